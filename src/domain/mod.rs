@@ -1,0 +1,14 @@
+//! The rules, as plain data and pure functions.
+//!
+//! Nothing here does IO, waits, or asks for the time: every decision ostler takes can be called in a
+//! test with made-up rows and a made-up listing. The layers above observe the world, hand it in, and
+//! carry out what comes back without choosing again. That split is what makes `--dry-run` free and
+//! keeps a sweep from deciding on one state and acting on another.
+
+pub mod ids;
+pub mod naming;
+pub mod observed;
+pub mod runtime;
+pub mod status;
+pub mod time;
+pub mod token;

@@ -1,0 +1,264 @@
+//! Names: what people may call a workspace, and what ostler calls the things it makes in the engine.
+//!
+//! Ownership needs labels *and* the name to agree. Labels alone prove nothing: an image made by
+//! committing a workspace carries them on, and a person's debugging copy must never be taken for the
+//! workspace itself.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{InstanceId, TrashId, WorkspaceId};
+
+/// Label that names the installation a thing belongs to.
+pub const LABEL_INSTANCE: &str = "ostler.instance";
+/// Label that names the workspace a thing belongs to.
+pub const LABEL_WORKSPACE: &str = "ostler.workspace";
+/// Label that holds the [`super::spec::LabelledSpec`] as JSON, so that a lost registry can be rebuilt.
+pub const LABEL_SPEC: &str = "ostler.spec";
+
+/// The longest workspace name, in characters.
+pub const NAME_MAX_CHARS: usize = 63;
+
+/// A workspace's name, unique among those not removed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkspaceName(String);
+
+impl WorkspaceName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text cannot be a workspace's name. Shows the offending part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Nothing was given.
+    #[error("the name is empty: give it 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
+    Empty,
+    /// Too long.
+    #[error("the name `{shown}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
+    TooLong {
+        /// The name's beginning.
+        shown: String,
+        /// How many characters it has.
+        chars: usize,
+    },
+    /// A character that is not allowed where it stands.
+    #[error(
+        "the name `{name}` has {found:?} at position {position}: allowed are letters, digits, and inside \
+         the name also `-`, `_`, `.` and single spaces"
+    )]
+    Character {
+        /// The name.
+        name: String,
+        /// The character.
+        found: char,
+        /// Where it stands, counted from 1.
+        position: usize,
+    },
+}
+
+impl FromStr for WorkspaceName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let chars = text.chars().count();
+        if chars == 0 {
+            return Err(InvalidName::Empty);
+        }
+        if chars > NAME_MAX_CHARS {
+            return Err(InvalidName::TooLong { shown: text.chars().take(20).collect(), chars });
+        }
+        let mut before = ' ';
+        for (index, found) in text.chars().enumerate() {
+            let edge = index == 0 || index + 1 == chars;
+            let allowed = found.is_alphanumeric()
+                || (!edge && matches!(found, '-' | '_' | '.'))
+                || (!edge && found == ' ' && before != ' ');
+            if !allowed {
+                return Err(InvalidName::Character { name: text.to_owned(), found, position: index + 1 });
+            }
+            before = found;
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for WorkspaceName {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<WorkspaceName> for String {
+    fn from(name: WorkspaceName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for WorkspaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `ostler-<workspace>-<serial>`: a workspace's container. The serial makes every attempt's name new.
+#[must_use]
+pub fn container_name(workspace: WorkspaceId, serial: u32) -> String {
+    format!("ostler-{workspace}-{serial}")
+}
+
+/// `ostler-trash-<entry>`: a container that lies in the trash.
+#[must_use]
+pub fn trash_name(trash: TrashId) -> String {
+    format!("ostler-trash-{trash}")
+}
+
+/// `ostler-<instance>`: the network, and the sentinel volume by which an engine is recognised.
+#[must_use]
+pub fn instance_name(instance: InstanceId) -> String {
+    format!("ostler-{instance}")
+}
+
+/// Which of a workspace's two volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeKind {
+    /// `/configs`: configuration and the token. Rebuilt freely from the row.
+    Config,
+    /// `/workspace`: the agent's work. Only `create` makes it.
+    Work,
+}
+
+impl VolumeKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Config, Self::Work];
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Work => "work",
+        }
+    }
+}
+
+/// `ostler-<workspace>-config` or `-work`.
+#[must_use]
+pub fn volume_name(workspace: WorkspaceId, kind: VolumeKind) -> String {
+    format!("ostler-{workspace}-{}", kind.suffix())
+}
+
+/// What a container's labels and name, taken together, say about whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Ours, as this workspace's container with this serial.
+    Workspace(WorkspaceId, u32),
+    /// Ours, lying in the trash, once this workspace's.
+    Trash(TrashId, WorkspaceId),
+    /// Carries our label but not our name for it (a committed image, a person's copy): nobody touches it.
+    Foreign,
+    /// Carries no label of this instance.
+    Unrelated,
+}
+
+/// Reads a container's owner off its labels and its name.
+#[must_use]
+pub fn container_owner(instance: InstanceId, name: &str, labels: &BTreeMap<String, String>) -> Owner {
+    let Some(workspace) = labelled_workspace(instance, labels) else {
+        return if labels.get(LABEL_INSTANCE) == Some(&instance.to_string()) {
+            Owner::Foreign
+        } else {
+            Owner::Unrelated
+        };
+    };
+    if let Some(trash) = name.strip_prefix("ostler-trash-").and_then(|id| id.parse().ok()) {
+        return Owner::Trash(trash, workspace);
+    }
+    name.strip_prefix(&format!("ostler-{workspace}-"))
+        .and_then(|serial| serial.parse().ok().filter(|n: &u32| n.to_string() == serial))
+        .map_or(Owner::Foreign, |serial| Owner::Workspace(workspace, serial))
+}
+
+/// The workspace a volume of ours belongs to: labels and name have to agree here too.
+#[must_use]
+pub fn volume_owner(
+    instance: InstanceId,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<(WorkspaceId, VolumeKind)> {
+    let workspace = labelled_workspace(instance, labels)?;
+    VolumeKind::ALL
+        .into_iter()
+        .find(|kind| volume_name(workspace, *kind) == name)
+        .map(|kind| (workspace, kind))
+}
+
+fn labelled_workspace(instance: InstanceId, labels: &BTreeMap<String, String>) -> Option<WorkspaceId> {
+    (labels.get(LABEL_INSTANCE)? == &instance.to_string()).then_some(())?;
+    labels.get(LABEL_WORKSPACE)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
+    const WORKSPACE: WorkspaceId = WorkspaceId(Uuid::from_u128(2));
+
+    fn labels(instance: &str, workspace: &str) -> BTreeMap<String, String> {
+        [(LABEL_INSTANCE, instance), (LABEL_WORKSPACE, workspace)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into()
+    }
+
+    #[test]
+    fn names_show_the_offending_part() {
+        for good in ["a", "Marketing Lead", "dev-1", "x_y.z", "équipe"] {
+            assert!(good.parse::<WorkspaceName>().is_ok(), "{good}");
+        }
+        for (bad, part) in [
+            ("a/b", "'/' at position 2"),
+            ("-a", "'-' at position 1"),
+            ("a ", "' ' at position 2"),
+            ("a  b", "' ' at position 3"),
+            ("a\nb", "'\\n' at position 2"),
+        ] {
+            let said = bad.parse::<WorkspaceName>().unwrap_err().to_string();
+            assert!(said.contains(part), "{bad:?}: {said}");
+        }
+        assert_eq!("".parse::<WorkspaceName>(), Err(InvalidName::Empty));
+        let said = "x".repeat(64).parse::<WorkspaceName>().unwrap_err().to_string();
+        assert!(said.contains("64 characters"), "{said}");
+    }
+
+    #[test]
+    fn a_container_is_ours_only_when_labels_and_name_agree() {
+        let ours = labels(&INSTANCE.to_string(), &WORKSPACE.to_string());
+        let owner = |name: &str| container_owner(INSTANCE, name, &ours);
+        assert_eq!(owner(&container_name(WORKSPACE, 3)), Owner::Workspace(WORKSPACE, 3));
+        let trash = TrashId(Uuid::from_u128(9));
+        assert_eq!(owner(&trash_name(trash)), Owner::Trash(trash, WORKSPACE));
+        let other = WorkspaceId(Uuid::from_u128(3));
+        for name in ["debug", "", &container_name(other, 1), &format!("ostler-{WORKSPACE}-01"), "ostler-trash-x"]
+        {
+            assert_eq!(owner(name), Owner::Foreign, "{name}");
+        }
+        let neighbour = labels(&InstanceId(Uuid::from_u128(7)).to_string(), &WORKSPACE.to_string());
+        assert_eq!(container_owner(INSTANCE, &container_name(WORKSPACE, 1), &neighbour), Owner::Unrelated);
+    }
+
+    #[test]
+    fn a_volume_is_ours_only_when_labels_and_name_agree() {
+        let ours = labels(&INSTANCE.to_string(), &WORKSPACE.to_string());
+        let name = volume_name(WORKSPACE, VolumeKind::Work);
+        assert_eq!(volume_owner(INSTANCE, &name, &ours), Some((WORKSPACE, VolumeKind::Work)));
+        assert_eq!(volume_owner(INSTANCE, "work", &ours), None);
+        assert_eq!(volume_owner(INSTANCE, &name, &BTreeMap::new()), None);
+    }
+}

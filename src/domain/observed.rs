@@ -1,0 +1,69 @@
+//! What the engine says is there: the input of every plan.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ids::ContainerId, time::Timestamp};
+
+/// What a container is doing, as one listing saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// Made, never started.
+    Created,
+    /// Its process runs (also while paused by the engine's freezer).
+    Running,
+    /// Being stopped. The process may still run.
+    Stopping,
+    /// Its process has ended.
+    Exited,
+    /// Anything this version does not know. Never acted upon.
+    Unknown,
+}
+
+impl ContainerState {
+    /// Whether its process may be alive. What is not known may be.
+    #[must_use]
+    pub fn may_run(self) -> bool {
+        match self {
+            Self::Running | Self::Stopping | Self::Unknown => true,
+            Self::Created | Self::Exited => false,
+        }
+    }
+}
+
+/// A container in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedContainer {
+    /// The engine's id.
+    pub id: ContainerId,
+    /// The name, without a leading slash.
+    pub name: String,
+    /// Its labels, the image's among them.
+    pub labels: BTreeMap<String, String>,
+    /// What it does.
+    pub state: ContainerState,
+    /// The code its process ended with, once it has.
+    pub exit_code: Option<i32>,
+    /// When its process was last started, to the second.
+    pub started_at: Option<Timestamp>,
+}
+
+/// A volume in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedVolume {
+    /// The name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Everything that carries a label of this instance, as one trusted look found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Containers in any state.
+    pub containers: Vec<ObservedContainer>,
+    /// Volumes.
+    pub volumes: Vec<ObservedVolume>,
+}

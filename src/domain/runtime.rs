@@ -1,0 +1,211 @@
+//! Runtimes: what kind of agent runs in a workspace, and what it needs.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// The runtime of a workspace that names none: any image, no protocol.
+pub const PLAIN: &str = "plain";
+
+/// When a started workspace counts as online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// Once its container has run for two seconds: for images that speak no protocol.
+    Container,
+    /// At its first beat.
+    Heartbeat,
+}
+
+/// The uid and gid of the agent's process, its volumes and its token file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct User {
+    /// User id inside the container.
+    pub uid: u32,
+    /// Group id inside the container.
+    pub gid: u32,
+}
+
+impl Default for User {
+    /// 1000:1000, what agent images in the field run as (wire protocol, §8).
+    fn default() -> Self {
+        Self { uid: 1000, gid: 1000 }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+/// A text that is no `uid:gid`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a user: expected numbers as `uid:gid`, such as `1000:1000`")]
+pub struct InvalidUser(pub String);
+
+impl FromStr for User {
+    type Err = InvalidUser;
+    fn from_str(text: &str) -> Result<Self, InvalidUser> {
+        let invalid = || InvalidUser(text.to_owned());
+        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self { uid: uid.parse().map_err(|_| invalid())?, gid: gid.parse().map_err(|_| invalid())? })
+    }
+}
+
+impl TryFrom<String> for User {
+    type Error = InvalidUser;
+    fn try_from(text: String) -> Result<Self, InvalidUser> {
+        text.parse()
+    }
+}
+
+impl From<User> for String {
+    fn from(user: User) -> Self {
+        user.to_string()
+    }
+}
+
+/// What a container may use at most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes; swap is not added to it.
+    pub memory_bytes: u64,
+    /// Processor time, in cores.
+    pub cpus: f64,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// How much of the machine a workspace gets (wire protocol, §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Tier(u8);
+
+impl Tier {
+    /// Read-only root, a tmpfs on `/tmp`, no `/workspace`.
+    pub const SANDBOX: Self = Self(1);
+
+    /// The number, 1 to 4.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// What this tier allows where the runtime says nothing.
+    #[must_use]
+    pub fn limits(self) -> Limits {
+        let (mib, cpus) = match self.0 {
+            1 | 2 => (512, 1.0),
+            3 => (2048, 2.0),
+            _ => (4096, 4.0),
+        };
+        Limits { memory_bytes: mib * 1024 * 1024, cpus, pids: 512 }
+    }
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
+/// A number that is no tier.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("tier {0} does not exist: choose 1 (sandbox), 2 (512 MiB), 3 (2 GiB) or 4 (4 GiB)")]
+pub struct InvalidTier(pub u8);
+
+impl TryFrom<u8> for Tier {
+    type Error = InvalidTier;
+    fn try_from(number: u8) -> Result<Self, InvalidTier> {
+        if (1..=4).contains(&number) { Ok(Self(number)) } else { Err(InvalidTier(number)) }
+    }
+}
+
+impl From<Tier> for u8 {
+    fn from(tier: Tier) -> Self {
+        tier.0
+    }
+}
+
+/// A runtime as the configuration defines it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// The image used when a workspace names none.
+    pub image: Option<String>,
+    /// The command used when a workspace names none; empty leaves the image's own.
+    pub command: Vec<String>,
+    /// Who the agent runs as.
+    pub user: User,
+    /// When it counts as online.
+    pub readiness: Readiness,
+    /// Memory limit in place of the tier's.
+    pub memory_bytes: Option<u64>,
+    /// Processor limit in place of the tier's.
+    pub cpus: Option<f64>,
+    /// Process limit in place of the tier's.
+    pub pids: Option<u32>,
+    /// How long a start may take before it has failed.
+    pub provisioning_limit: Duration,
+    /// How long its process is given to end after it was asked to.
+    pub stop_grace: Duration,
+    /// Added to the environment of every container.
+    pub env: std::collections::BTreeMap<String, String>,
+    /// The text of `/configs/config.yaml` where a workspace brings none.
+    pub config_template: Option<String>,
+    /// Tiers that run privileged. Empty unless the operator names them.
+    pub privileged_tiers: Vec<Tier>,
+}
+
+impl Runtime {
+    /// The runtime of images that speak no protocol.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            image: None,
+            command: Vec::new(),
+            user: User::default(),
+            readiness: Readiness::Container,
+            memory_bytes: None,
+            cpus: None,
+            pids: None,
+            provisioning_limit: Duration::from_mins(12),
+            stop_grace: Duration::from_secs(10),
+            env: std::collections::BTreeMap::new(),
+            config_template: None,
+            privileged_tiers: Vec::new(),
+        }
+    }
+
+    /// The limits of a workspace of this runtime in that tier.
+    #[must_use]
+    pub fn limits(&self, tier: Tier) -> Limits {
+        let base = tier.limits();
+        Limits {
+            memory_bytes: self.memory_bytes.unwrap_or(base.memory_bytes),
+            cpus: self.cpus.unwrap_or(base.cpus),
+            pids: self.pids.unwrap_or(base.pids),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_two_numbers() {
+        assert_eq!("1000:2000".parse::<User>().unwrap(), User { uid: 1000, gid: 2000 });
+        assert_eq!("7".parse::<User>().unwrap(), User { uid: 7, gid: 7 });
+        assert!("agent".parse::<User>().unwrap_err().to_string().contains("`agent`"));
+    }
+
+    #[test]
+    fn a_runtime_overrides_its_tier_limit_by_limit() {
+        let runtime = Runtime { cpus: Some(0.5), ..Runtime::plain() };
+        let limits = runtime.limits(Tier::try_from(3).unwrap());
+        assert!((limits.cpus - 0.5).abs() < f64::EPSILON);
+        assert_eq!(limits.memory_bytes, 2048 * 1024 * 1024);
+    }
+}

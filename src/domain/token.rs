@@ -1,0 +1,148 @@
+//! Bearer tokens: the secret, its digest, its row.
+//!
+//! The secret exists in memory only while it is issued and written down for its holder. What is kept is
+//! the SHA-256 digest and the first characters, so neither a copied database nor a log can speak for a
+//! workspace. 32 random bytes need no slow hash: there is nothing to guess.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    ids::{Incarnation, TokenId, WorkspaceId},
+    time::Timestamp,
+};
+
+/// How many random bytes a token is made of (wire protocol, §3).
+pub const TOKEN_BYTES: usize = 32;
+/// How many of its characters may be shown to tell tokens apart.
+pub const PREFIX_CHARS: usize = 8;
+
+/// A token in the clear. Prints as `[redacted]`, is wiped when dropped.
+#[derive(Clone)]
+pub struct Token(SecretString);
+
+impl Token {
+    /// Makes a token of random bytes: base64url without padding, 43 characters.
+    #[must_use]
+    pub fn from_random(bytes: [u8; TOKEN_BYTES]) -> Self {
+        Self(SecretString::from(URL_SAFE_NO_PAD.encode(bytes)))
+    }
+
+    /// Reads a token somebody presented, or `None` when the text cannot be one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        (bytes.len() == TOKEN_BYTES).then(|| Self(SecretString::from(text)))
+    }
+
+    /// What is stored instead of the token.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.expose()).into())
+    }
+
+    /// The characters that may be shown.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        self.expose().chars().take(PREFIX_CHARS).collect()
+    }
+
+    /// The token itself, for the one place that hands it to its holder.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// SHA-256 of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenDigest(pub [u8; 32]);
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[digest]")
+    }
+}
+
+/// Who a token is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenKind {
+    /// One incarnation of a container; written into its volume. The only kind a sweep may revoke.
+    Instance,
+    /// Made by a person, or an external agent's. Only a person revokes it.
+    Api,
+}
+
+impl TokenKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Instance, Self::Api];
+
+    /// The stored and shown form.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// A token's row, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Names the row, never the token.
+    pub id: TokenId,
+    /// Whom it speaks for.
+    pub workspace: WorkspaceId,
+    /// Instance or api.
+    pub kind: TokenKind,
+    /// The start it was issued for; `None` for api tokens.
+    pub incarnation: Option<Incarnation>,
+    /// The token's first characters.
+    pub prefix: String,
+    /// When it was issued.
+    pub created_at: Timestamp,
+    /// When it was last seen, to within a few minutes for api tokens.
+    pub last_used_at: Option<Timestamp>,
+    /// From when on it is no longer valid.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_43_characters_and_round_trips() {
+        let token = Token::from_random([0xA7; TOKEN_BYTES]);
+        assert_eq!(token.expose().len(), 43);
+        assert_eq!(Token::parse(token.expose()).unwrap().digest(), token.digest());
+    }
+
+    #[test]
+    fn what_cannot_be_a_token_is_refused_before_any_look_up() {
+        for wrong in ["", "short", &"A".repeat(44), &format!("{}=", "A".repeat(43)), &"!".repeat(43)] {
+            assert!(Token::parse(wrong).is_none(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_printed_holds_the_token() {
+        let token = Token::from_random([3; TOKEN_BYTES]);
+        let shown = format!("{token:?} {:?}", token.digest());
+        assert!(!shown.contains(token.expose()) && !shown.contains(&token.prefix()), "{shown}");
+    }
+}

@@ -1,0 +1,7 @@
+//! ostler keeps long-lived, containerised agent workspaces on one machine.
+#![allow(missing_docs, reason = "being built")]
+pub mod clock;
+pub mod domain;
+pub mod engine;
+pub mod entropy;
+pub mod tasks;
