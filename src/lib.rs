@@ -1,5 +1,6 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 #![allow(missing_docs, reason = "being built")]
+pub mod api;
 pub mod clock;
 pub mod domain;
 pub mod engine;

@@ -1,0 +1,512 @@
+//! Requests and answers, shared by the CLI and the HTTP server.
+//!
+//! These types are the contract of `--json` and of the admin routes: plain data with public fields,
+//! ids and times as text, and nothing of the layers that fill them. A field is never renamed or taken
+//! away; the snapshot tests hold it to that.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The body of every error answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened, why, and what to do next.
+    pub error: String,
+}
+
+/// `POST /workspaces`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateWorkspace {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The runtime's name; `plain` where none is given. `external` makes an external workspace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// The image; the runtime's where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The command in place of the image's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// 1 to 4; 2 where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<u8>,
+    /// The id, unique id prefix or name of the workspace above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
+    /// Whether its agent runs elsewhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// Where an external agent is reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// A host directory bound at `/workspace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_dir: Option<String>,
+    /// `read_only` or `read_write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_access: Option<String>,
+    /// Environment of its container.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The text of `/configs/config.yaml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
+/// A workspace, in lists and alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Option<String>,
+    /// 1 to 4.
+    pub tier: u8,
+    /// `provisioning`, `online`, …
+    pub status: String,
+    /// Of a failed one: `provision_timeout`, `start_error` or `parked`.
+    pub failure: Option<String>,
+    /// Why it is in this status, where there is something to say.
+    pub status_detail: Option<String>,
+    /// Since when, RFC 3339.
+    pub status_since: String,
+    /// Where it is reached.
+    pub url: Option<String>,
+    /// The id of the workspace above it.
+    pub parent_id: Option<String>,
+    /// The runtime's name.
+    pub runtime: String,
+    /// Whether its agent runs elsewhere.
+    pub external: bool,
+    /// The image.
+    pub image: Option<String>,
+    /// How often it was started.
+    pub incarnation: u32,
+    /// The engine's id of its container.
+    pub container_id: Option<String>,
+    /// The port of 127.0.0.1 its container publishes.
+    pub host_port: Option<u16>,
+    /// Whether its container was made from something else than its row says now: `recreate` applies it.
+    pub drifted: bool,
+    /// What ostler is doing with it right now, such as `start: pulling image …`.
+    pub operation: Option<String>,
+    /// When it was created, RFC 3339.
+    pub created_at: String,
+    /// When it was removed, RFC 3339.
+    pub removed_at: Option<String>,
+}
+
+/// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
+///
+/// Orders are carried out whether or not the client stays: with `?wait=false` the answer comes at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderOutcome {
+    /// The workspace's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The status the row really has afterwards.
+    pub status: String,
+    /// What there is to say about it, such as why it failed and what to do next.
+    pub detail: Option<String>,
+}
+
+/// `POST /workspaces`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedWorkspace {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its status.
+    pub status: String,
+    /// `true` for an external one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// How an external agent connects; holds its token, shown this once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
+}
+
+/// How an external agent connects.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its id.
+    pub workspace_id: String,
+    /// Where ostler is reached.
+    pub platform_url: String,
+    /// Its token.
+    pub auth_token: String,
+    /// Where it registers.
+    pub registry_endpoint: String,
+    /// Where it beats.
+    pub heartbeat_endpoint: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connection to {} [token redacted]", self.platform_url)
+    }
+}
+
+/// `DELETE /workspaces/:id[?confirm=true]`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveOutcome {
+    /// `removed`, or `confirmation_required` when there are children.
+    pub status: String,
+    /// How many below it were removed too.
+    #[serde(default)]
+    pub cascade_deleted: usize,
+    /// The children that would go too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Child>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub children_count: usize,
+}
+
+/// A child in a [`RemoveOutcome`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// `POST /workspaces/:id/undelete`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Undelete {
+    /// The name to come back under, where the old one is taken.
+    pub name: Option<String>,
+}
+
+/// `POST /workspaces/:id/start`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Start {
+    /// Make a new, empty work volume where the old one is gone.
+    pub new_volume: bool,
+}
+
+/// A token in `GET /workspaces/:id/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// The row's id, by which it is revoked.
+    pub id: String,
+    /// The token's first characters.
+    pub prefix: String,
+    /// `instance` or `api`.
+    pub kind: String,
+    /// When it was issued, RFC 3339.
+    pub created_at: String,
+    /// When it was last used, RFC 3339.
+    pub last_used_at: Option<String>,
+    /// From when on it is invalid, RFC 3339.
+    pub expires_at: Option<String>,
+}
+
+/// `GET /workspaces/:id/tokens`: the live ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenList {
+    /// The tokens.
+    pub tokens: Vec<TokenView>,
+    /// How many.
+    pub count: usize,
+}
+
+/// `POST /workspaces/:id/tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IssueToken {
+    /// How long it is valid, in seconds; for ever where none is given.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// `POST /workspaces/:id/tokens`, answered. Shown this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedToken {
+    /// The token.
+    pub auth_token: String,
+    /// Whom it speaks for.
+    pub workspace_id: String,
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IssuedToken for {} [redacted]", self.workspace_id)
+    }
+}
+
+/// An entry of `GET /trash`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashView {
+    /// Its id.
+    pub id: String,
+    /// Whose things these were.
+    pub workspace_id: String,
+    /// What it was called.
+    pub workspace_name: String,
+    /// `removed`, `unknown`, `stray` or `replaced`.
+    pub reason: String,
+    /// What that was decided on.
+    pub evidence: String,
+    /// The engine's id of the container.
+    pub container_id: Option<String>,
+    /// Names of the volumes.
+    pub volumes: Vec<String>,
+    /// `claimed`, `kept`, `restoring` or `deleting`.
+    pub state: String,
+    /// When it was put there, RFC 3339.
+    pub created_at: String,
+    /// Until when it is kept, RFC 3339.
+    pub keep_until: String,
+}
+
+/// `POST /trash/empty`: entries to delete for good; all of them where none is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmptyTrash {
+    /// Ids or unique id prefixes of entries, or names of workspaces.
+    pub entries: Vec<String>,
+}
+
+/// What came of `POST /trash/empty` and `POST /trash/:id/restore`, per entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashOutcome {
+    /// The entry's id.
+    pub id: String,
+    /// Whose things these were.
+    pub workspace_name: String,
+    /// Whether it was done.
+    pub done: bool,
+    /// What was done, or why not.
+    pub detail: String,
+}
+
+/// `POST /adopt`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Adopt {
+    /// Names, workspace ids or unique id prefixes of unknown things; with none and `all`, every one.
+    pub which: Vec<String>,
+    /// Adopt everything unknown and end the recovery.
+    pub all: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Take over the labels of this instance, into an empty registry.
+    pub instance: Option<String>,
+}
+
+/// What came of an adoption.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptOutcome {
+    /// What was, or would be, adopted, and what could not be.
+    pub items: Vec<AdoptItem>,
+    /// Whether the registry is still recovering: unknown things are held until decided upon.
+    pub recovering: bool,
+}
+
+/// One unknown workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptItem {
+    /// The workspace's id, from the labels.
+    pub workspace_id: String,
+    /// Its name, from the labels.
+    pub name: String,
+    /// The engine's id of the container.
+    pub container_id: Option<String>,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// Whether it was adopted (or would be).
+    pub adopted: bool,
+    /// What was done and what could not be rebuilt.
+    pub detail: String,
+}
+
+/// A pass in `GET /sweeps`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassView {
+    /// Its name.
+    pub name: String,
+    /// What it does, in a line.
+    pub summary: String,
+    /// How often, in seconds.
+    pub period_seconds: u64,
+    /// Whether it runs now.
+    pub running: bool,
+    /// The last run, if there was one.
+    pub last: Option<PassRun>,
+    /// The plan that waits for approval, if any.
+    pub held: Option<HeldPlan>,
+}
+
+/// One run of a pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassRun {
+    /// The pass.
+    pub pass: String,
+    /// When it began, RFC 3339.
+    pub started_at: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// `done`, `dry_run`, `held`, `untrusted` (no listing to act on), `failed`, `timed_out` or `panicked`.
+    pub outcome: String,
+    /// Why, where there is something to say.
+    pub detail: Option<String>,
+    /// What was planned, and what came of each.
+    pub actions: Vec<ActionView>,
+    /// What is being watched and will be acted on if it stays so.
+    pub watching: Vec<String>,
+    /// How many actions were left for the next run.
+    pub left_over: usize,
+}
+
+/// One planned action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionView {
+    /// What is done to what, such as `put container 6f1c0c5e0d0f into the trash`.
+    pub action: String,
+    /// The workspace's name or id.
+    pub workspace: String,
+    /// What it was decided on.
+    pub evidence: String,
+    /// `planned`, `applied`, `raced` (the row changed meanwhile: skipped), `failed`, `held`.
+    pub result: String,
+    /// Why, where there is something to say.
+    pub detail: Option<String>,
+}
+
+/// A plan the breaker held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPlan {
+    /// Its id, for `ostler sweep approve`.
+    pub id: String,
+    /// The pass.
+    pub pass: String,
+    /// Why it was held.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub held_at: String,
+    /// Exactly what approving it allows.
+    pub actions: Vec<ActionView>,
+}
+
+/// `POST /sweeps/run`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSweeps {
+    /// Names of passes; every one where none is given.
+    pub passes: Vec<String>,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// `POST /sweeps/:pass/approve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovePlan {
+    /// The plan's id or unique id prefix.
+    pub plan_id: String,
+}
+
+/// An event, in `GET /events`, `GET /events/:workspaceId` and the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its sequence number.
+    pub id: i64,
+    /// `WORKSPACE_ONLINE`, …
+    pub event_type: String,
+    /// Whom it concerns.
+    pub workspace_id: Option<String>,
+    /// The particulars.
+    pub payload: serde_json::Value,
+    /// When, RFC 3339.
+    pub created_at: String,
+}
+
+/// `POST /workspaces/:id/exec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateExec {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Whether its input is connected.
+    pub stdin: bool,
+    /// Added to its environment.
+    pub env: BTreeMap<String, String>,
+    /// Who it runs as, where not the agent.
+    pub user: Option<String>,
+}
+
+/// `POST /workspaces/:id/exec`, answered. `POST /exec/:id/start?tty=…` then upgrades the connection
+/// (`Upgrade: tcp`, 101) to the command's stream: raw with a terminal, otherwise in frames of an
+/// 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedExec {
+    /// The command's id.
+    pub id: String,
+}
+
+/// `POST /exec/:id/resize`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeExec {
+    /// Width.
+    pub columns: u16,
+    /// Height.
+    pub rows: u16,
+}
+
+/// `GET /exec/:id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStatus {
+    /// The code it ended with; none while it runs.
+    pub exit_code: Option<i32>,
+}
+
+/// `GET /doctor`, and `POST /doctor/{accept-engine,accept-copy}` answer with one too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoctorReport {
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing the doctor looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What, such as `engine`.
+    pub name: String,
+    /// `ok`, `warn` or `fail`.
+    pub verdict: String,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub advice: Option<String>,
+}
+
+/// `GET /health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+}

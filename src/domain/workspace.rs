@@ -1,0 +1,81 @@
+//! A workspace, as its row says.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ids::{ContainerId, Incarnation, WorkspaceId},
+    naming::WorkspaceName,
+    runtime::Tier,
+    spec::Spec,
+    status::Status,
+    time::Timestamp,
+};
+
+/// Where a workspace's agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// In a container that ostler keeps.
+    Container,
+    /// Elsewhere; ostler only knows of it.
+    External,
+}
+
+impl Kind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Container, Self::External];
+
+    /// The stored form.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::External => "external",
+        }
+    }
+}
+
+/// The row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// Its identity.
+    pub id: WorkspaceId,
+    /// Its name.
+    pub name: WorkspaceName,
+    /// What it is for, in a person's words.
+    pub role: Option<String>,
+    /// Container or external.
+    pub kind: Kind,
+    /// The name of its runtime.
+    pub runtime: String,
+    /// How much of the machine it gets.
+    pub tier: Tier,
+    /// Above it in the tree.
+    pub parent: Option<WorkspaceId>,
+    /// What its container is made from.
+    pub spec: Spec,
+    /// What it is.
+    pub status: Status,
+    /// Why, where there is something to say.
+    pub status_detail: Option<String>,
+    /// Since when. Only a status change moves it.
+    pub status_since: Timestamp,
+    /// How many times it was started.
+    pub incarnation: Incarnation,
+    /// Its container. Anything else that looks like one of its containers is a stray.
+    pub container: Option<ContainerId>,
+    /// The serial of the newest container name handed out; each attempt gets a new one.
+    pub container_serial: u32,
+    /// The port of 127.0.0.1 its container publishes.
+    pub host_port: Option<u16>,
+    /// The hash of what its container was made from; another hash now means it has drifted.
+    pub container_spec_hash: Option<String>,
+    /// Whether a work volume was made for it. If so and it is gone, nothing starts by itself.
+    pub has_work_volume: bool,
+    /// Where an external agent is reached.
+    pub url: Option<String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was removed.
+    pub removed_at: Option<Timestamp>,
+}
