@@ -35,3 +35,22 @@ impl Spawn for TokioTasks {
         drop(self.0.spawn(task));
     }
 }
+
+/// Where an effect outside this process's memory happens: a transaction, an engine call.
+///
+/// Real lanes and engines need none of this. The simulator does: it holds every effect until its seed
+/// says that now is the moment, which is how it tries the orders in which the world may answer.
+pub trait Stage: Send + Sync {
+    /// Carries out `effect` once, whether or not whoever asked still waits.
+    fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>);
+}
+
+/// A stage on which everything happens at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtOnce;
+
+impl Stage for AtOnce {
+    fn submit(&self, _label: &'static str, effect: Box<dyn FnOnce() + Send>) {
+        effect();
+    }
+}

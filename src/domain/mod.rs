@@ -5,10 +5,14 @@
 //! carry out what comes back without choosing again. That split is what makes `--dry-run` free and
 //! keeps a sweep from deciding on one state and acting on another.
 
+pub mod breaker;
 pub mod event;
 pub mod ids;
 pub mod naming;
 pub mod observed;
+pub mod plan;
+pub mod ports;
+pub mod presence;
 pub mod runtime;
 pub mod spec;
 pub mod status;

@@ -1,0 +1,104 @@
+//! The breaker: no sweep hits too much at once.
+//!
+//! Every wrong mass action of the past looked right to the code that took it. So destructive actions are
+//! counted in workspaces hit, this plan and the last hour together, and above the limit nothing of the
+//! plan is done until a person has looked.
+
+use std::collections::BTreeSet;
+
+use super::{ids::WorkspaceId, plan::Planned};
+
+/// Up to so many workspaces may always be hit.
+pub const FLOOR: usize = 3;
+/// Of the workspaces known, up to this share may be hit.
+pub const PERCENT: usize = 25;
+/// The most destructive actions one run of a pass may take in any case.
+pub const PER_RUN: usize = 5;
+
+/// What the breaker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Clear,
+    /// Hold the plan.
+    Hold {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Judges a plan. `recent` are the workspaces hit within the last hour, `known` the rows not removed
+/// plus the unknown workspaces, `approved` says which actions a person has approved.
+#[must_use]
+pub fn judge(
+    plan: &[Planned],
+    recent: &[WorkspaceId],
+    known: usize,
+    approved: &dyn Fn(&Planned) -> bool,
+) -> Verdict {
+    let hit: BTreeSet<_> = plan
+        .iter()
+        .filter(|planned| planned.action.counts_against_breaker() && !approved(planned))
+        .map(|planned| planned.action.workspace())
+        .collect();
+    if hit.is_empty() {
+        return Verdict::Clear;
+    }
+    let before: BTreeSet<_> = recent.iter().copied().collect();
+    let together = hit.union(&before).count();
+    let limit = limit(known);
+    if together <= limit {
+        return Verdict::Clear;
+    }
+    let reason = format!(
+        "it would hit {} workspaces, with {} hit within the last hour; the limit is {limit} of {known} known",
+        hit.len(),
+        before.len()
+    );
+    Verdict::Hold { reason }
+}
+
+/// How many workspaces may be hit within an hour.
+#[must_use]
+pub fn limit(known: usize) -> usize {
+    FLOOR.max(known * PERCENT / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{plan::Action, time::Timestamp};
+    use uuid::Uuid;
+
+    fn plan(of: std::ops::Range<u128>) -> Vec<Planned> {
+        of.map(|n| Planned {
+            action: Action::RevokeStaleTokens {
+                workspace: WorkspaceId(Uuid::from_u128(n)),
+                older_than: Timestamp(0),
+            },
+            name: n.to_string(),
+            evidence: String::new(),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn three_are_always_allowed_and_a_quarter_of_many() {
+        assert_eq!(judge(&plan(0..3), &[], 3, &|_| false), Verdict::Clear);
+        assert!(matches!(judge(&plan(0..4), &[], 12, &|_| false), Verdict::Hold { .. }));
+        assert_eq!(judge(&plan(0..4), &[], 16, &|_| false), Verdict::Clear);
+    }
+
+    #[test]
+    fn the_last_hour_counts_with_the_plan_and_nobody_twice() {
+        let recent: Vec<_> = (0..3).map(|n| WorkspaceId(Uuid::from_u128(n))).collect();
+        assert!(matches!(judge(&plan(3..4), &recent, 4, &|_| false), Verdict::Hold { .. }));
+        assert_eq!(judge(&plan(0..3), &recent, 4, &|_| false), Verdict::Clear);
+    }
+
+    #[test]
+    fn what_a_person_approved_does_not_count() {
+        assert_eq!(judge(&plan(0..50), &[], 4, &|_| true), Verdict::Clear);
+        assert_eq!(judge(&plan(0..4), &[], 4, &|p| p.name == "0"), Verdict::Clear);
+    }
+}

@@ -1,0 +1,633 @@
+//! What a pass wants done, decided before anything is done.
+//!
+//! A plan is a list of [`Planned`] actions, each with the evidence it was decided on. Applying one makes
+//! no further choice; it only checks again that what it was decided on still holds. That is why a dry
+//! run costs nothing and why the breaker can hold, show and approve a plan as it stands.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ids::{ContainerId, Incarnation, InstanceId, TrashId, WorkspaceId},
+    naming::{Owner, container_owner, volume_owner},
+    observed::{Observed, ObservedContainer},
+    presence::Presence,
+    runtime::Readiness,
+    status::Status,
+    time::{Awake, Timestamp},
+    trash::{NamedContainer, Things, TrashEntry, TrashState},
+};
+
+/// The part of a row that sweeps decide on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownRow {
+    /// Its identity.
+    pub id: WorkspaceId,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub status: Status,
+    /// Its container.
+    pub container: Option<ContainerId>,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Since when it is what it is.
+    pub status_since: Timestamp,
+    /// The name of its runtime.
+    pub runtime: String,
+}
+
+/// A workspace whose instance tokens are old enough and whose container a listing did not show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleCandidate {
+    /// Whose tokens.
+    pub workspace: WorkspaceId,
+    /// Its name.
+    pub name: String,
+    /// Its status.
+    pub status: String,
+    /// When the token was issued.
+    pub token_created_at: Timestamp,
+    /// When it was last used.
+    pub token_used_at: Option<Timestamp>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Action {
+    /// Put what a removed workspace still owns into the trash.
+    TrashRemoved {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// What.
+        things: Things,
+    },
+    /// Put what no row knows into the trash.
+    TrashUnknown {
+        /// Whose, by the labels.
+        workspace: WorkspaceId,
+        /// What.
+        things: Things,
+    },
+    /// Put a second container of a live workspace into the trash, without volumes.
+    TrashStray {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Which.
+        container: NamedContainer,
+    },
+    /// Finish a claim that was left half done: stop, rename, keep.
+    FinishTrash {
+        /// Whose things.
+        workspace: WorkspaceId,
+        /// Which entry.
+        entry: TrashId,
+    },
+    /// Finish a restore that was left half done.
+    FinishRestore {
+        /// Whose things.
+        workspace: WorkspaceId,
+        /// Which entry.
+        entry: TrashId,
+    },
+    /// Delete an entry for good.
+    DeleteTrash {
+        /// Whose things.
+        workspace: WorkspaceId,
+        /// Which entry.
+        entry: TrashId,
+        /// Whether a person put it there.
+        ordered: bool,
+    },
+    /// Revoke the instance tokens of a workspace without a container.
+    RevokeStaleTokens {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Tokens created or used at this time or later stay.
+        older_than: Timestamp,
+    },
+    /// Stop the container of a workspace whose row forbids that it runs.
+    StopContainer {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Which.
+        container: ContainerId,
+    },
+    /// Start anew what a crash left in the middle of a start.
+    StartAnew {
+        /// Whose.
+        workspace: WorkspaceId,
+    },
+    /// Note that a container is gone or has ended.
+    MarkOffline {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// In which incarnation.
+        incarnation: Incarnation,
+        /// Which container was expected.
+        container: Option<ContainerId>,
+    },
+    /// Note that a container has run long enough.
+    MarkReady {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// In which incarnation.
+        incarnation: Incarnation,
+        /// Which container.
+        container: ContainerId,
+    },
+}
+
+impl Action {
+    /// Whom it concerns.
+    #[must_use]
+    pub fn workspace(&self) -> WorkspaceId {
+        match self {
+            Self::TrashRemoved { workspace, .. }
+            | Self::TrashUnknown { workspace, .. }
+            | Self::TrashStray { workspace, .. }
+            | Self::FinishTrash { workspace, .. }
+            | Self::FinishRestore { workspace, .. }
+            | Self::DeleteTrash { workspace, .. }
+            | Self::RevokeStaleTokens { workspace, .. }
+            | Self::StopContainer { workspace, .. }
+            | Self::StartAnew { workspace }
+            | Self::MarkOffline { workspace, .. }
+            | Self::MarkReady { workspace, .. } => *workspace,
+        }
+    }
+
+    /// Whether it takes something away: at most a few of these per run.
+    #[must_use]
+    pub fn is_destructive(&self) -> bool {
+        match self {
+            Self::TrashRemoved { .. }
+            | Self::TrashUnknown { .. }
+            | Self::TrashStray { .. }
+            | Self::DeleteTrash { .. }
+            | Self::RevokeStaleTokens { .. }
+            | Self::StopContainer { .. } => true,
+            Self::FinishTrash { .. }
+            | Self::FinishRestore { .. }
+            | Self::StartAnew { .. }
+            | Self::MarkOffline { .. }
+            | Self::MarkReady { .. } => false,
+        }
+    }
+
+    /// Whether it counts against the breaker: destructive, and nobody ordered it by name.
+    #[must_use]
+    pub fn counts_against_breaker(&self) -> bool {
+        match self {
+            Self::TrashRemoved { .. } => false,
+            Self::DeleteTrash { ordered, .. } => !ordered,
+            other => other.is_destructive(),
+        }
+    }
+
+    /// What makes it the same action in another run, for approvals. Points in time are left out.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::RevokeStaleTokens { workspace, .. } => format!("revoke tokens of {workspace}"),
+            other => serde_json::to_string(other).unwrap_or_default(),
+        }
+    }
+
+    /// What it does, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::TrashRemoved { things, .. } | Self::TrashUnknown { things, .. } => {
+                format!("put {} into the trash", describe_things(things))
+            }
+            Self::TrashStray { container, .. } => {
+                format!("put the second container {} into the trash", container.id.short())
+            }
+            Self::FinishTrash { entry, .. } => format!("finish putting entry {entry} into the trash"),
+            Self::FinishRestore { entry, .. } => format!("finish restoring entry {entry}"),
+            Self::DeleteTrash { entry, .. } => format!("delete trash entry {entry} for good"),
+            Self::RevokeStaleTokens { .. } => "revoke its stale instance tokens".into(),
+            Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
+            Self::StartAnew { .. } => "start anew what was interrupted".into(),
+            Self::MarkOffline { .. } => "mark it offline".into(),
+            Self::MarkReady { .. } => "mark it online".into(),
+        }
+    }
+}
+
+fn describe_things(things: &Things) -> String {
+    let volumes = match things.volumes.len() {
+        0 => None,
+        1 => Some("1 volume".to_owned()),
+        n => Some(format!("{n} volumes")),
+    };
+    let container = things.container.as_ref().map(|c| format!("container {}", c.id.short()));
+    let parts: Vec<_> = container.into_iter().chain(volumes).collect();
+    if parts.is_empty() { "nothing".into() } else { parts.join(" and ") }
+}
+
+/// An action and what it was decided on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// What to do.
+    pub action: Action,
+    /// The workspace's name, as far as anybody knows.
+    pub name: String,
+    /// Why, in words a person can check.
+    pub evidence: String,
+}
+
+/// What a pass wants done, and what it keeps an eye on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be done.
+    pub actions: Vec<Planned>,
+    /// To be done later if it stays so.
+    pub watching: Vec<String>,
+}
+
+impl Plan {
+    fn act(&mut self, action: Action, name: impl Into<String>, evidence: impl Into<String>) {
+        self.actions.push(Planned { action, name: name.into(), evidence: evidence.into() });
+    }
+}
+
+/// A listing, sorted by whose things it shows. Foreign and unrelated containers do not appear.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// Per workspace, its containers under our names for it, with their serials.
+    pub containers: BTreeMap<WorkspaceId, Vec<(u32, ObservedContainer)>>,
+    /// Per workspace, its containers under trash names.
+    pub trashed: BTreeMap<WorkspaceId, Vec<(TrashId, ObservedContainer)>>,
+    /// Per workspace, its volumes' names.
+    pub volumes: BTreeMap<WorkspaceId, Vec<String>>,
+    /// Containers with our label that are not ours to touch.
+    pub foreign: Vec<ObservedContainer>,
+}
+
+impl Inventory {
+    /// Sorts a listing.
+    #[must_use]
+    pub fn of(instance: InstanceId, observed: &Observed) -> Self {
+        let mut sorted = Self::default();
+        for container in &observed.containers {
+            match container_owner(instance, &container.name, &container.labels) {
+                Owner::Workspace(workspace, serial) => {
+                    sorted.containers.entry(workspace).or_default().push((serial, container.clone()));
+                }
+                Owner::Trash(trash, workspace) => {
+                    sorted.trashed.entry(workspace).or_default().push((trash, container.clone()));
+                }
+                Owner::Foreign => sorted.foreign.push(container.clone()),
+                Owner::Unrelated => {}
+            }
+        }
+        for volume in &observed.volumes {
+            if let Some((workspace, _)) = volume_owner(instance, &volume.name, &volume.labels) {
+                sorted.volumes.entry(workspace).or_default().push(volume.name.clone());
+            }
+        }
+        for containers in sorted.containers.values_mut() {
+            containers.sort_by_key(|(serial, _)| *serial);
+        }
+        for volumes in sorted.volumes.values_mut() {
+            volumes.sort();
+        }
+        sorted
+    }
+
+    /// Every workspace that anything belongs to.
+    #[must_use]
+    pub fn workspaces(&self) -> Vec<WorkspaceId> {
+        let all: BTreeSet<_> =
+            self.containers.keys().chain(self.trashed.keys()).chain(self.volumes.keys()).copied().collect();
+        all.into_iter().collect()
+    }
+
+    /// Workspaces with a container under its own name: those whose tokens may have a holder.
+    #[must_use]
+    pub fn with_container(&self) -> Vec<WorkspaceId> {
+        // A container under a trash name counts too: it may be on its way back.
+        let all: BTreeSet<_> = self.containers.keys().chain(self.trashed.keys()).copied().collect();
+        all.into_iter().collect()
+    }
+
+    /// Any container of a workspace by its id, whatever its name.
+    #[must_use]
+    pub fn container(&self, workspace: WorkspaceId, id: &ContainerId) -> Option<&ObservedContainer> {
+        let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
+        let trashed = self.trashed.get(&workspace).into_iter().flatten().map(|(_, container)| container);
+        own.chain(trashed).find(|container| container.id == *id)
+    }
+
+    /// What of a workspace's things no trash entry holds, bundled: each container its own bundle, the
+    /// volumes with the first.
+    fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<Things> {
+        let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
+        let trashed = self.trashed.get(&workspace).into_iter().flatten().map(|(_, container)| container);
+        let mut bundles: Vec<Things> = own
+            .chain(trashed)
+            .filter(|container| !held.contains(container.id.as_str()))
+            .map(|container| Things {
+                container: Some(NamedContainer { id: container.id.clone(), name: container.name.clone() }),
+                volumes: Vec::new(),
+            })
+            .collect();
+        let volumes: Vec<String> = self
+            .volumes
+            .get(&workspace)
+            .into_iter()
+            .flatten()
+            .filter(|volume| !held.contains(volume))
+            .cloned()
+            .collect();
+        if !volumes.is_empty() {
+            if bundles.is_empty() {
+                bundles.push(Things::default());
+            }
+            bundles[0].volumes = volumes;
+        }
+        bundles
+    }
+}
+
+/// The items that trash entries hold.
+struct Held<'a>(BTreeSet<&'a str>);
+
+impl<'a> Held<'a> {
+    fn by(entries: &'a [TrashEntry]) -> Self {
+        let items = entries.iter().flat_map(|entry| {
+            let container = entry.things.container.iter().map(|container| container.id.as_str());
+            container.chain(entry.things.volumes.iter().map(String::as_str))
+        });
+        Self(items.collect())
+    }
+
+    fn contains(&self, item: &str) -> bool {
+        self.0.contains(item)
+    }
+}
+
+fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
+    rows.iter().map(|row| (row.id, row)).collect()
+}
+
+/// `reap_removed`: what removed rows still own, and claims a crash left open.
+#[must_use]
+pub fn reap_removed(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> Plan {
+    let held = Held::by(entries);
+    let mut plan = Plan::default();
+    for row in rows.iter().filter(|row| row.status == Status::Removed) {
+        for things in inventory.loose(row.id, &held) {
+            let evidence = format!(
+                "the workspace was removed at {}, and {} is still there",
+                row.status_since,
+                describe_things(&things)
+            );
+            plan.act(Action::TrashRemoved { workspace: row.id, things }, &row.name, evidence);
+        }
+    }
+    plan
+}
+
+/// `reap_unknown`: things of ours that neither a row nor the trash knows, seen for the grace.
+#[must_use]
+pub fn reap_unknown(
+    inventory: &Inventory,
+    rows: &[KnownRow],
+    entries: &[TrashEntry],
+    presence: &Presence,
+    now: Awake,
+    grace: Duration,
+) -> Plan {
+    let known = by_id(rows);
+    let held = Held::by(entries);
+    let mut plan = Plan::default();
+    for workspace in inventory.workspaces().into_iter().filter(|id| !known.contains_key(id)) {
+        for things in inventory.loose(workspace, &held) {
+            let first = things
+                .container
+                .iter()
+                .map(|container| container.id.as_str())
+                .chain(things.volumes.iter().map(String::as_str))
+                .filter_map(|item| presence.seen(item))
+                .max_by_key(|seen| seen.since);
+            let name = labelled_name(inventory, workspace, &things);
+            match first {
+                Some(seen) if seen.looks >= 2 && now.since(seen.since) >= grace => {
+                    let evidence = format!(
+                        "no row and no trash entry knows it; seen in {} trusted listings over {}",
+                        seen.looks,
+                        words(now.since(seen.since))
+                    );
+                    plan.act(Action::TrashUnknown { workspace, things }, name, evidence);
+                }
+                seen => plan.watching.push(format!(
+                    "{name}: {} is unknown to the registry; to be put into the trash once seen for {} (so far {})",
+                    describe_things(&things),
+                    words(grace),
+                    words(seen.map_or(Duration::ZERO, |seen| now.since(seen.since)))
+                )),
+            }
+        }
+    }
+    plan
+}
+
+fn labelled_name(inventory: &Inventory, workspace: WorkspaceId, things: &Things) -> String {
+    things
+        .container
+        .as_ref()
+        .and_then(|named| inventory.container(workspace, &named.id))
+        .and_then(|container| container.labels.get(super::naming::LABEL_SPEC))
+        .and_then(|spec| serde_json::from_str::<super::spec::LabelledSpec>(spec).ok())
+        .map_or_else(|| workspace.to_string(), |spec| spec.name.to_string())
+}
+
+/// `revoke_stale_tokens`: candidates whose container has been absent for the grace and two looks.
+#[must_use]
+pub fn revoke_stale_tokens(
+    candidates: &[StaleCandidate],
+    presence: &Presence,
+    now: Awake,
+    grace: Duration,
+    older_than: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    for candidate in candidates {
+        let absent = presence.absent(candidate.workspace, now);
+        if absent.looks >= 2 && absent.time >= grace {
+            let evidence = format!(
+                "its container was absent from {} trusted listings over {}; the token was issued at {} and last \
+                 used {}",
+                absent.looks,
+                words(absent.time),
+                candidate.token_created_at,
+                candidate.token_used_at.map_or_else(|| "never".into(), |at| format!("at {at}"))
+            );
+            let action = Action::RevokeStaleTokens { workspace: candidate.workspace, older_than };
+            plan.act(action, &candidate.name, evidence);
+        } else {
+            plan.watching.push(format!(
+                "{}: no container; its instance token is revoked once that has lasted {} (so far {})",
+                candidate.name,
+                words(grace),
+                words(absent.time)
+            ));
+        }
+    }
+    plan
+}
+
+/// What `settle` looks at besides the listing.
+#[derive(Clone, Copy, Debug)]
+pub struct SettleInput<'a> {
+    /// Rows of the workspaces the listing shows.
+    pub rows: &'a [KnownRow],
+    /// Rows that are provisioning.
+    pub provisioning: &'a [KnownRow],
+    /// Trash entries that are on their way in or back.
+    pub entries: &'a [TrashEntry],
+    /// Workspaces with an operation in flight: left alone.
+    pub busy: &'a BTreeSet<WorkspaceId>,
+}
+
+/// `settle`: drives the engine to what the rows say, and finishes what a crash left.
+#[must_use]
+pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
+    let SettleInput { rows, provisioning, entries, busy } = *input;
+    let mut plan = Plan::default();
+    let idle = |id: &WorkspaceId| !busy.contains(id);
+    for entry in entries.iter().filter(|entry| idle(&entry.workspace)) {
+        let (workspace, id) = (entry.workspace, entry.id);
+        match entry.state {
+            TrashState::Claimed => plan.act(
+                Action::FinishTrash { workspace, entry: id },
+                &entry.workspace_name,
+                "claimed for the trash and not put away",
+            ),
+            TrashState::Restoring => plan.act(
+                Action::FinishRestore { workspace, entry: id },
+                &entry.workspace_name,
+                "taken out of the trash and not given back",
+            ),
+            TrashState::Kept | TrashState::Deleting => {}
+        }
+    }
+    for row in provisioning.iter().filter(|row| idle(&row.id)) {
+        let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
+        plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
+    }
+    let held = Held::by(entries);
+    for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
+        for (_, container) in inventory.containers.get(&row.id).into_iter().flatten() {
+            if row.container.as_ref() == Some(&container.id) {
+                if row.status.forbids_running() && container.state.may_run() {
+                    let evidence = format!("it runs although the workspace is {}", row.status);
+                    let action =
+                        Action::StopContainer { workspace: row.id, container: container.id.clone() };
+                    plan.act(action, &row.name, evidence);
+                }
+            } else if !held.contains(container.id.as_str()) {
+                let evidence = match &row.container {
+                    Some(own) => format!("the workspace's container is {}", own.short()),
+                    None => "the workspace has no container by its row".into(),
+                };
+                let container = NamedContainer { id: container.id.clone(), name: container.name.clone() };
+                plan.act(Action::TrashStray { workspace: row.id, container }, &row.name, evidence);
+            }
+        }
+    }
+    plan
+}
+
+/// How long a container has to run before a workspace of readiness `container` counts as online.
+pub const READY_AFTER: Duration = Duration::from_secs(2);
+
+/// `check_containers`: rows whose container is gone or has ended, twice in a row, and rows whose
+/// container runs although they are called offline or provisioning.
+#[must_use]
+pub fn check_containers(
+    inventory: &Inventory,
+    rows: &[KnownRow],
+    presence: &Presence,
+    busy: &BTreeSet<WorkspaceId>,
+    readiness: &dyn Fn(&str) -> Readiness,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
+        let container = row.container.as_ref().and_then(|id| inventory.container(row.id, id));
+        let running = container.filter(|container| container.state.may_run());
+        match (row.status, running) {
+            (Status::Online | Status::Degraded, None) if presence.not_running(row.id) >= 2 => {
+                let evidence = match container {
+                    Some(ended) => format!(
+                        "its container has ended{}",
+                        ended.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default()
+                    ),
+                    None => "its container is gone".into(),
+                };
+                let action = Action::MarkOffline {
+                    workspace: row.id,
+                    incarnation: row.incarnation,
+                    container: row.container.clone(),
+                };
+                plan.act(action, &row.name, evidence);
+            }
+            (Status::Online | Status::Degraded, None) => {
+                plan.watching.push(format!("{}: its container does not run; looking once more", row.name));
+            }
+            (Status::Offline | Status::Provisioning, Some(container))
+                if readiness(&row.runtime) == Readiness::Container
+                    && container.started_at.is_some_and(|at| now.since(at) >= READY_AFTER) =>
+            {
+                let action = Action::MarkReady {
+                    workspace: row.id,
+                    incarnation: row.incarnation,
+                    container: container.id.clone(),
+                };
+                plan.act(action, &row.name, "its container runs");
+            }
+            _ => {}
+        }
+    }
+    plan
+}
+
+/// `empty_trash`: entries past their time, and deletions a crash left half done.
+#[must_use]
+pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
+    let mut plan = Plan::default();
+    for entry in due.iter().filter(|entry| !busy.contains(&entry.workspace)) {
+        let evidence = match entry.state {
+            TrashState::Deleting => "its deletion was begun and not finished".to_owned(),
+            TrashState::Claimed | TrashState::Kept | TrashState::Restoring => {
+                format!("it was to be kept until {}", entry.keep_until)
+            }
+        };
+        let action = Action::DeleteTrash {
+            workspace: entry.workspace,
+            entry: entry.id,
+            ordered: entry.reason.ordered_by_person() || entry.state == TrashState::Deleting,
+        };
+        plan.act(action, &entry.workspace_name, evidence);
+    }
+    plan
+}
+
+/// A duration in a person's words: the two largest units.
+#[must_use]
+pub fn words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}

@@ -1,0 +1,161 @@
+//! Bringing a database file up to the current schema, or refusing it.
+//!
+//! Migrations only go up, each in its own transaction, after a copy of the file was put beside it. A
+//! file that is newer, damaged or not ours is refused and left exactly as it is: an empty registry in
+//! its place would make every container look unknown.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::{OpenError, StoreError};
+
+/// Marks a file as ostler's: `ostl`.
+const APPLICATION_ID: i32 = 0x6f73_746c;
+
+/// The migrations, in order; the version is the number of those applied. Released ones never change.
+pub(super) const MIGRATIONS: &[(&str, &str)] =
+    &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
+
+/// Refuses what cannot be opened safely; creates or migrates the rest.
+pub(super) fn prepare(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
+    apply(sql, path, MIGRATIONS)
+}
+
+fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> Result<(), OpenError> {
+    let damaged = |error: rusqlite::Error| OpenError::Damaged {
+        path: path.map(Path::to_owned).unwrap_or_default(),
+        found: error.to_string(),
+    };
+    let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(damaged)?;
+    let owner: i32 = sql.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
+    let tables: u32 =
+        sql.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(damaged)?;
+    let fresh = version == 0 && tables == 0;
+    if !fresh && owner != APPLICATION_ID {
+        return Err(OpenError::NotOurs { path: path.map(Path::to_owned).unwrap_or_default() });
+    }
+    if !fresh {
+        check_integrity(sql, path)?;
+    }
+    let target = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    if version > target {
+        return Err(OpenError::Newer {
+            path: path.map(Path::to_owned).unwrap_or_default(),
+            version,
+            known: target,
+        });
+    }
+    if version < target && !fresh && let Some(path) = path {
+        back_up(sql, path, version)?;
+    }
+    for (index, (name, text)) in migrations.iter().enumerate().skip(version as usize) {
+        let step = format!(
+            "BEGIN IMMEDIATE; {text}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
+            index + 1
+        );
+        if let Err(error) = sql.execute_batch(&step) {
+            if !sql.is_autocommit() {
+                sql.execute_batch("ROLLBACK").map_err(StoreError::from)?;
+            }
+            return Err(OpenError::Migration { name: (*name).to_owned(), found: error.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// Reads every page once. At the sizes a machine's registry has this takes milliseconds, and it is the
+/// difference between refusing a damaged file now and acting on half of it later.
+fn check_integrity(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
+    let found = sql
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+        .unwrap_or_else(|error| error.to_string());
+    if found == "ok" {
+        Ok(())
+    } else {
+        Err(OpenError::Damaged { path: path.map(Path::to_owned).unwrap_or_default(), found })
+    }
+}
+
+/// Copies the file before it is changed. The copy carries the version it was made at.
+fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
+    let copy = path.with_extension(format!("backup-v{version}.db"));
+    let failed = |error: rusqlite::Error| OpenError::Backup { copy: copy.clone(), found: error.to_string() };
+    let mut target = Connection::open(&copy).map_err(failed)?;
+    rusqlite::backup::Backup::new(sql, &mut target)
+        .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
+        .map_err(failed)?;
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema_of(sql: &Connection) -> Vec<String> {
+        let mut rows = sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        let texts = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        texts
+            .map(|text| {
+                let lines = text.unwrap();
+                let bare = lines.lines().map(|line| line.split("--").next().unwrap_or_default());
+                bare.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+            })
+            .collect()
+    }
+
+    #[test]
+    fn schema_sql_is_what_the_migrations_make() {
+        let migrated = Connection::open_in_memory().unwrap();
+        prepare(&migrated, None).unwrap();
+        let written = Connection::open_in_memory().unwrap();
+        written.execute_batch(include_str!("../../schema.sql")).unwrap();
+        assert_eq!(schema_of(&migrated), schema_of(&written));
+    }
+
+    #[test]
+    fn a_migration_backs_the_file_up_first_and_keeps_every_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ostler.db");
+        let sql = Connection::open(&path).unwrap();
+        prepare(&sql, Some(&path)).unwrap();
+        sql.execute("INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)", [])
+            .unwrap();
+        let mut next = MIGRATIONS.to_vec();
+        next.push(("0002_test", "CREATE TABLE extra (x INTEGER) STRICT"));
+        apply(&sql, Some(&path), &next).unwrap();
+        let generation: i64 = sql.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
+        assert_eq!(generation, 7);
+        let copy = Connection::open(dir.path().join("ostler.backup-v1.db")).unwrap();
+        let kept: i64 = copy.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 7, "the copy holds what was there before");
+        assert!(copy.prepare("SELECT x FROM extra").is_err(), "the copy was made before the migration");
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let sql = Connection::open_in_memory().unwrap();
+        prepare(&sql, None).unwrap();
+        let before = schema_of(&sql);
+        let mut next = MIGRATIONS.to_vec();
+        next.push(("0002_bad", "CREATE TABLE extra (x INTEGER) STRICT; CREATE TABLE registry (y)"));
+        let said = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(said.contains("0002_bad"), "{said}");
+        assert_eq!(schema_of(&sql), before);
+    }
+
+    #[test]
+    fn a_newer_database_is_refused() {
+        let sql = Connection::open_in_memory().unwrap();
+        prepare(&sql, None).unwrap();
+        sql.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(prepare(&sql, None), Err(OpenError::Newer { version: 99, .. })));
+    }
+
+    #[test]
+    fn somebody_elses_database_is_refused() {
+        let sql = Connection::open_in_memory().unwrap();
+        sql.execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
+        assert!(matches!(prepare(&sql, None), Err(OpenError::NotOurs { .. })));
+    }
+}

@@ -1,0 +1,271 @@
+//! The registry's file: the only user of SQLite.
+//!
+//! Everything the rest of ostler knows of storage is [`Store`]: one method per question or change,
+//! taking and returning the domain's types, with no trace of SQL in a signature, so that another store
+//! can stand beside this one. The SQL of a noun lives in the file of that noun.
+//!
+//! A change states its own guard (allowed statuses, incarnation, age) inside its transaction; what it
+//! returns says whether it applied. "Zero rows changed" means that somebody else was there first, and is
+//! an answer, not an error. [`StoreError`] is only ever the store being unable to answer at all.
+
+mod events;
+mod lane;
+mod migrate;
+mod registry;
+mod row;
+mod sweeps;
+mod tokens;
+mod trash;
+mod workspaces;
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, vtab::array};
+use tokio::sync::broadcast;
+
+use crate::{domain::event::Event, tasks::Stage};
+use lane::{Lanes, Writer};
+
+pub use registry::Registry;
+pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
+pub use tokens::{NewApiToken, StaleTokens, TokenIssue, Validity};
+pub use trash::{ClaimGuard, NewClaim};
+pub use workspaces::{
+    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PortRange, RemoveResult, Scope,
+    StatusChange, UndeleteResult, WorkspaceEdit,
+};
+
+/// The database's file name inside the data directory.
+pub const FILE_NAME: &str = "ostler.db";
+
+/// Reading lanes. Two, so that a long listing does not hold up a short look.
+const READERS: usize = 2;
+
+/// How many events a slow listener may lag behind before it has to catch up from the store.
+const FEED_CAPACITY: usize = 1024;
+
+/// The store could not answer. Never a statement about what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the registry's database cannot be used right now: {found}{}", advice(found))]
+pub struct StoreError {
+    found: String,
+}
+
+fn advice(found: &str) -> &'static str {
+    if found.contains("full") {
+        ". Free some disk space; nothing was changed"
+    } else if found.contains("readonly") || found.contains("read-only") {
+        ". Make the data directory writable; nothing was changed"
+    } else {
+        ""
+    }
+}
+
+impl StoreError {
+    fn new(found: impl Into<String>) -> Self {
+        Self { found: found.into() }
+    }
+
+    fn closed() -> Self {
+        Self::new("it was closed")
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// What the store answers.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Why a database was not opened. The file is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data directory or the file cannot be made or reached.
+    #[error("cannot use {path}: {source}. Check that the directory exists and is writable")]
+    Place {
+        /// What could not be used.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Written by a later version.
+    #[error(
+        "{path} has schema version {version}, and this ostler knows only {known}: it was written by a newer \
+         one. Install that version again, or restore a backup (`ostler.backup-v{known}.db` beside it)"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        version: u32,
+        /// The newest this program knows.
+        known: u32,
+    },
+    /// Damaged.
+    #[error(
+        "{path} is damaged ({found}). It was left untouched. Stop ostler, copy the file somewhere safe, then \
+         put a backup in its place (any `ostler.backup-*.db` beside it), or move it away and start: \
+         the running containers can then be taken back with `ostler adopt --all`"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Another program's database.
+    #[error("{path} is a database of another program. Choose another data directory with --data-dir")]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The copy before a migration failed.
+    #[error("the database was not migrated, because it could not be copied to {copy} first: {found}")]
+    Backup {
+        /// Where the copy was to be.
+        copy: PathBuf,
+        /// What went wrong.
+        found: String,
+    },
+    /// A migration failed and was rolled back.
+    #[error("migration {name} failed and was rolled back: {found}. Please report this")]
+    Migration {
+        /// Which.
+        name: String,
+        /// What went wrong.
+        found: String,
+    },
+    /// A setting could not be made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    lanes: Arc<Lanes>,
+    feed: broadcast::Sender<Event>,
+}
+
+impl Store {
+    /// Opens the database in `data_dir`, making both where they are missing (0700 and 0600).
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do; an existing file is never replaced.
+    pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        let path = data_dir.join(FILE_NAME);
+        private_directory(data_dir)?;
+        private_file(&path)?;
+        let sql = Connection::open(&path).map_err(StoreError::from)?;
+        configure(&sql, &path)?;
+        migrate::prepare(&sql, Some(&path))?;
+        let readers = (0..READERS).map(|_| open_reader(&path)).collect::<Result<_, _>>()?;
+        let (feed, _) = broadcast::channel(FEED_CAPACITY);
+        let lanes = Lanes::threads(Writer::new(sql, feed.clone()), readers)
+            .map_err(|source| OpenError::Place { path, source })?;
+        Ok(Self { lanes: Arc::new(lanes), feed })
+    }
+
+    /// Opens an existing database for reading only: another process may be writing to it.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open_read_only(data_dir: &Path) -> Result<Self, OpenError> {
+        let path = data_dir.join(FILE_NAME);
+        let readers = (0..=READERS).map(|_| open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
+        let mut readers = readers.into_iter();
+        let (feed, _) = broadcast::channel(1);
+        let Some(first) = readers.next() else { return Err(StoreError::closed().into()) };
+        let lanes = Lanes::threads(Writer::new(first, feed.clone()), readers.collect())
+            .map_err(|source| OpenError::Place { path, source })?;
+        Ok(Self { lanes: Arc::new(lanes), feed })
+    }
+
+    /// A store on one connection whose every statement takes effect when `stage` says so. The
+    /// connection may be in memory, and survives the store: the simulator's crash drops everything else.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
+        let feed = disk.feed.clone();
+        Self { lanes: Arc::new(Lanes::Staged { writer: Arc::clone(&disk.writer), stage }), feed }
+    }
+
+    /// Events from now on, in order, each after its commit.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.feed.subscribe()
+    }
+}
+
+/// What survives a crash in the simulator: committed transactions, nothing else.
+pub struct Disk {
+    writer: Arc<Mutex<Writer>>,
+    feed: broadcast::Sender<Event>,
+}
+
+impl Disk {
+    /// A fresh, migrated database in memory.
+    ///
+    /// # Errors
+    /// When SQLite refuses, which it has no reason to.
+    pub fn in_memory() -> Result<Self, OpenError> {
+        let sql = Connection::open_in_memory().map_err(StoreError::from)?;
+        array::load_module(&sql).map_err(StoreError::from)?;
+        sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
+        migrate::prepare(&sql, None)?;
+        let (feed, _) = broadcast::channel(FEED_CAPACITY);
+        Ok(Self { writer: Arc::new(Mutex::new(Writer::new(sql, feed.clone()))), feed })
+    }
+}
+
+/// Makes a directory that only its owner may enter, and tightens one that exists.
+fn private_directory(path: &Path) -> Result<(), OpenError> {
+    let place = |source| OpenError::Place { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(place)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(place)
+}
+
+/// Makes the file before SQLite does, because SQLite gives its own files the mode of this one.
+fn private_file(path: &Path) -> Result<(), OpenError> {
+    let place = |source| OpenError::Place { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(place)?;
+    file.set_permissions(PermissionsExt::from_mode(0o600)).map_err(place)
+}
+
+fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged =
+        |error: rusqlite::Error| OpenError::Damaged { path: path.to_owned(), found: error.to_string() };
+    sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
+    let mode: String =
+        sql.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(damaged)?;
+    if mode != "wal" {
+        return Err(StoreError::new(format!("the file system allows no WAL, only `{mode}`")).into());
+    }
+    sql.pragma_update(None, "synchronous", "FULL").map_err(StoreError::from)?;
+    sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
+    array::load_module(sql).map_err(StoreError::from)?;
+    Ok(())
+}
+
+fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sql = Connection::open_with_flags(path, flags).map_err(|error| OpenError::Place {
+        path: path.to_owned(),
+        source: io::Error::other(error),
+    })?;
+    sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
+    sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
+    array::load_module(&sql).map_err(StoreError::from)?;
+    Ok(sql)
+}

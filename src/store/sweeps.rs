@@ -1,0 +1,288 @@
+//! What the passes ask, and the plans the breaker holds.
+//!
+//! Every query here grows with the live rows or with what the listing shows, never with removed
+//! history; a test reads the query plans.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
+
+use super::{Store, StoreResult, row, tokens::STALE_STATUSES};
+use crate::domain::{
+    event::EventKind,
+    ids::{PlanId, WorkspaceId},
+    plan::{KnownRow, StaleCandidate},
+    status::Status,
+    time::Timestamp,
+};
+
+/// A plan to hold.
+#[derive(Clone, Debug)]
+pub struct NewHeldPlan {
+    /// Its identity.
+    pub id: PlanId,
+    /// The pass.
+    pub pass: &'static str,
+    /// Why it is held.
+    pub reason: String,
+    /// The actions, exactly, as JSON.
+    pub plan: serde_json::Value,
+}
+
+/// A held plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPlanRow {
+    /// Its identity.
+    pub id: PlanId,
+    /// The pass.
+    pub pass: String,
+    /// Why it is held.
+    pub reason: String,
+    /// The actions, as JSON.
+    pub plan: serde_json::Value,
+    /// Since when.
+    pub held_at: Timestamp,
+    /// When a person approved it.
+    pub approved_at: Option<Timestamp>,
+}
+
+/// What came of an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// Approved, now or before.
+    Approved(HeldPlanRow),
+    /// The pass holds another plan now: this one's id.
+    Superseded(PlanId),
+    /// The pass holds nothing.
+    NothingHeld,
+}
+
+const KNOWN_COLUMNS: &str =
+    "w.id, w.name, w.status, w.failure, w.container_id, w.incarnation, w.status_since, w.runtime";
+
+fn known(row: &Row<'_>) -> rusqlite::Result<KnownRow> {
+    let (status, failure): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+    let container: Option<String> = row.get(4)?;
+    Ok(KnownRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        status: row::word("status", &status, Status::parse(&status, failure.as_deref()))?,
+        container: container.map(TryInto::try_into).transpose().map_err(row::conversion)?,
+        incarnation: row.get(5)?,
+        status_since: row.get(6)?,
+        runtime: row.get(7)?,
+    })
+}
+
+/// The texts of the sweeps' queries, for the test that reads their plans.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepQueries;
+
+impl SweepQueries {
+    fn known() -> String {
+        format!("SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value")
+    }
+
+    /// `NOT IN` an empty list matches everything: only a trusted listing may be passed in.
+    fn stale() -> String {
+        format!(
+            "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
+             FROM tokens t INDEXED BY tokens_live_instance
+             CROSS JOIN workspaces w ON w.key = t.workspace
+             LEFT JOIN pulse p ON p.workspace = t.workspace
+             WHERE t.kind = 'instance' AND t.revoked_at IS NULL AND t.created_at < ?2
+               AND (p.token_used_at IS NULL OR p.token_used_at < ?2)
+               AND w.kind = 'container' AND w.status IN {STALE_STATUSES}
+               AND w.id NOT IN (SELECT value FROM rarray(?1))"
+        )
+    }
+
+    fn up() -> String {
+        format!(
+            "SELECT {KNOWN_COLUMNS} FROM workspaces w
+             WHERE w.status IN ('online', 'degraded', 'offline') AND w.kind = 'container'"
+        )
+    }
+
+    fn provisioning() -> String {
+        format!("SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since")
+    }
+
+    const LIVE: &'static str = "SELECT count(*) FROM workspaces w WHERE w.status <> 'removed'";
+
+    const SWEPT: &'static str = "SELECT DISTINCT workspace FROM events
+         WHERE swept_by IS NOT NULL AND created_at > ?1 AND workspace IS NOT NULL";
+}
+
+fn known_rows(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<KnownRow>> {
+    Ok(sql.prepare_cached(text)?.query_map(bind, known)?.collect::<Result<_, _>>()?)
+}
+
+fn held(row: &Row<'_>) -> rusqlite::Result<HeldPlanRow> {
+    let plan: String = row.get(3)?;
+    Ok(HeldPlanRow {
+        pass: row.get(0)?,
+        id: row.get(1)?,
+        reason: row.get(2)?,
+        plan: serde_json::from_str(&plan).map_err(row::conversion)?,
+        held_at: row.get(4)?,
+        approved_at: row.get(5)?,
+    })
+}
+
+const HELD: &str = "SELECT pass, id, reason, plan, held_at, approved_at FROM held_plans";
+
+impl Store {
+    /// The rows, removed ones among them, of the workspaces a listing shows.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
+        self.lanes
+            .read("known rows", move |sql| known_rows(sql, &SweepQueries::known(), [row::ids(&listed)]))
+            .await
+    }
+
+    /// Workspaces with live instance tokens, none newer or used since `older_than`, whose containers are
+    /// not among the listed ones. The listing must be a trusted one.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn stale_candidates(
+        &self,
+        listed: Vec<WorkspaceId>,
+        older_than: Timestamp,
+    ) -> StoreResult<Vec<StaleCandidate>> {
+        self.lanes
+            .read("stale candidates", move |sql| {
+                let mut query = sql.prepare_cached(&SweepQueries::stale())?;
+                let found = query.query_map(params![row::ids(&listed), older_than], |row| {
+                    Ok(StaleCandidate {
+                        workspace: row.get(0)?,
+                        name: row.get(1)?,
+                        status: row.get(2)?,
+                        token_created_at: row.get(3)?,
+                        token_used_at: row.get(4)?,
+                    })
+                })?;
+                Ok(found.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Container workspaces that are, or might be, up: online, degraded, offline.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn up_rows(&self) -> StoreResult<Vec<KnownRow>> {
+        self.lanes.read("up rows", |sql| known_rows(sql, &SweepQueries::up(), [])).await
+    }
+
+    /// Workspaces being provisioned, the longest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn provisioning_rows(&self) -> StoreResult<Vec<KnownRow>> {
+        self.lanes.read("provisioning rows", |sql| known_rows(sql, &SweepQueries::provisioning(), [])).await
+    }
+
+    /// How many rows are not removed.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn live_count(&self) -> StoreResult<usize> {
+        self.lanes
+            .read("live count", |sql| {
+                let live: u32 = sql.prepare_cached(SweepQueries::LIVE)?.query_row([], |row| row.get(0))?;
+                Ok(live as usize)
+            })
+            .await
+    }
+
+    /// The workspaces that destructive actions of passes have hit since then.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn swept_since(&self, since: Timestamp) -> StoreResult<Vec<WorkspaceId>> {
+        self.lanes
+            .read("swept since", move |sql| {
+                let mut query = sql.prepare_cached(SweepQueries::SWEPT)?;
+                Ok(query.query_map([since], |row| row.get(0))?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// The plan of a pass that is held, or approved and not yet used up.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn held_plan(&self, pass: &'static str) -> StoreResult<Option<HeldPlanRow>> {
+        self.lanes
+            .read("held plan", move |sql| {
+                let mut query = sql.prepare_cached(&format!("{HELD} WHERE pass = ?1"))?;
+                Ok(query.query_row([pass], held).optional()?)
+            })
+            .await
+    }
+
+    /// Holds a plan in place of the pass's earlier one, and tells of it.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn hold_plan(&self, new: NewHeldPlan, at: Timestamp) -> StoreResult<()> {
+        self.lanes
+            .write("hold plan", move |tx| {
+                tx.sql
+                    .prepare_cached(
+                        "INSERT INTO held_plans (pass, id, reason, plan, held_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                         ON CONFLICT (pass) DO UPDATE SET id = ?2, reason = ?3, plan = ?4, held_at = ?5,
+                           approved_at = NULL",
+                    )?
+                    .execute(params![new.pass, new.id, new.reason, new.plan.to_string(), at])?;
+                let told =
+                    json!({ "pass": new.pass, "plan_id": new.id, "reason": new.reason, "plan": new.plan });
+                tx.tell(at, EventKind::SweepHeld, None, told, None)
+            })
+            .await
+    }
+
+    /// A person approves a plan: exactly the one named.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn approve_plan(&self, pass: String, plan: PlanId, at: Timestamp) -> StoreResult<Approval> {
+        self.lanes
+            .write("approve plan", move |tx| {
+                let held: Option<HeldPlanRow> =
+                    tx.sql.prepare_cached(&format!("{HELD} WHERE pass = ?1"))?.query_row([&pass], held).optional()?;
+                let Some(mut held) = held else { return Ok(Approval::NothingHeld) };
+                if held.id != plan {
+                    return Ok(Approval::Superseded(held.id));
+                }
+                if held.approved_at.is_none() {
+                    tx.sql
+                        .prepare_cached("UPDATE held_plans SET approved_at = ?2 WHERE pass = ?1")?
+                        .execute(params![pass, at])?;
+                    held.approved_at = Some(at);
+                    let told = json!({ "pass": pass, "plan_id": plan });
+                    tx.tell(at, EventKind::SweepApproved, None, told, None)?;
+                }
+                Ok(Approval::Approved(held))
+            })
+            .await
+    }
+
+    /// The held plan's cause is gone, or it is used up.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn drop_held_plan(&self, pass: &'static str, id: PlanId) -> StoreResult<()> {
+        self.lanes
+            .write("drop held plan", move |tx| {
+                tx.sql
+                    .prepare_cached("DELETE FROM held_plans WHERE pass = ?1 AND id = ?2")?
+                    .execute(params![pass, id])?;
+                Ok(())
+            })
+            .await
+    }
+}

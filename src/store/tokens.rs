@@ -1,0 +1,297 @@
+//! Tokens: issued once, stored as digests, revoked under a guard.
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde_json::json;
+
+use super::{Store, StoreResult, lane::Tx, row};
+use crate::domain::{
+    event::EventKind,
+    ids::{Incarnation, TokenId, WorkspaceId},
+    time::Timestamp,
+    token::{TokenDigest, TokenKind, TokenRow},
+};
+
+/// What the store keeps of a token that is issued.
+#[derive(Clone, Debug)]
+pub struct TokenIssue {
+    /// Names the row.
+    pub id: TokenId,
+    /// The digest.
+    pub digest: TokenDigest,
+    /// The characters that may be shown.
+    pub prefix: String,
+}
+
+/// An api token to issue.
+#[derive(Clone, Debug)]
+pub struct NewApiToken {
+    /// What is kept of it.
+    pub token: TokenIssue,
+    /// From when on it is invalid.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a presented token is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It speaks for this workspace.
+    Valid(TokenRow),
+    /// It does not, or no longer.
+    Invalid,
+}
+
+/// The guard of the stale-token sweep, all of which stands in its one UPDATE.
+#[derive(Clone, Copy, Debug)]
+pub struct StaleTokens {
+    /// The workspace whose container has been absent for the grace.
+    pub workspace: WorkspaceId,
+    /// Tokens created or used at this time or later are not stale.
+    pub older_than: Timestamp,
+    /// For the mutation check in the tests: leaves the age condition out.
+    #[doc(hidden)]
+    pub without_age: bool,
+}
+
+/// The statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have
+/// none, and `provisioning` ones are about to get or have just got theirs.
+pub(super) const STALE_STATUSES: &str =
+    "('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated')";
+
+const COLUMNS: &str = "t.id, w.id, t.kind, t.incarnation, t.prefix, t.created_at, \
+     CASE t.kind WHEN 'instance' THEN COALESCE(t.last_used_at, p.token_used_at) ELSE t.last_used_at END, \
+     t.expires_at, t.revoked_at";
+
+fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    let kind: String = row.get(2)?;
+    Ok(TokenRow {
+        id: row.get(0)?,
+        workspace: row.get(1)?,
+        kind: row::word("kind", &kind, TokenKind::ALL.into_iter().find(|k| k.as_str() == kind))?,
+        incarnation: row.get(3)?,
+        prefix: row.get(4)?,
+        created_at: row.get(5)?,
+        last_used_at: row.get(6)?,
+        expires_at: row.get(7)?,
+        revoked_at: row.get(8)?,
+    })
+}
+
+/// Issues the instance token of a new incarnation and revokes the older ones, inside the transaction
+/// that begins it: there is never a moment with two live instance tokens, nor with none.
+pub(super) fn rotate_instance_token(
+    tx: &Tx<'_>,
+    workspace: WorkspaceId,
+    incarnation: Incarnation,
+    issue: &TokenIssue,
+    at: Timestamp,
+) -> StoreResult<()> {
+    revoke_instance_tokens(tx, workspace, at)?;
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
+             SELECT ?1, key, 'instance', ?3, ?4, ?5, ?6 FROM workspaces WHERE id = ?2",
+        )?
+        .execute(params![issue.id, workspace, incarnation, issue.digest.0, issue.prefix, at])?;
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO pulse (workspace, token_used_at) SELECT key, NULL FROM workspaces WHERE id = ?1
+             ON CONFLICT (workspace) DO UPDATE SET token_used_at = NULL",
+        )?
+        .execute(params![workspace])?;
+    Ok(())
+}
+
+/// Revokes every live instance token of a workspace; answers how many there were.
+pub(super) fn revoke_instance_tokens(
+    tx: &Tx<'_>,
+    workspace: WorkspaceId,
+    at: Timestamp,
+) -> StoreResult<usize> {
+    Ok(tx
+        .sql
+        .prepare_cached(
+            "UPDATE tokens SET revoked_at = ?2
+             WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)
+               AND kind = 'instance' AND revoked_at IS NULL",
+        )?
+        .execute(params![workspace, at])?)
+}
+
+impl Store {
+    /// Whether a token is good, and whose. The workspace it is presented for is the caller's to compare.
+    ///
+    /// # Errors
+    /// When the store cannot answer: which is never the same as invalid.
+    pub async fn validate_token(&self, digest: TokenDigest, now: Timestamp) -> StoreResult<Validity> {
+        let found = self
+            .lanes
+            .read("validate token", move |sql| {
+                let mut query = sql.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                     LEFT JOIN pulse p ON p.workspace = w.key
+                     WHERE t.digest = ?1 AND t.revoked_at IS NULL AND w.status <> 'removed'
+                       AND (t.expires_at IS NULL OR t.expires_at > ?2)"
+                ))?;
+                Ok(query.query_row(params![digest.0, now], token).optional()?)
+            })
+            .await?;
+        Ok(found.map_or(Validity::Invalid, Validity::Valid))
+    }
+
+    /// Records that a token was used. An instance token's use is part of its workspace's pulse; an api
+    /// token's own row is written at most every five minutes.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn note_token_use(&self, used: TokenRow, at: Timestamp) -> StoreResult<()> {
+        self.lanes
+            .write("note token use", move |tx| {
+                match used.kind {
+                    TokenKind::Instance => tx
+                        .sql
+                        .prepare_cached(
+                            "UPDATE pulse SET token_used_at = ?2
+                             WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1 AND incarnation = ?3)",
+                        )?
+                        .execute(params![used.workspace, at, used.incarnation])?,
+                    TokenKind::Api => tx
+                        .sql
+                        .prepare_cached(
+                            "UPDATE tokens SET last_used_at = ?2
+                             WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at < ?2 - 300000)",
+                        )?
+                        .execute(params![used.id, at])?,
+                };
+                Ok(())
+            })
+            .await
+    }
+
+    /// Issues an api token, or answers `false` when the workspace is gone or has `most` live ones.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn issue_api_token(
+        &self,
+        workspace: WorkspaceId,
+        new: NewApiToken,
+        most: u32,
+        at: Timestamp,
+    ) -> StoreResult<bool> {
+        self.lanes
+            .write("issue api token", move |tx| {
+                let issued = tx
+                    .sql
+                    .prepare_cached(
+                        "INSERT INTO tokens (id, workspace, kind, digest, prefix, created_at, expires_at)
+                         SELECT ?1, key, 'api', ?3, ?4, ?5, ?6 FROM workspaces
+                         WHERE id = ?2 AND status <> 'removed' AND ?7 >
+                           (SELECT count(*) FROM tokens t WHERE t.workspace = workspaces.key
+                              AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?5))",
+                    )?
+                    .execute(params![
+                        new.token.id,
+                        workspace,
+                        new.token.digest.0,
+                        new.token.prefix,
+                        at,
+                        new.expires_at,
+                        most
+                    ])?;
+                if issued > 0 {
+                    let told = json!({ "token_id": new.token.id, "prefix": new.token.prefix });
+                    tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
+                }
+                Ok(issued > 0)
+            })
+            .await
+    }
+
+    /// A workspace's live tokens, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn live_tokens(&self, workspace: WorkspaceId, now: Timestamp) -> StoreResult<Vec<TokenRow>> {
+        self.lanes
+            .read("live tokens", move |sql| {
+                let mut query = sql.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                     LEFT JOIN pulse p ON p.workspace = w.key
+                     WHERE t.workspace = (SELECT key FROM workspaces WHERE id = ?1) AND t.revoked_at IS NULL
+                       AND (t.expires_at IS NULL OR t.expires_at > ?2) ORDER BY t.created_at, t.id"
+                ))?;
+                Ok(query.query_map(params![workspace, now], token)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// A person revokes a live token of a workspace. Answers whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revoke_token(
+        &self,
+        workspace: WorkspaceId,
+        token: TokenId,
+        at: Timestamp,
+    ) -> StoreResult<bool> {
+        self.lanes
+            .write("revoke token", move |tx| {
+                let prefix: Option<String> = tx
+                    .sql
+                    .prepare_cached(
+                        "UPDATE tokens SET revoked_at = ?3 WHERE id = ?2 AND revoked_at IS NULL
+                           AND workspace = (SELECT key FROM workspaces WHERE id = ?1) RETURNING prefix",
+                    )?
+                    .query_row(params![workspace, token, at], |row| row.get(0))
+                    .optional()?;
+                if let Some(prefix) = &prefix {
+                    let told = json!({ "token_id": token, "prefix": prefix });
+                    tx.tell(at, EventKind::TokenRevoked, Some(workspace), told, None)?;
+                }
+                Ok(prefix.is_some())
+            })
+            .await
+    }
+
+    /// Revokes the stale instance tokens of a workspace: every store-side condition stands in this one
+    /// UPDATE, so a token issued or used after the listing was taken cannot match, whatever happened
+    /// in between. Answers the incarnations whose tokens were revoked.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revoke_stale_tokens(
+        &self,
+        stale: StaleTokens,
+        evidence: String,
+        pass: &'static str,
+        at: Timestamp,
+    ) -> StoreResult<Vec<Incarnation>> {
+        self.lanes
+            .write("revoke stale tokens", move |tx| {
+                let age = if stale.without_age {
+                    "?2 IS NOT NULL"
+                } else {
+                    "created_at < ?2 AND NOT EXISTS (SELECT 1 FROM pulse p
+                        WHERE p.workspace = tokens.workspace AND p.token_used_at >= ?2)"
+                };
+                let revoked = tx
+                    .sql
+                    .prepare_cached(&format!(
+                        "UPDATE tokens SET revoked_at = ?3
+                         WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1
+                                              AND kind = 'container' AND status IN {STALE_STATUSES})
+                           AND kind = 'instance' AND revoked_at IS NULL AND {age}
+                         RETURNING incarnation"
+                    ))?
+                    .query_map(params![stale.workspace, stale.older_than, at], |row| row.get(0))?
+                    .collect::<Result<Vec<Incarnation>, _>>()?;
+                if !revoked.is_empty() {
+                    let told = json!({ "incarnations": revoked, "evidence": evidence });
+                    tx.tell(at, EventKind::TokensRevoked, Some(stale.workspace), told, Some(pass))?;
+                }
+                Ok(revoked)
+            })
+            .await
+    }
+}

@@ -1,0 +1,406 @@
+//! The trash: claims first, deletion last.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
+
+use super::{Store, StoreResult, lane::Tx, row};
+use crate::domain::{
+    event::EventKind,
+    ids::{ContainerId, TrashId, WorkspaceId},
+    time::Timestamp,
+    trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+};
+
+/// What has to be true of the workspace's row for a claim to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimGuard {
+    /// The row says `removed`.
+    RowRemoved,
+    /// There is no row. An adoption that came first makes the claim fail.
+    NoRow,
+    /// The row does not name this container.
+    NotTheRows(ContainerId),
+}
+
+/// Something to put into the trash.
+#[derive(Clone, Debug)]
+pub struct NewClaim {
+    /// The entry's identity.
+    pub id: TrashId,
+    /// Whose things these are.
+    pub workspace: WorkspaceId,
+    /// What it is called, where there is no row to say so.
+    pub workspace_name: String,
+    /// Why.
+    pub reason: TrashReason,
+    /// What that was decided on.
+    pub evidence: String,
+    /// The things.
+    pub things: Things,
+    /// What has to hold.
+    pub guard: ClaimGuard,
+    /// Until when it is kept at least.
+    pub keep_until: Timestamp,
+    /// The pass, where one decided it: then it counts against the breaker.
+    pub swept_by: Option<&'static str>,
+}
+
+const COLUMNS: &str = "id, workspace, workspace_name, reason, evidence, state, created_at, keep_until";
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<TrashEntry> {
+    let (reason, state): (String, String) = (row.get(3)?, row.get(5)?);
+    Ok(TrashEntry {
+        id: row.get(0)?,
+        workspace: row.get(1)?,
+        workspace_name: row.get(2)?,
+        reason: row::word("reason", &reason, TrashReason::ALL.into_iter().find(|r| r.as_str() == reason))?,
+        evidence: row.get(4)?,
+        things: Things::default(),
+        state: row::word("state", &state, TrashState::ALL.into_iter().find(|s| s.as_str() == state))?,
+        created_at: row.get(6)?,
+        keep_until: row.get(7)?,
+    })
+}
+
+fn with_things(sql: &Connection, mut entry: TrashEntry) -> StoreResult<TrashEntry> {
+    let mut query =
+        sql.prepare_cached("SELECT item, kind, name FROM trash_items WHERE trash = ?1 ORDER BY item")?;
+    let items = query.query_map([entry.id], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?;
+    for item in items {
+        let (item, kind, name) = item?;
+        if kind == "container" {
+            let id = item.try_into().map_err(row::conversion)?;
+            entry.things.container = Some(NamedContainer { id, name });
+        } else {
+            entry.things.volumes.push(item);
+        }
+    }
+    Ok(entry)
+}
+
+fn entries(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<TrashEntry>> {
+    let found = sql.prepare_cached(text)?.query_map(bind, entry)?.collect::<Result<Vec<_>, _>>()?;
+    found.into_iter().map(|entry| with_things(sql, entry)).collect()
+}
+
+fn guard_holds(tx: &Tx<'_>, claim: &NewClaim) -> StoreResult<bool> {
+    let row: Option<(String, Option<String>)> = tx
+        .sql
+        .prepare_cached("SELECT status, container_id FROM workspaces WHERE id = ?1")?
+        .query_row([claim.workspace], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(match (&claim.guard, row) {
+        (ClaimGuard::RowRemoved, Some((status, _))) => status == "removed",
+        (ClaimGuard::NoRow, row) => row.is_none(),
+        (ClaimGuard::NotTheRows(container), Some((_, held))) => held.as_deref() != Some(container.as_str()),
+        (ClaimGuard::RowRemoved | ClaimGuard::NotTheRows(_), None) => false,
+    })
+}
+
+fn add_item(tx: &Tx<'_>, trash: TrashId, item: &str, kind: &str, name: &str) -> StoreResult<bool> {
+    let added = tx
+        .sql
+        .prepare_cached(
+            "INSERT INTO trash_items (item, trash, kind, name) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![item, trash, kind, name])?;
+    Ok(added > 0)
+}
+
+/// Moves an entry between states under a guard; the event is the caller's.
+fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> StoreResult<bool> {
+    let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
+    let moved = tx
+        .sql
+        .prepare_cached("UPDATE trash SET state = ?2 WHERE id = ?1 AND state IN (SELECT value FROM rarray(?3))")?
+        .execute(params![id, to.as_str(), row::texts(&from)])?;
+    Ok(moved > 0)
+}
+
+/// Marks a removed workspace's entry as on its way back. `false` when there is none that could come back.
+pub(super) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<bool> {
+    let moved = tx
+        .sql
+        .prepare_cached(
+            "UPDATE trash SET state = 'restoring'
+             WHERE workspace = ?1 AND reason = 'removed' AND state IN ('claimed', 'kept')",
+        )?
+        .execute([workspace])?;
+    Ok(moved > 0)
+}
+
+impl Store {
+    /// Claims things for the trash. `None` when the guard no longer holds or somebody else has claimed
+    /// one of them: then nothing was written.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn claim_for_trash(&self, claim: NewClaim, at: Timestamp) -> StoreResult<Option<TrashEntry>> {
+        self.lanes
+            .write("claim for trash", move |tx| {
+                if !guard_holds(tx, &claim)? || already_claimed(tx, &claim.things)? {
+                    return Ok(None);
+                }
+                tx.sql
+                    .prepare_cached(
+                        "INSERT INTO trash (id, workspace, workspace_name, reason, evidence, state, created_at, keep_until)
+                         VALUES (?1, ?2, ?3, ?4, ?5, 'claimed', ?6, ?7)",
+                    )?
+                    .execute(params![
+                        claim.id,
+                        claim.workspace,
+                        claim.workspace_name,
+                        claim.reason.as_str(),
+                        claim.evidence,
+                        at,
+                        claim.keep_until
+                    ])?;
+                if let Some(container) = &claim.things.container {
+                    add_item(tx, claim.id, container.id.as_str(), "container", &container.name)?;
+                }
+                for volume in &claim.things.volumes {
+                    add_item(tx, claim.id, volume, "volume", volume)?;
+                }
+                let told = json!({
+                    "trash_id": claim.id,
+                    "reason": claim.reason,
+                    "evidence": claim.evidence,
+                    "container": claim.things.container.as_ref().map(|c| c.id.as_str()),
+                    "volumes": claim.things.volumes,
+                });
+                let counted = claim.swept_by.filter(|_| !claim.reason.ordered_by_person());
+                tx.tell(at, EventKind::ContainerReaped, Some(claim.workspace), told, counted)?;
+                Ok(Some(TrashEntry {
+                    id: claim.id,
+                    workspace: claim.workspace,
+                    workspace_name: claim.workspace_name,
+                    reason: claim.reason,
+                    evidence: claim.evidence,
+                    things: claim.things,
+                    state: TrashState::Claimed,
+                    created_at: at,
+                    keep_until: claim.keep_until,
+                }))
+            })
+            .await
+    }
+
+    /// A claimed entry's container is stopped and renamed: it is kept from now on.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn keep_in_trash(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
+        self.lanes
+            .write("keep in trash", move |tx| {
+                let moved = move_state(tx, entry, &[TrashState::Claimed], TrashState::Kept)?;
+                if moved {
+                    tell_of_entry(tx, at, EventKind::TrashKept, entry, json!({}))?;
+                }
+                Ok(moved)
+            })
+            .await
+    }
+
+    /// A container of an entry turned out not to exist any more: the entry goes on without it.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn drop_from_trash(&self, entry: TrashId, item: String) -> StoreResult<()> {
+        self.lanes
+            .write("drop from trash", move |tx| {
+                tx.sql
+                    .prepare_cached("DELETE FROM trash_items WHERE trash = ?1 AND item = ?2")?
+                    .execute(params![entry, item])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// An entry is back with its workspace and leaves the trash.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn finish_restore(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
+        self.lanes
+            .write("finish restore", move |tx| {
+                tell_of_entry(tx, at, EventKind::TrashRestored, entry, json!({}))?;
+                let gone = tx
+                    .sql
+                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'restoring'")?
+                    .execute([entry])?;
+                Ok(gone > 0)
+            })
+            .await
+    }
+
+    /// Claims an entry for deletion: from here nothing brings it back. `past` limits it to entries kept
+    /// until before that time. Refused (`false`) while a row lives that its volumes belong to.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn begin_delete(
+        &self,
+        entry: TrashId,
+        past: Option<Timestamp>,
+        swept_by: Option<&'static str>,
+        at: Timestamp,
+    ) -> StoreResult<bool> {
+        self.lanes
+            .write("begin delete", move |tx| {
+                let moved = tx
+                    .sql
+                    .prepare_cached(
+                        "UPDATE trash SET state = 'deleting'
+                         WHERE id = ?1 AND state = 'kept' AND (?2 IS NULL OR keep_until < ?2)
+                           AND (reason IN ('stray', 'replaced')
+                                OR NOT EXISTS (SELECT 1 FROM workspaces w
+                                               WHERE w.id = trash.workspace AND w.status <> 'removed'))",
+                    )?
+                    .execute(params![entry, past])?;
+                if moved > 0 && swept_by.is_some() {
+                    let found = entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
+                    let told = json!({ "trash_id": entry, "phase": "claimed for deletion" });
+                    for entry in found {
+                        let counted = swept_by.filter(|_| !entry.reason.ordered_by_person());
+                        tx.tell(at, EventKind::TrashDeleted, Some(entry.workspace), told.clone(), counted)?;
+                    }
+                }
+                Ok(moved > 0)
+            })
+            .await
+    }
+
+    /// An entry's things are gone: so is the entry, and what the row still held of them.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn finish_delete(&self, entry: TrashId, at: Timestamp) -> StoreResult<()> {
+        self.lanes
+            .write("finish delete", move |tx| {
+                tell_of_entry(tx, at, EventKind::TrashDeleted, entry, json!({ "phase": "deleted" }))?;
+                tx.sql
+                    .prepare_cached(
+                        "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0
+                         WHERE status = 'removed'
+                           AND id = (SELECT workspace FROM trash WHERE id = ?1 AND reason = 'removed')",
+                    )?
+                    .execute([entry])?;
+                tx.sql
+                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'deleting'")?
+                    .execute([entry])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Gives back an entry that was not deleted after all (a volume turned out to be in use).
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn give_up_delete(&self, entry: TrashId) -> StoreResult<()> {
+        self.lanes
+            .write("give up delete", move |tx| {
+                move_state(tx, entry, &[TrashState::Deleting], TrashState::Kept).map(drop)
+            })
+            .await
+    }
+
+    /// Marks an entry without a row as on its way back to one: the caller adopts it.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn begin_restore(&self, entry: TrashId) -> StoreResult<bool> {
+        self.lanes
+            .write("begin restore", move |tx| {
+                move_state(tx, entry, &[TrashState::Kept, TrashState::Claimed], TrashState::Restoring)
+            })
+            .await
+    }
+
+    /// Everything in the trash, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn trash(&self) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("trash", |sql| {
+                entries(sql, &format!("SELECT {COLUMNS} FROM trash ORDER BY created_at, id"), [])
+            })
+            .await
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn trash_entry(&self, id: TrashId) -> StoreResult<Option<TrashEntry>> {
+        self.lanes
+            .read("trash entry", move |sql| {
+                Ok(entries(sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [id])?.pop())
+            })
+            .await
+    }
+
+    /// The entries of some workspaces.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn trash_of(&self, workspaces: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("trash of", move |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash WHERE workspace IN (SELECT value FROM rarray(?1)) ORDER BY id"
+                );
+                entries(sql, &text, [row::ids(&workspaces)])
+            })
+            .await
+    }
+
+    /// Entries past their time, and those whose deletion a crash left half done. At most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn trash_due(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("trash due", move |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash
+                     WHERE state = 'deleting' OR (state = 'kept' AND keep_until < ?1)
+                     ORDER BY keep_until LIMIT ?2"
+                );
+                entries(sql, &text, params![now, limit])
+            })
+            .await
+    }
+}
+
+fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
+    let items: Vec<&str> = things
+        .volumes
+        .iter()
+        .map(String::as_str)
+        .chain(things.container.as_ref().map(|container| container.id.as_str()))
+        .collect();
+    Ok(tx
+        .sql
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM trash_items WHERE item IN (SELECT value FROM rarray(?1)))")?
+        .query_row([row::texts(&items)], |row| row.get(0))?)
+}
+
+fn tell_of_entry(
+    tx: &mut Tx<'_>,
+    at: Timestamp,
+    kind: EventKind,
+    entry: TrashId,
+    mut told: serde_json::Value,
+) -> StoreResult<()> {
+    let workspace: Option<WorkspaceId> = tx
+        .sql
+        .prepare_cached("SELECT workspace FROM trash WHERE id = ?1")?
+        .query_row([entry], |row| row.get(0))
+        .optional()?;
+    told["trash_id"] = json!(entry);
+    if workspace.is_some() { tx.tell(at, kind, workspace, told, None) } else { Ok(()) }
+}
