@@ -5,5 +5,7 @@ pub mod clock;
 pub mod domain;
 pub mod engine;
 pub mod entropy;
+pub mod ops;
 pub mod store;
+pub mod sweep;
 pub mod tasks;

@@ -34,7 +34,7 @@ pub fn judge(
     plan: &[Planned],
     recent: &[WorkspaceId],
     known: usize,
-    approved: &dyn Fn(&Planned) -> bool,
+    approved: &(dyn Fn(&Planned) -> bool + Sync),
 ) -> Verdict {
     let hit: BTreeSet<_> = plan
         .iter()

@@ -17,7 +17,7 @@ use super::{
     runtime::Readiness,
     status::Status,
     time::{Awake, Timestamp},
-    trash::{NamedContainer, Things, TrashEntry, TrashState},
+    trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
 };
 
 /// The part of a row that sweeps decide on.
@@ -251,6 +251,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Claims that a failed stop or a crash left open, of the reasons that are this pass's own.
+    fn finish_claims(&mut self, entries: &[TrashEntry], busy: &BTreeSet<WorkspaceId>, reasons: &[TrashReason]) {
+        let open = entries.iter().filter(|entry| {
+            entry.state == TrashState::Claimed
+                && reasons.contains(&entry.reason)
+                && !busy.contains(&entry.workspace)
+        });
+        for entry in open {
+            let action = Action::FinishTrash { workspace: entry.workspace, entry: entry.id };
+            let evidence = format!("claimed for the trash at {} and not put away yet", entry.created_at);
+            self.act(action, &entry.workspace_name, evidence);
+        }
+    }
+
     fn act(&mut self, action: Action, name: impl Into<String>, evidence: impl Into<String>) {
         self.actions.push(Planned { action, name: name.into(), evidence: evidence.into() });
     }
@@ -324,6 +338,21 @@ impl Inventory {
         own.chain(trashed).find(|container| container.id == *id)
     }
 
+    /// A workspace's newest container (a running one first) and its volumes: what an adoption takes.
+    /// Containers under trash names are left out: those were put away once, and stay so.
+    #[must_use]
+    pub fn newest_of(&self, workspace: WorkspaceId) -> Option<Things> {
+        let own = self.containers.get(&workspace).into_iter().flatten();
+        let newest = own.max_by_key(|(serial, container)| (container.state.may_run(), *serial));
+        let container = newest.map(|(_, container)| NamedContainer {
+            id: container.id.clone(),
+            name: container.name.clone(),
+        });
+        let volumes = self.volumes.get(&workspace).cloned().unwrap_or_default();
+        (container.is_some() || (!volumes.is_empty() && !self.trashed.contains_key(&workspace)))
+            .then_some(Things { container, volumes })
+    }
+
     /// What of a workspace's things no trash entry holds, bundled: each container its own bundle, the
     /// volumes with the first.
     fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<Things> {
@@ -378,10 +407,16 @@ fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
 
 /// `reap_removed`: what removed rows still own, and claims a crash left open.
 #[must_use]
-pub fn reap_removed(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> Plan {
+pub fn reap_removed(
+    inventory: &Inventory,
+    rows: &[KnownRow],
+    entries: &[TrashEntry],
+    busy: &BTreeSet<WorkspaceId>,
+) -> Plan {
     let held = Held::by(entries);
     let mut plan = Plan::default();
-    for row in rows.iter().filter(|row| row.status == Status::Removed) {
+    plan.finish_claims(entries, busy, &[TrashReason::Removed]);
+    for row in rows.iter().filter(|row| row.status == Status::Removed && !busy.contains(&row.id)) {
         for things in inventory.loose(row.id, &held) {
             let evidence = format!(
                 "the workspace was removed at {}, and {} is still there",
@@ -394,20 +429,33 @@ pub fn reap_removed(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEn
     plan
 }
 
+/// What `reap_unknown` looks at besides the listing.
+#[derive(Clone, Copy, Debug)]
+pub struct UnknownInput<'a> {
+    /// Rows, removed ones among them, of the workspaces the listing shows.
+    pub rows: &'a [KnownRow],
+    /// Trash entries of those workspaces.
+    pub entries: &'a [TrashEntry],
+    /// Workspaces with an operation in flight: left alone.
+    pub busy: &'a BTreeSet<WorkspaceId>,
+    /// Since when things are seen.
+    pub presence: &'a Presence,
+    /// When the listing was taken.
+    pub now: Awake,
+    /// How long they have to be seen.
+    pub grace: Duration,
+}
+
 /// `reap_unknown`: things of ours that neither a row nor the trash knows, seen for the grace.
 #[must_use]
-pub fn reap_unknown(
-    inventory: &Inventory,
-    rows: &[KnownRow],
-    entries: &[TrashEntry],
-    presence: &Presence,
-    now: Awake,
-    grace: Duration,
-) -> Plan {
+pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
+    let UnknownInput { rows, entries, busy, presence, now, grace } = *input;
     let known = by_id(rows);
     let held = Held::by(entries);
     let mut plan = Plan::default();
-    for workspace in inventory.workspaces().into_iter().filter(|id| !known.contains_key(id)) {
+    plan.finish_claims(entries, busy, &[TrashReason::Unknown]);
+    let unknown = |id: &WorkspaceId| !known.contains_key(id) && !busy.contains(id);
+    for workspace in inventory.workspaces().into_iter().filter(unknown) {
         for things in inventory.loose(workspace, &held) {
             let first = things
                 .container
@@ -488,8 +536,8 @@ pub fn revoke_stale_tokens(
 pub struct SettleInput<'a> {
     /// Rows of the workspaces the listing shows.
     pub rows: &'a [KnownRow],
-    /// Rows that are provisioning.
-    pub provisioning: &'a [KnownRow],
+    /// Rows that are provisioning without this process having brought them up.
+    pub interrupted: &'a [KnownRow],
     /// Trash entries that are on their way in or back.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
@@ -499,26 +547,18 @@ pub struct SettleInput<'a> {
 /// `settle`: drives the engine to what the rows say, and finishes what a crash left.
 #[must_use]
 pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
-    let SettleInput { rows, provisioning, entries, busy } = *input;
+    let SettleInput { rows, interrupted, entries, busy } = *input;
     let mut plan = Plan::default();
     let idle = |id: &WorkspaceId| !busy.contains(id);
-    for entry in entries.iter().filter(|entry| idle(&entry.workspace)) {
-        let (workspace, id) = (entry.workspace, entry.id);
-        match entry.state {
-            TrashState::Claimed => plan.act(
-                Action::FinishTrash { workspace, entry: id },
-                &entry.workspace_name,
-                "claimed for the trash and not put away",
-            ),
-            TrashState::Restoring => plan.act(
-                Action::FinishRestore { workspace, entry: id },
-                &entry.workspace_name,
-                "taken out of the trash and not given back",
-            ),
-            TrashState::Kept | TrashState::Deleting => {}
-        }
+    plan.finish_claims(entries, busy, &[TrashReason::Stray, TrashReason::Replaced]);
+    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Restoring) {
+        plan.act(
+            Action::FinishRestore { workspace: entry.workspace, entry: entry.id },
+            &entry.workspace_name,
+            "taken out of the trash and not given back",
+        );
     }
-    for row in provisioning.iter().filter(|row| idle(&row.id)) {
+    for row in interrupted.iter().filter(|row| idle(&row.id)) {
         let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
         plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
     }

@@ -1,1 +1,540 @@
-//! Fake
+//! The engine of the tests: an engine's visible behaviour, and every way it can let us down.
+//!
+//! What an engine *is* lives in [`World`], which outlives any daemon as the real one does; a
+//! [`FakeEngine`] is one connection to it. Each call's effect is carried out on a [`Stage`], so a test
+//! decides when it happens, and each may be given a [`Fault`]: refused before it took effect, failed
+//! after it did, late, or never answered. A caller that gives up does not cancel what it asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::{
+    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId, ExecRequest,
+    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource, NetworkInfo, Progress,
+    Trouble, VolumeSpec,
+};
+use crate::{
+    clock::{Clock, SharedClock},
+    domain::{
+        ids::ContainerId,
+        observed::{ContainerState, ObservedContainer, ObservedVolume},
+        runtime::User,
+    },
+    tasks::{SharedSpawn, Stage},
+};
+
+/// What a call is about to do, for the hook that picks faults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The method: `start_container`, …
+    pub method: &'static str,
+    /// The container, volume or image it is about.
+    pub object: String,
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// It fails and has had no effect.
+    Before(Trouble),
+    /// It takes effect, and the answer is a failure.
+    After(Trouble),
+    /// It takes effect and answers after this long; nobody waits that long in vain.
+    Slow(Duration),
+    /// It is never answered, and takes effect after this long all the same.
+    Late(Duration),
+    /// It is never answered and has no effect.
+    Lost,
+}
+
+type FaultHook = Box<dyn FnMut(&Call) -> Fault + Send>;
+
+/// A container of the fake.
+#[derive(Clone, Debug)]
+pub struct FakeContainer {
+    /// Its name.
+    pub name: String,
+    /// What it was made from.
+    pub spec: ContainerSpec,
+    /// What it does.
+    pub state: ContainerState,
+    /// The code its process ended with.
+    pub exit_code: Option<i32>,
+    /// When it was last started.
+    pub started_at: Option<crate::domain::time::Timestamp>,
+    /// What stood in its token file when its process started: the process keeps that for its life.
+    pub held_token: Option<Vec<u8>>,
+    /// How often it was started.
+    pub starts: u32,
+}
+
+/// A volume of the fake.
+#[derive(Clone, Debug, Default)]
+pub struct FakeVolume {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its files.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Whether its directory is gone.
+    pub directory_missing: bool,
+}
+
+/// What is in the engine.
+#[derive(Default)]
+pub struct State {
+    /// Containers.
+    pub containers: BTreeMap<ContainerId, FakeContainer>,
+    /// Volumes.
+    pub volumes: BTreeMap<String, FakeVolume>,
+    /// Images that are there.
+    pub images: BTreeSet<String>,
+    /// Images a pull can fetch.
+    pub pullable: BTreeSet<String>,
+    /// Ports of the host that somebody else has.
+    pub busy_ports: BTreeSet<u16>,
+    /// Every call that took effect, in order.
+    pub log: Vec<Call>,
+    made: u128,
+}
+
+impl State {
+    /// The token file of a container, as its volume holds it now.
+    #[must_use]
+    pub fn token_file(&self, container: &FakeContainer) -> Option<Vec<u8>> {
+        let volume = container.spec.mounts.iter().find_map(|mount| match &mount.source {
+            MountSource::Volume(name) if mount.target == "/configs" => Some(name),
+            MountSource::Volume(_) | MountSource::HostDirectory(_) | MountSource::Tmpfs => None,
+        })?;
+        self.volumes.get(volume)?.files.get(".auth_token").cloned()
+    }
+
+    /// A container's process ends by itself.
+    pub fn kill(&mut self, id: &ContainerId, exit_code: i32) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.state = ContainerState::Exited;
+            container.exit_code = Some(exit_code);
+        }
+    }
+
+    fn volume_at(&mut self, id: &ContainerId, directory: &str) -> EngineResult<&mut FakeVolume> {
+        let container = self.containers.get(id).ok_or_else(|| absent("use container", id.as_str()))?;
+        let name = container.spec.mounts.iter().find_map(|mount| match &mount.source {
+            MountSource::Volume(name) if mount.target == directory => Some(name.clone()),
+            MountSource::Volume(_) | MountSource::HostDirectory(_) | MountSource::Tmpfs => None,
+        });
+        let volume = name.and_then(|name| self.volumes.get_mut(&name));
+        match volume {
+            Some(volume) if !volume.directory_missing => Ok(volume),
+            _ => Err(EngineError::new(Trouble::Other, "reach volume", "its directory does not exist")),
+        }
+    }
+}
+
+/// The engine itself, which no daemon's end touches.
+#[derive(Default)]
+pub struct World {
+    state: Mutex<State>,
+    faults: Mutex<Option<FaultHook>>,
+}
+
+impl World {
+    /// What is in the engine, to look at and to change behind ostler's back.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks `hook` before every call what goes wrong with it.
+    pub fn inject(&self, hook: impl FnMut(&Call) -> Fault + Send + 'static) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
+    }
+
+    /// No more faults.
+    pub fn heal(&self) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn fault(&self, call: &Call) -> Fault {
+        let mut hook = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        hook.as_mut().map_or(Fault::None, |hook| hook(call))
+    }
+}
+
+/// A connection to a [`World`].
+pub struct FakeEngine {
+    world: Arc<World>,
+    stage: Arc<dyn Stage>,
+    clock: SharedClock,
+    spawn: SharedSpawn,
+}
+
+fn absent(call: &str, object: &str) -> EngineError {
+    EngineError::new(Trouble::Absent, format!("{call} {object}"), "there is none")
+}
+
+fn conflict(call: &str, message: impl Into<String>) -> EngineError {
+    EngineError::new(Trouble::Conflict, call, message)
+}
+
+impl FakeEngine {
+    /// Connects. `spawn` runs what the engine still does after a caller has gone.
+    #[must_use]
+    pub fn connect(world: Arc<World>, stage: Arc<dyn Stage>, clock: SharedClock, spawn: SharedSpawn) -> Self {
+        Self { world, stage, clock, spawn }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        object: impl Into<String>,
+        effect: impl FnOnce(&mut State, &dyn Clock) -> EngineResult<T> + Send + 'static,
+    ) -> EngineResult<T> {
+        let call = Call { method, object: object.into() };
+        let fault = self.world.fault(&call);
+        let failure = |trouble| EngineError::new(trouble, format!("{method} {}", call.object), "injected fault");
+        let (reply, answer) = oneshot::channel();
+        let (world, clock) = (Arc::clone(&self.world), Arc::clone(&self.clock));
+        let logged = call.clone();
+        let act = move || {
+            let mut state = world.state();
+            state.log.push(logged);
+            effect(&mut state, &*clock)
+        };
+        match fault {
+            Fault::None => self.stage.submit(method, Box::new(move || drop(reply.send(act())))),
+            Fault::Before(trouble) => {
+                let error = failure(trouble);
+                self.stage.submit(method, Box::new(move || drop(reply.send(Err(error)))));
+            }
+            Fault::After(trouble) => {
+                let error = failure(trouble);
+                let effect = move || {
+                    let _done = act();
+                    drop(reply.send(Err(error)));
+                };
+                self.stage.submit(method, Box::new(effect));
+            }
+            Fault::Slow(delay) => {
+                let (clock, stage) = (Arc::clone(&self.clock), Arc::clone(&self.stage));
+                self.spawn.spawn(Box::pin(async move {
+                    clock.sleep(delay).await;
+                    stage.submit(method, Box::new(move || drop(reply.send(act()))));
+                }));
+            }
+            Fault::Late(delay) => {
+                let (clock, stage) = (Arc::clone(&self.clock), Arc::clone(&self.stage));
+                self.spawn.spawn(Box::pin(async move {
+                    clock.sleep(delay).await;
+                    stage.submit(method, Box::new(move || drop(act())));
+                }));
+                return std::future::pending().await;
+            }
+            Fault::Lost => return std::future::pending().await,
+        }
+        answer.await.unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "the engine is gone")))
+    }
+}
+
+fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> bool {
+    labels.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn describe(&self) -> EngineResult<EngineInfo> {
+        self.call("describe", "", |_, _| {
+            Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless: false })
+        })
+        .await
+    }
+
+    async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {
+        let (key, value) = (key.to_owned(), value.map(str::to_owned));
+        self.call("list_containers", key.clone(), move |state, _| {
+            let listed = state.containers.iter().filter(|(_, c)| labelled(&c.spec.labels, &key, value.as_deref()));
+            Ok(listed
+                .map(|(id, container)| ObservedContainer {
+                    id: id.clone(),
+                    name: container.name.clone(),
+                    labels: container.spec.labels.clone(),
+                    state: container.state,
+                    exit_code: container.exit_code,
+                    started_at: container.started_at,
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn list_volumes(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedVolume>> {
+        let (key, value) = (key.to_owned(), value.map(str::to_owned));
+        self.call("list_volumes", key.clone(), move |state, _| {
+            let listed = state.volumes.iter().filter(|(_, v)| labelled(&v.labels, &key, value.as_deref()));
+            Ok(listed
+                .map(|(name, volume)| ObservedVolume { name: name.clone(), labels: volume.labels.clone() })
+                .collect())
+        })
+        .await
+    }
+
+    async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
+        let id = id.clone();
+        self.call("inspect_container", id.to_string(), move |state, _| {
+            let container = state.containers.get(&id).ok_or_else(|| absent("inspect container", id.as_str()))?;
+            Ok(InspectedContainer {
+                id: id.clone(),
+                name: container.name.clone(),
+                state: container.state,
+                exit_code: container.exit_code,
+                out_of_memory: false,
+                env: container.spec.env.clone(),
+                volumes: volumes_of(&container.spec),
+                host_port: container.spec.publish.map(|(_, host)| host),
+            })
+        })
+        .await
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId> {
+        let spec = spec.clone();
+        self.call("create_container", spec.name.clone(), move |state, _| {
+            if !state.images.contains(&spec.image) {
+                return Err(EngineError::new(Trouble::ImageMissing, "create container", "image not known"));
+            }
+            if state.containers.values().any(|container| container.name == spec.name) {
+                return Err(conflict("create container", "that name is already in use"));
+            }
+            if let Some(volume) = volumes_of(&spec).iter().find(|name| !state.volumes.contains_key(*name)) {
+                return Err(absent("mount volume", volume));
+            }
+            state.made += 1;
+            let id = ContainerId::try_from(format!("{:064x}", state.made))
+                .map_err(|error| EngineError::new(Trouble::Other, "create container", error.to_string()))?;
+            let container = FakeContainer {
+                name: spec.name.clone(),
+                spec,
+                state: ContainerState::Created,
+                exit_code: None,
+                started_at: None,
+                held_token: None,
+                starts: 0,
+            };
+            state.containers.insert(id.clone(), container);
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn start_container(&self, id: &ContainerId) -> EngineResult<()> {
+        let id = id.clone();
+        self.call("start_container", id.to_string(), move |state, clock| {
+            let container = state.containers.get(&id).ok_or_else(|| absent("start container", id.as_str()))?;
+            if container.state.may_run() {
+                return Err(conflict("start container", "already running"));
+            }
+            let missing = |name: &String| state.volumes.get(name).is_none_or(|volume| volume.directory_missing);
+            if volumes_of(&container.spec).iter().any(missing) {
+                return Err(EngineError::new(Trouble::Other, "start container", "a volume is missing"));
+            }
+            let port = container.spec.publish.map(|(_, host)| host);
+            let held = |other: &FakeContainer| {
+                other.state.may_run() && other.spec.publish.map(|(_, host)| host) == port
+            };
+            if let Some(port) = port
+                && (state.busy_ports.contains(&port) || state.containers.values().any(held))
+            {
+                return Err(EngineError::new(Trouble::PortInUse, "start container", "address already in use"));
+            }
+            let token = state.token_file(container);
+            if let Some(container) = state.containers.get_mut(&id) {
+                container.state = ContainerState::Running;
+                container.exit_code = None;
+                container.started_at = Some(clock.now());
+                container.held_token = token;
+                container.starts += 1;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop_container(&self, id: &ContainerId, _grace: Duration) -> EngineResult<()> {
+        let id = id.clone();
+        self.call("stop_container", id.to_string(), move |state, _| {
+            if let Some(container) = state.containers.get_mut(&id)
+                && container.state.may_run()
+            {
+                container.state = ContainerState::Exited;
+                container.exit_code = Some(143);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rename_container(&self, id: &ContainerId, name: &str) -> EngineResult<()> {
+        let (id, name) = (id.clone(), name.to_owned());
+        self.call("rename_container", id.to_string(), move |state, _| {
+            if state.containers.iter().any(|(other, container)| *other != id && container.name == name) {
+                return Err(conflict("rename container", "that name is already in use"));
+            }
+            let container =
+                state.containers.get_mut(&id).ok_or_else(|| absent("rename container", id.as_str()))?;
+            container.name = name;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_container(&self, id: &ContainerId) -> EngineResult<()> {
+        let id = id.clone();
+        self.call("delete_container", id.to_string(), move |state, _| {
+            if state.containers.get(&id).is_some_and(|container| container.state.may_run()) {
+                return Err(conflict("delete container", "it is running"));
+            }
+            state.containers.remove(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn create_volume(&self, spec: &VolumeSpec) -> EngineResult<()> {
+        let spec = spec.clone();
+        self.call("create_volume", spec.name.clone(), move |state, _| {
+            if state.volumes.contains_key(&spec.name) {
+                return Err(conflict("create volume", "volume already exists"));
+            }
+            state.volumes.insert(spec.name, FakeVolume { labels: spec.labels, ..FakeVolume::default() });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn inspect_volume(&self, name: &str) -> EngineResult<InspectedVolume> {
+        let name = name.to_owned();
+        self.call("inspect_volume", name.clone(), move |state, _| {
+            let volume = state.volumes.get(&name).ok_or_else(|| absent("inspect volume", &name))?;
+            Ok(InspectedVolume {
+                labels: volume.labels.clone(),
+                directory_missing: volume.directory_missing,
+            })
+        })
+        .await
+    }
+
+    async fn repair_volume(&self, name: &str, _owner: User) -> EngineResult<()> {
+        let name = name.to_owned();
+        self.call("repair_volume", name.clone(), move |state, _| {
+            let volume = state.volumes.get_mut(&name).ok_or_else(|| absent("repair volume", &name))?;
+            volume.directory_missing = false;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_volume(&self, name: &str) -> EngineResult<()> {
+        let name = name.to_owned();
+        self.call("delete_volume", name.clone(), move |state, _| {
+            if state.containers.values().any(|container| volumes_of(&container.spec).contains(&name)) {
+                return Err(conflict("delete volume", "volume is being used"));
+            }
+            state.volumes.remove(&name);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()> {
+        let (id, directory, file) = (id.clone(), directory.to_owned(), file.clone());
+        self.call("write_file", id.to_string(), move |state, _| {
+            state.volume_at(&id, &directory)?.files.insert(file.name, file.content);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {
+        let (id, path) = (id.clone(), path.to_owned());
+        self.call("read_file", id.to_string(), move |state, _| {
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            let volume = state.volume_at(&id, directory)?;
+            volume.files.get(name).cloned().ok_or_else(|| absent("read file", &path))
+        })
+        .await
+    }
+
+    async fn ensure_network(
+        &self,
+        name: &str,
+        _labels: &BTreeMap<String, String>,
+        _isolate: bool,
+    ) -> EngineResult<NetworkInfo> {
+        self.call("ensure_network", name, |_, _| Ok(NetworkInfo { gateway: Some([10, 89, 0, 1].into()) })).await
+    }
+
+    async fn has_image(&self, image: &str) -> EngineResult<bool> {
+        let image = image.to_owned();
+        self.call("has_image", image.clone(), move |state, _| Ok(state.images.contains(&image))).await
+    }
+
+    async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()> {
+        progress("asking the registry");
+        let image = image.to_owned();
+        self.call("pull_image", image.clone(), move |state, _| {
+            if state.pullable.contains(&image) {
+                state.images.insert(image);
+                Ok(())
+            } else {
+                Err(EngineError::new(Trouble::ImageMissing, format!("pull image {image}"), "manifest unknown"))
+            }
+        })
+        .await
+    }
+
+    async fn port_is_free(&self, port: u16) -> bool {
+        !self.world.state().busy_ports.contains(&port)
+    }
+
+    async fn logs(&self, _id: &ContainerId, _request: LogRequest) -> EngineResult<LogStream> {
+        Ok(Box::pin(futures_util::stream::empty()))
+    }
+
+    async fn create_exec(&self, _id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {
+        Err(EngineError::new(Trouble::Other, "prepare a command", "the fake engine runs no commands"))
+    }
+
+    async fn start_exec(&self, _exec: &ExecId, _tty: bool) -> EngineResult<Box<dyn Duplex>> {
+        Err(EngineError::new(Trouble::Other, "run a command", "the fake engine runs no commands"))
+    }
+
+    async fn resize_exec(&self, _exec: &ExecId, _columns: u16, _rows: u16) -> EngineResult<()> {
+        Ok(())
+    }
+
+    async fn exec_exit_code(&self, _exec: &ExecId) -> EngineResult<Option<i32>> {
+        Ok(None)
+    }
+}
+
+/// The named volumes a container mounts.
+#[must_use]
+pub fn volumes_of(spec: &ContainerSpec) -> Vec<String> {
+    let named = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume(name) => Some(name.clone()),
+        MountSource::HostDirectory(_) | MountSource::Tmpfs => None,
+    });
+    named.collect()
+}
+
+/// Environment without its values' secrecy, for tests that look for secrets.
+#[must_use]
+pub fn exposed(env: &Environment) -> &BTreeMap<String, String> {
+    &env.0
+}

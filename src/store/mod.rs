@@ -11,6 +11,7 @@
 mod events;
 mod lane;
 mod migrate;
+mod mirror;
 mod registry;
 mod row;
 mod sweeps;
@@ -33,6 +34,7 @@ use tokio::sync::broadcast;
 use crate::{domain::event::Event, tasks::Stage};
 use lane::{Lanes, Writer};
 
+pub use mirror::{MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{NewApiToken, StaleTokens, TokenIssue, Validity};

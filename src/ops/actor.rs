@@ -1,0 +1,226 @@
+//! One actor per workspace: whatever changes its things in the engine happens here, one at a time.
+//!
+//! Orders queue, none is dropped, and an order equal to the last one waiting joins it instead of being
+//! done twice. Actors exist only while there is something to do. Because a pass submits its actions here
+//! like everybody else, no sweep ever acts between two steps of a start.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use super::{Inner, OpError, OpResult, Ops, adopt::AdoptOrder, put_away::PutAway, start::StartOrder};
+use crate::domain::{
+    ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
+    time::Timestamp,
+};
+
+/// Something to do with a workspace's things in the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Bring its container up as a new incarnation.
+    Start(StartOrder),
+    /// See its containers stopped, as long as its row forbids that they run.
+    Stop {
+        /// The pass that found it, if one did: then it is told of and counted.
+        swept: Option<(&'static str, String)>,
+    },
+    /// Put things into the trash.
+    PutAway(PutAway),
+    /// Put whatever the removed row still owns into the trash.
+    PutAwayRemoved,
+    /// Finish a claim that was left half done.
+    FinishPutAway(TrashId),
+    /// Give things back from the trash to a live row.
+    Restore(TrashId),
+    /// Delete a trash entry for good.
+    Delete {
+        /// Which.
+        entry: TrashId,
+        /// Only if it was to be kept until before this time.
+        past: Option<Timestamp>,
+        /// The pass, if one decided it.
+        swept_by: Option<&'static str>,
+    },
+    /// Rebuild its row.
+    Adopt(AdoptOrder),
+    /// Note that its container is gone or has ended, after another look.
+    MarkOffline(Incarnation),
+    /// Note that its container runs, after another look.
+    MarkReady(Incarnation, ContainerId),
+}
+
+/// What came of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was done; what there is to say about it.
+    Done(String),
+    /// What it was decided on no longer holds: nothing was done.
+    Raced(String),
+}
+
+type Waiter = oneshot::Sender<OpResult<Applied>>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Order, Vec<Waiter>)>,
+    phase: String,
+}
+
+/// The actors at work.
+#[derive(Default)]
+pub(super) struct Actors {
+    queues: Mutex<BTreeMap<WorkspaceId, Queue>>,
+    /// Rows that are being made: nobody is at work on them yet, and somebody is about to be.
+    reserved: Mutex<BTreeSet<WorkspaceId>>,
+    /// The incarnations this process brought up.
+    begun: Mutex<BTreeMap<WorkspaceId, Incarnation>>,
+}
+
+/// Keeps a workspace busy until an order of its own does.
+pub(super) struct Reservation<'a> {
+    actors: &'a Actors,
+    workspace: WorkspaceId,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        unpoisoned(&self.actors.reserved).remove(&self.workspace);
+    }
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Actors {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkspaceId, Queue>> {
+        unpoisoned(&self.queues)
+    }
+
+    pub(super) fn busy(&self) -> BTreeSet<WorkspaceId> {
+        // Reservations first: one that ends has become an order by then.
+        let reserved = unpoisoned(&self.reserved).clone();
+        self.lock().keys().copied().chain(reserved).collect()
+    }
+
+    pub(super) fn reserve(&self, workspace: WorkspaceId) -> Reservation<'_> {
+        unpoisoned(&self.reserved).insert(workspace);
+        Reservation { actors: self, workspace }
+    }
+
+    pub(super) fn note_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) {
+        unpoisoned(&self.begun).insert(workspace, incarnation);
+    }
+
+    pub(super) fn has_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
+        unpoisoned(&self.begun).get(&workspace) == Some(&incarnation)
+    }
+
+    pub(super) fn operation(&self, workspace: WorkspaceId) -> Option<String> {
+        self.lock().get(&workspace).map(|queue| queue.phase.clone()).filter(|phase| !phase.is_empty())
+    }
+
+    /// Queues an order. Answers whether an actor has to be started for it.
+    fn push(&self, workspace: WorkspaceId, order: Order, waiter: Waiter) -> bool {
+        let mut queues = self.lock();
+        let idle = !queues.contains_key(&workspace);
+        let queue = queues.entry(workspace).or_default();
+        match queue.waiting.back_mut() {
+            Some((last, waiters)) if *last == order => waiters.push(waiter),
+            _ => queue.waiting.push_back((order, vec![waiter])),
+        }
+        idle
+    }
+
+    /// The next order, or the end of the actor: decided under one lock, so that no order falls between.
+    fn pop(&self, workspace: WorkspaceId) -> Option<(Order, Vec<Waiter>)> {
+        let mut queues = self.lock();
+        let next = queues.get_mut(&workspace).and_then(|queue| queue.waiting.pop_front());
+        if next.is_none() {
+            queues.remove(&workspace);
+        }
+        next
+    }
+
+    fn say(&self, workspace: WorkspaceId, phase: String) {
+        if let Some(queue) = self.lock().get_mut(&workspace) {
+            queue.phase = phase;
+        }
+    }
+}
+
+/// Lets an order say what it is doing.
+#[derive(Clone)]
+pub(super) struct Phase {
+    inner: Arc<Inner>,
+    workspace: WorkspaceId,
+}
+
+impl Phase {
+    pub(super) fn say(&self, phase: impl Into<String>) {
+        self.inner.actors.say(self.workspace, phase.into());
+    }
+}
+
+impl Ops {
+    /// Gives an order and waits for what comes of it. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// Why it was not carried out.
+    pub async fn order(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
+        self.submit(workspace, order).await.unwrap_or(Err(OpError::Stopping))
+    }
+
+    /// Gives an order. It is carried out whether or not the answer is waited for.
+    pub(super) fn submit(
+        &self,
+        workspace: WorkspaceId,
+        order: Order,
+    ) -> oneshot::Receiver<OpResult<Applied>> {
+        let (waiter, answer) = oneshot::channel();
+        if self.0.actors.push(workspace, order, waiter) {
+            let ops = self.clone();
+            self.0.spawn.spawn(Box::pin(async move { ops.work(workspace).await }));
+        }
+        answer
+    }
+
+    async fn work(&self, workspace: WorkspaceId) {
+        while let Some((order, waiters)) = self.0.actors.pop(workspace) {
+            // A panic in one order must not leave the workspace without an actor for ever.
+            let done = AssertUnwindSafe(self.carry_out(workspace, order)).catch_unwind().await;
+            let done = done.unwrap_or_else(|_| {
+                tracing::error!(%workspace, "an order panicked; the sweeps finish what it began");
+                Err(OpError::Conflict("an internal fault interrupted this; see the log".into()))
+            });
+            self.0.actors.say(workspace, String::new());
+            for waiter in waiters {
+                // Nobody waiting any more is no fault.
+                let _gone = waiter.send(done.clone());
+            }
+        }
+    }
+
+    async fn carry_out(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
+        let phase = Phase { inner: Arc::clone(&self.0), workspace };
+        match order {
+            Order::Start(order) => self.start_now(workspace, order, &phase).await,
+            Order::Stop { swept } => self.stop_now(workspace, swept, &phase).await,
+            Order::PutAway(order) => self.put_away_now(workspace, order, &phase).await,
+            Order::PutAwayRemoved => self.put_away_removed_now(workspace, &phase).await,
+            Order::FinishPutAway(entry) => self.finish_put_away_now(entry, &phase).await,
+            Order::Restore(entry) => self.restore_now(workspace, entry, &phase).await,
+            Order::Delete { entry, past, swept_by } => self.delete_now(entry, past, swept_by, &phase).await,
+            Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
+            Order::MarkOffline(incarnation) => self.mark_offline_now(workspace, incarnation).await,
+            Order::MarkReady(incarnation, container) => {
+                self.mark_ready_now(workspace, incarnation, &container).await
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Adopt: rebuilding the row of something of ours that the registry does not know.
+//!
+//! Nothing in the engine is touched. A running agent goes on without noticing: the digest of the token
+//! file in its volume becomes the current instance token.
+
+use std::collections::BTreeMap;
+
+use super::{Applied, Inner, OpError, OpResult, Ops, Order, start::CONFIG_DIRECTORY, start::OWN_VARIABLES, start::TOKEN_FILE};
+use crate::{
+    domain::{
+        ids::{ContainerId, TokenId, WorkspaceId},
+        naming::{LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName, container_owner, volume_name},
+        plan::Inventory,
+        spec::{LabelledSpec, Spec},
+        token::Token,
+        trash::Things,
+    },
+    engine::{InspectedContainer, Trouble, trusted},
+    store::{AdoptedWorkspace, Found, Scope, TokenIssue},
+};
+
+/// Something unknown that may be adopted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptRequest {
+    /// The workspace, by the labels.
+    pub workspace: WorkspaceId,
+    /// What is there of it.
+    pub things: Things,
+}
+
+/// An adoption under the actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptOrder {
+    /// What.
+    pub request: AdoptRequest,
+    /// Why, for the event.
+    pub evidence: String,
+}
+
+/// What came of an adoption.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// The name it has now.
+    pub name: WorkspaceName,
+    /// What there is to say.
+    pub detail: String,
+}
+
+impl Ops {
+    /// What is unknown and could be adopted: containers and volumes of ours without a row or a trash
+    /// entry, parents before their children, with their labelled names.
+    ///
+    /// # Errors
+    /// When there is no listing to go by.
+    pub async fn unknown(&self) -> OpResult<Vec<(AdoptRequest, Option<LabelledSpec>)>> {
+        let instance = self.0.settings.instance;
+        let listing = trusted::look(&*self.0.engine, &*self.0.clock, instance).await?;
+        let inventory = Inventory::of(instance, listing.observed());
+        let ids = inventory.workspaces();
+        let known = self.0.store.known_rows(ids.clone()).await?;
+        let entries = self.0.store.trash_of(ids.clone()).await?;
+        let mut found = Vec::new();
+        for id in ids {
+            if known.iter().any(|row| row.id == id) || entries.iter().any(|entry| entry.workspace == id) {
+                continue;
+            }
+            if let Some(things) = inventory.newest_of(id) {
+                let label = things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
+                let spec = label.and_then(|container| labelled_spec(&container.labels));
+                found.push((AdoptRequest { workspace: id, things }, spec));
+            }
+        }
+        Ok(parents_first(found))
+    }
+
+    /// Adopts one unknown workspace.
+    ///
+    /// # Errors
+    /// When it is known or claimed by now, or its labels say too little.
+    pub async fn adopt(&self, request: AdoptRequest) -> OpResult<Applied> {
+        let order = AdoptOrder { request: request.clone(), evidence: "adopted by a person".into() };
+        self.order(request.workspace, Order::Adopt(order)).await
+    }
+
+    pub(super) async fn adopt_now(
+        &self,
+        id: WorkspaceId,
+        order: AdoptOrder,
+        phase: &super::actor::Phase,
+    ) -> OpResult<Applied> {
+        phase.say("adopt: rebuilding its row");
+        debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
+        let adopted = self.adopt_things(&order.request, &order.evidence).await?;
+        Ok(Applied::Done(format!("adopted as `{}`: {}", adopted.name, adopted.detail)))
+    }
+
+    pub(super) async fn adopt_things(&self, request: &AdoptRequest, evidence: &str) -> OpResult<Adopted> {
+        let id = request.workspace;
+        let container = request.things.container.as_ref().ok_or_else(|| {
+            OpError::Conflict(format!(
+                "of workspace {id} only volumes are left ({}): there is no container to rebuild its row from. Make a \
+                 new workspace and copy what you need out of them, or approve their way into the trash",
+                request.things.volumes.join(", ")
+            ))
+        })?;
+        let (labels, seen) = self.0.look_at(id, &container.id).await?;
+        let labelled = labelled_spec(&labels).ok_or_else(|| {
+            OpError::Conflict(format!("container {} carries no readable {LABEL_SPEC} label", container.id.short()))
+        })?;
+        let serial = match container_owner(self.0.settings.instance, &container.name, &labels) {
+            Owner::Workspace(_, serial) => serial,
+            Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
+        };
+        let token = self.0.token_of(&container.id).await?;
+        let mut said = vec![if seen.state.may_run() { "running on" } else { "paused" }.to_owned()];
+        said.push(match &token {
+            Some(_) => "its token goes on working".into(),
+            None => "no token was found: a restart issues one".into(),
+        });
+        said.push("api tokens and later renames are lost".into());
+        let name = self.0.free_name(&labelled.name, id).await?;
+        let work = volume_name(id, VolumeKind::Work);
+        let adopted = AdoptedWorkspace {
+            id,
+            name: name.clone(),
+            role: labelled.role.clone(),
+            runtime: labelled.runtime.clone(),
+            tier: labelled.tier,
+            parent: labelled.parent,
+            spec: self.0.rebuilt_spec(&labelled, &seen),
+            container: Some(container.id.clone()),
+            serial,
+            host_port: seen.host_port,
+            has_work_volume: seen.volumes.contains(&work),
+            running: seen.state.may_run(),
+            token,
+            evidence: evidence.to_owned(),
+        };
+        match self.0.store.adopt_workspace(adopted, self.0.clock.now()).await? {
+            Some(generation) => self.0.note_generation(generation)?,
+            None => return Err(OpError::Conflict("it is known or claimed by now: nothing was done".into())),
+        }
+        Ok(Adopted { name, detail: said.join("; ") })
+    }
+}
+
+impl Inner {
+    async fn look_at(
+        &self,
+        id: WorkspaceId,
+        container: &ContainerId,
+    ) -> OpResult<(BTreeMap<String, String>, InspectedContainer)> {
+        let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&id.to_string())).await?;
+        let labels = listed.into_iter().find(|seen| seen.id == *container).map(|seen| seen.labels);
+        let gone = || OpError::Conflict(format!("container {} is gone", container.short()));
+        Ok((labels.ok_or_else(gone)?, self.engine.inspect_container(container).await?))
+    }
+
+    /// The digest of the token its process holds. A file that is not there, or holds no token, is none.
+    async fn token_of(&self, container: &ContainerId) -> OpResult<Option<TokenIssue>> {
+        let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
+        let text = match self.engine.read_file(container, &path).await {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(error) if error.trouble == Trouble::Absent => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Token::parse(text.trim_end()).map(|token| TokenIssue {
+            id: TokenId(self.entropy.uuid()),
+            digest: token.digest(),
+            prefix: token.prefix(),
+        }))
+    }
+
+    /// The labelled name, or that name with the id's first digits where it is taken.
+    async fn free_name(&self, wanted: &WorkspaceName, id: WorkspaceId) -> OpResult<WorkspaceName> {
+        let taken = match self.store.find_workspace(wanted.to_string(), Scope::Live).await? {
+            Found::One(row) => row.name == *wanted,
+            Found::Many(_) => true,
+            Found::None(_) => false,
+        };
+        if !taken {
+            return Ok(wanted.clone());
+        }
+        let short: String = wanted.as_str().chars().take(54).collect();
+        format!("{}-{}", short.trim_end(), &id.to_string()[..8])
+            .parse()
+            .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
+    }
+
+    fn rebuilt_spec(&self, labelled: &LabelledSpec, seen: &InspectedContainer) -> Spec {
+        let of_runtime = self.settings.runtimes.get(&labelled.runtime).map(|runtime| &runtime.env);
+        let env = seen.env.0.iter().filter(|(key, value)| {
+            let engines = ["PATH", "HOSTNAME", "HOME", "TERM", "container"].contains(&key.as_str());
+            let runtimes = of_runtime.is_some_and(|env| env.get(*key) == Some(*value));
+            !engines && !runtimes && !OWN_VARIABLES.contains(&key.as_str())
+        });
+        Spec {
+            image: labelled.image.clone(),
+            command: labelled.command.clone(),
+            env: env.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            workspace_dir: labelled.workspace_dir.clone(),
+            workspace_access: labelled.workspace_access,
+            config: None,
+        }
+    }
+}
+
+fn labelled_spec(labels: &BTreeMap<String, String>) -> Option<LabelledSpec> {
+    serde_json::from_str(labels.get(LABEL_SPEC)?).ok()
+}
+
+/// Parents before children, so that a child finds its parent's row. A cycle in the labels ends the walk.
+fn parents_first(
+    mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
+) -> Vec<(AdoptRequest, Option<LabelledSpec>)> {
+    let mut sorted = Vec::new();
+    while !found.is_empty() {
+        let waiting: Vec<_> = found.iter().map(|(request, _)| request.workspace).collect();
+        let (ready, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|(request, spec)| {
+            let parent = spec.as_ref().and_then(|spec| spec.parent);
+            parent.is_none_or(|parent| parent == request.workspace || !waiting.contains(&parent))
+        });
+        found = rest;
+        if ready.is_empty() {
+            sorted.append(&mut found);
+        }
+        sorted.extend(ready);
+    }
+    sorted
+}

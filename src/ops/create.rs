@@ -1,0 +1,127 @@
+//! Create: the row first, durably, then its mirror, then everything in the engine.
+
+use super::{Inner, OpError, OpResult, Ops, Order, start::StartOrder};
+use crate::{
+    domain::{
+        ids::{TokenId, WorkspaceId},
+        naming::WorkspaceName,
+        runtime::{PLAIN, Tier},
+        spec::{Access, Spec},
+        token::Token,
+        workspace::Kind,
+    },
+    store::{CreateResult, NewWorkspace, TokenIssue},
+};
+
+/// A workspace to make, validated as far as can be without looking anything up.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// Its name.
+    pub name: WorkspaceName,
+    /// What it is for.
+    pub role: Option<String>,
+    /// The runtime's name; `plain` where none is given.
+    pub runtime: Option<String>,
+    /// Its tier.
+    pub tier: Tier,
+    /// Above it in the tree.
+    pub parent: Option<WorkspaceId>,
+    /// Whether its agent runs elsewhere.
+    pub external: bool,
+    /// Where an external agent is reached.
+    pub url: Option<String>,
+    /// What its container is made from; an empty image or command is the runtime's.
+    pub spec: Spec,
+}
+
+/// A made workspace.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// Its identity.
+    pub id: WorkspaceId,
+    /// The token of an external one: the only time it is in the clear.
+    pub token: Option<Token>,
+}
+
+impl Ops {
+    /// Makes a workspace. It is being started when this answers.
+    ///
+    /// # Errors
+    /// When the request is impossible or the store cannot take it: nothing was made then.
+    pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
+        let spec = self.0.complete(&request)?;
+        let id = WorkspaceId(self.0.entropy.uuid());
+        let _reservation = self.0.actors.reserve(id);
+        let token = request.external.then(|| self.0.entropy.token());
+        let new = NewWorkspace {
+            id,
+            name: request.name.clone(),
+            role: request.role,
+            kind: if request.external { Kind::External } else { Kind::Container },
+            runtime: request.runtime.unwrap_or_else(|| {
+                if request.external { "external" } else { PLAIN }.into()
+            }),
+            tier: request.tier,
+            parent: request.parent,
+            spec,
+            url: request.url,
+            token: token.as_ref().map(|token| self.0.issue(token)),
+        };
+        match self.0.store.create_workspace(new, self.0.clock.now()).await? {
+            CreateResult::NameTaken => return Err(OpError::NameTaken(request.name)),
+            CreateResult::ParentMissing => {
+                return Err(OpError::Invalid("the parent is not there, or was removed".into()));
+            }
+            CreateResult::Created(generation) => self.0.note_generation(generation)?,
+        }
+        if !request.external {
+            let _carried_out_anyway = self.submit(id, Order::Start(StartOrder::default()));
+        }
+        Ok(Created { id, token })
+    }
+}
+
+impl Inner {
+    /// The spec with the runtime's image and command where it names none.
+    fn complete(&self, request: &CreateRequest) -> OpResult<Spec> {
+        let mut spec = request.spec.clone();
+        if request.external {
+            return Ok(spec);
+        }
+        let runtime = self.runtime(request.runtime.as_deref().unwrap_or(PLAIN))?;
+        if spec.image.is_empty() {
+            spec.image = runtime.image.clone().ok_or_else(|| {
+                OpError::Invalid("no image was given, and the runtime names none: add --image".into())
+            })?;
+        }
+        if spec.image.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(OpError::Invalid(format!("the image `{}` holds white space", spec.image)));
+        }
+        if spec.command.is_empty() {
+            spec.command.clone_from(&runtime.command);
+        }
+        if let Some(directory) = &spec.workspace_dir
+            && !directory.starts_with('/')
+        {
+            return Err(OpError::Invalid(format!("the directory `{directory}` is not an absolute path")));
+        }
+        if let Some(key) = spec.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
+            return Err(OpError::Invalid(format!("`{key}` cannot name an environment variable")));
+        }
+        if request.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
+            return Err(OpError::Invalid("tier 1 has no /workspace: leave out --dir or choose tier 2".into()));
+        }
+        if spec.workspace_dir.is_none() {
+            spec.workspace_access = Access::ReadWrite;
+        }
+        Ok(spec)
+    }
+
+    pub(super) fn issue(&self, token: &Token) -> TokenIssue {
+        TokenIssue { id: TokenId(self.entropy.uuid()), digest: token.digest(), prefix: token.prefix() }
+    }
+
+    pub(super) fn note_generation(&self, generation: i64) -> OpResult<()> {
+        self.mirror.note_generation(generation).map_err(|error| OpError::Mirror(error.to_string()))
+    }
+}

@@ -1,0 +1,64 @@
+//! Deleting for good: claimed first, never by force, and only what nothing lives on.
+
+use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use crate::{
+    domain::{
+        ids::TrashId,
+        time::Timestamp,
+        trash::TrashState,
+    },
+    engine::{Trouble, trusted},
+};
+
+impl Ops {
+    /// A person deletes a trash entry for good.
+    ///
+    /// # Errors
+    /// When there is none, or something still uses it.
+    pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
+        let found = self.0.store.trash_entry(entry).await?;
+        let found = found.ok_or_else(|| OpError::NotFound("there is no such trash entry".into()))?;
+        self.order(found.workspace, Order::Delete { entry, past: None, swept_by: None }).await
+    }
+
+    pub(super) async fn delete_now(
+        &self,
+        entry: TrashId,
+        past: Option<Timestamp>,
+        swept_by: Option<&'static str>,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
+        phase.say("trash: deleting for good");
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let at = self.0.clock.now();
+        let claimed = self.0.store.begin_delete(entry, past, swept_by, at).await?;
+        let Some(found) = self.0.store.trash_entry(entry).await? else {
+            return Ok(Applied::Raced("the entry is gone".into()));
+        };
+        if !claimed && found.state != TrashState::Deleting {
+            return Ok(Applied::Raced("the entry may not be deleted: it is on its way, or a live row needs it".into()));
+        }
+        if let Some(container) = &found.things.container {
+            match self.0.engine.delete_container(&container.id).await {
+                Ok(()) => {}
+                Err(error) if error.trouble == Trouble::Conflict => return self.in_use(entry, &error.message).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for volume in &found.things.volumes {
+            match self.0.engine.delete_volume(volume).await {
+                Ok(()) => {}
+                Err(error) if error.trouble == Trouble::Conflict => return self.in_use(entry, &error.message).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.0.store.finish_delete(entry, self.0.clock.now()).await?;
+        Ok(Applied::Done("deleted for good".into()))
+    }
+
+    /// In use means somebody has plans with it: it is kept.
+    async fn in_use(&self, entry: TrashId, message: &str) -> OpResult<Applied> {
+        self.0.store.give_up_delete(entry).await?;
+        Err(OpError::Conflict(format!("it is in use and was kept: {message}")))
+    }
+}

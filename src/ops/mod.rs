@@ -1,0 +1,207 @@
+//! What people and passes can order, one file per verb.
+//!
+//! Intent is written first: pause and remove change the row and only then the container; the sweeps
+//! drive the engine to what the row says, should this process end in between. Every call that changes
+//! something in the engine runs as an [`Order`] under that workspace's actor (`actor.rs`), which reads
+//! the row again before it acts. Orders belong to nobody: a client that goes away does not stop one.
+
+mod actor;
+mod adopt;
+mod create;
+mod delete;
+mod mark;
+mod put_away;
+mod recreate;
+mod remove;
+mod restart;
+mod restore;
+mod start;
+mod stop;
+mod tokens;
+mod undelete;
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
+
+use crate::{
+    clock::SharedClock,
+    domain::{
+        ids::{Incarnation, InstanceId, WorkspaceId},
+        naming::WorkspaceName,
+        ports::PortRange,
+        runtime::{PLAIN, Runtime},
+        workspace::Workspace,
+    },
+    engine::{Engine, EngineError, trusted::Untrusted},
+    entropy::SharedEntropy,
+    store::{Mirror, Store, StoreError},
+    tasks::SharedSpawn,
+};
+
+pub use actor::{Applied, Order};
+pub use adopt::{AdoptRequest, Adopted};
+pub use create::{CreateRequest, Created};
+pub use put_away::PutAway;
+pub use remove::Removal;
+pub use start::StartOrder;
+
+/// What ops need to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose labels things carry.
+    pub instance: InstanceId,
+    /// Runtimes by name; always holds `plain`.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// Host ports to allot.
+    pub ports: PortRange,
+    /// The port agents reach ostler on.
+    pub platform_port: u16,
+    /// The url agents reach ostler at, in place of the network's gateway.
+    pub platform_url: Option<String>,
+    /// Whether containers of the network are kept apart.
+    pub isolate: bool,
+    /// How long the trash keeps things.
+    pub trash_retention: Duration,
+}
+
+/// Carries out orders. Cheap to clone.
+#[derive(Clone)]
+pub struct Ops(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    engine: Arc<dyn Engine>,
+    clock: SharedClock,
+    entropy: SharedEntropy,
+    spawn: SharedSpawn,
+    mirror: Arc<Mirror>,
+    settings: Settings,
+    actors: actor::Actors,
+}
+
+/// What the ops are made of.
+pub struct Parts {
+    /// The registry.
+    pub store: Store,
+    /// The engine, bounded.
+    pub engine: Arc<dyn Engine>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Randomness.
+    pub entropy: SharedEntropy,
+    /// Tasks.
+    pub spawn: SharedSpawn,
+    /// The mirror beside the registry.
+    pub mirror: Arc<Mirror>,
+    /// The configuration.
+    pub settings: Settings,
+}
+
+impl Ops {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, engine, clock, entropy, spawn, mirror, settings } = parts;
+        let actors = actor::Actors::default();
+        Self(Arc::new(Inner { store, engine, clock, entropy, spawn, mirror, settings, actors }))
+    }
+
+    /// The workspaces somebody is at work on.
+    #[must_use]
+    pub fn busy(&self) -> BTreeSet<WorkspaceId> {
+        self.0.actors.busy()
+    }
+
+    /// Whether this process brought that incarnation up: then a row that is still provisioning is only
+    /// waiting for its agent, and nothing was interrupted.
+    #[must_use]
+    pub fn has_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
+        self.0.actors.has_begun(workspace, incarnation)
+    }
+
+    /// Gives an order and does not wait for what comes of it.
+    pub fn begin(&self, workspace: WorkspaceId, order: Order) {
+        let _carried_out_anyway = self.submit(workspace, order);
+    }
+
+    /// What is being done with a workspace right now, for people.
+    #[must_use]
+    pub fn operation(&self, workspace: WorkspaceId) -> Option<String> {
+        self.0.actors.operation(workspace)
+    }
+
+    /// Whether a workspace's container was made from something else than its row says now.
+    #[must_use]
+    pub fn drifted(&self, row: &Workspace) -> bool {
+        let Some(made_from) = &row.container_spec_hash else { return false };
+        self.0.settings.runtimes.get(&row.runtime).is_some_and(|runtime| *made_from != start::spec_hash(row, runtime))
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+}
+
+impl Inner {
+    fn runtime(&self, name: &str) -> Result<&Runtime, OpError> {
+        self.settings.runtimes.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.settings.runtimes.keys().map(String::as_str).collect();
+            OpError::Invalid(format!(
+                "the configuration has no runtime `{name}`; it has {}. A plain image needs none (`{PLAIN}`)",
+                known.join(", ")
+            ))
+        })
+    }
+
+    async fn row(&self, id: WorkspaceId) -> Result<Workspace, OpError> {
+        self.store.workspace(id).await?.ok_or(OpError::NotFound("workspace not found".into()))
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpError {
+    /// There is nothing of that name or id.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// It cannot be done as things stand.
+    #[error("{0}")]
+    Conflict(String),
+    /// The name is taken.
+    #[error("a workspace named `{0}` exists already. Choose another name, or `ostler rm` that one first")]
+    NameTaken(WorkspaceName),
+    /// It cannot succeed until somebody changes something: image, port, volume.
+    #[error("{0}")]
+    Impossible(String),
+    /// The engine failed, or gave no answer.
+    #[error("the engine could not do it: {0}")]
+    Engine(#[from] EngineError),
+    /// The engine is not the one to work with.
+    #[error(transparent)]
+    Untrusted(Untrusted),
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file beside the database could not be written.
+    #[error("cannot write the instance's mirror file: {0}. Make the data directory writable")]
+    Mirror(String),
+    /// The order was given up: this process is ending.
+    #[error("ostler is stopping; what was begun is finished at its next start")]
+    Stopping,
+}
+
+impl From<Untrusted> for OpError {
+    fn from(untrusted: Untrusted) -> Self {
+        match untrusted {
+            Untrusted::NoAnswer(error) => Self::Engine(error),
+            missing @ Untrusted::SentinelMissing(_) => Self::Untrusted(missing),
+        }
+    }
+}
+
+/// What an op answers.
+pub type OpResult<T> = Result<T, OpError>;

@@ -1,0 +1,145 @@
+//! Putting things into the trash: claim, stop, rename, keep.
+//!
+//! The claim is one guarded transaction, made before anything is touched: an adoption or an undelete
+//! that came first makes it fail, and one that comes later is refused or takes the things back whole. A
+//! stop that fails leaves the claim open, with everything as it was, for the next cycle.
+
+use super::{Applied, Inner, OpError, OpResult, Ops, actor::Phase};
+use crate::{
+    domain::{
+        ids::{TrashId, WorkspaceId},
+        naming::{VolumeKind, trash_name, volume_name},
+        status::Status,
+        trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+        workspace::Workspace,
+    },
+    engine::{Trouble, trusted},
+    store::{ClaimGuard, NewClaim},
+};
+
+/// What to put away, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutAway {
+    /// What the workspace is called.
+    pub name: String,
+    /// Why.
+    pub reason: TrashReason,
+    /// What that was decided on.
+    pub evidence: String,
+    /// The things.
+    pub things: Things,
+    /// What has to hold of the row.
+    pub guard: ClaimGuard,
+    /// The pass, if one decided it.
+    pub swept_by: Option<&'static str>,
+}
+
+impl Ops {
+    pub(super) async fn put_away_now(&self, id: WorkspaceId, order: PutAway, phase: &Phase) -> OpResult<Applied> {
+        phase.say("trash: putting its things away");
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let at = self.0.clock.now();
+        let claim = NewClaim {
+            id: TrashId(self.0.entropy.uuid()),
+            workspace: id,
+            workspace_name: order.name,
+            reason: order.reason,
+            evidence: order.evidence,
+            things: order.things,
+            guard: order.guard,
+            keep_until: at + self.0.settings.trash_retention,
+            swept_by: order.swept_by,
+        };
+        match self.0.store.claim_for_trash(claim, at).await? {
+            Some(entry) => self.0.finish_claim(&entry, phase).await,
+            None => Ok(Applied::Raced("it was claimed by somebody else meanwhile".into())),
+        }
+    }
+
+    /// Whatever a removed row still owns, as far as the row itself knows.
+    pub(super) async fn put_away_removed_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.status != Status::Removed {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let things = self.0.things_of(&row).await?;
+        if things == Things::default() {
+            return Ok(Applied::Done("it owned nothing".into()));
+        }
+        let order = PutAway {
+            name: row.name.to_string(),
+            reason: TrashReason::Removed,
+            evidence: "a person removed the workspace".into(),
+            things,
+            guard: ClaimGuard::RowRemoved,
+            swept_by: None,
+        };
+        self.put_away_now(id, order, phase).await
+    }
+
+    pub(super) async fn finish_put_away_now(&self, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
+        match self.0.store.trash_entry(entry).await? {
+            Some(entry) if entry.state == TrashState::Claimed => self.0.finish_claim(&entry, phase).await,
+            _ => Ok(Applied::Raced("the entry is no longer on its way in".into())),
+        }
+    }
+}
+
+impl Inner {
+    /// The row's container and the workspace's volumes, those that are there and in no trash entry.
+    async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
+        let entries = self.store.trash_of(vec![row.id]).await?;
+        let held = |item: &str| {
+            entries.iter().any(|entry| {
+                entry.things.container.as_ref().is_some_and(|container| container.id.as_str() == item)
+                    || entry.things.volumes.iter().any(|volume| volume == item)
+            })
+        };
+        let mut things = Things::default();
+        if let Some(id) = row.container.as_ref().filter(|id| !held(id.as_str())) {
+            match self.engine.inspect_container(id).await {
+                Ok(seen) => things.container = Some(NamedContainer { id: seen.id, name: seen.name }),
+                Err(error) if error.trouble == Trouble::Absent => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for kind in VolumeKind::ALL {
+            let name = volume_name(row.id, kind);
+            match self.engine.inspect_volume(&name).await {
+                Ok(_) if !held(&name) => things.volumes.push(name),
+                Ok(_) => {}
+                Err(error) if error.trouble == Trouble::Absent => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(things)
+    }
+
+    async fn finish_claim(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
+        if let Some(container) = &entry.things.container {
+            phase.say("trash: stopping its container");
+            let grace = match self.store.workspace(entry.workspace).await? {
+                Some(row) => self.stop_grace(&row),
+                None => std::time::Duration::from_secs(10),
+            };
+            self.stop_and_see(&container.id, grace).await?;
+            match self.engine.rename_container(&container.id, &trash_name(entry.id)).await {
+                Ok(()) => {}
+                Err(error) if error.trouble == Trouble::Absent => {
+                    self.store.drop_from_trash(entry.id, container.id.to_string()).await?;
+                }
+                // Renamed already, by a call that was thought to have failed.
+                Err(error) => match self.engine.inspect_container(&container.id).await {
+                    Ok(seen) if seen.name == trash_name(entry.id) => {}
+                    _ => return Err(OpError::Engine(error)),
+                },
+            }
+        }
+        if self.store.keep_in_trash(entry.id, self.clock.now()).await? {
+            Ok(Applied::Done(format!("in the trash until {}", entry.keep_until)))
+        } else {
+            Ok(Applied::Raced("the entry was taken back meanwhile".into()))
+        }
+    }
+}

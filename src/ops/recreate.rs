@@ -1,0 +1,20 @@
+//! Recreate: a new container in place of the old one, which goes into the trash; the volumes stay.
+
+use super::{Applied, OpResult, Ops, Order, start::StartOrder};
+use crate::domain::{ids::WorkspaceId, status::Cause};
+
+impl Ops {
+    /// Makes the container anew from what the row says now: image, limits, environment.
+    ///
+    /// # Errors
+    /// When it cannot be made or started. A running container is left alone until the new one is made.
+    pub async fn recreate(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let order = StartOrder {
+            cause: Some(Cause::StartByPerson),
+            even_if_running: true,
+            new_container: true,
+            ..StartOrder::default()
+        };
+        self.order(id, Order::Start(order)).await
+    }
+}

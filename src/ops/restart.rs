@@ -1,0 +1,16 @@
+//! Restart: stop and start as a new incarnation, in one order.
+
+use super::{Applied, OpResult, Ops, Order, start::StartOrder};
+use crate::domain::{ids::WorkspaceId, status::Cause};
+
+impl Ops {
+    /// Restarts a workspace, whatever it is now; its container and file system stay.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn restart(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let order =
+            StartOrder { cause: Some(Cause::StartByPerson), even_if_running: true, ..StartOrder::default() };
+        self.order(id, Order::Start(order)).await
+    }
+}

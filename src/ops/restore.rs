@@ -1,0 +1,71 @@
+//! Giving things back from the trash: the old name again, then the entry goes.
+
+use super::{AdoptRequest, Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use crate::{
+    domain::{
+        ids::{TrashId, WorkspaceId},
+        status::Status,
+        trash::{TrashReason, TrashState},
+    },
+    engine::{Trouble, trusted},
+};
+
+impl Ops {
+    /// Brings a trash entry back: a removed workspace is undeleted, unknown things are adopted.
+    ///
+    /// # Errors
+    /// When the entry is gone, is being deleted, or has no workspace to go back to.
+    pub async fn restore(&self, entry: TrashId) -> OpResult<Applied> {
+        let gone = || OpError::NotFound("there is no such trash entry; `ostler trash ls` shows them".into());
+        let found = self.0.store.trash_entry(entry).await?.ok_or_else(gone)?;
+        if found.state == TrashState::Deleting {
+            return Err(OpError::Conflict("it is being deleted for good and cannot come back".into()));
+        }
+        match found.reason {
+            TrashReason::Removed => self.undelete(found.workspace, None).await,
+            TrashReason::Unknown => {
+                if !self.0.store.begin_restore(entry).await? && found.state != TrashState::Restoring {
+                    return Err(gone());
+                }
+                self.order(found.workspace, Order::Restore(entry)).await
+            }
+            TrashReason::Stray | TrashReason::Replaced => Err(OpError::Conflict(format!(
+                "workspace `{}` has another container now. This one stays, stopped, as `{}` until {}: copy what you \
+                 need out of it with `podman cp`",
+                found.workspace_name,
+                crate::domain::naming::trash_name(entry),
+                found.keep_until
+            ))),
+        }
+    }
+
+    pub(super) async fn restore_now(&self, id: WorkspaceId, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
+        phase.say("trash: giving its things back");
+        let Some(found) = self.0.store.trash_entry(entry).await?.filter(|e| e.state == TrashState::Restoring) else {
+            return Ok(Applied::Raced("the entry is no longer on its way back".into()));
+        };
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        if let Some(container) = &found.things.container {
+            match self.0.engine.rename_container(&container.id, &container.name).await {
+                Ok(()) => {}
+                Err(error) if error.trouble == Trouble::Absent => {}
+                // Named so already, by a call that was thought to have failed.
+                Err(error) => match self.0.engine.inspect_container(&container.id).await {
+                    Ok(seen) if seen.name == container.name => {}
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        let row = self.0.store.workspace(id).await?;
+        if row.as_ref().is_none_or(|row| row.status == Status::Removed) && found.reason == TrashReason::Unknown {
+            self.adopt_restored(&found).await?;
+        }
+        self.0.store.finish_restore(entry, self.0.clock.now()).await?;
+        Ok(Applied::Done("back, and paused: `ostler start` brings it up".into()))
+    }
+
+    async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {
+        let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone() };
+        self.adopt_things(&request, "restored from the trash").await.map(drop)
+    }
+}

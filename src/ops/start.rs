@@ -1,0 +1,583 @@
+//! Start: always in the same order, so that no crash and no race leaves a container with the wrong token.
+//!
+//! Prepare (image, volumes, a container *created*) → see the old holder stopped → one transaction
+//! (incarnation + 1, new token, older ones revoked) → token file written and read back → row read again →
+//! container started → row read again. From the transaction on, every listing shows the container, which
+//! is what keeps the stale-token sweep away from its token. If preparing fails, whatever runs goes on.
+//!
+//! A start that timed out or found the container running was not this start: the process may hold an
+//! older token. It is seen stopped, and everything from the transaction on begins again.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, put_away::PutAway};
+use crate::{
+    clock::Boxed,
+    domain::{
+        ids::{ContainerId, Incarnation, WorkspaceId},
+        naming::{
+            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name, volume_name,
+        },
+        plan::READY_AFTER,
+        runtime::{Readiness, Runtime, Tier, User},
+        spec::{Access, LabelledSpec},
+        status::{Cause, Failure, Status},
+        token::Token,
+        trash::{NamedContainer, Things, TrashReason},
+        workspace::{Kind, Workspace},
+    },
+    engine::{
+        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec, trusted,
+    },
+    store::{BeginStart, ClaimGuard, StatusChange, WorkspaceEdit},
+};
+
+/// Where agents find their configuration and token.
+pub(super) const CONFIG_DIRECTORY: &str = "/configs";
+/// The token's file name in there.
+pub(super) const TOKEN_FILE: &str = ".auth_token";
+/// The configuration's file name in there.
+const CONFIG_FILE: &str = "config.yaml";
+/// The port agents listen on (wire protocol, §8).
+const AGENT_PORT: u16 = 8000;
+/// How often one order begins again after a start that was not its own.
+const ATTEMPTS: u32 = 3;
+
+/// How to start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StartOrder {
+    /// What moves the status; `None` for a row that is provisioning already.
+    pub cause: Option<Cause>,
+    /// Whether a running container is stopped and started too.
+    pub even_if_running: bool,
+    /// Whether the container is made anew.
+    pub new_container: bool,
+    /// Whether an empty work volume may take the place of one that is gone.
+    pub new_volume: bool,
+}
+
+/// A container that is ready to be started.
+struct Prepared {
+    container: ContainerId,
+    spec_hash: String,
+    /// Whether this order made it.
+    made_now: bool,
+    /// The container it replaces.
+    replaces: Option<NamedContainer>,
+}
+
+/// What a container is made from, as a hash: when it differs from the row's, the container has drifted.
+pub(super) fn spec_hash(row: &Workspace, runtime: &Runtime) -> String {
+    let made_from = json!({
+        "spec": row.spec,
+        "tier": row.tier,
+        "user": runtime.user,
+        "limits": runtime.limits(row.tier),
+        "env": runtime.env,
+        "stop_grace_ms": u64::try_from(runtime.stop_grace.as_millis()).unwrap_or(u64::MAX),
+        "privileged": runtime.privileged_tiers.contains(&row.tier),
+    });
+    let digest = Sha256::digest(made_from.to_string());
+    digest.iter().take(12).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Whether the row wants a work volume of its own.
+fn wants_work_volume(row: &Workspace) -> bool {
+    row.tier != Tier::SANDBOX && row.spec.workspace_dir.is_none()
+}
+
+impl Ops {
+    /// Starts a workspace as a person's order.
+    ///
+    /// # Errors
+    /// When it cannot be started; says why and what to do.
+    pub async fn start(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Applied> {
+        let order = StartOrder { cause: Some(Cause::StartByPerson), new_volume, ..StartOrder::default() };
+        self.order(id, Order::Start(order)).await
+    }
+
+    pub(super) async fn start_now(&self, id: WorkspaceId, order: StartOrder, phase: &Phase) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.kind == Kind::External {
+            return Err(OpError::Conflict(format!(
+                "workspace `{}` is external: its agent runs elsewhere and is started there",
+                row.name
+            )));
+        }
+        if let Some(raced) = self.0.not_to_be_started(&row, &order).await? {
+            return Ok(Applied::Raced(raced));
+        }
+        match self.prepare_and_begin(&row, &order, phase).await {
+            Err(error @ (OpError::Impossible(_) | OpError::Invalid(_))) => {
+                self.0.note_impossible(id, &error).await?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    async fn prepare_and_begin(&self, row: &Workspace, order: &StartOrder, phase: &Phase) -> OpResult<Applied> {
+        let runtime = self.0.runtime(&row.runtime)?.clone();
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
+            return Ok(Applied::Raced("it was removed meanwhile".into()));
+        };
+        let done = self.0.begin_and_run(row.id, order, &runtime, &prepared, phase).await;
+        match done {
+            Ok(Some(incarnation)) => {
+                self.0.actors.note_begun(row.id, incarnation);
+                if let Some(old) = prepared.replaces {
+                    self.put_replaced_away(row, old, phase).await?;
+                }
+                if runtime.readiness == Readiness::Container {
+                    self.watch_readiness(row.id, incarnation, prepared.container);
+                }
+                Ok(Applied::Done("started".into()))
+            }
+            Ok(None) => {
+                self.0.discard(row.id, &prepared).await;
+                let status = self.0.row(row.id).await?.status;
+                Ok(Applied::Raced(format!("it was to be started, and is {status} now")))
+            }
+            Err(error) => {
+                self.0.discard(row.id, &prepared).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_replaced_away(&self, row: &Workspace, old: NamedContainer, phase: &Phase) -> OpResult<()> {
+        let order = PutAway {
+            name: row.name.to_string(),
+            reason: TrashReason::Replaced,
+            evidence: "replaced by recreate".into(),
+            guard: ClaimGuard::NotTheRows(old.id.clone()),
+            things: Things { container: Some(old), volumes: Vec::new() },
+            swept_by: None,
+        };
+        self.put_away_now(row.id, order, phase).await.map(drop)
+    }
+
+    /// Looks again once the container has run for long enough. Should this process end before, the
+    /// sweeps see it.
+    fn watch_readiness(&self, id: WorkspaceId, incarnation: Incarnation, container: ContainerId) {
+        let ops = self.clone();
+        let watch: Boxed<()> = Box::pin(async move {
+            ops.0.clock.sleep(READY_AFTER).await;
+            let seen = match ops.0.engine.inspect_container(&container).await {
+                Ok(seen) => seen.state.may_run(),
+                Err(error) if error.trouble == Trouble::Absent => false,
+                // Unknown: the sweeps will know better.
+                Err(_) => return,
+            };
+            let order =
+                if seen { Order::MarkReady(incarnation, container) } else { Order::MarkOffline(incarnation) };
+            let _carried_out_anyway = ops.submit(id, order);
+        });
+        self.0.spawn.spawn(watch);
+    }
+}
+
+impl Inner {
+    /// Why this order has nothing to do any more, if so.
+    async fn not_to_be_started(&self, row: &Workspace, order: &StartOrder) -> OpResult<Option<String>> {
+        let allowed = row.status == Status::Provisioning
+            || order.cause.is_some_and(|cause| cause.sources().contains(&row.status));
+        if !allowed {
+            return Ok(Some(format!("it is {} now", row.status)));
+        }
+        let up = matches!(row.status, Status::Online | Status::Degraded) && !order.even_if_running;
+        let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
+        match self.engine.inspect_container(container).await {
+            Ok(seen) if seen.state.may_run() => Ok(Some("it runs already".into())),
+            Ok(_) => Ok(None),
+            Err(error) if error.trouble == Trouble::Absent => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Everything that can fail without touching what runs. `None` when the row was removed meanwhile.
+    async fn prepare(
+        &self,
+        row: &Workspace,
+        runtime: &Runtime,
+        order: &StartOrder,
+        phase: &Phase,
+    ) -> OpResult<Option<Prepared>> {
+        phase.say("start: looking at its container");
+        let held = match &row.container {
+            None => None,
+            Some(id) => match self.engine.inspect_container(id).await {
+                Ok(seen) => Some(NamedContainer { id: seen.id, name: seen.name }),
+                Err(error) if error.trouble == Trouble::Absent => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        if let (Some(kept), false) = (&held, order.new_container) {
+            self.ensure_volumes(row, runtime, order, phase).await?;
+            let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| spec_hash(row, runtime));
+            let container = kept.id.clone();
+            return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
+        }
+        self.ensure_image(&row.spec.image, phase).await?;
+        if self.row(row.id).await?.status == Status::Removed {
+            return Ok(None);
+        }
+        self.ensure_volumes(row, runtime, order, phase).await?;
+        let Some((serial, port)) = self.allot(row, order.new_container).await? else { return Ok(None) };
+        phase.say("start: making its container");
+        let spec = self.container_spec(row, runtime, serial, port).await?;
+        let container = match self.engine.create_container(&spec).await {
+            Ok(container) => container,
+            Err(error) => return Err(self.verdict(error, |error| refused(error, &spec)).await),
+        };
+        Ok(Some(Prepared { container, spec_hash: spec_hash(row, runtime), made_now: true, replaces: held }))
+    }
+
+    async fn ensure_image(&self, image: &str, phase: &Phase) -> OpResult<()> {
+        phase.say(format!("start: looking for image {image}"));
+        if self.engine.has_image(image).await? {
+            return Ok(());
+        }
+        phase.say(format!("start: pulling image {image}"));
+        let progress = |line: &str| phase.say(format!("start: pulling image {image}: {line}"));
+        self.engine.pull_image(image, &progress).await.map_err(|error| match error.trouble {
+            Trouble::ImageMissing => OpError::Impossible(format!(
+                "image `{image}` is not on this machine and cannot be pulled: {}. Check its name, or build or load \
+                 it here (`podman images` shows what there is), then `ostler start` again",
+                error.message
+            )),
+            _ => error.into(),
+        })
+    }
+
+    /// Sees that the volumes are there. Only a workspace that never had a work volume gets one by
+    /// itself: an empty one in place of lost work would hide the loss.
+    async fn ensure_volumes(
+        &self,
+        row: &Workspace,
+        runtime: &Runtime,
+        order: &StartOrder,
+        phase: &Phase,
+    ) -> OpResult<()> {
+        phase.say("start: looking at its volumes");
+        let config = volume_name(row.id, VolumeKind::Config);
+        match self.engine.inspect_volume(&config).await {
+            Ok(seen) if seen.directory_missing => self.engine.repair_volume(&config, runtime.user).await?,
+            Ok(_) => {}
+            Err(error) if error.trouble == Trouble::Absent => self.make_volume(row, config, runtime.user).await?,
+            Err(error) => return Err(error.into()),
+        }
+        if !wants_work_volume(row) {
+            return Ok(());
+        }
+        let work = volume_name(row.id, VolumeKind::Work);
+        let lost = match self.engine.inspect_volume(&work).await {
+            Ok(seen) if !seen.directory_missing => return self.note_work_volume(row).await,
+            Ok(_) => true,
+            Err(error) if error.trouble == Trouble::Absent => false,
+            Err(error) => return Err(error.into()),
+        };
+        if (row.has_work_volume || lost) && !order.new_volume {
+            return Err(OpError::Impossible(format!(
+                "volume missing: its work volume `{work}` is gone. Bring it back (is a disk not mounted?), or begin \
+                 with an empty one: `ostler start {} --new-volume`",
+                row.name
+            )));
+        }
+        if lost {
+            self.engine.repair_volume(&work, runtime.user).await?;
+        } else {
+            self.make_volume(row, work, runtime.user).await?;
+        }
+        self.note_work_volume(row).await
+    }
+
+    async fn make_volume(&self, row: &Workspace, name: String, owner: User) -> OpResult<()> {
+        let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
+        match self.engine.create_volume(&spec).await {
+            // A creation that was thought to have failed took effect after all.
+            Err(error) if error.trouble == Trouble::Conflict => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    async fn note_work_volume(&self, row: &Workspace) -> OpResult<()> {
+        if !row.has_work_volume {
+            let edit = WorkspaceEdit { has_work_volume: Some(true) };
+            self.store.edit_workspace(row.id, edit).await?;
+        }
+        Ok(())
+    }
+
+    /// A new serial for the container's name, and a port that nobody on the host has right now.
+    async fn allot(&self, row: &Workspace, new_container: bool) -> OpResult<Option<(u32, u16)>> {
+        let mut taken = Vec::new();
+        // An old holder of the port may be this workspace's own running container.
+        let own = row.host_port.filter(|_| row.container.is_some());
+        while taken.len() < 64 {
+            let allotted = self.store.allot(row.id, self.settings.ports, taken.clone(), false).await?;
+            let Some((serial, port)) = allotted else { break };
+            if (own == Some(port) && new_container) || self.engine.port_is_free(port).await {
+                return Ok(Some((serial, port)));
+            }
+            taken.push(port);
+        }
+        if self.row(row.id).await?.status == Status::Removed {
+            return Ok(None);
+        }
+        Err(OpError::Impossible(format!(
+            "no free port is left in {}: free some, or widen `ports` in the configuration",
+            self.settings.ports
+        )))
+    }
+
+    fn labels(&self, id: WorkspaceId) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (LABEL_INSTANCE.to_owned(), self.settings.instance.to_string()),
+            (LABEL_WORKSPACE.to_owned(), id.to_string()),
+        ])
+    }
+
+    async fn container_spec(
+        &self,
+        row: &Workspace,
+        runtime: &Runtime,
+        serial: u32,
+        port: u16,
+    ) -> OpResult<ContainerSpec> {
+        let network = instance_name(self.settings.instance);
+        let network_labels =
+            BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings.instance.to_string())]);
+        let seen = self.engine.ensure_network(&network, &network_labels, self.settings.isolate).await?;
+        let platform_url = self.settings.platform_url.clone().unwrap_or_else(|| {
+            let host = seen.gateway.map_or_else(|| "host.containers.internal".into(), |ip| ip.to_string());
+            format!("http://{host}:{}", self.settings.platform_port)
+        });
+        let mut labels = self.labels(row.id);
+        let labelled = LabelledSpec {
+            name: row.name.clone(),
+            role: row.role.clone(),
+            parent: row.parent,
+            runtime: row.runtime.clone(),
+            tier: row.tier,
+            image: row.spec.image.clone(),
+            command: row.spec.command.clone(),
+            workspace_dir: row.spec.workspace_dir.clone(),
+            workspace_access: row.spec.workspace_access,
+        };
+        let labelled = serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
+        labels.insert(LABEL_SPEC.to_owned(), labelled);
+        Ok(ContainerSpec {
+            name: container_name(row.id, serial),
+            image: row.spec.image.clone(),
+            command: row.spec.command.clone(),
+            labels,
+            env: environment(row, runtime, platform_url),
+            user: runtime.user,
+            mounts: mounts(row),
+            publish: Some((AGENT_PORT, port)),
+            network,
+            aliases: vec![format!("ws-{}", row.id)],
+            hostname: format!("ws-{}", &row.id.to_string()[..8]),
+            limits: runtime.limits(row.tier),
+            read_only_root: row.tier == Tier::SANDBOX,
+            privileged: runtime.privileged_tiers.contains(&row.tier),
+            stop_grace: runtime.stop_grace,
+        })
+    }
+
+    /// From the transaction to a running container. `None` when somebody else moved the row.
+    async fn begin_and_run(
+        &self,
+        id: WorkspaceId,
+        order: &StartOrder,
+        runtime: &Runtime,
+        prepared: &Prepared,
+        phase: &Phase,
+    ) -> OpResult<Option<Incarnation>> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            phase.say("start: seeing the old process stopped");
+            for holder in prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]) {
+                self.stop_and_see(holder, runtime.stop_grace).await?;
+            }
+            let token = self.entropy.token();
+            let begin = BeginStart {
+                workspace: id,
+                cause: order.cause.unwrap_or(Cause::Restart),
+                container: prepared.container.clone(),
+                spec_hash: prepared.spec_hash.clone(),
+                token: self.issue(&token),
+                at: self.clock.now(),
+            };
+            let Some(begun) = self.store.begin_start(begin).await? else { return Ok(None) };
+            phase.say("start: writing its token");
+            self.write_files(id, runtime, &prepared.container, &token).await?;
+            if !self.still_starting(id, begun.incarnation).await? {
+                return Ok(None);
+            }
+            phase.say("start: starting its container");
+            match self.engine.start_container(&prepared.container).await {
+                Ok(()) => {}
+                Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::TimedOut) => {
+                    last = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(self.verdict(error, start_failure).await),
+            }
+            if self.still_starting(id, begun.incarnation).await? {
+                return Ok(Some(begun.incarnation));
+            }
+            self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
+            return Ok(None);
+        }
+        // Nothing may run that this order did not see started.
+        self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
+        Err(last.map_or_else(|| OpError::Impossible("it could not be started".into()), OpError::Engine))
+    }
+
+    /// Whether a refusal is about this workspace, which a person has to look into, or about an engine
+    /// that is unwell, which passes by itself: an engine that still shows our sentinel meant what it said.
+    async fn verdict(&self, error: EngineError, tell: impl FnOnce(&EngineError) -> String) -> OpError {
+        let gave_no_answer = matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut);
+        if gave_no_answer || trusted::sentinel(&*self.engine, self.settings.instance).await.is_err() {
+            return OpError::Engine(error);
+        }
+        OpError::Impossible(tell(&error))
+    }
+
+    async fn still_starting(&self, id: WorkspaceId, incarnation: Incarnation) -> OpResult<bool> {
+        let row = self.row(id).await?;
+        // A beat that comes before this look has made it online already.
+        Ok(row.incarnation == incarnation && matches!(row.status, Status::Provisioning | Status::Online))
+    }
+
+    /// The token, read back, and the configuration where there is none. Written with the agent's uid: a
+    /// file of root's, 0600, would be unreadable to the one it is for.
+    async fn write_files(
+        &self,
+        id: WorkspaceId,
+        runtime: &Runtime,
+        container: &ContainerId,
+        token: &Token,
+    ) -> OpResult<()> {
+        let file = |name: &str, content: &str, mode| FileToWrite {
+            name: name.to_owned(),
+            content: content.as_bytes().to_vec(),
+            mode,
+            owner: runtime.user,
+        };
+        let token_file = file(TOKEN_FILE, token.expose(), 0o600);
+        self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await?;
+        let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
+        if self.engine.read_file(container, &path).await? != token.expose().as_bytes() {
+            return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
+        }
+        let row = self.row(id).await?;
+        let Some(config) = row.spec.config.or_else(|| runtime.config_template.clone()) else { return Ok(()) };
+        let path = format!("{CONFIG_DIRECTORY}/{CONFIG_FILE}");
+        match self.engine.read_file(container, &path).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.trouble == Trouble::Absent => {
+                let config_file = file(CONFIG_FILE, &config, 0o644);
+                Ok(self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes a container that this order made and no row names. One that a row names stays; one that
+    /// cannot be deleted now is a stray, which `settle` puts away.
+    async fn discard(&self, id: WorkspaceId, prepared: &Prepared) {
+        if !prepared.made_now {
+            return;
+        }
+        // Unknown is not "no": without an answer it stays, as a stray at worst.
+        let Ok(row) = self.store.workspace(id).await else { return };
+        let named = row.is_some_and(|row| row.container.as_ref() == Some(&prepared.container));
+        if !named && let Err(error) = self.engine.delete_container(&prepared.container).await {
+            tracing::warn!(container = %prepared.container.short(), %error, "a container that never ran is left for settle");
+        }
+    }
+
+    /// Writes down that a start cannot succeed, in rows of which nothing runs. Paused ones stay paused.
+    async fn note_impossible(&self, id: WorkspaceId, error: &OpError) -> OpResult<()> {
+        let row = self.row(id).await?;
+        let change = |cause| StatusChange {
+            workspace: id,
+            cause,
+            incarnation: Some(row.incarnation),
+            detail: Some(error.to_string()),
+            told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
+            at: self.clock.now(),
+        };
+        let retry = matches!(row.status, Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout));
+        if retry {
+            self.store.change_status(change(Cause::StartByPerson)).await?;
+        }
+        self.store.change_status(change(Cause::StartImpossible)).await?;
+        Ok(())
+    }
+}
+
+fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Environment {
+    let mut env = runtime.env.clone();
+    env.extend(row.spec.env.clone());
+    // What the protocol promises comes last: nothing may speak for another workspace by its environment.
+    env.insert("WORKSPACE_ID".into(), row.id.to_string());
+    env.insert("WORKSPACE_CONFIG_PATH".into(), CONFIG_DIRECTORY.into());
+    env.insert("PLATFORM_URL".into(), platform_url);
+    env.insert("TIER".into(), row.tier.number().to_string());
+    env.insert("PARENT_ID".into(), row.parent.map(|parent| parent.to_string()).unwrap_or_default());
+    Environment(env)
+}
+
+/// The variables [`environment`] sets by itself.
+pub(super) const OWN_VARIABLES: [&str; 5] =
+    ["WORKSPACE_ID", "WORKSPACE_CONFIG_PATH", "PLATFORM_URL", "TIER", "PARENT_ID"];
+
+fn mounts(row: &Workspace) -> Vec<Mount> {
+    let volume = |kind, target: &str| Mount {
+        source: MountSource::Volume(volume_name(row.id, kind)),
+        target: target.to_owned(),
+        read_only: false,
+    };
+    let mut mounts = vec![volume(VolumeKind::Config, CONFIG_DIRECTORY)];
+    if row.tier == Tier::SANDBOX {
+        mounts.push(Mount { source: MountSource::Tmpfs, target: "/tmp".into(), read_only: false });
+    } else if let Some(directory) = &row.spec.workspace_dir {
+        mounts.push(Mount {
+            source: MountSource::HostDirectory(directory.clone()),
+            target: "/workspace".into(),
+            read_only: row.spec.workspace_access == Access::ReadOnly,
+        });
+    } else {
+        mounts.push(volume(VolumeKind::Work, "/workspace"));
+    }
+    mounts
+}
+
+fn refused(error: &EngineError, spec: &ContainerSpec) -> String {
+    match error.trouble {
+        Trouble::ImageMissing => format!(
+            "image `{}` went away while the container was made. Build or load it again, then `ostler start`",
+            spec.image
+        ),
+        _ => format!("the engine refused to make its container: {}", error.message),
+    }
+}
+
+fn start_failure(error: &EngineError) -> String {
+    match error.trouble {
+        Trouble::PortInUse => format!(
+            "its port on this host is in use by another program ({}). End that program and `ostler start` again, or \
+             `ostler recreate` to get another port",
+            error.message
+        ),
+        _ => format!("its container does not start: {}", error.message),
+    }
+}

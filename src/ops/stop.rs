@@ -1,0 +1,113 @@
+//! Stop: the row says paused first, then the container is seen stopped.
+
+use serde_json::json;
+
+use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase};
+use crate::{
+    domain::{
+        event::EventKind,
+        ids::{ContainerId, WorkspaceId},
+        naming::LABEL_WORKSPACE,
+        naming::{Owner, container_owner},
+        status::{Cause, Status},
+        workspace::{Kind, Workspace},
+    },
+    engine::{EngineError, EngineResult, Trouble, trusted},
+    store::StatusChange,
+};
+
+impl Ops {
+    /// Pauses a workspace and stops its container. Paused already is success.
+    ///
+    /// # Errors
+    /// When it cannot be paused, or its container was not seen stopped: the row says paused then, and
+    /// `settle` goes on trying.
+    pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        let change = StatusChange {
+            workspace: id,
+            cause: Cause::Pause,
+            incarnation: None,
+            detail: None,
+            told: json!({ "name": row.name }),
+            at: self.0.clock.now(),
+        };
+        if !self.0.store.change_status(change).await? && self.0.row(id).await?.status != Status::Paused {
+            return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
+        }
+        if row.kind == Kind::External {
+            return Ok(Applied::Done("paused".into()));
+        }
+        self.order(id, Order::Stop { swept: None }).await
+    }
+
+    pub(super) async fn stop_now(
+        &self,
+        id: WorkspaceId,
+        swept: Option<(&'static str, String)>,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
+        phase.say("stop: stopping its container");
+        let row = self.0.row(id).await?;
+        if !row.status.forbids_running() {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        // An engine that is not ours shows no containers, which would look like success.
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let grace = self.0.stop_grace(&row);
+        for container in self.0.containers_of(&row).await? {
+            if let Err(error) = self.0.stop_and_see(&container, grace).await {
+                let told = json!({ "container": container, "error": error.to_string() });
+                self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(id), told, None).await?;
+                return Err(error.into());
+            }
+        }
+        if let Some((pass, evidence)) = swept {
+            let told = json!({ "evidence": evidence, "container": row.container });
+            let at = self.0.clock.now();
+            self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, Some(pass)).await?;
+        }
+        Ok(Applied::Done("its container is stopped".into()))
+    }
+}
+
+impl Inner {
+    pub(super) fn stop_grace(&self, row: &Workspace) -> std::time::Duration {
+        self.settings
+            .runtimes
+            .get(&row.runtime)
+            .map_or(std::time::Duration::from_secs(10), |runtime| runtime.stop_grace)
+    }
+
+    /// Stops a container and looks whether it really stopped. The answer to a stop proves nothing: it
+    /// may have been for a container that something else starts again.
+    pub(super) async fn stop_and_see(
+        &self,
+        container: &ContainerId,
+        grace: std::time::Duration,
+    ) -> EngineResult<()> {
+        self.engine.stop_container(container, grace).await?;
+        match self.engine.inspect_container(container).await {
+            Ok(seen) if seen.state.may_run() => Err(EngineError::new(
+                Trouble::Other,
+                format!("stop container {}", container.short()),
+                "it was told to stop and still runs",
+            )),
+            Ok(_) => Ok(()),
+            Err(error) if error.trouble == Trouble::Absent => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The containers of a workspace that are ours, by label and name.
+    pub(super) async fn containers_of(&self, row: &Workspace) -> OpResult<Vec<ContainerId>> {
+        let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
+        let ours = listed.into_iter().filter(|container| {
+            match container_owner(self.settings.instance, &container.name, &container.labels) {
+                Owner::Workspace(workspace, _) | Owner::Trash(_, workspace) => workspace == row.id,
+                Owner::Foreign | Owner::Unrelated => false,
+            }
+        });
+        Ok(ours.map(|container| container.id).collect())
+    }
+}

@@ -1,0 +1,38 @@
+//! `check_containers`: rows are told what their containers did by themselves.
+//!
+//! Two looks decide: this listing, and another look under the actor of the workspace. An engine that gives no
+//! answer moves nothing.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, SweepError, Sweeper};
+use crate::domain::plan::{self, Plan};
+
+
+/// See the module page.
+pub(super) struct CheckContainers;
+
+#[async_trait]
+impl Pass for CheckContainers {
+    fn name(&self) -> &'static str {
+        "check_containers"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Workspaces whose container has ended are marked offline"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let mut rows = sweeper.store.up_rows().await?;
+        rows.extend(sweeper.store.provisioning_rows().await?);
+        let readiness = |runtime: &str| sweeper.readiness(runtime);
+        let busy = sweeper.ops.busy();
+        Ok(plan::check_containers(&look.inventory, &rows, &look.presence, &busy, &readiness, look.asked_at()))
+    }
+}

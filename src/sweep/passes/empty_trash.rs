@@ -1,0 +1,49 @@
+//! `empty_trash`: what was kept for long enough is deleted for good.
+//!
+//! Claimed first, looked at again, never by force: a volume that something mounts stays. Old events and
+//! removed rows that own nothing any more are forgotten here too, so that history does not grow for ever.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, SweepError, Sweeper};
+use crate::domain::{
+    plan::{self, Plan},
+    time::Timestamp,
+};
+
+/// The most rows one run looks at or forgets.
+const BATCH: u32 = 500;
+
+
+/// See the module page.
+pub(super) struct EmptyTrash;
+
+#[async_trait]
+impl Pass for EmptyTrash {
+    fn name(&self) -> &'static str {
+        "empty_trash"
+    }
+
+    fn summary(&self) -> &'static str {
+        "What the trash has kept for long enough is deleted for good"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_hours(1)
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let due = sweeper.store.trash_due(look.asked_at(), BATCH).await?;
+        Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
+    }
+
+    async fn housekeep(&self, sweeper: &Sweeper, now: Timestamp) -> Result<(), SweepError> {
+        sweeper.store.forget_events(now - sweeper.limits.event_retention, BATCH).await?;
+        let look = sweeper.look().await?;
+        let owning = look.inventory.workspaces();
+        sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;
+        Ok(())
+    }
+}

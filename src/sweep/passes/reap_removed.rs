@@ -1,0 +1,37 @@
+//! `reap_removed`: what removed workspaces still own goes into the trash.
+//!
+//! A removal puts things away by itself; this pass finds what that missed: a stop that failed, a crash in
+//! between, a container that was started late. The row decides, never what the container does.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, SweepError, Sweeper};
+use crate::domain::plan::{self, Plan};
+
+
+/// See the module page.
+pub(super) struct ReapRemoved;
+
+#[async_trait]
+impl Pass for ReapRemoved {
+    fn name(&self) -> &'static str {
+        "reap_removed"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Containers and volumes of removed workspaces go into the trash"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_mins(1)
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let listed = look.inventory.workspaces();
+        let rows = sweeper.store.known_rows(listed.clone()).await?;
+        let entries = sweeper.store.trash_of(listed).await?;
+        Ok(plan::reap_removed(&look.inventory, &rows, &entries, &sweeper.ops.busy()))
+    }
+}

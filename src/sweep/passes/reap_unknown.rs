@@ -1,0 +1,47 @@
+//! `reap_unknown`: what carries our labels and no row knows goes into the trash, after a grace.
+//!
+//! Holds entirely while the registry is recovering: a lost database makes everything look unknown, and
+//! then a person decides, thing by thing or all at once.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, SweepError, Sweeper};
+use crate::domain::plan::{self, Plan, UnknownInput};
+
+/// Its name; runs are held by it while the registry is recovering.
+pub(in super::super) const NAME: &str = "reap_unknown";
+
+/// See the module page.
+pub(super) struct ReapUnknown;
+
+#[async_trait]
+impl Pass for ReapUnknown {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn summary(&self) -> &'static str {
+        "Containers and volumes that no row knows go into the trash, after a grace"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_mins(1)
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let listed = look.inventory.workspaces();
+        let rows = sweeper.store.known_rows(listed.clone()).await?;
+        let entries = sweeper.store.trash_of(listed).await?;
+        let input = UnknownInput {
+            rows: &rows,
+            entries: &entries,
+            busy: &sweeper.ops.busy(),
+            presence: &look.presence,
+            now: look.awake(),
+            grace: sweeper.limits.unknown_grace,
+        };
+        Ok(plan::reap_unknown(&look.inventory, &input))
+    }
+}

@@ -1,0 +1,39 @@
+//! `revoke_stale_tokens`: instance tokens whose container is gone are revoked, after a grace.
+//!
+//! It can never race a restart. The listing is taken before the query, a start puts its container into every
+//! listing before it issues a token, and the age of the token stands in the revoking UPDATE itself: a token
+//! issued after the listing was taken cannot match, whatever happened in between. Api tokens and external
+//! workspaces are never touched.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, SweepError, Sweeper};
+use crate::domain::plan::{self, Plan};
+
+
+/// See the module page.
+pub(super) struct RevokeStaleTokens;
+
+#[async_trait]
+impl Pass for RevokeStaleTokens {
+    fn name(&self) -> &'static str {
+        "revoke_stale_tokens"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Instance tokens of workspaces without a container are revoked, after a grace"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_mins(1)
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let grace = sweeper.limits.absence_grace;
+        let older_than = look.asked_at() - grace;
+        let candidates = sweeper.store.stale_candidates(look.inventory.with_container(), older_than).await?;
+        Ok(plan::revoke_stale_tokens(&candidates, &look.presence, look.awake(), grace, older_than))
+    }
+}
