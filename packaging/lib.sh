@@ -7,7 +7,7 @@
 
 # shellcheck disable=SC2034 # read by the scripts that source this page
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-DEMO_IMAGE=${OSTLER_DEMO_IMAGE:-localhost/ostler-demo-agent:latest}
+DEMO_IMAGE=${QUICKSTART_IMAGE:-localhost/ostler-demo-agent:latest}
 
 # ---- talking -----------------------------------------------------------------------------------------
 
@@ -104,6 +104,37 @@ ensure_packages() {
 		apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]%%:*}"
 }
 
+# What running and building ostler takes, one "NAME: why" a line.
+engine_packages() {
+	cat <<-'LIST'
+		podman: runs the workspaces
+		netavark: their networks
+		aardvark-dns: names inside those networks
+		catatonit: the init process of every workspace
+		busybox-static: what the demo image is made of
+		curl: asks sockets whether they answer, and fetches rustup where Rust is missing
+		ca-certificates: lets curl and cargo trust whom they fetch from
+	LIST
+	# One runtime will do. runc, because it also works where cgroups are hybrid.
+	command -v crun >/dev/null || echo 'runc: starts containers'
+	local rootless_network=passt firewall=nftables
+	if [ "$(os_release VERSION_ID)" = 12 ]; then
+		rootless_network=slirp4netns firewall=iptables
+	fi
+	echo "$firewall: netavark sets up forwarding with it"
+	if ! is_root; then
+		echo 'uidmap: user ids for rootless containers'
+		echo "$rootless_network: the network of rootless containers"
+	fi
+}
+
+build_packages() {
+	cat <<-'LIST'
+		gcc: compiles the SQLite that ostler carries, and links
+		libc6-dev: the headers gcc needs for that
+	LIST
+}
+
 # ---- Rust --------------------------------------------------------------------------------------------
 
 # The oldest Rust that may build this: Cargo.toml says it, and nothing else does.
@@ -123,7 +154,7 @@ ensure_rust() {
 	if is_at_least "$wanted" "${found:-0}"; then
 		say "cargo $found is there ($wanted or newer is wanted)"
 		for component in "$@"; do
-			as_builder "cargo-$component" --version >/dev/null 2>&1 || missing+=("$component")
+			has_rust_component "$component" || missing+=("$component")
 		done
 		[ ${#missing[@]} -eq 0 ] || add_rust_components "${missing[@]}"
 		return
@@ -138,6 +169,12 @@ ensure_rust() {
 	is_at_least "$wanted" "${found:-0}" || die \
 		"after rustup ran, cargo is '${found:-missing}', but $wanted or newer is wanted" \
 		"rustup toolchain install stable && rustup default stable"
+}
+
+has_rust_component() {
+	local program=$1
+	[ "$1" != clippy ] || program=cargo-clippy
+	as_builder "$program" --version >/dev/null 2>&1
 }
 
 run_rustup() {

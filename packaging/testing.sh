@@ -8,6 +8,8 @@
 
 # stand_in NAME BODY: a program of that name for the code under test; every call is noted in $CALLS.
 stand_in() {
+	# Never through a link: writing to one would replace the machine's own program.
+	rm -f "$BIN/$1"
 	printf '#!/bin/bash\necho "%s $*" >>"%s"\n%s\n' "$1" "$CALLS" "$2" >"$BIN/$1"
 	chmod +x "$BIN/$1"
 }
@@ -53,6 +55,6 @@ run_one() (
 	mkdir -p "$BIN" "$SCRATCH/home"
 	: >"$CALLS"
 	export HOME=$SCRATCH/home PATH=$BIN:/usr/sbin:/usr/bin:/sbin:/bin
-	unset CARGO_HOME SUDO_USER OSTLER_DATA_DIR OSTLER_ENGINE_SOCKET CONTAINER_HOST CONTAINERS_CONF OSTLER_BIN
+	unset CARGO_HOME SUDO_USER OSTLER_DATA_DIR OSTLER_ENGINE_SOCKET CONTAINER_HOST CONTAINERS_CONF QUICKSTART_OSTLER
 	"$1"
 )
