@@ -153,22 +153,18 @@ ensure_rust() {
 	found=$(found_rust)
 	if is_at_least "$wanted" "${found:-0}"; then
 		say "cargo $found is there ($wanted or newer is wanted)"
-		for component in "$@"; do
-			has_rust_component "$component" || missing+=("$component")
-		done
-		[ ${#missing[@]} -eq 0 ] || add_rust_components "${missing[@]}"
-		return
-	fi
-	if [ -z "$found" ]; then
-		say "cargo is missing ($wanted or newer is wanted)"
 	else
-		say "cargo $found is too old: $wanted or newer is wanted"
+		say "cargo is ${found:-missing}: $wanted or newer is wanted"
+		run_rustup
+		found=$(found_rust)
+		is_at_least "$wanted" "${found:-0}" || die \
+			"after rustup ran, cargo is '${found:-missing}', but $wanted or newer is wanted" \
+			"rustup toolchain install stable && rustup default stable"
 	fi
-	run_rustup "$@"
-	found=$(found_rust)
-	is_at_least "$wanted" "${found:-0}" || die \
-		"after rustup ran, cargo is '${found:-missing}', but $wanted or newer is wanted" \
-		"rustup toolchain install stable && rustup default stable"
+	for component in "$@"; do
+		has_rust_component "$component" || missing+=("$component")
+	done
+	[ ${#missing[@]} -eq 0 ] || add_rust_components "${missing[@]}"
 }
 
 has_rust_component() {
@@ -183,7 +179,7 @@ run_rustup() {
 	# The path check would refuse because of Debian's older cargo, which stays and harms nobody.
 	curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
 		as_builder env RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y --no-modify-path \
-			--profile minimal --default-toolchain stable ${1:+--component "$(IFS=, && echo "$*")"}
+			--profile minimal --default-toolchain stable
 }
 
 add_rust_components() {
