@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the tests of the shell parts share. A test is a function named after its rule; run_tests runs each in a
-# shell and a directory of its own, with nothing of this machine on its PATH but plain tools and the stand-ins
+# process and a directory of its own, with nothing of this machine on its PATH but plain tools and the stand-ins
 # it makes itself.
 
 # shellcheck source=packaging/lib.sh
@@ -9,9 +9,9 @@
 # stand_in NAME BODY: a program of that name for the code under test; every call is noted in $CALLS.
 stand_in() {
 	# Never through a link: writing to one would replace the machine's own program.
-	rm -f "$BIN/$1"
+	/bin/rm -f "$BIN/$1"
 	printf '#!/bin/bash\necho "%s $*" >>"%s"\n%s\n' "$1" "$CALLS" "$2" >"$BIN/$1"
-	chmod +x "$BIN/$1"
+	/bin/chmod +x "$BIN/$1"
 }
 
 fail() {
@@ -27,14 +27,20 @@ expect_equal() { [ "$1" = "$2" ] || fail "expected '$2', found '$1'"; }
 
 calls() { cat "$CALLS"; }
 
+# run_tests [RULE]: all, or one. Each is a process of its own: in a condition, as a subshell would stand here,
+# bash does not heed its errors.
 run_tests() {
-	local test failed=0 count=0 output
-	for test in $(compgen -A function | grep '^rule_'); do
-		count=$((count + 1))
-		if output=$(run_one "$test" 2>&1); then
-			printf 'ok   %s\n' "${test#rule_}"
+	if [ $# -gt 0 ]; then
+		run_one "rule_$1"
+		return
+	fi
+	local rule failed=0 count=0 output
+	for rule in $(compgen -A function rule_); do
+		count=$((count + 1)) rule=${rule#rule_}
+		if output=$("$0" "$rule" 2>&1 </dev/null); then
+			printf 'ok   %s\n' "$rule"
 		else
-			printf 'FAIL %s\n%s\n' "${test#rule_}" "$(printf '%s\n' "$output" | sed 's/^/     /')"
+			printf 'FAIL %s\n%s\n' "$rule" "$(printf '%s\n' "$output" | sed 's/^/     /')"
 			failed=$((failed + 1))
 		fi
 	done
@@ -42,19 +48,18 @@ run_tests() {
 	[ "$failed" -eq 0 ]
 }
 
-run_one() (
-	set -euo pipefail
+run_one() {
 	SCRATCH=$(mktemp -d)
-	# shellcheck disable=SC2317 # called by the trap
-	clean_up() {
-		if declare -F after_each >/dev/null; then after_each; fi
-		/bin/rm -rf "$SCRATCH" # a test may have left nothing else on PATH
-	}
-	trap clean_up EXIT
 	BIN=$SCRATCH/bin CALLS=$SCRATCH/calls
+	trap clean_up_one EXIT
 	mkdir -p "$BIN" "$SCRATCH/home"
 	: >"$CALLS"
 	export HOME=$SCRATCH/home PATH=$BIN:/usr/sbin:/usr/bin:/sbin:/bin
-	unset CARGO_HOME SUDO_USER OSTLER_DATA_DIR OSTLER_ENGINE_SOCKET CONTAINER_HOST CONTAINERS_CONF QUICKSTART_OSTLER
+	unset CARGO_HOME SUDO_USER CONTAINER_HOST CONTAINERS_CONF "${!OSTLER_@}" "${!QUICKSTART_@}"
 	"$1"
-)
+}
+
+clean_up_one() {
+	! declare -F after_each >/dev/null || after_each
+	/bin/rm -rf "$SCRATCH" # a test may have left nothing else on PATH
+}
