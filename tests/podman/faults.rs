@@ -111,6 +111,18 @@ async fn a_listing_never_says_that_something_is_absent() {
     }
 }
 
+/// Podman 4.3.1 fails a whole listing because of one volume that is deleted while it is taken.
+#[tokio::test]
+async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    scene.volume("work", "/workspace").await;
+    let words = "no volume with name x found in database: no such volume: no such volume";
+    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, words.into())).times(2)]);
+    let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
 /// podman-api: nothing has a time limit.
 #[tokio::test]
 async fn a_silent_engine_is_given_up_on() {

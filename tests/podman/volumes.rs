@@ -85,30 +85,3 @@ async fn a_name_that_could_change_the_request_is_never_sent() {
         }
     }
 }
-
-#[tokio::test]
-async fn stress_listing() {
-    let scene = Scene::new();
-    let churn = async {
-        for i in 0..60 {
-            let m = scene.volume(&format!("c{i}"), "/v").await;
-            let id = scene.created(&ContainerSpec { mounts: vec![m], ..scene.spec(&format!("c{i}")) }).await;
-            scene.engine.delete_container(&id).await.unwrap();
-            scene.engine.delete_volume(&scene.name(&format!("c{i}"))).await.unwrap();
-        }
-    };
-    let (mut n, mut bad) = (0, Vec::new());
-    let list = async {
-        loop {
-            n += 1;
-            if let Err(e) = scene.engine.list_volumes(LABEL, None).await {
-                bad.push(e.to_string());
-            }
-            if let Err(e) = scene.engine.list_containers(LABEL, None).await {
-                bad.push(e.to_string());
-            }
-        }
-    };
-    tokio::select! { () = churn => {}, () = list => {} }
-    panic!("{n} rounds: {} bad: {bad:#?}", bad.len());
-}

@@ -48,6 +48,21 @@ impl Failure {
         }
     }
 
+    /// Whether Podman answered that something is not there.
+    pub(super) fn is_about_a_missing_thing(&self) -> bool {
+        match self {
+            Self::Answered { status, message } => {
+                *status == 404 || ["no such volume", "no such container"].iter().any(|w| message.contains(w))
+            }
+            Self::NoAnswer(_) | Self::Unusable(_) => false,
+        }
+    }
+
+    /// The same words, but an answer's meaning is taken off: for requests that concern no single thing.
+    pub(super) fn undecided(self) -> Self {
+        if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }
+    }
+
     /// Its words, in one line and shortened.
     pub(super) fn message(&self) -> String {
         match self {

@@ -19,7 +19,7 @@ pub mod socket;
 
 use std::{
     collections::BTreeMap,
-    future::ready,
+    future::{Future, ready},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     time::Duration,
@@ -38,7 +38,7 @@ use podman_api::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use self::{
     errors::{Failure, one_line},
@@ -62,12 +62,18 @@ use crate::{
 /// The longest answer that is read of a call whose answer does not matter, in bytes.
 const ACKNOWLEDGEMENT_MAX_BYTES: usize = 1 << 20;
 
+/// How often a listing is taken until one is not spoiled. One in a thousand was, beside a process that
+/// did nothing but make and delete volumes.
+const LISTING_TRIES: usize = 4;
+
 /// A Podman service.
 pub struct Podman {
     address: SocketAddress,
     api: podman_api::Podman,
     raw: Raw,
     clock: SystemClock,
+    /// A service does not change in this, so it is asked once.
+    rootless: OnceCell<bool>,
 }
 
 /// What Podman answers to a create request.
@@ -98,6 +104,7 @@ impl Podman {
             api: podman_api::Podman::unix(address.path()),
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
+            rootless: OnceCell::new(),
         }
     }
 
@@ -115,17 +122,21 @@ impl Podman {
         }
     }
 
-    /// Like [`failed`](Self::failed), for listings. What they do not find is in the listing; "not found"
-    /// as their answer speaks of something that went away meanwhile, and proves nothing of anything else.
-    fn listing_failed<F: Into<Failure>>(&self, call: &str) -> impl FnOnce(F) -> EngineError {
-        let failed = self.failed(call);
-        |failure| {
-            let error: EngineError = failed(failure);
-            match error.trouble {
-                Trouble::Absent | Trouble::Conflict | Trouble::ImageMissing | Trouble::PortInUse => {
-                    EngineError { trouble: Trouble::Other, ..error }
-                }
-                Trouble::Unreachable | Trouble::TimedOut | Trouble::Other => error,
+    /// Takes a listing, and takes it again where a volume or container that was deleted meanwhile spoiled
+    /// it: Podman then fails as a whole, even if the deleted thing is nobody's concern here.
+    ///
+    /// "Not found" never leaves this function as [`Trouble::Absent`]. It speaks of some other thing.
+    async fn listing<T, F: Future<Output = podman_api::Result<T>>>(
+        &self,
+        call: &str,
+        ask: impl Fn() -> F,
+    ) -> EngineResult<T> {
+        let mut tries = 1;
+        loop {
+            match ask().await.map_err(Failure::from) {
+                Ok(listing) => return Ok(listing),
+                Err(failure) if failure.is_about_a_missing_thing() && tries < LISTING_TRIES => tries += 1,
+                Err(failure) => return Err(self.failed(call)(failure.undecided())),
             }
         }
     }
@@ -145,6 +156,13 @@ impl Podman {
             }
         }
         Ok(())
+    }
+
+    async fn ask_rootless(&self, call: &str) -> EngineResult<bool> {
+        let info = self.api.info().await.map_err(self.failed(call))?;
+        let rootless = info.host.and_then(|host| host.security?.rootless);
+        rootless
+            .ok_or_else(|| EngineError::new(Trouble::Other, call, "it does not say whether it runs as root"))
     }
 
     async fn mount_point(&self, call: &str, name: &str) -> EngineResult<(PathBuf, BTreeMap<String, String>)> {
@@ -254,15 +272,13 @@ fn pull_step(report: LibpodImagesPullReport, progress: Progress<'_>) -> Option<R
 
 #[async_trait]
 impl Engine for Podman {
+    /// A ping tells the version within a millisecond or two. Podman's `info` and `version` run other
+    /// programs and take a hundred times as long, so what only they tell is asked once.
     async fn describe(&self) -> EngineResult<EngineInfo> {
-        let info = self.api.info().await.map_err(self.failed("ask Podman who it is"))?;
-        let version = info.version.and_then(|version| version.version);
-        let security = info.host.and_then(|host| host.security);
-        Ok(EngineInfo {
-            version: format!("Podman {}", version.as_deref().unwrap_or("of unknown version")),
-            address: self.address.to_string(),
-            rootless: security.and_then(|security| security.rootless).unwrap_or(false),
-        })
+        let call = "ask Podman who it is";
+        let version = self.api.ping().await.map_err(self.failed(call))?.libpod_api_version;
+        let rootless = *self.rootless.get_or_try_init(|| self.ask_rootless(call)).await?;
+        Ok(EngineInfo { version: format!("Podman {version}"), address: self.address.to_string(), rootless })
     }
 
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {
@@ -272,7 +288,8 @@ impl Engine for Podman {
             None => ContainerListFilter::LabelKey(key.to_owned()),
         };
         let options = ContainerListOpts::builder().all(true).filter([filter]).build();
-        let entries = self.api.containers().list(&options).await.map_err(self.listing_failed(call))?;
+        let containers = self.api.containers();
+        let entries = self.listing(call, || containers.list(&options)).await?;
         let containers: Result<Vec<_>, _> = entries.into_iter().map(convert::observed_container).collect();
         let mut containers = containers.map_err(|error| EngineError::new(Trouble::Other, call, error))?;
         containers.retain(|container| convert::labelled(&container.labels, key, value));
@@ -285,7 +302,8 @@ impl Engine for Podman {
             None => VolumeListFilter::LabelKey(key.to_owned()),
         };
         let options = VolumeListOpts::builder().filter([filter]).build();
-        let entries = self.api.volumes().list(&options).await.map_err(self.listing_failed("list volumes"))?;
+        let volumes = self.api.volumes();
+        let entries = self.listing("list volumes", || volumes.list(&options)).await?;
         let mut volumes: Vec<_> = entries.into_iter().map(convert::observed_volume).collect();
         volumes.retain(|volume| convert::labelled(&volume.labels, key, value));
         Ok(volumes)
@@ -499,6 +517,7 @@ impl Engine for Podman {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     /// podman-api: a name with a space panics, one with `?` or `..` asks for something else.
     #[test]
@@ -509,6 +528,23 @@ mod tests {
         for bad in ["", "a b", "x?z=1", "../x", "a/b", ".", "-a", "é", "a%2F"] {
             assert!(plain("try", bad).is_err(), "{bad:?} would have been sent");
         }
+    }
+
+    /// podman-api: a pull that failed is a success whose report holds an error.
+    #[test]
+    fn a_pull_ends_with_an_image_or_with_the_registrys_words() {
+        let report = |stream: &str, id: &str, error: &str| LibpodImagesPullReport {
+            stream: Some(stream.to_owned()),
+            id: Some(id.to_owned()),
+            error: Some(error.to_owned()),
+            images: None,
+        };
+        let heard = Mutex::new(Vec::new());
+        let step = |report| pull_step(report, &|line| heard.lock().unwrap().push(line.to_owned()));
+        assert_eq!(step(report("Copying blob 1\nCopying blob 2\n", "", "")), None);
+        assert_eq!(step(report("", "", "manifest unknown")), Some(Err("manifest unknown".into())));
+        assert_eq!(step(report("", "c0ffee", "")), Some(Ok(())));
+        assert_eq!(*heard.lock().unwrap(), ["Copying blob 1", "Copying blob 2"]);
     }
 
     #[test]
