@@ -1,0 +1,89 @@
+//! Single files as tar archives, the form in which Podman takes and gives them.
+
+use std::io::{self, Read};
+
+use super::super::FileToWrite;
+use crate::domain::time::Timestamp;
+
+/// The largest file that is read, in bytes. What ostler reads are tokens and configurations.
+pub(super) const FILE_MAX_BYTES: usize = 1 << 20;
+/// The longest archive that can hold it: headers, padding, the end mark.
+pub(super) const ARCHIVE_MAX_BYTES: usize = FILE_MAX_BYTES + (64 << 10);
+
+/// An archive of one file, with its owner and mode: Podman keeps them.
+pub(super) fn pack(file: &FileToWrite, modified: Timestamp) -> io::Result<Vec<u8>> {
+    let FileToWrite { name, content, mode, owner } = file;
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(io::Error::other(format!("`{name}` is not the name of a file")));
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(content.len() as u64);
+    header.set_mode(*mode);
+    header.set_uid(owner.uid.into());
+    header.set_gid(owner.gid.into());
+    header.set_mtime(u64::try_from(modified.0 / 1000).unwrap_or(0));
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, name, content.as_slice())?;
+    archive.into_inner()
+}
+
+/// The content of the archive's first file.
+pub(super) fn unpack(archive: &[u8]) -> io::Result<Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("nothing was sent"))??;
+    if !entry.header().entry_type().is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    if entry.size() > FILE_MAX_BYTES as u64 {
+        return Err(io::Error::other(format!("it is longer than {FILE_MAX_BYTES} bytes")));
+    }
+    let mut content = Vec::new();
+    entry.read_to_end(&mut content)?;
+    if content.len() as u64 == entry.size() { Ok(content) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::runtime::User;
+
+    fn file(name: &str, content: Vec<u8>) -> FileToWrite {
+        FileToWrite { name: name.into(), content, mode: 0o600, owner: User { uid: 1000, gid: 1001 } }
+    }
+
+    #[test]
+    fn a_file_comes_back_as_it_was_packed_with_owner_and_mode() {
+        let packed = pack(&file(".auth_token", b"secret".into()), Timestamp(7_000)).unwrap();
+        assert_eq!(unpack(&packed).unwrap(), b"secret");
+        let mut archive = tar::Archive::new(packed.as_slice());
+        let entry = archive.entries().unwrap().next().unwrap().unwrap();
+        let header = entry.header();
+        assert_eq!(entry.path().unwrap().to_str(), Some(".auth_token"));
+        assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (1000, 1001));
+        assert_eq!((header.mode().unwrap(), header.mtime().unwrap()), (0o600, 7));
+    }
+
+    #[test]
+    fn a_name_with_a_directory_in_it_is_refused() {
+        for name in ["", ".", "..", "a/b", "../a", "a\0"] {
+            assert!(pack(&file(name, Vec::new()), Timestamp(0)).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_cut_short_or_no_file_is_an_error() {
+        let packed = |length| pack(&file("f", vec![0; length]), Timestamp(0)).unwrap();
+        assert_eq!(unpack(&packed(FILE_MAX_BYTES)).unwrap().len(), FILE_MAX_BYTES);
+        assert!(packed(FILE_MAX_BYTES).len() <= ARCHIVE_MAX_BYTES);
+        assert!(unpack(&packed(FILE_MAX_BYTES + 1)).is_err());
+        assert!(unpack(&packed(2000)[..1000]).is_err());
+        assert!(unpack(&[]).is_err());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, "d/", io::empty()).unwrap();
+        assert!(unpack(&archive.into_inner().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! What Podman's failures mean.
+//!
+//! Podman says "it is not there", "it is in use" and "I broke" with overlapping status codes and
+//! different words in each version, and two clients report them in different shapes. Both become a
+//! [`Failure`], and one table turns that into a [`Trouble`]. What the table does not know is
+//! [`Trouble::Other`], on which nobody decides anything.
+
+use std::error::Error as StdError;
+
+use podman_api::conn::Error as ConnError;
+
+use super::super::{EngineError, Trouble};
+
+/// The most of an engine's words that are kept: a broken archive is answered with many kB.
+const MESSAGE_MAX_CHARS: usize = 500;
+
+/// A request that did not succeed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Podman answered, with a status that is no success.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        message: String,
+    },
+    /// Nobody answered, or the answer broke off.
+    NoAnswer(String),
+    /// The answer cannot be read, or the question could not be put.
+    Unusable(String),
+}
+
+impl Failure {
+    /// The kind of trouble this is.
+    pub(super) fn trouble(&self) -> Trouble {
+        match self {
+            Self::Answered { status, message } => answered(*status, message),
+            Self::NoAnswer(_) => Trouble::Unreachable,
+            Self::Unusable(_) => Trouble::Other,
+        }
+    }
+
+    /// The HTTP status, where there was an answer.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered { status, .. } => Some(*status),
+            Self::NoAnswer(_) | Self::Unusable(_) => None,
+        }
+    }
+
+    /// Whether Podman answered that something is not there.
+    pub(super) fn is_about_a_missing_thing(&self) -> bool {
+        match self {
+            Self::Answered { status, message } => {
+                *status == 404 || ["no such volume", "no such container"].iter().any(|w| message.contains(w))
+            }
+            Self::NoAnswer(_) | Self::Unusable(_) => false,
+        }
+    }
+
+    /// The same words, but an answer's meaning is taken off: for requests that concern no single thing.
+    pub(super) fn undecided(self) -> Self {
+        if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }
+    }
+
+    /// Its words, in one line and shortened.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Self::Answered { status: 304, .. } => "it is so already".to_owned(),
+            Self::Answered { message, .. } | Self::NoAnswer(message) | Self::Unusable(message) => {
+                one_line(message)
+            }
+        }
+    }
+
+    /// As the error of this call.
+    pub(super) fn of(&self, call: impl Into<String>) -> EngineError {
+        EngineError::new(self.trouble(), call, self.message())
+    }
+}
+
+/// Words by which an answer is told, whatever its status. The first that fits counts. Upper and lower
+/// case matter: netavark's "Address already in use" is the DNS server's port, not the container's.
+const WORDS: [(&str, Trouble); 10] = [
+    ("address already in use", Trouble::PortInUse),
+    ("image not known", Trouble::ImageMissing),
+    ("no such image", Trouble::ImageMissing),
+    ("is already in use", Trouble::Conflict),
+    ("already exists", Trouble::Conflict),
+    ("is being used", Trouble::Conflict),
+    ("container state improper", Trouble::Conflict),
+    ("must be in Created or Stopped state", Trouble::Conflict),
+    ("can only create exec sessions on running containers", Trouble::Conflict),
+    ("network not found", Trouble::Absent),
+];
+
+fn answered(status: u16, message: &str) -> Trouble {
+    if let Some((_, trouble)) = WORDS.iter().find(|(words, _)| message.contains(words)) {
+        return *trouble;
+    }
+    match status {
+        304 | 409 => Trouble::Conflict,
+        404 => Trouble::Absent,
+        _ => Trouble::Other,
+    }
+}
+
+/// One line of at most [`MESSAGE_MAX_CHARS`] characters.
+pub(super) fn one_line(text: &str) -> String {
+    let line = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+    let line = line.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MESSAGE_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// An error and what caused it, each said once.
+pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !said.contains(&words) {
+            said = format!("{said}: {words}");
+        }
+        next = cause.source();
+    }
+    said
+}
+
+/// podman-api: a fault inside a stream arrives wrapped in IO errors, and `source()` does not lead
+/// through them. Its `Error` must never be cloned either (that recurses without end).
+impl From<podman_api::Error> for Failure {
+    fn from(error: podman_api::Error) -> Self {
+        crate_failure(&error).unwrap_or_else(|| Self::Unusable(error.to_string()))
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the rest did not come from Podman")]
+fn crate_failure(error: &podman_api::Error) -> Option<Failure> {
+    match error {
+        podman_api::Error::Fault { code, message } => {
+            Some(Failure::Answered { status: code.as_u16(), message: message.clone() })
+        }
+        podman_api::Error::IO(error) => Some(io_failure(error)),
+        podman_api::Error::Error(error) => Some(connection_failure(error)),
+        _ => None,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the rest did not come from Podman")]
+fn connection_failure(error: &ConnError) -> Failure {
+    match error {
+        ConnError::IO(error) => io_failure(error),
+        ConnError::Hyper(error) => Failure::NoAnswer(chain(error)),
+        ConnError::Any(inner) => inner
+            .downcast_ref::<podman_api::Error>()
+            .and_then(crate_failure)
+            .unwrap_or_else(|| Failure::Unusable(inner.to_string())),
+        ConnError::Fault { code, message } => {
+            Failure::Answered { status: code.as_u16(), message: message.clone() }
+        }
+        other => Failure::Unusable(other.to_string()),
+    }
+}
+
+fn io_failure(error: &std::io::Error) -> Failure {
+    let inner = error.get_ref();
+    let nested = inner.and_then(|inner| inner.downcast_ref::<podman_api::Error>()).and_then(crate_failure);
+    let nested = nested.or_else(|| inner?.downcast_ref::<ConnError>().map(connection_failure));
+    nested.unwrap_or_else(|| Failure::NoAnswer(chain(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn trouble(status: u16, message: &str) -> Trouble {
+        Failure::Answered { status, message: message.to_owned() }.trouble()
+    }
+
+    /// The words of 4.3.1, 5.4.2 and 5.8.6.
+    #[test]
+    fn every_known_answer_has_its_meaning() {
+        for (status, message, expected) in [
+            (404, "no container with name or ID \"x\" found: no such container", Trouble::Absent),
+            (404, "no volume with name \"v\" found: no such volume", Trouble::Absent),
+            (500, "failed to find image x: x: image not known", Trouble::ImageMissing),
+            (404, "no such image: x: image not known", Trouble::ImageMissing),
+            (404, "no such image", Trouble::ImageMissing),
+            (
+                500,
+                "creating container storage: the container name \"a\" is already in use by 12",
+                Trouble::Conflict,
+            ),
+            (500, "volume with name v already exists: volume already exists", Trouble::Conflict),
+            (409, "volume v is being used by the following container(s): 12", Trouble::Conflict),
+            (500, "\"n\" has associated containers with it: network is being used", Trouble::Conflict),
+            (500, "cannot remove container 12 as it is running: container state improper", Trouble::Conflict),
+            (304, "", Trouble::Conflict),
+            (
+                500,
+                "cannot listen on the TCP port: listen tcp4 127.0.0.1:80: bind: address already in use",
+                Trouble::PortInUse,
+            ),
+            (500, "netavark: IO error: Address already in use (os error 98)", Trouble::Other),
+            (500, "OCI runtime attempted to invoke a command that was not found", Trouble::Other),
+            (500, "no such container", Trouble::Other),
+            (400, "bad parameter", Trouble::Other),
+            (503, "", Trouble::Other),
+        ] {
+            assert_eq!(trouble(status, message), expected, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn silence_is_never_absence() {
+        assert_eq!(Failure::NoAnswer("connection refused".into()).trouble(), Trouble::Unreachable);
+        assert_eq!(Failure::Unusable("not JSON".into()).trouble(), Trouble::Other);
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_short() {
+        let failure = Failure::Unusable(format!("a\n\tb\u{0} {}", "x".repeat(9000)));
+        let said = failure.of("try").message;
+        assert!(said.starts_with("a b x") && said.chars().count() == MESSAGE_MAX_CHARS + 1, "{said}");
+    }
+
+    /// podman-api: faults inside streams are nested.
+    #[test]
+    fn a_fault_is_found_however_deep_it_is_wrapped() {
+        let fault = || podman_api::Error::Fault {
+            code: 404.try_into().unwrap(),
+            message: "no such container".to_owned(),
+        };
+        let any = || ConnError::Any(Box::new(fault()));
+        for wrapped in [
+            fault(),
+            podman_api::Error::IO(io::Error::other(fault())),
+            podman_api::Error::IO(io::Error::other(any())),
+            podman_api::Error::Error(any()),
+            podman_api::Error::Error(ConnError::IO(io::Error::other(any()))),
+        ] {
+            let shown = format!("{wrapped:?}");
+            assert_eq!(Failure::from(wrapped).trouble(), Trouble::Absent, "{shown}");
+        }
+        let broken = podman_api::Error::Error(ConnError::IO(io::ErrorKind::UnexpectedEof.into()));
+        assert_eq!(Failure::from(broken).trouble(), Trouble::Unreachable);
+    }
+}

@@ -1,0 +1,205 @@
+//! Where Podman listens.
+//!
+//! A place that somebody named, in ostler's configuration or in `CONTAINER_HOST`, is taken at its word:
+//! whether anybody listens there shows when it is asked, and no other place is tried in its stead.
+//! Falling through to another engine would look like "every container is gone". Only where nobody
+//! named a place is the socket looked for where Podman's own units put it.
+//!
+//! `active_service` of containers.conf is not read: the `podman` command of the same machine heeds it
+//! with `--remote` only, and it mostly names another machine.
+
+use std::{
+    fmt, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+const SCHEME: &str = "unix://";
+
+/// The unix socket of a Podman service: an absolute path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketAddress(PathBuf);
+
+impl SocketAddress {
+    /// Reads `unix:///path` or a bare absolute path. `origin` says whose word it is, for the error.
+    ///
+    /// # Errors
+    /// [`SocketError::NotLocal`] for anything but the absolute path of a unix socket.
+    pub fn parse(text: &str, origin: &'static str) -> Result<Self, SocketError> {
+        let path = Path::new(text.strip_prefix(SCHEME).unwrap_or(text));
+        if path.is_absolute() {
+            Ok(Self(path.to_owned()))
+        } else {
+            Err(SocketError::NotLocal { address: text.to_owned(), origin })
+        }
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for SocketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}", self.0.display())
+    }
+}
+
+/// Why there is no socket to speak to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SocketError {
+    /// An address that is no unix socket.
+    #[error(
+        "`{address}`, from {origin}, is not the address of a unix socket: ostler speaks to the Podman of \
+         this machine only. Give it as unix:///path/to/podman.sock"
+    )]
+    NotLocal {
+        /// What was given.
+        address: String,
+        /// Where it was given.
+        origin: &'static str,
+    },
+    /// No socket in any of the usual places.
+    #[error(
+        "no Podman socket was found: {}. Start it with `{enable}` or `podman system service --time=0 \
+         {SCHEME}{}`, or say where it is",
+        tried.join("; "),
+        wanted.display()
+    )]
+    NotFound {
+        /// Every place that was looked at, and what was wrong with it.
+        tried: Vec<String>,
+        /// Where it would be found.
+        wanted: PathBuf,
+        /// The command that turns Podman's socket unit on.
+        enable: &'static str,
+    },
+}
+
+/// Finds Podman's socket as Podman's own tools do: the configured address, then `CONTAINER_HOST`, then
+/// the usual place of this user.
+///
+/// # Errors
+/// [`SocketError`] says what was tried and how to get a socket.
+pub fn find(
+    configured: Option<&str>,
+    environment: impl Fn(&str) -> Option<String>,
+    uid: u32,
+) -> Result<SocketAddress, SocketError> {
+    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+    if let Some(address) = configured {
+        return SocketAddress::parse(address, "the configuration");
+    }
+    if let Some(address) = environment("CONTAINER_HOST") {
+        // Unlike the configuration, this variable is always an address with a scheme.
+        return if address.starts_with(SCHEME) {
+            SocketAddress::parse(&address, "CONTAINER_HOST")
+        } else {
+            Err(SocketError::NotLocal { address, origin: "CONTAINER_HOST" })
+        };
+    }
+    first_socket(usual_places(environment, uid), uid)
+}
+
+fn usual_places(environment: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<PathBuf> {
+    let mut directories = if uid == 0 {
+        vec![PathBuf::from("/run")]
+    } else {
+        let runtime = environment("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        runtime.into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]).collect()
+    };
+    directories.dedup();
+    directories.into_iter().map(|directory| directory.join("podman/podman.sock")).collect()
+}
+
+fn first_socket(places: Vec<PathBuf>, uid: u32) -> Result<SocketAddress, SocketError> {
+    let mut tried = Vec::new();
+    for place in &places {
+        match is_socket(place) {
+            Ok(()) => return Ok(SocketAddress(place.clone())),
+            Err(why) => tried.push(format!("{}: {why}", place.display())),
+        }
+    }
+    let enable = if uid == 0 {
+        "systemctl enable --now podman.socket"
+    } else {
+        "systemctl --user enable --now podman.socket"
+    };
+    Err(SocketError::NotFound { tried, wanted: places.into_iter().next().unwrap_or_default(), enable })
+}
+
+fn is_socket(path: &Path) -> io::Result<()> {
+    if std::fs::metadata(path)?.file_type().is_socket() {
+        Ok(())
+    } else {
+        Err(io::Error::other("is not a socket"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn a_named_socket_is_taken_at_its_word() {
+        let host = |name: &str| (name == "CONTAINER_HOST").then(|| "unix:///from/host.sock".to_owned());
+        let found = |configured| find(configured, host, 0).unwrap().path().to_owned();
+        assert_eq!(found(Some("unix:///configured.sock")), Path::new("/configured.sock"));
+        assert_eq!(found(Some("/bare.sock")), Path::new("/bare.sock"));
+        assert_eq!(found(None), Path::new("/from/host.sock"));
+    }
+
+    #[test]
+    fn an_address_that_is_no_local_socket_is_refused_and_says_whose_it_is() {
+        for address in ["ssh://box/run/podman.sock", "tcp://localhost:8080", "unix://relative", "/bare"] {
+            let host = |name: &str| (name == "CONTAINER_HOST").then(|| address.to_owned());
+            let said = find(None, host, 0).unwrap_err().to_string();
+            assert!(said.contains(address) && said.contains("CONTAINER_HOST"), "{said}");
+        }
+        let said = find(Some("podman.sock"), nothing, 0).unwrap_err().to_string();
+        assert!(said.contains("`podman.sock`, from the configuration"), "{said}");
+    }
+
+    #[test]
+    fn a_users_socket_is_looked_for_in_the_runtime_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("podman/podman.sock");
+        std::fs::create_dir(socket.parent().unwrap()).unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let runtime = directory.path().to_str().unwrap().to_owned();
+        let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| runtime.clone());
+        assert_eq!(find(None, environment, 1000).unwrap().path(), socket);
+    }
+
+    #[test]
+    fn root_looks_at_the_systems_socket_only() {
+        let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/0".to_owned());
+        assert_eq!(usual_places(environment, 0), [Path::new("/run/podman/podman.sock")]);
+    }
+
+    #[test]
+    fn without_a_socket_the_error_says_what_was_tried_and_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("podman/podman.sock");
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let runtime = directory.path().to_str().unwrap().to_owned();
+        let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| runtime.clone());
+        let said = find(None, environment, 4_000_000_001).unwrap_err().to_string();
+        for part in [
+            "podman/podman.sock: is not a socket",
+            "/run/user/4000000001/podman/podman.sock: No such file",
+            "systemctl --user enable --now podman.socket",
+            &format!("podman system service --time=0 unix://{}", file.display()),
+        ] {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Containers: what is asked for is what runs, and every answer means what the trait says.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ostler::{
+    clock::{Clock, SystemClock},
+    domain::{ids::ContainerId, observed::ContainerState, runtime::User},
+    engine::{ContainerSpec, Engine, Environment, Mount, MountSource, Trouble, VolumeSpec},
+};
+
+use super::{AGENT, LABEL, Scene, eventually, free_port};
+use crate::support::podman::{Cleanup, podman_says};
+
+fn nobody() -> ContainerId {
+    ContainerId::try_from("0".repeat(64)).unwrap()
+}
+
+#[tokio::test]
+async fn a_container_is_confined() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("confined")).await;
+    let status = scene
+        .shell(&id, "cat /proc/1/task/*/children | xargs -n1 | while read p; do cat /proc/$p/status; done")
+        .await;
+    for expected in [
+        "NoNewPrivs:\t1",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+    ] {
+        assert!(status.contains(expected), "{expected:?} is not in: {status}");
+    }
+    assert_eq!(scene.shell(&id, "id -u; id -g").await, "1000\n1000");
+    let first = scene.shell(&id, "tr '\\0' ' ' </proc/1/cmdline").await;
+    assert!(first.contains("init"), "process 1 is no init but: {first}");
+}
+
+#[tokio::test]
+async fn limits_reach_the_kernel() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("limited")).await;
+    let script = "cd /sys/fs/cgroup; if [ -e memory.max ]; then cat memory.max memory.swap.max cpu.max pids.max; \
+                  else cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes \
+                  cpu/cpu.cfs_quota_us pids/pids.max; fi";
+    let limits = scene.shell(&id, script).await;
+    let expected = ["67108864\n67108864\n50000\n64", "67108864\n0\n50000 100000\n64"];
+    assert!(expected.contains(&limits.as_str()), "memory, swap, cpu, pids: {limits}");
+}
+
+/// Whether the kernel's kill is noticed depends on conmon and the kernel (2.1.6 on a cgroup v1 kernel
+/// 6.18 never does), so Podman's own word is the measure.
+#[tokio::test]
+async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
+    let scene = Scene::new();
+    let mut spec = scene.script("greedy", "x=a; while true; do x=$x$x; done");
+    spec.limits.memory_bytes = 16 << 20;
+    let id = scene.running(&spec).await;
+    let seen = eventually("the kernel has killed it", || async {
+        let seen = scene.engine.inspect_container(&id).await.unwrap();
+        (seen.state == ContainerState::Exited).then_some(seen)
+    })
+    .await;
+    assert_eq!(seen.exit_code, Some(137), "{seen:?}");
+    let podmans_word = podman_says(["inspect", "--format", "{{.State.OOMKilled}}", id.as_str()]);
+    assert_eq!(seen.out_of_memory.to_string(), podmans_word.trim());
+}
+
+#[tokio::test]
+async fn a_privileged_container_keeps_its_capabilities() {
+    let scene = Scene::new();
+    let spec = ContainerSpec { privileged: true, user: User { uid: 0, gid: 0 }, ..scene.spec("privileged") };
+    let id = scene.running(&spec).await;
+    let status = scene.shell(&id, "grep -E 'CapEff|NoNewPrivs' /proc/self/status").await;
+    assert!(!status.contains("0000000000000000") && status.contains("NoNewPrivs:\t0"), "{status}");
+}
+
+#[tokio::test]
+async fn every_kind_of_mount_is_there_and_read_only_where_asked() {
+    let scene = Scene::new();
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("seen"), "from the host").unwrap();
+    let host_mount = |target: &str, read_only| Mount {
+        source: MountSource::HostDirectory(host.path().to_str().unwrap().to_owned()),
+        target: target.to_owned(),
+        read_only,
+    };
+    let mut spec = scene.spec("mounts");
+    let work = scene.volume("work", "/workspace").await;
+    let config = Mount { read_only: true, ..scene.volume("config", "/configs").await };
+    let tmpfs = Mount { source: MountSource::Tmpfs, target: "/tmp".into(), read_only: false };
+    spec.mounts = vec![work, config, tmpfs, host_mount("/host", false), host_mount("/host-ro", true)];
+    spec.read_only_root = true;
+    let id = scene.running(&spec).await;
+
+    assert_eq!(scene.shell(&id, "cat /host/seen /host-ro/seen").await, "from the hostfrom the host");
+    assert_eq!(scene.shell(&id, "touch /workspace/f /tmp/f; stat -c %u /workspace").await, "1000");
+    for read_only in ["/configs", "/host-ro", "/", "/etc"] {
+        let ran = scene.run(&id, &["touch", &format!("{read_only}/f")]).await;
+        assert!(ran.code != 0 && ran.err.contains("Read-only"), "{read_only} could be written: {ran:?}");
+    }
+    assert_eq!(scene.shell(&id, "stat -f -c %T /tmp").await, "tmpfs");
+    let seen = scene.engine.inspect_container(&id).await.unwrap();
+    let mut volumes = seen.volumes;
+    volumes.sort();
+    assert_eq!(volumes, [scene.name("config"), scene.name("work")]);
+}
+
+#[tokio::test]
+async fn name_labels_environment_and_host_name_are_as_asked() {
+    let scene = Scene::new();
+    let mut spec = scene.spec("described");
+    spec.env = Environment(BTreeMap::from([("TIER".to_owned(), "2 = two".to_owned())]));
+    spec.labels.insert("ostler.spec".to_owned(), r#"{"a":"b c"}"#.to_owned());
+    let id = scene.running(&spec).await;
+    assert_eq!(scene.shell(&id, "echo $TIER; hostname").await, "2 = two\ndescribed");
+    let seen = scene.engine.inspect_container(&id).await.unwrap();
+    assert_eq!((&seen.id, &seen.name), (&id, &spec.name));
+    assert_eq!(seen.env.0.get("TIER").map(String::as_str), Some("2 = two"));
+    let listed = scene.engine.list_containers(LABEL, Some(&scene.label())).await.unwrap();
+    assert_eq!(listed.iter().map(|c| &c.labels).collect::<Vec<_>>(), [&spec.labels]);
+}
+
+#[tokio::test]
+async fn the_port_is_published_on_loopback_only() {
+    let scene = Scene::new();
+    let port = free_port(&scene.engine).await;
+    let serve = "mkdir /tmp/w && echo hello >/tmp/w/index.html && exec httpd -f -p 8000 -h /tmp/w";
+    let spec = ContainerSpec { publish: Some((8000, port)), ..scene.script("web", serve) };
+    let id = scene.created(&spec).await;
+    assert_eq!(scene.engine.inspect_container(&id).await.unwrap().host_port, Some(port));
+    scene.engine.start_container(&id).await.unwrap();
+    assert!(!scene.engine.port_is_free(port).await, "port {port} is published and yet free");
+    let answer = eventually("the container answers on its port", || async {
+        let get = || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        get().ok().filter(|answer: &String| !answer.is_empty())
+    })
+    .await;
+    assert!(answer.contains("hello"), "{answer}");
+    let ports = podman_says(["port", id.as_str()]);
+    assert_eq!(ports.trim(), format!("8000/tcp -> 127.0.0.1:{port}"));
+}
+
+#[tokio::test]
+async fn a_host_port_that_somebody_else_has_is_port_in_use() {
+    let scene = Scene::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    assert!(!scene.engine.port_is_free(port).await);
+    let id = scene.created(&ContainerSpec { publish: Some((8000, port)), ..scene.spec("late") }).await;
+    let error = scene.engine.start_container(&id).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::PortInUse, "{error}");
+    drop(taken);
+    scene.engine.start_container(&id).await.expect("the port is free again");
+}
+
+#[tokio::test]
+async fn a_container_lives_through_its_states() {
+    let scene = Scene::new();
+    let list = async || {
+        let listed = scene.engine.list_containers(LABEL, Some(&scene.label())).await.unwrap();
+        <[_; 1]>::try_from(listed).expect("one container is listed")
+    };
+    let id = scene.created(&scene.script("life", "trap 'exit 7' TERM; while true; do sleep 0.1; done")).await;
+    let [made] = list().await;
+    assert_eq!((made.state, made.exit_code, made.started_at), (ContainerState::Created, None, None));
+    assert_eq!((&made.id, &made.name), (&id, &scene.name("life")));
+
+    scene.engine.start_container(&id).await.unwrap();
+    let [running] = list().await;
+    assert_eq!((running.state, running.exit_code), (ContainerState::Running, None));
+    let age = SystemClock::start().now().since(running.started_at.expect("it was started"));
+    assert!(age < Duration::from_mins(5), "started {age:?} ago");
+
+    scene.stopped(&id).await;
+    let [exited] = list().await;
+    assert_eq!((exited.state, exited.started_at), (ContainerState::Exited, running.started_at));
+    let seen = scene.engine.inspect_container(&id).await.unwrap();
+    assert_eq!((seen.state, seen.exit_code), (exited.state, exited.exit_code));
+}
+
+#[tokio::test]
+async fn the_exit_code_of_a_container_is_kept() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.script("seven", "exit 7")).await;
+    let seen = eventually("it has ended", || async {
+        let seen = scene.engine.inspect_container(&id).await.unwrap();
+        (seen.state == ContainerState::Exited).then_some(seen)
+    })
+    .await;
+    assert_eq!((seen.exit_code, seen.out_of_memory), (Some(7), false));
+}
+
+#[tokio::test]
+async fn a_container_paused_from_outside_still_counts_as_running() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("frozen")).await;
+    podman_says(["pause", id.as_str()]);
+    let seen = scene.engine.inspect_container(&id).await.unwrap();
+    podman_says(["unpause", id.as_str()]);
+    assert_eq!(seen.state, ContainerState::Running);
+}
+
+#[tokio::test]
+async fn starting_what_runs_is_a_conflict() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("twice")).await;
+    let error = scene.engine.start_container(&id).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+}
+
+#[tokio::test]
+async fn stopping_is_done_when_it_is_so_already() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("stopped")).await;
+    scene.stopped(&id).await;
+    scene.stopped(&id).await;
+    scene.stopped(&nobody()).await;
+    let created = scene.created(&scene.spec("created")).await;
+    scene.stopped(&created).await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_absent() {
+    let scene = Scene::new();
+    let engine = &scene.engine;
+    let errors = [
+        engine.inspect_container(&nobody()).await.map(drop).unwrap_err(),
+        engine.start_container(&nobody()).await.unwrap_err(),
+        engine.rename_container(&nobody(), &scene.name("new")).await.unwrap_err(),
+        engine.read_file(&nobody(), "/etc/passwd").await.map(drop).unwrap_err(),
+        engine.write_file(&nobody(), "/tmp", &super::token_file("x")).await.unwrap_err(),
+        engine.create_exec(&nobody(), &super::request(&["true"])).await.map(drop).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    }
+    engine.delete_container(&nobody()).await.expect("deleting what is not there is done");
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_a_conflict() {
+    let scene = Scene::new();
+    let first = scene.created(&scene.spec("name")).await;
+    let error = scene.engine.create_container(&scene.spec("name")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    let second = scene.created(&scene.spec("other")).await;
+    let error = scene.engine.rename_container(&second, &scene.name("name")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    scene.engine.rename_container(&first, &scene.name("moved")).await.unwrap();
+    assert_eq!(scene.engine.inspect_container(&first).await.unwrap().name, scene.name("moved"));
+    scene.engine.rename_container(&second, &scene.name("name")).await.expect("the name is free now");
+}
+
+#[tokio::test]
+async fn a_running_container_is_renamed() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("old")).await;
+    scene.engine.rename_container(&id, &scene.name("new")).await.unwrap();
+    let listed = scene.engine.list_containers(LABEL, Some(&scene.label())).await.unwrap();
+    assert_eq!(listed.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), [scene.name("new")]);
+}
+
+#[tokio::test]
+async fn deleting_takes_stopped_containers_only_and_leaves_named_volumes() {
+    let scene = Scene::new();
+    let mut spec = scene.spec("deleted");
+    spec.mounts = vec![scene.volume("kept", "/workspace").await];
+    let id = scene.running(&spec).await;
+    let error = scene.engine.delete_container(&id).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    scene.stopped(&id).await;
+    scene.engine.delete_container(&id).await.unwrap();
+    scene.engine.delete_container(&id).await.expect("deleting twice is done");
+    let error = scene.engine.inspect_container(&id).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    scene.engine.inspect_volume(&scene.name("kept")).await.expect("the volume stays");
+}
+
+#[tokio::test]
+async fn a_missing_image_is_told_from_everything_else() {
+    let scene = Scene::new();
+    let spec = ContainerSpec { image: "localhost/ostler-no-such-image:1".into(), ..scene.spec("imageless") };
+    let error = scene.engine.create_container(&spec).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::ImageMissing, "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_volume_is_never_made_in_silence() {
+    let scene = Scene::new();
+    // A volume made in silence would carry no label.
+    let _cleanup = Cleanup::of_label(format!("{LABEL}={}", scene.label())).and_name(scene.name("missing"));
+    let mut spec = scene.spec("volumeless");
+    let source = MountSource::Volume(scene.name("missing"));
+    spec.mounts = vec![Mount { source, target: "/workspace".into(), read_only: false }];
+    let error = scene.engine.create_container(&spec).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    let error = scene.engine.inspect_volume(&scene.name("missing")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_network_is_absent() {
+    let scene = Scene::new();
+    let spec = ContainerSpec { network: scene.name("missing"), ..scene.spec("networkless") };
+    let error = scene.engine.create_container(&spec).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_run_fails_the_start_with_podmans_words() {
+    let scene = Scene::new();
+    let spec = ContainerSpec { command: vec!["/no/such/program".into()], ..scene.spec("commandless") };
+    let id = scene.created(&spec).await;
+    // With an init as process 1, the start may succeed and the program fail; without, the start fails.
+    if let Err(error) = scene.engine.start_container(&id).await {
+        assert_eq!(error.trouble, Trouble::Other, "{error}");
+    } else {
+        let look = || async { scene.engine.inspect_container(&id).await.unwrap().exit_code };
+        assert_ne!(eventually("it has ended", look).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_holds_what_has_the_label_and_nothing_else() {
+    let scene = Scene::new();
+    let neighbour = Scene::new();
+    let ours = scene.created(&scene.spec("ours")).await;
+    let theirs = neighbour.created(&neighbour.spec("theirs")).await;
+    let ids = |listed: Vec<ostler::domain::observed::ObservedContainer>| {
+        listed.into_iter().map(|container| container.id).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ids(scene.engine.list_containers(LABEL, Some(&scene.label())).await.unwrap()),
+        std::slice::from_ref(&ours)
+    );
+    let any = ids(scene.engine.list_containers(LABEL, None).await.unwrap());
+    assert!(any.contains(&ours) && any.contains(&theirs), "{any:?}");
+    assert_eq!(ids(scene.engine.list_containers(LABEL, Some("nobody")).await.unwrap()), []);
+}
+
+#[tokio::test]
+async fn what_podman_says_of_itself_is_read() {
+    let scene = Scene::new();
+    let info = scene.engine.describe().await.unwrap();
+    let version = podman_says(["version", "--format", "{{.Server.Version}}"]);
+    assert_eq!(info.version, format!("Podman {}", version.trim()));
+    assert!(info.address.starts_with("unix:///"), "{info:?}");
+    let rootless = podman_says(["info", "--format", "{{.Host.Security.Rootless}}"]);
+    assert_eq!(rootless.trim(), info.rootless.to_string());
+}
+
+#[tokio::test]
+async fn a_volume_belongs_to_the_user_it_was_made_for() {
+    let scene = Scene::new();
+    let owner = User { uid: 1234, gid: 2345 };
+    let volume = VolumeSpec { name: scene.name("owned"), labels: scene.labels(), owner };
+    scene.engine.create_volume(&volume).await.unwrap();
+    let source = MountSource::Volume(volume.name);
+    let mount = Mount { source, target: "/workspace".into(), read_only: false };
+    let id = scene.running(&ContainerSpec { user: owner, mounts: vec![mount], ..scene.spec("owner") }).await;
+    assert_eq!(scene.shell(&id, "touch /workspace/f; stat -c %u:%g /workspace").await, "1234:2345");
+    assert_ne!(owner, AGENT);
+}

@@ -1,0 +1,258 @@
+//! What happens when the real Podman does not answer, or not in time, or with an error.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ostler::{
+    clock::SystemClock,
+    domain::observed::ContainerState,
+    engine::{
+        Engine, ExecRequest, LogRequest, Trouble,
+        bounded::{Bounded, Deadlines},
+    },
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{LABEL, Scene, request, unframed};
+use crate::support::{
+    engine_proxy::{EngineProxy, Fault, Gate, Moment, Rule},
+    podman::engine_at,
+};
+
+#[tokio::test]
+async fn where_nobody_listens_everything_is_unreachable() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let engine = engine_at(&nowhere.path().join("podman.sock"));
+    let id = "0".repeat(64).try_into().unwrap();
+    let errors = [
+        engine.describe().await.map(drop).unwrap_err(),
+        engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
+        engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
+        engine.inspect_container(&id).await.map(drop).unwrap_err(),
+        engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
+        engine.delete_container(&id).await.unwrap_err(),
+        engine.read_file(&id, "/f").await.map(drop).unwrap_err(),
+        engine.pull_image("localhost/x", &|_| {}).await.unwrap_err(),
+        engine.logs(&id, LogRequest { tail: None, follow: false }).await.map(drop).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+        assert!(error.message.contains("No such file") && error.message.contains("podman.sock"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_door_that_closes_and_opens_again_is_noticed_each_time() {
+    let proxy = EngineProxy::start();
+    let engine = proxy.engine();
+    engine.describe().await.expect("it listens");
+    proxy.refuse();
+    for error in [
+        engine.describe().await.map(drop).unwrap_err(),
+        engine.inspect_container(&"0".repeat(64).try_into().unwrap()).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+        assert!(error.message.contains("refused"), "{error}");
+    }
+    proxy.listen();
+    engine.describe().await.expect("it listens again");
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_without_an_answer_proves_nothing() {
+    let proxy = EngineProxy::start();
+    let engine = proxy.engine();
+    let id = "0".repeat(64).try_into().unwrap();
+    proxy.set_rules([Rule::when(|_| true, Fault::DropBefore)]);
+    for error in [
+        engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
+        engine.inspect_container(&id).await.map(drop).unwrap_err(),
+        engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
+        engine.pull_image("localhost/x", &|_| {}).await.unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_is_other_and_its_words_are_kept_short() {
+    let proxy = EngineProxy::start();
+    let engine = proxy.engine();
+    let id = "0".repeat(64).try_into().unwrap();
+    let words = format!("database is locked\n{}", "x".repeat(5000));
+    proxy.set_rules([Rule::when(|_| true, Fault::Status(500, words))]);
+    for error in [
+        engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
+        engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
+        engine.inspect_container(&id).await.map(drop).unwrap_err(),
+        engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
+        engine.delete_container(&id).await.unwrap_err(),
+        engine.delete_volume("v").await.unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert!(error.message.starts_with("database is locked x"), "{error}");
+        assert!(error.message.chars().count() < 600, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_never_says_that_something_is_absent() {
+    let proxy = EngineProxy::start();
+    let engine = proxy.engine();
+    proxy.set_rules([Rule::when(|_| true, Fault::Status(404, "no such container".into()))]);
+    for error in [
+        engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
+        engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::Other, "{error}");
+    }
+}
+
+/// Podman 4.3.1 fails a whole listing because of one volume that is deleted while it is taken.
+#[tokio::test]
+async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    scene.volume("work", "/workspace").await;
+    let words = "no volume with name x found in database: no such volume: no such volume";
+    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, words.into())).times(2)]);
+    let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
+/// podman-api: nothing has a time limit.
+#[tokio::test]
+async fn a_silent_engine_is_given_up_on() {
+    let proxy = EngineProxy::start();
+    let soon = Duration::from_millis(200);
+    let deadlines = Deadlines { read: soon, change: soon, pull: soon };
+    let engine = Bounded::new(Arc::new(proxy.engine()), Arc::new(SystemClock::start()), deadlines);
+    let id = "0".repeat(64).try_into().unwrap();
+    proxy.set_rules([Rule::when(|_| true, Fault::Hang)]);
+    for error in [
+        engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
+        engine.inspect_container(&id).await.map(drop).unwrap_err(),
+        engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::TimedOut, "{error}");
+    }
+    proxy.set_rules([]);
+    engine.list_volumes(LABEL, Some("nobody")).await.expect("a request after a lost one");
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_lost_may_have_taken_effect() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let id = scene.created(&scene.spec("lost")).await;
+    proxy.set_rules([Rule::on("POST", "/start", Fault::DropAfter)]);
+    let error = scene.engine.start_container(&id).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(scene.engine.inspect_container(&id).await.unwrap().state, ContainerState::Running);
+    proxy.set_rules([Rule::on("POST", "/stop", Fault::DropAfter)]);
+    let error = scene.engine.stop_container(&id, Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(scene.engine.inspect_container(&id).await.unwrap().state, ContainerState::Exited);
+}
+
+#[tokio::test]
+async fn a_delayed_answer_arrives_when_it_is_let_go() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let id = scene.created(&scene.spec("late")).await;
+    let gate = Gate::default();
+    proxy.set_rules([Rule::on("POST", "/start", Fault::DelayAnswer(gate.clone()))]);
+    let start = scene.engine.start_container(&id);
+    let watch = async {
+        gate.arrival().await;
+        let state = scene.engine.inspect_container(&id).await.unwrap().state;
+        gate.open();
+        state
+    };
+    let (started, state_before_the_answer) = tokio::join!(start, watch);
+    started.unwrap();
+    assert_eq!(state_before_the_answer, ContainerState::Running);
+}
+
+#[tokio::test]
+async fn rules_count_and_observers_stand_on_both_sides_of_a_change() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&told);
+    proxy.observe(move |request, moment| {
+        if request.changes() {
+            record.lock().unwrap().push((request.change, moment));
+        }
+    });
+    let refused = Fault::Status(500, "the second one".into());
+    proxy.set_rules([Rule::on("POST", "/volumes/create", refused).after(1).times(1)]);
+    scene.volume("first", "/a").await;
+    let second = ostler::engine::VolumeSpec {
+        name: scene.name("second"),
+        labels: scene.labels(),
+        owner: super::AGENT,
+    };
+    scene.engine.create_volume(&second).await.unwrap_err();
+    scene.engine.create_volume(&second).await.expect("the rule is spent");
+    proxy.until(|seen| seen.len() >= 3).await;
+    assert_eq!(proxy.count("POST", "/volumes/create"), 3);
+    let moments = told.lock().unwrap().clone();
+    assert_eq!(
+        moments,
+        [
+            (Some(0), Moment::Arrived),
+            (Some(0), Moment::Answered),
+            (Some(1), Moment::Arrived),
+            (Some(2), Moment::Arrived),
+            (Some(2), Moment::Answered),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn one_refusal_closes_the_door_for_all_that_follow() {
+    let proxy = EngineProxy::start();
+    let engine = proxy.engine();
+    proxy.set_rules([Rule::on("GET", "/containers/json", Fault::Refuse)]);
+    engine.list_volumes(LABEL, Some("nobody")).await.expect("the door is open");
+    engine.list_containers(LABEL, None).await.unwrap_err();
+    let error = engine.list_volumes(LABEL, Some("nobody")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert!(Path::new(proxy.socket_path()).exists(), "a stale socket is left, as after a crash");
+}
+
+#[tokio::test]
+async fn commands_logs_and_files_pass_through_the_proxy() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let mount = scene.volume("config", "/configs").await;
+    let id =
+        scene.running(&ostler::engine::ContainerSpec { mounts: vec![mount], ..scene.spec("host") }).await;
+    scene.engine.write_file(&id, "/configs", &super::token_file("through")).await.unwrap();
+    assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"through");
+    let asked = ExecRequest { stdin: true, ..request(&["cat"]) };
+    let exec = scene.engine.create_exec(&id, &asked).await.unwrap();
+    let mut stream = scene.engine.start_exec(&exec, false).await.unwrap();
+    stream.write_all(b"typed").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut output = Vec::new();
+    stream.read_to_end(&mut output).await.unwrap();
+    assert_eq!(unframed(&output), ["typed", ""]);
+}
+
+#[tokio::test]
+async fn a_log_that_breaks_off_says_so() {
+    use futures_util::StreamExt;
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let id = scene.running(&scene.script("talker", "echo one; sleep 600")).await;
+    let mut log = scene.engine.logs(&id, LogRequest { tail: None, follow: true }).await.unwrap();
+    assert_eq!(log.next().await.expect("a line").unwrap().bytes, b"one\n");
+    proxy.cut();
+    let error = log.next().await.expect("an error, not the end").unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+}

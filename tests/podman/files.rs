@@ -1,0 +1,70 @@
+//! Files in a container's volumes.
+
+use ostler::engine::{ContainerSpec, Engine, FileToWrite, Trouble};
+
+use super::{AGENT, Scene, token_file};
+
+/// podman-api: what is sent to a directory above the mount point lands under the volume.
+#[tokio::test]
+async fn a_file_written_before_the_first_start_is_the_agents() {
+    let scene = Scene::new();
+    let mount = scene.volume("config", "/configs").await;
+    let id = scene.created(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
+    scene.engine.write_file(&id, "/configs", &token_file("first")).await.unwrap();
+    assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"first");
+
+    scene.engine.start_container(&id).await.unwrap();
+    let seen = scene.shell(&id, "cd /configs; cat .auth_token; stat -c ' %u:%g %a' .auth_token").await;
+    assert_eq!(seen, "first 1000:1000 600");
+    assert_eq!(
+        scene.shell(&id, "stat -c %u:%g /configs; touch /configs/own && echo may").await,
+        "1000:1000\nmay"
+    );
+    let age = scene.shell(&id, "echo $(($(date +%s) - $(stat -c %Y /configs/.auth_token)))").await;
+    assert!(age.parse::<i64>().unwrap().abs() < 300, "the file is {age} s old");
+}
+
+#[tokio::test]
+async fn a_file_is_replaced_in_a_running_and_in_a_stopped_container() {
+    let scene = Scene::new();
+    let mount = scene.volume("config", "/configs").await;
+    let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
+    scene.engine.write_file(&id, "/configs", &token_file("the first and longer one")).await.unwrap();
+    scene.engine.write_file(&id, "/configs", &token_file("second")).await.unwrap();
+    assert_eq!(scene.shell(&id, "cat /configs/.auth_token").await, "second");
+    assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"second");
+
+    scene.stopped(&id).await;
+    scene.engine.write_file(&id, "/configs", &token_file("third")).await.unwrap();
+    assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"third");
+    scene.engine.start_container(&id).await.unwrap();
+    assert_eq!(scene.shell(&id, "cat /configs/.auth_token").await, "third");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_absent_and_a_large_one_is_refused() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("files")).await;
+    let error = scene.engine.read_file(&id, "/tmp/none").await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+
+    scene.shell(&id, "dd if=/dev/zero of=/tmp/edge bs=1024 count=1024 2>/dev/null").await;
+    scene.shell(&id, "dd if=/dev/zero of=/tmp/large bs=1024 count=4096 2>/dev/null").await;
+    assert_eq!(scene.engine.read_file(&id, "/tmp/edge").await.unwrap().len(), 1 << 20);
+    for refused in ["/tmp/large", "/tmp"] {
+        let error = scene.engine.read_file(&id, refused).await.unwrap_err();
+        assert_eq!(error.trouble, Trouble::Other, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_name_never_leaves_the_volume() {
+    let scene = Scene::new();
+    let mount = scene.volume("config", "/configs").await;
+    let id = scene.created(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
+    for name in ["../escaped", "sub/file", ""] {
+        let file = FileToWrite { name: name.into(), content: Vec::new(), mode: 0o600, owner: AGENT };
+        let error = scene.engine.write_file(&id, "/configs", &file).await.unwrap_err();
+        assert_eq!(error.trouble, Trouble::Other, "{error}");
+    }
+}

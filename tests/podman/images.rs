@@ -1,0 +1,31 @@
+//! Images.
+
+use std::sync::Mutex;
+
+use ostler::engine::{Engine, Trouble};
+
+use super::Scene;
+use crate::support::podman::image;
+
+#[tokio::test]
+async fn an_image_is_there_or_it_is_not() {
+    let scene = Scene::new();
+    assert!(scene.engine.has_image(image()).await.unwrap());
+    for missing in ["localhost/ostler-no-such-image:1", "not an image", "a?b", ""] {
+        assert!(!scene.engine.has_image(missing).await.unwrap(), "{missing:?}");
+    }
+}
+
+/// podman-api: a pull that failed is a success whose report holds an error.
+#[tokio::test]
+async fn an_image_that_cannot_be_had_is_missing_in_the_registrys_words() {
+    let scene = Scene::new();
+    // Port 1 of this machine: refused at once, whatever network there is.
+    for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {
+        let heard = Mutex::new(Vec::new());
+        let progress = |line: &str| heard.lock().unwrap().push(line.to_owned());
+        let error = scene.engine.pull_image(image, &progress).await.unwrap_err();
+        assert_eq!(error.trouble, Trouble::ImageMissing, "{error}");
+        assert!(!error.message.is_empty() && error.call.contains(image), "{error:?}");
+    }
+}

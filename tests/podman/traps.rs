@@ -1,0 +1,192 @@
+//! What podman-api does wrongly, each shown on the real server beside what ostler does instead.
+//!
+//! Where the first half of such a test fails, the crate has been mended, and a detour can go.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use ostler::{
+    clock::{SystemClock, within},
+    domain::ids::ContainerId,
+    engine::{Engine, Trouble},
+};
+use podman_api::opts::{
+    ContainerCreateOpts, ContainerDeleteOpts, ContainerLogsOpts, ContainerStopOpts, ExecStartOpts,
+    NetworkCreateOpts, PullOpts,
+};
+
+use super::{LABEL, Scene, WAIT_LIMIT, request};
+use crate::support::{
+    engine_proxy::{EngineProxy, Fault, Rule},
+    podman::{image, podman_says, socket_path},
+};
+
+fn crate_client() -> podman_api::Podman {
+    podman_api::Podman::unix(socket_path())
+}
+
+/// The query of the last request.
+fn last_query(proxy: &EngineProxy) -> String {
+    proxy.seen().pop().expect("a request was seen").query
+}
+
+/// podman-api: `no_new_privilages` is sent under that name, and ignored.
+#[tokio::test]
+async fn no_new_privileges_is_asked_for_by_its_right_name() {
+    let scene = Scene::new();
+    let security = |id: &str| podman_says(["inspect", "--format", "{{.HostConfig.SecurityOpt}}", id]);
+    let options = ContainerCreateOpts::builder()
+        .name(scene.name("crate"))
+        .image(image())
+        .labels(scene.labels())
+        .no_new_privilages(true)
+        .build();
+    let theirs = crate_client().containers().create(&options).await.unwrap();
+    assert!(!security(&theirs.id).contains("no-new-privileges"), "podman-api sends it rightly now");
+    let ours = scene.created(&scene.spec("ours")).await;
+    assert!(security(ours.as_str()).contains("no-new-privileges"));
+}
+
+/// podman-api: the stop timeout is sent as `Timeout=`, and ignored.
+#[tokio::test]
+async fn the_grace_of_a_stop_is_the_one_it_was_given() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let api = podman_api::Podman::unix(proxy.socket_path());
+    proxy.set_rules([Rule::on("POST", "/stop", Fault::DropBefore).times(1)]);
+    let options = ContainerStopOpts::builder().timeout(1).build();
+    api.containers().get("x").stop(&options).await.unwrap_err();
+    assert_eq!(last_query(&proxy), "Timeout=1", "podman-api sends it rightly now");
+
+    let mut deaf = scene.script("deaf", "trap '' TERM; echo deaf; while true; do sleep 1; done");
+    deaf.stop_grace = Duration::from_hours(1);
+    let id = scene.running(&deaf).await;
+    // A stop before the shell is deaf would end it by the signal.
+    let follow = ostler::engine::LogRequest { tail: None, follow: true };
+    scene.engine.logs(&id, follow).await.unwrap().next().await.expect("it says it is deaf").unwrap();
+    let stop = scene.engine.stop_container(&id, Duration::from_secs(1));
+    let stopped = within(&SystemClock::start(), WAIT_LIMIT, stop).await;
+    stopped.expect("the stop did not wait for the grace of the container").unwrap();
+    assert_eq!(scene.engine.inspect_container(&id).await.unwrap().exit_code, Some(137));
+}
+
+/// podman-api: a stop with `ignore` still fails where there is nothing to stop.
+#[tokio::test]
+async fn a_stop_of_what_is_stopped_is_success() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("stopped")).await;
+    scene.stopped(&id).await;
+    let options = ContainerStopOpts::builder().ignore(true).build();
+    let error = crate_client().containers().get(id.as_str()).stop(&options).await;
+    error.expect_err("podman-api takes it for success now");
+    scene.stopped(&id).await;
+}
+
+/// podman-api: anonymous volumes are left, for it sends `v=` instead of `volumes=`.
+#[tokio::test]
+async fn the_volumes_an_image_declares_go_with_the_container() {
+    let proxy = EngineProxy::start();
+    let api = podman_api::Podman::unix(proxy.socket_path());
+    proxy.set_rules([Rule::on("DELETE", "/containers", Fault::DropBefore)]);
+    let options = ContainerDeleteOpts::builder().volumes(true).build();
+    api.containers().get("x").delete(&options).await.unwrap_err();
+    assert_eq!(last_query(&proxy), "v=true", "podman-api sends it rightly now");
+
+    let scene = Scene::new();
+    let (name, label) = (scene.name("anonymous"), format!("{LABEL}={}", scene.label()));
+    let id = podman_says(["create", "--name", &name, "--label", &label, "--volume", "/data", image()]);
+    let id = ContainerId::try_from(id.trim().to_owned()).unwrap();
+    let volumes = scene.engine.inspect_container(&id).await.unwrap().volumes;
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    scene.engine.inspect_volume(&volumes[0]).await.expect("it is there");
+    scene.engine.delete_container(&id).await.unwrap();
+    let error = scene.engine.inspect_volume(&volumes[0]).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+}
+
+/// podman-api: a name with a space panics.
+#[tokio::test]
+async fn a_name_with_a_space_is_an_error() {
+    let api = crate_client();
+    let volume = api.volumes().get("a b");
+    let panicked = AssertUnwindSafe(volume.exists()).catch_unwind().await;
+    assert!(panicked.is_err(), "podman-api sends it now, or refuses it");
+    let error = Scene::new().engine.inspect_volume("a b").await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Other, "{error}");
+}
+
+/// podman-api: the fault of a stream is nested in other errors.
+#[tokio::test]
+async fn a_fault_inside_a_stream_is_nested() {
+    let api = crate_client();
+    let container = api.containers().get("0".repeat(64));
+    let options = ContainerLogsOpts::builder().stdout(true).build();
+    let mut log = container.logs(&options);
+    let error = log.next().await.expect("an error").unwrap_err();
+    let plain = matches!(error, podman_api::Error::Fault { .. });
+    assert!(!plain, "podman-api gives the fault itself now");
+}
+
+/// podman-api: a pull that failed is a success whose report holds an error.
+#[tokio::test]
+async fn a_failed_pull_looks_like_a_success() {
+    let api = crate_client();
+    let images = api.images();
+    let options = PullOpts::builder().reference("127.0.0.1:1/ostler-none:1").build();
+    let reports: Vec<_> = images.pull(&options).collect().await;
+    let hidden = reports.iter().any(|r| r.as_ref().is_ok_and(|r| r.error.is_some()));
+    assert!(hidden, "podman-api or Podman tells of it otherwise now: {reports:?}");
+}
+
+/// podman-api: every look measures the container's size.
+#[tokio::test]
+async fn a_look_does_not_measure_the_container() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let id = scene.created(&scene.spec("looked-at")).await;
+    let api = podman_api::Podman::unix(proxy.socket_path());
+    api.containers().get(id.as_str()).inspect().await.unwrap();
+    assert_eq!(last_query(&proxy), "size=true", "podman-api does not ask for it any more");
+    scene.engine.inspect_container(&id).await.unwrap();
+    assert_eq!(last_query(&proxy), "");
+}
+
+/// podman-api: a command can only be started by the handle that prepared it.
+#[tokio::test]
+async fn a_command_is_started_by_its_id() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.spec("host")).await;
+    let exec = scene.engine.create_exec(&id, &request(&["true"])).await.unwrap();
+    let refused =
+        crate_client().execs().get(exec.0.as_str()).start(&ExecStartOpts::default()).await.map(drop);
+    assert!(
+        matches!(refused, Err(podman_api::Error::UncheckedExec)),
+        "podman-api starts a command by its id now: {refused:?}"
+    );
+    drop(scene.engine.start_exec(&exec, false).await.unwrap());
+    assert_eq!(scene.exit_code(&exec).await, 0);
+}
+
+/// podman-api: `remove()` is by force, which deletes running containers as well.
+#[tokio::test]
+async fn volumes_are_never_deleted_by_force() {
+    let proxy = EngineProxy::start();
+    let api = podman_api::Podman::unix(proxy.socket_path());
+    proxy.set_rules([Rule::on("DELETE", "/volumes", Fault::DropBefore)]);
+    api.volumes().get("x").remove().await.unwrap_err();
+    assert_eq!(last_query(&proxy), "force=true", "podman-api removes without force now");
+    proxy.engine().delete_volume("x").await.unwrap_err();
+    assert_eq!(last_query(&proxy), "");
+}
+
+/// podman-api: a network made without `dns_enabled` has no DNS.
+#[tokio::test]
+async fn a_network_has_dns_only_where_it_is_asked_for() {
+    let scene = Scene::new();
+    let dns = |name: &str| podman_says(["network", "inspect", name, "--format", "{{.DNSEnabled}}"]);
+    let options = NetworkCreateOpts::builder().name(scene.name("crate")).labels(scene.labels()).build();
+    crate_client().networks().create(&options).await.unwrap();
+    assert_eq!(dns(&scene.name("crate")).trim(), "false", "DNS is on by default now");
+    scene.engine.ensure_network(&scene.name("ours"), &scene.labels(), false).await.unwrap();
+    assert_eq!(dns(&scene.name("ours")).trim(), "true");
+}

@@ -1,0 +1,87 @@
+//! Volumes.
+
+use ostler::engine::{ContainerSpec, Engine, MountSource, Trouble, VolumeSpec};
+
+use super::{AGENT, LABEL, Scene};
+use crate::support::podman::podman_says;
+
+fn volume(scene: &Scene) -> VolumeSpec {
+    VolumeSpec { name: scene.name("work"), labels: scene.labels(), owner: AGENT }
+}
+
+#[tokio::test]
+async fn a_volume_keeps_its_labels_and_is_made_once() {
+    let scene = Scene::new();
+    let spec = volume(&scene);
+    scene.engine.create_volume(&spec).await.unwrap();
+    let error = scene.engine.create_volume(&spec).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    let seen = scene.engine.inspect_volume(&spec.name).await.unwrap();
+    assert_eq!((seen.labels, seen.directory_missing), (spec.labels.clone(), false));
+    let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
+    assert_eq!(listed.iter().map(|v| (&v.name, &v.labels)).collect::<Vec<_>>(), [(&spec.name, &spec.labels)]);
+    assert!(scene.engine.list_volumes(LABEL, None).await.unwrap().iter().any(|v| v.name == spec.name));
+    assert_eq!(scene.engine.list_volumes(LABEL, Some("nobody")).await.unwrap(), []);
+}
+
+/// podman-api: `remove()` deletes the running containers that use the volume.
+#[tokio::test]
+async fn a_volume_in_use_is_never_deleted_nor_is_its_user() {
+    let scene = Scene::new();
+    let mount = scene.volume("work", "/workspace").await;
+    let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
+    let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    scene.engine.inspect_container(&id).await.expect("its user lives on");
+    scene.stopped(&id).await;
+    let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::Conflict, "a stopped container uses it as well: {error}");
+    scene.engine.delete_container(&id).await.unwrap();
+    scene.engine.delete_volume(&scene.name("work")).await.unwrap();
+    scene.engine.delete_volume(&scene.name("work")).await.expect("deleting what is not there is done");
+}
+
+#[tokio::test]
+async fn a_volume_whose_directory_is_gone_is_seen_and_repaired() {
+    let scene = Scene::new();
+    let mount = scene.volume("work", "/workspace").await;
+    let MountSource::Volume(name) = mount.source.clone() else { unreachable!() };
+    let directory = podman_says(["volume", "inspect", "--format", "{{.Mountpoint}}", &name]);
+    std::fs::remove_dir(directory.trim()).expect("the volume's directory is removed");
+    assert!(scene.engine.inspect_volume(&name).await.unwrap().directory_missing);
+
+    scene.engine.repair_volume(&name, AGENT).await.unwrap();
+    assert!(!scene.engine.inspect_volume(&name).await.unwrap().directory_missing);
+    let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
+    assert_eq!(scene.shell(&id, "touch /workspace/f; stat -c %u:%g /workspace").await, "1000:1000");
+    scene.engine.repair_volume(&name, AGENT).await.expect("what is there stays");
+    assert_eq!(scene.shell(&id, "ls /workspace").await, "f");
+}
+
+#[tokio::test]
+async fn a_volume_that_is_not_there_is_absent() {
+    let scene = Scene::new();
+    let name = scene.name("never");
+    for error in [
+        scene.engine.inspect_volume(&name).await.map(drop).unwrap_err(),
+        scene.engine.repair_volume(&name, AGENT).await.unwrap_err(),
+    ] {
+        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    }
+}
+
+/// podman-api: a name with a space panics, and one with `?` asks for something else.
+#[tokio::test]
+async fn a_name_that_could_change_the_request_is_never_sent() {
+    let scene = Scene::new();
+    for name in ["a b", "x?force=true", "../containers/json", "a/b"] {
+        let errors = [
+            scene.engine.inspect_volume(name).await.map(drop).unwrap_err(),
+            scene.engine.delete_volume(name).await.unwrap_err(),
+            scene.engine.ensure_network(name, &scene.labels(), false).await.map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.trouble, Trouble::Other, "{error}");
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! A proxy in front of the real Podman that fails where a test tells it to.
+//!
+//! It knows one request per connection: that is how podman-api and ostler's raw client speak. The
+//! request's head decides what happens; everything after it is bytes pumped both ways, so uploads,
+//! streams and upgraded connections pass unread. Plain threads rather than tasks: the proxy goes on
+//! when the runtime under test is stopped, stands still or is killed.
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ostler::engine::podman::Podman;
+
+use super::podman::{engine_at, socket_path};
+
+const WAIT_LIMIT: Duration = Duration::from_mins(1);
+const HEAD_MAX_BYTES: usize = 64 << 10;
+
+/// What happens to a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// Nothing: it is passed on.
+    Pass,
+    /// It is answered by this status and message, and not passed on.
+    Status(u16, String),
+    /// It is neither passed on nor answered, until the client goes away.
+    Hang,
+    /// The connection is closed. It is not passed on.
+    DropBefore,
+    /// It is passed on and takes effect; then the connection is closed without an answer.
+    DropAfter,
+    /// It is passed on and takes effect; the answer waits at the gate.
+    DelayAnswer(Gate),
+    /// The connection is closed, and from then on nobody listens: [`EngineProxy::listen`] ends that.
+    Refuse,
+}
+
+/// Holds answers back until it is opened.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    arrived: usize,
+}
+
+impl Gate {
+    /// Lets everybody through, from now on.
+    pub(crate) fn open(&self) {
+        lock(&self.0.0).open = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until the engine has answered a request whose answer is held here.
+    pub(crate) async fn arrival(&self) {
+        let gate = self.clone();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let (state, changed) = &*gate.0;
+            let waited = changed.wait_timeout_while(lock(state), WAIT_LIMIT, |state| state.arrived == 0);
+            waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        });
+        assert!(!waiting.await.expect("the wait does not panic"), "no answer arrived at the gate");
+    }
+
+    fn pass(&self) {
+        let (state, changed) = &*self.0;
+        let mut held = lock(state);
+        held.arrived += 1;
+        changed.notify_all();
+        drop(changed.wait_while(held, |state| !state.open));
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+/// A request as the proxy saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// `GET`, `POST` and so on.
+    pub(crate) method: String,
+    /// The path without the version it begins with: `/libpod/containers/json`.
+    pub(crate) path: String,
+    /// What follows the `?`, still encoded.
+    pub(crate) query: String,
+    /// How many requests that change something came before it, where it changes something itself.
+    pub(crate) change: Option<usize>,
+}
+
+impl Request {
+    fn parse(head: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(head.split(|byte| *byte == b'\r').next()?).ok()?;
+        let (method, rest) = line.split_once(' ')?;
+        let (path, query) = rest.split(' ').next().map(|t| t.split_once('?').unwrap_or((t, "")))?;
+        let bare = path.strip_prefix("/v").and_then(|rest| rest.find('/').map(|slash| &rest[slash..]));
+        let [method, path, query] = [method, bare.unwrap_or(path), query].map(str::to_owned);
+        Some(Self { method, path, query, change: None })
+    }
+
+    /// Whether it asks for a change.
+    pub(crate) fn changes(&self) -> bool {
+        self.change.is_some()
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)?;
+        if self.query.is_empty() { Ok(()) } else { write!(f, "?{}", self.query) }
+    }
+}
+
+/// When an observer is told of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// It arrived; the engine does not know of it yet.
+    Arrived,
+    /// The engine has answered; the client does not know yet.
+    Answered,
+}
+
+type Matches = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
+type Observer = Arc<dyn Fn(&Request, Moment) + Send + Sync>;
+
+/// Which requests meet which fault.
+#[derive(Clone)]
+pub(crate) struct Rule {
+    matches: Matches,
+    fault: Fault,
+    skip: usize,
+    times: usize,
+}
+
+impl Rule {
+    /// Requests for which `matches` holds.
+    pub(crate) fn when(matches: impl Fn(&Request) -> bool + Send + Sync + 'static, fault: Fault) -> Self {
+        Self { matches: Arc::new(matches), fault, skip: 0, times: usize::MAX }
+    }
+
+    /// Requests of this method whose path contains this text.
+    pub(crate) fn on(method: &'static str, path: &'static str, fault: Fault) -> Self {
+        Self::when(move |request| request.method == method && request.path.contains(path), fault)
+    }
+
+    /// Lets the first so many pass.
+    pub(crate) fn after(self, skip: usize) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// Stops after so many.
+    pub(crate) fn times(self, times: usize) -> Self {
+        Self { times, ..self }
+    }
+
+    fn applies(&mut self, request: &Request) -> bool {
+        if !(self.matches)(request) {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        self.times.checked_sub(1).map(|left| self.times = left).is_some()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    rules: Vec<Rule>,
+    observer: Option<Observer>,
+    seen: Vec<Request>,
+    changes: usize,
+    acceptor: Option<Acceptor>,
+    open: HashMap<u64, UnixStream>,
+    opened: u64,
+}
+
+struct Acceptor {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    upstream: PathBuf,
+    socket: PathBuf,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// A proxy in front of this process's Podman service.
+pub(crate) struct EngineProxy {
+    shared: Arc<Shared>,
+    _directory: tempfile::TempDir,
+}
+
+impl EngineProxy {
+    /// Starts a proxy that lets everything pass.
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("ostler-proxy-").tempdir().expect("a directory");
+        let socket = directory.path().join("podman.sock");
+        let shared = Shared {
+            upstream: socket_path().to_owned(),
+            socket,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        let proxy = Self { shared: Arc::new(shared), _directory: directory };
+        proxy.listen();
+        proxy
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket_path(&self) -> &Path {
+        &self.shared.socket
+    }
+
+    /// An engine that speaks to it.
+    pub(crate) fn engine(&self) -> Podman {
+        engine_at(self.socket_path())
+    }
+
+    /// Puts these rules in place of all others. The first that applies decides; without one, a request
+    /// passes.
+    pub(crate) fn set_rules(&self, rules: impl IntoIterator<Item = Rule>) {
+        lock(&self.shared.state).rules = rules.into_iter().collect();
+    }
+
+    /// Tells this observer of every request, in the thread of its connection: what the observer does
+    /// has happened before the request goes on.
+    pub(crate) fn observe(&self, observer: impl Fn(&Request, Moment) + Send + Sync + 'static) {
+        lock(&self.shared.state).observer = Some(Arc::new(observer));
+    }
+
+    /// Every request so far.
+    pub(crate) fn seen(&self) -> Vec<Request> {
+        lock(&self.shared.state).seen.clone()
+    }
+
+    /// How many requests of this method had a path containing this text.
+    pub(crate) fn count(&self, method: &str, path: &str) -> usize {
+        self.seen().iter().filter(|request| request.method == method && request.path.contains(path)).count()
+    }
+
+    /// Waits until the requests so far fulfil the condition.
+    pub(crate) async fn until(&self, condition: impl Fn(&[Request]) -> bool + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        let waiting = tokio::task::spawn_blocking(move || {
+            let state = lock(&shared.state);
+            let waited =
+                shared.changed.wait_timeout_while(state, WAIT_LIMIT, |state| !condition(&state.seen));
+            let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            waited.timed_out().then(|| state.seen.clone())
+        });
+        if let Some(seen) = waiting.await.expect("the condition does not panic") {
+            panic!("the awaited request did not come; these did: {}", story(&seen));
+        }
+    }
+
+    /// Closes the door: connecting is refused from now on. What is connected stays so.
+    pub(crate) fn refuse(&self) {
+        self.shared.refuse();
+    }
+
+    /// Listens, where it does not.
+    pub(crate) fn listen(&self) {
+        let mut state = lock(&self.shared.state);
+        if state.acceptor.is_some() {
+            return;
+        }
+        let _ = fs::remove_file(&self.shared.socket);
+        let listener = UnixListener::bind(&self.shared.socket).expect("the proxy's socket is bound");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, stopped) = (Arc::clone(&self.shared), Arc::clone(&stop));
+        let thread = thread::spawn(move || accept(&shared, &listener, &stopped));
+        state.acceptor = Some(Acceptor { stop, thread });
+    }
+
+    /// Cuts every connection, as a service that is killed does.
+    pub(crate) fn cut(&self) {
+        for stream in lock(&self.shared.state).open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for EngineProxy {
+    fn drop(&mut self) {
+        self.refuse();
+        self.cut();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn story(seen: &[Request]) -> String {
+    seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
+    while let Ok((client, _)) = listener.accept() {
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        let shared = Arc::clone(shared);
+        thread::spawn(move || {
+            let id = shared.register(&client);
+            // A broken connection is the client's or the engine's to notice.
+            let _ = shared.serve(client);
+            lock(&shared.state).open.remove(&id);
+        });
+    }
+}
+
+impl Shared {
+    fn refuse(&self) {
+        let Some(Acceptor { stop, thread }) = lock(&self.state).acceptor.take() else { return };
+        stop.store(true, Ordering::Release);
+        // Wakes the thread out of its wait.
+        drop(UnixStream::connect(&self.socket));
+        let _ = thread.join();
+    }
+
+    /// Remembers the connection, so that it can be cut.
+    fn register(&self, stream: &UnixStream) -> u64 {
+        let mut state = lock(&self.state);
+        state.opened += 1;
+        let id = state.opened;
+        if let Ok(stream) = stream.try_clone() {
+            state.open.insert(id, stream);
+        }
+        id
+    }
+
+    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
+        let Some((request, head)) = read_head(&mut client)? else { return Ok(()) };
+        let Some(request) = Request::parse(&request).map(|request| self.number(request)) else {
+            return Ok(());
+        };
+        self.tell(&request, Moment::Arrived);
+        match self.note(&request) {
+            Fault::Pass => self.forward(&request, &head, client, || true),
+            Fault::Status(status, message) => answer(client, status, &message),
+            Fault::Hang => drain(client),
+            Fault::DropBefore => Ok(()),
+            Fault::DropAfter => self.forward(&request, &head, client, || false),
+            Fault::DelayAnswer(gate) => self.forward(&request, &head, client, || {
+                gate.pass();
+                true
+            }),
+            Fault::Refuse => {
+                self.refuse();
+                Ok(())
+            }
+        }
+    }
+
+    fn number(&self, request: Request) -> Request {
+        let mut state = lock(&self.state);
+        let change = (!matches!(request.method.as_str(), "GET" | "HEAD")).then_some(state.changes);
+        state.changes += usize::from(change.is_some());
+        let request = Request { change, ..request };
+        state.seen.push(request.clone());
+        request
+    }
+
+    /// Picks its fault, and lets those know who wait for the request.
+    fn note(&self, request: &Request) -> Fault {
+        let mut state = lock(&self.state);
+        self.changed.notify_all();
+        let decided =
+            state.rules.iter_mut().find_map(|rule| rule.applies(request).then(|| rule.fault.clone()));
+        decided.unwrap_or(Fault::Pass)
+    }
+
+    fn tell(&self, request: &Request, moment: Moment) {
+        // Not under the lock: an observer may ask the proxy.
+        let observer = lock(&self.state).observer.clone();
+        if let Some(observer) = observer {
+            observer(request, moment);
+        }
+    }
+
+    /// Passes the request on; once the engine has answered, asks `deliver` whether the client hears it.
+    fn forward(
+        &self,
+        request: &Request,
+        head: &[u8],
+        client: UnixStream,
+        deliver: impl FnOnce() -> bool,
+    ) -> io::Result<()> {
+        let mut engine = UnixStream::connect(&self.upstream)?;
+        let id = self.register(&engine);
+        engine.write_all(head)?;
+        let relayed = self.relay(request, client, engine, deliver);
+        lock(&self.state).open.remove(&id);
+        relayed
+    }
+
+    fn relay(
+        &self,
+        request: &Request,
+        mut client: UnixStream,
+        mut engine: UnixStream,
+        deliver: impl FnOnce() -> bool,
+    ) -> io::Result<()> {
+        let (from, to) = (client.try_clone()?, engine.try_clone()?);
+        let upload = thread::spawn(move || pump(from, to));
+        let answered = read_head(&mut engine)?;
+        self.tell(request, Moment::Answered);
+        let Some((_, answer)) = answered.filter(|_| deliver()) else {
+            client.shutdown(Shutdown::Both)?;
+            return engine.shutdown(Shutdown::Both);
+        };
+        client.write_all(&answer)?;
+        pump(engine, client);
+        let _ = upload.join();
+        Ok(())
+    }
+}
+
+/// Reads up to the end of the head; gives the head, and everything that was read.
+fn read_head(stream: &mut UnixStream) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let mut read = Vec::new();
+    let mut piece = [0; 4096];
+    while read.len() < HEAD_MAX_BYTES {
+        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+            return Ok(Some((read[..end].to_vec(), read)));
+        }
+        match stream.read(&mut piece)? {
+            0 => return Ok(None),
+            length => read.extend_from_slice(&piece[..length]),
+        }
+    }
+    Ok(None)
+}
+
+/// Copies until the end, and passes the end on.
+fn pump(mut from: UnixStream, mut to: UnixStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+    let _ = from.shutdown(Shutdown::Read);
+}
+
+fn answer(mut client: UnixStream, status: u16, message: &str) -> io::Result<()> {
+    let body = serde_json::json!({ "cause": message, "message": message, "response": status }).to_string();
+    let length = body.len();
+    write!(
+        client,
+        "HTTP/1.1 {status} Fault\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )?;
+    client.shutdown(Shutdown::Write)?;
+    // Closing with the upload unread would destroy the answer on its way.
+    drain(client)
+}
+
+fn drain(mut client: UnixStream) -> io::Result<()> {
+    io::copy(&mut client, &mut io::sink()).map(drop)
+}

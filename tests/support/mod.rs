@@ -1,0 +1,4 @@
+//! What the tests share.
+
+pub(crate) mod engine_proxy;
+pub(crate) mod podman;

@@ -1,0 +1,296 @@
+//! A Podman service for this test process, and the image of the tests.
+//!
+//! The service listens on a socket of its own but works on this machine's storage: separate storages
+//! would still share bridges and subnets. So tests keep apart by unique names and labels, and each
+//! removes what it made through its [`Cleanup`]. The service is the child of a shell that reads a pipe
+//! from the test process: when the process ends, however it ends, the pipe closes and the shell ends the
+//! service. Nothing here is optional: without Podman, the tests fail and say why.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
+
+use ostler::engine::podman::{Podman, socket::SocketAddress};
+
+const IMAGE: &str = "localhost/ostler-test:latest";
+const BUSYBOX: &str = "/bin/busybox";
+/// A machine that swaps takes its time.
+const START_LIMIT: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Ends the service when the pipe from the test process closes, and tidies up.
+const KEEPER: &str = r#"
+podman system service --time=0 "unix://$1/podman.sock" >"$1/log" 2>&1 &
+service=$!
+read -r _
+kill "$service"
+wait "$service"
+rm -rf "$1"
+"#;
+
+struct Service {
+    directory: PathBuf,
+    /// Never read: its standard input stays open for as long as this process lives.
+    _keeper: Child,
+}
+
+/// The socket of this process's Podman service, which is started when first asked for.
+pub(crate) fn socket_path() -> &'static Path {
+    static SOCKET: OnceLock<(Service, PathBuf)> = OnceLock::new();
+    let (_, socket) = SOCKET.get_or_init(|| {
+        build_image();
+        let service = start_service();
+        let socket = service.directory.join("podman.sock");
+        (service, socket)
+    });
+    socket
+}
+
+/// An engine that speaks to the service.
+pub(crate) fn engine() -> Podman {
+    engine_at(socket_path())
+}
+
+/// An engine that speaks to whatever listens there.
+pub(crate) fn engine_at(socket: &Path) -> Podman {
+    let address = socket.to_str().expect("temporary paths are UTF-8");
+    Podman::connect(&SocketAddress::parse(address, "a test").expect("temporary paths are absolute"))
+}
+
+/// An image with a shell, the tools of busybox, and users 0 and 1000.
+pub(crate) fn image() -> &'static str {
+    socket_path();
+    IMAGE
+}
+
+/// A `podman` command that sees what the service sees.
+pub(crate) fn podman() -> Command {
+    let mut command = Command::new("podman");
+    if let Some(configuration) = configuration() {
+        command.env("CONTAINERS_CONF", configuration);
+    }
+    command
+}
+
+/// Runs `podman` and gives what it printed; fails the test with what it complained about.
+pub(crate) fn podman_says<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
+    run(podman().args(arguments)).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// Removes, when dropped, what one test made: containers first, by force, then volumes and networks.
+#[must_use]
+pub(crate) struct Cleanup {
+    /// What carries one of these labels (`key=value`).
+    labels: Vec<String>,
+    /// What bears one of these names, of any kind.
+    names: Vec<String>,
+}
+
+impl Cleanup {
+    /// Removes what carries this label, `key=value`.
+    pub(crate) fn of_label(label: impl Into<String>) -> Self {
+        Self { labels: vec![label.into()], names: Vec::new() }
+    }
+
+    /// Also removes what bears this name.
+    pub(crate) fn and_name(mut self, name: impl Into<String>) -> Self {
+        self.names.push(name.into());
+        self
+    }
+
+    fn found(&self, list: &[&str]) -> Vec<String> {
+        let mut found = self.names.clone();
+        for label in &self.labels {
+            let filter = format!("label={label}");
+            match run(podman().args(list).args(["--filter", &filter])) {
+                Ok(listed) => found.extend(listed.lines().map(str::to_owned)),
+                Err(why) => eprintln!("cleaning up: {why}"),
+            }
+        }
+        found
+    }
+
+    fn remove(&self, list: &[&str], remove: &[&str]) {
+        let found = self.found(list);
+        if found.is_empty() {
+            return;
+        }
+        if let Err(why) = run(podman().args(remove).args(found))
+            && !why.contains("no such")
+            && !why.contains("not found")
+        {
+            eprintln!("cleaning up: {why}");
+        }
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        self.remove(&["ps", "--all", "--quiet", "--no-trunc"], &["rm", "--force", "--ignore", "--time=0"]);
+        self.remove(&["volume", "ls", "--quiet"], &["volume", "rm"]);
+        self.remove(&["network", "ls", "--quiet"], &["network", "rm"]);
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// The `containers.conf` this machine needs, or `None` where Podman runs as it is.
+///
+/// Each setting answers a condition under which a plain `podman run` fails.
+fn configuration() -> Option<&'static Path> {
+    static CONFIGURATION: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let made = CONFIGURATION.get_or_init(|| {
+        let text = needed_settings();
+        (!text.is_empty()).then(|| {
+            // The same text in every process, so that it does not matter who writes last.
+            let path = std::env::temp_dir().join("ostler-test-containers.conf");
+            let new = path.with_extension(std::process::id().to_string());
+            fs::write(&new, text)
+                .and_then(|()| fs::rename(&new, &path))
+                .expect("a containers.conf is written");
+            path
+        })
+    });
+    made.as_deref()
+}
+
+fn needed_settings() -> String {
+    let mut settings = String::new();
+    if !may_raise_limits() {
+        // Podman asks for limits above its own, which takes CAP_SYS_RESOURCE.
+        settings += "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+    }
+    settings += "[engine]\n";
+    if !Path::new("/run/systemd/system").exists() {
+        settings += "cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+    }
+    let unified = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    if !unified.trim().is_empty() {
+        // crun refuses version 2 controllers beside version 1.
+        settings += "runtime = \"runc\"\n";
+    }
+    if settings == "[engine]\n" { String::new() } else { settings }
+}
+
+fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    // Without root, Podman does not try.
+    effective.is_none_or(|set| set == 0 || set >> CAP_SYS_RESOURCE & 1 == 1)
+}
+
+fn start_service() -> Service {
+    let directory = tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
+    let mut command = Command::new("sh");
+    command.args(["-c", KEEPER, "keeper"]).arg(&directory);
+    if let Some(configuration) = configuration() {
+        command.env("CONTAINERS_CONF", configuration);
+    }
+    // In a group of its own: an interrupt from the keyboard must not end the keeper before its child.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let keeper = command.spawn().expect("a shell starts");
+    let service = Service { directory, _keeper: keeper };
+    wait_for_ping(&service.directory);
+    service
+}
+
+fn wait_for_ping(directory: &Path) {
+    let mut waited = Duration::ZERO;
+    while !answers(&directory.join("podman.sock")) {
+        if waited > START_LIMIT {
+            let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+            panic!("the Podman service did not answer within {} s. It said: {log}", START_LIMIT.as_secs());
+        }
+        thread::sleep(LOOK_EVERY);
+        waited += LOOK_EVERY;
+    }
+}
+
+fn answers(socket: &Path) -> bool {
+    let ask = || {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    ask().is_ok_and(|answer: String| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// Builds the image once for all processes, under a lock.
+fn build_image() {
+    if image_exists() {
+        return;
+    }
+    let lock = fs::File::create(std::env::temp_dir().join("ostler-test-image.lock")).expect("a lock file");
+    lock.lock().expect("the lock is given");
+    if image_exists() {
+        return;
+    }
+    let file = tempfile::Builder::new().suffix(".tar").tempfile().expect("a file");
+    fs::write(file.path(), root_file_system()).expect("the image's files are written");
+    let path = file.path().to_str().expect("temporary paths are UTF-8");
+    let changes = ["-c", "ENV PATH=/bin", "-c", "CMD [\"/bin/sh\"]"];
+    podman_says(["import", "--quiet"].into_iter().chain(changes).chain([path, IMAGE]));
+}
+
+fn image_exists() -> bool {
+    let status = podman().args(["image", "exists", IMAGE]).status();
+    match status.map(|status| status.code()) {
+        Ok(Some(0)) => true,
+        Ok(Some(1)) => false,
+        other => panic!(
+            "these tests need Podman: `podman image exists` ended with {other:?}. Install podman runc netavark \
+             aardvark-dns iptables catatonit busybox-static"
+        ),
+    }
+}
+
+fn root_file_system() -> Vec<u8> {
+    let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| {
+        panic!("these tests need a static {BUSYBOX} (Debian: busybox-static): {error}");
+    });
+    let applets = run(Command::new(BUSYBOX).arg("--list")).unwrap_or_else(|why| panic!("{why}"));
+    let mut files = tar::Builder::new(Vec::new());
+    for (directory, mode) in
+        [("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("run", 0o755), ("tmp", 0o1777), ("var", 0o755)]
+    {
+        append(&mut files, &format!("{directory}/"), tar::EntryType::Directory, mode, &[]);
+    }
+    append(&mut files, "bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
+    // A link named busybox would replace the program by a link to itself.
+    for applet in applets.lines().filter(|applet| *applet != "busybox" && !applet.contains('/')) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        files.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a link is packed");
+    }
+    let passwd = b"root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/tmp:/bin/sh\n";
+    append(&mut files, "etc/passwd", tar::EntryType::Regular, 0o644, passwd);
+    append(&mut files, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nagent:x:1000:\n");
+    files.into_inner().expect("an archive in memory")
+}
+
+fn append(files: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, mode: u32, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(content.len() as u64);
+    files.append_data(&mut header, path, content).expect("a file is packed");
+}
