@@ -1,8 +1,12 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 #![allow(missing_docs, reason = "being built")]
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
 pub mod domain;
 pub mod engine;
 pub mod entropy;
 pub mod tasks;
+pub mod telemetry;
