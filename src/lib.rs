@@ -1,7 +1,10 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 #![allow(missing_docs, reason = "being built")]
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
 pub mod domain;
 pub mod engine;
 pub mod entropy;
@@ -9,3 +12,4 @@ pub mod ops;
 pub mod store;
 pub mod sweep;
 pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,277 @@
+//! Every key, once: where it stands, what it means, which field it sets.
+
+use crate::domain::runtime::Runtime;
+
+use super::{Config, value::Slot};
+
+/// A key of `T`.
+pub(super) struct Key<T> {
+    /// Its dotted path from the root, or within its runtime.
+    pub(super) path: &'static str,
+    /// What the template and the handbook say about it.
+    pub(super) doc: &'static str,
+    /// What the template shows where the default is "nothing".
+    pub(super) example: &'static str,
+    /// The field.
+    pub(super) slot: fn(&mut T) -> Slot<'_>,
+}
+
+impl<T> Key<T> {
+    /// The environment's name for it: `sweep.unknown_grace` is `OSTLER_SWEEP_UNKNOWN_GRACE`.
+    pub(super) fn variable(&self) -> String {
+        format!("OSTLER_{}", self.path.to_uppercase().replace('.', "_"))
+    }
+}
+
+/// The keys outside `[runtimes]`, in the order of the template; those without a section come first, as
+/// TOML wants it.
+pub(super) const KEYS: &[Key<Config>] = &[
+    Key {
+        path: "data_dir",
+        doc: "Where the registry lives: database, mirror, lock and the CLI's socket.\n\
+              Must be on a local disk. An absolute path.",
+        example: "",
+        slot: |config| Slot::Path(&mut config.data_dir),
+    },
+    Key {
+        path: "runtime_dir",
+        doc: "Where the locks live that must not survive a reboot. An absolute path.",
+        example: "",
+        slot: |config| Slot::Path(&mut config.runtime_dir),
+    },
+    Key {
+        path: "ports",
+        doc: "Host ports allotted to containers, lowest and highest included.",
+        example: "",
+        slot: |config| Slot::Ports(&mut config.ports),
+    },
+    Key {
+        path: "engine.socket",
+        doc: "Podman's socket. Without it, ostler looks where Podman puts it for this user.",
+        example: "\"unix:///run/podman/podman.sock\"",
+        slot: |config| Slot::Text(&mut config.engine.socket),
+    },
+    Key {
+        path: "engine.read_deadline",
+        doc: "How long a question to the engine may take.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.engine.read_deadline),
+    },
+    Key {
+        path: "engine.change_deadline",
+        doc: "How long a change may take: creating, starting, stopping, removing.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.engine.change_deadline),
+    },
+    Key {
+        path: "engine.pull_deadline",
+        doc: "How long pulling an image may take.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.engine.pull_deadline),
+    },
+    Key {
+        path: "network.isolate",
+        doc: "Whether containers are kept from reaching each other. The workspace tree governs\n\
+              discovery and the proxy; packets between containers of one network only this does.",
+        example: "",
+        slot: |config| Slot::Flag(&mut config.network.isolate),
+    },
+    Key {
+        path: "network.port",
+        doc: "The TCP port on which agents register and beat.",
+        example: "",
+        slot: |config| Slot::Port(&mut config.network.port),
+    },
+    Key {
+        path: "network.platform_url",
+        doc: "The url agents are told to reach ostler at, in place of the one it works out.",
+        example: "\"http://192.168.1.10:7717\"",
+        slot: |config| Slot::Url(&mut config.network.platform_url),
+    },
+    Key {
+        path: "sweep.absence_grace",
+        doc: "How long a container must have been absent before its instance tokens are revoked.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.sweep.absence_grace),
+    },
+    Key {
+        path: "sweep.unknown_grace",
+        doc: "How long a container or volume that no workspace knows is watched before it goes into\n\
+              the trash.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.sweep.unknown_grace),
+    },
+    Key {
+        path: "sweep.trash_retention",
+        doc: "How long the trash is kept, and a removal can be taken back.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.sweep.trash_retention),
+    },
+    Key {
+        path: "sweep.event_retention",
+        doc: "How long events are kept, and `ostler why` remembers.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.sweep.event_retention),
+    },
+    Key {
+        path: "log.level",
+        doc: "What is logged: error, warn, info, debug, trace, or a filter such as\n\
+              \"info,ostler::sweep=debug\".",
+        example: "",
+        slot: |config| Slot::LogFilter(&mut config.log.level),
+    },
+    Key {
+        path: "log.format",
+        doc: "\"pretty\", \"json\", or \"auto\": pretty on a terminal, JSON otherwise.",
+        example: "",
+        slot: |config| Slot::LogFormat(&mut config.log.format),
+    },
+];
+
+/// The keys of one `[runtimes.NAME]`.
+pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
+    Key {
+        path: "image",
+        doc: "The image of workspaces that name none.",
+        example: "\"docker.io/library/alpine:3\"",
+        slot: |runtime| Slot::Text(&mut runtime.image),
+    },
+    Key {
+        path: "command",
+        doc: "The command of workspaces that name none; without it, the image's own.",
+        example: "[\"agent\", \"--listen\", \"0.0.0.0:8000\"]",
+        slot: |runtime| Slot::Words(&mut runtime.command),
+    },
+    Key {
+        path: "user",
+        doc: "Whom the agent runs as; its volumes and its token file belong to this user.",
+        example: "",
+        slot: |runtime| Slot::User(&mut runtime.user),
+    },
+    Key {
+        path: "readiness",
+        doc: "When a started workspace counts as online: \"container\" once its container has run for\n\
+              two seconds, \"heartbeat\" at the agent's first beat.",
+        example: "",
+        slot: |runtime| Slot::Readiness(&mut runtime.readiness),
+    },
+    Key {
+        path: "memory",
+        doc: "Memory limit in place of the tier's.",
+        example: "\"512MiB\"",
+        slot: |runtime| Slot::Memory(&mut runtime.memory_bytes),
+    },
+    Key {
+        path: "cpus",
+        doc: "Processor limit in place of the tier's, in cores.",
+        example: "1.5",
+        slot: |runtime| Slot::Cores(&mut runtime.cpus),
+    },
+    Key {
+        path: "pids",
+        doc: "Limit of processes and threads in place of the tier's.",
+        example: "512",
+        slot: |runtime| Slot::Count(&mut runtime.pids),
+    },
+    Key {
+        path: "provisioning_limit",
+        doc: "How long a start may take before it has failed.",
+        example: "",
+        slot: |runtime| Slot::Duration(&mut runtime.provisioning_limit),
+    },
+    Key {
+        path: "stop_grace",
+        doc: "How long a process is given to end after it was asked to.",
+        example: "",
+        slot: |runtime| Slot::Duration(&mut runtime.stop_grace),
+    },
+    Key {
+        path: "env",
+        doc: "Added to the environment of every container of this runtime.",
+        example: "{ LANG = \"C.UTF-8\" }",
+        slot: |runtime| Slot::Env(&mut runtime.env),
+    },
+    Key {
+        path: "config_template",
+        doc: "The text of /configs/config.yaml where a workspace brings none.",
+        example: "\"\"\"\nmodel: local\n\"\"\"",
+        slot: |runtime| Slot::Text(&mut runtime.config_template),
+    },
+    Key {
+        path: "privileged_tiers",
+        doc: "Tiers whose containers run privileged: root on this machine in all but name.",
+        example: "",
+        slot: |runtime| Slot::Tiers(&mut runtime.privileged_tiers),
+    },
+];
+
+/// Whether there are keys below this path.
+pub(super) fn is_section(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// A runtime's name appears in orders and in labels; `external` is taken by agents that run elsewhere.
+pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if name == "external" {
+        return Err(
+            "`runtimes.external`: this name stands for agents that run elsewhere; choose another".to_owned()
+        );
+    }
+    if name.is_empty() || name.len() > 63 || !name.chars().all(allowed) {
+        return Err(format!(
+            "`runtimes.{name}`: a runtime's name has 1 to 63 lower-case letters, digits, `-` or `_`"
+        ));
+    }
+    Ok(())
+}
+
+/// What to say after an unknown key: the nearest one, or those that stand where it stands.
+pub(super) fn advice(path: &str, section: &str) -> String {
+    let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
+    let sections = sections.chain(["runtimes"]).filter(|_| section.is_empty());
+    let known = KEYS.iter().map(|key| key.path).chain(sections);
+    if let Some(nearest) = nearest(path, known) {
+        return format!("; did you mean `{nearest}`?");
+    }
+    let here =
+        KEYS.iter().filter(|key| key.path.rsplit_once('.').map_or("", |(before, _)| before) == section);
+    format!("; known here are {}", names(here))
+}
+
+/// The same inside `[runtimes.NAME]`.
+pub(super) fn runtime_advice(runtime: &str, key: &str) -> String {
+    match nearest(key, RUNTIME_KEYS.iter().map(|key| key.path)) {
+        Some(nearest) => format!("; did you mean `runtimes.{runtime}.{nearest}`?"),
+        None => format!("; known here are {}", names(RUNTIME_KEYS.iter())),
+    }
+}
+
+/// The same for a variable of the environment.
+pub(super) fn variable_advice(name: &str) -> String {
+    let known: Vec<_> = KEYS.iter().map(Key::variable).chain([super::FILE_VARIABLE.to_owned()]).collect();
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(nearest) => format!("; did you mean {nearest}?"),
+        None => "; `ostler config show` lists what does".to_owned(),
+    }
+}
+
+fn names<'a, T: 'a>(keys: impl Iterator<Item = &'a Key<T>>) -> String {
+    let names: Vec<_> = keys.map(|key| format!("`{}`", key.path)).collect();
+    names.join(", ")
+}
+
+/// Near enough to be a slip of the finger, or the right word in the wrong section.
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = |path: &'a str| path.rsplit('.').next().unwrap_or(path);
+    let given_last = given.rsplit('.').next().unwrap_or(given);
+    known
+        .map(|path| {
+            let whole = strsim::jaro_winkler(given, path);
+            let word = strsim::jaro_winkler(given_last, last(path)) * 0.98;
+            (path, whole.max(word))
+        })
+        .filter(|(_, likeness)| *likeness > 0.84)
+        .max_by(|(_, one), (_, other)| one.total_cmp(other))
+        .map(|(path, _)| path)
+}

@@ -1,0 +1,54 @@
+//! The commented file that `ostler config init` writes.
+
+use super::{
+    Config,
+    keys::{KEYS, Key, RUNTIME_KEYS},
+};
+use crate::domain::runtime::Runtime;
+
+const HEAD: &str = "\
+# ostler's configuration. Every key shows its default; remove the `#` to change it.
+# The environment comes before this file (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), and
+# flags before the environment. Durations are written as \"90s\", \"10m\", \"14d\".
+# `ostler config check` reads it without acting; `ostler config show` tells what holds.";
+
+const RUNTIMES: &str = "
+# A kind of workspace, chosen by `ostler create --runtime NAME`. `plain` always exists and is what a
+# workspace gets that names none; further ones begin with its defaults.
+[runtimes.plain]";
+
+/// Every key with its documentation and default, all commented out: a file that changes nothing until
+/// somebody changes it, and goes on following the defaults where nobody did.
+#[must_use]
+pub fn template() -> String {
+    let mut lines = vec![HEAD.to_owned()];
+    let mut defaults = Config::defaults();
+    let mut current = "";
+    for key in KEYS {
+        let (section, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if section != current {
+            lines.push(format!("\n[{section}]"));
+            current = section;
+        }
+        lines.extend(entry(key, name, &mut defaults));
+    }
+    lines.push(RUNTIMES.to_owned());
+    for key in RUNTIME_KEYS {
+        lines.extend(entry(key, key.path, &mut Runtime::plain()));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn entry<T>(key: &Key<T>, name: &str, defaults: &mut T) -> Vec<String> {
+    let default = (key.slot)(defaults).show();
+    let mut doc = key.doc.to_owned();
+    if default.is_none() {
+        doc.push_str("\nNot set by default; for example:");
+    }
+    let setting = format!("{name} = {}", default.as_deref().unwrap_or(key.example));
+    let blank = [String::new()].into_iter();
+    let doc = doc.lines().map(|line| format!("# {line}")).collect::<Vec<_>>();
+    let setting = setting.lines().map(|line| format!("#{line}")).collect::<Vec<_>>();
+    blank.chain(doc).chain(setting).collect()
+}

@@ -1,0 +1,232 @@
+use super::*;
+
+/// Reads `text` as a file called `config.toml`.
+fn read_text(text: &str) -> Result<Config, String> {
+    let mut loading = Loading::new(Config::at("/data".into(), "/run".into()));
+    loading.file(Path::new("config.toml"), text);
+    loading.check_together();
+    loading.finish().map(|loaded| loaded.config).map_err(|error| error.to_string())
+}
+
+fn with_env(name: &str, value: &str) -> Result<Loaded, String> {
+    let mut loading = Loading::new(Config::at("/data".into(), "/run".into()));
+    loading.environment(&[(name.to_owned(), value.to_owned())]);
+    loading.check_together();
+    loading.finish().map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
+    for (text, message) in [
+        ("\nport = 1", "config.toml:2: unknown key `port`; did you mean `network.port`?"),
+        ("[network]\nprot = 1", "config.toml:2: unknown key `network.prot`; did you mean `network.port`?"),
+        (
+            "[sweep]\n\nunkown_grace = \"5m\"",
+            "config.toml:3: unknown key `sweep.unkown_grace`; did you mean `sweep.unknown_grace`?",
+        ),
+        (
+            "absence_grace = \"5m\"",
+            "config.toml:1: unknown key `absence_grace`; did you mean `sweep.absence_grace`?",
+        ),
+        ("[sweeps]\n", "config.toml:1: unknown key `sweeps`; did you mean `sweep`?"),
+        ("[log]\nzzz = 1", "config.toml:2: unknown key `log.zzz`; known here are `log.level`, `log.format`"),
+        ("sweep = 5", "config.toml:1: `sweep` is a section: write its keys below a line `[sweep]`"),
+        (
+            "[sweep]\nabsence_grace = 300",
+            "config.toml:2: `sweep.absence_grace`: expected a duration above zero, such as \"90s\", \"10m\" or \
+             \"14d\", found 300",
+        ),
+        (
+            "[sweep]\nabsence_grace = \"0s\"",
+            "config.toml:2: `sweep.absence_grace`: expected a duration above zero, such as \"90s\", \"10m\" or \
+             \"14d\", found \"0s\"",
+        ),
+        (
+            "ports = \"9000-8000\"",
+            "config.toml:1: `ports`: expected a range of ports, lowest first, such as \"21000-28999\", found \
+             \"9000-8000\"",
+        ),
+        (
+            "[network]\nport = 70000",
+            "config.toml:2: `network.port`: expected a port from 1 to 65535, found 70000",
+        ),
+        (
+            "[network]\nport = 22000",
+            "config.toml:2: `network.port` 22000 lies inside `ports` 21000-28999, which are for containers: move \
+             one of them",
+        ),
+        (
+            "[network]\nplatform_url = \"box:7717\"",
+            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
+             \"box:7717\"",
+        ),
+        ("[network]\nisolate = 1", "config.toml:2: `network.isolate`: expected true or false, found 1"),
+        ("data_dir = \"here\"", "config.toml:1: `data_dir`: expected an absolute path, found \"here\""),
+        (
+            "[log]\nformat = \"xml\"",
+            "config.toml:2: `log.format`: expected \"auto\", \"pretty\" or \"json\", found \"xml\"",
+        ),
+        (
+            "[runtimes.agent]\nimag = \"x\"",
+            "config.toml:2: unknown key `runtimes.agent.imag`; did you mean `runtimes.agent.image`?",
+        ),
+        (
+            "[runtimes.agent]\nmemory = \"512\"",
+            "config.toml:2: `runtimes.agent.memory`: expected an amount of memory with its unit, such as \
+             \"512MiB\" or \"2GiB\", found \"512\"",
+        ),
+        (
+            "[runtimes.agent]\nprivileged_tiers = [4, 5]",
+            "config.toml:2: `runtimes.agent.privileged_tiers`: expected a list of tiers from 1 to 4, such as [4], \
+             found 5",
+        ),
+        (
+            "[runtimes.agent]\nuser = \"agent\"",
+            "config.toml:2: `runtimes.agent.user`: expected a user as \"uid:gid\", such as \"1000:1000\", found \
+             \"agent\"",
+        ),
+        (
+            "[runtimes.agent]\nreadiness = \"beat\"",
+            "config.toml:2: `runtimes.agent.readiness`: expected \"container\" or \"heartbeat\", found \"beat\"",
+        ),
+        (
+            "[runtimes.agent.env]\nDEPTH = 3",
+            "config.toml:1: `runtimes.agent.env`: `DEPTH`: expected a text, found an integer; put it in quotes",
+        ),
+        (
+            "[runtimes.\"My Agent\"]\n",
+            "config.toml:1: `runtimes.My Agent`: a runtime's name has 1 to 63 lower-case letters, digits, `-` or \
+             `_`",
+        ),
+        (
+            "[runtimes.external]\n",
+            "config.toml:1: `runtimes.external`: this name stands for agents that run elsewhere; choose another",
+        ),
+        ("runtimes = 1", "config.toml:1: `runtimes` is a section: write `[runtimes.NAME]`"),
+        (
+            "[runtimes]\nimage = \"x\"",
+            "config.toml:2: `runtimes.image` is a section: write its keys below a line `[runtimes.image]`",
+        ),
+    ] {
+        assert_eq!(read_text(text).unwrap_err(), message, "of the file:\n{text}");
+    }
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_once() {
+    let error = read_text("prots = 1\n[sweep]\nabsence_grace = 1\n").unwrap_err();
+    assert!(error.starts_with("the configuration has 2 problems:\n  config.toml:1: "), "{error}");
+    assert!(error.contains("\n  config.toml:3: "), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_refused_with_its_line() {
+    let error = read_text("data_dir = \"/x\"\n[sweep\n").unwrap_err();
+    assert!(error.starts_with("config.toml:2: this is not TOML: "), "{error}");
+}
+
+#[test]
+fn a_file_sets_what_it_names_and_leaves_the_rest() {
+    let config = read_text(
+        "ports = \"30000-30100\"\n\
+         [engine]\npull_deadline = \"1h\"\n\
+         [runtimes.agent]\nimage = \"agent:1\"\nmemory = \"2GiB\"\ncpus = 1\nuser = \"7\"\n\
+         readiness = \"heartbeat\"\nprivileged_tiers = [4]\ncommand = [\"run\"]\nenv = { A = \"b\" }\n",
+    )
+    .unwrap();
+    assert_eq!(config.ports, PortRange { first: 30000, last: 30100 });
+    assert_eq!(config.engine.pull_deadline, Duration::from_hours(1));
+    assert_eq!(config.engine.read_deadline, Duration::from_secs(20));
+    assert_eq!(config.runtimes[PLAIN], Runtime::plain());
+    let agent = &config.runtimes["agent"];
+    assert_eq!(agent.memory_bytes, Some(2 << 30));
+    assert_eq!(agent.cpus, Some(1.0));
+    assert_eq!(agent.user.to_string(), "7:7");
+    assert_eq!(agent.provisioning_limit, Runtime::plain().provisioning_limit);
+    assert_eq!(agent.env["A"], "b");
+}
+
+#[test]
+fn a_variable_comes_before_the_file_and_its_error_names_it() {
+    let loaded = with_env("OSTLER_SWEEP_UNKNOWN_GRACE", "7m").unwrap();
+    assert_eq!(loaded.config.sweep.unknown_grace, Duration::from_mins(7));
+    let setting = loaded.settings.iter().find(|setting| setting.key == "sweep.unknown_grace").unwrap();
+    assert_eq!(setting.value.as_deref(), Some("\"7m\""));
+    assert_eq!(setting.source, "OSTLER_SWEEP_UNKNOWN_GRACE");
+
+    let error = with_env("OSTLER_NETWORK_PORT", "many").unwrap_err();
+    assert_eq!(error, "OSTLER_NETWORK_PORT: `network.port`: expected a port from 1 to 65535, found \"many\"");
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_with_the_nearest_one() {
+    let loaded = with_env("OSTLER_DATADIR", "/x").unwrap();
+    assert_eq!(
+        loaded.warnings,
+        ["the environment variable OSTLER_DATADIR means nothing to ostler; did you mean OSTLER_DATA_DIR?"]
+    );
+}
+
+#[test]
+fn a_data_directory_too_long_for_a_socket_is_refused() {
+    let long = format!("/{}", "d".repeat(100));
+    let error = with_env("OSTLER_DATA_DIR", &long).unwrap_err();
+    assert!(error.starts_with("OSTLER_DATA_DIR: `data_dir` is too long: the socket /ddd"), "{error}");
+    assert!(error.contains("has 113 bytes, and the kernel takes at most 107"), "{error}");
+}
+
+/// What the template shows is what holds: with and without its comment signs.
+#[test]
+fn the_template_equals_the_defaults() {
+    let template = template();
+    assert_eq!(read_text(&template).unwrap(), Config::at("/data".into(), "/run".into()));
+
+    let mut live = Vec::new();
+    let mut only_an_example = false;
+    for line in template.lines() {
+        if line.starts_with("# Not set by default") {
+            only_an_example = true;
+        } else if line.is_empty() {
+            only_an_example = false;
+        }
+        let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !only_an_example);
+        live.push(setting.unwrap_or(line));
+    }
+    assert_eq!(read_text(&live.join("\n")).unwrap(), Config::defaults(), "{}", live.join("\n"));
+}
+
+#[test]
+fn every_example_of_the_template_is_valid() {
+    let examples: Vec<_> = template()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest.to_owned(),
+            Some(_) | None => line.to_owned(),
+        })
+        .collect();
+    let config = read_text(&examples.join("\n")).unwrap();
+    assert_eq!(config.runtimes[PLAIN].config_template.as_deref(), Some("model: local\n"));
+}
+
+#[test]
+fn durations_and_memory_read_back_what_they_show() {
+    for text in ["500ms", "20s", "10m", "1h30m", "14d", "1d2h3m4s5ms"] {
+        let mut duration = Duration::ZERO;
+        value::Slot::Duration(&mut duration).set(&DeValue::String(text.into())).unwrap();
+        assert_eq!(value::duration_text(duration), text);
+    }
+    for text in ["1B", "1000KiB", "512MiB", "3GiB"] {
+        let mut memory = None;
+        value::Slot::Memory(&mut memory).set(&DeValue::String(text.into())).unwrap();
+        assert_eq!(value::Slot::Memory(&mut memory).show().unwrap(), format!("\"{text}\""));
+    }
+}
+
+/// The values are somebody's secrets.
+#[test]
+fn the_environment_of_a_runtime_is_shown_by_name_only() {
+    let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let shown = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
+    assert_eq!(shown, "{ API_KEY = … }");
+}

@@ -1,0 +1,314 @@
+//! How a value is read, refused and shown: one [`Slot`] per kind of value.
+//!
+//! The environment has only texts, so every slot reads its value from a text as well.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+use toml::{Value, de::DeValue};
+
+use crate::domain::runtime::{Readiness, Tier, User};
+
+use super::{LogFormat, PortRange};
+
+/// A place in the configuration for one value.
+pub(super) enum Slot<'a> {
+    Path(&'a mut PathBuf),
+    Text(&'a mut Option<String>),
+    Url(&'a mut Option<String>),
+    Flag(&'a mut bool),
+    Port(&'a mut u16),
+    Ports(&'a mut PortRange),
+    Duration(&'a mut Duration),
+    LogFilter(&'a mut String),
+    LogFormat(&'a mut LogFormat),
+    Words(&'a mut Vec<String>),
+    User(&'a mut User),
+    Readiness(&'a mut Readiness),
+    Memory(&'a mut Option<u64>),
+    Cores(&'a mut Option<f64>),
+    Count(&'a mut Option<u32>),
+    Env(&'a mut BTreeMap<String, String>),
+    Tiers(&'a mut Vec<Tier>),
+}
+
+impl Slot<'_> {
+    /// Sets the value, or says why not in words that follow the key and a colon.
+    pub(super) fn set(self, given: &DeValue<'_>) -> Result<(), String> {
+        match self {
+            Self::Path(slot) => *slot = path(given)?,
+            Self::Text(slot) => *slot = Some(text(given, "a text")?),
+            Self::Url(slot) => *slot = Some(url(given)?),
+            Self::Flag(slot) => *slot = flag(given)?,
+            Self::Port(slot) => *slot = whole(given, "a port from 1 to 65535", 1, u16::MAX.into())?,
+            Self::Ports(slot) => *slot = ports(given)?,
+            Self::Duration(slot) => *slot = duration(given)?,
+            Self::LogFilter(slot) => *slot = log_filter(given)?,
+            Self::LogFormat(slot) => *slot = log_format(given)?,
+            Self::Words(slot) => *slot = words(given)?,
+            Self::User(slot) => *slot = text(given, USER)?.parse().map_err(|_| expected(USER, given))?,
+            Self::Readiness(slot) => *slot = readiness(given)?,
+            Self::Memory(slot) => *slot = Some(memory(given)?),
+            Self::Cores(slot) => *slot = Some(cores(given)?),
+            Self::Count(slot) => *slot = Some(whole(given, "a number above zero", 1, u32::MAX.into())?),
+            Self::Env(slot) => *slot = env(given)?,
+            Self::Tiers(slot) => *slot = tiers(given)?,
+        }
+        Ok(())
+    }
+
+    /// The value as it would be written in the file; none where nothing is set.
+    ///
+    /// Of an environment only the names: the values may be secrets.
+    pub(super) fn show(self) -> Option<String> {
+        let value = match self {
+            Self::Path(slot) => Value::from(slot.display().to_string()),
+            Self::Text(slot) | Self::Url(slot) => Value::from(slot.clone()?),
+            Self::Flag(slot) => Value::from(*slot),
+            Self::Port(slot) => Value::from(i64::from(*slot)),
+            Self::Ports(slot) => Value::from(slot.to_string()),
+            Self::Duration(slot) => Value::from(duration_text(*slot)),
+            Self::LogFilter(slot) => Value::from(slot.clone()),
+            Self::LogFormat(slot) => Value::from(slot.as_str()),
+            Self::Words(slot) if slot.is_empty() => return None,
+            Self::Words(slot) => Value::from(slot.clone()),
+            Self::User(slot) => Value::from(slot.to_string()),
+            Self::Readiness(slot) => Value::from(readiness_text(*slot)),
+            Self::Memory(slot) => Value::from(memory_text((*slot)?)),
+            Self::Cores(slot) => Value::from((*slot)?),
+            Self::Count(slot) => Value::from(i64::from((*slot)?)),
+            Self::Env(slot) if slot.is_empty() => return None,
+            Self::Env(slot) => {
+                let names: Vec<_> = slot.keys().map(|name| format!("{name} = …")).collect();
+                return Some(format!("{{ {} }}", names.join(", ")));
+            }
+            Self::Tiers(slot) => {
+                Value::from(slot.iter().map(|tier| i64::from(tier.number())).collect::<Vec<_>>())
+            }
+        };
+        Some(value.to_string())
+    }
+}
+
+const USER: &str = "a user as \"uid:gid\", such as \"1000:1000\"";
+const PORTS: &str = "a range of ports, lowest first, such as \"21000-28999\"";
+const DURATION: &str = "a duration above zero, such as \"90s\", \"10m\" or \"14d\"";
+const MEMORY: &str = "an amount of memory with its unit, such as \"512MiB\" or \"2GiB\"";
+const TIERS: &str = "a list of tiers from 1 to 4, such as [4]";
+
+/// The refusal, saying what was expected and what was found.
+fn expected(what: &str, given: &DeValue<'_>) -> String {
+    let found = match given {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    };
+    format!("expected {what}, found {found}")
+}
+
+fn text(given: &DeValue<'_>, what: &str) -> Result<String, String> {
+    match given.as_str() {
+        Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
+        Some(_) | None => Err(expected(what, given)),
+    }
+}
+
+fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
+    let what = "an absolute path";
+    let path = PathBuf::from(text(given, what)?);
+    if path.is_absolute() { Ok(path) } else { Err(expected(what, given)) }
+}
+
+fn url(given: &DeValue<'_>) -> Result<String, String> {
+    let what = "a url that begins with http:// or https://";
+    let url = text(given, what)?;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if rest.is_some_and(|host| !host.is_empty()) { Ok(url) } else { Err(expected(what, given)) }
+}
+
+fn flag(given: &DeValue<'_>) -> Result<bool, String> {
+    match (given.as_bool(), given.as_str()) {
+        (Some(flag), _) => Ok(flag),
+        (None, Some("true")) => Ok(true),
+        (None, Some("false")) => Ok(false),
+        (None, Some(_) | None) => Err(expected("true or false", given)),
+    }
+}
+
+fn whole<T: TryFrom<i64>>(given: &DeValue<'_>, what: &str, least: i64, most: i64) -> Result<T, String> {
+    let number = match given {
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
+        DeValue::String(text) => text.parse().ok(),
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => None,
+    };
+    number
+        .filter(|number| (least..=most).contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| expected(what, given))
+}
+
+fn ports(given: &DeValue<'_>) -> Result<PortRange, String> {
+    let written = text(given, PORTS)?;
+    let range = written.split_once('-').and_then(|(first, last)| {
+        Some(PortRange { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
+    });
+    range.filter(|range| range.first > 0 && range.first <= range.last).ok_or_else(|| expected(PORTS, given))
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+fn duration(given: &DeValue<'_>) -> Result<Duration, String> {
+    parse_duration(&text(given, DURATION)?).ok_or_else(|| expected(DURATION, given))
+}
+
+/// Days count as 24 hours: a retention must not depend on a time zone.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let span = SpanParser::new().parse_span(text).ok()?;
+    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(signed).ok().filter(|duration| !duration.is_zero())
+}
+
+/// `14d`, `1h30m`, `500ms`: what [`parse_duration`] reads back as the same.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, millis) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        let count = rest / millis;
+        rest %= millis;
+        if count > 0 {
+            parts.push(format!("{count}{unit}"));
+        }
+    }
+    parts.concat()
+}
+
+fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
+    let what = "a log filter, such as \"info\" or \"info,ostler::sweep=debug\"";
+    let filter = text(given, what)?;
+    match tracing_subscriber::EnvFilter::builder().parse(&filter) {
+        Ok(_) => Ok(filter),
+        Err(_) => Err(expected(what, given)),
+    }
+}
+
+impl LogFormat {
+    const ALL: [Self; 3] = [Self::Auto, Self::Pretty, Self::Json];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+        }
+    }
+}
+
+fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
+    let found = LogFormat::ALL.into_iter().find(|format| Some(format.as_str()) == given.as_str());
+    found.ok_or_else(|| expected("\"auto\", \"pretty\" or \"json\"", given))
+}
+
+fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let what = "a list of texts, such as [\"agent\", \"--listen\"]";
+    let list = given.as_array().ok_or_else(|| expected(what, given))?;
+    list.iter()
+        .map(|word| word.get_ref().as_str().map(str::to_owned).ok_or_else(|| expected(what, word.get_ref())))
+        .collect()
+}
+
+fn readiness_text(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Container => "container",
+        Readiness::Heartbeat => "heartbeat",
+    }
+}
+
+fn readiness(given: &DeValue<'_>) -> Result<Readiness, String> {
+    let found = [Readiness::Container, Readiness::Heartbeat]
+        .into_iter()
+        .find(|one| Some(readiness_text(*one)) == given.as_str());
+    found.ok_or_else(|| expected("\"container\" or \"heartbeat\"", given))
+}
+
+const UNITS: [(&str, u64); 7] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("B", 1),
+];
+
+/// A bare number is refused: whoever writes `memory = "512"` does not mean bytes.
+fn memory(given: &DeValue<'_>) -> Result<u64, String> {
+    let written = text(given, MEMORY)?;
+    let bytes = UNITS.iter().find_map(|(unit, size)| {
+        let count: u64 = written.strip_suffix(unit)?.trim_end().parse().ok()?;
+        count.checked_mul(*size)
+    });
+    // The limit reaches the engine as a signed number.
+    bytes.filter(|bytes| *bytes > 0 && i64::try_from(*bytes).is_ok()).ok_or_else(|| expected(MEMORY, given))
+}
+
+fn memory_text(bytes: u64) -> String {
+    let exact = UNITS.iter().find(|(_, size)| bytes.is_multiple_of(*size));
+    exact.map_or_else(|| format!("{bytes}B"), |(unit, size)| format!("{}{unit}", bytes / size))
+}
+
+fn cores(given: &DeValue<'_>) -> Result<f64, String> {
+    let number = match given {
+        DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::String(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => None,
+    };
+    let sane = number.filter(|cores| cores.is_finite() && *cores > 0.0);
+    sane.ok_or_else(|| expected("a number of cores above zero, such as 1.5", given))
+}
+
+fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
+    let what = "a table of texts, such as { LANG = \"C.UTF-8\" }";
+    let table = given.as_table().ok_or_else(|| expected(what, given))?;
+    table.iter().map(|(name, value)| variable(name.get_ref(), value.get_ref())).collect()
+}
+
+/// The value is not repeated in the refusal: it may be a secret.
+fn variable(name: &str, value: &DeValue<'_>) -> Result<(String, String), String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(format!("`{name}` cannot name a variable of the environment"));
+    }
+    match value.as_str() {
+        Some(text) => Ok((name.to_owned(), text.to_owned())),
+        None => Err(format!(
+            "`{name}`: expected a text, found {}; put it in quotes",
+            with_article(value.type_str())
+        )),
+    }
+}
+
+fn with_article(noun: &str) -> String {
+    let article = if noun.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {noun}")
+}
+
+fn tiers(given: &DeValue<'_>) -> Result<Vec<Tier>, String> {
+    let list = given.as_array().ok_or_else(|| expected(TIERS, given))?;
+    let tier = |number: u8| Tier::try_from(number).map_err(|error| error.to_string());
+    list.iter().map(|one| whole(one.get_ref(), TIERS, 1, 4).and_then(tier)).collect()
+}

@@ -1,0 +1,23 @@
+//! Logs: to standard error, because standard output belongs to answers.
+
+use std::io;
+
+use anyhow::{Context as _, anyhow};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Starts logging what passes `filter`; as JSON, one object per line, or for people.
+///
+/// The form is the caller's choice, since only the edge knows whether a person is watching.
+///
+/// # Errors
+/// When `filter` is none, or logging was started before.
+pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(filter).context("the log filter is not understood")?;
+    let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = if json {
+        logs.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        logs.with_target(false).with_ansi(std::env::var_os("NO_COLOR").is_none()).try_init()
+    };
+    started.map_err(|why| anyhow!("logging cannot be started: {why}"))
+}
