@@ -198,7 +198,8 @@ fn may_raise_limits() -> bool {
 fn start_service() -> Service {
     let directory = tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
     let mut command = Command::new("sh");
-    command.args(["-c", KEEPER, "keeper"]).arg(&directory);
+    // conmon leaves a file named `oom` wherever the service was started.
+    command.args(["-c", KEEPER, "keeper"]).arg(&directory).current_dir(&directory);
     if let Some(configuration) = configuration() {
         command.env("CONTAINERS_CONF", configuration);
     }
