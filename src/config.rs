@@ -24,7 +24,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::domain::runtime::{PLAIN, Runtime};
+use crate::domain::{
+    ports::PortRange,
+    runtime::{PLAIN, Runtime},
+};
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
 
@@ -79,15 +82,6 @@ pub struct NetworkConfig {
     pub port: u16,
     /// The address agents are told, in place of the one ostler works out.
     pub platform_url: Option<String>,
-}
-
-/// Ports, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The lowest.
-    pub first: u16,
-    /// The highest.
-    pub last: u16,
 }
 
 /// `[sweep]`

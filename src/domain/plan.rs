@@ -252,7 +252,12 @@ pub struct Plan {
 
 impl Plan {
     /// Claims that a failed stop or a crash left open, of the reasons that are this pass's own.
-    fn finish_claims(&mut self, entries: &[TrashEntry], busy: &BTreeSet<WorkspaceId>, reasons: &[TrashReason]) {
+    fn finish_claims(
+        &mut self,
+        entries: &[TrashEntry],
+        busy: &BTreeSet<WorkspaceId>,
+        reasons: &[TrashReason],
+    ) {
         let open = entries.iter().filter(|entry| {
             entry.state == TrashState::Claimed
                 && reasons.contains(&entry.reason)
@@ -344,10 +349,8 @@ impl Inventory {
     pub fn newest_of(&self, workspace: WorkspaceId) -> Option<Things> {
         let own = self.containers.get(&workspace).into_iter().flatten();
         let newest = own.max_by_key(|(serial, container)| (container.state.may_run(), *serial));
-        let container = newest.map(|(_, container)| NamedContainer {
-            id: container.id.clone(),
-            name: container.name.clone(),
-        });
+        let container = newest
+            .map(|(_, container)| NamedContainer { id: container.id.clone(), name: container.name.clone() });
         let volumes = self.volumes.get(&workspace).cloned().unwrap_or_default();
         (container.is_some() || (!volumes.is_empty() && !self.trashed.contains_key(&workspace)))
             .then_some(Things { container, volumes })
@@ -551,7 +554,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let mut plan = Plan::default();
     let idle = |id: &WorkspaceId| !busy.contains(id);
     plan.finish_claims(entries, busy, &[TrashReason::Stray, TrashReason::Replaced]);
-    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Restoring) {
+    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Restoring)
+    {
         plan.act(
             Action::FinishRestore { workspace: entry.workspace, entry: entry.id },
             &entry.workspace_name,
@@ -568,8 +572,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
             if row.container.as_ref() == Some(&container.id) {
                 if row.status.forbids_running() && container.state.may_run() {
                     let evidence = format!("it runs although the workspace is {}", row.status);
-                    let action =
-                        Action::StopContainer { workspace: row.id, container: container.id.clone() };
+                    let action = Action::StopContainer { workspace: row.id, container: container.id.clone() };
                     plan.act(action, &row.name, evidence);
                 }
             } else if !held.contains(container.id.as_str()) {

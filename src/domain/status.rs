@@ -229,11 +229,7 @@ use Status::{
 /// the kind to its guard. A container seen ready also lifts `offline`: somebody started it by hand, and
 /// a running container must not be called offline.
 pub const MOVES: &[(Cause, Status, &[Status])] = &[
-    (
-        Cause::AgentHeard,
-        Online,
-        &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent],
-    ),
+    (Cause::AgentHeard, Online, &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent]),
     (Cause::ContainerReady, Online, &[Provisioning, Failed(ProvisionTimeout), Offline]),
     (Cause::ProvisioningTimedOut, Failed(ProvisionTimeout), &[Provisioning]),
     (Cause::StartImpossible, Failed(StartError), &[Provisioning]),

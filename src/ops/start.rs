@@ -19,7 +19,8 @@ use crate::{
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
-            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name, volume_name,
+            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name,
+            volume_name,
         },
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
@@ -30,7 +31,8 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     engine::{
-        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec, trusted,
+        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec,
+        trusted,
     },
     store::{BeginStart, ClaimGuard, StatusChange, WorkspaceEdit},
 };
@@ -99,7 +101,12 @@ impl Ops {
         self.order(id, Order::Start(order)).await
     }
 
-    pub(super) async fn start_now(&self, id: WorkspaceId, order: StartOrder, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn start_now(
+        &self,
+        id: WorkspaceId,
+        order: StartOrder,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
             return Err(OpError::Conflict(format!(
@@ -119,7 +126,12 @@ impl Ops {
         }
     }
 
-    async fn prepare_and_begin(&self, row: &Workspace, order: &StartOrder, phase: &Phase) -> OpResult<Applied> {
+    async fn prepare_and_begin(
+        &self,
+        row: &Workspace,
+        order: &StartOrder,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         let runtime = self.0.runtime(&row.runtime)?.clone();
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
@@ -268,7 +280,9 @@ impl Inner {
         match self.engine.inspect_volume(&config).await {
             Ok(seen) if seen.directory_missing => self.engine.repair_volume(&config, runtime.user).await?,
             Ok(_) => {}
-            Err(error) if error.trouble == Trouble::Absent => self.make_volume(row, config, runtime.user).await?,
+            Err(error) if error.trouble == Trouble::Absent => {
+                self.make_volume(row, config, runtime.user).await?
+            }
             Err(error) => return Err(error.into()),
         }
         if !wants_work_volume(row) {
@@ -369,7 +383,8 @@ impl Inner {
             workspace_dir: row.spec.workspace_dir.clone(),
             workspace_access: row.spec.workspace_access,
         };
-        let labelled = serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
+        let labelled =
+            serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
         labels.insert(LABEL_SPEC.to_owned(), labelled);
         Ok(ContainerSpec {
             name: container_name(row.id, serial),
@@ -515,7 +530,10 @@ impl Inner {
             told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        let retry = matches!(row.status, Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout));
+        let retry = matches!(
+            row.status,
+            Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout)
+        );
         if retry {
             self.store.change_status(change(Cause::StartByPerson)).await?;
         }

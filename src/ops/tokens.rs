@@ -48,7 +48,9 @@ impl Ops {
         if self.0.store.revoke_token(id, token, self.0.clock.now()).await? {
             Ok(())
         } else {
-            Err(OpError::NotFound("this workspace has no such live token; `ostler token ls` shows them".into()))
+            Err(OpError::NotFound(
+                "this workspace has no such live token; `ostler token ls` shows them".into(),
+            ))
         }
     }
 

@@ -14,8 +14,7 @@ use super::{OpenError, StoreError};
 const APPLICATION_ID: i32 = 0x6f73_746c;
 
 /// The migrations, in order; the version is the number of those applied. Released ones never change.
-pub(super) const MIGRATIONS: &[(&str, &str)] =
-    &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
 
 /// Refuses what cannot be opened safely; creates or migrates the rest.
 pub(super) fn prepare(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
@@ -46,7 +45,10 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
             known: target,
         });
     }
-    if version < target && !fresh && let Some(path) = path {
+    if version < target
+        && !fresh
+        && let Some(path) = path
+    {
         back_up(sql, path, version)?;
     }
     for (index, (name, text)) in migrations.iter().enumerate().skip(version as usize) {
@@ -93,7 +95,8 @@ mod tests {
     use super::*;
 
     fn schema_of(sql: &Connection) -> Vec<String> {
-        let mut rows = sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        let mut rows =
+            sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
         let texts = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
         texts
             .map(|text| {
@@ -119,8 +122,11 @@ mod tests {
         let path = dir.path().join("ostler.db");
         let sql = Connection::open(&path).unwrap();
         prepare(&sql, Some(&path)).unwrap();
-        sql.execute("INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)", [])
-            .unwrap();
+        sql.execute(
+            "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)",
+            [],
+        )
+        .unwrap();
         let mut next = MIGRATIONS.to_vec();
         next.push(("0002_test", "CREATE TABLE extra (x INTEGER) STRICT"));
         apply(&sql, Some(&path), &next).unwrap();

@@ -262,10 +262,8 @@ fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
 
 fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let sql = Connection::open_with_flags(path, flags).map_err(|error| OpenError::Place {
-        path: path.to_owned(),
-        source: io::Error::other(error),
-    })?;
+    let sql = Connection::open_with_flags(path, flags)
+        .map_err(|error| OpenError::Place { path: path.to_owned(), source: io::Error::other(error) })?;
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
     array::load_module(&sql).map_err(StoreError::from)?;

@@ -104,7 +104,9 @@ impl SweepQueries {
     }
 
     fn provisioning() -> String {
-        format!("SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since")
+        format!(
+            "SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since"
+        )
     }
 
     const LIVE: &'static str = "SELECT count(*) FROM workspaces w WHERE w.status <> 'removed'";
@@ -252,8 +254,11 @@ impl Store {
     pub async fn approve_plan(&self, pass: String, plan: PlanId, at: Timestamp) -> StoreResult<Approval> {
         self.lanes
             .write("approve plan", move |tx| {
-                let held: Option<HeldPlanRow> =
-                    tx.sql.prepare_cached(&format!("{HELD} WHERE pass = ?1"))?.query_row([&pass], held).optional()?;
+                let held: Option<HeldPlanRow> = tx
+                    .sql
+                    .prepare_cached(&format!("{HELD} WHERE pass = ?1"))?
+                    .query_row([&pass], held)
+                    .optional()?;
                 let Some(mut held) = held else { return Ok(Approval::NothingHeld) };
                 if held.id != plan {
                     return Ok(Approval::Superseded(held.id));

@@ -114,7 +114,9 @@ fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> 
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let moved = tx
         .sql
-        .prepare_cached("UPDATE trash SET state = ?2 WHERE id = ?1 AND state IN (SELECT value FROM rarray(?3))")?
+        .prepare_cached(
+            "UPDATE trash SET state = ?2 WHERE id = ?1 AND state IN (SELECT value FROM rarray(?3))",
+        )?
         .execute(params![id, to.as_str(), row::texts(&from)])?;
     Ok(moved > 0)
 }
@@ -260,7 +262,8 @@ impl Store {
                     )?
                     .execute(params![entry, past])?;
                 if moved > 0 && swept_by.is_some() {
-                    let found = entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
+                    let found =
+                        entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
                     let told = json!({ "trash_id": entry, "phase": "claimed for deletion" });
                     for entry in found {
                         let counted = swept_by.filter(|_| !entry.reason.ordered_by_person());
@@ -385,7 +388,9 @@ fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
         .collect();
     Ok(tx
         .sql
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM trash_items WHERE item IN (SELECT value FROM rarray(?1)))")?
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM trash_items WHERE item IN (SELECT value FROM rarray(?1)))",
+        )?
         .query_row([row::texts(&items)], |row| row.get(0))?)
 }
 

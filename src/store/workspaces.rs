@@ -370,12 +370,17 @@ impl Store {
                 let within = scope.condition();
                 let named = many(
                     sql,
-                    &format!("WHERE w.name = ?1 AND {within} ORDER BY w.status = 'removed', w.removed_at DESC"),
+                    &format!(
+                        "WHERE w.name = ?1 AND {within} ORDER BY w.status = 'removed', w.removed_at DESC"
+                    ),
                     [&reference],
                 )?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
                 if named.len() == 1 || live == 1 {
-                    return Ok(named.into_iter().next().map_or(Found::None(Vec::new()), |w| Found::One(w.into())));
+                    return Ok(named
+                        .into_iter()
+                        .next()
+                        .map_or(Found::None(Vec::new()), |w| Found::One(w.into())));
                 }
                 if named.len() > 1 {
                     return Ok(Found::Many(named.into_iter().map(|w| (w.name, w.id)).collect()));
@@ -533,7 +538,9 @@ impl Store {
                 let below = descendants(tx.sql, id)?;
                 if !below.is_empty() && !cascade {
                     let children = many(tx.sql, "WHERE w.parent_id = ?1 AND w.status <> 'removed'", [id])?;
-                    return Ok(RemoveResult::HasChildren(children.into_iter().map(|w| (w.id, w.name)).collect()));
+                    return Ok(RemoveResult::HasChildren(
+                        children.into_iter().map(|w| (w.id, w.name)).collect(),
+                    ));
                 }
                 let mut removed = vec![id];
                 removed.extend(below);
@@ -621,7 +628,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn adopt_workspace(&self, adopted: AdoptedWorkspace, at: Timestamp) -> StoreResult<Option<i64>> {
+    pub async fn adopt_workspace(
+        &self,
+        adopted: AdoptedWorkspace,
+        at: Timestamp,
+    ) -> StoreResult<Option<i64>> {
         self.lanes
             .write("adopt workspace", move |tx| {
                 let known: bool = tx
@@ -645,7 +656,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn forget_removed(&self, before: Timestamp, keep: Vec<WorkspaceId>, limit: u32) -> StoreResult<usize> {
+    pub async fn forget_removed(
+        &self,
+        before: Timestamp,
+        keep: Vec<WorkspaceId>,
+        limit: u32,
+    ) -> StoreResult<usize> {
         self.lanes
             .write("forget removed", move |tx| {
                 Ok(tx
@@ -723,7 +739,8 @@ fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId
 }
 
 fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
-    let mut query = sql.prepare_cached(&format!("SELECT DISTINCT w.name FROM workspaces w WHERE {within} LIMIT 10000"))?;
+    let mut query =
+        sql.prepare_cached(&format!("SELECT DISTINCT w.name FROM workspaces w WHERE {within} LIMIT 10000"))?;
     let names = query.query_map([], |row| row.get::<_, String>(0)?.parse().map_err(row::conversion))?;
     Ok(names.collect::<Result<_, _>>()?)
 }
@@ -733,14 +750,17 @@ fn by_id_prefix(sql: &Connection, prefix: &str, within: &str) -> StoreResult<Vec
     let hex: String = prefix.chars().filter(|c| *c != '-').collect();
     let looks_like_id = (4..=32).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit());
     let bound = |fill: &str| u128::from_str_radix(&format!("{hex}{}", fill.repeat(32 - hex.len())), 16).ok();
-    let (true, Some(low), Some(high)) = (looks_like_id, bound("0"), bound("f")) else { return Ok(Vec::new()) };
+    let (true, Some(low), Some(high)) = (looks_like_id, bound("0"), bound("f")) else {
+        return Ok(Vec::new());
+    };
     let id = |number| WorkspaceId(uuid::Uuid::from_u128(number));
     many(sql, &format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5"), params![id(low), id(high)])
 }
 
 fn free_port(sql: &Connection, ports: PortRange, taken: &[u16]) -> StoreResult<Option<u16>> {
-    let mut query = sql
-        .prepare_cached("SELECT host_port FROM workspaces WHERE host_port BETWEEN ?1 AND ?2 ORDER BY host_port")?;
+    let mut query = sql.prepare_cached(
+        "SELECT host_port FROM workspaces WHERE host_port BETWEEN ?1 AND ?2 ORDER BY host_port",
+    )?;
     let held = query
         .query_map([ports.first, ports.last], |row| row.get(0))?
         .collect::<Result<std::collections::BTreeSet<u16>, _>>()?;

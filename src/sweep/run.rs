@@ -152,7 +152,13 @@ impl Sweeper {
         run
     }
 
-    async fn run_into(&self, run: &mut Run, pass: &dyn Pass, look: &Look, mode: Mode) -> Result<(), SweepError> {
+    async fn run_into(
+        &self,
+        run: &mut Run,
+        pass: &dyn Pass,
+        look: &Look,
+        mode: Mode,
+    ) -> Result<(), SweepError> {
         let Plan { actions, watching } = pass.plan(self, look).await?;
         run.watching = watching;
         if mode == Mode::DryRun {
@@ -189,7 +195,12 @@ impl Sweeper {
         pass.housekeep(self, run.started_at).await
     }
 
-    async fn judge(&self, pass: &'static str, actions: Vec<Planned>, look: &Look) -> Result<Judged, SweepError> {
+    async fn judge(
+        &self,
+        pass: &'static str,
+        actions: Vec<Planned>,
+        look: &Look,
+    ) -> Result<Judged, SweepError> {
         let before = self.store.held_plan(pass).await?;
         let approved = approved_keys(before.as_ref());
         let is_approved = |planned: &Planned| approved.contains(&planned.action.key());
@@ -243,7 +254,8 @@ impl Sweeper {
         held: &[Planned],
         reason: &str,
     ) -> Result<PlanId, SweepError> {
-        let keys = |plan: &[Planned]| plan.iter().map(|planned| planned.action.key()).collect::<BTreeSet<_>>();
+        let keys =
+            |plan: &[Planned]| plan.iter().map(|planned| planned.action.key()).collect::<BTreeSet<_>>();
         if let Some(row) = &before
             && row.approved_at.is_none()
             && planned_of(row).is_some_and(|plan| keys(&plan) == keys(held))
@@ -267,7 +279,9 @@ impl Sweeper {
     ) -> Result<(), SweepError> {
         let Some(row) = before else { return Ok(()) };
         let still_wanted = approved_keys(Some(&row));
-        if row.approved_at.is_none() || !actions.iter().any(|planned| still_wanted.contains(&planned.action.key())) {
+        if row.approved_at.is_none()
+            || !actions.iter().any(|planned| still_wanted.contains(&planned.action.key()))
+        {
             self.store.drop_held_plan(pass, row.id).await?;
         }
         Ok(())

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, SettleInput};
 
-
 /// See the module page.
 pub(super) struct Settle;
 
@@ -37,8 +36,7 @@ impl Pass for Settle {
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
         let entries = sweeper.store.trash().await?;
-        let input =
-            SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
+        let input = SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
         Ok(plan::settle(&look.inventory, &input))
     }
 }
