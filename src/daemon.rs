@@ -35,6 +35,9 @@ use crate::{
 /// finished at the next start.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long the start waits for an engine before it goes on without.
+const FIRST_ACCEPT: Duration = Duration::from_secs(3);
+
 /// How often an engine that has not been accepted yet is asked again.
 const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 
@@ -83,6 +86,11 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     let registry = identity::establish(&store, &mirror, &config.data_dir, &*clock, &SystemEntropy).await?;
     let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
     let house = build(&config, store, mirror, registry, clock)?;
+    // Asked once before the sweeps begin, so that a first start does not begin with a warning.
+    let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
+    if let Some(Err(error)) = accepted {
+        tracing::warn!(%error, "the engine cannot be accepted yet; ostler waits for it and changes nothing");
+    }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&house.sweeper),
         sweep::all(),

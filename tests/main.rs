@@ -7,5 +7,6 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod keeper;
 mod podman;
 mod support;

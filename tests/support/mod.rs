@@ -1,4 +1,5 @@
 //! What the tests share.
 
+pub(crate) mod daemon;
 pub(crate) mod engine_proxy;
 pub(crate) mod podman;
