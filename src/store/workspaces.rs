@@ -409,8 +409,8 @@ impl Store {
             .await
     }
 
-    /// Hands out the next container name's serial, and a host port where the row has none (or
-    /// `new_port` is asked for). `None` when the row is gone or the range is used up (`taken` ports,
+    /// Hands out the next container name's serial, and a host port where the row has none
+    /// that will do. `None` when the row is gone or the range is used up (`taken` ports,
     /// found busy on the host, are passed over).
     ///
     /// # Errors
@@ -420,7 +420,6 @@ impl Store {
         id: WorkspaceId,
         ports: PortRange,
         taken: Vec<u16>,
-        new_port: bool,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
             .write("allot", move |tx| {
@@ -430,7 +429,7 @@ impl Store {
                     .query_row([id], |row| row.get(0))
                     .optional()?;
                 let Some(held) = held else { return Ok(None) };
-                let port = match held.filter(|port| !new_port && !taken.contains(port)) {
+                let port = match held.filter(|port| !taken.contains(port)) {
                     Some(port) => Some(port),
                     None => free_port(tx.sql, ports, &taken)?,
                 };

@@ -209,9 +209,9 @@ impl Sweeper {
             self.drop_used_up(pass, before, &actions).await?;
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None });
         };
-        let (apply, held): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
-        let id = self.hold(pass, before, &held, &reason).await?;
-        Ok(Judged { apply, held, hold: Some((id, reason)) })
+        let (apply, waiting): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
+        let id = self.hold(pass, before, &waiting, &reason).await?;
+        Ok(Judged { apply, held: waiting, hold: Some((id, reason)) })
     }
 
     async fn reason_to_hold(
