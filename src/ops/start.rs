@@ -201,7 +201,8 @@ impl Inner {
         if !allowed {
             return Ok(Some(format!("it is {} now", row.status)));
         }
-        let up = matches!(row.status, Status::Online | Status::Degraded) && !order.even_if_running;
+        let begun = row.status == Status::Provisioning && self.actors.has_begun(row.id, row.incarnation);
+        let up = (begun || matches!(row.status, Status::Online | Status::Degraded)) && !order.even_if_running;
         let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
         match self.engine.inspect_container(container).await {
             Ok(seen) if seen.state.may_run() => Ok(Some("it runs already".into())),
@@ -243,7 +244,9 @@ impl Inner {
             return Ok(None);
         }
         self.ensure_volumes(row, runtime, order, phase).await?;
-        let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else { return Ok(None) };
+        let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else {
+            return Ok(None);
+        };
         phase.say("start: making its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
         let container = match self.engine.create_container(&spec).await {
