@@ -12,4 +12,5 @@ mod exits;
 mod help;
 mod orders;
 mod streams;
+mod terminals;
 mod things;
