@@ -187,6 +187,7 @@ pub async fn engine(engine: &dyn Engine) -> Check {
 }
 
 /// Whether there is room beside the database.
+#[must_use]
 pub fn disk(data_dir: &std::path::Path) -> Check {
     match rustix::fs::statvfs(data_dir) {
         Ok(space) => {

@@ -181,20 +181,29 @@ impl Action {
     /// Whether it counts against the breaker: destructive, and nobody ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
-        match self {
-            Self::TrashRemoved { .. } => false,
-            Self::DeleteTrash { ordered, .. } => !ordered,
-            other => other.is_destructive(),
-        }
+        let ordered = match self {
+            Self::TrashRemoved { .. } => true,
+            Self::DeleteTrash { ordered, .. } => *ordered,
+            Self::TrashUnknown { .. }
+            | Self::TrashStray { .. }
+            | Self::FinishTrash { .. }
+            | Self::FinishRestore { .. }
+            | Self::RevokeStaleTokens { .. }
+            | Self::StopContainer { .. }
+            | Self::StartAnew { .. }
+            | Self::MarkOffline { .. }
+            | Self::MarkReady { .. } => false,
+        };
+        self.is_destructive() && !ordered
     }
 
     /// What makes it the same action in another run, for approvals. Points in time are left out.
     #[must_use]
     pub fn key(&self) -> String {
-        match self {
-            Self::RevokeStaleTokens { workspace, .. } => format!("revoke tokens of {workspace}"),
-            other => serde_json::to_string(other).unwrap_or_default(),
+        if let Self::RevokeStaleTokens { workspace, .. } = self {
+            return format!("revoke tokens of {workspace}");
         }
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// What it does, for people.

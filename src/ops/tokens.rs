@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The most live tokens a workspace may have (wire protocol, §5).
-pub const LIVE_TOKENS_MAX: u32 = 50;
+pub(super) const LIVE_TOKENS_MAX: u32 = 50;
 
 impl Ops {
     /// Issues an api token. This is the only time it is in the clear.

@@ -227,12 +227,17 @@ impl Store {
     pub async fn finish_restore(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
         self.lanes
             .write("finish restore", move |tx| {
-                tell_of_entry(tx, at, EventKind::TrashRestored, entry, json!({}))?;
-                let gone = tx
+                let workspace: Option<WorkspaceId> = tx
                     .sql
-                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'restoring'")?
-                    .execute([entry])?;
-                Ok(gone > 0)
+                    .prepare_cached(
+                        "DELETE FROM trash WHERE id = ?1 AND state = 'restoring' RETURNING workspace",
+                    )?
+                    .query_row([entry], |row| row.get(0))
+                    .optional()?;
+                if workspace.is_some() {
+                    tx.tell(at, EventKind::TrashRestored, workspace, json!({ "trash_id": entry }), None)?;
+                }
+                Ok(workspace.is_some())
             })
             .await
     }
@@ -275,25 +280,27 @@ impl Store {
             .await
     }
 
-    /// An entry's things are gone: so is the entry, and what the row still held of them.
+    /// The things of an entry claimed for deletion are gone: so is the entry, and, with a removed
+    /// workspace's last one, what its row still held of them. Of any other entry nothing is changed.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn finish_delete(&self, entry: TrashId, at: Timestamp) -> StoreResult<()> {
         self.lanes
             .write("finish delete", move |tx| {
-                tell_of_entry(tx, at, EventKind::TrashDeleted, entry, json!({ "phase": "deleted" }))?;
-                tx.sql
+                let deleted: Option<(WorkspaceId, String)> = tx
+                    .sql
                     .prepare_cached(
-                        "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0
-                         WHERE status = 'removed'
-                           AND id = (SELECT workspace FROM trash WHERE id = ?1 AND reason = 'removed')",
+                        "DELETE FROM trash WHERE id = ?1 AND state = 'deleting' RETURNING workspace, reason",
                     )?
-                    .execute([entry])?;
-                tx.sql
-                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'deleting'")?
-                    .execute([entry])?;
-                Ok(())
+                    .query_row([entry], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                let Some((workspace, reason)) = deleted else { return Ok(()) };
+                if reason == TrashReason::Removed.as_str() {
+                    give_up_what_is_gone(tx, workspace, at)?;
+                }
+                let told = json!({ "trash_id": entry, "phase": "deleted" });
+                tx.tell(at, EventKind::TrashDeleted, Some(workspace), told, None)
             })
             .await
     }
@@ -330,6 +337,21 @@ impl Store {
         self.lanes
             .read("trash", |sql| {
                 entries(sql, &format!("SELECT {COLUMNS} FROM trash ORDER BY created_at, id"), [])
+            })
+            .await
+    }
+
+    /// Entries on their way in or back.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn open_trash(&self) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("open trash", |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash WHERE state IN ('claimed', 'restoring') ORDER BY id"
+                );
+                entries(sql, &text, [])
             })
             .await
     }
@@ -377,6 +399,18 @@ impl Store {
             })
             .await
     }
+}
+
+/// While another entry of the workspace is left, what that holds can still come back to the row.
+fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
+    tx.sql
+        .prepare_cached(
+            "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0, purged_at = ?2
+             WHERE id = ?1 AND status = 'removed'
+               AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.workspace = ?1 AND t.reason = 'removed')",
+        )?
+        .execute(params![workspace, at])?;
+    Ok(())
 }
 
 fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {

@@ -209,7 +209,7 @@ fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> St
         .prepare_cached(
             "UPDATE workspaces SET status = ?2, failure = ?3, status_detail = ?4, status_since = ?5,
                removed_at = CASE ?2 WHEN 'removed' THEN ?5 END
-             WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6)
+             WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6) AND (?8 IS NULL OR kind = ?8)
                AND status || COALESCE(':' || failure, '') IN (SELECT value FROM rarray(?7))",
         )?
         .execute(params![
@@ -219,7 +219,8 @@ fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> St
             change.detail,
             change.at,
             change.incarnation,
-            row::texts(&sources)
+            row::texts(&sources),
+            change.cause.only_kind().map(Kind::as_str)
         ])?;
     if changed > 0 {
         tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
@@ -409,8 +410,8 @@ impl Store {
             .await
     }
 
-    /// Hands out the next container name's serial, and a host port where the row has none (or
-    /// `new_port` is asked for). `None` when the row is gone or the range is used up (`taken` ports,
+    /// Hands out the next container name's serial, and a host port where the row has none
+    /// that will do. `None` when the row is gone or the range is used up (`taken` ports,
     /// found busy on the host, are passed over).
     ///
     /// # Errors
@@ -420,7 +421,6 @@ impl Store {
         id: WorkspaceId,
         ports: PortRange,
         taken: Vec<u16>,
-        new_port: bool,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
             .write("allot", move |tx| {
@@ -430,7 +430,7 @@ impl Store {
                     .query_row([id], |row| row.get(0))
                     .optional()?;
                 let Some(held) = held else { return Ok(None) };
-                let port = match held.filter(|port| !new_port && !taken.contains(port)) {
+                let port = match held.filter(|port| !taken.contains(port)) {
                     Some(port) => Some(port),
                     None => free_port(tx.sql, ports, &taken)?,
                 };
@@ -486,7 +486,10 @@ impl Store {
     pub async fn begin_start(&self, begin: BeginStart) -> StoreResult<Option<Begun>> {
         self.lanes
             .write("begin start", move |tx| {
-                let Some(row) = one(tx.sql, begin.workspace)? else { return Ok(None) };
+                let Some(row) = one(tx.sql, begin.workspace)?.filter(|row| row.kind == Kind::Container)
+                else {
+                    return Ok(None);
+                };
                 let told = json!({
                     "name": row.name, "tier": row.tier, "runtime": row.runtime,
                     "incarnation": row.incarnation.next(), "container": begin.container,
@@ -594,11 +597,14 @@ impl Store {
                 let deleting: bool = tx
                     .sql
                     .prepare_cached(
-                        "SELECT EXISTS (SELECT 1 FROM trash
+                        "SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND purged_at IS NOT NULL)
+                             OR EXISTS (SELECT 1 FROM trash
                                         WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
                     )?
                     .query_row([id], |row| row.get(0))?;
-                if deleting {
+                // A row that was started names its container until that was deleted for good.
+                let deleted = row.incarnation > Incarnation(0) && row.container.is_none();
+                if deleting || deleted {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql

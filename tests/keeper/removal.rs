@@ -11,7 +11,8 @@ fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volum
     site.serve();
     let made = site.create("keeper", &[]);
     let container = made["container_id"].as_str().unwrap().to_owned();
-    site.ostler(["exec", "keeper", "--", "sh", "-c", "echo own > /tmp/own; echo work > /workspace/work"]).well();
+    site.ostler(["exec", "keeper", "--", "sh", "-c", "echo own > /tmp/own; echo work > /workspace/work"])
+        .well();
 
     site.ostler(["rm", "keeper"]).well();
     until("its things lie in the trash", || {

@@ -4,6 +4,8 @@
 //! test can kill one and start the next. Dropping the site ends the daemon and removes what carries its
 //! instance's label, and nothing else.
 
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},

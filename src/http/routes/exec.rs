@@ -76,7 +76,7 @@ pub(in super::super) async fn start(
                 let _ended = copy_bidirectional(&mut TokioIo::new(outside), &mut inside).await;
             }
             Err(error) => {
-                tracing::debug!(%error, "a client asked for a command's stream and did not take it")
+                tracing::debug!(%error, "a client asked for a command's stream and did not take it");
             }
         }
     }));

@@ -35,7 +35,7 @@ impl Pass for Settle {
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        let entries = sweeper.store.trash().await?;
+        let entries = sweeper.store.open_trash().await?;
         let input = SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
         Ok(plan::settle(&look.inventory, &input))
     }
