@@ -1,3 +1,4 @@
 //! The main job on real input: the real binary, the real Podman, real containers.
 
+mod recovery;
 mod removal;
