@@ -518,8 +518,12 @@ pub fn revoke_stale_tokens(
     older_than: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
+    let asked_at = older_than + grace;
     for candidate in candidates {
-        let absent = presence.absent(candidate.workspace, now);
+        // A listing older than the token's last sign of life says nothing about its holder: the container
+        // may have come and gone between two listings.
+        let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
+        let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.looks >= 2 && absent.time >= grace {
             let evidence = format!(
                 "its container was absent from {} trusted listings over {}; the token was issued at {} and last \
