@@ -8,4 +8,5 @@
 )]
 
 mod podman;
+mod simulation;
 mod support;
