@@ -51,19 +51,24 @@ use ostler::{
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+fn mix(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
 impl Rng {
-    /// Numbers that depend on `seed` and, so that uses do not share a sequence, on `stream`.
+    /// Numbers that depend on `seed` and, so that uses do not share a sequence, on `stream`. Both are
+    /// mixed first: neighbouring seeds would otherwise be one sequence, shifted.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        let mut rng = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream.rotate_left(32));
-        rng.next();
-        rng
+        Self(mix(mix(seed).wrapping_add(stream)))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0 = self.0.wrapping_add(GOLDEN);
+        mix(self.0)
     }
 
     /// A number below `bound`, which is not zero.
