@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::workspace::Kind;
+
 /// Why a workspace is `failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -212,6 +214,26 @@ impl Cause {
         self.row().2
     }
 
+    /// The kind of workspace this cause speaks of, where it is only one: nothing is known of an external
+    /// agent's container, and only an external agent is waited for.
+    #[must_use]
+    pub fn only_kind(self) -> Option<Kind> {
+        match self {
+            Self::ContainerReady
+            | Self::ProvisioningTimedOut
+            | Self::StartImpossible
+            | Self::ContainerGone
+            | Self::Restart
+            | Self::StartByPerson
+            | Self::Resume
+            | Self::BudgetSpent
+            | Self::BeginHibernation
+            | Self::FinishHibernation => Some(Kind::Container),
+            Self::ExternalSilent => Some(Kind::External),
+            Self::AgentHeard | Self::Unwell | Self::Pause | Self::Remove | Self::Undelete => None,
+        }
+    }
+
     fn row(self) -> &'static (Self, Status, &'static [Status]) {
         // The table has a row per cause: the test below holds it to that.
         MOVES.iter().find(|row| row.0 == self).unwrap_or(&MOVES[0])
@@ -226,14 +248,10 @@ use Status::{
 /// The whole state machine: (cause, target, allowed sources).
 ///
 /// `awaiting_agent` is only ever a source of moves that an external workspace can make; the store adds
-/// the kind to its guard. A container seen ready also lifts `offline`: somebody started it by hand, and
+/// [`Cause::only_kind`] to its guard. A container seen ready also lifts `offline`: somebody started it by hand, and
 /// a running container must not be called offline.
 pub const MOVES: &[(Cause, Status, &[Status])] = &[
-    (
-        Cause::AgentHeard,
-        Online,
-        &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent],
-    ),
+    (Cause::AgentHeard, Online, &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent]),
     (Cause::ContainerReady, Online, &[Provisioning, Failed(ProvisionTimeout), Offline]),
     (Cause::ProvisioningTimedOut, Failed(ProvisionTimeout), &[Provisioning]),
     (Cause::StartImpossible, Failed(StartError), &[Provisioning]),
@@ -300,6 +318,7 @@ mod tests {
     use super::*;
 
     /// The table of the design, written a second time and the other way round: by (from, to).
+    #[expect(clippy::match_same_arms, reason = "a row per line of the design's table")]
     fn designed(from: Status, to: Status) -> bool {
         match (from, to) {
             (Removed, to) => to == Paused,

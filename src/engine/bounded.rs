@@ -118,8 +118,11 @@ impl Engine for Bounded {
     }
 
     async fn rename_container(&self, id: &ContainerId, name: &str) -> EngineResult<()> {
-        self.change(|| format!("rename container {} to {name}", id.short()), self.engine.rename_container(id, name))
-            .await
+        self.change(
+            || format!("rename container {} to {name}", id.short()),
+            self.engine.rename_container(id, name),
+        )
+        .await
     }
 
     async fn delete_container(&self, id: &ContainerId) -> EngineResult<()> {
@@ -148,7 +151,8 @@ impl Engine for Bounded {
     }
 
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {
-        self.read(|| format!("read {path} of container {}", id.short()), self.engine.read_file(id, path)).await
+        self.read(|| format!("read {path} of container {}", id.short()), self.engine.read_file(id, path))
+            .await
     }
 
     async fn ensure_network(

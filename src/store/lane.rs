@@ -71,7 +71,8 @@ where
 
     fn answer(self: Box<Self>, committed: StoreResult<()>) {
         let Self { done, reply, .. } = *self;
-        let answer = committed.and_then(|()| done.ok_or_else(|| StoreError::new("the statement was not run")));
+        let answer =
+            committed.and_then(|()| done.ok_or_else(|| StoreError::new("the statement was not run")));
         // A caller that no longer waits does not undo what was committed.
         let _gone = reply.send(answer);
     }

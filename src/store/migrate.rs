@@ -2,51 +2,109 @@
 //!
 //! Migrations only go up, each in its own transaction, after a copy of the file was put beside it. A
 //! file that is newer, damaged or not ours is refused and left exactly as it is: an empty registry in
-//! its place would make every container look unknown.
+//! its place would make every container look unknown. To the byte: it is looked at through a connection
+//! that cannot write, because already the switch to WAL changes another program's file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, StoreError};
+use super::{OpenError, StoreError, private_file};
 
 /// Marks a file as ostler's: `ostl`.
 const APPLICATION_ID: i32 = 0x6f73_746c;
 
 /// The migrations, in order; the version is the number of those applied. Released ones never change.
-pub(super) const MIGRATIONS: &[(&str, &str)] =
-    &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
 
-/// Refuses what cannot be opened safely; creates or migrates the rest.
+/// Refuses a file that must not be opened for writing, and changes nothing of it.
+pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
+    let damaged = |found: String| OpenError::Damaged { path: path.to_owned(), found };
+    let wal = path.with_extension("db-wal");
+    if size_of(path)? == 0 {
+        // SQLite takes an empty file for a new database, and throws away the log beside it.
+        return match size_of(&wal)? {
+            0 => Ok(()),
+            left => Err(damaged(format!("it is empty, but {} beside it holds {left} bytes", wal.display()))),
+        };
+    }
+    let sql = look_at(path, wal.exists()).map_err(|error| damaged(error.to_string()))?;
+    let found = identify(&sql, Some(path), MIGRATIONS.len());
+    if matches!(found, Ok(_) | Err(OpenError::NotOurs { .. })) {
+        check_integrity(&sql, path)?;
+    }
+    found.map(drop)
+}
+
+/// Without a log beside it nobody has the file open, and `immutable` keeps SQLite from making one.
+fn look_at(path: &Path, has_log: bool) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    match path.to_str().filter(|_| !has_log) {
+        Some(name) => {
+            // What has a meaning in a URI is written in its other form.
+            let name: String = name.chars().map(escaped).collect();
+            let uri = format!("file:{name}?immutable=1");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
+        }
+        None => Connection::open_with_flags(path, flags),
+    }
+}
+
+fn escaped(letter: char) -> String {
+    match letter {
+        '%' | '?' | '#' => format!("%{:02x}", u32::from(letter)),
+        _ => letter.to_string(),
+    }
+}
+
+fn size_of(path: &Path) -> Result<u64, OpenError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(source) => Err(OpenError::Place { path: path.to_owned(), source }),
+    }
+}
+
+/// Creates the schema, or brings it up to date.
 pub(super) fn prepare(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
     apply(sql, path, MIGRATIONS)
 }
 
-fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> Result<(), OpenError> {
-    let damaged = |error: rusqlite::Error| OpenError::Damaged {
-        path: path.map(Path::to_owned).unwrap_or_default(),
-        found: error.to_string(),
-    };
+/// What a file is, if it is one of ours that this program knows.
+struct Identity {
+    fresh: bool,
+    version: u32,
+}
+
+fn identify(sql: &Connection, path: Option<&Path>, known: usize) -> Result<Identity, OpenError> {
+    let path = || path.map(Path::to_owned).unwrap_or_default();
+    let damaged = |error: rusqlite::Error| OpenError::Damaged { path: path(), found: error.to_string() };
     let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(damaged)?;
     let owner: i32 = sql.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
     let tables: u32 =
         sql.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(damaged)?;
     let fresh = version == 0 && tables == 0;
     if !fresh && owner != APPLICATION_ID {
-        return Err(OpenError::NotOurs { path: path.map(Path::to_owned).unwrap_or_default() });
+        return Err(OpenError::NotOurs { path: path() });
     }
-    if !fresh {
-        check_integrity(sql, path)?;
+    let known = u32::try_from(known).unwrap_or(u32::MAX);
+    if version > known {
+        Err(OpenError::Newer { path: path(), version, known })
+    } else {
+        Ok(Identity { fresh, version })
     }
+}
+
+fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> Result<(), OpenError> {
+    let Identity { fresh, version } = identify(sql, path, migrations.len())?;
     let target = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
-    if version > target {
-        return Err(OpenError::Newer {
-            path: path.map(Path::to_owned).unwrap_or_default(),
-            version,
-            known: target,
-        });
-    }
-    if version < target && !fresh && let Some(path) = path {
+    if version < target
+        && !fresh
+        && let Some(path) = path
+    {
         back_up(sql, path, version)?;
     }
     for (index, (name, text)) in migrations.iter().enumerate().skip(version as usize) {
@@ -66,21 +124,19 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
 
 /// Reads every page once. At the sizes a machine's registry has this takes milliseconds, and it is the
 /// difference between refusing a damaged file now and acting on half of it later.
-fn check_integrity(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
+fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let found = sql
         .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
         .unwrap_or_else(|error| error.to_string());
-    if found == "ok" {
-        Ok(())
-    } else {
-        Err(OpenError::Damaged { path: path.map(Path::to_owned).unwrap_or_default(), found })
-    }
+    if found == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), found }) }
 }
 
 /// Copies the file before it is changed. The copy carries the version it was made at.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
     let failed = |error: rusqlite::Error| OpenError::Backup { copy: copy.clone(), found: error.to_string() };
+    // It holds what the file holds: environments, and digests of tokens.
+    private_file(&copy)?;
     let mut target = Connection::open(&copy).map_err(failed)?;
     rusqlite::backup::Backup::new(sql, &mut target)
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
@@ -93,7 +149,8 @@ mod tests {
     use super::*;
 
     fn schema_of(sql: &Connection) -> Vec<String> {
-        let mut rows = sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        let mut rows =
+            sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
         let texts = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
         texts
             .map(|text| {
@@ -119,8 +176,11 @@ mod tests {
         let path = dir.path().join("ostler.db");
         let sql = Connection::open(&path).unwrap();
         prepare(&sql, Some(&path)).unwrap();
-        sql.execute("INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)", [])
-            .unwrap();
+        sql.execute(
+            "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)",
+            [],
+        )
+        .unwrap();
         let mut next = MIGRATIONS.to_vec();
         next.push(("0002_test", "CREATE TABLE extra (x INTEGER) STRICT"));
         apply(&sql, Some(&path), &next).unwrap();

@@ -36,6 +36,10 @@ pub struct MirrorRecord {
     pub inode: u64,
 }
 
+/// Held from reading to renaming: two creations at once would write into one new file, and the lower of
+/// their generations could stay.
+static CHANGING: Mutex<()> = Mutex::new(());
+
 /// Where the mirror is kept.
 #[derive(Debug)]
 pub enum Mirror {
@@ -66,13 +70,8 @@ impl Mirror {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, record: &MirrorRecord) -> io::Result<()> {
-        match self {
-            Self::Memory(held) => {
-                *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
-                Ok(())
-            }
-            Self::Directory(directory) => replace(directory, &serde_json::to_vec_pretty(record)?),
-        }
+        let _alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put(record)
     }
 
     /// Remembers that so many rows have been made.
@@ -80,11 +79,22 @@ impl Mirror {
     /// # Errors
     /// When it cannot be read or written.
     pub fn note_generation(&self, generation: i64) -> io::Result<()> {
+        let _alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         match self.read()? {
             Some(record) if record.generation < generation => {
-                self.write(&MirrorRecord { generation, ..record })
+                self.put(&MirrorRecord { generation, ..record })
             }
             _ => Ok(()),
+        }
+    }
+
+    fn put(&self, record: &MirrorRecord) -> io::Result<()> {
+        match self {
+            Self::Memory(held) => {
+                *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
+                Ok(())
+            }
+            Self::Directory(directory) => replace(directory, &serde_json::to_vec_pretty(record)?),
         }
     }
 
@@ -134,6 +144,24 @@ mod tests {
         mirror.note_generation(7).unwrap();
         mirror.note_generation(4).unwrap();
         assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: 7, ..record }));
+    }
+
+    #[test]
+    fn creations_at_once_leave_a_whole_mirror_with_the_highest_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = Mirror::Directory(dir.path().to_owned());
+        let (device, inode) = mirror.place().unwrap();
+        let instance = InstanceId(Uuid::from_u128(5));
+        mirror
+            .write(&MirrorRecord { instance, generation: 0, engine_accepted: false, device, inode })
+            .unwrap();
+        std::thread::scope(|scope| {
+            for generation in 1..=24 {
+                let mirror = &mirror;
+                scope.spawn(move || mirror.note_generation(generation).unwrap());
+            }
+        });
+        assert_eq!(mirror.read().unwrap().map(|record| record.generation), Some(24));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub const FILE_NAME: &str = "ostler.db";
 /// Reading lanes. Two, so that a long listing does not hold up a short look.
 const READERS: usize = 2;
 
+/// Prepared statements a connection keeps: more than there are, so that none is ever prepared twice.
+const STATEMENTS: usize = 128;
+
 /// How many events a slow listener may lag behind before it has to catch up from the store.
 const FEED_CAPACITY: usize = 1024;
 
@@ -65,6 +68,8 @@ fn advice(found: &str) -> &'static str {
         ". Free some disk space; nothing was changed"
     } else if found.contains("readonly") || found.contains("read-only") {
         ". Make the data directory writable; nothing was changed"
+    } else if found.contains("I/O error") {
+        ". Look at the disk's health and free space (`dmesg`, `df`); nothing was changed"
     } else {
         ""
     }
@@ -126,7 +131,10 @@ pub enum OpenError {
         found: String,
     },
     /// Another program's database.
-    #[error("{path} is a database of another program. Choose another data directory with --data-dir")]
+    #[error(
+        "{path} is a database of another program. Choose another data directory with --data-dir. If it was \
+         ostler's, it is damaged: put a backup in its place (any `ostler.backup-*.db` beside it)"
+    )]
     NotOurs {
         /// The file.
         path: PathBuf,
@@ -167,6 +175,7 @@ impl Store {
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE_NAME);
         private_directory(data_dir)?;
+        migrate::inspect(&path)?;
         private_file(&path)?;
         let sql = Connection::open(&path).map_err(StoreError::from)?;
         configure(&sql, &path)?;
@@ -181,9 +190,10 @@ impl Store {
     /// Opens an existing database for reading only: another process may be writing to it.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read.
+    /// When there is none, or it cannot be read, or it is one that [`Store::open`] refuses.
     pub fn open_read_only(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE_NAME);
+        migrate::inspect(&path)?;
         let readers = (0..=READERS).map(|_| open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let mut readers = readers.into_iter();
         let (feed, _) = broadcast::channel(1);
@@ -257,17 +267,17 @@ fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     sql.pragma_update(None, "synchronous", "FULL").map_err(StoreError::from)?;
     sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
     array::load_module(sql).map_err(StoreError::from)?;
+    sql.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
 }
 
 fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let sql = Connection::open_with_flags(path, flags).map_err(|error| OpenError::Place {
-        path: path.to_owned(),
-        source: io::Error::other(error),
-    })?;
+    let sql = Connection::open_with_flags(path, flags)
+        .map_err(|error| OpenError::Place { path: path.to_owned(), source: io::Error::other(error) })?;
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
     array::load_module(&sql).map_err(StoreError::from)?;
+    sql.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(sql)
 }

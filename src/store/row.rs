@@ -71,9 +71,7 @@ pub(super) fn word<T>(column: &str, found: &str, parsed: Option<T>) -> rusqlite:
     parsed.ok_or_else(|| conversion(format!("column {column} holds `{found}`")))
 }
 
-pub(super) fn conversion(
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> rusqlite::Error {
+pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
 }
 

@@ -73,19 +73,10 @@ fn known(row: &Row<'_>) -> rusqlite::Result<KnownRow> {
     })
 }
 
-/// The texts of the sweeps' queries, for the test that reads their plans.
-#[derive(Clone, Copy, Debug)]
-pub struct SweepQueries;
-
-impl SweepQueries {
-    fn known() -> String {
-        format!("SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value")
-    }
-
-    /// `NOT IN` an empty list matches everything: only a trusted listing may be passed in.
-    fn stale() -> String {
-        format!(
-            "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
+/// `NOT IN` an empty list matches everything: only a trusted listing may be passed in.
+fn stale() -> String {
+    format!(
+        "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
              FROM tokens t INDEXED BY tokens_live_instance
              CROSS JOIN workspaces w ON w.key = t.workspace
              LEFT JOIN pulse p ON p.workspace = t.workspace
@@ -93,24 +84,7 @@ impl SweepQueries {
                AND (p.token_used_at IS NULL OR p.token_used_at < ?2)
                AND w.kind = 'container' AND w.status IN {STALE_STATUSES}
                AND w.id NOT IN (SELECT value FROM rarray(?1))"
-        )
-    }
-
-    fn up() -> String {
-        format!(
-            "SELECT {KNOWN_COLUMNS} FROM workspaces w
-             WHERE w.status IN ('online', 'degraded', 'offline') AND w.kind = 'container'"
-        )
-    }
-
-    fn provisioning() -> String {
-        format!("SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since")
-    }
-
-    const LIVE: &'static str = "SELECT count(*) FROM workspaces w WHERE w.status <> 'removed'";
-
-    const SWEPT: &'static str = "SELECT DISTINCT workspace FROM events
-         WHERE swept_by IS NOT NULL AND created_at > ?1 AND workspace IS NOT NULL";
+    )
 }
 
 fn known_rows(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<KnownRow>> {
@@ -138,7 +112,12 @@ impl Store {
     /// When the store cannot answer.
     pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
         self.lanes
-            .read("known rows", move |sql| known_rows(sql, &SweepQueries::known(), [row::ids(&listed)]))
+            .read("known rows", move |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value"
+                );
+                known_rows(sql, &text, [row::ids(&listed)])
+            })
             .await
     }
 
@@ -154,7 +133,7 @@ impl Store {
     ) -> StoreResult<Vec<StaleCandidate>> {
         self.lanes
             .read("stale candidates", move |sql| {
-                let mut query = sql.prepare_cached(&SweepQueries::stale())?;
+                let mut query = sql.prepare_cached(&stale())?;
                 let found = query.query_map(params![row::ids(&listed), older_than], |row| {
                     Ok(StaleCandidate {
                         workspace: row.get(0)?,
@@ -174,7 +153,15 @@ impl Store {
     /// # Errors
     /// When the store cannot answer.
     pub async fn up_rows(&self) -> StoreResult<Vec<KnownRow>> {
-        self.lanes.read("up rows", |sql| known_rows(sql, &SweepQueries::up(), [])).await
+        self.lanes
+            .read("up rows", |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w
+                     WHERE w.status IN ('online', 'degraded', 'offline') AND w.kind = 'container'"
+                );
+                known_rows(sql, &text, [])
+            })
+            .await
     }
 
     /// Workspaces being provisioned, the longest first.
@@ -182,7 +169,14 @@ impl Store {
     /// # Errors
     /// When the store cannot answer.
     pub async fn provisioning_rows(&self) -> StoreResult<Vec<KnownRow>> {
-        self.lanes.read("provisioning rows", |sql| known_rows(sql, &SweepQueries::provisioning(), [])).await
+        self.lanes
+            .read("provisioning rows", |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since"
+                );
+                known_rows(sql, &text, [])
+            })
+            .await
     }
 
     /// How many rows are not removed.
@@ -192,7 +186,9 @@ impl Store {
     pub async fn live_count(&self) -> StoreResult<usize> {
         self.lanes
             .read("live count", |sql| {
-                let live: u32 = sql.prepare_cached(SweepQueries::LIVE)?.query_row([], |row| row.get(0))?;
+                let live: u32 = sql
+                    .prepare_cached("SELECT count(*) FROM workspaces w WHERE w.status <> 'removed'")?
+                    .query_row([], |row| row.get(0))?;
                 Ok(live as usize)
             })
             .await
@@ -205,7 +201,10 @@ impl Store {
     pub async fn swept_since(&self, since: Timestamp) -> StoreResult<Vec<WorkspaceId>> {
         self.lanes
             .read("swept since", move |sql| {
-                let mut query = sql.prepare_cached(SweepQueries::SWEPT)?;
+                let mut query = sql.prepare_cached(
+                    "SELECT DISTINCT workspace FROM events
+                     WHERE swept_by IS NOT NULL AND created_at > ?1 AND workspace IS NOT NULL",
+                )?;
                 Ok(query.query_map([since], |row| row.get(0))?.collect::<Result<_, _>>()?)
             })
             .await
@@ -252,8 +251,11 @@ impl Store {
     pub async fn approve_plan(&self, pass: String, plan: PlanId, at: Timestamp) -> StoreResult<Approval> {
         self.lanes
             .write("approve plan", move |tx| {
-                let held: Option<HeldPlanRow> =
-                    tx.sql.prepare_cached(&format!("{HELD} WHERE pass = ?1"))?.query_row([&pass], held).optional()?;
+                let held: Option<HeldPlanRow> = tx
+                    .sql
+                    .prepare_cached(&format!("{HELD} WHERE pass = ?1"))?
+                    .query_row([&pass], held)
+                    .optional()?;
                 let Some(mut held) = held else { return Ok(Approval::NothingHeld) };
                 if held.id != plan {
                     return Ok(Approval::Superseded(held.id));

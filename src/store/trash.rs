@@ -114,7 +114,9 @@ fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> 
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let moved = tx
         .sql
-        .prepare_cached("UPDATE trash SET state = ?2 WHERE id = ?1 AND state IN (SELECT value FROM rarray(?3))")?
+        .prepare_cached(
+            "UPDATE trash SET state = ?2 WHERE id = ?1 AND state IN (SELECT value FROM rarray(?3))",
+        )?
         .execute(params![id, to.as_str(), row::texts(&from)])?;
     Ok(moved > 0)
 }
@@ -225,12 +227,17 @@ impl Store {
     pub async fn finish_restore(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
         self.lanes
             .write("finish restore", move |tx| {
-                tell_of_entry(tx, at, EventKind::TrashRestored, entry, json!({}))?;
-                let gone = tx
+                let workspace: Option<WorkspaceId> = tx
                     .sql
-                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'restoring'")?
-                    .execute([entry])?;
-                Ok(gone > 0)
+                    .prepare_cached(
+                        "DELETE FROM trash WHERE id = ?1 AND state = 'restoring' RETURNING workspace",
+                    )?
+                    .query_row([entry], |row| row.get(0))
+                    .optional()?;
+                if workspace.is_some() {
+                    tx.tell(at, EventKind::TrashRestored, workspace, json!({ "trash_id": entry }), None)?;
+                }
+                Ok(workspace.is_some())
             })
             .await
     }
@@ -260,7 +267,8 @@ impl Store {
                     )?
                     .execute(params![entry, past])?;
                 if moved > 0 && swept_by.is_some() {
-                    let found = entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
+                    let found =
+                        entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
                     let told = json!({ "trash_id": entry, "phase": "claimed for deletion" });
                     for entry in found {
                         let counted = swept_by.filter(|_| !entry.reason.ordered_by_person());
@@ -272,25 +280,27 @@ impl Store {
             .await
     }
 
-    /// An entry's things are gone: so is the entry, and what the row still held of them.
+    /// The things of an entry claimed for deletion are gone: so is the entry, and, with a removed
+    /// workspace's last one, what its row still held of them. Of any other entry nothing is changed.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn finish_delete(&self, entry: TrashId, at: Timestamp) -> StoreResult<()> {
         self.lanes
             .write("finish delete", move |tx| {
-                tell_of_entry(tx, at, EventKind::TrashDeleted, entry, json!({ "phase": "deleted" }))?;
-                tx.sql
+                let deleted: Option<(WorkspaceId, String)> = tx
+                    .sql
                     .prepare_cached(
-                        "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0
-                         WHERE status = 'removed'
-                           AND id = (SELECT workspace FROM trash WHERE id = ?1 AND reason = 'removed')",
+                        "DELETE FROM trash WHERE id = ?1 AND state = 'deleting' RETURNING workspace, reason",
                     )?
-                    .execute([entry])?;
-                tx.sql
-                    .prepare_cached("DELETE FROM trash WHERE id = ?1 AND state = 'deleting'")?
-                    .execute([entry])?;
-                Ok(())
+                    .query_row([entry], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                let Some((workspace, reason)) = deleted else { return Ok(()) };
+                if reason == TrashReason::Removed.as_str() {
+                    give_up_what_is_gone(tx, workspace, at)?;
+                }
+                let told = json!({ "trash_id": entry, "phase": "deleted" });
+                tx.tell(at, EventKind::TrashDeleted, Some(workspace), told, None)
             })
             .await
     }
@@ -327,6 +337,21 @@ impl Store {
         self.lanes
             .read("trash", |sql| {
                 entries(sql, &format!("SELECT {COLUMNS} FROM trash ORDER BY created_at, id"), [])
+            })
+            .await
+    }
+
+    /// Entries on their way in or back.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn open_trash(&self) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("open trash", |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash WHERE state IN ('claimed', 'restoring') ORDER BY id"
+                );
+                entries(sql, &text, [])
             })
             .await
     }
@@ -376,6 +401,18 @@ impl Store {
     }
 }
 
+/// While another entry of the workspace is left, what that holds can still come back to the row.
+fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
+    tx.sql
+        .prepare_cached(
+            "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0, purged_at = ?2
+             WHERE id = ?1 AND status = 'removed'
+               AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.workspace = ?1 AND t.reason = 'removed')",
+        )?
+        .execute(params![workspace, at])?;
+    Ok(())
+}
+
 fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
     let items: Vec<&str> = things
         .volumes
@@ -385,7 +422,9 @@ fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
         .collect();
     Ok(tx
         .sql
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM trash_items WHERE item IN (SELECT value FROM rarray(?1)))")?
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM trash_items WHERE item IN (SELECT value FROM rarray(?1)))",
+        )?
         .query_row([row::texts(&items)], |row| row.get(0))?)
 }
 

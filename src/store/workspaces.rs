@@ -209,7 +209,7 @@ fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> St
         .prepare_cached(
             "UPDATE workspaces SET status = ?2, failure = ?3, status_detail = ?4, status_since = ?5,
                removed_at = CASE ?2 WHEN 'removed' THEN ?5 END
-             WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6)
+             WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6) AND (?8 IS NULL OR kind = ?8)
                AND status || COALESCE(':' || failure, '') IN (SELECT value FROM rarray(?7))",
         )?
         .execute(params![
@@ -219,7 +219,8 @@ fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> St
             change.detail,
             change.at,
             change.incarnation,
-            row::texts(&sources)
+            row::texts(&sources),
+            change.cause.only_kind().map(Kind::as_str)
         ])?;
     if changed > 0 {
         tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
@@ -370,12 +371,17 @@ impl Store {
                 let within = scope.condition();
                 let named = many(
                     sql,
-                    &format!("WHERE w.name = ?1 AND {within} ORDER BY w.status = 'removed', w.removed_at DESC"),
+                    &format!(
+                        "WHERE w.name = ?1 AND {within} ORDER BY w.status = 'removed', w.removed_at DESC"
+                    ),
                     [&reference],
                 )?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
                 if named.len() == 1 || live == 1 {
-                    return Ok(named.into_iter().next().map_or(Found::None(Vec::new()), |w| Found::One(w.into())));
+                    return Ok(named
+                        .into_iter()
+                        .next()
+                        .map_or(Found::None(Vec::new()), |w| Found::One(w.into())));
                 }
                 if named.len() > 1 {
                     return Ok(Found::Many(named.into_iter().map(|w| (w.name, w.id)).collect()));
@@ -404,8 +410,8 @@ impl Store {
             .await
     }
 
-    /// Hands out the next container name's serial, and a host port where the row has none (or
-    /// `new_port` is asked for). `None` when the row is gone or the range is used up (`taken` ports,
+    /// Hands out the next container name's serial, and a host port where the row has none
+    /// that will do. `None` when the row is gone or the range is used up (`taken` ports,
     /// found busy on the host, are passed over).
     ///
     /// # Errors
@@ -415,7 +421,6 @@ impl Store {
         id: WorkspaceId,
         ports: PortRange,
         taken: Vec<u16>,
-        new_port: bool,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
             .write("allot", move |tx| {
@@ -425,7 +430,7 @@ impl Store {
                     .query_row([id], |row| row.get(0))
                     .optional()?;
                 let Some(held) = held else { return Ok(None) };
-                let port = match held.filter(|port| !new_port && !taken.contains(port)) {
+                let port = match held.filter(|port| !taken.contains(port)) {
                     Some(port) => Some(port),
                     None => free_port(tx.sql, ports, &taken)?,
                 };
@@ -481,7 +486,10 @@ impl Store {
     pub async fn begin_start(&self, begin: BeginStart) -> StoreResult<Option<Begun>> {
         self.lanes
             .write("begin start", move |tx| {
-                let Some(row) = one(tx.sql, begin.workspace)? else { return Ok(None) };
+                let Some(row) = one(tx.sql, begin.workspace)?.filter(|row| row.kind == Kind::Container)
+                else {
+                    return Ok(None);
+                };
                 let told = json!({
                     "name": row.name, "tier": row.tier, "runtime": row.runtime,
                     "incarnation": row.incarnation.next(), "container": begin.container,
@@ -533,7 +541,9 @@ impl Store {
                 let below = descendants(tx.sql, id)?;
                 if !below.is_empty() && !cascade {
                     let children = many(tx.sql, "WHERE w.parent_id = ?1 AND w.status <> 'removed'", [id])?;
-                    return Ok(RemoveResult::HasChildren(children.into_iter().map(|w| (w.id, w.name)).collect()));
+                    return Ok(RemoveResult::HasChildren(
+                        children.into_iter().map(|w| (w.id, w.name)).collect(),
+                    ));
                 }
                 let mut removed = vec![id];
                 removed.extend(below);
@@ -587,11 +597,14 @@ impl Store {
                 let deleting: bool = tx
                     .sql
                     .prepare_cached(
-                        "SELECT EXISTS (SELECT 1 FROM trash
+                        "SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND purged_at IS NOT NULL)
+                             OR EXISTS (SELECT 1 FROM trash
                                         WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
                     )?
                     .query_row([id], |row| row.get(0))?;
-                if deleting {
+                // A row that was started names its container until that was deleted for good.
+                let deleted = row.incarnation > Incarnation(0) && row.container.is_none();
+                if deleting || deleted {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql
@@ -621,7 +634,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn adopt_workspace(&self, adopted: AdoptedWorkspace, at: Timestamp) -> StoreResult<Option<i64>> {
+    pub async fn adopt_workspace(
+        &self,
+        adopted: AdoptedWorkspace,
+        at: Timestamp,
+    ) -> StoreResult<Option<i64>> {
         self.lanes
             .write("adopt workspace", move |tx| {
                 let known: bool = tx
@@ -645,7 +662,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn forget_removed(&self, before: Timestamp, keep: Vec<WorkspaceId>, limit: u32) -> StoreResult<usize> {
+    pub async fn forget_removed(
+        &self,
+        before: Timestamp,
+        keep: Vec<WorkspaceId>,
+        limit: u32,
+    ) -> StoreResult<usize> {
         self.lanes
             .write("forget removed", move |tx| {
                 Ok(tx
@@ -723,7 +745,8 @@ fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId
 }
 
 fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
-    let mut query = sql.prepare_cached(&format!("SELECT DISTINCT w.name FROM workspaces w WHERE {within} LIMIT 10000"))?;
+    let mut query =
+        sql.prepare_cached(&format!("SELECT DISTINCT w.name FROM workspaces w WHERE {within} LIMIT 10000"))?;
     let names = query.query_map([], |row| row.get::<_, String>(0)?.parse().map_err(row::conversion))?;
     Ok(names.collect::<Result<_, _>>()?)
 }
@@ -733,14 +756,17 @@ fn by_id_prefix(sql: &Connection, prefix: &str, within: &str) -> StoreResult<Vec
     let hex: String = prefix.chars().filter(|c| *c != '-').collect();
     let looks_like_id = (4..=32).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit());
     let bound = |fill: &str| u128::from_str_radix(&format!("{hex}{}", fill.repeat(32 - hex.len())), 16).ok();
-    let (true, Some(low), Some(high)) = (looks_like_id, bound("0"), bound("f")) else { return Ok(Vec::new()) };
+    let (true, Some(low), Some(high)) = (looks_like_id, bound("0"), bound("f")) else {
+        return Ok(Vec::new());
+    };
     let id = |number| WorkspaceId(uuid::Uuid::from_u128(number));
     many(sql, &format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5"), params![id(low), id(high)])
 }
 
 fn free_port(sql: &Connection, ports: PortRange, taken: &[u16]) -> StoreResult<Option<u16>> {
-    let mut query = sql
-        .prepare_cached("SELECT host_port FROM workspaces WHERE host_port BETWEEN ?1 AND ?2 ORDER BY host_port")?;
+    let mut query = sql.prepare_cached(
+        "SELECT host_port FROM workspaces WHERE host_port BETWEEN ?1 AND ?2 ORDER BY host_port",
+    )?;
     let held = query
         .query_map([ports.first, ports.last], |row| row.get(0))?
         .collect::<Result<std::collections::BTreeSet<u16>, _>>()?;

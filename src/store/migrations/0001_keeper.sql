@@ -33,11 +33,13 @@ CREATE TABLE workspaces (
     url                 TEXT,
     created_at          INTEGER NOT NULL,
     removed_at          INTEGER,
+    purged_at           INTEGER,          -- what it owned was deleted for good: nothing to come back to
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
 
 CREATE UNIQUE INDEX workspaces_live_name ON workspaces (name) WHERE status <> 'removed';
+CREATE INDEX workspaces_name ON workspaces (name);
 CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_port IS NOT NULL;
 CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
