@@ -10,4 +10,5 @@
 mod cli;
 mod keeper;
 mod podman;
+mod simulation;
 mod support;
