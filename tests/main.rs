@@ -7,5 +7,7 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod house;
 mod podman;
+mod store;
 mod support;
