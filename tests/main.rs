@@ -8,7 +8,9 @@
 )]
 
 mod cli;
+mod house;
 mod keeper;
 mod podman;
 mod simulation;
+mod store;
 mod support;
