@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod faults;
 mod keeper;
 mod podman;
 mod support;
