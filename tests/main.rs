@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod faults;
 mod house;
 mod keeper;
 mod podman;
