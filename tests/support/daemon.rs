@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::podman::{self, Cleanup, podman_says};
+use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_mins(2);
