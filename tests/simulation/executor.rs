@@ -231,7 +231,11 @@ impl Sim {
         let waker = TaskWaker { task: id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) };
         let waker = Arc::new(waker);
         // The flag lives in the waker; a task that is about to be polled clears it through the slot.
-        let slot = Slot { owner, future: Some(Box::pin(Requeued { waker: Arc::clone(&waker), task: Box::pin(task) })), waker: waker.into() };
+        let slot = Slot {
+            owner,
+            future: Some(Box::pin(Requeued { waker: Arc::clone(&waker), task: Box::pin(task) })),
+            waker: waker.into(),
+        };
         core.tasks.insert(id, slot);
         drop(core);
         self.woken.lock().unwrap().push(id);
@@ -240,9 +244,12 @@ impl Sim {
     /// Runs every task until each of them waits for something.
     pub(crate) fn run_ready(&self) {
         while let Some(id) = self.next_woken() {
-            let Some((mut future, waker)) = self.core().tasks.get_mut(&id).and_then(|slot| {
-                slot.future.take().map(|future| (future, slot.waker.clone()))
-            }) else {
+            let Some((mut future, waker)) = self
+                .core()
+                .tasks
+                .get_mut(&id)
+                .and_then(|slot| slot.future.take().map(|future| (future, slot.waker.clone())))
+            else {
                 continue;
             };
             // The lock is free here: the task will want time, ids and the stage.
@@ -445,7 +452,8 @@ impl Clock for SimClock {
     fn sleep(&self, duration: Duration) -> Boxed<()> {
         let mut core = self.0.core();
         core.made += 1;
-        let key = (core.awake.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)), core.made);
+        let key =
+            (core.awake.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)), core.made);
         core.timers.insert(key, None);
         drop(core);
         Box::pin(Sleep { sim: self.0.clone(), key })

@@ -42,7 +42,8 @@ pub(crate) const IMAGE: &str = "agent:1";
 /// An image that a pull can fetch.
 pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
-pub(crate) const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
+pub(crate) const INSTANCE: InstanceId =
+    InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
 /// Who asks: so that a test can tell an order's effects from a sweep's.

@@ -93,22 +93,29 @@ impl Witness {
         rows: &[Workspace],
         trash: &[TrashEntry],
     ) -> Result<(), Broken> {
-        let live = |name: &str| rows.iter().find(|row| row.status != Status::Removed && name.contains(&row.id.to_string()));
+        let live = |name: &str| {
+            rows.iter().find(|row| row.status != Status::Removed && name.contains(&row.id.to_string()))
+        };
         let state = house.world.state();
         for call in &state.log[self.calls_seen..] {
-            if call.method == "delete_volume" && let Some(row) = live(&call.object) {
+            if call.method == "delete_volume"
+                && let Some(row) = live(&call.object)
+            {
                 return Err(format!("volume {} of {} ({}) was deleted", call.object, row.name, row.status));
             }
         }
         self.calls_seen = state.log.len();
         for entry in trash.iter().filter(|entry| entry.state != TrashState::Restoring) {
-            if let Some((volume, row)) = entry.things.volumes.iter().find_map(|name| live(name).map(|row| (name, row))) {
+            if let Some((volume, row)) =
+                entry.things.volumes.iter().find_map(|name| live(name).map(|row| (name, row)))
+            {
                 let (state, status) = (entry.state.as_str(), row.status);
                 return Err(format!("volume {volume} of {} ({status}) is {state} in the trash", row.name));
             }
         }
         for row in rows.iter().filter(|row| row.status != Status::Removed && row.has_work_volume) {
-            if !state.volumes.keys().any(|name| name.contains(&row.id.to_string()) && name.ends_with("-work")) {
+            if !state.volumes.keys().any(|name| name.contains(&row.id.to_string()) && name.ends_with("-work"))
+            {
                 return Err(format!("the work volume of {} ({}) is gone", row.name, row.status));
             }
         }
@@ -152,7 +159,10 @@ fn no_holder_loses_its_token(house: &House, rows: &[Workspace], event: &Event) -
     let current = event.payload["incarnations"].as_array().into_iter().flatten();
     let current = current.filter_map(serde_json::Value::as_u64).any(|n| n == u64::from(row.incarnation.0));
     if current && running_container_of_row(house, row).is_some() {
-        return Err(format!("the token of {}, incarnation {}, was revoked while it runs", row.name, row.incarnation));
+        return Err(format!(
+            "the token of {}, incarnation {}, was revoked while it runs",
+            row.name, row.incarnation
+        ));
     }
     Ok(())
 }
@@ -168,10 +178,15 @@ fn the_breaker_held(house: &House, event: &Event) -> Result<(), Broken> {
     let hit = at_once(house.eye.swept_since(hour_ago)).expect("the store answers").len();
     // Rows not removed plus unknown ones, from above: every workspace anybody ever heard of.
     let mut known: BTreeSet<_> = house.rows().into_iter().map(|row| row.id.to_string()).collect();
-    known.extend(house.world.state().containers.values().filter_map(|c| c.spec.labels.get(LABEL_WORKSPACE).cloned()));
+    known.extend(
+        house.world.state().containers.values().filter_map(|c| c.spec.labels.get(LABEL_WORKSPACE).cloned()),
+    );
     let limit = breaker::limit(known.len());
     if hit > limit {
-        return Err(format!("{hit} workspaces were hit within an hour, the limit is {limit} of {}", known.len()));
+        return Err(format!(
+            "{hit} workspaces were hit within an hour, the limit is {limit} of {}",
+            known.len()
+        ));
     }
     Ok(())
 }
@@ -180,7 +195,11 @@ fn the_breaker_held(house: &House, event: &Event) -> Result<(), Broken> {
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     let trash = at_once(house.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
-        return Err(format!("a trash entry of {} is {} for ever", entry.workspace_name, entry.state.as_str()));
+        return Err(format!(
+            "a trash entry of {} is {} for ever",
+            entry.workspace_name,
+            entry.state.as_str()
+        ));
     }
     let state = house.world.state();
     for row in house.rows() {
@@ -217,8 +236,15 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
-        Status::Offline | Status::Paused | Status::Removed | Status::Failed(Failure::StartError | Failure::Parked) => {
-            if running.is_empty() { Ok(()) } else { Err(what) }
+        Status::Offline
+        | Status::Paused
+        | Status::Removed
+        | Status::Failed(Failure::StartError | Failure::Parked) => {
+            if running.is_empty() {
+                Ok(())
+            } else {
+                Err(what)
+            }
         }
         Status::Provisioning
         | Status::Degraded
@@ -273,7 +299,8 @@ fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> 
 
 /// The status an event tells of.
 fn status_told(event: &Event) -> Option<Status> {
-    let failed = if event.payload["source"] == "start" { Failure::StartError } else { Failure::ProvisionTimeout };
+    let failed =
+        if event.payload["source"] == "start" { Failure::StartError } else { Failure::ProvisionTimeout };
     Some(match event.event_type.as_str() {
         "WORKSPACE_PROVISIONING" => Status::Provisioning,
         "WORKSPACE_ONLINE" => Status::Online,

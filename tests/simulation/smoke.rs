@@ -33,7 +33,8 @@ use super::{
 const STEPS: usize = 300;
 const SEEDS: u64 = 100;
 
-const PASSES: [&str; 5] = ["settle", "reap_removed", "reap_unknown", "revoke_stale_tokens", "check_containers"];
+const PASSES: [&str; 5] =
+    ["settle", "reap_removed", "reap_unknown", "revoke_stale_tokens", "check_containers"];
 
 /// What a person says to a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +115,9 @@ impl Story {
             crashes: rng.pick(&[0, 5, 20]),
         };
         let faults = temper.faults;
-        house.world.inject(move |call| if rng.permille(faults) { fault(&mut rng, call) } else { Fault::None });
+        house
+            .world
+            .inject(move |call| if rng.permille(faults) { fault(&mut rng, call) } else { Fault::None });
         let witness = Witness::of(&house);
         Self { house, witness, book, temper, named: 0 }
     }
@@ -231,7 +234,8 @@ impl Story {
             let said = match sweeper.look().await {
                 Ok(look) => {
                     let run = sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
-                    let actions = run.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
+                    let actions =
+                        run.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
                     format!("{}: {:?}", run.outcome.as_str(), actions.collect::<Vec<_>>())
                 }
                 Err(untrusted) => untrusted.to_string(),
@@ -262,7 +266,8 @@ impl Story {
                 "its container is removed by hand"
             }
             2 => {
-                let token = state.containers.get(&container).and_then(|container| state.token_file(container));
+                let token =
+                    state.containers.get(&container).and_then(|container| state.token_file(container));
                 let Some(container) = state.containers.get_mut(&container) else { return };
                 if container.state.may_run() || row.status == Status::Provisioning {
                     return;
@@ -273,7 +278,8 @@ impl Story {
                 "its container is started by hand"
             }
             3 | 4 => {
-                let name = ostler::domain::naming::volume_name(id, ostler::domain::naming::VolumeKind::Config);
+                let name =
+                    ostler::domain::naming::volume_name(id, ostler::domain::naming::VolumeKind::Config);
                 let Some(volume) = state.volumes.get_mut(&name) else { return };
                 volume.files.clear();
                 volume.directory_missing = hand == 4;
@@ -325,6 +331,8 @@ impl Story {
             }
             self.witness.check(&self.house)?;
         }
+        self.witness.approving = true;
+        self.house.converge();
         for id in std::mem::take(&mut self.witness.wiped) {
             // An agent that lost its token file gets it back when it is started the next time.
             if self.house.status(id) == Status::Online {
@@ -332,7 +340,6 @@ impl Story {
                 self.house.sim.quiesce();
             }
         }
-        self.witness.approving = true;
         let last = self.house.converge();
         self.note(format!("at rest after {} passes had nothing to do", last.len()));
         self.witness.check(&self.house)
@@ -344,7 +351,9 @@ impl Story {
     fn the_last_word_counts(&self) -> Result<(), Broken> {
         for (id, said) in &self.book.lock().unwrap().said {
             let Some((last, before)) = said.split_last() else { continue };
-            if !last.answer.is_some_and(|(granted, _)| granted) || !before.iter().all(|earlier| earlier.came_before(*last)) {
+            if !last.answer.is_some_and(|(granted, _)| granted)
+                || !before.iter().all(|earlier| earlier.came_before(*last))
+            {
                 continue;
             }
             let row = self.house.row(*id);
@@ -356,7 +365,10 @@ impl Story {
             };
             if !kept {
                 let (number, word) = (last.number, last.word);
-                return Err(format!("order {number} ({word:?} {}) was granted, and it is {}", row.name, row.status));
+                return Err(format!(
+                    "order {number} ({word:?} {}) was granted, and it is {}",
+                    row.name, row.status
+                ));
             }
         }
         Ok(())
