@@ -24,7 +24,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::domain::runtime::{PLAIN, Runtime};
+use crate::domain::{
+    ports::PortRange,
+    runtime::{PLAIN, Runtime},
+};
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
 
@@ -79,15 +82,6 @@ pub struct NetworkConfig {
     pub port: u16,
     /// The address agents are told, in place of the one ostler works out.
     pub platform_url: Option<String>,
-}
-
-/// Ports, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The lowest.
-    pub first: u16,
-    /// The highest.
-    pub last: u16,
 }
 
 /// `[sweep]`
@@ -504,6 +498,11 @@ impl Loading {
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         if !self.problems.is_empty() {
+            // Tables are read by name; a person mends a file from its top.
+            self.problems.sort_by_key(|problem| match problem.place {
+                Place::File { line, .. } => line,
+                Place::Default | Place::Variable(_) | Place::Flag(_) => usize::MAX,
+            });
             return Err(ConfigError::Invalid(self.problems));
         }
         let settings = self.settings();

@@ -1,27 +1,332 @@
-//! The composition root of the daemon.
+//! The composition root: open, build, spawn, notify, drain.
+//!
+//! The only place that knows every layer. What fails here fails before anything was changed; an engine
+//! that is not there is no such failure, because the daemon waits for it, says so, and changes nothing.
 
-use crate::{api, config::Config};
+use std::{path::Path, sync::Arc, time::Duration};
 
-/// Serves until a signal ends it.
-#[expect(clippy::unused_async, reason = "not built yet")]
-pub async fn serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    clock::{Clock, SharedClock, SystemClock, within},
+    config::Config,
+    doctor::{self, Doctor, DoctorParts},
+    engine::{
+        Engine,
+        bounded::{Bounded, Deadlines},
+        podman::{
+            Podman,
+            socket::{SocketAddress, SocketError, find},
+        },
+    },
+    entropy::SystemEntropy,
+    http::{Api, ApiParts, run_view, serve_local},
+    identity::{self, Lock},
+    ops::{Ops, Parts, Settings},
+    store::{Mirror, Registry, Store},
+    sweep::{self, Driver, DriverHandle, Limits, Look, Mode, Sweeper, SweeperParts},
+    tasks::TokioTasks,
+};
+
+/// How long what is being done may take when the daemon is told to end. What is not done by then is
+/// finished at the next start.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long the start waits for an engine before it goes on without.
+const FIRST_ACCEPT: Duration = Duration::from_secs(3);
+
+/// How often an engine that has not been accepted yet is asked again.
+const ACCEPT_EVERY: Duration = Duration::from_secs(5);
+
+/// Everything that is built of a configuration.
+struct House {
+    store: Store,
+    engine: Arc<dyn Engine>,
+    clock: SharedClock,
+    spawn: TokioTasks,
+    ops: Ops,
+    sweeper: Arc<Sweeper>,
+    registry: Registry,
+    mirror: Arc<Mirror>,
 }
 
-/// Plans the passes without a daemon and applies nothing.
-#[expect(clippy::unused_async, reason = "not built yet")]
-pub async fn dry_run(_config: Config, _passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
-    anyhow::bail!("not built yet")
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// Why it cannot be served; nothing was changed then.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let told = stop.clone();
+    let serving = serve_until(config, stop);
+    tokio::pin!(serving);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut serving => return done,
+            _ = terminate.recv() => told.cancel(),
+            _ = interrupt.recv() => told.cancel(),
+        }
+    }
+}
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// Why it cannot be served; nothing was changed then.
+pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let _directory = Lock::data_directory(&config.data_dir)?;
+    let store = Store::open(&config.data_dir)?;
+    let clock: SharedClock = Arc::new(SystemClock::start());
+    let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
+    let registry = identity::establish(&store, &mirror, &config.data_dir, &*clock, &SystemEntropy).await?;
+    let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
+    let house = build(&config, store, mirror, registry, clock)?;
+    // Asked once before the sweeps begin, so that a first start does not begin with a warning.
+    let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
+    if let Some(Err(error)) = accepted {
+        tracing::warn!(%error, "the engine cannot be accepted yet; ostler waits for it and changes nothing");
+    }
+    let (driver, sweeps) = Driver::new(
+        Arc::clone(&house.sweeper),
+        sweep::all(),
+        Arc::clone(&house.clock),
+        Arc::new(house.spawn.clone()),
+    );
+    let background = [
+        tokio_task(keep_accepting(house.ops.clone(), Arc::clone(&house.clock), sweeps.clone()), &stop),
+        tokio_task(driver.drive(stop.clone()), &stop),
+        tokio_task(ping_watchdog(Arc::clone(&house.clock)), &stop),
+    ];
+    let api = api_of(&house, &config, sweeps);
+    let socket = config.socket();
+    tracing::info!(
+        socket = %socket.display(), instance = %house.registry.instance, data_dir = %config.data_dir.display(),
+        "ostler serves"
+    );
+    let served = serve_local(&socket, api, stop.clone(), notify_ready);
+    let ended = end_with(served, &stop, &*house.clock).await;
+    stop.cancel();
+    for task in background {
+        task.abort();
+    }
+    if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
+        tracing::warn!("some orders were not done in time; the next start finishes them");
+    }
+    ended.with_context(|| format!("cannot serve {}", socket.display()))
+}
+
+/// A stream that a client holds open for ever must not keep the daemon from ending.
+async fn end_with(
+    served: impl Future<Output = std::io::Result<()>>,
+    stop: &CancellationToken,
+    clock: &dyn Clock,
+) -> std::io::Result<()> {
+    tokio::pin!(served);
+    tokio::select! {
+        biased;
+        done = &mut served => done,
+        () = stop.cancelled() => within(clock, Duration::from_secs(1), served).await.unwrap_or(Ok(())),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the daemon's own loops, ended with it, are no tasks to drain")]
+fn tokio_task(
+    work: impl Future<Output = ()> + Send + 'static,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(work).await.unwrap_or_default() })
+}
+
+fn notify_ready() {
+    // Not under systemd is no fault.
+    let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+async fn ping_watchdog(clock: SharedClock) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        clock.sleep(limit / 3).await;
+    }
+}
+
+/// Accepts the engine of a first start once it answers, then lets the sweeps look at it.
+async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
+    loop {
+        match ops.accept_first_engine().await {
+            Ok(false) => return,
+            Ok(true) => {
+                drop(sweeps.run_now(Vec::new(), Mode::Apply).await);
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the engine cannot be accepted yet"),
+        }
+        clock.sleep(ACCEPT_EVERY).await;
+    }
+}
+
+fn build(
+    config: &Config,
+    store: Store,
+    mirror: Arc<Mirror>,
+    registry: Registry,
+    clock: SharedClock,
+) -> anyhow::Result<House> {
+    let engine = engine_of(config, &clock)?;
+    let spawn = TokioTasks::default();
+    let ops = Ops::new(Parts {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        clock: Arc::clone(&clock),
+        entropy: Arc::new(SystemEntropy),
+        spawn: Arc::new(spawn.clone()),
+        mirror: Arc::clone(&mirror),
+        settings: settings_of(config, &registry),
+    });
+    let sweeper = Arc::new(Sweeper::new(SweeperParts {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        ops: ops.clone(),
+        clock: Arc::clone(&clock),
+        entropy: Arc::new(SystemEntropy),
+        instance: registry.instance,
+        limits: Limits {
+            absence_grace: config.sweep.absence_grace,
+            unknown_grace: config.sweep.unknown_grace,
+            removed_retention: config.sweep.trash_retention,
+            event_retention: config.sweep.event_retention,
+        },
+        runtimes: config.runtimes.clone(),
+    }));
+    Ok(House { store, engine, clock, spawn, ops, sweeper, registry, mirror })
+}
+
+fn settings_of(config: &Config, registry: &Registry) -> Settings {
+    Settings {
+        instance: registry.instance,
+        runtimes: config.runtimes.clone(),
+        ports: config.ports,
+        platform_port: config.network.port,
+        platform_url: config.network.platform_url.clone(),
+        isolate: config.network.isolate,
+        trash_retention: config.sweep.trash_retention,
+    }
+}
+
+fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
+    let doctor = Doctor::new(DoctorParts {
+        store: house.store.clone(),
+        engine: Arc::clone(&house.engine),
+        clock: Arc::clone(&house.clock),
+        instance: house.registry.instance,
+        data_dir: config.data_dir.clone(),
+        platform_url: house.ops.settings().platform_url(),
+    });
+    Api::new(ApiParts {
+        store: house.store.clone(),
+        engine: Arc::clone(&house.engine),
+        ops: house.ops.clone(),
+        sweeps,
+        doctor,
+        clock: Arc::clone(&house.clock),
+        spawn: Arc::new(house.spawn.clone()),
+        mirror: Arc::clone(&house.mirror),
+        runtime_dir: config.runtime_dir.clone(),
+    })
+}
+
+/// The engine, with deadlines. One that nobody serves yet is the place where it would be: the daemon
+/// starts all the same, and recovers when it comes.
+fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Engine>> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let uid = rustix::process::geteuid().as_raw();
+    let address = match find(config.engine.socket.as_deref(), environment, uid) {
+        Ok(address) => address,
+        Err(error @ SocketError::NotFound { .. }) => {
+            tracing::warn!(%error, "no engine yet");
+            let SocketError::NotFound { wanted, .. } = &error else { return Err(error.into()) };
+            SocketAddress::parse(&format!("unix://{}", wanted.display()), "the usual place")?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let deadlines = Deadlines {
+        read: config.engine.read_deadline,
+        change: config.engine.change_deadline,
+        pull: config.engine.pull_deadline,
+    };
+    Ok(Arc::new(Bounded::new(Arc::new(Podman::connect(&address)), Arc::clone(clock), deadlines)))
+}
+
+/// Plans passes without a daemon and applies nothing. What only listening can tell (graces) shows as
+/// being watched.
+///
+/// # Errors
+/// When there is no database to read, or no such pass.
+pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
+    let store = Store::open_read_only(&config.data_dir)?;
+    let registry =
+        store.registry().await?.context("the database has no identity yet: run `ostler serve` once")?;
+    let clock: SharedClock = Arc::new(SystemClock::start());
+    let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
+    let house = build(&config, store, mirror, registry, clock)?;
+    let all = sweep::all();
+    let known: Vec<_> = all.iter().map(|pass| pass.name()).collect();
+    if let Some(wrong) = passes.iter().find(|name| !known.contains(&name.as_str())) {
+        anyhow::bail!("there is no pass `{wrong}`: there are {}", known.join(", "));
+    }
+    let look: Look = house.sweeper.look().await?;
+    let mut runs = Vec::new();
+    for pass in all.iter().filter(|pass| passes.is_empty() || passes.iter().any(|name| name == pass.name())) {
+        runs.push(run_view(&house.sweeper.run(&**pass, &look, Mode::DryRun).await));
+    }
+    Ok(runs)
 }
 
 /// Looks at everything that can be looked at without a daemon.
-#[expect(clippy::unused_async, reason = "not built yet")]
-pub async fn doctor_offline(_config: Config) -> anyhow::Result<api::DoctorReport> {
-    anyhow::bail!("not built yet")
+///
+/// # Errors
+/// Never: what cannot be found out is a finding.
+pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport> {
+    let mut checks = vec![doctor::fail(
+        "daemon",
+        format!("nobody serves {}", config.socket().display()),
+        "start it: `ostler serve`, or `systemctl start ostler`",
+    )];
+    let clock: SharedClock = Arc::new(SystemClock::start());
+    match engine_of(&config, &clock) {
+        Ok(engine) => checks.push(doctor::engine(&*engine).await),
+        Err(error) => checks.push(doctor::fail("engine", format!("{error:#}"), "see `ostler config show`")),
+    }
+    checks.push(doctor::disk(existing_part(&config.data_dir)));
+    checks.push(match Store::open_read_only(&config.data_dir) {
+        Ok(store) => match store.registry().await {
+            Ok(Some(registry)) => doctor::ok("registry", format!("instance {}", registry.instance)),
+            Ok(None) => doctor::ok("registry", "new, without an identity"),
+            Err(error) => doctor::fail("registry", error.to_string(), "restore a backup of the database"),
+        },
+        Err(_) if !config.data_dir.join(crate::store::FILE_NAME).exists() => {
+            doctor::ok("registry", "none yet: the first `ostler serve` makes it")
+        }
+        Err(error) => doctor::fail("registry", error.to_string(), "restore a backup of the database"),
+    });
+    Ok(api::DoctorReport { checks })
+}
+
+fn existing_part(path: &Path) -> &Path {
+    path.ancestors().find(|part| part.exists()).unwrap_or(path)
 }
 
 /// Says that this data directory is the one to go on with, though it was copied.
-#[expect(clippy::unused_async, reason = "not built yet")]
-pub async fn accept_copy(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+///
+/// # Errors
+/// When it is in use, or cannot be written.
+#[expect(clippy::unused_async, reason = "one signature for everything main calls")]
+pub async fn accept_copy(config: Config) -> anyhow::Result<()> {
+    Ok(identity::accept_copy(&config.data_dir)?)
 }

@@ -1,1 +1,113 @@
-fn main() {}
+//! The binary: parse, run, tell a failure once, and end with its code.
+
+use std::{cell::Cell, io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use clap::Parser as _;
+use ostler::{
+    api,
+    cli::{self, Configuration, Exit, Failure, Host, Setting, args::Cli},
+    config::{self, ConfigError, Loaded, LogConfig, LogFormat, Overrides},
+    daemon, telemetry,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads any more is no failure.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    ExitCode::from(run(cli).unwrap_or_else(|failure| failure.report()))
+}
+
+fn run(cli: Cli) -> Result<u8, Failure> {
+    let overrides = Overrides {
+        file: cli.global.config.clone(),
+        data_dir: cli.global.data_dir.clone(),
+        // What is not text is nobody's setting.
+        env: std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect(),
+    };
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let ended = runtime.block_on(cli::run(cli, &Process { overrides, warned: Cell::new(false) }));
+    // A read of standard input that nobody waits for any more would hold us up.
+    runtime.shutdown_background();
+    ended
+}
+
+/// This process, which holds the configuration and the daemon's code.
+struct Process {
+    overrides: Overrides,
+    /// A command may load twice; nobody wants to be warned twice.
+    warned: Cell<bool>,
+}
+
+impl Process {
+    fn load(&self) -> Result<Loaded, Failure> {
+        let loaded = config::load(&self.overrides).map_err(refused)?;
+        if !self.warned.replace(true) {
+            for warning in &loaded.warnings {
+                cli::note(&format!("warning: {warning}"));
+            }
+        }
+        Ok(loaded)
+    }
+}
+
+fn refused(error: ConfigError) -> Failure {
+    Failure::from_error(Exit::Usage, error.into())
+}
+
+fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
+    let json = match log.format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Pretty => false,
+        LogFormat::Json => true,
+    };
+    telemetry::init(&log.level, json)
+}
+
+#[async_trait(?Send)]
+impl Host for Process {
+    fn socket(&self) -> Result<PathBuf, Failure> {
+        Ok(self.load()?.config.socket())
+    }
+
+    async fn serve(&self) -> Result<(), Failure> {
+        let config = self.load()?.config;
+        start_logging(&config.log)?;
+        Ok(daemon::serve(config).await?)
+    }
+
+    async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure> {
+        Ok(daemon::dry_run(self.load()?.config, passes).await?)
+    }
+
+    async fn doctor(&self) -> Result<api::DoctorReport, Failure> {
+        Ok(daemon::doctor_offline(self.load()?.config).await?)
+    }
+
+    async fn accept_copy(&self) -> Result<(), Failure> {
+        Ok(daemon::accept_copy(self.load()?.config).await?)
+    }
+
+    fn configuration(&self) -> Result<Configuration, Failure> {
+        let loaded = self.load()?;
+        let settings = loaded.settings.into_iter();
+        let settings = settings.map(|config::Setting { key, value, source }| Setting { key, value, source });
+        Ok(Configuration { file: loaded.config.file, settings: settings.collect() })
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.overrides.path()
+    }
+
+    fn config_template(&self) -> String {
+        config::template()
+    }
+}

@@ -1,4 +1,4 @@
-//! Everything that needs more than one module: tests against the real Podman, and what they share.
+//! Everything that needs more than one module, in one binary: it links once.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,7 +7,10 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod cli;
 mod house;
+mod keeper;
 mod podman;
+mod simulation;
 mod store;
 mod support;

@@ -2,14 +2,15 @@
 //!
 //! The environment has only texts, so every slot reads its value from a text as well.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
 use toml::{Value, de::DeValue};
 
+use crate::domain::ports::PortRange;
 use crate::domain::runtime::{Readiness, Tier, User};
 
-use super::{LogFormat, PortRange};
+use super::LogFormat;
 
 /// A place in the configuration for one value.
 pub(super) enum Slot<'a> {
@@ -156,17 +157,7 @@ fn whole<T: TryFrom<i64>>(given: &DeValue<'_>, what: &str, least: i64, most: i64
 }
 
 fn ports(given: &DeValue<'_>) -> Result<PortRange, String> {
-    let written = text(given, PORTS)?;
-    let range = written.split_once('-').and_then(|(first, last)| {
-        Some(PortRange { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
-    });
-    range.filter(|range| range.first > 0 && range.first <= range.last).ok_or_else(|| expected(PORTS, given))
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
+    text(given, PORTS)?.parse().map_err(|_| expected(PORTS, given))
 }
 
 fn duration(given: &DeValue<'_>) -> Result<Duration, String> {

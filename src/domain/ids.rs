@@ -56,9 +56,7 @@ uuid_id!(
 pub struct InvalidId(pub String);
 
 /// How many times a workspace has been started, counted from 1. Whatever speaks for an older one is late.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u32);
 

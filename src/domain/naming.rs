@@ -245,7 +245,8 @@ mod tests {
         let trash = TrashId(Uuid::from_u128(9));
         assert_eq!(owner(&trash_name(trash)), Owner::Trash(trash, WORKSPACE));
         let other = WorkspaceId(Uuid::from_u128(3));
-        for name in ["debug", "", &container_name(other, 1), &format!("ostler-{WORKSPACE}-01"), "ostler-trash-x"]
+        for name in
+            ["debug", "", &container_name(other, 1), &format!("ostler-{WORKSPACE}-01"), "ostler-trash-x"]
         {
             assert_eq!(owner(name), Owner::Foreign, "{name}");
         }

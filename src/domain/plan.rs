@@ -181,20 +181,29 @@ impl Action {
     /// Whether it counts against the breaker: destructive, and nobody ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
-        match self {
-            Self::TrashRemoved { .. } => false,
-            Self::DeleteTrash { ordered, .. } => !ordered,
-            other => other.is_destructive(),
-        }
+        let ordered = match self {
+            Self::TrashRemoved { .. } => true,
+            Self::DeleteTrash { ordered, .. } => *ordered,
+            Self::TrashUnknown { .. }
+            | Self::TrashStray { .. }
+            | Self::FinishTrash { .. }
+            | Self::FinishRestore { .. }
+            | Self::RevokeStaleTokens { .. }
+            | Self::StopContainer { .. }
+            | Self::StartAnew { .. }
+            | Self::MarkOffline { .. }
+            | Self::MarkReady { .. } => false,
+        };
+        self.is_destructive() && !ordered
     }
 
     /// What makes it the same action in another run, for approvals. Points in time are left out.
     #[must_use]
     pub fn key(&self) -> String {
-        match self {
-            Self::RevokeStaleTokens { workspace, .. } => format!("revoke tokens of {workspace}"),
-            other => serde_json::to_string(other).unwrap_or_default(),
+        if let Self::RevokeStaleTokens { workspace, .. } = self {
+            return format!("revoke tokens of {workspace}");
         }
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// What it does, for people.
@@ -252,7 +261,12 @@ pub struct Plan {
 
 impl Plan {
     /// Claims that a failed stop or a crash left open, of the reasons that are this pass's own.
-    fn finish_claims(&mut self, entries: &[TrashEntry], busy: &BTreeSet<WorkspaceId>, reasons: &[TrashReason]) {
+    fn finish_claims(
+        &mut self,
+        entries: &[TrashEntry],
+        busy: &BTreeSet<WorkspaceId>,
+        reasons: &[TrashReason],
+    ) {
         let open = entries.iter().filter(|entry| {
             entry.state == TrashState::Claimed
                 && reasons.contains(&entry.reason)
@@ -344,10 +358,8 @@ impl Inventory {
     pub fn newest_of(&self, workspace: WorkspaceId) -> Option<Things> {
         let own = self.containers.get(&workspace).into_iter().flatten();
         let newest = own.max_by_key(|(serial, container)| (container.state.may_run(), *serial));
-        let container = newest.map(|(_, container)| NamedContainer {
-            id: container.id.clone(),
-            name: container.name.clone(),
-        });
+        let container = newest
+            .map(|(_, container)| NamedContainer { id: container.id.clone(), name: container.name.clone() });
         let volumes = self.volumes.get(&workspace).cloned().unwrap_or_default();
         (container.is_some() || (!volumes.is_empty() && !self.trashed.contains_key(&workspace)))
             .then_some(Things { container, volumes })
@@ -506,8 +518,12 @@ pub fn revoke_stale_tokens(
     older_than: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
+    let asked_at = older_than + grace;
     for candidate in candidates {
-        let absent = presence.absent(candidate.workspace, now);
+        // A listing older than the token's last sign of life says nothing about its holder: the container
+        // may have come and gone between two listings.
+        let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
+        let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.looks >= 2 && absent.time >= grace {
             let evidence = format!(
                 "its container was absent from {} trusted listings over {}; the token was issued at {} and last \
@@ -551,7 +567,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let mut plan = Plan::default();
     let idle = |id: &WorkspaceId| !busy.contains(id);
     plan.finish_claims(entries, busy, &[TrashReason::Stray, TrashReason::Replaced]);
-    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Restoring) {
+    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Restoring)
+    {
         plan.act(
             Action::FinishRestore { workspace: entry.workspace, entry: entry.id },
             &entry.workspace_name,
@@ -568,8 +585,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
             if row.container.as_ref() == Some(&container.id) {
                 if row.status.forbids_running() && container.state.may_run() {
                     let evidence = format!("it runs although the workspace is {}", row.status);
-                    let action =
-                        Action::StopContainer { workspace: row.id, container: container.id.clone() };
+                    let action = Action::StopContainer { workspace: row.id, container: container.id.clone() };
                     plan.act(action, &row.name, evidence);
                 }
             } else if !held.contains(container.id.as_str()) {

@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest, FileToWrite,
-    InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest,
+    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo, Progress, Trouble,
+    VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -118,8 +119,11 @@ impl Engine for Bounded {
     }
 
     async fn rename_container(&self, id: &ContainerId, name: &str) -> EngineResult<()> {
-        self.change(|| format!("rename container {} to {name}", id.short()), self.engine.rename_container(id, name))
-            .await
+        self.change(
+            || format!("rename container {} to {name}", id.short()),
+            self.engine.rename_container(id, name),
+        )
+        .await
     }
 
     async fn delete_container(&self, id: &ContainerId) -> EngineResult<()> {
@@ -148,7 +152,8 @@ impl Engine for Bounded {
     }
 
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {
-        self.read(|| format!("read {path} of container {}", id.short()), self.engine.read_file(id, path)).await
+        self.read(|| format!("read {path} of container {}", id.short()), self.engine.read_file(id, path))
+            .await
     }
 
     async fn ensure_network(
@@ -172,6 +177,10 @@ impl Engine for Bounded {
 
     async fn port_is_free(&self, port: u16) -> bool {
         self.engine.port_is_free(port).await
+    }
+
+    async fn disk_usage(&self) -> EngineResult<DiskUsage> {
+        self.read(|| "ask what things cost in disk".into(), self.engine.disk_usage()).await
     }
 
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {

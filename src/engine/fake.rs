@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::{
-    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId, ExecRequest,
-    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource, NetworkInfo, Progress,
-    Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource,
+    NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
@@ -198,7 +198,8 @@ impl FakeEngine {
     ) -> EngineResult<T> {
         let call = Call { method, object: object.into() };
         let fault = self.world.fault(&call);
-        let failure = |trouble| EngineError::new(trouble, format!("{method} {}", call.object), "injected fault");
+        let failure =
+            |trouble| EngineError::new(trouble, format!("{method} {}", call.object), "injected fault");
         let (reply, answer) = oneshot::channel();
         let (world, clock) = (Arc::clone(&self.world), Arc::clone(&self.clock));
         let logged = call.clone();
@@ -238,7 +239,9 @@ impl FakeEngine {
             }
             Fault::Lost => return std::future::pending().await,
         }
-        answer.await.unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "the engine is gone")))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "the engine is gone")))
     }
 }
 
@@ -258,7 +261,8 @@ impl Engine for FakeEngine {
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
         self.call("list_containers", key.clone(), move |state, _| {
-            let listed = state.containers.iter().filter(|(_, c)| labelled(&c.spec.labels, &key, value.as_deref()));
+            let listed =
+                state.containers.iter().filter(|(_, c)| labelled(&c.spec.labels, &key, value.as_deref()));
             Ok(listed
                 .map(|(id, container)| ObservedContainer {
                     id: id.clone(),
@@ -287,7 +291,8 @@ impl Engine for FakeEngine {
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
         let id = id.clone();
         self.call("inspect_container", id.to_string(), move |state, _| {
-            let container = state.containers.get(&id).ok_or_else(|| absent("inspect container", id.as_str()))?;
+            let container =
+                state.containers.get(&id).ok_or_else(|| absent("inspect container", id.as_str()))?;
             Ok(InspectedContainer {
                 id: id.clone(),
                 name: container.name.clone(),
@@ -335,11 +340,13 @@ impl Engine for FakeEngine {
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()> {
         let id = id.clone();
         self.call("start_container", id.to_string(), move |state, clock| {
-            let container = state.containers.get(&id).ok_or_else(|| absent("start container", id.as_str()))?;
+            let container =
+                state.containers.get(&id).ok_or_else(|| absent("start container", id.as_str()))?;
             if container.state.may_run() {
                 return Err(conflict("start container", "already running"));
             }
-            let missing = |name: &String| state.volumes.get(name).is_none_or(|volume| volume.directory_missing);
+            let missing =
+                |name: &String| state.volumes.get(name).is_none_or(|volume| volume.directory_missing);
             if volumes_of(&container.spec).iter().any(missing) {
                 return Err(EngineError::new(Trouble::Other, "start container", "a volume is missing"));
             }
@@ -350,7 +357,11 @@ impl Engine for FakeEngine {
             if let Some(port) = port
                 && (state.busy_ports.contains(&port) || state.containers.values().any(held))
             {
-                return Err(EngineError::new(Trouble::PortInUse, "start container", "address already in use"));
+                return Err(EngineError::new(
+                    Trouble::PortInUse,
+                    "start container",
+                    "address already in use",
+                ));
             }
             let token = state.token_file(container);
             if let Some(container) = state.containers.get_mut(&id) {
@@ -421,10 +432,7 @@ impl Engine for FakeEngine {
         let name = name.to_owned();
         self.call("inspect_volume", name.clone(), move |state, _| {
             let volume = state.volumes.get(&name).ok_or_else(|| absent("inspect volume", &name))?;
-            Ok(InspectedVolume {
-                labels: volume.labels.clone(),
-                directory_missing: volume.directory_missing,
-            })
+            Ok(InspectedVolume { labels: volume.labels.clone(), directory_missing: volume.directory_missing })
         })
         .await
     }
@@ -476,7 +484,8 @@ impl Engine for FakeEngine {
         _labels: &BTreeMap<String, String>,
         _isolate: bool,
     ) -> EngineResult<NetworkInfo> {
-        self.call("ensure_network", name, |_, _| Ok(NetworkInfo { gateway: Some([10, 89, 0, 1].into()) })).await
+        self.call("ensure_network", name, |_, _| Ok(NetworkInfo { gateway: Some([10, 89, 0, 1].into()) }))
+            .await
     }
 
     async fn has_image(&self, image: &str) -> EngineResult<bool> {
@@ -492,7 +501,11 @@ impl Engine for FakeEngine {
                 state.images.insert(image);
                 Ok(())
             } else {
-                Err(EngineError::new(Trouble::ImageMissing, format!("pull image {image}"), "manifest unknown"))
+                Err(EngineError::new(
+                    Trouble::ImageMissing,
+                    format!("pull image {image}"),
+                    "manifest unknown",
+                ))
             }
         })
         .await
@@ -500,6 +513,10 @@ impl Engine for FakeEngine {
 
     async fn port_is_free(&self, port: u16) -> bool {
         !self.world.state().busy_ports.contains(&port)
+    }
+
+    async fn disk_usage(&self) -> EngineResult<DiskUsage> {
+        Ok(DiskUsage::default())
     }
 
     async fn logs(&self, _id: &ContainerId, _request: LogRequest) -> EngineResult<LogStream> {

@@ -5,11 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{Applied, Inner, OpError, OpResult, Ops, Order, start::CONFIG_DIRECTORY, start::OWN_VARIABLES, start::TOKEN_FILE};
+use super::{
+    Applied, Inner, OpError, OpResult, Ops, Order, start::CONFIG_DIRECTORY, start::OWN_VARIABLES,
+    start::TOKEN_FILE,
+};
 use crate::{
     domain::{
         ids::{ContainerId, TokenId, WorkspaceId},
-        naming::{LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName, container_owner, volume_name},
+        naming::{
+            LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName, container_owner, volume_name,
+        },
         plan::Inventory,
         spec::{LabelledSpec, Spec},
         token::Token,
@@ -65,12 +70,29 @@ impl Ops {
                 continue;
             }
             if let Some(things) = inventory.newest_of(id) {
-                let label = things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
+                let label =
+                    things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
                 let spec = label.and_then(|container| labelled_spec(&container.labels));
                 found.push((AdoptRequest { workspace: id, things }, spec));
             }
         }
         Ok(parents_first(found))
+    }
+
+    /// Ends the recovery when nothing unknown is left to decide upon, or when a person decided for all.
+    ///
+    /// # Errors
+    /// When there is no listing to go by, or the store cannot answer.
+    pub async fn end_recovery_if_settled(&self, decided_for_all: bool) -> OpResult<()> {
+        let why = if decided_for_all {
+            "a person adopted everything there was"
+        } else if self.unknown().await?.is_empty() {
+            "nothing unknown is left"
+        } else {
+            return Ok(());
+        };
+        self.0.store.end_recovery(self.0.clock.now(), why.into()).await?;
+        Ok(())
     }
 
     /// Adopts one unknown workspace.
@@ -105,7 +127,10 @@ impl Ops {
         })?;
         let (labels, seen) = self.0.look_at(id, &container.id).await?;
         let labelled = labelled_spec(&labels).ok_or_else(|| {
-            OpError::Conflict(format!("container {} carries no readable {LABEL_SPEC} label", container.id.short()))
+            OpError::Conflict(format!(
+                "container {} carries no readable {LABEL_SPEC} label",
+                container.id.short()
+            ))
         })?;
         let serial = match container_owner(self.0.settings.instance, &container.name, &labels) {
             Owner::Workspace(_, serial) => serial,

@@ -58,9 +58,9 @@ impl Ops {
             name: request.name.clone(),
             role: request.role,
             kind: if request.external { Kind::External } else { Kind::Container },
-            runtime: request.runtime.unwrap_or_else(|| {
-                if request.external { "external" } else { PLAIN }.into()
-            }),
+            runtime: request
+                .runtime
+                .unwrap_or_else(|| if request.external { "external" } else { PLAIN }.into()),
             tier: request.tier,
             parent: request.parent,
             spec,
@@ -109,7 +109,9 @@ impl Inner {
             return Err(OpError::Invalid(format!("`{key}` cannot name an environment variable")));
         }
         if request.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
-            return Err(OpError::Invalid("tier 1 has no /workspace: leave out --dir or choose tier 2".into()));
+            return Err(OpError::Invalid(
+                "tier 1 has no /workspace: leave out --dir or choose tier 2".into(),
+            ));
         }
         if spec.workspace_dir.is_none() {
             spec.workspace_access = Access::ReadWrite;

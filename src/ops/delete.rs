@@ -2,11 +2,7 @@
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    domain::{
-        ids::TrashId,
-        time::Timestamp,
-        trash::TrashState,
-    },
+    domain::{ids::TrashId, time::Timestamp, trash::TrashState},
     engine::{Trouble, trusted},
 };
 
@@ -36,19 +32,25 @@ impl Ops {
             return Ok(Applied::Raced("the entry is gone".into()));
         };
         if !claimed && found.state != TrashState::Deleting {
-            return Ok(Applied::Raced("the entry may not be deleted: it is on its way, or a live row needs it".into()));
+            return Ok(Applied::Raced(
+                "the entry may not be deleted: it is on its way, or a live row needs it".into(),
+            ));
         }
         if let Some(container) = &found.things.container {
             match self.0.engine.delete_container(&container.id).await {
                 Ok(()) => {}
-                Err(error) if error.trouble == Trouble::Conflict => return self.in_use(entry, &error.message).await,
+                Err(error) if error.trouble == Trouble::Conflict => {
+                    return self.in_use(entry, &error.message).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         for volume in &found.things.volumes {
             match self.0.engine.delete_volume(volume).await {
                 Ok(()) => {}
-                Err(error) if error.trouble == Trouble::Conflict => return self.in_use(entry, &error.message).await,
+                Err(error) if error.trouble == Trouble::Conflict => {
+                    return self.in_use(entry, &error.message).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -5,6 +5,7 @@
 //! something in the engine runs as an [`Order`] under that workspace's actor (`actor.rs`), which reads
 //! the row again before it acts. Orders belong to nobody: a client that goes away does not stop one.
 
+mod accept_engine;
 mod actor;
 mod adopt;
 mod create;
@@ -61,6 +62,14 @@ pub struct Settings {
     pub isolate: bool,
     /// How long the trash keeps things.
     pub trash_retention: Duration,
+}
+
+impl Settings {
+    /// Where agents reach ostler, as far as it is settled without asking the engine for the gateway.
+    #[must_use]
+    pub fn platform_url(&self) -> String {
+        self.platform_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.platform_port))
+    }
 }
 
 /// Carries out orders. Cheap to clone.
@@ -133,7 +142,11 @@ impl Ops {
     #[must_use]
     pub fn drifted(&self, row: &Workspace) -> bool {
         let Some(made_from) = &row.container_spec_hash else { return false };
-        self.0.settings.runtimes.get(&row.runtime).is_some_and(|runtime| *made_from != start::spec_hash(row, runtime))
+        self.0
+            .settings
+            .runtimes
+            .get(&row.runtime)
+            .is_some_and(|runtime| *made_from != start::spec_hash(row, runtime))
     }
 
     /// The configuration.

@@ -35,7 +35,12 @@ pub struct PutAway {
 }
 
 impl Ops {
-    pub(super) async fn put_away_now(&self, id: WorkspaceId, order: PutAway, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn put_away_now(
+        &self,
+        id: WorkspaceId,
+        order: PutAway,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         phase.say("trash: putting its things away");
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         let at = self.0.clock.now();

@@ -39,9 +39,15 @@ impl Ops {
         }
     }
 
-    pub(super) async fn restore_now(&self, id: WorkspaceId, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn restore_now(
+        &self,
+        id: WorkspaceId,
+        entry: TrashId,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         phase.say("trash: giving its things back");
-        let Some(found) = self.0.store.trash_entry(entry).await?.filter(|e| e.state == TrashState::Restoring) else {
+        let Some(found) = self.0.store.trash_entry(entry).await?.filter(|e| e.state == TrashState::Restoring)
+        else {
             return Ok(Applied::Raced("the entry is no longer on its way back".into()));
         };
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
@@ -57,7 +63,9 @@ impl Ops {
             }
         }
         let row = self.0.store.workspace(id).await?;
-        if row.as_ref().is_none_or(|row| row.status == Status::Removed) && found.reason == TrashReason::Unknown {
+        if row.as_ref().is_none_or(|row| row.status == Status::Removed)
+            && found.reason == TrashReason::Unknown
+        {
             self.adopt_restored(&found).await?;
         }
         self.0.store.finish_restore(entry, self.0.clock.now()).await?;

@@ -19,7 +19,8 @@ use crate::{
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
-            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name, volume_name,
+            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name,
+            volume_name,
         },
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
@@ -30,7 +31,8 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     engine::{
-        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec, trusted,
+        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec,
+        trusted,
     },
     store::{BeginStart, ClaimGuard, StatusChange, WorkspaceEdit},
 };
@@ -99,7 +101,12 @@ impl Ops {
         self.order(id, Order::Start(order)).await
     }
 
-    pub(super) async fn start_now(&self, id: WorkspaceId, order: StartOrder, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn start_now(
+        &self,
+        id: WorkspaceId,
+        order: StartOrder,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
             return Err(OpError::Conflict(format!(
@@ -119,7 +126,12 @@ impl Ops {
         }
     }
 
-    async fn prepare_and_begin(&self, row: &Workspace, order: &StartOrder, phase: &Phase) -> OpResult<Applied> {
+    async fn prepare_and_begin(
+        &self,
+        row: &Workspace,
+        order: &StartOrder,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         let runtime = self.0.runtime(&row.runtime)?.clone();
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
@@ -189,7 +201,8 @@ impl Inner {
         if !allowed {
             return Ok(Some(format!("it is {} now", row.status)));
         }
-        let up = matches!(row.status, Status::Online | Status::Degraded) && !order.even_if_running;
+        let begun = row.status == Status::Provisioning && self.actors.has_begun(row.id, row.incarnation);
+        let up = (begun || matches!(row.status, Status::Online | Status::Degraded)) && !order.even_if_running;
         let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
         match self.engine.inspect_container(container).await {
             Ok(seen) if seen.state.may_run() => Ok(Some("it runs already".into())),
@@ -208,10 +221,14 @@ impl Inner {
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
         phase.say("start: looking at its container");
+        let mut runs = false;
         let held = match &row.container {
             None => None,
             Some(id) => match self.engine.inspect_container(id).await {
-                Ok(seen) => Some(NamedContainer { id: seen.id, name: seen.name }),
+                Ok(seen) => {
+                    runs = seen.state.may_run();
+                    Some(NamedContainer { id: seen.id, name: seen.name })
+                }
                 Err(error) if error.trouble == Trouble::Absent => None,
                 Err(error) => return Err(error.into()),
             },
@@ -227,7 +244,9 @@ impl Inner {
             return Ok(None);
         }
         self.ensure_volumes(row, runtime, order, phase).await?;
-        let Some((serial, port)) = self.allot(row, order.new_container).await? else { return Ok(None) };
+        let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else {
+            return Ok(None);
+        };
         phase.say("start: making its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
         let container = match self.engine.create_container(&spec).await {
@@ -250,7 +269,12 @@ impl Inner {
                  it here (`podman images` shows what there is), then `ostler start` again",
                 error.message
             )),
-            _ => error.into(),
+            Trouble::Absent
+            | Trouble::Conflict
+            | Trouble::PortInUse
+            | Trouble::Unreachable
+            | Trouble::TimedOut
+            | Trouble::Other => error.into(),
         })
     }
 
@@ -268,7 +292,9 @@ impl Inner {
         match self.engine.inspect_volume(&config).await {
             Ok(seen) if seen.directory_missing => self.engine.repair_volume(&config, runtime.user).await?,
             Ok(_) => {}
-            Err(error) if error.trouble == Trouble::Absent => self.make_volume(row, config, runtime.user).await?,
+            Err(error) if error.trouble == Trouble::Absent => {
+                self.make_volume(row, config, runtime.user).await?;
+            }
             Err(error) => return Err(error.into()),
         }
         if !wants_work_volume(row) {
@@ -313,15 +339,14 @@ impl Inner {
         Ok(())
     }
 
-    /// A new serial for the container's name, and a port that nobody on the host has right now.
-    async fn allot(&self, row: &Workspace, new_container: bool) -> OpResult<Option<(u32, u16)>> {
+    /// A new serial for the container's name, and a port that nobody on the host has right now. `own` is
+    /// the port that this workspace's own running container holds: that one is not somebody else's.
+    async fn allot(&self, row: &Workspace, own: Option<u16>) -> OpResult<Option<(u32, u16)>> {
         let mut taken = Vec::new();
-        // An old holder of the port may be this workspace's own running container.
-        let own = row.host_port.filter(|_| row.container.is_some());
         while taken.len() < 64 {
-            let allotted = self.store.allot(row.id, self.settings.ports, taken.clone(), false).await?;
+            let allotted = self.store.allot(row.id, self.settings.ports, taken.clone()).await?;
             let Some((serial, port)) = allotted else { break };
-            if (own == Some(port) && new_container) || self.engine.port_is_free(port).await {
+            if own == Some(port) || self.engine.port_is_free(port).await {
                 return Ok(Some((serial, port)));
             }
             taken.push(port);
@@ -369,7 +394,8 @@ impl Inner {
             workspace_dir: row.spec.workspace_dir.clone(),
             workspace_access: row.spec.workspace_access,
         };
-        let labelled = serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
+        let labelled =
+            serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
         labels.insert(LABEL_SPEC.to_owned(), labelled);
         Ok(ContainerSpec {
             name: container_name(row.id, serial),
@@ -406,7 +432,7 @@ impl Inner {
                 self.stop_and_see(holder, runtime.stop_grace).await?;
             }
             let token = self.entropy.token();
-            let begin = BeginStart {
+            let next = BeginStart {
                 workspace: id,
                 cause: order.cause.unwrap_or(Cause::Restart),
                 container: prepared.container.clone(),
@@ -414,7 +440,7 @@ impl Inner {
                 token: self.issue(&token),
                 at: self.clock.now(),
             };
-            let Some(begun) = self.store.begin_start(begin).await? else { return Ok(None) };
+            let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
             phase.say("start: writing its token");
             self.write_files(id, runtime, &prepared.container, &token).await?;
             if !self.still_starting(id, begun.incarnation).await? {
@@ -515,7 +541,10 @@ impl Inner {
             told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        let retry = matches!(row.status, Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout));
+        let retry = matches!(
+            row.status,
+            Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout)
+        );
         if retry {
             self.store.change_status(change(Cause::StartByPerson)).await?;
         }
@@ -562,22 +591,22 @@ fn mounts(row: &Workspace) -> Vec<Mount> {
 }
 
 fn refused(error: &EngineError, spec: &ContainerSpec) -> String {
-    match error.trouble {
-        Trouble::ImageMissing => format!(
+    if error.trouble == Trouble::ImageMissing {
+        return format!(
             "image `{}` went away while the container was made. Build or load it again, then `ostler start`",
             spec.image
-        ),
-        _ => format!("the engine refused to make its container: {}", error.message),
+        );
     }
+    format!("the engine refused to make its container: {}", error.message)
 }
 
 fn start_failure(error: &EngineError) -> String {
-    match error.trouble {
-        Trouble::PortInUse => format!(
+    if error.trouble == Trouble::PortInUse {
+        return format!(
             "its port on this host is in use by another program ({}). End that program and `ostler start` again, or \
              `ostler recreate` to get another port",
             error.message
-        ),
-        _ => format!("its container does not start: {}", error.message),
+        );
     }
+    format!("its container does not start: {}", error.message)
 }

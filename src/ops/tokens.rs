@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The most live tokens a workspace may have (wire protocol, §5).
-pub const LIVE_TOKENS_MAX: u32 = 50;
+pub(super) const LIVE_TOKENS_MAX: u32 = 50;
 
 impl Ops {
     /// Issues an api token. This is the only time it is in the clear.
@@ -48,7 +48,9 @@ impl Ops {
         if self.0.store.revoke_token(id, token, self.0.clock.now()).await? {
             Ok(())
         } else {
-            Err(OpError::NotFound("this workspace has no such live token; `ostler token ls` shows them".into()))
+            Err(OpError::NotFound(
+                "this workspace has no such live token; `ostler token ls` shows them".into(),
+            ))
         }
     }
 

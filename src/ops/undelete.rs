@@ -15,9 +15,10 @@ impl Ops {
         let row = self.0.row(id).await?;
         let wanted = name.clone().unwrap_or_else(|| row.name.clone());
         match self.0.store.undelete_workspace(id, name, self.0.clock.now()).await? {
-            UndeleteResult::NotThere => {
-                Err(OpError::Conflict(format!("workspace `{}` is not removed: it is {}", row.name, row.status)))
-            }
+            UndeleteResult::NotThere => Err(OpError::Conflict(format!(
+                "workspace `{}` is not removed: it is {}",
+                row.name, row.status
+            ))),
             UndeleteResult::NameTaken => Err(OpError::Conflict(format!(
                 "a workspace named `{wanted}` exists: give another name with --name"
             ))),

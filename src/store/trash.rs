@@ -341,6 +341,21 @@ impl Store {
             .await
     }
 
+    /// Entries on their way in or back.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn open_trash(&self) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("open trash", |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash WHERE state IN ('claimed', 'restoring') ORDER BY id"
+                );
+                entries(sql, &text, [])
+            })
+            .await
+    }
+
     /// One entry.
     ///
     /// # Errors

@@ -410,8 +410,8 @@ impl Store {
             .await
     }
 
-    /// Hands out the next container name's serial, and a host port where the row has none (or
-    /// `new_port` is asked for). `None` when the row is gone or the range is used up (`taken` ports,
+    /// Hands out the next container name's serial, and a host port where the row has none
+    /// that will do. `None` when the row is gone or the range is used up (`taken` ports,
     /// found busy on the host, are passed over).
     ///
     /// # Errors
@@ -421,7 +421,6 @@ impl Store {
         id: WorkspaceId,
         ports: PortRange,
         taken: Vec<u16>,
-        new_port: bool,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
             .write("allot", move |tx| {
@@ -431,7 +430,7 @@ impl Store {
                     .query_row([id], |row| row.get(0))
                     .optional()?;
                 let Some(held) = held else { return Ok(None) };
-                let port = match held.filter(|port| !new_port && !taken.contains(port)) {
+                let port = match held.filter(|port| !taken.contains(port)) {
                     Some(port) => Some(port),
                     None => free_port(tx.sql, ports, &taken)?,
                 };
@@ -603,7 +602,9 @@ impl Store {
                                         WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
                     )?
                     .query_row([id], |row| row.get(0))?;
-                if deleting {
+                // A row that was started names its container until that was deleted for good.
+                let deleted = row.incarnation > Incarnation(0) && row.container.is_none();
+                if deleting || deleted {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql

@@ -36,10 +36,13 @@ impl Sweeper {
                 if self.jumped_since(look) {
                     return Ok(Applied::Raced("the clock was set meanwhile".into()));
                 }
-                let stale = StaleTokens { workspace: *workspace, older_than: *older_than, without_age: false };
+                let stale =
+                    StaleTokens { workspace: *workspace, older_than: *older_than, without_age: false };
                 return self.revoke(stale, planned, pass).await;
             }
-            Action::TrashRemoved { things, .. } => put_away(TrashReason::Removed, things, ClaimGuard::RowRemoved),
+            Action::TrashRemoved { things, .. } => {
+                put_away(TrashReason::Removed, things, ClaimGuard::RowRemoved)
+            }
             Action::TrashUnknown { things, .. } => put_away(TrashReason::Unknown, things, ClaimGuard::NoRow),
             Action::TrashStray { container, .. } => {
                 let things = Things { container: Some(container.clone()), volumes: Vec::new() };
@@ -57,7 +60,9 @@ impl Sweeper {
                 return Ok(Applied::Done("begun".into()));
             }
             Action::MarkOffline { incarnation, .. } => Order::MarkOffline(*incarnation),
-            Action::MarkReady { incarnation, container, .. } => Order::MarkReady(*incarnation, container.clone()),
+            Action::MarkReady { incarnation, container, .. } => {
+                Order::MarkReady(*incarnation, container.clone())
+            }
         };
         Ok(self.ops.order(id, order).await?)
     }

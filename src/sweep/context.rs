@@ -136,9 +136,10 @@ impl Sweeper {
         }
         let items = listing.observed().containers.iter().map(|container| container.id.as_str());
         let volumes = listing.observed().volumes.iter().map(|volume| volume.name.as_str());
-        let running = inventory.containers.iter().filter(|(_, containers)| {
-            containers.iter().any(|(_, container)| container.state.may_run())
-        });
+        let running = inventory
+            .containers
+            .iter()
+            .filter(|(_, containers)| containers.iter().any(|(_, container)| container.state.may_run()));
         memory.presence.note(
             listing.awake(),
             items.chain(volumes),

@@ -131,12 +131,16 @@ impl Driver {
     async fn run_due(&mut self) {
         let now = self.clock.awake();
         let passes = self.passes.clone();
-        let due: Vec<_> = passes.into_iter().filter(|pass| self.due.get(pass.name()).is_some_and(|at| *at <= now)).collect();
+        let due: Vec<_> = passes
+            .into_iter()
+            .filter(|pass| self.due.get(pass.name()).is_some_and(|at| *at <= now))
+            .collect();
         for pass in &due {
             self.due.insert(pass.name(), now + pass.period());
         }
         // One that is still running is left alone until its next turn.
-        let idle = |pass: &Arc<dyn Pass>| !unpoisoned(&self.statuses).get(pass.name()).is_some_and(|s| s.running);
+        let idle =
+            |pass: &Arc<dyn Pass>| !unpoisoned(&self.statuses).get(pass.name()).is_some_and(|s| s.running);
         let due: Vec<_> = due.into_iter().filter(idle).collect();
         if !due.is_empty() {
             drop(self.begin(due, Mode::Apply).await);
@@ -144,7 +148,8 @@ impl Driver {
     }
 
     async fn serve(&mut self, request: Request) {
-        let wanted = |pass: &&Arc<dyn Pass>| request.passes.is_empty() || request.passes.contains(&pass.name());
+        let wanted =
+            |pass: &&Arc<dyn Pass>| request.passes.is_empty() || request.passes.contains(&pass.name());
         let passes: Vec<_> = self.passes.iter().filter(wanted).cloned().collect();
         let runs = self.begin(passes, request.mode).await;
         let answer = request.answer;
@@ -171,7 +176,8 @@ impl Driver {
         mode: Mode,
     ) -> oneshot::Receiver<Run> {
         let (answer, done) = oneshot::channel();
-        let (sweeper, clock, statuses) = (Arc::clone(&self.sweeper), Arc::clone(&self.clock), Arc::clone(&self.statuses));
+        let (sweeper, clock, statuses) =
+            (Arc::clone(&self.sweeper), Arc::clone(&self.clock), Arc::clone(&self.statuses));
         mark(&statuses, pass.name(), true, None);
         self.spawn.spawn(Box::pin(async move {
             let run = match look {
@@ -202,7 +208,15 @@ fn mark(statuses: &Statuses, name: &'static str, running: bool, last: Option<Run
 
 fn empty_run(pass: &'static str, clock: &SharedClock, outcome: Outcome) -> Run {
     let started_at = clock.now();
-    Run { pass, started_at, took: Duration::ZERO, outcome, actions: Vec::new(), watching: Vec::new(), left_over: 0 }
+    Run {
+        pass,
+        started_at,
+        took: Duration::ZERO,
+        outcome,
+        actions: Vec::new(),
+        watching: Vec::new(),
+        left_over: 0,
+    }
 }
 
 /// Runs a pass within its deadline; a panic in it ends this run and nothing else.
@@ -215,7 +229,10 @@ async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, look: &Look, mode: Mode, cl
             empty_run(pass.name(), clock, Outcome::Panicked)
         }
         None => {
-            tracing::error!(pass = pass.name(), "a pass took longer than it may; it runs again at its next turn");
+            tracing::error!(
+                pass = pass.name(),
+                "a pass took longer than it may; it runs again at its next turn"
+            );
             empty_run(pass.name(), clock, Outcome::TimedOut)
         }
     }

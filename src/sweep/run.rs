@@ -11,7 +11,7 @@ use crate::{
     domain::{
         breaker,
         ids::PlanId,
-        plan::{Plan, Planned},
+        plan::{Action, Plan, Planned},
         time::Timestamp,
     },
     ops::Applied,
@@ -152,7 +152,13 @@ impl Sweeper {
         run
     }
 
-    async fn run_into(&self, run: &mut Run, pass: &dyn Pass, look: &Look, mode: Mode) -> Result<(), SweepError> {
+    async fn run_into(
+        &self,
+        run: &mut Run,
+        pass: &dyn Pass,
+        look: &Look,
+        mode: Mode,
+    ) -> Result<(), SweepError> {
         let Plan { actions, watching } = pass.plan(self, look).await?;
         run.watching = watching;
         if mode == Mode::DryRun {
@@ -189,23 +195,27 @@ impl Sweeper {
         pass.housekeep(self, run.started_at).await
     }
 
-    async fn judge(&self, pass: &'static str, actions: Vec<Planned>, look: &Look) -> Result<Judged, SweepError> {
+    async fn judge(
+        &self,
+        pass: &'static str,
+        actions: Vec<Planned>,
+        look: &Look,
+    ) -> Result<Judged, SweepError> {
         let before = self.store.held_plan(pass).await?;
         let approved = approved_keys(before.as_ref());
         let is_approved = |planned: &Planned| approved.contains(&planned.action.key());
-        let hold = self.reason_to_hold(pass, &actions, look, &is_approved).await?;
+        let hold = self.reason_to_hold(&actions, look, &is_approved).await?;
         let Some(reason) = hold else {
             self.drop_used_up(pass, before, &actions).await?;
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None });
         };
-        let (apply, held): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
-        let id = self.hold(pass, before, &held, &reason).await?;
-        Ok(Judged { apply, held, hold: Some((id, reason)) })
+        let (apply, waiting): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
+        let id = self.hold(pass, before, &waiting, &reason).await?;
+        Ok(Judged { apply, held: waiting, hold: Some((id, reason)) })
     }
 
     async fn reason_to_hold(
         &self,
-        pass: &'static str,
         actions: &[Planned],
         look: &Look,
         approved: &(dyn Fn(&Planned) -> bool + Sync),
@@ -214,10 +224,14 @@ impl Sweeper {
         if counted.filter(|planned| !approved(planned)).count() == 0 {
             return Ok(None);
         }
-        if pass == super::passes::REAP_UNKNOWN && self.is_recovering().await? {
+        let of_unknown = |planned: &Planned| {
+            matches!(planned.action, Action::TrashUnknown { .. } | Action::TrashStray { .. })
+                && !approved(planned)
+        };
+        if actions.iter().any(of_unknown) && self.is_recovering().await? {
             return Ok(Some(
-                "the registry was lost or restored, so nothing unknown is reaped until you have decided: `ostler adopt` \
-                 takes it back, approving this plan puts it into the trash"
+                "the registry was lost or restored, so nothing it does not know is reaped until you have decided: \
+                 `ostler adopt` takes it back, approving this plan puts it into the trash"
                     .into(),
             ));
         }
@@ -243,7 +257,8 @@ impl Sweeper {
         held: &[Planned],
         reason: &str,
     ) -> Result<PlanId, SweepError> {
-        let keys = |plan: &[Planned]| plan.iter().map(|planned| planned.action.key()).collect::<BTreeSet<_>>();
+        let keys =
+            |plan: &[Planned]| plan.iter().map(|planned| planned.action.key()).collect::<BTreeSet<_>>();
         if let Some(row) = &before
             && row.approved_at.is_none()
             && planned_of(row).is_some_and(|plan| keys(&plan) == keys(held))
@@ -267,7 +282,9 @@ impl Sweeper {
     ) -> Result<(), SweepError> {
         let Some(row) = before else { return Ok(()) };
         let still_wanted = approved_keys(Some(&row));
-        if row.approved_at.is_none() || !actions.iter().any(|planned| still_wanted.contains(&planned.action.key())) {
+        if row.approved_at.is_none()
+            || !actions.iter().any(|planned| still_wanted.contains(&planned.action.key()))
+        {
             self.store.drop_held_plan(pass, row.id).await?;
         }
         Ok(())

@@ -47,8 +47,8 @@ async fn limits_reach_the_kernel() {
     assert!(expected.contains(&limits.as_str()), "memory, swap, cpu, pids: {limits}");
 }
 
-/// Whether the kernel's kill is noticed depends on conmon and the kernel (2.1.6 on a cgroup v1 kernel
-/// 6.18 never does), so Podman's own word is the measure.
+/// Whether Podman 4.3.1 learns of the kernel's kill depends on where its service was started: conmon 2.1.6
+/// notes it in a file there, and Podman looks for that file elsewhere. So Podman's own word is the measure.
 #[tokio::test]
 async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
     let scene = Scene::new();

@@ -107,8 +107,8 @@ impl Raw {
 
 type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
 
-/// Runs an exchange while driving the connection it needs. Both clients of a connection are polled
-/// here, so a connection that ends first leaves the exchange to find out what that means.
+/// Runs an exchange while driving the connection it needs. A connection that ends first leaves the
+/// exchange to find out what that means.
 async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     tokio::select! {

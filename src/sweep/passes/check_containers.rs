@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-
 /// See the module page.
 pub(super) struct CheckContainers;
 
@@ -30,7 +29,10 @@ impl Pass for CheckContainers {
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
         let mut rows = sweeper.store.up_rows().await?;
-        rows.extend(sweeper.store.provisioning_rows().await?);
+        // A start that this process did not bring up is `settle`'s to begin anew: whether its process holds
+        // the right token, nobody here has seen.
+        let starting = sweeper.store.provisioning_rows().await?;
+        rows.extend(starting.into_iter().filter(|row| sweeper.ops.has_begun(row.id, row.incarnation)));
         let readiness = |runtime: &str| sweeper.readiness(runtime);
         let busy = sweeper.ops.busy();
         Ok(plan::check_containers(&look.inventory, &rows, &look.presence, &busy, &readiness, look.asked_at()))

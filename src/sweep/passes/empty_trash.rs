@@ -16,7 +16,6 @@ use crate::domain::{
 /// The most rows one run looks at or forgets.
 const BATCH: u32 = 500;
 
-
 /// See the module page.
 pub(super) struct EmptyTrash;
 

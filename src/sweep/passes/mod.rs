@@ -11,8 +11,6 @@ use std::sync::Arc;
 
 use super::Pass;
 
-pub(super) use reap_unknown::NAME as REAP_UNKNOWN;
-
 /// Every pass, in the order in which due ones are begun.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Pass>> {

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-
 /// See the module page.
 pub(super) struct ReapRemoved;
 

@@ -10,16 +10,13 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, UnknownInput};
 
-/// Its name; runs are held by it while the registry is recovering.
-pub(in super::super) const NAME: &str = "reap_unknown";
-
 /// See the module page.
 pub(super) struct ReapUnknown;
 
 #[async_trait]
 impl Pass for ReapUnknown {
     fn name(&self) -> &'static str {
-        NAME
+        "reap_unknown"
     }
 
     fn summary(&self) -> &'static str {

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, SettleInput};
 
-
 /// See the module page.
 pub(super) struct Settle;
 
@@ -36,9 +35,8 @@ impl Pass for Settle {
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        let entries = sweeper.store.trash().await?;
-        let input =
-            SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
+        let entries = sweeper.store.open_trash().await?;
+        let input = SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
         Ok(plan::settle(&look.inventory, &input))
     }
 }

@@ -1,0 +1,683 @@
+//! The whole surface on one page: every command, argument and help text.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+
+/// Keeps long-lived, containerised agent workspaces on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "ostler", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+A workspace is called by its name, its id, or the beginning of its id.
+
+Examples:
+  ostler serve                              run the daemon
+  ostler create builder --image agent:1     make a workspace, and wait until it is online
+  ostler ls                                 what there is
+  ostler shell builder                      go inside
+  ostler why builder                        why it is as it is
+
+Exit codes:
+  0 done   1 failed   2 wrong usage, input or configuration   3 not found
+  4 cannot be done as things are   5 the daemon does not answer";
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file; `ostler config check` names the one that is read
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub config: Option<PathBuf>,
+    /// Where the registry lives
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    pub data_dir: Option<PathBuf>,
+    /// Answer in JSON, whose fields never change their meaning
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    #[command(after_help = "\
+Logs go to standard error: for people on a terminal, as JSON otherwise (`log.format`).
+It stops at SIGTERM or Ctrl-C; the workspaces' containers run on.
+
+Examples:
+  ostler serve
+  ostler --data-dir /srv/ostler serve
+  OSTLER_LOG_LEVEL=debug ostler serve")]
+    Serve,
+    /// Make a workspace
+    Create(Box<CreateArgs>),
+    /// List workspaces, as a tree
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Show a workspace
+    #[command(visible_alias = "inspect")]
+    Show(ShowArgs),
+    /// Print what a workspace wrote
+    Logs(LogsArgs),
+    /// Run a command inside a workspace
+    Exec(ExecArgs),
+    /// Open a shell inside a workspace
+    #[command(visible_alias = "sh")]
+    Shell(ShellArgs),
+    /// Start a workspace that is stopped, or has failed
+    #[command(visible_alias = "resume")]
+    Start(StartArgs),
+    /// Stop a workspace; it stays stopped until it is started
+    #[command(visible_alias = "pause")]
+    Stop(StopArgs),
+    /// Stop a workspace and start it again, with a new token
+    Restart(RestartArgs),
+    /// Make a workspace's container anew, with what is configured now
+    Recreate(RecreateArgs),
+    /// Remove a workspace; `undelete` takes it back
+    #[command(visible_aliases = ["remove", "delete"])]
+    Rm(RmArgs),
+    /// Take a removal back
+    Undelete(UndeleteArgs),
+    /// What was removed or reaped, and is kept for a while
+    Trash(TrashArgs),
+    /// Take containers into the registry that it has lost
+    Adopt(AdoptArgs),
+    /// Tokens by which agents speak
+    #[command(visible_alias = "tokens")]
+    Token(TokenArgs),
+    /// The passes that keep everything as it should be
+    #[command(visible_alias = "sweeps")]
+    Sweep(SweepArgs),
+    /// What happened, oldest first
+    Events(EventsArgs),
+    /// Tell why a workspace is as it is, with the evidence
+    Why(WhyArgs),
+    /// Look for what is wrong with this installation, and say what to do
+    Doctor(DoctorArgs),
+    /// The configuration
+    Config(ConfigArgs),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  ostler completions bash > /etc/bash_completion.d/ostler
+  ostler completions fish > ~/.config/fish/completions/ostler.fish")]
+    Completions(CompletionsArgs),
+    /// Print or write the manual pages
+    #[command(after_help = "\
+Examples:
+  ostler man | man -l -
+  ostler man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
+}
+
+impl Command {
+    /// Whether its answer can be JSON. The others hand on what is somebody else's.
+    #[must_use]
+    pub fn has_json(&self) -> bool {
+        !matches!(self, Self::Serve | Self::Exec(_) | Self::Shell(_) | Self::Completions(_) | Self::Man(_))
+    }
+}
+
+/// `create`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Waits until the workspace is online, or says why it is not.
+
+Examples:
+  ostler create builder --image docker.io/library/alpine:3 -- sleep infinity
+  ostler create tester --parent builder --runtime agent --env-file test.env
+  ostler create notes --image agent:1 --dir ~/notes:ro
+  ostler create phone --external            prints how its agent connects")]
+pub struct CreateArgs {
+    /// Its name: letters, digits, and inside it `-`, `_`, `.` and single spaces
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The image [default: the runtime's]
+    #[arg(long)]
+    pub image: Option<String>,
+    /// The workspace above it
+    #[arg(long, value_name = "NAME")]
+    pub parent: Option<String>,
+    /// What it is for
+    #[arg(long)]
+    pub role: Option<String>,
+    /// The kind of workspace, from `[runtimes]` of the configuration [default: plain]
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// How much of the machine it gets: 1 sandbox, 2 512 MiB, 3 2 GiB, 4 4 GiB [default: 2]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub tier: Option<u8>,
+    /// A variable of its environment; without a value, this environment's
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// A file of such variables, one per line; `--env` comes before it
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// A directory of this machine at /workspace, in place of a volume
+    #[arg(long, value_name = "PATH[:ro]")]
+    pub dir: Option<String>,
+    /// The file for /configs/config.yaml
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Its agent runs elsewhere: only keep it in the registry
+    #[arg(long, conflicts_with_all = ["image", "env", "env_file", "dir", "config_file", "command"])]
+    pub external: bool,
+    /// Where an external agent is reached
+    #[arg(long, requires = "external")]
+    pub url: Option<String>,
+    /// Do not wait until it is online
+    #[arg(long)]
+    pub no_wait: bool,
+    /// The command in place of the image's own
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `ls`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ostler ls
+  ostler ls --removed          what `undelete` can bring back
+  ostler ls --json | jq -r '.[] | select(.status == \"failed\") | .name'")]
+pub struct LsArgs {
+    /// Removed ones too
+    #[arg(long)]
+    pub removed: bool,
+    /// A plain list with ids, not a tree
+    #[arg(long)]
+    pub flat: bool,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ostler show builder
+  ostler show 6f1c --json")]
+pub struct ShowArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+}
+
+/// `logs`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What the workspace wrote to its standard error comes out of this command's standard error.
+With `--json`, one object per line: {\"stream\": \"stdout\", \"line\": \"…\"}.
+
+Examples:
+  ostler logs builder --tail 100
+  ostler logs -f builder")]
+pub struct LogsArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Go on printing as it writes
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub tail: Option<u32>,
+}
+
+/// `exec`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends with the command's own exit code. Input that is not a terminal is passed on.
+
+Examples:
+  ostler exec builder -- ls -l /workspace
+  ostler exec builder -- tar cz /workspace > backup.tar.gz
+  ostler exec -t builder -- top")]
+pub struct ExecArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Pass this terminal's input on
+    #[arg(long, short)]
+    pub interactive: bool,
+    /// Give the command a terminal, and pass its input on
+    #[arg(long, short)]
+    pub tty: bool,
+    /// A variable of its environment; without a value, this environment's
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Run as this user instead of the agent
+    #[arg(long, short)]
+    pub user: Option<String>,
+    /// The command
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `shell`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ostler shell builder
+  ostler shell --user 0:0 builder      as root of the container")]
+pub struct ShellArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Run as this user instead of the agent
+    #[arg(long, short)]
+    pub user: Option<String>,
+}
+
+/// `start`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Waits until the workspace is online, or says why it is not.
+
+Examples:
+  ostler start builder
+  ostler start builder --new-volume     its work is lost; begin with an empty volume")]
+pub struct StartArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Where its work volume is gone, make a new and empty one
+    #[arg(long)]
+    pub new_volume: bool,
+    /// Do not wait until it is online
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `stop`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The container is kept, with its own file system.
+
+Examples:
+  ostler stop builder")]
+pub struct StopArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Do not wait until its container has stopped
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `restart`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ostler restart builder")]
+pub struct RestartArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Do not wait until it is online
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `recreate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The volumes stay. What was written elsewhere in the old container goes into the trash with it.
+`ostler ls` marks workspaces that need this as drifted.
+
+Examples:
+  ostler recreate builder")]
+pub struct RecreateArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Do not wait until it is online
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `rm`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Container and volumes go into the trash and are kept there for `sweep.trash_retention` (14 days).
+With workspaces below it, nothing is removed unless `--cascade` is given.
+
+Examples:
+  ostler rm builder
+  ostler rm --cascade builder
+  ostler undelete builder")]
+pub struct RmArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Everything below it too
+    #[arg(long)]
+    pub cascade: bool,
+    /// Delete container and volumes at once and for good
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `undelete`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The workspace comes back stopped; start it with `ostler start`.
+
+Examples:
+  ostler undelete builder
+  ostler undelete 6f1c --name old-builder     where the name is taken again")]
+pub struct UndeleteArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Come back under another name
+    #[arg(long = "name", value_name = "NEW")]
+    pub new_name: Option<String>,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `trash`
+#[derive(Debug, Args)]
+pub struct TrashArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: TrashCommand,
+}
+
+/// A command about the trash.
+#[derive(Debug, Subcommand)]
+pub enum TrashCommand {
+    /// List what lies in the trash, and until when
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Bring an entry back
+    #[command(after_help = "\
+Examples:
+  ostler trash restore 0b5e
+  ostler trash restore builder")]
+    Restore {
+        /// The entry's id, its beginning, or the workspace's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        entry: String,
+    },
+    /// Delete entries for good
+    #[command(after_help = "\
+Asks first on a terminal; elsewhere it needs `--yes`.
+
+Examples:
+  ostler trash empty
+  ostler trash empty 0b5e builder --yes")]
+    Empty {
+        /// Ids, their beginnings, or workspaces' names [default: everything]
+        entries: Vec<String>,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// `adopt`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a registry that was lost, or restored from a backup: its containers run on, and the registry
+does not know them. Without arguments it tells what could be adopted. Agents that run go on
+without noticing.
+
+Examples:
+  ostler adopt                     what could be adopted
+  ostler adopt builder tester
+  ostler adopt --all               everything, and end the recovery
+  ostler adopt --instance 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11 --all")]
+pub struct AdoptArgs {
+    /// Names, ids or beginnings of ids
+    pub which: Vec<String>,
+    /// Everything that is unknown
+    #[arg(long, conflicts_with = "which")]
+    pub all: bool,
+    /// Only tell what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take over the containers of this installation, into an empty registry
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+}
+
+/// `token`
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// A command about tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Issue a token that speaks for a workspace
+    #[command(after_help = "\
+The token alone goes to standard output, this once; the registry keeps only its digest.
+
+Examples:
+  ostler token issue builder
+  TOKEN=$(ostler token issue builder --expires 30d)")]
+    Issue {
+        /// Name, id or beginning of the id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// How long it is valid, such as 12h or 30d [default: until revoked]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires: Option<Duration>,
+    },
+    /// List the valid tokens of a workspace
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Name, id or beginning of the id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Revoke a token
+    #[command(after_help = "\
+Examples:
+  ostler token ls builder
+  ostler token revoke builder 41d0")]
+    Revoke {
+        /// Name, id or beginning of the id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// The token's id, from `token ls`
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        token: String,
+    },
+}
+
+/// `sweep`
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SweepCommand,
+}
+
+/// A command about passes.
+#[derive(Debug, Subcommand)]
+pub enum SweepCommand {
+    /// List the passes, and how their last run went
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show a pass, its last run and a plan that waits for approval
+    Show {
+        /// The pass
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        pass: String,
+    },
+    /// Run passes now
+    #[command(after_help = "\
+A dry run tells what would be done, and on what evidence. It works without the daemon too.
+
+Examples:
+  ostler sweep run --dry-run
+  ostler sweep run reap_unknown")]
+    Run {
+        /// The passes [default: all]
+        passes: Vec<String>,
+        /// Only plan
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Approve a plan that was held because it would have hit too much at once
+    #[command(after_help = "\
+Approves exactly the actions that `sweep show PASS` lists, and nothing else.
+
+Examples:
+  ostler sweep approve reap_unknown 9a3c")]
+    Approve {
+        /// The pass
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        pass: String,
+        /// The plan's id, or its beginning
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        plan: String,
+    },
+}
+
+/// `events`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With `--json` and `-f`, one event per line.
+
+Examples:
+  ostler events -n 50
+  ostler events -f builder")]
+pub struct EventsArgs {
+    /// Only those of this workspace
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+    /// Go on as they happen, across restarts of the daemon
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How many
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "COUNT",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub limit: u32,
+}
+
+/// `why`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every status, reaping and refusal is kept with what it was decided on.
+
+Examples:
+  ostler why builder")]
+pub struct WhyArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// How many events
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "COUNT",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub limit: u32,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Fails (1) if a check fails; warnings do not count. Works without the daemon too.
+
+Examples:
+  ostler doctor
+  ostler doctor --accept-engine     this other engine, or storage, is the one from now on
+  ostler doctor --accept-copy       this copied data directory is the one from now on")]
+pub struct DoctorArgs {
+    /// Take the engine as it is now for ours
+    #[arg(long)]
+    pub accept_engine: bool,
+    /// Take this data directory, which was copied, for the one to go on with; the daemon must be stopped
+    #[arg(long, conflicts_with = "accept_engine")]
+    pub accept_copy: bool,
+}
+
+/// `config`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Flags come before the environment (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), the
+environment before the file, and the file before the defaults.")]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// A command about the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every key, its value, and where that comes from
+    Show,
+    /// Write a commented file; never over one that exists
+    Init,
+    /// Check the configuration without using it
+    Check,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write every page into this directory, in place of printing the main one
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span = SpanParser::new().parse_span(text).ok();
+    let signed = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    signed
+        .and_then(|signed| Duration::try_from(signed).ok())
+        .filter(|duration| duration.as_secs() > 0)
+        .ok_or_else(|| "expected a duration such as \"12h\" or \"30d\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_surface_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_token_expires_after_a_duration_people_write() {
+        assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
+        for wrong in ["", "30", "-1h", "500ms", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong:?} was taken for a duration");
+        }
+    }
+}

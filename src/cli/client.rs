@@ -1,0 +1,236 @@
+//! The client of the daemon's socket.
+//!
+//! One connection per request: on a unix socket it costs microseconds, and no state can go stale.
+//! Nothing here has a deadline, because an order may rightly take as long as an image takes to pull;
+//! a daemon that is gone is noticed by its closed socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, UPGRADE},
+    upgrade::Upgraded,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{net::UnixStream, task::JoinSet};
+
+use crate::api::ErrorBody;
+
+use super::failure::{Exit, Failure};
+
+/// A request without a body.
+pub(super) const NOTHING: Option<&()> = None;
+
+/// Speaks with the daemon.
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+/// An answer as it came.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
+/// An answer that goes on.
+pub(super) struct Stream {
+    body: Incoming,
+    _connection: JoinSet<()>,
+}
+
+impl Stream {
+    /// The next bytes; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.context("the daemon's answer broke off")?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A connection that is a command's stream now.
+pub(super) type Pipe = TokioIo<Upgraded>;
+
+impl Client {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path, NOTHING).await?.read()
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.ask(Method::POST, path, Some(body)).await?.read()
+    }
+
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::DELETE, path, NOTHING).await?.read()
+    }
+
+    /// Any answer, refusals included.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Answer, Failure> {
+        let body = body.map(serde_json::to_vec).transpose().context("the request cannot be written")?;
+        let mut request = request(method, path, body.unwrap_or_default())?;
+        request.headers_mut().insert(CONTENT_TYPE, "application/json".parse().context("a header")?);
+        let (response, _connection) = self.send(request).await?;
+        collect(response).await
+    }
+
+    /// An answer that goes on, with one more header where it is wanted.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        header: Option<(HeaderName, String)>,
+    ) -> Result<Stream, Failure> {
+        let mut request = request(Method::GET, path, Vec::new())?;
+        if let Some((name, value)) = header {
+            request.headers_mut().insert(name, value.parse().context("a header")?);
+        }
+        let (response, connection) = self.send(request).await?;
+        if response.status().is_success() {
+            return Ok(Stream { body: response.into_body(), _connection: connection });
+        }
+        Err(collect(response).await?.refusal())
+    }
+
+    /// Turns a connection into a command's stream.
+    pub(super) async fn upgrade(&self, path: &str) -> Result<Pipe, Failure> {
+        let mut request = request(Method::POST, path, Vec::new())?;
+        request.headers_mut().insert(CONNECTION, "upgrade".parse().context("a header")?);
+        request.headers_mut().insert(UPGRADE, "tcp".parse().context("a header")?);
+        let (response, mut connection) = self.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(collect(response).await?.refusal());
+        }
+        let upgraded = hyper::upgrade::on(response).await.context("the daemon did not open the stream")?;
+        connection.detach_all();
+        Ok(TokioIo::new(upgraded))
+    }
+
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, JoinSet<()>), Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let lost = |error: hyper::Error| self.lost(error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let mut driver = JoinSet::new();
+        // Its failure is the request's failure too, and told there.
+        driver.spawn(async { drop(connection.with_upgrades().await) });
+        let response = sender.send_request(request).await.map_err(lost)?;
+        Ok((response, driver))
+    }
+
+    fn unreachable(&self, error: io::Error) -> Failure {
+        let next = advice(error.kind(), &self.socket);
+        let what = format!("the daemon does not answer at {}", self.socket.display());
+        Failure::from_error(Exit::Unreachable, anyhow::Error::new(error).context(what)).next(next)
+    }
+
+    fn lost(&self, error: hyper::Error) -> Failure {
+        let what = format!("the daemon at {} went away before it answered", self.socket.display());
+        Failure::from_error(Exit::Unreachable, anyhow::Error::new(error).context(what)).next(
+            "see its log for the reason, start it again with `ostler serve`, and look with `ostler ls` \
+             at what was carried out",
+        )
+    }
+}
+
+fn advice(kind: io::ErrorKind, socket: &Path) -> String {
+    if kind == io::ErrorKind::PermissionDenied {
+        return format!(
+            "run this as the user whom {} belongs to; the socket is for that user only",
+            socket.display()
+        );
+    }
+    "start it with `ostler serve`; if it runs with another data directory, name that with `--data-dir` or \
+     OSTLER_DATA_DIR"
+        .to_owned()
+}
+
+fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Failure> {
+    let request = Request::builder().method(method).uri(path).header(HOST, "ostler");
+    Ok(request.body(Full::new(body.into())).context("the request cannot be written")?)
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Answer, Failure> {
+    let status = response.status();
+    let body = response.into_body().collect().await.context("the daemon's answer broke off")?.to_bytes();
+    Ok(Answer { status, body })
+}
+
+impl Answer {
+    /// The answer's value, or its refusal.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        if !self.status.is_success() {
+            return Err(self.refusal());
+        }
+        let value = serde_json::from_slice(&self.body).context("the daemon's answer is not understood");
+        value.map_err(|error| {
+            Failure::from(error).next(
+                "restart the daemon after an update: it may be of another version than `ostler --version`",
+            )
+        })
+    }
+
+    /// The refusal in the daemon's own words; they say why and what next.
+    pub(super) fn refusal(&self) -> Failure {
+        let exit = match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
+            StatusCode::NOT_FOUND | StatusCode::GONE => Exit::NotFound,
+            StatusCode::CONFLICT => Exit::Conflict,
+            _ => Exit::Failed,
+        };
+        let told = match serde_json::from_slice::<ErrorBody>(&self.body) {
+            Ok(body) => body.error,
+            Err(_) => {
+                format!("the daemon answered {}: {}", self.status, String::from_utf8_lossy(&self.body).trim())
+            }
+        };
+        Failure::new(exit, super::text::printable(&told))
+    }
+}
+
+/// A text as one segment of a path, or one value of a query.
+pub(super) fn segment(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// The path of a workspace by name, id or id prefix.
+pub(super) fn workspace(reference: &str) -> String {
+    format!("/workspaces/{}", segment(reference))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_character_of_a_name_can_change_the_request_it_is_put_into() {
+        assert_eq!(workspace("night shift/../x?y#ä"), "/workspaces/night%20shift%2F..%2Fx%3Fy%23%C3%A4");
+    }
+}

@@ -1,0 +1,62 @@
+//! `ostler doctor`
+
+use crate::{
+    api::DoctorReport,
+    cli::{
+        Session,
+        args::DoctorArgs,
+        failure::{Exit, Failure},
+        output::{self, Tone},
+        text::{count, printable},
+    },
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Result<u8, Failure> {
+    if args.accept_copy {
+        session.host.accept_copy().await?;
+        output::note("This data directory is the one from now on. Start the daemon with `ostler serve`.");
+        return Ok(0);
+    }
+    let report = if args.accept_engine {
+        session.client.post("/doctor/accept-engine", &()).await?
+    } else {
+        look(session).await?
+    };
+    if session.out.json() {
+        session.out.value(&report)?;
+    } else {
+        tell(session, &report)?;
+    }
+    match report.checks.iter().filter(|check| check.verdict == "fail").count() {
+        0 => Ok(0),
+        failed => Err(Failure::new(Exit::Failed, format!("{} failed", count(failed, "check", "checks")))),
+    }
+}
+
+async fn look(session: &Session<'_>) -> Result<DoctorReport, Failure> {
+    match session.client.get("/doctor").await {
+        Err(failure) if failure.is_unreachable() => {
+            output::note("The daemon does not answer; looking without it.");
+            session.host.doctor().await
+        }
+        other => other,
+    }
+}
+
+fn tell(session: &Session<'_>, report: &DoctorReport) -> Result<(), Failure> {
+    let width = report.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
+    for check in &report.checks {
+        let tone = match check.verdict.as_str() {
+            "ok" => Tone::Good,
+            "warn" => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        let verdict = session.out.paint(tone, &format!("{:<4}", check.verdict));
+        session.out.line(&format!("{verdict}  {:<width$}  {}", check.name, printable(&check.found)))?;
+        for (index, line) in check.advice.iter().flat_map(|advice| advice.lines()).enumerate() {
+            let arrow = if index == 0 { "→" } else { " " };
+            session.out.line(&format!("{:width$}        {arrow} {}", "", printable(line)))?;
+        }
+    }
+    Ok(())
+}

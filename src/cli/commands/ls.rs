@@ -1,0 +1,107 @@
+//! `ostler ls`
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::WorkspaceView,
+    cli::{
+        Session,
+        args::LsArgs,
+        failure::Failure,
+        output::{self, Cell, Tone},
+        text::{self, printable},
+    },
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<u8, Failure> {
+    let query = if args.removed { "?removed=true" } else { "" };
+    let mut workspaces: Vec<WorkspaceView> = session.client.get(&format!("/workspaces{query}")).await?;
+    if session.out.json() {
+        session.out.value(&workspaces)?;
+        return Ok(0);
+    }
+    if workspaces.is_empty() {
+        output::note("There are no workspaces yet: `ostler create NAME --image IMAGE` makes one.");
+        return Ok(0);
+    }
+    workspaces.sort_by(|one, other| one.name.cmp(&other.name));
+    let rows = if args.flat { flat(&workspaces) } else { tree(&workspaces) };
+    session.out.table(["NAME", "ID", "STATUS", "SINCE", "TIER", "IMAGE", "NOTE"], rows)?;
+    Ok(0)
+}
+
+type Row = [Cell; 7];
+
+fn flat(workspaces: &[WorkspaceView]) -> Vec<Row> {
+    workspaces.iter().map(|workspace| row(workspace, "", text::short(&workspace.id))).collect()
+}
+
+/// Children below their parents. One whose parent is not shown (removed, say) stands at the root.
+fn tree(workspaces: &[WorkspaceView]) -> Vec<Row> {
+    let shown: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
+    let mut children: BTreeMap<Option<&str>, Vec<&WorkspaceView>> = BTreeMap::new();
+    for workspace in workspaces {
+        let parent = workspace.parent_id.as_deref().filter(|parent| shown.contains(parent));
+        children.entry(parent).or_default().push(workspace);
+    }
+    let mut rows = Vec::new();
+    for root in children.get(&None).into_iter().flatten() {
+        rows.push(row(root, "", removed_id(root)));
+        branch(&children, &root.id, "", &mut rows);
+    }
+    rows
+}
+
+fn branch(
+    children: &BTreeMap<Option<&str>, Vec<&WorkspaceView>>,
+    id: &str,
+    indent: &str,
+    rows: &mut Vec<Row>,
+) {
+    let Some(below) = children.get(&Some(id)) else { return };
+    for (index, child) in below.iter().enumerate() {
+        let last = index + 1 == below.len();
+        let (arm, further) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        rows.push(row(child, &format!("{indent}{arm}"), removed_id(child)));
+        branch(children, &child.id, &format!("{indent}{further}"), rows);
+    }
+}
+
+/// Names of removed ones may have been given again: only the id says which is meant.
+fn removed_id(workspace: &WorkspaceView) -> &str {
+    if workspace.removed_at.is_some() { text::short(&workspace.id) } else { "" }
+}
+
+fn row(workspace: &WorkspaceView, arms: &str, id: &str) -> Row {
+    [
+        format!("{arms}{}", workspace.name).into(),
+        Cell::toned(Tone::Dim, id),
+        Cell::toned(text::tone(&workspace.status), text::status(workspace)),
+        text::age(&workspace.status_since).into(),
+        workspace.tier.to_string().into(),
+        image(workspace).into(),
+        Cell::toned(Tone::Dim, remark(workspace)),
+    ]
+}
+
+fn image(workspace: &WorkspaceView) -> String {
+    match &workspace.image {
+        Some(image) => printable(image),
+        None if workspace.external => "(external)".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// The one thing most worth knowing.
+fn remark(workspace: &WorkspaceView) -> String {
+    let detail = workspace.status_detail.as_deref();
+    let said =
+        workspace.operation.as_deref().or(detail).map(|said| printable(said.lines().next().unwrap_or("")));
+    match said {
+        Some(said) => said,
+        None if workspace.drifted => {
+            format!("drifted: `ostler recreate {}`", super::order::quoted(&workspace.name))
+        }
+        None => String::new(),
+    }
+}

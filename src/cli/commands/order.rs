@@ -1,0 +1,89 @@
+//! What every order about one workspace has in common: give it, wait, and tell what came of it.
+
+use serde::Serialize;
+
+use crate::{
+    api::{OrderOutcome, WorkspaceView},
+    cli::{
+        Session,
+        client::workspace,
+        failure::{Exit, Failure},
+        output::Tone,
+        spinner,
+        text::{self, printable},
+    },
+};
+
+/// How far the command goes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Not at all.
+    No,
+    /// Until the order is carried out.
+    Done,
+    /// Until the workspace is online, or is not going to be.
+    Online,
+}
+
+impl Wait {
+    /// `goal`, unless `--no-wait` was given.
+    pub(super) fn unless(no_wait: bool, goal: Self) -> Self {
+        if no_wait { Self::No } else { goal }
+    }
+}
+
+/// Gives the order `verb` to a workspace.
+pub(super) async fn give(
+    session: &Session<'_>,
+    reference: &str,
+    verb: &str,
+    body: &impl Serialize,
+    wait: Wait,
+) -> Result<u8, Failure> {
+    let query = if wait == Wait::No { "?wait=false" } else { "" };
+    let path = format!("{}/{verb}{query}", workspace(reference));
+    let order = session.client.post::<OrderOutcome>(&path, body);
+    let mut outcome = match wait {
+        Wait::No => order.await?,
+        Wait::Done | Wait::Online => spinner::while_carried_out(session, reference, order).await?,
+    };
+    let mut failure = None;
+    if wait == Wait::Online {
+        let view = spinner::until_settled(session, &outcome.id, &outcome.name).await?;
+        outcome.status.clone_from(&view.status);
+        outcome.detail.clone_from(&view.status_detail);
+        failure = not_up(&view);
+    }
+    if session.out.json() {
+        session.out.value(&outcome)?;
+    } else if failure.is_none() {
+        let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+        tell(session, &outcome.name, &outcome.status, &detail.unwrap_or_default())?;
+    }
+    failure.map_or(Ok(0), Err)
+}
+
+/// `builder is online`, and what follows it.
+pub(super) fn tell(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
+    let status = session.out.paint(text::tone(status), status);
+    session.out.line(&format!("{name} is {status}{rest}"))
+}
+
+/// The failure of a workspace that should have come up and did not.
+pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
+    if matches!(text::tone(&view.status), Tone::Good | Tone::Warn) {
+        return None;
+    }
+    let detail = view.status_detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+    let told = format!("{} is {}{}", view.name, text::status(view), detail.unwrap_or_default());
+    let next = format!(
+        "`ostler why {0}` tells the whole story, `ostler logs {0}` what it wrote",
+        quoted(&view.name)
+    );
+    Some(Failure::new(Exit::Failed, told).next(next))
+}
+
+/// A name as a shell takes it.
+pub(super) fn quoted(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
+}

@@ -1,0 +1,8 @@
+//! `ostler restart`
+
+use super::order::{Wait, give};
+use crate::cli::{Session, args::RestartArgs, failure::Failure};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &RestartArgs) -> Result<u8, Failure> {
+    give(session, &args.name, "restart", &(), Wait::unless(args.no_wait, Wait::Online)).await
+}

@@ -1,0 +1,20 @@
+//! `ostler shell`
+
+use crate::{
+    api::CreateExec,
+    cli::{Session, args::ShellArgs, failure::Failure},
+};
+
+use super::exec::execute;
+
+/// `sh`, because every image that has a shell has that one.
+pub(in crate::cli) async fn run(session: &Session<'_>, args: ShellArgs) -> Result<u8, Failure> {
+    let request = CreateExec {
+        command: vec!["sh".to_owned()],
+        tty: true,
+        stdin: true,
+        user: args.user,
+        ..CreateExec::default()
+    };
+    execute(session, &args.name, request).await
+}

@@ -1,0 +1,73 @@
+//! `ostler show`
+
+use crate::{
+    api::WorkspaceView,
+    cli::{
+        Session,
+        args::ShowArgs,
+        client,
+        failure::Failure,
+        output::Tone,
+        text::{self, printable},
+    },
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Result<u8, Failure> {
+    let workspace: WorkspaceView = session.client.get(&client::workspace(&args.name)).await?;
+    if session.out.json() {
+        session.out.value(&workspace)?;
+        return Ok(0);
+    }
+    let parent = parent_name(session, &workspace).await;
+    heading(session, &workspace)?;
+    for (key, value) in facts(workspace, parent) {
+        if let Some(value) = value {
+            let key = session.out.paint(Tone::Dim, &format!("{key:<10}"));
+            session.out.line(&format!("  {key}  {}", printable(&value)))?;
+        }
+    }
+    Ok(0)
+}
+
+/// `builder is failed (parked) for 3h: …`
+pub(super) fn heading(session: &Session<'_>, workspace: &WorkspaceView) -> Result<(), Failure> {
+    let status = session.out.paint(text::tone(&workspace.status), &text::status(workspace));
+    let lasting = text::lasting(&workspace.status_since);
+    session.out.line(&format!("{} is {status}, {lasting}", workspace.name))?;
+    for line in workspace.status_detail.iter().flat_map(|detail| detail.lines()) {
+        session.out.line(&format!("  {}", printable(line)))?;
+    }
+    Ok(())
+}
+
+/// A parent that cannot be asked about is shown by its id.
+async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option<String> {
+    let id = workspace.parent_id.as_deref()?;
+    match session.client.get::<WorkspaceView>(&client::workspace(id)).await {
+        Ok(parent) => Some(parent.name),
+        Err(_) => Some(id.to_owned()),
+    }
+}
+
+fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str, Option<String>)> {
+    let drifted = workspace.drifted.then(|| {
+        let name = super::order::quoted(&workspace.name);
+        format!("its container was made from something else: `ostler recreate {name}` applies what holds now")
+    });
+    vec![
+        ("id", Some(workspace.id)),
+        ("role", workspace.role),
+        ("parent", parent),
+        ("runtime", Some(if workspace.external { "external".to_owned() } else { workspace.runtime })),
+        ("tier", Some(workspace.tier.to_string())),
+        ("image", workspace.image),
+        ("container", workspace.container_id.map(|id| id.get(..12).unwrap_or(&id).to_owned())),
+        ("starts", Some(workspace.incarnation.to_string())),
+        ("url", workspace.url),
+        ("port", workspace.host_port.map(|port| format!("127.0.0.1:{port}"))),
+        ("drifted", drifted),
+        ("now", workspace.operation),
+        ("created", Some(text::local_and_age(&workspace.created_at))),
+        ("removed", workspace.removed_at.as_deref().map(text::local_and_age)),
+    ]
+}

@@ -1,0 +1,12 @@
+//! `ostler start`
+
+use super::order::{Wait, give};
+use crate::{
+    api::Start,
+    cli::{Session, args::StartArgs, failure::Failure},
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &StartArgs) -> Result<u8, Failure> {
+    let wait = Wait::unless(args.no_wait, Wait::Online);
+    give(session, &args.name, "start", &Start { new_volume: args.new_volume }, wait).await
+}

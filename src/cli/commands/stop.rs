@@ -1,0 +1,8 @@
+//! `ostler stop`
+
+use super::order::{Wait, give};
+use crate::cli::{Session, args::StopArgs, failure::Failure};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &StopArgs) -> Result<u8, Failure> {
+    give(session, &args.name, "stop", &(), Wait::unless(args.no_wait, Wait::Done)).await
+}

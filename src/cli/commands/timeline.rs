@@ -1,0 +1,145 @@
+//! Events as sentences.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    api::EventView,
+    cli::text::{self, printable},
+};
+
+/// What an event says, for a person.
+pub(super) struct Told {
+    /// When, in this machine's zone.
+    pub(super) time: String,
+    /// `came online`
+    pub(super) sentence: String,
+    /// Its particulars: what it was decided on first.
+    pub(super) facts: Vec<(String, String)>,
+    /// The last lines the container wrote.
+    pub(super) log: Vec<String>,
+}
+
+impl Told {
+    /// All but the log on one line.
+    pub(super) fn line(&self) -> String {
+        let facts = self.facts.iter().map(|(key, value)| format!("; {key}: {value}"));
+        [self.sentence.clone()].into_iter().chain(facts).collect::<String>().replace('\n', " ")
+    }
+}
+
+/// Facts that tell why come first; the rest follows in the order of the alphabet.
+const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
+
+/// The longest fact worth a line; an agent's card can be a page.
+const FACT_CHARS: usize = 300;
+
+pub(super) fn tell(event: &EventView) -> Told {
+    let empty = Map::new();
+    let payload = event.payload.as_object().unwrap_or(&empty);
+    let rest = payload.keys().map(String::as_str).filter(|key| !FIRST.contains(key) && *key != "log_tail");
+    let facts = FIRST.into_iter().chain(rest).filter_map(|key| fact(key, payload.get(key)?)).collect();
+    Told {
+        time: text::local(&event.created_at),
+        sentence: sentence(&event.event_type),
+        facts,
+        log: payload.get("log_tail").map(lines).unwrap_or_default(),
+    }
+}
+
+fn fact(key: &str, value: &Value) -> Option<(String, String)> {
+    let said = match value {
+        Value::Null => return None,
+        Value::Bool(false) => "no".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::String(text) if text.is_empty() => return None,
+        Value::String(text) => printable(text),
+        Value::Number(_) | Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
+    };
+    let mut shown: String = said.chars().take(FACT_CHARS).collect();
+    if shown.len() < said.len() {
+        shown.push('…');
+    }
+    Some((key.replace('_', " "), shown))
+}
+
+/// The log's tail is one text, or a list of lines.
+fn lines(tail: &Value) -> Vec<String> {
+    let texts = match tail {
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        Value::String(text) => vec![text.as_str()],
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
+    };
+    texts.into_iter().flat_map(str::lines).map(printable).collect()
+}
+
+/// What happened, with the workspace as its subject. A newer daemon's words are shown as they are.
+fn sentence(event_type: &str) -> String {
+    let known = match event_type {
+        "WORKSPACE_PROVISIONING" => "is being started",
+        "WORKSPACE_ONLINE" => "came online",
+        "WORKSPACE_AWAITING_AGENT" => "waits for its agent",
+        "WORKSPACE_OFFLINE" => "went offline: its container is gone or has ended",
+        "WORKSPACE_DEGRADED" => "is up, but not well",
+        "WORKSPACE_PROVISION_FAILED" => "could not be started",
+        "WORKSPACE_PARKED" => "was given up after too many restarts",
+        "WORKSPACE_PAUSED" => "was stopped",
+        "WORKSPACE_HIBERNATING" => "is going to sleep",
+        "WORKSPACE_HIBERNATED" => "fell asleep",
+        "WORKSPACE_REMOVED" => "was removed",
+        "WORKSPACE_UNDELETED" => "was brought back from its removal",
+        "WORKSPACE_ADOPTED" => "was adopted: its row was rebuilt from its container",
+        "WORKSPACE_STARTED_ANEW" => "was started anew",
+        "CONTAINER_STOP_FAILED" => "has a container that could not be stopped; it will be tried again",
+        "CONTAINER_STOPPED" => "had a container running that must not run; it was stopped",
+        "CONTAINER_REAPED" => "had things put on their way into the trash",
+        "TRASH_KEPT" => "has things in the trash now",
+        "TRASH_RESTORED" => "got its things back from the trash",
+        "TRASH_DELETED" => "had things deleted for good",
+        "TOKEN_ISSUED" => "was issued a token",
+        "TOKEN_REVOKED" => "had a token revoked by a person",
+        "TOKENS_REVOKED" => "had stale tokens revoked by a sweep",
+        "SWEEP_HELD" => "a sweep would have hit too much at once, and waits for approval",
+        "SWEEP_APPROVED" => "a held sweep was approved",
+        "REGISTRY_RECOVERING" => "the registry was found lost or restored; unknown things are left alone",
+        "REGISTRY_SETTLED" => "the registry has recovered; everything unknown was decided on",
+        "ENGINE_ACCEPTED" => "an engine was accepted",
+        other => return printable(other).to_lowercase().replace('_', " "),
+    };
+    known.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::EventKind;
+
+    /// A kind without a sentence would be shown as a shouted word.
+    #[test]
+    fn every_kind_of_event_has_a_sentence() {
+        for kind in EventKind::ALL {
+            let word = kind.as_str();
+            assert_ne!(sentence(word), word.to_lowercase().replace('_', " "), "{word} has no sentence");
+        }
+    }
+
+    #[test]
+    fn what_it_was_decided_on_comes_first() {
+        let event = EventView {
+            id: 1,
+            event_type: "WORKSPACE_OFFLINE".into(),
+            workspace_id: None,
+            payload: serde_json::json!({
+                "attempt": 2, "evidence": "absent in two listings", "exit_code": 137, "oom_killed": true,
+                "nothing": null, "log_tail": ["one", "two\x1b[2J"],
+            }),
+            created_at: "2026-01-02T03:04:05.678Z".into(),
+        };
+        let told = tell(&event);
+        assert_eq!(
+            told.line(),
+            "went offline: its container is gone or has ended; evidence: absent in two listings; exit code: 137; \
+             attempt: 2; oom killed: yes"
+        );
+        assert_eq!(told.log, ["one", "two"]);
+    }
+}

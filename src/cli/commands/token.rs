@@ -1,0 +1,82 @@
+//! `ostler token`
+
+use crate::{
+    api::{IssueToken, IssuedToken, TokenList, TokenView},
+    cli::{
+        Session,
+        args::TokenCommand,
+        client::{segment, workspace},
+        failure::Failure,
+        output::{self, Cell},
+        text,
+    },
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, command: TokenCommand) -> Result<u8, Failure> {
+    match command {
+        TokenCommand::Issue { name, expires } => {
+            issue(session, &name, IssueToken { expires_in_seconds: expires.map(|after| after.as_secs()) })
+                .await
+        }
+        TokenCommand::Ls { name } => ls(session, &name).await,
+        TokenCommand::Revoke { name, token } => revoke(session, &name, &token).await,
+    }
+}
+
+/// The token alone on standard output, so that `$(…)` holds nothing else.
+async fn issue(session: &Session<'_>, name: &str, order: IssueToken) -> Result<u8, Failure> {
+    let issued: IssuedToken = session.client.post(&format!("{}/tokens", workspace(name)), &order).await?;
+    if session.out.json() {
+        session.out.value(&issued)?;
+        return Ok(0);
+    }
+    session.out.line(&issued.auth_token)?;
+    output::note(&format!("This token speaks for {name} and is shown this once."));
+    Ok(0)
+}
+
+async fn ls(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
+    let list: TokenList = session.client.get(&format!("{}/tokens", workspace(name))).await?;
+    if session.out.json() {
+        session.out.value(&list)?;
+    } else if list.tokens.is_empty() {
+        output::note(&format!("{name} has no valid token."));
+    } else {
+        let rows = list.tokens.iter().map(row).collect();
+        session.out.table(["ID", "BEGINS", "KIND", "CREATED", "LAST USED", "EXPIRES"], rows)?;
+    }
+    Ok(0)
+}
+
+fn row(token: &TokenView) -> [Cell; 6] {
+    [
+        text::short(&token.id).into(),
+        format!("{}…", token.prefix).into(),
+        token.kind.as_str().into(),
+        text::local(&token.created_at).into(),
+        token.last_used_at.as_deref().map_or_else(|| "never".to_owned(), text::local).into(),
+        token.expires_at.as_deref().map_or_else(|| "never".to_owned(), text::local).into(),
+    ]
+}
+
+/// The token that this begins, where there is exactly one; otherwise the daemon says what is wrong.
+async fn full_id(session: &Session<'_>, name: &str, beginning: &str) -> Result<String, Failure> {
+    let list: TokenList = session.client.get(&format!("{}/tokens", workspace(name))).await?;
+    let mut fitting = list.tokens.into_iter().filter(|token| token.id.starts_with(beginning));
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Ok(only.id),
+        _ => Ok(beginning.to_owned()),
+    }
+}
+
+async fn revoke(session: &Session<'_>, name: &str, token: &str) -> Result<u8, Failure> {
+    let id = full_id(session, name, token).await?;
+    let path = format!("{}/tokens/{}", workspace(name), segment(&id));
+    let outcome: serde_json::Value = session.client.delete(&path).await?;
+    if session.out.json() {
+        session.out.value(&outcome)?;
+    } else {
+        session.out.line(&format!("the token {token} of {name} is revoked"))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,120 @@
+//! `ostler trash`
+
+use std::io::{self, IsTerminal as _};
+
+use crate::{
+    api::{EmptyTrash, TrashOutcome, TrashView},
+    cli::{
+        Session,
+        args::TrashCommand,
+        client::segment,
+        failure::{Exit, Failure},
+        output::{self, Cell, Tone},
+        text::{self, count, printable},
+    },
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, command: TrashCommand) -> Result<u8, Failure> {
+    match command {
+        TrashCommand::Ls => ls(session).await,
+        TrashCommand::Restore { entry } => restore(session, &entry).await,
+        TrashCommand::Empty { entries, yes } => empty(session, entries, yes).await,
+    }
+}
+
+async fn ls(session: &Session<'_>) -> Result<u8, Failure> {
+    let entries: Vec<TrashView> = session.client.get("/trash").await?;
+    if session.out.json() {
+        session.out.value(&entries)?;
+    } else if entries.is_empty() {
+        output::note("The trash is empty.");
+    } else {
+        show(session, &entries)?;
+    }
+    Ok(0)
+}
+
+fn show(session: &Session<'_>, entries: &[TrashView]) -> Result<(), Failure> {
+    let rows = entries.iter().map(row).collect();
+    session.out.table(["ID", "WORKSPACE", "REASON", "STATE", "KEPT UNTIL", "HOLDS", "SIZE", "EVIDENCE"], rows)
+}
+
+fn row(entry: &TrashView) -> [Cell; 8] {
+    let container = entry.container_id.as_ref().map(|_| "container".to_owned());
+    let volumes = entry.volumes.len();
+    let volumes = (volumes > 0).then(|| count(volumes, "volume", "volumes"));
+    let holds: Vec<_> = [container, volumes].into_iter().flatten().collect();
+    [
+        text::short(&entry.id).into(),
+        printable(&entry.workspace_name).into(),
+        entry.reason.as_str().into(),
+        entry.state.as_str().into(),
+        text::local(&entry.keep_until).into(),
+        holds.join(", ").into(),
+        entry.size_bytes.map(text::size).unwrap_or_default().into(),
+        Cell::toned(Tone::Dim, printable(&entry.evidence)),
+    ]
+}
+
+async fn restore(session: &Session<'_>, entry: &str) -> Result<u8, Failure> {
+    let outcome: TrashOutcome =
+        session.client.post(&format!("/trash/{}/restore", segment(entry)), &()).await?;
+    if session.out.json() {
+        session.out.value(&outcome)?;
+    } else if outcome.done {
+        session.out.line(&format!("{}: {}", outcome.workspace_name, printable(&outcome.detail)))?;
+    }
+    if outcome.done {
+        return Ok(0);
+    }
+    let why = format!("{} was not restored: {}", outcome.workspace_name, printable(&outcome.detail));
+    Err(Failure::new(Exit::Failed, why))
+}
+
+async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result<u8, Failure> {
+    if !yes && !agreed(session, &entries).await? {
+        output::note("Nothing was deleted.");
+        return Ok(0);
+    }
+    let outcomes: Vec<TrashOutcome> = session.client.post("/trash/empty", &EmptyTrash { entries }).await?;
+    let kept = outcomes.iter().filter(|outcome| !outcome.done).count();
+    if session.out.json() {
+        session.out.value(&outcomes)?;
+    } else {
+        for outcome in &outcomes {
+            let name = printable(&outcome.workspace_name);
+            session.out.line(&format!(
+                "{}  {name}: {}",
+                text::short(&outcome.id),
+                printable(&outcome.detail)
+            ))?;
+        }
+        if outcomes.is_empty() {
+            output::note("The trash was empty.");
+        }
+    }
+    if kept == 0 {
+        return Ok(0);
+    }
+    Err(Failure::new(Exit::Failed, format!("{} not deleted", count(kept, "entry was", "entries were"))))
+}
+
+/// Shows what would go and asks; without a terminal there is nobody to ask.
+async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() || session.out.json() {
+        let why = "deleting for good needs a yes, and there is no terminal here to ask on";
+        return Err(Failure::new(Exit::Usage, why).next("add `--yes`"));
+    }
+    let all: Vec<TrashView> = session.client.get("/trash").await?;
+    let named = |entry: &TrashView| {
+        entries.is_empty()
+            || entries.iter().any(|name| entry.id.starts_with(name.as_str()) || entry.workspace_name == *name)
+    };
+    let chosen: Vec<_> = all.into_iter().filter(named).collect();
+    if chosen.is_empty() {
+        // What the daemon makes of names that fit nothing, it says better itself.
+        return Ok(true);
+    }
+    show(session, &chosen)?;
+    Ok(output::confirm(&format!("Delete {} for good?", count(chosen.len(), "entry", "entries"))))
+}

@@ -1,0 +1,56 @@
+//! `ostler why`
+
+use serde::Serialize;
+
+use crate::{
+    api::{EventView, WorkspaceView},
+    cli::{Session, args::WhyArgs, client::workspace, failure::Failure, output::Tone, text::printable},
+};
+
+use super::{events::recent, show::heading, timeline};
+
+/// What `why --json` prints.
+#[derive(Serialize)]
+struct Why {
+    workspace: WorkspaceView,
+    /// Oldest first.
+    events: Vec<EventView>,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result<u8, Failure> {
+    let workspace: WorkspaceView = session.client.get(&workspace(&args.name)).await?;
+    let events = recent(session, Some(&workspace.id), args.limit).await?;
+    if session.out.json() {
+        session.out.value(&Why { workspace, events })?;
+        return Ok(0);
+    }
+    heading(session, &workspace)?;
+    if let Some(operation) = &workspace.operation {
+        session.out.line(&format!("  right now: {}", printable(operation)))?;
+    }
+    session.out.line("")?;
+    for event in &events {
+        tell(session, event)?;
+    }
+    Ok(0)
+}
+
+fn tell(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
+    let told = timeline::tell(event);
+    let time = session.out.paint(Tone::Dim, &told.time);
+    session.out.line(&format!("{time}  {}", told.sentence))?;
+    for (key, value) in &told.facts {
+        let mut lines = value.lines();
+        session.out.line(&format!("{:21}{key}: {}", "", lines.next().unwrap_or_default()))?;
+        for line in lines {
+            session.out.line(&format!("{:23}{line}", ""))?;
+        }
+    }
+    if !told.log.is_empty() {
+        session.out.line(&format!("{:21}its last lines:", ""))?;
+    }
+    for line in &told.log {
+        session.out.line(&session.out.paint(Tone::Dim, &format!("{:23}| {line}", "")))?;
+    }
+    Ok(())
+}

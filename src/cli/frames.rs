@@ -1,0 +1,168 @@
+//! The frames in which a command's two outputs share one stream, and the lines of server-sent events.
+//!
+//! Both readers are fed bytes as they arrive, cut anywhere, and keep what is incomplete.
+
+/// Which output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    Stdout,
+    Stderr,
+}
+
+impl Channel {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Reads frames: a header of eight bytes (stream, three zeros, length big-endian), then the bytes.
+///
+/// Bytes are handed on as they come, not when their frame is complete: a frame may be large.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    header: Vec<u8>,
+    current: Option<(Channel, u32)>,
+}
+
+/// The stream is not made of frames.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream cannot be read: a frame begins with \"{}\"", .0.escape_ascii())]
+pub(super) struct NoFrame(Vec<u8>);
+
+impl Frames {
+    const HEADER: usize = 8;
+
+    /// The parts that `bytes` completes.
+    pub(super) fn feed<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Vec<(Channel, &'a [u8])>, NoFrame> {
+        let mut parts = Vec::new();
+        while !bytes.is_empty() {
+            match self.current.take() {
+                Some((channel, left)) => {
+                    let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let (part, rest) = bytes.split_at(length);
+                    parts.push((channel, part));
+                    bytes = rest;
+                    let left = left - u32::try_from(length).unwrap_or(left);
+                    self.current = (left > 0).then_some((channel, left));
+                }
+                None => bytes = self.header(bytes)?,
+            }
+        }
+        Ok(parts)
+    }
+
+    fn header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoFrame> {
+        let missing = Self::HEADER - self.header.len();
+        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.header.extend_from_slice(part);
+        if let [stream, 0, 0, 0, length @ ..] = self.header.as_slice()
+            && let Ok(length) = <[u8; 4]>::try_from(length)
+        {
+            let channel = match stream {
+                1 => Channel::Stdout,
+                2 => Channel::Stderr,
+                _ => return Err(NoFrame(self.header.clone())),
+            };
+            let length = u32::from_be_bytes(length);
+            self.current = (length > 0).then_some((channel, length));
+            self.header.clear();
+        } else if self.header.len() == Self::HEADER {
+            return Err(NoFrame(self.header.clone()));
+        }
+        Ok(rest)
+    }
+}
+
+/// Reads lines, cut anywhere.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    /// The lines that `bytes` completes, without their ends.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.0.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            lines.push(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned());
+        }
+        lines
+    }
+
+    /// What is left without an end.
+    pub(super) fn rest(self) -> Option<String> {
+        (!self.0.is_empty()).then(|| String::from_utf8_lossy(&self.0).into_owned())
+    }
+}
+
+/// Reads server-sent events and keeps only their data: ostler repeats id and type inside.
+#[derive(Debug, Default)]
+pub(super) struct Sse {
+    lines: Lines,
+    data: Vec<String>,
+}
+
+impl Sse {
+    /// The data of every event that `bytes` completes.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+        let mut complete = Vec::new();
+        for line in self.lines.feed(bytes) {
+            if line.is_empty() {
+                let data = std::mem::take(&mut self.data);
+                complete.extend((!data.is_empty()).then(|| data.join("\n")));
+            } else if let Some(data) = line.strip_prefix("data:") {
+                self.data.push(data.strip_prefix(' ').unwrap_or(data).to_owned());
+            }
+        }
+        complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `bytes` cut into pieces of `size`, and joins what comes out by channel.
+    fn read(bytes: &[u8], size: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut frames, mut out, mut err) = (Frames::default(), Vec::new(), Vec::new());
+        for piece in bytes.chunks(size) {
+            for (channel, part) in frames.feed(piece).unwrap() {
+                match channel {
+                    Channel::Stdout => out.extend_from_slice(part),
+                    Channel::Stderr => err.extend_from_slice(part),
+                }
+            }
+        }
+        (out, err)
+    }
+
+    #[test]
+    fn frames_may_be_cut_anywhere() {
+        let stream =
+            b"\x01\0\0\0\0\0\0\x03one\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x04oops\x01\0\0\0\0\0\0\x02!\n";
+        for size in 1..=stream.len() {
+            assert_eq!(read(stream, size), (b"one!\n".to_vec(), b"oops".to_vec()), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        assert!(Frames::default().feed(b"HTTP/1.1").is_err());
+        assert!(Frames::default().feed(b"\x09\0\0\0\0\0\0\x01").is_err());
+    }
+
+    #[test]
+    fn events_may_be_cut_anywhere_and_comments_are_skipped() {
+        let stream =
+            b": hello\n\nid: 7\nevent: X\ndata: {\"a\":\ndata: 1}\n\nid: 8\r\ndata:2\r\n\r\ndata: cut";
+        for size in 1..=stream.len() {
+            let mut sse = Sse::default();
+            let events: Vec<_> = stream.chunks(size).flat_map(|piece| sse.feed(piece)).collect();
+            assert_eq!(events, ["{\"a\":\n1}", "2"], "in pieces of {size}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Waiting, shown: what is being waited for, on a terminal only.
+
+use std::{
+    io::{self, IsTerminal as _},
+    pin::pin,
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::api::WorkspaceView;
+
+use super::{
+    Session,
+    client::workspace,
+    failure::Failure,
+    output,
+    text::{self, printable},
+};
+
+/// How often the daemon is asked how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A line on standard error that turns; nothing when nobody sees it. Gone when dropped.
+pub(super) struct Spinner(Option<ProgressBar>);
+
+impl Spinner {
+    pub(super) fn start(message: String) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let style = ProgressStyle::with_template("{spinner} {wide_msg}  {elapsed:.dim}");
+        let bar = ProgressBar::new_spinner().with_message(message);
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(Some(bar))
+    }
+
+    fn visible(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// `builder: pulling image …`
+    fn tell(&self, view: &WorkspaceView) {
+        if let Some(bar) = &self.0 {
+            let doing = view.operation.as_deref().map_or_else(|| text::status(view), printable);
+            bar.set_message(format!("{}: {doing}", view.name));
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Runs `order` and shows meanwhile what the daemon does with the workspace.
+pub(super) async fn while_carried_out<T>(
+    session: &Session<'_>,
+    reference: &str,
+    order: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let spinner = Spinner::start(format!("{reference}: waiting for the daemon"));
+    let mut order = pin!(order);
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut order => return done,
+            _ = &mut interrupted => return Err(goes_on(reference, spinner)),
+            _ = looks.tick(), if spinner.visible() => {
+                // A look that fails says nothing about the order, whose own answer will.
+                if let Ok(view) = session.client.get(&workspace(reference)).await {
+                    spinner.tell(&view);
+                }
+            }
+        }
+    }
+}
+
+/// Looks until the workspace is no longer being started.
+pub(super) async fn until_settled(
+    session: &Session<'_>,
+    id: &str,
+    name: &str,
+) -> Result<WorkspaceView, Failure> {
+    let spinner = Spinner::start(format!("{name}: starting"));
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut interrupted => return Err(goes_on(name, spinner)),
+            _ = looks.tick() => {}
+        }
+        let view: WorkspaceView = session.client.get(&workspace(id)).await?;
+        if view.status != "provisioning" {
+            return Ok(view);
+        }
+        spinner.tell(&view);
+    }
+}
+
+fn goes_on(name: &str, spinner: Spinner) -> Failure {
+    drop(spinner);
+    output::note(&format!(
+        "stopped waiting; the daemon goes on with it: `ostler why {name}` tells how it went"
+    ));
+    Failure::Interrupted
+}

@@ -1,0 +1,214 @@
+//! The doctor: looks at everything that could be wrong, says what it found and what to do.
+//!
+//! It changes nothing. Each check is a question of its own, so one that cannot be answered hides no other.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    api::{Check, DoctorReport},
+    clock::SharedClock,
+    domain::{ids::InstanceId, plan::Inventory, status::Status, trash::TrashState},
+    engine::{
+        Engine,
+        trusted::{self, Untrusted},
+    },
+    store::{Scope, Store, StoreResult},
+    sweep,
+};
+
+/// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
+const LOW_DISK_BYTES: u64 = 512 << 20;
+
+/// Looks at a running ostler.
+#[derive(Clone)]
+pub struct Doctor(Arc<DoctorParts>);
+
+/// What a [`Doctor`] looks at.
+pub struct DoctorParts {
+    /// The registry.
+    pub store: Store,
+    /// The engine, bounded.
+    pub engine: Arc<dyn Engine>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Whose things.
+    pub instance: InstanceId,
+    /// Where the registry lives.
+    pub data_dir: PathBuf,
+    /// Where agents reach ostler, if it is settled.
+    pub platform_url: String,
+}
+
+/// Something in order.
+pub fn ok(name: &str, found: impl Into<String>) -> Check {
+    Check { name: name.into(), verdict: "ok".into(), found: found.into(), advice: None }
+}
+
+/// Something to know about.
+pub fn warn(name: &str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+    Check { name: name.into(), verdict: "warn".into(), found: found.into(), advice: Some(advice.into()) }
+}
+
+/// Something broken.
+pub fn fail(name: &str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+    Check { name: name.into(), verdict: "fail".into(), found: found.into(), advice: Some(advice.into()) }
+}
+
+impl Doctor {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: DoctorParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Looks at everything.
+    pub async fn examine(&self) -> DoctorReport {
+        let mut checks = vec![ok("daemon", format!("ostler {} answers", env!("CARGO_PKG_VERSION")))];
+        checks.push(engine(&*self.0.engine).await);
+        checks.push(disk(&self.0.data_dir));
+        checks.extend(self.listing().await);
+        let of_store =
+            [self.registry().await, self.workspaces().await, self.held().await, self.trash().await];
+        checks.extend(of_store.into_iter().map(|check| {
+            check.unwrap_or_else(|error| fail("store", error.to_string(), "see the daemon's log"))
+        }));
+        checks.push(ok(
+            "network",
+            format!(
+                "agents are told to reach ostler at {}. The tree decides who may discover and message whom; it does \
+                 not filter packets between containers of one network (`network.isolate` does)",
+                self.0.platform_url
+            ),
+        ));
+        DoctorReport { checks }
+    }
+
+    async fn listing(&self) -> Vec<Check> {
+        match trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance).await {
+            Ok(listing) => {
+                let inventory = Inventory::of(self.0.instance, listing.observed());
+                let count = listing.observed().containers.len();
+                let mut checks = vec![ok(
+                    "listing",
+                    format!("{count} containers of this instance, in the engine that was accepted"),
+                )];
+                if !inventory.foreign.is_empty() {
+                    let names: Vec<_> =
+                        inventory.foreign.iter().map(|container| container.name.as_str()).collect();
+                    checks.push(warn(
+                        "foreign",
+                        format!("{} carry our label and are not ours: {}", names.len(), names.join(", ")),
+                        "nothing: they were made by somebody else (say, from a committed image) and are left alone",
+                    ));
+                }
+                checks
+            }
+            Err(Untrusted::NoAnswer(error)) => vec![fail(
+                "listing",
+                format!("no sweep acts: {error}"),
+                "start Podman's service; ostler goes on by itself once it answers",
+            )],
+            Err(missing @ Untrusted::SentinelMissing(_)) => vec![fail(
+                "listing",
+                format!("no sweep acts: {missing}"),
+                "bring back the engine or storage that was there, or `ostler doctor --accept-engine`",
+            )],
+        }
+    }
+
+    async fn registry(&self) -> StoreResult<Check> {
+        let recovering = self.0.store.registry().await?.and_then(|registry| registry.recovering_since);
+        Ok(match recovering {
+            None => ok("registry", format!("instance {}", self.0.instance)),
+            Some(since) => warn(
+                "registry",
+                format!("recovering since {since}: it was lost or restored, and everything unknown is held"),
+                "`ostler adopt --dry-run` shows what there is, `ostler adopt --all` takes it back",
+            ),
+        })
+    }
+
+    async fn workspaces(&self) -> StoreResult<Check> {
+        let rows = self.0.store.workspaces(Scope::Live).await?;
+        let failed: Vec<_> =
+            rows.iter().filter(|row| matches!(row.status, Status::Failed(_) | Status::Offline)).collect();
+        Ok(if failed.is_empty() {
+            ok("workspaces", format!("{} of them, none failed or offline", rows.len()))
+        } else {
+            let names: Vec<_> = failed.iter().map(|row| format!("{} ({})", row.name, row.status)).collect();
+            warn(
+                "workspaces",
+                names.join(", "),
+                "`ostler why NAME` says why, `ostler start NAME` tries again",
+            )
+        })
+    }
+
+    async fn held(&self) -> StoreResult<Check> {
+        let mut held = Vec::new();
+        for pass in sweep::all() {
+            if let Some(plan) =
+                self.0.store.held_plan(pass.name()).await?.filter(|plan| plan.approved_at.is_none())
+            {
+                held.push(format!("{}: {}", plan.pass, plan.reason));
+            }
+        }
+        Ok(if held.is_empty() {
+            ok("sweeps", "no plan is held")
+        } else {
+            warn(
+                "sweeps",
+                held.join("; "),
+                "`ostler sweep show PASS`, then `ostler sweep approve PASS PLAN_ID`",
+            )
+        })
+    }
+
+    async fn trash(&self) -> StoreResult<Check> {
+        let entries = self.0.store.trash().await?;
+        let open = entries.iter().filter(|entry| entry.state != TrashState::Kept).count();
+        let found = format!("{} entries, {open} of them on their way", entries.len());
+        if entries.is_empty() {
+            return Ok(ok("trash", found));
+        }
+        Ok(match self.0.engine.disk_usage().await {
+            Ok(usage) => {
+                let bytes: u64 = entries.iter().map(|entry| usage.of(&entry.things)).sum();
+                ok("trash", format!("{found}, {} MiB of disk", bytes.div_ceil(1 << 20)))
+            }
+            Err(_) => ok("trash", format!("{found}; the engine does not say what they cost in disk")),
+        })
+    }
+}
+
+/// Whether the engine answers.
+pub async fn engine(engine: &dyn Engine) -> Check {
+    match engine.describe().await {
+        Ok(info) => ok(
+            "engine",
+            format!("{} at {}{}", info.version, info.address, if info.rootless { ", rootless" } else { "" }),
+        ),
+        Err(error) => fail(
+            "engine",
+            error.to_string(),
+            "start Podman's service: `systemctl enable --now podman.socket`, or `podman system service --time=0`",
+        ),
+    }
+}
+
+/// Whether there is room beside the database.
+#[must_use]
+pub fn disk(data_dir: &std::path::Path) -> Check {
+    match rustix::fs::statvfs(data_dir) {
+        Ok(space) => {
+            let free = space.f_bavail * space.f_frsize;
+            let found = format!("{} MiB free for {}", free >> 20, data_dir.display());
+            if free < LOW_DISK_BYTES {
+                warn("disk", found, "free some space: a full disk stops every change")
+            } else {
+                ok("disk", found)
+            }
+        }
+        Err(error) => fail("disk", format!("{}: {error}", data_dir.display()), "check the data directory"),
+    }
+}

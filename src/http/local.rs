@@ -1,0 +1,71 @@
+//! The local socket: whoever may open it is the admin.
+//!
+//! Its mode (0600, in a directory of 0700) already keeps others out; the peer's uid is checked besides,
+//! because a mode can be changed by accident and an inherited descriptor knows no mode.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request, connect_info::Connected},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    serve::IncomingStream,
+};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, error::HttpError, router::router};
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid.is_some_and(|uid| uid == own || uid == 0) {
+        return next.run(request).await;
+    }
+    HttpError::new(StatusCode::FORBIDDEN, "this socket is its owner's and root's").into_response()
+}
+
+/// Binds the socket, in place of one that an earlier daemon left: the data directory's lock is held, so
+/// nobody else serves it.
+///
+/// # Errors
+/// When it cannot be bound.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the admin's routes on a unix socket until `stop`.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn serve_local(
+    path: &Path,
+    api: Api,
+    stop: CancellationToken,
+    on_ready: impl FnOnce(),
+) -> io::Result<()> {
+    let listener = bind(path)?;
+    let app: Router = router(api).layer(middleware::from_fn(only_admin));
+    on_ready();
+    axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+}

@@ -1,0 +1,128 @@
+//! Adoption: taking back what the registry does not know.
+
+use axum::{Json, extract::State};
+
+use super::{
+    super::{
+        Api,
+        error::{HttpError, HttpResult},
+    },
+    Body,
+};
+use crate::{
+    api::{Adopt, AdoptItem, AdoptOutcome},
+    domain::{ids::InstanceId, spec::LabelledSpec},
+    identity,
+    ops::{AdoptRequest, Applied},
+};
+
+type Unknown = (AdoptRequest, Option<LabelledSpec>);
+
+pub(in super::super) async fn adopt(
+    State(api): State<Api>,
+    Body(body): Body<Adopt>,
+) -> HttpResult<Json<AdoptOutcome>> {
+    if let Some(instance) = &body.instance {
+        return become_instance(&api, instance).await;
+    }
+    let unknown = api.0.ops.unknown().await?;
+    let meant = meant(&body, unknown)?;
+    let mut items = Vec::new();
+    for (request, spec) in meant {
+        items.push(if body.dry_run {
+            planned(&request, spec.as_ref())
+        } else {
+            adopt_one(&api, request, spec).await
+        });
+    }
+    if !body.dry_run {
+        let (ops, all) = (api.0.ops.clone(), body.all);
+        api.detached(async move { ops.end_recovery_if_settled(all).await }).await?;
+    }
+    let recovering =
+        api.0.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some());
+    Ok(Json(AdoptOutcome { items, recovering }))
+}
+
+fn meant(body: &Adopt, unknown: Vec<Unknown>) -> HttpResult<Vec<Unknown>> {
+    if body.all || (body.which.is_empty() && body.dry_run) {
+        return Ok(unknown);
+    }
+    if body.which.is_empty() {
+        return Err(HttpError::invalid("say which: names or ids, or --all. --dry-run shows what there is"));
+    }
+    let names = |reference: &str, (request, spec): &Unknown| {
+        spec.as_ref().is_some_and(|spec| spec.name.as_str() == reference)
+            || (reference.len() >= 4 && request.workspace.to_string().starts_with(reference))
+    };
+    for reference in &body.which {
+        match unknown.iter().filter(|item| names(reference, item)).count() {
+            0 => {
+                return Err(HttpError::not_found(format!(
+                    "nothing unknown is called `{reference}`; `ostler adopt --dry-run` shows what there is"
+                )));
+            }
+            1 => {}
+            _ => {
+                return Err(HttpError::conflict(format!(
+                    "`{reference}` is not unique: give the workspace's id"
+                )));
+            }
+        }
+    }
+    Ok(unknown.into_iter().filter(|item| body.which.iter().any(|reference| names(reference, item))).collect())
+}
+
+async fn adopt_one(api: &Api, request: AdoptRequest, spec: Option<LabelledSpec>) -> AdoptItem {
+    let (ops, order) = (api.0.ops.clone(), request.clone());
+    let (adopted, detail) = match api.detached(async move { ops.adopt(order).await }).await {
+        Ok(Applied::Done(said)) => (true, said),
+        Ok(Applied::Raced(why)) => (false, why),
+        Err(error) => (false, error.to_string()),
+    };
+    AdoptItem { adopted, detail, ..planned(&request, spec.as_ref()) }
+}
+
+fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
+    AdoptItem {
+        workspace_id: request.workspace.to_string(),
+        name: spec.map_or_else(|| request.workspace.to_string(), |spec| spec.name.to_string()),
+        container_id: request.things.container.as_ref().map(|container| container.id.to_string()),
+        volumes: request.things.volumes.clone(),
+        adopted: spec.is_some(),
+        detail: match (&request.things.container, spec) {
+            (None, _) => "only volumes are left: there is no container to rebuild its row from".into(),
+            (Some(_), None) => "its container carries no readable description".into(),
+            (Some(_), Some(_)) => "can be adopted; api tokens and later renames are lost".into(),
+        },
+    }
+}
+
+async fn become_instance(api: &Api, instance: &str) -> HttpResult<Json<AdoptOutcome>> {
+    let id: InstanceId = instance
+        .parse()
+        .map_err(|error: crate::domain::ids::InvalidId| HttpError::invalid(error.to_string()))?;
+    let parts = &api.0;
+    let became =
+        identity::become_instance(&parts.store, &parts.mirror, &parts.runtime_dir, id, &*parts.clock).await;
+    match became {
+        Ok(true) => Ok(Json(AdoptOutcome {
+            items: vec![AdoptItem {
+                workspace_id: String::new(),
+                name: instance.to_owned(),
+                container_id: None,
+                volumes: Vec::new(),
+                adopted: true,
+                detail:
+                    "this registry is that instance from its next start on: restart the daemon, then `ostler \
+                         adopt --dry-run`"
+                        .into(),
+            }],
+            recovering: true,
+        })),
+        Ok(false) => Err(HttpError::conflict(
+            "this registry is not empty: only a new one (another --data-dir) can become another instance",
+        )),
+        Err(error) => Err(HttpError::conflict(error.to_string())),
+    }
+}

@@ -1,0 +1,16 @@
+//! The doctor's findings, and what a person tells it.
+
+use axum::{Json, extract::State};
+
+use super::super::{Api, error::HttpResult};
+use crate::api::DoctorReport;
+
+pub(in super::super) async fn show(State(api): State<Api>) -> HttpResult<Json<DoctorReport>> {
+    Ok(Json(api.0.doctor.examine().await))
+}
+
+pub(in super::super) async fn accept_engine(State(api): State<Api>) -> HttpResult<Json<DoctorReport>> {
+    let ops = api.0.ops.clone();
+    api.detached(async move { ops.accept_engine().await }).await?;
+    Ok(Json(api.0.doctor.examine().await))
+}

@@ -1,0 +1,64 @@
+//! Handlers, a file per noun.
+
+pub(super) mod adopt;
+pub(super) mod doctor;
+pub(super) mod events;
+pub(super) mod exec;
+pub(super) mod health;
+pub(super) mod logs;
+pub(super) mod sweeps;
+pub(super) mod tokens;
+pub(super) mod trash;
+pub(super) mod workspaces;
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection, rejection::QueryRejection},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use super::error::HttpError;
+
+/// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, HttpError> {
+        let (parts, body) = request.into_parts();
+        let bytes = axum::body::to_bytes(body, BODY_MAX_BYTES).await;
+        let bytes = bytes.map_err(|error| HttpError::invalid(format!("the body cannot be read: {error}")))?;
+        let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
+        let mut request = Request::from_parts(parts, axum::body::Body::from(bytes));
+        request
+            .headers_mut()
+            .insert("content-type", axum::http::HeaderValue::from_static("application/json"));
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(HttpError::invalid(format!("invalid request body: {}", told(&rejection)))),
+        }
+    }
+}
+
+/// The largest body of an admin's request.
+const BODY_MAX_BYTES: usize = 4 << 20;
+
+fn told(rejection: &JsonRejection) -> String {
+    let text = rejection.body_text();
+    text.rsplit_once("target type: ").map_or(text.clone(), |(_, what)| what.to_owned())
+}
+
+/// Query parameters whose refusal has the one error shape.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpError> {
+        axum::extract::Query::<T>::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Query(value)| Self(value))
+            .map_err(|rejection: QueryRejection| HttpError::invalid(rejection.body_text()))
+    }
+}

@@ -1,0 +1,77 @@
+//! Tokens: listed by prefix, issued once, revoked by their row's id.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        Api,
+        error::{HttpError, HttpResult},
+        view,
+    },
+    Body,
+};
+use crate::{
+    api::{IssueToken, IssuedToken, TokenList},
+    domain::{ids::TokenId, token::TokenRow},
+    store::Scope,
+};
+
+pub(in super::super) async fn list(
+    State(api): State<Api>,
+    Path(reference): Path<String>,
+) -> HttpResult<Json<TokenList>> {
+    let row = api.resolve(&reference, Scope::Live).await?;
+    let tokens: Vec<_> = api.0.ops.tokens(row.id).await?.iter().map(view::token).collect();
+    Ok(Json(TokenList { count: tokens.len(), tokens }))
+}
+
+pub(in super::super) async fn issue(
+    State(api): State<Api>,
+    Path(reference): Path<String>,
+    Body(body): Body<IssueToken>,
+) -> HttpResult<(StatusCode, Json<IssuedToken>)> {
+    let row = api.resolve(&reference, Scope::Live).await?;
+    if body.expires_in_seconds == Some(0) {
+        return Err(HttpError::invalid("a token that expires at once serves nobody"));
+    }
+    let (ops, valid_for) = (api.0.ops.clone(), body.expires_in_seconds.map(Duration::from_secs));
+    let token = api.detached(async move { ops.issue_token(row.id, valid_for).await }).await?;
+    let issued = IssuedToken { auth_token: token.expose().to_owned(), workspace_id: row.id.to_string() };
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+pub(in super::super) async fn revoke(
+    State(api): State<Api>,
+    Path((reference, token)): Path<(String, String)>,
+) -> HttpResult<Json<Value>> {
+    let row = api.resolve(&reference, Scope::Live).await?;
+    let live = api.0.ops.tokens(row.id).await?;
+    let id = which(&token, &live)?;
+    let ops = api.0.ops.clone();
+    api.detached(async move { ops.revoke_token(row.id, id).await }).await?;
+    Ok(Json(json!({ "status": "revoked" })))
+}
+
+/// A token's row by its id, a unique beginning of it, or the token's shown prefix.
+fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
+    let meant = |row: &&TokenRow| {
+        row.prefix == reference || (reference.len() >= 4 && row.id.to_string().starts_with(reference))
+    };
+    let mut found = live.iter().filter(meant);
+    match (found.next(), found.next()) {
+        (Some(row), None) => Ok(row.id),
+        (Some(_), Some(_)) => {
+            Err(HttpError::conflict(format!("`{reference}` is not unique: give more of the id")))
+        }
+        (None, _) => Err(HttpError::not_found(format!(
+            "this workspace has no live token `{reference}`; `ostler token ls` shows them"
+        ))),
+    }
+}

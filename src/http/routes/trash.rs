@@ -1,0 +1,85 @@
+//! The trash: listed, restored, emptied.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+
+use super::{
+    super::{
+        Api,
+        error::{HttpError, HttpResult},
+        view,
+    },
+    Body,
+};
+use crate::{
+    api::{EmptyTrash, TrashOutcome, TrashView},
+    domain::trash::TrashEntry,
+    ops::{Applied, OpError},
+};
+
+pub(in super::super) async fn list(State(api): State<Api>) -> HttpResult<Json<Vec<TrashView>>> {
+    let entries = api.0.store.trash().await?;
+    // What it costs is worth knowing, and no reason to show nothing.
+    let usage = if entries.is_empty() { None } else { api.0.engine.disk_usage().await.ok() };
+    Ok(Json(entries.iter().map(|entry| view::trash(entry, usage.as_ref())).collect()))
+}
+
+pub(in super::super) async fn restore(
+    State(api): State<Api>,
+    Path(reference): Path<String>,
+) -> HttpResult<Json<TrashOutcome>> {
+    let entries = api.0.store.trash().await?;
+    let entry = which(&reference, &entries)?.clone();
+    let (ops, id) = (api.0.ops.clone(), entry.id);
+    let applied = api.detached(async move { ops.restore(id).await }).await?;
+    Ok(Json(outcome(&entry, Ok(applied))))
+}
+
+pub(in super::super) async fn empty(
+    State(api): State<Api>,
+    Body(body): Body<EmptyTrash>,
+) -> HttpResult<Json<Vec<TrashOutcome>>> {
+    let entries = api.0.store.trash().await?;
+    let meant: Vec<TrashEntry> = if body.entries.is_empty() {
+        entries
+    } else {
+        let named = body.entries.iter().map(|reference| which(reference, &entries).cloned());
+        named.collect::<Result<_, _>>()?
+    };
+    let mut outcomes = Vec::new();
+    for entry in meant {
+        let (ops, id) = (api.0.ops.clone(), entry.id);
+        let done = api.detached(async move { ops.delete(id).await }).await;
+        outcomes.push(outcome(&entry, done));
+    }
+    Ok(Json(outcomes))
+}
+
+fn outcome(entry: &TrashEntry, done: Result<Applied, OpError>) -> TrashOutcome {
+    let (done, detail) = match done {
+        Ok(Applied::Done(said)) => (true, said),
+        Ok(Applied::Raced(why)) => (false, why),
+        Err(error) => (false, error.to_string()),
+    };
+    TrashOutcome { id: entry.id.to_string(), workspace_name: entry.workspace_name.clone(), done, detail }
+}
+
+/// An entry by its id, a unique beginning of it, or the name of its workspace.
+fn which<'a>(reference: &str, entries: &'a [TrashEntry]) -> HttpResult<&'a TrashEntry> {
+    let meant = |entry: &&TrashEntry| {
+        entry.workspace_name == reference
+            || (reference.len() >= 4 && entry.id.to_string().starts_with(reference))
+    };
+    let mut found = entries.iter().filter(meant);
+    match (found.next(), found.next()) {
+        (Some(entry), None) => Ok(entry),
+        (Some(_), Some(_)) => Err(HttpError::conflict(format!(
+            "`{reference}` means several entries of the trash: give an id (`ostler trash ls`)"
+        ))),
+        (None, _) => Err(HttpError::not_found(format!(
+            "the trash holds no `{reference}`; `ostler trash ls` shows what it holds"
+        ))),
+    }
+}

@@ -1,0 +1,144 @@
+//! From the domain's types to those of `api.rs`.
+
+use crate::{
+    api::{ActionView, EventView, HeldPlan, PassRun, PassView, TokenView, TrashView, WorkspaceView},
+    domain::{
+        event::Event,
+        plan::Planned,
+        status::{Failure, Status},
+        time::Timestamp,
+        token::TokenRow,
+        trash::TrashEntry,
+        workspace::{Kind, Workspace},
+    },
+    engine::DiskUsage,
+    ops::Ops,
+    store::HeldPlanRow,
+    sweep::{ActionRun, PassStatus, Run, Verdict},
+};
+
+fn text(at: Timestamp) -> String {
+    at.to_string()
+}
+
+pub(super) fn workspace(row: &Workspace, ops: &Ops) -> WorkspaceView {
+    let up = matches!(row.status, Status::Online | Status::Degraded);
+    let own_url = row.host_port.filter(|_| up).map(|port| format!("http://127.0.0.1:{port}"));
+    WorkspaceView {
+        id: row.id.to_string(),
+        name: row.name.to_string(),
+        role: row.role.clone(),
+        tier: row.tier.number(),
+        status: row.status.as_str().into(),
+        failure: row.status.failure().map(Failure::as_str).map(Into::into),
+        status_detail: row.status_detail.clone(),
+        status_since: text(row.status_since),
+        url: row.url.clone().or(own_url),
+        parent_id: row.parent.map(|id| id.to_string()),
+        runtime: row.runtime.clone(),
+        external: row.kind == Kind::External,
+        image: Some(row.spec.image.clone()).filter(|image| !image.is_empty()),
+        incarnation: row.incarnation.0,
+        container_id: row.container.as_ref().map(ToString::to_string),
+        host_port: row.host_port,
+        drifted: ops.drifted(row),
+        operation: ops.operation(row.id),
+        created_at: text(row.created_at),
+        removed_at: row.removed_at.map(text),
+    }
+}
+
+pub(super) fn token(row: &TokenRow) -> TokenView {
+    TokenView {
+        id: row.id.to_string(),
+        prefix: row.prefix.clone(),
+        kind: row.kind.as_str().into(),
+        created_at: text(row.created_at),
+        last_used_at: row.last_used_at.map(text),
+        expires_at: row.expires_at.map(text),
+    }
+}
+
+pub(super) fn trash(entry: &TrashEntry, usage: Option<&DiskUsage>) -> TrashView {
+    TrashView {
+        id: entry.id.to_string(),
+        workspace_id: entry.workspace.to_string(),
+        workspace_name: entry.workspace_name.clone(),
+        reason: entry.reason.as_str().into(),
+        evidence: entry.evidence.clone(),
+        container_id: entry.things.container.as_ref().map(|container| container.id.to_string()),
+        volumes: entry.things.volumes.clone(),
+        size_bytes: usage.map(|usage| usage.of(&entry.things)),
+        state: entry.state.as_str().into(),
+        created_at: text(entry.created_at),
+        keep_until: text(entry.keep_until),
+    }
+}
+
+pub(super) fn event(event: Event) -> EventView {
+    EventView {
+        id: event.id,
+        event_type: event.event_type,
+        workspace_id: event.workspace_id.map(|id| id.to_string()),
+        payload: event.payload,
+        created_at: text(event.created_at),
+    }
+}
+
+fn action(planned: &Planned, result: &str, detail: Option<String>) -> ActionView {
+    ActionView {
+        action: planned.action.describe(),
+        workspace: planned.name.clone(),
+        evidence: planned.evidence.clone(),
+        result: result.into(),
+        detail,
+    }
+}
+
+fn action_run(run: &ActionRun) -> ActionView {
+    let (result, detail) = match &run.verdict {
+        Verdict::Planned => ("planned", None),
+        Verdict::Applied(said) => ("applied", Some(said.clone())),
+        Verdict::Raced(why) => ("raced", Some(why.clone())),
+        Verdict::Failed(why) => ("failed", Some(why.clone())),
+        Verdict::Held => ("held", None),
+    };
+    action(&run.planned, result, detail)
+}
+
+/// A run, for the daemon's answers and for a dry run without a daemon.
+pub(crate) fn run(run: &Run) -> PassRun {
+    PassRun {
+        pass: run.pass.into(),
+        started_at: text(run.started_at),
+        took_ms: u64::try_from(run.took.as_millis()).unwrap_or(u64::MAX),
+        outcome: run.outcome.as_str().into(),
+        detail: run.outcome.detail(),
+        actions: run.actions.iter().map(action_run).collect(),
+        watching: run.watching.clone(),
+        left_over: run.left_over,
+    }
+}
+
+pub(super) fn held(row: &HeldPlanRow) -> HeldPlan {
+    let result = if row.approved_at.is_some() { "approved" } else { "held" };
+    let plan: Vec<Planned> = serde_json::from_value(row.plan.clone()).unwrap_or_default();
+    HeldPlan {
+        id: row.id.to_string(),
+        pass: row.pass.clone(),
+        reason: row.reason.clone(),
+        held_at: text(row.held_at),
+        actions: plan.iter().map(|planned| action(planned, result, None)).collect(),
+    }
+}
+
+pub(super) fn pass(status: &PassStatus, held_plan: Option<&HeldPlanRow>) -> PassView {
+    PassView {
+        name: status.name.into(),
+        summary: status.summary.into(),
+        period_seconds: status.period.as_secs(),
+        running: status.running,
+        last: status.last.as_ref().map(run),
+        held: held_plan.map(held),
+    }
+}

@@ -1,0 +1,1 @@
+//! No token in anything that is written.

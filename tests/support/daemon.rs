@@ -1,0 +1,376 @@
+//! The real `ostler` binary on the real Podman: a site of its own per test.
+//!
+//! A [`Site`] is a data directory with its configuration; it outlives the daemons that serve it, so a
+//! test can kill one and start the next. Dropping the site ends the daemon and removes what carries its
+//! instance's label, and nothing else.
+
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ostler::domain::token::Token;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::podman::{self, Cleanup, podman_says};
+
+/// How long anything a test waits for may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_mins(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The files of a database.
+const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
+/// How many host ports a site has. Sites of tests that run at once should not fight over one.
+const PORTS_PER_SITE: u32 = 20;
+const PORT_WINDOWS: u32 = 390;
+
+/// What came of a command.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    /// The output of a command that succeeded.
+    #[track_caller]
+    pub(crate) fn well(self) -> String {
+        assert_eq!(self.code, 0, "the command failed:\n{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+/// A data directory, its configuration, and the daemon that serves it, if one does.
+pub(crate) struct Site {
+    directory: TempDir,
+    engine_socket: PathBuf,
+    daemon: Option<Child>,
+    cleanups: Vec<Cleanup>,
+}
+
+impl Site {
+    /// A site on this process's Podman service, with `config` (TOML) on top of short graces.
+    pub(crate) fn new(config: &str) -> Self {
+        Self::on(podman::socket_path(), config)
+    }
+
+    /// A site on another socket, such as a fault proxy's.
+    pub(crate) fn on(engine_socket: &Path, config: &str) -> Self {
+        podman::image();
+        let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
+        fs::write(directory.path().join("config.toml"), config).expect("the config is written");
+        Self { directory, engine_socket: engine_socket.to_owned(), daemon: None, cleanups: Vec::new() }
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Everything every daemon of this site wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("serve.log")).unwrap_or_default()
+    }
+
+    /// An `ostler` command of this site.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OSTLER_")) {
+            command.env_remove(name);
+        }
+        command
+            .env("OSTLER_DATA_DIR", self.data_dir())
+            .env("OSTLER_RUNTIME_DIR", self.directory.path().join("run"))
+            .env("OSTLER_CONFIG", self.directory.path().join("config.toml"))
+            .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
+            .env("OSTLER_PORTS", self.ports())
+            .env("NO_COLOR", "1");
+        command
+    }
+
+    /// Tests run in processes of their own, so the process's id and the site's place tell sites apart.
+    fn ports(&self) -> String {
+        let place = self.directory.path().as_os_str().as_encoded_bytes();
+        let sum: u32 = place.iter().map(|byte| u32::from(*byte)).sum();
+        let window = (std::process::id() * 7 + sum) % PORT_WINDOWS;
+        let first = 21_000 + window * PORTS_PER_SITE;
+        format!("{first}-{}", first + PORTS_PER_SITE - 1)
+    }
+
+    /// What the configuration says from the next start on.
+    pub(crate) fn configure(&self, config: &str) {
+        fs::write(self.directory.path().join("config.toml"), config).expect("the config is written");
+    }
+
+    /// Deletes the database and everything of it, as a person does who thinks it broken.
+    #[track_caller]
+    pub(crate) fn lose_database(&self) {
+        assert!(self.data_dir().join(DATABASE_FILES[0]).exists(), "there is no database to lose");
+        for file in DATABASE_FILES {
+            // A database that was closed well has no other files.
+            let _absent = fs::remove_file(self.data_dir().join(file));
+        }
+    }
+
+    /// Copies the database, as a backup does.
+    #[track_caller]
+    pub(crate) fn copy_database(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a temp directory");
+        let into = copy.path().join(DATABASE_FILES[0]);
+        self.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .execute("VACUUM INTO ?1", [into.to_str().expect("temporary paths are UTF-8")])
+            .expect("the database is copied");
+        copy
+    }
+
+    /// Puts a copy in the database's place.
+    #[track_caller]
+    pub(crate) fn put_back(&self, copy: &TempDir) {
+        self.lose_database();
+        let file = DATABASE_FILES[0];
+        fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is put back");
+    }
+
+    /// The database beside the daemon's own connections.
+    #[track_caller]
+    pub(crate) fn database(&self, flags: OpenFlags) -> Connection {
+        let connection = Connection::open_with_flags(self.data_dir().join(DATABASE_FILES[0]), flags);
+        let connection = connection.expect("the database opens");
+        connection.busy_timeout(Duration::from_secs(10)).expect("a timeout is set");
+        connection
+    }
+
+    /// The row is gone, as if it had never been made: what it owned is unknown from now on.
+    #[track_caller]
+    pub(crate) fn forget_row(&self, name: &str) {
+        let database = self.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
+        database.pragma_update(None, "foreign_keys", true).expect("foreign keys are on");
+        let forgotten = database.execute("DELETE FROM workspaces WHERE name = ?1", [name]);
+        assert_eq!(forgotten.expect("the row can be deleted"), 1, "there is no row of {name}");
+    }
+
+    /// Whether this token speaks for this workspace, by the registry.
+    #[track_caller]
+    pub(crate) fn is_valid(&self, name: &str, token: &str) -> bool {
+        let digest = Token::parse(token).expect("this is no token at all").digest();
+        self.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                                WHERE w.name = ?1 AND w.status <> 'removed' AND t.digest = ?2
+                                  AND t.revoked_at IS NULL)",
+                rusqlite::params![name, digest.0],
+                |row| row.get(0),
+            )
+            .expect("the registry answers")
+    }
+
+    /// The token in a workspace's volume, as its agent reads it.
+    #[track_caller]
+    pub(crate) fn token_in_volume(&self, name: &str) -> String {
+        let shown = self.show(name);
+        let container = shown["container_id"].as_str().expect("it has a container");
+        podman::file_of(container, "/configs/.auth_token")
+    }
+
+    /// Whether the token in a workspace's volume is a live one of the registry.
+    #[track_caller]
+    pub(crate) fn live_instance_token_matches(&self, name: &str) -> bool {
+        self.is_valid(name, &self.token_in_volume(name))
+    }
+
+    /// Starts a daemon and waits until it answers.
+    #[track_caller]
+    pub(crate) fn serve(&mut self) -> &mut Self {
+        self.try_serve().expect("the daemon starts");
+        self
+    }
+
+    /// Starts a daemon; what it wrote when it ended at once instead.
+    pub(crate) fn try_serve(&mut self) -> Result<(), String> {
+        let log = File::options().create(true).append(true).open(self.directory.path().join("serve.log"));
+        let log = log.expect("the log opens");
+        let before = self.log().len();
+        let mut daemon = self
+            .command()
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let begun = Instant::now();
+        loop {
+            if daemon.try_wait().expect("a child can be asked").is_some() {
+                return Err(self.log()[before..].to_owned());
+            }
+            if self.ostler(["ls", "--json"]).code == 0 {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the daemon does not answer:\n{}", self.log());
+            thread::sleep(LOOK_EVERY);
+        }
+        self.daemon = Some(daemon);
+        self.remember_instance();
+        Ok(())
+    }
+
+    fn remember_instance(&mut self) {
+        let instance = self.instance();
+        self.cleanups.push(
+            Cleanup::of_label(format!("ostler.instance={instance}")).and_name(format!("ostler-{instance}")),
+        );
+    }
+
+    /// The identity, from the mirror file.
+    #[track_caller]
+    pub(crate) fn instance(&self) -> String {
+        let text = fs::read_to_string(self.data_dir().join("instance.json")).expect("the mirror is there");
+        let mirror: Value = serde_json::from_str(&text).expect("the mirror is JSON");
+        mirror["instance"].as_str().expect("the mirror names the instance").to_owned()
+    }
+
+    /// The running daemon's process id.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon runs").id()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().expect("the daemon is killed");
+            daemon.wait().expect("the daemon ends");
+        }
+    }
+
+    /// Waits for a daemon that somebody else kills.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&mut self) {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        until("the daemon ends", || daemon.try_wait().expect("a child can be asked").map(drop));
+    }
+
+    /// Ends the daemon as systemd would.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.id()).expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon is signalled");
+        self.wait_for_end();
+    }
+
+    /// Runs an `ostler` command to its end.
+    pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Said {
+        let output = self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs");
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs an `ostler` command and reads its JSON.
+    #[track_caller]
+    pub(crate) fn json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
+        let said = self.ostler(arguments.into_iter().chain(["--json"])).well();
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("no JSON ({error}): {said}"))
+    }
+
+    /// Makes a workspace of the tests' image that sleeps, and waits until it is online.
+    #[track_caller]
+    pub(crate) fn create(&self, name: &str, more: &[&str]) -> Value {
+        let mut arguments = vec!["create", name, "--image", podman::image()];
+        arguments.extend(more);
+        arguments.extend(["--", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"]);
+        self.ostler(arguments).well();
+        self.show(name)
+    }
+
+    /// Makes workspaces side by side, each below the one it names, and waits until all are online.
+    #[track_caller]
+    pub(crate) fn create_all(&self, named: &[(&str, Option<&str>)]) {
+        for (name, parent) in named {
+            let mut more = vec!["--no-wait"];
+            more.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
+            self.create(name, &more);
+        }
+        for (name, _) in named {
+            self.until_status(name, "online");
+        }
+    }
+
+    /// A workspace as `show --json` tells it.
+    #[track_caller]
+    pub(crate) fn show(&self, name: &str) -> Value {
+        self.json(["show", name])
+    }
+
+    /// Waits until a workspace has this status.
+    #[track_caller]
+    pub(crate) fn until_status(&self, name: &str, status: &str) -> Value {
+        until(&format!("{name} is {status}\n{}", self.ostler(["why", name]).stdout), || {
+            let said = self.ostler(["show", name, "--json"]);
+            let shown: Value = serde_json::from_str(&said.stdout).ok()?;
+            (shown["status"] == status).then_some(shown)
+        })
+    }
+
+    /// Runs one pass now and answers its run.
+    #[track_caller]
+    pub(crate) fn sweep(&self, pass: &str) -> Value {
+        let said = self.ostler(["sweep", "run", pass, "--json"]);
+        let runs: Value = serde_json::from_str(&said.stdout)
+            .unwrap_or_else(|error| panic!("no run of {pass} ({error}): {} {}", said.stdout, said.stderr));
+        runs[0].clone()
+    }
+
+    /// Runs every pass now, and answers their runs.
+    #[track_caller]
+    pub(crate) fn sweep_all(&self) -> Value {
+        let said = self.ostler(["sweep", "run", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {said:?}"))
+    }
+
+    /// Runs a pass again and again until it did something, or held something, and answers that run.
+    #[track_caller]
+    pub(crate) fn sweep_until(&self, pass: &str, done: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("{pass} did what it should"), || {
+            let run = self.sweep(pass);
+            done(&run).then_some(run)
+        })
+    }
+
+    /// The entries of the trash.
+    #[track_caller]
+    pub(crate) fn trash(&self) -> Vec<Value> {
+        self.json(["trash", "ls"]).as_array().expect("the trash is a list").clone()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(LOOK_EVERY);
+    }
+}
