@@ -498,6 +498,11 @@ impl Loading {
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         if !self.problems.is_empty() {
+            // Tables are read by name; a person mends a file from its top.
+            self.problems.sort_by_key(|problem| match problem.place {
+                Place::File { line, .. } => line,
+                Place::Default | Place::Variable(_) | Place::Flag(_) => usize::MAX,
+            });
             return Err(ConfigError::Invalid(self.problems));
         }
         let settings = self.settings();

@@ -1,4 +1,4 @@
-//! Everything that needs more than one module: tests against the real Podman, and what they share.
+//! Everything that needs more than one module, in one binary: it links once.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,6 +7,11 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod cli;
+mod faults;
+mod house;
 mod keeper;
 mod podman;
+mod simulation;
+mod store;
 mod support;

@@ -7,7 +7,7 @@ use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
 
 /// Keeps long-lived, containerised agent workspaces on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "ostler", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "ostler", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What holds for every command.
     #[command(flatten)]
@@ -21,11 +21,11 @@ const AFTER_HELP: &str = "\
 A workspace is called by its name, its id, or the beginning of its id.
 
 Examples:
-  ostler serve                                      run the daemon
-  ostler create builder --image alpine -- sleep inf make a workspace and wait until it is online
-  ostler ls                                         what there is
-  ostler shell builder                              go inside
-  ostler why builder                                why it is as it is
+  ostler serve                              run the daemon
+  ostler create builder --image agent:1     make a workspace, and wait until it is online
+  ostler ls                                 what there is
+  ostler shell builder                      go inside
+  ostler why builder                        why it is as it is
 
 Exit codes:
   0 done   1 failed   2 wrong usage, input or configuration   3 not found
@@ -34,8 +34,7 @@ Exit codes:
 /// What holds for every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file [default: config.toml in this platform's place; `ostler config check`
-    /// names it]
+    /// The configuration file; `ostler config check` names the one that is read
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub config: Option<PathBuf>,
     /// Where the registry lives
@@ -215,8 +214,8 @@ pub struct ShowArgs {
 /// `logs`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What the workspace wrote to its standard error comes out of this command's standard error. With
-`--json`, one object per line: {\"stream\": \"stdout\", \"line\": \"…\"}.
+What the workspace wrote to its standard error comes out of this command's standard error.
+With `--json`, one object per line: {\"stream\": \"stdout\", \"line\": \"…\"}.
 
 Examples:
   ostler logs builder --tail 100
@@ -430,8 +429,9 @@ Examples:
 /// `adopt`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a registry that was lost or restored from a backup: its containers run on, and the registry does
-not know them. Without arguments it tells what could be adopted. Agents that run go on without noticing.
+For a registry that was lost, or restored from a backup: its containers run on, and the registry
+does not know them. Without arguments it tells what could be adopted. Agents that run go on
+without noticing.
 
 Examples:
   ostler adopt                     what could be adopted
@@ -619,8 +619,8 @@ pub struct DoctorArgs {
 /// `config`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Flags come before the environment (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), the environment
-before the file, and the file before the defaults.")]
+Flags come before the environment (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), the
+environment before the file, and the file before the defaults.")]
 pub struct ConfigArgs {
     /// What to do.
     #[command(subcommand)]

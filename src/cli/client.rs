@@ -188,8 +188,9 @@ impl Answer {
         }
         let value = serde_json::from_slice(&self.body).context("the daemon's answer is not understood");
         value.map_err(|error| {
-            Failure::from(error)
-                .next("compare `ostler --version` with the daemon's: restart it after an update")
+            Failure::from(error).next(
+                "restart the daemon after an update: it may be of another version than `ostler --version`",
+            )
         })
     }
 

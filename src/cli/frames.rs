@@ -29,7 +29,7 @@ pub(super) struct Frames {
 
 /// The stream is not made of frames.
 #[derive(Debug, thiserror::Error)]
-#[error("the stream cannot be read: a frame begins with {0:02x?}")]
+#[error("the stream cannot be read: a frame begins with \"{}\"", .0.escape_ascii())]
 pub(super) struct NoFrame(Vec<u8>);
 
 impl Frames {

@@ -5,10 +5,18 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{Attribute, Cell as TableCell, Color, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell as TableCell, Color, ColumnConstraint, ContentArrangement, Table, presets,
+};
 use serde::Serialize;
 
 use super::failure::{self, Failure};
+
+/// Between two columns of a table.
+const GAP: u16 = 2;
+
+/// With less room than this, the last column of a table moves below its row.
+const LAST_COLUMN_MIN: u16 = 24;
 
 /// How something is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,37 +113,97 @@ impl Output {
     }
 
     /// Columns without lines, as `ls -l` has them. Columns in which no row has anything are left out.
+    ///
+    /// The last column holds sentences: on a terminal it is wrapped within itself, or, where too little
+    /// width is left for that, stands on a line of its own below the row.
     pub(super) fn table<const N: usize>(self, head: [&str; N], rows: Vec<[Cell; N]>) -> Result<(), Failure> {
-        let mut used = head.map(|_| false);
-        for row in &rows {
-            for (used, cell) in used.iter_mut().zip(row) {
-                *used |= !cell.text.is_empty();
+        let head = head.map(|title| Cell::toned(Tone::Dim, title));
+        let mut rows: Vec<Vec<Cell>> = drop_empty_columns(head, rows);
+        let table = self.lay_out(&rows);
+        let width = terminal_width().unwrap_or(u16::MAX);
+        let lines = match room_for_last_column(&table, width) {
+            Some(room) if room < LAST_COLUMN_MIN => {
+                let last: Vec<_> = rows.iter_mut().filter_map(Vec::pop).collect();
+                self.with_lines_below(lines(&self.lay_out(&rows)), &last)
             }
-        }
+            _ => lines(&wrapped(table, width)),
+        };
+        self.line(&lines.join("\n"))
+    }
+
+    fn lay_out(self, rows: &[Vec<Cell>]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.style_text_only();
         if self.colour {
             table.enforce_styling();
         } else {
             table.force_no_tty();
         }
-        let kept = |cells: Vec<TableCell>| {
-            cells.into_iter().zip(used).filter(|(_, used)| *used).map(|(cell, _)| cell)
-        };
-        table.set_header(kept(head.map(|title| TableCell::new(title).add_attribute(Attribute::Dim)).into()));
         for row in rows {
-            table.add_row(kept(row.map(table_cell).into()));
+            table.add_row(row.iter().map(table_cell));
         }
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP));
         }
-        let text = table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
-        self.line(&text)
+        table
+    }
+
+    /// Rows have one line each, the head first; the head of the column that moved is left out.
+    fn with_lines_below(self, rows: Vec<String>, below: &[Cell]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (index, (row, cell)) in rows.into_iter().zip(below).enumerate() {
+            lines.push(row);
+            if index > 0 && !cell.text.is_empty() {
+                lines.push(format!("      {}", self.paint(cell.tone, &cell.text)));
+            }
+        }
+        lines
     }
 }
 
-fn table_cell(cell: Cell) -> TableCell {
-    let styled = TableCell::new(cell.text);
+/// The head and the rows, without the columns in which no row has anything.
+fn drop_empty_columns<const N: usize>(head: [Cell; N], rows: Vec<[Cell; N]>) -> Vec<Vec<Cell>> {
+    let mut used = [false; N];
+    for row in &rows {
+        for (used, cell) in used.iter_mut().zip(row) {
+            *used |= !cell.text.is_empty();
+        }
+    }
+    let kept =
+        |row: [Cell; N]| row.into_iter().zip(used).filter(|(_, used)| *used).map(|(cell, _)| cell).collect();
+    [head].into_iter().chain(rows).map(kept).collect()
+}
+
+/// What the other columns leave of `width`; none when the last one fits as it is.
+fn room_for_last_column(table: &Table, width: u16) -> Option<u16> {
+    let widths = table.column_max_content_widths();
+    let (last, others) = widths.split_last()?;
+    let taken: u16 = others.iter().map(|column| column + GAP).sum();
+    (taken.saturating_add(*last) > width).then(|| width.saturating_sub(taken))
+}
+
+fn wrapped(mut table: Table, width: u16) -> Table {
+    let last = table.column_count().saturating_sub(1);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    for column in table.column_iter_mut().take(last) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table
+}
+
+fn lines(table: &Table) -> Vec<String> {
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+fn terminal_width() -> Option<u16> {
+    let stdout = rustix::stdio::stdout();
+    let columns = rustix::termios::tcgetwinsize(stdout).ok()?.ws_col;
+    (columns > 0).then_some(columns)
+}
+
+fn table_cell(cell: &Cell) -> TableCell {
+    let styled = TableCell::new(cell.text.replace('\n', " "));
     match cell.tone {
         Tone::Plain => styled,
         Tone::Good => styled.fg(Color::DarkGreen),

@@ -29,6 +29,12 @@ pub(super) fn lasting(time: &str) -> String {
     if age.contains('-') { format!("since {age}") } else { format!("for {age}") }
 }
 
+/// The same as a point in time: `3h ago`, `on 2025-01-02`.
+pub(super) fn ago(time: &str) -> String {
+    let age = age(time);
+    if age.contains('-') { format!("on {age}") } else { format!("{age} ago") }
+}
+
 /// An RFC 3339 time in this machine's zone, to the second.
 pub(super) fn local(time: &str) -> String {
     match time.parse::<Timestamp>() {
@@ -43,10 +49,23 @@ pub(super) fn local_and_age(time: &str) -> String {
     if age.contains('-') { local(time) } else { format!("{} ({age} ago)", local(time)) }
 }
 
-/// A text from elsewhere without the control characters that could rewrite a terminal.
+/// A text from elsewhere without what could rewrite a terminal: colours and cursor movements (`ESC [ …`
+/// up to a letter) are left out, other control characters replaced.
 pub(super) fn printable(text: &str) -> String {
-    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    text.chars().map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == '\x1b' && rest.next_if_eq(&'[').is_some() {
+            while rest.next().is_some_and(|c| !matches!(c, '@'..='~')) {}
+        } else if c == '\r' && rest.peek() == Some(&'\n') {
+            // The other half of a line's end.
+        } else if c.is_control() && !matches!(c, '\n' | '\t') {
+            shown.push(char::REPLACEMENT_CHARACTER);
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// `failed (parked)`, `online`.
@@ -73,6 +92,16 @@ pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
+/// Bytes in the largest unit that leaves a whole number of them.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        1_048_576..1_073_741_824 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
+}
+
 /// `1 entry`, `3 entries`.
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -84,7 +113,8 @@ mod tests {
 
     #[test]
     fn control_characters_from_elsewhere_never_reach_a_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+        assert_eq!(printable("a\x1b[2Jb\r\n\tc\x1b[1;31m!\x1b[0m"), "ab\n\tc!");
+        assert_eq!(printable("a\x1b]0;title\x07b\r!\x1b["), "a\u{fffd}]0;title\u{fffd}b\u{fffd}!");
     }
 
     #[test]

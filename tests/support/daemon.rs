@@ -10,6 +10,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::podman::{self, Cleanup, podman_says};
+use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -51,6 +52,9 @@ impl Said {
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
+    /// Where the configuration names none: ports of its own. What is free at a look may be taken by
+    /// another site's container at the start.
+    ports: Option<String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
 }
@@ -66,7 +70,9 @@ impl Site {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
-        Self { directory, engine_socket: engine_socket.to_owned(), daemon: None, cleanups: Vec::new() }
+        let ports = (!config.contains("ports")).then(own_ports);
+        let engine_socket = engine_socket.to_owned();
+        Self { directory, engine_socket, ports, daemon: None, cleanups: Vec::new() }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -91,6 +97,9 @@ impl Site {
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
             .env("OSTLER_PORTS", self.ports())
             .env("NO_COLOR", "1");
+        if let Some(ports) = &self.ports {
+            command.env("OSTLER_PORTS", ports);
+        }
         command
     }
 
@@ -360,6 +369,15 @@ impl Drop for Site {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
+}
+
+/// A few host ports that no other site of this process is given, nor one of another process, mostly.
+fn own_ports() -> String {
+    static SITES: AtomicU32 = AtomicU32::new(0);
+    const EACH: u32 = 25;
+    const BLOCKS: u32 = 320;
+    let block = (std::process::id() * 37 + SITES.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
+    format!("{}-{}", 21_000 + block * EACH, 21_000 + block * EACH + EACH - 1)
 }
 
 /// Waits until something is so.

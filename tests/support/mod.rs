@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod cli;
 pub(crate) mod daemon;
 pub(crate) mod engine_proxy;
 pub(crate) mod podman;

@@ -24,18 +24,17 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Resu
     let wait = !args.no_wait;
     let mut created: CreatedWorkspace = session.client.post("/workspaces", &request(args)?).await?;
     let mut failure = None;
-    let mut detail = None;
+    let mut place = String::new();
     if wait && !created.external {
         let view = spinner::until_settled(session, &created.id, &created.name).await?;
         created.status.clone_from(&view.status);
         failure = order::not_up(&view);
-        detail = view.url;
+        place = view.url.map(|url| format!(" at {url}")).unwrap_or_default();
     }
     if session.out.json() {
         session.out.value(&created)?;
     } else if failure.is_none() {
-        let url = detail.map(|url| format!("reached at {url}"));
-        order::tell(session, &created.name, &created.status, url.as_deref())?;
+        order::tell(session, &created.name, &created.status, &place)?;
         if let Some(connection) = &created.connection {
             show_connection(session, connection)?;
         }

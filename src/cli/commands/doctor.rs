@@ -53,8 +53,9 @@ fn tell(session: &Session<'_>, report: &DoctorReport) -> Result<(), Failure> {
         };
         let verdict = session.out.paint(tone, &format!("{:<4}", check.verdict));
         session.out.line(&format!("{verdict}  {:<width$}  {}", check.name, printable(&check.found)))?;
-        for line in check.advice.iter().flat_map(|advice| advice.lines()) {
-            session.out.line(&format!("{:width$}        → {}", "", printable(line)))?;
+        for (index, line) in check.advice.iter().flat_map(|advice| advice.lines()).enumerate() {
+            let arrow = if index == 0 { "→" } else { " " };
+            session.out.line(&format!("{:width$}        {arrow} {}", "", printable(line)))?;
         }
     }
     Ok(())

@@ -46,7 +46,7 @@ fn tree(workspaces: &[WorkspaceView]) -> Vec<Row> {
     }
     let mut rows = Vec::new();
     for root in children.get(&None).into_iter().flatten() {
-        rows.push(row(root, "", ""));
+        rows.push(row(root, "", removed_id(root)));
         branch(&children, &root.id, "", &mut rows);
     }
     rows
@@ -62,9 +62,14 @@ fn branch(
     for (index, child) in below.iter().enumerate() {
         let last = index + 1 == below.len();
         let (arm, further) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        rows.push(row(child, &format!("{indent}{arm}"), ""));
+        rows.push(row(child, &format!("{indent}{arm}"), removed_id(child)));
         branch(children, &child.id, &format!("{indent}{further}"), rows);
     }
+}
+
+/// Names of removed ones may have been given again: only the id says which is meant.
+fn removed_id(workspace: &WorkspaceView) -> &str {
+    if workspace.removed_at.is_some() { text::short(&workspace.id) } else { "" }
 }
 
 fn row(workspace: &WorkspaceView, arms: &str, id: &str) -> Row {

@@ -57,21 +57,16 @@ pub(super) async fn give(
     if session.out.json() {
         session.out.value(&outcome)?;
     } else if failure.is_none() {
-        tell(session, &outcome.name, &outcome.status, outcome.detail.as_deref())?;
+        let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+        tell(session, &outcome.name, &outcome.status, &detail.unwrap_or_default())?;
     }
     failure.map_or(Ok(0), Err)
 }
 
-/// `builder is online`
-pub(super) fn tell(
-    session: &Session<'_>,
-    name: &str,
-    status: &str,
-    detail: Option<&str>,
-) -> Result<(), Failure> {
-    let detail = detail.map(|detail| format!(": {}", printable(detail))).unwrap_or_default();
+/// `builder is online`, and what follows it.
+pub(super) fn tell(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(status), status);
-    session.out.line(&format!("{name} is {status}{detail}"))
+    session.out.line(&format!("{name} is {status}{rest}"))
 }
 
 /// The failure of a workspace that should have come up and did not.

@@ -45,7 +45,7 @@ fn row(pass: &PassView) -> [Cell; 5] {
     [
         pass.name.as_str().into(),
         every(pass.period_seconds).into(),
-        last.map(|run| format!("{} ago", text::age(&run.started_at))).unwrap_or_default().into(),
+        last.map(|run| text::ago(&run.started_at)).unwrap_or_default().into(),
         outcome,
         Cell::toned(Tone::Dim, last.map(did).unwrap_or_default()),
     ]
@@ -92,10 +92,9 @@ fn tone(outcome: &str) -> Tone {
 
 fn waits(plan: &HeldPlan) -> String {
     format!(
-        "held: {pass} would hit {number}: {reason}. Look with `ostler sweep show {pass}`, then \
-         `ostler sweep approve {pass} {id}`.",
+        "{pass} is held: {reason}. `ostler sweep show {pass}` tells what it would do, `ostler sweep approve {pass} \
+         {id}` lets it.",
         pass = plan.pass,
-        number = count(plan.actions.len(), "thing", "things"),
         reason = printable(&plan.reason),
         id = text::short(&plan.id),
     )
@@ -108,7 +107,12 @@ async fn show(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
         return Ok(0);
     }
     session.out.line(&format!("{}: {}", pass.name, pass.summary))?;
-    session.out.line(&format!("  runs every {}", every(pass.period_seconds)))?;
+    let period = every(pass.period_seconds);
+    session.out.line(&if pass.period_seconds == 0 {
+        format!("  runs {period}")
+    } else {
+        format!("  runs every {period}")
+    })?;
     match &pass.last {
         Some(run) => tell_run(session, run)?,
         None => session.out.line("  has not run yet")?,
@@ -202,7 +206,7 @@ async fn approve(session: &Session<'_>, pass: &str, plan_id: String) -> Result<u
         return Ok(0);
     }
     let number = count(plan.actions.len(), "action", "actions");
-    session.out.line(&format!("approved {number} of {}; they are carried out in its next run", plan.pass))?;
+    session.out.line(&format!("approved {number} of {}, for its next run", plan.pass))?;
     tell_actions(session, &plan.actions)?;
     Ok(0)
 }

@@ -59,8 +59,19 @@ fn row(token: &TokenView) -> [Cell; 6] {
     ]
 }
 
+/// The token that this begins, where there is exactly one; otherwise the daemon says what is wrong.
+async fn full_id(session: &Session<'_>, name: &str, beginning: &str) -> Result<String, Failure> {
+    let list: TokenList = session.client.get(&format!("{}/tokens", workspace(name))).await?;
+    let mut fitting = list.tokens.into_iter().filter(|token| token.id.starts_with(beginning));
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Ok(only.id),
+        _ => Ok(beginning.to_owned()),
+    }
+}
+
 async fn revoke(session: &Session<'_>, name: &str, token: &str) -> Result<u8, Failure> {
-    let path = format!("{}/tokens/{}", workspace(name), segment(token));
+    let id = full_id(session, name, token).await?;
+    let path = format!("{}/tokens/{}", workspace(name), segment(&id));
     let outcome: serde_json::Value = session.client.delete(&path).await?;
     if session.out.json() {
         session.out.value(&outcome)?;

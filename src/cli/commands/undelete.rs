@@ -1,12 +1,15 @@
 //! `ostler undelete`
 
-use super::order::{Wait, give};
+use super::order::{Wait, give, quoted};
 use crate::{
     api::Undelete,
-    cli::{Session, args::UndeleteArgs, failure::Failure},
+    cli::{Session, args::UndeleteArgs, failure::Failure, output},
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: UndeleteArgs) -> Result<u8, Failure> {
     let wait = Wait::unless(args.no_wait, Wait::Done);
-    give(session, &args.name, "undelete", &Undelete { name: args.new_name }, wait).await
+    let name = quoted(args.new_name.as_deref().unwrap_or(&args.name));
+    let code = give(session, &args.name, "undelete", &Undelete { name: args.new_name }, wait).await?;
+    output::note(&format!("`ostler start {name}` starts it."));
+    Ok(code)
 }

@@ -1,0 +1,199 @@
+//! What each question is answered with, as text and as JSON.
+
+use insta::assert_snapshot;
+use ostler::api::{HeldPlan, IssuedToken, TrashOutcome, WorkspaceView};
+use serde_json::json;
+
+use super::things;
+use crate::support::cli::FakeDaemon;
+
+/// Snapshots `args`, and `args --json` beside it.
+macro_rules! both {
+    ($daemon:expr, $name:literal, $args:expr) => {
+        assert_snapshot!($name, $daemon.run(&$args).transcript());
+        let json: Vec<&str> = $args.into_iter().chain(["--json"]).collect();
+        assert_snapshot!(concat!($name, "_json"), $daemon.run(&json).transcript());
+    };
+}
+
+#[test]
+fn ls_shows_the_tree() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &things::household());
+    both!(daemon, "ls", ["ls"]);
+    assert_snapshot!("ls_flat", daemon.run(&["ls", "--flat"]).transcript());
+}
+
+#[test]
+fn ls_shows_removed_ones_when_asked() {
+    let daemon = FakeDaemon::start();
+    let removed =
+        WorkspaceView { removed_at: Some("2020-03-04T05:06:07.890Z".into()), ..things::builder("removed") };
+    daemon.answers("GET /workspaces?removed=true", 200, &[removed]);
+    assert_snapshot!("ls_removed", daemon.run(&["ls", "--removed"]).transcript());
+}
+
+#[test]
+fn ls_of_nothing_says_how_to_begin() {
+    let daemon = FakeDaemon::start();
+    daemon.answers_bytes("GET /workspaces", 200, b"[]");
+    both!(daemon, "ls_empty", ["ls"]);
+}
+
+#[test]
+fn show_tells_everything_of_one() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces/tester", 200, &things::tester());
+    daemon.answers(&format!("GET /workspaces/{}", things::BUILDER), 200, &things::builder("online"));
+    both!(daemon, "show", ["show", "tester"]);
+}
+
+#[test]
+fn why_tells_the_story_with_its_evidence() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces/tester", 200, &things::tester());
+    daemon.answers(&format!("GET /events/{}?limit=30", things::TESTER), 200, &things::story());
+    both!(daemon, "why", ["why", "tester"]);
+}
+
+#[test]
+fn events_come_oldest_first_with_names() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /events?limit=20", 200, &things::story());
+    daemon.answers(&format!("GET /workspaces/{}", things::TESTER), 200, &things::tester());
+    both!(daemon, "events", ["events"]);
+}
+
+#[test]
+fn trash_ls_tells_what_is_kept_until_when() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /trash", 200, &things::trash());
+    both!(daemon, "trash_ls", ["trash", "ls"]);
+}
+
+#[test]
+fn trash_restore_tells_what_was_done() {
+    let daemon = FakeDaemon::start();
+    let outcome = |done, detail: &str| TrashOutcome {
+        id: "0b5e1111-0000-4000-8000-000000000001".into(),
+        workspace_name: "tester".into(),
+        done,
+        detail: detail.into(),
+    };
+    daemon.answers(
+        "POST /trash/0b5e/restore",
+        200,
+        &outcome(true, "container and 2 volumes are back; it is paused"),
+    );
+    both!(daemon, "trash_restore", ["trash", "restore", "0b5e"]);
+    daemon.answers("POST /trash/1c6f/restore", 200, &outcome(false, "it is being deleted already"));
+    assert_snapshot!("trash_restore_refused", daemon.run(&["trash", "restore", "1c6f"]).transcript());
+}
+
+#[test]
+fn trash_empty_without_a_terminal_needs_a_yes() {
+    let daemon = FakeDaemon::start();
+    let outcome = |id: &str, done, detail: &str| TrashOutcome {
+        id: id.into(),
+        workspace_name: "tester".into(),
+        done,
+        detail: detail.into(),
+    };
+    let outcomes = [
+        outcome("0b5e1111-0000-4000-8000-000000000001", true, "container and 2 volumes deleted"),
+        outcome("1c6f2222-0000-4000-8000-000000000002", false, "kept: the volume is in use"),
+    ];
+    daemon.answers("POST /trash/empty", 200, &outcomes);
+    assert_snapshot!("trash_empty_asks", daemon.run(&["trash", "empty"]).transcript());
+    assert_eq!(daemon.requests(), [] as [String; 0], "nothing may be asked of the daemon before the yes");
+    both!(daemon, "trash_empty", ["trash", "empty", "--yes"]);
+    daemon.run(&["trash", "empty", "0b5e", "--yes"]);
+    assert_eq!(daemon.requests().last().unwrap(), r#"POST /trash/empty {"entries":["0b5e"]}"#);
+}
+
+#[test]
+fn adopt_without_a_choice_only_asks() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /adopt", 200, &things::adoption(true));
+    both!(daemon, "adopt_asks", ["adopt"]);
+    both!(daemon, "adopt_all", ["adopt", "--all"]);
+    let asked = |which: &str, all, dry_run| {
+        format!(r#"POST /adopt {{"which":{which},"all":{all},"dry_run":{dry_run},"instance":null}}"#)
+    };
+    let requests = daemon.requests();
+    assert_eq!(requests[0], asked("[]", false, true));
+    assert_eq!(requests[2], asked("[]", true, false));
+}
+
+#[test]
+fn adopt_fails_when_something_was_not_adopted() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /adopt", 200, &things::adoption(false));
+    assert_snapshot!("adopt_refused", daemon.run(&["adopt", "tester"]).transcript());
+}
+
+#[test]
+fn token_issue_prints_the_token_alone() {
+    let daemon = FakeDaemon::start();
+    let issued =
+        IssuedToken { auth_token: things::connection().auth_token, workspace_id: things::BUILDER.into() };
+    daemon.answers("POST /workspaces/builder/tokens", 201, &issued);
+    both!(daemon, "token_issue", ["token", "issue", "builder", "--expires", "30d"]);
+    assert_eq!(daemon.requests()[0], r#"POST /workspaces/builder/tokens {"expires_in_seconds":2592000}"#);
+    assert_eq!(daemon.run(&["token", "issue", "builder"]).stdout, format!("{}\n", issued.auth_token));
+}
+
+#[test]
+fn token_ls_and_revoke() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces/builder/tokens", 200, &things::tokens());
+    daemon.answers(
+        "DELETE /workspaces/builder/tokens/41d01111-0000-4000-8000-000000000001",
+        200,
+        &json!({ "status": "revoked" }),
+    );
+    both!(daemon, "token_ls", ["token", "ls", "builder"]);
+    both!(daemon, "token_revoke", ["token", "revoke", "builder", "41d0"]);
+}
+
+#[test]
+fn sweep_list_and_show_point_at_what_waits() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /sweeps", 200, &things::passes());
+    daemon.answers("GET /sweeps/reap_unknown", 200, &things::passes()[1]);
+    both!(daemon, "sweep_list", ["sweep", "list"]);
+    both!(daemon, "sweep_show", ["sweep", "show", "reap_unknown"]);
+}
+
+#[test]
+fn sweep_run_tells_each_action_with_its_evidence() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /sweeps/run", 200, &[things::pass_run("reap_unknown", "dry_run", "planned")]);
+    both!(daemon, "sweep_run", ["sweep", "run", "reap_unknown", "--dry-run"]);
+    assert_eq!(daemon.requests()[0], r#"POST /sweeps/run {"passes":["reap_unknown"],"dry_run":true}"#);
+}
+
+#[test]
+fn sweep_run_fails_when_a_pass_did_not_do_its_work() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /sweeps/run", 200, &[things::pass_run("reap_unknown", "held", "held")]);
+    assert_snapshot!("sweep_run_held", daemon.run(&["sweep", "run"]).transcript());
+}
+
+#[test]
+fn sweep_approve_repeats_what_was_approved() {
+    let daemon = FakeDaemon::start();
+    let HeldPlan { pass, .. } = things::held();
+    daemon.answers(&format!("POST /sweeps/{pass}/approve"), 200, &things::held());
+    both!(daemon, "sweep_approve", ["sweep", "approve", "reap_unknown", "9a3c"]);
+    assert_eq!(daemon.requests()[0], r#"POST /sweeps/reap_unknown/approve {"plan_id":"9a3c"}"#);
+}
+
+#[test]
+fn doctor_fails_only_when_a_check_fails() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /doctor", 200, &things::doctor("warn"));
+    daemon.answers("POST /doctor/accept-engine", 200, &things::doctor("fail"));
+    both!(daemon, "doctor", ["doctor"]);
+    assert_snapshot!("doctor_fails", daemon.run(&["doctor", "--accept-engine"]).transcript());
+}

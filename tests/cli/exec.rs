@@ -1,0 +1,66 @@
+//! `exec`: pipes pass through, and so does the exit code.
+
+use ostler::api::{CreatedExec, ExecStatus};
+
+use crate::support::cli::{FakeDaemon, frame};
+
+fn executing(stream: &[u8], codes: &[Option<i32>]) -> FakeDaemon {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces/builder/exec", 201, &CreatedExec { id: "e1".into() });
+    for &exit_code in codes {
+        daemon.answers("GET /exec/e1", 200, &ExecStatus { exit_code });
+    }
+    daemon.executes(stream);
+    daemon
+}
+
+#[test]
+fn both_outputs_go_where_they_belong_and_the_code_passes_through() {
+    let stream = [frame(1, "one\n"), frame(2, "oops\n"), frame(1, "two\n")].concat();
+    let daemon = executing(&stream, &[None, Some(42)]);
+    let ran = daemon.run(&["exec", "builder", "--", "sh", "-c", "exit 42"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (42, "one\ntwo\n", "oops\n"));
+    assert_eq!(
+        daemon.requests()[..2],
+        [
+            r#"POST /workspaces/builder/exec {"command":["sh","-c","exit 42"],"tty":false,"stdin":true,"env":{},"user":null}"#,
+            "POST /exec/e1/start?tty=false",
+        ]
+    );
+}
+
+#[test]
+fn input_is_passed_on_to_its_end() {
+    let daemon = executing(&frame(1, "done"), &[Some(0)]);
+    let input = "line\n".repeat(50_000);
+    let ran = daemon.run_with_input(&["exec", "-e", "A=1", "-u", "0:0", "builder", "cat", "-n"], &input);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "done"), "{}", ran.stderr);
+    assert_eq!(daemon.exec_input().len(), input.len());
+    assert!(
+        daemon.requests()[0]
+            .ends_with(r#"{"command":["cat","-n"],"tty":false,"stdin":true,"env":{"A":"1"},"user":"0:0"}"#),
+        "{:?}",
+        daemon.requests()
+    );
+}
+
+#[test]
+fn a_stream_that_is_not_made_of_frames_is_a_failure() {
+    let ran = executing(b"HTTP/1.1 garbage", &[Some(0)]).run(&["exec", "builder", "ls"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr.starts_with("error: the stream cannot be read: a frame begins with"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_terminal_cannot_be_given_where_there_is_none() {
+    for args in [&["exec", "-t", "builder", "top"] as &[&str], &["shell", "builder"]] {
+        let daemon = executing(b"", &[Some(0)]);
+        let ran = daemon.run(args);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert_eq!(daemon.requests(), [] as [String; 0], "nothing was begun inside");
+    }
+}

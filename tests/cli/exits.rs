@@ -1,0 +1,116 @@
+//! Every class of failure has its code, and says what happened, why, and what to do next.
+
+use insta::assert_snapshot;
+use ostler::api::ErrorBody;
+use serde_json::json;
+
+use crate::support::cli::{FakeDaemon, home, run_in};
+
+#[test]
+fn the_daemons_refusals_keep_their_class_and_their_words() {
+    for (status, code) in [(400, 2), (422, 2), (404, 3), (410, 3), (409, 4), (401, 1), (500, 1), (503, 1)] {
+        let daemon = FakeDaemon::start();
+        let error = "there is no workspace `bilder`: did you mean `builder`?".to_owned();
+        daemon.answers("GET /workspaces/bilder", status, &ErrorBody { error });
+        let ran = daemon.run(&["show", "bilder"]);
+        assert_eq!(ran.code, code, "of the answer {status}");
+        assert_eq!(ran.stderr, "error: there is no workspace `bilder`: did you mean `builder`?\n");
+        assert_eq!(ran.stdout, "");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_told_with_how_to_start_it() {
+    let home = home();
+    let ran = run_in(&home, &["ls"], &[], "");
+    assert_eq!(ran.code, 5);
+    assert_snapshot!("unreachable", ran.transcript());
+}
+
+#[test]
+fn a_socket_that_nobody_listens_on_is_unreachable_too() {
+    let home = home();
+    drop(std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap());
+    assert_eq!(run_in(&home, &["ls"], &[], "").code, 5);
+}
+
+#[test]
+fn a_daemon_that_goes_away_before_it_answers_is_unreachable() {
+    let home = home();
+    let listener = std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap();
+    let gone = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let ran = run_in(&home, &["ls"], &[], "");
+    gone.join().unwrap();
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with("error: the daemon at [HOME]/ostler.sock went away before it answered\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn an_answer_of_another_version_is_no_riddle() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &json!({ "surprise": 1 }));
+    assert_snapshot!("other_version", daemon.run(&["ls"]).transcript());
+}
+
+#[test]
+fn what_clap_refuses_is_usage() {
+    let home = home();
+    for args in [
+        &["lss"] as &[&str],
+        &["create"],
+        &["show", ""],
+        &["create", "x", "--tier", "7"],
+        &["create", "x", "--url", "http://x"],
+        &["adopt", "x", "--all"],
+        &["token", "issue", "x", "--expires", "soon"],
+    ] {
+        let ran = run_in(&home, args, &[], "");
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "of {args:?}: {}", ran.stderr);
+    }
+    let ran = run_in(&home, &["lss"], &[], "");
+    assert!(ran.stderr.contains("'ls'"), "a near command is named: {}", ran.stderr);
+}
+
+#[test]
+fn input_that_cannot_be_used_is_usage_before_the_daemon_is_asked() {
+    let daemon = FakeDaemon::start();
+    for (args, message) in [
+        (
+            &["create", "x", "--env", "NOT_THERE"] as &[&str],
+            "error: --env NOT_THERE: this environment has no text of that name\n  next: give it a value: --env NOT_THERE=VALUE\n",
+        ),
+        (&["create", "x", "--env", "=1"], "error: --env: a variable needs a name before its `=`\n"),
+        (
+            &["create", "x", "--dir", "/no/such"],
+            "error: --dir /no/such cannot be used\n  caused by: No such file or directory (os error 2)\n",
+        ),
+        (&["create", "x", "--dir", "/dev/null"], "error: --dir /dev/null is no directory\n"),
+        (
+            &["create", "x", "--config-file", "/no/such"],
+            "error: /no/such cannot be read\n  caused by: No such file or directory (os error 2)\n",
+        ),
+        (
+            &["--json", "exec", "x", "ls"],
+            "error: this command passes through what it is given: `--json` has no meaning here\n",
+        ),
+    ] {
+        let ran = daemon.run(args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (2, message), "of {args:?}");
+    }
+    assert_eq!(daemon.requests(), [] as [String; 0]);
+}
+
+#[test]
+fn a_line_of_an_env_file_without_a_value_is_refused_with_its_place() {
+    let daemon = FakeDaemon::start();
+    let dir = home();
+    let file = dir.path().join("test.env");
+    std::fs::write(&file, "A=1\nhunter2\n").unwrap();
+    let ran = daemon.run(&["create", "x", "--env-file", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 2);
+    assert_eq!(ran.stderr, format!("error: {}:2: expected KEY=VALUE\n", file.display()));
+}

@@ -1,0 +1,200 @@
+//! Orders: what is sent, what is waited for, and what is told.
+
+use insta::assert_snapshot;
+use ostler::api::{Child, CreatedWorkspace, OrderOutcome, RemoveOutcome, WorkspaceView};
+
+use super::things;
+use crate::support::cli::FakeDaemon;
+
+fn created() -> CreatedWorkspace {
+    CreatedWorkspace {
+        id: things::BUILDER.into(),
+        name: "builder".into(),
+        status: "provisioning".into(),
+        external: false,
+        connection: None,
+    }
+}
+
+fn outcome(status: &str) -> OrderOutcome {
+    OrderOutcome { id: things::BUILDER.into(), name: "builder".into(), status: status.into(), detail: None }
+}
+
+fn by_id() -> String {
+    format!("GET /workspaces/{}", things::BUILDER)
+}
+
+#[test]
+fn create_waits_until_the_workspace_is_online() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces", 201, &created());
+    daemon.answers(&by_id(), 200, &things::builder("provisioning")).answers(
+        &by_id(),
+        200,
+        &things::builder("online"),
+    );
+    assert_snapshot!("create", daemon.run(&["create", "builder", "--image", "alpine"]).transcript());
+    assert_eq!(daemon.requests().len(), 3, "one order and two looks: {:?}", daemon.requests());
+    assert_snapshot!("create_json", daemon.run(&["create", "builder", "--json"]).transcript());
+}
+
+#[test]
+fn create_that_fails_says_why_and_where_to_look() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces", 201, &created());
+    let failed = WorkspaceView {
+        failure: Some("start_error".into()),
+        status_detail: Some("the image docker.io/library/alpine:nope does not exist".into()),
+        ..things::builder("failed")
+    };
+    daemon.answers(&by_id(), 200, &failed);
+    assert_snapshot!("create_fails", daemon.run(&["create", "builder"]).transcript());
+    let json = daemon.run(&["create", "builder", "--json"]);
+    assert_eq!(json.code, 1);
+    assert!(json.stdout.contains("\"status\": \"failed\""), "{}", json.stdout);
+}
+
+#[test]
+fn create_without_waiting_asks_once() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces", 201, &created());
+    assert_snapshot!("create_no_wait", daemon.run(&["create", "builder", "--no-wait"]).transcript());
+    assert_eq!(daemon.requests().len(), 1);
+}
+
+#[test]
+fn create_external_prints_how_its_agent_connects() {
+    let daemon = FakeDaemon::start();
+    let external = CreatedWorkspace {
+        external: true,
+        status: "awaiting_agent".into(),
+        connection: Some(things::connection()),
+        ..created()
+    };
+    daemon.answers("POST /workspaces", 201, &external);
+    assert_snapshot!("create_external", daemon.run(&["create", "builder", "--external"]).transcript());
+    assert_snapshot!(
+        "create_external_json",
+        daemon.run(&["create", "builder", "--external", "--json"]).transcript()
+    );
+}
+
+#[test]
+fn create_sends_every_flag() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces", 201, &created());
+    let home = crate::support::cli::home();
+    let dir = home.path().canonicalize().unwrap();
+    let (env_file, config) = (dir.join("test.env"), dir.join("config.yaml"));
+    std::fs::write(&env_file, "# comment\n\nFROM_FILE=a = b\nLEVEL=file\n").unwrap();
+    std::fs::write(&config, "model: local\n").unwrap();
+    let bound = format!("{}:ro", dir.display());
+    let (env_file, config) = (env_file.to_str().unwrap(), config.to_str().unwrap());
+    let ran = daemon.run(&[
+        "create",
+        "builder",
+        "--image",
+        "alpine",
+        "--parent",
+        "root",
+        "--role",
+        "builds",
+        "--runtime",
+        "agent",
+        "--tier",
+        "3",
+        "--env",
+        "LEVEL=flag",
+        "-e",
+        "TZ",
+        "--env-file",
+        env_file,
+        "--dir",
+        &bound,
+        "--config-file",
+        config,
+        "--no-wait",
+        "--",
+        "sleep",
+        "-x",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let sent = daemon.requests()[0].replace(dir.to_str().unwrap(), "[DIR]");
+    assert_snapshot!("create_request", sent);
+}
+
+#[test]
+fn start_waits_for_the_order_and_then_for_online() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces/builder/start", 200, &outcome("provisioning"));
+    daemon.answers(&by_id(), 200, &things::builder("provisioning")).answers(
+        &by_id(),
+        200,
+        &things::builder("online"),
+    );
+    assert_snapshot!("start", daemon.run(&["start", "builder"]).transcript());
+    assert_snapshot!("start_json", daemon.run(&["resume", "builder", "--json", "--new-volume"]).transcript());
+    let requests = daemon.requests();
+    assert_eq!(requests[0], r#"POST /workspaces/builder/start {"new_volume":false}"#);
+    assert!(requests.iter().any(|sent| sent.ends_with(r#"{"new_volume":true}"#)), "{requests:?}");
+}
+
+#[test]
+fn restart_and_recreate_wait_for_online_too() {
+    let daemon = FakeDaemon::start();
+    daemon.answers(&by_id(), 200, &things::builder("online"));
+    for verb in ["restart", "recreate"] {
+        daemon.answers(&format!("POST /workspaces/builder/{verb}"), 200, &outcome("provisioning"));
+        let ran = daemon.run(&[verb, "builder"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "builder is online\n"), "{verb}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn stop_tells_what_is() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces/builder/stop", 200, &outcome("paused"));
+    daemon.answers("POST /workspaces/builder/stop?wait=false", 200, &outcome("paused"));
+    assert_snapshot!("stop", daemon.run(&["stop", "builder"]).transcript());
+    assert_snapshot!("stop_json", daemon.run(&["pause", "builder", "--json"]).transcript());
+    assert_eq!(daemon.run(&["stop", "builder", "--no-wait"]).code, 0);
+}
+
+#[test]
+fn undelete_can_bring_back_under_another_name() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces/6f1c/undelete", 200, &outcome("paused"));
+    assert_snapshot!("undelete", daemon.run(&["undelete", "6f1c", "--name", "builder"]).transcript());
+    assert_eq!(daemon.requests(), [r#"POST /workspaces/6f1c/undelete {"name":"builder"}"#]);
+}
+
+#[test]
+fn rm_tells_how_to_take_it_back() {
+    let daemon = FakeDaemon::start();
+    let removed = |cascade_deleted| RemoveOutcome {
+        status: "removed".into(),
+        cascade_deleted,
+        children: Vec::new(),
+        children_count: 0,
+    };
+    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 200, &removed(0));
+    daemon.answers("DELETE /workspaces/builder?confirm=true&purge=true", 200, &removed(2));
+    assert_snapshot!("rm", daemon.run(&["rm", "builder"]).transcript());
+    assert_snapshot!("rm_json", daemon.run(&["rm", "builder", "--json"]).transcript());
+    assert_snapshot!("rm_purge", daemon.run(&["rm", "builder", "--cascade", "--purge"]).transcript());
+}
+
+#[test]
+fn rm_with_children_removes_nothing_and_names_them() {
+    let daemon = FakeDaemon::start();
+    let child = |name: &str| Child { id: things::TESTER.into(), name: name.into() };
+    let asked = RemoveOutcome {
+        status: "confirmation_required".into(),
+        cascade_deleted: 0,
+        children: vec![child("tester"), child("night shift")],
+        children_count: 2,
+    };
+    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 409, &asked);
+    assert_snapshot!("rm_children", daemon.run(&["rm", "builder"]).transcript());
+    assert_snapshot!("rm_children_json", daemon.run(&["rm", "builder", "--json"]).transcript());
+}

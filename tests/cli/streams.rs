@@ -1,0 +1,83 @@
+//! Answers that go on: logs and events.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::Stdio,
+};
+
+use ostler::api::EventView;
+use serde_json::json;
+
+use super::things;
+use crate::support::cli::{FakeDaemon, frame};
+
+#[test]
+fn logs_keep_the_two_outputs_apart() {
+    let daemon = FakeDaemon::start();
+    let body = [frame(1, "one\nt"), frame(2, "oops\n"), frame(1, "wo\n")].concat();
+    daemon.answers_bytes("GET /workspaces/builder/logs?follow=false&tail=5", 200, &body);
+    let ran = daemon.run(&["logs", "builder", "--tail", "5"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "one\ntwo\n", "oops\n"));
+    let ran = daemon.run(&["logs", "builder", "-n", "5", "--json"]);
+    assert_eq!(
+        ran.stdout,
+        "{\"stream\":\"stdout\",\"line\":\"one\"}\n{\"stream\":\"stderr\",\"line\":\"oops\"}\n{\"stream\":\"stdout\",\"line\":\"two\"}\n"
+    );
+}
+
+fn sse(events: &[EventView]) -> Vec<u8> {
+    let one = |event: &EventView| {
+        format!(
+            "id: {}\nevent: {}\ndata: {}\n\n",
+            event.id,
+            event.event_type,
+            serde_json::to_string(event).unwrap()
+        )
+    };
+    events.iter().map(one).collect::<String>().into_bytes()
+}
+
+/// The stream ends after every event here, as it does when a daemon restarts.
+#[test]
+fn events_are_followed_across_ends_of_the_stream_without_gap_or_repeat() {
+    let daemon = FakeDaemon::start();
+    let next = |id| things::event(id, "WORKSPACE_PAUSED", json!({ "name": "tester" }));
+    let elsewhere = EventView { workspace_id: Some(things::BUILDER.into()), ..next(6) };
+    daemon.answers("GET /workspaces/tester", 200, &things::tester());
+    daemon.answers(&format!("GET /events/{}?limit=2", things::TESTER), 200, &things::story()[..2]);
+    daemon.answers_bytes("GET /events/stream", 200, &sse(&[next(4), next(5)]));
+    daemon.answers_bytes("GET /events/stream", 200, &sse(&[next(5), elsewhere, next(7)]));
+
+    let mut child = daemon
+        .command(&["events", "-f", "tester", "-n", "2", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ids: Vec<_> =
+        lines.map(|line| serde_json::from_str::<EventView>(&line.unwrap()).unwrap().id).take(4).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(ids, [3, 4, 5, 7]);
+    let asked: Vec<_> = daemon.requests().into_iter().filter(|asked| asked.contains("stream")).collect();
+    assert_eq!(
+        asked[..2],
+        ["GET /events/stream  [Last-Event-ID: 4]", "GET /events/stream  [Last-Event-ID: 5]"]
+    );
+}
+
+/// `ostler … | head` ends without a word.
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let daemon = FakeDaemon::start();
+    let body = frame(1, &"line\n".repeat(200_000));
+    daemon.answers_bytes("GET /workspaces/builder/logs?follow=false", 200, &body);
+    let mut child =
+        daemon.command(&["logs", "builder"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 5];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
+}

@@ -1,0 +1,122 @@
+//! What differs on a terminal: colour, widths, and a command that is given the terminal itself.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::unix::ffi::OsStrExt as _,
+    process::{Child, Command},
+    thread,
+    time::Duration,
+};
+
+use ostler::api::{CreatedExec, ExecStatus};
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+};
+use serde_json::json;
+
+use super::things;
+use crate::support::cli::FakeDaemon;
+
+/// A terminal: what a person holds, and what a process is given.
+struct Terminal {
+    person: File,
+    process: File,
+}
+
+impl Terminal {
+    fn open(columns: u16) -> Self {
+        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&person).unwrap();
+        unlockpt(&person).unwrap();
+        let name = ptsname(&person, Vec::new()).unwrap();
+        let name = std::ffi::OsStr::from_bytes(name.to_bytes());
+        let process = File::options().read(true).write(true).open(name).unwrap();
+        tcsetwinsize(&process, Winsize { ws_row: 30, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        Self { person: person.into(), process }
+    }
+
+    fn run(&self, mut command: Command) -> Child {
+        let end = || self.process.try_clone().unwrap();
+        command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.process).unwrap().local_modes.contains(LocalModes::ICANON)
+    }
+
+    /// What is on the screen, once nothing writes to it any more.
+    fn screen(self) -> String {
+        let Self { mut person, process } = self;
+        drop(process);
+        let mut shown = Vec::new();
+        // The end of a terminal is an error.
+        drop(person.read_to_end(&mut shown));
+        String::from_utf8(shown).unwrap().replace("\r\n", "\n")
+    }
+}
+
+#[test]
+fn colour_reaches_a_terminal_only_and_no_color_is_respected() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &things::household());
+    let shown = |no_color: &str| {
+        let terminal = Terminal::open(200);
+        let mut command = daemon.command(&["ls"]);
+        command.env("NO_COLOR", no_color);
+        assert!(terminal.run(command).wait().unwrap().success());
+        terminal.screen()
+    };
+    assert!(shown("").contains("\u{1b}["), "{}", shown(""));
+    assert_eq!(shown("1"), daemon.run(&["ls"]).stdout);
+}
+
+/// A row stays a row, however narrow the terminal is.
+#[test]
+fn the_last_column_moves_below_its_row_where_it_finds_no_room() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &[things::tester()]);
+    let terminal = Terminal::open(80);
+    let mut command = daemon.command(&["ls"]);
+    command.env("NO_COLOR", "1");
+    assert!(terminal.run(command).wait().unwrap().success());
+    insta::assert_snapshot!("ls_narrow", terminal.screen());
+}
+
+#[test]
+fn a_shell_is_given_the_terminal_and_gives_it_back() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("POST /workspaces/builder/exec", 201, &CreatedExec { id: "e1".into() });
+    daemon.answers("GET /exec/e1", 200, &ExecStatus { exit_code: Some(7) });
+    daemon.answers("POST /exec/e1/resize", 200, &json!({}));
+    daemon.executes(b"bye\r\n");
+
+    let terminal = Terminal::open(100);
+    let mut child = terminal.run(daemon.command(&["shell", "builder"]));
+    wait_until("the terminal is raw", || terminal.is_raw());
+    wait_until("its size is told", || {
+        daemon.requests().iter().any(|sent| sent == r#"POST /exec/e1/resize {"columns":100,"rows":30}"#)
+    });
+    // Raw: the carriage return arrives as one, and Ctrl-C as a byte.
+    (&terminal.person).write_all(b"\x03exit\r").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert!(!terminal.is_raw(), "the terminal was left raw");
+    assert_eq!(daemon.exec_input(), "\u{3}exit\r");
+    assert!(terminal.screen().ends_with("bye\n"));
+    let asked = &daemon.requests()[0];
+    assert!(
+        asked.ends_with(r#"{"command":["sh"],"tty":true,"stdin":true,"env":{"TERM":"xterm"},"user":null}"#),
+        "{asked}"
+    );
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited for long, but it never came to be that {what}");
+}

@@ -1,0 +1,387 @@
+//! `kill -9` between any two steps: the next start converges.
+//!
+//! A step is a request that changes something in the engine. Each scenario is gone through once per step
+//! and moment: the daemon dies before the engine hears of the request, or after the engine has carried it
+//! out and before the daemon hears of that. How many steps there are, nobody counts: the rounds end with
+//! the first in which the daemon was not killed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use super::{
+    HASTY, creation, make,
+    truth::{assert_truthful, containers, converge, text},
+};
+use crate::support::{
+    daemon::{Site, until},
+    engine_proxy::{EngineProxy, Fault, Moment, Rule},
+    podman::{image, podman_says},
+};
+
+/// A daemon, and the proxy that knows when to kill it.
+struct Stage {
+    proxy: EngineProxy,
+    site: Site,
+    killed: Arc<AtomicBool>,
+}
+
+/// What is gone through.
+struct Scenario {
+    /// More keys for the section `sweep`.
+    sweep: &'static str,
+    /// Once, before the first round. The daemon is up, and has to be in the end.
+    set: fn(&mut Stage),
+    /// Before every round; the daemon may be up or down after it.
+    prepare: fn(&mut Stage, usize),
+    /// What the daemon is killed in. Returns when it has done or been killed.
+    act: fn(&mut Stage, usize),
+    /// How many steps it has at least: fewer, and the scenario does not do what it says.
+    steps: usize,
+}
+
+impl Stage {
+    fn new(config: &str) -> Self {
+        let proxy = EngineProxy::start();
+        let site = Site::on(proxy.socket_path(), config);
+        Self { proxy, site, killed: Arc::default() }
+    }
+
+    /// Kills the daemon at its `step`th change from now on.
+    fn arm(&mut self, step: usize, moment: Moment) {
+        self.killed = Arc::default();
+        let so_far = self.proxy.seen().iter().filter(|request| request.changes()).count();
+        let target = Some(so_far + step);
+        let fault = match moment {
+            Moment::Arrived => Fault::DropBefore,
+            Moment::Answered => Fault::DropAfter,
+        };
+        self.proxy.set_rules([Rule::when(move |request| request.change == target, fault)]);
+        let (killed, lock) = (Arc::clone(&self.killed), self.site.data_dir().join("ostler.lock"));
+        self.proxy.observe(move |request, now| {
+            if request.change == target && now == moment {
+                kill(&lock);
+                killed.store(true, Ordering::Release);
+            }
+        });
+    }
+
+    fn disarm(&self) {
+        self.proxy.set_rules([]);
+        self.proxy.observe(|_, _| {});
+    }
+
+    fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// Waits for something that a killed daemon will not do.
+    fn until(&self, what: &str, mut done: impl FnMut(&Site) -> bool) {
+        until(what, || (self.was_killed() || done(&self.site)).then_some(()));
+    }
+
+    /// The engine refuses every look at the sentinel while `work` is done: so nothing is begun.
+    fn while_nothing_can_be_begun(&self, work: impl FnOnce(&Site)) {
+        let looks = || self.proxy.count("GET", "/volumes/");
+        self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
+        let before = looks();
+        work(&self.site);
+        until("an order was given up", || (looks() > before).then_some(()));
+        self.proxy.set_rules([]);
+    }
+}
+
+/// Kills the process that a lock names, and sees it dead.
+fn kill(lock: &Path) {
+    let pid = std::fs::read_to_string(lock).expect("a daemon holds its lock");
+    let pid: i32 = pid.trim().parse().expect("the lock names a process");
+    let process = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("the daemon is killed");
+    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
+    until("the daemon is dead", || match std::fs::read_to_string(&stat) {
+        Ok(stat) => {
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')).then_some(())
+        }
+        Err(_) => Some(()),
+    });
+}
+
+fn survives(scenario: &Scenario) {
+    thread::scope(|threads| {
+        for moment in [Moment::Arrived, Moment::Answered] {
+            threads.spawn(move || every_step(scenario, moment));
+        }
+    });
+}
+
+fn every_step(scenario: &Scenario, moment: Moment) {
+    let mut stage = Stage::new(&HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}\n", scenario.sweep), 1));
+    stage.site.serve();
+    (scenario.set)(&mut stage);
+    for step in 0.. {
+        (scenario.prepare)(&mut stage, step);
+        stage.arm(step, moment);
+        (scenario.act)(&mut stage, step);
+        stage.disarm();
+        if !stage.was_killed() {
+            assert!(step >= scenario.steps, "only {step} steps were seen: {:#?}", stage.proxy.seen());
+            return;
+        }
+        let seen = stage.proxy.seen();
+        let last = seen.iter().rfind(|request| request.changes()).expect("it was killed at a change");
+        eprintln!("killed at step {step}, {moment:?}: {last}");
+        stage.site.kill();
+        stage.site.serve();
+        converge(&stage.site);
+        assert_truthful(&stage.site);
+    }
+}
+
+fn nothing(_: &mut Stage) {}
+
+fn no_preparation(_: &mut Stage, _: usize) {}
+
+fn trash_state(site: &Site, workspace: &str) -> Option<String> {
+    let trash = site.ostler(["trash", "ls", "--json"]);
+    let trash: serde_json::Value = serde_json::from_str(&trash.stdout).ok()?;
+    let entry = trash.as_array()?.iter().find(|entry| entry["workspace_name"] == workspace)?;
+    Some(text(&entry["state"]))
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_create_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: nothing,
+        prepare: no_preparation,
+        act: |stage, step| drop(stage.site.ostler(creation(&format!("made-{step}"), &[]))),
+        steps: 6,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_restart_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "again")),
+        prepare: |stage, _| drop(stage.site.ostler(["start", "again"]).well()),
+        act: |stage, _| drop(stage.site.ostler(["restart", "again"])),
+        steps: 3,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_recreate_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "anew")),
+        prepare: |stage, _| drop(stage.site.ostler(["start", "anew"]).well()),
+        act: |stage, _| drop(stage.site.ostler(["recreate", "anew"])),
+        steps: 5,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_stop_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "paused")),
+        prepare: |stage, _| drop(stage.site.ostler(["start", "paused"]).well()),
+        act: |stage, _| drop(stage.site.ostler(["stop", "paused"])),
+        steps: 1,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_removal_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "gone")),
+        prepare: |stage, step| {
+            if step > 0 {
+                stage.site.ostler(["undelete", "gone"]).well();
+                stage.site.ostler(["start", "gone"]).well();
+            }
+        },
+        act: |stage, _| {
+            stage.site.ostler(["rm", "gone"]);
+            stage.until("it lies in the trash", |site| trash_state(site, "gone").as_deref() == Some("kept"));
+        },
+        steps: 2,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_an_undelete_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "back")),
+        prepare: |stage, _| {
+            stage.site.ostler(["rm", "back"]).well();
+            stage.until("it lies in the trash", |site| trash_state(site, "back").as_deref() == Some("kept"));
+        },
+        act: |stage, _| drop(stage.site.ostler(["undelete", "back"])),
+        steps: 1,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_reap_removed_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| drop(make(&stage.site, "left")),
+        prepare: |stage, step| {
+            if step > 0 {
+                stage.site.ostler(["undelete", "left"]).well();
+                stage.site.ostler(["start", "left"]).well();
+            }
+            stage.while_nothing_can_be_begun(|site| drop(site.ostler(["rm", "left"]).well()));
+        },
+        act: |stage, _| {
+            stage.site.ostler(["sweep", "run", "reap_removed"]);
+            stage.until("it lies in the trash", |site| trash_state(site, "left").as_deref() == Some("kept"));
+        },
+        steps: 2,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: nothing,
+        prepare: |stage, step| {
+            let id = uuid::Uuid::from_u128(0xf000 + step as u128).to_string();
+            run_by_hand(&stage.site.instance(), &id, 1);
+        },
+        act: |stage, step| {
+            let known =
+                |site: &Site| site.ostler(["trash", "ls", "--json"]).stdout.matches("\"kept\"").count();
+            stage.until("the unknown container lies in the trash", |site| {
+                site.ostler(["sweep", "run", "reap_unknown"]);
+                known(site) > step
+            });
+        },
+        steps: 2,
+    });
+}
+
+/// A running container of a site, as a daemon that knows nothing of it finds it.
+fn run_by_hand(instance: &str, workspace: &str, serial: usize) {
+    let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
+    let name = format!("ostler-{workspace}-{serial}");
+    let idle = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done";
+    podman_says([
+        "run",
+        "--detach",
+        "--network=none",
+        "--name",
+        &name,
+        "--label",
+        &labels[0],
+        "--label",
+        &labels[1],
+        "--stop-timeout=1",
+        image(),
+        "sh",
+        "-c",
+        idle,
+    ]);
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_settle_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: |stage| {
+            make(&stage.site, "resting");
+            stage.site.ostler(["stop", "resting"]).well();
+        },
+        prepare: |stage, step| {
+            // Its own container runs although it is paused, and there is a second one.
+            let row = stage.site.show("resting");
+            podman_says(["start", row["container_id"].as_str().unwrap()]);
+            run_by_hand(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
+        },
+        act: |stage, _| {
+            stage.until("everything is settled", |site| {
+                site.ostler(["sweep", "run", "settle"]);
+                let all = containers(&site.instance());
+                all.iter().all(|container| !container.runs)
+                    && all.iter().filter(|container| !container.name.contains("trash")).count() == 1
+            });
+        },
+        steps: 3,
+    });
+}
+
+#[test]
+fn a_daemon_killed_again_while_it_finishes_an_interrupted_create_converges() {
+    survives(&Scenario {
+        sweep: "",
+        set: nothing,
+        prepare: |stage, step| {
+            let writing = Rule::on("PUT", "/archive", Fault::DropBefore).times(1);
+            let lock = stage.site.data_dir().join("ostler.lock");
+            stage.proxy.set_rules([writing]);
+            stage.proxy.observe(move |request, now| {
+                if request.method == "PUT" && now == Moment::Arrived {
+                    kill(&lock);
+                }
+            });
+            stage.site.ostler(creation(&format!("twice-{step}"), &[]));
+            stage.site.kill();
+        },
+        act: |stage, step| {
+            // It may be killed before it answers.
+            drop(stage.site.try_serve());
+            let name = format!("twice-{step}");
+            stage.until("it is online", |site| {
+                site.ostler(["sweep", "run"]);
+                site.ostler(["show", &name, "--json"]).stdout.contains("\"online\"")
+            });
+        },
+        steps: 3,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_empty_trash_converges() {
+    survives(&Scenario {
+        sweep: "trash_retention = \"1s\"",
+        set: nothing,
+        prepare: |stage, step| drop(make(&stage.site, &format!("rubbish-{step}"))),
+        act: |stage, step| {
+            let name = format!("rubbish-{step}");
+            let id = text(&stage.site.show(&name)["id"]);
+            stage.site.ostler(["rm", &name]);
+            stage.until("it is deleted for good", |site| {
+                site.ostler(["sweep", "run", "empty_trash"]);
+                trash_state(site, &name).is_none()
+                    && containers(&site.instance()).iter().all(|container| container.workspace != id)
+            });
+        },
+        steps: 5,
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_its_very_first_change_starts_the_next_time() {
+    for moment in [Moment::Arrived, Moment::Answered] {
+        let mut stage = Stage::new(HASTY);
+        stage.arm(0, moment);
+        drop(stage.site.try_serve());
+        until("the daemon was killed", || stage.was_killed().then_some(()));
+        stage.disarm();
+        stage.site.kill();
+        stage.site.serve();
+        make(&stage.site, "first");
+        converge(&stage.site);
+        assert_truthful(&stage.site);
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether what ostler says is so.
+
+use std::{collections::BTreeMap, process::Stdio};
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::support::{
+    daemon::{Site, until},
+    podman::{podman, podman_says},
+};
+
+/// A container as Podman tells it.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) workspace: String,
+    pub(super) runs: bool,
+}
+
+/// The containers that carry a site's label.
+pub(super) fn containers(instance: &str) -> Vec<Container> {
+    let filter = format!("label=ostler.instance={instance}");
+    let listed = podman_says(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps speaks JSON");
+    listed
+        .iter()
+        .map(|container| Container {
+            id: text(&container["Id"]),
+            name: text(&container["Names"][0]),
+            workspace: text(&container["Labels"]["ostler.workspace"]),
+            runs: container["State"] == "running",
+        })
+        .collect()
+}
+
+/// The volumes that carry a site's label.
+pub(super) fn volumes(instance: &str) -> Vec<String> {
+    let filter = format!("label=ostler.instance={instance}");
+    let listed = podman_says(["volume", "ls", "--quiet", "--filter", &filter]);
+    listed.lines().map(str::to_owned).collect()
+}
+
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn list(site: &Site, arguments: &[&str]) -> Vec<Value> {
+    site.json(arguments.iter().copied()).as_array().cloned().unwrap_or_default()
+}
+
+/// The digests of a workspace's live instance tokens.
+pub(super) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
+    let path = site.data_dir().join("ostler.db");
+    let sql =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the database opens");
+    let id = uuid::Uuid::parse_str(workspace).expect("an id");
+    let mut query = sql
+        .prepare(
+            "SELECT digest FROM tokens WHERE kind = 'instance' AND revoked_at IS NULL
+               AND workspace = (SELECT key FROM workspaces WHERE id = ?1)",
+        )
+        .expect("the schema is known");
+    let digests = query.query_map([id.as_bytes()], |row| row.get(0)).expect("the query runs");
+    digests.collect::<Result<_, _>>().expect("digests are bytes")
+}
+
+/// The token in a running container's file, and the one its process began with.
+fn tokens_of(container: &str) -> Option<(String, String)> {
+    const TOKEN_CHARS: usize = 43;
+    let read = ["exec", container, "cat", "/configs/.auth_token", "/tmp/held"];
+    let read = podman().args(read).stdin(Stdio::null()).output().expect("podman runs");
+    let both = String::from_utf8(read.stdout).ok().filter(|both| both.len() == 2 * TOKEN_CHARS)?;
+    let (file, process) = both.split_at(TOKEN_CHARS);
+    Some((file.to_owned(), process.to_owned()))
+}
+
+/// Fails unless the file, the process and the store agree on one live token.
+#[track_caller]
+pub(super) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
+    // A process that was started a moment ago has yet to write down what it holds.
+    let (file, process) = until("the process tells its token", || tokens_of(container));
+    let live = live_digests(site, workspace);
+    assert_eq!(live.len(), 1, "a running workspace has one live instance token");
+    assert!(file == process, "the process began with another token than its file has now");
+    assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not take the token in the file");
+}
+
+/// Runs every pass until nothing is left to do.
+#[track_caller]
+pub(super) fn converge(site: &Site) {
+    let mut quiet = 0;
+    let mut last = Value::Null;
+    let looked = std::panic::AssertUnwindSafe(|| {
+        until("the sweeps have nothing left to do", || {
+            last = site.json(["sweep", "run"]);
+            let runs = last.as_array().cloned().unwrap_or_default();
+            let nothing = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
+            let done = runs
+                .iter()
+                .all(|run| run["outcome"] == "done" && nothing(run, "actions") && nothing(run, "watching"));
+            let rows = list(site, &["ls"]);
+            let settled =
+                rows.iter().all(|row| row["status"] != "provisioning" && row["operation"].is_null());
+            quiet = if done && settled { quiet + 1 } else { 0 };
+            // Some things take two looks.
+            (quiet == 2).then_some(())
+        });
+    });
+    if let Err(panic) = std::panic::catch_unwind(looked) {
+        eprintln!("the last sweeps: {last:#}\nthe rows: {:#?}", list(site, &["ls"]));
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Fails unless every row tells the truth about Podman, and everything in Podman has its place.
+#[track_caller]
+pub(super) fn assert_truthful(site: &Site) {
+    let instance = site.instance();
+    let (containers, volumes) = (containers(&instance), volumes(&instance));
+    let trash = list(site, &["trash", "ls"]);
+    let live = list(site, &["ls"]);
+    let live: BTreeMap<_, _> = live.iter().map(|row| (text(&row["id"]), row)).collect();
+    for entry in &trash {
+        assert_eq!(entry["state"], "kept", "an entry of the trash is stuck: {entry:#}");
+    }
+    for container in &containers {
+        if let Some(entry) = container.name.strip_prefix("ostler-trash-") {
+            assert!(!container.runs, "it runs in the trash: {container:?}");
+            assert!(trash.iter().any(|known| known["id"] == entry), "no entry knows {container:?}");
+        } else {
+            let Some(row) = live.get(&container.workspace) else {
+                panic!("no live row has this container, and it is not in the trash: {container:?}")
+            };
+            assert_eq!(text(&row["container_id"]), container.id, "a second container of {row:#}");
+        }
+    }
+    for (id, row) in &live {
+        assert_row_is_true(site, id, row, &containers);
+        for kind in ["config", "work"] {
+            let volume = format!("ostler-{id}-{kind}");
+            assert!(volumes.contains(&volume), "a live workspace has lost {volume}: {row:#}");
+        }
+    }
+    for volume in volumes.iter().filter(|volume| **volume != format!("ostler-{instance}")) {
+        let of_live = live.keys().any(|id| volume.contains(id.as_str()));
+        let in_trash = trash.iter().any(|entry| {
+            entry["volumes"].as_array().is_some_and(|held| held.iter().any(|held| held == volume.as_str()))
+        });
+        assert!(
+            of_live != in_trash,
+            "{volume} belongs to a live row: {of_live}, lies in the trash: {in_trash}"
+        );
+    }
+}
+
+#[track_caller]
+fn assert_row_is_true(site: &Site, id: &str, row: &Value, containers: &[Container]) {
+    let runs = containers.iter().find(|container| container.workspace == id && container.runs);
+    match row["status"].as_str() {
+        Some("online") => assert!(runs.is_some(), "it is called online, and nothing runs: {row:#}"),
+        Some("paused" | "offline" | "failed") => {
+            assert!(runs.is_none(), "it is called {}, and it runs: {row:#}", row["status"]);
+        }
+        other => panic!("a workspace at rest is {other:?}: {row:#}"),
+    }
+    if let Some(container) = runs {
+        assert_one_token(site, id, &container.id);
+    }
+}

@@ -1,0 +1,6 @@
+//! The whole of ostler but its edges, on a machine in a box: `executor.rs` says what that is worth.
+
+mod executor;
+mod house;
+mod invariants;
+mod smoke;
