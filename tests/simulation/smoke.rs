@@ -331,6 +331,8 @@ impl Story {
             }
             self.witness.check(&self.house)?;
         }
+        self.witness.approving = true;
+        self.house.converge();
         for id in std::mem::take(&mut self.witness.wiped) {
             // An agent that lost its token file gets it back when it is started the next time.
             if self.house.status(id) == Status::Online {
@@ -338,7 +340,6 @@ impl Story {
                 self.house.sim.quiesce();
             }
         }
-        self.witness.approving = true;
         let last = self.house.converge();
         self.note(format!("at rest after {} passes had nothing to do", last.len()));
         self.witness.check(&self.house)
