@@ -140,6 +140,25 @@ fn a_database_put_back_from_an_older_copy_holds_what_it_does_not_know() {
 }
 
 #[test]
+fn an_agent_that_was_restarted_since_the_copy_keeps_its_token() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create("elder", &[]);
+    let copy = site.copy_database();
+    site.ostler(["restart", "elder"]).well();
+    site.create_all(&[("younger", None)]);
+    let before = site.token_in_volume("elder");
+    let container = site.show("elder")["container_id"].as_str().unwrap().to_owned();
+    let running = process(&container);
+    site.kill();
+    site.put_back(&copy);
+    site.serve();
+    site.ostler(["adopt", "--all"]).well();
+    assert_eq!((process(&container), site.token_in_volume("elder")), (running, before));
+    assert!(site.live_instance_token_matches("elder"), "its agent holds a token that nobody knows any more");
+}
+
+#[test]
 fn a_person_may_approve_what_a_lost_registry_holds_and_it_can_still_be_brought_back() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
