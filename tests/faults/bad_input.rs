@@ -94,8 +94,11 @@ fn a_command_that_is_not_there_is_named_and_nothing_runs() {
     let mut site = Site::new(HASTY);
     site.serve();
     let said = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
-    assert_refused(&said, 1, &["/no/such", "does not start", "ostler why"]);
-    assert_eq!(text(&site.show("lost")["failure"]), "start_error");
+    // The init process starts; that it finds no such program stands in the log.
+    assert_refused(&said, 1, &["lost", "exit code", "ostler why", "ostler logs lost"]);
+    let log = site.ostler(["logs", "lost"]);
+    assert!(format!("{}{}", log.stdout, log.stderr).contains("No such file"), "{log:?}");
+    assert_eq!(text(&site.show("lost")["status"]), "offline");
     converge(&site);
     assert_truthful(&site);
     site.ostler(["rm", "--purge", "lost"]).well();
@@ -217,9 +220,8 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
     assert!(containers(&instance).iter().all(|container| known(&container.workspace)));
 
     site.kill();
-    let why = site.try_serve();
-    if let Err(why) = why {
-        assert!(why.contains("disk") && !why.contains("damaged"), "{why}");
+    if let Err(why) = site.try_serve() {
+        assert!(why.contains("Free some disk space") && !why.contains("damaged"), "{why}");
         fs::remove_file(filling).unwrap();
         site.serve();
     } else {
@@ -231,6 +233,23 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
     converge(&site);
     assert_truthful(&site);
     site.kill();
+}
+
+#[test]
+fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    converge(&site);
+    let in_the_way = site.data_dir().join("instance.json.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let said = site.ostler(creation("unmirrored", &[]));
+    assert_refused(&said, 1, &["mirror", "writable"]);
+    converge(&site);
+    assert_nothing_made(&site);
+    fs::remove_dir(&in_the_way).unwrap();
+    make(&site, "unmirrored");
+    converge(&site);
+    assert_truthful(&site);
 }
 
 #[test]

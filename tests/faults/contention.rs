@@ -89,7 +89,7 @@ fn a_daemon_told_to_end_does_so_whoever_still_listens() {
     until("both listen", || (connections(&site) >= followers.len()).then_some(()));
     site.stop();
     assert!(!site.log().contains("not done in time"), "it waited for a listener");
-    followers.map(end);
+    followers.into_iter().for_each(end);
     site.serve();
     assert_eq!(text(&site.show("heard")["status"]), "online");
     converge(&site);
