@@ -24,7 +24,8 @@ impl Ops {
     /// `settle` goes on trying.
     pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        if !self.0.pause(&row).await? && self.0.row(id).await?.status != Status::Paused {
+        // Whatever else keeps it from being paused is a pause already, or a start that the order ends.
+        if !self.0.pause(&row).await? && self.0.row(id).await?.status == Status::Removed {
             return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
         }
         if row.kind == Kind::External {
