@@ -622,6 +622,9 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
 /// How long a container has to run before a workspace of readiness `container` counts as online.
 pub const READY_AFTER: Duration = Duration::from_secs(2);
 
+/// A start that lies this far ahead was not just made: the wall clock has been set back since.
+const SET_BACK: Duration = Duration::from_mins(1);
+
 /// `check_containers`: rows whose container is gone or has ended, twice in a row, and rows whose
 /// container runs although they are called offline or provisioning. Of the provisioning ones, `rows` holds
 /// those that this process has brought up.
@@ -661,7 +664,9 @@ pub fn check_containers(
             }
             (Status::Offline | Status::Provisioning, Some(container))
                 if readiness(&row.runtime) == Readiness::Container
-                    && container.started_at.is_some_and(|at| now.since(at) >= READY_AFTER) =>
+                    && container
+                        .started_at
+                        .is_some_and(|at| now.since(at) >= READY_AFTER || at.since(now) > SET_BACK) =>
             {
                 let action = Action::MarkReady {
                     workspace: row.id,
@@ -669,6 +674,11 @@ pub fn check_containers(
                     container: container.id.clone(),
                 };
                 plan.act(action, &row.name, "its container runs");
+            }
+            (Status::Offline | Status::Provisioning, Some(_))
+                if readiness(&row.runtime) == Readiness::Container =>
+            {
+                plan.watching.push(format!("{}: its container has only just been started", row.name));
             }
             _ => {}
         }
