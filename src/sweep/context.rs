@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::SweepError;
+use super::{SweepError, hits::Hits};
 use crate::{
     clock::SharedClock,
     domain::{
@@ -105,6 +105,7 @@ pub struct Sweeper {
     pub(super) limits: Limits,
     runtimes: BTreeMap<String, Runtime>,
     memory: Mutex<Memory>,
+    pub(super) hits: Hits,
     /// See [`Sweeper::revoking_whatever_the_age`].
     pub(super) without_age: bool,
 }
@@ -124,6 +125,7 @@ impl Sweeper {
             limits,
             runtimes,
             memory: Mutex::default(),
+            hits: Hits::default(),
             without_age: false,
         }
     }

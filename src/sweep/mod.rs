@@ -8,6 +8,7 @@
 mod apply;
 mod context;
 mod driver;
+mod hits;
 mod passes;
 mod run;
 

@@ -6,11 +6,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Look, Pass, SweepError, Sweeper};
+use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
 use crate::{
     domain::{
         breaker,
-        ids::PlanId,
+        ids::{PlanId, WorkspaceId},
         plan::{Action, Plan, Planned},
         time::Timestamp,
     },
@@ -123,10 +123,12 @@ pub struct Run {
     pub left_over: usize,
 }
 
-struct Judged {
+struct Judged<'a> {
     apply: Vec<Planned>,
     held: Vec<Planned>,
     hold: Option<(PlanId, String)>,
+    /// What this run is about to hit, for the passes beside it, until it has ended.
+    reserved: Option<Reserved<'a>>,
 }
 
 impl Sweeper {
@@ -166,7 +168,8 @@ impl Sweeper {
             run.actions = as_verdicts(actions, &Verdict::Planned).collect();
             return Ok(());
         }
-        let Judged { apply, held, hold } = self.judge(pass.name(), actions, look).await?;
+        let Judged { apply, held, hold, reserved: _reserved } =
+            self.judge(pass.name(), actions, look).await?;
         run.actions.extend(as_verdicts(held, &Verdict::Held));
         if let Some((plan, reason)) = hold {
             run.outcome = Outcome::Held { plan, reason };
@@ -200,24 +203,33 @@ impl Sweeper {
         pass: &'static str,
         actions: Vec<Planned>,
         look: &Look,
-    ) -> Result<Judged, SweepError> {
+    ) -> Result<Judged<'_>, SweepError> {
         let before = self.store.held_plan(pass).await?;
         let approved = approved_keys(before.as_ref());
         let is_approved = |planned: &Planned| approved.contains(&planned.action.key());
-        let hold = self.reason_to_hold(&actions, look, &is_approved).await?;
+        let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
+        let (reserved, beside) =
+            self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
+        let hold = self.reason_to_hold(&actions, look, beside, &is_approved).await?;
         let Some(reason) = hold else {
             self.drop_used_up(pass, before, &actions).await?;
-            return Ok(Judged { apply: actions, held: Vec::new(), hold: None });
+            return Ok(Judged { apply: actions, held: Vec::new(), hold: None, reserved: Some(reserved) });
         };
         let (apply, waiting): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
-        let id = self.hold(pass, before, &waiting, &reason).await?;
-        Ok(Judged { apply, held: waiting, hold: Some((id, reason)) })
+        let id = match before {
+            // A pass holds one plan. An approved one stays until all of it is done: it would have to be
+            // approved twice.
+            Some(row) if !apply.is_empty() => row.id,
+            before => self.hold(pass, before, &waiting, &reason).await?,
+        };
+        Ok(Judged { apply, held: waiting, hold: Some((id, reason)), reserved: None })
     }
 
     async fn reason_to_hold(
         &self,
         actions: &[Planned],
         look: &Look,
+        beside: BTreeSet<WorkspaceId>,
         approved: &(dyn Fn(&Planned) -> bool + Sync),
     ) -> Result<Option<String>, SweepError> {
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
@@ -235,7 +247,8 @@ impl Sweeper {
                     .into(),
             ));
         }
-        let recent = self.store.swept_since(self.clock.now() - HOUR).await?;
+        let mut recent = self.store.swept_since(self.clock.now() - HOUR).await?;
+        recent.extend(beside);
         let known = self.store.live_count().await? + self.count_unknown(look).await?;
         Ok(match breaker::judge(actions, &recent, known, approved) {
             breaker::Verdict::Clear => None,
