@@ -15,3 +15,4 @@ mod podman;
 mod simulation;
 mod store;
 mod support;
+mod sweep;

@@ -311,49 +311,68 @@ fn an_adoption_that_is_killed_converges() {
     });
 }
 
+/// Makes work for a pass; answers a workspace it is about.
+pub(crate) type MakeWork = fn(&mut House) -> WorkspaceId;
+
+/// Every pass, and something for it to do.
+pub(crate) const WORK: [(&str, MakeWork); 6] = [
+    ("reap_removed", work_for_reap_removed),
+    ("reap_unknown", work_for_reap_unknown),
+    ("revoke_stale_tokens", work_for_revoke_stale_tokens),
+    ("settle", work_for_settle),
+    ("check_containers", work_for_check_containers),
+    ("empty_trash", work_for_empty_trash),
+];
+
+fn work_for_reap_removed(house: &mut House) -> WorkspaceId {
+    let id = house.online("w");
+    let removed = at_once(house.eye.remove_workspace(id, false, house.sim.now())).unwrap();
+    assert_eq!(removed, RemoveResult::Removed(vec![id]));
+    id
+}
+
 #[test]
 fn reap_removed_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_removed",
-        prepare: |house| {
-            let id = house.online("w");
-            let removed = at_once(house.eye.remove_workspace(id, false, house.sim.now())).unwrap();
-            assert_eq!(removed, RemoveResult::Removed(vec![id]));
-            id
-        },
+        prepare: work_for_reap_removed,
         begin: |house, _, over| begin_pass(house, over, "reap_removed"),
         ends: &[REMOVED],
     });
+}
+
+fn work_for_reap_unknown(house: &mut House) -> WorkspaceId {
+    let id = house.furnish_unknown();
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.look();
+    id
 }
 
 #[test]
 fn reap_unknown_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_unknown",
-        prepare: |house| {
-            let id = house.furnish_unknown();
-            house.look();
-            house.sim.pass(Duration::from_mins(11));
-            house.look();
-            id
-        },
+        prepare: work_for_reap_unknown,
         begin: |house, _, over| begin_pass(house, over, "reap_unknown"),
         ends: &[None],
     });
+}
+
+fn work_for_revoke_stale_tokens(house: &mut House) -> WorkspaceId {
+    let id = house.online("w");
+    house.remove_container(id);
+    house.look();
+    house.sim.pass(Duration::from_mins(6));
+    house.look();
+    id
 }
 
 #[test]
 fn revoke_stale_tokens_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "revoke_stale_tokens",
-        prepare: |house| {
-            let id = house.online("w");
-            house.remove_container(id);
-            house.look();
-            house.sim.pass(Duration::from_mins(6));
-            house.look();
-            id
-        },
+        prepare: work_for_revoke_stale_tokens,
         begin: |house, _, over| begin_pass(house, over, "revoke_stale_tokens"),
         ends: &[OFFLINE],
     });
@@ -361,7 +380,7 @@ fn revoke_stale_tokens_that_is_killed_converges() {
 
 /// One of everything that settle sets right: what runs though paused, what was interrupted while it was
 /// made, a second container, a restore half done, and something that runs in the trash.
-fn unsettled(house: &mut House) -> WorkspaceId {
+fn work_for_settle(house: &mut House) -> WorkspaceId {
     let stirring = house.online("stirring");
     house.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
     house.sim.quiesce();
@@ -403,38 +422,42 @@ fn until_taken(house: &House, label: &str) {
 fn settle_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "settle",
-        prepare: unsettled,
+        prepare: work_for_settle,
         begin: |house, _, over| begin_pass(house, over, "settle"),
         ends: &[PAUSED],
     });
+}
+
+fn work_for_check_containers(house: &mut House) -> WorkspaceId {
+    let id = house.online("ended");
+    let container = house.row(id).container.expect("it has one");
+    house.world.state().kill(&container, 1);
+    house.look();
+    house.look();
+    id
 }
 
 #[test]
 fn check_containers_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "check_containers",
-        prepare: |house| {
-            let id = house.online("ended");
-            let container = house.row(id).container.expect("it has one");
-            house.world.state().kill(&container, 1);
-            house.look();
-            house.look();
-            id
-        },
+        prepare: work_for_check_containers,
         begin: |house, _, over| begin_pass(house, over, "check_containers"),
         ends: &[OFFLINE],
     });
+}
+
+fn work_for_empty_trash(house: &mut House) -> WorkspaceId {
+    let id = removed(house);
+    house.sim.jump(15 * 24 * 3_600_000);
+    id
 }
 
 #[test]
 fn empty_trash_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "empty_trash",
-        prepare: |house| {
-            let id = removed(house);
-            house.sim.jump(15 * 24 * 3_600_000);
-            id
-        },
+        prepare: work_for_empty_trash,
         begin: |house, _, over| begin_pass(house, over, "empty_trash"),
         ends: &[REMOVED],
     });

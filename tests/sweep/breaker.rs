@@ -1,0 +1,110 @@
+//! The breaker: above its limit nothing is done, and an approval releases what it lists.
+
+use std::time::Duration;
+
+use ostler::{
+    domain::{ids::WorkspaceId, token::TokenKind},
+    store::Approval,
+    sweep::Outcome,
+};
+
+use crate::simulation::{
+    executor::TaskOrder,
+    house::{House, at_once},
+};
+
+fn token_is_live(house: &House, id: WorkspaceId) -> bool {
+    let live = at_once(house.eye.live_tokens(id, house.sim.now())).unwrap();
+    live.iter().any(|token| token.kind == TokenKind::Instance)
+}
+
+/// Their containers go away and are missed for longer than the grace.
+fn lose(house: &House, ids: &[WorkspaceId]) {
+    for id in ids {
+        house.remove_container(*id);
+    }
+    house.look();
+    house.sim.pass(Duration::from_mins(6));
+    house.look();
+}
+
+fn held(house: &House, pass: &'static str) -> ostler::domain::ids::PlanId {
+    match house.run(pass).outcome {
+        Outcome::Held { plan, .. } => plan,
+        other => panic!("{pass} is held, and not {other:?}"),
+    }
+}
+
+#[test]
+fn a_plan_above_the_limit_is_held_and_an_approval_releases_exactly_what_it_lists() {
+    let house = House::new(1, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..9).map(|n| house.online(&format!("w{n}"))).collect();
+    let (four, others) = (&all[..4], &all[4..8]);
+    lose(&house, four);
+    let plan = held(&house, "revoke_stale_tokens");
+    assert!(four.iter().all(|id| token_is_live(&house, *id)), "nothing of a held plan is done");
+    assert_eq!(held(&house, "revoke_stale_tokens"), plan, "the same plan keeps its id");
+    let at = house.sim.now();
+    let approved = at_once(house.eye.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
+    assert!(matches!(approved, Approval::Approved(_)));
+    lose(&house, others);
+    let run = house.run("revoke_stale_tokens");
+    assert!(four.iter().all(|id| !token_is_live(&house, *id)), "what was approved is done: {run:#?}");
+    assert!(others.iter().all(|id| token_is_live(&house, *id)), "what was not listed is not: {run:#?}");
+    assert_ne!(held(&house, "revoke_stale_tokens"), plan, "it waits for an approval of its own");
+}
+
+#[test]
+fn what_was_approved_stays_so_until_all_of_it_is_done() {
+    let house = House::new(2, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..18).map(|n| house.online(&format!("w{n}"))).collect();
+    let (twelve, others) = (&all[..12], &all[12..17]);
+    lose(&house, twelve);
+    let plan = held(&house, "revoke_stale_tokens");
+    at_once(house.eye.approve_plan("revoke_stale_tokens".into(), plan, house.sim.now())).unwrap();
+    // Something else turns up that nobody approved, and a run takes only so many actions.
+    lose(&house, others);
+    for _ in 0..3 {
+        house.run("revoke_stale_tokens");
+    }
+    assert!(twelve.iter().all(|id| !token_is_live(&house, *id)), "all that was approved is done in the end");
+    assert!(others.iter().all(|id| token_is_live(&house, *id)), "and nothing else");
+}
+
+#[test]
+fn while_the_registry_recovers_nothing_unknown_is_reaped_until_a_person_approves() {
+    let house = House::new(3, TaskOrder::AsWoken);
+    house.furnish_unknown();
+    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.look();
+    let plan = held(&house, "reap_unknown");
+    assert_eq!(at_once(house.eye.trash()).unwrap(), Vec::new());
+    at_once(house.eye.approve_plan("reap_unknown".into(), plan, house.sim.now())).unwrap();
+    house.run("reap_unknown");
+    assert_eq!(at_once(house.eye.trash()).unwrap().len(), 1, "a person decided");
+}
+
+#[test]
+fn passes_that_run_side_by_side_share_one_limit() {
+    let house = House::new(4, TaskOrder::AsWoken);
+    for _ in 0..3 {
+        house.furnish_unknown();
+    }
+    let all: Vec<_> = (0..4).map(|n| house.online(&format!("w{n}"))).collect();
+    lose(&house, &all[..3]);
+    house.sim.pass(Duration::from_mins(6));
+    house.look();
+    let sweeper = std::sync::Arc::clone(&house.daemon.sweeper);
+    let runs = house.sim.calmly(async move {
+        let look = sweeper.look().await.expect("the listing is trusted");
+        let run = async |pass| {
+            sweeper.run(&*crate::simulation::house::pass_named(pass), &look, ostler::sweep::Mode::Apply).await
+        };
+        futures_util::future::join(run("revoke_stale_tokens"), run("reap_unknown")).await
+    });
+    let hour_ago = house.sim.now() - Duration::from_hours(1);
+    let hit = at_once(house.eye.swept_since(hour_ago)).unwrap().len();
+    assert_eq!(hit, 3, "three of seven known workspaces may be hit, by all passes together: {runs:#?}");
+}

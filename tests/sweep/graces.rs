@@ -1,0 +1,101 @@
+//! Nobody is blamed for what happened while nobody was looking, or by a look that cannot be trusted.
+
+use std::{sync::Arc, time::Duration};
+
+use ostler::{
+    domain::naming::instance_name,
+    engine::trusted::Untrusted,
+    ops::{Applied, OpError},
+    sweep::{Driver, Mode, Outcome},
+};
+
+use crate::simulation::{
+    executor::{Owner, TaskOrder},
+    house::{House, INSTANCE},
+    invariants::at_rest,
+};
+
+#[test]
+fn a_clock_that_jumps_begins_every_grace_anew() {
+    for hours in [1, -1] {
+        let house = House::new(1, TaskOrder::AsWoken);
+        let id = house.online("w");
+        house.remove_container(id);
+        house.furnish_unknown();
+        house.look();
+        house.sim.pass(Duration::from_mins(15));
+        house.sim.jump(hours * 3_600_000);
+        for pass in ["revoke_stale_tokens", "reap_unknown"] {
+            let run = house.run(pass);
+            assert_eq!(run.actions, Vec::new(), "{pass} acts on a grace that began before the jump");
+        }
+        house.sim.pass(Duration::from_mins(15));
+        house.look();
+        assert_eq!(
+            house.run("reap_unknown").actions.len(),
+            1,
+            "a grace that was watched from end to end counts"
+        );
+    }
+}
+
+#[test]
+fn a_restart_of_the_daemon_begins_every_grace_anew() {
+    let mut house = House::new(2, TaskOrder::AsWoken);
+    let id = house.online("w");
+    house.remove_container(id);
+    house.look();
+    house.sim.pass(Duration::from_mins(15));
+    house.crash(|_| false);
+    assert_eq!(house.run("revoke_stale_tokens").actions, Vec::new());
+}
+
+/// The engine answers, and shows nothing of ours: another user's, another storage, a disk not mounted.
+#[test]
+fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
+    let house = House::new(3, TaskOrder::AsWoken);
+    let id = house.online("w");
+    house.remove_container(id);
+    house.look();
+    house.sim.pass(Duration::from_mins(15));
+    house.world.state().volumes.remove(&instance_name(INSTANCE));
+    let before = house.world.state().log.len();
+    let sweeper = Arc::clone(&house.daemon.sweeper);
+    let (driver, handle) = Driver::new(
+        Arc::clone(&sweeper),
+        ostler::sweep::all(),
+        house.sim.clock(),
+        house.sim.spawner(Owner::Daemon),
+    );
+    house.sim.spawn(Owner::Daemon, driver.drive(tokio_util::sync::CancellationToken::new()));
+    let runs = house.sim.calmly(async move { handle.run_now(Vec::new(), Mode::Apply).await });
+    assert_eq!(runs.len(), ostler::sweep::all().len());
+    assert!(runs.iter().all(|run| matches!(run.outcome, Outcome::Untrusted(_))), "{runs:#?}");
+    let refused = house.calmly(|ops| async move { ops.recreate(id).await });
+    assert!(matches!(refused, Err(OpError::Untrusted(Untrusted::SentinelMissing(_)))), "{refused:?}");
+    let state = house.world.state();
+    assert!(
+        state.log[before..].iter().all(|call| call.method.starts_with("inspect")),
+        "{:#?}",
+        &state.log[before..]
+    );
+    drop(state);
+    let looked = house.sim.calmly(async move { sweeper.look().await.map(drop) });
+    assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))));
+}
+
+/// Two looks decide; one of them may fall into a restart.
+#[test]
+fn one_look_without_a_running_container_marks_nobody_offline() {
+    let house = House::new(4, TaskOrder::AsWoken);
+    let id = house.online("w");
+    house.look();
+    let container = house.row(id).container.expect("it has one");
+    house.world.state().kill(&container, 1);
+    assert_eq!(house.run("check_containers").actions, Vec::new());
+    let started = house.calmly(|ops| async move { ops.start(id, false).await });
+    assert!(matches!(started, Ok(Applied::Done(_))));
+    house.sim.quiesce();
+    house.converge();
+    at_rest(&house).unwrap();
+}

@@ -1,0 +1,43 @@
+//! A pass that has done its work finds nothing more to do.
+
+use ostler::sweep::{Outcome, Verdict};
+
+use crate::simulation::{
+    crash::WORK,
+    executor::TaskOrder,
+    house::House,
+    invariants::{Witness, at_rest},
+};
+
+#[test]
+fn the_second_run_of_every_pass_does_nothing() {
+    for (pass, make_work) in WORK {
+        let mut house = House::new(11, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&house);
+        make_work(&mut house);
+        let first = house.run(pass);
+        let done = |verdict: &Verdict| matches!(verdict, Verdict::Applied(_));
+        assert!(!first.actions.is_empty(), "{pass} has something to do");
+        assert!(first.actions.iter().all(|action| done(&action.verdict)), "{pass} did it: {first:#?}");
+        house.sim.quiesce();
+        let second = house.run(pass);
+        assert_eq!((second.outcome, second.actions), (Outcome::Done, Vec::new()), "{pass}, the second time");
+        witness.check(&house).unwrap();
+    }
+}
+
+#[test]
+fn a_house_at_rest_stays_as_it_is() {
+    let house = House::new(12, TaskOrder::AsWoken);
+    house.online("a");
+    house.converge();
+    let before = house.world.state().log.len();
+    house.sweep();
+    let changing = ["create", "start", "stop", "rename", "delete", "write", "repair", "pull"];
+    let state = house.world.state();
+    let calls =
+        state.log[before..].iter().filter(|call| changing.iter().any(|verb| call.method.starts_with(verb)));
+    assert_eq!(calls.count(), 0, "a sweep that has nothing to do changes nothing in the engine");
+    drop(state);
+    at_rest(&house).unwrap();
+}

@@ -1,0 +1,6 @@
+//! Rules of orders and sweeps that deserve a name, on the simulator's house: no Podman, no waiting.
+
+mod breaker;
+mod graces;
+mod idempotence;
+mod starts;

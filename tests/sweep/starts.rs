@@ -1,0 +1,157 @@
+//! Starts that go wrong, or late.
+
+use std::time::Duration;
+
+use ostler::{
+    domain::{
+        ids::WorkspaceId,
+        naming::LABEL_WORKSPACE,
+        status::{Failure, Status},
+    },
+    engine::fake::Fault,
+    ops::OpError,
+};
+
+use crate::simulation::{
+    executor::{Owner, TaskOrder},
+    house::{House, IMAGE, REMOTE_IMAGE, request},
+    invariants::{Witness, at_rest},
+};
+
+/// Names of whatever the engine holds of a workspace.
+fn belongings(house: &House, id: WorkspaceId) -> Vec<String> {
+    let state = house.world.state();
+    let of = |labels: &std::collections::BTreeMap<String, String>| {
+        labels.get(LABEL_WORKSPACE) == Some(&id.to_string())
+    };
+    let containers = state.containers.values().filter(|container| of(&container.spec.labels));
+    let volumes = state.volumes.iter().filter(|(_, volume)| of(&volume.labels));
+    containers.map(|container| container.name.clone()).chain(volumes.map(|(name, _)| name.clone())).collect()
+}
+
+#[test]
+fn a_removal_during_an_image_pull_leaves_nothing_behind() {
+    let house = House::new(1, TaskOrder::AsWoken);
+    let made = request("w", REMOTE_IMAGE);
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    while house.sim.held().first().is_none_or(|next| next.label != "pull_image") {
+        assert!(house.sim.step_calmly(), "it comes to the pull");
+        house.sim.run_ready();
+    }
+    let pull = house.sim.held()[0].id;
+    let ops = house.daemon.ops.clone();
+    house.sim.spawn(Owner::Daemon, async move {
+        ops.remove(id, false, false).await.expect("a removal waits for no pull");
+    });
+    while house.status(id) != Status::Removed {
+        house.sim.run_ready();
+        let other = house.sim.held().into_iter().find(|held| held.id != pull).expect("the removal goes on");
+        house.sim.take(other.id);
+    }
+    house.sim.quiesce();
+    assert_eq!(belongings(&house, id), Vec::<String>::new());
+    house.converge();
+    at_rest(&house).unwrap();
+}
+
+/// The first start of the container takes effect long after its caller has given up, while the second
+/// attempt is being prepared, is done, or is over.
+#[test]
+fn a_start_that_finishes_after_its_deadline_ends_with_one_container_and_one_token() {
+    for late in (55..=130).map(Duration::from_secs) {
+        let house = House::new(2, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&house);
+        let (mut starts, mut writes) = (0, 0);
+        house.world.inject(move |call| match call.method {
+            "start_container" => {
+                starts += 1;
+                if starts == 1 { Fault::Late(late) } else { Fault::Slow(Duration::from_secs(10)) }
+            }
+            "write_file" => {
+                writes += 1;
+                if writes > 1 { Fault::Slow(Duration::from_secs(20)) } else { Fault::None }
+            }
+            _ => Fault::None,
+        });
+        let made = request("w", IMAGE);
+        let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+        while house.sim.step_calmly() || house.sim.fire_next_timer() {
+            witness.check(&house).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
+        }
+        house.converge();
+        at_rest(&house).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
+        assert_eq!(house.status(id), Status::Online, "late by {late:?}");
+    }
+}
+
+#[test]
+fn a_wrong_image_is_a_start_error_and_nothing_is_half_made() {
+    let house = House::new(3, TaskOrder::AsWoken);
+    let made = request("w", "no-such-image");
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    house.sim.quiesce();
+    let row = house.row(id);
+    assert_eq!(row.status, Status::Failed(Failure::StartError));
+    assert!(row.status_detail.is_some_and(|why| why.contains("`no-such-image`")), "it says which image");
+    assert_eq!(belongings(&house, id), Vec::<String>::new());
+}
+
+#[test]
+fn a_used_up_port_range_is_a_start_error_that_says_so() {
+    let house = House::new(4, TaskOrder::AsWoken);
+    house.world.state().busy_ports.extend(1024..=u16::MAX);
+    let made = request("w", IMAGE);
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    house.sim.quiesce();
+    let row = house.row(id);
+    assert_eq!(row.status, Status::Failed(Failure::StartError));
+    assert!(row.status_detail.is_some_and(|why| why.contains("no free port")), "it says what is used up");
+    assert!(
+        house
+            .world
+            .state()
+            .containers
+            .values()
+            .all(|c| c.spec.labels.get(LABEL_WORKSPACE) != Some(&id.to_string()))
+    );
+    house.world.state().busy_ports.clear();
+    house.calmly(|ops| async move { ops.start(id, false).await }).expect("with free ports it starts");
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Online);
+}
+
+#[test]
+fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
+    for after in 0.. {
+        let house = House::new(5, TaskOrder::AsWoken);
+        let id = house.online("w");
+        house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        let ops = house.daemon.ops.clone();
+        house.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
+        let under_way = (0..after).all(|_| house.sim.step_calmly());
+        house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        house.sim.quiesce();
+        assert_eq!(house.status(id), Status::Paused, "stopped after step {after} of the start");
+        house.converge();
+        at_rest(&house).unwrap_or_else(|broken| panic!("stopped after step {after} of the start: {broken}"));
+        if !under_way {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_row_whose_work_volume_is_gone_waits_for_a_persons_word() {
+    let house = House::new(6, TaskOrder::AsWoken);
+    let id = house.online("w");
+    house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+    house.remove_container(id);
+    house.world.state().volumes.retain(|name, _| !name.ends_with("-work") || !name.contains(&id.to_string()));
+    let refused = house.calmly(|ops| async move { ops.start(id, false).await });
+    assert!(matches!(refused, Err(OpError::Impossible(why)) if why.contains("volume missing")));
+    house.converge();
+    assert_eq!(house.status(id), Status::Paused, "a paused row stays paused");
+    house.calmly(|ops| async move { ops.start(id, true).await }).expect("a person's word is enough");
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Online);
+}
