@@ -7,7 +7,11 @@
 //!
 //! `cargo bench --bench sweep` prints two tables; `-- --quick` leaves the million rows out.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and stops at what it did not expect"
+)]
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::{
@@ -70,7 +74,8 @@ impl Registered {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let instance = InstanceId(Uuid::from_u128(1));
-        let registry = Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: Some(NOW) };
+        let registry =
+            Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: Some(NOW) };
         runtime.block_on(store.found_registry(registry)).unwrap();
         let live = fill(&directory.path().join(FILE_NAME), shape);
         // Most of what is listed is live, some is removed, some nobody knows.
@@ -97,7 +102,8 @@ impl Registered {
                 timed(&mut parts[1], store.trash_of(self.listed.clone())).await;
             }
             // revoke_stale_tokens.
-            let candidates = timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;
+            let candidates =
+                timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;
             assert!(candidates.len() >= REVOKED, "{}: only {} stale tokens", self.title, candidates.len());
             // The breaker, once for each of them.
             for pass in ["reap_removed", "reap_unknown", "revoke_stale_tokens"] {
@@ -219,8 +225,9 @@ impl<'t> Filler<'t> {
     fn token(&mut self, number: u64, which: u64, kind: &str, revoked_at: Option<i64>) {
         let mut digest = [0_u8; 32];
         digest[..16].copy_from_slice(workspace(number * 3 + which).0.as_bytes());
-        let incarnation = (kind == "instance").then_some(3 - which);
-        let (id, key) = (Uuid::from_u128(workspace(number * 3 + which).0.as_u128() ^ 1 << 127), number.cast_signed() + 1);
+        let incarnation = (kind == "instance").then_some(3 - which.cast_signed());
+        let (id, key) =
+            (Uuid::from_u128(workspace(number * 3 + which).0.as_u128() ^ 1 << 127), number.cast_signed() + 1);
         let at = NOW.0 - 900 * HOUR;
         self.tokens.execute(params![id.as_bytes(), key, kind, incarnation, digest, at, revoked_at]).unwrap();
     }
@@ -275,7 +282,9 @@ fn verdict(what: &str, reached: bool) {
 
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    println!("The orphan passes' cycle in the store: {LISTED} containers listed, {REVOKED} tokens revoked, {ROUNDS} rounds.\n");
+    println!(
+        "The orphan passes' cycle in the store: {LISTED} containers listed, {REVOKED} tokens revoked, {ROUNDS} rounds.\n"
+    );
     let sizes: &[(u64, &str)] = if quick {
         &[(1_000, "10^3"), (100_000, "10^5")]
     } else {
@@ -283,12 +292,17 @@ fn main() {
     };
     let contestants: Vec<_> = sizes
         .iter()
-        .map(|(rows, title)| Registered::new(&format!("{title}, 5 % live"), &Shape { rows: *rows, live: rows / 20 }))
+        .map(|(rows, title)| {
+            Registered::new(&format!("{title}, 5 % live"), &Shape { rows: *rows, live: rows / 20 })
+        })
         .collect();
     let rounds = race(&contestants);
     drop(contestants);
     let (median, ..) = spread(&rounds[1]);
-    verdict(&format!("\ngoal: 10^5 rows in under {} ms: {:.2} ms", GOAL.as_millis(), millis(median)), median < GOAL);
+    verdict(
+        &format!("\ngoal: 10^5 rows in under {} ms: {:.2} ms", GOAL.as_millis(), millis(median)),
+        median < GOAL,
+    );
 
     let history = if quick { 100_000 } else { 1_000_000 };
     println!("\nThe same live rows, without and with {history} removed ones beside them.\n");
@@ -301,11 +315,16 @@ fn main() {
         ),
     ];
     let rounds = race(&contestants);
-    let ratios: Vec<f64> =
-        rounds[0].iter().zip(&rounds[1]).map(|(without, with)| with.as_secs_f64() / without.as_secs_f64()).collect();
+    let ratios: Vec<f64> = rounds[0]
+        .iter()
+        .zip(&rounds[1])
+        .map(|(without, with)| with.as_secs_f64() / without.as_secs_f64())
+        .collect();
     let (ratio, lowest, highest) = spread(&ratios);
     verdict(
-        &format!("\ngoal: within 20 %: {ratio:.2} times the time ({lowest:.2}..{highest:.2}) with the history"),
+        &format!(
+            "\ngoal: within 20 %: {ratio:.2} times the time ({lowest:.2}..{highest:.2}) with the history"
+        ),
         ratio < 1.2,
     );
 }

@@ -49,7 +49,9 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     let damaged = |found: &str| OpenError::Damaged { path: path.to_owned(), found: found.to_owned() };
     let place = |source| OpenError::Place { path: path.to_owned(), source };
     let mut start = Vec::new();
-    File::open(path).and_then(|file| file.take(SMALLEST_PAGE as u64).read_to_end(&mut start)).map_err(place)?;
+    File::open(path)
+        .and_then(|file| file.take(SMALLEST_PAGE as u64).read_to_end(&mut start))
+        .map_err(place)?;
     if start.len() < SMALLEST_PAGE || !start.starts_with(b"SQLite format 3\0") {
         return Err(damaged("it does not begin as a database does"));
     }

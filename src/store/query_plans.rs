@@ -135,7 +135,8 @@ fn begin(number: u128, token: TokenIssue) -> BeginStart {
 }
 
 fn claim(number: u128, workspace: u128, reason: TrashReason, guard: ClaimGuard) -> NewClaim {
-    let container = Some(NamedContainer { id: container(u8::try_from(number).unwrap()), name: "name".into() });
+    let container =
+        Some(NamedContainer { id: container(u8::try_from(number).unwrap()), name: "name".into() });
     NewClaim {
         id: TrashId(id(number)),
         workspace: WorkspaceId(id(workspace)),
@@ -172,7 +173,7 @@ fn drive_workspaces(store: &Store) {
         }
         at_once(store.workspaces(scope));
     }
-    at_once(store.allot(first, PortRange::default(), vec![], false));
+    at_once(store.allot(first, PortRange::default(), vec![]));
     at_once(store.edit_workspace(first, WorkspaceEdit { has_work_volume: Some(true) }));
     at_once(store.begin_start(begin(1, token(11)))).expect("begun");
     at_once(store.begin_start(begin(4, token(12)))).expect("begun");
@@ -240,7 +241,9 @@ fn drive_sweeps(store: &Store) {
     let stale = StaleTokens { workspace: first, older_than: Timestamp(NOW.0 + 1), without_age: false };
     at_once(store.revoke_stale_tokens(stale, String::new(), "pass", NOW));
     let plan = PlanId(id(1));
-    at_once(store.hold_plan(NewHeldPlan { id: plan, pass: "pass", reason: String::new(), plan: json!([]) }, NOW));
+    at_once(
+        store.hold_plan(NewHeldPlan { id: plan, pass: "pass", reason: String::new(), plan: json!([]) }, NOW),
+    );
     at_once(store.held_plan("pass"));
     at_once(store.approve_plan("pass".into(), plan, NOW));
     at_once(store.drop_held_plan("pass", plan));
@@ -251,9 +254,12 @@ fn drive_trash(store: &Store) {
     at_once(store.remove_workspace(removed, true, NOW));
     at_once(store.remove_workspace(WorkspaceId(id(1)), false, NOW));
     let entry = TrashId(id(21));
-    at_once(store.claim_for_trash(claim(21, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW)).expect("claimed");
-    at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW)).expect("claimed");
+    at_once(store.claim_for_trash(claim(21, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
+        .expect("claimed");
+    at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW))
+        .expect("claimed");
     at_once(store.trash());
+    at_once(store.open_trash());
     at_once(store.trash_entry(entry));
     at_once(store.trash_of(vec![removed]));
     at_once(store.trash_due(NOW, 5));
@@ -264,7 +270,8 @@ fn drive_trash(store: &Store) {
     at_once(store.undelete_workspace(removed, None, NOW));
     at_once(store.finish_restore(entry, NOW));
     at_once(store.remove_workspace(removed, true, NOW));
-    at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW)).expect("claimed");
+    at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
+        .expect("claimed");
     at_once(store.keep_in_trash(TrashId(id(23)), NOW));
     at_once(store.begin_delete(TrashId(id(23)), None, None, NOW));
     at_once(store.finish_delete(TrashId(id(23)), NOW));
@@ -289,7 +296,8 @@ fn plan(sql: &Connection, statement: &str) -> Vec<String> {
 
 fn may_scan(line: &str) -> bool {
     let Some(what) = line.strip_prefix("SCAN ") else { return true };
-    what == "CONSTANT ROW" || MAY_SCAN.iter().any(|(allowed, _)| what == *allowed || virtual_table(what, allowed))
+    what == "CONSTANT ROW"
+        || MAY_SCAN.iter().any(|(allowed, _)| what == *allowed || virtual_table(what, allowed))
 }
 
 fn virtual_table(what: &str, allowed: &str) -> bool {

@@ -40,8 +40,9 @@ async fn writers_that_wait_together_share_a_commit() {
     let pin = fixture.side();
     pin_log(&pin);
     let before = commits(&fixture.path());
-    let waiting =
-        while_held(&fixture, || (0..WRITERS).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>());
+    let waiting = while_held(&fixture, || {
+        (0..WRITERS).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+    });
     for change in waiting {
         change.await.unwrap();
     }
@@ -72,7 +73,9 @@ async fn nobody_hears_of_a_change_before_it_is_committed() {
 async fn events_are_broadcast_in_sequence_each_after_its_commit() {
     let fixture = Fixture::new().await;
     let mut feed = fixture.store.subscribe();
-    let waiting = while_held(&fixture, || (0..50).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>());
+    let waiting = while_held(&fixture, || {
+        (0..50).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+    });
     let committed = fixture.side();
     for expected in 1..=50 {
         let event = feed.recv().await.unwrap();
@@ -110,7 +113,11 @@ async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
     assert_eq!(fixture.number("SELECT count(*) FROM workspaces"), 0, "half a workspace was left");
     assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 0);
     let sent: Vec<_> = std::iter::from_fn(|| feed.try_recv().ok()).map(|event| event.payload).collect();
-    assert_eq!(sent, [json!({ "number": 1 }), json!({ "number": 2 })], "an event of an undone change was sent");
+    assert_eq!(
+        sent,
+        [json!({ "number": 1 }), json!({ "number": 2 })],
+        "an event of an undone change was sent"
+    );
 
     fixture.store.found_registry(registry()).await.unwrap();
     let made = fixture.store.create_workspace(new_workspace("alpha", Kind::Container), T0).await;

@@ -18,13 +18,17 @@ use serde_json::json;
 use super::{Fixture, T0, dump, new_workspace, registry, uuid};
 
 fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode() & 0o7777
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o7777
 }
 
 /// Every file of a directory with its bytes. SQLite's shared memory is no content: it is rebuilt.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| path.extension().is_none_or(|e| e != "db-shm")).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    files
+        .filter(|path| path.extension().is_none_or(|e| e != "db-shm"))
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
 }
 
 /// The bytes of a healthy database of several pages, everything in the one file.
@@ -33,7 +37,8 @@ async fn healthy() -> Vec<u8> {
     for number in 0..60 {
         fixture.container(&format!("workspace-{number}")).await;
     }
-    let left: i64 = fixture.side().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    let left: i64 =
+        fixture.side().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0, "the log could not be emptied");
     fs::read(fixture.path()).unwrap()
 }
@@ -96,7 +101,9 @@ fn damages(healthy: &[u8]) -> Vec<(String, Vec<u8>)> {
     let pages = healthy.len() / PAGE;
     assert!(pages > 8, "the healthy file is too small to be damaged in many places");
     let mut damages: Vec<(String, Vec<u8>)> = Vec::new();
-    for length in [1, 50, 99, 100, PAGE, PAGE + 100, healthy.len() / 2, healthy.len() - PAGE, healthy.len() - 1] {
+    for length in
+        [1, 50, 99, 100, PAGE, PAGE + 100, healthy.len() / 2, healthy.len() - PAGE, healthy.len() - 1]
+    {
         damages.push((format!("truncated to {length} bytes"), healthy[..length].to_vec()));
     }
     let mut starts = vec![0, 16, 40, 100];
@@ -122,9 +129,16 @@ async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
             let said = said.unwrap_or_else(|| panic!("opened for reading, {damage}"));
             let said = said.to_string();
             assert!(said.contains(path.to_str().unwrap()), "{damage}: {said}");
-            assert!(said.contains("put a backup in its place"), "{damage}: does not say how to go on: {said}");
+            assert!(
+                said.contains("put a backup in its place"),
+                "{damage}: does not say how to go on: {said}"
+            );
         }
-        assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]), "{damage}: something was written");
+        assert_eq!(
+            content(directory.path()),
+            BTreeMap::from([(path, bytes)]),
+            "{damage}: something was written"
+        );
     }
 }
 

@@ -219,7 +219,8 @@ pub(crate) fn registry() -> Registry {
 }
 
 pub(crate) fn dump(sql: &Connection) -> String {
-    let tables: Vec<String> = strings(sql, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    let tables: Vec<String> =
+        strings(sql, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
     let mut text = String::new();
     for table in tables {
         let mut query = sql.prepare(&format!("SELECT * FROM {table}")).unwrap();

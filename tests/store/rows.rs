@@ -11,12 +11,14 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        AdoptedWorkspace, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange, RemoveResult, Scope,
-        UndeleteResult, Validity, WorkspaceEdit,
+        AdoptedWorkspace, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange, RemoveResult,
+        Scope, UndeleteResult, Validity, WorkspaceEdit,
     },
 };
 
-use super::{Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, token, uuid};
+use super::{
+    Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, token, uuid,
+};
 
 #[tokio::test]
 async fn a_name_is_taken_by_live_rows_only() {
@@ -89,7 +91,9 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     let refused = fixture.store.remove_workspace(root, false, minute(2)).await.unwrap();
     let mut children = vec![(left, name("left")), (right, name("right"))];
     children.sort();
-    let RemoveResult::HasChildren(mut named) = refused else { panic!("removed over its children: {refused:?}") };
+    let RemoveResult::HasChildren(mut named) = refused else {
+        panic!("removed over its children: {refused:?}")
+    };
     named.sort();
     assert_eq!(named, children);
     assert_eq!(fixture.dump(), before);
@@ -210,11 +214,17 @@ async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
     let row = fixture.row(id).await;
     assert_eq!((row.status, row.incarnation, row.container_serial), (Status::Online, Incarnation(1), 4));
     assert_eq!((row.host_port, row.container), (Some(21_500), made.container.clone()));
-    assert!(matches!(fixture.store.validate_token(digest(&held), T0).await, Ok(Validity::Valid(row)) if row.workspace == id));
+    assert!(
+        matches!(fixture.store.validate_token(digest(&held), T0).await, Ok(Validity::Valid(row)) if row.workspace == id)
+    );
 
     let before = fixture.dump();
     assert_eq!(fixture.store.adopt_workspace(made, T0).await, Ok(None), "adopted twice");
-    assert_eq!(fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await, Ok(None), "name taken");
+    assert_eq!(
+        fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await,
+        Ok(None),
+        "name taken"
+    );
     assert_eq!(fixture.dump(), before);
 }
 
@@ -248,23 +258,23 @@ async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
     let ports = PortRange { first: 21_000, last: 21_001 };
     let (first, second, third) =
         (fixture.container("a").await, fixture.container("b").await, fixture.container("c").await);
-    let allot = async |id, taken: Vec<u16>, anew| fixture.store.allot(id, ports, taken, anew).await.unwrap();
-    assert_eq!(allot(first, vec![], false).await, Some((1, 21_000)));
-    assert_eq!(allot(first, vec![], false).await, Some((2, 21_000)), "a new serial, and the port it has");
-    assert_eq!(allot(second, vec![21_001], false).await, None, "the only free port is busy on the host");
-    assert_eq!(allot(second, vec![], false).await, Some((1, 21_001)));
-    assert_eq!(allot(third, vec![], false).await, None, "the range is used up");
+    let allot = async |id, taken: Vec<u16>| fixture.store.allot(id, ports, taken).await.unwrap();
+    assert_eq!(allot(first, vec![]).await, Some((1, 21_000)));
+    assert_eq!(allot(first, vec![]).await, Some((2, 21_000)), "a new serial, and the port it has");
+    assert_eq!(allot(second, vec![21_001]).await, None, "the only free port is busy on the host");
+    assert_eq!(allot(second, vec![]).await, Some((1, 21_001)));
+    assert_eq!(allot(third, vec![]).await, None, "the range is used up");
 
     fixture.remove(first, minute(1)).await;
-    assert_eq!(allot(first, vec![], false).await, None, "a removed row is given nothing");
-    assert_eq!(allot(third, vec![], false).await, None, "what is in the trash may come back, with its port");
+    assert_eq!(allot(first, vec![]).await, None, "a removed row is given nothing");
+    assert_eq!(allot(third, vec![]).await, None, "what is in the trash may come back, with its port");
     let claim = claim(first, TrashReason::Removed, ClaimGuard::RowRemoved);
     let entry = claim.id;
     fixture.store.claim_for_trash(claim, minute(2)).await.unwrap().unwrap();
     fixture.store.keep_in_trash(entry, minute(2)).await.unwrap();
     assert!(fixture.store.begin_delete(entry, None, None, minute(3)).await.unwrap());
     fixture.store.finish_delete(entry, minute(3)).await.unwrap();
-    assert_eq!(allot(third, vec![], false).await, Some((1, 21_000)));
+    assert_eq!(allot(third, vec![]).await, Some((1, 21_000)));
 }
 
 #[tokio::test]

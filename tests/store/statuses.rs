@@ -192,7 +192,8 @@ fn checked(table: &str, column: &str) -> BTreeSet<String> {
     let begin = schema.find(&format!("CREATE TABLE {table} (")).unwrap();
     let body = &schema[begin..begin + schema[begin..].find("\n) STRICT").unwrap()];
     let opening = format!("CHECK ({column} IN (");
-    let list = &body[body.find(&opening).unwrap_or_else(|| panic!("{table} has no `{opening}`")) + opening.len()..];
+    let list =
+        &body[body.find(&opening).unwrap_or_else(|| panic!("{table} has no `{opening}`")) + opening.len()..];
     let list = &list[..list.find(')').unwrap()];
     list.split(',').map(|word| word.trim().trim_matches('\'').to_owned()).collect()
 }

@@ -35,7 +35,10 @@ impl Fixture {
 
     async fn sweep(&self, workspace: WorkspaceId) -> Vec<Incarnation> {
         let stale = StaleTokens { workspace, older_than: minute(OLDER_THAN), without_age: false };
-        self.store.revoke_stale_tokens(stale, "its container is gone".into(), "pass", minute(20)).await.unwrap()
+        self.store
+            .revoke_stale_tokens(stale, "its container is gone".into(), "pass", minute(20))
+            .await
+            .unwrap()
     }
 
     async fn candidates(&self, listed: Vec<WorkspaceId>) -> Vec<WorkspaceId> {
@@ -57,16 +60,26 @@ async fn a_token_is_valid_for_its_workspace_until_it_expires_is_revoked_or_the_w
     assert!(fixture.valid(&token().0, T0).await.is_none(), "a token nobody issued was valid");
 
     let (other, _) = fixture.online("beta", T0).await;
-    assert_eq!(fixture.store.revoke_token(other, api_id, minute(1)).await, Ok(false), "another's token was revoked");
+    assert_eq!(
+        fixture.store.revoke_token(other, api_id, minute(1)).await,
+        Ok(false),
+        "another's token was revoked"
+    );
     assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(true));
     assert!(fixture.valid(&api, minute(2)).await.is_none());
     assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(false), "it was revoked twice");
 
     let (kept, _) = fixture.api_token(id, None).await;
     fixture.remove(id, minute(3)).await;
-    assert!(fixture.valid(&instance, minute(3)).await.is_none() && fixture.valid(&kept, minute(3)).await.is_none());
+    assert!(
+        fixture.valid(&instance, minute(3)).await.is_none()
+            && fixture.valid(&kept, minute(3)).await.is_none()
+    );
     fixture.store.undelete_workspace(id, None, minute(4)).await.unwrap();
-    assert!(fixture.valid(&kept, minute(4)).await.is_some(), "what a person issued comes back with the workspace");
+    assert!(
+        fixture.valid(&kept, minute(4)).await.is_some(),
+        "what a person issued comes back with the workspace"
+    );
     assert!(fixture.valid(&instance, minute(4)).await.is_none(), "an instance token came back to life");
 }
 
@@ -82,7 +95,10 @@ async fn there_is_exactly_one_live_instance_token_after_every_start() {
         assert_eq!(live[0].incarnation, Some(begun.incarnation));
         assert!(fixture.valid(&token, minute(9)).await.is_some());
         for old in &earlier {
-            assert!(fixture.valid(old, minute(9)).await.is_none(), "a token of an older incarnation is valid");
+            assert!(
+                fixture.valid(old, minute(9)).await.is_none(),
+                "a token of an older incarnation is valid"
+            );
         }
         earlier.push(token);
     }
@@ -152,7 +168,9 @@ async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
     assert_eq!(written, Ok(1));
     assert!(!fixture.candidates(vec![]).await.contains(&outside));
     assert!(fixture.sweep(outside).await.is_empty());
-    assert!(fixture.valid(&held, minute(20)).await.is_some() && fixture.valid(&also, minute(20)).await.is_some());
+    assert!(
+        fixture.valid(&held, minute(20)).await.is_some() && fixture.valid(&also, minute(20)).await.is_some()
+    );
 }
 
 #[tokio::test]
@@ -180,7 +198,10 @@ async fn a_start_between_the_listing_and_the_sweep_keeps_its_token() {
     for status in [Status::Provisioning, Status::Online] {
         fixture.force(id, status);
         assert!(fixture.sweep(id).await.is_empty());
-        assert!(fixture.valid(&token, minute(20)).await.is_some(), "a restart's token was revoked by an old listing");
+        assert!(
+            fixture.valid(&token, minute(20)).await.is_some(),
+            "a restart's token was revoked by an old listing"
+        );
     }
 }
 

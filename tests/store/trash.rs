@@ -55,8 +55,10 @@ async fn of_two_claims_that_share_a_thing_one_wins() {
     let second = |things| NewClaim { things, ..claim(id, TrashReason::Removed, ClaimGuard::RowRemoved) };
 
     let whole = second(first.things.clone());
-    let (one, other) =
-        tokio::join!(fixture.store.claim_for_trash(first.clone(), T0), fixture.store.claim_for_trash(whole, T0));
+    let (one, other) = tokio::join!(
+        fixture.store.claim_for_trash(first.clone(), T0),
+        fixture.store.claim_for_trash(whole, T0)
+    );
     let (one, other) = (one.unwrap(), other.unwrap());
     assert!(one.is_some() != other.is_some(), "both claims won, or none: {one:?} {other:?}");
     let before = fixture.dump();
@@ -92,7 +94,11 @@ async fn a_claim_is_made_only_while_its_guard_holds() {
     ];
     for (guard, workspace, holds) in cases {
         let before = fixture.dump();
-        let made = fixture.store.claim_for_trash(claim(workspace, TrashReason::Stray, guard.clone()), T0).await.unwrap();
+        let made = fixture
+            .store
+            .claim_for_trash(claim(workspace, TrashReason::Stray, guard.clone()), T0)
+            .await
+            .unwrap();
         assert_eq!(made.is_some(), holds, "{guard:?}");
         assert_eq!(fixture.dump() == before, !holds, "{guard:?}");
     }
@@ -103,7 +109,9 @@ async fn what_a_sweep_claims_counts_against_the_breaker_and_what_a_person_ordere
     let fixture = Fixture::new().await;
     let (unknown, (ordered, _)) = (WorkspaceId(uuid()), fixture.online("alpha", T0).await);
     fixture.remove(ordered, minute(1)).await;
-    for (workspace, (reason, guard)) in [(unknown, (TrashReason::Unknown, ClaimGuard::NoRow)), (ordered, REMOVED)] {
+    for (workspace, (reason, guard)) in
+        [(unknown, (TrashReason::Unknown, ClaimGuard::NoRow)), (ordered, REMOVED)]
+    {
         let new = NewClaim { swept_by: Some("pass"), ..claim(workspace, reason, guard) };
         fixture.store.claim_for_trash(new, minute(5)).await.unwrap().unwrap();
     }
@@ -138,7 +146,11 @@ async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
     assert_eq!(fixture.store.trash_due(minute(101), 10).await.map(|due| due.len()), Ok(1));
     assert!(past(minute(101)).await);
     assert!(!past(minute(102)).await, "claimed twice");
-    assert_eq!(fixture.store.trash_due(T0, 10).await.map(|due| due.len()), Ok(1), "half-done deletions are due");
+    assert_eq!(
+        fixture.store.trash_due(T0, 10).await.map(|due| due.len()),
+        Ok(1),
+        "half-done deletions are due"
+    );
     fixture.store.give_up_delete(entry).await.unwrap();
     assert_eq!(fixture.state(entry).await, Some(TrashState::Kept));
 }
@@ -209,7 +221,11 @@ async fn what_was_deleted_for_good_cannot_be_undeleted() {
     fixture.store.finish_delete(entry, minute(4)).await.unwrap();
     let row = fixture.row(id).await;
     assert_eq!((row.container, row.has_work_volume, row.host_port), (None, false, None));
-    assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted, "an empty shell came back as the workspace");
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Deleted,
+        "an empty shell came back as the workspace"
+    );
 
     let bare = fixture.container("bare").await;
     fixture.remove(bare, minute(1)).await;
