@@ -225,7 +225,7 @@ impl<'t> Filler<'t> {
     fn token(&mut self, number: u64, which: u64, kind: &str, revoked_at: Option<i64>) {
         let mut digest = [0_u8; 32];
         digest[..16].copy_from_slice(workspace(number * 3 + which).0.as_bytes());
-        let incarnation = (kind == "instance").then_some(3 - which);
+        let incarnation = (kind == "instance").then_some(3 - which.cast_signed());
         let (id, key) =
             (Uuid::from_u128(workspace(number * 3 + which).0.as_u128() ^ 1 << 127), number.cast_signed() + 1);
         let at = NOW.0 - 900 * HOUR;
