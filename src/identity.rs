@@ -55,7 +55,7 @@ pub enum IdentityError {
         mirror: InstanceId,
     },
     /// A file could not be used.
-    #[error("cannot use {path}: {source}. Check that the directory exists and is writable")]
+    #[error("cannot use {path}: {source}. {}", crate::store::advice_for(source))]
     Place {
         /// Which.
         path: PathBuf,
@@ -143,14 +143,14 @@ pub async fn establish(
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let now = clock.now();
     let (device, inode) = mirror.place().map_err(place)?;
-    let record = mirror.read().map_err(place)?;
-    if let Some(record) = &record
+    let known_record = mirror.read().map_err(place)?;
+    if let Some(record) = &known_record
         && record.inode != inode
     {
         // The device is not compared: some file systems number theirs anew at every mount.
         return Err(IdentityError::Copied { path: data_dir.to_owned() });
     }
-    let registry = match (store.registry().await?, &record) {
+    let registry = match (store.registry().await?, &known_record) {
         (None, None) => {
             let instance = InstanceId(entropy.uuid());
             Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None }
@@ -158,7 +158,8 @@ pub async fn establish(
         (None, Some(record)) => Registry {
             instance: record.instance,
             generation: record.generation,
-            recovering_since: None,
+            // From its first transaction on: a crash before the event below must not disarm the hold.
+            recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
         (Some(registry), Some(record)) if registry.instance != record.instance => {
@@ -174,7 +175,7 @@ pub async fn establish(
     if !was_there {
         store.found_registry(registry).await?;
     }
-    if let Some(record) = &record {
+    if let Some(record) = &known_record {
         let lost = if !was_there {
             Some("the database was new beside an old mirror: the registry was lost")
         } else if registry.generation < record.generation {
@@ -187,7 +188,7 @@ pub async fn establish(
             store.begin_recovery(now, record.generation, why.to_owned()).await?;
         }
     }
-    let known = record.as_ref().map_or(0, |record| record.generation);
+    let known = known_record.as_ref().map_or(0, |record| record.generation);
     let record = MirrorRecord {
         instance: registry.instance,
         generation: registry.generation.max(known),
@@ -195,7 +196,10 @@ pub async fn establish(
         device,
         inode,
     };
-    mirror.write(&record).map_err(place)?;
+    // Not where nothing is new: a full disk must not keep a registry that could be read from being served.
+    if known_record.as_ref() != Some(&record) {
+        mirror.write(&record).map_err(place)?;
+    }
     Ok(store.registry().await?.unwrap_or(registry))
 }
 

@@ -72,7 +72,13 @@ impl Ops {
             CreateResult::ParentMissing => {
                 return Err(OpError::Invalid("the parent is not there, or was removed".into()));
             }
-            CreateResult::Created(generation) => self.0.note_generation(generation)?,
+            CreateResult::Created(generation) => {
+                if let Err(error) = self.0.note_generation(generation) {
+                    // A row without its mirror would be started by `settle`, after we said it was not made.
+                    self.0.store.unmake_workspace(id, error.to_string(), self.0.clock.now()).await?;
+                    return Err(error);
+                }
+            }
         }
         if !request.external {
             let _carried_out_anyway = self.submit(id, Order::Start(StartOrder::default()));

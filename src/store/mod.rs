@@ -12,6 +12,8 @@ mod events;
 mod lane;
 mod migrate;
 mod mirror;
+#[cfg(test)]
+mod query_plans;
 mod registry;
 mod row;
 mod sweeps;
@@ -75,6 +77,15 @@ fn advice(found: &str) -> &'static str {
     }
 }
 
+/// What to do about a file that cannot be used.
+pub(crate) fn advice_for(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::StorageFull {
+        "Free some disk space; nothing was changed"
+    } else {
+        "Check that the directory exists and is writable"
+    }
+}
+
 impl StoreError {
     fn new(found: impl Into<String>) -> Self {
         Self { found: found.into() }
@@ -98,7 +109,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The data directory or the file cannot be made or reached.
-    #[error("cannot use {path}: {source}. Check that the directory exists and is writable")]
+    #[error("cannot use {path}: {source}. {}", advice_for(source))]
     Place {
         /// What could not be used.
         path: PathBuf,

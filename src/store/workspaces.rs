@@ -353,6 +353,27 @@ impl Store {
             .await
     }
 
+    /// Takes back a row that was made a moment ago and has never been started.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn unmake_workspace(&self, id: WorkspaceId, why: String, at: Timestamp) -> StoreResult<()> {
+        self.lanes
+            .write("unmake workspace", move |tx| {
+                let gone = tx
+                    .sql
+                    .prepare_cached(
+                        "DELETE FROM workspaces WHERE id = ?1 AND incarnation = 0 AND container_id IS NULL",
+                    )?
+                    .execute([id])?;
+                if gone > 0 {
+                    tx.tell(at, EventKind::Removed, Some(id), json!({ "reason": why }), None)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     /// One row, removed or not.
     ///
     /// # Errors

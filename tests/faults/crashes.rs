@@ -15,13 +15,13 @@ use std::{
 };
 
 use super::{
-    HASTY, creation, make,
+    HASTY, creation, make, run_by_hand,
     truth::{assert_truthful, containers, converge, text},
 };
 use crate::support::{
     daemon::{Site, until},
     engine_proxy::{EngineProxy, Fault, Moment, Rule},
-    podman::{image, podman_says},
+    podman::podman_says,
 };
 
 /// A daemon, and the proxy that knows when to kill it.
@@ -65,8 +65,9 @@ impl Stage {
         let (killed, lock) = (Arc::clone(&self.killed), self.site.data_dir().join("ostler.lock"));
         self.proxy.observe(move |request, now| {
             if request.change == target && now == moment {
-                kill(&lock);
+                // Said first: a client sees its daemon die before this returns.
                 killed.store(true, Ordering::Release);
+                kill(&lock);
             }
         });
     }
@@ -122,6 +123,7 @@ fn survives(scenario: &Scenario) {
 fn every_step(scenario: &Scenario, moment: Moment) {
     let mut stage = Stage::new(&HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}\n", scenario.sweep), 1));
     stage.site.serve();
+    converge(&stage.site);
     (scenario.set)(&mut stage);
     for step in 0.. {
         (scenario.prepare)(&mut stage, step);
@@ -256,8 +258,9 @@ fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
         sweep: "",
         set: nothing,
         prepare: |stage, step| {
-            let id = uuid::Uuid::from_u128(0xf000 + step as u128).to_string();
-            run_by_hand(&stage.site.instance(), &id, 1);
+            let instance: uuid::Uuid = stage.site.instance().parse().unwrap();
+            let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ (1 + step as u128));
+            run_by_hand(&instance.to_string(), &nobody.to_string(), 1);
         },
         act: |stage, step| {
             let known =
@@ -271,29 +274,6 @@ fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
     });
 }
 
-/// A running container of a site, as a daemon that knows nothing of it finds it.
-fn run_by_hand(instance: &str, workspace: &str, serial: usize) {
-    let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
-    let name = format!("ostler-{workspace}-{serial}");
-    let idle = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done";
-    podman_says([
-        "run",
-        "--detach",
-        "--network=none",
-        "--name",
-        &name,
-        "--label",
-        &labels[0],
-        "--label",
-        &labels[1],
-        "--stop-timeout=1",
-        image(),
-        "sh",
-        "-c",
-        idle,
-    ]);
-}
-
 #[test]
 fn a_daemon_killed_at_any_step_of_settle_converges() {
     survives(&Scenario {
@@ -303,6 +283,8 @@ fn a_daemon_killed_at_any_step_of_settle_converges() {
             stage.site.ostler(["stop", "resting"]).well();
         },
         prepare: |stage, step| {
+            // What earlier rounds put away would be seen stopped once more in every round.
+            stage.site.ostler(["trash", "empty", "--yes"]);
             // Its own container runs although it is paused, and there is a second one.
             let row = stage.site.show("resting");
             podman_says(["start", row["container_id"].as_str().unwrap()]);

@@ -3,10 +3,15 @@
 //! Every test ends in the same question, asked in `truth.rs`: does what ostler says agree with what
 //! Podman has, and does every process hold the token that the store takes?
 
+mod bad_input;
+mod contention;
 mod crashes;
+mod engine_lost;
+mod identity;
+mod late_starts;
 mod truth;
 
-use crate::support::daemon::Site;
+use crate::support::{daemon::Site, podman::podman_says};
 
 /// Short graces, so that a sweep that may act does so while somebody looks.
 const HASTY: &str = "\
@@ -36,4 +41,15 @@ fn creation<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 fn make(site: &Site, name: &str) -> String {
     site.ostler(creation(name, &[])).well();
     site.show(name)["id"].as_str().expect("a workspace has an id").to_owned()
+}
+
+/// A running container that carries a site's labels and that no row of it knows.
+fn run_by_hand(instance: &str, workspace: &str, serial: usize) -> String {
+    let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
+    let name = format!("ostler-{workspace}-{serial}");
+    let idle = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done";
+    let run = ["run", "--detach", "--network=none", "--stop-timeout=1", "--name", &name];
+    let labels = ["--label", &labels[0], "--label", &labels[1]];
+    let command = [crate::support::podman::image(), "sh", "-c", idle];
+    podman_says(run.into_iter().chain(labels).chain(command)).trim().to_owned()
 }

@@ -8,6 +8,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The files of a database.
 const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
@@ -55,6 +56,8 @@ pub(crate) struct Site {
     /// Where the configuration names none: ports of its own. What is free at a look may be taken by
     /// another site's container at the start.
     ports: Option<String>,
+    /// Whom ostler runs as, where not whoever runs the tests.
+    user: Option<u32>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
 }
@@ -72,7 +75,23 @@ impl Site {
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
         let ports = (!config.contains("ports")).then(own_ports);
         let engine_socket = engine_socket.to_owned();
-        Self { directory, engine_socket, ports, daemon: None, cleanups: Vec::new() }
+        Self { directory, engine_socket, ports, user: None, daemon: None, cleanups: Vec::new() }
+    }
+
+    /// Runs daemon and commands as another user from now on, which takes root.
+    pub(crate) fn run_as(&mut self, uid: u32) {
+        let place = self.directory.path();
+        // The one that cargo built may lie where that user may not go.
+        fs::copy(env!("CARGO_BIN_EXE_ostler"), place.join("ostler")).expect("the binary is copied");
+        for path in [place.to_owned(), place.join("config.toml"), place.join("ostler")] {
+            chown(path, Some(uid), Some(uid)).expect("root may give files away");
+        }
+        self.user = Some(uid);
+    }
+
+    /// The configuration and the data directory's parent: everything the site has on disk.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -86,7 +105,14 @@ impl Site {
 
     /// An `ostler` command of this site.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+        let mut command = match self.user {
+            None => Command::new(env!("CARGO_BIN_EXE_ostler")),
+            Some(uid) => {
+                let mut command = Command::new(self.directory.path().join("ostler"));
+                command.uid(uid).gid(uid).current_dir("/");
+                command
+            }
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OSTLER_")) {
             command.env_remove(name);
         }

@@ -1,0 +1,274 @@
+//! What people get wrong, and disks that do not take it: a clear word, a next step, nothing half made.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    HASTY, creation, make,
+    truth::{assert_truthful, containers, converge, text, volumes},
+};
+use crate::support::{
+    daemon::{Said, Site},
+    podman::image,
+};
+
+/// Fails unless a command was refused with this code and all of these words.
+#[track_caller]
+fn assert_refused(said: &Said, code: i32, words: &[&str]) {
+    assert_eq!(said.code, code, "{said:?}");
+    for word in words {
+        assert!(said.stderr.contains(word), "`{word}` is missing: {said:?}");
+    }
+}
+
+/// Fails unless the site has neither rows nor things.
+#[track_caller]
+fn assert_nothing_made(site: &Site) {
+    assert_eq!(site.json(["ls"]).as_array().unwrap().len(), 0, "a row was made");
+    let instance = site.instance();
+    assert!(containers(&instance).is_empty(), "a container was made");
+    let made: Vec<_> =
+        volumes(&instance).into_iter().filter(|name| *name != format!("ostler-{instance}")).collect();
+    assert!(made.is_empty(), "volumes were made: {made:?}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_made() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    converge(&site);
+    let long = "n".repeat(70);
+    for (arguments, code, words) in [
+        (vec!["create", "bad/name", "--image", image()], 2, vec!["bad/name", "'/'", "position 4"]),
+        (vec!["create", "-", "--image", image()], 2, vec!["'-'", "position 1"]),
+        (vec!["create", "two  spaces", "--image", image()], 2, vec!["two  spaces", "position 5"]),
+        (vec!["create", &long, "--image", image()], 2, vec!["70 characters", "63"]),
+        (vec!["create", "w"], 2, vec!["image", "--image"]),
+        (vec!["create", "w", "--image", "two words"], 2, vec!["two words", "white space"]),
+        (vec!["create", "w", "--image", image(), "--parent", "nobody"], 2, vec!["parent", "nobody"]),
+        (vec!["create", "w", "--image", image(), "--parent", "w"], 2, vec!["parent", "`w`"]),
+        (vec!["create", "w", "--image", image(), "--tier", "9"], 2, vec!["9"]),
+        (vec!["create", "w", "--image", image(), "--runtime", "nonesuch"], 2, vec!["nonesuch", "plain"]),
+        (vec!["create", "w", "--image", image(), "--env", "=x"], 2, vec!["name"]),
+        (vec!["create", "w", "--image", image(), "--dir", "/no/such/dir"], 2, vec!["/no/such/dir"]),
+        (vec!["create", "w", "--image", image(), "--tier", "1", "--dir", "/tmp"], 2, vec!["tier 1", "--dir"]),
+        (vec!["show", "nobody"], 3, vec!["nobody", "ostler ls"]),
+        (vec!["start", "../health"], 3, vec!["../health"]),
+        (vec!["rm", "00000000-0000-0000-0000-000000000000"], 3, vec!["00000000"]),
+        (vec!["restart", "a b?c#d%41"], 3, vec!["a b?c#d%41"]),
+        (vec!["trash", "restore", "nothing"], 3, vec!["nothing", "trash ls"]),
+        (vec!["sweep", "run", "tidy"], 3, vec!["tidy", "reap_removed"]),
+    ] {
+        assert_refused(&site.ostler(arguments.iter().copied()), code, &words);
+    }
+    assert_nothing_made(&site);
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_named_with_the_next_step() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    converge(&site);
+    for (name, image) in [("missing", "localhost/ostler-no-such:1"), ("malformed", "localhost/UPPER:@@")] {
+        let said = site.ostler(["create", name, "--image", image]);
+        assert_refused(&said, 1, &[image, "is not on this machine", "podman images", "ostler why"]);
+        let row = site.show(name);
+        assert_eq!((text(&row["status"]), text(&row["failure"])), ("failed".into(), "start_error".into()));
+        site.ostler(["rm", name]).well();
+    }
+    converge(&site);
+    assert_nothing_made(&site);
+    assert_eq!(
+        site.json(["trash", "ls"]).as_array().unwrap().len(),
+        0,
+        "what was never made lies in the trash"
+    );
+}
+
+#[test]
+fn a_command_that_is_not_there_is_named_and_nothing_runs() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let said = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
+    // The init process starts; that it finds no such program stands in the log.
+    assert_refused(&said, 1, &["lost", "exit code", "ostler why", "ostler logs lost"]);
+    let log = site.ostler(["logs", "lost"]);
+    assert!(format!("{}{}", log.stdout, log.stderr).contains("No such file"), "{log:?}");
+    assert_eq!(text(&site.show("lost")["status"]), "offline");
+    converge(&site);
+    assert_truthful(&site);
+    site.ostler(["rm", "--purge", "lost"]).well();
+    converge(&site);
+}
+
+/// A configuration with a single port, which is free right now.
+fn one_port() -> (String, u16) {
+    // The kernel gives it out of a range that no other site allots from.
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    (format!("ports = \"{port}-{port}\"\n{HASTY}"), port)
+}
+
+#[test]
+fn a_port_that_somebody_took_while_the_workspace_slept_is_named() {
+    let (config, port) = one_port();
+    let mut site = Site::new(&config);
+    site.serve();
+    make(&site, "sleeper");
+    site.ostler(["stop", "sleeper"]).well();
+    let squatter = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let said = site.ostler(["start", "sleeper"]);
+    assert_refused(&said, 1, &["in use by another program", &port.to_string(), "ostler start"]);
+    converge(&site);
+    assert_truthful(&site);
+    drop(squatter);
+    site.ostler(["start", "sleeper"]).well();
+    converge(&site);
+    assert_truthful(&site);
+}
+
+#[test]
+fn a_port_range_that_is_used_up_is_named() {
+    let (config, port) = one_port();
+    let mut site = Site::new(&config);
+    site.serve();
+    make(&site, "first");
+    let said = site.ostler(creation("second", &[]));
+    assert_refused(&said, 1, &["no free port", &port.to_string(), "ports"]);
+    assert_eq!(text(&site.show("second")["failure"]), "start_error");
+    assert_eq!(text(&site.show("first")["status"]), "online");
+    converge(&site);
+    assert_truthful(&site);
+    site.ostler(["rm", "first"]).well();
+    converge(&site);
+    site.ostler(["rm", "second"]).well();
+    converge(&site);
+    assert_truthful(&site);
+}
+
+/// Something mounted on a site's data directory.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(site: &Site, arguments: &[&str]) -> Self {
+        let place = site.data_dir();
+        fs::create_dir_all(&place).unwrap();
+        mount(arguments, &place);
+        Self(place)
+    }
+}
+
+fn mount(arguments: &[&str], place: &Path) {
+    let mounted = Command::new("mount").args(arguments).arg(place).output().expect("mount runs");
+    assert!(mounted.status.success(), "root cannot mount here: {}", String::from_utf8_lossy(&mounted.stderr));
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A daemon of a failed test may still be in there.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn may_mount() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("not tried: mounting takes root");
+    }
+    root
+}
+
+fn fill(directory: &Path) -> PathBuf {
+    let path = directory.join("filling");
+    let mut file = fs::File::create(&path).unwrap();
+    let piece = [0; 4096];
+    while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+    path
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_half_made() {
+    if !may_mount() {
+        return;
+    }
+    let mut site = Site::new(HASTY);
+    let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=8m", "ostler-test"]);
+    site.serve();
+    converge(&site);
+    make(&site, "before");
+    let filling = fill(&site.data_dir());
+    // What SQLite has room for in its log may still be written: until it has none.
+    for number in 0.. {
+        let name = format!("during-{number}");
+        let said = site.ostler(creation(&name, &["--no-wait"]));
+        let shown = site.ostler(["show", &name]);
+        if said.code == 0 {
+            assert_eq!(shown.code, 0, "what was said to be made is not there: {shown:?}");
+            continue;
+        }
+        assert_refused(&said, 1, &["disk"]);
+        assert_eq!(shown.code, 3, "what was refused is there: {shown:?}");
+        break;
+    }
+    assert!(site.ostler(["ls"]).well().contains("before"));
+    let instance = site.instance();
+    let rows = site.json(["ls"]);
+    let known = |workspace: &str| rows.as_array().unwrap().iter().any(|row| row["id"] == workspace);
+    assert!(containers(&instance).iter().all(|container| known(&container.workspace)));
+
+    site.kill();
+    if let Err(why) = site.try_serve() {
+        assert!(why.contains("Free some disk space") && !why.contains("damaged"), "{why}");
+        fs::remove_file(filling).unwrap();
+        site.serve();
+    } else {
+        fs::remove_file(filling).unwrap();
+    }
+    converge(&site);
+    assert_truthful(&site);
+    make(&site, "after");
+    converge(&site);
+    assert_truthful(&site);
+    site.kill();
+}
+
+#[test]
+fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    converge(&site);
+    let in_the_way = site.data_dir().join("instance.json.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let said = site.ostler(creation("unmirrored", &[]));
+    assert_refused(&said, 1, &["mirror", "writable"]);
+    converge(&site);
+    assert_nothing_made(&site);
+    fs::remove_dir(&in_the_way).unwrap();
+    make(&site, "unmirrored");
+    converge(&site);
+    assert_truthful(&site);
+}
+
+#[test]
+fn a_read_only_data_directory_is_named_and_nothing_is_changed() {
+    if !may_mount() {
+        return;
+    }
+    let mut site = Site::new(HASTY);
+    site.serve();
+    make(&site, "kept");
+    site.stop();
+    let data = site.data_dir().display().to_string();
+    let read_only = Mounted::on(&site, &["--bind", &data]);
+    mount(&["-o", "remount,bind,ro"], &site.data_dir());
+    let why = site.try_serve().expect_err("a daemon served what it cannot write");
+    assert!(why.contains(&data) && why.contains("Read-only") && why.contains("writable"), "{why}");
+    drop(read_only);
+    site.serve();
+    assert_eq!(site.show("kept")["status"], "online");
+    converge(&site);
+    assert_truthful(&site);
+}

@@ -1,0 +1,105 @@
+//! Several hands at once, and hands that let go.
+
+use std::{
+    process::{Child, Stdio},
+    thread,
+};
+
+use super::{
+    HASTY, make,
+    truth::{assert_truthful, containers, converge, text},
+};
+use crate::support::{
+    daemon::{Site, until},
+    engine_proxy::{EngineProxy, Fault, Gate, Rule},
+};
+
+const ROUNDS: usize = 20;
+const WORKSPACES: usize = 4;
+
+#[test]
+fn orders_given_at_the_same_time_end_consistently() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let names: Vec<_> = (0..WORKSPACES).map(|number| format!("torn-{number}")).collect();
+    for name in &names {
+        make(&site, name);
+    }
+    for round in 0..ROUNDS / WORKSPACES {
+        thread::scope(|threads| {
+            for (number, name) in names.iter().enumerate() {
+                for verb in ["start", "stop", "restart", "rm"] {
+                    // Some rounds end without a removal.
+                    if verb != "rm" || (round + number) % 2 == 0 {
+                        let site = &site;
+                        threads.spawn(move || site.ostler([verb, name.as_str()]));
+                    }
+                }
+            }
+        });
+        converge(&site);
+        assert_truthful(&site);
+        let removed = site.json(["ls", "--removed"]);
+        for row in removed.as_array().unwrap() {
+            site.ostler(["undelete", row["name"].as_str().unwrap()]).well();
+        }
+    }
+}
+
+fn spawned(site: &Site, arguments: &[&str]) -> Child {
+    let mut command = site.command();
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("the binary starts")
+}
+
+fn end(mut child: Child) {
+    child.kill().expect("a child is killed");
+    child.wait().expect("a child ends");
+}
+
+#[test]
+fn a_stop_whose_client_is_killed_stops_all_the_same() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), HASTY);
+    site.serve();
+    make(&site, "left");
+    let before = proxy.count("POST", "/stop");
+    let gate = Gate::default();
+    proxy.set_rules([Rule::on("POST", "/stop", Fault::DelayAnswer(gate.clone())).times(1)]);
+    let client = spawned(&site, &["stop", "left"]);
+    until("the stop is under way", || (proxy.count("POST", "/stop") > before).then_some(()));
+    end(client);
+    gate.open();
+    until("it is stopped", || {
+        let row = site.show("left");
+        let runs = containers(&site.instance()).iter().any(|container| container.runs);
+        (row["status"] == "paused" && row["operation"].is_null() && !runs).then_some(())
+    });
+    converge(&site);
+    assert_truthful(&site);
+}
+
+#[test]
+fn a_daemon_told_to_end_does_so_whoever_still_listens() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    make(&site, "heard");
+    let followers =
+        [["events", "--follow"].as_slice(), &["logs", "--follow", "heard"]].map(|verb| spawned(&site, verb));
+    until("both listen", || (connections(&site) >= followers.len()).then_some(()));
+    site.stop();
+    assert!(!site.log().contains("not done in time"), "it waited for a listener");
+    followers.into_iter().for_each(end);
+    site.serve();
+    assert_eq!(text(&site.show("heard")["status"]), "online");
+    converge(&site);
+    assert_truthful(&site);
+}
+
+/// How many clients are connected to the daemon.
+fn connections(site: &Site) -> usize {
+    let socket = site.data_dir().join("ostler.sock").display().to_string();
+    let known = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
+    // One line is the listener's.
+    known.lines().filter(|line| line.ends_with(&socket)).count().saturating_sub(1)
+}

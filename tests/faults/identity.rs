@@ -1,0 +1,90 @@
+//! Nobody is this registry twice.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::{
+    HASTY, make,
+    truth::{assert_truthful, converge},
+};
+use crate::support::daemon::{Said, Site};
+
+/// Runs a daemon that is to be refused.
+#[track_caller]
+fn refused(command: &mut Command) -> Said {
+    let ended = command.arg("serve").stdin(Stdio::null()).output().expect("the binary runs");
+    let said = Said {
+        code: ended.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    };
+    assert_eq!(said.code, 1, "a daemon that may not serve ended otherwise: {said:?}");
+    said
+}
+
+/// Copies a site's data directory into another site, as `cp -a` does.
+fn copy(from: &Site, to: &Site) {
+    let copied = Command::new("cp").arg("-a").arg(from.data_dir()).arg(to.data_dir()).status();
+    assert!(copied.expect("cp runs").success());
+}
+
+fn at_runtime_dir<'a>(command: &'a mut Command, site: &Site) -> &'a mut Command {
+    command.env("OSTLER_RUNTIME_DIR", site.directory().join("run"))
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_directory_is_refused_by_name_and_process() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let said = refused(&mut site.command());
+    assert!(said.stderr.contains(&site.data_dir().display().to_string()), "{said:?}");
+    assert!(said.stderr.contains(&format!("process {}", site.pid())), "{said:?}");
+    assert!(said.stderr.contains("--data-dir"), "no next step: {said:?}");
+    site.ostler(["ls"]).well();
+    let copy = site.ostler(["doctor", "--accept-copy"]);
+    assert!(copy.code != 0 && copy.stderr.contains(&format!("process {}", site.pid())), "{copy:?}");
+}
+
+#[test]
+fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
+    let (mut original, mut copied) = (Site::new(HASTY), Site::new(HASTY));
+    original.serve();
+    make(&original, "kept");
+    original.stop();
+    copy(&original, &copied);
+    let said = refused(&mut copied.command());
+    for told in [copied.data_dir().display().to_string().as_str(), "is a copy", "doctor --accept-copy"] {
+        assert!(said.stderr.contains(told), "`{told}` is missing: {said:?}");
+    }
+
+    // Accepted, but the original is served: there is still only one.
+    original.serve();
+    copied.ostler(["doctor", "--accept-copy"]).well();
+    let said = refused(at_runtime_dir(&mut copied.command(), &original));
+    assert!(said.stderr.contains(&original.instance()), "{said:?}");
+    assert!(said.stderr.contains(&format!("process {}", original.pid())), "{said:?}");
+    assert_eq!(original.show("kept")["status"], "online");
+
+    original.stop();
+    copied.serve();
+    assert_eq!(copied.show("kept")["status"], "online");
+    let said = refused(at_runtime_dir(&mut original.command(), &copied));
+    assert!(said.stderr.contains(&format!("process {}", copied.pid())), "{said:?}");
+    converge(&copied);
+    assert_truthful(&copied);
+}
+
+#[test]
+fn the_socket_of_a_killed_daemon_stands_in_nobodys_way() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    site.kill();
+    assert!(Path::new(&site.data_dir().join("ostler.sock")).exists());
+    let said = site.ostler(["ls"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    assert!(said.stderr.contains("ostler serve"), "no next step: {said:?}");
+    site.serve();
+    site.ostler(["ls"]).well();
+}

@@ -1,0 +1,212 @@
+//! A start that takes effect when nobody counts on it any more.
+//!
+//! Dropping a call does not cancel it in the engine. However late it comes, in the end there is one
+//! container, one live token, and the process holds that one.
+
+use std::{
+    process::{Child, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tempfile::TempDir;
+
+use super::{
+    HASTY, creation, make,
+    truth::{assert_one_token, assert_truthful, containers, converge, sweep, text},
+};
+use crate::support::{
+    daemon::{Site, until},
+    engine_proxy::{EngineProxy, Fault, Gate, Moment, Request, Rule},
+    podman::{podman, podman_says},
+};
+
+const STARTS: (&str, &str) = ("POST", "/start");
+
+fn impatient() -> String {
+    HASTY.replace("[engine]\n", "[engine]\nchange_deadline = \"2s\"\n")
+}
+
+fn is_start(request: &Request) -> bool {
+    request.method == STARTS.0 && request.path.ends_with(STARTS.1)
+}
+
+/// The container that a request is about.
+fn container_of(request: &Request) -> String {
+    request.path.split('/').find(|part| part.len() == 64).unwrap_or_default().to_owned()
+}
+
+#[track_caller]
+fn assert_one_of_each(site: &Site, name: &str) {
+    let row = site.until_status(name, "online");
+    let there = containers(&site.instance());
+    assert_eq!(there.len(), 1, "{there:#?}");
+    assert_eq!(there[0].id, text(&row["container_id"]));
+    assert_one_token(site, &text(&row["id"]), &there[0].id);
+    converge(site);
+    assert_truthful(site);
+}
+
+#[test]
+fn a_start_whose_answer_comes_after_the_deadline_ends_with_one_container_and_one_token() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), &impatient());
+    site.serve();
+    let gate = Gate::default();
+    proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::DelayAnswer(gate.clone())).times(1)]);
+    site.ostler(creation("late", &[])).well();
+    gate.open();
+    assert_one_of_each(&site, "late");
+    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the first start was taken for good");
+}
+
+/// The first start is lost for the daemon, and takes effect right before the request that `when` names.
+fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), &impatient());
+    site.serve();
+    let (lost, took_effect) = (Mutex::new(None), Arc::new(AtomicBool::new(false)));
+    let done = Arc::clone(&took_effect);
+    proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::Hang).times(1)]);
+    proxy.observe(move |request, moment| {
+        if moment != Moment::Arrived {
+            return;
+        }
+        let mut lost = lost.lock().unwrap();
+        match &*lost {
+            None if is_start(request) => *lost = Some(container_of(request)),
+            Some(container) if when(request) && !done.swap(true, Ordering::AcqRel) => {
+                podman_says(["start", container]);
+            }
+            _ => {}
+        }
+    });
+    site.ostler(creation("late", &[])).well();
+    assert!(took_effect.load(Ordering::Acquire), "the late start did not come");
+    assert_one_of_each(&site, "late");
+}
+
+#[test]
+fn a_start_that_takes_effect_before_the_next_ones_stop_is_stopped() {
+    takes_effect_before(|request| request.method == "POST" && request.path.ends_with("/stop"));
+}
+
+#[test]
+fn a_start_that_takes_effect_before_the_next_ones_token_is_written_holds_no_old_token() {
+    takes_effect_before(|request| request.method == "PUT");
+}
+
+#[test]
+fn a_start_that_takes_effect_before_the_next_start_holds_no_old_token() {
+    takes_effect_before(is_start);
+}
+
+#[test]
+fn a_start_that_takes_effect_after_a_pause_is_stopped() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), &impatient());
+    site.serve();
+    make(&site, "late");
+    site.ostler(["stop", "late"]).well();
+    proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::Hang)]);
+    site.ostler(["start", "late", "--no-wait"]).well();
+    until("a start is lost", || (proxy.count(STARTS.0, STARTS.1) > 1).then_some(()));
+    let stop = std::thread::scope(|threads| {
+        let stopping = threads.spawn(|| site.ostler(["stop", "late"]));
+        until("it is to be paused", || (site.show("late")["status"] == "paused").then_some(()));
+        stopping.join().expect("the command runs")
+    });
+    stop.well();
+    let container = text(&site.show("late")["container_id"]);
+    podman_says(["start", &container]);
+    until("it is stopped again", || {
+        sweep(&site, &["settle"]);
+        containers(&site.instance()).iter().all(|container| !container.runs).then_some(())
+    });
+    proxy.set_rules([]);
+    converge(&site);
+    assert_truthful(&site);
+    site.ostler(["start", "late"]).well();
+    assert_one_of_each(&site, "late");
+}
+
+#[test]
+fn starts_whose_answers_never_come_end_with_one_container_and_one_token() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), &impatient());
+    site.serve();
+    // Each takes effect; no answer ever comes.
+    proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::DropAfter)]);
+    site.ostler(creation("late", &["--no-wait"])).well();
+    until("several starts were tried", || {
+        sweep(&site, &["settle"]);
+        (proxy.count(STARTS.0, STARTS.1) >= 2).then_some(())
+    });
+    proxy.set_rules([]);
+    until("it is online", || {
+        sweep(&site, &["settle"]);
+        (site.show("late")["status"] == "online").then_some(())
+    });
+    assert_one_of_each(&site, "late");
+}
+
+/// A Podman service on the tests' storage, to be killed.
+struct Service {
+    directory: TempDir,
+    child: Child,
+}
+
+impl Service {
+    fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("ostler-service-").tempdir().unwrap();
+        let child = serve_podman(&directory);
+        Self { directory, child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("the service is killed");
+        self.child.wait().expect("the service ends");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve_podman(directory: &TempDir) -> Child {
+    let socket = directory.path().join("podman.sock");
+    let _ = std::fs::remove_file(&socket);
+    let address = format!("unix://{}", socket.display());
+    let mut service = podman();
+    service.args(["system", "service", "--time=0", &address]).current_dir(directory.path());
+    let child = service.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = child.expect("podman starts");
+    until("the service listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    child
+}
+
+#[test]
+fn a_service_killed_in_the_middle_of_a_create_leaves_one_container_and_one_token() {
+    let mut service = Service::start();
+    let mut site = Site::on(&service.directory.path().join("podman.sock"), HASTY);
+    site.serve();
+    converge(&site);
+    site.ostler(creation("cut", &["--no-wait"])).well();
+    until("a container is made", || (!containers(&site.instance()).is_empty()).then_some(()));
+    service.kill();
+    let doctor = site.ostler(["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains("start Podman's service"), "{doctor:?}");
+    service.child = serve_podman(&service.directory);
+    until("it is online", || {
+        sweep(&site, &["settle"]);
+        sweep(&site, &["check_containers"]);
+        (site.show("cut")["status"] == "online").then_some(())
+    });
+    converge(&site);
+    assert_truthful(&site);
+}
