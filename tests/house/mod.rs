@@ -193,8 +193,8 @@ fn only_one_file_writes_to_stdout() {
         ["print!(", "println!(", "stdout()"].into_iter().any(|call| code.contains(call))
     };
     let sources = sources();
-    let writers: Vec<_> = sources.iter().filter(|(_, text)| writes(text)).map(|(file, _)| file).collect();
-    assert_eq!(writers, [Path::new("cli/output.rs")]);
+    let files: Vec<_> = sources.iter().filter(|(_, text)| writes(text)).map(|(file, _)| file).collect();
+    assert_eq!(files, [Path::new("cli/output.rs")]);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::{
 
 /// The layer a file belongs to: the first part of its path below `src`.
 pub(super) fn layer_of(file: &Path) -> &str {
-    let first = file.components().next().map_or("", |part| match part {
-        Component::Normal(name) => name.to_str().unwrap(),
+    let first = match file.components().next() {
+        Some(Component::Normal(name)) => name.to_str().unwrap(),
         _ => "",
-    });
+    };
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
