@@ -209,7 +209,7 @@ impl<'t> Filler<'t> {
         // One to three tokens: the last instance's, an older one, an api token.
         let latest = removed_at;
         self.token(number, 0, "instance", latest);
-        if number % 3 > 0 {
+        if !number.is_multiple_of(3) {
             self.token(number, 1, "instance", Some(at));
         }
         if number % 3 > 1 {
@@ -218,14 +218,14 @@ impl<'t> Filler<'t> {
         if live {
             self.pulse.execute(params![key, NOW.0 - HOUR]).unwrap();
         }
-        let swept = (number % 50 == 0).then_some("reap_unknown");
+        let swept = number.is_multiple_of(50).then_some("reap_unknown");
         self.events.execute(params!["WORKSPACE_REMOVED", id.0.as_bytes(), at, swept]).unwrap();
     }
 
     fn token(&mut self, number: u64, which: u64, kind: &str, revoked_at: Option<i64>) {
         let mut digest = [0_u8; 32];
         digest[..16].copy_from_slice(workspace(number * 3 + which).0.as_bytes());
-        let incarnation = (kind == "instance").then_some(3 - which);
+        let incarnation = (kind == "instance").then_some(3 - which.cast_signed());
         let (id, key) =
             (Uuid::from_u128(workspace(number * 3 + which).0.as_u128() ^ 1 << 127), number.cast_signed() + 1);
         let at = NOW.0 - 900 * HOUR;

@@ -66,11 +66,10 @@ impl StartOrder {
     /// What moves a row that this order finds in that status, as narrow as can be: a stop that comes
     /// between the order's look at the row and its transaction has to make the transaction fail.
     fn cause_from(&self, status: Status) -> Option<Cause> {
-        let causes = match self.cause? {
-            Cause::StartByPerson => vec![Cause::Restart, Cause::Resume, Cause::StartByPerson],
-            other => vec![other],
-        };
-        causes.into_iter().find(|cause| cause.sources().contains(&status))
+        let cause = self.cause?;
+        let persons = [Cause::Restart, Cause::Resume, Cause::StartByPerson];
+        let causes = if cause == Cause::StartByPerson { &persons[..] } else { std::slice::from_ref(&cause) };
+        causes.iter().copied().find(|cause| cause.sources().contains(&status))
     }
 }
 

@@ -143,6 +143,9 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
             if !sql.is_autocommit() {
                 sql.execute_batch("ROLLBACK").map_err(StoreError::from)?;
             }
+            if super::is_of_the_disk(&error) {
+                return Err(StoreError::from(error).into());
+            }
             return Err(OpenError::Migration { name: (*name).to_owned(), found: error.to_string() });
         }
     }

@@ -68,6 +68,8 @@ pub struct StoreError {
 fn advice(found: &str) -> &'static str {
     if found.contains("full") {
         ". Free some disk space; nothing was changed"
+    } else if found.contains("disk I/O error") {
+        ". The disk is full or failing: look at `df` and at the kernel's log"
     } else if found.contains("readonly") || found.contains("read-only") {
         ". Make the data directory writable; nothing was changed"
     } else if found.contains("I/O error") {
@@ -171,6 +173,23 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+impl OpenError {
+    /// A file that SQLite could not use: damaged, unless the disk is what refused. Nobody should put a
+    /// backup in the place of a good database because the disk is full.
+    fn unreadable(path: &Path, error: &rusqlite::Error) -> Self {
+        if is_of_the_disk(error) {
+            Self::Store(StoreError::new(error.to_string()))
+        } else {
+            Self::Damaged { path: path.to_owned(), found: error.to_string() }
+        }
+    }
+}
+
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    matches!(error.sqlite_error_code(), Some(CannotOpen | DiskFull | ReadOnly | SystemIoFailure))
+}
+
 /// The registry. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -267,8 +286,7 @@ fn private_file(path: &Path) -> Result<(), OpenError> {
 }
 
 fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
-    let damaged =
-        |error: rusqlite::Error| OpenError::Damaged { path: path.to_owned(), found: error.to_string() };
+    let damaged = |error: rusqlite::Error| OpenError::unreadable(path, &error);
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
     let mode: String =
         sql.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(damaged)?;

@@ -173,7 +173,7 @@ fn drive_workspaces(store: &Store) {
         }
         at_once(store.workspaces(scope));
     }
-    at_once(store.allot(first, PortRange::default(), vec![], false));
+    at_once(store.allot(first, PortRange::default(), vec![]));
     at_once(store.edit_workspace(first, WorkspaceEdit { has_work_volume: Some(true) }));
     at_once(store.begin_start(begin(1, token(11)))).expect("begun");
     at_once(store.begin_start(begin(4, token(12)))).expect("begun");
@@ -259,6 +259,7 @@ fn drive_trash(store: &Store) {
     at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW))
         .expect("claimed");
     at_once(store.trash());
+    at_once(store.open_trash());
     at_once(store.trash_entry(entry));
     at_once(store.trash_of(vec![removed]));
     at_once(store.trash_due(NOW, 5));

@@ -236,6 +236,34 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_takes_nothing_for_damaged() {
+    if !may_mount() {
+        return;
+    }
+    let mut site = Site::new(HASTY);
+    let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=4m", "ostler-test"]);
+    let filling = fill(&site.data_dir());
+    let assert_told = |why: &str| {
+        assert!(why.contains("disk is full") || why.contains("Free some disk space"), "{why}");
+        assert!(!why.contains("damaged") && !why.contains("report this"), "{why}");
+    };
+    assert_told(&site.try_serve().expect_err("a registry was made on a full disk"));
+    fs::remove_file(filling).unwrap();
+    site.serve();
+    let instance = site.instance();
+    site.stop();
+    let filling = fill(&site.data_dir());
+    if let Err(why) = site.try_serve() {
+        assert_told(&why);
+    }
+    fs::remove_file(filling).unwrap();
+    site.kill();
+    site.serve();
+    assert_eq!(site.instance(), instance);
+    site.stop();
+}
+
+#[test]
 fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
     let mut site = Site::new(HASTY);
     site.serve();

@@ -157,15 +157,15 @@ impl Fixture {
     /// Starts it, as the operation does, and answers with the token its container was given.
     pub(crate) async fn start(&self, id: WorkspaceId, at: Timestamp) -> Option<(Begun, Token)> {
         let (token, issue) = token();
-        let begin = BeginStart {
+        let next = BeginStart {
             workspace: id,
-            cause: Cause::StartByPerson,
+            cause: Cause::Restart,
             container: container_id(),
             spec_hash: "hash".into(),
             token: issue,
             at,
         };
-        let begun = self.store.begin_start(begin).await.unwrap()?;
+        let begun = self.store.begin_start(next).await.unwrap()?;
         Some((begun, token))
     }
 
