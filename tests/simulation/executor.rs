@@ -288,11 +288,6 @@ impl Sim {
         (held.effect)();
     }
 
-    /// A held effect never happens. Whoever waits for it hears that its other end is gone.
-    pub(crate) fn refuse(&self, id: u64) {
-        drop(self.remove(id));
-    }
-
     fn remove(&self, id: u64) -> Held {
         let mut core = self.core();
         let index = core.held.iter().position(|held| held.id == id).expect("it is held");

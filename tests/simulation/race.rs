@@ -24,6 +24,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -63,7 +64,6 @@ const VOLUMES: u8 = 2;
 const FILES: u8 = 4;
 const IMAGES: u8 = 8;
 const STORE: u8 = 16;
-const TIME: u8 = 32;
 const EVERYTHING: u8 = u8::MAX;
 
 impl Touches {
@@ -121,8 +121,12 @@ struct Node {
 #[derive(Default)]
 struct Search {
     path: Vec<Node>,
+    /// Orders played to their end.
     played: usize,
+    /// Orders left half way, when all they could still lead to had been seen.
     cut_short: usize,
+    /// How many interleavings those stand for, going by the steps of the longest.
+    interleavings: u128,
 }
 
 impl Search {
@@ -134,7 +138,9 @@ impl Search {
             let race = begin();
             if search.play(&race) {
                 search.played += 1;
-                judge(&race, &search.steps());
+                let steps = search.steps();
+                search.interleavings = search.interleavings.max(interleavings(&steps));
+                judge(&race, &steps);
             } else {
                 search.cut_short += 1;
             }
@@ -190,6 +196,13 @@ impl Search {
         }
         false
     }
+}
+
+/// In how many ways the steps of the two sides can be put into one row.
+fn interleavings(steps: &[Step]) -> u128 {
+    let orders = steps.iter().filter(|step| step.side == OPS).count() as u128;
+    let all = steps.len() as u128;
+    (1..=all - orders).fold(1, |ways, n| ways * (orders + n) / n)
 }
 
 /// An order and a sweep, both begun, neither a step further.
@@ -299,7 +312,10 @@ const SCENES: [Scene; 5] = [
 
 fn story(steps: &[Step]) -> String {
     let side = |side| if side == OPS { "order" } else { "sweep" };
-    steps.iter().map(|step| format!("{}: {}\n", side(step.side), step.label)).collect()
+    steps.iter().fold(String::new(), |mut text, step| {
+        writeln!(text, "{}: {}", side(step.side), step.label).expect("a string takes everything");
+        text
+    })
 }
 
 #[test]
@@ -319,8 +335,8 @@ fn no_order_of_a_start_and_the_stale_token_sweep_takes_a_holders_token() {
             },
         );
         eprintln!(
-            "{scene:?}: {} orders, {} cut short, the old token swept in {swept}",
-            search.played, search.cut_short
+            "{scene:?}: {} orders stand for {} interleavings, {} cut short, the old token swept in {swept}",
+            search.played, search.interleavings, search.cut_short
         );
         assert_eq!(
             swept > 0,

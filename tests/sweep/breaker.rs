@@ -29,10 +29,9 @@ fn lose(house: &House, ids: &[WorkspaceId]) {
 }
 
 fn held(house: &House, pass: &'static str) -> ostler::domain::ids::PlanId {
-    match house.run(pass).outcome {
-        Outcome::Held { plan, .. } => plan,
-        other => panic!("{pass} is held, and not {other:?}"),
-    }
+    let outcome = house.run(pass).outcome;
+    let Outcome::Held { plan, .. } = outcome else { panic!("{pass} is held, and not {outcome:?}") };
+    plan
 }
 
 #[test]
