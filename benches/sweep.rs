@@ -224,7 +224,7 @@ impl<'t> Filler<'t> {
         // One to three tokens: the last instance's, an older one, an api token.
         let latest = removed_at;
         self.token(number, 0, "instance", latest);
-        if number % 3 > 0 {
+        if !number.is_multiple_of(3) {
             self.token(number, 1, "instance", Some(at));
         }
         if number % 3 > 1 {
@@ -233,7 +233,7 @@ impl<'t> Filler<'t> {
         if live {
             self.pulse.execute(params![key, NOW.0 - HOUR]).unwrap();
         }
-        let swept = (number % 50 == 0).then_some("reap_unknown");
+        let swept = number.is_multiple_of(50).then_some("reap_unknown");
         self.events.execute(params!["WORKSPACE_REMOVED", id.0.as_bytes(), at, swept]).unwrap();
     }
 

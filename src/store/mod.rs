@@ -86,6 +86,11 @@ impl StoreError {
         Self { found: found.into() }
     }
 
+    /// A statement panicked, or the lanes ended before its turn came.
+    fn unanswered() -> Self {
+        Self::new("a statement got no answer, and the log says why")
+    }
+
     fn closed() -> Self {
         Self::new("it was closed")
     }

@@ -165,8 +165,8 @@ impl Fixture {
             token: issue,
             at,
         };
-        let begun = self.store.begin_start(begin).await.unwrap()?;
-        Some((begun, token))
+        let started = self.store.begin_start(begin).await.unwrap()?;
+        Some((started, token))
     }
 
     /// A container workspace that is online, and its token.
