@@ -195,7 +195,7 @@ impl Lanes {
                 stage.submit(label, Box::new(move || unpoisoned(&writer).turn(vec![job])));
             }
         }
-        answer.await.unwrap_or_else(|_| Err(StoreError::closed()))
+        answer.await.unwrap_or_else(|_| Err(StoreError::unanswered()))
     }
 
     pub(super) async fn read<T: Send + 'static>(
@@ -214,7 +214,7 @@ impl Lanes {
                 stage.submit(label, Box::new(move || drop(reply.send(work(&unpoisoned(&writer).sql)))));
             }
         }
-        answer.await.unwrap_or_else(|_| Err(StoreError::closed()))
+        answer.await.unwrap_or_else(|_| Err(StoreError::unanswered()))
     }
 }
 
@@ -241,5 +241,99 @@ fn read_all(sql: &Connection, jobs: &Mutex<mpsc::Receiver<ReadJob>>) {
         if catch_unwind(AssertUnwindSafe(|| job(sql))).is_err() {
             tracing::error!("a query panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FILE_NAME, Store, StoreError, configure, migrate, open_reader};
+    use super::*;
+
+    const AT: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn count(sql: &Connection) -> u32 {
+        sql.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap()
+    }
+
+    fn file(dir: &std::path::Path) -> Connection {
+        let path = dir.join(FILE_NAME);
+        let sql = Connection::open(&path).unwrap();
+        configure(&sql, &path).unwrap();
+        migrate::prepare(&sql, Some(&path)).unwrap();
+        sql
+    }
+
+    #[test]
+    fn a_reading_lane_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = file(dir.path());
+        let reader = open_reader(&dir.path().join(FILE_NAME)).unwrap();
+        for statement in [
+            "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 0)",
+            "PRAGMA user_version = 9",
+            "CREATE TABLE notes (text TEXT) STRICT",
+            "PRAGMA query_only = off; DELETE FROM events",
+        ] {
+            let refused = reader.execute_batch(statement);
+            assert!(
+                refused.is_err_and(|error| error.to_string().contains("readonly")),
+                "{statement} was allowed"
+            );
+        }
+        assert_eq!(writer.query_row("SELECT count(*) FROM registry", [], |row| row.get(0)), Ok(0));
+    }
+
+    /// A database that may not grow any more is SQLite's own picture of a full disk, for those who cannot
+    /// make one.
+    #[tokio::test]
+    async fn a_batch_on_a_full_disk_fails_whole_and_the_next_one_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let sql = file(dir.path());
+        let look = open_reader(&dir.path().join(FILE_NAME)).unwrap();
+        let pages: u32 = sql.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        sql.pragma_update(None, "max_page_count", pages + 2).unwrap();
+        let (feed, mut events) = broadcast::channel(64);
+        let mut writer = Writer::new(sql, feed);
+        let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| told(4096)).unzip();
+        writer.turn(jobs);
+        for answer in answers {
+            let said = answer.await.unwrap().unwrap_err().to_string();
+            assert!(said.contains("full") && said.contains("nothing was changed"), "{said}");
+        }
+        assert_eq!(count(&look), 0, "a part of a batch was kept, whose callers were told that it failed");
+        assert!(events.try_recv().is_err(), "an event was sent of what was rolled back");
+
+        writer.sql.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        let (answer, job) = told(4096);
+        writer.turn(vec![job]);
+        assert_eq!(answer.await.unwrap(), Ok(()));
+        assert_eq!(count(&look), 1);
+    }
+
+    fn told(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {
+        let (reply, answer) = oneshot::channel();
+        let work = move |tx: &mut Tx<'_>| {
+            let payload = serde_json::json!({ "text": "x".repeat(length) });
+            tx.tell(AT, EventKind::ContainerStopped, None, payload, None)
+        };
+        (answer, Box::new(Asked { work: Some(work), done: None, reply }))
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_panics_fails_its_callers_and_the_lanes_live_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let broken = store.lanes.write::<()>("broken", |tx| {
+            tx.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None)?;
+            panic!("on purpose, after a change")
+        });
+        assert_eq!(broken.await, Err(StoreError::unanswered()));
+        for _ in 0..4 {
+            let broken = store.lanes.read::<()>("broken", |_| panic!("on purpose, while reading"));
+            assert_eq!(broken.await, Err(StoreError::unanswered()));
+        }
+        store.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None).await.unwrap();
+        let events = store.events_after(0, 10).await.unwrap();
+        assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1], "a broken change was kept");
     }
 }

@@ -55,6 +55,10 @@ const READERS: usize = 2;
 /// Prepared statements a connection keeps: more than there are, so that none is ever prepared twice.
 const STATEMENTS: usize = 128;
 
+/// The most memory a reading lane keeps pages in, in KiB. A small registry never fills it; in one with a
+/// million rows of history a listing of a thousand containers touches about half of it, again and again.
+const READER_CACHE_KIB: i64 = 16 * 1024;
+
 /// How many events a slow listener may lag behind before it has to catch up from the store.
 const FEED_CAPACITY: usize = 1024;
 
@@ -91,6 +95,11 @@ pub(crate) fn advice_for(error: &io::Error) -> &'static str {
 impl StoreError {
     fn new(found: impl Into<String>) -> Self {
         Self { found: found.into() }
+    }
+
+    /// A statement panicked, or the lanes ended before its turn came.
+    fn unanswered() -> Self {
+        Self::new("a statement got no answer, and the log says why")
     }
 
     fn closed() -> Self {
@@ -306,6 +315,7 @@ fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         .map_err(|error| OpenError::Place { path: path.to_owned(), source: io::Error::other(error) })?;
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
+    sql.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(StoreError::from)?;
     array::load_module(&sql).map_err(StoreError::from)?;
     sql.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(sql)

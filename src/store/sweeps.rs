@@ -74,16 +74,19 @@ fn known(row: &Row<'_>) -> rusqlite::Result<KnownRow> {
 }
 
 /// `NOT IN` an empty list matches everything: only a trusted listing may be passed in.
+///
+/// It reads two narrow indexes and the pulse, and never the wide rows: those of the live lie scattered
+/// among the removed, a page each.
 fn stale() -> String {
     format!(
         "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
-             FROM tokens t INDEXED BY tokens_live_instance
-             CROSS JOIN workspaces w ON w.key = t.workspace
-             LEFT JOIN pulse p ON p.workspace = t.workspace
-             WHERE t.kind = 'instance' AND t.revoked_at IS NULL AND t.created_at < ?2
-               AND (p.token_used_at IS NULL OR p.token_used_at < ?2)
-               AND w.kind = 'container' AND w.status IN {STALE_STATUSES}
-               AND w.id NOT IN (SELECT value FROM rarray(?1))"
+         FROM workspaces w INDEXED BY workspaces_holding
+         LEFT JOIN pulse p ON p.workspace = w.key
+         CROSS JOIN tokens t INDEXED BY tokens_live_instance ON t.workspace = w.key
+         WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}
+           AND w.id NOT IN (SELECT value FROM rarray(?1))
+           AND (p.token_used_at IS NULL OR p.token_used_at < ?2)
+           AND t.kind = 'instance' AND t.revoked_at IS NULL AND t.created_at < ?2"
     )
 }
 

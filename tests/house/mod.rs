@@ -187,14 +187,14 @@ fn only_the_podman_engine_knows_of_its_client() {
 
 #[test]
 fn only_one_file_writes_to_stdout() {
-    let writes = |text: &str| {
+    let prints = |text: &str| {
         // Asking whether a person reads it is no writing; nor is what goes to stderr.
         let code = code_of(text).replace("stdout().is_terminal()", "").replace("eprint", "");
         ["print!(", "println!(", "stdout()"].into_iter().any(|call| code.contains(call))
     };
     let sources = sources();
-    let files: Vec<_> = sources.iter().filter(|(_, text)| writes(text)).map(|(file, _)| file).collect();
-    assert_eq!(files, [Path::new("cli/output.rs")]);
+    let writers: Vec<_> = sources.iter().filter(|(_, text)| prints(text)).map(|(file, _)| file).collect();
+    assert_eq!(writers, [Path::new("cli/output.rs")]);
 }
 
 #[test]

@@ -1,16 +1,10 @@
 //! Just enough of Rust to find the paths in a source.
 
-use std::{
-    collections::BTreeSet,
-    path::{Component, Path},
-};
+use std::{collections::BTreeSet, path::Path};
 
 /// The layer a file belongs to: the first part of its path below `src`.
 pub(super) fn layer_of(file: &Path) -> &str {
-    let first = match file.components().next() {
-        Some(Component::Normal(name)) => name.to_str().unwrap(),
-        _ => "",
-    };
+    let first = file.iter().next().and_then(|part| part.to_str()).unwrap_or_default();
     first.strip_suffix(".rs").unwrap_or(first)
 }
 

@@ -112,16 +112,15 @@ async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
     assert_eq!(sequences(&fixture.side()), [1, 2], "the sequence has a gap where a change was undone");
     assert_eq!(fixture.number("SELECT count(*) FROM workspaces"), 0, "half a workspace was left");
     assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 0);
-    let sent: Vec<_> = std::iter::from_fn(|| feed.try_recv().ok()).map(|event| event.payload).collect();
-    assert_eq!(
-        sent,
-        [json!({ "number": 1 }), json!({ "number": 2 })],
-        "an event of an undone change was sent"
-    );
 
     fixture.store.found_registry(registry()).await.unwrap();
     let made = fixture.store.create_workspace(new_workspace("alpha", Kind::Container), T0).await;
     assert_eq!(made, Ok(CreateResult::Created(1)), "the writer goes on after a failure");
+    let mut sent = Vec::new();
+    while sent.len() < 3 {
+        sent.push(feed.recv().await.unwrap().id);
+    }
+    assert_eq!(sent, [1, 2, 3], "an event of an undone change was sent");
 }
 
 #[tokio::test]

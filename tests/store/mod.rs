@@ -157,16 +157,16 @@ impl Fixture {
     /// Starts it, as the operation does, and answers with the token its container was given.
     pub(crate) async fn start(&self, id: WorkspaceId, at: Timestamp) -> Option<(Begun, Token)> {
         let (token, issue) = token();
-        let next = BeginStart {
+        let begin = BeginStart {
             workspace: id,
-            cause: Cause::Restart,
+            cause: Cause::StartByPerson,
             container: container_id(),
             spec_hash: "hash".into(),
             token: issue,
             at,
         };
-        let begun = self.store.begin_start(next).await.unwrap()?;
-        Some((begun, token))
+        let started = self.store.begin_start(begin).await.unwrap()?;
+        Some((started, token))
     }
 
     /// A container workspace that is online, and its token.

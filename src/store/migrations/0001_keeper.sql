@@ -45,6 +45,9 @@ CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT 
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
 CREATE INDEX workspaces_up ON workspaces (status, container_id) WHERE status IN ('online', 'degraded', 'offline');
+CREATE INDEX workspaces_holding ON workspaces (id, status, name) -- whose tokens may be stale, without the rows
+    WHERE kind = 'container'
+      AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
 CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
 
 -- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
@@ -67,7 +70,7 @@ CREATE TABLE tokens (
     CHECK ((kind = 'instance') = (incarnation IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX tokens_live_instance ON tokens (workspace, created_at)
+CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- with what the sweep reads
     WHERE kind = 'instance' AND revoked_at IS NULL;
 CREATE INDEX tokens_of_workspace ON tokens (workspace, created_at);
 
