@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What came of a command.
