@@ -183,7 +183,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// A file that SQLite could not use: damaged, unless the disk is what refused. Nobody should put a
+    /// A file that could not be used: damaged, unless the disk is what refused. Nobody should put a
     /// backup in the place of a good database because the disk is full.
     fn unreadable(path: &Path, error: &rusqlite::Error) -> Self {
         if is_of_the_disk(error) {

@@ -111,6 +111,10 @@ pub(super) fn converge(site: &Site) {
             let settled =
                 rows.iter().all(|row| row["status"] != "provisioning" && row["operation"].is_null());
             quiet = if done && settled { quiet + 1 } else { 0 };
+            if quiet == 0 {
+                // Readiness and graces take seconds, and other tests run beside this one.
+                std::thread::sleep(std::time::Duration::from_millis(400));
+            }
             // Some things take two looks.
             (quiet == 2).then_some(())
         });

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The files of a database.
 const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
