@@ -1,1 +1,330 @@
-fn main() {}
+//! What the orphan passes cost in the store, and that history does not make it dearer.
+//!
+//! One cycle is what `reap_removed`, `reap_unknown` and `revoke_stale_tokens` ask of the store between
+//! two listings, the breaker's questions among them, and five revocations. Contestants take turns in
+//! rounds, so that the machine's mood hits them alike; a figure is the median of the rounds with the
+//! lowest and the highest beside it, and a ratio is taken within each round before its median.
+//!
+//! `cargo bench --bench sweep` prints two tables; `-- --quick` leaves the million rows out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and stops at what it did not expect"
+)]
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use ostler::{
+    domain::{
+        ids::{InstanceId, WorkspaceId},
+        time::Timestamp,
+    },
+    store::{FILE_NAME, Registry, StaleTokens, Store},
+};
+use rusqlite::{Connection, params};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// When the cycles run; history lies before it.
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+const HOUR: i64 = 3_600_000;
+/// Containers in every listing.
+const LISTED: u64 = 1_000;
+/// Rounds that count; one more is run before them.
+const ROUNDS: usize = 9;
+/// Tokens revoked in a cycle: the cap of a run.
+const REVOKED: usize = 5;
+/// The goal for a hundred thousand rows.
+const GOAL: Duration = Duration::from_millis(25);
+
+/// A registry of made-up rows.
+struct Registered {
+    title: String,
+    live: u64,
+    store: Store,
+    runtime: tokio::runtime::Runtime,
+    listed: Vec<WorkspaceId>,
+    _directory: TempDir,
+}
+
+/// Rows, of which so many are live. Live ones are spread evenly among the removed, as time would.
+struct Shape {
+    rows: u64,
+    live: u64,
+}
+
+fn workspace(number: u64) -> WorkspaceId {
+    // Ids are random in life: consecutive ones would lie beside each other in the index.
+    let mixed = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64 | u128::from(number);
+    WorkspaceId(Uuid::from_u128(mixed))
+}
+
+fn container(number: u64) -> String {
+    format!("{:064x}", u128::from(number) | 1 << 100)
+}
+
+impl Registered {
+    fn new(title: &str, shape: &Shape) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let instance = InstanceId(Uuid::from_u128(1));
+        let registry =
+            Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: Some(NOW) };
+        runtime.block_on(store.found_registry(registry)).unwrap();
+        let live = fill(&directory.path().join(FILE_NAME), shape);
+        // Most of what is listed is live, some is removed, some nobody knows.
+        let known = LISTED * 95 / 100;
+        let step = (live.len() as u64 / known).max(1);
+        let mut listed: Vec<_> = live.iter().step_by(usize::try_from(step).unwrap()).copied().collect();
+        listed.truncate(usize::try_from(known).unwrap());
+        let removed = (0..shape.rows).filter(|number| live.binary_search(number).is_err());
+        listed.extend(removed.take(usize::try_from(LISTED / 50).unwrap()));
+        listed.extend((shape.rows..).take(usize::try_from(LISTED).unwrap() - listed.len()));
+        let listed = listed.into_iter().map(workspace).collect();
+        Self { title: title.into(), live: live.len() as u64, store, runtime, listed, _directory: directory }
+    }
+
+    /// The store's part of one cycle.
+    fn cycle(&self, parts: &mut [Duration; PARTS.len()]) -> Duration {
+        let older_than = Timestamp(NOW.0 - HOUR / 12);
+        self.runtime.block_on(async {
+            let begun = Instant::now();
+            let store = &self.store;
+            // reap_removed and reap_unknown.
+            for _ in 0..2 {
+                timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
+                timed(&mut parts[1], store.trash_of(self.listed.clone())).await;
+            }
+            // revoke_stale_tokens.
+            let candidates =
+                timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;
+            assert!(candidates.len() >= REVOKED, "{}: only {} stale tokens", self.title, candidates.len());
+            // The breaker, once for each of them.
+            for pass in ["reap_removed", "reap_unknown", "revoke_stale_tokens"] {
+                timed(&mut parts[3], store.held_plan(pass)).await;
+                timed(&mut parts[4], store.swept_since(Timestamp(NOW.0 - HOUR))).await;
+                timed(&mut parts[5], store.live_count()).await;
+                timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
+            }
+            for candidate in candidates.iter().take(REVOKED) {
+                let stale = StaleTokens { workspace: candidate.workspace, older_than, without_age: false };
+                let revoked = store.revoke_stale_tokens(stale, "absent".into(), "revoke_stale_tokens", NOW);
+                assert_eq!(timed(&mut parts[6], revoked).await.len(), 1);
+            }
+            begun.elapsed()
+        })
+    }
+}
+
+/// The parts of a cycle, in the order of the table's columns.
+const PARTS: [&str; 7] = ["known rows", "trash", "stale", "held", "swept", "live", "revoke"];
+
+async fn timed<T>(into: &mut Duration, asked: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
+    let begun = Instant::now();
+    let answer = asked.await.unwrap();
+    *into += begun.elapsed();
+    answer
+}
+
+/// Writes the rows behind the store's back, in one transaction; answers with the numbers of the live ones.
+fn fill(path: &Path, shape: &Shape) -> Vec<u64> {
+    let mut sql = Connection::open(path).unwrap();
+    sql.pragma_update(None, "synchronous", "OFF").unwrap();
+    sql.pragma_update(None, "cache_size", -200_000).unwrap();
+    let tx = sql.transaction().unwrap();
+    let mut live = Vec::new();
+    {
+        let mut filler = Filler::new(&tx);
+        for number in 0..shape.rows {
+            let is_live = number * shape.live / shape.rows != (number + 1) * shape.live / shape.rows;
+            filler.workspace(number, is_live);
+            if is_live {
+                live.push(number);
+            }
+        }
+    }
+    tx.commit().unwrap();
+    sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    live
+}
+
+struct Filler<'t> {
+    workspaces: rusqlite::Statement<'t>,
+    tokens: rusqlite::Statement<'t>,
+    pulse: rusqlite::Statement<'t>,
+    events: rusqlite::Statement<'t>,
+}
+
+impl<'t> Filler<'t> {
+    fn new(sql: &'t Connection) -> Self {
+        let prepare = |text| sql.prepare(text).unwrap();
+        Self {
+            workspaces: prepare(
+                "INSERT INTO workspaces (key, id, name, kind, runtime, tier, spec, status, status_since, incarnation,
+                                         container_id, container_serial, container_spec_hash, has_work_volume,
+                                         created_at, removed_at)
+                 VALUES (?1, ?2, ?3, 'container', 'plain', 2, ?4, ?5, ?6, 3, ?7, 3, ?8, 1, ?6, ?9)",
+            ),
+            tokens: prepare(
+                "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at, revoked_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'prefixed', ?6, ?7)",
+            ),
+            pulse: prepare("INSERT INTO pulse (workspace, token_used_at) VALUES (?1, ?2)"),
+            events: prepare(
+                "INSERT INTO events (event_type, workspace, payload, created_at, swept_by) VALUES (?1, ?2, '{}', ?3, ?4)",
+            ),
+        }
+    }
+
+    fn workspace(&mut self, number: u64, live: bool) {
+        let (key, id, at) = (number.cast_signed() + 1, workspace(number), NOW.0 - 1000 * HOUR);
+        let removed_at = (!live).then_some(NOW.0 - 500 * HOUR);
+        let status = match (live, number % 8) {
+            (false, _) => "removed",
+            (true, 0) => "hibernated",
+            (true, 1) => "paused",
+            (true, 2) => "offline",
+            (true, _) => "online",
+        };
+        let spec = r#"{"image":"registry.example.org/team/agent:1.2.3","command":["agent","--serve"],"env":{"MODE":"work"}}"#;
+        self.workspaces
+            .execute(params![
+                key,
+                id.0.as_bytes(),
+                format!("workspace-{number}"),
+                spec,
+                status,
+                at,
+                container(number),
+                "0123456789abcdef",
+                removed_at
+            ])
+            .unwrap();
+        // One to three tokens: the last instance's, an older one, an api token.
+        let latest = removed_at;
+        self.token(number, 0, "instance", latest);
+        if !number.is_multiple_of(3) {
+            self.token(number, 1, "instance", Some(at));
+        }
+        if number % 3 > 1 {
+            self.token(number, 2, "api", None);
+        }
+        if live {
+            self.pulse.execute(params![key, NOW.0 - HOUR]).unwrap();
+        }
+        let swept = number.is_multiple_of(50).then_some("reap_unknown");
+        self.events.execute(params!["WORKSPACE_REMOVED", id.0.as_bytes(), at, swept]).unwrap();
+    }
+
+    fn token(&mut self, number: u64, which: u64, kind: &str, revoked_at: Option<i64>) {
+        let mut digest = [0_u8; 32];
+        digest[..16].copy_from_slice(workspace(number * 3 + which).0.as_bytes());
+        let incarnation = (kind == "instance").then_some(3 - which.cast_signed());
+        let (id, key) =
+            (Uuid::from_u128(workspace(number * 3 + which).0.as_u128() ^ 1 << 127), number.cast_signed() + 1);
+        let at = NOW.0 - 900 * HOUR;
+        self.tokens.execute(params![id.as_bytes(), key, kind, incarnation, digest, at, revoked_at]).unwrap();
+    }
+}
+
+/// The middle one, the lowest and the highest.
+fn spread<T: PartialOrd + Copy>(values: &[T]) -> (T, T, T) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1])
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// Lets the contestants take turns; answers with each one's rounds.
+fn race(contestants: &[Registered]) -> Vec<Vec<Duration>> {
+    let mut rounds = vec![Vec::new(); contestants.len()];
+    let mut parts = vec![Vec::new(); contestants.len()];
+    for round in 0..=ROUNDS {
+        for (number, contestant) in contestants.iter().enumerate() {
+            let mut of_round = [Duration::ZERO; PARTS.len()];
+            let took = contestant.cycle(&mut of_round);
+            if round > 0 {
+                rounds[number].push(took);
+                parts[number].push(of_round);
+            }
+        }
+    }
+    print!("{:<44} {:>8} {:>9} {:>17}", "rows", "live", "cycle ms", "lowest..highest");
+    for part in PARTS {
+        print!(" {part:>10}");
+    }
+    println!();
+    for (number, contestant) in contestants.iter().enumerate() {
+        let (median, lowest, highest) = spread(&rounds[number]);
+        let range = format!("{:.2}..{:.2}", millis(lowest), millis(highest));
+        print!("{:<44} {:>8} {:>9.2} {range:>17}", contestant.title, contestant.live, millis(median));
+        for part in 0..PARTS.len() {
+            let of_part: Vec<_> = parts[number].iter().map(|parts| parts[part]).collect();
+            print!(" {:>10.2}", millis(spread(&of_part).0));
+        }
+        println!();
+    }
+    rounds
+}
+
+fn verdict(what: &str, reached: bool) {
+    println!("{what}: {}", if reached { "reached" } else { "MISSED" });
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    println!(
+        "The orphan passes' cycle in the store: {LISTED} containers listed, {REVOKED} tokens revoked, {ROUNDS} rounds.\n"
+    );
+    let sizes: &[(u64, &str)] = if quick {
+        &[(1_000, "10^3"), (100_000, "10^5")]
+    } else {
+        &[(1_000, "10^3"), (100_000, "10^5"), (1_000_000, "10^6")]
+    };
+    let contestants: Vec<_> = sizes
+        .iter()
+        .map(|(rows, title)| {
+            Registered::new(&format!("{title}, 5 % live"), &Shape { rows: *rows, live: rows / 20 })
+        })
+        .collect();
+    let rounds = race(&contestants);
+    drop(contestants);
+    let (median, ..) = spread(&rounds[1]);
+    verdict(
+        &format!("\ngoal: 10^5 rows in under {} ms: {:.2} ms", GOAL.as_millis(), millis(median)),
+        median < GOAL,
+    );
+
+    let history = if quick { 100_000 } else { 1_000_000 };
+    println!("\nThe same live rows, without and with {history} removed ones beside them.\n");
+    let live = 5_000;
+    let contestants = [
+        Registered::new("5000 live, 95 000 removed", &Shape { rows: 100_000, live }),
+        Registered::new(
+            &format!("5000 live, {} removed", 95_000 + history),
+            &Shape { rows: 100_000 + history, live },
+        ),
+    ];
+    let rounds = race(&contestants);
+    let ratios: Vec<f64> = rounds[0]
+        .iter()
+        .zip(&rounds[1])
+        .map(|(without, with)| with.as_secs_f64() / without.as_secs_f64())
+        .collect();
+    let (ratio, lowest, highest) = spread(&ratios);
+    verdict(
+        &format!(
+            "\ngoal: within 20 %: {ratio:.2} times the time ({lowest:.2}..{highest:.2}) with the history"
+        ),
+        ratio < 1.2,
+    );
+}

@@ -269,6 +269,8 @@ pub struct TrashView {
     pub container_id: Option<String>,
     /// Names of the volumes.
     pub volumes: Vec<String>,
+    /// What it costs in disk, in bytes, where the engine says so.
+    pub size_bytes: Option<u64>,
     /// `claimed`, `kept`, `restoring` or `deleting`.
     pub state: String,
     /// When it was put there, RFC 3339.

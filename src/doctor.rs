@@ -167,7 +167,17 @@ impl Doctor {
     async fn trash(&self) -> StoreResult<Check> {
         let entries = self.0.store.trash().await?;
         let open = entries.iter().filter(|entry| entry.state != TrashState::Kept).count();
-        Ok(ok("trash", format!("{} entries, {open} of them on their way", entries.len())))
+        let found = format!("{} entries, {open} of them on their way", entries.len());
+        if entries.is_empty() {
+            return Ok(ok("trash", found));
+        }
+        Ok(match self.0.engine.disk_usage().await {
+            Ok(usage) => {
+                let bytes: u64 = entries.iter().map(|entry| usage.of(&entry.things)).sum();
+                ok("trash", format!("{found}, {} MiB of disk", bytes.div_ceil(1 << 20)))
+            }
+            Err(_) => ok("trash", format!("{found}; the engine does not say what they cost in disk")),
+        })
     }
 }
 

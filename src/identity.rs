@@ -158,7 +158,8 @@ pub async fn establish(
         (None, Some(record)) => Registry {
             instance: record.instance,
             generation: record.generation,
-            recovering_since: None,
+            // From its first transaction on: a crash before the event below must not disarm the hold.
+            recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
         (Some(registry), Some(record)) if registry.instance != record.instance => {

@@ -1,5 +1,35 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
-#![allow(missing_docs, reason = "being built")]
+//!
+//! This page is the plan of the house. Every module is a layer, and a layer names only those its row
+//! allows: arrows point down. `tests/house` reads the sources against this table, and the table against
+//! its own, so neither can drift.
+//!
+//! | layer | may name | what it is |
+//! |---|---|---|
+//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the thin binary: parse, run, turn a failure into an exit code |
+//! | `cli` | `api`, `domain` | the command line: speaks only the contract, over the socket |
+//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the composition root: open, build, spawn, drain |
+//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `tasks`, `clock`, `domain` | the routes |
+//! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | what is wrong, and what to do about it |
+//! | `identity` | `store`, `clock`, `entropy`, `domain` | whose registry this is, and whether it was lost or copied |
+//! | `telemetry` | `config` | the log |
+//! | `config` | `domain` | settings, read and validated into plain values |
+//! | `api` | | the contract between `cli` and `http` |
+//! | `sweep` | `ops`, `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the passes, and what drives them |
+//! | `ops` | `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the use cases, one actor for each workspace |
+//! | `store` | `tasks`, `clock`, `domain` | the registry's file: the only user of SQLite |
+//! | `engine` | `tasks`, `clock`, `domain` | what runs containers: Podman, or a fake with faults |
+//! | `tasks` | `clock` | the one place where tasks are started |
+//! | `clock` | `domain` | the one clock |
+//! | `entropy` | `domain` | the one source of randomness |
+//! | `domain` | | the rules: plain data and pure functions |
+//!
+//! Three habits follow from it. What a sweep does is decided in `domain`, from rows and a listing, before
+//! anything is done; `sweep` and `ops` carry it out and choose nothing. Whatever is not deterministic
+//! (time, randomness, tasks, the engine, the moment a transaction takes effect) is handed in from above,
+//! so that the simulator can own it. And the store and the engine know nothing of each other: what both
+//! have to agree on is an order of steps in `ops`.
+
 pub mod api;
 pub mod cli;
 pub mod clock;

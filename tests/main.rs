@@ -9,6 +9,9 @@
 
 mod cli;
 mod faults;
+mod house;
 mod keeper;
 mod podman;
+mod simulation;
+mod store;
 mod support;

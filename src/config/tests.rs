@@ -1,3 +1,5 @@
+//! Settings: where each comes from, which wins, and what is refused.
+
 use super::*;
 
 /// Reads `text` as a file called `config.toml`.

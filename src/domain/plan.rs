@@ -344,6 +344,14 @@ impl Inventory {
         all.into_iter().collect()
     }
 
+    /// Workspaces of which a container runs under a trash name.
+    #[must_use]
+    pub fn running_in_trash(&self) -> Vec<WorkspaceId> {
+        let runs =
+            |trashed: &[(TrashId, ObservedContainer)]| trashed.iter().any(|(_, seen)| seen.state.may_run());
+        self.trashed.iter().filter(|(_, trashed)| runs(trashed)).map(|(workspace, _)| *workspace).collect()
+    }
+
     /// Any container of a workspace by its id, whatever its name.
     #[must_use]
     pub fn container(&self, workspace: WorkspaceId, id: &ContainerId) -> Option<&ObservedContainer> {
@@ -518,8 +526,12 @@ pub fn revoke_stale_tokens(
     older_than: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
+    let asked_at = older_than + grace;
     for candidate in candidates {
-        let absent = presence.absent(candidate.workspace, now);
+        // A listing older than the token's last sign of life says nothing about its holder: the container
+        // may have come and gone between two listings.
+        let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
+        let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.looks >= 2 && absent.time >= grace {
             let evidence = format!(
                 "its container was absent from {} trusted listings over {}; the token was issued at {} and last \
@@ -550,7 +562,7 @@ pub struct SettleInput<'a> {
     pub rows: &'a [KnownRow],
     /// Rows that are provisioning without this process having brought them up.
     pub interrupted: &'a [KnownRow],
-    /// Trash entries that are on their way in or back.
+    /// Trash entries that are on their way in or back, and those kept of whose container something runs.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
     pub busy: &'a BTreeSet<WorkspaceId>,
@@ -570,6 +582,16 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
             &entry.workspace_name,
             "taken out of the trash and not given back",
         );
+    }
+    for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
+        let lies = entry.things.container.as_ref();
+        if lies
+            .and_then(|lies| inventory.container(entry.workspace, &lies.id))
+            .is_some_and(|c| c.state.may_run())
+        {
+            let action = Action::FinishTrash { workspace: entry.workspace, entry: entry.id };
+            plan.act(action, &entry.workspace_name, "its container runs although it lies in the trash");
+        }
     }
     for row in interrupted.iter().filter(|row| idle(&row.id)) {
         let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
@@ -601,7 +623,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
 pub const READY_AFTER: Duration = Duration::from_secs(2);
 
 /// `check_containers`: rows whose container is gone or has ended, twice in a row, and rows whose
-/// container runs although they are called offline or provisioning.
+/// container runs although they are called offline or provisioning. Of the provisioning ones, `rows` holds
+/// those that this process has brought up.
 #[must_use]
 pub fn check_containers(
     inventory: &Inventory,
@@ -616,7 +639,9 @@ pub fn check_containers(
         let container = row.container.as_ref().and_then(|id| inventory.container(row.id, id));
         let running = container.filter(|container| container.state.may_run());
         match (row.status, running) {
-            (Status::Online | Status::Degraded, None) if presence.not_running(row.id) >= 2 => {
+            (Status::Online | Status::Degraded | Status::Provisioning, None)
+                if presence.not_running(row.id) >= 2 =>
+            {
                 let evidence = match container {
                     Some(ended) => format!(
                         "its container has ended{}",
@@ -631,7 +656,7 @@ pub fn check_containers(
                 };
                 plan.act(action, &row.name, evidence);
             }
-            (Status::Online | Status::Degraded, None) => {
+            (Status::Online | Status::Degraded | Status::Provisioning, None) => {
                 plan.watching.push(format!("{}: its container does not run; looking once more", row.name));
             }
             (Status::Offline | Status::Provisioning, Some(container))

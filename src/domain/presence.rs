@@ -89,14 +89,17 @@ impl Presence {
         self.items.get(item).copied()
     }
 
-    /// For how long a workspace has had no container, as far as was watched.
+    /// For how long a workspace has had no container, as far as was watched from `from` on: listings
+    /// before that saw the absence of what was not there yet.
     #[must_use]
-    pub fn absent(&self, workspace: WorkspaceId, now: Awake) -> Absent {
+    pub fn absent(&self, workspace: WorkspaceId, from: Awake, now: Awake) -> Absent {
         // The absence begins at the first listing without it: what was between two listings nobody saw.
         let looks = self.looks - self.last_held.get(&workspace).copied().unwrap_or(0);
-        let first = self.taken.len().saturating_sub(looks as usize);
-        let since = self.taken.get(first).filter(|_| looks > 0);
-        Absent { time: since.map_or(Duration::ZERO, |at| now.since(*at)), looks }
+        let without = self.taken.len().saturating_sub(looks as usize);
+        let first = without.max(self.taken.partition_point(|at| *at < from));
+        let counted = u32::try_from(self.taken.len() - first).unwrap_or(u32::MAX);
+        let since = self.taken.get(first);
+        Absent { time: since.map_or(Duration::ZERO, |at| now.since(*at)), looks: counted }
     }
 
     /// In how many listings in a row, the newest included, a workspace had no running container.
@@ -122,17 +125,33 @@ mod tests {
     #[test]
     fn absence_counts_from_what_was_watched() {
         let mut presence = Presence::default();
-        assert_eq!(presence.absent(A, Awake(9_000)).looks, 0, "nobody has looked yet");
+        assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).looks, 0, "nobody has looked yet");
         look(&mut presence, 1_000, false);
-        assert_eq!(presence.absent(A, Awake(1_000)), Absent { time: Duration::ZERO, looks: 1 });
+        assert_eq!(presence.absent(A, Awake(0), Awake(1_000)), Absent { time: Duration::ZERO, looks: 1 });
         look(&mut presence, 61_000, false);
-        assert_eq!(presence.absent(A, Awake(61_000)), Absent { time: Duration::from_mins(1), looks: 2 });
+        assert_eq!(
+            presence.absent(A, Awake(0), Awake(61_000)),
+            Absent { time: Duration::from_mins(1), looks: 2 }
+        );
         look(&mut presence, 70_000, true);
-        assert_eq!(presence.absent(A, Awake(71_000)).looks, 0, "it is back");
+        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).looks, 0, "it is back");
         look(&mut presence, 80_000, false);
-        assert_eq!(presence.absent(A, Awake(80_000)).looks, 1);
+        assert_eq!(presence.absent(A, Awake(0), Awake(80_000)).looks, 1);
         presence.forget();
-        assert_eq!(presence.absent(A, Awake(99_000)), Absent { time: Duration::ZERO, looks: 0 });
+        assert_eq!(presence.absent(A, Awake(0), Awake(99_000)), Absent { time: Duration::ZERO, looks: 0 });
+    }
+
+    #[test]
+    fn absence_counts_only_from_when_there_was_something_to_be_absent() {
+        let mut presence = Presence::default();
+        for at in [1_000, 31_000, 61_000] {
+            look(&mut presence, at, false);
+        }
+        let absent = |from, now| presence.absent(A, Awake(from), Awake(now));
+        assert_eq!(absent(0, 61_000), Absent { time: Duration::from_mins(1), looks: 3 });
+        assert_eq!(absent(31_000, 61_000), Absent { time: Duration::from_secs(30), looks: 2 });
+        assert_eq!(absent(31_001, 61_000), Absent { time: Duration::ZERO, looks: 1 });
+        assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, looks: 0 });
     }
 
     #[test]

@@ -259,20 +259,7 @@ pub const MOVES: &[(Cause, Status, &[Status])] = &[
     (Cause::ContainerGone, Offline, &[Online, Degraded, Provisioning]),
     (Cause::ExternalSilent, AwaitingAgent, &[Online, Degraded]),
     (Cause::Restart, Provisioning, &[Offline, Online, Degraded, Failed(ProvisionTimeout)]),
-    (
-        Cause::StartByPerson,
-        Provisioning,
-        &[
-            Offline,
-            Online,
-            Degraded,
-            Failed(ProvisionTimeout),
-            Failed(StartError),
-            Failed(Parked),
-            Paused,
-            Hibernated,
-        ],
-    ),
+    (Cause::StartByPerson, Provisioning, &[Failed(StartError), Failed(Parked)]),
     (Cause::Resume, Provisioning, &[Paused, Hibernated]),
     (Cause::BudgetSpent, Failed(Parked), &[Offline]),
     (

@@ -68,6 +68,14 @@ impl Add<Duration> for Awake {
     }
 }
 
+impl Sub<Duration> for Awake {
+    type Output = Self;
+    /// Before the start there was nobody awake: it is the earliest there is.
+    fn sub(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

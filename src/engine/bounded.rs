@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest, FileToWrite,
-    InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest,
+    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo, Progress, Trouble,
+    VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -176,6 +177,10 @@ impl Engine for Bounded {
 
     async fn port_is_free(&self, port: u16) -> bool {
         self.engine.port_is_free(port).await
+    }
+
+    async fn disk_usage(&self) -> EngineResult<DiskUsage> {
+        self.read(|| "ask what things cost in disk".into(), self.engine.disk_usage()).await
     }
 
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::{
-    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId, ExecRequest,
-    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource, NetworkInfo,
-    Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource,
+    NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
@@ -513,6 +513,10 @@ impl Engine for FakeEngine {
 
     async fn port_is_free(&self, port: u16) -> bool {
         !self.world.state().busy_ports.contains(&port)
+    }
+
+    async fn disk_usage(&self) -> EngineResult<DiskUsage> {
+        Ok(DiskUsage::default())
     }
 
     async fn logs(&self, _id: &ContainerId, _request: LogRequest) -> EngineResult<LogStream> {

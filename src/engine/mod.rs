@@ -24,6 +24,7 @@ use crate::domain::{
     ids::ContainerId,
     observed::{ContainerState, ObservedContainer, ObservedVolume},
     runtime::{Limits, User},
+    trash::Things,
 };
 
 /// What kind of trouble a call met. The kinds are what callers may decide on; the text is for people.
@@ -213,6 +214,25 @@ pub struct NetworkInfo {
     pub gateway: Option<IpAddr>,
 }
 
+/// What things cost in disk, in bytes: a container's own files without its image, a volume's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// By container.
+    pub containers: BTreeMap<ContainerId, u64>,
+    /// By volume's name.
+    pub volumes: BTreeMap<String, u64>,
+}
+
+impl DiskUsage {
+    /// What these things cost together.
+    #[must_use]
+    pub fn of(&self, things: &Things) -> u64 {
+        let container = things.container.as_ref().and_then(|container| self.containers.get(&container.id));
+        let volumes = things.volumes.iter().filter_map(|volume| self.volumes.get(volume));
+        container.into_iter().chain(volumes).sum()
+    }
+}
+
 /// Which part of a container's output is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRequest {
@@ -332,6 +352,9 @@ pub trait Engine: Send + Sync {
 
     /// Whether this port of 127.0.0.1 can be published, as far as a look can tell.
     async fn port_is_free(&self, port: u16) -> bool;
+
+    /// What everything costs in disk. Slow where there is much of it: for people who ask.
+    async fn disk_usage(&self) -> EngineResult<DiskUsage>;
 
     /// A container's output.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream>;

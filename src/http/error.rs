@@ -61,7 +61,8 @@ impl From<OpError> for HttpError {
             OpError::NotFound(_) => StatusCode::NOT_FOUND,
             OpError::Invalid(_) => StatusCode::BAD_REQUEST,
             OpError::Conflict(_) | OpError::NameTaken(_) => StatusCode::CONFLICT,
-            OpError::Impossible(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            // The request was fine; what it depends on (image, port, volume) is not.
+            OpError::Impossible(_) => StatusCode::FAILED_DEPENDENCY,
             OpError::Engine(_)
             | OpError::Untrusted(_)
             | OpError::Store(_)

@@ -11,6 +11,7 @@ use crate::{
         trash::TrashEntry,
         workspace::{Kind, Workspace},
     },
+    engine::DiskUsage,
     ops::Ops,
     store::HeldPlanRow,
     sweep::{ActionRun, PassStatus, Run, Verdict},
@@ -58,7 +59,7 @@ pub(super) fn token(row: &TokenRow) -> TokenView {
     }
 }
 
-pub(super) fn trash(entry: &TrashEntry) -> TrashView {
+pub(super) fn trash(entry: &TrashEntry, usage: Option<&DiskUsage>) -> TrashView {
     TrashView {
         id: entry.id.to_string(),
         workspace_id: entry.workspace.to_string(),
@@ -67,6 +68,7 @@ pub(super) fn trash(entry: &TrashEntry) -> TrashView {
         evidence: entry.evidence.clone(),
         container_id: entry.things.container.as_ref().map(|container| container.id.to_string()),
         volumes: entry.things.volumes.clone(),
+        size_bytes: usage.map(|usage| usage.of(&entry.things)),
         state: entry.state.as_str().into(),
         created_at: text(entry.created_at),
         keep_until: text(entry.keep_until),

@@ -48,6 +48,8 @@ pub enum Order {
     },
     /// Rebuild its row.
     Adopt(AdoptOrder),
+    /// Make the token its running process holds the current one, if the registry never heard of it.
+    TakeTokenOver,
     /// Note that its container is gone or has ended, after another look.
     MarkOffline(Incarnation),
     /// Note that its container runs, after another look.
@@ -217,6 +219,7 @@ impl Ops {
             Order::Restore(entry) => self.restore_now(workspace, entry, &phase).await,
             Order::Delete { entry, past, swept_by } => self.delete_now(entry, past, swept_by, &phase).await,
             Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
+            Order::TakeTokenOver => self.take_token_over_now(workspace).await,
             Order::MarkOffline(incarnation) => self.mark_offline_now(workspace, incarnation).await,
             Order::MarkReady(incarnation, container) => {
                 self.mark_ready_now(workspace, incarnation, &container).await

@@ -80,9 +80,10 @@ impl Ops {
     }
 
     /// Ends the recovery when nothing unknown is left to decide upon, or when a person decided for all.
+    /// Agents of known rows that were started since the registry's copy was made keep their tokens.
     ///
     /// # Errors
-    /// When there is no listing to go by, or the store cannot answer.
+    /// When there is no listing to go by, or the engine or the store cannot answer: the recovery goes on.
     pub async fn end_recovery_if_settled(&self, decided_for_all: bool) -> OpResult<()> {
         let why = if decided_for_all {
             "a person adopted everything there was"
@@ -91,8 +92,37 @@ impl Ops {
         } else {
             return Ok(());
         };
+        if self.0.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()) {
+            for row in self.0.store.workspaces(Scope::Live).await? {
+                self.order(row.id, Order::TakeTokenOver).await?;
+            }
+        }
         self.0.store.end_recovery(self.0.clock.now(), why.into()).await?;
         Ok(())
+    }
+
+    /// A registry put back from a copy knows the token of the start before the copy; the process may have
+    /// been started since.
+    pub(super) async fn take_token_over_now(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        let Some(container) = &row.container else { return Ok(Applied::Raced("it has no container".into())) };
+        match self.0.engine.inspect_container(container).await {
+            Ok(seen) if seen.state.may_run() => {}
+            Ok(_) => return Ok(Applied::Raced("its container does not run".into())),
+            Err(error) if error.trouble == Trouble::Absent => {
+                return Ok(Applied::Raced("its container is gone".into()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Some(held) = self.0.token_of(container).await? else {
+            return Ok(Applied::Raced("its container holds no token".into()));
+        };
+        let taken = self.0.store.take_token_over(id, row.incarnation, held, self.0.clock.now()).await?;
+        Ok(if taken {
+            Applied::Done("its token goes on working".into())
+        } else {
+            Applied::Raced("its token is known".into())
+        })
     }
 
     /// Adopts one unknown workspace.

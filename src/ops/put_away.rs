@@ -4,6 +4,8 @@
 //! that came first makes it fail, and one that comes later is refused or takes the things back whole. A
 //! stop that fails leaves the claim open, with everything as it was, for the next cycle.
 
+use std::time::Duration;
+
 use super::{Applied, Inner, OpError, OpResult, Ops, actor::Phase};
 use crate::{
     domain::{
@@ -86,6 +88,7 @@ impl Ops {
     pub(super) async fn finish_put_away_now(&self, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
         match self.0.store.trash_entry(entry).await? {
             Some(entry) if entry.state == TrashState::Claimed => self.0.finish_claim(&entry, phase).await,
+            Some(entry) if entry.state == TrashState::Kept => self.0.stop_in_trash(&entry, phase).await,
             _ => Ok(Applied::Raced("the entry is no longer on its way in".into())),
         }
     }
@@ -121,14 +124,25 @@ impl Inner {
         Ok(things)
     }
 
+    /// Stops what runs although it lies in the trash: a start that had been given up took effect after
+    /// all, or somebody started it by hand.
+    async fn stop_in_trash(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
+        phase.say("trash: stopping its container");
+        if let Some(container) = &entry.things.container {
+            self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
+        }
+        Ok(Applied::Done("stopped again".into()))
+    }
+
+    async fn grace_of(&self, entry: &TrashEntry) -> OpResult<Duration> {
+        let row = self.store.workspace(entry.workspace).await?;
+        Ok(row.map_or(Duration::from_secs(10), |row| self.stop_grace(&row)))
+    }
+
     async fn finish_claim(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         if let Some(container) = &entry.things.container {
             phase.say("trash: stopping its container");
-            let grace = match self.store.workspace(entry.workspace).await? {
-                Some(row) => self.stop_grace(&row),
-                None => std::time::Duration::from_secs(10),
-            };
-            self.stop_and_see(&container.id, grace).await?;
+            self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
             match self.engine.rename_container(&container.id, &trash_name(entry.id)).await {
                 Ok(()) => {}
                 Err(error) if error.trouble == Trouble::Absent => {

@@ -51,7 +51,8 @@ const ATTEMPTS: u32 = 3;
 /// How to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartOrder {
-    /// What moves the status; `None` for a row that is provisioning already.
+    /// What moves the status; `None` for a row that is provisioning already. A person's order moves
+    /// whatever may be started at all.
     pub cause: Option<Cause>,
     /// Whether a running container is stopped and started too.
     pub even_if_running: bool,
@@ -59,6 +60,17 @@ pub struct StartOrder {
     pub new_container: bool,
     /// Whether an empty work volume may take the place of one that is gone.
     pub new_volume: bool,
+}
+
+impl StartOrder {
+    /// What moves a row that this order finds in that status, as narrow as can be: a stop that comes
+    /// between the order's look at the row and its transaction has to make the transaction fail.
+    fn cause_from(&self, status: Status) -> Option<Cause> {
+        let cause = self.cause?;
+        let persons = [Cause::Restart, Cause::Resume, Cause::StartByPerson];
+        let causes = if cause == Cause::StartByPerson { &persons[..] } else { std::slice::from_ref(&cause) };
+        causes.iter().copied().find(|cause| cause.sources().contains(&status))
+    }
 }
 
 /// A container that is ready to be started.
@@ -137,12 +149,16 @@ impl Ops {
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
-        let done = self.0.begin_and_run(row.id, order, &runtime, &prepared, phase).await;
+        let cause = order.cause_from(row.status).unwrap_or(Cause::Restart);
+        let done = self.0.begin_and_run(row.id, cause, &runtime, &prepared, phase).await;
         match done {
             Ok(Some(incarnation)) => {
                 self.0.actors.note_begun(row.id, incarnation);
-                if let Some(old) = prepared.replaces {
-                    self.put_replaced_away(row, old, phase).await?;
+                if let Some(old) = prepared.replaces
+                    && let Err(error) = self.put_replaced_away(row, old, phase).await
+                {
+                    // It is started all the same; `settle` puts the old one away.
+                    tracing::warn!(workspace = %row.id, %error, "the replaced container is not in the trash yet");
                 }
                 if runtime.readiness == Readiness::Container {
                     self.watch_readiness(row.id, incarnation, prepared.container);
@@ -196,9 +212,7 @@ impl Ops {
 impl Inner {
     /// Why this order has nothing to do any more, if so.
     async fn not_to_be_started(&self, row: &Workspace, order: &StartOrder) -> OpResult<Option<String>> {
-        let allowed = row.status == Status::Provisioning
-            || order.cause.is_some_and(|cause| cause.sources().contains(&row.status));
-        if !allowed {
+        if row.status != Status::Provisioning && order.cause_from(row.status).is_none() {
             return Ok(Some(format!("it is {} now", row.status)));
         }
         let begun = row.status == Status::Provisioning && self.actors.has_begun(row.id, row.incarnation);
@@ -420,7 +434,7 @@ impl Inner {
     async fn begin_and_run(
         &self,
         id: WorkspaceId,
-        order: &StartOrder,
+        cause: Cause,
         runtime: &Runtime,
         prepared: &Prepared,
         phase: &Phase,
@@ -434,7 +448,7 @@ impl Inner {
             let token = self.entropy.token();
             let next = BeginStart {
                 workspace: id,
-                cause: order.cause.unwrap_or(Cause::Restart),
+                cause,
                 container: prepared.container.clone(),
                 spec_hash: prepared.spec_hash.clone(),
                 token: self.issue(&token),
@@ -541,12 +555,22 @@ impl Inner {
             told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        let retry = matches!(
-            row.status,
-            Status::Offline | Status::Failed(Failure::StartError | Failure::ProvisionTimeout)
-        );
-        if retry {
-            self.store.change_status(change(Cause::StartByPerson)).await?;
+        // By the narrowest cause: a stop that comes in between is not to be overwritten.
+        let retry = match row.status {
+            Status::Offline | Status::Failed(Failure::ProvisionTimeout) => Some(Cause::Restart),
+            Status::Failed(Failure::StartError) => Some(Cause::StartByPerson),
+            Status::Provisioning
+            | Status::Online
+            | Status::Degraded
+            | Status::Failed(Failure::Parked)
+            | Status::Paused
+            | Status::Hibernating
+            | Status::Hibernated
+            | Status::AwaitingAgent
+            | Status::Removed => None,
+        };
+        if let Some(cause) = retry {
+            self.store.change_status(change(cause)).await?;
         }
         self.store.change_status(change(Cause::StartImpossible)).await?;
         Ok(())

@@ -24,15 +24,7 @@ impl Ops {
     /// `settle` goes on trying.
     pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        let change = StatusChange {
-            workspace: id,
-            cause: Cause::Pause,
-            incarnation: None,
-            detail: None,
-            told: json!({ "name": row.name }),
-            at: self.0.clock.now(),
-        };
-        if !self.0.store.change_status(change).await? && self.0.row(id).await?.status != Status::Paused {
+        if !self.0.pause(&row).await? && self.0.row(id).await?.status != Status::Paused {
             return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
         }
         if row.kind == Kind::External {
@@ -48,7 +40,12 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.say("stop: stopping its container");
-        let row = self.0.row(id).await?;
+        let mut row = self.0.row(id).await?;
+        if swept.is_none() && row.status != Status::Paused && self.0.pause(&row).await? {
+            // A start that was under way when the stop was ordered came after it in the store. It was
+            // ordered before: the stop has the last word.
+            row = self.0.row(id).await?;
+        }
         if !row.status.forbids_running() {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
@@ -72,6 +69,18 @@ impl Ops {
 }
 
 impl Inner {
+    async fn pause(&self, row: &Workspace) -> OpResult<bool> {
+        let change = StatusChange {
+            workspace: row.id,
+            cause: Cause::Pause,
+            incarnation: None,
+            detail: None,
+            told: json!({ "name": row.name }),
+            at: self.clock.now(),
+        };
+        Ok(self.store.change_status(change).await?)
+    }
+
     pub(super) fn stop_grace(&self, row: &Workspace) -> std::time::Duration {
         self.settings
             .runtimes

@@ -89,6 +89,11 @@ impl Writer {
         Self { sql, feed }
     }
 
+    #[cfg(test)]
+    pub(super) fn sql(&self) -> &Connection {
+        &self.sql
+    }
+
     /// Runs a batch in one transaction. A job that fails is undone alone; a commit that fails is
     /// everybody's failure.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {

@@ -6,7 +6,8 @@
 //! that cannot write, because already the switch to WAL changes another program's file.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -31,12 +32,38 @@ pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
             left => Err(damaged(format!("it is empty, but {} beside it holds {left} bytes", wal.display()))),
         };
     }
-    let sql = look_at(path, wal.exists()).map_err(|error| damaged(error.to_string()))?;
+    let has_log = wal.exists();
+    check_outline(path, has_log)?;
+    let sql = look_at(path, has_log).map_err(|error| damaged(error.to_string()))?;
     let found = identify(&sql, Some(path), MIGRATIONS.len());
     if matches!(found, Ok(_) | Err(OpenError::NotOurs { .. })) {
         check_integrity(&sql, path)?;
     }
     found.map(drop)
+}
+
+/// What SQLite overlooks: it takes a file of a few bytes for an empty one, which it would write over, and
+/// fills up a last page that was cut off. With a log beside it the file's length means nothing.
+fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
+    const SMALLEST_PAGE: usize = 512;
+    let damaged = |found: &str| OpenError::Damaged { path: path.to_owned(), found: found.to_owned() };
+    let place = |source| OpenError::Place { path: path.to_owned(), source };
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SMALLEST_PAGE as u64).read_to_end(&mut start))
+        .map_err(place)?;
+    if start.len() < SMALLEST_PAGE || !start.starts_with(b"SQLite format 3\0") {
+        return Err(damaged("it does not begin as a database does"));
+    }
+    let page = match u16::from_be_bytes([start[16], start[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    if has_log || page == 0 || size_of(path)? % page == 0 {
+        Ok(())
+    } else {
+        Err(damaged("its end was cut off"))
+    }
 }
 
 /// Without a log beside it nobody has the file open, and `immutable` keeps SQLite from making one.

@@ -12,6 +12,8 @@ mod events;
 mod lane;
 mod migrate;
 mod mirror;
+#[cfg(test)]
+mod query_plans;
 mod registry;
 mod row;
 mod sweeps;

@@ -207,6 +207,43 @@ impl Store {
             .await
     }
 
+    /// Makes a token that a running process holds and that this registry never heard of the current one
+    /// of its workspace. `false` when the registry knows it (one that was revoked stays so), or the row
+    /// has moved on.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn take_token_over(
+        &self,
+        workspace: WorkspaceId,
+        incarnation: Incarnation,
+        held: TokenIssue,
+        at: Timestamp,
+    ) -> StoreResult<bool> {
+        self.lanes
+            .write("take token over", move |tx| {
+                let unheard: bool = tx
+                    .sql
+                    .prepare_cached(
+                        "SELECT EXISTS (SELECT 1 FROM workspaces
+                                        WHERE id = ?1 AND incarnation = ?2 AND status <> 'removed')
+                            AND NOT EXISTS (SELECT 1 FROM tokens WHERE digest = ?3)",
+                    )?
+                    .query_row(params![workspace, incarnation, held.digest.0], |row| row.get(0))?;
+                if unheard {
+                    rotate_instance_token(tx, workspace, incarnation, &held, at)?;
+                    let told = json!({
+                        "token_id": held.id,
+                        "prefix": held.prefix,
+                        "evidence": "the registry was restored, and its running process holds this token",
+                    });
+                    tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
+                }
+                Ok(unheard)
+            })
+            .await
+    }
+
     /// A workspace's live tokens, oldest first.
     ///
     /// # Errors

@@ -623,9 +623,7 @@ impl Store {
                                         WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
                     )?
                     .query_row([id], |row| row.get(0))?;
-                // A row that was started names its container until that was deleted for good.
-                let deleted = row.incarnation > Incarnation(0) && row.container.is_none();
-                if deleting || deleted {
+                if deleting {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql

@@ -36,8 +36,11 @@ impl Sweeper {
                 if self.jumped_since(look) {
                     return Ok(Applied::Raced("the clock was set meanwhile".into()));
                 }
-                let stale =
-                    StaleTokens { workspace: *workspace, older_than: *older_than, without_age: false };
+                let stale = StaleTokens {
+                    workspace: *workspace,
+                    older_than: *older_than,
+                    without_age: self.without_age,
+                };
                 return self.revoke(stale, planned, pass).await;
             }
             Action::TrashRemoved { things, .. } => {

@@ -105,6 +105,8 @@ pub struct Sweeper {
     pub(super) limits: Limits,
     runtimes: BTreeMap<String, Runtime>,
     memory: Mutex<Memory>,
+    /// See [`Sweeper::revoking_whatever_the_age`].
+    pub(super) without_age: bool,
 }
 
 impl Sweeper {
@@ -112,7 +114,27 @@ impl Sweeper {
     #[must_use]
     pub fn new(parts: SweeperParts) -> Self {
         let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes } = parts;
-        Self { store, engine, ops, clock, entropy, instance, limits, runtimes, memory: Mutex::default() }
+        Self {
+            store,
+            engine,
+            ops,
+            clock,
+            entropy,
+            instance,
+            limits,
+            runtimes,
+            memory: Mutex::default(),
+            without_age: false,
+        }
+    }
+
+    /// A mutant for the test of the race: it leaves the token's age out of the UPDATE, so that the test can
+    /// show that it would notice.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn revoking_whatever_the_age(mut self) -> Self {
+        self.without_age = true;
+        self
     }
 
     /// Takes a look that passes may act on. An untrusted one begins every grace anew: what happened

@@ -132,6 +132,7 @@ pub(super) fn trash() -> Vec<TrashView> {
         volumes: volumes.iter().map(|&volume| volume.into()).collect(),
         state: "kept".into(),
         created_at: "2020-03-04T05:06:07.890Z".into(),
+        size_bytes: Some(5 << 20),
         keep_until: "2020-03-18T05:06:07.890Z".into(),
     };
     vec![

@@ -1,3 +1,11 @@
 //! The main job on real input: the real binary, the real Podman, real containers.
 
+mod breaker;
+mod lifecycle;
+mod reaping;
+mod recovery;
 mod removal;
+mod secrets;
+mod tiers;
+mod tokens;
+mod volumes;

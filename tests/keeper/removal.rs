@@ -1,9 +1,19 @@
 //! What is removed goes into the trash, and comes back whole.
 
+use serde_json::Value;
+
 use crate::support::{
     daemon::{Site, until},
-    podman::podman_says,
+    engine_proxy::{EngineProxy, Fault, Rule},
+    podman::{has_volume, inspected, podman_says},
 };
+
+fn until_kept(site: &Site, entries: usize) {
+    until("everything that was removed lies in the trash", || {
+        let trash = site.trash();
+        (trash.len() == entries && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
+    });
+}
 
 #[test]
 fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volumes() {
@@ -15,10 +25,7 @@ fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volum
         .well();
 
     site.ostler(["rm", "keeper"]).well();
-    until("its things lie in the trash", || {
-        let trash = site.json(["trash", "ls"]);
-        (trash[0]["state"] == "kept").then_some(())
-    });
+    until_kept(&site, 1);
     assert!(podman_says(["ps", "-q", "--no-trunc"]).lines().all(|id| id != container), "it still runs");
 
     site.ostler(["undelete", "keeper"]).well();
@@ -28,5 +35,132 @@ fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volum
     assert_eq!(back["container_id"], container.as_str(), "the container is another one");
     let read = site.ostler(["exec", "keeper", "--", "cat", "/tmp/own", "/workspace/work"]).well();
     assert_eq!(read, "own\nwork\n");
-    assert_eq!(site.json(["trash", "ls"]).as_array().unwrap().len(), 0, "the trash still holds it");
+    assert_eq!(site.trash().len(), 0, "the trash still holds it");
+}
+
+#[test]
+fn a_container_whose_stop_fails_is_put_away_next_cycle_and_only_once_it_is_stopped() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), "");
+    site.serve();
+    let made = site.create("stubborn", &[]);
+    let container = made["container_id"].as_str().unwrap();
+    let name = inspected(container, "{{.Name}}").unwrap();
+    let refused = Fault::Status(500, "the engine is unwell".into());
+    // Not stopped, and not killed either.
+    proxy.set_rules([
+        Rule::when(|request| request.path.ends_with("/stop"), refused.clone()),
+        Rule::when(|request| request.path.ends_with("/kill"), refused),
+    ]);
+
+    site.ostler(["rm", "stubborn"]).well();
+    until("a stop has failed", || (proxy.count("POST", "/stop") > 0).then_some(()));
+    let run = site.sweep("reap_removed");
+    assert_eq!(inspected(container, "{{.State.Status}} {{.Name}}").unwrap(), format!("running {name}"));
+    assert!(site.trash().iter().all(|entry| entry["state"] == "claimed"), "kept while it runs: {run}");
+
+    proxy.set_rules([]);
+    let run = site.sweep_until("reap_removed", |_| site.trash().iter().any(|entry| entry["state"] == "kept"));
+    let trash = site.trash();
+    assert_eq!(trash.len(), 1, "{run}");
+    let renamed = format!("exited ostler-trash-{}", trash[0]["id"].as_str().unwrap());
+    assert_eq!(inspected(container, "{{.State.Status}} {{.Name}}").unwrap(), renamed);
+}
+
+#[test]
+fn a_removal_is_taken_back_even_while_its_container_cannot_be_stopped() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), "");
+    site.serve();
+    let made = site.create("stubborn", &[]);
+    let container = made["container_id"].as_str().unwrap();
+    proxy.set_rules([Rule::on("POST", "/stop", Fault::DropBefore)]);
+    site.ostler(["rm", "stubborn"]).well();
+    until("a stop has failed", || {
+        let said = site.ostler(["events", "--json"]).stdout;
+        (proxy.count("POST", "/stop") > 0 && said.contains("CONTAINER_REAPED")).then_some(())
+    });
+
+    site.ostler(["undelete", "stubborn"]).well();
+    proxy.set_rules([]);
+    site.sweep_until("settle", |_| inspected(container, "{{.State.Status}}").unwrap() == "exited");
+    assert_eq!(site.show("stubborn")["status"], "paused");
+    site.ostler(["start", "stubborn"]).well();
+    assert_eq!(site.show("stubborn")["container_id"], container);
+}
+
+#[test]
+fn children_are_taken_down_only_when_told_so_and_all_come_back() {
+    let mut site = Site::new("");
+    site.serve();
+    site.create_all(&[("top", None), ("middle", Some("top")), ("bottom", Some("middle"))]);
+
+    let refused = site.ostler(["rm", "top"]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("middle") && refused.stderr.contains("--cascade"), "{refused:?}");
+    for name in ["top", "middle", "bottom"] {
+        assert_eq!(site.show(name)["status"], "online", "a refused removal touched {name}");
+    }
+
+    site.ostler(["rm", "--cascade", "top"]).well();
+    until_kept(&site, 3);
+    assert_eq!(site.json(["ls"]), Value::Array(Vec::new()));
+    assert_eq!(site.sweep_all().to_string().matches("applied").count(), 0, "a removal left work behind");
+
+    for name in ["top", "middle", "bottom"] {
+        site.ostler(["undelete", name]).well();
+    }
+    assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the tree has come apart");
+}
+
+#[test]
+fn a_taken_name_comes_back_only_under_another_one() {
+    let mut site = Site::new("");
+    site.serve();
+    let first = site.create("worker", &[]);
+    site.ostler(["rm", "worker"]).well();
+    until_kept(&site, 1);
+    site.create("worker", &[]);
+
+    let refused = site.ostler(["undelete", "worker"]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("--name"), "{refused:?}");
+    site.ostler(["undelete", "worker", "--name", "old worker"]).well();
+    site.ostler(["start", "old worker"]).well();
+    assert_eq!(site.show("old worker")["id"], first["id"]);
+    assert_eq!(site.show("worker")["status"], "online");
+}
+
+#[test]
+fn emptying_the_trash_deletes_container_and_volumes_for_good_and_nothing_else() {
+    let mut site = Site::new("");
+    site.serve();
+    site.create_all(&[("gone", None), ("kept", None), ("purged", None)]);
+    let things = |name: &str| {
+        let shown = site.show(name);
+        let id = shown["id"].as_str().unwrap();
+        let volumes = [format!("ostler-{id}-config"), format!("ostler-{id}-work")];
+        (shown["container_id"].as_str().unwrap().to_owned(), volumes)
+    };
+    let there = |(container, volumes): &(String, [String; 2])| {
+        let found = inspected(container, "{{.Id}}").is_some();
+        volumes.iter().map(|volume| has_volume(volume)).chain([found]).collect::<Vec<_>>()
+    };
+    let (gone, kept, purged) = (things("gone"), things("kept"), things("purged"));
+
+    site.ostler(["rm", "--purge", "purged"]).well();
+    until("the purged one is gone", || (there(&purged) == [false; 3]).then_some(()));
+    site.ostler(["rm", "gone"]).well();
+    site.ostler(["rm", "kept"]).well();
+    until_kept(&site, 2);
+    assert_eq!(there(&gone), [true; 3], "a removal deleted something");
+    assert_ne!(site.ostler(["trash", "empty", "nothing-of-this-name", "--yes"]).code, 0);
+
+    site.ostler(["trash", "empty", "gone", "--yes"]).well();
+    assert_eq!(there(&gone), [false; 3]);
+    assert_eq!(there(&kept), [true; 3], "more was deleted than what was named");
+    let refused = site.ostler(["undelete", "gone"]);
+    assert_eq!(refused.code, 4, "what was deleted for good came back: {refused:?}");
+    site.ostler(["undelete", "kept"]).well();
+    site.ostler(["start", "kept"]).well();
 }

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ostler::domain::token::Token;
+use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,7 +25,12 @@ use super::podman::{self, Cleanup};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_mins(2);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The files of a database.
+const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
+/// How many host ports a site has. Sites of tests that run at once should not fight over one.
+const PORTS_PER_SITE: u32 = 20;
+const PORT_WINDOWS: u32 = 390;
 
 /// What came of a command.
 #[derive(Debug)]
@@ -46,9 +53,10 @@ impl Said {
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
-    /// Where the configuration names none: ports of its own. What is free at a look may be taken by
-    /// another site's container at the start.
-    ports: Option<String>,
+    /// The how manieth site of this process it is.
+    number: u32,
+    /// Whether the configuration names its ports itself.
+    names_ports: bool,
     /// Whom ostler runs as, where not whoever runs the tests.
     user: Option<u32>,
     daemon: Option<Child>,
@@ -66,9 +74,11 @@ impl Site {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
-        let ports = (!config.contains("ports")).then(own_ports);
+        static SITES: AtomicU32 = AtomicU32::new(0);
+        let number = SITES.fetch_add(1, Ordering::Relaxed);
+        let names_ports = config.contains("ports");
         let engine_socket = engine_socket.to_owned();
-        Self { directory, engine_socket, ports, user: None, daemon: None, cleanups: Vec::new() }
+        Self { directory, engine_socket, number, names_ports, user: None, daemon: None, cleanups: Vec::new() }
     }
 
     /// Runs daemon and commands as another user from now on, which takes root.
@@ -115,10 +125,98 @@ impl Site {
             .env("OSTLER_CONFIG", self.directory.path().join("config.toml"))
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
             .env("NO_COLOR", "1");
-        if let Some(ports) = &self.ports {
-            command.env("OSTLER_PORTS", ports);
+        if !self.names_ports {
+            command.env("OSTLER_PORTS", self.ports());
         }
         command
+    }
+
+    /// Tests may run in processes of their own or in one, so the process's id and a number tell sites apart.
+    fn ports(&self) -> String {
+        let window = (std::process::id() * 7 + self.number) % PORT_WINDOWS;
+        let first = 21_000 + window * PORTS_PER_SITE;
+        format!("{first}-{}", first + PORTS_PER_SITE - 1)
+    }
+
+    /// What the configuration says from the next start on.
+    pub(crate) fn configure(&self, config: &str) {
+        fs::write(self.directory.path().join("config.toml"), config).expect("the config is written");
+    }
+
+    /// Deletes the database and everything of it, as a person does who thinks it broken.
+    #[track_caller]
+    pub(crate) fn lose_database(&self) {
+        assert!(self.data_dir().join(DATABASE_FILES[0]).exists(), "there is no database to lose");
+        for file in DATABASE_FILES {
+            // A database that was closed well has no other files.
+            let _absent = fs::remove_file(self.data_dir().join(file));
+        }
+    }
+
+    /// Copies the database, as a backup does.
+    #[track_caller]
+    pub(crate) fn copy_database(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a temp directory");
+        let into = copy.path().join(DATABASE_FILES[0]);
+        self.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .execute("VACUUM INTO ?1", [into.to_str().expect("temporary paths are UTF-8")])
+            .expect("the database is copied");
+        copy
+    }
+
+    /// Puts a copy in the database's place.
+    #[track_caller]
+    pub(crate) fn put_back(&self, copy: &TempDir) {
+        self.lose_database();
+        let file = DATABASE_FILES[0];
+        fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is put back");
+    }
+
+    /// The database beside the daemon's own connections.
+    #[track_caller]
+    pub(crate) fn database(&self, flags: OpenFlags) -> Connection {
+        let connection = Connection::open_with_flags(self.data_dir().join(DATABASE_FILES[0]), flags);
+        let connection = connection.expect("the database opens");
+        connection.busy_timeout(Duration::from_secs(10)).expect("a timeout is set");
+        connection
+    }
+
+    /// The row is gone, as if it had never been made: what it owned is unknown from now on.
+    #[track_caller]
+    pub(crate) fn forget_row(&self, name: &str) {
+        let database = self.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
+        database.pragma_update(None, "foreign_keys", true).expect("foreign keys are on");
+        let forgotten = database.execute("DELETE FROM workspaces WHERE name = ?1", [name]);
+        assert_eq!(forgotten.expect("the row can be deleted"), 1, "there is no row of {name}");
+    }
+
+    /// Whether this token speaks for this workspace, by the registry.
+    #[track_caller]
+    pub(crate) fn is_valid(&self, name: &str, token: &str) -> bool {
+        let digest = Token::parse(token).expect("this is no token at all").digest();
+        self.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                                WHERE w.name = ?1 AND w.status <> 'removed' AND t.digest = ?2
+                                  AND t.revoked_at IS NULL)",
+                rusqlite::params![name, digest.0],
+                |row| row.get(0),
+            )
+            .expect("the registry answers")
+    }
+
+    /// The token in a workspace's volume, as its agent reads it.
+    #[track_caller]
+    pub(crate) fn token_in_volume(&self, name: &str) -> String {
+        let shown = self.show(name);
+        let container = shown["container_id"].as_str().expect("it has a container");
+        podman::file_of(container, "/configs/.auth_token")
+    }
+
+    /// Whether the token in a workspace's volume is a live one of the registry.
+    #[track_caller]
+    pub(crate) fn live_instance_token_matches(&self, name: &str) -> bool {
+        self.is_valid(name, &self.token_in_volume(name))
     }
 
     /// Starts a daemon and waits until it answers.
@@ -229,6 +327,19 @@ impl Site {
         self.show(name)
     }
 
+    /// Makes workspaces side by side, each below the one it names, and waits until all are online.
+    #[track_caller]
+    pub(crate) fn create_all(&self, named: &[(&str, Option<&str>)]) {
+        for (name, parent) in named {
+            let mut more = vec!["--no-wait"];
+            more.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
+            self.create(name, &more);
+        }
+        for (name, _) in named {
+            self.until_status(name, "online");
+        }
+    }
+
     /// A workspace as `show --json` tells it.
     #[track_caller]
     pub(crate) fn show(&self, name: &str) -> Value {
@@ -248,7 +359,32 @@ impl Site {
     /// Runs one pass now and answers its run.
     #[track_caller]
     pub(crate) fn sweep(&self, pass: &str) -> Value {
-        self.json(["sweep", "run", pass])[0].clone()
+        let said = self.ostler(["sweep", "run", pass, "--json"]);
+        let runs: Value = serde_json::from_str(&said.stdout)
+            .unwrap_or_else(|error| panic!("no run of {pass} ({error}): {} {}", said.stdout, said.stderr));
+        runs[0].clone()
+    }
+
+    /// Runs every pass now, and answers their runs.
+    #[track_caller]
+    pub(crate) fn sweep_all(&self) -> Value {
+        let said = self.ostler(["sweep", "run", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {said:?}"))
+    }
+
+    /// Runs a pass again and again until it did something, or held something, and answers that run.
+    #[track_caller]
+    pub(crate) fn sweep_until(&self, pass: &str, done: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("{pass} did what it should"), || {
+            let run = self.sweep(pass);
+            done(&run).then_some(run)
+        })
+    }
+
+    /// The entries of the trash.
+    #[track_caller]
+    pub(crate) fn trash(&self) -> Vec<Value> {
+        self.json(["trash", "ls"]).as_array().expect("the trash is a list").clone()
     }
 }
 
@@ -259,15 +395,6 @@ impl Drop for Site {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
-}
-
-/// A few host ports that no other site of this process is given, nor one of another process, mostly.
-fn own_ports() -> String {
-    static SITES: AtomicU32 = AtomicU32::new(0);
-    const EACH: u32 = 25;
-    const BLOCKS: u32 = 320;
-    let block = (std::process::id() * 37 + SITES.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
-    format!("{}-{}", 21_000 + block * EACH, 21_000 + block * EACH + EACH - 1)
 }
 
 /// Waits until something is so.

@@ -84,6 +84,40 @@ pub(crate) fn podman_says<'a>(arguments: impl IntoIterator<Item = &'a str>) -> S
     run(podman().args(arguments)).unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// A file of a container, whether it runs or not.
+#[track_caller]
+pub(crate) fn file_of(container: &str, path: &str) -> String {
+    let source = format!("{container}:{path}");
+    let output = podman().args(["cp", &source, "-"]).output().expect("podman runs");
+    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut archive = tar::Archive::new(output.stdout.as_slice());
+    let mut entries = archive.entries().expect("an archive");
+    let mut text = String::new();
+    entries
+        .next()
+        .expect("the archive holds a file")
+        .and_then(|mut entry| entry.read_to_string(&mut text))
+        .expect("the file is text");
+    text
+}
+
+/// What `podman inspect` says of something, by a template; `None` where there is no such thing.
+pub(crate) fn inspected(what: &str, template: &str) -> Option<String> {
+    let output = podman().args(["inspect", "--format", template, what]).output().expect("podman runs");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The directory behind a volume.
+#[track_caller]
+pub(crate) fn directory_of(volume: &str) -> PathBuf {
+    podman_says(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).trim().into()
+}
+
+/// Whether there is such a volume.
+pub(crate) fn has_volume(volume: &str) -> bool {
+    podman().args(["volume", "exists", volume]).status().is_ok_and(|status| status.success())
+}
+
 /// Removes, when dropped, what one test made: containers first, by force, then volumes and networks.
 #[must_use]
 pub(crate) struct Cleanup {

@@ -36,10 +36,10 @@ async fn ls(session: &Session<'_>) -> Result<u8, Failure> {
 
 fn show(session: &Session<'_>, entries: &[TrashView]) -> Result<(), Failure> {
     let rows = entries.iter().map(row).collect();
-    session.out.table(["ID", "WORKSPACE", "REASON", "STATE", "KEPT UNTIL", "HOLDS", "EVIDENCE"], rows)
+    session.out.table(["ID", "WORKSPACE", "REASON", "STATE", "KEPT UNTIL", "HOLDS", "SIZE", "EVIDENCE"], rows)
 }
 
-fn row(entry: &TrashView) -> [Cell; 7] {
+fn row(entry: &TrashView) -> [Cell; 8] {
     let container = entry.container_id.as_ref().map(|_| "container".to_owned());
     let volumes = entry.volumes.len();
     let volumes = (volumes > 0).then(|| count(volumes, "volume", "volumes"));
@@ -51,6 +51,7 @@ fn row(entry: &TrashView) -> [Cell; 7] {
         entry.state.as_str().into(),
         text::local(&entry.keep_until).into(),
         holds.join(", ").into(),
+        entry.size_bytes.map(text::size).unwrap_or_default().into(),
         Cell::toned(Tone::Dim, printable(&entry.evidence)),
     ]
 }

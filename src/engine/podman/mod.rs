@@ -46,9 +46,9 @@ use self::{
     socket::SocketAddress,
 };
 use super::{
-    ContainerSpec, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest, FileToWrite,
-    InspectedContainer, InspectedVolume, LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress,
-    Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest,
+    FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest, LogStream, MountSource,
+    NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -83,6 +83,31 @@ struct Created {
     id: ContainerId,
     #[serde(default)]
     warnings: Option<Vec<String>>,
+}
+
+/// What Podman says of its disk.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Usage {
+    #[serde(default)]
+    containers: Option<Vec<ContainerUsage>>,
+    #[serde(default)]
+    volumes: Option<Vec<VolumeUsage>>,
+}
+
+#[derive(Deserialize)]
+struct ContainerUsage {
+    #[serde(rename = "ContainerID")]
+    container_id: ContainerId,
+    #[serde(rename = "RWSize")]
+    rw_size: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VolumeUsage {
+    volume_name: String,
+    size: u64,
 }
 
 /// What Podman says of a command.
@@ -470,6 +495,18 @@ impl Engine for Podman {
 
     /// podman-api: its log asks only when first polled, and a follower of a silent container learns of a
     /// missing one never; so the container is looked for first.
+    async fn disk_usage(&self) -> EngineResult<DiskUsage> {
+        let call = "ask what things cost in disk";
+        let seen: Usage =
+            self.raw.json(Method::GET, "/libpod/system/df", None).await.map_err(self.failed(call))?;
+        let containers = seen.containers.unwrap_or_default().into_iter();
+        let volumes = seen.volumes.unwrap_or_default().into_iter();
+        Ok(DiskUsage {
+            containers: containers.map(|container| (container.container_id, container.rw_size)).collect(),
+            volumes: volumes.map(|volume| (volume.volume_name, volume.size)).collect(),
+        })
+    }
+
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let call = format!("read the log of container {}", id.short());
         let there = self.api.containers().get(id.as_str()).exists().await;

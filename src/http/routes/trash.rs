@@ -20,7 +20,10 @@ use crate::{
 };
 
 pub(in super::super) async fn list(State(api): State<Api>) -> HttpResult<Json<Vec<TrashView>>> {
-    Ok(Json(api.0.store.trash().await?.iter().map(view::trash).collect()))
+    let entries = api.0.store.trash().await?;
+    // What it costs is worth knowing, and no reason to show nothing.
+    let usage = if entries.is_empty() { None } else { api.0.engine.disk_usage().await.ok() };
+    Ok(Json(entries.iter().map(|entry| view::trash(entry, usage.as_ref())).collect()))
 }
 
 pub(in super::super) async fn restore(

@@ -97,6 +97,7 @@ CREATE TABLE trash (
 
 CREATE INDEX trash_of_workspace ON trash (workspace);
 CREATE INDEX trash_keep_until ON trash (keep_until);
+CREATE INDEX trash_open ON trash (id) WHERE state IN ('claimed', 'restoring');
 
 -- Each container and volume lies in at most one entry: the primary key is what makes a claim exclusive.
 CREATE TABLE trash_items (

@@ -9,7 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Look, Pass, SweepError, Sweeper};
-use crate::domain::plan::{self, Plan, SettleInput};
+use crate::domain::{
+    plan::{self, Plan, SettleInput},
+    trash::TrashState,
+};
 
 /// See the module page.
 pub(super) struct Settle;
@@ -35,7 +38,12 @@ impl Pass for Settle {
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        let entries = sweeper.store.open_trash().await?;
+        let mut entries = sweeper.store.open_trash().await?;
+        let stirring = look.inventory.running_in_trash();
+        if !stirring.is_empty() {
+            let kept = sweeper.store.trash_of(stirring).await?;
+            entries.extend(kept.into_iter().filter(|entry| entry.state == TrashState::Kept));
+        }
         let input = SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
         Ok(plan::settle(&look.inventory, &input))
     }

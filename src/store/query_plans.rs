@@ -1,0 +1,352 @@
+//! The plan of every statement the store makes, read in a test.
+//!
+//! A registry keeps its removed history for a long time, and nothing may grow with it that runs on a
+//! timer. SQLite falls back to reading a whole table without a word; so every statement is recorded as
+//! it runs, and its plan is asked for. A method that this test forgets is found by its label.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use futures_util::FutureExt;
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::{
+    event::EventKind,
+    ids::{ContainerId, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
+    runtime::Tier,
+    spec::Spec,
+    status::Cause,
+    time::Timestamp,
+    token::{TokenDigest, TokenKind, TokenRow},
+    trash::{NamedContainer, Things, TrashReason},
+    workspace::Kind,
+};
+
+/// Whole tables and indexes that may be read, each with the reason why that does not grow with history.
+const MAY_SCAN: &[(&str, &str)] = &[
+    ("registry", "one row"),
+    ("held_plans", "one row for each pass"),
+    ("below", "the tree being removed"),
+    ("b", "the tree being removed"),
+    ("l VIRTUAL TABLE INDEX", "the ids that were passed in"),
+    ("rarray VIRTUAL TABLE INDEX", "the ids that were passed in"),
+    ("workspaces USING COVERING INDEX workspaces_live", "live rows only"),
+    ("w USING COVERING INDEX workspaces_live", "live rows only"),
+    ("w USING INDEX workspaces_live", "live rows only"),
+    ("w USING INDEX workspaces_up", "live rows only"),
+    ("w USING INDEX workspaces_provisioning", "rows being provisioned only"),
+    ("workspaces USING COVERING INDEX workspaces_name", "only to see whether there is one"),
+    ("t USING COVERING INDEX tokens_live_instance", "live tokens only"),
+    ("trash", "the trash, which is emptied; listed whole"),
+    ("trash USING INDEX trash_keep_until", "in the order of its end, up to a limit"),
+    ("events", "in the order of its key, up to a limit"),
+];
+
+/// Statements that a person asks for by hand and that list history on purpose.
+const MAY_LIST: &[&str] = &[
+    "WHERE TRUE ORDER BY w.created_at, w.key",
+    "WHERE w.status = 'removed' ORDER BY w.created_at, w.key",
+    "SELECT DISTINCT w.name",
+];
+
+thread_local! {
+    static STATEMENTS: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+fn record(event: TraceEvent<'_>) {
+    if let TraceEvent::Stmt(statement, _) = event {
+        STATEMENTS.with_borrow_mut(|seen| seen.insert(statement.sql().into_owned()));
+    }
+}
+
+/// A stage on which everything happens at once, and which remembers what was asked for.
+#[derive(Default)]
+struct Recorder(Mutex<BTreeSet<&'static str>>);
+
+impl Stage for Recorder {
+    fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().insert(label);
+        effect();
+    }
+}
+
+/// The labels of all statements in the store's sources.
+fn labels() -> BTreeSet<&'static str> {
+    let sources = [
+        include_str!("events.rs"),
+        include_str!("registry.rs"),
+        include_str!("sweeps.rs"),
+        include_str!("tokens.rs"),
+        include_str!("trash.rs"),
+        include_str!("workspaces.rs"),
+    ];
+    let after = |call: &'static str| sources.into_iter().flat_map(move |text| text.split(call).skip(1));
+    after(".read(\"").chain(after(".write(\"")).map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+fn at_once<T>(answer: impl Future<Output = StoreResult<T>>) -> T {
+    answer.now_or_never().expect("everything happens at once").expect("the statement is sound")
+}
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn container(number: u8) -> ContainerId {
+    format!("{number:064x}").try_into().unwrap()
+}
+
+fn token(number: u8) -> TokenIssue {
+    TokenIssue { id: TokenId(id(number.into())), digest: TokenDigest([number; 32]), prefix: "prefix".into() }
+}
+
+fn workspace(number: u128, parent: Option<u128>) -> NewWorkspace {
+    NewWorkspace {
+        id: WorkspaceId(id(number)),
+        name: format!("w{number}").parse().unwrap(),
+        role: None,
+        kind: Kind::Container,
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).unwrap(),
+        parent: parent.map(|parent| WorkspaceId(id(parent))),
+        spec: Spec::default(),
+        url: None,
+        token: Some(token(u8::try_from(number).unwrap())),
+    }
+}
+
+fn begin(number: u128, token: TokenIssue) -> BeginStart {
+    BeginStart {
+        workspace: WorkspaceId(id(number)),
+        cause: Cause::StartByPerson,
+        container: container(1),
+        spec_hash: String::new(),
+        token,
+        at: NOW,
+    }
+}
+
+fn claim(number: u128, workspace: u128, reason: TrashReason, guard: ClaimGuard) -> NewClaim {
+    let container =
+        Some(NamedContainer { id: container(u8::try_from(number).unwrap()), name: "name".into() });
+    NewClaim {
+        id: TrashId(id(number)),
+        workspace: WorkspaceId(id(workspace)),
+        workspace_name: "w".into(),
+        reason,
+        evidence: String::new(),
+        things: Things { container, volumes: vec![format!("volume-{number}")] },
+        guard,
+        keep_until: NOW,
+        swept_by: Some("pass"),
+    }
+}
+
+fn drive_workspaces(store: &Store) {
+    at_once(store.found_registry(Registry {
+        instance: InstanceId(id(1)),
+        generation: 0,
+        recovering_since: None,
+        engine_accepted_at: None,
+    }));
+    at_once(store.registry());
+    at_once(store.begin_recovery(NOW, 1, String::new()));
+    at_once(store.end_recovery(NOW, String::new()));
+    at_once(store.accept_engine(NOW, String::new()));
+    at_once(store.become_instance(InstanceId(id(2)), NOW));
+    for (number, parent) in [(1, None), (2, Some(1)), (3, Some(2)), (4, None)] {
+        at_once(store.create_workspace(workspace(number, parent), NOW));
+    }
+    let first = WorkspaceId(id(1));
+    at_once(store.workspace(first));
+    for scope in [Scope::Live, Scope::Removed, Scope::Any] {
+        for reference in ["w1", "0000", "nothing"] {
+            at_once(store.find_workspace(reference.into(), scope));
+        }
+        at_once(store.workspaces(scope));
+    }
+    at_once(store.allot(first, PortRange::default(), vec![]));
+    at_once(store.edit_workspace(first, WorkspaceEdit { has_work_volume: Some(true) }));
+    at_once(store.begin_start(begin(1, token(11)))).expect("begun");
+    at_once(store.begin_start(begin(4, token(12)))).expect("begun");
+    let change = StatusChange {
+        workspace: first,
+        cause: Cause::ContainerReady,
+        incarnation: None,
+        detail: None,
+        told: json!({}),
+        at: NOW,
+    };
+    assert!(at_once(store.change_status(change)));
+    at_once(store.adopt_workspace(adopted(5), NOW)).expect("adopted");
+}
+
+fn adopted(number: u128) -> AdoptedWorkspace {
+    AdoptedWorkspace {
+        id: WorkspaceId(id(number)),
+        name: format!("w{number}").parse().unwrap(),
+        role: None,
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).unwrap(),
+        parent: None,
+        spec: Spec::default(),
+        container: None,
+        serial: 1,
+        host_port: None,
+        has_work_volume: false,
+        running: false,
+        token: Some(token(15)),
+        evidence: String::new(),
+    }
+}
+
+fn drive_tokens(store: &Store) {
+    let first = WorkspaceId(id(1));
+    at_once(store.validate_token(TokenDigest([11; 32]), NOW));
+    for row in at_once(store.live_tokens(first, NOW)) {
+        at_once(store.note_token_use(row, NOW));
+    }
+    let instance = TokenRow {
+        id: TokenId(id(11)),
+        workspace: first,
+        kind: TokenKind::Instance,
+        incarnation: Some(crate::domain::ids::Incarnation(1)),
+        prefix: String::new(),
+        created_at: NOW,
+        last_used_at: None,
+        expires_at: None,
+        revoked_at: None,
+    };
+    at_once(store.note_token_use(instance, NOW));
+    at_once(store.issue_api_token(first, NewApiToken { token: token(13), expires_at: None }, 9, NOW));
+    at_once(store.revoke_token(first, TokenId(id(13)), NOW));
+}
+
+fn drive_sweeps(store: &Store) {
+    let (first, later) = (WorkspaceId(id(1)), Timestamp(NOW.0 + 1));
+    at_once(store.known_rows(vec![first]));
+    at_once(store.stale_candidates(vec![first], later));
+    at_once(store.up_rows());
+    at_once(store.provisioning_rows());
+    at_once(store.live_count());
+    at_once(store.swept_since(NOW));
+    let stale = StaleTokens { workspace: first, older_than: Timestamp(NOW.0 + 1), without_age: false };
+    at_once(store.revoke_stale_tokens(stale, String::new(), "pass", NOW));
+    let plan = PlanId(id(1));
+    at_once(
+        store.hold_plan(NewHeldPlan { id: plan, pass: "pass", reason: String::new(), plan: json!([]) }, NOW),
+    );
+    at_once(store.held_plan("pass"));
+    at_once(store.approve_plan("pass".into(), plan, NOW));
+    at_once(store.drop_held_plan("pass", plan));
+}
+
+fn drive_trash(store: &Store) {
+    let removed = WorkspaceId(id(4));
+    at_once(store.remove_workspace(removed, true, NOW));
+    at_once(store.remove_workspace(WorkspaceId(id(1)), false, NOW));
+    let entry = TrashId(id(21));
+    at_once(store.claim_for_trash(claim(21, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
+        .expect("claimed");
+    at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW))
+        .expect("claimed");
+    at_once(store.trash());
+    at_once(store.open_trash());
+    at_once(store.trash_entry(entry));
+    at_once(store.trash_of(vec![removed]));
+    at_once(store.trash_due(NOW, 5));
+    at_once(store.keep_in_trash(entry, NOW));
+    at_once(store.begin_delete(entry, None, Some("pass"), NOW));
+    at_once(store.give_up_delete(entry));
+    at_once(store.drop_from_trash(entry, "volume-21".into()));
+    at_once(store.undelete_workspace(removed, None, NOW));
+    at_once(store.finish_restore(entry, NOW));
+    at_once(store.remove_workspace(removed, true, NOW));
+    at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
+        .expect("claimed");
+    at_once(store.keep_in_trash(TrashId(id(23)), NOW));
+    at_once(store.begin_delete(TrashId(id(23)), None, None, NOW));
+    at_once(store.finish_delete(TrashId(id(23)), NOW));
+    at_once(store.begin_restore(TrashId(id(22))));
+}
+
+fn drive_history(store: &Store) {
+    at_once(store.tell(NOW, EventKind::Online, None, json!({}), None));
+    at_once(store.newest_events(None, 5));
+    at_once(store.newest_events(Some(WorkspaceId(id(1))), 5));
+    at_once(store.events_after(0, 5));
+    at_once(store.forget_events(NOW, 5));
+    assert_eq!(at_once(store.forget_removed(Timestamp(NOW.0 + 1), vec![], 5)), 1);
+}
+
+/// Every line of a statement's plan. SQLite lists the checks of foreign keys among them.
+fn plan(sql: &Connection, statement: &str) -> Vec<String> {
+    let mut query = sql.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+    let lines = query.raw_query().mapped(|row| row.get::<_, String>("detail"));
+    lines.map(Result::unwrap).collect()
+}
+
+fn may_scan(line: &str) -> bool {
+    let Some(what) = line.strip_prefix("SCAN ") else { return true };
+    what == "CONSTANT ROW"
+        || MAY_SCAN.iter().any(|(allowed, _)| what == *allowed || virtual_table(what, allowed))
+}
+
+fn virtual_table(what: &str, allowed: &str) -> bool {
+    allowed.ends_with("VIRTUAL TABLE INDEX") && what.starts_with(allowed)
+}
+
+/// What was recorded on a database in memory, and that database.
+fn recorded() -> (Connection, Vec<String>) {
+    let sql = Connection::open_in_memory().unwrap();
+    array::load_module(&sql).unwrap();
+    sql.pragma_update(None, "foreign_keys", true).unwrap();
+    migrate::prepare(&sql, None).unwrap();
+    let disk = Disk::in_memory().unwrap();
+    disk.writer.lock().unwrap().sql().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(record));
+    let recorder = Arc::new(Recorder::default());
+    let store = Store::staged(&disk, Arc::clone(&recorder) as Arc<dyn Stage>);
+    drive_workspaces(&store);
+    drive_tokens(&store);
+    drive_sweeps(&store);
+    drive_trash(&store);
+    drive_history(&store);
+    assert_eq!(*recorder.0.lock().unwrap(), labels(), "a method of the store is not driven by this test");
+    let statements = STATEMENTS.with_borrow_mut(std::mem::take);
+    let kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
+    (sql, statements.into_iter().filter(|text| kinds.iter().any(|kind| text.starts_with(kind))).collect())
+}
+
+#[test]
+fn no_statement_reads_a_whole_table() {
+    let (sql, statements) = recorded();
+    assert!(statements.len() > 50, "only {} statements were recorded", statements.len());
+    let mut scans = Vec::new();
+    for statement in &statements {
+        if MAY_LIST.iter().any(|listing| statement.contains(listing)) {
+            continue;
+        }
+        let plan = plan(&sql, statement);
+        if plan.iter().any(|line| !may_scan(line)) {
+            scans.push(format!("{statement}\n    {}", plan.join("\n    ")));
+        }
+    }
+    assert!(scans.is_empty(), "these read a whole table:\n{}", scans.join("\n"));
+}
+
+#[test]
+fn a_missing_index_is_noticed() {
+    let (sql, statements) = recorded();
+    sql.execute_batch("DROP INDEX tokens_of_workspace; DROP INDEX workspaces_parent").unwrap();
+    let forget = statements.iter().find(|text| text.starts_with("DELETE FROM workspaces")).unwrap();
+    let scans: Vec<_> = plan(&sql, forget).into_iter().filter(|line| !may_scan(line)).collect();
+    assert!(!scans.is_empty(), "the checks of foreign keys do not show in the plan of {forget}");
+}

@@ -1,0 +1,221 @@
+//! The house: which layer may name which, and what only one place may do.
+//!
+//! The arrows keep rules from growing into the places that carry them out, and the engine and SQLite
+//! from growing into the rules. A compiler sees one crate and allows them all; so the sources are read
+//! here. The reader below knows just enough of Rust to find the paths: comments and literals are left
+//! out, groups are opened, and `super` is followed up to the crate.
+
+mod source;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use source::{code_of, layer_of, named_layers};
+
+/// Each layer and those it may name. Arrows point down: to layers further down in this list.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("main", &["cli", "daemon", "telemetry", "config", "api"]),
+    ("cli", &["api", "domain"]),
+    (
+        "daemon",
+        &[
+            "http",
+            "doctor",
+            "identity",
+            "telemetry",
+            "config",
+            "api",
+            "sweep",
+            "ops",
+            "store",
+            "engine",
+            "wake",
+            "tasks",
+            "clock",
+            "entropy",
+            "domain",
+        ],
+    ),
+    ("http", &["doctor", "identity", "api", "sweep", "ops", "store", "engine", "tasks", "clock", "domain"]),
+    ("doctor", &["identity", "api", "sweep", "store", "engine", "clock", "domain"]),
+    ("identity", &["store", "clock", "entropy", "domain"]),
+    ("telemetry", &["config"]),
+    ("config", &["domain"]),
+    ("api", &[]),
+    ("sweep", &["ops", "store", "engine", "wake", "tasks", "clock", "entropy", "domain"]),
+    ("ops", &["store", "engine", "wake", "tasks", "clock", "entropy", "domain"]),
+    ("store", &["tasks", "clock", "domain"]),
+    ("engine", &["tasks", "clock", "domain"]),
+    ("wake", &["tasks", "clock", "domain"]),
+    ("tasks", &["clock"]),
+    ("clock", &["domain"]),
+    ("entropy", &["domain"]),
+    ("domain", &[]),
+];
+
+/// The sources, by their path below `src`.
+fn sources() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = BTreeMap::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                sources.insert(path.strip_prefix(&root).unwrap().to_owned(), text);
+            }
+        }
+    }
+    assert!(sources.len() > 50, "only {} sources were found", sources.len());
+    sources
+}
+
+/// The arrows that a file draws and may not.
+fn broken_arrows(file: &Path, text: &str) -> Vec<String> {
+    let layer = layer_of(file);
+    if layer == "lib" {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == layer) else {
+        return vec![format!("{}: layer `{layer}` is not in the table of tests/house", file.display())];
+    };
+    let named = named_layers(file, text).into_iter().filter(|named| *named != layer);
+    named
+        .filter(|named| !allowed.contains(&named.as_str()))
+        .map(|named| format!("{}: `{layer}` may not name `{named}`", file.display()))
+        .collect()
+}
+
+#[test]
+fn every_arrow_points_down() {
+    let broken: Vec<_> = sources().iter().flat_map(|(file, text)| broken_arrows(file, text)).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_table_has_no_arrow_that_points_up() {
+    let place = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
+    for (layer, allowed) in ARROWS {
+        for below in *allowed {
+            assert!(place(below) > place(layer), "`{layer}` may name `{below}`, which does not lie below it");
+        }
+    }
+}
+
+#[test]
+fn the_page_of_the_crate_shows_the_table() {
+    let page = include_str!("../../src/lib.rs");
+    let shown: BTreeMap<&str, BTreeSet<&str>> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "))
+        .map(|(layer, rest)| {
+            let arrows = rest.split('|').next().unwrap_or_default().split('`').skip(1).step_by(2);
+            (layer, arrows.collect())
+        })
+        .collect();
+    for (layer, allowed) in
+        ARROWS.iter().filter(|(layer, _)| sources().keys().any(|file| layer_of(file) == *layer))
+    {
+        let there: BTreeSet<&str> = allowed.iter().copied().filter(|below| *below != "wake").collect();
+        assert_eq!(
+            shown.get(layer),
+            Some(&there),
+            "what src/lib.rs says of `{layer}` is not the table of tests/house"
+        );
+    }
+}
+
+#[test]
+fn a_broken_arrow_is_found_however_it_is_written() {
+    let broken = |file: &str, text: &str| broken_arrows(Path::new(file), text).len();
+    for (file, text) in [
+        ("store/tokens.rs", "use crate::ops::Ops;"),
+        ("store/tokens.rs", "use crate::{domain::{ids, time}, ops::Ops};"),
+        ("store/tokens.rs", "use crate::{\n    self as all,\n    engine::Engine,\n};"),
+        ("store/tokens.rs", "fn f() -> crate::engine::Engine { todo!() }"),
+        ("store/tokens.rs", "use super::super::engine::Engine;"),
+        ("store/mod.rs", "use super::{engine::Engine, domain};"),
+        ("clock.rs", "mod inner { use super::super::store::Store; }"),
+        ("domain/plan.rs", "pub(in crate::sweep) use crate::tasks::Spawn;"),
+        ("main.rs", "use ostler::{api, store::Store};"),
+        ("attic.rs", "use crate::domain::ids;"),
+    ] {
+        assert!(broken(file, text) > 0, "{file}: {text}");
+    }
+    for (file, text) in [
+        ("store/tokens.rs", "use crate::{domain::{ids, event as ops}, tasks::Stage};"),
+        ("store/tokens.rs", "// use crate::ops::Ops;\n/* crate::ops /* crate::ops */ crate::ops */"),
+        (
+            "store/tokens.rs",
+            "const A: &str = \"crate::ops \\\" crate::ops\"; const B: &str = r#\"crate::\"ops\"#;",
+        ),
+        ("store/tokens.rs", "fn f<'a>(x: &'a str) -> char { let q = '\"'; 'c' } // crate::ops"),
+        ("store/tokens.rs", "mod tests { use super::*; use super::super::trash::entry; }"),
+        ("ops/start.rs", "use super::{Ops, actor::Phase};"),
+        ("sweep/passes/settle.rs", "use super::super::{Look, Pass};"),
+    ] {
+        assert_eq!(broken(file, text), 0, "{file}: {text}");
+    }
+}
+
+/// The files whose code holds one of the words, other than those below `home`.
+fn strangers(words: &[&str], home: &str) -> Vec<String> {
+    let of_file = |(file, text): (&PathBuf, &String)| {
+        let code = code_of(text);
+        let word = words.iter().find(|word| code.contains(**word))?;
+        (!file.starts_with(home))
+            .then(|| format!("{} names `{word}`, which belongs to src/{home}", file.display()))
+    };
+    sources().iter().filter_map(of_file).collect()
+}
+
+#[test]
+fn only_the_store_knows_of_sqlite() {
+    assert_eq!(strangers(&["rusqlite"], "store"), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_podman_engine_knows_of_its_client() {
+    assert_eq!(strangers(&["podman_api"], "engine/podman"), Vec::<String>::new());
+}
+
+#[test]
+fn only_one_file_writes_to_stdout() {
+    let writes = |text: &str| {
+        // Asking whether a person reads it is no writing; nor is what goes to stderr.
+        let code = code_of(text).replace("stdout().is_terminal()", "").replace("eprint", "");
+        ["print!(", "println!(", "stdout()"].into_iter().any(|call| code.contains(call))
+    };
+    let sources = sources();
+    let files: Vec<_> = sources.iter().filter(|(_, text)| writes(text)).map(|(file, _)| file).collect();
+    assert_eq!(files, [Path::new("cli/output.rs")]);
+}
+
+#[test]
+fn every_file_begins_with_its_page() {
+    let without = sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
+    let without: Vec<_> = without.map(|(file, _)| file).collect();
+    assert!(without.is_empty(), "these do not say why they are there: {without:?}");
+}
+
+#[test]
+fn every_pass_is_in_the_list() {
+    let sources = sources();
+    let folder = Path::new("sweep/passes");
+    let list = code_of(&sources[&folder.join("mod.rs")]);
+    let entries = &list[list.find("vec![").expect("the list of passes")..];
+    let passes = sources.keys().filter(|file| file.parent() == Some(folder) && !file.ends_with("mod.rs"));
+    for pass in passes.map(|file| file.file_stem().unwrap().to_str().unwrap()) {
+        assert!(list.contains(&format!("mod {pass};")), "{pass} is not a module of sweep/passes");
+        assert!(
+            entries.contains(&format!("Arc::new({pass}::")),
+            "{pass} is not in the list of sweep/passes/mod.rs"
+        );
+    }
+}

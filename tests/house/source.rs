@@ -1,0 +1,186 @@
+//! Just enough of Rust to find the paths in a source.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path},
+};
+
+/// The layer a file belongs to: the first part of its path below `src`.
+pub(super) fn layer_of(file: &Path) -> &str {
+    let first = match file.components().next() {
+        Some(Component::Normal(name)) => name.to_str().unwrap(),
+        _ => "",
+    };
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+/// The text without comments, and with empty literals.
+pub(super) fn code_of(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let skipped = match letter {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => block_comment(rest),
+            '"' => string(rest),
+            'r' if !code.ends_with(is_word) => raw_string(rest),
+            '\'' => character(rest),
+            _ => 0,
+        };
+        if skipped > 0 {
+            code.push(' ');
+            rest = &rest[skipped..];
+        } else {
+            code.push(letter);
+            rest = &rest[letter.len_utf8()..];
+        }
+    }
+    code
+}
+
+fn is_word(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
+}
+
+fn block_comment(rest: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < rest.len() {
+        let here = &rest[at..];
+        if here.starts_with("/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if here.starts_with("*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += here.chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    rest.len()
+}
+
+fn string(rest: &str) -> usize {
+    let mut escaped = false;
+    for (at, letter) in rest.char_indices().skip(1) {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+fn raw_string(rest: &str) -> usize {
+    let hashes = rest[1..].chars().take_while(|letter| *letter == '#').count();
+    if !rest[1 + hashes..].starts_with('"') {
+        return 0;
+    }
+    let end = format!("\"{}", "#".repeat(hashes));
+    let begin = hashes + 2;
+    rest[begin..].find(&end).map_or(rest.len(), |at| begin + at + end.len())
+}
+
+/// A character literal; a lifetime is none.
+fn character(rest: &str) -> usize {
+    let mut letters = rest.char_indices().skip(1);
+    match letters.next() {
+        Some((_, '\\')) => {
+            rest[2..].char_indices().skip(1).find(|(_, l)| *l == '\'').map_or(0, |(at, _)| at + 3)
+        }
+        Some(_) => letters.next().filter(|(_, letter)| *letter == '\'').map_or(0, |(at, _)| at + 1),
+        None => 0,
+    }
+}
+
+/// The layers that a file names, by `crate::`, by the crate's name, or by `super::` up to the crate.
+pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
+    let code = code_of(text);
+    let mut named = BTreeSet::new();
+    for root in ["crate", "ostler"] {
+        for (at, _) in code.match_indices(root).filter(|(at, _)| is_whole(&code, *at, root.len())) {
+            named.extend(first_segments(&code[at + root.len()..]));
+        }
+    }
+    for (at, _) in code.match_indices("super").filter(|(at, _)| is_whole(&code, *at, "super".len())) {
+        let (supers, after) = climb(&code[at..]);
+        // A chain is counted at its first `super` only.
+        let begins = !code[..at].trim_end().ends_with("::");
+        if begins && supers == depth(file) + inline_depth(&code[..at]) {
+            named.extend(first_segments(after));
+        }
+    }
+    named
+}
+
+fn is_whole(code: &str, at: usize, length: usize) -> bool {
+    !code[..at].ends_with(is_word) && !code[at + length..].starts_with(is_word)
+}
+
+/// How many modules deep a file is below the crate.
+fn depth(file: &Path) -> usize {
+    let parts = file.components().count();
+    if file.ends_with("mod.rs") { parts - 1 } else { parts }
+}
+
+/// How many `mod name {` are open at the end of this code.
+fn inline_depth(code: &str) -> usize {
+    let mut open = Vec::new();
+    for (at, letter) in code.char_indices() {
+        match letter {
+            '{' => open.push(opens_module(&code[..at])),
+            '}' => drop(open.pop()),
+            _ => {}
+        }
+    }
+    open.into_iter().filter(|module| *module).count()
+}
+
+fn opens_module(before: &str) -> bool {
+    let name = before.trim_end();
+    let keyword = name.trim_end_matches(is_word).trim_end();
+    keyword.len() < name.len() && keyword.ends_with("mod") && !keyword[..keyword.len() - 3].ends_with(is_word)
+}
+
+/// Counts `super::super::`; what follows begins with the last `::`.
+fn climb(code: &str) -> (usize, &str) {
+    let (mut supers, mut rest) = (0, code);
+    loop {
+        rest = &rest["super".len()..];
+        supers += 1;
+        match rest.trim_start().strip_prefix("::").map(str::trim_start) {
+            Some(next) if next.starts_with("super") && is_whole(next, 0, "super".len()) => rest = next,
+            _ => return (supers, rest),
+        }
+    }
+}
+
+/// The first names of what follows a path's root: of `::a::b` it is `a`, of `::{a::b, c}` both.
+fn first_segments(after: &str) -> Vec<String> {
+    let Some(after) = after.trim_start().strip_prefix("::") else { return Vec::new() };
+    let after = after.trim_start();
+    let Some(group) = after.strip_prefix('{') else { return word(after).into_iter().collect() };
+    let (mut depth, mut part, mut names) = (1, String::new(), Vec::new());
+    for letter in group.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => names.extend(word(&std::mem::take(&mut part))),
+            _ if depth == 1 => part.push(letter),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names.extend(word(&part));
+    names
+}
+
+/// A name of the crate's root that is a module: types and macros begin otherwise, `self` is none.
+fn word(text: &str) -> Option<String> {
+    let word: String = text.trim_start().chars().take_while(|letter| is_word(*letter)).collect();
+    (word.starts_with(|letter: char| letter.is_lowercase()) && word != "self").then_some(word)
+}

@@ -1,0 +1,60 @@
+//! No sweep hits too much at once: it asks first, and does exactly what was approved.
+
+use crate::support::{
+    daemon::{Site, until},
+    podman::inspected,
+};
+
+#[test]
+fn a_plan_that_hits_too_many_is_held_and_an_approval_releases_exactly_what_was_listed() {
+    let mut site = Site::new("[sweep]\nunknown_grace = \"1s\"\n");
+    site.serve();
+    let unknown = [("one", None), ("two", None), ("three", None), ("four", None)];
+    site.create_all(&unknown);
+    let containers = unknown.map(|(name, _)| site.show(name)["container_id"].as_str().unwrap().to_owned());
+    let running = || {
+        let states = containers.iter().map(|container| inspected(container, "{{.State.Status}}").unwrap());
+        states.filter(|state| state == "running").count()
+    };
+    for (name, _) in unknown {
+        site.forget_row(name);
+    }
+
+    let held = site.sweep_until("reap_unknown", |run| {
+        run["outcome"] == "held" && run["actions"].as_array().unwrap().len() == 4
+    });
+    assert!(held["detail"].as_str().unwrap().contains("the limit is 3 of 4 known"), "{held}");
+    for _ in 0..3 {
+        site.sweep("reap_unknown");
+    }
+    assert_eq!(running(), 4, "a held plan was carried out in part");
+    let shown = site.json(["sweep", "show", "reap_unknown"]);
+    let plan = shown["held"]["id"].as_str().unwrap();
+    assert_eq!(shown["held"]["actions"].as_array().unwrap().len(), 4, "{shown}");
+    assert!(site.ostler(["doctor"]).stdout.contains("sweep approve"), "the doctor does not say so");
+    assert_ne!(
+        site.ostler(["sweep", "run", "reap_unknown"]).code,
+        0,
+        "a script takes this for a clean house"
+    );
+    assert_ne!(site.ostler(["sweep", "approve", "reap_unknown", "00000000"]).code, 0);
+    assert_eq!(running(), 4, "a plan was approved by a wrong id");
+
+    site.ostler(["sweep", "approve", "reap_unknown", plan]).well();
+    until("all four lie in the trash", || {
+        let trash = site.trash();
+        (trash.len() == 4 && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
+    });
+    assert_eq!(running(), 0);
+
+    // What comes later was not approved, and the last hour counts.
+    let fifth = site.create("five", &[])["container_id"].as_str().unwrap().to_owned();
+    site.forget_row("five");
+    let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
+    assert!(held["detail"].as_str().unwrap().contains("4 hit within the last hour"), "{held}");
+    assert_eq!(
+        inspected(&fifth, "{{.State.Status}}").unwrap(),
+        "running",
+        "an approval went further: {held}"
+    );
+}

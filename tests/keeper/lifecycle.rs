@@ -1,0 +1,100 @@
+//! What runs is what the row says, whoever had a hand in it.
+
+use crate::support::{
+    daemon::Site,
+    podman::{has_volume, inspected, podman_says},
+};
+
+fn state(container: &str) -> String {
+    inspected(container, "{{.State.Status}}").unwrap()
+}
+
+#[test]
+fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
+    let mut site = Site::new("");
+    site.serve();
+    let made = site.create("worker", &[]);
+    let container = made["container_id"].as_str().unwrap();
+    podman_says(["kill", container]);
+
+    site.sweep_until("check_containers", |_| site.show("worker")["status"] == "offline");
+    let shown = site.show("worker");
+    assert!(shown["status_detail"].as_str().unwrap().contains("exit code 137"), "{shown}");
+    assert!(site.ostler(["why", "worker"]).stdout.contains("137"), "`why` does not tell");
+    site.ostler(["start", "worker"]).well();
+    let back = site.show("worker");
+    assert_eq!(back["container_id"], container);
+    assert!(back["incarnation"].as_u64() > made["incarnation"].as_u64(), "{back}");
+
+    // By hand, so nothing is new: the same process image, the same token.
+    let token = site.token_in_volume("worker");
+    podman_says(["restart", "--time=1", container]);
+    for _ in 0..3 {
+        site.sweep_all();
+    }
+    assert_eq!(site.show("worker")["status"], "online");
+    assert!(site.is_valid("worker", &token) && site.token_in_volume("worker") == token);
+}
+
+#[test]
+fn a_stopped_workspace_stays_stopped_whoever_starts_its_container() {
+    let mut site = Site::new("");
+    site.serve();
+    let made = site.create("worker", &[]);
+    let container = made["container_id"].as_str().unwrap();
+    site.ostler(["stop", "worker"]).well();
+    assert_eq!((state(container).as_str(), &site.show("worker")["status"]), ("exited", &"paused".into()));
+    site.ostler(["stop", "worker"]).well();
+    site.sweep_all();
+    assert_eq!(state(container), "exited", "a sweep started what a person stopped");
+
+    podman_says(["start", container]);
+    let run = site.sweep_until("settle", |run| run["actions"].to_string().contains("applied"));
+    assert_eq!(state(container), "exited", "{run}");
+    assert_eq!(site.show("worker")["status"], "paused");
+    assert!(run["actions"][0]["evidence"].as_str().unwrap().contains("paused"), "{run}");
+
+    site.ostler(["start", "worker"]).well();
+    assert_eq!(state(container), "running");
+    site.ostler(["start", "worker"]).well();
+    site.ostler(["restart", "worker"]).well();
+    assert_eq!(site.show("worker")["container_id"], container);
+}
+
+#[test]
+fn a_workspace_that_has_drifted_is_recreated_with_its_work_and_its_old_container_is_kept() {
+    let mut site = Site::new("");
+    site.serve();
+    let made = site.create("worker", &[]);
+    let old = made["container_id"].as_str().unwrap();
+    let work = format!("ostler-{}-work", made["id"].as_str().unwrap());
+    let write = "echo own > /tmp/own; echo work > /workspace/work";
+    site.ostler(["exec", "worker", "--", "sh", "-c", write]).well();
+    site.stop();
+    site.configure("[runtimes.plain]\nmemory = \"256MiB\"\nenv = { FLAVOUR = \"new\" }\n");
+    site.serve();
+    assert_eq!(site.show("worker")["drifted"], true);
+    assert_eq!(state(old), "running", "a changed configuration touched what runs");
+
+    site.ostler(["recreate", "worker"]).well();
+    let new = site.show("worker");
+    assert_eq!((&new["status"], &new["drifted"]), (&"online".into(), &false.into()), "{new}");
+    assert_ne!(new["container_id"], old);
+    let read = "cat /workspace/work; echo $FLAVOUR; ls /tmp/own";
+    let read = site.ostler(["exec", "worker", "--", "sh", "-c", read]);
+    assert_eq!(read.stdout, "work\nnew\n", "its own files came along, or its work did not: {read:?}");
+    assert!(site.live_instance_token_matches("worker"));
+
+    let trash = site.trash();
+    assert_eq!((&trash[0]["state"], &trash[0]["reason"]), (&"kept".into(), &"replaced".into()), "{trash:?}");
+    assert_eq!((trash.len(), &trash[0]["container_id"]), (1, &old.into()), "{trash:?}");
+    let refused = site.ostler(["trash", "restore", "worker"]);
+    assert!(refused.code == 4 && refused.stderr.contains("podman cp"), "{refused:?}");
+    site.sweep_all();
+    site.ostler(["trash", "empty", "--yes"]).well();
+    assert!(
+        inspected(old, "{{.Id}}").is_none() && has_volume(&work),
+        "the old container took the work along"
+    );
+    assert_eq!(site.show("worker")["status"], "online");
+}

@@ -1,0 +1,187 @@
+//! A registry that was lost or restored holds what it does not know, and takes it back whole.
+
+use serde_json::Value;
+
+use crate::support::{
+    daemon::{Site, until},
+    podman::inspected,
+};
+
+/// Graces that are over as soon as two looks were taken.
+const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
+const TREE: [(&str, Option<&str>); 3] = [("top", None), ("middle", Some("top")), ("bottom", Some("middle"))];
+
+/// What must not change while a registry is lost and taken back.
+#[derive(Debug, PartialEq)]
+struct Alive {
+    container: String,
+    /// Process id, its start, and how often the engine started it.
+    process: String,
+    token: String,
+    parent: Value,
+    work: String,
+}
+
+fn alive(site: &Site, name: &str) -> Alive {
+    let shown = site.show(name);
+    let container = shown["container_id"].as_str().unwrap().to_owned();
+    Alive {
+        process: process(&container),
+        token: site.token_in_volume(name),
+        parent: shown["parent_id"].clone(),
+        work: site.ostler(["exec", name, "--", "cat", "/workspace/work"]).well(),
+        container,
+    }
+}
+
+fn process(container: &str) -> String {
+    inspected(container, "{{.State.Status}} {{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}")
+        .unwrap_or_else(|| panic!("container {container} is gone"))
+}
+
+fn tree_at_work(site: &Site) -> [Alive; 3] {
+    site.create_all(&TREE);
+    TREE.map(|(name, _)| {
+        let write = format!("echo work of {name} > /workspace/work");
+        site.ostler(["exec", name, "--", "sh", "-c", &write]).well();
+        alive(site, name)
+    })
+}
+
+/// Looks until something unknown would have been reaped several times over.
+fn until_held(site: &Site) -> Value {
+    let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
+    for _ in 0..3 {
+        assert_eq!(site.sweep("reap_unknown")["outcome"], "held");
+    }
+    site.sweep_all();
+    held
+}
+
+#[test]
+fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    let before = tree_at_work(&site);
+    site.kill();
+    site.lose_database();
+    site.serve();
+
+    // A registry that is no longer empty has not been told what to do with the rest.
+    site.create("newcomer", &[]);
+    let held = until_held(&site);
+    for (alive, (name, _)) in before.iter().zip(TREE) {
+        assert_eq!(process(&alive.container), alive.process, "{name} was touched: {held}");
+    }
+    assert_eq!(site.trash().len(), 0, "something was reaped: {held}");
+    let doctor = site.json(["doctor"]).to_string();
+    assert!(doctor.contains("recovering"), "the doctor does not say so: {doctor}");
+
+    let adopted = site.json(["adopt", "--all"]);
+    assert_eq!(adopted["recovering"], false, "{adopted}");
+    for (before, (name, _)) in before.iter().zip(TREE) {
+        assert_eq!(site.show(name)["status"], "online", "{adopted}");
+        assert_eq!(alive(&site, name), *before, "{name} is not what it was");
+        assert!(site.live_instance_token_matches(name), "{name}'s agent has lost its token");
+    }
+    site.sweep_until("reap_unknown", |run| run["outcome"] == "done");
+    let runs = site.sweep_all().to_string();
+    assert!(!runs.contains("\"applied\""), "something was done to what was adopted: {runs}");
+
+    // It is a workspace as any other.
+    site.ostler(["restart", "bottom"]).well();
+    assert!(site.live_instance_token_matches("bottom"), "a restart of an adopted one left the wrong token");
+    assert!(!site.is_valid("bottom", &before[2].token), "a restart left the old token valid");
+}
+
+#[test]
+fn a_database_deleted_while_it_is_served_is_lost_at_the_next_start_and_rebuilt_too() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    let before = tree_at_work(&site);
+    site.lose_database();
+    // The daemon goes on with files that nobody can find any more.
+    site.sweep_all();
+    site.kill();
+    site.serve();
+    until_held(&site);
+    assert_eq!(site.trash().len(), 0);
+    assert_eq!(site.json(["adopt", "--all"])["items"].as_array().unwrap().len(), 3);
+    for (before, (name, _)) in before.iter().zip(TREE) {
+        assert_eq!(alive(&site, name), *before, "{name} is not what it was");
+        assert!(site.live_instance_token_matches(name), "{name}'s agent has lost its token");
+    }
+}
+
+#[test]
+fn a_database_put_back_from_an_older_copy_holds_what_it_does_not_know() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create("elder", &[]);
+    let copy = site.copy_database();
+    let younger = site.create("younger", &["--parent", "elder"]);
+    let container = younger["container_id"].as_str().unwrap();
+    let running = process(container);
+    site.kill();
+    site.put_back(&copy);
+    site.serve();
+
+    until_held(&site);
+    assert_eq!(process(container), running, "what the copy does not know was touched");
+    assert_eq!(site.show("elder")["status"], "online");
+    site.json(["adopt", "younger"]);
+    assert_eq!(process(container), running);
+    assert_eq!(site.show("younger")["parent_id"], site.show("elder")["id"]);
+    assert!(site.live_instance_token_matches("younger"));
+    assert!(site.live_instance_token_matches("elder"));
+    // The last unknown thing was decided on: there is nothing to hold any more.
+    let doctor = site.json(["doctor"]).to_string();
+    assert!(!doctor.contains("recovering"), "{doctor}");
+}
+
+#[test]
+fn an_agent_that_was_restarted_since_the_copy_keeps_its_token() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create("elder", &[]);
+    let copy = site.copy_database();
+    site.ostler(["restart", "elder"]).well();
+    site.create_all(&[("younger", None)]);
+    let before = site.token_in_volume("elder");
+    let container = site.show("elder")["container_id"].as_str().unwrap().to_owned();
+    let running = process(&container);
+    site.kill();
+    site.put_back(&copy);
+    site.serve();
+    site.ostler(["adopt", "--all"]).well();
+    assert_eq!((process(&container), site.token_in_volume("elder")), (running, before));
+    assert!(site.live_instance_token_matches("elder"), "its agent holds a token that nobody knows any more");
+}
+
+#[test]
+fn a_person_may_approve_what_a_lost_registry_holds_and_it_can_still_be_brought_back() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create("forgotten", &[]);
+    site.ostler(["exec", "forgotten", "--", "sh", "-c", "echo own > /tmp/own"]).well();
+    let before = site.show("forgotten");
+    site.kill();
+    site.lose_database();
+    site.serve();
+    until_held(&site);
+    let plan = site.json(["sweep", "show", "reap_unknown"])["held"]["id"].as_str().unwrap().to_owned();
+
+    site.ostler(["sweep", "approve", "reap_unknown", &plan]).well();
+    until("it lies in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    let refused = site.json(["adopt", "--dry-run"]);
+    assert_eq!(
+        refused["items"].as_array().unwrap().len(),
+        0,
+        "what lies in the trash is offered for adoption"
+    );
+    site.ostler(["trash", "restore", "forgotten"]).well();
+    let back = site.show("forgotten");
+    assert_eq!((&back["status"], &back["container_id"]), (&"paused".into(), &before["container_id"]));
+    site.ostler(["start", "forgotten"]).well();
+    assert_eq!(site.ostler(["exec", "forgotten", "--", "cat", "/tmp/own"]).well(), "own\n");
+}

@@ -1,0 +1,244 @@
+//! No token in anything that is written: everything that a full run writes is searched for every token.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose as base64s};
+
+use crate::support::{
+    daemon::{Site, until},
+    podman::{image, podman_says},
+};
+
+/// As talkative as can be.
+const TRACE: &str =
+    "[log]\nlevel = \"trace\"\nformat = \"json\"\n[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
+
+/// Looks at every process's command line and at the environments it may read, all the while.
+struct Onlooker {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<BTreeSet<String>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Onlooker {
+    fn start() -> Self {
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
+        let (stopped, noted) = (Arc::clone(&stop), Arc::clone(&seen));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                noted.lock().unwrap().extend(command_lines());
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { stop, seen, thread }
+    }
+
+    fn end(self) -> String {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap();
+        let seen = self.seen.lock().unwrap();
+        assert!(seen.iter().any(|line| line.contains("serve")), "the onlooker saw nothing: {seen:?}");
+        seen.iter().cloned().collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn command_lines() -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("processes can be seen");
+    let lines = processes.filter_map(|process| fs::read(process.ok()?.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
+}
+
+/// A run of which everything is kept.
+struct Kept<'a> {
+    site: &'a Site,
+    said: Vec<(String, String)>,
+    tokens: Vec<String>,
+}
+
+impl Kept<'_> {
+    fn run(&mut self, arguments: &[&str]) -> String {
+        let said = self.site.ostler(arguments.iter().copied());
+        self.said
+            .push((format!("ostler {}", arguments.join(" ")), format!("{}\n{}", said.stdout, said.stderr)));
+        said.stdout
+    }
+
+    /// The one place where a token is shown: kept apart.
+    fn issue(&mut self, arguments: &[&str], find: impl Fn(&str) -> String) {
+        let said = self.site.ostler(arguments.iter().copied());
+        let token = find(&said.stdout);
+        assert_eq!(token.len(), 43, "no token in {said:?}");
+        let rest = format!("{}\n{}", said.stdout.replacen(&token, "", 1), said.stderr);
+        self.said.push((format!("ostler {}", arguments.join(" ")), rest));
+        self.tokens.push(token);
+    }
+
+    fn collect(&mut self, name: &str) {
+        self.tokens.push(self.site.token_in_volume(name));
+    }
+}
+
+/// Bytes as text, one character each: text is searched by far faster than bytes are.
+fn latin(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// A token, and what it looks like when it was escaped or encoded.
+fn forms(token: &str) -> Vec<String> {
+    let raw = base64s::URL_SAFE_NO_PAD.decode(token).expect("a token is base64");
+    let hex = raw.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let bytes = token.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>();
+    let escaped = token.replace('-', "%2D").replace('_', "%5F");
+    vec![
+        token.to_owned(),
+        token[8..].to_owned(),
+        escaped.clone(),
+        escaped.to_lowercase(),
+        base64s::STANDARD_NO_PAD.encode(&raw),
+        base64s::STANDARD_NO_PAD.encode(token),
+        hex,
+        // How `Debug` prints bytes, which is how bodies get into logs.
+        bytes.join(", "),
+        bytes.join(","),
+        latin(&raw),
+    ]
+}
+
+fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else if let Ok(bytes) = fs::read(&path) {
+            files.push((path.display().to_string(), bytes));
+        }
+    }
+    files
+}
+
+/// Everything a life can hold: made, moved, removed, lost, taken back, refused.
+fn full_run(kept: &mut Kept<'_>) {
+    let site = kept.site;
+    site.create_all(&[("top", None), ("below", Some("top"))]);
+    kept.collect("top");
+    kept.collect("below");
+    kept.issue(&["token", "issue", "top"], |said| said.trim().to_owned());
+    kept.issue(&["token", "issue", "top", "--expires", "1h", "--json"], |said| {
+        serde_json::from_str::<serde_json::Value>(said).unwrap()["auth_token"].as_str().unwrap().to_owned()
+    });
+    kept.issue(&["create", "phone", "--external"], |said| {
+        let line = said.lines().find(|line| line.contains("auth_token")).expect("a token is shown");
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    });
+    for order in [&["restart", "top"][..], &["recreate", "below"]] {
+        kept.run(order);
+        kept.collect(order[1]);
+    }
+    kept.run(&["create", "broken", "--image", "localhost/ostler-has-no-such-image:1"]);
+    kept.run(&["rm", "below"]);
+    until("it lies in the trash", || {
+        site.trash().iter().any(|e| e["reason"] == "removed" && e["state"] == "kept").then_some(())
+    });
+    kept.run(&["undelete", "below"]);
+    kept.run(&["start", "below"]);
+    kept.collect("below");
+    site.forget_row("below");
+    site.sweep_until("reap_unknown", |run| run["actions"].to_string().contains("applied"));
+    kept.run(&["trash", "ls", "--json"]);
+    kept.run(&["trash", "restore", "below"]);
+    podman_says(["rm", "--force", "--time=0", site.show("top")["container_id"].as_str().unwrap()]);
+    site.sweep_until("revoke_stale_tokens", |run| run["actions"].to_string().contains("applied"));
+    kept.run(&["start", "top"]);
+    kept.collect("top");
+    // What a workspace prints is its own affair, and comes out of `logs` alone.
+    let prints = "cat /configs/.auth_token; sleep 3600";
+    kept.run(&["create", "talker", "--image", image(), "--", "sh", "-c", prints]);
+    kept.collect("talker");
+    let printed = site.ostler(["logs", "talker"]).stdout;
+    assert_eq!(kept.tokens.last().map(String::as_str), Some(printed.trim()), "the talker does not talk");
+    ask_everything(kept);
+}
+
+fn ask_everything(kept: &mut Kept<'_>) {
+    for question in [
+        &["ls", "--json"][..],
+        &["ls", "--removed"],
+        &["show", "top", "--json"],
+        &["show", "phone"],
+        &["why", "top"],
+        &["why", "below", "--json"],
+        &["why", "phone"],
+        &["token", "ls", "top", "--json"],
+        &["token", "ls", "phone"],
+        &["events", "-n", "500", "--json"],
+        &["events", "-n", "500"],
+        &["sweep", "list", "--json"],
+        &["sweep", "show", "revoke_stale_tokens"],
+        &["sweep", "run", "--json"],
+        &["sweep", "run", "--dry-run"],
+        &["doctor", "--json"],
+        &["logs", "top"],
+        &["config", "show"],
+        &["adopt", "--dry-run", "--json"],
+        &["token", "revoke", "top", "no-such-token"],
+        &["start", "no-such-workspace"],
+    ] {
+        kept.run(question);
+    }
+}
+
+#[test]
+fn no_token_is_in_any_log_event_error_listing_label_or_file() {
+    let mut site = Site::new(TRACE);
+    site.serve();
+    let onlooker = Onlooker::start();
+    let mut kept = Kept { site: &site, said: Vec::new(), tokens: Vec::new() };
+    full_run(&mut kept);
+    let Kept { mut said, mut tokens, .. } = kept;
+    let filter = format!("label=ostler.instance={}", site.instance());
+    let containers = podman_says(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+    assert!(containers.lines().count() >= 2, "there is too little to look at");
+    for container in containers.lines() {
+        said.push((format!("podman inspect {container}"), podman_says(["inspect", container])));
+    }
+    said.push(("the command lines of processes".into(), onlooker.end()));
+    let wal = files_below(&site.data_dir());
+    site.stop();
+    site.lose_database();
+    site.serve();
+    let adopted = site.ostler(["adopt", "--all", "--json"]);
+    assert!(adopted.stdout.contains("goes on working"), "{adopted:?}");
+    said.push(("adopt --all".into(), adopted.stdout + &adopted.stderr));
+    said.push(("the log of the daemon".into(), site.log()));
+
+    tokens.sort();
+    tokens.dedup();
+    assert!(tokens.len() >= 8, "a full run issues more tokens than {}", tokens.len());
+    let written = said.into_iter().map(|(what, text)| (what, text.into_bytes()));
+    for (what, text) in written.chain(wal).chain(files_below(&site.data_dir())) {
+        let text = latin(&text);
+        for (n, token) in tokens.iter().enumerate() {
+            for (form, needle) in forms(token).iter().enumerate() {
+                if let Some(at) = text.find(needle) {
+                    let before: String = text[..at].chars().rev().take(300).collect();
+                    let before: String = before.chars().rev().collect();
+                    panic!("{what} holds token {n} in form {form}, after: {before}");
+                }
+            }
+        }
+    }
+    let log = site.log();
+    assert!(log.contains("\"TRACE\""), "the log was not talkative, so this shows little");
+    assert!(!log.contains("\"Labels\\\":"), "the log holds whole answers of the engine, whatever those hold");
+}

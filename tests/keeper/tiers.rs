@@ -1,0 +1,49 @@
+//! How much of the machine a workspace gets, as seen from inside it.
+
+use crate::support::{daemon::Site, podman::inspected};
+
+fn inside(site: &Site, name: &str, script: &str) -> String {
+    site.ostler(["exec", name, "--", "sh", "-c", script]).stdout
+}
+
+#[test]
+fn a_tier_holds_from_inside_and_nobody_is_root_there() {
+    let mut site = Site::new("");
+    site.serve();
+    for (name, tier) in [("sandbox", "1"), ("usual", "2"), ("large", "3")] {
+        site.create(name, &["--no-wait", "--tier", tier]);
+    }
+    for name in ["sandbox", "usual", "large"] {
+        site.until_status(name, "online");
+    }
+
+    let rights = "id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status | tr '\\t' ' '";
+    for name in ["sandbox", "usual", "large"] {
+        let told = inside(&site, name, rights);
+        assert!(told.starts_with("1000\n"), "{name} is somebody else: {told}");
+        assert!(told.contains("CapEff: 0000000000000000"), "{name} has capabilities: {told}");
+        assert!(told.contains("NoNewPrivs: 1"), "{name} may gain rights: {told}");
+    }
+    let write = |path: &str| format!("if echo x 2>&- > {path}/probe; then echo yes; else echo no; fi 2>&-");
+    for (name, path, may) in [
+        ("sandbox", "/var", "no"),
+        ("sandbox", "/tmp", "yes"),
+        ("sandbox", "/workspace", "no"),
+        ("usual", "/workspace", "yes"),
+        ("usual", "/configs", "yes"),
+    ] {
+        assert_eq!(inside(&site, name, &write(path)).trim(), may, "{name} writes to {path}");
+    }
+    for (name, mib, cpus) in [("sandbox", 512_u64, 1_u64), ("usual", 512, 1), ("large", 2048, 2)] {
+        let container = site.show(name)["container_id"].as_str().unwrap().to_owned();
+        let given = inspected(
+            &container,
+            "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.Privileged}}",
+        );
+        assert_eq!(given.unwrap(), format!("{} 512 false", mib << 20), "{name}");
+        let quota = inspected(&container, "{{.HostConfig.CpuQuota}} {{.HostConfig.CpuPeriod}}").unwrap();
+        assert_eq!(quota, format!("{} 100000", cpus * 100_000), "{name}");
+        let policy = inspected(&container, "{{.HostConfig.RestartPolicy.Name}}").unwrap();
+        assert!(["", "no"].contains(&policy.as_str()), "two restarters: {policy}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Tokens are revoked when nobody can hold them any more, and never before.
+
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::{
+    daemon::{Site, until},
+    podman::{inspected, podman_says},
+};
+
+fn revoked(run: &Value) -> Vec<&str> {
+    let actions = run["actions"].as_array().unwrap().iter();
+    actions.filter(|action| action["result"] == "applied").map(|a| a["workspace"].as_str().unwrap()).collect()
+}
+
+fn config_volume(shown: &Value) -> String {
+    format!("ostler-{}-config", shown["id"].as_str().unwrap())
+}
+
+#[test]
+fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_brings_a_fresh_one() {
+    let mut site = Site::new("[sweep]\nabsence_grace = \"6s\"\n");
+    site.serve();
+    site.create_all(&[("gone", None), ("stopped", None), ("running", None)]);
+    let external = site.json(["create", "phone", "--external"]);
+    let external = external["connection"]["auth_token"].as_str().unwrap().to_owned();
+    let api = site.ostler(["token", "issue", "gone"]).well().trim().to_owned();
+    let shown = site.show("gone");
+    let container = shown["container_id"].as_str().unwrap();
+    let old = site.token_in_volume("gone");
+    site.ostler(["exec", "gone", "--", "sh", "-c", "echo work > /workspace/work"]).well();
+    site.ostler(["stop", "stopped"]).well();
+    podman_says(["rm", "--force", "--time=0", container]);
+    podman_says(["volume", "rm", &config_volume(&shown)]);
+
+    let first = site.sweep("revoke_stale_tokens");
+    assert!(revoked(&first).is_empty() && site.is_valid("gone", &old), "revoked before the grace: {first}");
+    let run = site.sweep_until("revoke_stale_tokens", |run| !revoked(run).is_empty());
+    assert_eq!(revoked(&run), ["gone"]);
+    let evidence = run["actions"][0]["evidence"].as_str().unwrap();
+    let waited = evidence.split("over ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    assert!(waited >= Some(6), "revoked before the grace, or without evidence: {evidence}");
+    assert!(!site.is_valid("gone", &old), "it was said to be revoked, and is valid");
+    assert!(site.is_valid("gone", &api), "an api token went too");
+    assert!(site.is_valid("phone", &external), "an external agent lost its only credential");
+    assert!(site.live_instance_token_matches("stopped"), "a merely stopped one lost its token");
+    assert!(site.live_instance_token_matches("running"));
+
+    site.ostler(["start", "gone"]).well();
+    let back = site.show("gone");
+    assert_eq!(back["status"], "online");
+    assert_ne!(back["container_id"], shown["container_id"]);
+    assert!(site.live_instance_token_matches("gone"), "the fresh token does not work");
+    assert_ne!(site.token_in_volume("gone"), old);
+    assert_eq!(site.ostler(["exec", "gone", "--", "cat", "/workspace/work"]).well(), "work\n");
+    // Readable to the one it is for, and to nobody else.
+    let mode = site.ostler(["exec", "gone", "--", "stat", "-c", "%a %u %g", "/configs/.auth_token"]).well();
+    assert_eq!(mode, "600 1000 1000\n");
+}
+
+#[test]
+fn a_token_issued_by_a_restart_is_never_revoked_by_sweeps_that_run_all_the_while() {
+    let mut site = Site::new("[sweep]\nabsence_grace = \"1s\"\n");
+    site.serve();
+    site.create_all(&[("busy", None)]);
+    thread::scope(|scope| {
+        let sweeping = scope.spawn(|| {
+            let runs = (0..12).map(|_| site.sweep("revoke_stale_tokens").to_string());
+            runs.collect::<Vec<_>>()
+        });
+        for order in ["restart", "recreate", "restart"] {
+            let old = site.token_in_volume("busy");
+            site.ostler([order, "busy"]).well();
+            assert!(!site.is_valid("busy", &old), "after {order} the old token is still valid");
+            assert!(site.live_instance_token_matches("busy"), "after {order} the agent's token is not valid");
+        }
+        let runs = sweeping.join().unwrap();
+        assert!(runs.iter().all(|run| !run.contains("\"applied\"")), "{runs:?}");
+    });
+    assert!(site.live_instance_token_matches("busy"));
+}
+
+#[test]
+fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
+    let mut site = Site::new("[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n");
+    site.serve();
+    site.create_all(&[("worker", None)]);
+    let token = site.token_in_volume("worker");
+    let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
+    let sentinel = format!("ostler-{}", site.instance());
+    podman_says(["volume", "rm", &sentinel]);
+
+    for _ in 0..3 {
+        let runs = site.sweep_all();
+        assert!(runs.as_array().unwrap().iter().all(|run| run["outcome"] == "untrusted"), "{runs}");
+    }
+    assert_ne!(site.ostler(["restart", "worker"]).code, 0, "an engine that nobody knows was changed");
+    assert!(site.is_valid("worker", &token));
+    assert_eq!(inspected(&container, "{{.State.Status}}").unwrap(), "running");
+    let doctor = site.ostler(["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains("--accept-engine"), "{doctor:?}");
+
+    site.ostler(["doctor", "--accept-engine"]).well();
+    until("sweeps act again", || (site.sweep("settle")["outcome"] == "done").then_some(()));
+    site.ostler(["restart", "worker"]).well();
+}
+
+#[test]
+fn a_person_may_revoke_a_token_by_name_and_a_removal_revokes_what_its_container_held() {
+    let mut site = Site::new("");
+    site.serve();
+    site.create_all(&[("worker", None)]);
+    let api = site.ostler(["token", "issue", "worker", "--expires", "1h"]).well().trim().to_owned();
+    let list = site.json(["token", "ls", "worker"]);
+    assert_eq!(list["count"], 2, "{list}");
+    assert!(!list.to_string().contains(&api), "a list shows a token");
+    let row = list["tokens"].as_array().unwrap().iter().find(|row| row["kind"] == "api").unwrap();
+    site.ostler(["token", "revoke", "worker", row["id"].as_str().unwrap()]).well();
+    assert!(!site.is_valid("worker", &api));
+
+    let own = site.token_in_volume("worker");
+    site.ostler(["rm", "worker"]).well();
+    until("it lies in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    site.ostler(["undelete", "worker"]).well();
+    assert!(!site.is_valid("worker", &own), "a removal left the token of its container valid");
+    site.ostler(["start", "worker"]).well();
+    assert!(site.live_instance_token_matches("worker"));
+}

@@ -1,0 +1,112 @@
+//! A config volume heals by itself; a work volume is never replaced in silence.
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    daemon::Site,
+    podman::{directory_of, has_volume, podman_says},
+};
+
+fn volumes(site: &Site, name: &str) -> [String; 2] {
+    let shown = site.show(name);
+    let id = shown["id"].as_str().unwrap();
+    [format!("ostler-{id}-config"), format!("ostler-{id}-work")]
+}
+
+fn wipe(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.unwrap();
+    }
+}
+
+#[track_caller]
+fn starts_whole(site: &Site, name: &str, what: &str) {
+    site.ostler(["start", name]).well();
+    assert_eq!(site.show(name)["status"], "online", "with {what}");
+    assert!(site.live_instance_token_matches(name), "with {what}, the token was not restored");
+    let read = site.ostler(["exec", name, "--", "cat", "/configs/config.yaml", "/configs/.auth_token"]);
+    assert!(read.well().starts_with("model: local\n"), "with {what}, the configuration was not restored");
+}
+
+#[test]
+fn a_config_volume_wiped_under_a_stopped_container_heals_on_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.yaml");
+    fs::write(&config, "model: local\n").unwrap();
+    let mut site = Site::new("");
+    site.serve();
+    site.create("worker", &["--config-file", config.to_str().unwrap()]);
+    site.ostler(["exec", "worker", "--", "sh", "-c", "echo work > /workspace/work"]).well();
+    let container = site.show("worker")["container_id"].clone();
+    let [config, _] = volumes(&site, "worker");
+
+    site.ostler(["stop", "worker"]).well();
+    wipe(&directory_of(&config));
+    starts_whole(&site, "worker", "its contents deleted");
+
+    site.ostler(["stop", "worker"]).well();
+    fs::remove_dir_all(directory_of(&config)).unwrap();
+    starts_whole(&site, "worker", "its directory deleted");
+
+    // Podman lets nobody delete a volume that a container mounts, other than by force with the container.
+    assert_eq!(site.show("worker")["container_id"], container);
+    assert_eq!(site.ostler(["exec", "worker", "--", "cat", "/workspace/work"]).well(), "work\n");
+}
+
+#[test]
+fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
+    let mut site = Site::new("");
+    site.serve();
+    site.create_all(&[("directory", None), ("volume", None)]);
+    let [_, of_directory] = volumes(&site, "directory");
+    let [_, of_volume] = volumes(&site, "volume");
+    site.ostler(["stop", "directory"]).well();
+    site.ostler(["stop", "volume"]).well();
+    // An unmounted disk looks like the first; a volume deleted with its container is the second.
+    fs::remove_dir_all(directory_of(&of_directory)).unwrap();
+    let container = site.show("volume")["container_id"].as_str().unwrap().to_owned();
+    podman_says(["rm", &container]);
+    podman_says(["volume", "rm", &of_volume]);
+
+    for name in ["directory", "volume"] {
+        let refused = site.ostler(["start", name]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(refused.stderr.contains("--new-volume"), "{name}: {refused:?}");
+        // A paused one stays paused: nothing of it ran, and nothing is tried by itself.
+        let shown = site.show(name);
+        assert!(["paused", "failed"].contains(&shown["status"].as_str().unwrap()), "{shown}");
+    }
+    site.sweep_all();
+    assert!(!directory_of(&of_directory).exists(), "lost work was replaced in silence");
+    assert!(!has_volume(&of_volume), "lost work was replaced in silence");
+
+    for name in ["directory", "volume"] {
+        site.ostler(["start", name, "--new-volume"]).well();
+        site.ostler(["exec", name, "--", "sh", "-c", "echo new > /workspace/work"]).well();
+        assert!(site.live_instance_token_matches(name));
+    }
+}
+
+#[test]
+fn a_running_workspace_whose_work_volume_is_gone_fails_a_restart_and_says_why() {
+    let mut site = Site::new("");
+    site.serve();
+    let made = site.create("worker", &[]);
+    let [_, work] = volumes(&site, "worker");
+    podman_says(["rm", "--force", "--time=0", made["container_id"].as_str().unwrap()]);
+    podman_says(["volume", "rm", &work]);
+    site.sweep_until("check_containers", |_| site.show("worker")["status"] == "offline");
+
+    let refused = site.ostler(["start", "worker"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let shown = site.show("worker");
+    assert_eq!((&shown["status"], &shown["failure"]), (&"failed".into(), &"start_error".into()), "{shown}");
+    assert!(shown["status_detail"].as_str().unwrap().contains("--new-volume"), "{shown}");
+    assert!(site.ostler(["why", "worker"]).stdout.contains("--new-volume"));
+    site.sweep_all();
+    assert!(!has_volume(&work));
+    assert_eq!(site.show("worker")["status"], "failed", "a sweep started what only a person may");
+    site.ostler(["start", "worker", "--new-volume"]).well();
+}

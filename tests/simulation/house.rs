@@ -1,0 +1,398 @@
+//! A whole installation on the machine of `executor.rs`: disk, engine, and the daemon between them.
+//!
+//! The disk, the mirror and the engine's world outlive the daemon, as they do in reality; [`House::crash`]
+//! takes the daemon alone, and [`House::start_daemon`] does what its next start would do.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use ostler::{
+    domain::{
+        ids::{ContainerId, InstanceId, WorkspaceId},
+        naming::{LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, volume_name},
+        observed::ContainerState,
+        ports::PortRange,
+        runtime::{PLAIN, Runtime, Tier, User},
+        spec::Spec,
+        status::Status,
+        workspace::Workspace,
+    },
+    engine::{
+        ContainerSpec, Engine, Environment, Mount, MountSource,
+        bounded::{Bounded, Deadlines},
+        fake::{FakeContainer, FakeEngine, FakeVolume, World},
+        trusted,
+    },
+    ops::{CreateRequest, OpResult, Ops, Parts, Settings},
+    store::{Disk, Mirror, MirrorRecord, Registry, Scope, Store},
+    sweep::{Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts},
+    tasks::AtOnce,
+};
+use uuid::Uuid;
+
+use super::executor::{Owner, Place, Sim, TaskOrder};
+
+/// The image everything here runs.
+pub(crate) const IMAGE: &str = "agent:1";
+/// An image that a pull can fetch.
+pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
+
+pub(crate) const INSTANCE: InstanceId =
+    InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
+const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
+
+/// Who asks: so that a test can tell an order's effects from a sweep's.
+pub(crate) const OPS: u8 = 0;
+/// See [`OPS`].
+pub(crate) const SWEEPS: u8 = 1;
+
+/// One life of the daemon.
+pub(crate) struct Daemon {
+    pub(crate) ops: Ops,
+    pub(crate) sweeper: Arc<Sweeper>,
+}
+
+/// The installation.
+pub(crate) struct House {
+    pub(crate) sim: Sim,
+    pub(crate) world: Arc<World>,
+    pub(crate) daemon: Daemon,
+    /// Sees what is committed, at once and without a step.
+    pub(crate) eye: Store,
+    disk: Disk,
+    mirror: Arc<Mirror>,
+    change_sweeper: fn(Sweeper) -> Sweeper,
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.sim.end();
+    }
+}
+
+/// The answer of something that does not wait.
+pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
+    work.now_or_never().expect("nothing in here waits")
+}
+
+fn settings() -> Settings {
+    Settings {
+        instance: INSTANCE,
+        runtimes: runtimes(),
+        ports: PortRange { first: 21_000, last: 21_063 },
+        platform_port: 7700,
+        platform_url: None,
+        isolate: false,
+        trash_retention: Duration::from_hours(14 * 24),
+    }
+}
+
+fn runtimes() -> BTreeMap<String, Runtime> {
+    BTreeMap::from([(PLAIN.to_owned(), Runtime::plain())])
+}
+
+fn limits() -> Limits {
+    Limits {
+        absence_grace: Duration::from_mins(5),
+        unknown_grace: Duration::from_mins(10),
+        removed_retention: Duration::from_hours(30 * 24),
+        event_retention: Duration::from_hours(30 * 24),
+    }
+}
+
+impl House {
+    /// A new installation whose daemon has just started for the first time.
+    pub(crate) fn new(seed: u64, order: TaskOrder) -> Self {
+        Self::with_sweeper(seed, order, |sweeper| sweeper)
+    }
+
+    /// The same, with a sweeper that is changed at every start: for checks of the checks.
+    pub(crate) fn with_sweeper(seed: u64, order: TaskOrder, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
+        let sim = Sim::new(seed, order);
+        let disk = Disk::in_memory().expect("a database in memory opens");
+        let eye = Store::staged(&disk, Arc::new(AtOnce));
+        let mirror = Arc::new(Mirror::Memory(Mutex::default()));
+        let world = Arc::new(World::default());
+        world.state().images.insert(IMAGE.to_owned());
+        world.state().pullable.insert(REMOTE_IMAGE.to_owned());
+        furnish_foreign(&world);
+        let daemon = start(&sim, &disk, &eye, &world, &mirror, change_sweeper);
+        Self { sim, world, daemon, eye, disk, mirror, change_sweeper }
+    }
+
+    /// What the daemon does first: identity, mirror, sentinel, then everything in memory anew.
+    pub(crate) fn start_daemon(&mut self) {
+        let (sim, disk, eye) = (&self.sim, &self.disk, &self.eye);
+        self.daemon = start(sim, disk, eye, &self.world, &self.mirror, self.change_sweeper);
+    }
+
+    /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
+    pub(crate) fn crash(&mut self, survives: impl FnMut(super::executor::Seen) -> bool) {
+        self.sim.crash(survives);
+        self.start_daemon();
+    }
+
+    /// Every row, removed ones too.
+    pub(crate) fn rows(&self) -> Vec<Workspace> {
+        at_once(self.eye.workspaces(Scope::Any)).expect("the store answers")
+    }
+
+    pub(crate) fn row(&self, id: WorkspaceId) -> Workspace {
+        at_once(self.eye.workspace(id)).expect("the store answers").expect("there is such a row")
+    }
+
+    pub(crate) fn status(&self, id: WorkspaceId) -> Status {
+        self.row(id).status
+    }
+
+    /// An order, carried out to its answer without surprises.
+    pub(crate) fn calmly<T, F>(&self, order: impl FnOnce(Ops) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.sim.calmly(order(self.daemon.ops.clone()))
+    }
+
+    /// A workspace that is up.
+    pub(crate) fn online(&self, name: &str) -> WorkspaceId {
+        let made = request(name, IMAGE);
+        let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+        self.sim.quiesce();
+        assert_eq!(self.status(id), Status::Online, "a plain workspace comes up by itself");
+        id
+    }
+
+    /// A trusted look, without surprises.
+    pub(crate) fn look(&self) -> Look {
+        let sweeper = Arc::clone(&self.daemon.sweeper);
+        self.sim.calmly(async move { sweeper.look().await }).expect("the listing is trusted")
+    }
+
+    /// One look and one run of every pass on it, without surprises.
+    pub(crate) fn sweep(&self) -> Vec<Run> {
+        let sweeper = Arc::clone(&self.daemon.sweeper);
+        self.sim.calmly(async move {
+            let Ok(look) = sweeper.look().await else { return Vec::new() };
+            let mut runs = Vec::new();
+            for pass in ostler::sweep::all() {
+                runs.push(sweeper.run(&*pass, &look, Mode::Apply).await);
+            }
+            runs
+        })
+    }
+
+    /// One look and one run of a pass, without surprises.
+    pub(crate) fn run(&self, pass: &str) -> Run {
+        let (sweeper, pass) = (Arc::clone(&self.daemon.sweeper), pass_named(pass));
+        self.sim.calmly(async move {
+            let look = sweeper.look().await.expect("the listing is trusted");
+            sweeper.run(&*pass, &look, Mode::Apply).await
+        })
+    }
+
+    /// Cycles of all passes, a person approving what is held, until there is nothing left to do or to
+    /// watch. The world has to be well.
+    ///
+    /// # Panics
+    /// When that takes more than a fixed number of cycles: it does not converge.
+    pub(crate) fn converge(&self) -> Vec<Run> {
+        const CYCLES: usize = 60;
+        let mut last = Vec::new();
+        let mut quiet = 0;
+        for _ in 0..CYCLES {
+            self.sim.quiesce();
+            last = self.sweep();
+            self.sim.quiesce();
+            for run in &last {
+                if let ostler::sweep::Outcome::Held { plan, .. } = run.outcome {
+                    at_once(self.eye.approve_plan(run.pass.to_owned(), plan, self.sim.now())).unwrap();
+                }
+            }
+            let idle = last.iter().all(|run| run.actions.is_empty() && run.watching.is_empty());
+            quiet = if idle { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                return last;
+            }
+            self.sim.pass(Duration::from_mins(1));
+        }
+        panic!("after {CYCLES} cycles there is still something to do or to watch: {last:#?}");
+    }
+
+    /// A workspace's container by its row, as the engine has it.
+    pub(crate) fn container(&self, id: WorkspaceId) -> Option<FakeContainer> {
+        let container = self.row(id).container?;
+        self.world.state().containers.get(&container).cloned()
+    }
+
+    /// Its container goes away behind ostler's back.
+    pub(crate) fn remove_container(&self, id: WorkspaceId) {
+        let container = self.row(id).container.expect("it has one");
+        self.world.state().containers.remove(&container);
+    }
+
+    /// Things of ours that no row knows.
+    pub(crate) fn furnish_unknown(&self) -> WorkspaceId {
+        let id = WorkspaceId(self.sim.entropy().uuid());
+        furnish(&self.world, INSTANCE, id, &container_name(id, 1));
+        id
+    }
+}
+
+fn start(
+    sim: &Sim,
+    disk: &Disk,
+    eye: &Store,
+    world: &Arc<World>,
+    mirror: &Arc<Mirror>,
+    change_sweeper: fn(Sweeper) -> Sweeper,
+) -> Daemon {
+    introduce(sim, eye, world, mirror);
+    let engine = |side| -> Arc<dyn Engine> {
+        let stage = sim.stage(Place::Engine, side);
+        let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
+        Arc::new(Bounded::new(Arc::new(fake), sim.clock(), Deadlines::default()))
+    };
+    let ops = Ops::new(Parts {
+        store: Store::staged(disk, sim.stage(Place::Store, OPS)),
+        engine: engine(OPS),
+        clock: sim.clock(),
+        entropy: sim.entropy(),
+        spawn: sim.spawner(Owner::Daemon),
+        mirror: Arc::clone(mirror),
+        settings: settings(),
+    });
+    let sweeper = Sweeper::new(SweeperParts {
+        store: Store::staged(disk, sim.stage(Place::Store, SWEEPS)),
+        engine: engine(SWEEPS),
+        ops: ops.clone(),
+        clock: sim.clock(),
+        entropy: sim.entropy(),
+        instance: INSTANCE,
+        limits: limits(),
+        runtimes: runtimes(),
+    });
+    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)) }
+}
+
+/// Identity, mirror and sentinel, made at the first start and found at the later ones.
+fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror) {
+    if at_once(eye.registry()).unwrap().is_some() {
+        return;
+    }
+    let registry =
+        Registry { instance: INSTANCE, generation: 0, recovering_since: None, engine_accepted_at: None };
+    at_once(eye.found_registry(registry)).unwrap();
+    let record =
+        MirrorRecord { instance: INSTANCE, generation: 0, engine_accepted: true, device: 0, inode: 0 };
+    mirror.write(&record).unwrap();
+    let spawner = sim.spawner(Owner::Engine);
+    let fake = FakeEngine::connect(Arc::clone(world), Arc::new(AtOnce), sim.clock(), spawner);
+    at_once(trusted::accept(&fake, INSTANCE)).unwrap();
+    at_once(eye.accept_engine(sim.now(), "fake".into())).unwrap();
+}
+
+/// The pass of that name.
+pub(crate) fn pass_named(name: &str) -> Arc<dyn Pass> {
+    ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass")
+}
+
+/// A container workspace of the plain runtime.
+pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
+    CreateRequest {
+        name: name.parse().expect("a good name"),
+        role: None,
+        runtime: None,
+        tier: Tier::default(),
+        parent: None,
+        external: false,
+        url: None,
+        spec: Spec { image: image.to_owned(), ..Spec::default() },
+    }
+}
+
+/// Whether an order was carried out, for histories.
+pub(crate) fn told<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
+    match answer {
+        Ok(done) => format!("{done:?}"),
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+/// A running container with its volumes, as somebody else's or a lost row's.
+fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
+    let labelled = serde_json::json!({
+        "name": "found", "runtime": PLAIN, "tier": 2, "image": IMAGE,
+    });
+    let labels = BTreeMap::from([
+        (LABEL_INSTANCE.to_owned(), instance.to_string()),
+        (LABEL_WORKSPACE.to_owned(), id.to_string()),
+        (LABEL_SPEC.to_owned(), labelled.to_string()),
+    ]);
+    let volumes = [(VolumeKind::Config, "/configs"), (VolumeKind::Work, "/workspace")];
+    let mounts = volumes.map(|(kind, target)| Mount {
+        source: MountSource::Volume(volume_name(id, kind)),
+        target: target.to_owned(),
+        read_only: false,
+    });
+    let spec = ContainerSpec {
+        name: name.to_owned(),
+        image: IMAGE.to_owned(),
+        command: Vec::new(),
+        labels: labels.clone(),
+        env: Environment::default(),
+        user: User::default(),
+        mounts: mounts.to_vec(),
+        publish: None,
+        network: "elsewhere".to_owned(),
+        aliases: Vec::new(),
+        hostname: String::new(),
+        limits: Tier::default().limits(),
+        read_only_root: false,
+        privileged: false,
+        stop_grace: Duration::from_secs(10),
+    };
+    let mut state = world.state();
+    for (kind, _) in volumes {
+        let mut volume = FakeVolume { labels: labels.clone(), ..FakeVolume::default() };
+        if kind == VolumeKind::Config {
+            volume.files.insert(".auth_token".into(), foreign_token().into_bytes());
+        }
+        state.volumes.insert(volume_name(id, kind), volume);
+    }
+    // Ids far above those the fake hands out.
+    let number = u128::MAX - u128::from(u32::try_from(state.containers.len()).unwrap());
+    let key = ContainerId::try_from(format!("{number:064x}")).unwrap();
+    let container = FakeContainer {
+        name: name.to_owned(),
+        spec,
+        state: ContainerState::Running,
+        exit_code: None,
+        started_at: None,
+        held_token: Some(foreign_token().into_bytes()),
+        starts: 1,
+    };
+    state.containers.insert(key, container);
+}
+
+fn foreign_token() -> String {
+    "YSB0b2tlbiBvZiBzb21lYm9keSBlbHNlcyBhZ2VudCE".to_owned()
+}
+
+/// What is not ours to touch: a neighbour installation's workspace, and a person's copy of one of ours.
+fn furnish_foreign(world: &World) {
+    let neighbours = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0001));
+    furnish(world, NEIGHBOUR, neighbours, &container_name(neighbours, 1));
+    let copied = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0002));
+    furnish(world, INSTANCE, copied, "debugging-copy");
+    // The copy mounts volumes of its own name; those of ours by name and label would be unknown things.
+    let mut state = world.state();
+    for kind in VolumeKind::ALL {
+        state.volumes.remove(&volume_name(copied, kind));
+    }
+}

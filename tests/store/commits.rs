@@ -1,0 +1,150 @@
+//! Group commit: what waits together is committed together, and each caller hears only of its own.
+//!
+//! The tests hold the database's write lock from outside while changes queue, which makes the batches the
+//! same on every machine.
+
+use std::task::{Context, Poll, Waker};
+
+use ostler::{
+    domain::{event::EventKind, time::Timestamp, workspace::Kind},
+    store::{CreateResult, Store},
+};
+use rusqlite::Connection;
+use serde_json::json;
+use tokio::sync::broadcast::error::TryRecvError;
+
+use super::{Fixture, T0, commits, new_workspace, pin_log, registry, submit};
+
+fn tell(store: &Store, number: usize) -> impl Future<Output = ostler::store::StoreResult<()>> + '_ {
+    store.tell(T0, EventKind::ContainerStopped, None, json!({ "number": number }), None)
+}
+
+/// Holds the write lock while `changes` are handed in; they begin to be committed when it returns.
+fn while_held<T>(fixture: &Fixture, changes: impl FnOnce() -> T) -> T {
+    let lock = fixture.side();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let changes = changes();
+    lock.execute_batch("ROLLBACK").unwrap();
+    changes
+}
+
+fn sequences(sql: &Connection) -> Vec<i64> {
+    let mut query = sql.prepare("SELECT sequence FROM events ORDER BY sequence").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn writers_that_wait_together_share_a_commit() {
+    const WRITERS: usize = 600;
+    let fixture = Fixture::new().await;
+    let pin = fixture.side();
+    pin_log(&pin);
+    let before = commits(&fixture.path());
+    let waiting = while_held(&fixture, || {
+        (0..WRITERS).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+    });
+    for change in waiting {
+        change.await.unwrap();
+    }
+    // The first may have been taken alone, before the others came; the rest fill batches of 256.
+    let shared = commits(&fixture.path()) - before;
+    assert!(shared <= 4, "{WRITERS} writers that waited together needed {shared} commits");
+    assert_eq!(sequences(&fixture.side()), (1..=i64::try_from(WRITERS).unwrap()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn nobody_hears_of_a_change_before_it_is_committed() {
+    let fixture = Fixture::new().await;
+    let mut feed = fixture.store.subscribe();
+    let lock = fixture.side();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut waiting: Vec<_> = (0..20).map(|number| submit(tell(&fixture.store, number))).collect();
+    for change in &mut waiting {
+        assert!(matches!(change.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+    }
+    assert!(matches!(feed.try_recv(), Err(TryRecvError::Empty)), "an event was sent before its commit");
+    lock.execute_batch("ROLLBACK").unwrap();
+    for change in waiting {
+        change.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn events_are_broadcast_in_sequence_each_after_its_commit() {
+    let fixture = Fixture::new().await;
+    let mut feed = fixture.store.subscribe();
+    let waiting = while_held(&fixture, || {
+        (0..50).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+    });
+    let committed = fixture.side();
+    for expected in 1..=50 {
+        let event = feed.recv().await.unwrap();
+        assert_eq!(event.id, expected);
+        assert!(
+            sequences(&committed).contains(&event.id),
+            "event {} was sent, and another connection does not see it",
+            event.id
+        );
+        let stored = fixture.store.events_after(event.id - 1, 1).await.unwrap();
+        assert_eq!(stored, [event], "what was sent is what was stored");
+    }
+    for change in waiting {
+        change.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
+    // Without an identity, making a workspace fails at its last statement, after its event was written.
+    let fixture = Fixture::without_identity();
+    let mut feed = fixture.store.subscribe();
+    let (first, failing, last) = while_held(&fixture, || {
+        let new = new_workspace("alpha", Kind::Container);
+        (
+            submit(tell(&fixture.store, 1)),
+            submit(fixture.store.create_workspace(new, T0)),
+            submit(tell(&fixture.store, 2)),
+        )
+    });
+    assert_eq!(first.await, Ok(()));
+    assert!(failing.await.is_err());
+    assert_eq!(last.await, Ok(()));
+    assert_eq!(sequences(&fixture.side()), [1, 2], "the sequence has a gap where a change was undone");
+    assert_eq!(fixture.number("SELECT count(*) FROM workspaces"), 0, "half a workspace was left");
+    assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 0);
+    let sent: Vec<_> = std::iter::from_fn(|| feed.try_recv().ok()).map(|event| event.payload).collect();
+    assert_eq!(
+        sent,
+        [json!({ "number": 1 }), json!({ "number": 2 })],
+        "an event of an undone change was sent"
+    );
+
+    fixture.store.found_registry(registry()).await.unwrap();
+    let made = fixture.store.create_workspace(new_workspace("alpha", Kind::Container), T0).await;
+    assert_eq!(made, Ok(CreateResult::Created(1)), "the writer goes on after a failure");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_undoes_nothing() {
+    let fixture = Fixture::new().await;
+    let new = new_workspace("alpha", Kind::Container);
+    let id = new.id;
+    while_held(&fixture, || drop(submit(fixture.store.create_workspace(new, T0))));
+    // The writer carries changes out in the order they came: when this one is answered, so is that.
+    tell(&fixture.store, 1).await.unwrap();
+    assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change went away with its caller");
+}
+
+#[tokio::test]
+async fn events_are_forgotten_from_the_oldest_and_never_renumbered() {
+    let fixture = Fixture::new().await;
+    for number in 0..10_i64 {
+        let at = Timestamp(T0.0 + number);
+        fixture.store.tell(at, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+    }
+    assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 4).await, Ok(4), "no more than asked for");
+    assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 100).await, Ok(2));
+    assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 100), 100).await, Ok(4));
+    tell(&fixture.store, 1).await.unwrap();
+    assert_eq!(sequences(&fixture.side()), [11], "a number was used twice");
+}

@@ -1,0 +1,334 @@
+//! The files: who may read them, which are refused, and what a full or read-only disk leaves behind.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ostler::{
+    domain::{event::EventKind, ids::InstanceId, workspace::Kind},
+    store::{CreateResult, FILE_NAME, Mirror, MirrorRecord, OpenError, Scope, Store},
+};
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::{Fixture, T0, dump, new_workspace, registry, uuid};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o7777
+}
+
+/// Every file of a directory with its bytes. SQLite's shared memory is no content: it is rebuilt.
+fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_none_or(|e| e != "db-shm"))
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+/// The bytes of a healthy database of several pages, everything in the one file.
+async fn healthy() -> Vec<u8> {
+    let fixture = Fixture::new().await;
+    for number in 0..60 {
+        fixture.container(&format!("workspace-{number}")).await;
+    }
+    let left: i64 =
+        fixture.side().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0, "the log could not be emptied");
+    fs::read(fixture.path()).unwrap()
+}
+
+fn refused(directory: &Path, what: &str) -> OpenError {
+    match Store::open(directory) {
+        Err(error) => error,
+        Ok(_) => panic!("opened, {what}"),
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_may_read_any_of_the_files() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("made/by/ostler");
+    let store = Store::open(&data).unwrap();
+    store.found_registry(registry()).await.unwrap();
+    assert_eq!(mode(&data), 0o700);
+    for file in [FILE_NAME, "ostler.db-wal", "ostler.db-shm"] {
+        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
+    }
+    drop(store);
+
+    let loose = tempfile::tempdir().unwrap();
+    fs::write(loose.path().join(FILE_NAME), healthy().await).unwrap();
+    fs::set_permissions(loose.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(loose.path().join(FILE_NAME), PermissionsExt::from_mode(0o644)).unwrap();
+    let store = Store::open(loose.path()).unwrap();
+    store.tell(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+    assert_eq!(mode(loose.path()), 0o700, "a directory that others may enter was left so");
+    for file in [FILE_NAME, "ostler.db-wal", "ostler.db-shm"] {
+        assert_eq!(mode(&loose.path().join(file)), 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_opened_for_reading_reads_and_never_writes() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let reader = Store::open_read_only(fixture.directory()).unwrap();
+    let before = fixture.dump();
+    let refused = reader.create_workspace(new_workspace("beta", Kind::Container), T0).await.unwrap_err();
+    assert!(refused.to_string().contains("readonly"), "{refused}");
+    assert_eq!(fixture.dump(), before);
+    assert!(reader.workspace(id).await.unwrap().is_some());
+    let later = fixture.container("gamma").await;
+    assert!(reader.workspace(later).await.unwrap().is_some(), "it shows what another process commits");
+}
+
+#[test]
+fn a_directory_without_a_database_is_not_given_one_by_a_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(Store::open_read_only(directory.path()).is_err());
+    assert!(content(directory.path()).is_empty());
+}
+
+/// What a damaged file is made of, by name.
+fn damages(healthy: &[u8]) -> Vec<(String, Vec<u8>)> {
+    const PAGE: usize = 4096;
+    let pages = healthy.len() / PAGE;
+    assert!(pages > 8, "the healthy file is too small to be damaged in many places");
+    let mut damages: Vec<(String, Vec<u8>)> = Vec::new();
+    for length in
+        [1, 50, 99, 100, PAGE, PAGE + 100, healthy.len() / 2, healthy.len() - PAGE, healthy.len() - 1]
+    {
+        damages.push((format!("truncated to {length} bytes"), healthy[..length].to_vec()));
+    }
+    let mut starts = vec![0, 16, 40, 100];
+    starts.extend((1..pages).map(|page| page * PAGE));
+    for start in starts {
+        let mut bytes = healthy.to_vec();
+        bytes[start..start + 32].fill(0xA5);
+        damages.push((format!("scribbled over at {start}"), bytes));
+    }
+    damages.push(("all zeros".into(), vec![0; healthy.len()]));
+    damages.push(("a text".into(), b"notes on what to keep\n".repeat(400)));
+    damages
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
+    for (damage, bytes) in damages(&healthy().await) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        fs::write(&path, &bytes).unwrap();
+        let said = [Some(refused(directory.path(), &damage)), Store::open_read_only(directory.path()).err()];
+        for said in said {
+            let said = said.unwrap_or_else(|| panic!("opened for reading, {damage}"));
+            let said = said.to_string();
+            assert!(said.contains(path.to_str().unwrap()), "{damage}: {said}");
+            assert!(
+                said.contains("put a backup in its place"),
+                "{damage}: does not say how to go on: {said}"
+            );
+        }
+        assert_eq!(
+            content(directory.path()),
+            BTreeMap::from([(path, bytes)]),
+            "{damage}: something was written"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_newer_database_is_refused_and_left_to_the_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(FILE_NAME);
+    let mut bytes = healthy().await;
+    bytes[60..64].copy_from_slice(&7_u32.to_be_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let error = refused(directory.path(), "although newer");
+    assert!(matches!(error, OpenError::Newer { version: 7, known: 1, .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v1.db"), "{said}");
+    assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));
+}
+
+#[tokio::test]
+async fn a_newer_database_that_a_crash_left_with_its_log_keeps_both() {
+    let fixture = Fixture::new().await;
+    let side = fixture.side();
+    side.pragma_update(None, "user_version", 7).unwrap();
+    // As after a power cut: the version stands in the log only.
+    let directory = tempfile::tempdir().unwrap();
+    for file in [FILE_NAME, "ostler.db-wal"] {
+        fs::copy(fixture.directory().join(file), directory.path().join(file)).unwrap();
+    }
+    let before = content(directory.path());
+    assert_eq!(before.len(), 2);
+    assert!(matches!(refused(directory.path(), "although newer"), OpenError::Newer { version: 7, .. }));
+    assert_eq!(content(directory.path()), before);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_in_the_log_is_there_afterwards() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let directory = tempfile::tempdir().unwrap();
+    for file in [FILE_NAME, "ostler.db-wal"] {
+        fs::copy(fixture.directory().join(file), directory.path().join(file)).unwrap();
+    }
+    let store = Store::open(directory.path()).unwrap();
+    assert!(store.workspace(id).await.unwrap().is_some());
+    assert_eq!(dump(&Connection::open(directory.path().join(FILE_NAME)).unwrap()), fixture.dump());
+}
+
+#[tokio::test]
+async fn an_empty_file_beside_a_log_is_no_new_registry() {
+    let fixture = Fixture::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(FILE_NAME), "").unwrap();
+    fs::copy(fixture.directory().join("ostler.db-wal"), directory.path().join("ostler.db-wal")).unwrap();
+    let before = content(directory.path());
+    assert!(matches!(refused(directory.path(), "although empty beside a log"), OpenError::Damaged { .. }));
+    assert_eq!(content(directory.path()), before, "the only trace of the registry was thrown away");
+}
+
+#[test]
+fn another_programs_database_is_refused_and_left_to_the_byte() {
+    for journal in ["delete", "wal"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let other = Connection::open(&path).unwrap();
+        other.pragma_update(None, "journal_mode", journal).unwrap();
+        other.execute_batch("CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('mine')").unwrap();
+        drop(other);
+        let before = content(directory.path());
+        let error = refused(directory.path(), "although another program's");
+        assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+        assert_eq!(content(directory.path()), before, "a database in journal mode {journal} was changed");
+    }
+}
+
+#[test]
+fn a_path_with_every_kind_of_letter_is_opened() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("what? 100% #1 ü");
+    drop(Store::open(&data).unwrap());
+    drop(Store::open(&data).unwrap());
+    assert!(data.join(FILE_NAME).exists());
+}
+
+/// A file system of its own. Only root may make one: others are told, and the rest of this is theirs too,
+/// in the store's own tests of a database that may not grow.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not root: a full disk is tried by the store's own tests only");
+            return None;
+        }
+        let disk = Self(tempfile::tempdir().unwrap());
+        disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "ostler-test"]);
+        Some(disk)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let ran = Command::new(program).args(arguments).arg(self.0.path()).output();
+        let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}"));
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "root, and yet `{program} {}` fails: {said}", arguments.join(" "));
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    /// Leaves not a byte free, and answers with the file to delete.
+    fn fill(&self) -> PathBuf {
+        let ballast = self.0.path().join("ballast");
+        let mut file = fs::File::create(&ballast).unwrap();
+        for block in [4096, 1] {
+            while std::io::Write::write_all(&mut file, &vec![0; block]).is_ok() {}
+        }
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the store's threads may still be closing its files.
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_needs() {
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    let store = Store::open(&disk.data()).unwrap();
+    store.found_registry(registry()).await.unwrap();
+    let mirror = Mirror::Directory(disk.data());
+    let (device, inode) = mirror.place().unwrap();
+    let record =
+        MirrorRecord { instance: InstanceId(uuid()), generation: 1, engine_accepted: false, device, inode };
+    mirror.write(&record).unwrap();
+
+    let ballast = disk.fill();
+    let mut made: i64 = 0;
+    let said = loop {
+        let new = new_workspace(&format!("workspace-{made}"), Kind::Container);
+        match store.create_workspace(new, T0).await {
+            Ok(CreateResult::Created(_)) => made += 1,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(said.contains("full") && said.contains("Free some disk space"), "{said}");
+    assert_eq!(store.workspaces(Scope::Any).await.unwrap().len(), usize::try_from(made).unwrap());
+    assert_eq!(store.registry().await.unwrap().unwrap().generation, made, "half a creation was committed");
+    assert_eq!(store.events_after(0, 10_000).await.unwrap().len(), usize::try_from(made).unwrap());
+    assert!(mirror.note_generation(2).is_err());
+    assert_eq!(mirror.read().unwrap(), Some(record.clone()), "the mirror was lost with the disk's space");
+
+    fs::remove_file(ballast).unwrap();
+    let again = store.create_workspace(new_workspace("later", Kind::Container), T0).await;
+    assert_eq!(again, Ok(CreateResult::Created(made + 1)));
+    mirror.note_generation(2).unwrap();
+    assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: 2, ..record }));
+}
+
+#[tokio::test]
+async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt() {
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    fs::create_dir(disk.data()).unwrap();
+    let ballast = disk.fill();
+    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(said.contains("full") || said.contains("No space left") || said.contains("I/O error"), "{said}");
+    fs::remove_file(ballast).unwrap();
+    let store = Store::open(&disk.data()).unwrap();
+    store.found_registry(registry()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_said_and_writing_works_again_when_it_is_writable() {
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    fs::create_dir(disk.data()).unwrap();
+    let path = disk.data().join(FILE_NAME);
+    let bytes = healthy().await;
+    fs::write(&path, &bytes).unwrap();
+    disk.run("mount", &["-o", "remount,ro"]);
+    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(said.contains("Read-only file system") && said.contains("writable"), "{said}");
+    assert_eq!(content(&disk.data()), BTreeMap::from([(path, bytes)]));
+    disk.run("mount", &["-o", "remount,rw"]);
+    let store = Store::open(&disk.data()).unwrap();
+    assert_eq!(
+        store.create_workspace(new_workspace("later", Kind::Container), T0).await,
+        Ok(CreateResult::Created(61))
+    );
+}

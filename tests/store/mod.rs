@@ -1,0 +1,282 @@
+//! The store through its public interface, on the real SQLite in a directory of its own.
+//!
+//! Every test gets a fresh registry and looks at what was committed through a connection of its own.
+//! Nothing is mocked: a statement that a database refuses is found by no mock.
+
+mod commits;
+mod files;
+mod held_plans;
+mod rows;
+mod statuses;
+mod tokens;
+mod trash;
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Waker},
+};
+
+use ostler::{
+    domain::{
+        ids::{ContainerId, InstanceId, TokenId, TrashId, WorkspaceId},
+        naming::WorkspaceName,
+        runtime::Tier,
+        spec::Spec,
+        status::{Cause, Failure, Status},
+        time::Timestamp,
+        token::{Token, TokenDigest},
+        trash::{NamedContainer, Things, TrashReason},
+        workspace::{Kind, Workspace},
+    },
+    store::{
+        BeginStart, Begun, ClaimGuard, CreateResult, FILE_NAME, NewClaim, NewWorkspace, Registry, Store,
+        TokenIssue,
+    },
+};
+use rusqlite::{Connection, params, types::Value};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// When the tests begin. They pass every time in, and none of them waits.
+pub(crate) const T0: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A minute, in the store's unit.
+pub(crate) const MINUTE: i64 = 60_000;
+
+/// So many minutes after the beginning.
+pub(crate) fn minute(number: i64) -> Timestamp {
+    Timestamp(T0.0 + number * MINUTE)
+}
+
+/// A number that no other caller in this process gets.
+fn next() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+pub(crate) fn uuid() -> Uuid {
+    Uuid::from_u128(0x5707_0000_0000_4000_8000_0000_0000_0000 | u128::from(next()))
+}
+
+/// A container id nobody else has.
+pub(crate) fn container_id() -> ContainerId {
+    format!("{:064x}", next()).try_into().unwrap()
+}
+
+pub(crate) fn name(text: &str) -> WorkspaceName {
+    text.parse().unwrap()
+}
+
+/// A token, and what the store is told of it.
+pub(crate) fn token() -> (Token, TokenIssue) {
+    let mut bytes = [7; 32];
+    bytes[..8].copy_from_slice(&next().to_be_bytes());
+    let token = Token::from_random(bytes);
+    let issue = TokenIssue { id: TokenId(uuid()), digest: token.digest(), prefix: token.prefix() };
+    (token, issue)
+}
+
+/// Everything a container workspace is made with, but for what the test says.
+pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
+    NewWorkspace {
+        id: WorkspaceId(uuid()),
+        name: name(called),
+        role: None,
+        kind,
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).unwrap(),
+        parent: None,
+        spec: Spec { image: "example.org/agent:1".into(), ..Spec::default() },
+        url: None,
+        token: None,
+    }
+}
+
+/// Polls once: a store's change is handed to its writer at the first poll, and never before.
+pub(crate) fn submit<F: Future>(change: F) -> Pin<Box<F>> {
+    let mut change = Box::pin(change);
+    let waited = change.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(waited.is_pending(), "the store answered although its writer was held");
+    change
+}
+
+/// A registry in a directory of its own.
+pub(crate) struct Fixture {
+    directory: TempDir,
+    pub(crate) store: Store,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        let fixture = Self::without_identity();
+        fixture.store.found_registry(registry()).await.unwrap();
+        fixture
+    }
+
+    /// A database that has no registry row yet: everything that makes a workspace fails in it.
+    pub(crate) fn without_identity() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        Self { directory, store }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join(FILE_NAME)
+    }
+
+    /// A second connection: it sees what was committed and nothing else.
+    pub(crate) fn side(&self) -> Connection {
+        let sql = Connection::open(self.path()).unwrap();
+        sql.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+        sql
+    }
+
+    pub(crate) async fn create(&self, new: NewWorkspace, at: Timestamp) -> WorkspaceId {
+        let id = new.id;
+        let made = self.store.create_workspace(new, at).await.unwrap();
+        assert!(matches!(made, CreateResult::Created(_)), "the fixture's workspace was not made: {made:?}");
+        id
+    }
+
+    pub(crate) async fn container(&self, called: &str) -> WorkspaceId {
+        self.create(new_workspace(called, Kind::Container), T0).await
+    }
+
+    pub(crate) async fn child(&self, called: &str, parent: WorkspaceId) -> WorkspaceId {
+        let new = NewWorkspace { parent: Some(parent), ..new_workspace(called, Kind::Container) };
+        self.create(new, T0).await
+    }
+
+    /// Starts it, as the operation does, and answers with the token its container was given.
+    pub(crate) async fn start(&self, id: WorkspaceId, at: Timestamp) -> Option<(Begun, Token)> {
+        let (token, issue) = token();
+        let next = BeginStart {
+            workspace: id,
+            cause: Cause::Restart,
+            container: container_id(),
+            spec_hash: "hash".into(),
+            token: issue,
+            at,
+        };
+        let begun = self.store.begin_start(next).await.unwrap()?;
+        Some((begun, token))
+    }
+
+    /// A container workspace that is online, and its token.
+    pub(crate) async fn online(&self, called: &str, at: Timestamp) -> (WorkspaceId, Token) {
+        let id = self.container(called).await;
+        let (_, token) = self.start(id, at).await.unwrap();
+        self.force(id, Status::Online);
+        (id, token)
+    }
+
+    pub(crate) async fn row(&self, id: WorkspaceId) -> Workspace {
+        self.store.workspace(id).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn remove(&self, id: WorkspaceId, at: Timestamp) {
+        self.store.remove_workspace(id, true, at).await.unwrap();
+    }
+
+    /// Puts a row into a status without asking the state machine.
+    pub(crate) fn force(&self, id: WorkspaceId, status: Status) {
+        let changed = self
+            .side()
+            .execute(
+                "UPDATE workspaces SET status = ?2, failure = ?3,
+                   removed_at = CASE ?2 WHEN 'removed' THEN status_since END WHERE id = ?1",
+                params![id.0.as_bytes(), status.as_str(), status.failure().map(Failure::as_str)],
+            )
+            .unwrap();
+        assert_eq!(changed, 1);
+    }
+
+    /// Everything in the database, a line per row: two of them are equal when nothing was changed.
+    pub(crate) fn dump(&self) -> String {
+        dump(&self.side())
+    }
+
+    pub(crate) fn number(&self, query: &str) -> i64 {
+        self.side().query_row(query, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Every event's sequence, type and workspace.
+    pub(crate) async fn events(&self) -> Vec<(i64, String, Option<WorkspaceId>)> {
+        let events = self.store.events_after(0, 100_000).await.unwrap();
+        events.into_iter().map(|event| (event.id, event.event_type, event.workspace_id)).collect()
+    }
+}
+
+pub(crate) fn registry() -> Registry {
+    Registry { instance: InstanceId(uuid()), generation: 0, recovering_since: None, engine_accepted_at: None }
+}
+
+pub(crate) fn dump(sql: &Connection) -> String {
+    let tables: Vec<String> =
+        strings(sql, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    let mut text = String::new();
+    for table in tables {
+        let mut query = sql.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = query.column_count();
+        let mut rows = query.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let values: Vec<Value> = (0..columns).map(|column| row.get(column).unwrap()).collect();
+            writeln!(text, "{table}: {values:?}").unwrap();
+        }
+    }
+    text
+}
+
+pub(crate) fn strings(sql: &Connection, query: &str) -> Vec<String> {
+    let mut query = sql.prepare(query).unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// A claim for a container and a work volume.
+pub(crate) fn claim(workspace: WorkspaceId, reason: TrashReason, guard: ClaimGuard) -> NewClaim {
+    NewClaim {
+        id: TrashId(uuid()),
+        workspace,
+        workspace_name: "claimed".into(),
+        reason,
+        evidence: "seen by the test".into(),
+        things: things(),
+        guard,
+        keep_until: minute(100),
+        swept_by: None,
+    }
+}
+
+pub(crate) fn things() -> Things {
+    let id = container_id();
+    let volumes = vec![format!("config-of-{id}"), format!("work-of-{id}")];
+    Things { container: Some(NamedContainer { name: format!("name-of-{id}"), id }), volumes }
+}
+
+pub(crate) fn digest(token: &Token) -> TokenDigest {
+    token.digest()
+}
+
+/// How many transactions the log holds since a reader last let it begin anew.
+///
+/// The last frame of each carries the size of the database after it, all others carry zero there.
+pub(crate) fn commits(database: &Path) -> usize {
+    let log = std::fs::read(database.with_extension("db-wal")).unwrap();
+    let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+    let frame = 24 + word(8) as usize;
+    let salts = &log[16..24];
+    let frames = (32..).step_by(frame).take_while(|at| at + frame <= log.len());
+    frames.take_while(|at| &log[at + 8..at + 16] == salts).filter(|at| word(at + 4) != 0).count()
+}
+
+/// Keeps the log from beginning anew, so that [`commits`] counts all that follow.
+pub(crate) fn pin_log(sql: &Connection) {
+    sql.execute_batch("BEGIN; SELECT count(*) FROM registry").unwrap();
+}

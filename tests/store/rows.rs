@@ -1,0 +1,370 @@
+//! Names, the tree, removal and its undoing.
+
+use ostler::{
+    domain::{
+        event::EventKind,
+        ids::{Incarnation, WorkspaceId},
+        runtime::Tier,
+        spec::Spec,
+        status::{Cause, Status},
+        trash::TrashReason,
+        workspace::Kind,
+    },
+    store::{
+        AdoptedWorkspace, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange, RemoveResult,
+        Scope, UndeleteResult, Validity, WorkspaceEdit,
+    },
+};
+
+use super::{
+    Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, token, uuid,
+};
+
+#[tokio::test]
+async fn a_name_is_taken_by_live_rows_only() {
+    let fixture = Fixture::new().await;
+    let first = fixture.container("alpha").await;
+    let before = fixture.dump();
+    let again = new_workspace("alpha", Kind::Container);
+    assert_eq!(fixture.store.create_workspace(again.clone(), T0).await, Ok(CreateResult::NameTaken));
+    assert_eq!(fixture.dump(), before, "a refused creation left something");
+
+    fixture.remove(first, minute(1)).await;
+    assert_eq!(fixture.store.create_workspace(again, minute(2)).await, Ok(CreateResult::Created(2)));
+}
+
+#[tokio::test]
+async fn the_schema_itself_refuses_two_live_rows_of_one_name() {
+    let fixture = Fixture::new().await;
+    fixture.container("alpha").await;
+    let second = fixture.container("beta").await;
+    let refused =
+        fixture.side().execute("UPDATE workspaces SET name = 'alpha' WHERE id = ?1", [second.0.as_bytes()]);
+    assert!(refused.is_err_and(|error| error.to_string().contains("UNIQUE")));
+}
+
+#[tokio::test]
+async fn undelete_into_a_taken_name_needs_another_one() {
+    let fixture = Fixture::new().await;
+    let old = fixture.container("alpha").await;
+    fixture.remove(old, minute(1)).await;
+    fixture.container("alpha").await;
+    let before = fixture.dump();
+    assert_eq!(fixture.store.undelete_workspace(old, None, minute(2)).await, Ok(UndeleteResult::NameTaken));
+    assert_eq!(fixture.dump(), before, "a refused undelete left something");
+
+    let back = fixture.store.undelete_workspace(old, Some(name("gamma")), minute(3)).await;
+    assert_eq!(back, Ok(UndeleteResult::Back { restoring: false }));
+    let row = fixture.row(old).await;
+    assert_eq!((row.name.as_str(), row.status, row.removed_at), ("gamma", Status::Paused, None));
+    assert_eq!(
+        fixture.store.undelete_workspace(old, None, minute(4)).await,
+        Ok(UndeleteResult::NotThere),
+        "a live row was undeleted"
+    );
+}
+
+#[tokio::test]
+async fn a_parent_has_to_be_there_and_live() {
+    let fixture = Fixture::new().await;
+    let parent = fixture.container("parent").await;
+    fixture.remove(parent, minute(1)).await;
+    let before = fixture.dump();
+    for missing in [parent, WorkspaceId(uuid())] {
+        let new = NewWorkspace { parent: Some(missing), ..new_workspace("child", Kind::Container) };
+        assert_eq!(fixture.store.create_workspace(new, minute(2)).await, Ok(CreateResult::ParentMissing));
+    }
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
+    let fixture = Fixture::new().await;
+    let root = fixture.container("root").await;
+    let left = fixture.child("left", root).await;
+    let leaf = fixture.child("leaf", left).await;
+    let right = fixture.child("right", root).await;
+    let beside = fixture.container("beside").await;
+    let (_, token) = fixture.start(leaf, minute(1)).await.unwrap();
+
+    let before = fixture.dump();
+    let refused = fixture.store.remove_workspace(root, false, minute(2)).await.unwrap();
+    let mut children = vec![(left, name("left")), (right, name("right"))];
+    children.sort();
+    let RemoveResult::HasChildren(mut named) = refused else {
+        panic!("removed over its children: {refused:?}")
+    };
+    named.sort();
+    assert_eq!(named, children);
+    assert_eq!(fixture.dump(), before);
+
+    let pin = fixture.side();
+    pin_log(&pin);
+    let counted = commits(&fixture.path());
+    let removed = fixture.store.remove_workspace(root, true, minute(3)).await.unwrap();
+    assert_eq!(commits(&fixture.path()), counted + 1, "a tree was removed in several transactions");
+    let RemoveResult::Removed(mut ids) = removed else { panic!("{removed:?}") };
+    assert_eq!(ids[0], root, "the one that was named comes first");
+    ids.sort();
+    let mut expected = vec![root, left, leaf, right];
+    expected.sort();
+    assert_eq!(ids, expected);
+    for id in expected {
+        let row = fixture.row(id).await;
+        assert_eq!((row.status, row.removed_at), (Status::Removed, Some(minute(3))));
+    }
+    assert_eq!(fixture.row(beside).await.status, Status::Provisioning);
+    assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 1, "only the live row has a pulse");
+    assert_eq!(fixture.store.validate_token(digest(&token), minute(4)).await, Ok(Validity::Invalid));
+    let told = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
+    assert_eq!(told, 4, "one event for each row");
+    assert_eq!(fixture.store.remove_workspace(root, true, minute(5)).await, Ok(RemoveResult::NotThere));
+}
+
+#[tokio::test]
+async fn a_child_whose_parent_is_removed_comes_back_as_a_root() {
+    let fixture = Fixture::new().await;
+    let root = fixture.container("root").await;
+    let child = fixture.child("child", root).await;
+    fixture.remove(root, minute(1)).await;
+    fixture.store.undelete_workspace(child, None, minute(2)).await.unwrap();
+    assert_eq!(fixture.row(child).await.parent, None);
+
+    let other = fixture.child("other", child).await;
+    fixture.remove(other, minute(3)).await;
+    fixture.store.undelete_workspace(other, None, minute(4)).await.unwrap();
+    assert_eq!(fixture.row(other).await.parent, Some(child), "a live parent is kept");
+}
+
+#[tokio::test]
+async fn a_removed_row_is_never_started() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    fixture.remove(id, minute(1)).await;
+    let before = fixture.dump();
+    for cause in [Cause::Restart, Cause::StartByPerson, Cause::Resume] {
+        let begin = BeginStart {
+            workspace: id,
+            cause,
+            container: container_id(),
+            spec_hash: "hash".into(),
+            token: token().1,
+            at: minute(2),
+        };
+        assert_eq!(fixture.store.begin_start(begin).await, Ok(None), "{cause:?} started a removed row");
+    }
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn an_external_row_is_never_started() {
+    let fixture = Fixture::new().await;
+    let id = fixture.create(new_workspace("outside", Kind::External), T0).await;
+    for status in Status::ALL.into_iter().filter(|status| *status != Status::Removed) {
+        fixture.force(id, status);
+        let before = fixture.dump();
+        assert!(fixture.start(id, minute(1)).await.is_none(), "an external row that is {status} was started");
+        assert_eq!(fixture.dump(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_start_is_the_next_incarnation_and_nothing_of_it_is_done_when_it_races() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    for expected in 1..=3 {
+        let (begun, _) = fixture.start(id, minute(expected.into())).await.unwrap();
+        assert_eq!(begun.incarnation, Incarnation(expected));
+        let row = fixture.row(id).await;
+        assert_eq!((row.status, row.incarnation), (Status::Provisioning, Incarnation(expected)));
+        assert_eq!(row.status_since, T0, "a start anew is no change of status");
+    }
+    fixture.force(id, Status::Hibernating);
+    let before = fixture.dump();
+    assert!(fixture.start(id, minute(9)).await.is_none());
+    assert_eq!(fixture.dump(), before, "a start that raced left something");
+}
+
+fn adopted(id: WorkspaceId, called: &str) -> AdoptedWorkspace {
+    AdoptedWorkspace {
+        id,
+        name: name(called),
+        role: Some("tester".into()),
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).unwrap(),
+        parent: None,
+        spec: Spec::default(),
+        container: Some(container_id()),
+        serial: 4,
+        host_port: Some(21_500),
+        has_work_volume: true,
+        running: true,
+        token: None,
+        evidence: "its labels".into(),
+    }
+}
+
+#[tokio::test]
+async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
+    let fixture = Fixture::new().await;
+    let (held, issue) = token();
+    let id = WorkspaceId(uuid());
+    let made = AdoptedWorkspace { token: Some(issue), ..adopted(id, "alpha") };
+    assert_eq!(fixture.store.adopt_workspace(made.clone(), T0).await, Ok(Some(1)));
+    let row = fixture.row(id).await;
+    assert_eq!((row.status, row.incarnation, row.container_serial), (Status::Online, Incarnation(1), 4));
+    assert_eq!((row.host_port, row.container), (Some(21_500), made.container.clone()));
+    assert!(
+        matches!(fixture.store.validate_token(digest(&held), T0).await, Ok(Validity::Valid(row)) if row.workspace == id)
+    );
+
+    let before = fixture.dump();
+    assert_eq!(fixture.store.adopt_workspace(made, T0).await, Ok(None), "adopted twice");
+    assert_eq!(
+        fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await,
+        Ok(None),
+        "name taken"
+    );
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn an_adopted_workspace_that_is_stopped_is_paused_and_never_takes_a_port_from_another() {
+    let fixture = Fixture::new().await;
+    fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await.unwrap();
+    let second = AdoptedWorkspace { running: false, ..adopted(WorkspaceId(uuid()), "beta") };
+    let id = second.id;
+    fixture.store.adopt_workspace(second, T0).await.unwrap();
+    let row = fixture.row(id).await;
+    assert_eq!((row.status, row.host_port), (Status::Paused, None));
+}
+
+#[tokio::test]
+async fn an_adoption_that_fails_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let (_, issue) = token();
+    let first = AdoptedWorkspace { token: Some(issue.clone()), ..adopted(WorkspaceId(uuid()), "alpha") };
+    fixture.store.adopt_workspace(first, T0).await.unwrap();
+    let before = fixture.dump();
+    // The digest is another row's: two containers that hold one token, by way of a copied volume.
+    let copy = AdoptedWorkspace { token: Some(issue), ..adopted(WorkspaceId(uuid()), "beta") };
+    assert!(fixture.store.adopt_workspace(copy, T0).await.is_err());
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
+    let fixture = Fixture::new().await;
+    let ports = PortRange { first: 21_000, last: 21_001 };
+    let (first, second, third) =
+        (fixture.container("a").await, fixture.container("b").await, fixture.container("c").await);
+    let allot = async |id, taken: Vec<u16>| fixture.store.allot(id, ports, taken).await.unwrap();
+    assert_eq!(allot(first, vec![]).await, Some((1, 21_000)));
+    assert_eq!(allot(first, vec![]).await, Some((2, 21_000)), "a new serial, and the port it has");
+    assert_eq!(allot(second, vec![21_001]).await, None, "the only free port is busy on the host");
+    assert_eq!(allot(second, vec![]).await, Some((1, 21_001)));
+    assert_eq!(allot(third, vec![]).await, None, "the range is used up");
+
+    fixture.remove(first, minute(1)).await;
+    assert_eq!(allot(first, vec![]).await, None, "a removed row is given nothing");
+    assert_eq!(allot(third, vec![]).await, None, "what is in the trash may come back, with its port");
+    let claim = claim(first, TrashReason::Removed, ClaimGuard::RowRemoved);
+    let entry = claim.id;
+    fixture.store.claim_for_trash(claim, minute(2)).await.unwrap().unwrap();
+    fixture.store.keep_in_trash(entry, minute(2)).await.unwrap();
+    assert!(fixture.store.begin_delete(entry, None, None, minute(3)).await.unwrap());
+    fixture.store.finish_delete(entry, minute(3)).await.unwrap();
+    assert_eq!(allot(third, vec![]).await, Some((1, 21_000)));
+}
+
+#[tokio::test]
+async fn removed_rows_are_forgotten_only_when_they_own_nothing_and_nothing_leads_to_them() {
+    let fixture = Fixture::new().await;
+    let (plain, listed, trashed, parent) = (
+        fixture.container("plain").await,
+        fixture.container("listed").await,
+        fixture.container("trashed").await,
+        fixture.container("parent").await,
+    );
+    let child = fixture.child("child", parent).await;
+    let young = fixture.container("young").await;
+    let live = fixture.container("live").await;
+    fixture.start(plain, T0).await.unwrap();
+    for id in [plain, listed, trashed, parent] {
+        fixture.remove(id, minute(1)).await;
+    }
+    fixture.remove(young, minute(50)).await;
+    let claim = claim(trashed, TrashReason::Removed, ClaimGuard::RowRemoved);
+    fixture.store.claim_for_trash(claim, minute(1)).await.unwrap().unwrap();
+
+    let forget = async |limit| fixture.store.forget_removed(minute(10), vec![listed], limit).await.unwrap();
+    assert_eq!(forget(1).await, 1, "no more than asked for");
+    assert_eq!(forget(100).await, 1, "the child and the plain one; the parent only after its child");
+    assert_eq!(forget(100).await, 1);
+    assert_eq!(forget(100).await, 0);
+    for gone in [plain, child, parent] {
+        assert_eq!(fixture.store.workspace(gone).await.unwrap(), None);
+    }
+    for kept in [listed, trashed, young, live] {
+        assert!(fixture.store.workspace(kept).await.unwrap().is_some());
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM tokens"), 0, "its tokens went with it");
+}
+
+#[tokio::test]
+async fn a_workspace_is_found_by_name_id_or_prefix_and_a_live_one_before_a_removed_one() {
+    let fixture = Fixture::new().await;
+    let old = fixture.container("alpha").await;
+    fixture.remove(old, minute(1)).await;
+    let older = fixture.container("alpha").await;
+    fixture.remove(older, minute(2)).await;
+    let find = async |text: &str, scope| fixture.store.find_workspace(text.to_owned(), scope).await.unwrap();
+    assert!(matches!(find("alpha", Scope::Live).await, Found::None(names) if names.is_empty()));
+    assert!(matches!(find("alpha", Scope::Removed).await, Found::Many(all) if all.len() == 2));
+    let live = fixture.container("alpha").await;
+    for scope in [Scope::Live, Scope::Any] {
+        assert!(matches!(find("alpha", scope).await, Found::One(row) if row.id == live));
+    }
+    assert!(matches!(find(&live.to_string(), Scope::Any).await, Found::One(row) if row.id == live));
+    assert!(matches!(find(&live.to_string()[..4], Scope::Any).await, Found::Many(all) if all.len() == 3));
+    assert!(matches!(find("nothing", Scope::Live).await, Found::None(names) if names == [name("alpha")]));
+    assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "a wildcard is a letter like others");
+}
+
+#[tokio::test]
+async fn an_edit_changes_what_it_names() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let edit = |has_work_volume| fixture.store.edit_workspace(id, WorkspaceEdit { has_work_volume });
+    edit(Some(true)).await.unwrap();
+    edit(None).await.unwrap();
+    assert!(fixture.row(id).await.has_work_volume);
+    edit(Some(false)).await.unwrap();
+    assert!(!fixture.row(id).await.has_work_volume);
+}
+
+#[tokio::test]
+async fn only_an_empty_registry_becomes_another_instance() {
+    let fixture = Fixture::new().await;
+    let other = ostler::domain::ids::InstanceId(uuid());
+    assert_eq!(fixture.store.become_instance(other, T0).await, Ok(true));
+    let registry = fixture.store.registry().await.unwrap().unwrap();
+    assert_eq!((registry.instance, registry.recovering_since), (other, Some(T0)));
+    fixture.container("alpha").await;
+    let before = fixture.dump();
+    assert_eq!(fixture.store.become_instance(ostler::domain::ids::InstanceId(uuid()), T0).await, Ok(false));
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn recovery_begins_once_and_ends_once() {
+    let fixture = Fixture::new().await;
+    fixture.store.begin_recovery(minute(1), 9, "lost".into()).await.unwrap();
+    fixture.store.begin_recovery(minute(2), 4, "lost".into()).await.unwrap();
+    let registry = fixture.store.registry().await.unwrap().unwrap();
+    assert_eq!((registry.recovering_since, registry.generation), (Some(minute(1)), 9));
+    assert_eq!(fixture.store.end_recovery(minute(3), "decided".into()).await, Ok(true));
+    let before = fixture.dump();
+    assert_eq!(fixture.store.end_recovery(minute(4), "decided".into()).await, Ok(false));
+    assert_eq!(fixture.dump(), before, "an end without a beginning was told of");
+}

@@ -1,0 +1,230 @@
+//! Every status, every cause, every guard: what the state machine allows, and nothing else.
+
+use std::collections::BTreeSet;
+
+use ostler::{
+    domain::{
+        ids::{Incarnation, WorkspaceId},
+        status::{Cause, Failure, Status},
+        time::Timestamp,
+        token::TokenKind,
+        trash::{TrashReason, TrashState},
+        workspace::Kind,
+    },
+    store::StatusChange,
+};
+use rusqlite::{Connection, params, types::Value};
+use serde_json::json;
+
+use super::{Fixture, T0, commits, minute, new_workspace, pin_log};
+
+/// The incarnation every row of these tests is of.
+const CURRENT: Incarnation = Incarnation(3);
+
+struct Attempt {
+    workspace: WorkspaceId,
+    kind: Kind,
+    from: Status,
+    cause: Cause,
+    incarnation: Option<Incarnation>,
+}
+
+impl Attempt {
+    fn allowed(&self) -> bool {
+        self.cause.sources().contains(&self.from)
+            && self.cause.only_kind().is_none_or(|kind| kind == self.kind)
+            && self.incarnation.is_none_or(|incarnation| incarnation == CURRENT)
+    }
+
+    fn story(&self) -> String {
+        let Self { kind, from, cause, incarnation, .. } = self;
+        format!("{cause:?} on a {kind:?} row that is {from}, for incarnation {incarnation:?} of {CURRENT:?}")
+    }
+}
+
+fn row_of(sql: &Connection, workspace: WorkspaceId) -> Vec<(String, Value)> {
+    let mut query = sql.prepare_cached("SELECT * FROM workspaces WHERE id = ?1").unwrap();
+    let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+    query
+        .query_row([workspace.0.as_bytes()], |row| {
+            names.iter().enumerate().map(|(at, name)| Ok((name.clone(), row.get(at)?))).collect()
+        })
+        .unwrap()
+}
+
+fn last_event(sql: &Connection) -> (i64, Option<Vec<u8>>, String, i64) {
+    sql.query_row(
+        "SELECT COALESCE(max(sequence), 0), workspace, payload, created_at FROM events",
+        [],
+        |row| {
+            let sequence: i64 = row.get(0)?;
+            if sequence == 0 {
+                return Ok((0, None, String::new(), 0));
+            }
+            Ok((sequence, row.get(1)?, row.get(2)?, row.get(3)?))
+        },
+    )
+    .unwrap()
+}
+
+/// One row for each attempt, put into its status behind the store's back, in one transaction.
+async fn attempts(fixture: &Fixture) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    let shape = fixture.create(new_workspace("shape", Kind::Container), T0).await;
+    let mut sql = fixture.side();
+    let tx = sql.transaction().unwrap();
+    for kind in Kind::ALL {
+        for from in Status::ALL {
+            for cause in Cause::ALL {
+                for incarnation in [None, Some(CURRENT), Some(Incarnation(2)), Some(Incarnation(4))] {
+                    let workspace = WorkspaceId(super::uuid());
+                    tx.execute(
+                        "INSERT INTO workspaces (id, name, kind, runtime, tier, spec, status, failure, status_detail,
+                                                 status_since, incarnation, created_at, removed_at)
+                         SELECT ?1, ?2, ?3, runtime, tier, spec, ?4, ?5, 'before', ?6, ?7, ?6,
+                                CASE ?4 WHEN 'removed' THEN ?6 END
+                         FROM workspaces WHERE id = ?8",
+                        params![
+                            workspace.0.as_bytes(),
+                            format!("w{}", attempts.len()),
+                            kind.as_str(),
+                            from.as_str(),
+                            from.failure().map(Failure::as_str),
+                            T0.0,
+                            CURRENT.0,
+                            shape.0.as_bytes()
+                        ],
+                    )
+                    .unwrap();
+                    attempts.push(Attempt { workspace, kind, from, cause, incarnation });
+                }
+            }
+        }
+    }
+    tx.commit().unwrap();
+    attempts
+}
+
+fn expected_after(before: Vec<(String, Value)>, target: Status, at: Timestamp) -> Vec<(String, Value)> {
+    let text = |text: &str| Value::Text(text.to_owned());
+    before
+        .into_iter()
+        .map(|(column, value)| {
+            let value = match column.as_str() {
+                "status" => text(target.as_str()),
+                "failure" => target.failure().map_or(Value::Null, |failure| text(failure.as_str())),
+                "status_detail" => text("after"),
+                "status_since" => Value::Integer(at.0),
+                "removed_at" if target == Status::Removed => Value::Integer(at.0),
+                "removed_at" => Value::Null,
+                _ => value,
+            };
+            (column, value)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_same_transaction() {
+    let fixture = Fixture::new().await;
+    let attempts = attempts(&fixture).await;
+    let (sql, pin) = (fixture.side(), fixture.side());
+    pin_log(&pin);
+    let mut counted = commits(&fixture.path());
+    let mut applied = 0;
+    for attempt in &attempts {
+        let (before, event_before) = (row_of(&sql, attempt.workspace), last_event(&sql));
+        let change = StatusChange {
+            workspace: attempt.workspace,
+            cause: attempt.cause,
+            incarnation: attempt.incarnation,
+            detail: Some("after".into()),
+            told: json!({ "told": attempt.workspace }),
+            at: minute(1),
+        };
+        let changed = fixture.store.change_status(change).await.unwrap();
+        assert_eq!(changed, attempt.allowed(), "{}", attempt.story());
+        let now = commits(&fixture.path());
+        let event_after = last_event(&sql);
+        if changed {
+            applied += 1;
+            assert_eq!(now, counted + 1, "one transaction for the row and its event: {}", attempt.story());
+            let after = expected_after(before, attempt.cause.target(), minute(1));
+            assert_eq!(row_of(&sql, attempt.workspace), after, "{}", attempt.story());
+            let told = json!({ "told": attempt.workspace }).to_string();
+            let of = Some(attempt.workspace.0.as_bytes().to_vec());
+            assert_eq!(event_after, (event_before.0 + 1, of, told, minute(1).0), "{}", attempt.story());
+        } else {
+            assert_eq!(now, counted, "nothing is written for a refusal: {}", attempt.story());
+            assert_eq!(row_of(&sql, attempt.workspace), before, "{}", attempt.story());
+            assert_eq!(event_after, event_before, "{}", attempt.story());
+        }
+        counted = now;
+    }
+    let allowed = attempts.iter().filter(|attempt| attempt.allowed()).count();
+    assert_eq!((attempts.len(), applied), (2 * 12 * 16 * 4, allowed));
+    // Whatever happened to the others, a row that was refused is as it was made.
+    for attempt in attempts.iter().filter(|attempt| !attempt.allowed()) {
+        let row = fixture.row(attempt.workspace).await;
+        assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.story());
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_a_row_that_is_not_there_is_raced() {
+    let fixture = Fixture::new().await;
+    let change = StatusChange {
+        workspace: WorkspaceId(super::uuid()),
+        cause: Cause::Pause,
+        incarnation: None,
+        detail: None,
+        told: json!({}),
+        at: T0,
+    };
+    let before = fixture.dump();
+    assert!(!fixture.store.change_status(change).await.unwrap());
+    assert_eq!(fixture.dump(), before);
+}
+
+/// The words of `CHECK (column IN ('a', 'b'))` in a table of schema.sql.
+fn checked(table: &str, column: &str) -> BTreeSet<String> {
+    let schema = include_str!("../../schema.sql");
+    let begin = schema.find(&format!("CREATE TABLE {table} (")).unwrap();
+    let body = &schema[begin..begin + schema[begin..].find("\n) STRICT").unwrap()];
+    let opening = format!("CHECK ({column} IN (");
+    let list =
+        &body[body.find(&opening).unwrap_or_else(|| panic!("{table} has no `{opening}`")) + opening.len()..];
+    let list = &list[..list.find(')').unwrap()];
+    list.split(',').map(|word| word.trim().trim_matches('\'').to_owned()).collect()
+}
+
+fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    words.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_checks_of_the_schema_are_the_enums_of_the_domain() {
+    assert_eq!(checked("workspaces", "status"), words(Status::ALL.map(Status::as_str)));
+    assert_eq!(checked("workspaces", "failure"), words(Failure::ALL.map(Failure::as_str)));
+    assert_eq!(checked("workspaces", "kind"), words(Kind::ALL.map(Kind::as_str)));
+    assert_eq!(checked("tokens", "kind"), words(TokenKind::ALL.map(TokenKind::as_str)));
+    assert_eq!(checked("trash", "state"), words(TrashState::ALL.map(TrashState::as_str)));
+    assert_eq!(checked("trash", "reason"), words(TrashReason::ALL.map(TrashReason::as_str)));
+}
+
+#[tokio::test]
+async fn a_failed_row_without_its_failure_cannot_be_stored() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    for wrong in [
+        "status = 'failed', failure = NULL",
+        "status = 'online', failure = 'parked'",
+        "status = 'asleep'",
+        "status = 'removed'",
+        "removed_at = 1",
+    ] {
+        let text = format!("UPDATE workspaces SET {wrong} WHERE id = ?1");
+        let refused = fixture.side().execute(&text, [id.0.as_bytes()]);
+        assert!(refused.is_err_and(|error| error.to_string().contains("CHECK")), "{wrong} was stored");
+    }
+}

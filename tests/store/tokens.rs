@@ -1,0 +1,251 @@
+//! Tokens: who is let in, and whose token a sweep may take.
+
+use ostler::{
+    domain::{
+        event::EventKind,
+        ids::{Incarnation, TokenId, WorkspaceId},
+        status::Status,
+        time::Timestamp,
+        token::{Token, TokenKind, TokenRow},
+        workspace::Kind,
+    },
+    store::{NewApiToken, NewWorkspace, StaleTokens, Validity},
+};
+
+use super::{Fixture, T0, digest, minute, new_workspace, token, uuid};
+
+/// Tokens created or used at this minute or later are not stale.
+const OLDER_THAN: i64 = 10;
+
+impl Fixture {
+    async fn valid(&self, token: &Token, at: Timestamp) -> Option<TokenRow> {
+        match self.store.validate_token(digest(token), at).await.unwrap() {
+            Validity::Valid(row) => Some(row),
+            Validity::Invalid => None,
+        }
+    }
+
+    async fn api_token(&self, workspace: WorkspaceId, expires_at: Option<Timestamp>) -> (Token, TokenId) {
+        let (token, issue) = token();
+        let id = issue.id;
+        let new = NewApiToken { token: issue, expires_at };
+        assert!(self.store.issue_api_token(workspace, new, 50, T0).await.unwrap());
+        (token, id)
+    }
+
+    async fn sweep(&self, workspace: WorkspaceId) -> Vec<Incarnation> {
+        let stale = StaleTokens { workspace, older_than: minute(OLDER_THAN), without_age: false };
+        self.store
+            .revoke_stale_tokens(stale, "its container is gone".into(), "pass", minute(20))
+            .await
+            .unwrap()
+    }
+
+    async fn candidates(&self, listed: Vec<WorkspaceId>) -> Vec<WorkspaceId> {
+        let found = self.store.stale_candidates(listed, minute(OLDER_THAN)).await.unwrap();
+        found.into_iter().map(|candidate| candidate.workspace).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_valid_for_its_workspace_until_it_expires_is_revoked_or_the_workspace_is_removed() {
+    let fixture = Fixture::new().await;
+    let (id, instance) = fixture.online("alpha", T0).await;
+    let (api, api_id) = fixture.api_token(id, Some(minute(5))).await;
+    let row = fixture.valid(&instance, T0).await.unwrap();
+    assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Instance, Some(Incarnation(1))));
+    let row = fixture.valid(&api, minute(4)).await.unwrap();
+    assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Api, None));
+    assert!(fixture.valid(&api, minute(5)).await.is_none(), "it was valid at the time it expires");
+    assert!(fixture.valid(&token().0, T0).await.is_none(), "a token nobody issued was valid");
+
+    let (other, _) = fixture.online("beta", T0).await;
+    assert_eq!(
+        fixture.store.revoke_token(other, api_id, minute(1)).await,
+        Ok(false),
+        "another's token was revoked"
+    );
+    assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(true));
+    assert!(fixture.valid(&api, minute(2)).await.is_none());
+    assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(false), "it was revoked twice");
+
+    let (kept, _) = fixture.api_token(id, None).await;
+    fixture.remove(id, minute(3)).await;
+    assert!(
+        fixture.valid(&instance, minute(3)).await.is_none()
+            && fixture.valid(&kept, minute(3)).await.is_none()
+    );
+    fixture.store.undelete_workspace(id, None, minute(4)).await.unwrap();
+    assert!(
+        fixture.valid(&kept, minute(4)).await.is_some(),
+        "what a person issued comes back with the workspace"
+    );
+    assert!(fixture.valid(&instance, minute(4)).await.is_none(), "an instance token came back to life");
+}
+
+#[tokio::test]
+async fn there_is_exactly_one_live_instance_token_after_every_start() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let mut earlier: Vec<Token> = Vec::new();
+    for start in 1..=4_u32 {
+        let (begun, token) = fixture.start(id, minute(start.into())).await.unwrap();
+        let live = fixture.store.live_tokens(id, minute(start.into())).await.unwrap();
+        assert_eq!(live.len(), 1, "{live:?}");
+        assert_eq!(live[0].incarnation, Some(begun.incarnation));
+        assert!(fixture.valid(&token, minute(9)).await.is_some());
+        for old in &earlier {
+            assert!(
+                fixture.valid(old, minute(9)).await.is_none(),
+                "a token of an older incarnation is valid"
+            );
+        }
+        earlier.push(token);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_revokes_old_instance_tokens_and_tells_of_it() {
+    let fixture = Fixture::new().await;
+    let (id, token) = fixture.online("alpha", T0).await;
+    assert_eq!(fixture.candidates(vec![]).await, [id]);
+    assert!(fixture.candidates(vec![id]).await.is_empty(), "a listed workspace is a candidate");
+    assert_eq!(fixture.sweep(id).await, [Incarnation(1)]);
+    assert!(fixture.valid(&token, minute(20)).await.is_none());
+    let events = fixture.events().await;
+    let (_, kind, of) = events.last().unwrap();
+    assert_eq!((kind.as_str(), *of), (EventKind::TokensRevoked.as_str(), Some(id)));
+    assert_eq!(fixture.store.swept_since(minute(19)).await, Ok(vec![id]), "the breaker does not count it");
+    let before = fixture.dump();
+    assert!(fixture.sweep(id).await.is_empty(), "the second run does nothing");
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn a_sweep_takes_tokens_in_exactly_the_stale_statuses() {
+    let fixture = Fixture::new().await;
+    let stale = |status| match status {
+        Status::Provisioning | Status::AwaitingAgent | Status::Removed => false,
+        Status::Online
+        | Status::Degraded
+        | Status::Offline
+        | Status::Failed(_)
+        | Status::Paused
+        | Status::Hibernating
+        | Status::Hibernated => true,
+    };
+    for (number, status) in Status::ALL.into_iter().enumerate() {
+        let (id, _) = fixture.online(&format!("w{number}"), T0).await;
+        fixture.force(id, status);
+        assert_eq!(fixture.candidates(vec![]).await.contains(&id), stale(status), "{status} as a candidate");
+        assert_eq!(!fixture.sweep(id).await.is_empty(), stale(status), "{status} revoked");
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
+    let fixture = Fixture::new().await;
+    let (id, instance) = fixture.online("alpha", T0).await;
+    let (api, _) = fixture.api_token(id, None).await;
+    fixture.sweep(id).await;
+    assert!(fixture.valid(&instance, minute(20)).await.is_none());
+    assert!(fixture.valid(&api, minute(20)).await.is_some(), "a sweep revoked a token that a person made");
+
+    let (held, issue) = token();
+    let new = NewWorkspace {
+        token: Some(issue),
+        url: Some("http://192.0.2.1:9".into()),
+        ..new_workspace("outside", Kind::External)
+    };
+    let outside = fixture.create(new, T0).await;
+    // Even an instance token, which an external workspace has no way to get.
+    let (also, issue) = token();
+    let written = fixture.side().execute(
+        "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
+         SELECT ?1, key, 'instance', 1, ?2, 'x', ?3 FROM workspaces WHERE id = ?4",
+        rusqlite::params![issue.id.0.as_bytes(), issue.digest.0, T0.0, outside.0.as_bytes()],
+    );
+    assert_eq!(written, Ok(1));
+    assert!(!fixture.candidates(vec![]).await.contains(&outside));
+    assert!(fixture.sweep(outside).await.is_empty());
+    assert!(
+        fixture.valid(&held, minute(20)).await.is_some() && fixture.valid(&also, minute(20)).await.is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_token_used_or_issued_since_the_grace_began_is_not_stale() {
+    let fixture = Fixture::new().await;
+    let (used, token) = fixture.online("used", T0).await;
+    let row = fixture.valid(&token, T0).await.unwrap();
+    fixture.store.note_token_use(row.clone(), minute(OLDER_THAN)).await.unwrap();
+    assert!(fixture.candidates(vec![]).await.is_empty());
+    assert!(fixture.sweep(used).await.is_empty(), "a token used at the limit was revoked");
+    fixture.store.note_token_use(row, Timestamp(minute(OLDER_THAN).0 - 1)).await.unwrap();
+    assert_eq!(fixture.sweep(used).await, [Incarnation(1)], "the last use was before the limit");
+
+    let (issued, _) = fixture.online("issued", minute(OLDER_THAN)).await;
+    assert!(fixture.sweep(issued).await.is_empty(), "a token issued at the limit was revoked");
+}
+
+#[tokio::test]
+async fn a_start_between_the_listing_and_the_sweep_keeps_its_token() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    assert_eq!(fixture.candidates(vec![]).await, [id]);
+    fixture.force(id, Status::Offline);
+    let (_, token) = fixture.start(id, minute(OLDER_THAN + 1)).await.unwrap();
+    for status in [Status::Provisioning, Status::Online] {
+        fixture.force(id, status);
+        assert!(fixture.sweep(id).await.is_empty());
+        assert!(
+            fixture.valid(&token, minute(20)).await.is_some(),
+            "a restart's token was revoked by an old listing"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
+    let fixture = Fixture::new().await;
+    let (id, first) = fixture.online("alpha", T0).await;
+    let old = fixture.valid(&first, T0).await.unwrap();
+    fixture.start(id, minute(1)).await.unwrap();
+    fixture.store.note_token_use(old, minute(15)).await.unwrap();
+    fixture.force(id, Status::Online);
+    assert_eq!(fixture.sweep(id).await, [Incarnation(2)]);
+}
+
+#[tokio::test]
+async fn an_api_tokens_use_is_written_at_most_every_five_minutes() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    let (api, _) = fixture.api_token(id, None).await;
+    let row = fixture.valid(&api, T0).await.unwrap();
+    let mut seen = Vec::new();
+    for at in [1, 2, 6, 7, 12] {
+        fixture.store.note_token_use(row.clone(), minute(at)).await.unwrap();
+        seen.push(fixture.valid(&api, minute(at)).await.unwrap().last_used_at.unwrap());
+    }
+    assert_eq!(seen, [1, 1, 1, 7, 7].map(minute));
+}
+
+#[tokio::test]
+async fn no_workspace_has_more_tokens_than_allowed_and_a_removed_one_gets_none() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    let issue = async |expires_at, at| {
+        let new = NewApiToken { token: token().1, expires_at };
+        fixture.store.issue_api_token(id, new, 3, at).await.unwrap()
+    };
+    assert!(issue(Some(minute(5)), T0).await);
+    assert!(issue(None, T0).await);
+    assert!(!issue(None, T0).await, "a fourth token, counting the instance's");
+    assert!(issue(None, minute(6)).await, "an expired one counts no longer");
+    fixture.remove(id, minute(7)).await;
+    let before = fixture.dump();
+    assert!(!issue(None, minute(8)).await);
+    assert_eq!(fixture.dump(), before);
+    let nobody = NewApiToken { token: token().1, expires_at: None };
+    assert_eq!(fixture.store.issue_api_token(WorkspaceId(uuid()), nobody, 3, T0).await, Ok(false));
+}

@@ -1,0 +1,280 @@
+//! The trash: claims exclude each other, and what is claimed cannot be taken back by a side door.
+
+use ostler::{
+    domain::{
+        ids::{TrashId, WorkspaceId},
+        runtime::Tier,
+        spec::Spec,
+        status::Status,
+        trash::{Things, TrashReason, TrashState},
+    },
+    store::{AdoptedWorkspace, ClaimGuard, NewClaim, UndeleteResult},
+};
+
+use super::{Fixture, T0, claim, minute, name, things, uuid};
+
+const REMOVED: (TrashReason, ClaimGuard) = (TrashReason::Removed, ClaimGuard::RowRemoved);
+
+impl Fixture {
+    /// A removed workspace, and a kept entry with what it owned.
+    async fn removed_and_kept(&self, called: &str) -> (WorkspaceId, TrashId) {
+        let (id, _) = self.online(called, T0).await;
+        self.remove(id, minute(1)).await;
+        (id, self.kept(id, REMOVED).await)
+    }
+
+    async fn kept(&self, id: WorkspaceId, (reason, guard): (TrashReason, ClaimGuard)) -> TrashId {
+        let claim = claim(id, reason, guard);
+        let entry = claim.id;
+        self.store.claim_for_trash(claim, minute(2)).await.unwrap().expect("the claim holds");
+        assert!(self.store.keep_in_trash(entry, minute(2)).await.unwrap());
+        entry
+    }
+
+    async fn state(&self, entry: TrashId) -> Option<TrashState> {
+        self.store.trash_entry(entry).await.unwrap().map(|entry| entry.state)
+    }
+
+    async fn begin_delete(&self, entry: TrashId) -> bool {
+        self.store.begin_delete(entry, None, None, minute(3)).await.unwrap()
+    }
+
+    async fn undelete(&self, id: WorkspaceId) -> UndeleteResult {
+        self.store.undelete_workspace(id, None, minute(4)).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn of_two_claims_that_share_a_thing_one_wins() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    fixture.remove(id, minute(1)).await;
+    let first = claim(id, TrashReason::Removed, ClaimGuard::RowRemoved);
+    let container_only = Things { volumes: vec![], ..first.things.clone() };
+    let volume_only = Things { container: None, volumes: vec![first.things.volumes[1].clone()] };
+    let second = |things| NewClaim { things, ..claim(id, TrashReason::Removed, ClaimGuard::RowRemoved) };
+
+    let whole = second(first.things.clone());
+    let (one, other) = tokio::join!(
+        fixture.store.claim_for_trash(first.clone(), T0),
+        fixture.store.claim_for_trash(whole, T0)
+    );
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(one.is_some() != other.is_some(), "both claims won, or none: {one:?} {other:?}");
+    let before = fixture.dump();
+    for things in [container_only, volume_only] {
+        let again = fixture.store.claim_for_trash(second(things.clone()), T0).await;
+        assert_eq!(again, Ok(None), "{things:?} was claimed twice");
+    }
+    assert_eq!(fixture.dump(), before, "a claim that lost left something");
+    let stored = fixture.store.trash().await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].things.container, first.things.container);
+}
+
+#[tokio::test]
+async fn a_claim_is_made_only_while_its_guard_holds() {
+    let fixture = Fixture::new().await;
+    let (live, _) = fixture.online("live", T0).await;
+    let (removed, _) = fixture.online("removed", T0).await;
+    fixture.remove(removed, minute(1)).await;
+    let nobody = WorkspaceId(uuid());
+    let own = fixture.row(live).await.container.unwrap();
+    let stray = things().container.unwrap().id;
+    let cases = [
+        (ClaimGuard::RowRemoved, live, false),
+        (ClaimGuard::RowRemoved, nobody, false),
+        (ClaimGuard::RowRemoved, removed, true),
+        (ClaimGuard::NoRow, live, false),
+        (ClaimGuard::NoRow, removed, false),
+        (ClaimGuard::NoRow, nobody, true),
+        (ClaimGuard::NotTheRows(own), live, false),
+        (ClaimGuard::NotTheRows(stray.clone()), nobody, false),
+        (ClaimGuard::NotTheRows(stray), live, true),
+    ];
+    for (guard, workspace, holds) in cases {
+        let before = fixture.dump();
+        let made = fixture
+            .store
+            .claim_for_trash(claim(workspace, TrashReason::Stray, guard.clone()), T0)
+            .await
+            .unwrap();
+        assert_eq!(made.is_some(), holds, "{guard:?}");
+        assert_eq!(fixture.dump() == before, !holds, "{guard:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_sweep_claims_counts_against_the_breaker_and_what_a_person_ordered_does_not() {
+    let fixture = Fixture::new().await;
+    let (unknown, (ordered, _)) = (WorkspaceId(uuid()), fixture.online("alpha", T0).await);
+    fixture.remove(ordered, minute(1)).await;
+    for (workspace, (reason, guard)) in
+        [(unknown, (TrashReason::Unknown, ClaimGuard::NoRow)), (ordered, REMOVED)]
+    {
+        let new = NewClaim { swept_by: Some("pass"), ..claim(workspace, reason, guard) };
+        fixture.store.claim_for_trash(new, minute(5)).await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.store.swept_since(minute(4)).await, Ok(vec![unknown]));
+    assert_eq!(fixture.store.swept_since(minute(5)).await, Ok(vec![]), "the window has passed");
+}
+
+#[tokio::test]
+async fn an_entry_is_not_deleted_while_a_live_row_needs_its_volumes() {
+    let fixture = Fixture::new().await;
+    let (id, entry) = fixture.removed_and_kept("alpha").await;
+    fixture.force(id, Status::Paused);
+    let before = fixture.dump();
+    assert!(!fixture.begin_delete(entry).await, "the volumes of a live row were given up");
+    assert_eq!(fixture.dump(), before);
+    fixture.force(id, Status::Removed);
+    assert!(fixture.begin_delete(entry).await);
+
+    let (live, _) = fixture.online("beta", T0).await;
+    let not_its_own = ClaimGuard::NotTheRows(things().container.unwrap().id);
+    let stray = fixture.kept(live, (TrashReason::Stray, not_its_own)).await;
+    assert!(fixture.begin_delete(stray).await, "a stray container holds no volumes of its row");
+}
+
+#[tokio::test]
+async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
+    let fixture = Fixture::new().await;
+    let (_, entry) = fixture.removed_and_kept("alpha").await;
+    let past = async |at| fixture.store.begin_delete(entry, Some(at), None, minute(200)).await.unwrap();
+    assert!(!past(minute(100)).await, "kept until minute 100, deleted at minute 100");
+    assert_eq!(fixture.store.trash_due(minute(100), 10).await.map(|due| due.len()), Ok(0));
+    assert_eq!(fixture.store.trash_due(minute(101), 10).await.map(|due| due.len()), Ok(1));
+    assert!(past(minute(101)).await);
+    assert!(!past(minute(102)).await, "claimed twice");
+    assert_eq!(
+        fixture.store.trash_due(T0, 10).await.map(|due| due.len()),
+        Ok(1),
+        "half-done deletions are due"
+    );
+    fixture.store.give_up_delete(entry).await.unwrap();
+    assert_eq!(fixture.state(entry).await, Some(TrashState::Kept));
+}
+
+fn adopted(id: WorkspaceId) -> AdoptedWorkspace {
+    AdoptedWorkspace {
+        id,
+        name: name("adopted"),
+        role: None,
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).unwrap(),
+        parent: None,
+        spec: Spec::default(),
+        container: None,
+        serial: 1,
+        host_port: None,
+        has_work_volume: true,
+        running: false,
+        token: None,
+        evidence: "its labels".into(),
+    }
+}
+
+#[tokio::test]
+async fn what_is_claimed_is_not_adopted_until_it_is_on_its_way_back() {
+    let fixture = Fixture::new().await;
+    let id = WorkspaceId(uuid());
+    let claim = claim(id, TrashReason::Unknown, ClaimGuard::NoRow);
+    let entry = claim.id;
+    fixture.store.claim_for_trash(claim, T0).await.unwrap().unwrap();
+    let adopt = async || fixture.store.adopt_workspace(adopted(id), minute(5)).await.unwrap();
+    assert_eq!(adopt().await, None, "adopted while claimed");
+    fixture.store.keep_in_trash(entry, T0).await.unwrap();
+    assert_eq!(adopt().await, None, "adopted while kept");
+    assert!(fixture.begin_delete(entry).await);
+    assert_eq!(adopt().await, None, "adopted while being deleted");
+    assert_eq!(fixture.store.begin_restore(entry).await, Ok(false), "restored while being deleted");
+    fixture.store.give_up_delete(entry).await.unwrap();
+    assert_eq!(fixture.store.begin_restore(entry).await, Ok(true));
+    assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
+    assert!(adopt().await.is_some());
+    assert_eq!(fixture.store.finish_restore(entry, minute(6)).await, Ok(true));
+    assert_eq!(fixture.state(entry).await, None);
+}
+
+#[tokio::test]
+async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted() {
+    let fixture = Fixture::new().await;
+    let (id, entry) = fixture.removed_and_kept("alpha").await;
+    assert!(fixture.begin_delete(entry).await);
+    let before = fixture.dump();
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
+    assert_eq!(fixture.dump(), before, "a refused undelete left something");
+    fixture.store.give_up_delete(entry).await.unwrap();
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true });
+    assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
+    assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
+    let row = fixture.row(id).await;
+    assert_eq!(row.status, Status::Paused);
+    assert!(row.container.is_some(), "its container is still the row's");
+}
+
+#[tokio::test]
+async fn what_was_deleted_for_good_cannot_be_undeleted() {
+    let fixture = Fixture::new().await;
+    let (id, entry) = fixture.removed_and_kept("alpha").await;
+    assert!(fixture.begin_delete(entry).await);
+    fixture.store.finish_delete(entry, minute(4)).await.unwrap();
+    let row = fixture.row(id).await;
+    assert_eq!((row.container, row.has_work_volume, row.host_port), (None, false, None));
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Deleted,
+        "an empty shell came back as the workspace"
+    );
+
+    let bare = fixture.container("bare").await;
+    fixture.remove(bare, minute(1)).await;
+    assert_eq!(
+        fixture.undelete(bare).await,
+        UndeleteResult::Back { restoring: false },
+        "a workspace that never owned anything has lost nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_row_gives_up_what_it_held_with_its_last_entry_only() {
+    let fixture = Fixture::new().await;
+    let (id, entry) = fixture.removed_and_kept("alpha").await;
+    let late = fixture.kept(id, REMOVED).await;
+    assert!(fixture.begin_delete(late).await);
+    fixture.store.finish_delete(late, minute(4)).await.unwrap();
+    assert!(fixture.row(id).await.container.is_some(), "what the other entry holds was forgotten");
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true });
+    assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
+}
+
+#[tokio::test]
+async fn nothing_is_finished_that_was_not_begun() {
+    let fixture = Fixture::new().await;
+    let (_, kept) = fixture.removed_and_kept("alpha").await;
+    let before = fixture.dump();
+    fixture.store.finish_delete(kept, minute(5)).await.unwrap();
+    assert_eq!(fixture.store.finish_restore(kept, minute(5)).await, Ok(false));
+    assert_eq!(fixture.store.keep_in_trash(kept, minute(5)).await, Ok(false));
+    fixture.store.give_up_delete(kept).await.unwrap();
+    let nothing = TrashId(uuid());
+    fixture.store.finish_delete(nothing, minute(5)).await.unwrap();
+    assert_eq!(fixture.store.finish_restore(nothing, minute(5)).await, Ok(false));
+    assert_eq!(fixture.dump(), before);
+}
+
+#[tokio::test]
+async fn an_entry_tells_what_is_in_it_and_goes_on_without_what_is_gone() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    fixture.remove(id, minute(1)).await;
+    let new = claim(id, TrashReason::Removed, ClaimGuard::RowRemoved);
+    let mut expected = fixture.store.claim_for_trash(new.clone(), minute(2)).await.unwrap().unwrap();
+    expected.things.volumes.sort();
+    assert_eq!(fixture.store.trash_of(vec![id]).await, Ok(vec![expected.clone()]));
+    assert_eq!(fixture.store.trash_of(vec![WorkspaceId(uuid())]).await, Ok(vec![]));
+    let container = new.things.container.unwrap();
+    fixture.store.drop_from_trash(new.id, container.id.as_str().to_owned()).await.unwrap();
+    expected.things.container = None;
+    assert_eq!(fixture.store.trash_entry(new.id).await, Ok(Some(expected)));
+}
