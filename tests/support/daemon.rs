@@ -53,7 +53,7 @@ impl Said {
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
-    /// The how manieth site of this process it is.
+    /// Which site of this process it is, counted from 0.
     number: u32,
     /// Whether the configuration names its ports itself.
     names_ports: bool,
