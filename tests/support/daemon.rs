@@ -32,6 +32,9 @@ const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"
 const PORTS_PER_SITE: u32 = 20;
 const PORT_WINDOWS: u32 = 390;
 
+/// How many sites this process has made: each has a window of ports of its own.
+static SITES: AtomicU32 = AtomicU32::new(0);
+
 /// What came of a command.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -74,7 +77,6 @@ impl Site {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
-        static SITES: AtomicU32 = AtomicU32::new(0);
         let number = SITES.fetch_add(1, Ordering::Relaxed);
         let names_ports = config.contains("ports");
         let engine_socket = engine_socket.to_owned();
