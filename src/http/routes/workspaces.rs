@@ -31,7 +31,7 @@ use crate::{
         status::Status,
         workspace::Workspace,
     },
-    ops::{Applied, CreateRequest, Created, OpError, Removal},
+    ops::{Applied, CreateRequest, Created, OpError, Ops, Removal},
     store::Scope,
 };
 
@@ -145,12 +145,17 @@ fn yes() -> bool {
 }
 
 /// Gives an order and answers what came of it; at once, where nobody wants to wait.
-async fn carried_out(
+async fn ordered<W>(
     api: &Api,
-    id: WorkspaceId,
+    (reference, scope): (&str, Scope),
     wait: bool,
-    work: impl Future<Output = Result<Applied, OpError>> + Send + 'static,
-) -> HttpResult<Json<OrderOutcome>> {
+    order: impl FnOnce(Ops, WorkspaceId) -> W,
+) -> HttpResult<Json<OrderOutcome>>
+where
+    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
+{
+    let id = api.resolve(reference, scope).await?.id;
+    let work = order(api.0.ops.clone(), id);
     let detail = if wait {
         match api.detached(work).await? {
             Applied::Done(said) => Some(said),
@@ -184,9 +189,8 @@ pub(in super::super) async fn start(
     Query(query): Query<WaitQuery>,
     Body(body): Body<api::Start>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let row = api.resolve(&reference, Scope::Live).await?;
-    let (ops, id) = (api.0.ops.clone(), row.id);
-    carried_out(&api, id, query.wait, async move { ops.start(id, body.new_volume).await }).await
+    let order = |ops: Ops, id| async move { ops.start(id, body.new_volume).await };
+    ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
 pub(in super::super) async fn stop(
@@ -194,9 +198,8 @@ pub(in super::super) async fn stop(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let row = api.resolve(&reference, Scope::Live).await?;
-    let (ops, id) = (api.0.ops.clone(), row.id);
-    carried_out(&api, id, query.wait, async move { ops.stop(id).await }).await
+    let order = |ops: Ops, id| async move { ops.stop(id).await };
+    ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
 pub(in super::super) async fn restart(
@@ -204,9 +207,8 @@ pub(in super::super) async fn restart(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let row = api.resolve(&reference, Scope::Live).await?;
-    let (ops, id) = (api.0.ops.clone(), row.id);
-    carried_out(&api, id, query.wait, async move { ops.restart(id).await }).await
+    let order = |ops: Ops, id| async move { ops.restart(id).await };
+    ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
 pub(in super::super) async fn recreate(
@@ -214,9 +216,8 @@ pub(in super::super) async fn recreate(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let row = api.resolve(&reference, Scope::Live).await?;
-    let (ops, id) = (api.0.ops.clone(), row.id);
-    carried_out(&api, id, query.wait, async move { ops.recreate(id).await }).await
+    let order = |ops: Ops, id| async move { ops.recreate(id).await };
+    ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
 pub(in super::super) async fn undelete(
@@ -227,9 +228,8 @@ pub(in super::super) async fn undelete(
 ) -> HttpResult<Json<OrderOutcome>> {
     let name = body.name.map(|name| name.parse::<WorkspaceName>()).transpose();
     let name = name.map_err(|error| HttpError::invalid(error.to_string()))?;
-    let row = api.resolve(&reference, Scope::Removed).await?;
-    let (ops, id) = (api.0.ops.clone(), row.id);
-    carried_out(&api, id, query.wait, async move { ops.undelete(id, name).await }).await
+    let order = |ops: Ops, id| async move { ops.undelete(id, name).await };
+    ordered(&api, (&reference, Scope::Removed), query.wait, order).await
 }
 
 #[derive(Deserialize)]
