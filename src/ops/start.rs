@@ -7,6 +7,10 @@
 //!
 //! A start that timed out or found the container running was not this start: the process may hold an
 //! older token. It is seen stopped, and everything from the transaction on begins again.
+//!
+//! Limit: a write of the token that was given up on, and that the engine carries out all the same after a later
+//! start has read its own back, leaves an older token in the file. Nothing tells that from an agent that
+//! saved what `register` answered it; a restart puts it right.
 
 use std::collections::BTreeMap;
 

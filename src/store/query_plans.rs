@@ -188,6 +188,8 @@ fn drive_workspaces(store: &Store) {
     };
     assert!(at_once(store.change_status(change)));
     at_once(store.adopt_workspace(adopted(5), NOW)).expect("adopted");
+    at_once(store.create_workspace(workspace(6, None), NOW));
+    at_once(store.unmake_workspace(WorkspaceId(id(6)), String::new(), NOW));
 }
 
 fn adopted(number: u128) -> AdoptedWorkspace {
@@ -227,6 +229,7 @@ fn drive_tokens(store: &Store) {
         revoked_at: None,
     };
     at_once(store.note_token_use(instance, NOW));
+    at_once(store.take_token_over(first, crate::domain::ids::Incarnation(1), token(16), NOW));
     at_once(store.issue_api_token(first, NewApiToken { token: token(13), expires_at: None }, 9, NOW));
     at_once(store.revoke_token(first, TokenId(id(13)), NOW));
 }

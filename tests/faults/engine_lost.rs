@@ -118,7 +118,7 @@ fn is_endured(config: &str, comes: impl Fn(&EngineProxy), why: &str, goes: impl 
     let temptation = Temptation::prepare(&mut site, &proxy);
     proxy.listen();
     // Only now: an engine that is busy and well is not to be taken for one that hangs.
-    fs::write(site.directory().join("config.toml"), config).unwrap();
+    site.configure(config);
     comes(&proxy);
     let before = changes(&proxy);
     site.serve();

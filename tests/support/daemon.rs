@@ -32,6 +32,9 @@ const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"
 const PORTS_PER_SITE: u32 = 20;
 const PORT_WINDOWS: u32 = 390;
 
+/// How many sites this process has made: each has a window of ports of its own.
+static SITES: AtomicU32 = AtomicU32::new(0);
+
 /// What came of a command.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -53,9 +56,10 @@ impl Said {
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
-    /// Where the configuration names none: ports of its own. What is free at a look may be taken by
-    /// another site's container at the start.
-    ports: Option<String>,
+    /// Which site of this process it is, counted from 0.
+    number: u32,
+    /// Whether the configuration names its ports itself.
+    names_ports: bool,
     /// Whom ostler runs as, where not whoever runs the tests.
     user: Option<u32>,
     daemon: Option<Child>,
@@ -73,9 +77,10 @@ impl Site {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
-        let ports = (!config.contains("ports")).then(own_ports);
+        let number = SITES.fetch_add(1, Ordering::Relaxed);
+        let names_ports = config.contains("ports");
         let engine_socket = engine_socket.to_owned();
-        Self { directory, engine_socket, ports, user: None, daemon: None, cleanups: Vec::new() }
+        Self { directory, engine_socket, number, names_ports, user: None, daemon: None, cleanups: Vec::new() }
     }
 
     /// Runs daemon and commands as another user from now on, which takes root.
@@ -121,19 +126,16 @@ impl Site {
             .env("OSTLER_RUNTIME_DIR", self.directory.path().join("run"))
             .env("OSTLER_CONFIG", self.directory.path().join("config.toml"))
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
-            .env("OSTLER_PORTS", self.ports())
             .env("NO_COLOR", "1");
-        if let Some(ports) = &self.ports {
-            command.env("OSTLER_PORTS", ports);
+        if !self.names_ports {
+            command.env("OSTLER_PORTS", self.ports());
         }
         command
     }
 
-    /// Tests run in processes of their own, so the process's id and the site's place tell sites apart.
+    /// Tests may run in processes of their own or in one, so the process's id and a number tell sites apart.
     fn ports(&self) -> String {
-        let place = self.directory.path().as_os_str().as_encoded_bytes();
-        let sum: u32 = place.iter().map(|byte| u32::from(*byte)).sum();
-        let window = (std::process::id() * 7 + sum) % PORT_WINDOWS;
+        let window = (std::process::id() * 7 + self.number) % PORT_WINDOWS;
         let first = 21_000 + window * PORTS_PER_SITE;
         format!("{first}-{}", first + PORTS_PER_SITE - 1)
     }
@@ -395,15 +397,6 @@ impl Drop for Site {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
-}
-
-/// A few host ports that no other site of this process is given, nor one of another process, mostly.
-fn own_ports() -> String {
-    static SITES: AtomicU32 = AtomicU32::new(0);
-    const EACH: u32 = 25;
-    const BLOCKS: u32 = 320;
-    let block = (std::process::id() * 37 + SITES.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
-    format!("{}-{}", 21_000 + block * EACH, 21_000 + block * EACH + EACH - 1)
 }
 
 /// Waits until something is so.
