@@ -323,7 +323,9 @@ fn recorded() -> (Connection, Vec<String>) {
     drive_sweeps(&store);
     drive_trash(&store);
     drive_history(&store);
-    assert_eq!(*recorder.0.lock().unwrap(), labels(), "a method of the store is not driven by this test");
+    let driven = recorder.0.lock().unwrap();
+    let forgotten: Vec<_> = labels().difference(&driven).copied().collect();
+    assert!(forgotten.is_empty(), "this test drives every method of the store but {forgotten:?}: add them");
     let statements = STATEMENTS.with_borrow_mut(std::mem::take);
     let kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     (sql, statements.into_iter().filter(|text| kinds.iter().any(|kind| text.starts_with(kind))).collect())

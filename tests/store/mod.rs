@@ -159,7 +159,7 @@ impl Fixture {
         let (token, issue) = token();
         let begin = BeginStart {
             workspace: id,
-            cause: Cause::StartByPerson,
+            cause: Cause::Restart,
             container: container_id(),
             spec_hash: "hash".into(),
             token: issue,

@@ -344,6 +344,27 @@ async fn an_edit_changes_what_it_names() {
 }
 
 #[tokio::test]
+async fn only_a_row_that_never_had_a_container_is_unmade() {
+    let fixture = Fixture::new().await;
+    let (fresh, started) = (fixture.container("fresh").await, fixture.container("started").await);
+    fixture.start(started, T0).await.unwrap();
+    let before = fixture.dump();
+    fixture.store.unmake_workspace(started, "its mirror".into(), minute(1)).await.unwrap();
+    fixture.store.unmake_workspace(WorkspaceId(uuid()), "its mirror".into(), minute(1)).await.unwrap();
+    assert_eq!(fixture.dump(), before);
+
+    fixture.child("child", fresh).await;
+    let before = fixture.dump();
+    assert!(fixture.store.unmake_workspace(fresh, "its mirror".into(), minute(1)).await.is_err());
+    assert_eq!(fixture.dump(), before, "a parent was taken from its child");
+
+    let alone = fixture.container("alone").await;
+    fixture.store.unmake_workspace(alone, "its mirror".into(), minute(1)).await.unwrap();
+    assert_eq!(fixture.store.workspace(alone).await, Ok(None));
+    fixture.container("alone").await;
+}
+
+#[tokio::test]
 async fn only_an_empty_registry_becomes_another_instance() {
     let fixture = Fixture::new().await;
     let other = ostler::domain::ids::InstanceId(uuid());

@@ -9,7 +9,7 @@ use ostler::{
         token::{Token, TokenKind, TokenRow},
         workspace::Kind,
     },
-    store::{NewApiToken, NewWorkspace, StaleTokens, Validity},
+    store::{NewApiToken, NewWorkspace, StaleTokens, TokenIssue, Validity},
 };
 
 use super::{Fixture, T0, digest, minute, new_workspace, token, uuid};
@@ -203,6 +203,29 @@ async fn a_start_between_the_listing_and_the_sweep_keeps_its_token() {
             "a restart's token was revoked by an old listing"
         );
     }
+}
+
+#[tokio::test]
+async fn a_token_taken_over_replaces_the_live_one_and_a_known_or_late_one_is_refused() {
+    let fixture = Fixture::new().await;
+    let (id, first) = fixture.online("alpha", T0).await;
+    let (held, issue) = token();
+    let take = |issue, incarnation| fixture.store.take_token_over(id, incarnation, issue, minute(1));
+    let before = fixture.dump();
+    assert_eq!(take(issue.clone(), Incarnation(2)).await, Ok(false), "the row is of another incarnation");
+    assert_eq!(fixture.dump(), before);
+
+    assert_eq!(take(issue.clone(), Incarnation(1)).await, Ok(true));
+    assert!(fixture.valid(&held, minute(2)).await.is_some());
+    assert!(fixture.valid(&first, minute(2)).await.is_none(), "two instance tokens are live");
+
+    let known = TokenIssue { id: TokenId(uuid()), digest: digest(&first), prefix: first.prefix() };
+    let before = fixture.dump();
+    assert_eq!(take(known, Incarnation(1)).await, Ok(false), "a revoked token came back to life");
+    assert_eq!(fixture.dump(), before);
+
+    fixture.remove(id, minute(3)).await;
+    assert_eq!(take(token().1, Incarnation(1)).await, Ok(false), "a removed row was given a token");
 }
 
 #[tokio::test]
