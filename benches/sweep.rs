@@ -103,7 +103,7 @@ impl Registered {
                 timed(&mut parts[3], store.held_plan(pass)).await;
                 timed(&mut parts[4], store.swept_since(Timestamp(NOW.0 - HOUR))).await;
                 timed(&mut parts[5], store.live_count()).await;
-                timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
+                timed(&mut parts[0], store.known_count(self.listed.clone())).await;
             }
             for candidate in candidates.iter().take(REVOKED) {
                 let stale = StaleTokens { workspace: candidate.workspace, older_than, without_age: false };

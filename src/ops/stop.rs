@@ -114,7 +114,9 @@ impl Inner {
         let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let ours = listed.into_iter().filter(|container| {
             match container_owner(self.settings.instance, &container.name, &container.labels) {
-                Owner::Workspace(workspace, _) | Owner::Trash(_, workspace) => workspace == row.id,
+                Owner::Workspace(workspace, _) => workspace == row.id,
+                // What lies in the trash is stopped already, but for one that is on its way back.
+                Owner::Trash(..) => row.container.as_ref() == Some(&container.id),
                 Owner::Foreign | Owner::Unrelated => false,
             }
         });

@@ -280,10 +280,18 @@ impl Disk {
     }
 }
 
-/// Makes a directory that only its owner may enter, and tightens one that exists.
+/// Makes a directory that only its owner may enter, and tightens one that is ours alone. One that holds
+/// other things (somebody said `--data-dir /tmp`) keeps its mode: the files in it are private all the same.
 fn private_directory(path: &Path) -> Result<(), OpenError> {
     let place = |source| OpenError::Place { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(place)?;
+    for entry in std::fs::read_dir(path).map_err(place)? {
+        let name = entry.map_err(place)?.file_name();
+        let ours = ["ostler.", MIRROR_FILE_NAME, "quickstart"];
+        if !ours.iter().any(|known| name.to_string_lossy().starts_with(known)) {
+            return Ok(());
+        }
+    }
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(place)
 }
 

@@ -237,6 +237,7 @@ fn drive_tokens(store: &Store) {
 fn drive_sweeps(store: &Store) {
     let (first, later) = (WorkspaceId(id(1)), Timestamp(NOW.0 + 1));
     at_once(store.known_rows(vec![first]));
+    at_once(store.known_count(vec![first]));
     at_once(store.stale_candidates(vec![first], later));
     at_once(store.up_rows());
     at_once(store.provisioning_rows());

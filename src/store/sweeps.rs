@@ -124,6 +124,21 @@ impl Store {
             .await
     }
 
+    /// How many of the workspaces a listing shows have a row, removed ones among them.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn known_count(&self, listed: Vec<WorkspaceId>) -> StoreResult<usize> {
+        self.lanes
+            .read("known count", move |sql| {
+                let text = "SELECT count(*) FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value";
+                let known: u32 =
+                    sql.prepare_cached(text)?.query_row([row::ids(&listed)], |row| row.get(0))?;
+                Ok(known as usize)
+            })
+            .await
+    }
+
     /// Workspaces with live instance tokens, none newer or used since `older_than`, whose containers are
     /// not among the listed ones. The listing must be a trusted one.
     ///

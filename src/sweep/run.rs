@@ -259,7 +259,7 @@ impl Sweeper {
     async fn count_unknown(&self, look: &Look) -> Result<usize, SweepError> {
         let listed = look.inventory.workspaces();
         let count = listed.len();
-        Ok(count.saturating_sub(self.store.known_rows(listed).await?.len()))
+        Ok(count.saturating_sub(self.store.known_count(listed).await?))
     }
 
     /// Holds a plan, unless the very same one is held already.

@@ -75,6 +75,16 @@ async fn only_the_owner_may_read_any_of_the_files() {
 }
 
 #[tokio::test]
+async fn a_directory_that_holds_other_things_keeps_its_mode() {
+    let shared = tempfile::tempdir().unwrap();
+    fs::write(shared.path().join("somebody-elses"), "").unwrap();
+    fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o1777)).unwrap();
+    drop(Store::open(shared.path()).unwrap());
+    assert_eq!(mode(shared.path()), 0o1777, "a directory that is not ours alone was closed to others");
+    assert_eq!(mode(&shared.path().join(FILE_NAME)), 0o600);
+}
+
+#[tokio::test]
 async fn a_store_opened_for_reading_reads_and_never_writes() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
