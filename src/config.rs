@@ -1,6 +1,6 @@
 //! Configuration: defaults, then a TOML file, then `OSTLER_*`, then flags, into plain validated values.
 //!
-//! One table, [`keys::KEYS`], names every key once: its place in the file, its documentation and the
+//! One table, `keys::KEYS`, names every key once: its place in the file, its documentation and the
 //! field it sets. The file reader, the environment, `config show` and the template are all read from
 //! that table, so none of them can know a key that another does not. A derive would save the table and
 //! lose what it is for: an error that names the file, the line and the nearest key that does exist.

@@ -1,13 +1,13 @@
 //! Podman, over its unix socket.
 //!
-//! podman-api asks for what it asks rightly; [`raw`] asks for the rest. The crate misspells
+//! podman-api asks for what it asks rightly; `raw` asks for the rest. The crate misspells
 //! `no_new_privileges` and the stop timeout, which Podman then ignores in silence, measures a
 //! container's size at every look, leaks anonymous volumes and cannot start a command it did not
 //! prepare. Each of these has a test against the real server that fails on the day the crate is mended,
 //! so that the detour can go.
 //!
 //! podman-api panics on an id or name that is no part of an address, and `/`, `?` or `..` in one change
-//! the request. Container ids cannot hold such characters; every other name goes through [`plain`]
+//! the request. Container ids cannot hold such characters; every other name goes through `plain`
 //! first.
 
 mod archive;
