@@ -88,7 +88,7 @@ fn sentence(event_type: &str) -> String {
         "WORKSPACE_REMOVED" => "was removed",
         "WORKSPACE_UNDELETED" => "was brought back from its removal",
         "WORKSPACE_ADOPTED" => "was adopted: its row was rebuilt from its container",
-        "WORKSPACE_STARTED_ANEW" => "was started anew",
+        "WORKSPACE_STARTED_ANEW" => "began a new incarnation",
         "CONTAINER_STOP_FAILED" => "has a container that could not be stopped; it will be tried again",
         "CONTAINER_STOPPED" => "had a container running that must not run; it was stopped",
         "CONTAINER_REAPED" => "had things put on their way into the trash",
