@@ -226,7 +226,7 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
         clock: Arc::clone(&house.clock),
         instance: house.registry.instance,
         data_dir: config.data_dir.clone(),
-        platform_url: house.ops.settings().platform_url(),
+        told_to_agents: house.ops.settings().told_to_agents(),
     });
     Api::new(ApiParts {
         store: house.store.clone(),

@@ -35,8 +35,8 @@ pub struct DoctorParts {
     pub instance: InstanceId,
     /// Where the registry lives.
     pub data_dir: PathBuf,
-    /// Where agents reach ostler, if it is settled.
-    pub platform_url: String,
+    /// Where agents are told to reach ostler, for people.
+    pub told_to_agents: String,
 }
 
 /// Something in order.
@@ -75,9 +75,9 @@ impl Doctor {
         checks.push(ok(
             "network",
             format!(
-                "agents are told to reach ostler at {}. The tree decides who may discover and message whom; it does \
+                "agents are told to reach ostler at {} (its routes for them are not served yet). The tree decides who may discover and message whom; it does \
                  not filter packets between containers of one network (`network.isolate` does)",
-                self.0.platform_url
+                self.0.told_to_agents
             ),
         ));
         DoctorReport { checks }

@@ -65,6 +65,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What containers are told of where ostler is, for people: the gateway's address is the engine's to know.
+    #[must_use]
+    pub fn told_to_agents(&self) -> String {
+        self.platform_url.clone().unwrap_or_else(|| {
+            let network = crate::domain::naming::instance_name(self.instance);
+            format!("the gateway of network {network}, port {}", self.platform_port)
+        })
+    }
+
     /// Where agents reach ostler, as far as it is settled without asking the engine for the gateway.
     #[must_use]
     pub fn platform_url(&self) -> String {

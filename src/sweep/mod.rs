@@ -16,12 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{
-    domain::{plan::Plan, time::Timestamp},
-    engine::trusted::Untrusted,
-    ops::OpError,
-    store::StoreError,
-};
+use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store::StoreError};
 
 pub use context::{Limits, Look, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
@@ -40,7 +35,7 @@ pub trait Pass: Send + Sync {
     /// Decides what is to be done. Changes nothing.
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError>;
     /// Work in the store alone that needs no judging, after the plan was applied: bounded forgetting.
-    async fn housekeep(&self, _sweeper: &Sweeper, _now: Timestamp) -> Result<(), SweepError> {
+    async fn housekeep(&self, _sweeper: &Sweeper, _look: &Look) -> Result<(), SweepError> {
         Ok(())
     }
 }

@@ -195,7 +195,7 @@ impl Sweeper {
             };
             run.actions.push(ActionRun { planned, verdict });
         }
-        pass.housekeep(self, run.started_at).await
+        pass.housekeep(self, look).await
     }
 
     async fn judge(

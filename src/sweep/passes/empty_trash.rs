@@ -8,10 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Look, Pass, SweepError, Sweeper};
-use crate::domain::{
-    plan::{self, Plan},
-    time::Timestamp,
-};
+use crate::domain::plan::{self, Plan};
 
 /// The most rows one run looks at or forgets.
 const BATCH: u32 = 500;
@@ -38,9 +35,10 @@ impl Pass for EmptyTrash {
         Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
     }
 
-    async fn housekeep(&self, sweeper: &Sweeper, now: Timestamp) -> Result<(), SweepError> {
+    /// On the run's own look: another one would count as a second look for every grace, moments later.
+    async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
+        let now = look.asked_at();
         sweeper.store.forget_events(now - sweeper.limits.event_retention, BATCH).await?;
-        let look = sweeper.look().await?;
         let owning = look.inventory.workspaces();
         sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;
         Ok(())
