@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use ostler::{
-    domain::{ids::WorkspaceId, token::TokenKind},
+    domain::{
+        ids::{ContainerId, WorkspaceId},
+        naming::container_name,
+        token::TokenKind,
+    },
+    engine::fake::FakeContainer,
     store::Approval,
     sweep::Outcome,
 };
@@ -83,6 +88,23 @@ fn while_the_registry_recovers_nothing_unknown_is_reaped_until_a_person_approves
     at_once(house.eye.approve_plan("reap_unknown".into(), plan, house.sim.now())).unwrap();
     house.run("reap_unknown");
     assert_eq!(at_once(house.eye.trash()).unwrap().len(), 1, "a person decided");
+}
+
+#[test]
+fn while_the_registry_recovers_a_second_container_runs_on_until_a_person_approves() {
+    // A registry put back from a copy may name the older of two containers.
+    let house = House::new(5, TaskOrder::AsWoken);
+    let id = house.online("agent");
+    let newer = ContainerId::try_from("f".repeat(64)).unwrap();
+    let container = FakeContainer { name: container_name(id, 9), ..house.container(id).unwrap() };
+    house.world.state().containers.insert(newer.clone(), container);
+    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was restored".into())).unwrap();
+
+    let plan = held(&house, "settle");
+    assert!(house.world.state().containers[&newer].state.may_run(), "it was stopped before anybody decided");
+    at_once(house.eye.approve_plan("settle".into(), plan, house.sim.now())).unwrap();
+    house.run("settle");
+    assert!(!house.world.state().containers[&newer].state.may_run(), "a person decided");
 }
 
 #[test]
