@@ -186,8 +186,14 @@ struct State {
     seen: Vec<Request>,
     changes: usize,
     acceptor: Option<Acceptor>,
-    open: HashMap<u64, UnixStream>,
+    open: HashMap<u64, Connection>,
     opened: u64,
+}
+
+/// A side of a connection, and the request it carries once that is known.
+struct Connection {
+    stream: UnixStream,
+    request: Option<Request>,
 }
 
 struct Acceptor {
@@ -292,9 +298,23 @@ impl EngineProxy {
 
     /// Cuts every connection, as a service that is killed does.
     pub(crate) fn cut(&self) {
-        for stream in lock(&self.shared.state).open.values() {
-            let _ = stream.shutdown(Shutdown::Both);
+        for connection in lock(&self.shared.state).open.values() {
+            connection.cut();
         }
+    }
+
+    /// Cuts the connections of these requests, in the middle of whatever is being said.
+    pub(crate) fn cut_those(&self, matches: impl Fn(&Request) -> bool) {
+        let state = lock(&self.shared.state);
+        for connection in state.open.values().filter(|open| open.request.as_ref().is_some_and(&matches)) {
+            connection.cut();
+        }
+    }
+}
+
+impl Connection {
+    fn cut(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
@@ -320,9 +340,9 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
         }
         let shared = Arc::clone(shared);
         thread::spawn(move || {
-            let id = shared.register(&client);
+            let id = shared.register(&client, None);
             // A broken connection is the client's or the engine's to notice.
-            let _ = shared.serve(client);
+            let _ = shared.serve(client, id);
             lock(&shared.state).open.remove(&id);
         });
     }
@@ -338,19 +358,19 @@ impl Shared {
     }
 
     /// Remembers the connection, so that it can be cut.
-    fn register(&self, stream: &UnixStream) -> u64 {
+    fn register(&self, stream: &UnixStream, request: Option<&Request>) -> u64 {
         let mut state = lock(&self.state);
         state.opened += 1;
         let id = state.opened;
         if let Ok(stream) = stream.try_clone() {
-            state.open.insert(id, stream);
+            state.open.insert(id, Connection { stream, request: request.cloned() });
         }
         id
     }
 
-    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
+    fn serve(&self, mut client: UnixStream, id: u64) -> io::Result<()> {
         let Some((request, head)) = read_head(&mut client)? else { return Ok(()) };
-        let Some(request) = Request::parse(&request).map(|request| self.number(request)) else {
+        let Some(request) = Request::parse(&request).map(|request| self.number(request, id)) else {
             return Ok(());
         };
         self.tell(&request, Moment::Arrived);
@@ -371,12 +391,15 @@ impl Shared {
         }
     }
 
-    fn number(&self, request: Request) -> Request {
+    fn number(&self, request: Request, id: u64) -> Request {
         let mut state = lock(&self.state);
         let change = (!matches!(request.method.as_str(), "GET" | "HEAD")).then_some(state.changes);
         state.changes += usize::from(change.is_some());
         let request = Request { change, ..request };
         state.seen.push(request.clone());
+        if let Some(connection) = state.open.get_mut(&id) {
+            connection.request = Some(request.clone());
+        }
         request
     }
 
@@ -406,7 +429,7 @@ impl Shared {
         deliver: impl FnOnce() -> bool,
     ) -> io::Result<()> {
         let mut engine = UnixStream::connect(&self.upstream)?;
-        let id = self.register(&engine);
+        let id = self.register(&engine, Some(request));
         engine.write_all(head)?;
         let relayed = self.relay(request, client, engine, deliver);
         lock(&self.state).open.remove(&id);
