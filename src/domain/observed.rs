@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::ContainerId, time::Timestamp};
+use super::{
+    ids::{ContainerId, WorkspaceId},
+    time::Timestamp,
+};
 
 /// What a container is doing, as one listing saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,34 @@ pub struct ObservedContainer {
     pub exit_code: Option<i32>,
     /// When its process was last started, to the second.
     pub started_at: Option<Timestamp>,
+}
+
+/// Something that happened to a container. News, not knowledge: it may be late, come twice or not at all,
+/// so it is a reason to look and never a reason to act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerEvent {
+    /// The container.
+    pub container: ContainerId,
+    /// The workspace its label names; `None` where the label is missing or no id.
+    pub workspace: Option<WorkspaceId>,
+    /// What happened.
+    pub what: ContainerEventKind,
+    /// When, by the engine's clock.
+    pub at: Timestamp,
+}
+
+/// What can happen to a container, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerEventKind {
+    /// Its process was started.
+    Started,
+    /// Its process ended, for whatever reason.
+    Died {
+        /// The code it ended with, where the engine says so.
+        exit_code: Option<i32>,
+    },
+    /// It was deleted.
+    Removed,
 }
 
 /// A volume in a listing.

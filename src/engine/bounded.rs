@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest,
-    FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo, Progress, Trouble,
-    VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo,
+    Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -19,6 +19,7 @@ use crate::{
         ids::ContainerId,
         observed::{ObservedContainer, ObservedVolume},
         runtime::User,
+        time::Timestamp,
     },
 };
 
@@ -185,6 +186,18 @@ impl Engine for Bounded {
 
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         self.read(|| format!("read the log of container {}", id.short()), self.engine.logs(id, request)).await
+    }
+
+    /// Bounds the wait for the engine's answer, not the life of the stream, which is silent for as long
+    /// as nothing happens.
+    async fn container_events(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        since: Option<Timestamp>,
+    ) -> EngineResult<EventStream> {
+        let call = || "listen to what happens to containers".into();
+        self.read(call, self.engine.container_events(key, value, since)).await
     }
 
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId> {

@@ -4,6 +4,9 @@
 //! [`FakeEngine`] is one connection to it. Each call's effect is carried out on a [`Stage`], so a test
 //! decides when it happens, and each may be given a [`Fault`]: refused before it took effect, failed
 //! after it did, late, or never answered. A caller that gives up does not cancel what it asked for.
+//! Events have faults of their own, [`EventFault`].
+
+mod events;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,17 +17,20 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
+pub use self::events::EventFault;
+use self::events::{Listener, News};
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment, ExecId,
-    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, MountSource,
-    NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment,
+    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest,
+    LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
     domain::{
         ids::ContainerId,
-        observed::{ContainerState, ObservedContainer, ObservedVolume},
+        observed::{ContainerEvent, ContainerEventKind, ContainerState, ObservedContainer, ObservedVolume},
         runtime::User,
+        time::Timestamp,
     },
     tasks::{SharedSpawn, Stage},
 };
@@ -69,7 +75,7 @@ pub struct FakeContainer {
     /// The code its process ended with.
     pub exit_code: Option<i32>,
     /// When it was last started.
-    pub started_at: Option<crate::domain::time::Timestamp>,
+    pub started_at: Option<Timestamp>,
     /// What stood in its token file when its process started: the process keeps that for its life.
     pub held_token: Option<Vec<u8>>,
     /// How often it was started.
@@ -88,6 +94,9 @@ pub struct FakeVolume {
 }
 
 /// What is in the engine.
+///
+/// Containers that are changed by hand, through the fields, change without an event, as if it were lost;
+/// [`run`](State::run), [`kill`](State::kill) and [`remove`](State::remove) report what they do.
 #[derive(Default)]
 pub struct State {
     /// Containers.
@@ -103,6 +112,7 @@ pub struct State {
     /// Every call that took effect, in order.
     pub log: Vec<Call>,
     made: u128,
+    news: News,
 }
 
 impl State {
@@ -116,12 +126,43 @@ impl State {
         self.volumes.get(volume)?.files.get(".auth_token").cloned()
     }
 
+    /// A container's process starts, as it is in the volumes now.
+    pub fn run(&mut self, id: &ContainerId) {
+        let token = self.containers.get(id).and_then(|container| self.token_file(container));
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.state = ContainerState::Running;
+        container.exit_code = None;
+        container.started_at = Some(self.news.now());
+        container.held_token = token;
+        self.news.tell(id, &container.spec.labels, ContainerEventKind::Started);
+    }
+
     /// A container's process ends by itself.
     pub fn kill(&mut self, id: &ContainerId, exit_code: i32) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.state = ContainerState::Exited;
-            container.exit_code = Some(exit_code);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let ran = container.state.may_run();
+        container.state = ContainerState::Exited;
+        container.exit_code = Some(exit_code);
+        if ran {
+            let died = ContainerEventKind::Died { exit_code: Some(exit_code) };
+            self.news.tell(id, &container.spec.labels, died);
         }
+    }
+
+    /// A container goes away; one that runs is killed first.
+    pub fn remove(&mut self, id: &ContainerId) {
+        if self.containers.get(id).is_some_and(|container| container.state.may_run()) {
+            self.kill(id, 137);
+        }
+        if let Some(container) = self.containers.remove(id) {
+            self.news.tell(id, &container.spec.labels, ContainerEventKind::Removed);
+        }
+    }
+
+    /// How many listen to events.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.news.listeners()
     }
 
     fn volume_at(&mut self, id: &ContainerId, directory: &str) -> EngineResult<&mut FakeVolume> {
@@ -156,8 +197,20 @@ impl World {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
+    /// Asks `hook` before every event, once for each listener, what goes wrong with it. The hook may not
+    /// look at the world, which is in the middle of changing.
+    pub fn inject_into_events(&self, hook: impl FnMut(&ContainerEvent) -> EventFault + Send + 'static) {
+        self.state().news.faults = Some(Box::new(hook));
+    }
+
+    /// Ends every stream of events, with this error or without one, after what is under way.
+    pub fn end_events(&self, trouble: Option<Trouble>) {
+        self.state().news.end(trouble);
+    }
+
     /// No more faults.
     pub fn heal(&self) {
+        self.state().news.faults = None;
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -187,6 +240,7 @@ impl FakeEngine {
     /// Connects. `spawn` runs what the engine still does after a caller has gone.
     #[must_use]
     pub fn connect(world: Arc<World>, stage: Arc<dyn Stage>, clock: SharedClock, spawn: SharedSpawn) -> Self {
+        world.state().news.clock = Some(Arc::clone(&clock));
         Self { world, stage, clock, spawn }
     }
 
@@ -339,7 +393,7 @@ impl Engine for FakeEngine {
 
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()> {
         let id = id.clone();
-        self.call("start_container", id.to_string(), move |state, clock| {
+        self.call("start_container", id.to_string(), move |state, _| {
             let container =
                 state.containers.get(&id).ok_or_else(|| absent("start container", id.as_str()))?;
             if container.state.may_run() {
@@ -363,12 +417,8 @@ impl Engine for FakeEngine {
                     "address already in use",
                 ));
             }
-            let token = state.token_file(container);
+            state.run(&id);
             if let Some(container) = state.containers.get_mut(&id) {
-                container.state = ContainerState::Running;
-                container.exit_code = None;
-                container.started_at = Some(clock.now());
-                container.held_token = token;
                 container.starts += 1;
             }
             Ok(())
@@ -379,11 +429,8 @@ impl Engine for FakeEngine {
     async fn stop_container(&self, id: &ContainerId, _grace: Duration) -> EngineResult<()> {
         let id = id.clone();
         self.call("stop_container", id.to_string(), move |state, _| {
-            if let Some(container) = state.containers.get_mut(&id)
-                && container.state.may_run()
-            {
-                container.state = ContainerState::Exited;
-                container.exit_code = Some(143);
+            if state.containers.get(&id).is_some_and(|container| container.state.may_run()) {
+                state.kill(&id, 143);
             }
             Ok(())
         })
@@ -410,7 +457,7 @@ impl Engine for FakeEngine {
             if state.containers.get(&id).is_some_and(|container| container.state.may_run()) {
                 return Err(conflict("delete container", "it is running"));
             }
-            state.containers.remove(&id);
+            state.remove(&id);
             Ok(())
         })
         .await
@@ -521,6 +568,23 @@ impl Engine for FakeEngine {
 
     async fn logs(&self, _id: &ContainerId, _request: LogRequest) -> EngineResult<LogStream> {
         Ok(Box::pin(futures_util::stream::empty()))
+    }
+
+    async fn container_events(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        since: Option<Timestamp>,
+    ) -> EngineResult<EventStream> {
+        let (stage, clock, spawn) = (&self.stage, &self.clock, &self.spawn);
+        let (stage, clock, spawn) = (Arc::clone(stage), Arc::clone(clock), Arc::clone(spawn));
+        let (listener, heard) = Listener::new(key, value, stage, clock, spawn);
+        self.call("container_events", key, move |state, _| {
+            state.news.listen(listener, since);
+            Ok(())
+        })
+        .await?;
+        Ok(heard)
     }
 
     async fn create_exec(&self, _id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {

@@ -22,8 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::domain::{
     ids::ContainerId,
-    observed::{ContainerState, ObservedContainer, ObservedVolume},
+    observed::{ContainerEvent, ContainerState, ObservedContainer, ObservedVolume},
     runtime::{Limits, User},
+    time::Timestamp,
     trash::Things,
 };
 
@@ -254,6 +255,9 @@ pub struct LogChunk {
 /// A container's output.
 pub type LogStream = Pin<Box<dyn Stream<Item = EngineResult<LogChunk>> + Send>>;
 
+/// What happens to containers, from some moment on.
+pub type EventStream = Pin<Box<dyn Stream<Item = EngineResult<ContainerEvent>> + Send>>;
+
 /// A command to run inside a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecRequest {
@@ -358,6 +362,21 @@ pub trait Engine: Send + Sync {
 
     /// A container's output.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream>;
+
+    /// What happens to containers with this label (`key=value`; with `None` any value of the key), as it
+    /// happens. With `since`, what has happened since then comes first.
+    ///
+    /// Answers once the engine has agreed to report, which it then does for as long as it can be reached.
+    /// When it cannot any more, the stream ends, with an error or without one; nothing comes after an
+    /// error. Connecting again is the caller's, and so is a full listing after each time: events are lost
+    /// while nobody listens, and even with `since` an engine may have forgotten them. They may also repeat,
+    /// those about `since` above all, and come late. So nothing may depend on the arrival of an event.
+    async fn container_events(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        since: Option<Timestamp>,
+    ) -> EngineResult<EventStream>;
 
     /// Prepares a command in a running container.
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId>;

@@ -2,6 +2,7 @@
 
 mod commands;
 mod containers;
+mod events;
 mod faults;
 mod files;
 mod images;

@@ -233,7 +233,7 @@ impl House {
     /// Its container goes away behind ostler's back.
     pub(crate) fn remove_container(&self, id: WorkspaceId) {
         let container = self.row(id).container.expect("it has one");
-        self.world.state().containers.remove(&container);
+        self.world.state().remove(&container);
     }
 
     /// Things of ours that no row knows.

@@ -1,6 +1,7 @@
 //! The whole of ostler but its edges, on a machine in a box: `executor.rs` says what that is worth.
 
 pub(crate) mod crash;
+mod events;
 pub(crate) mod executor;
 pub(crate) mod house;
 pub(crate) mod invariants;

@@ -14,10 +14,10 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, observed::ContainerState, status::Status},
+    domain::{ids::WorkspaceId, status::Status},
     engine::{
         Trouble,
-        fake::{Call, Fault},
+        fake::{Call, FakeContainer, Fault},
     },
     ops::Ops,
     sweep::Mode,
@@ -262,19 +262,16 @@ impl Story {
                 "its container is killed"
             }
             1 => {
-                state.containers.remove(&container);
+                state.remove(&container);
                 "its container is removed by hand"
             }
             2 => {
-                let token =
-                    state.containers.get(&container).and_then(|container| state.token_file(container));
-                let Some(container) = state.containers.get_mut(&container) else { return };
-                if container.state.may_run() || row.status == Status::Provisioning {
+                let stands = |container: &FakeContainer| !container.state.may_run();
+                if !state.containers.get(&container).is_some_and(stands) || row.status == Status::Provisioning
+                {
                     return;
                 }
-                container.state = ContainerState::Running;
-                container.started_at = Some(self.house.sim.now());
-                container.held_token = token;
+                state.run(&container);
                 "its container is started by hand"
             }
             3 | 4 => {

@@ -14,6 +14,7 @@ mod archive;
 mod convert;
 mod directory;
 mod errors;
+mod events;
 mod raw;
 pub mod socket;
 
@@ -46,9 +47,9 @@ use self::{
     socket::SocketAddress,
 };
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, ExecId, ExecRequest,
-    FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest, LogStream, MountSource,
-    NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest, LogStream,
+    MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -56,6 +57,7 @@ use crate::{
         ids::ContainerId,
         observed::{ObservedContainer, ObservedVolume},
         runtime::User,
+        time::Timestamp,
     },
 };
 
@@ -519,6 +521,19 @@ impl Engine for Podman {
             None => options,
         };
         Ok(log_stream(&self.api, id, options.build()))
+    }
+
+    /// By the raw client, which knows that Podman listens when the call returns: podman-api's stream
+    /// connects when it is first polled.
+    async fn container_events(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        since: Option<Timestamp>,
+    ) -> EngineResult<EventStream> {
+        let pieces = self.raw.stream(&events::target(key, value, since)).await;
+        let pieces = pieces.map_err(|failure| self.failed(events::CALL)(failure.undecided()))?;
+        Ok(events::read(pieces, key, value))
     }
 
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId> {

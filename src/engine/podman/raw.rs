@@ -1,8 +1,8 @@
 //! Plain HTTP over Podman's socket, for what podman-api sends wrongly or does not send.
 //!
 //! One connection per request, as podman-api does it: there is no pool whose stale connection could
-//! fail a request that was never sent. A connection is driven by the call that uses it and by no task,
-//! so dropping the call closes it. There are no time limits here; the caller's deadline drops the call.
+//! fail a request that was never sent. A connection is driven by the call or the stream that uses it and
+//! by no task, so dropping that closes it. There are no time limits here; the caller's deadline drops the call.
 
 use std::{
     error::Error as StdError,
@@ -12,6 +12,7 @@ use std::{
     pin::pin,
 };
 
+use futures_util::{FutureExt, Stream, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -36,9 +37,17 @@ const ANSWER_MAX_BYTES: usize = 8 << 20;
 /// What Podman says when it refuses.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Refusal {
+pub(super) struct Refusal {
     cause: String,
     message: String,
+}
+
+impl Refusal {
+    /// Message and cause in the order podman-api gives them.
+    pub(super) fn words(self) -> String {
+        let Self { cause, message } = self;
+        if message.contains(&cause) { message } else { format!("{message}: {cause}") }
+    }
 }
 
 /// Sends requests to one socket.
@@ -80,6 +89,36 @@ impl Raw {
             read(accepted(response).await?.into_body(), limit).await
         })
         .await
+    }
+
+    /// Asks, and hands the answer's body out as it comes. Returns when the answer's head is there; nothing
+    /// comes after an error.
+    pub(super) async fn stream(
+        &self,
+        target: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Failure>> + Send + use<>, Failure> {
+        let request = request(Method::GET, target, None)?;
+        let (mut sender, connection) = self.connect().await?;
+        // Fused, since it may end while what it has brought is still being read.
+        let mut connection = Box::pin(connection.fuse());
+        let response = driven(&mut connection, async {
+            accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await
+        })
+        .await?;
+        Ok(stream::unfold(Some((connection, response.into_body())), |open| async {
+            let (mut connection, mut body) = open?;
+            loop {
+                match driven(&mut connection, body.frame()).await? {
+                    // What is no data is a trailer, in which nothing is said.
+                    Ok(frame) => {
+                        if let Ok(piece) = frame.into_data() {
+                            return Some((Ok(piece), Some((connection, body))));
+                        }
+                    }
+                    Err(error) => return Some((Err(no_answer(&error)), None)),
+                }
+            }
+        }))
     }
 
     /// Asks for the connection itself, as a stream of bytes both ways.
@@ -140,13 +179,10 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
     Err(Failure::Answered { status: status.as_u16(), message: words(&body) })
 }
 
-/// Message and cause in the order podman-api gives them, or the plain text of what is no JSON.
+/// A refusal's words, or the plain text of what is no JSON.
 fn words(body: &[u8]) -> String {
-    match serde_json::from_slice::<Refusal>(body) {
-        Ok(Refusal { message, cause }) if message.contains(&cause) => message,
-        Ok(Refusal { message, cause }) => format!("{message}: {cause}"),
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    }
+    let refusal = serde_json::from_slice::<Refusal>(body).map(Refusal::words);
+    refusal.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned())
 }
 
 async fn read(body: Incoming, limit: usize) -> Result<Bytes, Failure> {

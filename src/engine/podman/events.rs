@@ -1,0 +1,361 @@
+//! What Podman reports of containers, line by line.
+//!
+//! Each line is a JSON object, and its end is the only frame there is. Podman 4.3 has sent the head of its
+//! answer by the time it looks at the question, so a question it does not understand is answered by 200
+//! and a line that says what is wrong. Versions 5.1 and 5.2 send the head only with the first event: there
+//! a call in which nothing happens runs into its deadline, and the listings are all there is. 5.3 has
+//! mended both.
+//!
+//! Nor does the head prove that Podman reads its events already: it starts to beside the answer, so what
+//! happens in the same moment is reported only to those who gave a `since` from before. With `since`, it
+//! reads its events file from the beginning, and a line there that it cannot read ends every such stream
+//! (so its sources say; not seen). After an error it can help to ask without.
+//!
+//! Seen on 4.3.1 with the file logger: a death is reported after 250 ms, the period of its looks at the
+//! file, and by then a listing and a look show the container exited, with its code.
+//!
+//! What cannot be read is left out. A report that is lost costs time until the next listing, which a
+//! stream that ends would cost as well, and a line of a later version would end it again each time.
+
+use std::{collections::BTreeMap, mem};
+
+use futures_util::{Stream, StreamExt, stream};
+use hyper::body::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    super::{EngineResult, EventStream},
+    convert,
+    errors::Failure,
+    raw::{Refusal, escape},
+};
+use crate::domain::{
+    ids::ContainerId,
+    naming::LABEL_WORKSPACE,
+    observed::{ContainerEvent, ContainerEventKind},
+    time::Timestamp,
+};
+
+/// What is asked, for errors.
+pub(super) const CALL: &str = "listen to what happens to containers";
+
+/// The longest line that is kept, in bytes. It holds all labels, of which Podman limits neither number
+/// nor length.
+const LINE_MAX_BYTES: usize = 1 << 20;
+
+/// The attribute that holds the exit code. It is there in every report, and means something in one.
+const EXIT_CODE: &str = "containerExitCode";
+
+/// A line that reports something.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Report {
+    #[serde(rename = "Type")]
+    kind: String,
+    action: String,
+    actor: Actor,
+    #[serde(rename = "timeNano")]
+    time_nano: i64,
+}
+
+/// What it is about. The attributes are the labels and a few facts.
+#[derive(Deserialize)]
+struct Actor {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Attributes", default)]
+    attributes: BTreeMap<String, String>,
+}
+
+/// A line that says why there will be no reports.
+#[derive(Deserialize)]
+struct Refused {
+    response: u16,
+    #[serde(flatten)]
+    refusal: Refusal,
+}
+
+/// Path and query of the question.
+///
+/// `since` goes in whole seconds, rounded down: what repeats is harmless, and Podman reads fractions as
+/// floating point. Podman ORs the values of one filter and knows no filter by a label's key alone (it
+/// takes one, and nothing ever matches), so without a value the reader below sorts out.
+pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -> String {
+    // Podman says `died` and, asked in Docker's way, `die`; later versions take either word.
+    let mut filters = json!({ "type": ["container"], "event": ["start", "died", "die", "remove"] });
+    if let Some(value) = value {
+        filters["label"] = json!([format!("{key}={value}")]);
+    }
+    let since = since.map(|since| format!("&since={}", since.0.div_euclid(1000))).unwrap_or_default();
+    format!("/libpod/events?stream=true{since}&filters={}", escape(&filters.to_string()))
+}
+
+/// Reads reports about containers with this label out of what Podman sends.
+pub(super) fn read(
+    pieces: impl Stream<Item = Result<Bytes, Failure>> + Send + 'static,
+    key: &str,
+    value: Option<&str>,
+) -> EventStream {
+    let reader = Reader {
+        pieces: Box::pin(pieces),
+        lines: Lines::default(),
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+    };
+    Box::pin(stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        let item = reader.next().await?;
+        let next = item.is_ok().then_some(reader);
+        Some((item, next))
+    }))
+}
+
+struct Reader<P> {
+    pieces: P,
+    lines: Lines,
+    key: String,
+    value: Option<String>,
+}
+
+impl<P: Stream<Item = Result<Bytes, Failure>> + Unpin> Reader<P> {
+    async fn next(&mut self) -> Option<EngineResult<ContainerEvent>> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                match parse(&line, &self.key, self.value.as_deref()) {
+                    Ok(Some(event)) => return Some(Ok(event)),
+                    Ok(None) => {}
+                    Err(failure) => return Some(Err(failure.of(CALL))),
+                }
+            }
+            match self.pieces.next().await? {
+                Ok(piece) => self.lines.feed(&piece),
+                Err(failure) => return Some(Err(failure.of(CALL))),
+            }
+        }
+    }
+}
+
+/// What a line reports. Nothing where it reports nothing that was asked for, or cannot be read.
+fn parse(line: &[u8], key: &str, value: Option<&str>) -> Result<Option<ContainerEvent>, Failure> {
+    let report = match serde_json::from_slice::<Report>(line) {
+        Ok(report) => report,
+        Err(error) => return refusal(line).map_or_else(|| Ok(left_out(&error)), Err),
+    };
+    let Report { kind, action, actor: Actor { id, attributes }, time_nano } = report;
+    if kind != "container" || !convert::labelled(&attributes, key, value) {
+        return Ok(None);
+    }
+    let what = match action.as_str() {
+        "start" => ContainerEventKind::Started,
+        "died" | "die" => ContainerEventKind::Died {
+            exit_code: attributes.get(EXIT_CODE).and_then(|code| code.parse().ok()),
+        },
+        "remove" => ContainerEventKind::Removed,
+        _ => return Ok(None),
+    };
+    let container = match ContainerId::try_from(id) {
+        Ok(container) => container,
+        Err(error) => return Ok(left_out(&error)),
+    };
+    let workspace = attributes.get(LABEL_WORKSPACE).and_then(|label| label.parse().ok());
+    let at = Timestamp(time_nano.div_euclid(1_000_000));
+    Ok(Some(ContainerEvent { container, workspace, what, at }))
+}
+
+/// Never of any kind on which somebody decides: it is about the question, and not about one container.
+fn refusal(line: &[u8]) -> Option<Failure> {
+    let Refused { response, refusal } = serde_json::from_slice(line).ok()?;
+    Some(Failure::Answered { status: response, message: refusal.words() }.undecided())
+}
+
+fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
+    // Without the line itself, which holds whatever people write into labels.
+    tracing::debug!(%error, "Podman reported something that cannot be read");
+    None
+}
+
+/// Puts pieces together, and takes lines out of them.
+#[derive(Default)]
+struct Lines {
+    pending: Vec<u8>,
+    /// The line that has begun is too long: what is left of it is passed over.
+    passing_over: bool,
+}
+
+impl Lines {
+    fn feed(&mut self, piece: &[u8]) {
+        self.pending.extend_from_slice(piece);
+    }
+
+    /// The next whole line.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else {
+                if self.pending.len() > LINE_MAX_BYTES {
+                    self.pending.clear();
+                    self.passing_over = true;
+                }
+                return None;
+            };
+            let rest = self.pending.split_off(end + 1);
+            let line = mem::replace(&mut self.pending, rest);
+            if !mem::take(&mut self.passing_over) {
+                return Some(line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{domain::ids::WorkspaceId, engine::Trouble};
+
+    const WORKSPACE: &str = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
+
+    fn report(action: &str, attributes: &serde_json::Value) -> serde_json::Value {
+        json!({
+            "status": action, "id": "a".repeat(64), "from": "i", "scope": "local", "Type": "container",
+            "Action": action, "Actor": { "ID": "a".repeat(64), "Attributes": attributes },
+            "time": 1_795_479_346, "timeNano": 1_795_479_346_822_190_947_i64,
+        })
+    }
+
+    fn labels() -> serde_json::Value {
+        json!({ "containerExitCode": "137", "name": "n", "k": "v", LABEL_WORKSPACE: WORKSPACE })
+    }
+
+    fn heard(line: &serde_json::Value) -> Option<ContainerEvent> {
+        parse(line.to_string().as_bytes(), "k", Some("v")).expect("no refusal")
+    }
+
+    fn events(pieces: Vec<Result<Bytes, Failure>>) -> Vec<EngineResult<ContainerEvent>> {
+        let events = read(stream::iter(pieces), "k", None).collect::<Vec<_>>();
+        events.now_or_never().expect("nothing in here waits")
+    }
+
+    #[test]
+    fn every_event_that_matters_is_read() {
+        let event = |what| ContainerEvent {
+            container: "a".repeat(64).try_into().unwrap(),
+            workspace: Some(WORKSPACE.parse::<WorkspaceId>().unwrap()),
+            what,
+            at: Timestamp(1_795_479_346_822),
+        };
+        let died = ContainerEventKind::Died { exit_code: Some(137) };
+        for (action, what) in [
+            ("start", ContainerEventKind::Started),
+            ("died", died),
+            ("die", died),
+            ("remove", ContainerEventKind::Removed),
+        ] {
+            assert_eq!(heard(&report(action, &labels())), Some(event(what)), "{action}");
+        }
+    }
+
+    #[test]
+    fn only_the_workspaces_label_in_its_one_form_names_a_workspace() {
+        for (label, named) in [
+            (json!(WORKSPACE), true),
+            (json!(WORKSPACE.to_uppercase()), false),
+            (json!(WORKSPACE.replace('-', "")), false),
+            (json!(""), false),
+        ] {
+            let event = heard(&report("start", &json!({ "k": "v", LABEL_WORKSPACE: label })));
+            assert_eq!(event.expect("an event").workspace.is_some(), named, "{label}");
+        }
+        let event = heard(&report("start", &json!({ "k": "v" })));
+        assert_eq!(event.expect("an event").workspace, None);
+    }
+
+    #[test]
+    fn a_death_without_a_code_is_a_death() {
+        for attributes in [json!({ "k": "v" }), json!({ "k": "v", "containerExitCode": "?" })] {
+            let event = heard(&report("died", &attributes)).expect("an event");
+            assert_eq!(event.what, ContainerEventKind::Died { exit_code: None });
+        }
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_left_out_whatever_podman_sends() {
+        let other = |key: &str, value: &str| {
+            let mut line = report("died", &labels());
+            line[key] = json!(value);
+            line
+        };
+        for line in [
+            report("cleanup", &labels()),
+            report("exec_died", &labels()),
+            report("died", &json!({ "k": "w" })),
+            report("died", &json!({})),
+            other("Type", "image"),
+            other("timeNano", "soon"),
+            other("Actor", "?"),
+            json!({}),
+            json!(7),
+        ] {
+            assert_eq!(heard(&line), None, "{line}");
+        }
+        let mut nameless = report("died", &labels());
+        nameless["Actor"]["ID"] = json!("short");
+        assert_eq!(heard(&nameless), None);
+        assert_eq!(parse(b"no JSON\n", "k", None), Ok(None));
+    }
+
+    /// The words of 4.3.1, which says so with status 200.
+    #[test]
+    fn a_refusal_in_the_stream_is_an_error_on_which_nobody_decides() {
+        let words = "unable to convert since time of x: no such container";
+        let line = json!({ "cause": "no such container", "message": words, "response": 404 });
+        let [Err(error)] = &events(vec![Ok(format!("{line}\n{}\n", report("died", &labels())).into())])[..]
+        else {
+            panic!("not one error")
+        };
+        assert_eq!((error.trouble, error.message.as_str()), (Trouble::Other, words));
+    }
+
+    #[test]
+    fn lines_are_put_together_however_they_are_cut() {
+        let text = format!("{}\n\n?\n{}\n", report("start", &labels()), report("died", &labels()));
+        for size in [1, 7, 4096] {
+            let pieces = text.as_bytes().chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+            let whats = events(pieces.collect()).into_iter().map(|event| event.expect("no error").what);
+            let died = ContainerEventKind::Died { exit_code: Some(137) };
+            assert_eq!(whats.collect::<Vec<_>>(), [ContainerEventKind::Started, died], "in {size}s");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_fill_the_memory_and_is_passed_over() {
+        let mut lines = Lines::default();
+        for _ in 0..40 {
+            lines.feed(&vec![b'x'; LINE_MAX_BYTES / 16]);
+            assert_eq!(lines.next(), None);
+            assert!(lines.pending.len() <= LINE_MAX_BYTES, "{} bytes are kept", lines.pending.len());
+        }
+        lines.feed(b"its end\nshort\n");
+        assert_eq!(lines.next().as_deref(), Some(&b"short\n"[..]));
+    }
+
+    #[test]
+    fn what_was_heard_before_the_stream_broke_comes_before_the_error_and_nothing_after() {
+        let line = || Ok(format!("{}\n", report("start", &labels())).into());
+        let heard = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
+        assert!(
+            matches!(&heard[..], [Ok(_), Err(error)] if error.trouble == Trouble::Unreachable),
+            "{heard:?}"
+        );
+    }
+
+    #[test]
+    fn the_question_asks_for_one_label_and_whole_seconds() {
+        let asked = target("k", Some("v w&"), Some(Timestamp(1999)));
+        assert!(asked.starts_with("/libpod/events?stream=true&since=1&filters="), "{asked}");
+        assert!(asked.contains("%22k%3Dv%20w%26%22"), "{asked}");
+        let asked = target("k", None, None);
+        assert!(!asked.contains("since") && !asked.contains("label"), "{asked}");
+    }
+}

@@ -1,0 +1,231 @@
+//! What happens to containers, as Podman reports it.
+
+use std::{
+    process::{Child, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt};
+use ostler::{
+    clock::{Clock, SystemClock, within},
+    domain::{
+        ids::{ContainerId, WorkspaceId},
+        naming::LABEL_WORKSPACE,
+        observed::{ContainerEvent, ContainerEventKind, ContainerState},
+    },
+    engine::{
+        Engine, EngineError, EventStream, LogRequest, Trouble,
+        bounded::{Bounded, Deadlines},
+    },
+    entropy::{Entropy, SystemEntropy},
+};
+
+use super::{LABEL, Scene, WAIT_LIMIT, eventually};
+use crate::support::{
+    engine_proxy::{EngineProxy, Fault, Gate, Rule},
+    podman::{engine_at, podman, podman_says},
+};
+
+async fn next(events: &mut EventStream) -> Option<Result<ContainerEvent, EngineError>> {
+    let next = within(&SystemClock::start(), WAIT_LIMIT, events.next()).await;
+    next.expect("nothing was reported, and the stream did not end")
+}
+
+async fn event(events: &mut EventStream) -> ContainerEvent {
+    next(events).await.expect("the stream goes on").expect("an event, no error")
+}
+
+/// The container and what happens to it, from the stream: all that is asked for, none that is not.
+async fn heard(events: &mut EventStream, count: usize) -> Vec<(ContainerId, ContainerEventKind)> {
+    let mut heard = Vec::new();
+    for _ in 0..count {
+        let ContainerEvent { container, what, .. } = event(events).await;
+        heard.push((container, what));
+    }
+    heard
+}
+
+/// Kills the process of a container from outside Podman, as the kernel would.
+fn kill_process(id: &ContainerId) {
+    let pid = podman_says(["inspect", "--format", "{{.State.Pid}}", id.as_str()]);
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a process id")).expect("it runs");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("its process is killed");
+}
+
+const DIED: ContainerEventKind = ContainerEventKind::Died { exit_code: Some(137) };
+
+#[tokio::test]
+async fn a_process_that_is_killed_is_reported_with_its_code_and_its_workspace() {
+    let (scene, stranger) = (Scene::new(), Scene::new());
+    let workspace = WorkspaceId(SystemEntropy.uuid());
+    let mut spec = scene.spec("heard");
+    spec.labels.insert(LABEL_WORKSPACE.to_owned(), workspace.to_string());
+    let id = scene.running(&spec).await;
+    let other = stranger.running(&stranger.spec("unheard")).await;
+    let mut events = scene.engine.container_events(LABEL, Some(&scene.label()), None).await.unwrap();
+    let before = SystemClock::start().now();
+    kill_process(&other);
+    stranger.engine.delete_container(&ended(&stranger, other).await).await.unwrap();
+    kill_process(&id);
+    let died = event(&mut events).await;
+    assert_eq!((&died.container, died.workspace, died.what), (&id, Some(workspace), DIED));
+    let after = SystemClock::start().now();
+    assert!((before..=after).contains(&died.at), "{} is not in {before}..{after}", died.at);
+    scene.engine.delete_container(&ended(&scene, id.clone()).await).await.unwrap();
+    assert_eq!(heard(&mut events, 1).await, [(id, ContainerEventKind::Removed)]);
+    assert!(events.next().now_or_never().is_none(), "there is more, or the stream ended");
+}
+
+/// The container, once Podman knows that it ended.
+async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
+    eventually("Podman has tidied up", || async {
+        let state = scene.engine.inspect_container(&id).await.expect("it is there").state;
+        (state == ContainerState::Exited).then_some(())
+    })
+    .await;
+    id
+}
+
+#[tokio::test]
+async fn starts_and_stops_are_reported_to_whoever_asks_for_the_key_alone() {
+    let scene = Scene::new();
+    // A key of its own, since every test uses the usual one.
+    let key = format!("{LABEL}.{}", scene.id);
+    let mut spec = scene.spec("keyed");
+    spec.labels.insert(key.clone(), "any".to_owned());
+    let mut events = scene.engine.container_events(&key, None, None).await.unwrap();
+    let unkeyed = scene.running(&scene.spec("unkeyed")).await;
+    let id = scene.running(&spec).await;
+    scene.stopped(&id).await;
+    scene.stopped(&unkeyed).await;
+    let heard = heard(&mut events, 2).await;
+    assert!(
+        matches!(
+            &heard[..],
+            [(a, ContainerEventKind::Started), (b, ContainerEventKind::Died { exit_code: Some(_) })]
+                if (a, b) == (&id, &id)
+        ),
+        "{heard:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_happened_while_nobody_listened_is_told_afterwards() {
+    let scene = Scene::new();
+    let since = SystemClock::start().now();
+    let id = scene.running(&scene.spec("missed")).await;
+    kill_process(&id);
+    ended(&scene, id.clone()).await;
+    let label = scene.label();
+    let mut events = scene.engine.container_events(LABEL, Some(&label), Some(since)).await.unwrap();
+    let missed = [(id.clone(), ContainerEventKind::Started), (id.clone(), DIED)];
+    assert_eq!(heard(&mut events, 2).await, missed);
+    scene.engine.delete_container(&id).await.unwrap();
+    assert_eq!(heard(&mut events, 1).await, [(id, ContainerEventKind::Removed)], "then what happens is told");
+}
+
+/// That the call returns at all: 5.1 and 5.2 send the head of their answer with the first event.
+#[tokio::test]
+async fn podman_answers_before_anything_happens_and_before_anybody_polls() {
+    let proxy = EngineProxy::start();
+    let clock = SystemClock::start();
+    let engine = proxy.engine();
+    let call = within(&clock, WAIT_LIMIT, engine.container_events(LABEL, Some("nobody"), None)).await;
+    let mut events = call.expect("an answer without an event").expect("a stream");
+    assert_eq!(proxy.count("GET", "/libpod/events"), 1, "it has asked, though nothing was polled");
+    assert!(events.next().now_or_never().is_none(), "something was reported, or the stream ended");
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_answer_is_given_up_on() {
+    let proxy = EngineProxy::start();
+    let soon = Duration::from_millis(200);
+    let deadlines = Deadlines { read: soon, change: soon, pull: soon };
+    let engine = Bounded::new(Arc::new(proxy.engine()), Arc::new(SystemClock::start()), deadlines);
+    let gate = Gate::default();
+    for (fault, trouble) in [
+        (Fault::Hang, Trouble::TimedOut),
+        (Fault::DelayAnswer(gate.clone()), Trouble::TimedOut),
+        (Fault::DropBefore, Trouble::Unreachable),
+        (Fault::DropAfter, Trouble::Unreachable),
+        (Fault::Status(404, "no such container".into()), Trouble::Other),
+    ] {
+        let shown = format!("{fault:?}");
+        proxy.set_rules([Rule::on("GET", "/libpod/events", fault)]);
+        let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
+        assert_eq!(error.trouble, trouble, "{shown}: {error}");
+    }
+    gate.open();
+    proxy.set_rules([]);
+    proxy.refuse();
+    let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_ends_with_an_error_after_what_it_brought() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let label = scene.label();
+    let id = scene.created(&scene.spec("cut")).await;
+    let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
+    let mut log = scene.engine.logs(&id, LogRequest { tail: None, follow: true }).await.unwrap();
+    assert!(log.next().now_or_never().is_none(), "the log has said something");
+    scene.engine.start_container(&id).await.unwrap();
+    assert_eq!(heard(&mut events, 1).await, [(id.clone(), ContainerEventKind::Started)]);
+    proxy.cut_those(|request| request.path.ends_with("/events"));
+    let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert!(next(&mut events).await.is_none(), "something comes after an error");
+    let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
+    assert!(log.next().now_or_never().is_none(), "the log was cut too");
+    kill_process(&id);
+    assert_eq!(heard(&mut events, 1).await, [(id, DIED)], "the next stream hears what happens next");
+    proxy.cut();
+    let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
+    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+}
+
+/// A Podman service on the tests' storage, to be ended.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("podman.sock");
+    for signal in [rustix::process::Signal::KILL, rustix::process::Signal::TERM] {
+        let _ = std::fs::remove_file(&socket);
+        let mut command = podman();
+        command.args(["system", "service", "--time=0", &format!("unix://{}", socket.display())]);
+        command
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut service = Service(command.spawn().expect("podman starts"));
+        let engine = engine_at(&socket);
+        let mut events = eventually("the service answers", || async {
+            engine.container_events(LABEL, Some("nobody"), None).await.ok()
+        })
+        .await;
+        let pid = rustix::process::Pid::from_child(&service.0);
+        rustix::process::kill_process(pid, signal).expect("the service is told");
+        // Killed, it breaks off; asked to end, it may say goodbye first.
+        if let Some(item) = next(&mut events).await {
+            let error = item.expect_err("the end, no event");
+            assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+            assert!(next(&mut events).await.is_none(), "something comes after an error");
+        } else {
+            assert_eq!(signal, rustix::process::Signal::TERM, "a death looks like an orderly end");
+        }
+        service.0.wait().expect("the service ends");
+    }
+}
