@@ -15,13 +15,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::stream;
 use tokio::sync::oneshot;
 
 pub use self::events::EventFault;
 use self::events::{Listener, News};
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment,
-    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest,
+    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest,
     LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
@@ -109,6 +110,8 @@ pub struct State {
     pub pullable: BTreeSet<String>,
     /// Ports of the host that somebody else has.
     pub busy_ports: BTreeSet<u16>,
+    /// What containers have written, a line each.
+    pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// Every call that took effect, in order.
     pub log: Vec<Call>,
     made: u128,
@@ -155,6 +158,7 @@ impl State {
             self.kill(id, 137);
         }
         if let Some(container) = self.containers.remove(id) {
+            self.logs.remove(id);
             self.news.tell(id, &container.spec.labels, ContainerEventKind::Removed);
         }
     }
@@ -566,8 +570,16 @@ impl Engine for FakeEngine {
         Ok(DiskUsage::default())
     }
 
-    async fn logs(&self, _id: &ContainerId, _request: LogRequest) -> EngineResult<LogStream> {
-        Ok(Box::pin(futures_util::stream::empty()))
+    /// Nobody writes while it is read: a follower hears what there is.
+    async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
+        let id = id.clone();
+        let written = self.call("logs", id.to_string(), move |state, _| {
+            if !state.containers.contains_key(&id) {
+                return Err(absent("read log", id.as_str()));
+            }
+            Ok(last_lines(state.logs.get(&id).map_or(&[], Vec::as_slice), request.tail))
+        });
+        Ok(Box::pin(stream::iter(written.await?.into_iter().map(Ok))))
     }
 
     async fn container_events(
@@ -602,6 +614,12 @@ impl Engine for FakeEngine {
     async fn exec_exit_code(&self, _exec: &ExecId) -> EngineResult<Option<i32>> {
         Ok(None)
     }
+}
+
+/// The last so many of the lines.
+fn last_lines(lines: &[LogChunk], tail: Option<u32>) -> Vec<LogChunk> {
+    let kept = tail.map_or(lines.len(), |tail| usize::try_from(tail).unwrap_or(usize::MAX));
+    lines[lines.len().saturating_sub(kept)..].to_vec()
 }
 
 /// The named volumes a container mounts.

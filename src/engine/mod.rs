@@ -12,6 +12,7 @@
 pub mod bounded;
 pub mod fake;
 pub mod podman;
+pub mod tail;
 pub mod trusted;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, time::Duration};

@@ -17,6 +17,7 @@ use ostler::{
     engine::{
         Engine, EngineError, EventStream, LogRequest, Trouble,
         bounded::{Bounded, Deadlines},
+        tail::log_tail,
     },
     entropy::{Entropy, SystemEntropy},
 };
@@ -228,4 +229,25 @@ async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
         }
         service.0.wait().expect("the service ends");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_log_is_clean_and_short() {
+    let scene = Scene::new();
+    let talk =
+        r"for n in 1 2 3 4 5; do echo line $n; done; printf 'red \033[31m \377 \342\202\254\r\n' >&2; exit 3";
+    let id = scene.running(&scene.script("talker", talk)).await;
+    let id = ended(&scene, id).await;
+    let tail = |lines, max_bytes| log_tail(&scene.engine, &id, lines, max_bytes);
+    let whole = eventually("the log is written", || async {
+        let whole = tail(50, 4096).await.expect("the log is read");
+        whole.contains("red").then_some(whole)
+    })
+    .await;
+    assert!(whole.starts_with("line 1\nline 2\n") && whole.ends_with("red [31m \u{fffd} €\n"), "{whole:?}");
+    assert_eq!(tail(2, 4096).await.unwrap(), "line 5\nred [31m \u{fffd} €\n");
+    assert_eq!(tail(50, 3).await.unwrap(), "\n");
+    assert_eq!(tail(50, 4).await.unwrap(), "€\n");
+    scene.engine.delete_container(&id).await.unwrap();
+    assert_eq!(tail(50, 4096).await.unwrap_err().trouble, Trouble::Absent);
 }

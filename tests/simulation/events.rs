@@ -14,9 +14,10 @@ use ostler::{
         time::Timestamp,
     },
     engine::{
-        Engine, EngineResult, Trouble,
+        Engine, EngineResult, LogChunk, Trouble,
         bounded::{Bounded, Deadlines},
         fake::{EventFault, FakeEngine, Fault},
+        tail::log_tail,
     },
 };
 use uuid::Uuid;
@@ -246,4 +247,23 @@ fn a_listener_goes_with_its_daemon() {
     house.world.state().kill(&container, 1);
     assert!(house.sim.held().is_empty(), "nobody is told");
     assert_eq!(heard.whats(), []);
+}
+
+#[test]
+fn the_end_of_a_log_is_read_through_any_engine() {
+    let (house, _, container) = furnished();
+    let line = |stderr, text: &str| LogChunk { stderr, bytes: text.as_bytes().to_vec() };
+    let written = vec![line(false, "one\n"), line(true, "two\x1b[0m\n"), line(false, "drei €\n")];
+    house.world.state().logs.insert(container.clone(), written);
+    let tail = |lines, max_bytes| {
+        let (engine, container) = (engine(&house), container.clone());
+        house.sim.calmly(async move { log_tail(&*engine, &container, lines, max_bytes).await })
+    };
+    assert_eq!(tail(10, 100).unwrap(), "one\ntwo[0m\ndrei €\n");
+    assert_eq!(tail(2, 100).unwrap(), "two[0m\ndrei €\n");
+    assert_eq!(tail(2, 4).unwrap(), "€\n");
+    assert_eq!(tail(2, 3).unwrap(), "\n");
+    assert_eq!(tail(0, 100).unwrap(), "");
+    house.world.state().remove(&container);
+    assert_eq!(tail(10, 100).unwrap_err().trouble, Trouble::Absent);
 }

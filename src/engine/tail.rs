@@ -1,0 +1,64 @@
+//! The end of a container's output, as text that can be shown and stored.
+
+use futures_util::StreamExt;
+
+use super::{Engine, EngineResult, LogRequest};
+use crate::domain::ids::ContainerId;
+
+/// The last `lines` lines of what a container wrote to standard output and standard error, in the order
+/// in which the engine gives them: at most `max_bytes` bytes, of which the last count.
+///
+/// What is no UTF-8 becomes U+FFFD; control characters other than line feed and tab are left out, so that
+/// nothing can steer a terminal. The deadline is the caller's: an engine may stop in the middle of a log.
+pub async fn log_tail(
+    engine: &dyn Engine,
+    id: &ContainerId,
+    lines: u32,
+    max_bytes: usize,
+) -> EngineResult<String> {
+    // A line has any length. Nothing becomes longer by being cleaned but what is no UTF-8, so this many
+    // bytes are enough unless most of them are left out.
+    let window = max_bytes.saturating_mul(2);
+    let mut log = engine.logs(id, LogRequest { tail: Some(lines), follow: false }).await?;
+    let mut end = Vec::new();
+    while let Some(chunk) = log.next().await {
+        end.extend(chunk?.bytes);
+        end.drain(..end.len().saturating_sub(window));
+    }
+    Ok(clean(&end, max_bytes))
+}
+
+fn clean(bytes: &[u8], max_bytes: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let shown: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+    let from = shown.len().saturating_sub(max_bytes);
+    // The whole length is a boundary, so there is one.
+    let from = (from..=shown.len()).find(|at| shown.is_char_boundary(*at)).unwrap_or(shown.len());
+    shown[from..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_that_could_steer_a_terminal() {
+        let written = b"\x1b[31mred\x07\r\n\ttab \xc2\x9b \x7f\x00end\n";
+        assert_eq!(clean(written, 100), "[31mred\n\ttab  end\n");
+    }
+
+    #[test]
+    fn what_is_no_text_is_marked() {
+        assert_eq!(clean(b"a\xff\xfeb", 100), "a\u{fffd}\u{fffd}b");
+    }
+
+    #[test]
+    fn the_end_is_kept_and_no_character_is_cut() {
+        assert_eq!(clean("aé€😀".as_bytes(), 100), "aé€😀");
+        for (max_bytes, kept) in
+            [(10, "aé€😀"), (9, "é€😀"), (8, "€😀"), (7, "€😀"), (6, "😀"), (3, ""), (0, "")]
+        {
+            assert_eq!(clean("aé€😀".as_bytes(), max_bytes), kept, "{max_bytes}");
+        }
+    }
+}
