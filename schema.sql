@@ -36,6 +36,13 @@ CREATE TABLE workspaces (
     created_at          INTEGER NOT NULL,
     removed_at          INTEGER,
     purged_at           INTEGER,          -- what it owned was deleted for good: nothing to come back to
+    hibernation_idle_minutes INTEGER,  -- sleeps after so many idle minutes; never, where it is null
+    max_concurrent_tasks    INTEGER,  -- what its agent says it takes on; told to peers, enforced by nobody
+    restart_when_wedged     INTEGER NOT NULL DEFAULT 0,
+    paused_with             BLOB,  -- the workspace whose pause took this one along, and whose resume brings it back
+    online_since            INTEGER,  -- in a row, unwell or not: what the restart budget forgives by
+    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: when it ended by itself, as far as that counts against the budget
+    restart_due_at          INTEGER,  -- when an offline one is started again
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -51,11 +58,24 @@ CREATE INDEX workspaces_holding ON workspaces (id, status, name) -- whose tokens
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
 CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
+CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
+    WHERE status = 'offline' AND restart_due_at IS NOT NULL;
+CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hibernating';
+CREATE INDEX workspaces_may_sleep ON workspaces (key)
+    WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
+CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
 
 -- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
 CREATE TABLE pulse (
     workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
-    token_used_at INTEGER  -- last use of the live instance token
+    token_used_at INTEGER,  -- last use of the live instance token
+    last_heartbeat_at       INTEGER,
+    last_activity_at        INTEGER,  -- tasks, messages, a wake; never a beat alone
+    error_rate              REAL NOT NULL DEFAULT 0,
+    active_tasks            INTEGER NOT NULL DEFAULT 0,
+    uptime_seconds          INTEGER NOT NULL DEFAULT 0,
+    monthly_spend_cents     INTEGER NOT NULL DEFAULT 0,
+    wedged_since            INTEGER  -- when it was flagged; the next beat lifts it
 ) STRICT;
 
 CREATE TABLE tokens (
@@ -122,4 +142,35 @@ CREATE TABLE held_plans (
     plan        TEXT NOT NULL,    -- JSON: the actions, exactly
     held_at     INTEGER NOT NULL,
     approved_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- What agents say of themselves in words. Written only when it changed, and beside the pulse: a beat that
+-- says nothing new touches one narrow row.
+CREATE TABLE reports (
+    workspace        INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
+    agent_card       TEXT,                      -- JSON
+    current_task     TEXT NOT NULL DEFAULT '',
+    sample_error     TEXT NOT NULL DEFAULT '',
+    runtime_state    TEXT NOT NULL DEFAULT '',
+    runtime_metadata TEXT                       -- JSON
+) STRICT;
+
+-- What agents report for people to read: the newest of each, the older ones go.
+CREATE TABLE activity (
+    sequence   INTEGER PRIMARY KEY,
+    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    payload    TEXT NOT NULL,                   -- JSON
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
+
+-- Tokens that may do everything, for people and programs that do not come over the local socket.
+CREATE TABLE admin_tokens (
+    id         BLOB PRIMARY KEY CHECK (length(id) = 16),
+    name       TEXT NOT NULL,
+    digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    prefix     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
 ) STRICT, WITHOUT ROWID;

@@ -15,6 +15,7 @@ mod value;
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,8 +26,9 @@ use toml::{
 };
 
 use crate::domain::{
+    budget::RestartBudget,
     ports::PortRange,
-    runtime::{PLAIN, Runtime},
+    runtime::{AGENT, PLAIN, Runtime},
 };
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
@@ -52,9 +54,15 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Host ports that ostler allots to containers.
     pub ports: PortRange,
+    /// Who may talk to whom.
+    pub access: AccessConfig,
+    /// Agents that run elsewhere.
+    pub external: ExternalConfig,
+    /// How often what ended by itself is started again.
+    pub restart: RestartBudget,
     /// Graces and retentions.
     pub sweep: SweepConfig,
-    /// The runtimes by name; always holds `plain`.
+    /// The runtimes by name; always holds `plain` and `agent`.
     pub runtimes: BTreeMap<String, Runtime>,
     /// What is logged and how.
     pub log: LogConfig,
@@ -80,8 +88,28 @@ pub struct NetworkConfig {
     pub isolate: bool,
     /// The TCP port for agents.
     pub port: u16,
+    /// The addresses to listen on, in place of loopback and the gateway of the workspaces' network.
+    pub listen: Vec<IpAddr>,
     /// The address agents are told, in place of the one ostler works out.
     pub platform_url: Option<String>,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessConfig {
+    /// Whether workspaces without a parent may talk to each other.
+    pub root_siblings: bool,
+    /// How often one workspace may wake another within an hour.
+    pub wakes_per_hour: u32,
+}
+
+/// `[external]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalConfig {
+    /// Whether external agents may be at private addresses.
+    pub allow_private: bool,
+    /// Whether external agents may be on this machine.
+    pub allow_loopback: bool,
 }
 
 /// `[sweep]`
@@ -95,6 +123,8 @@ pub struct SweepConfig {
     pub trash_retention: Duration,
     /// How long events are kept.
     pub event_retention: Duration,
+    /// How often containers are looked at, besides their events.
+    pub look_every: Duration,
 }
 
 /// `[log]`
@@ -131,15 +161,22 @@ impl Config {
                 change_deadline: Duration::from_mins(1),
                 pull_deadline: Duration::from_mins(30),
             },
-            network: NetworkConfig { isolate: false, port: 7717, platform_url: None },
+            network: NetworkConfig { isolate: false, port: 7717, listen: Vec::new(), platform_url: None },
+            access: AccessConfig { root_siblings: true, wakes_per_hour: 12 },
+            external: ExternalConfig { allow_private: false, allow_loopback: false },
+            restart: RestartBudget::default(),
             ports: PortRange { first: 21000, last: 28999 },
             sweep: SweepConfig {
                 absence_grace: Duration::from_mins(5),
                 unknown_grace: Duration::from_mins(10),
                 trash_retention: Duration::from_hours(14 * 24),
                 event_retention: Duration::from_hours(30 * 24),
+                look_every: Duration::from_secs(30),
             },
-            runtimes: BTreeMap::from([(PLAIN.to_owned(), Runtime::plain())]),
+            runtimes: BTreeMap::from([
+                (PLAIN.to_owned(), Runtime::plain()),
+                (AGENT.to_owned(), Runtime::agent()),
+            ]),
             log: LogConfig { level: "info".to_owned(), format: LogFormat::Auto },
         }
     }
@@ -167,6 +204,9 @@ impl fmt::Debug for Config {
             .field("engine", &self.engine)
             .field("network", &self.network)
             .field("ports", &self.ports)
+            .field("access", &self.access)
+            .field("external", &self.external)
+            .field("restart", &self.restart)
             .field("sweep", &self.sweep)
             .field("runtimes", &self.runtimes.keys().collect::<Vec<_>>())
             .field("log", &self.log)

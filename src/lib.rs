@@ -8,17 +8,19 @@
 //! |---|---|---|
 //! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the thin binary: parse, run, turn a failure into an exit code |
 //! | `cli` | `api`, `domain` | the command line: speaks only the contract, over the socket |
-//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the composition root: open, build, spawn, drain |
-//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `tasks`, `clock`, `domain` | the routes |
+//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain` | the composition root: open, build, spawn, drain |
+//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `domain` | the routes |
 //! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | what is wrong, and what to do about it |
 //! | `identity` | `store`, `clock`, `entropy`, `domain` | whose registry this is, and whether it was lost or copied |
 //! | `telemetry` | `config` | the log |
 //! | `config` | `domain` | settings, read and validated into plain values |
 //! | `api` | | the contract between `cli` and `http` |
-//! | `sweep` | `ops`, `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the passes, and what drives them |
-//! | `ops` | `store`, `engine`, `tasks`, `clock`, `entropy`, `domain` | the use cases, one actor for each workspace |
+//! | `sweep` | `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain` | the passes, and what drives them |
+//! | `ops` | `store`, `engine`, `wake`, `tasks`, `clock`, `entropy`, `domain` | the use cases, one actor for each workspace |
 //! | `store` | `tasks`, `clock`, `domain` | the registry's file: the only user of SQLite |
 //! | `engine` | `tasks`, `clock`, `domain` | what runs containers: Podman, or a fake with faults |
+//! | `listening` | `domain` | since when ostler listens: silence is measured in nothing else |
+//! | `wake` | | asks for a pass before its turn |
 //! | `tasks` | `clock` | the one place where tasks are started |
 //! | `clock` | `domain` | the one clock |
 //! | `entropy` | `domain` | the one source of randomness |
@@ -41,8 +43,10 @@ pub mod engine;
 pub mod entropy;
 pub mod http;
 pub mod identity;
+pub mod listening;
 pub mod ops;
 pub mod store;
 pub mod sweep;
 pub mod tasks;
 pub mod telemetry;
+pub mod wake;

@@ -89,6 +89,67 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Url(&mut config.network.platform_url),
     },
     Key {
+        path: "network.listen",
+        doc: "The addresses to listen on for agents. Without it: loopback, and the address by which the\n\
+              workspaces reach this host.",
+        example: "[\"127.0.0.1\", \"192.168.1.10\"]",
+        slot: |config| Slot::Addresses(&mut config.network.listen),
+    },
+    Key {
+        path: "access.root_siblings",
+        doc: "Whether workspaces without a parent may discover and message each other.",
+        example: "",
+        slot: |config| Slot::Flag(&mut config.access.root_siblings),
+    },
+    Key {
+        path: "access.wakes_per_hour",
+        doc: "How often one workspace may wake another that sleeps, within an hour.",
+        example: "",
+        slot: |config| Slot::Number(&mut config.access.wakes_per_hour),
+    },
+    Key {
+        path: "external.allow_private",
+        doc: "Whether agents that run elsewhere may be at private addresses (10/8, 192.168/16, …).",
+        example: "",
+        slot: |config| Slot::Flag(&mut config.external.allow_private),
+    },
+    Key {
+        path: "external.allow_loopback",
+        doc: "Whether agents that run elsewhere may be on this machine.",
+        example: "",
+        slot: |config| Slot::Flag(&mut config.external.allow_loopback),
+    },
+    Key {
+        path: "restart.first_backoff",
+        doc: "How long after it ended by itself a workspace is started again; doubled each time.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.restart.first_backoff),
+    },
+    Key {
+        path: "restart.longest_backoff",
+        doc: "The longest such wait.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.restart.longest_backoff),
+    },
+    Key {
+        path: "restart.reset_after",
+        doc: "After so long online the count begins anew.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.restart.reset_after),
+    },
+    Key {
+        path: "restart.ends_allowed",
+        doc: "The end that is one too many within the window: then it is parked until a person starts it.",
+        example: "",
+        slot: |config| Slot::Ends(&mut config.restart.ends_allowed),
+    },
+    Key {
+        path: "restart.window",
+        doc: "The window in which ends are counted.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.restart.window),
+    },
+    Key {
         path: "sweep.absence_grace",
         doc: "How long a container must have been absent before its instance tokens are revoked.",
         example: "",
@@ -112,6 +173,13 @@ pub(super) const KEYS: &[Key<Config>] = &[
         doc: "How long events are kept, and `ostler why` remembers.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.event_retention),
+    },
+    Key {
+        path: "sweep.look_every",
+        doc: "How often all containers are looked at. Their events make it timely; this finds what was\n\
+              missed.",
+        example: "",
+        slot: |config| Slot::Duration(&mut config.sweep.look_every),
     },
     Key {
         path: "log.level",

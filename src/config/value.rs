@@ -2,7 +2,7 @@
 //!
 //! The environment has only texts, so every slot reads its value from a text as well.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
 use toml::{Value, de::DeValue};
@@ -31,6 +31,9 @@ pub(super) enum Slot<'a> {
     Count(&'a mut Option<u32>),
     Env(&'a mut BTreeMap<String, String>),
     Tiers(&'a mut Vec<Tier>),
+    Addresses(&'a mut Vec<IpAddr>),
+    Number(&'a mut u32),
+    Ends(&'a mut usize),
 }
 
 impl Slot<'_> {
@@ -54,6 +57,9 @@ impl Slot<'_> {
             Self::Count(slot) => *slot = Some(whole(given, "a number above zero", 1, u32::MAX.into())?),
             Self::Env(slot) => *slot = env(given)?,
             Self::Tiers(slot) => *slot = tiers(given)?,
+            Self::Addresses(slot) => *slot = addresses(given)?,
+            Self::Number(slot) => *slot = whole(given, "a number from 0 up", 0, u32::MAX.into())?,
+            Self::Ends(slot) => *slot = whole(given, "a number from 1 to 1000", 1, 1000)?,
         }
         Ok(())
     }
@@ -86,6 +92,10 @@ impl Slot<'_> {
             Self::Tiers(slot) => {
                 Value::from(slot.iter().map(|tier| i64::from(tier.number())).collect::<Vec<_>>())
             }
+            Self::Addresses(slot) if slot.is_empty() => return None,
+            Self::Addresses(slot) => Value::from(slot.iter().map(IpAddr::to_string).collect::<Vec<_>>()),
+            Self::Number(slot) => Value::from(i64::from(*slot)),
+            Self::Ends(slot) => Value::from(i64::try_from(*slot).unwrap_or(i64::MAX)),
         };
         Some(value.to_string())
     }
@@ -209,6 +219,21 @@ impl LogFormat {
 fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
     let found = LogFormat::ALL.into_iter().find(|format| Some(format.as_str()) == given.as_str());
     found.ok_or_else(|| expected("\"auto\", \"pretty\" or \"json\"", given))
+}
+
+/// A list, or, as the environment has it, texts between commas.
+fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
+    let what = "a list of addresses without ports, such as [\"127.0.0.1\", \"192.168.1.10\"]";
+    let texts: Option<Vec<&str>> = match (given.as_array(), given.as_str()) {
+        (Some(list), _) => list.iter().map(|one| one.get_ref().as_str()).collect(),
+        (None, Some(text)) => Some(text.split(',').map(str::trim).collect()),
+        (None, None) => None,
+    };
+    let parsed = texts.map(|texts| texts.into_iter().map(str::parse).collect::<Result<Vec<_>, _>>());
+    match parsed {
+        Some(Ok(list)) if !list.is_empty() => Ok(list),
+        Some(Ok(_) | Err(_)) | None => Err(expected(what, given)),
+    }
 }
 
 fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {

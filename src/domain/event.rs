@@ -40,6 +40,18 @@ event_kinds! {
     Parked = "WORKSPACE_PARKED",
     /// Paused.
     Paused = "WORKSPACE_PAUSED",
+    /// Busy, and nothing has come of it for a while.
+    Wedged = "WORKSPACE_WEDGED",
+    /// Silent for so long that it is started anew.
+    RestartedSilent = "WORKSPACE_RESTARTED_SILENT",
+    /// What may be changed of a row was changed.
+    Updated = "WORKSPACE_UPDATED",
+    /// An agent sent another card.
+    CardUpdated = "AGENT_CARD_UPDATED",
+    /// A beat. Told to whoever listens, never stored.
+    Heartbeat = "WORKSPACE_HEARTBEAT",
+    /// An agent began or ended a task. Told to whoever listens, never stored.
+    TaskUpdated = "TASK_UPDATED",
     /// Going to sleep.
     Hibernating = "WORKSPACE_HIBERNATING",
     /// Asleep.
@@ -68,6 +80,10 @@ event_kinds! {
     TokenIssued = "TOKEN_ISSUED",
     /// A person revoked a token.
     TokenRevoked = "TOKEN_REVOKED",
+    /// An admin token was issued.
+    AdminTokenIssued = "ADMIN_TOKEN_ISSUED",
+    /// An admin token was revoked.
+    AdminTokenRevoked = "ADMIN_TOKEN_REVOKED",
     /// A sweep revoked stale instance tokens.
     TokensRevoked = "TOKENS_REVOKED",
     /// The breaker held a plan.
@@ -91,6 +107,19 @@ pub struct Event {
     pub event_type: String,
     /// Whom it concerns.
     pub workspace_id: Option<WorkspaceId>,
+    /// The particulars. Never holds a secret.
+    pub payload: serde_json::Value,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// Something that is told to whoever listens and not stored: it has no place in the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passing {
+    /// What it tells.
+    pub kind: EventKind,
+    /// Whom it concerns.
+    pub workspace_id: WorkspaceId,
     /// The particulars. Never holds a secret.
     pub payload: serde_json::Value,
     /// When.

@@ -5,9 +5,13 @@
 //! carry out what comes back without choosing again. That split is what makes `--dry-run` free and
 //! keeps a sweep from deciding on one state and acting on another.
 
+pub mod access;
+pub mod beat;
 pub mod breaker;
+pub mod budget;
 pub mod event;
 pub mod ids;
+pub mod liveness;
 pub mod naming;
 pub mod observed;
 pub mod plan;

@@ -130,6 +130,59 @@ pub enum Action {
         /// Which container was expected.
         container: Option<ContainerId>,
     },
+    /// Note that nothing was heard of an agent for too long.
+    MarkSilent {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// In which incarnation.
+        incarnation: Incarnation,
+        /// Unless it was heard at this time or later.
+        heard_before: Timestamp,
+        /// Whether its agent runs elsewhere.
+        external: bool,
+    },
+    /// Start anew what runs and is silent, or busy without result.
+    RestartUnwell {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Unless it was heard at this time or later.
+        heard_before: Timestamp,
+    },
+    /// Note that a start took too long.
+    TimeOutProvisioning {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// In which incarnation.
+        incarnation: Incarnation,
+        /// Since when it is provisioning.
+        since: Timestamp,
+        /// How long it may.
+        limit_seconds: u64,
+    },
+    /// Put to sleep what does nothing.
+    Hibernate {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Unless something happened there after this time.
+        idle_since: Timestamp,
+    },
+    /// See the container of what falls asleep stopped.
+    FinishHibernation {
+        /// Whose.
+        workspace: WorkspaceId,
+    },
+    /// Flag what is busy without result.
+    FlagWedged {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Unless something came of it after this time.
+        quiet_since: Timestamp,
+    },
+    /// Start again what ended, its wait being over.
+    RestartDue {
+        /// Whose.
+        workspace: WorkspaceId,
+    },
     /// Note that a container has run long enough.
     MarkReady {
         /// Whose.
@@ -156,6 +209,13 @@ impl Action {
             | Self::StopContainer { workspace, .. }
             | Self::StartAnew { workspace }
             | Self::MarkOffline { workspace, .. }
+            | Self::MarkSilent { workspace, .. }
+            | Self::RestartUnwell { workspace, .. }
+            | Self::TimeOutProvisioning { workspace, .. }
+            | Self::Hibernate { workspace, .. }
+            | Self::FinishHibernation { workspace }
+            | Self::FlagWedged { workspace, .. }
+            | Self::RestartDue { workspace }
             | Self::MarkReady { workspace, .. } => *workspace,
         }
     }
@@ -174,6 +234,13 @@ impl Action {
             | Self::FinishRestore { .. }
             | Self::StartAnew { .. }
             | Self::MarkOffline { .. }
+            | Self::MarkSilent { .. }
+            | Self::RestartUnwell { .. }
+            | Self::TimeOutProvisioning { .. }
+            | Self::Hibernate { .. }
+            | Self::FinishHibernation { .. }
+            | Self::FlagWedged { .. }
+            | Self::RestartDue { .. }
             | Self::MarkReady { .. } => false,
         }
     }
@@ -192,6 +259,13 @@ impl Action {
             | Self::StopContainer { .. }
             | Self::StartAnew { .. }
             | Self::MarkOffline { .. }
+            | Self::MarkSilent { .. }
+            | Self::RestartUnwell { .. }
+            | Self::TimeOutProvisioning { .. }
+            | Self::Hibernate { .. }
+            | Self::FinishHibernation { .. }
+            | Self::FlagWedged { .. }
+            | Self::RestartDue { .. }
             | Self::MarkReady { .. } => false,
         };
         self.is_destructive() && !ordered
@@ -223,6 +297,14 @@ impl Action {
             Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
             Self::StartAnew { .. } => "start anew what was interrupted".into(),
             Self::MarkOffline { .. } => "mark it offline".into(),
+            Self::MarkSilent { external: true, .. } => "wait for its agent again".into(),
+            Self::MarkSilent { external: false, .. } => "mark it degraded".into(),
+            Self::RestartUnwell { .. } => "start it anew".into(),
+            Self::TimeOutProvisioning { .. } => "give its start up".into(),
+            Self::Hibernate { .. } => "put it to sleep".into(),
+            Self::FinishHibernation { .. } => "see it asleep".into(),
+            Self::FlagWedged { .. } => "flag it as wedged".into(),
+            Self::RestartDue { .. } => "start it again".into(),
             Self::MarkReady { .. } => "mark it online".into(),
         }
     }
@@ -279,7 +361,7 @@ impl Plan {
         }
     }
 
-    fn act(&mut self, action: Action, name: impl Into<String>, evidence: impl Into<String>) {
+    pub(super) fn act(&mut self, action: Action, name: impl Into<String>, evidence: impl Into<String>) {
         self.actions.push(Planned { action, name: name.into(), evidence: evidence.into() });
     }
 }
@@ -562,6 +644,8 @@ pub struct SettleInput<'a> {
     pub rows: &'a [KnownRow],
     /// Rows that are provisioning without this process having brought them up.
     pub interrupted: &'a [KnownRow],
+    /// Rows on their way to sleep.
+    pub falling_asleep: &'a [KnownRow],
     /// Trash entries that are on their way in or back, and those kept of whose container something runs.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
@@ -571,7 +655,7 @@ pub struct SettleInput<'a> {
 /// `settle`: drives the engine to what the rows say, and finishes what a crash left.
 #[must_use]
 pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
-    let SettleInput { rows, interrupted, entries, busy } = *input;
+    let SettleInput { rows, interrupted, falling_asleep, entries, busy } = *input;
     let mut plan = Plan::default();
     let idle = |id: &WorkspaceId| !busy.contains(id);
     plan.finish_claims(entries, busy, &[TrashReason::Stray, TrashReason::Replaced]);
@@ -597,11 +681,16 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
         plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
     }
+    for row in falling_asleep.iter().filter(|row| idle(&row.id)) {
+        let evidence = format!("hibernating since {} with nobody at work on it", row.status_since);
+        plan.act(Action::FinishHibernation { workspace: row.id }, &row.name, evidence);
+    }
     let held = Held::by(entries);
     for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
         for (_, container) in inventory.containers.get(&row.id).into_iter().flatten() {
             if row.container.as_ref() == Some(&container.id) {
-                if row.status.forbids_running() && container.state.may_run() {
+                let stops = row.status.forbids_running() && row.status != Status::Hibernating;
+                if stops && container.state.may_run() {
                     let evidence = format!("it runs although the workspace is {}", row.status);
                     let action = Action::StopContainer { workspace: row.id, container: container.id.clone() };
                     plan.act(action, &row.name, evidence);

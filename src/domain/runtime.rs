@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The runtime of a workspace that names none: any image, no protocol.
 pub const PLAIN: &str = "plain";
 
+/// The runtime of agents that speak the wire protocol, where nobody has configured another.
+pub const AGENT: &str = "agent";
+
 /// When a started workspace counts as online.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -176,6 +179,12 @@ impl Runtime {
             config_template: None,
             privileged_tiers: Vec::new(),
         }
+    }
+
+    /// The runtime of agents that speak the wire protocol.
+    #[must_use]
+    pub fn agent() -> Self {
+        Self { readiness: Readiness::Heartbeat, ..Self::plain() }
     }
 
     /// The limits of a workspace of this runtime in that tier.

@@ -167,6 +167,10 @@ pub enum Cause {
     StartByPerson,
     /// Start or resume of what was put to rest.
     Resume,
+    /// A message, or a person, wakes what sleeps. Never what was paused.
+    Wake,
+    /// Resume of a paused external workspace: its agent is waited for again.
+    AwaitAgain,
     /// The budget is spent.
     BudgetSpent,
     /// A person pauses or stops it.
@@ -183,7 +187,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AgentHeard,
         Self::ContainerReady,
         Self::ProvisioningTimedOut,
@@ -194,6 +198,8 @@ impl Cause {
         Self::Restart,
         Self::StartByPerson,
         Self::Resume,
+        Self::Wake,
+        Self::AwaitAgain,
         Self::BudgetSpent,
         Self::Pause,
         Self::BeginHibernation,
@@ -226,10 +232,11 @@ impl Cause {
             | Self::Restart
             | Self::StartByPerson
             | Self::Resume
+            | Self::Wake
             | Self::BudgetSpent
             | Self::BeginHibernation
             | Self::FinishHibernation => Some(Kind::Container),
-            Self::ExternalSilent => Some(Kind::External),
+            Self::ExternalSilent | Self::AwaitAgain => Some(Kind::External),
             Self::AgentHeard | Self::Unwell | Self::Pause | Self::Remove | Self::Undelete => None,
         }
     }
@@ -261,6 +268,8 @@ pub const MOVES: &[(Cause, Status, &[Status])] = &[
     (Cause::Restart, Provisioning, &[Offline, Online, Degraded, Failed(ProvisionTimeout)]),
     (Cause::StartByPerson, Provisioning, &[Failed(StartError), Failed(Parked)]),
     (Cause::Resume, Provisioning, &[Paused, Hibernated]),
+    (Cause::Wake, Provisioning, &[Hibernated]),
+    (Cause::AwaitAgain, AwaitingAgent, &[Paused]),
     (Cause::BudgetSpent, Failed(Parked), &[Offline]),
     (
         Cause::Pause,
@@ -318,6 +327,7 @@ mod tests {
             (Offline | Online | Degraded | Failed(_) | Paused | Hibernated, Provisioning) => true,
             (Offline, Failed(Parked)) => true,
             (Hibernating, Hibernated) => true,
+            (Paused, AwaitingAgent) => true,
             _ => false,
         }
     }

@@ -74,6 +74,24 @@ impl fmt::Debug for TokenDigest {
     }
 }
 
+/// Replaces every word of a text that is a token, by what `is_token` says of its digest. A word that merely looks
+/// like one stays.
+#[must_use]
+pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> String {
+    let in_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(in_token) {
+        let word = &rest[start..];
+        let end = word.find(|c| !in_token(c)).unwrap_or(word.len());
+        clean.push_str(&rest[..start]);
+        let token = Token::parse(&word[..end]);
+        clean.push_str(if token.is_some_and(|token| is_token(&token.digest())) { "[redacted]" } else { &word[..end] });
+        rest = &word[end..];
+    }
+    clean + rest
+}
+
 /// Who a token is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +148,14 @@ mod tests {
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(token.expose().len(), 43);
         assert_eq!(Token::parse(token.expose()).unwrap().digest(), token.digest());
+    }
+
+    #[test]
+    fn a_token_in_a_text_is_replaced_and_what_only_looks_like_one_stays() {
+        let (ours, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
+        let text = format!("é Bearer {}\n\"{}\",{}", ours.expose(), other.expose(), ours.expose());
+        let clean = redact_tokens(&text, |digest| *digest == ours.digest());
+        assert_eq!(clean, format!("é Bearer [redacted]\n\"{}\",[redacted]", other.expose()));
     }
 
     #[test]

@@ -35,6 +35,17 @@ impl Kind {
     }
 }
 
+/// How a workspace sleeps, what it takes on, and what may be done with it when it is stuck.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Habits {
+    /// It is put to sleep after so many idle minutes; never where there are none.
+    pub hibernation_idle_minutes: Option<u32>,
+    /// How many tasks its agent takes on at once, for peers to know.
+    pub max_concurrent_tasks: Option<u32>,
+    /// Whether it is started anew when it is busy and nothing comes of it.
+    pub restart_when_wedged: bool,
+}
+
 /// The row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
@@ -74,6 +85,12 @@ pub struct Workspace {
     pub has_work_volume: bool,
     /// Where an external agent is reached.
     pub url: Option<String>,
+    /// How it sleeps, what it takes on, what may be done with it.
+    pub habits: Habits,
+    /// The workspace whose pause took this one along.
+    pub paused_with: Option<WorkspaceId>,
+    /// When it is started again, where it is offline and the budget allows it.
+    pub restart_due_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was removed.

@@ -21,6 +21,8 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use tail::log_tail;
+
 use crate::domain::{
     ids::ContainerId,
     observed::{ContainerEvent, ContainerState, ObservedContainer, ObservedVolume},

@@ -18,6 +18,7 @@ use crate::domain::{
     ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
     time::Timestamp,
 };
+use crate::store::Unless;
 
 /// Something to do with a workspace's things in the engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +51,17 @@ pub enum Order {
     Adopt(AdoptOrder),
     /// Make the token its running process holds the current one, if the registry never heard of it.
     TakeTokenOver,
+    /// See the container of a row that is falling asleep stopped.
+    FinishHibernation,
+    /// Start again what is offline, if that is due.
+    RestartDue,
+    /// Start anew what runs and gives no good sign of life, unless it has given one.
+    RestartUnwell {
+        /// What keeps it from being done.
+        unless: Unless,
+        /// Why, for people.
+        why: String,
+    },
     /// Note that its container is gone or has ended, after another look.
     MarkOffline(Incarnation),
     /// Note that its container runs, after another look.
@@ -79,8 +91,8 @@ pub(super) struct Actors {
     queues: Mutex<BTreeMap<WorkspaceId, Queue>>,
     /// Rows that are being made: nobody is at work on them yet, and somebody is about to be.
     reserved: Mutex<BTreeSet<WorkspaceId>>,
-    /// The incarnations this process brought up.
-    begun: Mutex<BTreeMap<WorkspaceId, Incarnation>>,
+    /// The incarnations this process brought up, and when.
+    begun: Mutex<BTreeMap<WorkspaceId, (Incarnation, Timestamp)>>,
 }
 
 /// Keeps a workspace busy until an order of its own does.
@@ -115,12 +127,13 @@ impl Actors {
         Reservation { actors: self, workspace }
     }
 
-    pub(super) fn note_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) {
-        unpoisoned(&self.begun).insert(workspace, incarnation);
+    pub(super) fn note_begun(&self, workspace: WorkspaceId, incarnation: Incarnation, at: Timestamp) {
+        unpoisoned(&self.begun).insert(workspace, (incarnation, at));
     }
 
-    pub(super) fn has_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
-        unpoisoned(&self.begun).get(&workspace) == Some(&incarnation)
+    pub(super) fn begun_at(&self, workspace: WorkspaceId, incarnation: Incarnation) -> Option<Timestamp> {
+        let begun = unpoisoned(&self.begun).get(&workspace).copied();
+        begun.filter(|(of, _)| *of == incarnation).map(|(_, at)| at)
     }
 
     pub(super) fn operation(&self, workspace: WorkspaceId) -> Option<String> {
@@ -220,6 +233,11 @@ impl Ops {
             Order::Delete { entry, past, swept_by } => self.delete_now(entry, past, swept_by, &phase).await,
             Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
             Order::TakeTokenOver => self.take_token_over_now(workspace).await,
+            Order::FinishHibernation => self.finish_hibernation_now(workspace, &phase).await,
+            Order::RestartDue => self.restart_due_now(workspace, &phase).await,
+            Order::RestartUnwell { unless, why } => {
+                self.restart_unwell_now(workspace, unless, why, &phase).await
+            }
             Order::MarkOffline(incarnation) => self.mark_offline_now(workspace, incarnation).await,
             Order::MarkReady(incarnation, container) => {
                 self.mark_ready_now(workspace, incarnation, &container).await

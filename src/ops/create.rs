@@ -1,6 +1,6 @@
 //! Create: the row first, durably, then its mirror, then everything in the engine.
 
-use super::{Inner, OpError, OpResult, Ops, Order, start::StartOrder};
+use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
@@ -8,7 +8,7 @@ use crate::{
         runtime::{PLAIN, Tier},
         spec::{Access, Spec},
         token::Token,
-        workspace::Kind,
+        workspace::{Habits, Kind},
     },
     store::{CreateResult, NewWorkspace, TokenIssue},
 };
@@ -30,6 +30,8 @@ pub struct CreateRequest {
     pub external: bool,
     /// Where an external agent is reached.
     pub url: Option<String>,
+    /// How it sleeps, what it takes on, what may be done with it when it is stuck.
+    pub habits: Habits,
     /// What its container is made from; an empty image or command is the runtime's.
     pub spec: Spec,
 }
@@ -66,12 +68,14 @@ impl Ops {
             spec,
             url: request.url,
             token: token.as_ref().map(|token| self.0.issue(token)),
+            habits: request.habits,
         };
         match self.0.store.create_workspace(new, self.0.clock.now()).await? {
             CreateResult::NameTaken => return Err(OpError::NameTaken(request.name)),
             CreateResult::ParentMissing => {
                 return Err(OpError::Invalid("the parent is not there, or was removed".into()));
             }
+            CreateResult::ParentPaused(parent) => return Err(below_paused(&parent)),
             CreateResult::Created(generation) => {
                 if let Err(error) = self.0.note_generation(generation) {
                     // A row without its mirror would be started by `settle`, after we said it was not made.

@@ -1,17 +1,28 @@
 //! Noting what a container did by itself. The look that a pass decided on was the first; this is the
 //! second, under the actor, and only the two together move a status.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::{Applied, OpResult, Ops};
+use super::{Applied, OpResult, Ops, RESTART_DUE};
 use crate::{
+    clock::within,
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         status::Cause,
+        time::Timestamp,
+        token::redact_tokens,
     },
-    engine::Trouble,
-    store::StatusChange,
+    engine::{Trouble, log_tail},
+    store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
+
+/// How much of a log is kept with an event (wire protocol, §9).
+const LOG_MAX_BYTES: usize = 8 * 1024;
+const LOG_LINES: u32 = 50;
+/// How long the end of a container is not written down because its log does not come.
+const LOG_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Ops {
     pub(super) async fn mark_offline_now(
@@ -20,6 +31,9 @@ impl Ops {
         incarnation: Incarnation,
     ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
+        if row.incarnation != incarnation {
+            return Ok(Applied::Raced("it was started again meanwhile".into()));
+        }
         let seen = match &row.container {
             None => None,
             Some(container) => match self.0.engine.inspect_container(container).await {
@@ -42,19 +56,70 @@ impl Ops {
         };
         let mut told = told;
         told["reason"] = json!(reason);
+        if let Some(container) = row.container.as_ref().filter(|_| seen.is_some()) {
+            told["log_tail"] = json!(self.log_tail(container).await);
+        }
+        let end = ContainerEnd {
+            workspace: id,
+            incarnation,
+            reason: reason.clone(),
+            told,
+            budget: self.0.settings.restart,
+        };
+        let now = self.0.clock.now();
+        Ok(match self.0.store.note_container_end(end, now).await? {
+            GoneResult::RestartDue(due_at) => {
+                self.0.wake.after(RESTART_DUE, due_at.since(now));
+                Applied::Done(reason)
+            }
+            GoneResult::Parked => Applied::Done(format!("{reason}; it ended too often and is parked")),
+            GoneResult::Raced => Applied::Raced("its status changed meanwhile".into()),
+        })
+    }
+
+    /// The last lines a container wrote, without any token that is good right now: an agent may print its own.
+    pub async fn log_tail(&self, container: &ContainerId) -> String {
+        let tail = log_tail(&*self.0.engine, container, LOG_LINES, LOG_MAX_BYTES);
+        let tail = match within(&*self.0.clock, LOG_DEADLINE, tail).await {
+            Some(Ok(tail)) => tail,
+            Some(Err(error)) => return format!("(its log cannot be read: {error})"),
+            None => return "(its log could not be read in time)".into(),
+        };
+        let now = self.0.clock.now();
+        redact_tokens(&tail, |digest| self.0.store.bearer(digest, now).is_some())
+    }
+
+    /// Gives a start up that was not heard in time, unless it was heard, or anything else, meanwhile. Its container is
+    /// left running.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn time_out_provisioning(
+        &self,
+        id: WorkspaceId,
+        incarnation: Incarnation,
+        since: Timestamp,
+        limit_seconds: u64,
+    ) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        let log_tail = match &row.container {
+            Some(container) => self.log_tail(container).await,
+            None => String::new(),
+        };
+        let error = format!("not heard within {limit_seconds} s of its start");
         let change = StatusChange {
             workspace: id,
-            cause: Cause::ContainerGone,
+            cause: Cause::ProvisioningTimedOut,
             incarnation: Some(incarnation),
-            detail: Some(reason.clone()),
-            told,
+            detail: Some(error.clone()),
+            told: json!({
+                "error": error, "timeout_secs": limit_seconds, "runtime": row.runtime,
+                "source": "time_out_provisioning", "log_tail": log_tail,
+            }),
             at: self.0.clock.now(),
         };
-        if self.0.store.change_status(change).await? {
-            Ok(Applied::Done(reason))
-        } else {
-            Ok(Applied::Raced("its status changed meanwhile".into()))
-        }
+        let timed_out = self.0.store.change_status_unless(change, Unless::ChangedSince(since)).await?;
+        Ok(if timed_out { Applied::Done(error) } else { Applied::Raced("its status changed meanwhile".into()) })
     }
 
     pub(super) async fn mark_ready_now(

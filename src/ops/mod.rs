@@ -10,40 +10,52 @@ mod actor;
 mod adopt;
 mod create;
 mod delete;
+mod hibernate;
 mod mark;
+mod pause;
 mod put_away;
 mod recreate;
 mod remove;
 mod restart;
+mod restart_unwell;
 mod restore;
 mod start;
 mod stop;
 mod tokens;
+mod traffic;
 mod undelete;
+mod update;
 
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     clock::SharedClock,
     domain::{
+        budget::RestartBudget,
         ids::{Incarnation, InstanceId, WorkspaceId},
         naming::WorkspaceName,
         ports::PortRange,
         runtime::{PLAIN, Runtime},
+        time::Timestamp,
         workspace::Workspace,
     },
     engine::{Engine, EngineError, trusted::Untrusted},
     entropy::SharedEntropy,
     store::{Mirror, Store, StoreError},
     tasks::SharedSpawn,
+    wake::Wake,
 };
 
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
+pub use pause::Affected;
 pub use put_away::PutAway;
 pub use remove::Removal;
+pub use restart_unwell::RESTART_DUE;
 pub use start::StartOrder;
+pub use traffic::{Passage, Traffic};
+pub use update::Needs;
 
 /// What ops need to know of the configuration.
 #[derive(Clone, Debug)]
@@ -62,6 +74,8 @@ pub struct Settings {
     pub isolate: bool,
     /// How long the trash keeps things.
     pub trash_retention: Duration,
+    /// How often what ended by itself is started again.
+    pub restart: RestartBudget,
 }
 
 impl Settings {
@@ -94,6 +108,8 @@ struct Inner {
     mirror: Arc<Mirror>,
     settings: Settings,
     actors: actor::Actors,
+    traffic: Traffic,
+    wake: Wake,
 }
 
 /// What the ops are made of.
@@ -112,15 +128,18 @@ pub struct Parts {
     pub mirror: Arc<Mirror>,
     /// The configuration.
     pub settings: Settings,
+    /// Asks for passes before their turn.
+    pub wake: Wake,
 }
 
 impl Ops {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, engine, clock, entropy, spawn, mirror, settings } = parts;
+        let Parts { store, engine, clock, entropy, spawn, mirror, settings, wake } = parts;
+        let traffic = Traffic::new(Arc::clone(&clock));
         let actors = actor::Actors::default();
-        Self(Arc::new(Inner { store, engine, clock, entropy, spawn, mirror, settings, actors }))
+        Self(Arc::new(Inner { store, engine, clock, entropy, spawn, mirror, settings, actors, traffic, wake }))
     }
 
     /// The workspaces somebody is at work on.
@@ -133,7 +152,13 @@ impl Ops {
     /// waiting for its agent, and nothing was interrupted.
     #[must_use]
     pub fn has_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
-        self.0.actors.has_begun(workspace, incarnation)
+        self.begun_at(workspace, incarnation).is_some()
+    }
+
+    /// When this process brought that incarnation up.
+    #[must_use]
+    pub fn begun_at(&self, workspace: WorkspaceId, incarnation: Incarnation) -> Option<Timestamp> {
+        self.0.actors.begun_at(workspace, incarnation)
     }
 
     /// Gives an order and does not wait for what comes of it.
@@ -156,6 +181,12 @@ impl Ops {
             .runtimes
             .get(&row.runtime)
             .is_some_and(|runtime| *made_from != start::spec_hash(row, runtime))
+    }
+
+    /// Requests on their way to agents.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     /// The configuration.
@@ -193,6 +224,15 @@ pub enum OpError {
     /// It cannot be done as things stand.
     #[error("{0}")]
     Conflict(String),
+    /// What was asked contradicts what is there.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// It works on something.
+    #[error("workspace has active tasks")]
+    Busy {
+        /// So many.
+        active_tasks: u32,
+    },
     /// The name is taken.
     #[error("a workspace named `{0}` exists already. Choose another name, or `ostler rm` that one first")]
     NameTaken(WorkspaceName),

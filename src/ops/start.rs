@@ -108,15 +108,6 @@ fn wants_work_volume(row: &Workspace) -> bool {
 }
 
 impl Ops {
-    /// Starts a workspace as a person's order.
-    ///
-    /// # Errors
-    /// When it cannot be started; says why and what to do.
-    pub async fn start(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Applied> {
-        let order = StartOrder { cause: Some(Cause::StartByPerson), new_volume, ..StartOrder::default() };
-        self.order(id, Order::Start(order)).await
-    }
-
     pub(super) async fn start_now(
         &self,
         id: WorkspaceId,
@@ -157,7 +148,7 @@ impl Ops {
         let done = self.0.begin_and_run(row.id, cause, &runtime, &prepared, phase).await;
         match done {
             Ok(Some(incarnation)) => {
-                self.0.actors.note_begun(row.id, incarnation);
+                self.0.actors.note_begun(row.id, incarnation, self.0.clock.now());
                 if let Some(old) = prepared.replaces
                     && let Err(error) = self.put_replaced_away(row, old, phase).await
                 {
@@ -219,7 +210,7 @@ impl Inner {
         if row.status != Status::Provisioning && order.cause_from(row.status).is_none() {
             return Ok(Some(format!("it is {} now", row.status)));
         }
-        let begun = row.status == Status::Provisioning && self.actors.has_begun(row.id, row.incarnation);
+        let begun = row.status == Status::Provisioning && self.actors.begun_at(row.id, row.incarnation).is_some();
         let up = (begun || matches!(row.status, Status::Online | Status::Degraded)) && !order.even_if_running;
         let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
         match self.engine.inspect_container(container).await {

@@ -17,23 +17,6 @@ use crate::{
 };
 
 impl Ops {
-    /// Pauses a workspace and stops its container. Paused already is success.
-    ///
-    /// # Errors
-    /// When it cannot be paused, or its container was not seen stopped: the row says paused then, and
-    /// `settle` goes on trying.
-    pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
-        let row = self.0.row(id).await?;
-        // Whatever else keeps it from being paused is a pause already, or a start that the order ends.
-        if !self.0.pause(&row).await? && self.0.row(id).await?.status == Status::Removed {
-            return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
-        }
-        if row.kind == Kind::External {
-            return Ok(Applied::Done("paused".into()));
-        }
-        self.order(id, Order::Stop { swept: None }).await
-    }
-
     pub(super) async fn stop_now(
         &self,
         id: WorkspaceId,
@@ -52,20 +35,26 @@ impl Ops {
         }
         // An engine that is not ours shows no containers, which would look like success.
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
-        let grace = self.0.stop_grace(&row);
-        for container in self.0.containers_of(&row).await? {
-            if let Err(error) = self.0.stop_and_see(&container, grace).await {
-                let told = json!({ "container": container, "error": error.to_string() });
-                self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(id), told, None).await?;
-                return Err(error.into());
-            }
-        }
+        self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
             let told = json!({ "evidence": evidence, "container": row.container });
             let at = self.0.clock.now();
             self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, Some(pass)).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))
+    }
+
+    /// Sees every container of a row stopped, and tells of one that would not.
+    pub(super) async fn stop_containers_of(&self, row: &Workspace) -> OpResult<()> {
+        let grace = self.0.stop_grace(row);
+        for container in self.0.containers_of(row).await? {
+            if let Err(error) = self.0.stop_and_see(&container, grace).await {
+                let told = json!({ "container": container, "error": error.to_string() });
+                self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(row.id), told, None).await?;
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,9 +6,9 @@ use super::{OpError, OpResult, Ops};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
-        token::{Token, TokenKind, TokenRow},
+        token::{Token, TokenRow},
     },
-    store::{NewApiToken, Validity},
+    store::{Bearer, NewApiToken},
 };
 
 /// The most live tokens a workspace may have (wire protocol, §5).
@@ -54,20 +54,42 @@ impl Ops {
         }
     }
 
-    /// Whom a presented token speaks for, noting its use. `None` when it is not valid.
+    /// Whom a presented token speaks for, from memory. `None` is certain: for nobody.
+    #[must_use]
+    pub fn bearer(&self, presented: &str) -> Option<Bearer> {
+        let token = Token::parse(presented)?;
+        self.0.store.bearer(&token.digest(), self.0.clock.now())
+    }
+
+    /// The removed workspace whose token this was when it was removed.
     ///
     /// # Errors
-    /// When the store cannot answer: the token may be good, so this is never a refusal.
-    pub async fn validate_token(&self, presented: &str) -> OpResult<Option<(WorkspaceId, TokenKind)>> {
+    /// When the store cannot answer: the token may have been good, so this is never a refusal.
+    pub async fn removed_holder(&self, presented: &str) -> OpResult<Option<WorkspaceId>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
-        let now = self.0.clock.now();
-        match self.0.store.validate_token(token.digest(), now).await? {
-            Validity::Invalid => Ok(None),
-            Validity::Valid(row) => {
-                let (workspace, kind) = (row.workspace, row.kind);
-                self.0.store.note_token_use(row, now).await?;
-                Ok(Some((workspace, kind)))
-            }
+        Ok(self.0.store.removed_holder(token.digest()).await?)
+    }
+
+    /// Issues a token that may do everything. This is the only time it is in the clear.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn issue_admin_token(&self, name: String, valid_for: Option<Duration>) -> OpResult<Token> {
+        let (now, token) = (self.0.clock.now(), self.0.entropy.token());
+        let expires_at = valid_for.map(|time| now + time);
+        self.0.store.issue_admin_token(self.0.issue(&token), name, expires_at, now).await?;
+        Ok(token)
+    }
+
+    /// Revokes an admin token.
+    ///
+    /// # Errors
+    /// When there is none of that id.
+    pub async fn revoke_admin_token(&self, id: TokenId) -> OpResult<()> {
+        if self.0.store.revoke_admin_token(id, self.0.clock.now()).await? {
+            Ok(())
+        } else {
+            Err(OpError::NotFound("there is no such admin token; `ostler token ls --admin` shows them".into()))
         }
     }
 }

@@ -6,6 +6,7 @@
 //! seed decides when each takes effect.
 
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -14,23 +15,83 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{broadcast, oneshot};
 
-use super::{StoreError, StoreResult, events::append};
+use super::{
+    StoreError, StoreResult,
+    events::append,
+    roster::{self, Fresh, Member, Roster, Said, SharedRoster},
+};
 use crate::{
-    domain::event::{Event, EventKind},
-    domain::{ids::WorkspaceId, time::Timestamp},
+    domain::event::{Event, EventKind, Passing},
+    domain::{
+        ids::WorkspaceId,
+        time::Timestamp,
+        token::TokenDigest,
+    },
     tasks::Stage,
 };
 
 /// The most jobs one transaction holds, so that its first caller does not wait for ever.
 const BATCH_MAX: usize = 256;
 
-/// An open transaction, and the events it will have told once it is committed.
+/// An open transaction, and what is to follow once it is committed.
 pub(super) struct Tx<'c> {
     pub(super) sql: &'c Connection,
+    roster: &'c SharedRoster,
     told: Vec<Event>,
+    /// Workspaces of which the roster has to be read again.
+    touched: BTreeSet<WorkspaceId>,
+    admins_touched: bool,
+    heard: Vec<(WorkspaceId, Said)>,
+    passing: Vec<Passing>,
+    /// Whether anybody listens to what is only passing.
+    overheard: bool,
+}
+
+/// What is known of a workspace inside a transaction.
+pub(super) struct Known {
+    pub(super) member: Member,
+    /// Whether the digest that was asked about is one of its live tokens.
+    pub(super) holds: bool,
 }
 
 impl Tx<'_> {
+    /// Marks a workspace whose status, tokens or place changed without an event.
+    pub(super) fn touch(&mut self, workspace: WorkspaceId) {
+        self.touched.insert(workspace);
+    }
+
+    pub(super) fn touch_admins(&mut self) {
+        self.admins_touched = true;
+    }
+
+    /// What is known of a live workspace right now: from memory, unless this transaction has changed it.
+    pub(super) fn known(&self, id: WorkspaceId, digest: &TokenDigest, now: Timestamp) -> StoreResult<Option<Known>> {
+        if self.touched.contains(&id) {
+            let fresh = Fresh::read(self.sql, id)?;
+            return Ok(fresh.map(|fresh| Known { holds: fresh.holds(digest, now), member: fresh.member }));
+        }
+        let roster = self.roster.read();
+        let Some(member) = roster.member(id) else { return Ok(None) };
+        let mut member = member.clone();
+        if let Some((_, said)) = self.heard.iter().rev().find(|(of, _)| *of == id) {
+            member.said = said.clone();
+        }
+        let holds = matches!(roster.bearer(digest, now), Some(roster::Bearer::Workspace(holder)) if holder.workspace == id);
+        Ok(Some(Known { member, holds }))
+    }
+
+    /// What a beat said, for the roster.
+    pub(super) fn hear(&mut self, workspace: WorkspaceId, said: Said) {
+        self.heard.push((workspace, said));
+    }
+
+    /// Tells whoever listens right now of something that is not stored.
+    pub(super) fn pass(&mut self, at: Timestamp, kind: EventKind, workspace: WorkspaceId, payload: impl FnOnce() -> serde_json::Value) {
+        if self.overheard {
+            self.passing.push(Passing { kind, workspace_id: workspace, payload: payload(), created_at: at });
+        }
+    }
+
     /// Records what happened, in the same transaction as the change.
     pub(super) fn tell(
         &mut self,
@@ -41,6 +102,7 @@ impl Tx<'_> {
         swept_by: Option<&str>,
     ) -> StoreResult<()> {
         self.told.push(append(self.sql, at, kind, workspace, payload, swept_by)?);
+        self.touched.extend(workspace);
         Ok(())
     }
 }
@@ -78,15 +140,31 @@ where
     }
 }
 
+/// What a batch leaves to be done once it is committed.
+struct Committed {
+    told: Vec<Event>,
+    passing: Vec<Passing>,
+    heard: Vec<(WorkspaceId, Said)>,
+    fresh: Vec<(WorkspaceId, Option<Fresh>)>,
+    admins: Option<roster::Admins>,
+}
+
 /// The state machine that writes: batches in, answers and events out.
 pub(super) struct Writer {
     sql: Connection,
     feed: broadcast::Sender<Event>,
+    passing: broadcast::Sender<Passing>,
+    roster: SharedRoster,
 }
 
 impl Writer {
-    pub(super) fn new(sql: Connection, feed: broadcast::Sender<Event>) -> Self {
-        Self { sql, feed }
+    pub(super) fn new(
+        sql: Connection,
+        feed: broadcast::Sender<Event>,
+        passing: broadcast::Sender<Passing>,
+        roster: SharedRoster,
+    ) -> Self {
+        Self { sql, feed, passing, roster }
     }
 
     #[cfg(test)]
@@ -94,19 +172,34 @@ impl Writer {
         &self.sql
     }
 
+    /// What others share with it.
+    pub(super) fn surroundings(&self) -> (broadcast::Sender<Event>, broadcast::Sender<Passing>, SharedRoster) {
+        (self.feed.clone(), self.passing.clone(), self.roster.clone())
+    }
+
+    /// Reads the roster anew, as a process does that has just begun.
+    pub(super) fn load_roster(&self) -> StoreResult<()> {
+        *self.roster.write() = Roster::load(&self.sql)?;
+        Ok(())
+    }
+
     /// Runs a batch in one transaction. A job that fails is undone alone; a commit that fails is
     /// everybody's failure.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let mut results = Vec::with_capacity(jobs.len());
-        let committed = self.commit(&mut jobs, &mut results);
-        match committed {
-            Ok(told) => {
+        match self.commit(&mut jobs, &mut results) {
+            Ok(committed) => {
+                // Before anybody is answered: who was told that a token is revoked may rely on it.
+                self.remember(committed.heard, committed.fresh, committed.admins);
                 for (job, result) in jobs.into_iter().zip(results) {
                     job.answer(result);
                 }
-                for event in told {
+                for event in committed.told {
                     // Nobody listening is no fault: the event is stored.
                     let _listeners = self.feed.send(event);
+                }
+                for event in committed.passing {
+                    let _listeners = self.passing.send(event);
                 }
             }
             Err(error) => {
@@ -117,41 +210,90 @@ impl Writer {
         }
     }
 
+    fn remember(
+        &self,
+        heard: Vec<(WorkspaceId, Said)>,
+        fresh: Vec<(WorkspaceId, Option<Fresh>)>,
+        admins: Option<roster::Admins>,
+    ) {
+        if heard.is_empty() && fresh.is_empty() && admins.is_none() {
+            return;
+        }
+        let mut roster = self.roster.write();
+        for (workspace, said) in heard {
+            roster.hear(workspace, said);
+        }
+        // After what was heard: these were read when the transaction was complete.
+        for (workspace, fresh) in fresh {
+            roster.replace(workspace, fresh);
+        }
+        if let Some(admins) = admins {
+            roster.replace_admins(admins);
+        }
+    }
+
     fn commit(
         &mut self,
         jobs: &mut [Box<dyn Job>],
         results: &mut Vec<StoreResult<()>>,
-    ) -> StoreResult<Vec<Event>> {
+    ) -> StoreResult<Committed> {
         let sql = &self.sql;
         if !sql.is_autocommit() {
             // A batch that panicked has left its transaction open.
             sql.execute_batch("ROLLBACK")?;
         }
-        sql.execute_batch("BEGIN IMMEDIATE")?;
-        let mut tx = Tx { sql, told: Vec::new() };
+        run(sql, "BEGIN IMMEDIATE")?;
+        let mut tx = Tx {
+            sql,
+            roster: &self.roster,
+            told: Vec::new(),
+            touched: BTreeSet::new(),
+            admins_touched: false,
+            heard: Vec::new(),
+            passing: Vec::new(),
+            overheard: self.passing.receiver_count() > 0,
+        };
         for job in jobs {
-            let told_before = tx.told.len();
-            sql.execute_batch("SAVEPOINT job")?;
+            let before = (tx.told.len(), tx.heard.len(), tx.passing.len());
+            run(sql, "SAVEPOINT job")?;
             let result = job.run(&mut tx);
             if sql.is_autocommit() {
                 // A full disk or an I/O error makes SQLite roll back the whole transaction by itself.
                 return Err(result.err().unwrap_or_else(|| StoreError::new("the transaction was lost")));
             }
             if result.is_err() {
-                tx.told.truncate(told_before);
-                sql.execute_batch("ROLLBACK TO job")?;
+                tx.told.truncate(before.0);
+                tx.heard.truncate(before.1);
+                tx.passing.truncate(before.2);
+                run(sql, "ROLLBACK TO job")?;
             }
-            sql.execute_batch("RELEASE job")?;
+            run(sql, "RELEASE job")?;
             results.push(result);
         }
-        if let Err(error) = sql.execute_batch("COMMIT") {
-            if !sql.is_autocommit() {
-                sql.execute_batch("ROLLBACK")?;
-            }
-            return Err(error.into());
+        let committed = complete(tx).and_then(|committed| {
+            run(sql, "COMMIT")?;
+            Ok(committed)
+        });
+        if committed.is_err() && !sql.is_autocommit() {
+            sql.execute_batch("ROLLBACK")?;
         }
-        Ok(tx.told)
+        committed
     }
+}
+
+/// Reads what the roster has to know of what changed, while it cannot fail any more without undoing the change.
+fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
+    let Tx { sql, roster: _, told, touched, admins_touched, heard, passing, overheard: _ } = tx;
+    let read = |id| Ok((id, Fresh::read(sql, id)?));
+    let fresh = touched.into_iter().map(read).collect::<StoreResult<_>>()?;
+    let admins = admins_touched.then(|| roster::admins(sql)).transpose()?;
+    Ok(Committed { told, passing, heard, fresh, admins })
+}
+
+/// One of the few statements around every job, prepared once.
+fn run(sql: &Connection, statement: &'static str) -> StoreResult<()> {
+    sql.prepare_cached(statement)?.execute([])?;
+    Ok(())
 }
 
 /// One job of a reading lane.
@@ -293,7 +435,7 @@ mod tests {
         let pages: u32 = sql.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         sql.pragma_update(None, "max_page_count", pages + 2).unwrap();
         let (feed, mut events) = broadcast::channel(64);
-        let mut writer = Writer::new(sql, feed);
+        let mut writer = Writer::new(sql, feed, broadcast::channel(1).0, SharedRoster::default());
         let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| told(4096)).unzip();
         writer.turn(jobs);
         for answer in answers {

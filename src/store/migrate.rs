@@ -19,7 +19,10 @@ use super::{OpenError, StoreError, private_file};
 const APPLICATION_ID: i32 = 0x6f73_746c;
 
 /// The migrations, in order; the version is the number of those applied. Released ones never change.
-pub(super) const MIGRATIONS: &[(&str, &str)] = &[("0001_keeper", include_str!("migrations/0001_keeper.sql"))];
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_keeper", include_str!("migrations/0001_keeper.sql")),
+    ("0002_registry", include_str!("migrations/0002_registry.sql")),
+];
 
 /// Refuses a file that must not be opened for writing, and changes nothing of it.
 pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
@@ -212,11 +215,11 @@ mod tests {
         )
         .unwrap();
         let mut next = MIGRATIONS.to_vec();
-        next.push(("0002_test", "CREATE TABLE extra (x INTEGER) STRICT"));
+        next.push(("9999_test", "CREATE TABLE extra (x INTEGER) STRICT"));
         apply(&sql, Some(&path), &next).unwrap();
         let generation: i64 = sql.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
         assert_eq!(generation, 7);
-        let copy = Connection::open(dir.path().join("ostler.backup-v1.db")).unwrap();
+        let copy = Connection::open(dir.path().join(format!("ostler.backup-v{}.db", MIGRATIONS.len()))).unwrap();
         let kept: i64 = copy.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 7, "the copy holds what was there before");
         assert!(copy.prepare("SELECT x FROM extra").is_err(), "the copy was made before the migration");
@@ -228,9 +231,9 @@ mod tests {
         prepare(&sql, None).unwrap();
         let before = schema_of(&sql);
         let mut next = MIGRATIONS.to_vec();
-        next.push(("0002_bad", "CREATE TABLE extra (x INTEGER) STRICT; CREATE TABLE registry (y)"));
+        next.push(("9999_bad", "CREATE TABLE extra (x INTEGER) STRICT; CREATE TABLE registry (y)"));
         let said = apply(&sql, None, &next).unwrap_err().to_string();
-        assert!(said.contains("0002_bad"), "{said}");
+        assert!(said.contains("9999_bad"), "{said}");
         assert_eq!(schema_of(&sql), before);
     }
 

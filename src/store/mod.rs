@@ -8,13 +8,19 @@
 //! returns says whether it applied. "Zero rows changed" means that somebody else was there first, and is
 //! an answer, not an error. [`StoreError`] is only ever the store being unable to answer at all.
 
+mod activity;
+mod admins;
+mod agents;
+mod beats;
 mod events;
 mod lane;
+mod lifecycle;
 mod migrate;
 mod mirror;
 #[cfg(test)]
 mod query_plans;
 mod registry;
+mod roster;
 mod row;
 mod sweeps;
 mod tokens;
@@ -26,24 +32,34 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, vtab::array};
 use tokio::sync::broadcast;
 
-use crate::{domain::event::Event, tasks::Stage};
+use crate::{
+    domain::event::{Event, Passing},
+    tasks::Stage,
+};
 use lane::{Lanes, Writer};
+use roster::SharedRoster;
 
+pub use activity::Activity;
+pub use admins::AdminToken;
+pub use agents::{Described, Vitals};
+pub use beats::{Heard, Registration};
+pub use lifecycle::{ContainerEnd, GoneResult, PauseResult, SleepResult, Unless};
 pub use mirror::{MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
+pub use roster::{Bearer, Holder, Member, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
-pub use tokens::{NewApiToken, StaleTokens, TokenIssue, Validity};
+pub use tokens::{NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, NewClaim};
 pub use workspaces::{
-    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PortRange, RemoveResult, Scope,
-    StatusChange, UndeleteResult, WorkspaceEdit,
+    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult, PortRange, RemoveResult,
+    Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.
@@ -204,6 +220,8 @@ fn is_of_the_disk(error: &rusqlite::Error) -> bool {
 pub struct Store {
     lanes: Arc<Lanes>,
     feed: broadcast::Sender<Event>,
+    passing: broadcast::Sender<Passing>,
+    roster: SharedRoster,
 }
 
 impl Store {
@@ -220,10 +238,16 @@ impl Store {
         configure(&sql, &path)?;
         migrate::prepare(&sql, Some(&path))?;
         let readers = (0..READERS).map(|_| open_reader(&path)).collect::<Result<_, _>>()?;
-        let (feed, _) = broadcast::channel(FEED_CAPACITY);
-        let lanes = Lanes::threads(Writer::new(sql, feed.clone()), readers)
-            .map_err(|source| OpenError::Place { path, source })?;
-        Ok(Self { lanes: Arc::new(lanes), feed })
+        let writer = writer(sql);
+        writer.load_roster()?;
+        Self::of(writer, readers, path)
+    }
+
+    fn of(writer: Writer, readers: Vec<Connection>, path: PathBuf) -> Result<Self, OpenError> {
+        let (feed, passing, roster) = writer.surroundings();
+        let lanes =
+            Lanes::threads(writer, readers).map_err(|source| OpenError::Place { path, source })?;
+        Ok(Self { lanes: Arc::new(lanes), feed, passing, roster })
     }
 
     /// Opens an existing database for reading only: another process may be writing to it.
@@ -235,21 +259,24 @@ impl Store {
         migrate::inspect(&path)?;
         let readers = (0..=READERS).map(|_| open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let mut readers = readers.into_iter();
-        let (feed, _) = broadcast::channel(1);
         let Some(first) = readers.next() else { return Err(StoreError::closed().into()) };
-        let lanes = Lanes::threads(Writer::new(first, feed.clone()), readers.collect())
-            .map_err(|source| OpenError::Place { path, source })?;
-        Ok(Self { lanes: Arc::new(lanes), feed })
+        // Nobody presents a token here, so nothing is kept in memory.
+        Self::of(writer(first), readers.collect(), path)
     }
 
     /// A store on one connection whose every statement takes effect when `stage` says so. The
     /// connection may be in memory, and survives the store: the simulator's crash drops everything else.
     ///
-    /// # Errors
-    /// As [`Store::open`].
+    /// # Panics
+    /// When a database in memory cannot be read.
+    #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
     pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
-        let feed = disk.feed.clone();
-        Self { lanes: Arc::new(Lanes::Staged { writer: Arc::clone(&disk.writer), stage }), feed }
+        let writer = disk.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.load_roster().expect("a database in memory can be read");
+        let (feed, passing, roster) = writer.surroundings();
+        drop(writer);
+        let lanes = Lanes::Staged { writer: Arc::clone(&disk.writer), stage };
+        Self { lanes: Arc::new(lanes), feed, passing, roster }
     }
 
     /// Events from now on, in order, each after its commit.
@@ -257,12 +284,23 @@ impl Store {
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.feed.subscribe()
     }
+
+    /// What is told and not stored, from now on: beats, mostly.
+    #[must_use]
+    pub fn overhear(&self) -> broadcast::Receiver<Passing> {
+        self.passing.subscribe()
+    }
+}
+
+fn writer(sql: Connection) -> Writer {
+    let (feed, _) = broadcast::channel(FEED_CAPACITY);
+    let (passing, _) = broadcast::channel(FEED_CAPACITY);
+    Writer::new(sql, feed, passing, SharedRoster::default())
 }
 
 /// What survives a crash in the simulator: committed transactions, nothing else.
 pub struct Disk {
     writer: Arc<Mutex<Writer>>,
-    feed: broadcast::Sender<Event>,
 }
 
 impl Disk {
@@ -275,8 +313,7 @@ impl Disk {
         array::load_module(&sql).map_err(StoreError::from)?;
         sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
         migrate::prepare(&sql, None)?;
-        let (feed, _) = broadcast::channel(FEED_CAPACITY);
-        Ok(Self { writer: Arc::new(Mutex::new(Writer::new(sql, feed.clone()))), feed })
+        Ok(Self { writer: Arc::new(Mutex::new(writer(sql))) })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::domain::{
     ids::{Incarnation, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
     status::Status,
     time::Timestamp,
-    workspace::{Kind, Workspace},
+    workspace::{Habits, Kind, Workspace},
 };
 
 macro_rules! uuid_column {
@@ -78,7 +78,8 @@ pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Syn
 /// The columns [`workspace`] reads, in its order.
 pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runtime, w.tier, w.parent_id, \
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
-     w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at";
+     w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
+     w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at";
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
@@ -108,5 +109,12 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         url: row.get(18)?,
         created_at: row.get(19)?,
         removed_at: row.get(20)?,
+        habits: Habits {
+            hibernation_idle_minutes: row.get(21)?,
+            max_concurrent_tasks: row.get(22)?,
+            restart_when_wedged: row.get(23)?,
+        },
+        paused_with: row.get(24)?,
+        restart_due_at: row.get(25)?,
     })
 }

@@ -10,9 +10,11 @@ use super::{Store, StoreResult, row, tokens::STALE_STATUSES};
 use crate::domain::{
     event::EventKind,
     ids::{PlanId, WorkspaceId},
+    liveness::{IdleRow, QuietRow},
     plan::{KnownRow, StaleCandidate},
     status::Status,
     time::Timestamp,
+    workspace::Kind,
 };
 
 /// A plan to hold.
@@ -193,6 +195,95 @@ impl Store {
                     "SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since"
                 );
                 known_rows(sql, &text, [])
+            })
+            .await
+    }
+
+    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never.
+    ///
+    /// Driven by the pulse, which is narrow and holds live rows only; whoever was heard lately costs no second look.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn quiet_rows(&self, heard_before: Timestamp) -> StoreResult<Vec<QuietRow>> {
+        self.lanes
+            .read("quiet rows", move |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS}, w.kind, p.last_heartbeat_at, p.active_tasks, p.last_activity_at,
+                            p.wedged_since, w.restart_when_wedged
+                     FROM pulse p CROSS JOIN workspaces w ON w.key = p.workspace
+                     WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1)
+                       AND w.status IN ('online', 'degraded')"
+                );
+                let mut query = sql.prepare_cached(&text)?;
+                let rows = query.query_map([heard_before], |row| {
+                    let kind: String = row.get(8)?;
+                    Ok(QuietRow {
+                        row: known(row)?,
+                        kind: row::word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
+                        heard_at: row.get(9)?,
+                        active_tasks: row.get(10)?,
+                        active_at: row.get(11)?,
+                        wedged_since: row.get(12)?,
+                        restart_when_wedged: row.get(13)?,
+                    })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Rows that may sleep and work on nothing.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn idle_rows(&self) -> StoreResult<Vec<IdleRow>> {
+        self.lanes
+            .read("idle rows", |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at
+                     FROM workspaces w INDEXED BY workspaces_may_sleep JOIN pulse p ON p.workspace = w.key
+                     WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
+                       AND w.kind = 'container' AND p.active_tasks = 0"
+                );
+                let mut query = sql.prepare_cached(&text)?;
+                let rows = query.query_map([], |row| {
+                    Ok(IdleRow { row: known(row)?, idle_minutes: row.get(8)?, active_at: row.get(9)? })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Rows on their way to sleep.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn falling_asleep_rows(&self) -> StoreResult<Vec<KnownRow>> {
+        self.lanes
+            .read("falling asleep rows", |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_falling_asleep
+                     WHERE w.status = 'hibernating'"
+                );
+                known_rows(sql, &text, [])
+            })
+            .await
+    }
+
+    /// Offline rows whose restart is due by then, the longest due first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn restarts_due(&self, by: Timestamp) -> StoreResult<Vec<KnownRow>> {
+        self.lanes
+            .read("restarts due", move |sql| {
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_restart_due
+                     WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL AND w.restart_due_at <= ?1
+                     ORDER BY w.restart_due_at"
+                );
+                known_rows(sql, &text, [by])
             })
             .await
     }

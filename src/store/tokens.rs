@@ -1,5 +1,7 @@
 //! Tokens: issued once, stored as digests, revoked under a guard.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::json;
 
@@ -31,15 +33,6 @@ pub struct NewApiToken {
     pub expires_at: Option<Timestamp>,
 }
 
-/// What a presented token is worth.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Validity {
-    /// It speaks for this workspace.
-    Valid(TokenRow),
-    /// It does not, or no longer.
-    Invalid,
-}
-
 /// The guard of the stale-token sweep, all of which stands in its one UPDATE.
 #[derive(Clone, Copy, Debug)]
 pub struct StaleTokens {
@@ -51,6 +44,9 @@ pub struct StaleTokens {
     #[doc(hidden)]
     pub without_age: bool,
 }
+
+/// How often the use of an api token is written into its own row, which is wider than a pulse.
+pub(super) const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
 
 /// The statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have
 /// none, and `provisioning` ones are about to get or have just got theirs.
@@ -94,10 +90,11 @@ pub(super) fn rotate_instance_token(
         .execute(params![issue.id, workspace, incarnation, issue.digest.0, issue.prefix, at])?;
     tx.sql
         .prepare_cached(
-            "INSERT INTO pulse (workspace, token_used_at) SELECT key, NULL FROM workspaces WHERE id = ?1
-             ON CONFLICT (workspace) DO UPDATE SET token_used_at = NULL",
+            "INSERT INTO pulse (workspace, token_used_at, last_activity_at)
+             SELECT key, NULL, ?2 FROM workspaces WHERE id = ?1
+             ON CONFLICT (workspace) DO UPDATE SET token_used_at = NULL, last_activity_at = ?2",
         )?
-        .execute(params![workspace])?;
+        .execute(params![workspace, at])?;
     Ok(())
 }
 
@@ -118,51 +115,20 @@ pub(super) fn revoke_instance_tokens(
 }
 
 impl Store {
-    /// Whether a token is good, and whose. The workspace it is presented for is the caller's to compare.
+    /// The removed workspace whose token this was when it was removed. Asked only when a token speaks for nobody:
+    /// its holder is told that it is gone, not that it was never known.
     ///
     /// # Errors
-    /// When the store cannot answer: which is never the same as invalid.
-    pub async fn validate_token(&self, digest: TokenDigest, now: Timestamp) -> StoreResult<Validity> {
-        let found = self
-            .lanes
-            .read("validate token", move |sql| {
-                let mut query = sql.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM tokens t JOIN workspaces w ON w.key = t.workspace
-                     LEFT JOIN pulse p ON p.workspace = w.key
-                     WHERE t.digest = ?1 AND t.revoked_at IS NULL AND w.status <> 'removed'
-                       AND (t.expires_at IS NULL OR t.expires_at > ?2)"
-                ))?;
-                Ok(query.query_row(params![digest.0, now], token).optional()?)
-            })
-            .await?;
-        Ok(found.map_or(Validity::Invalid, Validity::Valid))
-    }
-
-    /// Records that a token was used. An instance token's use is part of its workspace's pulse; an api
-    /// token's own row is written at most every five minutes.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn note_token_use(&self, used: TokenRow, at: Timestamp) -> StoreResult<()> {
+    /// When the store cannot answer: which is never the same as no.
+    pub async fn removed_holder(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
         self.lanes
-            .write("note token use", move |tx| {
-                match used.kind {
-                    TokenKind::Instance => tx
-                        .sql
-                        .prepare_cached(
-                            "UPDATE pulse SET token_used_at = ?2
-                             WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1 AND incarnation = ?3)",
-                        )?
-                        .execute(params![used.workspace, at, used.incarnation])?,
-                    TokenKind::Api => tx
-                        .sql
-                        .prepare_cached(
-                            "UPDATE tokens SET last_used_at = ?2
-                             WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at < ?2 - 300000)",
-                        )?
-                        .execute(params![used.id, at])?,
-                };
-                Ok(())
+            .read("removed holder", move |sql| {
+                let mut query = sql.prepare_cached(
+                    "SELECT w.id FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                     WHERE t.digest = ?1 AND w.status = 'removed'
+                       AND (t.revoked_at IS NULL OR t.revoked_at >= w.removed_at)",
+                )?;
+                Ok(query.query_row([digest.0], |row| row.get(0)).optional()?)
             })
             .await
     }

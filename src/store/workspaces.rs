@@ -11,6 +11,7 @@ use super::{
     trash::begin_restore,
 };
 use crate::domain::{
+    access::STEPS_MAX,
     event::EventKind,
     ids::{ContainerId, Incarnation, WorkspaceId},
     naming::WorkspaceName,
@@ -18,7 +19,7 @@ use crate::domain::{
     spec::Spec,
     status::{Cause, Status},
     time::Timestamp,
-    workspace::{Kind, Workspace},
+    workspace::{Habits, Kind, Workspace},
 };
 
 pub use crate::domain::ports::PortRange;
@@ -46,6 +47,8 @@ pub struct NewWorkspace {
     pub url: Option<String>,
     /// Its first api token, for an external one.
     pub token: Option<TokenIssue>,
+    /// How it sleeps and wakes, and what may be done with it when it is stuck.
+    pub habits: Habits,
 }
 
 /// What came of making one.
@@ -57,6 +60,8 @@ pub enum CreateResult {
     NameTaken,
     /// The parent is not there, or removed.
     ParentMissing,
+    /// The parent, or one above it, is paused: this one.
+    ParentPaused(WorkspaceName),
 }
 
 /// Which rows are meant.
@@ -71,7 +76,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    fn condition(self) -> &'static str {
+    pub(super) fn condition(self) -> &'static str {
         match self {
             Self::Live => "w.status <> 'removed'",
             Self::Removed => "w.status = 'removed'",
@@ -199,16 +204,57 @@ pub struct WorkspaceEdit {
     pub has_work_volume: Option<bool>,
 }
 
+/// What a person, or an agent of itself, changes of a row. What is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkspacePatch {
+    /// Its name.
+    pub name: Option<WorkspaceName>,
+    /// What it is for; empty for nothing.
+    pub role: Option<String>,
+    /// Its tier.
+    pub tier: Option<Tier>,
+    /// Above it; `Some(None)` makes it a root.
+    pub parent: Option<Option<WorkspaceId>>,
+    /// Its runtime.
+    pub runtime: Option<String>,
+    /// What its container is made from.
+    pub spec: Option<Spec>,
+    /// Where an external agent is reached; empty for nowhere.
+    pub url: Option<String>,
+    /// How it sleeps and so on.
+    pub habits: Option<Habits>,
+}
+
+/// What came of a patch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PatchResult {
+    /// The row now.
+    Patched(Box<Workspace>),
+    /// A live workspace has that name.
+    NameTaken,
+    /// The new parent is not there, or removed.
+    ParentMissing,
+    /// The new parent is the workspace itself, or below it.
+    Cycle,
+    /// There is no live row.
+    NotThere,
+}
+
 /// The one way a status is written. Answers whether it was: no row in an allowed status, or of another
 /// incarnation, is "raced", and nothing is told of it.
-fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
+///
+/// Whatever was to follow from the status before goes with it: a restart that was due, a pause that took it along.
+/// What a person orders begins the restart budget anew.
+pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
     let sources: Vec<String> = change.cause.sources().iter().map(|status| code(*status)).collect();
     let changed = tx
         .sql
         .prepare_cached(
             "UPDATE workspaces SET status = ?2, failure = ?3, status_detail = ?4, status_since = ?5,
-               removed_at = CASE ?2 WHEN 'removed' THEN ?5 END
+               removed_at = CASE ?2 WHEN 'removed' THEN ?5 END,
+               online_since = CASE ?2 WHEN 'online' THEN COALESCE(online_since, ?5) WHEN 'degraded' THEN online_since END,
+               paused_with = NULL, restart_due_at = NULL, ends = CASE WHEN ?9 THEN '[]' ELSE ends END
              WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6) AND (?8 IS NULL OR kind = ?8)
                AND status || COALESCE(':' || failure, '') IN (SELECT value FROM rarray(?7))",
         )?
@@ -220,7 +266,8 @@ fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> St
             change.at,
             change.incarnation,
             row::texts(&sources),
-            change.cause.only_kind().map(Kind::as_str)
+            change.cause.only_kind().map(Kind::as_str),
+            matches!(change.cause, Cause::StartByPerson | Cause::Resume | Cause::Pause)
         ])?;
     if changed > 0 {
         tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
@@ -236,14 +283,14 @@ fn code(status: Status) -> String {
 }
 
 /// The event that tells of a cause.
-fn event_of(cause: Cause) -> EventKind {
+pub(super) fn event_of(cause: Cause) -> EventKind {
     match cause {
         Cause::AgentHeard | Cause::ContainerReady => EventKind::Online,
         Cause::ProvisioningTimedOut | Cause::StartImpossible => EventKind::ProvisionFailed,
         Cause::Unwell => EventKind::Degraded,
         Cause::ContainerGone => EventKind::Offline,
-        Cause::ExternalSilent => EventKind::AwaitingAgent,
-        Cause::Restart | Cause::StartByPerson | Cause::Resume => EventKind::Provisioning,
+        Cause::ExternalSilent | Cause::AwaitAgain => EventKind::AwaitingAgent,
+        Cause::Restart | Cause::StartByPerson | Cause::Resume | Cause::Wake => EventKind::Provisioning,
         Cause::BudgetSpent => EventKind::Parked,
         Cause::Pause => EventKind::Paused,
         Cause::BeginHibernation => EventKind::Hibernating,
@@ -253,23 +300,23 @@ fn event_of(cause: Cause) -> EventKind {
     }
 }
 
-fn one(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Workspace>> {
+pub(super) fn one(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Workspace>> {
     let text = format!("SELECT {WORKSPACE_COLUMNS} FROM workspaces w WHERE w.id = ?1");
     Ok(sql.prepare_cached(&text)?.query_row([id], workspace).optional()?)
 }
 
-fn many(sql: &Connection, tail: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<Workspace>> {
+pub(super) fn many(sql: &Connection, tail: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<Workspace>> {
     let text = format!("SELECT {WORKSPACE_COLUMNS} FROM workspaces w {tail}");
     Ok(sql.prepare_cached(&text)?.query_map(bind, workspace)?.collect::<Result<_, _>>()?)
 }
 
-fn name_taken(sql: &Connection, name: &WorkspaceName) -> StoreResult<bool> {
+pub(super) fn name_taken(sql: &Connection, name: &WorkspaceName) -> StoreResult<bool> {
     Ok(sql
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE name = ?1 AND status <> 'removed')")?
         .query_row([name.as_str()], |row| row.get(0))?)
 }
 
-fn is_live(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
+pub(super) fn is_live(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
     Ok(sql
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND status <> 'removed')")?
         .query_row([id], |row| row.get(0))?)
@@ -295,8 +342,10 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
     tx.sql
         .prepare_cached(
             "INSERT INTO workspaces (id, name, role, kind, runtime, tier, parent_id, spec, status, status_since,
-                                     url, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10)",
+                                     url, created_at, online_since, hibernation_idle_minutes, max_concurrent_tasks,
+                                     restart_when_wedged)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, CASE ?9 WHEN 'online' THEN ?10 END, ?12, ?13,
+                     ?14)",
         )?
         .execute(params![
             new.id,
@@ -309,7 +358,10 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
             json_of(&new.spec)?,
             status.as_str(),
             at,
-            new.url
+            new.url,
+            new.habits.hibernation_idle_minutes,
+            new.habits.max_concurrent_tasks,
+            new.habits.restart_when_wedged
         ])?;
     add_pulse(tx, new.id)?;
     if let Some(token) = &new.token {
@@ -346,6 +398,11 @@ impl Store {
                     && !is_live(tx.sql, parent)?
                 {
                     return Ok(CreateResult::ParentMissing);
+                }
+                if let Some(parent) = new.parent
+                    && let Some(paused) = paused_in_chain(tx.sql, parent)?
+                {
+                    return Ok(CreateResult::ParentPaused(paused));
                 }
                 insert(tx, &new, at)?;
                 bump_generation(tx).map(CreateResult::Created)
@@ -486,6 +543,55 @@ impl Store {
             .await
     }
 
+    /// Changes what a person may change, all of it or nothing.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn patch_workspace(
+        &self,
+        id: WorkspaceId,
+        patch: WorkspacePatch,
+        at: Timestamp,
+    ) -> StoreResult<PatchResult> {
+        self.lanes
+            .write("patch workspace", move |tx| {
+                let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
+                    return Ok(PatchResult::NotThere);
+                };
+                let WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits } = patch;
+                if let Some(name) = name.as_ref().filter(|name| **name != row.name)
+                    && name_taken(tx.sql, name)?
+                {
+                    return Ok(PatchResult::NameTaken);
+                }
+                if let Some(Some(parent)) = parent {
+                    if !is_live(tx.sql, parent)? {
+                        return Ok(PatchResult::ParentMissing);
+                    }
+                    if parent == id || descendants(tx.sql, id)?.contains(&parent) {
+                        return Ok(PatchResult::Cycle);
+                    }
+                }
+                let new = Workspace {
+                    name: name.unwrap_or_else(|| row.name.clone()),
+                    role: role.map_or_else(|| row.role.clone(), |role| Some(role).filter(|role| !role.is_empty())),
+                    tier: tier.unwrap_or(row.tier),
+                    parent: parent.unwrap_or(row.parent),
+                    runtime: runtime.unwrap_or_else(|| row.runtime.clone()),
+                    spec: spec.unwrap_or_else(|| row.spec.clone()),
+                    url: url.map_or_else(|| row.url.clone(), |url| Some(url).filter(|url| !url.is_empty())),
+                    habits: habits.unwrap_or(row.habits),
+                    ..row.clone()
+                };
+                if new != row {
+                    write_patch(tx, &new)?;
+                    tx.tell(at, EventKind::Updated, Some(id), what_changed(&row, &new), None)?;
+                }
+                Ok(PatchResult::Patched(new.into()))
+            })
+            .await
+    }
+
     /// Changes a status. `false` means raced: the row is in no allowed status, or of another incarnation.
     ///
     /// # Errors
@@ -511,6 +617,9 @@ impl Store {
                 else {
                     return Ok(None);
                 };
+                if row.parent.map(|parent| paused_in_chain(tx.sql, parent)).transpose()?.flatten().is_some() {
+                    return Ok(None);
+                }
                 let told = json!({
                     "name": row.name, "tier": row.tier, "runtime": row.runtime,
                     "incarnation": row.incarnation.next(), "container": begin.container,
@@ -538,6 +647,13 @@ impl Store {
                     )?
                     .execute(params![row.id, incarnation, begin.container.as_str(), begin.spec_hash])?;
                 rotate_instance_token(tx, row.id, incarnation, &begin.token, begin.at)?;
+                // A new process: what the old one worked on is over.
+                tx.sql
+                    .prepare_cached(
+                        "UPDATE pulse SET active_tasks = 0, error_rate = 0, wedged_since = NULL
+                         WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)",
+                    )?
+                    .execute([row.id])?;
                 Ok(Some(Begun { incarnation }))
             })
             .await
@@ -706,6 +822,52 @@ impl Store {
     }
 }
 
+fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
+    tx.sql
+        .prepare_cached(
+            "UPDATE workspaces SET name = ?2, role = ?3, tier = ?4, parent_id = ?5, runtime = ?6, spec = ?7, url = ?8,
+               hibernation_idle_minutes = ?9, max_concurrent_tasks = ?10, restart_when_wedged = ?11 WHERE id = ?1",
+        )?
+        .execute(params![
+            new.id,
+            new.name.as_str(),
+            new.role,
+            new.tier.number(),
+            new.parent,
+            new.runtime,
+            json_of(&new.spec)?,
+            new.url,
+            new.habits.hibernation_idle_minutes,
+            new.habits.max_concurrent_tasks,
+            new.habits.restart_when_wedged
+        ])?;
+    Ok(())
+}
+
+/// The names of what changed, with values where they can be no secret.
+fn what_changed(old: &Workspace, new: &Workspace) -> Value {
+    let mut told = serde_json::Map::new();
+    let mut note = |changed: bool, key: &str, value: Value| {
+        if changed {
+            told.insert(key.to_owned(), value);
+        }
+    };
+    note(old.name != new.name, "name", json!(new.name));
+    note(old.role != new.role, "role", json!(new.role));
+    note(old.tier != new.tier, "tier", json!(new.tier));
+    note(old.parent != new.parent, "parent_id", json!(new.parent));
+    note(old.runtime != new.runtime, "runtime", json!(new.runtime));
+    note(old.spec.image != new.spec.image, "image", json!(new.spec.image));
+    note(old.spec != new.spec, "spec", json!("changed"));
+    note(old.url != new.url, "url", json!(new.url));
+    note(old.habits != new.habits, "habits", json!({
+        "hibernation_idle_minutes": new.habits.hibernation_idle_minutes,
+        "max_concurrent_tasks": new.habits.max_concurrent_tasks,
+        "restart_when_wedged": new.habits.restart_when_wedged,
+    }));
+    Value::Object(told)
+}
+
 fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) -> StoreResult<()> {
     let status = if adopted.running { Status::Online } else { Status::Paused };
     let port_taken: bool = tx
@@ -752,7 +914,7 @@ fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) ->
     tx.tell(at, EventKind::Adopted, Some(adopted.id), told, None)
 }
 
-fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId>> {
+pub(super) fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId>> {
     let mut query = sql.prepare_cached(
         "WITH RECURSIVE below (id) AS (
            SELECT w.id FROM workspaces w WHERE w.parent_id = ?1 AND w.status <> 'removed'
@@ -761,6 +923,21 @@ fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId
          SELECT id FROM below",
     )?;
     Ok(query.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// The nearest paused workspace among this one and those above it.
+pub(super) fn paused_in_chain(sql: &Connection, from: WorkspaceId) -> StoreResult<Option<WorkspaceName>> {
+    let mut query = sql.prepare_cached(
+        "WITH RECURSIVE above (id, parent_id, name, status, depth) AS (
+           SELECT w.id, w.parent_id, w.name, w.status, 0 FROM workspaces w WHERE w.id = ?1
+           UNION ALL
+           SELECT w.id, w.parent_id, w.name, w.status, a.depth + 1 FROM above a JOIN workspaces w ON w.id = a.parent_id
+           WHERE a.depth < ?2)
+         SELECT name FROM above WHERE status = 'paused' ORDER BY depth LIMIT 1",
+    )?;
+    let steps = u32::try_from(STEPS_MAX).unwrap_or(u32::MAX);
+    let name: Option<String> = query.query_row(params![from, steps], |row| row.get(0)).optional()?;
+    Ok(name.map(|name| name.parse().map_err(row::conversion)).transpose()?)
 }
 
 fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {

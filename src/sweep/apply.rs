@@ -1,14 +1,19 @@
 //! Carrying out a planned action. No choice is made here any more: each action is one guarded statement
 //! or one order to the actor of its workspace, which reads the row again before it acts.
 
+use serde_json::json;
+
 use super::{Look, SweepError, Sweeper};
 use crate::{
     domain::{
+        ids::Incarnation,
         plan::{Action, Planned},
+        status::Cause,
+        time::Timestamp,
         trash::{Things, TrashReason},
     },
     ops::{Applied, Order, PutAway, StartOrder},
-    store::{ClaimGuard, StaleTokens},
+    store::{ClaimGuard, StaleTokens, StatusChange, Unless},
 };
 
 impl Sweeper {
@@ -62,12 +67,74 @@ impl Sweeper {
                 self.ops.begin(id, Order::Start(StartOrder::default()));
                 return Ok(Applied::Done("begun".into()));
             }
+            Action::MarkSilent { incarnation, heard_before, external, .. } => {
+                let cause = if *external { Cause::ExternalSilent } else { Cause::Unwell };
+                return self.mark_silent(planned, (cause, *incarnation), *heard_before, look).await;
+            }
+            Action::RestartUnwell { heard_before, .. } => {
+                if self.jumped_since(look) {
+                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                }
+                let unless = Unless::HeardSince(*heard_before);
+                let order = Order::RestartUnwell { unless, why: planned.evidence.clone() };
+                self.ops.begin(id, order);
+                return Ok(Applied::Done("begun".into()));
+            }
+            Action::TimeOutProvisioning { incarnation, since, limit_seconds, .. } => {
+                if self.jumped_since(look) {
+                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                }
+                return Ok(self.ops.time_out_provisioning(id, *incarnation, *since, *limit_seconds).await?);
+            }
+            Action::Hibernate { idle_since, .. } => {
+                if self.jumped_since(look) {
+                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                }
+                return Ok(self.ops.hibernate_idle(id, *idle_since).await?);
+            }
+            Action::FinishHibernation { .. } => Order::FinishHibernation,
+            Action::FlagWedged { quiet_since, .. } => {
+                if self.jumped_since(look) {
+                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                }
+                let (evidence, now) = (planned.evidence.clone(), self.clock.now());
+                let flagged = self.store.flag_wedged(id, *quiet_since, evidence, now).await?;
+                let raced = || Applied::Raced("something came of it meanwhile".into());
+                return Ok(if flagged { Applied::Done("flagged".into()) } else { raced() });
+            }
+            Action::RestartDue { .. } => {
+                // As with every start, nobody waits for it here.
+                self.ops.begin(id, Order::RestartDue);
+                return Ok(Applied::Done("begun".into()));
+            }
             Action::MarkOffline { incarnation, .. } => Order::MarkOffline(*incarnation),
             Action::MarkReady { incarnation, container, .. } => {
                 Order::MarkReady(*incarnation, container.clone())
             }
         };
         Ok(self.ops.order(id, order).await?)
+    }
+
+    async fn mark_silent(
+        &self,
+        planned: &Planned,
+        (cause, incarnation): (Cause, Incarnation),
+        heard_before: Timestamp,
+        look: &Look,
+    ) -> Result<Applied, SweepError> {
+        if self.jumped_since(look) {
+            return Ok(Applied::Raced("the clock was set meanwhile".into()));
+        }
+        let change = StatusChange {
+            workspace: planned.action.workspace(),
+            cause,
+            incarnation: Some(incarnation),
+            detail: Some(format!("silent: {}", planned.evidence)),
+            told: json!({ "reason": "silent", "evidence": planned.evidence }),
+            at: self.clock.now(),
+        };
+        let marked = self.store.change_status_unless(change, Unless::HeardSince(heard_before)).await?;
+        Ok(if marked { Applied::Done("silent".into()) } else { Applied::Raced("it was heard meanwhile".into()) })
     }
 
     /// Revokes, in one statement that holds every store-side condition.

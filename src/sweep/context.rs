@@ -21,13 +21,10 @@ use crate::{
         trusted::{self, TrustedListing, Untrusted},
     },
     entropy::SharedEntropy,
+    listening::{Listening, jumped, offset},
     ops::Ops,
     store::Store,
 };
-
-/// How far the wall clock may drift from the awake clock between two looks before every grace begins
-/// anew: more is a suspend or a clock that was set.
-const JUMP: Duration = Duration::from_secs(10);
 
 /// The sweeps' numbers.
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +39,17 @@ pub struct Limits {
     pub event_retention: Duration,
 }
 
-/// One trusted look, and what the ones before it have shown.
+/// The moment on which a run decides: the clocks, and what the engine showed, if the pass has to see it.
 #[derive(Clone, Debug)]
 pub struct Look {
+    asked_at: Timestamp,
+    awake: Awake,
+    seen: Option<Seen>,
+}
+
+/// One trusted listing, and what the ones before it have shown.
+#[derive(Clone, Debug)]
+pub struct Seen {
     /// The listing.
     pub listing: TrustedListing,
     /// The same, sorted by whose things it shows.
@@ -54,16 +59,24 @@ pub struct Look {
 }
 
 impl Look {
-    /// The wall clock before the engine was asked.
+    /// The wall clock before anything was asked.
     #[must_use]
     pub fn asked_at(&self) -> Timestamp {
-        self.listing.asked_at()
+        self.asked_at
     }
 
-    /// The awake clock before the engine was asked.
+    /// The awake clock before anything was asked.
     #[must_use]
     pub fn awake(&self) -> Awake {
-        self.listing.awake()
+        self.awake
+    }
+
+    /// What the engine showed. There is no listing that could be taken for an empty one where nobody looked.
+    ///
+    /// # Errors
+    /// When nobody did.
+    pub fn seen(&self) -> Result<&Seen, SweepError> {
+        self.seen.as_ref().ok_or(SweepError::NoListing)
     }
 }
 
@@ -85,13 +98,15 @@ pub struct SweeperParts {
     pub limits: Limits,
     /// Runtimes by name.
     pub runtimes: BTreeMap<String, Runtime>,
+    /// Since when ostler listens.
+    pub listening: Listening,
 }
 
 #[derive(Default)]
 struct Memory {
     presence: Presence,
-    /// Wall clock less awake clock at the last look: it changes when time jumps.
-    offset: Option<i64>,
+    /// The spell of listening in which it was gathered.
+    spell: u64,
 }
 
 /// Runs passes. Shared by the driver, the CLI's dry run and the tests.
@@ -104,6 +119,7 @@ pub struct Sweeper {
     pub(super) instance: InstanceId,
     pub(super) limits: Limits,
     runtimes: BTreeMap<String, Runtime>,
+    listening: Listening,
     memory: Mutex<Memory>,
     pub(super) hits: Hits,
     /// See [`Sweeper::revoking_whatever_the_age`].
@@ -114,7 +130,7 @@ impl Sweeper {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: SweeperParts) -> Self {
-        let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes } = parts;
+        let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes, listening } = parts;
         Self {
             store,
             engine,
@@ -124,6 +140,7 @@ impl Sweeper {
             instance,
             limits,
             runtimes,
+            listening,
             memory: Mutex::default(),
             hits: Hits::default(),
             without_age: false,
@@ -153,10 +170,11 @@ impl Sweeper {
             }
         };
         let inventory = Inventory::of(self.instance, listing.observed());
+        let spell = self.listening.observe(listing.asked_at(), listing.awake());
         let mut memory = self.memory();
-        if memory.jumped(&listing) {
-            tracing::warn!("time jumped (a suspend, or the clock was set): graces begin anew");
+        if memory.spell != spell {
             memory.presence.forget();
+            memory.spell = spell;
         }
         let items = listing.observed().containers.iter().map(|container| container.id.as_str());
         let volumes = listing.observed().volumes.iter().map(|volume| volume.name.as_str());
@@ -172,20 +190,41 @@ impl Sweeper {
         );
         let presence = memory.presence.clone();
         drop(memory);
-        Ok(Look { listing, inventory, presence })
+        let (asked_at, awake) = (listing.asked_at(), listing.awake());
+        Ok(Look { asked_at, awake, seen: Some(Seen { listing, inventory, presence }) })
+    }
+
+    /// Looks at the clocks only, for passes that need no engine.
+    #[must_use]
+    pub fn glance(&self) -> Look {
+        let (asked_at, awake) = (self.clock.now(), self.clock.awake());
+        self.listening.observe(asked_at, awake);
+        Look { asked_at, awake, seen: None }
+    }
+
+    /// How long something has lasted at a look, as far as ostler listened.
+    #[must_use]
+    pub(super) fn lasted(&self, since: Timestamp, look: &Look) -> Duration {
+        self.listening.lasted(since, look.asked_at(), look.awake())
     }
 
     /// Whether time has jumped since a look was taken: what was decided on its clock is void then.
     #[must_use]
     pub(super) fn jumped_since(&self, look: &Look) -> bool {
         let then = offset(look.asked_at(), look.awake());
-        then.abs_diff(offset(self.clock.now(), self.clock.awake())) > jump_ms()
+        jumped(then, offset(self.clock.now(), self.clock.awake()))
     }
 
     /// The readiness of a runtime; of one that the configuration no longer has, the one that never
     /// moves a status by itself.
     pub(super) fn readiness(&self, runtime: &str) -> Readiness {
         self.runtimes.get(runtime).map_or(Readiness::Heartbeat, |runtime| runtime.readiness)
+    }
+
+    /// How long a start of that runtime may take until it is heard; none where nobody waits for a beat.
+    pub(super) fn provisioning_limit(&self, runtime: &str) -> Option<Duration> {
+        let runtime = self.runtimes.get(runtime)?;
+        (runtime.readiness == Readiness::Heartbeat).then_some(runtime.provisioning_limit)
     }
 
     /// Whether unknown things are held until a person has decided.
@@ -196,20 +235,4 @@ impl Sweeper {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Memory {
-    fn jumped(&mut self, listing: &TrustedListing) -> bool {
-        let now = offset(listing.asked_at(), listing.awake());
-        let before = self.offset.replace(now);
-        before.is_some_and(|before| before.abs_diff(now) > jump_ms())
-    }
-}
-
-fn offset(wall: Timestamp, awake: Awake) -> i64 {
-    wall.0 - i64::try_from(awake.0).unwrap_or(i64::MAX)
-}
-
-fn jump_ms() -> u64 {
-    u64::try_from(JUMP.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,12 +11,13 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Look, Mode, Outcome, Pass, Run, Sweeper};
+use super::{Look, Mode, Outcome, Pass, Run, Sight, Sweeper};
 use crate::{
     clock::{SharedClock, within},
     domain::time::Awake,
     engine::trusted::Untrusted,
     tasks::SharedSpawn,
+    wake::Call,
 };
 
 /// The most one run of a pass may take. Stops wait for graces, several per run.
@@ -82,6 +83,7 @@ pub struct Driver {
     clock: SharedClock,
     spawn: SharedSpawn,
     requests: mpsc::UnboundedReceiver<Request>,
+    calls: mpsc::UnboundedReceiver<Call>,
     statuses: Statuses,
     due: BTreeMap<&'static str, Awake>,
 }
@@ -94,6 +96,7 @@ impl Driver {
         passes: Vec<Arc<dyn Pass>>,
         clock: SharedClock,
         spawn: SharedSpawn,
+        calls: mpsc::UnboundedReceiver<Call>,
     ) -> (Self, DriverHandle) {
         let (sender, requests) = mpsc::unbounded_channel();
         let known = passes.iter().map(|pass| {
@@ -104,7 +107,7 @@ impl Driver {
         let due = passes.iter().map(|pass| (pass.name(), clock.awake())).collect();
         let order = Arc::new(passes.iter().map(|pass| pass.name()).collect());
         let handle = DriverHandle { requests: sender, statuses: Arc::clone(&statuses), order };
-        (Self { sweeper, passes, clock, spawn, requests, statuses, due }, handle)
+        (Self { sweeper, passes, clock, spawn, requests, calls, statuses, due }, handle)
     }
 
     /// Runs until `stop`. Runs that have begun are not interrupted; they end with the process's tasks.
@@ -118,8 +121,17 @@ impl Driver {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
+                Some(call) = self.calls.recv() => self.note(call),
                 () = self.clock.sleep(wait) => self.run_due().await,
             }
+        }
+    }
+
+    /// A pass is wanted before its turn.
+    fn note(&mut self, call: Call) {
+        let wanted = self.clock.awake() + call.after;
+        if let Some(due) = self.due.get_mut(call.pass) {
+            *due = wanted.min(*due);
         }
     }
 
@@ -162,11 +174,20 @@ impl Driver {
 
     /// Takes one look for all of them and begins their runs, each in a task of its own.
     async fn begin(&self, passes: Vec<Arc<dyn Pass>>, mode: Mode) -> Vec<oneshot::Receiver<Run>> {
-        let look = self.sweeper.look().await.map(Arc::new);
+        let glance = Arc::new(self.sweeper.glance());
+        let look = if passes.iter().any(|pass| pass.sight() == Sight::Engine) {
+            self.sweeper.look().await.map(Arc::new)
+        } else {
+            Ok(Arc::clone(&glance))
+        };
         if let Err(why) = &look {
-            tracing::warn!(error = %why, "no sweep acts: there is no listing to trust");
+            tracing::warn!(error = %why, "no sweep of containers acts: there is no listing to trust");
         }
-        passes.into_iter().map(|pass| self.begin_one(pass, look.clone(), mode)).collect()
+        let sight = |pass: &Arc<dyn Pass>| match pass.sight() {
+            Sight::Engine => look.clone(),
+            Sight::Store => Ok(Arc::clone(&glance)),
+        };
+        passes.into_iter().map(|pass| (sight(&pass), pass)).map(|(look, pass)| self.begin_one(pass, look, mode)).collect()
     }
 
     fn begin_one(

@@ -11,6 +11,7 @@ mod driver;
 mod hits;
 mod passes;
 mod run;
+mod watch;
 
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use async_trait::async_trait;
 
 use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store::StoreError};
 
-pub use context::{Limits, Look, Sweeper, SweeperParts};
+pub use context::{Limits, Look, Seen, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
-pub use passes::all;
+pub use passes::{LOOK_EVERY, all, all_looking};
+pub use watch::{Watch, watch_engine};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
 
 /// One rule that is held to, over and over.
@@ -32,6 +34,10 @@ pub trait Pass: Send + Sync {
     fn summary(&self) -> &'static str;
     /// How often it runs.
     fn period(&self) -> Duration;
+    /// Whether it has to see the engine. One that does not runs without a listing, and without an engine.
+    fn sight(&self) -> Sight {
+        Sight::Engine
+    }
     /// Decides what is to be done. Changes nothing.
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError>;
     /// Work in the store alone that needs no judging, after the plan was applied: bounded forgetting.
@@ -40,12 +46,24 @@ pub trait Pass: Send + Sync {
     }
 }
 
+/// What a pass has to see before it plans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// A listing of the engine that can be trusted, and the store.
+    Engine,
+    /// The store.
+    Store,
+}
+
 /// Why a pass could not do its work.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SweepError {
     /// There was no listing to act on.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
+    /// It asked for a listing without having said that it needs one.
+    #[error("the pass was run without a look at the engine")]
+    NoListing,
     /// The store could not answer.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -147,7 +147,7 @@ impl Sweeper {
         if let Err(error) = self.run_into(&mut run, pass, look, mode).await {
             run.outcome = match error {
                 SweepError::Untrusted(why) => Outcome::Untrusted(why.to_string()),
-                SweepError::Store(_) | SweepError::Op(_) => Outcome::Failed(error.to_string()),
+                SweepError::Store(_) | SweepError::Op(_) | SweepError::NoListing => Outcome::Failed(error.to_string()),
             };
         }
         run.took = self.clock.awake().since(began);
@@ -257,7 +257,7 @@ impl Sweeper {
     }
 
     async fn count_unknown(&self, look: &Look) -> Result<usize, SweepError> {
-        let listed = look.inventory.workspaces();
+        let listed = look.seen()?.inventory.workspaces();
         let count = listed.len();
         Ok(count.saturating_sub(self.store.known_count(listed).await?))
     }

@@ -11,7 +11,10 @@ use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
 /// See the module page.
-pub(super) struct CheckContainers;
+pub(super) struct CheckContainers {
+    /// How often it looks. Events make it timely; this is for those that were lost.
+    pub(super) period: Duration,
+}
 
 #[async_trait]
 impl Pass for CheckContainers {
@@ -24,10 +27,11 @@ impl Pass for CheckContainers {
     }
 
     fn period(&self) -> Duration {
-        Duration::from_secs(30)
+        self.period
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let seen = look.seen()?;
         let mut rows = sweeper.store.up_rows().await?;
         // A start that this process did not bring up is `settle`'s to begin anew: whether its process holds
         // the right token, nobody here has seen.
@@ -35,6 +39,6 @@ impl Pass for CheckContainers {
         rows.extend(starting.into_iter().filter(|row| sweeper.ops.has_begun(row.id, row.incarnation)));
         let readiness = |runtime: &str| sweeper.readiness(runtime);
         let busy = sweeper.ops.busy();
-        Ok(plan::check_containers(&look.inventory, &rows, &look.presence, &busy, &readiness, look.asked_at()))
+        Ok(plan::check_containers(&seen.inventory, &rows, &seen.presence, &busy, &readiness, look.asked_at()))
     }
 }

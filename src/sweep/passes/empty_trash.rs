@@ -39,7 +39,7 @@ impl Pass for EmptyTrash {
     async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
         let now = look.asked_at();
         sweeper.store.forget_events(now - sweeper.limits.event_retention, BATCH).await?;
-        let owning = look.inventory.workspaces();
+        let owning = look.seen()?.inventory.workspaces();
         sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;
         Ok(())
     }

@@ -1,25 +1,44 @@
 //! The list of passes.
 
 mod check_containers;
+mod check_heartbeats;
 mod empty_trash;
+mod flag_wedged;
+mod hibernate_idle;
 mod reap_removed;
 mod reap_unknown;
+mod restart_due;
 mod revoke_stale_tokens;
 mod settle;
+mod time_out_provisioning;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::Pass;
+
+/// How often containers are looked at where nobody says: events make it timely.
+pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Every pass, in the order in which due ones are begun.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Pass>> {
+    all_looking(LOOK_EVERY)
+}
+
+/// Every pass; `check_containers` runs every so often.
+#[must_use]
+pub fn all_looking(every: Duration) -> Vec<Arc<dyn Pass>> {
     vec![
         Arc::new(settle::Settle),
         Arc::new(reap_removed::ReapRemoved),
         Arc::new(reap_unknown::ReapUnknown),
         Arc::new(revoke_stale_tokens::RevokeStaleTokens),
-        Arc::new(check_containers::CheckContainers),
+        Arc::new(check_containers::CheckContainers { period: every }),
+        Arc::new(check_heartbeats::CheckHeartbeats),
+        Arc::new(time_out_provisioning::TimeOutProvisioning),
+        Arc::new(hibernate_idle::HibernateIdle),
+        Arc::new(flag_wedged::FlagWedged),
+        Arc::new(restart_due::RestartDue),
         Arc::new(empty_trash::EmptyTrash),
     ]
 }

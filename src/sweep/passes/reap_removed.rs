@@ -28,9 +28,10 @@ impl Pass for ReapRemoved {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let listed = look.inventory.workspaces();
+        let seen = look.seen()?;
+        let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed.clone()).await?;
         let entries = sweeper.store.trash_of(listed).await?;
-        Ok(plan::reap_removed(&look.inventory, &rows, &entries, &sweeper.ops.busy()))
+        Ok(plan::reap_removed(&seen.inventory, &rows, &entries, &sweeper.ops.busy()))
     }
 }

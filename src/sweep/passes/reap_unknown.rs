@@ -28,17 +28,18 @@ impl Pass for ReapUnknown {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let listed = look.inventory.workspaces();
+        let seen = look.seen()?;
+        let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed.clone()).await?;
         let entries = sweeper.store.trash_of(listed).await?;
         let input = UnknownInput {
             rows: &rows,
             entries: &entries,
             busy: &sweeper.ops.busy(),
-            presence: &look.presence,
+            presence: &seen.presence,
             now: look.awake(),
             grace: sweeper.limits.unknown_grace,
         };
-        Ok(plan::reap_unknown(&look.inventory, &input))
+        Ok(plan::reap_unknown(&seen.inventory, &input))
     }
 }

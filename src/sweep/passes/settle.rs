@@ -2,7 +2,8 @@
 //!
 //! Intent is written before it is carried out, so a crash, a failed stop or a hand at the engine leaves the
 //! two apart. This pass brings them together: what must not run is stopped, second containers are put away,
-//! interrupted starts begin anew, half-done restores are finished.
+//! interrupted starts begin anew, half-done restores and
+//! half-begun sleeps are finished.
 
 use std::time::Duration;
 
@@ -32,19 +33,27 @@ impl Pass for Settle {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let listed = look.inventory.workspaces();
+        let seen = look.seen()?;
+        let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed).await?;
         // Asked before the rows: an order that ends in between has left its mark in the row by then.
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
         let mut entries = sweeper.store.open_trash().await?;
-        let stirring = look.inventory.running_in_trash();
+        let stirring = seen.inventory.running_in_trash();
         if !stirring.is_empty() {
             let kept = sweeper.store.trash_of(stirring).await?;
             entries.extend(kept.into_iter().filter(|entry| entry.state == TrashState::Kept));
         }
-        let input = SettleInput { rows: &rows, interrupted: &interrupted, entries: &entries, busy: &busy };
-        Ok(plan::settle(&look.inventory, &input))
+        let falling_asleep = sweeper.store.falling_asleep_rows().await?;
+        let input = SettleInput {
+            rows: &rows,
+            interrupted: &interrupted,
+            falling_asleep: &falling_asleep,
+            entries: &entries,
+            busy: &busy,
+        };
+        Ok(plan::settle(&seen.inventory, &input))
     }
 }

@@ -1,0 +1,207 @@
+//! What a heartbeat says, and which moves it proves (wire protocol, §4).
+//!
+//! A runtime never looks at the answer of its beat, so everything that is to be known of it has to be
+//! drawn from beats alone: that it lives, that it is well, what it works on.
+
+use super::{
+    status::{Cause, Failure, Status},
+    token::TokenKind,
+    workspace::Kind,
+};
+
+/// From this error rate on an agent is unwell.
+pub const UNWELL_ERROR_RATE: f64 = 0.5;
+/// Below this error rate an agent is well again. Lower than the other, so that none flaps between the two.
+pub const WELL_ERROR_RATE: f64 = 0.1;
+/// The longest text of a beat that is kept, in bytes.
+pub const TEXT_MAX_BYTES: usize = 2048;
+/// The most a beat may say was spent, in cents.
+pub const SPEND_MAX_CENTS: i64 = 1_000_000_000_000;
+/// The `runtime_state` of an agent that says of itself that it is stuck.
+pub const WEDGED: &str = "wedged";
+
+/// A heartbeat, clamped to what is allowed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beat {
+    /// The share of its recent requests that failed, 0 to 1.
+    pub error_rate: f64,
+    /// One of its recent errors.
+    pub sample_error: String,
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// For how long it has been up; 0 leaves what is stored.
+    pub uptime_seconds: i64,
+    /// What it works on.
+    pub current_task: String,
+    /// What it has spent this month; 0 leaves what is stored.
+    pub monthly_spend_cents: i64,
+    /// Empty when healthy, `wedged`, or a word of its own.
+    pub runtime_state: String,
+    /// What it says of itself; absent leaves what is stored.
+    pub metadata: Option<Metadata>,
+}
+
+/// What a runtime says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// As it was sent.
+    pub json: String,
+    /// Whether it has the capability `status_mgmt`: its error rate says nothing of its health then.
+    pub manages_status: bool,
+}
+
+impl Beat {
+    /// Whether this is the beat that runtimes send at a change of task: it says nothing of their health.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.error_rate <= 0.0
+            && self.sample_error.is_empty()
+            && self.uptime_seconds == 0
+            && self.metadata.is_none()
+    }
+
+    fn says_unwell(&self, manages_status: bool) -> bool {
+        self.runtime_state == WEDGED || (self.error_rate >= UNWELL_ERROR_RATE && !manages_status)
+    }
+
+    fn says_well(&self) -> bool {
+        self.error_rate < WELL_ERROR_RATE && self.runtime_state.is_empty() && !self.is_partial()
+    }
+}
+
+/// Whose beat it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What the row says.
+    pub status: Status,
+    /// Container or external.
+    pub kind: Kind,
+    /// What it was sent with.
+    pub token: TokenKind,
+    /// Whether the runtime judges its health by itself.
+    pub manages_status: bool,
+}
+
+/// The moves a beat proves, in their order: an agent that comes up unwell is online, then degraded.
+///
+/// A beat with an `api` token of a container workspace belongs to no incarnation, so it proves nothing.
+#[must_use]
+pub fn moves(standing: Standing, beat: &Beat) -> Vec<Cause> {
+    if standing.kind == Kind::Container && standing.token == TokenKind::Api {
+        return Vec::new();
+    }
+    let unwell = beat.says_unwell(standing.manages_status);
+    match standing.status {
+        Status::Provisioning
+        | Status::Offline
+        | Status::AwaitingAgent
+        | Status::Failed(Failure::ProvisionTimeout) => {
+            let mut moves = vec![Cause::AgentHeard];
+            if unwell {
+                moves.push(Cause::Unwell);
+            }
+            moves
+        }
+        Status::Online if unwell => vec![Cause::Unwell],
+        Status::Degraded if beat.says_well() => vec![Cause::AgentHeard],
+        Status::Online
+        | Status::Degraded
+        | Status::Failed(Failure::StartError | Failure::Parked)
+        | Status::Paused
+        | Status::Hibernating
+        | Status::Hibernated
+        | Status::Removed => Vec::new(),
+    }
+}
+
+/// A register proves what a beat proves, but for recovery: it says nothing of errors.
+#[must_use]
+pub fn moves_of_register(standing: Standing) -> Vec<Cause> {
+    moves(standing, &Beat::default())
+}
+
+/// Cuts a text to at most so many bytes, at a character's boundary.
+#[must_use]
+pub fn cut(mut text: String, most_bytes: usize) -> String {
+    if text.len() > most_bytes {
+        let end = (0..=most_bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(status: Status) -> Standing {
+        Standing { status, kind: Kind::Container, token: TokenKind::Instance, manages_status: false }
+    }
+
+    fn well() -> Beat {
+        Beat { uptime_seconds: 5, ..Beat::default() }
+    }
+
+    #[test]
+    fn a_beat_brings_up_exactly_what_waits_for_one() {
+        for status in Status::ALL {
+            let heard = moves(standing(status), &well()).contains(&Cause::AgentHeard);
+            assert_eq!(heard, Cause::AgentHeard.sources().contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn every_move_of_a_beat_is_one_the_table_allows() {
+        let wedged = Beat { runtime_state: WEDGED.into(), ..well() };
+        for status in Status::ALL {
+            for beat in [&well(), &Beat::default(), &wedged] {
+                let mut now = status;
+                for cause in moves(standing(status), beat) {
+                    assert!(cause.sources().contains(&now), "{cause:?} from {now}");
+                    now = cause.target();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_api_token_of_a_container_workspace_proves_nothing() {
+        for status in Status::ALL {
+            let of_person = Standing { token: TokenKind::Api, ..standing(status) };
+            assert_eq!(moves(of_person, &well()), [], "{status}");
+            let external = Standing { kind: Kind::External, ..of_person };
+            assert_eq!(moves(external, &well()), moves(standing(status), &well()), "{status}");
+        }
+    }
+
+    #[test]
+    fn errors_and_wedged_degrade_and_only_a_whole_healthy_beat_recovers() {
+        let failing = Beat { error_rate: 0.5, ..well() };
+        let wedged = Beat { runtime_state: WEDGED.into(), ..well() };
+        let odd = Beat { runtime_state: "resting".into(), ..well() };
+        let between = Beat { error_rate: 0.3, ..well() };
+        assert_eq!(moves(standing(Status::Online), &failing), [Cause::Unwell]);
+        assert_eq!(moves(standing(Status::Online), &wedged), [Cause::Unwell]);
+        assert_eq!(moves(standing(Status::Online), &odd), []);
+        assert_eq!(moves(standing(Status::Online), &between), []);
+        for beat in [&failing, &wedged, &odd, &between, &Beat::default()] {
+            assert_eq!(moves(standing(Status::Degraded), beat), [], "{beat:?} lifted degraded");
+        }
+        assert_eq!(moves(standing(Status::Degraded), &well()), [Cause::AgentHeard]);
+        let managing = Standing { manages_status: true, ..standing(Status::Online) };
+        assert_eq!(moves(managing, &failing), []);
+        assert_eq!(moves(managing, &wedged), [Cause::Unwell]);
+    }
+
+    #[test]
+    fn an_agent_that_comes_up_unwell_is_online_and_then_degraded() {
+        let failing = Beat { error_rate: 1.0, ..well() };
+        assert_eq!(moves(standing(Status::Provisioning), &failing), [Cause::AgentHeard, Cause::Unwell]);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut("aé".into(), 2), "a");
+        assert_eq!(cut("aé".into(), 3), "aé");
+    }
+}

@@ -1,0 +1,123 @@
+//! The restart budget: how often, and how soon, ostler starts again what ended by itself.
+//!
+//! A restart may be the cause of what it answers. So restarts back off, and after a few in a row a person
+//! has to look. What was spent is stored in the row: a daemon that crashes along does not begin anew.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// The numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartBudget {
+    /// How long after the first end it is started again; doubled each time.
+    pub first_backoff: Duration,
+    /// The longest wait.
+    pub longest_backoff: Duration,
+    /// After so long online the count begins anew.
+    pub reset_after: Duration,
+    /// So many ends within the window are one too many. At least 1.
+    pub ends_allowed: usize,
+    /// The window.
+    pub window: Duration,
+}
+
+impl Default for RestartBudget {
+    /// Design, §5: 10 s doubling to 5 min, anew after 10 min online, five in 30 min.
+    fn default() -> Self {
+        Self {
+            first_backoff: Duration::from_secs(10),
+            longest_backoff: Duration::from_mins(5),
+            reset_after: Duration::from_mins(10),
+            ends_allowed: 5,
+            window: Duration::from_mins(30),
+        }
+    }
+}
+
+/// What follows an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It is started again.
+    Restart {
+        /// Not before.
+        due_at: Timestamp,
+        /// The ends that count from now on, this one among them.
+        ends: Vec<Timestamp>,
+    },
+    /// It ended too often: a person has to look.
+    Spent {
+        /// How often, this one among them.
+        ends: usize,
+    },
+}
+
+impl RestartBudget {
+    /// Judges an end: `before` are the ends that counted so far, `online_for` how long it was online in a row
+    /// before this one, if it was.
+    #[must_use]
+    pub fn judge(&self, before: &[Timestamp], online_for: Option<Duration>, now: Timestamp) -> Next {
+        let anew = online_for.is_some_and(|time| time >= self.reset_after);
+        let counts = |end: &&Timestamp| !anew && **end > now - self.window && **end <= now;
+        let mut ends: Vec<_> = before.iter().filter(counts).copied().collect();
+        ends.push(now);
+        if ends.len() >= self.ends_allowed.max(1) {
+            return Next::Spent { ends: ends.len() };
+        }
+        Next::Restart { due_at: now + self.backoff(ends.len() - 1), ends }
+    }
+
+    /// How long to wait after so many ends before this one.
+    #[must_use]
+    pub fn backoff(&self, ends_before: usize) -> Duration {
+        let doublings = u32::try_from(ends_before).unwrap_or(u32::MAX).min(20);
+        self.first_backoff.saturating_mul(1 << doublings).min(self.longest_backoff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let budget = RestartBudget { ends_allowed: 100, ..RestartBudget::default() };
+        let waits: Vec<_> = (0..7).map(|n| budget.backoff(n).as_secs()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(budget.backoff(usize::MAX), budget.longest_backoff);
+    }
+
+    #[test]
+    fn the_fifth_end_in_a_row_spends_the_budget() {
+        let budget = RestartBudget::default();
+        let mut ends = Vec::new();
+        let mut now = T;
+        for _ in 0..4 {
+            let Next::Restart { due_at, ends: counted } = budget.judge(&ends, None, now) else {
+                panic!("parked after {} ends", ends.len() + 1)
+            };
+            ends = counted;
+            now = due_at + Duration::from_secs(1);
+        }
+        assert_eq!(budget.judge(&ends, Some(Duration::from_mins(9)), now), Next::Spent { ends: 5 });
+    }
+
+    #[test]
+    fn ten_minutes_online_and_the_window_forgive() {
+        let budget = RestartBudget::default();
+        let before: Vec<_> = (0..4).map(|n| T + Duration::from_secs(n)).collect();
+        let soon = T + Duration::from_mins(11);
+        assert!(matches!(budget.judge(&before, Some(Duration::from_mins(10)), soon), Next::Restart { .. }));
+        assert!(matches!(budget.judge(&before, None, soon), Next::Spent { .. }));
+        let later = T + Duration::from_mins(31);
+        assert!(matches!(budget.judge(&before, None, later), Next::Restart { ends, .. } if ends == [later]));
+    }
+
+    #[test]
+    fn ends_in_the_future_of_a_clock_that_was_set_back_do_not_count() {
+        let ahead: Vec<_> = (1..9).map(|n| T + Duration::from_mins(n)).collect();
+        assert!(matches!(RestartBudget::default().judge(&ahead, None, T), Next::Restart { .. }));
+    }
+}

@@ -1,0 +1,339 @@
+//! Plans about agents rather than containers: who is silent, slow, stuck, idle, or due for another try.
+//!
+//! All of them are given how long something has *lasted*, which counts only time in which somebody listened
+//! (`listening.rs`): none can blame anybody for what happened while nobody could have heard.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    ids::WorkspaceId,
+    plan::{Action, KnownRow, Plan, words},
+    runtime::Readiness,
+    status::Status,
+    time::Timestamp,
+    workspace::Kind,
+};
+
+/// After so long without a beat an agent is silent (design, §3).
+pub const SILENT_AFTER: Duration = Duration::from_mins(3);
+/// After so long as silent a container is started anew.
+pub const RESTART_SILENT_AFTER: Duration = Duration::from_mins(10);
+/// After so long without beat, message or progress a busy agent is flagged.
+pub const WEDGED_AFTER: Duration = Duration::from_mins(5);
+
+/// How long something has lasted, as far as somebody listened.
+pub type Lasted<'a> = &'a (dyn Fn(Timestamp) -> Duration + Sync);
+
+/// A row that is up and from which no beat came for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuietRow {
+    /// The row.
+    pub row: KnownRow,
+    /// Container or external.
+    pub kind: Kind,
+    /// When it was last heard.
+    pub heard_at: Option<Timestamp>,
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// When something last happened there.
+    pub active_at: Option<Timestamp>,
+    /// Since when it is flagged as wedged.
+    pub wedged_since: Option<Timestamp>,
+    /// Whether it may be started anew when it is wedged.
+    pub restart_when_wedged: bool,
+}
+
+/// A row that may sleep, and works on nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdleRow {
+    /// The row.
+    pub row: KnownRow,
+    /// After so many idle minutes.
+    pub idle_minutes: u32,
+    /// When something last happened there.
+    pub active_at: Option<Timestamp>,
+}
+
+/// `check_heartbeats`: external agents that are silent are waited for again; containers that run and are silent are
+/// degraded, and after a while started anew.
+#[must_use]
+pub fn check_heartbeats(
+    rows: &[QuietRow],
+    busy: &BTreeSet<WorkspaceId>,
+    readiness: &dyn Fn(&str) -> Readiness,
+    lasted: Lasted<'_>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    for quiet in rows.iter().filter(|quiet| !busy.contains(&quiet.row.id)) {
+        let row = &quiet.row;
+        let speaks = quiet.kind == Kind::External || readiness(&row.runtime) == Readiness::Heartbeat;
+        let silent_for = lasted(quiet.heard_at.unwrap_or(row.status_since));
+        if !speaks || silent_for < SILENT_AFTER {
+            continue;
+        }
+        let evidence = match quiet.heard_at {
+            Some(at) => format!("no beat for {} (the last one came at {at})", words(silent_for)),
+            None => format!("no beat for {}, and none before", words(silent_for)),
+        };
+        let heard_before = now - SILENT_AFTER;
+        let external = quiet.kind == Kind::External;
+        match row.status {
+            Status::Online => {
+                let (workspace, incarnation) = (row.id, row.incarnation);
+                let action = Action::MarkSilent { workspace, incarnation, heard_before, external };
+                plan.act(action, &row.name, evidence);
+            }
+            Status::Degraded if external => {
+                let (workspace, incarnation) = (row.id, row.incarnation);
+                let action = Action::MarkSilent { workspace, incarnation, heard_before, external };
+                plan.act(action, &row.name, evidence);
+            }
+            Status::Degraded if silent_for >= SILENT_AFTER + RESTART_SILENT_AFTER => {
+                plan.act(Action::RestartUnwell { workspace: row.id, heard_before }, &row.name, evidence);
+            }
+            Status::Degraded => plan.watching.push(format!("{}: {evidence}", row.name)),
+            Status::Provisioning
+            | Status::Offline
+            | Status::Failed(_)
+            | Status::Paused
+            | Status::Hibernating
+            | Status::Hibernated
+            | Status::AwaitingAgent
+            | Status::Removed => {}
+        }
+    }
+    plan
+}
+
+/// `flag_wedged`: agents that say they work on something, and from which nothing comes: no beat, no message, no
+/// progress. Flagged; started anew only where a person has said so beforehand.
+#[must_use]
+pub fn flag_wedged(
+    rows: &[QuietRow],
+    busy: &BTreeSet<WorkspaceId>,
+    sent_at: &dyn Fn(WorkspaceId) -> Option<Timestamp>,
+    lasted: Lasted<'_>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    let at_work = |quiet: &&QuietRow| quiet.active_tasks > 0 && !busy.contains(&quiet.row.id);
+    for quiet in rows.iter().filter(at_work) {
+        let row = &quiet.row;
+        let last = [quiet.heard_at, quiet.active_at, sent_at(row.id)].into_iter().flatten().max();
+        let quiet_for = lasted(last.unwrap_or(row.status_since));
+        if quiet_for < WEDGED_AFTER {
+            continue;
+        }
+        let quiet_since = now - WEDGED_AFTER;
+        let evidence = format!(
+            "busy with {} tasks, and neither beat nor message nor progress for {}",
+            quiet.active_tasks,
+            words(quiet_for)
+        );
+        if quiet.wedged_since.is_none() {
+            plan.act(Action::FlagWedged { workspace: row.id, quiet_since }, &row.name, evidence);
+        } else if quiet.restart_when_wedged && row.status == Status::Degraded && quiet.kind == Kind::Container {
+            let action = Action::RestartUnwell { workspace: row.id, heard_before: quiet_since };
+            plan.act(action, &row.name, evidence);
+        } else {
+            plan.watching.push(format!("{}: {evidence}", row.name));
+        }
+    }
+    plan
+}
+
+/// `hibernate_idle`: what may sleep, works on nothing, and was not needed for its idle minutes.
+#[must_use]
+pub fn hibernate_idle(
+    rows: &[IdleRow],
+    busy: &BTreeSet<WorkspaceId>,
+    in_use: &dyn Fn(WorkspaceId) -> (u32, Option<Timestamp>),
+    lasted: Lasted<'_>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    for idle in rows.iter().filter(|idle| !busy.contains(&idle.row.id)) {
+        let row = &idle.row;
+        let limit = Duration::from_secs(u64::from(idle.idle_minutes) * 60);
+        let (open, seen_at) = in_use(row.id);
+        let last = [idle.active_at, seen_at].into_iter().flatten().max().unwrap_or(row.status_since);
+        let idle_for = lasted(last);
+        if open == 0 && idle_for >= limit {
+            let evidence = format!("nothing happened there for {}", words(idle_for));
+            let action = Action::Hibernate { workspace: row.id, idle_since: now - limit };
+            plan.act(action, &row.name, evidence);
+        }
+    }
+    plan
+}
+
+/// `time_out_provisioning`: starts from which no beat came within their runtime's limit. `begun_at` is when this
+/// process brought the container up: what ostler itself took before (an image to pull) is not held against it.
+#[must_use]
+pub fn time_out_provisioning(
+    rows: &[KnownRow],
+    busy: &BTreeSet<WorkspaceId>,
+    limit: &dyn Fn(&str) -> Option<Duration>,
+    begun_at: &dyn Fn(&KnownRow) -> Option<Timestamp>,
+    lasted: Lasted<'_>,
+) -> Plan {
+    let mut plan = Plan::default();
+    for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
+        // Without a limit, or not brought up by this process: `settle` begins that anew.
+        let (Some(limit), Some(begun_at)) = (limit(&row.runtime), begun_at(row)) else { continue };
+        let waited = lasted(begun_at.max(row.status_since));
+        if waited < limit {
+            plan.watching.push(format!("{}: started, and not heard for {}", row.name, words(waited)));
+            continue;
+        }
+        let action = Action::TimeOutProvisioning {
+            workspace: row.id,
+            incarnation: row.incarnation,
+            since: row.status_since,
+            limit_seconds: limit.as_secs(),
+        };
+        let evidence =
+            format!("started, and not heard for {}; its runtime allows {}", words(waited), words(limit));
+        plan.act(action, &row.name, evidence);
+    }
+    plan
+}
+
+/// `restart_due`: what ended and may be tried again now.
+#[must_use]
+pub fn restart_due(rows: &[KnownRow], busy: &BTreeSet<WorkspaceId>) -> Plan {
+    let mut plan = Plan::default();
+    for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
+        let evidence = format!("offline since {}, and its wait is over", row.status_since);
+        plan.act(Action::RestartDue { workspace: row.id }, &row.name, evidence);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::ids::Incarnation;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn row(status: Status) -> KnownRow {
+        KnownRow {
+            id: WorkspaceId(Uuid::from_u128(1)),
+            name: "one".into(),
+            status,
+            container: None,
+            incarnation: Incarnation(1),
+            status_since: NOW - Duration::from_hours(9),
+            runtime: "agent".into(),
+        }
+    }
+
+    fn quiet(status: Status, for_: Duration) -> QuietRow {
+        QuietRow {
+            row: row(status),
+            kind: Kind::Container,
+            heard_at: Some(NOW - for_),
+            active_tasks: 0,
+            active_at: None,
+            wedged_since: None,
+            restart_when_wedged: false,
+        }
+    }
+
+    fn since(then: Timestamp) -> Duration {
+        NOW.since(then)
+    }
+
+    fn heartbeat(_: &str) -> Readiness {
+        Readiness::Heartbeat
+    }
+
+    fn silent(quiet: QuietRow, lasted: Lasted<'_>) -> Vec<Action> {
+        let plan = check_heartbeats(&[quiet], &BTreeSet::new(), &heartbeat, lasted, NOW);
+        plan.actions.into_iter().map(|planned| planned.action).collect()
+    }
+
+    #[test]
+    fn silence_degrades_then_restarts_and_an_external_agent_is_waited_for() {
+        let short = SILENT_AFTER - Duration::from_secs(1);
+        assert_eq!(silent(quiet(Status::Online, short), &since), []);
+        assert!(matches!(silent(quiet(Status::Online, SILENT_AFTER), &since)[..], [Action::MarkSilent {
+            external: false,
+            ..
+        }]));
+        assert_eq!(silent(quiet(Status::Degraded, RESTART_SILENT_AFTER), &since), []);
+        let long = SILENT_AFTER + RESTART_SILENT_AFTER;
+        assert!(matches!(silent(quiet(Status::Degraded, long), &since)[..], [Action::RestartUnwell { .. }]));
+        let external = QuietRow { kind: Kind::External, ..quiet(Status::Degraded, SILENT_AFTER) };
+        assert!(matches!(silent(external, &since)[..], [Action::MarkSilent { external: true, .. }]));
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_silence_that_nobody_could_have_heard() {
+        let long = Duration::from_hours(8);
+        assert_eq!(silent(quiet(Status::Online, long), &|_| Duration::from_secs(179)), []);
+        let plan = flag_wedged(
+            &[QuietRow { active_tasks: 1, ..quiet(Status::Online, long) }],
+            &BTreeSet::new(),
+            &|_| None,
+            &|_| Duration::from_secs(299),
+            NOW,
+        );
+        assert_eq!(plan.actions, []);
+    }
+
+    #[test]
+    fn an_image_that_speaks_no_protocol_is_never_silent() {
+        let rows = [quiet(Status::Online, Duration::from_hours(1))];
+        let plan = check_heartbeats(&rows, &BTreeSet::new(), &|_| Readiness::Container, &since, NOW);
+        assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn busy_without_result_is_flagged_once_and_restarted_only_where_that_was_allowed() {
+        let flag = |rows: &[QuietRow], sent: Option<Timestamp>| {
+            let plan = flag_wedged(rows, &BTreeSet::new(), &|_| sent, &since, NOW);
+            plan.actions.into_iter().map(|planned| planned.action).collect::<Vec<_>>()
+        };
+        let busy = QuietRow { active_tasks: 2, ..quiet(Status::Degraded, WEDGED_AFTER) };
+        assert!(matches!(flag(std::slice::from_ref(&busy), None)[..], [Action::FlagWedged { .. }]));
+        assert_eq!(flag(std::slice::from_ref(&busy), Some(NOW)), [], "it sent something");
+        let idle = QuietRow { active_tasks: 0, ..busy.clone() };
+        assert_eq!(flag(&[idle], None), []);
+        let flagged = QuietRow { wedged_since: Some(NOW), ..busy };
+        assert_eq!(flag(std::slice::from_ref(&flagged), None), []);
+        let allowed = QuietRow { restart_when_wedged: true, ..flagged };
+        assert!(matches!(flag(&[allowed], None)[..], [Action::RestartUnwell { .. }]));
+    }
+
+    #[test]
+    fn only_what_is_idle_and_unused_sleeps() {
+        let idle = IdleRow { row: row(Status::Online), idle_minutes: 10, active_at: Some(NOW - Duration::from_mins(10)) };
+        let plan = |idle: &IdleRow, open, seen| {
+            let rows = std::slice::from_ref(idle);
+            hibernate_idle(rows, &BTreeSet::new(), &|_| (open, seen), &since, NOW).actions.len()
+        };
+        assert_eq!(plan(&idle, 0, None), 1);
+        assert_eq!(plan(&idle, 1, None), 0, "a request is on its way");
+        assert_eq!(plan(&idle, 0, Some(NOW - Duration::from_mins(9))), 0, "a message came");
+        assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
+    }
+
+    #[test]
+    fn a_start_is_given_its_runtimes_time_from_when_its_container_was_brought_up() {
+        let row = row(Status::Provisioning);
+        let plan = |limit: Option<Duration>, begun: Option<Timestamp>| {
+            let rows = std::slice::from_ref(&row);
+            time_out_provisioning(rows, &BTreeSet::new(), &|_| limit, &|_| begun, &since).actions.len()
+        };
+        let (limit, long_ago) = (Duration::from_mins(12), NOW - Duration::from_mins(12));
+        assert_eq!(plan(Some(limit), Some(long_ago)), 1);
+        assert_eq!(plan(Some(limit), Some(NOW - Duration::from_mins(11))), 0);
+        assert_eq!(plan(Some(limit), None), 0, "an interrupted start is begun anew instead");
+        assert_eq!(plan(None, Some(long_ago)), 0);
+    }
+}

@@ -1,0 +1,112 @@
+//! Since when ostler has been listening without a break.
+//!
+//! Silence, idleness and slowness are only ever measured in time in which somebody could have been heard. After a
+//! start, a suspend, a clock that was set, or a spell in which beats could not be written down, every such window
+//! begins anew: nobody is blamed for silence while we slept.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::domain::time::{Awake, Timestamp};
+
+/// How far the wall clock may drift from the awake clock between two looks: more is a suspend, or a clock that
+/// was set.
+pub const JUMP: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Spell {
+    since: Awake,
+    /// Wall clock less awake clock when it was last looked at: it changes when time jumps.
+    offset: i64,
+    /// Which spell this is.
+    number: u64,
+}
+
+/// The spell of listening. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Listening(Arc<Mutex<Spell>>);
+
+impl Listening {
+    /// Begins to listen now.
+    #[must_use]
+    pub fn since(now: Timestamp, awake: Awake) -> Self {
+        Self(Arc::new(Mutex::new(Spell { since: awake, offset: offset(now, awake), number: 0 })))
+    }
+
+    /// Looks at both clocks, and begins anew where time has jumped. Answers the number of the spell: another one
+    /// than before means that whatever was watched has to be watched anew.
+    pub fn observe(&self, now: Timestamp, awake: Awake) -> u64 {
+        let mut spell = self.lock();
+        let seen = offset(now, awake);
+        if jumped(spell.offset, seen) {
+            tracing::warn!("time jumped (a suspend, or the clock was set): graces begin anew");
+            spell.since = awake;
+            spell.number += 1;
+        }
+        spell.offset = seen;
+        spell.number
+    }
+
+    /// Begins anew: something that was said could not be written down.
+    pub fn interrupted(&self, awake: Awake) {
+        self.lock().since = awake;
+    }
+
+    /// For how long something has lasted, as far as ostler listened.
+    #[must_use]
+    pub fn lasted(&self, since: Timestamp, now: Timestamp, awake: Awake) -> Duration {
+        now.since(since).min(self.spell(awake))
+    }
+
+    /// For how long ostler has been listening.
+    #[must_use]
+    pub fn spell(&self, awake: Awake) -> Duration {
+        awake.since(self.lock().since)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spell> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wall clock less awake clock, in milliseconds.
+#[must_use]
+pub fn offset(wall: Timestamp, awake: Awake) -> i64 {
+    wall.0 - i64::try_from(awake.0).unwrap_or(i64::MAX)
+}
+
+/// Whether time has jumped between two offsets.
+#[must_use]
+pub fn jumped(before: i64, now: i64) -> bool {
+    before.abs_diff(now) > u64::try_from(JUMP.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: Timestamp = Timestamp(1_700_000_000_000);
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn nothing_lasts_longer_than_somebody_listened() {
+        let listening = Listening::since(WALL, Awake(0));
+        let later = Awake(60_000);
+        assert_eq!(listening.lasted(WALL - MINUTE * 60, WALL + MINUTE, later), MINUTE);
+        assert_eq!(listening.lasted(WALL + MINUTE / 2, WALL + MINUTE, later), MINUTE / 2);
+    }
+
+    #[test]
+    fn a_suspend_a_set_clock_and_an_interruption_begin_anew() {
+        let listening = Listening::since(WALL, Awake(0));
+        assert_eq!(listening.observe(WALL + MINUTE, Awake(60_000)), 0);
+        assert_eq!(listening.spell(Awake(60_000)), MINUTE);
+        assert_eq!(listening.observe(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min");
+        assert_eq!(listening.spell(Awake(61_000)), Duration::ZERO);
+        assert_eq!(listening.observe(WALL, Awake(62_000)), 2, "a clock set back");
+        listening.interrupted(Awake(70_000));
+        assert_eq!(listening.spell(Awake(70_000)), Duration::ZERO);
+    }
+}

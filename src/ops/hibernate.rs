@@ -1,0 +1,141 @@
+//! Hibernate and wake: the row says hibernating, the container is seen stopped, then it says hibernated.
+
+use serde_json::json;
+
+use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase, start::StartOrder};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        status::{Cause, Status},
+        time::Timestamp,
+        workspace::{Kind, Workspace},
+    },
+    engine::trusted,
+    store::{SleepResult, StatusChange},
+};
+
+impl Ops {
+    /// Puts a workspace to sleep, on a person's or its own word. Asleep already is success.
+    ///
+    /// # Errors
+    /// When it works on something and is not forced, when its status allows no sleep, or when its container was not
+    /// seen stopped: it is hibernating then, and `settle` goes on.
+    pub async fn hibernate(&self, id: WorkspaceId, force: bool) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.kind == Kind::External {
+            return Err(OpError::Conflict(format!(
+                "workspace `{}` is external: its agent runs elsewhere, and sleeps there",
+                row.name
+            )));
+        }
+        if row.status == Status::Hibernated {
+            return Ok(Applied::Done("it sleeps already".into()));
+        }
+        if row.status != Status::Hibernating {
+            match self.claim_sleep(&row, None, force).await? {
+                SleepResult::Begun => {}
+                SleepResult::Busy(active_tasks) => return Err(OpError::Busy { active_tasks }),
+                SleepResult::Raced => {
+                    let status = self.0.row(id).await?.status;
+                    return Err(OpError::Conflict(format!(
+                        "workspace `{}` is {status}: only one that is online or degraded can be put to sleep",
+                        row.name
+                    )));
+                }
+            }
+        }
+        self.order(id, Order::FinishHibernation).await
+    }
+
+    /// Puts a workspace to sleep that was idle since then, unless something has happened there meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or its container was not seen stopped.
+    pub async fn hibernate_idle(&self, id: WorkspaceId, idle_since: Timestamp) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        match self.claim_sleep(&row, Some(idle_since), false).await? {
+            SleepResult::Begun => self.order(id, Order::FinishHibernation).await,
+            SleepResult::Busy(_) | SleepResult::Raced => Ok(Applied::Raced("something happened there".into())),
+        }
+    }
+
+    /// Closes it to messages and claims it in one guarded update. It stays closed until the container is stopped.
+    async fn claim_sleep(
+        &self,
+        row: &Workspace,
+        idle_since: Option<Timestamp>,
+        force: bool,
+    ) -> OpResult<SleepResult> {
+        let (id, traffic) = (row.id, &self.0.traffic);
+        if !traffic.close_if_quiet(id, idle_since) && !force {
+            return Ok(SleepResult::Busy(traffic.open(id)));
+        }
+        let now = self.0.clock.now();
+        let claimed = self.0.store.begin_hibernation(id, idle_since, force, now).await;
+        if !matches!(claimed, Ok(SleepResult::Begun)) {
+            traffic.reopen(id);
+        }
+        Ok(claimed?)
+    }
+
+    pub(super) async fn finish_hibernation_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        let done = self.see_asleep(id, phase).await;
+        // Whatever came of it: messages wait for what the row says, or are told.
+        self.0.traffic.reopen(id);
+        done
+    }
+
+    async fn see_asleep(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.status != Status::Hibernating {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        phase.say("hibernate: stopping its container");
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.stop_containers_of(&row).await?;
+        let change = StatusChange {
+            workspace: id,
+            cause: Cause::FinishHibernation,
+            incarnation: None,
+            detail: None,
+            told: json!({ "name": row.name, "tier": row.tier }),
+            at: self.0.clock.now(),
+        };
+        Ok(if self.0.store.change_status(change).await? {
+            Applied::Done("asleep".into())
+        } else {
+            Applied::Raced("its status changed meanwhile".into())
+        })
+    }
+
+    /// Wakes a workspace: from sleep only, never from a pause. One that is falling asleep is woken after that; one
+    /// that is up is left alone.
+    ///
+    /// # Errors
+    /// When it is below a paused one, or cannot be started.
+    pub async fn wake(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        self.refuse_below_paused(&row).await?;
+        match row.status {
+            Status::Hibernating => {
+                let _seen_below = self.order(id, Order::FinishHibernation).await?;
+            }
+            Status::Hibernated => {}
+            Status::Online | Status::Degraded | Status::Provisioning => {
+                return Ok(Applied::Done(format!("it is {}", row.status)));
+            }
+            Status::Offline
+            | Status::Failed(_)
+            | Status::Paused
+            | Status::AwaitingAgent
+            | Status::Removed => {
+                return Err(OpError::Conflict(format!(
+                    "workspace `{}` is {}, not asleep: `ostler start` starts what is not",
+                    row.name, row.status
+                )));
+            }
+        }
+        let order = StartOrder { cause: Some(Cause::Wake), ..StartOrder::default() };
+        self.order(id, Order::Start(order)).await
+    }
+}

@@ -1,0 +1,142 @@
+//! Pause and resume: of a workspace and everything below it.
+//!
+//! Whoever is paused along with another remembers with whom, and comes back with it: a workspace that a person had
+//! paused by itself stays paused when its parent is resumed.
+
+use super::{Applied, OpError, OpResult, Ops, Order, start::StartOrder};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        naming::WorkspaceName,
+        status::{Cause, Status},
+        workspace::{Kind, Workspace},
+    },
+    store::{PauseResult, StatusChange},
+};
+
+/// What came of an order for one of the workspaces it was for.
+#[derive(Clone, Debug)]
+pub struct Affected {
+    /// Which.
+    pub id: WorkspaceId,
+    /// What came of it.
+    pub result: OpResult<Applied>,
+}
+
+impl Ops {
+    /// Pauses a workspace and everything below it, and sees their containers stopped. Paused already is success.
+    ///
+    /// # Errors
+    /// When nothing could be paused. What came of each stop is in the answer: where one failed the row says paused
+    /// all the same, and `settle` goes on trying.
+    pub async fn pause(&self, id: WorkspaceId) -> OpResult<Vec<Affected>> {
+        let paused = match self.0.store.pause_workspace(id, self.0.clock.now()).await? {
+            PauseResult::Paused(paused) => paused,
+            PauseResult::BelowPaused(parent) => return Err(below_paused(&parent)),
+            PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
+        };
+        // Children first: nothing is left running below a workspace that is stopped. All are begun before any is
+        // waited for, because each may take its whole grace.
+        let mut stops = Vec::with_capacity(paused.len());
+        for id in paused.into_iter().rev() {
+            stops.push((id, self.0.row(id).await, self.submit_stop(id)));
+        }
+        let mut affected = Vec::with_capacity(stops.len());
+        for (id, row, stop) in stops {
+            let result = match row {
+                Ok(row) if row.kind == Kind::External => Ok(Applied::Done("paused".into())),
+                Ok(_) => stop.await.unwrap_or(Err(OpError::Stopping)),
+                Err(error) => Err(error),
+            };
+            affected.push(Affected { id, result });
+        }
+        affected.reverse();
+        Ok(affected)
+    }
+
+    fn submit_stop(&self, id: WorkspaceId) -> tokio::sync::oneshot::Receiver<OpResult<Applied>> {
+        self.submit(id, Order::Stop { swept: None })
+    }
+
+    /// Pauses as [`Ops::pause`] does; answers for the workspace itself.
+    ///
+    /// # Errors
+    /// When it cannot be paused, or its container was not seen stopped.
+    pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
+        own(self.pause(id).await?, id)
+    }
+
+    /// Resumes, or starts, a workspace and whatever was paused along with it.
+    ///
+    /// # Errors
+    /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
+    pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
+        let row = self.0.row(id).await?;
+        self.refuse_below_paused(&row).await?;
+        let along = match row.status {
+            Status::Paused => self.0.store.paused_along_with(id).await?,
+            _ => Vec::new(),
+        };
+        let mut affected = vec![Affected { id, result: self.resume_one(&row, new_volume).await }];
+        // One after the other, parents first: a child is not started below one that is paused.
+        for row in along {
+            affected.push(Affected { id: row.id, result: self.resume_one(&row, false).await });
+        }
+        Ok(affected)
+    }
+
+    /// Starts as [`Ops::resume`] does; answers for the workspace itself.
+    ///
+    /// # Errors
+    /// When it cannot be started; says why and what to do.
+    pub async fn start(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Applied> {
+        own(self.resume(id, new_volume).await?, id)
+    }
+
+    async fn resume_one(&self, row: &Workspace, new_volume: bool) -> OpResult<Applied> {
+        match row.kind {
+            Kind::Container => {
+                let order =
+                    StartOrder { cause: Some(Cause::StartByPerson), new_volume, ..StartOrder::default() };
+                self.order(row.id, Order::Start(order)).await
+            }
+            Kind::External if row.status == Status::Paused => {
+                let change = StatusChange {
+                    workspace: row.id,
+                    cause: Cause::AwaitAgain,
+                    incarnation: None,
+                    detail: None,
+                    told: serde_json::json!({ "name": row.name, "resumed": true }),
+                    at: self.0.clock.now(),
+                };
+                Ok(if self.0.store.change_status(change).await? {
+                    Applied::Done("waiting for its agent".into())
+                } else {
+                    Applied::Raced("its status changed meanwhile".into())
+                })
+            }
+            Kind::External => Err(OpError::Conflict(format!(
+                "workspace `{}` is external: its agent runs elsewhere and is started there",
+                row.name
+            ))),
+        }
+    }
+
+    pub(super) async fn refuse_below_paused(&self, row: &Workspace) -> OpResult<()> {
+        let Some(parent) = row.parent else { return Ok(()) };
+        match self.0.store.paused_above(parent).await? {
+            Some(paused) => Err(below_paused(&paused)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The protocol's words (§5).
+pub(super) fn below_paused(parent: &WorkspaceName) -> OpError {
+    OpError::Conflict(format!("parent workspace \"{parent}\" is paused — resume it first"))
+}
+
+fn own(affected: Vec<Affected>, id: WorkspaceId) -> OpResult<Applied> {
+    let own = affected.into_iter().find(|affected| affected.id == id);
+    own.map_or_else(|| Err(OpError::NotFound("workspace not found".into())), |affected| affected.result)
+}

@@ -1,0 +1,52 @@
+//! Starting again what ended by itself, or runs and gives no good sign of life: within the budget.
+
+use std::time::Duration;
+
+use super::{Applied, OpResult, Ops, actor::Phase, start::StartOrder};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        status::{Cause, Status},
+    },
+    store::Unless,
+};
+
+/// How long a restart is put off that could not be tried, because the engine was away.
+const PUT_OFF: Duration = Duration::from_secs(30);
+
+/// The pass that looks for restarts that are due.
+pub const RESTART_DUE: &str = "restart_due";
+
+impl Ops {
+    pub(super) async fn restart_due_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        let now = self.0.clock.now();
+        if row.status != Status::Offline || row.restart_due_at.is_none_or(|due| due > now) {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        let order = StartOrder { cause: Some(Cause::Restart), ..StartOrder::default() };
+        let done = self.start_now(id, order, phase).await;
+        let still_offline = self.0.row(id).await?.status == Status::Offline;
+        if still_offline {
+            self.0.store.put_off_restart(id, now + PUT_OFF).await?;
+            self.0.wake.after(RESTART_DUE, PUT_OFF);
+        }
+        done
+    }
+
+    pub(super) async fn restart_unwell_now(
+        &self,
+        id: WorkspaceId,
+        unless: Unless,
+        why: String,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
+        let (budget, now) = (self.0.settings.restart, self.0.clock.now());
+        if !self.0.store.claim_restart_of_unwell(id, unless, budget, why, now).await? {
+            return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
+        }
+        let order =
+            StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };
+        self.start_now(id, order, phase).await
+    }
+}

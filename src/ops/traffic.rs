@@ -1,0 +1,150 @@
+//! Requests on their way to agents: who talks with whom right now, and when it last happened.
+//!
+//! Kept in memory, because every message would cost two writes otherwise: what a crash loses is only how recently
+//! somebody was active, and after a start every idle window begins anew anyway. A workspace that is about to be put
+//! to sleep is *closed* under the same lock that counts its requests, so no request slips in between the look at the
+//! counter and the stop of the container: it waits, and wakes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    clock::SharedClock,
+    domain::{ids::WorkspaceId, time::Timestamp},
+};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    open: u32,
+    closed: bool,
+    active_at: Option<Timestamp>,
+    sent_at: Option<Timestamp>,
+    /// Whether `active_at` is newer than what is written down.
+    fresh: bool,
+}
+
+/// See the module page. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Traffic {
+    flows: Arc<Mutex<HashMap<WorkspaceId, Flow>>>,
+    clock: SharedClock,
+}
+
+/// A request on its way. It has ended when this is dropped.
+pub struct Passage {
+    traffic: Traffic,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+}
+
+impl Traffic {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { flows: Arc::default(), clock }
+    }
+
+    /// Lets a request through, or not: `None` while its target is being put to sleep.
+    #[must_use]
+    pub fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId) -> Option<Passage> {
+        let now = self.clock.now();
+        let mut flows = self.lock();
+        let target = flows.entry(to).or_default();
+        if target.closed {
+            return None;
+        }
+        target.open += 1;
+        target.touch(now);
+        if let Some(from) = from {
+            let sender = flows.entry(from).or_default();
+            sender.open += 1;
+            sender.sent_at = Some(now);
+            sender.touch(now);
+        }
+        Some(Passage { traffic: self.clone(), from, to })
+    }
+
+    /// Notes that somebody works in a workspace: a shell, a command.
+    pub fn note(&self, id: WorkspaceId) {
+        let now = self.clock.now();
+        self.lock().entry(id).or_default().touch(now);
+    }
+
+    /// How many requests are on their way from or to it.
+    #[must_use]
+    pub fn open(&self, id: WorkspaceId) -> u32 {
+        self.lock().get(&id).map_or(0, |flow| flow.open)
+    }
+
+    /// When something last happened there, as far as is remembered.
+    #[must_use]
+    pub fn active_at(&self, id: WorkspaceId) -> Option<Timestamp> {
+        self.lock().get(&id).and_then(|flow| flow.active_at)
+    }
+
+    /// When it last sent something.
+    #[must_use]
+    pub fn sent_at(&self, id: WorkspaceId) -> Option<Timestamp> {
+        self.lock().get(&id).and_then(|flow| flow.sent_at)
+    }
+
+    /// Closes a workspace to requests, if none is on its way and, where given, nothing happened since.
+    pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> bool {
+        let mut flows = self.lock();
+        let flow = flows.entry(id).or_default();
+        let active = idle_since.is_some_and(|since| flow.active_at.is_some_and(|at| at > since));
+        if flow.open > 0 || active {
+            return false;
+        }
+        flow.closed = true;
+        true
+    }
+
+    /// Lets requests through again; what they find is for the row to say.
+    pub(super) fn reopen(&self, id: WorkspaceId) {
+        if let Some(flow) = self.lock().get_mut(&id) {
+            flow.closed = false;
+        }
+    }
+
+    /// What happened since this was last asked, to be written down.
+    #[must_use]
+    pub fn take_fresh(&self) -> Vec<(WorkspaceId, Timestamp)> {
+        let mut flows = self.lock();
+        let fresh = flows
+            .iter_mut()
+            .filter(|(_, flow)| std::mem::take(&mut flow.fresh))
+            .filter_map(|(id, flow)| flow.active_at.map(|at| (*id, at)))
+            .collect();
+        // Who is quiet and written down costs no memory for ever.
+        flows.retain(|_, flow| flow.open > 0 || flow.closed || flow.active_at.is_some_and(|at| self.is_recent(at)));
+        fresh
+    }
+
+    fn is_recent(&self, at: Timestamp) -> bool {
+        self.clock.now().since(at) < std::time::Duration::from_hours(1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Flow>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flow {
+    fn touch(&mut self, now: Timestamp) {
+        self.active_at = Some(now);
+        self.fresh = true;
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let now = self.traffic.clock.now();
+        let mut flows = self.traffic.lock();
+        for id in self.from.into_iter().chain([self.to]) {
+            let flow = flows.entry(id).or_default();
+            flow.open = flow.open.saturating_sub(1);
+            flow.touch(now);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Tokens that may do everything, for whoever does not come over the local socket.
+
+use rusqlite::params;
+use serde_json::json;
+
+use super::{Store, StoreResult, TokenIssue};
+use crate::domain::{event::EventKind, ids::TokenId, time::Timestamp};
+
+/// An admin token's row, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminToken {
+    /// Names the row, never the token.
+    pub id: TokenId,
+    /// What it is for, in a person's words.
+    pub name: String,
+    /// The token's first characters.
+    pub prefix: String,
+    /// When it was issued.
+    pub created_at: Timestamp,
+    /// From when on it is no longer valid.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// Issues an admin token.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn issue_admin_token(
+        &self,
+        token: TokenIssue,
+        name: String,
+        expires_at: Option<Timestamp>,
+        at: Timestamp,
+    ) -> StoreResult<()> {
+        self.lanes
+            .write("issue admin token", move |tx| {
+                tx.sql
+                    .prepare_cached(
+                        "INSERT INTO admin_tokens (id, name, digest, prefix, created_at, expires_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .execute(params![token.id, name, token.digest.0, token.prefix, at, expires_at])?;
+                tx.touch_admins();
+                let told = json!({ "token_id": token.id, "prefix": token.prefix, "name": name });
+                tx.tell(at, EventKind::AdminTokenIssued, None, told, None)
+            })
+            .await
+    }
+
+    /// The admin tokens, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn admin_tokens(&self) -> StoreResult<Vec<AdminToken>> {
+        self.lanes
+            .read("admin tokens", |sql| {
+                let mut query = sql.prepare_cached(
+                    "SELECT id, name, prefix, created_at, expires_at FROM admin_tokens ORDER BY created_at, id",
+                )?;
+                let tokens = query.query_map([], |row| {
+                    Ok(AdminToken {
+                        id: row.get(0)?,
+                        name: row.get(1)?,
+                        prefix: row.get(2)?,
+                        created_at: row.get(3)?,
+                        expires_at: row.get(4)?,
+                    })
+                })?;
+                Ok(tokens.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Revokes an admin token: its row goes. Answers whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revoke_admin_token(&self, id: TokenId, at: Timestamp) -> StoreResult<bool> {
+        self.lanes
+            .write("revoke admin token", move |tx| {
+                let gone = tx.sql.prepare_cached("DELETE FROM admin_tokens WHERE id = ?1")?.execute([id])? > 0;
+                if gone {
+                    tx.touch_admins();
+                    tx.tell(at, EventKind::AdminTokenRevoked, None, json!({ "token_id": id }), None)?;
+                }
+                Ok(gone)
+            })
+            .await
+    }
+}

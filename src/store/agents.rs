@@ -1,0 +1,142 @@
+//! What is known of agents besides their rows: what their beats said, who their peers are.
+
+use rusqlite::{Connection, Row, params};
+use serde_json::Value;
+
+use super::{
+    Scope, Store, StoreResult,
+    row::{self, WORKSPACE_COLUMNS, workspace},
+};
+use crate::domain::{ids::WorkspaceId, time::Timestamp, workspace::Workspace};
+
+/// What an agent has told of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vitals {
+    /// When it was last heard.
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// When something last happened there: tasks, messages, a start.
+    pub last_activity_at: Option<Timestamp>,
+    /// The share of its recent requests that failed.
+    pub error_rate: f64,
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// For how long it has been up.
+    pub uptime_seconds: i64,
+    /// What it has spent this month.
+    pub monthly_spend_cents: i64,
+    /// Since when it is flagged as wedged.
+    pub wedged_since: Option<Timestamp>,
+    /// Its card.
+    pub agent_card: Option<Value>,
+    /// What it works on.
+    pub current_task: String,
+    /// One of its errors.
+    pub sample_error: String,
+    /// Its own word for how it is.
+    pub runtime_state: String,
+}
+
+/// A workspace and what its agent has told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// The row.
+    pub row: Workspace,
+    /// What its agent told.
+    pub vitals: Vitals,
+}
+
+/// How many columns come before those of [`VITALS`].
+const AFTER: usize = 26;
+
+const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
+     p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state";
+
+const FROM: &str = "FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
+
+fn described(row: &Row<'_>) -> rusqlite::Result<Described> {
+    let card: Option<String> = row.get(AFTER + 7)?;
+    let text = |index| row.get::<_, Option<String>>(index).map(Option::unwrap_or_default);
+    Ok(Described {
+        row: workspace(row)?,
+        vitals: Vitals {
+            last_heartbeat_at: row.get(AFTER)?,
+            last_activity_at: row.get(AFTER + 1)?,
+            error_rate: row.get::<_, Option<f64>>(AFTER + 2)?.unwrap_or(0.0),
+            active_tasks: row.get::<_, Option<u32>>(AFTER + 3)?.unwrap_or(0),
+            uptime_seconds: row.get::<_, Option<i64>>(AFTER + 4)?.unwrap_or(0),
+            monthly_spend_cents: row.get::<_, Option<i64>>(AFTER + 5)?.unwrap_or(0),
+            wedged_since: row.get(AFTER + 6)?,
+            agent_card: card.map(|card| serde_json::from_str(&card)).transpose().map_err(row::conversion)?,
+            current_task: text(AFTER + 8)?,
+            sample_error: text(AFTER + 9)?,
+            runtime_state: text(AFTER + 10)?,
+        },
+    })
+}
+
+fn read(sql: &Connection, tail: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<Described>> {
+    let text = format!("SELECT {WORKSPACE_COLUMNS}, {VITALS} {FROM} {tail}");
+    Ok(sql.prepare_cached(&text)?.query_map(bind, described)?.collect::<Result<_, _>>()?)
+}
+
+impl Store {
+    /// A workspace and what its agent told, removed or not.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn describe(&self, id: WorkspaceId) -> StoreResult<Option<Described>> {
+        self.lanes
+            .read("describe", move |sql| Ok(read(sql, "WHERE w.id = ?1", [id])?.into_iter().next()))
+            .await
+    }
+
+    /// Workspaces and what their agents told, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn describe_all(&self, scope: Scope) -> StoreResult<Vec<Described>> {
+        self.lanes
+            .read("describe all", move |sql| {
+                read(sql, &format!("WHERE {} ORDER BY w.created_at, w.key", scope.condition()), [])
+            })
+            .await
+    }
+
+    /// Whom the tree puts beside a workspace: those below the same parent, its children, its parent. Siblings of a
+    /// root are the other roots, where `root_siblings` says so.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn peers(&self, of: WorkspaceId, root_siblings: bool) -> StoreResult<Vec<Described>> {
+        self.lanes
+            .read("peers", move |sql| {
+                let parent: Option<WorkspaceId> = sql
+                    .prepare_cached("SELECT parent_id FROM workspaces WHERE id = ?1 AND status <> 'removed'")?
+                    .query_row([of], |row| row.get(0))?;
+                let mut peers = match parent {
+                    Some(parent) => read(
+                        sql,
+                        "WHERE w.parent_id = ?1 AND w.status <> 'removed' ORDER BY w.created_at, w.key",
+                        [parent],
+                    )?,
+                    None if root_siblings => read(
+                        sql,
+                        "WHERE w.parent_id IS NULL AND w.status <> 'removed' ORDER BY w.created_at, w.key",
+                        [],
+                    )?,
+                    None => Vec::new(),
+                };
+                peers.retain(|peer| peer.row.id != of);
+                peers.extend(read(
+                    sql,
+                    "WHERE w.parent_id = ?1 AND w.status <> 'removed' ORDER BY w.created_at, w.key",
+                    [of],
+                )?);
+                if let Some(parent) = parent {
+                    peers.extend(read(sql, "WHERE w.id = ?1 AND w.status <> 'removed'", params![parent])?);
+                }
+                Ok(peers)
+            })
+            .await
+    }
+}

@@ -1,0 +1,325 @@
+//! What agents tell: beats, registers, cards.
+//!
+//! A beat is the one thing that happens thousands of times for each of everything else, so in the usual case it is
+//! one UPDATE of one narrow row, in a transaction it shares with whoever waits beside it. Words (task, error,
+//! metadata) have a table of their own and are written when they change; what they were before is known from
+//! memory. Whether the token is still good is asked once more inside the transaction.
+
+use std::sync::Arc;
+
+use rusqlite::params;
+use serde_json::{Value, json};
+
+use super::{
+    Holder, Said, Store, StoreResult,
+    lane::{Known, Tx},
+    workspaces::{StatusChange, change_status, event_of},
+};
+use crate::domain::{
+    beat::{self, Beat, Standing},
+    event::EventKind,
+    status::Cause,
+    time::Timestamp,
+    token::TokenKind,
+    workspace::Kind,
+};
+
+/// What came of something an agent told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is written down.
+    Noted,
+    /// The token is no longer its token: nothing was written.
+    Unauthorized,
+    /// There is no such live workspace any more: nothing was written.
+    Gone,
+}
+
+/// What an agent sends when it begins.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Where it is reached; only of an external one, and checked.
+    pub url: Option<String>,
+    /// Its card, as JSON.
+    pub card: Value,
+}
+
+impl Store {
+    /// Takes in a heartbeat (wire protocol, §4): in the usual case one statement.
+    ///
+    /// # Errors
+    /// When the store cannot answer: then nothing was written, and the sender has to be told.
+    pub async fn note_beat(&self, holder: Holder, beat: Beat, at: Timestamp) -> StoreResult<Heard> {
+        self.lanes
+            .write("note beat", move |tx| {
+                let id = holder.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
+                    return Ok(Heard::Gone);
+                };
+                if !holds {
+                    return Ok(Heard::Unauthorized);
+                }
+                let before = &member.said;
+                let same_task = *before.current_task == *beat.current_task;
+                let active = beat.active_tasks > 0 || !same_task;
+                let counts_as_use = holder.kind == TokenKind::Instance;
+                tx.sql.prepare_cached(BEAT)?.execute(params![
+                    member.key,
+                    at,
+                    counts_as_use,
+                    active,
+                    if beat.is_partial() { -1.0 } else { beat.error_rate },
+                    beat.active_tasks,
+                    beat.uptime_seconds,
+                    beat.monthly_spend_cents
+                ])?;
+                note_api_use(tx, &holder, at)?;
+                let said = write_words(tx, member.key, before, &beat, at, counts_as_use)?;
+                tx.pass(at, EventKind::Heartbeat, id, || {
+                    json!({ "active_tasks": beat.active_tasks, "uptime_seconds": beat.uptime_seconds })
+                });
+                if !same_task || before.active_tasks != beat.active_tasks {
+                    tx.pass(at, EventKind::TaskUpdated, id, || {
+                        json!({ "current_task": beat.current_task, "active_tasks": beat.active_tasks })
+                    });
+                }
+                let standing = Standing {
+                    status: member.status,
+                    kind: member.kind,
+                    token: holder.kind,
+                    manages_status: said.manages_status,
+                };
+                let moves = beat::moves(standing, &beat);
+                tx.hear(id, said);
+                if !moves.is_empty() {
+                    let unwell = unwell(&beat);
+                    move_by(tx, &holder, &member, &moves, json!({}), &unwell, at)?;
+                }
+                Ok(Heard::Noted)
+            })
+            .await
+    }
+
+    /// Takes in what an agent sends when it begins: its card, and where it is. It moves the status as a beat does.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn note_registration(
+        &self,
+        holder: Holder,
+        registration: Registration,
+        at: Timestamp,
+    ) -> StoreResult<Heard> {
+        self.lanes
+            .write("note registration", move |tx| {
+                let id = holder.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
+                    return Ok(Heard::Gone);
+                };
+                if !holds {
+                    return Ok(Heard::Unauthorized);
+                }
+                let Registration { url, card } = registration;
+                write_card(tx, member.key, &card)?;
+                if let Some(url) = url.as_deref().filter(|_| member.kind == Kind::External) {
+                    tx.sql
+                        .prepare_cached("UPDATE workspaces SET url = ?2 WHERE key = ?1 AND kind = 'external'")?
+                        .execute(params![member.key, (!url.is_empty()).then_some(url)])?;
+                }
+                let counts_as_use = holder.kind == TokenKind::Instance;
+                tx.sql
+                    .prepare_cached(
+                        "UPDATE pulse SET last_heartbeat_at = ?2,
+                           token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END WHERE workspace = ?1",
+                    )?
+                    .execute(params![member.key, at, counts_as_use])?;
+                note_api_use(tx, &holder, at)?;
+                tx.touch(id);
+                let standing = Standing {
+                    status: member.status,
+                    kind: member.kind,
+                    token: holder.kind,
+                    manages_status: member.said.manages_status,
+                };
+                let told = json!({ "url": url, "agent_card": card });
+                move_by(tx, &holder, &member, &beat::moves_of_register(standing), told, &None, at)?;
+                Ok(Heard::Noted)
+            })
+            .await
+    }
+
+    /// Takes in an agent's new card.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn note_card(&self, holder: Holder, card: Value, at: Timestamp) -> StoreResult<Heard> {
+        self.lanes
+            .write("note card", move |tx| {
+                let id = holder.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
+                    return Ok(Heard::Gone);
+                };
+                if !holds {
+                    return Ok(Heard::Unauthorized);
+                }
+                write_card(tx, member.key, &card)?;
+                tx.tell(at, EventKind::CardUpdated, Some(id), json!({ "agent_card": card }), None)?;
+                Ok(Heard::Noted)
+            })
+            .await
+    }
+
+    /// Writes down that a workspace's token was used for something else than a beat.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn note_token_use(&self, holder: Holder, at: Timestamp) -> StoreResult<()> {
+        self.lanes
+            .write("note token use", move |tx| {
+                let known = tx.known(holder.workspace, &holder.digest, at)?;
+                let Some(Known { member, holds: true }) = known else { return Ok(()) };
+                match holder.kind {
+                    TokenKind::Instance => {
+                        tx.sql
+                            .prepare_cached("UPDATE pulse SET token_used_at = ?2 WHERE workspace = ?1")?
+                            .execute(params![member.key, at])?;
+                        tx.touch(holder.workspace);
+                        Ok(())
+                    }
+                    TokenKind::Api => note_api_use(tx, &holder, at),
+                }
+            })
+            .await
+    }
+}
+
+/// All that a beat changes in the usual case. No column of it has an index.
+const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
+       token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END,
+       last_activity_at = CASE WHEN ?4 THEN ?2 ELSE last_activity_at END,
+       error_rate = CASE WHEN ?5 >= 0 THEN ?5 ELSE error_rate END, active_tasks = ?6,
+       uptime_seconds = CASE WHEN ?7 > 0 THEN ?7 ELSE uptime_seconds END,
+       monthly_spend_cents = CASE WHEN ?8 > 0 THEN ?8 ELSE monthly_spend_cents END,
+       wedged_since = NULL
+     WHERE workspace = ?1";
+
+/// An api token's row is written at most every few minutes: it is not as narrow as a pulse.
+fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<()> {
+    if holder.kind == TokenKind::Api && holder.is_due(at) {
+        tx.sql
+            .prepare_cached("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1 AND revoked_at IS NULL")?
+            .execute(params![holder.token, at])?;
+        tx.touch(holder.workspace);
+    }
+    Ok(())
+}
+
+fn kept(old: &Arc<str>, new: &str) -> Arc<str> {
+    if **old == *new { Arc::clone(old) } else { Arc::from(new) }
+}
+
+/// Writes the words of a beat where they differ from the last ones; answers what is known from now on.
+fn write_words(
+    tx: &Tx<'_>,
+    key: i64,
+    before: &Said,
+    beat: &Beat,
+    at: Timestamp,
+    counts_as_use: bool,
+) -> StoreResult<Said> {
+    // A partial beat says nothing of errors and health: what was said before stays.
+    let partial = beat.is_partial();
+    let sample_error = if partial { &*before.sample_error } else { &*beat.sample_error };
+    let quiet = partial && beat.runtime_state.is_empty();
+    let runtime_state = if quiet { &*before.runtime_state } else { &*beat.runtime_state };
+    let said = Said {
+        active_tasks: beat.active_tasks,
+        current_task: kept(&before.current_task, &beat.current_task),
+        sample_error: kept(&before.sample_error, sample_error),
+        runtime_state: kept(&before.runtime_state, runtime_state),
+        metadata: match &beat.metadata {
+            Some(new) if before.metadata.as_deref() != Some(&*new.json) => Some(Arc::from(&*new.json)),
+            Some(_) | None => before.metadata.clone(),
+        },
+        manages_status: beat.metadata.as_ref().map_or(before.manages_status, |new| new.manages_status),
+        heard_at: Some(at),
+        token_used_at: if counts_as_use { Some(at) } else { before.token_used_at },
+    };
+    let same = said.current_task == before.current_task
+        && said.sample_error == before.sample_error
+        && said.runtime_state == before.runtime_state
+        && said.metadata == before.metadata;
+    if !same {
+        tx.sql
+            .prepare_cached(
+                "INSERT INTO reports (workspace, current_task, sample_error, runtime_state, runtime_metadata)
+                 VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (workspace) DO UPDATE SET current_task = ?2, sample_error = ?3, runtime_state = ?4,
+                   runtime_metadata = ?5",
+            )?
+            .execute(params![
+                key,
+                &*said.current_task,
+                &*said.sample_error,
+                &*said.runtime_state,
+                said.metadata.as_deref()
+            ])?;
+    }
+    Ok(said)
+}
+
+fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<()> {
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO reports (workspace, agent_card) VALUES (?1, ?2)
+             ON CONFLICT (workspace) DO UPDATE SET agent_card = ?2",
+        )?
+        .execute(params![key, card.to_string()])?;
+    Ok(())
+}
+
+/// Why a beat says that its agent is unwell: the detail shown, and the event's particulars.
+fn unwell(beat: &Beat) -> Option<(String, Value)> {
+    let told = json!({ "sample_error": beat.sample_error });
+    if beat.runtime_state == beat::WEDGED {
+        let mut told = told;
+        told["runtime_state"] = json!(beat.runtime_state);
+        return Some(("its agent says that it is wedged".into(), told));
+    }
+    (beat.error_rate >= beat::UNWELL_ERROR_RATE).then(|| {
+        let mut told = told;
+        told["error_rate"] = json!(beat.error_rate);
+        (format!("{:.0} % of what it does fails", beat.error_rate * 100.0), told)
+    })
+}
+
+fn move_by(
+    tx: &mut Tx<'_>,
+    holder: &Holder,
+    member: &super::Member,
+    moves: &[Cause],
+    told: Value,
+    unwell: &Option<(String, Value)>,
+    at: Timestamp,
+) -> StoreResult<()> {
+    for cause in moves {
+        let (detail, told) = match (cause, unwell) {
+            (Cause::Unwell, Some((detail, told))) => (Some(detail.clone()), told.clone()),
+            _ => {
+                let mut told = told.clone();
+                told["recovered_from"] = json!(member.status.as_str());
+                (None, told)
+            }
+        };
+        let change = StatusChange {
+            workspace: holder.workspace,
+            cause: *cause,
+            incarnation: Some(member.incarnation),
+            detail,
+            told,
+            at,
+        };
+        change_status(tx, &change, event_of(*cause))?;
+    }
+    Ok(())
+}

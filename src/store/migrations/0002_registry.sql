@@ -1,0 +1,55 @@
+-- The registry that agents speak with: what beats tell, when what ended is started again, admin tokens.
+
+ALTER TABLE workspaces ADD COLUMN hibernation_idle_minutes INTEGER;
+ALTER TABLE workspaces ADD COLUMN max_concurrent_tasks INTEGER;
+ALTER TABLE workspaces ADD COLUMN restart_when_wedged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workspaces ADD COLUMN paused_with BLOB;
+ALTER TABLE workspaces ADD COLUMN online_since INTEGER;
+ALTER TABLE workspaces ADD COLUMN ends TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE workspaces ADD COLUMN restart_due_at INTEGER;
+
+CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
+    WHERE status = 'offline' AND restart_due_at IS NOT NULL;
+CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hibernating';
+CREATE INDEX workspaces_may_sleep ON workspaces (key)
+    WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
+CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
+
+ALTER TABLE pulse ADD COLUMN last_heartbeat_at INTEGER;
+ALTER TABLE pulse ADD COLUMN last_activity_at INTEGER;
+ALTER TABLE pulse ADD COLUMN error_rate REAL NOT NULL DEFAULT 0;
+ALTER TABLE pulse ADD COLUMN active_tasks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pulse ADD COLUMN uptime_seconds INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pulse ADD COLUMN monthly_spend_cents INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pulse ADD COLUMN wedged_since INTEGER;
+
+-- What agents say of themselves in words. Written only when it changed, and beside the pulse: a beat that
+-- says nothing new touches one narrow row.
+CREATE TABLE reports (
+    workspace        INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
+    agent_card       TEXT,                      -- JSON
+    current_task     TEXT NOT NULL DEFAULT '',
+    sample_error     TEXT NOT NULL DEFAULT '',
+    runtime_state    TEXT NOT NULL DEFAULT '',
+    runtime_metadata TEXT                       -- JSON
+) STRICT;
+
+-- What agents report for people to read: the newest of each, the older ones go.
+CREATE TABLE activity (
+    sequence   INTEGER PRIMARY KEY,
+    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    payload    TEXT NOT NULL,                   -- JSON
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
+
+-- Tokens that may do everything, for people and programs that do not come over the local socket.
+CREATE TABLE admin_tokens (
+    id         BLOB PRIMARY KEY CHECK (length(id) = 16),
+    name       TEXT NOT NULL,
+    digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    prefix     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,329 @@
+//! What is kept in memory of every live workspace: whose token a digest is, who is below whom, and what the
+//! last beat said.
+//!
+//! A beat is one narrow UPDATE and nothing else because of this page: no statement looks a token up or asks what
+//! the row said before. Only the writer changes it, after a commit and before anybody is answered; what changed is
+//! read from the tables inside the same transaction, so it can lag behind the file by no more than the moment
+//! between a commit and its answer. A token is gone from here before its revocation is answered.
+//!
+//! Which rows to read again follows from the events: whatever changes a status, a token or a place in the tree
+//! tells of it in its transaction, and telling marks the workspace. A test compares this with the tables.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{StoreResult, row};
+use crate::domain::{
+    access::Tree,
+    ids::{Incarnation, TokenId, WorkspaceId},
+    status::Status,
+    time::Timestamp,
+    token::{TokenDigest, TokenKind},
+    workspace::Kind,
+};
+
+/// A live workspace, as far as beats, tokens and the tree need it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub(super) key: i64,
+    /// Above it in the tree.
+    pub parent: Option<WorkspaceId>,
+    /// Container or external.
+    pub kind: Kind,
+    /// What it is.
+    pub status: Status,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// What its last beat said.
+    pub said: Said,
+    tokens: Vec<TokenDigest>,
+}
+
+/// What the last beat said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// What it works on.
+    pub current_task: Arc<str>,
+    /// One of its errors.
+    pub sample_error: Arc<str>,
+    /// Its own word for how it is.
+    pub runtime_state: Arc<str>,
+    /// What it says of itself, as JSON.
+    pub metadata: Option<Arc<str>>,
+    /// Whether it judges its health by itself.
+    pub manages_status: bool,
+    /// When it was last heard.
+    pub heard_at: Option<Timestamp>,
+    /// When the use of its instance token was last written down.
+    pub token_used_at: Option<Timestamp>,
+}
+
+/// Whom a token speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// Whoever may do everything.
+    Admin,
+    /// A workspace.
+    Workspace(Holder),
+}
+
+/// A workspace's token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// Its row.
+    pub token: TokenId,
+    /// What kind.
+    pub kind: TokenKind,
+    /// The digest, to be looked at again inside the transaction that acts on it.
+    pub digest: TokenDigest,
+    last_used_at: Option<Timestamp>,
+}
+
+impl Holder {
+    /// Whether an api token's use is old enough to be written down again: its own row is written rarely.
+    pub(super) fn is_due(&self, at: Timestamp) -> bool {
+        self.last_used_at.is_none_or(|last| at.since(last) >= super::tokens::API_USE_NOTED_EVERY)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    bearer: Bearer,
+    expires_at: Option<Timestamp>,
+}
+
+/// See the module page.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Roster {
+    members: HashMap<WorkspaceId, Member>,
+    tokens: HashMap<TokenDigest, Known>,
+    /// The digests of admin tokens, to be able to replace them.
+    admins: Vec<TokenDigest>,
+}
+
+impl Tree for Roster {
+    fn parent(&self, of: WorkspaceId) -> Option<Option<WorkspaceId>> {
+        self.members.get(&of).map(|member| member.parent)
+    }
+}
+
+impl Roster {
+    /// Reads all of it.
+    pub(super) fn load(sql: &Connection) -> StoreResult<Self> {
+        let mut roster = Self::default();
+        let mut query = sql.prepare(&format!("{MEMBERS} WHERE w.status <> 'removed'"))?;
+        for read in query.query_map([], member)? {
+            let (id, member) = read?;
+            roster.members.insert(id, member);
+        }
+        let mut query = sql.prepare(&format!("{TOKENS} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
+        for read in query.query_map([], token)? {
+            let (digest, known) = read?;
+            roster.add_token(digest, known);
+        }
+        roster.replace_admins(admins(sql)?);
+        Ok(roster)
+    }
+
+    fn add_token(&mut self, digest: TokenDigest, known: Known) {
+        if let Bearer::Workspace(holder) = known.bearer
+            && let Some(member) = self.members.get_mut(&holder.workspace)
+        {
+            member.tokens.push(digest);
+            self.tokens.insert(digest, known);
+        }
+    }
+
+    /// Puts what a transaction has read of a workspace in the place of what was known.
+    pub(super) fn replace(&mut self, id: WorkspaceId, fresh: Option<Fresh>) {
+        if let Some(old) = self.members.remove(&id) {
+            for digest in old.tokens {
+                self.tokens.remove(&digest);
+            }
+        }
+        if let Some(Fresh { member, tokens }) = fresh {
+            self.members.insert(id, member);
+            for (digest, known) in tokens {
+                self.add_token(digest, known);
+            }
+        }
+    }
+
+    pub(super) fn replace_admins(&mut self, fresh: Admins) {
+        for digest in self.admins.drain(..) {
+            self.tokens.remove(&digest);
+        }
+        for (digest, expires_at) in fresh.0 {
+            self.admins.push(digest);
+            self.tokens.insert(digest, Known { bearer: Bearer::Admin, expires_at });
+        }
+    }
+
+    pub(super) fn hear(&mut self, id: WorkspaceId, said: Said) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.said = said;
+        }
+    }
+
+    pub(super) fn member(&self, id: WorkspaceId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    pub(super) fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
+        let known = self.tokens.get(digest)?;
+        known.expires_at.is_none_or(|end| end > now).then_some(known.bearer)
+    }
+}
+
+/// A workspace as a transaction has left it.
+pub(super) struct Fresh {
+    pub(super) member: Member,
+    tokens: Vec<(TokenDigest, Known)>,
+}
+
+impl Fresh {
+    pub(super) fn read(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Self>> {
+        let mut query = sql.prepare_cached(&format!("{MEMBERS} WHERE w.id = ?1 AND w.status <> 'removed'"))?;
+        let Some((_, member)) = query.query_row([id], member).optional()? else { return Ok(None) };
+        let mut query =
+            sql.prepare_cached(&format!("{TOKENS} WHERE t.workspace = ?1 AND t.revoked_at IS NULL"))?;
+        let tokens = query.query_map([member.key], token)?.collect::<Result<_, _>>()?;
+        Ok(Some(Self { member, tokens }))
+    }
+
+    /// Whether this digest is one of its live tokens.
+    pub(super) fn holds(&self, digest: &TokenDigest, now: Timestamp) -> bool {
+        self.tokens.iter().any(|(of, known)| of == digest && known.expires_at.is_none_or(|end| end > now))
+    }
+}
+
+/// The admin tokens as a transaction has left them.
+pub(super) struct Admins(Vec<(TokenDigest, Option<Timestamp>)>);
+
+pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
+    let mut query = sql.prepare_cached("SELECT digest, expires_at FROM admin_tokens")?;
+    let read = query.query_map([], |row| Ok((TokenDigest(row.get(0)?), row.get(1)?)))?;
+    Ok(Admins(read.collect::<Result<_, _>>()?))
+}
+
+const MEMBERS: &str = "SELECT w.id, w.key, w.parent_id, w.kind, w.status, w.failure, w.incarnation, p.active_tasks, \
+     r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at \
+     FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
+
+fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
+    let kind: String = row.get(3)?;
+    let (status, failure): (String, Option<String>) = (row.get(4)?, row.get(5)?);
+    let text = |index| row.get::<_, Option<String>>(index).map(|text| Arc::from(text.unwrap_or_default()));
+    let metadata: Option<String> = row.get(11)?;
+    let member = Member {
+        key: row.get(1)?,
+        parent: row.get(2)?,
+        kind: row::word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
+        status: row::word("status", &status, Status::parse(&status, failure.as_deref()))?,
+        incarnation: row.get(6)?,
+        said: Said {
+            active_tasks: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
+            current_task: text(8)?,
+            sample_error: text(9)?,
+            runtime_state: text(10)?,
+            manages_status: metadata.as_deref().is_some_and(manages_status),
+            metadata: metadata.map(Arc::from),
+            heard_at: row.get(12)?,
+            token_used_at: row.get(13)?,
+        },
+        tokens: Vec::new(),
+    };
+    Ok((row.get(0)?, member))
+}
+
+/// Whether a runtime's metadata claims the capability of that name.
+#[must_use]
+pub fn manages_status(metadata: &str) -> bool {
+    let read = serde_json::from_str::<serde_json::Value>(metadata).ok();
+    read.is_some_and(|value| value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
+}
+
+const TOKENS: &str = "SELECT t.digest, w.id, t.id, t.kind, t.expires_at, t.last_used_at \
+     FROM tokens t JOIN workspaces w ON w.key = t.workspace";
+
+fn token(row: &Row<'_>) -> rusqlite::Result<(TokenDigest, Known)> {
+    let kind: String = row.get(3)?;
+    let digest = TokenDigest(row.get(0)?);
+    let holder = Holder {
+        workspace: row.get(1)?,
+        token: row.get(2)?,
+        kind: row::word("kind", &kind, TokenKind::ALL.into_iter().find(|k| k.as_str() == kind))?,
+        digest,
+        last_used_at: row.get(5)?,
+    };
+    Ok((digest, Known { bearer: Bearer::Workspace(holder), expires_at: row.get(4)? }))
+}
+
+/// The one roster of a store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedRoster(Arc<RwLock<Roster>>);
+
+impl SharedRoster {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Roster> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Roster> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl super::Store {
+    /// Whom a token speaks for, from memory. `None` is certain: it speaks for nobody.
+    #[must_use]
+    pub fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
+        self.roster.read().bearer(digest, now)
+    }
+
+    /// What is known in memory of a live workspace.
+    #[must_use]
+    pub fn member(&self, id: WorkspaceId) -> Option<Member> {
+        self.roster.read().member(id).cloned()
+    }
+
+    /// Whether two workspaces may talk to each other (wire protocol, §4).
+    #[must_use]
+    pub fn may_communicate(&self, one: WorkspaceId, other: WorkspaceId, root_siblings: bool) -> bool {
+        crate::domain::access::may_communicate(&*self.roster.read(), one, other, root_siblings)
+    }
+
+    /// Whether what is kept in memory is what the tables say: what the tests and the simulator ask.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn memory_is_true(&self) -> StoreResult<bool> {
+        let roster = self.roster.clone();
+        self.lanes
+            .write("memory is true", move |tx| {
+                let mut tables = Roster::load(tx.sql)?;
+                let mut memory = roster.write();
+                tables.tidy();
+                memory.tidy();
+                Ok(tables == *memory)
+            })
+            .await
+    }
+}
+
+impl Roster {
+    /// Brings what has no order into one, and leaves out what is written down late on purpose.
+    fn tidy(&mut self) {
+        for member in self.members.values_mut() {
+            member.tokens.sort_by_key(|digest| digest.0);
+        }
+        self.admins.sort_by_key(|digest| digest.0);
+    }
+}

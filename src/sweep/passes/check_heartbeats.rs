@@ -1,0 +1,43 @@
+//! `check_heartbeats`: who is not heard any more.
+//!
+//! Silent is not dead: the container may run well. So a silent one is degraded first, and started anew only after a
+//! while, within its restart budget.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use crate::domain::{
+    liveness,
+    plan::Plan,
+};
+
+/// See the module page.
+pub(super) struct CheckHeartbeats;
+
+#[async_trait]
+impl Pass for CheckHeartbeats {
+    fn name(&self) -> &'static str {
+        "check_heartbeats"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Agents that are silent are degraded, and started anew after a while"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::Store
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let rows = sweeper.store.quiet_rows(look.asked_at() - liveness::SILENT_AFTER).await?;
+        let readiness = |runtime: &str| sweeper.readiness(runtime);
+        let lasted = |since| sweeper.lasted(since, look);
+        Ok(liveness::check_heartbeats(&rows, &sweeper.ops.busy(), &readiness, &lasted, look.asked_at()))
+    }
+}

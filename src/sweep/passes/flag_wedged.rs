@@ -1,0 +1,42 @@
+//! `flag_wedged`: who says that it works, and from whom nothing comes.
+//!
+//! A long turn looks the same from outside. So this only flags; a restart is for workspaces whose owner has said so.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use crate::domain::{
+    liveness,
+    plan::Plan,
+};
+
+/// See the module page.
+pub(super) struct FlagWedged;
+
+#[async_trait]
+impl Pass for FlagWedged {
+    fn name(&self) -> &'static str {
+        "flag_wedged"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Agents that are busy without result are flagged"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::Store
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let rows = sweeper.store.quiet_rows(look.asked_at() - liveness::WEDGED_AFTER).await?;
+        let sent_at = |id| sweeper.ops.traffic().sent_at(id);
+        let lasted = |since| sweeper.lasted(since, look);
+        Ok(liveness::flag_wedged(&rows, &sweeper.ops.busy(), &sent_at, &lasted, look.asked_at()))
+    }
+}

@@ -1,0 +1,43 @@
+//! `time_out_provisioning`: who was started and never heard.
+//!
+//! The container is left running: a beat of the same incarnation still rescues it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use crate::domain::{
+    liveness,
+    plan::{KnownRow, Plan},
+};
+
+/// See the module page.
+pub(super) struct TimeOutProvisioning;
+
+#[async_trait]
+impl Pass for TimeOutProvisioning {
+    fn name(&self) -> &'static str {
+        "time_out_provisioning"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Starts that take too long are given up; a late beat rescues them"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::Store
+    }
+
+    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+        let rows = sweeper.store.provisioning_rows().await?;
+        let limit = |runtime: &str| sweeper.provisioning_limit(runtime);
+        let begun_at = |row: &KnownRow| sweeper.ops.begun_at(row.id, row.incarnation);
+        let lasted = |since| sweeper.lasted(since, look);
+        Ok(liveness::time_out_provisioning(&rows, &sweeper.ops.busy(), &limit, &begun_at, &lasted))
+    }
+}
