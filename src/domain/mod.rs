@@ -5,6 +5,7 @@
 //! carry out what comes back without choosing again. That split is what makes `--dry-run` free and
 //! keeps a sweep from deciding on one state and acting on another.
 
+pub mod address;
 pub mod breaker;
 pub mod event;
 pub mod ids;
