@@ -6,6 +6,7 @@
 //! keeps a sweep from deciding on one state and acting on another.
 
 pub mod access;
+pub mod address;
 pub mod beat;
 pub mod breaker;
 pub mod budget;

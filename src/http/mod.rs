@@ -5,10 +5,19 @@
 //! something runs detached from the connection: a client that hangs up stops nothing.
 
 mod error;
+#[allow(dead_code, reason = "x")]
+pub(crate) mod forward;
+#[allow(dead_code, reason = "x")]
+pub(crate) mod limits;
+pub mod listen;
 mod local;
+#[allow(dead_code, reason = "x")]
+pub(crate) mod outbound;
 mod resolve;
 mod router;
 mod routes;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::{future::Future, path::PathBuf, sync::Arc};

@@ -1,0 +1,269 @@
+//! Which addresses ostler lets itself be sent to.
+//!
+//! An external agent names the url that ostler's proxy will call, so whoever may name one could use the
+//! daemon to reach what only the daemon reaches: the cloud's metadata service, a database on loopback,
+//! the router next door. What is not plainly an address of the internet is refused; private networks and
+//! loopback can be allowed, because an agent on the next machine is a thing people have.
+//!
+//! IPv6 can carry an IPv4 address in several ways. Those that a host or a gateway turns back into IPv4
+//! are judged by what they carry, so that no writing of an address gets past the rule for it.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// What an operator allows besides addresses of the internet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Private networks: 10/8, 172.16/12, 192.168/16 and `fc00::/7`.
+    pub private: bool,
+    /// This machine: 127/8 and `::1`.
+    pub loopback: bool,
+}
+
+/// Why an address is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It names no host: 0.0.0.0, `::`. A kernel takes it for this machine.
+    Unspecified,
+    /// It is this machine.
+    Loopback,
+    /// It is on a private network.
+    Private,
+    /// It is only for the same wire; clouds serve credentials there.
+    LinkLocal,
+    /// It is inside a carrier's network: 100.64/10.
+    CarrierNat,
+    /// It is for examples in documents.
+    Documentation,
+    /// It is many hosts at once.
+    Multicast,
+    /// It is every host of a network.
+    Broadcast,
+    /// No host of the internet has it: reserved, experimental, or belonging to a protocol.
+    Reserved,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "it names no host",
+            Self::Loopback => "it is this machine, which `external.allow_loopback` does not allow",
+            Self::Private => "it is on a private network, which `external.allow_private` does not allow",
+            Self::LinkLocal => "it is link-local, where clouds serve credentials",
+            Self::CarrierNat => "it is inside a carrier's network (100.64.0.0/10)",
+            Self::Documentation => "it is an address for documentation",
+            Self::Multicast => "it is a multicast address",
+            Self::Broadcast => "it is a broadcast address",
+            Self::Reserved => "it is reserved, no host of the internet has it",
+        })
+    }
+}
+
+/// Why ostler does not connect to `ip`; `None` when it may.
+#[must_use]
+pub fn refused(ip: IpAddr, allow: Allow) -> Option<Refusal> {
+    match ip {
+        IpAddr::V4(ip) => refused_v4(ip, allow),
+        IpAddr::V6(ip) => refused_v6(ip, allow),
+    }
+}
+
+fn refused_v4(ip: Ipv4Addr, allow: Allow) -> Option<Refusal> {
+    let [a, b, c, _] = ip.octets();
+    let refusal = match (a, b, c) {
+        _ if ip.is_unspecified() => Refusal::Unspecified,
+        _ if ip.is_loopback() => return (!allow.loopback).then_some(Refusal::Loopback),
+        _ if ip.is_private() => return (!allow.private).then_some(Refusal::Private),
+        _ if ip.is_link_local() => Refusal::LinkLocal,
+        _ if ip.is_documentation() => Refusal::Documentation,
+        _ if ip.is_multicast() => Refusal::Multicast,
+        _ if ip.is_broadcast() => Refusal::Broadcast,
+        (100, 64..=127, _) => Refusal::CarrierNat,
+        // This network; protocol assignments; the retired 6to4 relay; benchmarks; the reserved top.
+        (0 | 240..=255, _, _) | (192, 0, 0) | (192, 88, 99) | (198, 18 | 19, _) => Refusal::Reserved,
+        _ => return None,
+    };
+    Some(refusal)
+}
+
+fn refused_v6(ip: Ipv6Addr, allow: Allow) -> Option<Refusal> {
+    if ip.is_unspecified() {
+        return Some(Refusal::Unspecified);
+    }
+    if ip.is_loopback() {
+        return (!allow.loopback).then_some(Refusal::Loopback);
+    }
+    if let Some(inner) = carried_v4(ip) {
+        return refused_v4(inner, allow);
+    }
+    let refusal = match ip.segments() {
+        _ if ip.is_multicast() => Refusal::Multicast,
+        _ if ip.is_unicast_link_local() => Refusal::LinkLocal,
+        _ if ip.is_unique_local() => return (!allow.private).then_some(Refusal::Private),
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Refusal::Documentation,
+        // Protocol assignments, among them Teredo, which hides an IPv4 address, benchmarks and ORCHID.
+        [0x2001, 0..=0x1ff, ..] => Refusal::Reserved,
+        [0x2000..=0x3fff, ..] => return None,
+        // Only 2000::/3 was ever given to hosts of the internet.
+        _ => Refusal::Reserved,
+    };
+    Some(refusal)
+}
+
+/// The IPv4 address inside, where a host or a gateway on the way would take it out again.
+fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let two = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match ip.segments() {
+        // Mapped; compatible (long retired, still parsed); NAT64.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(two(high, low))
+        }
+        // Translated (SIIT).
+        [0, 0, 0, 0, 0xffff, 0, high, low] => Some(two(high, low)),
+        // 6to4.
+        [0x2002, high, low, ..] => Some(two(high, low)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Allow = Allow { private: false, loopback: false };
+    const PRIVATE: Allow = Allow { private: true, loopback: false };
+    const LOOPBACK: Allow = Allow { private: false, loopback: true };
+    const BOTH: Allow = Allow { private: true, loopback: true };
+
+    fn judge(address: &str, allow: Allow) -> Option<Refusal> {
+        refused(address.parse().unwrap(), allow)
+    }
+
+    #[test]
+    fn addresses_of_the_internet_are_allowed() {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2606:4700:4700::1111",
+            "2a00:1450::1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "::ffff:8.8.8.8",
+            "::ffff:0:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+            "2002:808:808::1",
+        ] {
+            assert_eq!(judge(address, NOTHING), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_of_the_internet_is_refused_whatever_is_allowed() {
+        for (address, refusal) in [
+            ("0.0.0.0", Refusal::Unspecified),
+            ("0.0.0.1", Refusal::Reserved),
+            ("0.255.255.255", Refusal::Reserved),
+            ("100.64.0.0", Refusal::CarrierNat),
+            ("100.127.255.255", Refusal::CarrierNat),
+            ("169.254.0.0", Refusal::LinkLocal),
+            ("169.254.169.254", Refusal::LinkLocal),
+            ("192.0.0.1", Refusal::Reserved),
+            ("192.0.2.1", Refusal::Documentation),
+            ("198.51.100.1", Refusal::Documentation),
+            ("203.0.113.1", Refusal::Documentation),
+            ("192.88.99.1", Refusal::Reserved),
+            ("198.18.0.1", Refusal::Reserved),
+            ("198.19.255.255", Refusal::Reserved),
+            ("224.0.0.1", Refusal::Multicast),
+            ("239.255.255.255", Refusal::Multicast),
+            ("240.0.0.1", Refusal::Reserved),
+            ("255.255.255.254", Refusal::Reserved),
+            ("255.255.255.255", Refusal::Broadcast),
+            ("::", Refusal::Unspecified),
+            ("::ffff:0.0.0.0", Refusal::Unspecified),
+            ("::ffff:169.254.169.254", Refusal::LinkLocal),
+            ("::ffff:0:169.254.169.254", Refusal::LinkLocal),
+            ("::169.254.169.254", Refusal::LinkLocal),
+            ("64:ff9b::169.254.169.254", Refusal::LinkLocal),
+            ("64:ff9b::255.255.255.255", Refusal::Broadcast),
+            // Local NAT64: where the address sits in it is the network's own choice.
+            ("64:ff9b:1::a9fe:a9fe", Refusal::Reserved),
+            ("2002:a9fe:a9fe::1", Refusal::LinkLocal),
+            ("2002:6440:1::", Refusal::CarrierNat),
+            ("2001::1", Refusal::Reserved),
+            ("2001:0:a9fe:a9fe::", Refusal::Reserved),
+            ("2001:2::1", Refusal::Reserved),
+            ("2001:20::1", Refusal::Reserved),
+            ("2001:db8::1", Refusal::Documentation),
+            ("3fff::1", Refusal::Documentation),
+            ("100::1", Refusal::Reserved),
+            ("5f00::1", Refusal::Reserved),
+            ("fe80::1", Refusal::LinkLocal),
+            ("febf:ffff::1", Refusal::LinkLocal),
+            ("fec0::1", Refusal::Reserved),
+            ("ff02::1", Refusal::Multicast),
+            ("4000::1", Refusal::Reserved),
+            ("::2:0:0:1", Refusal::Reserved),
+        ] {
+            assert_eq!(judge(address, NOTHING), Some(refusal), "{address}");
+            assert_eq!(judge(address, BOTH), Some(refusal), "{address}, everything allowed");
+        }
+    }
+
+    #[test]
+    fn private_networks_are_refused_unless_they_are_allowed() {
+        for address in [
+            "10.0.0.1",
+            "10.255.255.255",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.0.1",
+            "fc00::1",
+            "fdff::1",
+            "::ffff:10.0.0.1",
+            "::10.0.0.1",
+            "64:ff9b::192.168.1.1",
+            "2002:c0a8:101::1",
+            "2002:ac10:1::1",
+        ] {
+            assert_eq!(judge(address, LOOPBACK), Some(Refusal::Private), "{address}");
+            assert_eq!(judge(address, PRIVATE), None, "{address}, allowed");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_refused_unless_it_is_allowed() {
+        for address in [
+            "127.0.0.1",
+            "127.255.255.255",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "2002:7f00:1::1",
+        ] {
+            assert_eq!(judge(address, PRIVATE), Some(Refusal::Loopback), "{address}");
+            assert_eq!(judge(address, LOOPBACK), None, "{address}, allowed");
+        }
+    }
+}

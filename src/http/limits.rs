@@ -1,0 +1,150 @@
+//! How many requests a principal may make.
+//!
+//! A token bucket for each key, kept as one number: the moment at which the bucket will be full again
+//! (the generic cell rate algorithm). A request moves that moment on by the time that one token takes
+//! to come back; a moment further away than the whole bucket takes to fill is a refusal.
+//!
+//! A crate for this exists. It would need two adapters for its own ideas of an instant and of a clock,
+//! which are longer than the arithmetic below, and it would read the system's time beside ours.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::SharedClock;
+
+/// Below this many keys nothing is looked through for what can be forgotten.
+const FEW: usize = 1024;
+
+/// How much one principal may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    /// Requests that come back each second; at least 1.
+    pub(crate) per_second: u32,
+    /// Requests at once, after a silence; at least 1.
+    pub(crate) burst: u32,
+}
+
+/// Counts requests per key.
+///
+/// A key is held only until its bucket is full again. So there are never more of them than requests
+/// were made in the time a bucket takes to fill, and the caller should count by who was verified, not
+/// by what a stranger may choose freely.
+pub(crate) struct Limiter<K> {
+    clock: SharedClock,
+    /// Microseconds for one request to come back.
+    each: u64,
+    /// Microseconds for an empty bucket to fill.
+    whole: u64,
+    buckets: Mutex<Buckets<K>>,
+}
+
+struct Buckets<K> {
+    /// When each bucket is full again, in microseconds of awake time.
+    full_at: HashMap<K, u64>,
+    /// How many keys there may be before the full ones are looked for.
+    look_at: usize,
+}
+
+impl<K: Eq + Hash> Limiter<K> {
+    pub(crate) fn new(clock: SharedClock, rate: Rate) -> Self {
+        let each = 1_000_000 / u64::from(rate.per_second.max(1));
+        let whole = each * u64::from(rate.burst.max(1));
+        let buckets = Mutex::new(Buckets { full_at: HashMap::new(), look_at: FEW });
+        Self { clock, each, whole, buckets }
+    }
+
+    /// Counts one request of `key`.
+    ///
+    /// # Errors
+    /// The whole seconds, at least one, after which there is room for it again. It was not counted.
+    pub(crate) fn check(&self, key: K) -> Result<(), u64> {
+        let now = self.clock.awake().0.saturating_mul(1000);
+        // What is behind the lock is numbers: a panic elsewhere cannot have left them half written.
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.full_at.len() >= buckets.look_at {
+            buckets.forget(now);
+        }
+        let full_at = buckets.full_at.entry(key).or_insert(now);
+        let moved = (*full_at).max(now) + self.each;
+        if moved - now > self.whole {
+            let wait = Duration::from_micros(moved - now - self.whole);
+            return Err(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX));
+        }
+        *full_at = moved;
+        Ok(())
+    }
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    /// Forgets the buckets that are full. The next look waits until there are twice as many as stay, so
+    /// that looking costs each request a constant, however many there are.
+    fn forget(&mut self, now: u64) {
+        self.full_at.retain(|_, full_at| *full_at > now);
+        self.full_at.shrink_to(FEW);
+        self.look_at = FEW.max(self.full_at.len() * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::testing::HandClock;
+
+    fn limiter(per_second: u32, burst: u32) -> (Arc<HandClock>, Limiter<u32>) {
+        let clock = Arc::new(HandClock::default());
+        let limiter = Limiter::new(clock.clone(), Rate { per_second, burst });
+        (clock, limiter)
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_what_comes_back() {
+        let (clock, limiter) = limiter(2, 5);
+        let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
+        assert_eq!(passed, 5, "the burst");
+        assert_eq!(limiter.check(1), Err(1), "half a second is told as a whole one");
+        clock.advance(Duration::from_millis(499));
+        assert_eq!(limiter.check(1), Err(1));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(limiter.check(1), Ok(()));
+        assert_eq!(limiter.check(1), Err(1), "one came back, not two");
+        clock.advance(Duration::from_secs(3600));
+        let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
+        assert_eq!(passed, 5, "a silence fills the bucket and no more");
+    }
+
+    #[test]
+    fn who_waits_as_long_as_told_gets_through() {
+        let (clock, limiter) = limiter(1, 3);
+        for _ in 0..50 {
+            if let Err(wait) = limiter.check(1) {
+                clock.advance(Duration::from_secs(wait));
+                assert_eq!(limiter.check(1), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn one_key_does_not_use_up_what_another_has() {
+        let (_, limiter) = limiter(1, 1);
+        assert_eq!(limiter.check(1), Ok(()));
+        assert!(limiter.check(1).is_err());
+        assert_eq!(limiter.check(2), Ok(()));
+    }
+
+    #[test]
+    fn keys_that_are_full_again_are_forgotten() {
+        let (clock, limiter) = limiter(1, 2);
+        for key in 0..100_000 {
+            limiter.check(key).unwrap();
+            clock.advance(Duration::from_millis(1));
+        }
+        let held = limiter.buckets.lock().unwrap().full_at.len();
+        assert!(held <= 2048, "{held} keys are held, though each was full after a second");
+    }
+}
