@@ -57,10 +57,182 @@ pub struct CreateWorkspace {
     /// The text of `/configs/config.yaml`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// It is put to sleep after so many idle minutes; never where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hibernation_idle_minutes: Option<u32>,
+    /// How many tasks its agent takes on at once, for peers to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent_tasks: Option<u32>,
+    /// Whether it is started anew when it is busy and nothing comes of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restart_when_wedged: bool,
+}
+
+/// `PATCH /workspaces/:id`: what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatchWorkspace {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is for; empty for nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// 1 to 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<u8>,
+    /// The id, unique id prefix or name of the workspace above it; empty makes it a root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
+    /// The runtime's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// The image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Where an external agent is reached; empty for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// It is put to sleep after so many idle minutes; 0 for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hibernation_idle_minutes: Option<u32>,
+    /// How many tasks its agent takes on at once; 0 for unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent_tasks: Option<u32>,
+    /// Whether it is started anew when it is busy and nothing comes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_when_wedged: Option<bool>,
+}
+
+/// `PATCH /workspaces/:id`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patched {
+    /// `updated`.
+    pub status: String,
+    /// Whether its process has to be started anew for it to take effect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_restart: bool,
+    /// Whether its container has to be made anew for it to take effect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_recreate: bool,
+}
+
+/// `GET /registry/discover/:id`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discovered {
+    /// Its id.
+    pub id: String,
+    /// Where the asker reaches it: through ostler.
+    pub url: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A workspace in `GET /registry/:id/peers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Option<String>,
+    /// 1 to 4.
+    pub tier: u8,
+    /// `provisioning`, `online`, …
+    pub status: String,
+    /// Where the asker reaches it: through ostler.
+    pub url: String,
+    /// The id of the workspace above it.
+    pub parent_id: Option<String>,
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// What its agent says of itself.
+    pub agent_card: Option<serde_json::Value>,
+}
+
+/// `POST /registry/check-access`, answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessAnswer {
+    /// Whether the two may talk to each other.
+    pub allowed: bool,
+}
+
+/// `GET /workspaces/:id/state`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateView {
+    /// Its id.
+    pub workspace_id: String,
+    /// `provisioning`, `online`, …
+    pub status: String,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// `false`.
+    pub deleted: bool,
+}
+
+/// `GET /workspaces/:id/state`, answered for one that is removed or never was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneView {
+    /// Its id.
+    pub workspace_id: String,
+    /// `true`.
+    pub deleted: bool,
+}
+
+/// A report in `GET /workspaces/:id/activity`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivityView {
+    /// Its place among all reports.
+    pub id: i64,
+    /// As it was sent.
+    pub payload: serde_json::Value,
+    /// When, RFC 3339.
+    pub created_at: String,
+}
+
+/// `POST /admin/tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IssueAdminToken {
+    /// What it is for.
+    pub name: String,
+    /// How long it is valid, in seconds; for ever where none is given.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// `POST /admin/tokens`, answered. Shown this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedAdminToken {
+    /// The token.
+    pub auth_token: String,
+    /// What it is for.
+    pub name: String,
+}
+
+impl std::fmt::Debug for IssuedAdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IssuedAdminToken `{}` [redacted]", self.name)
+    }
+}
+
+/// A token in `GET /admin/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminTokenView {
+    /// The row's id, by which it is revoked.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// The token's first characters.
+    pub prefix: String,
+    /// When it was issued, RFC 3339.
+    pub created_at: String,
+    /// From when on it is invalid, RFC 3339.
+    pub expires_at: Option<String>,
 }
 
 /// A workspace, in lists and alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkspaceView {
     /// Its id.
     pub id: String,
@@ -102,6 +274,38 @@ pub struct WorkspaceView {
     pub created_at: String,
     /// When it was removed, RFC 3339.
     pub removed_at: Option<String>,
+    /// How many tasks it works on.
+    pub active_tasks: u32,
+    /// How many it takes on at once, where it is known.
+    pub max_concurrent_tasks: Option<u32>,
+    /// The share of its recent requests that failed.
+    pub last_error_rate: f64,
+    /// One of its recent errors; nobody but itself and an admin is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sample_error: Option<String>,
+    /// For how long its agent has been up, in seconds.
+    pub uptime_seconds: i64,
+    /// What it works on; nobody but itself and an admin is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_task: Option<String>,
+    /// What its agent has spent this month, in cents.
+    pub monthly_spend: i64,
+    /// Its agent's own word for how it is.
+    pub runtime_state: String,
+    /// What its agent says of itself.
+    pub agent_card: Option<serde_json::Value>,
+    /// When its agent was last heard, RFC 3339.
+    pub last_heartbeat_at: Option<String>,
+    /// When something last happened there, RFC 3339.
+    pub last_activity_at: Option<String>,
+    /// Since when it is flagged as busy without result, RFC 3339.
+    pub wedged_since: Option<String>,
+    /// When it is started again, where it is offline, RFC 3339.
+    pub restart_due_at: Option<String>,
+    /// It is put to sleep after so many idle minutes.
+    pub hibernation_idle_minutes: Option<u32>,
+    /// Whether it is started anew when it is busy and nothing comes of it.
+    pub restart_when_wedged: bool,
 }
 
 /// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
@@ -117,6 +321,25 @@ pub struct OrderOutcome {
     pub status: String,
     /// What there is to say about it, such as why it failed and what to do next.
     pub detail: Option<String>,
+    /// The workspaces below it that the order was for too, and what came of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub along: Vec<AffectedView>,
+}
+
+/// What came of an order for a workspace below the one it was given for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffectedView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The status the row really has afterwards.
+    pub status: String,
+    /// What there is to say about it.
+    pub detail: Option<String>,
+    /// Whether it could not be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 /// `POST /workspaces`, answered.
@@ -500,6 +723,13 @@ pub struct Check {
     pub found: String,
     /// What to do about it.
     pub advice: Option<String>,
+}
+
+/// `GET /ready`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// `ready`.
+    pub status: String,
 }
 
 /// `GET /health`.

@@ -3,7 +3,12 @@
 //! The only place that knows every layer. What fails here fails before anything was changed; an engine
 //! that is not there is no such failure, because the daemon waits for it, says so, and changes nothing.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
-    clock::{Clock, SharedClock, SystemClock, within},
+    clock::{Boxed, Clock, SharedClock, SystemClock, within},
     config::Config,
     doctor::{self, Doctor, DoctorParts},
     engine::{
@@ -23,12 +28,15 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    http::{Api, ApiParts, run_view, serve_local},
+    domain::address::Allow,
+    http::{Access, Api, ApiParts, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     ops::{Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
-    sweep::{self, Driver, DriverHandle, Limits, Look, Mode, Sweeper, SweeperParts},
-    tasks::TokioTasks,
+    listening::Listening,
+    sweep::{self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine},
+    tasks::{SharedSpawn, TokioTasks},
+    wake::Wake,
 };
 
 /// How long what is being done may take when the daemon is told to end. What is not done by then is
@@ -51,6 +59,7 @@ struct House {
     sweeper: Arc<Sweeper>,
     registry: Registry,
     mirror: Arc<Mirror>,
+    listening: Listening,
 }
 
 /// Serves until a signal ends it.
@@ -85,7 +94,8 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
     let registry = identity::establish(&store, &mirror, &config.data_dir, &*clock, &SystemEntropy).await?;
     let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
-    let house = build(&config, store, mirror, registry, clock)?;
+    let (wake, calls) = Wake::new();
+    let house = build(&config, store, mirror, registry, clock, wake)?;
     // Asked once before the sweeps begin, so that a first start does not begin with a warning.
     let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
     if let Some(Err(error)) = accepted {
@@ -93,16 +103,22 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&house.sweeper),
-        sweep::all(),
+        sweep::all_looking(config.sweep.look_every),
         Arc::clone(&house.clock),
         Arc::new(house.spawn.clone()),
+        calls,
     );
+    let api = api_of(&house, &config, sweeps.clone());
+    let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop };
+    // Bound before anything is changed: who cannot be reached keeps nobody.
+    let serving = door.open_known()?;
     let background = [
         tokio_task(keep_accepting(house.ops.clone(), Arc::clone(&house.clock), sweeps.clone()), &stop),
         tokio_task(driver.drive(stop.clone()), &stop),
         tokio_task(ping_watchdog(Arc::clone(&house.clock)), &stop),
+        tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
+        tokio_task(door.open_towards_workspaces(), &stop),
     ];
-    let api = api_of(&house, &config, sweeps);
     let socket = config.socket();
     tracing::info!(
         socket = %socket.display(), instance = %house.registry.instance, data_dir = %config.data_dir.display(),
@@ -113,6 +129,10 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     stop.cancel();
     for task in background {
         task.abort();
+    }
+    for listener in serving {
+        // Each ends by itself, after what is in flight.
+        let _ended = within(&*house.clock, DRAIN, listener).await;
     }
     if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
         tracing::warn!("some orders were not done in time; the next start finishes them");
@@ -171,13 +191,123 @@ async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
     }
 }
 
+fn watch_of(house: &House, sweeps: DriverHandle) -> Watch {
+    Watch {
+        store: house.store.clone(),
+        engine: Arc::clone(&house.engine),
+        ops: house.ops.clone(),
+        sweeps,
+        clock: Arc::clone(&house.clock),
+        spawn: Arc::new(house.spawn.clone()),
+        instance: house.registry.instance,
+    }
+}
+
+/// Where agents come in over TCP.
+struct Door<'a> {
+    api: Api,
+    config: &'a Config,
+    house: &'a House,
+    stop: &'a CancellationToken,
+}
+
+impl Door<'_> {
+    /// Opens the addresses that are known without asking the engine: those configured, or loopback.
+    fn open_known(&self) -> anyhow::Result<Vec<Boxed<()>>> {
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let configured = &self.config.network.listen;
+        let addresses = if configured.is_empty() { &loopback[..] } else { configured };
+        let mut serving = Vec::new();
+        for address in addresses {
+            let address = SocketAddr::new(*address, self.config.network.port);
+            let listener = listen::bind(address, false).with_context(|| {
+                format!(
+                    "cannot listen on {address} for agents. If another program has the port, choose another one with \
+                     `network.port`; `network.listen` names other addresses"
+                )
+            })?;
+            tracing::info!(%address, "agents are heard here");
+            serving.push(self.serve(listener));
+        }
+        Ok(serving)
+    }
+
+    /// Serves in a task of its own; the future that is answered resolves when that has ended.
+    fn serve(&self, listener: tokio::net::TcpListener) -> Boxed<()> {
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let spawn: SharedSpawn = Arc::new(self.house.spawn.clone());
+        let work = serve_agents(
+            listener,
+            self.api.clone(),
+            Arc::clone(&self.house.clock),
+            Arc::clone(&spawn),
+            self.stop.clone(),
+        );
+        spawn.spawn(Box::pin(async move {
+            work.await;
+            let _nobody_waits = ended.send(());
+        }));
+        Box::pin(async move { end.await.unwrap_or_default() })
+    }
+
+    /// Opens the address by which workspaces reach this host, as soon as the engine says which it is: the gateway of
+    /// their network, which need not exist yet, or, without root, an address of this host.
+    fn open_towards_workspaces(&self) -> impl Future<Output = ()> + Send + 'static {
+        let wanted = self.config.network.listen.is_empty();
+        let port = self.config.network.port;
+        let (ops, clock, api) = (self.house.ops.clone(), Arc::clone(&self.house.clock), self.api.clone());
+        let (spawn, stop) = (self.house.spawn.clone(), self.stop.clone());
+        async move {
+            if !wanted {
+                return;
+            }
+            let mut told = String::new();
+            loop {
+                match towards_workspaces(&ops, port).await {
+                    Ok(listener) => {
+                        serve_agents(listener, api, clock, Arc::new(spawn), stop).await;
+                        return;
+                    }
+                    Err(error) => {
+                        // Once, not every few seconds: an engine that is away says so elsewhere too.
+                        let text = format!("{error:#}");
+                        if text != told {
+                            tracing::warn!(error = %text, "workspaces cannot reach ostler yet; trying again");
+                            told = text;
+                        }
+                    }
+                }
+                clock.sleep(ACCEPT_EVERY).await;
+            }
+        }
+    }
+}
+
+async fn towards_workspaces(ops: &Ops, port: u16) -> anyhow::Result<tokio::net::TcpListener> {
+    let reach = ops.host_address().await?;
+    let address = SocketAddr::new(reach.address, port);
+    let listener = listen::bind(address, true).with_context(|| format!("cannot listen on {address}"))?;
+    if reach.lan_sees_it {
+        tracing::warn!(
+            %address,
+            "workspaces reach ostler by this address, which other machines of the network may see too. Everything but \
+             health needs a token; a firewall rule, or `network.listen`, keeps others out"
+        );
+    } else {
+        tracing::info!(%address, "workspaces are heard here");
+    }
+    Ok(listener)
+}
+
 fn build(
     config: &Config,
     store: Store,
     mirror: Arc<Mirror>,
     registry: Registry,
     clock: SharedClock,
+    wake: Wake,
 ) -> anyhow::Result<House> {
+    let listening = Listening::since(clock.now(), clock.awake());
     let engine = engine_of(config, &clock)?;
     let spawn = TokioTasks::default();
     let ops = Ops::new(Parts {
@@ -188,6 +318,7 @@ fn build(
         spawn: Arc::new(spawn.clone()),
         mirror: Arc::clone(&mirror),
         settings: settings_of(config, &registry),
+        wake,
     });
     let sweeper = Arc::new(Sweeper::new(SweeperParts {
         store: store.clone(),
@@ -203,8 +334,9 @@ fn build(
             event_retention: config.sweep.event_retention,
         },
         runtimes: config.runtimes.clone(),
+        listening: listening.clone(),
     }));
-    Ok(House { store, engine, clock, spawn, ops, sweeper, registry, mirror })
+    Ok(House { store, engine, clock, spawn, ops, sweeper, registry, mirror, listening })
 }
 
 fn settings_of(config: &Config, registry: &Registry) -> Settings {
@@ -216,6 +348,7 @@ fn settings_of(config: &Config, registry: &Registry) -> Settings {
         platform_url: config.network.platform_url.clone(),
         isolate: config.network.isolate,
         trash_retention: config.sweep.trash_retention,
+        restart: config.restart,
     }
 }
 
@@ -238,6 +371,16 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
         spawn: Arc::new(house.spawn.clone()),
         mirror: Arc::clone(&house.mirror),
         runtime_dir: config.runtime_dir.clone(),
+        entropy: Arc::new(SystemEntropy),
+        listening: house.listening.clone(),
+        access: Access {
+            root_siblings: config.access.root_siblings,
+            wakes_per_hour: config.access.wakes_per_hour,
+            external: Allow {
+                private: config.external.allow_private,
+                loopback: config.external.allow_loopback,
+            },
+        },
     })
 }
 
@@ -274,16 +417,21 @@ pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<
         store.registry().await?.context("the database has no identity yet: run `ostler serve` once")?;
     let clock: SharedClock = Arc::new(SystemClock::start());
     let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
-    let house = build(&config, store, mirror, registry, clock)?;
+    let house = build(&config, store, mirror, registry, clock, Wake::unheard())?;
     let all = sweep::all();
     let known: Vec<_> = all.iter().map(|pass| pass.name()).collect();
     if let Some(wrong) = passes.iter().find(|name| !known.contains(&name.as_str())) {
         anyhow::bail!("there is no pass `{wrong}`: there are {}", known.join(", "));
     }
     let look: Look = house.sweeper.look().await?;
+    let glance = house.sweeper.glance();
     let mut runs = Vec::new();
     for pass in all.iter().filter(|pass| passes.is_empty() || passes.iter().any(|name| name == pass.name())) {
-        runs.push(run_view(&house.sweeper.run(&**pass, &look, Mode::DryRun).await));
+        let look = match pass.sight() {
+            Sight::Engine => &look,
+            Sight::Store => &glance,
+        };
+        runs.push(run_view(&house.sweeper.run(&**pass, look, Mode::DryRun).await));
     }
     Ok(runs)
 }

@@ -9,7 +9,7 @@
 //! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the thin binary: parse, run, turn a failure into an exit code |
 //! | `cli` | `api`, `domain` | the command line: speaks only the contract, over the socket |
 //! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain` | the composition root: open, build, spawn, drain |
-//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `domain` | the routes |
+//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `entropy`, `domain` | the routes |
 //! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | what is wrong, and what to do about it |
 //! | `identity` | `store`, `clock`, `entropy`, `domain` | whose registry this is, and whether it was lost or copied |
 //! | `telemetry` | `config` | the log |

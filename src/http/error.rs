@@ -1,4 +1,4 @@
-//! One shape for every error: a status and `{"error": "…"}`.
+//! One shape for every error: a status and `{"error": "…"}`, with what the protocol says besides.
 
 use axum::{
     Json,
@@ -6,21 +6,44 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{api::ErrorBody, engine::EngineError, ops::OpError, store::StoreError, sweep::SweepError};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::Value;
+
+use super::listen::BodyError;
+use crate::{engine::EngineError, ops::OpError, store::StoreError, sweep::SweepError};
 
 /// An error on its way out.
 #[derive(Debug)]
 pub(super) struct HttpError {
     status: StatusCode,
     message: String,
+    /// What the protocol says besides, in its order.
+    more: Vec<(&'static str, Value)>,
+    retry_after_seconds: Option<u64>,
 }
 
 /// What handlers answer.
 pub(super) type HttpResult<T> = Result<T, HttpError>;
 
+/// How long to wait before trying again what cannot be answered right now, in seconds.
+const RETRY_AFTER: u64 = 5;
+
 impl HttpError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        let retry_after_seconds = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
+        Self { status, message: message.into(), more: Vec::new(), retry_after_seconds }
+    }
+
+    /// Adds what the protocol says besides the message.
+    pub(super) fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.more.push((key, value.into()));
+        self
+    }
+
+    /// Says when to try again, in the header and, where the protocol has it, in the body.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -29,6 +52,27 @@ impl HttpError {
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// Nobody by that token (wire protocol, §4).
+    pub(super) fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, message)
+    }
+
+    pub(super) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// Gone for good, as far as the asker is concerned (wire protocol, §4).
+    pub(super) fn gone() -> Self {
+        Self::new(StatusCode::GONE, "workspace removed")
+    }
+
+    /// More than its share (wire protocol, §2).
+    pub(super) fn too_many(retry_after_seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate limit exceeded")
+            .with("retry_after", retry_after_seconds)
+            .retry_after(retry_after_seconds)
     }
 
     /// The same, where what was not found is a parent: then the request makes no sense as it stands.
@@ -40,27 +84,67 @@ impl HttpError {
         }
     }
 
+    /// The same for a parent that is to become one.
+    pub(super) fn unprocessable_parent(self) -> Self {
+        if self.status == StatusCode::NOT_FOUND {
+            let message = format!("the new parent is not there: {}", self.message);
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+        } else {
+            self
+        }
+    }
+
     pub(super) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, message)
     }
 }
 
+/// An object, its keys in the order in which they were given.
+struct ErrorObject<'a>(&'a HttpError);
+
+impl Serialize for ErrorObject<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(Some(1 + self.0.more.len()))?;
+        object.serialize_entry("error", &self.0.message)?;
+        for (key, value) in &self.0.more {
+            object.serialize_entry(key, value)?;
+        }
+        object.end()
+    }
+}
+
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(ErrorBody { error: self.message })).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        let mut response = (self.status, Json(ErrorObject(&self))).into_response();
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
 }
 
+impl From<BodyError> for HttpError {
+    fn from(error: BodyError) -> Self {
+        let status = match error {
+            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Broken => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
 impl From<OpError> for HttpError {
     fn from(error: OpError) -> Self {
+        if let OpError::Busy { active_tasks } = error {
+            return Self::conflict(error.to_string()).with("active_tasks", active_tasks);
+        }
         let status = match &error {
             OpError::NotFound(_) => StatusCode::NOT_FOUND,
             OpError::Invalid(_) => StatusCode::BAD_REQUEST,
-            OpError::Conflict(_) | OpError::NameTaken(_) => StatusCode::CONFLICT,
+            OpError::Conflict(_) | OpError::NameTaken(_) | OpError::Busy { .. } => StatusCode::CONFLICT,
+            OpError::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            OpError::TooManyTokens(_) => StatusCode::TOO_MANY_REQUESTS,
             // The request was fine; what it depends on (image, port, volume) is not.
             OpError::Impossible(_) => StatusCode::FAILED_DEPENDENCY,
             OpError::Engine(_)
@@ -90,6 +174,7 @@ impl From<SweepError> for HttpError {
         match error {
             SweepError::Op(error) => error.into(),
             SweepError::Store(error) => error.into(),
+            SweepError::NoListing => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             SweepError::Untrusted(why) => OpError::from(why).into(),
         }
     }

@@ -13,10 +13,17 @@ use axum::{
     response::{IntoResponse, Response},
     serve::IncomingStream,
 };
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, error::HttpError, router::router};
+use super::{
+    Api,
+    auth::OwnSocket,
+    error::HttpError,
+    listen::{self, ConnectionLimits},
+    router::router,
+};
+use crate::{clock::SharedClock, tasks::SharedSpawn};
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -29,9 +36,10 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
     let own = rustix::process::geteuid().as_raw();
     if peer.uid.is_some_and(|uid| uid == own || uid == 0) {
+        request.extensions_mut().insert(OwnSocket);
         return next.run(request).await;
     }
     HttpError::new(StatusCode::FORBIDDEN, "this socket is its owner's and root's").into_response()
@@ -68,4 +76,15 @@ pub async fn serve_local(
     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await
+}
+
+/// Serves every route on a TCP listener until `stop`.
+pub async fn serve_agents(
+    listener: TcpListener,
+    api: Api,
+    clock: SharedClock,
+    spawn: SharedSpawn,
+    stop: CancellationToken,
+) {
+    listen::serve(listener, router(api), ConnectionLimits::default(), clock, spawn, stop).await;
 }

@@ -4,6 +4,7 @@
 //! order, and turns what comes back into the types of `api.rs`; it decides nothing else. Whatever changes
 //! something runs detached from the connection: a client that hangs up stops nothing.
 
+mod auth;
 mod error;
 #[allow(dead_code, reason = "x")]
 pub(crate) mod forward;
@@ -11,6 +12,7 @@ pub(crate) mod forward;
 pub(crate) mod limits;
 pub mod listen;
 mod local;
+mod proxy;
 #[allow(dead_code, reason = "x")]
 pub(crate) mod outbound;
 mod resolve;
@@ -20,26 +22,52 @@ mod routes;
 mod testing;
 mod view;
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::{future::Future, ops::Deref, path::PathBuf, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use crate::{
     clock::SharedClock,
     doctor::Doctor,
+    domain::{address::Allow, ids::WorkspaceId},
     engine::Engine,
+    entropy::SharedEntropy,
+    listening::Listening,
     ops::{OpError, Ops},
     store::{Mirror, Store},
     sweep::DriverHandle,
     tasks::SharedSpawn,
 };
 
-pub use local::serve_local;
+use error::{HttpError, HttpResult};
+use forward::Forwarder;
+use limits::{Limiter, Rate};
+use outbound::{Checked, Resolve, SystemResolver};
+
+pub use local::{serve_agents, serve_local};
 pub(crate) use view::run as run_view;
 
 /// What handlers work with.
 #[derive(Clone)]
-pub struct Api(Arc<ApiParts>);
+pub struct Api(Arc<Inner>);
+
+/// The parts, and what lives as long as they do.
+struct Inner {
+    parts: ApiParts,
+    requests: Limiter<WorkspaceId>,
+    beats: Limiter<WorkspaceId>,
+    wakes: proxy::WakeBudget,
+    forwarder: Forwarder,
+    resolver: Box<dyn Resolve>,
+}
+
+impl Deref for Inner {
+    type Target = ApiParts;
+
+    fn deref(&self) -> &ApiParts {
+        &self.parts
+    }
+}
 
 /// What an [`Api`] is made of.
 pub struct ApiParts {
@@ -61,13 +89,46 @@ pub struct ApiParts {
     pub mirror: Arc<Mirror>,
     /// Where identities are locked.
     pub runtime_dir: PathBuf,
+    /// Randomness, for the ids of messages that have none.
+    pub entropy: SharedEntropy,
+    /// Since when ostler listens.
+    pub listening: Listening,
+    /// Who may talk to whom, and where external agents may be.
+    pub access: Access,
 }
+
+/// Who may talk to whom, and where external agents may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Whether workspaces without a parent may talk to each other.
+    pub root_siblings: bool,
+    /// How often one workspace may wake another within an hour.
+    pub wakes_per_hour: u32,
+    /// Where external agents may be.
+    pub external: Allow,
+}
+
+/// What one workspace may ask within a second, and at once. An agent at work makes a few requests in a minute.
+const REQUESTS: Rate = Rate { per_second: 50, burst: 200 };
+/// The same for beats, which are never to be refused: an agent sends one in 30 s, and one at each change of task.
+const BEATS: Rate = Rate { per_second: 20, burst: 200 };
 
 impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: ApiParts) -> Self {
-        Self(Arc::new(parts))
+        let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
+        let (requests, beats) = (limiter(REQUESTS), limiter(BEATS));
+        let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
+        let forwarder = Forwarder::new(Arc::clone(&parts.clock));
+        let resolver = Box::new(SystemResolver);
+        Self(Arc::new(Inner { parts, requests, beats, wakes, forwarder, resolver }))
+    }
+
+    /// Whether an external agent may be at a url.
+    async fn check_url(&self, url: &str) -> HttpResult<Checked> {
+        let checked = outbound::check(url, self.0.access.external, &*self.0.resolver, &*self.0.clock).await;
+        checked.map_err(|error| HttpError::invalid(error.to_string()))
     }
 
     /// Runs work to its end whether or not this future is still waited for.

@@ -1,31 +1,73 @@
-//! Every route there is.
+//! Every route there is, and who may ask.
+//!
+//! Three groups: what anybody may ask, what an admin alone may, and what workspaces may too, where each handler says
+//! for whom. The same routes are served on the local socket and on TCP.
 
 use axum::{
     Router,
     http::StatusCode,
+    middleware,
     routing::{delete, get, post},
 };
 
 use super::{
-    Api,
+    Api, auth,
     error::HttpError,
-    routes::{adopt, doctor, events, exec, health, logs, sweeps, tokens, trash, workspaces},
+    proxy,
+    routes::{
+        adopt, agents, doctor, events, exec, health, logs, registry, sweeps, tokens, trash, workspaces,
+    },
 };
 
 pub(super) fn router(api: Api) -> Router {
+    for_everybody()
+        .merge(for_agents())
+        .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))
+        .fallback(|| async { HttpError::not_found("there is no such route") })
+        .method_not_allowed_fallback(|| async {
+            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
+        })
+        .with_state(api)
+}
+
+fn for_everybody() -> Router<Api> {
+    Router::new().route("/health", get(health::show)).route("/ready", get(health::ready))
+}
+
+fn for_agents() -> Router<Api> {
     Router::new()
-        .route("/health", get(health::show))
-        .route("/workspaces", get(workspaces::list).post(workspaces::create))
-        .route("/workspaces/{reference}", get(workspaces::show).delete(workspaces::remove))
-        .route("/workspaces/{reference}/start", post(workspaces::start))
-        .route("/workspaces/{reference}/stop", post(workspaces::stop))
+        .route("/registry/heartbeat", post(registry::heartbeat))
+        .route("/registry/register", post(registry::register))
+        .route("/registry/update-card", post(registry::update_card))
+        .route("/registry/check-access", post(registry::check_access))
+        .route("/registry/discover/{id}", get(registry::discover))
+        .route("/registry/{id}/peers", get(registry::peers))
+        .route("/workspaces/{reference}", get(workspaces::show).patch(workspaces::update))
+        .route("/workspaces/{reference}/a2a", post(proxy::message))
+        .route("/workspaces/{reference}/activity", get(agents::activity).post(agents::log_activity))
+        .route("/workspaces/{reference}/delegations", get(agents::delegations))
+        .route("/workspaces/{reference}/hibernate", post(workspaces::hibernate))
         .route("/workspaces/{reference}/restart", post(workspaces::restart))
+        .route("/workspaces/{reference}/state", get(agents::state))
+}
+
+fn for_admins() -> Router<Api> {
+    Router::new()
+        .route("/workspaces", get(workspaces::list).post(workspaces::create))
+        .route("/workspaces/{reference}", delete(workspaces::remove))
+        .route("/workspaces/{reference}/start", post(workspaces::resume))
+        .route("/workspaces/{reference}/resume", post(workspaces::resume))
+        .route("/workspaces/{reference}/stop", post(workspaces::pause))
+        .route("/workspaces/{reference}/pause", post(workspaces::pause))
+        .route("/workspaces/{reference}/wake", post(workspaces::wake))
         .route("/workspaces/{reference}/recreate", post(workspaces::recreate))
         .route("/workspaces/{reference}/undelete", post(workspaces::undelete))
         .route("/workspaces/{reference}/logs", get(logs::stream))
         .route("/workspaces/{reference}/exec", post(exec::create))
         .route("/workspaces/{reference}/tokens", get(tokens::list).post(tokens::issue))
         .route("/workspaces/{reference}/tokens/{token}", delete(tokens::revoke))
+        .route("/admin/tokens", get(tokens::list_admin).post(tokens::issue_admin))
+        .route("/admin/tokens/{token}", delete(tokens::revoke_admin))
         .route("/exec/{id}", get(exec::show))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
@@ -42,9 +84,4 @@ pub(super) fn router(api: Api) -> Router {
         .route("/events/{reference}", get(events::list_of))
         .route("/doctor", get(doctor::show))
         .route("/doctor/accept-engine", post(doctor::accept_engine))
-        .fallback(|| async { HttpError::not_found("there is no such route") })
-        .method_not_allowed_fallback(|| async {
-            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
-        })
-        .with_state(api)
 }

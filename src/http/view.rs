@@ -13,6 +13,7 @@ use crate::{
     },
     engine::DiskUsage,
     ops::Ops,
+    store::Described,
     store::HeldPlanRow,
     sweep::{ActionRun, PassStatus, Run, Verdict},
 };
@@ -21,7 +22,9 @@ fn text(at: Timestamp) -> String {
     at.to_string()
 }
 
-pub(super) fn workspace(row: &Workspace, ops: &Ops) -> WorkspaceView {
+pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
+    let Described { row, vitals } = described;
+    let row: &Workspace = &row;
     let up = matches!(row.status, Status::Online | Status::Degraded);
     let own_url = row.host_port.filter(|_| up).map(|port| format!("http://127.0.0.1:{port}"));
     WorkspaceView {
@@ -45,6 +48,21 @@ pub(super) fn workspace(row: &Workspace, ops: &Ops) -> WorkspaceView {
         operation: ops.operation(row.id),
         created_at: text(row.created_at),
         removed_at: row.removed_at.map(text),
+        active_tasks: vitals.active_tasks,
+        max_concurrent_tasks: row.habits.max_concurrent_tasks,
+        last_error_rate: vitals.error_rate,
+        last_sample_error: Some(vitals.sample_error),
+        uptime_seconds: vitals.uptime_seconds,
+        current_task: Some(vitals.current_task),
+        monthly_spend: vitals.monthly_spend_cents,
+        runtime_state: vitals.runtime_state,
+        agent_card: vitals.agent_card,
+        last_heartbeat_at: vitals.last_heartbeat_at.map(text),
+        last_activity_at: vitals.last_activity_at.map(text),
+        wedged_since: vitals.wedged_since.map(text),
+        restart_due_at: row.restart_due_at.map(text),
+        hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
+        restart_when_wedged: row.habits.restart_when_wedged,
     }
 }
 

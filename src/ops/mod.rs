@@ -11,6 +11,7 @@ mod adopt;
 mod create;
 mod delete;
 mod hibernate;
+mod host_address;
 mod mark;
 mod pause;
 mod put_away;
@@ -49,6 +50,7 @@ use crate::{
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
+pub use host_address::HostAddress;
 pub use pause::Affected;
 pub use put_away::PutAway;
 pub use remove::Removal;
@@ -227,6 +229,9 @@ pub enum OpError {
     /// What was asked contradicts what is there.
     #[error("{0}")]
     Unprocessable(String),
+    /// It has as many tokens as it may have.
+    #[error("{0}")]
+    TooManyTokens(String),
     /// It works on something.
     #[error("workspace has active tasks")]
     Busy {

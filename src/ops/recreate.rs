@@ -9,6 +9,7 @@ impl Ops {
     /// # Errors
     /// When it cannot be made or started. A running container is left alone until the new one is made.
     pub async fn recreate(&self, id: WorkspaceId) -> OpResult<Applied> {
+        self.refuse_below_paused(&self.0.row(id).await?).await?;
         let order = StartOrder {
             cause: Some(Cause::StartByPerson),
             even_if_running: true,

@@ -9,8 +9,19 @@ impl Ops {
     /// # Errors
     /// When it cannot be started.
     pub async fn restart(&self, id: WorkspaceId) -> OpResult<Applied> {
+        self.refuse_below_paused(&self.0.row(id).await?).await?;
         let order =
             StartOrder { cause: Some(Cause::StartByPerson), even_if_running: true, ..StartOrder::default() };
+        self.order(id, Order::Start(order)).await
+    }
+
+    /// Restarts a workspace on its own word: only from where nobody has put it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn restart_itself(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let order =
+            StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };
         self.order(id, Order::Start(order)).await
     }
 }

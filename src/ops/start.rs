@@ -384,13 +384,7 @@ impl Inner {
         port: u16,
     ) -> OpResult<ContainerSpec> {
         let network = instance_name(self.settings.instance);
-        let network_labels =
-            BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings.instance.to_string())]);
-        let seen = self.engine.ensure_network(&network, &network_labels, self.settings.isolate).await?;
-        let platform_url = self.settings.platform_url.clone().unwrap_or_else(|| {
-            let host = seen.gateway.map_or_else(|| "host.containers.internal".into(), |ip| ip.to_string());
-            format!("http://{host}:{}", self.settings.platform_port)
-        });
+        let platform_url = self.url_for_containers().await?;
         let mut labels = self.labels(row.id);
         let labelled = LabelledSpec {
             name: row.name.clone(),

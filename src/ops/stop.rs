@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase};
+use super::{Applied, Inner, OpResult, Ops, actor::Phase};
 use crate::{
     domain::{
         event::EventKind,
@@ -10,7 +10,7 @@ use crate::{
         naming::LABEL_WORKSPACE,
         naming::{Owner, container_owner},
         status::{Cause, Status},
-        workspace::{Kind, Workspace},
+        workspace::Workspace,
     },
     engine::{EngineError, EngineResult, Trouble, trusted},
     store::StatusChange,

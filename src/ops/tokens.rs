@@ -6,13 +6,16 @@ use super::{OpError, OpResult, Ops};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
-        token::{Token, TokenRow},
+        status::Status,
+        token::{Token, TokenKind, TokenRow},
     },
-    store::{Bearer, NewApiToken},
+    store::{Bearer, Holder, NewApiToken},
 };
 
 /// The most live tokens a workspace may have (wire protocol, §5).
 pub(super) const LIVE_TOKENS_MAX: u32 = 50;
+/// How often the use of an instance token is written down besides beats.
+const USE_NOTED_EVERY: Duration = Duration::from_secs(30);
 
 impl Ops {
     /// Issues an api token. This is the only time it is in the clear.
@@ -26,8 +29,11 @@ impl Ops {
             return Ok(token);
         }
         let row = self.0.row(id).await?;
-        Err(OpError::Conflict(format!(
-            "workspace `{}` was removed or has {LIVE_TOKENS_MAX} live tokens: revoke one first (`ostler token ls`)",
+        if row.status == Status::Removed {
+            return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
+        }
+        Err(OpError::TooManyTokens(format!(
+            "workspace `{}` has {LIVE_TOKENS_MAX} live tokens: revoke one first (`ostler token ls`)",
             row.name
         )))
     }
@@ -59,6 +65,27 @@ impl Ops {
     pub fn bearer(&self, presented: &str) -> Option<Bearer> {
         let token = Token::parse(presented)?;
         self.0.store.bearer(&token.digest(), self.0.clock.now())
+    }
+
+    /// Whether the use of a token is to be written down again. An instance token's is part of every beat, so others
+    /// are noted rarely: well within the grace after which a token counts as stale.
+    #[must_use]
+    pub fn is_use_due(&self, holder: &Holder) -> bool {
+        let now = self.0.clock.now();
+        let Some(member) = self.0.store.member(holder.workspace) else { return false };
+        match holder.kind {
+            TokenKind::Instance => {
+                member.said.token_used_at.is_none_or(|last| now.since(last) >= USE_NOTED_EVERY)
+            }
+            TokenKind::Api => holder.is_due(now),
+        }
+    }
+
+    /// Writes down that a token was used.
+    pub async fn note_token_use(&self, holder: Holder) {
+        if let Err(error) = self.0.store.note_token_use(holder, self.0.clock.now()).await {
+            tracing::warn!(workspace = %holder.workspace, %error, "the use of a token is not written down");
+        }
     }
 
     /// The removed workspace whose token this was when it was removed.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Holder, Said, Store, StoreResult,
     lane::{Known, Tx},
+    roster::idle_timeout_seconds,
     workspaces::{StatusChange, change_status, event_of},
 };
 use crate::domain::{
@@ -242,6 +243,10 @@ fn write_words(
             Some(_) | None => before.metadata.clone(),
         },
         manages_status: beat.metadata.as_ref().map_or(before.manages_status, |new| new.manages_status),
+        idle_timeout_seconds: match &beat.metadata {
+            Some(new) if before.metadata.as_deref() != Some(&*new.json) => idle_timeout_seconds(&new.json),
+            Some(_) | None => before.idle_timeout_seconds,
+        },
         heard_at: Some(at),
         token_used_at: if counts_as_use { Some(at) } else { before.token_used_at },
     };

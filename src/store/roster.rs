@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{StoreResult, row};
 use crate::domain::{
-    access::Tree,
+    access::{STEPS_MAX, Tree},
     ids::{Incarnation, TokenId, WorkspaceId},
     status::Status,
     time::Timestamp,
@@ -38,6 +38,10 @@ pub struct Member {
     pub status: Status,
     /// Its incarnation.
     pub incarnation: Incarnation,
+    /// The port of 127.0.0.1 its container publishes.
+    pub host_port: Option<u16>,
+    /// Where an external agent is reached.
+    pub url: Option<Arc<str>>,
     /// What its last beat said.
     pub said: Said,
     tokens: Vec<TokenDigest>,
@@ -58,6 +62,8 @@ pub struct Said {
     pub metadata: Option<Arc<str>>,
     /// Whether it judges its health by itself.
     pub manages_status: bool,
+    /// How long it may be quiet over an answer, in its own words.
+    pub idle_timeout_seconds: Option<u32>,
     /// When it was last heard.
     pub heard_at: Option<Timestamp>,
     /// When the use of its instance token was last written down.
@@ -89,7 +95,8 @@ pub struct Holder {
 
 impl Holder {
     /// Whether an api token's use is old enough to be written down again: its own row is written rarely.
-    pub(super) fn is_due(&self, at: Timestamp) -> bool {
+    #[must_use]
+    pub fn is_due(&self, at: Timestamp) -> bool {
         self.last_used_at.is_none_or(|last| at.since(last) >= super::tokens::API_USE_NOTED_EVERY)
     }
 }
@@ -177,6 +184,19 @@ impl Roster {
         self.members.get(&id)
     }
 
+    /// Whether a workspace above this one is paused.
+    fn is_below_paused(&self, id: WorkspaceId) -> bool {
+        let mut at = id;
+        for _ in 0..STEPS_MAX {
+            let Some(parent) = self.members.get(&at).and_then(|member| member.parent) else { return false };
+            if self.members.get(&parent).is_some_and(|member| member.status == Status::Paused) {
+                return true;
+            }
+            at = parent;
+        }
+        false
+    }
+
     pub(super) fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
         let known = self.tokens.get(digest)?;
         known.expires_at.is_none_or(|end| end > now).then_some(known.bearer)
@@ -215,7 +235,7 @@ pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
 }
 
 const MEMBERS: &str = "SELECT w.id, w.key, w.parent_id, w.kind, w.status, w.failure, w.incarnation, p.active_tasks, \
-     r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at \
+     r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at, w.host_port, w.url \
      FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
 
 fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
@@ -229,12 +249,15 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
         kind: row::word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
         status: row::word("status", &status, Status::parse(&status, failure.as_deref()))?,
         incarnation: row.get(6)?,
+        host_port: row.get(14)?,
+        url: row.get::<_, Option<String>>(15)?.map(Arc::from),
         said: Said {
             active_tasks: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
             current_task: text(8)?,
             sample_error: text(9)?,
             runtime_state: text(10)?,
             manages_status: metadata.as_deref().is_some_and(manages_status),
+            idle_timeout_seconds: metadata.as_deref().and_then(idle_timeout_seconds),
             metadata: metadata.map(Arc::from),
             heard_at: row.get(12)?,
             token_used_at: row.get(13)?,
@@ -244,11 +267,18 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
     Ok((row.get(0)?, member))
 }
 
-/// Whether a runtime's metadata claims the capability of that name.
+/// Whether a runtime's metadata claims the capability to judge its health by itself.
 #[must_use]
 pub fn manages_status(metadata: &str) -> bool {
     let read = serde_json::from_str::<serde_json::Value>(metadata).ok();
     read.is_some_and(|value| value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
+}
+
+/// How long a runtime may be quiet over an answer, where its metadata says so.
+#[must_use]
+pub(super) fn idle_timeout_seconds(metadata: &str) -> Option<u32> {
+    let read = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
+    read["idle_timeout_seconds"].as_u64().and_then(|seconds| u32::try_from(seconds).ok()).filter(|s| *s > 0)
 }
 
 const TOKENS: &str = "SELECT t.digest, w.id, t.id, t.kind, t.expires_at, t.last_used_at \
@@ -292,6 +322,12 @@ impl super::Store {
     #[must_use]
     pub fn member(&self, id: WorkspaceId) -> Option<Member> {
         self.roster.read().member(id).cloned()
+    }
+
+    /// Whether a workspace above this one is paused.
+    #[must_use]
+    pub fn is_below_paused(&self, id: WorkspaceId) -> bool {
+        self.roster.read().is_below_paused(id)
     }
 
     /// Whether two workspaces may talk to each other (wire protocol, §4).

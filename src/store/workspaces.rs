@@ -520,6 +520,7 @@ impl Store {
                          WHERE id = ?1 RETURNING container_serial",
                     )?
                     .query_row(params![id, port], |row| row.get(0))?;
+                tx.touch(id);
                 Ok(Some((serial, port)))
             })
             .await

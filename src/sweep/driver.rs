@@ -34,6 +34,8 @@ pub struct PassStatus {
     pub period: Duration,
     /// Whether it runs now.
     pub running: bool,
+    /// When it was last begun, or first due.
+    pub begun_at: Awake,
     /// The last run.
     pub last: Option<Run>,
 }
@@ -101,7 +103,7 @@ impl Driver {
         let (sender, requests) = mpsc::unbounded_channel();
         let known = passes.iter().map(|pass| {
             let (name, summary, period) = (pass.name(), pass.summary(), pass.period());
-            (name, PassStatus { name, summary, period, running: false, last: None })
+            (name, PassStatus { name, summary, period, running: false, begun_at: clock.awake(), last: None })
         });
         let statuses: Statuses = Arc::new(Mutex::new(known.collect()));
         let due = passes.iter().map(|pass| (pass.name(), clock.awake())).collect();
@@ -199,6 +201,9 @@ impl Driver {
         let (answer, done) = oneshot::channel();
         let (sweeper, clock, statuses) =
             (Arc::clone(&self.sweeper), Arc::clone(&self.clock), Arc::clone(&self.statuses));
+        if let Some(status) = unpoisoned(&statuses).get_mut(pass.name()) {
+            status.begun_at = clock.awake();
+        }
         mark(&statuses, pass.name(), true, None);
         self.spawn.spawn(Box::pin(async move {
             let run = match look {

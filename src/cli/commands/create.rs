@@ -96,6 +96,7 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         workspace_access,
         env: variables,
         config,
+        ..CreateWorkspace::default()
     })
 }
 

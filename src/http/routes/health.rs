@@ -1,9 +1,33 @@
-//! Whether anybody is there.
+//! Whether anybody is there, and whether they do their work.
 
-use axum::Json;
+use axum::{Json, extract::State, http::StatusCode};
 
-use crate::api::Health;
+use super::super::{
+    Api,
+    error::{HttpError, HttpResult},
+};
+use crate::api::{Health, Ready};
 
 pub(in super::super) async fn show() -> Json<Health> {
     Json(Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id() })
+}
+
+/// A pass that has not begun for three of its periods is one that nobody drives any more.
+const PERIODS_LATE: u32 = 3;
+
+pub(in super::super) async fn ready(State(api): State<Api>) -> HttpResult<Json<Ready>> {
+    let now = api.0.clock.awake();
+    let late: Vec<_> = api
+        .0
+        .sweeps
+        .statuses()
+        .into_iter()
+        .filter(|pass| !pass.running && now.since(pass.begun_at) > pass.period * PERIODS_LATE)
+        .map(|pass| pass.name)
+        .collect();
+    if late.is_empty() {
+        return Ok(Json(Ready { status: "ready".into() }));
+    }
+    let message = format!("not done for three periods: {}", late.join(", "));
+    Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message))
 }

@@ -1,11 +1,13 @@
 //! Handlers, a file per noun.
 
 pub(super) mod adopt;
+pub(super) mod agents;
 pub(super) mod doctor;
 pub(super) mod events;
 pub(super) mod exec;
 pub(super) mod health;
 pub(super) mod logs;
+pub(super) mod registry;
 pub(super) mod sweeps;
 pub(super) mod tokens;
 pub(super) mod trash;

@@ -18,9 +18,9 @@ use super::{
     Body,
 };
 use crate::{
-    api::{IssueToken, IssuedToken, TokenList},
+    api::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList},
     domain::{ids::TokenId, token::TokenRow},
-    store::Scope,
+    store::{AdminToken, Scope},
 };
 
 pub(in super::super) async fn list(
@@ -56,6 +56,56 @@ pub(in super::super) async fn revoke(
     let id = which(&token, &live)?;
     let ops = api.0.ops.clone();
     api.detached(async move { ops.revoke_token(row.id, id).await }).await?;
+    Ok(Json(json!({ "status": "revoked" })))
+}
+
+pub(in super::super) async fn list_admin(State(api): State<Api>) -> HttpResult<Json<Vec<AdminTokenView>>> {
+    let tokens = api.0.store.admin_tokens().await?;
+    let view = |token: AdminToken| AdminTokenView {
+        id: token.id.to_string(),
+        name: token.name,
+        prefix: token.prefix,
+        created_at: token.created_at.to_string(),
+        expires_at: token.expires_at.map(|at| at.to_string()),
+    };
+    Ok(Json(tokens.into_iter().map(view).collect()))
+}
+
+pub(in super::super) async fn issue_admin(
+    State(api): State<Api>,
+    Body(body): Body<IssueAdminToken>,
+) -> HttpResult<(StatusCode, Json<IssuedAdminToken>)> {
+    if body.expires_in_seconds == Some(0) {
+        return Err(HttpError::invalid("a token that expires at once serves nobody"));
+    }
+    let (ops, name) = (api.0.ops.clone(), body.name.clone());
+    let valid_for = body.expires_in_seconds.map(Duration::from_secs);
+    let token = api.detached(async move { ops.issue_admin_token(name, valid_for).await }).await?;
+    let issued = IssuedAdminToken { auth_token: token.expose().to_owned(), name: body.name };
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+pub(in super::super) async fn revoke_admin(
+    State(api): State<Api>,
+    Path(token): Path<String>,
+) -> HttpResult<Json<Value>> {
+    let tokens = api.0.store.admin_tokens().await?;
+    let meant = |one: &&AdminToken| {
+        one.prefix == token || (token.len() >= 4 && one.id.to_string().starts_with(&token))
+    };
+    let mut found = tokens.iter().filter(meant);
+    let id = match (found.next(), found.next()) {
+        (Some(one), None) => one.id,
+        (Some(_), Some(_)) => {
+            return Err(HttpError::conflict(format!("`{token}` is not unique: give more of the id")));
+        }
+        (None, _) => {
+            let message = format!("there is no admin token `{token}`; `ostler token ls --admin` shows them");
+            return Err(HttpError::not_found(message));
+        }
+    };
+    let ops = api.0.ops.clone();
+    api.detached(async move { ops.revoke_admin_token(id).await }).await?;
     Ok(Json(json!({ "status": "revoked" })))
 }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use axum::{
     Json,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -13,15 +13,17 @@ use serde::Deserialize;
 use super::{
     super::{
         Api,
+        auth::{Principal, platform_url},
         error::{HttpError, HttpResult},
         view,
     },
     Body, Query,
+    registry::proxy_url,
 };
 use crate::{
     api::{
-        self, Child, Connection, CreateWorkspace, CreatedWorkspace, OrderOutcome, RemoveOutcome,
-        WorkspaceView,
+        self, AffectedView, Child, Connection, CreateWorkspace, CreatedWorkspace, OrderOutcome,
+        PatchWorkspace, Patched, RemoveOutcome, WorkspaceView,
     },
     domain::{
         ids::WorkspaceId,
@@ -29,10 +31,10 @@ use crate::{
         runtime::Tier,
         spec::{Access, Spec},
         status::Status,
-        workspace::Workspace,
+        workspace::{Habits, Kind, Workspace},
     },
-    ops::{Applied, CreateRequest, Created, OpError, Ops, Removal},
-    store::Scope,
+    ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal},
+    store::{Scope, WorkspacePatch},
 };
 
 #[derive(Deserialize)]
@@ -46,16 +48,115 @@ pub(in super::super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> HttpResult<Json<Vec<WorkspaceView>>> {
     let scope = if query.removed { Scope::Removed } else { Scope::Live };
-    let rows = api.0.store.workspaces(scope).await?;
-    Ok(Json(rows.iter().map(|row| view::workspace(row, &api.0.ops)).collect()))
+    let all = api.0.store.describe_all(scope).await?;
+    Ok(Json(all.into_iter().map(|one| view::workspace(one, &api.0.ops)).collect()))
 }
 
+/// A workspace, for an admin, for itself, and, without what is its own business, for whom it may talk to.
 pub(in super::super) async fn show(
     State(api): State<Api>,
+    principal: Principal,
     Path(reference): Path<String>,
+    headers: HeaderMap,
 ) -> HttpResult<Json<WorkspaceView>> {
-    let row = api.resolve(&reference, Scope::Any).await?;
-    Ok(Json(view::workspace(&row, &api.0.ops)))
+    let row = api.addressed(principal, &reference, Scope::Any).await?;
+    let of_itself = match principal {
+        Principal::Admin => true,
+        Principal::Workspace(holder) => holder.workspace == row.id,
+    };
+    if let Principal::Workspace(holder) = principal {
+        let removed = row.status == Status::Removed;
+        let may = || api.0.store.may_communicate(holder.workspace, row.id, api.0.access.root_siblings);
+        if !removed && !of_itself && !may() {
+            return Err(HttpError::forbidden("not authorized to see this workspace"));
+        }
+        if removed {
+            return Err(removed_error(&row));
+        }
+    }
+    let described = api.0.store.describe(row.id).await?;
+    let described = described.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+    let mut view = view::workspace(described, &api.0.ops);
+    if !of_itself {
+        view.current_task = None;
+        view.last_sample_error = None;
+    }
+    if !principal.is_admin() {
+        view.url = Some(proxy_url(&platform_url(&api, &headers), row.id));
+    }
+    Ok(Json(view))
+}
+
+fn removed_error(row: &Workspace) -> HttpError {
+    let removed_at = row.removed_at.map(|at| at.to_string());
+    HttpError::gone().with("id", row.id.to_string()).with("removed_at", removed_at)
+}
+
+/// Changes what is given. Its name and role a workspace may change itself; the rest is an admin's.
+pub(in super::super) async fn update(
+    State(api): State<Api>,
+    principal: Principal,
+    Path(reference): Path<String>,
+    Body(body): Body<PatchWorkspace>,
+) -> HttpResult<Json<Patched>> {
+    let row = api.addressed(principal, &reference, Scope::Live).await?;
+    principal.speak_for(row.id)?;
+    if row.status == Status::Removed {
+        return Err(removed_error(&row));
+    }
+    let own = PatchWorkspace { name: body.name.clone(), role: body.role.clone(), ..PatchWorkspace::default() };
+    if !principal.is_admin() && body != own {
+        return Err(HttpError::forbidden("only an admin may change more than name and role"));
+    }
+    let patch = patch(&api, &row, body).await?;
+    let (ops, id) = (api.0.ops.clone(), row.id);
+    let needs = api.detached(async move { ops.update(id, patch).await }).await?;
+    Ok(Json(Patched {
+        status: "updated".into(),
+        needs_restart: needs.restart,
+        needs_recreate: needs.recreate,
+    }))
+}
+
+async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<WorkspacePatch> {
+    let PatchWorkspace {
+        name,
+        role,
+        tier,
+        parent_id,
+        runtime,
+        image,
+        url,
+        hibernation_idle_minutes,
+        max_concurrent_tasks,
+        restart_when_wedged,
+    } = body;
+    let invalid = |error: &dyn std::fmt::Display| HttpError::invalid(error.to_string());
+    let name = name.map(|name| name.parse::<WorkspaceName>()).transpose().map_err(|error| invalid(&error))?;
+    let tier = tier.map(Tier::try_from).transpose().map_err(|error| invalid(&error))?;
+    let parent = match parent_id.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(parent) => {
+            let parent = api.resolve(parent, Scope::Live).await.map_err(HttpError::unprocessable_parent)?;
+            Some(Some(parent.id))
+        }
+    };
+    if url.is_some() && row.kind == Kind::Container {
+        return Err(HttpError::invalid("only an external workspace has a url of its own"));
+    }
+    if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
+        api.check_url(url).await?;
+    }
+    let habits = Habits {
+        hibernation_idle_minutes: hibernation_idle_minutes
+            .map_or(row.habits.hibernation_idle_minutes, |minutes| Some(minutes).filter(|minutes| *minutes > 0)),
+        max_concurrent_tasks: max_concurrent_tasks
+            .map_or(row.habits.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
+        restart_when_wedged: restart_when_wedged.unwrap_or(row.habits.restart_when_wedged),
+    };
+    let spec = image.map(|image| Spec { image, ..row.spec.clone() });
+    Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
 }
 
 pub(in super::super) async fn create(
@@ -102,6 +203,9 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
         workspace_access,
         env,
         config,
+        hibernation_idle_minutes,
+        max_concurrent_tasks,
+        restart_when_wedged,
     } = body;
     let name: WorkspaceName = name
         .parse()
@@ -129,9 +233,17 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
             "only an external workspace has a url: add --external or leave it out",
         ));
     }
+    if let Some(url) = &url {
+        api.check_url(url).await?;
+    }
+    let habits = Habits {
+        hibernation_idle_minutes: hibernation_idle_minutes.filter(|minutes| *minutes > 0),
+        max_concurrent_tasks: max_concurrent_tasks.filter(|tasks| *tasks > 0),
+        restart_when_wedged,
+    };
     let spec =
         Spec { image: image.unwrap_or_default(), command, env, workspace_dir, workspace_access, config };
-    Ok(CreateRequest { name, role, runtime, tier, parent, external, url, spec })
+    Ok(CreateRequest { name, role, runtime, tier, parent, external, url, habits, spec })
 }
 
 #[derive(Deserialize)]
@@ -155,6 +267,18 @@ where
     W: Future<Output = Result<Applied, OpError>> + Send + 'static,
 {
     let id = api.resolve(reference, scope).await?.id;
+    ordered_for(api, id, wait, order).await
+}
+
+async fn ordered_for<W>(
+    api: &Api,
+    id: WorkspaceId,
+    wait: bool,
+    order: impl FnOnce(Ops, WorkspaceId) -> W,
+) -> HttpResult<Json<OrderOutcome>>
+where
+    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
+{
     let work = order(api.0.ops.clone(), id);
     let detail = if wait {
         match api.detached(work).await? {
@@ -180,35 +304,125 @@ fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
         name: row.name.to_string(),
         status: row.status.as_str().into(),
         detail: detail.or_else(|| row.status_detail.clone()),
+        along: Vec::new(),
     }
 }
 
-pub(in super::super) async fn start(
+/// Gives an order for a workspace and those below it, and answers what came of each.
+async fn cascaded<W>(
+    api: &Api,
+    id: WorkspaceId,
+    wait: bool,
+    order: impl FnOnce(Ops, WorkspaceId) -> W,
+) -> HttpResult<Json<OrderOutcome>>
+where
+    W: Future<Output = Result<Vec<Affected>, OpError>> + Send + 'static,
+{
+    let work = order(api.0.ops.clone(), id);
+    if !wait {
+        let own = |_: Ops, _| async move { work.await.map(|_| Applied::Done(String::new())) };
+        return ordered_for(api, id, false, own).await;
+    }
+    let affected = api.detached(work).await?;
+    let mut own = None;
+    let mut along = Vec::new();
+    for Affected { id: of, result } in affected {
+        let row = api.0.store.workspace(of).await?;
+        let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+        let (detail, failed) = match result {
+            Ok(Applied::Done(said)) => (Some(said), false),
+            Ok(Applied::Raced(why)) => (Some(format!("nothing was done: {why}")), false),
+            // Its own failure is the answer; those of others are told beside it.
+            Err(error) if of == id => return Err(error.into()),
+            Err(error) => (Some(error.to_string()), true),
+        };
+        if of == id {
+            own = Some(outcome(&row, detail));
+            continue;
+        }
+        along.push(AffectedView {
+            id: of.to_string(),
+            name: row.name.to_string(),
+            status: row.status.as_str().into(),
+            detail: detail.or_else(|| row.status_detail.clone()),
+            failed,
+        });
+    }
+    let own = own.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+    Ok(Json(OrderOutcome { along, ..own }))
+}
+
+/// Resumes, or starts, under both names.
+pub(in super::super) async fn resume(
     State(api): State<Api>,
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
     Body(body): Body<api::Start>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let order = |ops: Ops, id| async move { ops.start(id, body.new_volume).await };
-    ordered(&api, (&reference, Scope::Live), query.wait, order).await
+    let id = api.resolve(&reference, Scope::Live).await?.id;
+    let order = |ops: Ops, id| async move { ops.resume(id, body.new_volume).await };
+    cascaded(&api, id, query.wait, order).await
 }
 
-pub(in super::super) async fn stop(
+/// Pauses, or stops, under both names.
+pub(in super::super) async fn pause(
     State(api): State<Api>,
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let order = |ops: Ops, id| async move { ops.stop(id).await };
+    let id = api.resolve(&reference, Scope::Live).await?.id;
+    cascaded(&api, id, query.wait, |ops: Ops, id| async move { ops.pause(id).await }).await
+}
+
+#[derive(Deserialize)]
+pub(in super::super) struct SleepQuery {
+    #[serde(default = "yes")]
+    wait: bool,
+    #[serde(default)]
+    force: bool,
+}
+
+/// Puts a workspace to sleep, on an admin's word or its own.
+pub(in super::super) async fn hibernate(
+    State(api): State<Api>,
+    principal: Principal,
+    Path(reference): Path<String>,
+    Query(query): Query<SleepQuery>,
+) -> HttpResult<Json<OrderOutcome>> {
+    let row = api.addressed(principal, &reference, Scope::Live).await?;
+    principal.speak_for(row.id)?;
+    let order = |ops: Ops, id| async move { ops.hibernate(id, query.force).await };
+    ordered_for(&api, row.id, query.wait, order).await
+}
+
+pub(in super::super) async fn wake(
+    State(api): State<Api>,
+    Path(reference): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> HttpResult<Json<OrderOutcome>> {
+    let order = |ops: Ops, id| async move { ops.wake(id).await };
     ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
+/// Starts a workspace's process anew, on an admin's word or its own.
 pub(in super::super) async fn restart(
     State(api): State<Api>,
+    principal: Principal,
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let order = |ops: Ops, id| async move { ops.restart(id).await };
-    ordered(&api, (&reference, Scope::Live), query.wait, order).await
+    let row = api.addressed(principal, &reference, Scope::Live).await?;
+    principal.speak_for(row.id)?;
+    // Over the wire a restart also applies what was changed since the container was made.
+    let (id, admin, drifted) = (row.id, principal.is_admin(), api.0.ops.drifted(&row));
+    let order = |ops: Ops, id| async move {
+        match (admin, drifted) {
+            (true, true) => ops.recreate(id).await,
+            (true, false) => ops.restart(id).await,
+            (false, _) => ops.restart_itself(id).await,
+        }
+    };
+    ordered_for(&api, id, query.wait, order).await
 }
 
 pub(in super::super) async fn recreate(

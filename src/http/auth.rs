@@ -1,0 +1,181 @@
+//! Who asks (wire protocol, §3): an admin, a workspace, or nobody.
+//!
+//! There is no bootstrap in which a missing token means yes. The local socket is the admin's, because its mode and the
+//! peer's uid have been checked; on TCP everything but health needs a token. A token is looked up in memory, which is
+//! what the last commit made it: a miss is certain, so a store that cannot answer is never taken for a refusal.
+
+use axum::{
+    extract::{FromRequestParts, Path, Request, State},
+    http::{HeaderMap, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    Api,
+    error::{HttpError, HttpResult},
+};
+use crate::{
+    domain::{ids::WorkspaceId, workspace::Workspace},
+    store::{Bearer, Holder, Scope},
+};
+
+/// The header in which a workspace says who it is.
+pub(super) const WORKSPACE_HEADER: &str = "x-workspace-id";
+
+/// Where a request came in: put there by the local socket, after it has looked at the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnSocket;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Principal {
+    /// Whoever may do everything.
+    Admin,
+    /// A workspace, by this token.
+    Workspace(Holder),
+}
+
+/// What a request presents.
+pub(super) enum Presented<'a> {
+    /// The local socket, and no token.
+    OwnSocket,
+    /// A token.
+    Token(&'a str),
+    /// Nothing.
+    Nothing,
+}
+
+pub(super) fn presented<'a>(headers: &'a HeaderMap, own_socket: bool) -> Presented<'a> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    // Exactly `Bearer ` with one space, once; anything else counts as no token.
+    let token = match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")),
+        _ => None,
+    };
+    match token {
+        Some(token) => Presented::Token(token),
+        None if own_socket => Presented::OwnSocket,
+        None => Presented::Nothing,
+    }
+}
+
+pub(super) fn missing() -> HttpError {
+    HttpError::unauthorized("missing workspace auth token")
+}
+
+pub(super) fn invalid() -> HttpError {
+    HttpError::unauthorized("invalid workspace auth token")
+}
+
+impl Principal {
+    fn of(api: &Api, headers: &HeaderMap, own_socket: bool) -> HttpResult<Self> {
+        match presented(headers, own_socket) {
+            Presented::OwnSocket => Ok(Self::Admin),
+            Presented::Nothing => Err(missing()),
+            Presented::Token(token) => match api.0.ops.bearer(token) {
+                Some(Bearer::Admin) => Ok(Self::Admin),
+                Some(Bearer::Workspace(holder)) => Ok(Self::Workspace(holder)),
+                None => Err(invalid()),
+            },
+        }
+    }
+
+    /// Speaks for this workspace, or not. Another workspace's token is no token here.
+    pub(super) fn speak_for(self, id: WorkspaceId) -> HttpResult<()> {
+        match self {
+            Self::Admin => Ok(()),
+            Self::Workspace(holder) if holder.workspace == id => Ok(()),
+            Self::Workspace(_) => Err(invalid()),
+        }
+    }
+
+    pub(super) fn is_admin(self) -> bool {
+        matches!(self, Self::Admin)
+    }
+}
+
+impl FromRequestParts<Api> for Principal {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
+        let own_socket = parts.extensions.get::<OwnSocket>().is_some();
+        let principal = Self::of(api, &parts.headers, own_socket)?;
+        if let Self::Workspace(holder) = principal {
+            api.count(holder)?;
+        }
+        Ok(principal)
+    }
+}
+
+/// Lets nobody but an admin through, for all routes below it.
+pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let own_socket = request.extensions().get::<OwnSocket>().is_some();
+    match Principal::of(&api, request.headers(), own_socket) {
+        Ok(Principal::Admin) => next.run(request).await,
+        Ok(Principal::Workspace(_)) => HttpError::forbidden("only an admin may do this").into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+impl Api {
+    /// Counts a workspace's request, and writes its token's use down now and then.
+    fn count(&self, holder: Holder) -> HttpResult<()> {
+        self.0.requests.check(holder.workspace).map_err(HttpError::too_many)?;
+        let ops = self.0.ops.clone();
+        if ops.is_use_due(&holder) {
+            self.0.spawn.spawn(Box::pin(async move { ops.note_token_use(holder).await }));
+        }
+        Ok(())
+    }
+
+    /// The workspace that a path speaks of: for an admin by whatever names it, for a workspace by its id and nothing
+    /// else.
+    pub(super) async fn addressed(
+        &self,
+        principal: Principal,
+        reference: &str,
+        scope: Scope,
+    ) -> HttpResult<Workspace> {
+        if principal.is_admin() {
+            return self.resolve(reference, scope).await;
+        }
+        let id: WorkspaceId = reference.parse().map_err(|_| HttpError::not_found("workspace not found"))?;
+        let row = self.0.store.workspace(id).await?;
+        row.ok_or_else(|| HttpError::not_found("workspace not found"))
+    }
+}
+
+/// A path's id, or the same 404 as one that nobody has.
+pub(super) struct PathId(pub(super) WorkspaceId);
+
+impl FromRequestParts<Api> for PathId {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
+        let path = Path::<String>::from_request_parts(parts, api).await;
+        let id = path.ok().and_then(|Path(text)| text.parse().ok());
+        id.map(Self).ok_or_else(|| HttpError::not_found("workspace not found"))
+    }
+}
+
+/// The workspace that a header says is asking; the token has to be its own.
+pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
+    let missing = || HttpError::invalid("X-Workspace-ID header is required");
+    let text = headers.get(WORKSPACE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
+    text.parse().map_err(|_| missing())
+}
+
+/// The url under which the asker reaches ostler, which is where it will reach others through it.
+pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
+    let settings = api.0.ops.settings();
+    if let Some(url) = &settings.platform_url {
+        return url.trim_end_matches('/').to_owned();
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    match host.filter(|host| !host.is_empty() && host.chars().all(plain)) {
+        Some(host) => format!("http://{host}"),
+        None => settings.platform_url(),
+    }
+}
