@@ -19,6 +19,7 @@ use crate::{
     clock::{Boxed, Clock, SharedClock, SystemClock, within},
     config::Config,
     doctor::{self, Doctor, DoctorParts},
+    domain::address::Allow,
     engine::{
         Engine,
         bounded::{Bounded, Deadlines},
@@ -28,13 +29,14 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    domain::address::Allow,
     http::{Access, Api, ApiParts, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
+    listening::Listening,
     ops::{Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
-    listening::Listening,
-    sweep::{self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine},
+    sweep::{
+        self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine,
+    },
     tasks::{SharedSpawn, TokioTasks},
     wake::Wake,
 };

@@ -133,7 +133,8 @@ pub fn flag_wedged(
         );
         if quiet.wedged_since.is_none() {
             plan.act(Action::FlagWedged { workspace: row.id, quiet_since }, &row.name, evidence);
-        } else if quiet.restart_when_wedged && row.status == Status::Degraded && quiet.kind == Kind::Container {
+        } else if quiet.restart_when_wedged && row.status == Status::Degraded && quiet.kind == Kind::Container
+        {
             let action = Action::RestartUnwell { workspace: row.id, heard_before: quiet_since };
             plan.act(action, &row.name, evidence);
         } else {
@@ -261,10 +262,10 @@ mod tests {
     fn silence_degrades_then_restarts_and_an_external_agent_is_waited_for() {
         let short = SILENT_AFTER - Duration::from_secs(1);
         assert_eq!(silent(quiet(Status::Online, short), &since), []);
-        assert!(matches!(silent(quiet(Status::Online, SILENT_AFTER), &since)[..], [Action::MarkSilent {
-            external: false,
-            ..
-        }]));
+        assert!(matches!(
+            silent(quiet(Status::Online, SILENT_AFTER), &since)[..],
+            [Action::MarkSilent { external: false, .. }]
+        ));
         assert_eq!(silent(quiet(Status::Degraded, RESTART_SILENT_AFTER), &since), []);
         let long = SILENT_AFTER + RESTART_SILENT_AFTER;
         assert!(matches!(silent(quiet(Status::Degraded, long), &since)[..], [Action::RestartUnwell { .. }]));
@@ -312,7 +313,11 @@ mod tests {
 
     #[test]
     fn only_what_is_idle_and_unused_sleeps() {
-        let idle = IdleRow { row: row(Status::Online), idle_minutes: 10, active_at: Some(NOW - Duration::from_mins(10)) };
+        let idle = IdleRow {
+            row: row(Status::Online),
+            idle_minutes: 10,
+            active_at: Some(NOW - Duration::from_mins(10)),
+        };
         let plan = |idle: &IdleRow, open, seen| {
             let rows = std::slice::from_ref(idle);
             hibernate_idle(rows, &BTreeSet::new(), &|_| (open, seen), &since, NOW).actions.len()

@@ -86,7 +86,11 @@ pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> Str
         let end = word.find(|c| !in_token(c)).unwrap_or(word.len());
         clean.push_str(&rest[..start]);
         let token = Token::parse(&word[..end]);
-        clean.push_str(if token.is_some_and(|token| is_token(&token.digest())) { "[redacted]" } else { &word[..end] });
+        clean.push_str(if token.is_some_and(|token| is_token(&token.digest())) {
+            "[redacted]"
+        } else {
+            &word[..end]
+        });
         rest = &word[end..];
     }
     clean + rest

@@ -12,9 +12,9 @@ pub(crate) mod forward;
 pub(crate) mod limits;
 pub mod listen;
 mod local;
-mod proxy;
 #[allow(dead_code, reason = "x")]
 pub(crate) mod outbound;
+mod proxy;
 mod resolve;
 mod router;
 mod routes;

@@ -191,11 +191,7 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
     std::future::pending().await
 }
 
-fn wake(
-    api: &Api,
-    from: Option<WorkspaceId>,
-    to: WorkspaceId,
-) -> HttpResult<oneshot::Receiver<OpError>> {
+fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<oneshot::Receiver<OpError>> {
     if let Some(from) = from {
         let budget = api.0.wakes.take(from, to, api.0.clock.awake());
         budget.map_err(HttpError::too_many)?;

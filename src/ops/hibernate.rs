@@ -55,7 +55,9 @@ impl Ops {
         let row = self.0.row(id).await?;
         match self.claim_sleep(&row, Some(idle_since), false).await? {
             SleepResult::Begun => self.order(id, Order::FinishHibernation).await,
-            SleepResult::Busy(_) | SleepResult::Raced => Ok(Applied::Raced("something happened there".into())),
+            SleepResult::Busy(_) | SleepResult::Raced => {
+                Ok(Applied::Raced("something happened there".into()))
+            }
         }
     }
 

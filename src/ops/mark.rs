@@ -119,7 +119,11 @@ impl Ops {
             at: self.0.clock.now(),
         };
         let timed_out = self.0.store.change_status_unless(change, Unless::ChangedSince(since)).await?;
-        Ok(if timed_out { Applied::Done(error) } else { Applied::Raced("its status changed meanwhile".into()) })
+        Ok(if timed_out {
+            Applied::Done(error)
+        } else {
+            Applied::Raced("its status changed meanwhile".into())
+        })
     }
 
     pub(super) async fn mark_ready_now(

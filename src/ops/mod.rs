@@ -141,7 +141,18 @@ impl Ops {
         let Parts { store, engine, clock, entropy, spawn, mirror, settings, wake } = parts;
         let traffic = Traffic::new(Arc::clone(&clock));
         let actors = actor::Actors::default();
-        Self(Arc::new(Inner { store, engine, clock, entropy, spawn, mirror, settings, actors, traffic, wake }))
+        Self(Arc::new(Inner {
+            store,
+            engine,
+            clock,
+            entropy,
+            spawn,
+            mirror,
+            settings,
+            actors,
+            traffic,
+            wake,
+        }))
     }
 
     /// The workspaces somebody is at work on.

@@ -210,7 +210,8 @@ impl Inner {
         if row.status != Status::Provisioning && order.cause_from(row.status).is_none() {
             return Ok(Some(format!("it is {} now", row.status)));
         }
-        let begun = row.status == Status::Provisioning && self.actors.begun_at(row.id, row.incarnation).is_some();
+        let begun =
+            row.status == Status::Provisioning && self.actors.begun_at(row.id, row.incarnation).is_some();
         let up = (begun || matches!(row.status, Status::Online | Status::Degraded)) && !order.even_if_running;
         let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
         match self.engine.inspect_container(container).await {

@@ -50,7 +50,10 @@ impl Ops {
         for container in self.0.containers_of(row).await? {
             if let Err(error) = self.0.stop_and_see(&container, grace).await {
                 let told = json!({ "container": container, "error": error.to_string() });
-                self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(row.id), told, None).await?;
+                self.0
+                    .store
+                    .tell(self.0.clock.now(), EventKind::StopFailed, Some(row.id), told, None)
+                    .await?;
                 return Err(error.into());
             }
         }

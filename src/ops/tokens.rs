@@ -116,7 +116,9 @@ impl Ops {
         if self.0.store.revoke_admin_token(id, self.0.clock.now()).await? {
             Ok(())
         } else {
-            Err(OpError::NotFound("there is no such admin token; `ostler token ls --admin` shows them".into()))
+            Err(OpError::NotFound(
+                "there is no such admin token; `ostler token ls --admin` shows them".into(),
+            ))
         }
     }
 }

@@ -113,10 +113,14 @@ impl Traffic {
         let mut flows = self.lock();
         let fresh = flows
             .iter_mut()
-            .filter_map(|(id, flow)| flow.active_at.filter(|_| std::mem::take(&mut flow.fresh)).map(|at| (*id, at)))
+            .filter_map(|(id, flow)| {
+                flow.active_at.filter(|_| std::mem::take(&mut flow.fresh)).map(|at| (*id, at))
+            })
             .collect();
         // Who is quiet and written down costs no memory for ever.
-        flows.retain(|_, flow| flow.open > 0 || flow.closed || flow.active_at.is_some_and(|at| self.is_recent(at)));
+        flows.retain(|_, flow| {
+            flow.open > 0 || flow.closed || flow.active_at.is_some_and(|at| self.is_recent(at))
+        });
         fresh
     }
 

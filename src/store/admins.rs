@@ -79,7 +79,8 @@ impl Store {
     pub async fn revoke_admin_token(&self, id: TokenId, at: Timestamp) -> StoreResult<bool> {
         self.lanes
             .write("revoke admin token", move |tx| {
-                let gone = tx.sql.prepare_cached("DELETE FROM admin_tokens WHERE id = ?1")?.execute([id])? > 0;
+                let gone =
+                    tx.sql.prepare_cached("DELETE FROM admin_tokens WHERE id = ?1")?.execute([id])? > 0;
                 if gone {
                     tx.touch_admins();
                     tx.tell(at, EventKind::AdminTokenRevoked, None, json!({ "token_id": id }), None)?;

@@ -51,7 +51,8 @@ const AFTER: usize = 26;
 const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
      p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state";
 
-const FROM: &str = "FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
+const FROM: &str =
+    "FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
 
 fn described(row: &Row<'_>) -> rusqlite::Result<Described> {
     let card: Option<String> = row.get(AFTER + 7)?;

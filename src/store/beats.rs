@@ -76,13 +76,19 @@ impl Store {
                 ])?;
                 note_api_use(tx, &holder, at)?;
                 let said = write_words(tx, member.key, before, &beat, at, counts_as_use)?;
-                tx.pass(at, EventKind::Heartbeat, id, || {
-                    json!({ "active_tasks": beat.active_tasks, "uptime_seconds": beat.uptime_seconds })
-                });
+                tx.pass(
+                    at,
+                    EventKind::Heartbeat,
+                    id,
+                    || json!({ "active_tasks": beat.active_tasks, "uptime_seconds": beat.uptime_seconds }),
+                );
                 if !same_task || before.active_tasks != beat.active_tasks {
-                    tx.pass(at, EventKind::TaskUpdated, id, || {
-                        json!({ "current_task": beat.current_task, "active_tasks": beat.active_tasks })
-                    });
+                    tx.pass(
+                        at,
+                        EventKind::TaskUpdated,
+                        id,
+                        || json!({ "current_task": beat.current_task, "active_tasks": beat.active_tasks }),
+                    );
                 }
                 let standing = Standing {
                     status: member.status,
@@ -124,7 +130,9 @@ impl Store {
                 write_card(tx, member.key, &card)?;
                 if let Some(url) = url.as_deref().filter(|_| member.kind == Kind::External) {
                     tx.sql
-                        .prepare_cached("UPDATE workspaces SET url = ?2 WHERE key = ?1 AND kind = 'external'")?
+                        .prepare_cached(
+                            "UPDATE workspaces SET url = ?2 WHERE key = ?1 AND kind = 'external'",
+                        )?
                         .execute(params![member.key, (!url.is_empty()).then_some(url)])?;
                 }
                 let counts_as_use = holder.kind == TokenKind::Instance;

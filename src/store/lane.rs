@@ -22,11 +22,7 @@ use super::{
 };
 use crate::{
     domain::event::{Event, EventKind, Passing},
-    domain::{
-        ids::WorkspaceId,
-        time::Timestamp,
-        token::TokenDigest,
-    },
+    domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
     tasks::Stage,
 };
 
@@ -65,7 +61,12 @@ impl Tx<'_> {
     }
 
     /// What is known of a live workspace right now: from memory, unless this transaction has changed it.
-    pub(super) fn known(&self, id: WorkspaceId, digest: &TokenDigest, now: Timestamp) -> StoreResult<Option<Known>> {
+    pub(super) fn known(
+        &self,
+        id: WorkspaceId,
+        digest: &TokenDigest,
+        now: Timestamp,
+    ) -> StoreResult<Option<Known>> {
         if self.touched.contains(&id) {
             let fresh = Fresh::read(self.sql, id)?;
             return Ok(fresh.map(|fresh| Known { holds: fresh.holds(digest, now), member: fresh.member }));
@@ -86,7 +87,13 @@ impl Tx<'_> {
     }
 
     /// Tells whoever listens right now of something that is not stored.
-    pub(super) fn pass(&mut self, at: Timestamp, kind: EventKind, workspace: WorkspaceId, payload: impl FnOnce() -> serde_json::Value) {
+    pub(super) fn pass(
+        &mut self,
+        at: Timestamp,
+        kind: EventKind,
+        workspace: WorkspaceId,
+        payload: impl FnOnce() -> serde_json::Value,
+    ) {
         if self.overheard {
             self.passing.push(Passing { kind, workspace_id: workspace, payload: payload(), created_at: at });
         }
@@ -173,7 +180,9 @@ impl Writer {
     }
 
     /// What others share with it.
-    pub(super) fn surroundings(&self) -> (broadcast::Sender<Event>, broadcast::Sender<Passing>, SharedRoster) {
+    pub(super) fn surroundings(
+        &self,
+    ) -> (broadcast::Sender<Event>, broadcast::Sender<Passing>, SharedRoster) {
         (self.feed.clone(), self.passing.clone(), self.roster.clone())
     }
 

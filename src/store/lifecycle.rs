@@ -137,7 +137,8 @@ impl Store {
     pub async fn change_status_unless(&self, change: StatusChange, unless: Unless) -> StoreResult<bool> {
         self.lanes
             .write("change status unless", move |tx| {
-                Ok(holds(tx.sql, change.workspace, unless)? && change_status(tx, &change, event_of(change.cause))?)
+                Ok(holds(tx.sql, change.workspace, unless)?
+                    && change_status(tx, &change, event_of(change.cause))?)
             })
             .await
     }
@@ -347,7 +348,12 @@ impl Store {
     }
 }
 
-fn pause_one(tx: &mut Tx<'_>, row: &Workspace, with: Option<WorkspaceId>, at: Timestamp) -> StoreResult<bool> {
+fn pause_one(
+    tx: &mut Tx<'_>,
+    row: &Workspace,
+    with: Option<WorkspaceId>,
+    at: Timestamp,
+) -> StoreResult<bool> {
     let change = StatusChange {
         workspace: row.id,
         cause: Cause::Pause,
@@ -408,10 +414,14 @@ fn spent(sql: &Connection, id: WorkspaceId) -> StoreResult<(Vec<Timestamp>, Opti
     Ok((serde_json::from_str(&ends).map_err(conversion)?, online_since))
 }
 
-fn write_ends(tx: &Tx<'_>, id: WorkspaceId, ends: &[Timestamp], due_at: Option<Timestamp>) -> StoreResult<()> {
+fn write_ends(
+    tx: &Tx<'_>,
+    id: WorkspaceId,
+    ends: &[Timestamp],
+    due_at: Option<Timestamp>,
+) -> StoreResult<()> {
     tx.sql
         .prepare_cached("UPDATE workspaces SET ends = ?2, restart_due_at = ?3 WHERE id = ?1")?
         .execute(params![id, json!(ends).to_string(), due_at])?;
     Ok(())
 }
-

@@ -219,7 +219,8 @@ mod tests {
         apply(&sql, Some(&path), &next).unwrap();
         let generation: i64 = sql.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
         assert_eq!(generation, 7);
-        let copy = Connection::open(dir.path().join(format!("ostler.backup-v{}.db", MIGRATIONS.len()))).unwrap();
+        let copy =
+            Connection::open(dir.path().join(format!("ostler.backup-v{}.db", MIGRATIONS.len()))).unwrap();
         let kept: i64 = copy.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 7, "the copy holds what was there before");
         assert!(copy.prepare("SELECT x FROM extra").is_err(), "the copy was made before the migration");

@@ -58,8 +58,8 @@ pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, NewClaim};
 pub use workspaces::{
-    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult, PortRange, RemoveResult,
-    Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
+    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult, PortRange,
+    RemoveResult, Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.
@@ -245,8 +245,7 @@ impl Store {
 
     fn of(writer: Writer, readers: Vec<Connection>, path: PathBuf) -> Result<Self, OpenError> {
         let (feed, passing, roster) = writer.surroundings();
-        let lanes =
-            Lanes::threads(writer, readers).map_err(|source| OpenError::Place { path, source })?;
+        let lanes = Lanes::threads(writer, readers).map_err(|source| OpenError::Place { path, source })?;
         Ok(Self { lanes: Arc::new(lanes), feed, passing, roster })
     }
 

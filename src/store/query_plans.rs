@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::{
+    beat::Beat,
     event::EventKind,
     ids::{ContainerId, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
     runtime::Tier,
     spec::Spec,
     status::Cause,
     time::Timestamp,
-    token::{TokenDigest, TokenKind, TokenRow},
+    token::TokenDigest,
     trash::{NamedContainer, Things, TrashReason},
     workspace::Kind,
 };
@@ -80,8 +81,14 @@ impl Stage for Recorder {
 /// The labels of all statements in the store's sources.
 fn labels() -> BTreeSet<&'static str> {
     let sources = [
+        include_str!("activity.rs"),
+        include_str!("admins.rs"),
+        include_str!("agents.rs"),
+        include_str!("beats.rs"),
         include_str!("events.rs"),
+        include_str!("lifecycle.rs"),
         include_str!("registry.rs"),
+        include_str!("roster.rs"),
         include_str!("sweeps.rs"),
         include_str!("tokens.rs"),
         include_str!("trash.rs"),
@@ -121,6 +128,7 @@ fn workspace(number: u128, parent: Option<u128>) -> NewWorkspace {
         spec: Spec::default(),
         url: None,
         token: Some(token(u8::try_from(number).unwrap())),
+        habits: crate::domain::workspace::Habits::default(),
     }
 }
 
@@ -213,25 +221,91 @@ fn adopted(number: u128) -> AdoptedWorkspace {
 
 fn drive_tokens(store: &Store) {
     let first = WorkspaceId(id(1));
-    at_once(store.validate_token(TokenDigest([11; 32]), NOW));
-    for row in at_once(store.live_tokens(first, NOW)) {
-        at_once(store.note_token_use(row, NOW));
-    }
-    let instance = TokenRow {
-        id: TokenId(id(11)),
-        workspace: first,
-        kind: TokenKind::Instance,
-        incarnation: Some(crate::domain::ids::Incarnation(1)),
-        prefix: String::new(),
-        created_at: NOW,
-        last_used_at: None,
-        expires_at: None,
-        revoked_at: None,
-    };
-    at_once(store.note_token_use(instance, NOW));
+    at_once(store.removed_holder(TokenDigest([11; 32])));
+    at_once(store.live_tokens(first, NOW));
+    at_once(store.note_token_use(holder(store, 11), NOW));
     at_once(store.take_token_over(first, crate::domain::ids::Incarnation(1), token(16), NOW));
     at_once(store.issue_api_token(first, NewApiToken { token: token(13), expires_at: None }, 9, NOW));
+    at_once(store.note_token_use(holder(store, 13), NOW));
     at_once(store.revoke_token(first, TokenId(id(13)), NOW));
+    at_once(store.issue_admin_token(token(31), "name".into(), None, NOW));
+    at_once(store.admin_tokens());
+    at_once(store.revoke_admin_token(TokenId(id(31)), NOW));
+    assert!(at_once(store.memory_is_true()));
+}
+
+fn holder(store: &Store, number: u8) -> Holder {
+    match store.bearer(&TokenDigest([number; 32]), NOW) {
+        Some(Bearer::Workspace(holder)) => holder,
+        other => panic!("token {number} is {other:?}"),
+    }
+}
+
+/// Everything that agents tell, and what follows from it.
+fn drive_agents(store: &Store) {
+    let first = WorkspaceId(id(1));
+    let speaks = holder(store, 16);
+    let beat = Beat {
+        error_rate: 0.9,
+        current_task: "sorting".into(),
+        uptime_seconds: 1,
+        metadata: Some(crate::domain::beat::Metadata { json: "{}".into(), manages_status: false }),
+        ..Beat::default()
+    };
+    at_once(store.note_beat(speaks, beat, NOW));
+    at_once(store.note_registration(speaks, Registration { url: None, card: json!({}) }, NOW));
+    at_once(store.note_card(speaks, json!({ "name": "one" }), NOW));
+    at_once(store.log_activity(first, json!({}), NOW));
+    at_once(store.activity(first));
+    at_once(store.describe(first));
+    at_once(store.describe_all(Scope::Live));
+    for of in [1, 2, 4] {
+        at_once(store.peers(WorkspaceId(id(of)), true));
+    }
+    at_once(store.is_live(first));
+    at_once(store.note_activity_at(vec![(first, NOW)]));
+    at_once(store.quiet_rows(NOW));
+    at_once(store.idle_rows());
+    at_once(store.flag_wedged(first, NOW, String::new(), NOW));
+    let budget = crate::domain::budget::RestartBudget::default();
+    let silent = Unless::HeardSince(Timestamp(NOW.0 + 1));
+    at_once(store.claim_restart_of_unwell(first, silent, budget, String::new(), NOW));
+    let change = |cause| StatusChange {
+        workspace: first,
+        cause,
+        incarnation: None,
+        detail: None,
+        told: json!({}),
+        at: NOW,
+    };
+    at_once(store.change_status_unless(change(Cause::Unwell), Unless::ChangedSince(NOW)));
+    at_once(store.begin_hibernation(first, Some(NOW), true, NOW));
+    at_once(store.falling_asleep_rows());
+    at_once(store.change_status(change(Cause::FinishHibernation)));
+    at_once(store.change_status(change(Cause::Wake)));
+    let end = ContainerEnd {
+        workspace: first,
+        incarnation: crate::domain::ids::Incarnation(1),
+        reason: String::new(),
+        told: json!({}),
+        budget,
+    };
+    assert!(matches!(at_once(store.note_container_end(end, NOW)), GoneResult::RestartDue(_)));
+    at_once(store.restarts_due(Timestamp(i64::MAX)));
+    at_once(store.put_off_restart(first, NOW));
+    assert!(matches!(at_once(store.pause_workspace(first, NOW)), PauseResult::Paused(_)));
+    at_once(store.paused_above(WorkspaceId(id(2))));
+    at_once(store.paused_along_with(first));
+    let patch = WorkspacePatch {
+        name: Some("renamed".parse().unwrap()),
+        parent: Some(Some(WorkspaceId(id(4)))),
+        ..WorkspacePatch::default()
+    };
+    assert!(matches!(at_once(store.patch_workspace(first, patch, NOW)), PatchResult::Patched(_)));
+    let back =
+        WorkspacePatch { name: Some("w1".parse().unwrap()), parent: Some(None), ..WorkspacePatch::default() };
+    at_once(store.patch_workspace(first, back, NOW));
+    assert!(at_once(store.memory_is_true()));
 }
 
 fn drive_sweeps(store: &Store) {
@@ -321,6 +395,7 @@ fn recorded() -> (Connection, Vec<String>) {
     let store = Store::staged(&disk, Arc::clone(&recorder) as Arc<dyn Stage>);
     drive_workspaces(&store);
     drive_tokens(&store);
+    drive_agents(&store);
     drive_sweeps(&store);
     drive_trash(&store);
     drive_history(&store);

@@ -131,7 +131,8 @@ impl Roster {
             let (id, member) = read?;
             roster.members.insert(id, member);
         }
-        let mut query = sql.prepare(&format!("{TOKENS} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
+        let mut query =
+            sql.prepare(&format!("{TOKENS} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
         for read in query.query_map([], token)? {
             let (digest, known) = read?;
             roster.add_token(digest, known);
@@ -211,7 +212,8 @@ pub(super) struct Fresh {
 
 impl Fresh {
     pub(super) fn read(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Self>> {
-        let mut query = sql.prepare_cached(&format!("{MEMBERS} WHERE w.id = ?1 AND w.status <> 'removed'"))?;
+        let mut query =
+            sql.prepare_cached(&format!("{MEMBERS} WHERE w.id = ?1 AND w.status <> 'removed'"))?;
         let Some((_, member)) = query.query_row([id], member).optional()? else { return Ok(None) };
         let mut query =
             sql.prepare_cached(&format!("{TOKENS} WHERE t.workspace = ?1 AND t.revoked_at IS NULL"))?;

@@ -575,7 +575,8 @@ impl Store {
                 }
                 let new = Workspace {
                     name: name.unwrap_or_else(|| row.name.clone()),
-                    role: role.map_or_else(|| row.role.clone(), |role| Some(role).filter(|role| !role.is_empty())),
+                    role: role
+                        .map_or_else(|| row.role.clone(), |role| Some(role).filter(|role| !role.is_empty())),
                     tier: tier.unwrap_or(row.tier),
                     parent: parent.unwrap_or(row.parent),
                     runtime: runtime.unwrap_or_else(|| row.runtime.clone()),
@@ -861,11 +862,15 @@ fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     note(old.spec.image != new.spec.image, "image", json!(new.spec.image));
     note(old.spec != new.spec, "spec", json!("changed"));
     note(old.url != new.url, "url", json!(new.url));
-    note(old.habits != new.habits, "habits", json!({
-        "hibernation_idle_minutes": new.habits.hibernation_idle_minutes,
-        "max_concurrent_tasks": new.habits.max_concurrent_tasks,
-        "restart_when_wedged": new.habits.restart_when_wedged,
-    }));
+    note(
+        old.habits != new.habits,
+        "habits",
+        json!({
+            "hibernation_idle_minutes": new.habits.hibernation_idle_minutes,
+            "max_concurrent_tasks": new.habits.max_concurrent_tasks,
+            "restart_when_wedged": new.habits.restart_when_wedged,
+        }),
+    );
     Value::Object(told)
 }
 

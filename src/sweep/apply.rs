@@ -134,7 +134,11 @@ impl Sweeper {
             at: self.clock.now(),
         };
         let marked = self.store.change_status_unless(change, Unless::HeardSince(heard_before)).await?;
-        Ok(if marked { Applied::Done("silent".into()) } else { Applied::Raced("it was heard meanwhile".into()) })
+        Ok(if marked {
+            Applied::Done("silent".into())
+        } else {
+            Applied::Raced("it was heard meanwhile".into())
+        })
     }
 
     /// Revokes, in one statement that holds every store-side condition.

@@ -130,7 +130,8 @@ impl Sweeper {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: SweeperParts) -> Self {
-        let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes, listening } = parts;
+        let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes, listening } =
+            parts;
         Self {
             store,
             engine,

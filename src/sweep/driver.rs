@@ -189,7 +189,11 @@ impl Driver {
             Sight::Engine => look.clone(),
             Sight::Store => Ok(Arc::clone(&glance)),
         };
-        passes.into_iter().map(|pass| (sight(&pass), pass)).map(|(look, pass)| self.begin_one(pass, look, mode)).collect()
+        passes
+            .into_iter()
+            .map(|pass| (sight(&pass), pass))
+            .map(|(look, pass)| self.begin_one(pass, look, mode))
+            .collect()
     }
 
     fn begin_one(

@@ -22,8 +22,8 @@ use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store:
 pub use context::{Limits, Look, Seen, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
 pub use passes::{LOOK_EVERY, all, all_looking};
-pub use watch::{Watch, watch_engine};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
+pub use watch::{Watch, watch_engine};
 
 /// One rule that is held to, over and over.
 #[async_trait]

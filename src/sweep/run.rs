@@ -147,7 +147,9 @@ impl Sweeper {
         if let Err(error) = self.run_into(&mut run, pass, look, mode).await {
             run.outcome = match error {
                 SweepError::Untrusted(why) => Outcome::Untrusted(why.to_string()),
-                SweepError::Store(_) | SweepError::Op(_) | SweepError::NoListing => Outcome::Failed(error.to_string()),
+                SweepError::Store(_) | SweepError::Op(_) | SweepError::NoListing => {
+                    Outcome::Failed(error.to_string())
+                }
             };
         }
         run.took = self.clock.awake().since(began);

@@ -17,7 +17,13 @@ fn created() -> CreatedWorkspace {
 }
 
 fn outcome(status: &str) -> OrderOutcome {
-    OrderOutcome { id: things::BUILDER.into(), name: "builder".into(), status: status.into(), detail: None }
+    OrderOutcome {
+        id: things::BUILDER.into(),
+        name: "builder".into(),
+        status: status.into(),
+        detail: None,
+        along: Vec::new(),
+    }
 }
 
 fn by_id() -> String {

@@ -32,6 +32,21 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         operation: None,
         created_at: "2020-03-01T00:00:00.000Z".into(),
         removed_at: None,
+        active_tasks: 0,
+        max_concurrent_tasks: None,
+        last_error_rate: 0.0,
+        last_sample_error: Some(String::new()),
+        uptime_seconds: 0,
+        current_task: Some(String::new()),
+        monthly_spend: 0,
+        runtime_state: String::new(),
+        agent_card: None,
+        last_heartbeat_at: None,
+        last_activity_at: None,
+        wedged_since: None,
+        restart_due_at: None,
+        hibernation_idle_minutes: None,
+        restart_when_wedged: false,
     }
 }
 

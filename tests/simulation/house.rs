@@ -13,6 +13,7 @@ use std::{
 use futures_util::FutureExt;
 use ostler::{
     domain::{
+        budget::RestartBudget,
         ids::{ContainerId, InstanceId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, volume_name},
         observed::ContainerState,
@@ -20,7 +21,7 @@ use ostler::{
         runtime::{PLAIN, Runtime, Tier, User},
         spec::Spec,
         status::Status,
-        workspace::Workspace,
+        workspace::{Habits, Workspace},
     },
     engine::{
         ContainerSpec, Engine, Environment, Mount, MountSource,
@@ -28,10 +29,12 @@ use ostler::{
         fake::{FakeContainer, FakeEngine, FakeVolume, World},
         trusted,
     },
+    listening::Listening,
     ops::{CreateRequest, OpResult, Ops, Parts, Settings},
     store::{Disk, Mirror, MirrorRecord, Registry, Scope, Store},
     sweep::{Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts},
     tasks::AtOnce,
+    wake::Wake,
 };
 use uuid::Uuid;
 
@@ -89,6 +92,7 @@ fn settings() -> Settings {
         platform_url: None,
         isolate: false,
         trash_retention: Duration::from_hours(14 * 24),
+        restart: RestartBudget::default(),
     }
 }
 
@@ -266,6 +270,7 @@ fn start(
         spawn: sim.spawner(Owner::Daemon),
         mirror: Arc::clone(mirror),
         settings: settings(),
+        wake: Wake::unheard(),
     });
     let sweeper = Sweeper::new(SweeperParts {
         store: Store::staged(disk, sim.stage(Place::Store, SWEEPS)),
@@ -276,6 +281,7 @@ fn start(
         instance: INSTANCE,
         limits: limits(),
         runtimes: runtimes(),
+        listening: Listening::since(sim.now(), sim.clock().awake()),
     });
     Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)) }
 }
@@ -312,6 +318,7 @@ pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
         parent: None,
         external: false,
         url: None,
+        habits: Habits::default(),
         spec: Spec { image: image.to_owned(), ..Spec::default() },
     }
 }

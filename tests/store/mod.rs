@@ -29,7 +29,7 @@ use ostler::{
         time::Timestamp,
         token::{Token, TokenDigest},
         trash::{NamedContainer, Things, TrashReason},
-        workspace::{Kind, Workspace},
+        workspace::{Habits, Kind, Workspace},
     },
     store::{
         BeginStart, Begun, ClaimGuard, CreateResult, FILE_NAME, NewClaim, NewWorkspace, Registry, Store,
@@ -92,6 +92,7 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
         spec: Spec { image: "example.org/agent:1".into(), ..Spec::default() },
         url: None,
         token: None,
+        habits: Habits::default(),
     }
 }
 

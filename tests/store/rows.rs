@@ -11,8 +11,8 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        AdoptedWorkspace, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange, RemoveResult,
-        Scope, UndeleteResult, Validity, WorkspaceEdit,
+        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange,
+        RemoveResult, Scope, UndeleteResult, WorkspaceEdit,
     },
 };
 
@@ -115,7 +115,7 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     }
     assert_eq!(fixture.row(beside).await.status, Status::Provisioning);
     assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 1, "only the live row has a pulse");
-    assert_eq!(fixture.store.validate_token(digest(&token), minute(4)).await, Ok(Validity::Invalid));
+    assert_eq!(fixture.store.bearer(&digest(&token), minute(4)), None);
     let told = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
     assert_eq!(told, 4, "one event for each row");
     assert_eq!(fixture.store.remove_workspace(root, true, minute(5)).await, Ok(RemoveResult::NotThere));
@@ -215,7 +215,7 @@ async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
     assert_eq!((row.status, row.incarnation, row.container_serial), (Status::Online, Incarnation(1), 4));
     assert_eq!((row.host_port, row.container), (Some(21_500), made.container.clone()));
     assert!(
-        matches!(fixture.store.validate_token(digest(&held), T0).await, Ok(Validity::Valid(row)) if row.workspace == id)
+        matches!(fixture.store.bearer(&digest(&held), T0), Some(Bearer::Workspace(holder)) if holder.workspace == id)
     );
 
     let before = fixture.dump();

@@ -333,7 +333,8 @@ pub(in super::super) async fn check_access(
     request: Request,
 ) -> HttpResult<Response> {
     let bytes = read_body(request.into_body(), BEAT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
-    let AccessBody { caller_id, target_id } = serde_json::from_slice(&bytes).map_err(|_| body_is_invalid())?;
+    let AccessBody { caller_id, target_id } =
+        serde_json::from_slice(&bytes).map_err(|_| body_is_invalid())?;
     principal.speak_for(caller_id)?;
     let allowed = api.0.store.may_communicate(caller_id, target_id, api.0.access.root_siblings);
     Ok(Json(AccessAnswer { allowed }).into_response())

@@ -104,7 +104,8 @@ pub(in super::super) async fn update(
     if row.status == Status::Removed {
         return Err(removed_error(&row));
     }
-    let own = PatchWorkspace { name: body.name.clone(), role: body.role.clone(), ..PatchWorkspace::default() };
+    let own =
+        PatchWorkspace { name: body.name.clone(), role: body.role.clone(), ..PatchWorkspace::default() };
     if !principal.is_admin() && body != own {
         return Err(HttpError::forbidden("only an admin may change more than name and role"));
     }
@@ -150,7 +151,9 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
     }
     let habits = Habits {
         hibernation_idle_minutes: hibernation_idle_minutes
-            .map_or(row.habits.hibernation_idle_minutes, |minutes| Some(minutes).filter(|minutes| *minutes > 0)),
+            .map_or(row.habits.hibernation_idle_minutes, |minutes| {
+                Some(minutes).filter(|minutes| *minutes > 0)
+            }),
         max_concurrent_tasks: max_concurrent_tasks
             .map_or(row.habits.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
         restart_when_wedged: restart_when_wedged.unwrap_or(row.habits.restart_when_wedged),

@@ -7,10 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Look, Pass, Sight, SweepError, Sweeper};
-use crate::domain::{
-    liveness,
-    plan::Plan,
-};
+use crate::domain::{liveness, plan::Plan};
 
 /// See the module page.
 pub(super) struct HibernateIdle;
