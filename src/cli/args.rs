@@ -603,10 +603,13 @@ Examples:
         expires: Option<Duration>,
     },
     /// List the valid tokens of a workspace
-    #[command(visible_alias = "list", after_help = "\
+    #[command(
+        visible_alias = "list",
+        after_help = "\
 Examples:
   ostler token ls builder
-  ostler token ls --admin")]
+  ostler token ls --admin"
+    )]
     Ls {
         /// Name, id or beginning of the id
         #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
