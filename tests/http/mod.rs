@@ -4,3 +4,4 @@
 //! protocol says what they are, because the runtimes in the field compare texts.
 
 mod auth;
+mod beats;
