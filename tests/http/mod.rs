@@ -5,3 +5,5 @@
 
 mod auth;
 mod beats;
+mod peers;
+mod workspaces;
