@@ -6,7 +6,10 @@
 mod agent;
 mod auth;
 mod beats;
+mod containers;
 mod events;
+mod failing;
+mod hostile;
 mod peers;
 mod proxy;
 mod workspaces;
