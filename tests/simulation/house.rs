@@ -83,6 +83,14 @@ pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing in here waits")
 }
 
+/// A migrated disk with nothing on it. Migrating takes longer than anything else at the beginning of a house.
+fn blank_disk() -> Disk {
+    thread_local! {
+        static BLANK: Disk = Disk::in_memory().expect("a database in memory opens");
+    }
+    BLANK.with(|blank| blank.copy().expect("a database in memory can be copied"))
+}
+
 fn settings() -> Settings {
     Settings {
         instance: INSTANCE,
@@ -118,7 +126,7 @@ impl House {
     /// The same, with a sweeper that is changed at every start: for checks of the checks.
     pub(crate) fn with_sweeper(seed: u64, order: TaskOrder, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
         let sim = Sim::new(seed, order);
-        let disk = Disk::in_memory().expect("a database in memory opens");
+        let disk = blank_disk();
         let eye = Store::staged(&disk, Arc::new(AtOnce));
         let mirror = Arc::new(Mirror::Memory(Mutex::default()));
         let world = Arc::new(World::default());
