@@ -520,6 +520,7 @@ mod tests {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test's own task")]
+    #[expect(clippy::unused_async, reason = "it needs the runtime that it is awaited on")]
     async fn start(limits: ConnectionLimits) -> Server {
         let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = Router::new()

@@ -73,10 +73,8 @@ impl Ops {
     pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
         let row = self.0.row(id).await?;
         self.refuse_below_paused(&row).await?;
-        let along = match row.status {
-            Status::Paused => self.0.store.paused_along_with(id).await?,
-            _ => Vec::new(),
-        };
+        let paused = row.status == Status::Paused;
+        let along = if paused { self.0.store.paused_along_with(id).await? } else { Vec::new() };
         let mut affected = vec![Affected { id, result: self.resume_one(&row, new_volume).await }];
         // One after the other, parents first: a child is not started below one that is paused.
         for row in along {

@@ -6,6 +6,7 @@
 mod commits;
 mod files;
 mod held_plans;
+mod old;
 mod rows;
 mod statuses;
 mod tokens;

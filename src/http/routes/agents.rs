@@ -49,19 +49,17 @@ pub(in super::super) async fn state(
         },
     }
     let row = api.0.store.workspace(id).await?.filter(|row| row.status != Status::Removed);
-    Ok(match row {
-        Some(row) => Json(StateView {
-            workspace_id: id.to_string(),
-            status: row.status.as_str().into(),
-            paused: row.status == Status::Paused,
-            deleted: false,
-        })
-        .into_response(),
-        None => {
-            let gone = GoneView { workspace_id: id.to_string(), deleted: true };
-            (StatusCode::NOT_FOUND, Json(gone)).into_response()
-        }
-    })
+    let Some(row) = row else {
+        let gone = GoneView { workspace_id: id.to_string(), deleted: true };
+        return Ok((StatusCode::NOT_FOUND, Json(gone)).into_response());
+    };
+    let state = StateView {
+        workspace_id: id.to_string(),
+        status: row.status.as_str().into(),
+        paused: row.status == Status::Paused,
+        deleted: false,
+    };
+    Ok(Json(state).into_response())
 }
 
 /// There are none: messages go through the proxy. Runtimes ask all the same, and want an array.
