@@ -10,10 +10,10 @@ use ostler::{
         ids::{ContainerId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_WORKSPACE},
         observed::ContainerState,
-        status::{Failure, MOVES, Status},
+        status::{Cause, Failure, MOVES, Status},
         token::{Token, TokenKind},
         trash::{TrashEntry, TrashReason, TrashState},
-        workspace::Workspace,
+        workspace::{Kind, Workspace},
     },
     engine::fake::{FakeContainer, State},
     store::Bearer,
@@ -36,6 +36,13 @@ pub(crate) struct Witness {
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Whether a person approves what the breaker holds: then it limits nothing.
     pub(crate) approving: bool,
+    /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
+    resting: BTreeMap<WorkspaceId, usize>,
+    /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
+    /// has to have said so.
+    pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
+    /// How often everything was looked at.
+    pub(crate) looks: usize,
 }
 
 impl Witness {
@@ -46,7 +53,11 @@ impl Witness {
 
     /// Everything that must hold after every step.
     pub(crate) fn check(&mut self, house: &House) -> Result<(), Broken> {
+        self.looks += 1;
         self.foreign_containers_are_untouched(house)?;
+        if !at_once(house.eye.memory_is_true()).expect("the store answers") {
+            return Err("what is kept in memory is not what the tables say".into());
+        }
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
         let rows = house.rows();
         self.every_change_is_told_and_legal(&events, &rows)?;
@@ -70,10 +81,22 @@ impl Witness {
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
-            if let Some(from) = self.told.insert(id, to)
-                && !MOVES.iter().any(|(_, target, sources)| *target == to && sources.contains(&from))
-            {
-                return Err(format!("{id} moved from {from} to {to}, which nothing allows: {event:?}"));
+            if let Some(from) = self.told.insert(id, to) {
+                let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
+                    *target == to && tells_of(event, *cause) && sources.contains(&from)
+                };
+                if !MOVES.iter().any(allowed) {
+                    return Err(format!("{id} moved from {from} to {to}, which nothing allows: {event:?}"));
+                }
+                if let (true, Some(since)) = (rests(from), self.resting.remove(&id))
+                    && to != Status::Removed
+                    && to != Status::Paused
+                {
+                    self.left_rest.push((id, since));
+                }
+            }
+            if rests(to) {
+                self.resting.insert(id, self.looks);
             }
         }
         for row in rows {
@@ -149,6 +172,20 @@ impl Witness {
     }
 }
 
+/// Whether only a person's word ends it.
+fn rests(status: Status) -> bool {
+    matches!(status, Status::Paused | Status::Failed(Failure::Parked | Failure::StartError))
+}
+
+/// Whether an event may tell of a move by that cause, besides where it leads.
+fn tells_of(event: &Event, cause: Cause) -> bool {
+    match event.event_type.as_str() {
+        "WORKSPACE_UNDELETED" => cause == Cause::Undelete,
+        "WORKSPACE_PAUSED" => cause == Cause::Pause,
+        _ => true,
+    }
+}
+
 /// Promise 2, no holder of a live container loses its token to a sweep: what a sweep revokes is not the
 /// token of the incarnation whose container runs.
 fn no_holder_loses_its_token(house: &House, rows: &[Workspace], event: &Event) -> Result<(), Broken> {
@@ -220,6 +257,7 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let what = format!("{} is {} with {} running containers", row.name, row.status, running.len());
     match row.status {
+        Status::Online if row.kind == Kind::External => Ok(()),
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
             if row.container.as_ref() != Some(*id) {
@@ -236,21 +274,18 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
-        Status::Offline
+        // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
+        Status::Hibernated
         | Status::Paused
         | Status::Removed
-        | Status::Failed(Failure::StartError | Failure::Parked) => {
-            if running.is_empty() {
-                Ok(())
-            } else {
-                Err(what)
-            }
+        | Status::Failed(Failure::StartError | Failure::Parked | Failure::ProvisionTimeout) => {
+            if running.is_empty() { Ok(()) } else { Err(what) }
         }
+        Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
         Status::Provisioning
         | Status::Degraded
-        | Status::Failed(Failure::ProvisionTimeout)
+        | Status::Offline
         | Status::Hibernating
-        | Status::Hibernated
         | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
     }
 }
