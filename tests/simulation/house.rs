@@ -208,7 +208,7 @@ impl House {
     /// Whom the token speaks for that the process in a workspace's container holds, if one runs.
     pub(crate) fn holder(&self, id: WorkspaceId) -> Option<Holder> {
         let container = self.container(id).filter(|container| container.state.may_run())?;
-        let token = Token::parse(std::str::from_utf8(container.held_token.as_deref()?).ok()?)?;
+        let token = token_of(container.held_token.as_deref())?;
         match self.eye.bearer(&token.digest(), self.sim.now())? {
             Bearer::Workspace(holder) => Some(holder),
             Bearer::Admin => None,
@@ -382,6 +382,11 @@ pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
         habits: Habits::default(),
         spec: Spec { image: image.to_owned(), ..Spec::default() },
     }
+}
+
+/// The token in a file, or in a process.
+pub(crate) fn token_of(bytes: Option<&[u8]>) -> Option<Token> {
+    Token::parse(std::str::from_utf8(bytes?).ok()?)
 }
 
 /// What an agent says that is well.

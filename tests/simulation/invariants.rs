@@ -36,6 +36,8 @@ pub(crate) struct Witness {
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Whether a person approves what the breaker holds: then it limits nothing.
     pub(crate) approving: bool,
+    /// Workspaces whose containers something else than ostler may start: a person, or a call that arrives late.
+    pub(crate) hands: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
     resting: BTreeMap<WorkspaceId, usize>,
     /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
@@ -61,6 +63,7 @@ impl Witness {
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
         let rows = house.rows();
         self.every_change_is_told_and_legal(&events, &rows)?;
+        self.who_is_asleep_does_not_run(house, &events, &rows)?;
         let trash = at_once(house.eye.trash()).expect("the store answers");
         self.no_volume_of_a_live_workspace_goes(house, &rows, &trash)?;
         for event in &events {
@@ -103,6 +106,24 @@ impl Witness {
             if self.told.get(&row.id) != Some(&row.status) {
                 let told = self.told.get(&row.id);
                 return Err(format!("{} is {}, and the events say {told:?}", row.name, row.status));
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 3: when it is said that a workspace sleeps, none of its containers runs.
+    fn who_is_asleep_does_not_run(
+        &self,
+        house: &House,
+        events: &[Event],
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
+        for event in events.iter().filter(|event| event.event_type == "WORKSPACE_HIBERNATED") {
+            let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
+            let Some(row) = row.filter(|row| !self.hands.contains(&row.id)) else { continue };
+            let state = house.world.state();
+            if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
+                return Err(format!("{} is said to sleep, and a container of it runs", row.name));
             }
         }
         Ok(())
