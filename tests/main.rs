@@ -10,6 +10,7 @@
 mod cli;
 mod faults;
 mod house;
+mod http;
 mod keeper;
 mod podman;
 mod simulation;

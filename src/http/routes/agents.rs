@@ -84,6 +84,9 @@ pub(in super::super) async fn log_activity(
     request: Request,
 ) -> HttpResult<Json<Value>> {
     principal.speak_for(id)?;
+    if !principal.is_admin() {
+        api.0.reports.check(id).map_err(HttpError::too_many)?;
+    }
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let report: Value =
         serde_json::from_slice(&bytes).map_err(|_| HttpError::invalid("invalid request body"))?;

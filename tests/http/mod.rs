@@ -1,0 +1,6 @@
+//! The wire protocol, row by row, against a running daemon over real sockets.
+//!
+//! Each test is named for the row it holds ostler to. Statuses and bodies are compared to the byte wherever the
+//! protocol says what they are, because the runtimes in the field compare texts.
+
+mod auth;
