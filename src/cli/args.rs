@@ -73,12 +73,23 @@ Examples:
     /// Open a shell inside a workspace
     #[command(visible_alias = "sh")]
     Shell(ShellArgs),
-    /// Start a workspace that is stopped, or has failed
+    /// Start a workspace that is stopped, or has failed, and what was stopped along with it
     #[command(visible_alias = "resume")]
     Start(StartArgs),
-    /// Stop a workspace; it stays stopped until it is started
+    /// Stop a workspace and all below it; they stay stopped until they are started
     #[command(visible_alias = "pause")]
     Stop(StopArgs),
+    /// Put a workspace to sleep; a message, or `wake`, wakes it
+    #[command(visible_alias = "sleep")]
+    Hibernate(HibernateArgs),
+    /// Wake a workspace that sleeps
+    Wake(WakeArgs),
+    /// Send a message to a workspace's agent, and print its answer
+    #[command(visible_alias = "ask")]
+    Message(MessageArgs),
+    /// Change a workspace: its name, place, tier, habits
+    #[command(visible_alias = "edit")]
+    Set(Box<SetArgs>),
     /// Stop a workspace and start it again, with a new token
     Restart(RestartArgs),
     /// Make a workspace's container anew, with what is configured now
@@ -151,7 +162,8 @@ pub struct CreateArgs {
     /// What it is for
     #[arg(long)]
     pub role: Option<String>,
-    /// The kind of workspace, from `[runtimes]` of the configuration [default: plain]
+    /// The kind of workspace: `plain` for any image, `agent` for one that speaks the protocol, or one from
+    /// `[runtimes]` of the configuration [default: plain]
     #[arg(long)]
     pub runtime: Option<String>,
     /// How much of the machine it gets: 1 sandbox, 2 512 MiB, 3 2 GiB, 4 4 GiB [default: 2]
@@ -175,6 +187,15 @@ pub struct CreateArgs {
     /// Where an external agent is reached
     #[arg(long, requires = "external")]
     pub url: Option<String>,
+    /// Put to sleep after so many idle minutes; a message wakes it
+    #[arg(long, value_name = "MINUTES", conflicts_with = "external")]
+    pub sleep_after: Option<u32>,
+    /// How many tasks its agent takes on at once, for its peers to know
+    #[arg(long, value_name = "TASKS")]
+    pub max_tasks: Option<u32>,
+    /// Start it anew when it is busy and nothing comes of it
+    #[arg(long, conflicts_with = "external")]
+    pub restart_when_wedged: bool,
     /// Do not wait until it is online
     #[arg(long)]
     pub no_wait: bool,
@@ -297,10 +318,108 @@ pub struct StartArgs {
     pub no_wait: bool,
 }
 
+/// `hibernate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Its container is stopped and kept, so that it is awake again in a moment. Refused while it works on something.
+A workspace made with `--sleep-after` falls asleep by itself.
+
+Examples:
+  ostler hibernate builder
+  ostler hibernate builder --force")]
+pub struct HibernateArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Even while it works on something
+    #[arg(long)]
+    pub force: bool,
+    /// Do not wait until it sleeps
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `wake`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ostler wake builder")]
+pub struct WakeArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Do not wait until it is online
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `message`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The message goes the way that agents' messages go: a workspace that sleeps is woken, one that is stopped is not.
+
+Examples:
+  ostler message builder hello
+  ostler message lead 'ask builder how far it is'
+  ostler message builder --json hello        the whole answer")]
+pub struct MessageArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// What to say
+    #[arg(required = true, num_args = 1.., value_name = "TEXT")]
+    pub text: Vec<String>,
+}
+
+/// `set`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is not given stays as it is. What a container is made from takes effect with `ostler recreate`.
+
+Examples:
+  ostler set builder --sleep-after 30
+  ostler set builder --parent lead
+  ostler set builder --name tester --role 'runs the tests'")]
+pub struct SetArgs {
+    /// Name, id or beginning of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Another name
+    #[arg(long = "name", id = "new_name", value_name = "NAME")]
+    pub new_name: Option<String>,
+    /// What it is for; empty for nothing
+    #[arg(long)]
+    pub role: Option<String>,
+    /// How much of the machine it gets
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub tier: Option<u8>,
+    /// The workspace above it; empty for none
+    #[arg(long, value_name = "NAME")]
+    pub parent: Option<String>,
+    /// The kind of workspace, from `[runtimes]` of the configuration
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// The image
+    #[arg(long)]
+    pub image: Option<String>,
+    /// Where an external agent is reached; empty for nowhere
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Put to sleep after so many idle minutes; 0 for never
+    #[arg(long, value_name = "MINUTES")]
+    pub sleep_after: Option<u32>,
+    /// How many tasks its agent takes on at once; 0 for unknown
+    #[arg(long, value_name = "TASKS")]
+    pub max_tasks: Option<u32>,
+    /// Whether it is started anew when it is busy and nothing comes of it
+    #[arg(long, value_name = "BOOL")]
+    pub restart_when_wedged: Option<bool>,
+}
+
 /// `stop`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The container is kept, with its own file system.
+The containers are kept, with their own file systems. What is stopped along with a workspace starts along with it.
 
 Examples:
   ostler stop builder")]
@@ -465,15 +584,20 @@ pub struct TokenArgs {
 pub enum TokenCommand {
     /// Issue a token that speaks for a workspace
     #[command(after_help = "\
-The token alone goes to standard output, this once; the registry keeps only its digest.
+The token alone goes to standard output, this once; the registry keeps only its digest. An admin token may do
+everything that this command line may: `--admin` with a name that says what it is for.
 
 Examples:
   ostler token issue builder
+  ostler token issue --admin dashboard --expires 90d
   TOKEN=$(ostler token issue builder --expires 30d)")]
     Issue {
         /// Name, id or beginning of the id
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
+        /// Issue an admin token; the name only says what it is for
+        #[arg(long)]
+        admin: bool,
         /// How long it is valid, such as 12h or 30d [default: until revoked]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires: Option<Duration>,
@@ -482,21 +606,28 @@ Examples:
     #[command(visible_alias = "list")]
     Ls {
         /// Name, id or beginning of the id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
+        #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
+        name: Option<String>,
+        /// List the admin tokens
+        #[arg(long, conflicts_with = "name")]
+        admin: bool,
     },
     /// Revoke a token
     #[command(after_help = "\
 Examples:
   ostler token ls builder
-  ostler token revoke builder 41d0")]
+  ostler token revoke builder 41d0
+  ostler token revoke --admin 77c2")]
     Revoke {
-        /// Name, id or beginning of the id
+        /// Name, id or beginning of the id; of an admin token, its own id
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// The token's id, from `token ls`
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        token: String,
+        #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
+        token: Option<String>,
+        /// Revoke an admin token
+        #[arg(long, conflicts_with = "token")]
+        admin: bool,
     },
 }
 

@@ -71,6 +71,14 @@ impl Client {
         self.ask(Method::GET, path, NOTHING).await?.read()
     }
 
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.ask(Method::PATCH, path, Some(body)).await?.read()
+    }
+
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -732,7 +732,7 @@ pub(crate) fn complete_message(
     }
 
     let version = to_raw_value("2.0")?;
-    let request_id = to_raw_value(&fresh_id())?;
+    let request_id = id.is_none().then(|| to_raw_value(&fresh_id())).transpose()?;
     let mut filled = None;
     if let (true, Some(params), Some(message)) = (lacks_message_id, params, message) {
         let message_id = to_raw_value(&fresh_id())?;
@@ -743,8 +743,8 @@ pub(crate) fn complete_message(
     if jsonrpc.is_none() {
         whole.insert("jsonrpc".into(), &version);
     }
-    if id.is_none() {
-        whole.insert("id".into(), &request_id);
+    if let Some(request_id) = &request_id {
+        whole.insert("id".into(), request_id);
     }
     if let Some(params) = &filled {
         whole.insert("params".into(), params);
@@ -1044,6 +1044,10 @@ mod tests {
             assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
             if closes {
                 drop(caller);
+                // The end of the connection is noticed by the runtime, which looks for it now and then.
+                for _ in 0..256 {
+                    tokio::task::yield_now().await;
+                }
             } else {
                 clock.advance(KEPT_FOR);
                 let (_answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {

@@ -6,13 +6,10 @@
 
 mod auth;
 mod error;
-#[allow(dead_code, reason = "x")]
 pub(crate) mod forward;
-#[allow(dead_code, reason = "x")]
 pub(crate) mod limits;
 pub mod listen;
 mod local;
-#[allow(dead_code, reason = "x")]
 pub(crate) mod outbound;
 mod proxy;
 mod resolve;

@@ -183,16 +183,13 @@ impl Url {
             return malformed("its host is neither a name nor an address");
         }
         let host = literal.unwrap_or(host).to_owned();
-        // `host:` without digits is a port that was forgotten, and is taken for none.
-        let port = match authority.port() {
-            Some(port) if port.as_u16() == 0 => return malformed("its port is 0"),
-            Some(port) => port.as_u16(),
-            None => {
-                if authority.as_str().ends_with(':') {
-                    return malformed("its port is missing");
-                }
-                if tls { 443 } else { 80 }
-            }
+        // What the parser cannot read as a port it takes for none: `host:`, `host:99999`.
+        let written = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
+        let port = match written.map(str::parse::<u16>) {
+            Some(Ok(port)) if port > 0 => port,
+            Some(Ok(_) | Err(_)) => return malformed("its port is no number from 1 to 65535"),
+            None if tls => 443,
+            None => 80,
         };
         Ok(Self { uri, host, port, tls })
     }

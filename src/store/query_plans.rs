@@ -33,6 +33,12 @@ use crate::domain::{
 const MAY_SCAN: &[(&str, &str)] = &[
     ("registry", "one row"),
     ("held_plans", "one row for each pass"),
+    ("admin_tokens", "a handful, made by people"),
+    ("above", "the chain up to a root"),
+    ("a", "the chain up to a root"),
+    ("p", "the pulse, which has live rows only"),
+    ("w USING INDEX workspaces_falling_asleep", "rows on their way to sleep only"),
+    ("w USING INDEX workspaces_may_sleep", "live rows that may sleep only"),
     ("below", "the tree being removed"),
     ("b", "the tree being removed"),
     ("l VIRTUAL TABLE INDEX", "the ids that were passed in"),

@@ -160,9 +160,9 @@ async fn a_newer_database_is_refused_and_left_to_the_byte() {
     bytes[60..64].copy_from_slice(&7_u32.to_be_bytes());
     fs::write(&path, &bytes).unwrap();
     let error = refused(directory.path(), "although newer");
-    assert!(matches!(error, OpenError::Newer { version: 7, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { version: 7, known: 2, .. }), "{error}");
     let said = error.to_string();
-    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v1.db"), "{said}");
+    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v2.db"), "{said}");
     assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));
 }
 

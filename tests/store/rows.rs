@@ -130,6 +130,7 @@ async fn a_child_whose_parent_is_removed_comes_back_as_a_root() {
     fixture.store.undelete_workspace(child, None, minute(2)).await.unwrap();
     assert_eq!(fixture.row(child).await.parent, None);
 
+    fixture.force(child, Status::Online);
     let other = fixture.child("other", child).await;
     fixture.remove(other, minute(3)).await;
     fixture.store.undelete_workspace(other, None, minute(4)).await.unwrap();

@@ -117,6 +117,12 @@ fn expected_after(before: Vec<(String, Value)>, target: Status, at: Timestamp) -
                 "status_since" => Value::Integer(at.0),
                 "removed_at" if target == Status::Removed => Value::Integer(at.0),
                 "removed_at" => Value::Null,
+                // In a row: it goes on through `degraded`, and ends with anything else.
+                "online_since" => match (target, value) {
+                    (Status::Online, Value::Null) => Value::Integer(at.0),
+                    (Status::Online | Status::Degraded, since) => since,
+                    _ => Value::Null,
+                },
                 _ => value,
             };
             (column, value)

@@ -72,6 +72,9 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         config_file,
         external,
         url,
+        sleep_after,
+        max_tasks,
+        restart_when_wedged,
         no_wait: _,
         command,
     } = args;
@@ -96,7 +99,9 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         workspace_access,
         env: variables,
         config,
-        ..CreateWorkspace::default()
+        hibernation_idle_minutes: sleep_after,
+        max_concurrent_tasks: max_tasks,
+        restart_when_wedged,
     })
 }
 

@@ -40,7 +40,20 @@ pub(super) async fn give(
     body: &impl Serialize,
     wait: Wait,
 ) -> Result<u8, Failure> {
-    let query = if wait == Wait::No { "?wait=false" } else { "" };
+    give_with(session, reference, verb, &[], body, wait).await
+}
+
+/// The same, with more to say about how.
+pub(super) async fn give_with(
+    session: &Session<'_>,
+    reference: &str,
+    verb: &str,
+    how: &[&str],
+    body: &impl Serialize,
+    wait: Wait,
+) -> Result<u8, Failure> {
+    let wanted: Vec<_> = how.iter().copied().chain((wait == Wait::No).then_some("wait=false")).collect();
+    let query = if wanted.is_empty() { String::new() } else { format!("?{}", wanted.join("&")) };
     let path = format!("{}/{verb}{query}", workspace(reference));
     let order = session.client.post::<OrderOutcome>(&path, body);
     let mut outcome = match wait {
@@ -59,14 +72,29 @@ pub(super) async fn give(
     } else if failure.is_none() {
         let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
         tell(session, &outcome.name, &outcome.status, &detail.unwrap_or_default())?;
+        for along in outcome.along.iter().filter(|along| !along.failed) {
+            let detail = along.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+            tell(session, &format!("  {}", along.name), &along.status, &detail.unwrap_or_default())?;
+        }
     }
-    failure.map_or(Ok(0), Err)
+    failure.or_else(|| not_along(&outcome)).map_or(Ok(0), Err)
 }
 
 /// `builder is online`, and what follows it.
 pub(super) fn tell(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(status), status);
     session.out.line(&format!("{name} is {status}{rest}"))
+}
+
+/// The failure of workspaces below the one the order was given for.
+fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
+    let failed: Vec<_> = outcome.along.iter().filter(|along| along.failed).collect();
+    let first = failed.first()?;
+    let detail = first.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+    let told = format!("{} is {}{}", first.name, first.status, detail.unwrap_or_default());
+    let more = (failed.len() > 1).then(|| format!(", and {} more below {}", failed.len() - 1, outcome.name));
+    let next = format!("`ostler why {}` tells the whole story", quoted(&first.name));
+    Some(Failure::new(Exit::Failed, format!("{told}{}", more.unwrap_or_default())).next(next))
 }
 
 /// The failure of a workspace that should have come up and did not.

@@ -1,7 +1,9 @@
 //! `ostler token`
 
 use crate::{
-    api::{IssueToken, IssuedToken, TokenList, TokenView},
+    api::{
+        AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView,
+    },
     cli::{
         Session,
         args::TokenCommand,
@@ -14,13 +16,61 @@ use crate::{
 
 pub(in crate::cli) async fn run(session: &Session<'_>, command: TokenCommand) -> Result<u8, Failure> {
     match command {
-        TokenCommand::Issue { name, expires } => {
-            issue(session, &name, IssueToken { expires_in_seconds: expires.map(|after| after.as_secs()) })
-                .await
+        TokenCommand::Issue { name, admin, expires } => {
+            let expires_in_seconds = expires.map(|after| after.as_secs());
+            if admin {
+                return issue_admin(session, IssueAdminToken { name, expires_in_seconds }).await;
+            }
+            issue(session, &name, IssueToken { expires_in_seconds }).await
         }
-        TokenCommand::Ls { name } => ls(session, &name).await,
-        TokenCommand::Revoke { name, token } => revoke(session, &name, &token).await,
+        TokenCommand::Ls { name: Some(name), .. } => ls(session, &name).await,
+        TokenCommand::Ls { name: None, .. } => ls_admin(session).await,
+        TokenCommand::Revoke { name, token: Some(token), .. } => revoke(session, &name, &token).await,
+        TokenCommand::Revoke { name, token: None, .. } => revoke_admin(session, &name).await,
     }
+}
+
+async fn issue_admin(session: &Session<'_>, order: IssueAdminToken) -> Result<u8, Failure> {
+    let issued: IssuedAdminToken = session.client.post("/admin/tokens", &order).await?;
+    if session.out.json() {
+        session.out.value(&issued)?;
+        return Ok(0);
+    }
+    session.out.line(&issued.auth_token)?;
+    output::note("This token may do everything that this command line may, and is shown this once.");
+    Ok(0)
+}
+
+async fn ls_admin(session: &Session<'_>) -> Result<u8, Failure> {
+    let list: Vec<AdminTokenView> = session.client.get("/admin/tokens").await?;
+    if session.out.json() {
+        session.out.value(&list)?;
+    } else if list.is_empty() {
+        output::note("There is no admin token.");
+    } else {
+        let row = |token: &AdminTokenView| -> [Cell; 5] {
+            [
+                text::short(&token.id).into(),
+                format!("{}…", token.prefix).into(),
+                token.name.as_str().into(),
+                text::local(&token.created_at).into(),
+                token.expires_at.as_deref().map_or_else(|| "never".to_owned(), text::local).into(),
+            ]
+        };
+        session.out.table(["ID", "BEGINS", "FOR", "CREATED", "EXPIRES"], list.iter().map(row).collect())?;
+    }
+    Ok(0)
+}
+
+async fn revoke_admin(session: &Session<'_>, token: &str) -> Result<u8, Failure> {
+    let outcome: serde_json::Value =
+        session.client.delete(&format!("/admin/tokens/{}", segment(token))).await?;
+    if session.out.json() {
+        session.out.value(&outcome)?;
+    } else {
+        session.out.line(&format!("the admin token {token} is revoked"))?;
+    }
+    Ok(0)
 }
 
 /// The token alone on standard output, so that `$(…)` holds nothing else.

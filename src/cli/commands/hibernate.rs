@@ -1,0 +1,9 @@
+//! `ostler hibernate`
+
+use super::order::{Wait, give_with};
+use crate::cli::{Session, args::HibernateArgs, failure::Failure};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &HibernateArgs) -> Result<u8, Failure> {
+    let query = if args.force { &["force=true"][..] } else { &[] };
+    give_with(session, &args.name, "hibernate", query, &(), Wait::unless(args.no_wait, Wait::Done)).await
+}

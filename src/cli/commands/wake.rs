@@ -1,0 +1,8 @@
+//! `ostler wake`
+
+use super::order::{Wait, give};
+use crate::cli::{Session, args::WakeArgs, failure::Failure};
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &WakeArgs) -> Result<u8, Failure> {
+    give(session, &args.name, "wake", &(), Wait::unless(args.no_wait, Wait::Online)).await
+}
