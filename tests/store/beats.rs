@@ -158,11 +158,11 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
     pin_log(&pin);
     let (before, _) = frames(&database);
     // Neighbours share a page, so they are taken from all over the table.
-    let mut number = 0;
+    let mut random = 1_u64;
     for _ in 0..BATCHES {
         let batch: Vec<_> = std::iter::repeat_with(|| {
-            number = (number + 6_007) % CROWD;
-            number + 1
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % CROWD + 1
         })
         .take(BATCH)
         .collect();
