@@ -5,7 +5,11 @@
 //! address itself: [`Checked`] can be made in no other way, and the connection goes to what is in it.
 //! A name that answers differently a moment later, or to a second question, changes nothing.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::http::Uri;
 
@@ -171,13 +175,12 @@ impl Url {
         }
         let host = authority.host();
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let known = match literal {
-            Some(literal) => literal.parse::<std::net::Ipv6Addr>().is_ok(),
+        let known = if let Some(literal) = literal {
+            literal.parse::<Ipv6Addr>().is_ok()
+        } else {
             // No `%`: what a resolver would make of it is its own affair.
-            None => {
-                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-                !host.is_empty() && host.bytes().all(plain)
-            }
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(plain)
         };
         if !known {
             return malformed("its host is neither a name nor an address");
