@@ -87,7 +87,10 @@ fn an_agent_that_comes_up_unwell_is_left_running() {
     let shown = site.show("odd");
     let running = inspected(shown["container_id"].as_str().unwrap(), "{{.State.Running}}");
     assert_eq!((running.as_deref(), &shown["status"]), (Some("true"), &"degraded".into()), "{shown}");
-    assert_eq!(story_of(&site, "odd"), ["WORKSPACE_PROVISIONING", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]);
+    assert_eq!(
+        story_of(&site, "odd"),
+        ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED_ANEW", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
+    );
 }
 
 fn containers_state(site: &Site, name: &str) -> String {
