@@ -285,7 +285,7 @@ fn drive_agents(store: &Store) {
         at: NOW,
     };
     at_once(store.change_status_unless(change(Cause::Unwell), Unless::ChangedSince(NOW)));
-    at_once(store.begin_hibernation(first, Some(NOW), true, NOW));
+    at_once(store.begin_hibernation(first, Drowsy::Ordered { force: true }, NOW));
     at_once(store.falling_asleep_rows());
     at_once(store.change_status(change(Cause::FinishHibernation)));
     at_once(store.change_status(change(Cause::Wake)));

@@ -391,6 +391,7 @@ async fn obey(ops: &Ops, id: WorkspaceId, word: Word) -> (bool, String) {
 fn side(seen: Seen) -> &'static str {
     match (seen.place, seen.side) {
         (Place::Store, super::house::OPS) => "an order, in the store",
+        (Place::Store, super::house::AGENTS) => "an agent, in the store",
         (Place::Store, _) => "a sweep, in the store",
         (Place::Engine, super::house::OPS) => "an order, in the engine",
         (Place::Engine, _) => "a sweep, in the engine",
