@@ -49,7 +49,7 @@ use super::wire::{Answer, Ask};
 /// The image everything here runs.
 pub(crate) const IMAGE: &str = "agent:1";
 /// How long anything a test waits for may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Ports of a registry's containers: below those that the kernel hands out, beside those of other tests.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;

@@ -167,6 +167,11 @@ impl Wire {
         let _closed = self.stream.write_all(bytes).await;
     }
 
+    /// Says that nothing more will be written.
+    pub(crate) async fn finish(&mut self) {
+        let _closed = self.stream.shutdown().await;
+    }
+
     pub(crate) async fn ask(&mut self, ask: &Ask) -> Answer {
         self.write(&ask.bytes()).await;
         self.answer().await
