@@ -365,7 +365,9 @@ fn pause_one(
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
-    if paused {
+    // One that was paused along with another and is now paused by itself does not come back with that one.
+    let by_itself = row.status == Status::Paused && with.is_none();
+    if paused || by_itself {
         tx.sql
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![row.id, with])?;
