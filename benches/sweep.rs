@@ -1,7 +1,8 @@
-//! What the orphan passes cost in the store, and that history does not make it dearer.
+//! What the passes cost in the store, and that history does not make it dearer.
 //!
-//! One cycle is what `reap_removed`, `reap_unknown` and `revoke_stale_tokens` ask of the store between
-//! two listings, the breaker's questions among them, and five revocations. Contestants take turns in
+//! One cycle is what all passes together ask of the store when each runs once, the breaker's questions among
+//! them, and five revocations. The rows are in every status there is, and their agents beat: most were heard
+//! within the last half minute, some are silent, some busy, half may sleep. Contestants take turns in
 //! rounds, so that the machine's mood hits them alike; a figure is the median of the rounds with the
 //! lowest and the highest beside it. Ratios are of processor time, which the neighbours' work moves least,
 //! and are taken within each round before their median.
@@ -23,6 +24,7 @@ use std::{
 use ostler::{
     domain::{
         ids::{InstanceId, WorkspaceId},
+        liveness::{SILENT_AFTER, WEDGED_AFTER},
         time::Timestamp,
     },
     store::{FILE_NAME, Registry, StaleTokens, Store},
@@ -89,16 +91,36 @@ impl Registered {
         self.runtime.block_on(async {
             let begun = Instant::now();
             let store = &self.store;
-            // reap_removed and reap_unknown.
-            for _ in 0..2 {
+            // settle, reap_removed and reap_unknown.
+            for _ in 0..3 {
                 timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
+            }
+            for _ in 0..2 {
                 timed(&mut parts[1], store.trash_of(self.listed.clone())).await;
             }
+            timed(&mut parts[1], store.open_trash()).await;
+            timed(&mut parts[1], store.trash_due(NOW, 500)).await;
+            // settle, check_containers and time_out_provisioning.
+            for _ in 0..3 {
+                let starting = timed(&mut parts[9], store.provisioning_rows()).await;
+                self.expect("provisioning rows", starting.len());
+            }
+            self.expect("rows falling asleep", timed(&mut parts[9], store.falling_asleep_rows()).await.len());
+            // check_containers.
+            self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
+            // check_heartbeats and flag_wedged.
+            for quiet_for in [SILENT_AFTER, WEDGED_AFTER] {
+                let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for)).await;
+                self.expect("silent rows", quiet.len());
+            }
+            // hibernate_idle and restart_due.
+            self.expect("idle rows", timed(&mut parts[10], store.idle_rows()).await.len());
+            self.expect("restarts due", timed(&mut parts[9], store.restarts_due(NOW)).await.len());
             // revoke_stale_tokens.
             let candidates =
                 timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;
             assert!(candidates.len() >= REVOKED, "{}: only {} stale tokens", self.title, candidates.len());
-            // The breaker, once for each of them.
+            // The breaker, once for each pass that destroys.
             for pass in ["reap_removed", "reap_unknown", "revoke_stale_tokens"] {
                 timed(&mut parts[3], store.held_plan(pass)).await;
                 timed(&mut parts[4], store.swept_since(Timestamp(NOW.0 - HOUR))).await;
@@ -112,6 +134,11 @@ impl Registered {
             }
             begun.elapsed()
         })
+    }
+
+    /// A query that finds nothing would cost nothing, and say nothing.
+    fn expect(&self, what: &str, found: usize) {
+        assert!(found > 0 || self.live < 1_000, "{}: there are no {what}", self.title);
     }
 
     /// Takes the revocations back, so that every round finds the same.
@@ -138,7 +165,8 @@ fn listing(live: &[u64], shape: &Shape) -> Vec<u64> {
 }
 
 /// The parts of a cycle, in the order of the table's columns.
-const PARTS: [&str; 7] = ["known rows", "trash", "stale", "held", "swept", "live", "revoke"];
+const PARTS: [&str; 11] =
+    ["known", "trash", "stale", "held", "swept", "live", "revoke", "up", "quiet", "few", "idle"];
 
 async fn timed<T>(into: &mut Duration, asked: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
     let begun = Instant::now();
@@ -158,7 +186,7 @@ fn fill(path: &Path, shape: &Shape) -> Vec<u64> {
         let mut filler = Filler::new(&tx);
         for number in 0..shape.rows {
             let is_live = number * shape.live / shape.rows != (number + 1) * shape.live / shape.rows;
-            filler.workspace(number, is_live);
+            filler.workspace(number, is_live.then_some(live.len() as u64));
             if is_live {
                 live.push(number);
             }
@@ -183,30 +211,40 @@ impl<'t> Filler<'t> {
             workspaces: prepare(
                 "INSERT INTO workspaces (key, id, name, kind, runtime, tier, spec, status, status_since, incarnation,
                                          container_id, container_serial, container_spec_hash, has_work_volume,
-                                         created_at, removed_at)
-                 VALUES (?1, ?2, ?3, 'container', 'plain', 2, ?4, ?5, ?6, 3, ?7, 3, ?8, 1, ?6, ?9)",
+                                         created_at, removed_at, hibernation_idle_minutes, restart_due_at)
+                 VALUES (?1, ?2, ?3, 'container', 'plain', 2, ?4, ?5, ?6, 3, ?7, 3, ?8, 1, ?6, ?9, ?10, ?11)",
             ),
             tokens: prepare(
                 "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at, revoked_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, 'prefixed', ?6, ?7)",
             ),
-            pulse: prepare("INSERT INTO pulse (workspace, token_used_at) VALUES (?1, ?2)"),
+            pulse: prepare(
+                "INSERT INTO pulse (workspace, token_used_at, last_heartbeat_at, last_activity_at, active_tasks,
+                                    uptime_seconds, monthly_spend_cents)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 86400, 1234)",
+            ),
             events: prepare(
                 "INSERT INTO events (event_type, workspace, payload, created_at, swept_by) VALUES (?1, ?2, '{}', ?3, ?4)",
             ),
         }
     }
 
-    fn workspace(&mut self, number: u64, live: bool) {
+    /// A removed row, or the live one of that place among the live.
+    fn workspace(&mut self, number: u64, live: Option<u64>) {
         let (key, id, at) = (number.cast_signed() + 1, workspace(number), NOW.0 - 1000 * HOUR);
-        let removed_at = (!live).then_some(NOW.0 - 500 * HOUR);
-        let status = match (live, number % 8) {
-            (false, _) => "removed",
-            (true, 0) => "hibernated",
-            (true, 1) => "paused",
-            (true, 2) => "offline",
-            (true, _) => "online",
+        let removed_at = live.is_none().then_some(NOW.0 - 500 * HOUR);
+        let status = match live.map(|place| place % 200) {
+            None => "removed",
+            Some(0..20) => "hibernated",
+            Some(20..30) => "paused",
+            Some(30) => "offline",
+            Some(31) => "provisioning",
+            Some(32) => "hibernating",
+            Some(33..36) => "degraded",
+            Some(_) => "online",
         };
+        let may_sleep = live.and_then(|place| place.is_multiple_of(2).then_some(30));
+        let restart_due_at = (status == "offline").then_some(NOW.0 - 1000);
         let spec = r#"{"image":"registry.example.org/team/agent:1.2.3","command":["agent","--serve"],"env":{"MODE":"work"}}"#;
         self.workspaces
             .execute(params![
@@ -218,7 +256,9 @@ impl<'t> Filler<'t> {
                 at,
                 container(number),
                 "0123456789abcdef",
-                removed_at
+                removed_at,
+                may_sleep,
+                restart_due_at
             ])
             .unwrap();
         // One to three tokens: the last instance's, an older one, an api token.
@@ -230,8 +270,13 @@ impl<'t> Filler<'t> {
         if number % 3 > 1 {
             self.token(number, 2, "api", None);
         }
-        if live {
-            self.pulse.execute(params![key, NOW.0 - HOUR]).unwrap();
+        if let Some(place) = live {
+            // One in fifty has been silent for an hour; of the others every fourth works.
+            let silent = place % 50 == 49;
+            let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (place % 30_000).cast_signed() };
+            let (tasks, active_at) = if place % 4 == 1 { (2, heard_at) } else { (0, NOW.0 - HOUR / 4) };
+            // The token's use is as old for all, so that there is something to revoke in every round.
+            self.pulse.execute(params![key, NOW.0 - HOUR, heard_at, active_at, tasks]).unwrap();
         }
         let swept = number.is_multiple_of(50).then_some("reap_unknown");
         self.events.execute(params!["WORKSPACE_REMOVED", id.0.as_bytes(), at, swept]).unwrap();
@@ -296,7 +341,7 @@ fn race(contestants: &[Registered]) -> Raced {
     }
     print!("{:<26} {:>6} {:>9} {:>15} {:>7}", "rows", "live", "cycle ms", "from..to", "cpu ms");
     for part in PARTS {
-        print!(" {part:>10}");
+        print!(" {part:>8}");
     }
     println!("   (medians, ms)");
     for (number, contestant) in contestants.iter().enumerate() {
@@ -311,7 +356,7 @@ fn race(contestants: &[Registered]) -> Raced {
         );
         for part in 0..PARTS.len() {
             let of_part: Vec<_> = parts[number].iter().map(|parts| parts[part]).collect();
-            print!(" {:>10.2}", millis(spread(&of_part).0));
+            print!(" {:>8.2}", millis(spread(&of_part).0));
         }
         println!();
     }
@@ -325,7 +370,7 @@ fn verdict(what: &str, reached: bool) {
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     println!(
-        "The orphan passes' cycle in the store: {LISTED} containers listed, {REVOKED} tokens revoked, {ROUNDS} rounds.\n"
+        "A cycle of all passes in the store: {LISTED} containers listed, {REVOKED} tokens revoked, {ROUNDS} rounds.\n"
     );
     let sizes: &[(u64, &str)] = if quick {
         &[(1_000, "10^3"), (100_000, "10^5")]

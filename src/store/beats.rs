@@ -335,3 +335,151 @@ fn move_by(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, sync::Arc};
+
+    use futures_util::FutureExt;
+    use rusqlite::trace::{TraceEvent, TraceEventCodes};
+    use uuid::Uuid;
+
+    use super::super::{
+        BeginStart, Disk, FILE_NAME, NewWorkspace, Registry, TokenIssue, configure, roster::Bearer,
+    };
+    use super::*;
+    use crate::{
+        domain::{
+            beat::Metadata,
+            ids::{InstanceId, TokenId, WorkspaceId},
+            runtime::Tier,
+            spec::Spec,
+            token::TokenDigest,
+            workspace::Habits,
+        },
+        tasks::AtOnce,
+    };
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+    const DIGEST: TokenDigest = TokenDigest([1; 32]);
+
+    thread_local! {
+        static STATEMENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    fn record(event: TraceEvent<'_>) {
+        if let TraceEvent::Stmt(statement, _) = event {
+            STATEMENTS.with_borrow_mut(|seen| seen.push(statement.sql().into_owned()));
+        }
+    }
+
+    fn at_once<T>(answer: impl Future<Output = StoreResult<T>>) -> T {
+        answer.now_or_never().expect("everything happens at once").expect("the statement is sound")
+    }
+
+    /// A store with one container workspace, and every statement it makes from now on.
+    fn recorded() -> Store {
+        let disk = Disk::in_memory().unwrap();
+        disk.writer.lock().unwrap().sql().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(record));
+        let store = Store::staged(&disk, Arc::new(AtOnce));
+        let id = WorkspaceId(Uuid::from_u128(1));
+        at_once(store.found_registry(Registry {
+            instance: InstanceId(Uuid::from_u128(1)),
+            generation: 0,
+            recovering_since: None,
+            engine_accepted_at: None,
+        }));
+        let new = NewWorkspace {
+            id,
+            name: "alpha".parse().unwrap(),
+            role: None,
+            kind: Kind::Container,
+            runtime: "plain".into(),
+            tier: Tier::default(),
+            parent: None,
+            spec: Spec::default(),
+            url: None,
+            token: None,
+            habits: Habits::default(),
+        };
+        at_once(store.create_workspace(new, NOW));
+        let token = TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: DIGEST, prefix: "prefix".into() };
+        let begin = BeginStart {
+            workspace: id,
+            cause: Cause::Restart,
+            container: format!("{:064x}", 1).try_into().unwrap(),
+            spec_hash: String::new(),
+            token,
+            at: NOW,
+        };
+        at_once(store.begin_start(begin)).unwrap();
+        store
+    }
+
+    fn beat(uptime_seconds: i64, current_task: &str) -> Beat {
+        let metadata = Metadata { json: r#"{"capabilities":{}}"#.into(), manages_status: false };
+        Beat {
+            uptime_seconds,
+            current_task: current_task.into(),
+            active_tasks: 1,
+            metadata: Some(metadata),
+            ..Beat::default()
+        }
+    }
+
+    /// What a beat says to the database, without what goes around every batch and job.
+    fn statements_of(store: &Store, beat: Beat) -> Vec<String> {
+        let Some(Bearer::Workspace(holder)) = store.bearer(&DIGEST, NOW) else { panic!("no such token") };
+        STATEMENTS.take();
+        assert_eq!(at_once(store.note_beat(holder, beat, NOW)), Heard::Noted);
+        let around = ["BEGIN", "SAVEPOINT", "RELEASE", "COMMIT"];
+        STATEMENTS
+            .take()
+            .into_iter()
+            .filter(|text| !around.iter().any(|begin| text.starts_with(begin)))
+            .collect()
+    }
+
+    #[test]
+    fn a_usual_beat_is_one_update_of_the_pulse() {
+        let store = recorded();
+        let first = statements_of(&store, beat(1, "sorting"));
+        assert!(first.len() > 1, "the first beat brings it online, and was not recorded: {first:?}");
+        for uptime in 2..5 {
+            assert_eq!(statements_of(&store, beat(uptime, "sorting")), [BEAT], "a usual beat");
+        }
+        let partial = Beat { current_task: "sorting".into(), active_tasks: 2, ..Beat::default() };
+        assert_eq!(statements_of(&store, partial), [BEAT], "a beat at a change of task's number");
+    }
+
+    #[test]
+    fn words_are_written_when_they_change_and_not_again() {
+        let store = recorded();
+        statements_of(&store, beat(1, "sorting"));
+        let changed = statements_of(&store, beat(2, "writing"));
+        assert_eq!(changed.len(), 2, "{changed:?}");
+        assert!(changed[1].starts_with("INSERT INTO reports"), "{changed:?}");
+        assert_eq!(statements_of(&store, beat(3, "writing")), [BEAT]);
+    }
+
+    #[test]
+    fn an_answer_waits_for_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let sql = rusqlite::Connection::open(&path).unwrap();
+        configure(&sql, &path).unwrap();
+        let synchronous: u32 = sql.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!(synchronous, 2, "FULL: with less a power cut loses what was answered");
+    }
+
+    #[test]
+    fn nothing_that_a_beat_writes_has_an_index() {
+        let disk = Disk::in_memory().unwrap();
+        let writer = disk.writer.lock().unwrap();
+        let indexes: u32 = writer
+            .sql()
+            .query_row("SELECT count(*) FROM pragma_index_list('pulse')", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(indexes, 0, "an index on what every beat writes costs each of them a page more");
+    }
+}

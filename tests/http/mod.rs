@@ -4,3 +4,6 @@
 //! protocol says what they are, because the runtimes in the field compare texts.
 
 mod auth;
+mod beats;
+mod peers;
+mod workspaces;

@@ -3,6 +3,7 @@
 //! Every test gets a fresh registry and looks at what was committed through a connection of its own.
 //! Nothing is mocked: a statement that a database refuses is found by no mock.
 
+mod beats;
 mod commits;
 mod files;
 mod held_plans;

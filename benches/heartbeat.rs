@@ -1,0 +1,350 @@
+//! How fast agents are heard and their messages passed on, beside a route that does nothing with the same bytes.
+//!
+//! Every contestant is a process of its own and is asked over loopback by one load generator, which shares the
+//! machine's processors with it; connections are kept, and each request comes from another of ten thousand
+//! workspaces. The bare route is axum reading the same JSON: what is lost beside it is what ostler does. A beat is
+//! answered when it is committed with `synchronous=FULL`.
+//!
+//! Contestants take turns in rounds, so that the machine's mood hits them alike; ratios are taken within a round
+//! before their median. A round in which others used the processors is taken again, whatever came of it.
+//!
+//! `cargo bench --bench heartbeat` prints the tables; `-- --quick` runs one short round, for a look.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints, and stops at what it did not expect"
+)]
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and ends its contestants")]
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ostler::store::FILE_NAME;
+use support::{
+    Contestant, Used, busy, commits, contestant, directory,
+    house::{self, token, workspace},
+    load::{self, Outcome, Requests, Turn, Until, shuffled},
+    spread, verdict,
+};
+
+/// Workspaces, each with a token.
+const WORKSPACES: usize = 10_000;
+/// Rounds that count.
+const ROUNDS: usize = 7;
+/// The most rounds that are begun to get them.
+const ROUNDS_MAX: usize = 14;
+/// How much of the machine others may use in a round that counts.
+const FOREIGN_MAX: f64 = 0.1;
+
+/// What a contestant did in one spell of load.
+struct Spell {
+    outcome: Outcome,
+    used: Used,
+    commits: f64,
+}
+
+impl Spell {
+    /// Processor time per request, in µs.
+    fn processor(&self) -> f64 {
+        self.used.processor.as_secs_f64() * 1e6 / self.outcome.count()
+    }
+
+    /// Bytes written per request.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+    fn written(&self) -> f64 {
+        self.used.written as f64 / self.outcome.count()
+    }
+}
+
+/// One line of a table.
+struct Line {
+    title: String,
+    connections: usize,
+    server: Arc<Contestant>,
+    requests: Requests,
+    database: Option<PathBuf>,
+    turn: Turn,
+    spells: Vec<Spell>,
+}
+
+impl Line {
+    fn new(title: &str, connections: usize, server: &Arc<Contestant>, requests: &Requests) -> Self {
+        let (server, requests) = (Arc::clone(server), Arc::clone(requests));
+        let title = title.to_owned();
+        Self {
+            title,
+            connections,
+            server,
+            requests,
+            database: None,
+            turn: Turn::default(),
+            spells: Vec::new(),
+        }
+    }
+
+    fn writing(mut self, database: &Path) -> Self {
+        self.database = Some(database.to_owned());
+        self
+    }
+
+    fn run(&mut self, until: Until) -> Spell {
+        let counted = |database: &Option<PathBuf>| database.as_deref().map_or(0, commits);
+        let (server, database) = (&self.server, &self.database);
+        let mut before = (Used::default(), 0);
+        let begin = || before = (server.used(), counted(database));
+        let outcome =
+            load::run(server.address, self.connections, &self.requests, &mut self.turn, until, begin);
+        let commits = f64::from(counted(database).wrapping_sub(before.1));
+        Spell { outcome, used: server.used().since(before.0), commits }
+    }
+
+    fn median(&self, of: impl Fn(&Spell) -> f64) -> f64 {
+        spread(self.spells.iter().map(of)).0
+    }
+
+    fn print(&self) {
+        let rate = self.median(|spell| spell.outcome.per_second());
+        print!(
+            "| {} | {} | {:.1} k/s | {:.2} ms | {:.2} ms | {:.1} µs |",
+            self.title,
+            self.connections,
+            rate / 1000.0,
+            self.median(|spell| spell.outcome.millis(500)),
+            self.median(|spell| spell.outcome.millis(990)),
+            self.median(Spell::processor)
+        );
+        match self.database {
+            Some(_) => println!(
+                " {:.0} | {:.1} |",
+                self.median(Spell::written),
+                self.median(|spell| spell.outcome.count() / spell.commits)
+            ),
+            None => println!(" – | – |"),
+        }
+    }
+}
+
+/// Rounds of all lines, until enough of them were not disturbed.
+fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
+    let mut kept: Vec<(f64, Vec<Spell>)> = Vec::new();
+    let most = if rounds == 1 { 1 } else { ROUNDS_MAX };
+    for round in 0..most {
+        let (before, busy_before) = (ours(lines), busy());
+        let begun = std::time::Instant::now();
+        let mut spells: Vec<Option<Spell>> = lines.iter().map(|_| None).collect();
+        for place in 0..lines.len() {
+            // Nobody is always the first, or always after the same other.
+            let number = (place + round) % lines.len();
+            spells[number] = Some(lines[number].run(Until::Past(spell)));
+        }
+        let (ours, all) = (ours(lines).saturating_sub(before), busy().saturating_sub(busy_before));
+        let processors =
+            f64::from(u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap());
+        let foreign = all.saturating_sub(ours).as_secs_f64() / (begun.elapsed().as_secs_f64() * processors);
+        kept.push((foreign, spells.into_iter().map(Option::unwrap).collect()));
+        if kept.iter().filter(|(foreign, _)| *foreign <= FOREIGN_MAX).count() >= rounds {
+            break;
+        }
+    }
+    let begun = kept.len();
+    kept.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    kept.truncate(rounds);
+    println!(
+        "\n{rounds} rounds of {begun}; others used at most {:.0} % of the processors in them.\n",
+        kept.last().unwrap().0 * 100.0
+    );
+    for (_, spells) in kept {
+        for (line, spell) in lines.iter_mut().zip(spells) {
+            line.spells.push(spell);
+        }
+    }
+    println!("| route | connections | rate | p50 | p99 | processor | bytes written | per commit |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for line in lines.iter() {
+        line.print();
+    }
+    println!();
+}
+
+/// The processor time of everybody who takes part, the load generator too.
+fn ours(lines: &[Line]) -> Duration {
+    let mut servers: Vec<_> = lines.iter().map(|line| line.server.id()).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    let own = Used::of(std::process::id()).processor;
+    servers.into_iter().map(|id| Used::of(id).processor).sum::<Duration>() + own
+}
+
+/// The median, lowest and highest of a ratio taken in each round.
+fn ratio(one: &Line, other: &Line, of: impl Fn(&Spell) -> f64) -> (f64, f64, f64) {
+    spread(one.spells.iter().zip(&other.spells).map(|(one, other)| of(one) / of(other)))
+}
+
+fn request(path: &str, token: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:7700\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nAccept: */*\r\nUser-Agent: agent\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// A whole beat of each workspace, as runtimes send it every 30 s.
+fn beats() -> Requests {
+    let beat = |number: usize| {
+        let body = format!(
+            r#"{{"workspace_id":"{}","error_rate":0.0,"sample_error":"","active_tasks":1,"uptime_seconds":{},"current_task":"sorting the post","monthly_spend":{},"runtime_state":"","runtime_metadata":{{"capabilities":{{"streaming":true}},"idle_timeout_seconds":300}}}}"#,
+            workspace(number),
+            3600 + number,
+            number % 1000
+        );
+        request("/registry/heartbeat", token(number).expose(), &body)
+    };
+    Arc::new(shuffled(WORKSPACES).into_iter().map(beat).collect())
+}
+
+/// A small message from each workspace.
+fn messages(path: &str) -> Requests {
+    let message = |number: usize| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":"{number}","method":"message/send","params":{{"message":{{"messageId":"m-{number}","role":"user","parts":[{{"kind":"text","text":"What is new?"}}]}}}}}}"#
+        );
+        request(path, token(number).expose(), &body)
+    };
+    Arc::new(shuffled(WORKSPACES).into_iter().map(message).collect())
+}
+
+fn race_heartbeats(
+    bare: &Arc<Contestant>,
+    ostler: &Arc<Contestant>,
+    database: &Path,
+    rounds: usize,
+    spell: Duration,
+) {
+    let beats = beats();
+    let mut lines = Vec::new();
+    for connections in [64, 256] {
+        lines.push(Line::new("bare axum", connections, bare, &beats));
+        lines.push(Line::new("**ostler** heartbeat", connections, ostler, &beats).writing(database));
+    }
+    // Everybody is online and has said its words before it counts.
+    for line in &mut lines {
+        line.run(Until::Sent(WORKSPACES));
+    }
+    println!(
+        "## Heartbeats\n\n{WORKSPACES} workspaces, a different one each time, `synchronous=FULL`, answered after the commit."
+    );
+    race(&mut lines, rounds, spell);
+    for (bare, ostler) in [(0, 1), (2, 3)] {
+        let (bare, ostler) = (&lines[bare], &lines[ostler]);
+        let (middle, low, high) = ratio(ostler, bare, |spell| spell.outcome.per_second());
+        verdict(
+            &format!(
+                "at {} connections at least 50 % of the bare rate: {:.0} % ({:.0}..{:.0})",
+                ostler.connections,
+                middle * 100.0,
+                low * 100.0,
+                high * 100.0
+            ),
+            middle >= 0.5,
+        );
+    }
+    let (bare, ostler) = (&lines[0], &lines[1]);
+    let (middle, low, high) = ratio(ostler, bare, Spell::processor);
+    verdict(
+        &format!(
+            "processor time per beat at most 2.6 times the bare route's: {middle:.2} ({low:.2}..{high:.2})"
+        ),
+        middle <= 2.6,
+    );
+    let p99 = ostler.median(|spell| spell.outcome.millis(990));
+    verdict(&format!("p99 at 64 connections under 10 ms: {p99:.2} ms"), p99 < 10.0);
+    let written = ostler.median(Spell::written);
+    verdict(&format!("at most 5000 bytes written per beat: {written:.0}"), written <= 5000.0);
+}
+
+fn race_messages(
+    agent: &Arc<Contestant>,
+    proxy: &Arc<Contestant>,
+    ostler: &Arc<Contestant>,
+    rounds: usize,
+    spell: Duration,
+) {
+    let path = format!("/workspaces/{}/a2a", workspace(0));
+    let (direct, passed) = (messages("/"), messages(&path));
+    let mut lines = Vec::new();
+    for connections in [1, 64] {
+        lines.push(Line::new("the agent itself", connections, agent, &direct));
+        lines.push(Line::new("bare axum proxy", connections, proxy, &passed));
+        lines.push(Line::new("**ostler** proxy", connections, ostler, &passed));
+    }
+    for line in &mut lines {
+        line.run(Until::Sent(1000));
+    }
+    println!(
+        "\n## Messages\n\nSmall ones, from {WORKSPACES} workspaces to one agent, which is axum saying back what it was told."
+    );
+    race(&mut lines, rounds, spell);
+    let rate = |spell: &Spell| spell.outcome.per_second();
+    let (middle, low, high) = ratio(&lines[5], &lines[3], rate);
+    verdict(
+        &format!(
+            "at least 60 % of the rate of the agent itself: {:.0} % ({:.0}..{:.0})",
+            middle * 100.0,
+            low * 100.0,
+            high * 100.0
+        ),
+        middle >= 0.6,
+    );
+    let (middle, low, high) = ratio(&lines[5], &lines[4], rate);
+    println!(
+        "      beside the bare proxy: {:.0} % of its rate ({:.0}..{:.0})",
+        middle * 100.0,
+        low * 100.0,
+        high * 100.0
+    );
+    let added = lines[2].spells.iter().zip(&lines[0].spells);
+    let added = added.map(|(ostler, agent)| ostler.outcome.millis(500) - agent.outcome.millis(500));
+    let (middle, low, high) = spread(added);
+    verdict(
+        &format!("under 0.3 ms added at p50, one at a time: {middle:.3} ms ({low:.3}..{high:.3})"),
+        middle < 0.3,
+    );
+}
+
+fn main() {
+    if let Some((name, arguments)) = contestant() {
+        match (name.as_str(), &arguments[..]) {
+            ("bare", []) => support::serve_bare(),
+            ("proxy", [agent]) => support::serve_bare_proxy(agent.parse().unwrap()),
+            ("ostler", [directory, agent]) => {
+                house::serve(Path::new(directory), WORKSPACES, agent.parse().unwrap());
+            }
+            _ => panic!("no contestant {name} {arguments:?}"),
+        }
+        return;
+    }
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let (rounds, spell) = if quick { (1, Duration::from_secs(1)) } else { (ROUNDS, Duration::from_secs(3)) };
+    let only = |what| std::env::args().any(|argument| argument == what);
+    let directory = directory();
+    let bare = Arc::new(Contestant::start("bare", &[]));
+    let agent = Arc::new(Contestant::start("bare", &[]));
+    let proxy = Arc::new(Contestant::start("proxy", &[&agent.address.to_string()]));
+    let home = directory.path().to_str().unwrap();
+    let ostler = Arc::new(Contestant::start("ostler", &[home, &agent.address.to_string()]));
+    let database = directory.path().join(FILE_NAME);
+    if !only("--messages") {
+        race_heartbeats(&bare, &ostler, &database, rounds, spell);
+    }
+    if !only("--heartbeats") {
+        race_messages(&agent, &proxy, &ostler, rounds, spell);
+    }
+}

@@ -1,0 +1,200 @@
+//! ostler as its daemon builds it, but with an engine that runs nothing.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use ostler::{
+    clock::{SharedClock, SystemClock},
+    doctor::{Doctor, DoctorParts},
+    domain::{
+        address::Allow,
+        budget::RestartBudget,
+        ids::{ContainerId, InstanceId, TokenId, WorkspaceId},
+        ports::PortRange,
+        runtime::{PLAIN, Runtime, Tier},
+        spec::Spec,
+        status::Cause,
+        time::Timestamp,
+        token::Token,
+        workspace::{Habits, Kind},
+    },
+    engine::{
+        Engine,
+        fake::{FakeEngine, World},
+    },
+    entropy::SystemEntropy,
+    http::{Access, Api, ApiParts, listen, serve_agents},
+    listening::Listening,
+    ops::{Ops, Parts, Settings},
+    store::{BeginStart, Mirror, NewWorkspace, Registry, Store, TokenIssue},
+    sweep::{self, Driver, Limits, Sweeper, SweeperParts},
+    tasks::{AtOnce, TokioTasks},
+    wake::Wake,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::serving_at;
+
+const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
+
+/// The workspace of a number. Ids are random in life.
+pub(crate) fn workspace(number: usize) -> WorkspaceId {
+    let mixed = u128::from((number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64 | number as u128;
+    WorkspaceId(Uuid::from_u128(mixed))
+}
+
+/// Its token.
+pub(crate) fn token(number: usize) -> Token {
+    let mut bytes = [7; 32];
+    bytes[..16].copy_from_slice(workspace(number).0.as_bytes());
+    Token::from_random(bytes)
+}
+
+/// Its container.
+pub(crate) fn container(number: usize) -> ContainerId {
+    format!("{:064x}", number as u128 | 1 << 100).try_into().unwrap()
+}
+
+/// Makes so many container workspaces, each with the token of its first start. The first one publishes a port.
+pub(crate) async fn populate(store: &Store, count: usize, first_publishes: Option<u16>, at: Timestamp) {
+    let registry =
+        Registry { instance: INSTANCE, generation: 0, recovering_since: None, engine_accepted_at: Some(at) };
+    store.found_registry(registry).await.unwrap();
+    let numbers: Vec<_> = (0..count).collect();
+    for some in numbers.chunks(1024) {
+        join_all(some.iter().map(|number| one(store, *number, at))).await;
+    }
+    if let Some(port) = first_publishes {
+        let ports = PortRange { first: port, last: port };
+        store.allot(workspace(0), ports, Vec::new()).await.unwrap().unwrap();
+    }
+}
+
+async fn one(store: &Store, number: usize, at: Timestamp) {
+    let new = NewWorkspace {
+        id: workspace(number),
+        name: format!("agent-{number}").parse().unwrap(),
+        role: None,
+        kind: Kind::Container,
+        runtime: PLAIN.into(),
+        tier: Tier::default(),
+        parent: None,
+        spec: Spec { image: "registry.example.org/team/agent:1.2.3".into(), ..Spec::default() },
+        url: None,
+        token: None,
+        habits: Habits::default(),
+    };
+    store.create_workspace(new, at).await.unwrap();
+    let token = token(number);
+    let issue = TokenIssue {
+        id: TokenId(Uuid::from_u128(workspace(number).0.as_u128() ^ 1 << 127)),
+        digest: token.digest(),
+        prefix: token.prefix(),
+    };
+    let begin = BeginStart {
+        workspace: workspace(number),
+        cause: Cause::Restart,
+        container: container(number),
+        spec_hash: "0123456789abcdef".into(),
+        token: issue,
+        at,
+    };
+    store.begin_start(begin).await.unwrap().unwrap();
+}
+
+/// Everything the routes need. The sweeps are built and not driven: what they cost is measured elsewhere.
+fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) -> Api {
+    let listening = Listening::since(clock.now(), clock.awake());
+    let engine: Arc<dyn Engine> = Arc::new(FakeEngine::connect(
+        Arc::new(World::default()),
+        Arc::new(AtOnce),
+        Arc::clone(clock),
+        Arc::new(spawn.clone()),
+    ));
+    let mirror = Arc::new(Mirror::Directory(directory.to_owned()));
+    let runtimes = BTreeMap::from([(PLAIN.to_owned(), Runtime::plain())]);
+    let (wake, calls) = Wake::new();
+    let ops = Ops::new(Parts {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        clock: Arc::clone(clock),
+        entropy: Arc::new(SystemEntropy),
+        spawn: Arc::new(spawn.clone()),
+        mirror: Arc::clone(&mirror),
+        settings: Settings {
+            instance: INSTANCE,
+            runtimes: runtimes.clone(),
+            ports: PortRange::default(),
+            platform_port: 7700,
+            platform_url: None,
+            isolate: false,
+            trash_retention: Duration::from_hours(14 * 24),
+            restart: RestartBudget::default(),
+        },
+        wake,
+    });
+    let sweeper = Sweeper::new(SweeperParts {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        ops: ops.clone(),
+        clock: Arc::clone(clock),
+        entropy: Arc::new(SystemEntropy),
+        instance: INSTANCE,
+        limits: Limits {
+            absence_grace: Duration::from_mins(5),
+            unknown_grace: Duration::from_mins(5),
+            removed_retention: Duration::from_hours(24),
+            event_retention: Duration::from_hours(24),
+        },
+        runtimes,
+        listening: listening.clone(),
+    });
+    let (_driver, sweeps) =
+        Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(clock), Arc::new(spawn.clone()), calls);
+    let doctor = Doctor::new(DoctorParts {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        clock: Arc::clone(clock),
+        instance: INSTANCE,
+        data_dir: directory.to_owned(),
+        told_to_agents: String::new(),
+    });
+    Api::new(ApiParts {
+        store,
+        engine,
+        ops,
+        sweeps,
+        doctor,
+        clock: Arc::clone(clock),
+        spawn: Arc::new(spawn.clone()),
+        mirror,
+        runtime_dir: directory.to_owned(),
+        entropy: Arc::new(SystemEntropy),
+        listening,
+        access: Access { root_siblings: true, wakes_per_hour: 12, external: Allow::default() },
+    })
+}
+
+/// Serves a registry of so many workspaces, which it makes first; the first one's agent is at `agent`.
+pub(crate) fn serve(directory: &Path, count: usize, agent: SocketAddr) {
+    // As main.rs makes it.
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let clock: SharedClock = Arc::new(SystemClock::start());
+        let store = Store::open(directory).unwrap();
+        let begun = Instant::now();
+        populate(&store, count, Some(agent.port()), clock.now()).await;
+        eprintln!("{count} workspaces were made in {:.1} s", begun.elapsed().as_secs_f64());
+        let spawn = TokioTasks::default();
+        let api = api(directory, store, &clock, &spawn);
+        let listener = listen::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        serving_at(listener.local_addr().unwrap());
+        serve_agents(listener, api, clock, Arc::new(spawn), CancellationToken::new()).await;
+    });
+}

@@ -1,0 +1,255 @@
+//! What the benchmarks of the server share: contestants in processes of their own, what a process has used up, and a
+//! load generator.
+//!
+//! A contestant is this same binary, run again with the name of what it is to serve, so that its processor time, its
+//! writes and its memory are its own and can be read from `/proc`.
+
+#![allow(dead_code, reason = "each benchmark uses a part")]
+
+pub(crate) mod house;
+pub(crate) mod load;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use axum::{Json, Router, body::Bytes, routing::post, serve::ListenerExt as _};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, client::conn::http1::SendRequest};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The argument that makes this binary a contestant.
+const CONTESTANT: &str = "--contestant";
+
+/// A server in a process of its own. It ends with this.
+pub(crate) struct Contestant {
+    process: std::process::Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Contestant {
+    /// Runs this binary again as `name`; answers once it serves.
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([CONTESTANT, name])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().parse().unwrap_or_else(|_| panic!("{name} does not serve: {line:?}"));
+        Self { process, address }
+    }
+
+    pub(crate) fn used(&self) -> Used {
+        Used::of(self.process.id())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Contestant {
+    fn drop(&mut self) {
+        // Its standard input ends, and it with it.
+        drop(self.process.stdin.take());
+        let _ended = self.process.wait();
+    }
+}
+
+/// What this process was started as, and with what, if it is a contestant.
+pub(crate) fn contestant() -> Option<(String, Vec<String>)> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != CONTESTANT).skip(1);
+    arguments.next().map(|name| (name, arguments.collect()))
+}
+
+/// Tells the parent where it serves, and ends this process when the parent does.
+pub(crate) fn serving_at(address: SocketAddr) {
+    println!("{address}");
+    std::io::stdout().flush().unwrap();
+    std::thread::spawn(|| {
+        let _parent_ended = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+}
+
+/// A directory on the disk that the project is built on: one in memory would flatter whoever writes.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let target = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(target.parent().unwrap()).unwrap()
+}
+
+/// What a process has used up since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) processor: Duration,
+    /// Bytes it has caused to be written to a disk.
+    pub(crate) written: u64,
+    /// Times its threads gave up the processor to wait.
+    pub(crate) waits: u64,
+}
+
+impl Used {
+    pub(crate) fn of(process: u32) -> Self {
+        let directory = PathBuf::from(format!("/proc/{process}"));
+        let mut used = Self::default();
+        for thread in fs::read_dir(directory.join("task")).unwrap() {
+            let thread = thread.unwrap().path();
+            let times = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+            used.processor += Duration::from_nanos(
+                times.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0),
+            );
+            used.waits += field(&thread.join("status"), "voluntary_ctxt_switches:");
+        }
+        used.written = field(&directory.join("io"), "write_bytes:");
+        used
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            processor: self.processor.saturating_sub(before.processor),
+            written: self.written - before.written,
+            waits: self.waits.saturating_sub(before.waits),
+        }
+    }
+}
+
+/// A number of a file under `/proc` that holds lines of names and numbers.
+pub(crate) fn field(path: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// The time that all processors together have been busy.
+pub(crate) fn busy() -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap();
+    let ticks: Vec<u64> =
+        text.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    // user nice system idle iowait irq softirq steal
+    Duration::from_millis(10 * (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6] + ticks[7]))
+}
+
+/// How many transactions a database has committed since its shared memory was made: the change counter of the
+/// write-ahead log's index. Each costs one fsync of the log.
+pub(crate) fn commits(database: &Path) -> u32 {
+    let index = fs::read(database.with_extension("db-shm")).unwrap();
+    u32::from_ne_bytes(index[8..12].try_into().unwrap())
+}
+
+/// A heartbeat, as the bare route reads it: everything that ostler reads, and nothing is done with it.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "reading is all that is done with it")]
+struct BareBeat {
+    workspace_id: String,
+    error_rate: f64,
+    sample_error: String,
+    active_tasks: f64,
+    uptime_seconds: f64,
+    current_task: String,
+    monthly_spend: f64,
+    runtime_state: String,
+    runtime_metadata: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    id: Box<RawValue>,
+    params: Params,
+}
+
+#[derive(Deserialize)]
+struct Params {
+    message: Parts,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Parts {
+    parts: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    jsonrpc: &'static str,
+    id: Box<RawValue>,
+    result: Parts,
+}
+
+/// Serves what everything else is measured against: axum with nothing behind it. `/` is an agent that says back what
+/// it was told.
+pub(crate) fn serve_bare() {
+    let heartbeat = post(|Json(_beat): Json<BareBeat>| async {
+        ([(axum::http::header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#)
+    });
+    let agent = post(|Json(message): Json<Message>| async {
+        Json(Answer { jsonrpc: "2.0", id: message.id, result: message.params.message })
+    });
+    serve(Router::new().route("/registry/heartbeat", heartbeat).route("/", agent));
+}
+
+/// Serves the least that a proxy can be: it reads a message whole, sends it on over a kept connection, and sends the
+/// answer back.
+pub(crate) fn serve_bare_proxy(agent: SocketAddr) {
+    type Sender = SendRequest<Full<Bytes>>;
+    let pool: Arc<Mutex<Vec<Sender>>> = Arc::default();
+    let pass_on = post(move |body: Bytes| {
+        let pool = Arc::clone(&pool);
+        async move {
+            let kept = pool.lock().unwrap().pop();
+            let mut sender = match kept {
+                Some(sender) => sender,
+                None => {
+                    let stream = TcpStream::connect(agent).await.unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    let (sender, connection) =
+                        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                    tokio::spawn(connection);
+                    sender
+                }
+            };
+            sender.ready().await.unwrap();
+            let request = Request::post("/")
+                .header("host", "agent")
+                .header("content-type", "application/json")
+                .body(Full::new(body))
+                .unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            pool.lock().unwrap().push(sender);
+            ([(axum::http::header::CONTENT_TYPE, "application/json")], body)
+        }
+    });
+    serve(Router::new().route("/workspaces/{id}/a2a", pass_on));
+}
+
+fn serve(router: Router) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        serving_at(listener.local_addr().unwrap());
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+        axum::serve(listener, router).await.unwrap();
+    });
+}
+
+/// The middle one, the lowest and the highest.
+pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
+    let mut sorted: Vec<_> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1])
+}
+
+pub(crate) fn verdict(what: &str, reached: bool) {
+    println!("goal: {what}: {}", if reached { "reached" } else { "MISSED" });
+}

@@ -1,0 +1,212 @@
+//! What a heartbeat costs, counted in what does not depend on the machine: commits and bytes. And what an answer to
+//! one is worth.
+//!
+//! The statements of a beat are counted beside it (`src/store/beats.rs`), where its connection can be listened to.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use ostler::{
+    domain::{
+        beat::Beat,
+        ids::{TokenId, WorkspaceId},
+        status::Status,
+        time::Timestamp,
+        token::Token,
+    },
+    store::{Bearer, FILE_NAME, Heard, Holder, Store},
+};
+use rusqlite::{Connection, params};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{Fixture, T0, commits, minute, pin_log, registry, submit};
+
+/// Workspaces of the crowd.
+const CROWD: u64 = 10_000;
+
+/// What a beat may cause to be written, in bytes: its share of the log's pages, and of the pages that a checkpoint
+/// copies from there.
+const BYTES_MAX: usize = 5_000;
+
+/// A registry of many online workspaces with an instance token each, and rows as wide as they are in life.
+struct Crowd {
+    directory: TempDir,
+    store: Store,
+}
+
+fn member(number: u64) -> (WorkspaceId, Token) {
+    let id = Uuid::from_u128(u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64 | 1);
+    let mut bytes = [9; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    (WorkspaceId(id), Token::from_random(bytes))
+}
+
+impl Crowd {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.found_registry(registry()).await.unwrap();
+        drop(store);
+        let mut sql = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        fill(&mut sql);
+        sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(sql);
+        let store = Store::open(directory.path()).unwrap();
+        Self { directory, store }
+    }
+
+    fn holder(&self, number: u64) -> Holder {
+        match self.store.bearer(&member(number).1.digest(), T0) {
+            Some(Bearer::Workspace(holder)) => holder,
+            other => panic!("the token of workspace {number} is {other:?}"),
+        }
+    }
+
+    /// Beats of these workspaces, committed together but for those the writer has taken before the last was handed in.
+    async fn beat(&self, numbers: &[u64], at: Timestamp) {
+        let lock = Connection::open(self.directory.path().join(FILE_NAME)).unwrap();
+        lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let waiting: Vec<_> = numbers
+            .iter()
+            .map(|number| submit(self.store.note_beat(self.holder(*number), beat(1), at)))
+            .collect();
+        lock.execute_batch("ROLLBACK").unwrap();
+        for answer in waiting {
+            assert_eq!(answer.await, Ok(Heard::Noted));
+        }
+    }
+}
+
+/// A whole beat without words.
+fn beat(uptime_seconds: i64) -> Beat {
+    Beat { uptime_seconds, ..Beat::default() }
+}
+
+fn fill(sql: &mut Connection) {
+    let tx = sql.transaction().unwrap();
+    {
+        let mut workspaces = tx
+            .prepare(
+                "INSERT INTO workspaces (key, id, name, kind, runtime, tier, spec, status, status_since, incarnation,
+                                         created_at)
+                 VALUES (?1, ?2, ?3, 'container', 'plain', 2, '{\"image\":\"example.org/agent:1\"}', 'online', ?4, 1, ?4)",
+            )
+            .unwrap();
+        // As it is after an hour of life: a row that grows at its first beat is no usual one.
+        let mut pulse = tx
+            .prepare(
+                "INSERT INTO pulse (workspace, token_used_at, last_heartbeat_at, last_activity_at, error_rate, active_tasks,
+                                    uptime_seconds, monthly_spend_cents)
+                 VALUES (?1, ?2, ?2, ?2, 0.25, 2, 3600, 1234)",
+            )
+            .unwrap();
+        let mut tokens = tx
+            .prepare(
+                "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
+                 VALUES (?1, ?2, 'instance', 1, ?3, ?4, ?5)",
+            )
+            .unwrap();
+        for number in 1..=CROWD {
+            let (id, token) = member(number);
+            let token_id = TokenId(Uuid::from_u128(id.0.as_u128() ^ 2));
+            let key = number.cast_signed();
+            workspaces.execute(params![key, id.0.as_bytes(), format!("w{number}"), T0.0]).unwrap();
+            pulse.execute(params![key, T0.0]).unwrap();
+            tokens
+                .execute(params![token_id.0.as_bytes(), key, token.digest().0, token.prefix(), T0.0])
+                .unwrap();
+        }
+    }
+    tx.commit().unwrap();
+}
+
+/// The pages that a log holds, one for each of its frames.
+fn frames(database: &Path) -> (Vec<u32>, usize) {
+    let log = fs::read(database.with_extension("db-wal")).unwrap();
+    let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+    let frame = 24 + word(8) as usize;
+    let of_this_log = (32..)
+        .step_by(frame)
+        .take_while(|at| at + frame <= log.len())
+        .take_while(|at| log[at + 8..at + 16] == log[16..24]);
+    (of_this_log.map(word).collect(), frame)
+}
+
+#[tokio::test]
+async fn beats_that_wait_together_share_a_commit() {
+    let crowd = Crowd::new().await;
+    let database = crowd.directory.path().join(FILE_NAME);
+    let pin = Connection::open(&database).unwrap();
+    crowd.beat(&[1], minute(1)).await;
+    pin_log(&pin);
+    let before = commits(&database);
+    let numbers: Vec<_> = (1..=256).map(|number| number * 37).collect();
+    crowd.beat(&numbers, minute(2)).await;
+    // The first may have been taken alone, before the others came.
+    let shared = commits(&database) - before;
+    assert!(shared <= 2, "256 beats that waited together needed {shared} commits, and so many fsyncs");
+}
+
+#[tokio::test]
+async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_pages() {
+    const BATCH: usize = 64;
+    const BATCHES: usize = 12;
+    let crowd = Crowd::new().await;
+    let database = crowd.directory.path().join(FILE_NAME);
+    let pin = Connection::open(&database).unwrap();
+    crowd.beat(&[1], minute(1)).await;
+    pin_log(&pin);
+    let (before, _) = frames(&database);
+    // Neighbours share a page, so they are taken from all over the table.
+    let mut random = 1_u64;
+    for _ in 0..BATCHES {
+        let batch: Vec<_> = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % CROWD + 1
+        })
+        .take(BATCH)
+        .collect();
+        crowd.beat(&batch, minute(2)).await;
+    }
+    let (after, frame) = frames(&database);
+    let logged = &after[before.len()..];
+    let copied = logged.iter().collect::<BTreeSet<_>>().len();
+    let bytes = (logged.len() + copied) * frame / (BATCH * BATCHES);
+    assert!(
+        bytes <= BYTES_MAX,
+        "a beat writes {bytes} bytes, more than {BYTES_MAX}: {} pages were logged for {} beats in {BATCHES} batches, and \
+         {copied} will be copied. Did a beat's row grow, or get an index?",
+        logged.len(),
+        BATCH * BATCHES
+    );
+}
+
+/// What `kill -9` leaves: the files as they are, whatever this process still had in mind.
+fn as_it_lies(directory: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {
+        fs::copy(directory.join(&name), copy.path().join(&name)).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_beat_that_was_answered_is_in_the_file() {
+    let fixture = Fixture::new().await;
+    let (id, token) = fixture.online("alpha", T0).await;
+    for second in 1..=20 {
+        let at = Timestamp(minute(1).0 + second * 1000);
+        let Some(Bearer::Workspace(holder)) = fixture.store.bearer(&token.digest(), at) else {
+            panic!("the token is not known");
+        };
+        let told = Beat { current_task: format!("step {second}"), active_tasks: 1, ..beat(second) };
+        assert_eq!(fixture.store.note_beat(holder, told, at).await, Ok(Heard::Noted));
+        let left = as_it_lies(fixture.directory());
+        let after = Store::open(left.path()).unwrap();
+        let described = after.describe(id).await.unwrap().unwrap();
+        assert_eq!(described.vitals.last_heartbeat_at, Some(at), "beat {second} was answered and lost");
+        assert_eq!(described.vitals.current_task, format!("step {second}"));
+        assert_eq!(described.vitals.uptime_seconds, second);
+        assert_eq!(described.row.status, Status::Online);
+    }
+}
