@@ -270,7 +270,7 @@ fn drive_agents(store: &Store) {
     }
     at_once(store.is_live(first));
     at_once(store.note_activity_at(vec![(first, NOW)]));
-    at_once(store.quiet_rows(NOW));
+    at_once(store.quiet_rows(NOW, NOW));
     at_once(store.idle_rows());
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
