@@ -18,7 +18,7 @@ use crate::domain::{
     ids::{Incarnation, WorkspaceId},
     naming::WorkspaceName,
     status::{Cause, Status},
-    time::Timestamp,
+    time::{JUMP, Timestamp},
     workspace::Workspace,
 };
 
@@ -38,7 +38,7 @@ pub enum PauseResult {
 pub enum Unless {
     /// Only if the status is the same since then.
     ChangedSince(Timestamp),
-    /// Only if no beat came at that time or later.
+    /// Only if no beat came at that time or later. One that lies ahead of the clock came before it was set back.
     HeardSince(Timestamp),
 }
 
@@ -154,7 +154,7 @@ impl Store {
     pub async fn change_status_unless(&self, change: StatusChange, unless: Unless) -> StoreResult<bool> {
         self.lanes
             .write("change status unless", move |tx| {
-                Ok(holds(tx.sql, change.workspace, unless)?
+                Ok(holds(tx.sql, change.workspace, unless, change.at)?
                     && change_status(tx, &change, event_of(change.cause))?)
             })
             .await
@@ -191,6 +191,7 @@ impl Store {
                 }
                 if let (Some(since), Some(active_at)) = (idle_since, active_at)
                     && active_at > since
+                    && !active_at.is_ahead_of(at)
                 {
                     return Ok(SleepResult::Raced);
                 }
@@ -268,7 +269,7 @@ impl Store {
         self.lanes
             .write("claim restart of unwell", move |tx| {
                 let degraded = one(tx.sql, id)?.is_some_and(|row| row.status == Status::Degraded);
-                if !degraded || !holds(tx.sql, id, unless)? {
+                if !degraded || !holds(tx.sql, id, unless, at)? {
                     return Ok(false);
                 }
                 let (ends, _) = spent(tx.sql, id)?;
@@ -317,9 +318,10 @@ impl Store {
                         "UPDATE pulse SET wedged_since = ?3
                          WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1 AND status IN ('online', 'degraded'))
                            AND wedged_since IS NULL AND active_tasks > 0
-                           AND COALESCE(last_heartbeat_at, 0) <= ?2 AND COALESCE(last_activity_at, 0) <= ?2",
+                           AND NOT (COALESCE(last_heartbeat_at, 0) > ?2 AND last_heartbeat_at <= ?4)
+                           AND NOT (COALESCE(last_activity_at, 0) > ?2 AND last_activity_at <= ?4)",
                     )?
-                    .execute(params![id, quiet_since, at])?;
+                    .execute(params![id, quiet_since, at, at + JUMP])?;
                 if flagged == 0 {
                     return Ok(false);
                 }
@@ -383,7 +385,9 @@ fn pause_one(
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
-    if paused {
+    // One that was paused along with another and is now paused by itself does not come back with that one.
+    let by_itself = row.status == Status::Paused && with.is_none();
+    if paused || by_itself {
         tx.sql
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![row.id, with])?;
@@ -410,7 +414,7 @@ fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     ordered
 }
 
-fn holds(sql: &Connection, id: WorkspaceId, unless: Unless) -> StoreResult<bool> {
+fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> StoreResult<bool> {
     Ok(match unless {
         Unless::ChangedSince(since) => sql
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND status_since = ?2)")?
@@ -418,9 +422,9 @@ fn holds(sql: &Connection, id: WorkspaceId, unless: Unless) -> StoreResult<bool>
         Unless::HeardSince(since) => sql
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM workspaces w JOIN pulse p ON p.workspace = w.key
-                                WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) < ?2)",
+                                WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) NOT BETWEEN ?2 AND ?3)",
             )?
-            .query_row(params![id, since], |row| row.get(0))?,
+            .query_row(params![id, since, now + JUMP], |row| row.get(0))?,
     })
 }
 

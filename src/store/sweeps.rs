@@ -3,6 +3,8 @@
 //! Every query here grows with the live rows or with what the listing shows, never with removed
 //! history; a test reads the query plans.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
@@ -13,7 +15,7 @@ use crate::domain::{
     liveness::{IdleRow, QuietRow},
     plan::{KnownRow, StaleCandidate},
     status::Status,
-    time::Timestamp,
+    time::{JUMP, Timestamp},
     workspace::Kind,
 };
 
@@ -118,10 +120,21 @@ impl Store {
     pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
         self.lanes
             .read("known rows", move |sql| {
+                // Nearly all of them, out of an index. Whichever changes before the second question is found by one
+                // of the two.
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS}
+                     FROM rarray(?1) l CROSS JOIN workspaces w INDEXED BY workspaces_holding ON w.id = l.value
+                     WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}"
+                );
+                let mut rows = known_rows(sql, &text, [row::ids(&listed)])?;
+                let found: HashSet<_> = rows.iter().map(|row| row.id).collect();
+                let others: Vec<_> = listed.into_iter().filter(|id| !found.contains(id)).collect();
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value"
                 );
-                known_rows(sql, &text, [row::ids(&listed)])
+                rows.extend(known_rows(sql, &text, [row::ids(&others)])?);
+                Ok(rows)
             })
             .await
     }
@@ -176,8 +189,9 @@ impl Store {
         self.lanes
             .read("up rows", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w
-                     WHERE w.status IN ('online', 'degraded', 'offline') AND w.kind = 'container'"
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_holding
+                     WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}
+                       AND w.status IN ('online', 'degraded', 'offline')"
                 );
                 known_rows(sql, &text, [])
             })
@@ -199,24 +213,25 @@ impl Store {
             .await
     }
 
-    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never.
+    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never, as far as the clock
+    /// that says `now` can tell: a beat that lies ahead of it is one of nobody knows when.
     ///
     /// Driven by the pulse, which is narrow and holds live rows only; whoever was heard lately costs no second look.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn quiet_rows(&self, heard_before: Timestamp) -> StoreResult<Vec<QuietRow>> {
+    pub async fn quiet_rows(&self, heard_before: Timestamp, now: Timestamp) -> StoreResult<Vec<QuietRow>> {
         self.lanes
             .read("quiet rows", move |sql| {
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS}, w.kind, p.last_heartbeat_at, p.active_tasks, p.last_activity_at,
                             p.wedged_since, w.restart_when_wedged
                      FROM pulse p CROSS JOIN workspaces w ON w.key = p.workspace
-                     WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1)
+                     WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1 OR p.last_heartbeat_at > ?2)
                        AND w.status IN ('online', 'degraded')"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([heard_before], |row| {
+                let rows = query.query_map([heard_before, now + JUMP], |row| {
                     let kind: String = row.get(8)?;
                     Ok(QuietRow {
                         row: known(row)?,
@@ -233,22 +248,26 @@ impl Store {
             .await
     }
 
-    /// Rows that may sleep and work on nothing.
+    /// Rows that may sleep, work on nothing, and at which nothing has happened for as long as they may be idle, as far
+    /// as is written down. More may be known of them, and they may not have been listened to for so long.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn idle_rows(&self) -> StoreResult<Vec<IdleRow>> {
+    pub async fn idle_rows(&self, now: Timestamp) -> StoreResult<Vec<IdleRow>> {
         self.lanes
-            .read("idle rows", |sql| {
+            .read("idle rows", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at
+                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at, w.online_since
                      FROM workspaces w INDEXED BY workspaces_may_sleep JOIN pulse p ON p.workspace = w.key
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
-                       AND w.kind = 'container' AND p.active_tasks = 0"
+                       AND w.kind = 'container' AND p.active_tasks = 0
+                       AND (p.last_activity_at IS NULL
+                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000)"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([], |row| {
-                    Ok(IdleRow { row: known(row)?, idle_minutes: row.get(8)?, active_at: row.get(9)? })
+                let rows = query.query_map([now, now + JUMP], |row| {
+                    let (idle_minutes, active_at, online_since) = (row.get(8)?, row.get(9)?, row.get(10)?);
+                    Ok(IdleRow { row: known(row)?, idle_minutes, active_at, online_since })
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
@@ -271,7 +290,8 @@ impl Store {
             .await
     }
 
-    /// Offline rows whose restart is due by then, the longest due first.
+    /// Offline rows whose restart is due by then, the longest due first. One that ended at a time still to come, by a
+    /// clock that has been set back since, is due too: its wait was minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -280,10 +300,11 @@ impl Store {
             .read("restarts due", move |sql| {
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_restart_due
-                     WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL AND w.restart_due_at <= ?1
+                     WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL
+                       AND (w.restart_due_at <= ?1 OR w.status_since > ?2)
                      ORDER BY w.restart_due_at"
                 );
-                known_rows(sql, &text, [by])
+                known_rows(sql, &text, [by, by + JUMP])
             })
             .await
     }
