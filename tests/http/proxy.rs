@@ -1,5 +1,6 @@
 //! Messages between agents (§6), row by row.
 
+use ostler::engine::{Trouble, fake::Fault};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -511,4 +512,67 @@ async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
     let (from, to, _agent) = pair(&registry, Says::Nothing).await;
     let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(hello())).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (504, vec!["error".to_owned()]), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_held_hears_at_once_what_becomes_of_its_target() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    for (name, becomes) in [("paused", 409), ("removed", 410), ("failed", 503)] {
+        let to = registry.begun(name, json!({})).await;
+        let before = registry.ops.traffic().sent_at(registry.row(&from.id).await.id);
+        let changes = async {
+            until("the message waits", async || {
+                let sent = registry.ops.traffic().sent_at(registry.row(&from.id).await.id);
+                (sent > before).then_some(())
+            })
+            .await;
+            let row = registry.row(&to.id).await;
+            if name == "paused" {
+                to.order("pause").await.well();
+            } else if name == "removed" {
+                registry.order(Ask::new("DELETE", format!("/workspaces/{}", to.id))).await.well();
+            } else {
+                let ops = &registry.ops;
+                ops.time_out_provisioning(row.id, row.incarnation, row.status_since, 1).await.unwrap();
+            }
+        };
+        let held = from.message(&to).header("X-Timeout", "60").json(hello());
+        let (answer, ()) = tokio::join!(from.ask(held), changes);
+        assert_eq!(answer.status, becomes, "{name}: {answer:?}");
+        assert!(!answer.text().contains("waking"), "{name}: it did not wait in vain: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("hibernate").await.well();
+    registry.world.inject(|call| match call.method {
+        "start_container" => Fault::Before(Trouble::Unreachable),
+        _ => Fault::None,
+    });
+    let answer = from.ask(from.message(&to).header("X-Timeout", "60").json(hello())).await;
+    assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
+    assert!(answer.header("retry-after").is_some());
+    registry.world.heal();
+    let wakes = async {
+        let token = registry.token_in_volume(&to.id).await;
+        let agent = Agent::at(to.port().await, well()).await;
+        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        agent
+    };
+    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(hello())), wakes);
+    answer.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_may_send_to_itself() {
+    let registry = Registry::start().await;
+    let (_, to, agent) = pair(&registry, well()).await;
+    to.tell(&to, hello()).await.is(200, REPLY);
+    assert_eq!(agent.asked()[0].headers["x-workspace-id"], to.id.as_str());
+    let id = registry.row(&to.id).await.id;
+    until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
 }

@@ -10,7 +10,10 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -427,10 +430,14 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
-/// Ports that nobody has. Each test is a process of its own, so the process's id tells where to look first.
+/// How many registries this process has made: tests may run in processes of their own or in one.
+static REGISTRIES: AtomicU32 = AtomicU32::new(0);
+
+/// Ports that nobody has, looked for in another place by each process and each registry of it.
 fn free_ports() -> PortRange {
     let windows = (PORTS.end - PORTS.start) / PORTS_EACH;
-    let first = u16::try_from(std::process::id() * 7 % u32::from(windows)).expect("below the windows");
+    let first = std::process::id() * 7 + REGISTRIES.fetch_add(1, Ordering::Relaxed);
+    let first = u16::try_from(first % u32::from(windows)).expect("below the windows");
     let ranges = (0..windows).map(|next| {
         let first = PORTS.start + (first + next) % windows * PORTS_EACH;
         PortRange { first, last: first + PORTS_EACH - 1 }
