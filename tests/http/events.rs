@@ -38,8 +38,8 @@ impl Listener {
     async fn next(&mut self) -> Heard {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
-                let frame = frame.to_owned();
-                self.text = rest.to_owned();
+                let (frame, rest) = (frame.to_owned(), rest.to_owned());
+                self.text = rest;
                 let field =
                     |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
                 // A comment only keeps the connection open.

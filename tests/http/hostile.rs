@@ -1,9 +1,10 @@
 //! What nobody means well by: tricks with paths and headers, bodies that are too large or too deep, floods, noise.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -90,7 +91,7 @@ async fn a_head_that_is_none_is_refused_and_the_connection_ends() {
     let one = registry.online("one").await;
     let head = format!("GET /workspaces/{}/state HTTP/1.1\r\nHost: x\r\n", one.id);
     let auth = format!("Authorization: Bearer {}\r\n", one.token);
-    let many = (0..200).map(|number| format!("X-{number}: y\r\n")).collect::<String>();
+    let many = "X-Many: y\r\n".repeat(200);
     for (what, bytes) in [
         ("no HTTP at all", b"hello\r\n\r\n".to_vec()),
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
@@ -242,31 +243,35 @@ impl Noise {
     }
 }
 
-const PATHS: [&str; 24] = [
-    "/registry/heartbeat",
-    "/registry/register",
-    "/registry/update-card",
-    "/registry/check-access",
-    "/registry/discover/ID",
-    "/registry/ID/peers?q=WORD",
-    "/workspaces",
-    "/workspaces/ID",
-    "/workspaces/ID/a2a",
-    "/workspaces/ID/activity",
-    "/workspaces/ID/delegations",
-    "/workspaces/ID/hibernate?force=WORD",
-    "/workspaces/ID/restart?wait=WORD",
-    "/workspaces/ID/state",
-    "/workspaces/ID/tokens",
-    "/workspaces/ID/tokens/ID",
-    "/events?limit=WORD",
-    "/events/ID",
-    "/sweeps/WORD",
-    "/trash/ID/restore",
-    "/exec/ID/start",
-    "/admin/tokens",
-    "/WORD/ID/WORD",
-    "/health",
+const ROUTES: [(&str, &str); 28] = [
+    ("POST", "/registry/heartbeat"),
+    ("POST", "/registry/register"),
+    ("POST", "/registry/update-card"),
+    ("POST", "/registry/check-access"),
+    ("GET", "/registry/discover/ID"),
+    ("GET", "/registry/ID/peers?q=WORD"),
+    ("POST", "/workspaces"),
+    ("PATCH", "/workspaces/ID"),
+    ("POST", "/workspaces/ID/a2a"),
+    ("POST", "/workspaces/ID/activity"),
+    ("GET", "/workspaces/ID/delegations"),
+    ("POST", "/workspaces/ID/hibernate?force=WORD"),
+    ("POST", "/workspaces/ID/restart?wait=WORD"),
+    ("GET", "/workspaces/ID/state"),
+    ("POST", "/workspaces/ID/tokens"),
+    ("DELETE", "/workspaces/ID/tokens/ID"),
+    ("GET", "/events?limit=WORD"),
+    ("GET", "/events/ID"),
+    ("GET", "/sweeps/WORD"),
+    ("POST", "/trash/ID/restore"),
+    ("POST", "/exec/ID/start"),
+    ("POST", "/admin/tokens"),
+    ("GET", "/WORD/ID/WORD"),
+    ("GET", "/health"),
+    ("POST", "/registry/heartbeat"),
+    ("POST", "/registry/heartbeat"),
+    ("GET", "/workspaces/ID"),
+    ("GET", "/workspaces/ID/activity"),
 ];
 
 const WORDS: [&str; 12] = [
@@ -323,7 +328,7 @@ fn noisy_body(noise: &mut Noise, id: &str) -> Vec<u8> {
     let mut body = format!(r#"{{"workspace_id":"{id}","#);
     for _ in 0..noise.below(6) {
         let (key, value) = (*noise.of(&keys), *noise.of(&values));
-        body += &format!("\"{key}\":{value},");
+        body.extend(["\"", key, "\":", value, ","]);
     }
     body.pop();
     body += "}";
@@ -349,8 +354,10 @@ fn noisy(noise: &mut Noise, hands: &[(String, String)]) -> Ask {
         _ => id.clone(),
     };
     let word = *noise.of(&WORDS);
-    let path = noise.of(&PATHS).replace("ID", &named).replace("WORD", word);
-    let method = *noise.of(&["GET", "POST", "POST", "PATCH", "DELETE", "PUT"]);
+    let (method, path) = *noise.of(&ROUTES);
+    let path = path.replace("ID", &named).replace("WORD", word);
+    let method =
+        if noise.one_in(20) { *noise.of(&["GET", "POST", "PUT", "DELETE", "PATCH"]) } else { method };
     let mut ask = Ask::new(method, path);
     ask = match noise.below(8) {
         0 => ask,
@@ -365,7 +372,7 @@ fn noisy(noise: &mut Noise, hands: &[(String, String)]) -> Ask {
         ask = ask.header("X-Workspace-ID", if noise.one_in(4) { word.to_owned() } else { id.clone() });
     }
     // What is waited for is waited for shortly.
-    ask = ask.header("X-Timeout", (*noise.of(&["1", "1", "1", "1"])).to_owned());
+    ask = ask.header("X-Timeout", "1");
     if method == "GET" { ask } else { ask.body(noisy_body(noise, &id)) }
 }
 
@@ -399,6 +406,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
         hands.push((hand.id.clone(), hand.token.clone()));
     }
     let mut at_rest = 0;
+    let told = Mutex::new(BTreeMap::<u16, usize>::new());
     let flood = async |seed: u64, count: usize| {
         let mut noise = Noise(seed);
         let mut wire = Wire::open(registry.address).await;
@@ -418,6 +426,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
             let answer = wire.try_answer().await;
             let closed = answer.as_ref().is_none_or(|answer| answer.header("connection") == Some("close"));
             if let Some(answer) = answer {
+                *told.lock().unwrap().entry(answer.status).or_default() += 1;
                 assert!(
                     is_fine(answer.status),
                     "seed {seed}: {} -> {answer:?}",
@@ -443,6 +452,12 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
         if spell == 0 {
             at_rest = resident_kib();
         }
+    }
+    let told = told.into_inner().unwrap();
+    for (status, least) in [(200, 500), (400, 500), (401, 500), (403, 100), (404, 500), (405, 100), (409, 10)]
+    {
+        let count = told.get(&status).copied().unwrap_or(0);
+        assert!(count >= least, "too few {status}: the noise no longer reaches what it is about: {told:?}");
     }
     let grown = resident_kib().saturating_sub(at_rest);
     assert!(grown < 64 << 10, "five thousand requests left {grown} KiB behind");

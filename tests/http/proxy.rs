@@ -29,7 +29,7 @@ fn hello() -> Value {
 }
 
 /// A workspace that sends, and an external one that is sent to, whose agent is asked.
-async fn pair<'r>(registry: &'r Registry, says: Says) -> (Hand<'r>, Hand<'r>, Agent) {
+async fn pair(registry: &Registry, says: Says) -> (Hand<'_>, Hand<'_>, Agent) {
     let agent = Agent::saying(says).await;
     let to = registry.external_at("to", &agent.url()).await;
     (registry.online("from").await, to, agent)

@@ -123,6 +123,7 @@ impl Registry {
         Self::serve(directory, world, ports, wanted).await
     }
 
+    #[allow(clippy::too_many_lines, reason = "a composition root is one list of parts")]
     async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, wanted: Wanted) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
@@ -362,6 +363,7 @@ impl Hand<'_> {
         self.ask(self.beat_with(more)).await
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "so that a test can write the value in its place")]
     pub(crate) fn beat_with(&self, more: Value) -> Ask {
         let mut body = json!({ "workspace_id": self.id });
         body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
