@@ -262,7 +262,8 @@ impl Store {
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
                        AND w.kind = 'container' AND p.active_tasks = 0
                        AND (p.last_activity_at IS NULL
-                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000)"
+                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000
+                          OR p.last_activity_at > ?2)"
                 );
                 let mut query = sql.prepare_cached(&text)?;
                 let rows = query.query_map([now, now + JUMP], |row| {

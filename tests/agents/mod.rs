@@ -2,6 +2,7 @@
 //! for what a test has to change.
 
 mod deaths;
+mod doctor;
 mod lifecycle;
 mod sleep;
 

@@ -19,7 +19,7 @@ use std::{
 
 use ostler::{
     clock::{SharedClock, SystemClock},
-    doctor::{Doctor, DoctorParts},
+    doctor::{Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -191,7 +191,13 @@ impl Registry {
             clock: Arc::clone(&clock),
             instance,
             data_dir,
-            told_to_agents: ops.settings().told_to_agents(),
+            network: Network {
+                listen: vec![address.ip()],
+                port: address.port(),
+                told_to_agents: ops.settings().told_to_agents(),
+                isolate: false,
+                reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
+            },
         });
         let api = Api::new(ApiParts {
             store: store.clone(),
