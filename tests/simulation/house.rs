@@ -34,7 +34,7 @@ use ostler::{
     listening::Listening,
     ops::{CreateRequest, OpResult, Ops, Parts, Settings},
     store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store},
-    sweep::{Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts},
+    sweep::{Driver, Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine},
     tasks::AtOnce,
     wake::Wake,
 };
@@ -64,8 +64,6 @@ pub(crate) struct Daemon {
     pub(crate) sweeper: Arc<Sweeper>,
     /// Where what agents say is written down.
     pub(crate) hearing: Store,
-    /// Since when it listens, shared with its sweeper.
-    pub(crate) listening: Listening,
 }
 
 /// The installation.
@@ -149,6 +147,30 @@ impl House {
     pub(crate) fn start_daemon(&mut self) {
         let (sim, disk, eye) = (&self.sim, &self.disk, &self.eye);
         self.daemon = start(sim, disk, eye, &self.world, &self.mirror, self.change_sweeper);
+    }
+
+    /// The daemon listens to what the engine tells of containers. The look after each connection is left to the
+    /// passes a test runs: there is no driver here.
+    pub(crate) fn watch(&self) {
+        let (stage, spawn) = (self.sim.stage(Place::Engine, SWEEPS), self.sim.spawner(Owner::Engine));
+        let fake = FakeEngine::connect(Arc::clone(&self.world), stage, self.sim.clock(), spawn);
+        let (_, sweeps) = Driver::new(
+            Arc::clone(&self.daemon.sweeper),
+            ostler::sweep::all(),
+            self.sim.clock(),
+            self.sim.spawner(Owner::Daemon),
+            Wake::new().1,
+        );
+        let watch = Watch {
+            store: Store::staged(&self.disk, self.sim.stage(Place::Store, SWEEPS)),
+            engine: Arc::new(Bounded::new(Arc::new(fake), self.sim.clock(), Deadlines::default())),
+            ops: self.daemon.ops.clone(),
+            sweeps,
+            clock: self.sim.clock(),
+            spawn: self.sim.spawner(Owner::Daemon),
+            instance: INSTANCE,
+        };
+        self.sim.spawn(Owner::Daemon, watch_engine(watch));
     }
 
     /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
@@ -321,7 +343,6 @@ fn start(
         let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
         Arc::new(Bounded::new(Arc::new(fake), sim.clock(), Deadlines::default()))
     };
-    let listening = Listening::since(sim.now(), sim.clock().awake());
     let ops = Ops::new(Parts {
         store: Store::staged(disk, sim.stage(Place::Store, OPS)),
         engine: engine(OPS),
@@ -341,10 +362,10 @@ fn start(
         instance: INSTANCE,
         limits: limits(),
         runtimes: runtimes(),
-        listening: listening.clone(),
+        listening: Listening::since(sim.now(), sim.clock().awake()),
     });
     let hearing = Store::staged(disk, sim.stage(Place::Store, AGENTS));
-    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)), hearing, listening }
+    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)), hearing }
 }
 
 /// Identity, mirror and sentinel, made at the first start and found at the later ones.

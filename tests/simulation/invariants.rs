@@ -36,13 +36,17 @@ pub(crate) struct Witness {
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Whether a person approves what the breaker holds: then it limits nothing.
     pub(crate) approving: bool,
-    /// Workspaces whose containers something else than ostler may start: a person, or a call that arrives late.
+    /// Workspaces whose containers a person has started by hand.
     pub(crate) hands: BTreeSet<WorkspaceId>,
+    /// Whether calls may arrive late: then anything may be started at any time.
+    pub(crate) late_starts: bool,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
     resting: BTreeMap<WorkspaceId, usize>,
     /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
     /// has to have said so.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
+    /// What anybody ever was.
+    pub(crate) reached: BTreeSet<Status>,
     /// How often everything was looked at.
     pub(crate) looks: usize,
 }
@@ -84,6 +88,7 @@ impl Witness {
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
+            self.reached.insert(to);
             if let Some(from) = self.told.insert(id, to) {
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
                     *target == to && tells_of(event, *cause) && sources.contains(&from)
@@ -120,7 +125,9 @@ impl Witness {
     ) -> Result<(), Broken> {
         for event in events.iter().filter(|event| event.event_type == "WORKSPACE_HIBERNATED") {
             let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
-            let Some(row) = row.filter(|row| !self.hands.contains(&row.id)) else { continue };
+            let Some(row) = row.filter(|row| !self.late_starts && !self.hands.contains(&row.id)) else {
+                continue;
+            };
             let state = house.world.state();
             if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
                 return Err(format!("{} is said to sleep, and a container of it runs", row.name));
@@ -278,7 +285,8 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let what = format!("{} is {} with {} running containers", row.name, row.status, running.len());
     match row.status {
-        Status::Online if row.kind == Kind::External => Ok(()),
+        // Where its agent runs nobody here knows.
+        Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
             if row.container.as_ref() != Some(*id) {
@@ -302,7 +310,6 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
         | Status::Failed(Failure::StartError | Failure::Parked | Failure::ProvisionTimeout) => {
             if running.is_empty() { Ok(()) } else { Err(what) }
         }
-        Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
         Status::Provisioning
         | Status::Degraded
         | Status::Offline
