@@ -53,15 +53,15 @@ CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_po
 CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
-CREATE INDEX workspaces_up ON workspaces (status, container_id) WHERE status IN ('online', 'degraded', 'offline');
-CREATE INDEX workspaces_holding ON workspaces (id, status, name) -- whose tokens may be stale, without the rows
+CREATE INDEX workspaces_holding -- what passes read of containers' rows, without the rows: those lie a page each
+    ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
 CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
 CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
     WHERE status = 'offline' AND restart_due_at IS NOT NULL;
 CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hibernating';
-CREATE INDEX workspaces_may_sleep ON workspaces (key)
+CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, status, kind)
     WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
 CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
 

@@ -110,11 +110,11 @@ impl Registered {
             self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
             // check_heartbeats and flag_wedged.
             for quiet_for in [SILENT_AFTER, WEDGED_AFTER] {
-                let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for)).await;
+                let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for, NOW)).await;
                 self.expect("silent rows", quiet.len());
             }
             // hibernate_idle and restart_due.
-            self.expect("idle rows", timed(&mut parts[10], store.idle_rows()).await.len());
+            self.expect("idle rows", timed(&mut parts[10], store.idle_rows(NOW)).await.len());
             self.expect("restarts due", timed(&mut parts[9], store.restarts_due(NOW)).await.len());
             // revoke_stale_tokens.
             let candidates =
@@ -274,7 +274,12 @@ impl<'t> Filler<'t> {
             // One in fifty has been silent for an hour; of the others every fourth works.
             let silent = place % 50 == 49;
             let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (place % 30_000).cast_signed() };
-            let (tasks, active_at) = if place % 4 == 1 { (2, heard_at) } else { (0, NOW.0 - HOUR / 4) };
+            // Of those who do not, some for longer than they may.
+            let (tasks, active_at) = match place % 20 {
+                1 | 5 | 9 | 13 | 17 => (2, heard_at),
+                10 => (0, NOW.0 - 2 * HOUR),
+                _ => (0, NOW.0 - HOUR / 4),
+            };
             // The token's use is as old for all, so that there is something to revoke in every round.
             self.pulse.execute(params![key, NOW.0 - HOUR, heard_at, active_at, tasks]).unwrap();
         }

@@ -7,6 +7,7 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod agents;
 mod cli;
 mod faults;
 mod house;

@@ -42,6 +42,23 @@ pub enum Unless {
     HeardSince(Timestamp),
 }
 
+/// Why a workspace is put to sleep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drowsy {
+    /// Somebody said so.
+    Ordered {
+        /// Even while it works on something.
+        force: bool,
+    },
+    /// It was found idle.
+    Idle {
+        /// Unless something happened there after this time.
+        since: Timestamp,
+        /// What that was decided on.
+        evidence: String,
+    },
+}
+
 /// What came of putting a workspace to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SleepResult {
@@ -143,16 +160,15 @@ impl Store {
             .await
     }
 
-    /// Claims a workspace for sleep: its row says hibernating, unless it works on something or, where `idle_since`
-    /// is given, something happened there since.
+    /// Claims a workspace for sleep: its row says hibernating, unless it works on something or, where it was found
+    /// idle, something happened there since.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn begin_hibernation(
         &self,
         id: WorkspaceId,
-        idle_since: Option<Timestamp>,
-        force: bool,
+        why: Drowsy,
         at: Timestamp,
     ) -> StoreResult<SleepResult> {
         self.lanes
@@ -166,6 +182,10 @@ impl Store {
                     .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
                     .optional()?;
                 let Some((tasks, active_at, name, tier)) = seen else { return Ok(SleepResult::Raced) };
+                let (idle_since, evidence, force) = match why {
+                    Drowsy::Ordered { force } => (None, None, force),
+                    Drowsy::Idle { since, evidence } => (Some(since), Some(evidence), false),
+                };
                 if tasks > 0 && !force {
                     return Ok(SleepResult::Busy(tasks));
                 }
@@ -180,7 +200,7 @@ impl Store {
                     cause: Cause::BeginHibernation,
                     incarnation: None,
                     detail: None,
-                    told: json!({ "name": name, "tier": tier, "ordered": idle_since.is_none() }),
+                    told: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
                     at,
                 };
                 let begun = change_status(tx, &change, EventKind::Hibernating)?;

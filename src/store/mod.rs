@@ -50,7 +50,7 @@ pub use activity::Activity;
 pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
 pub use beats::{Heard, Registration};
-pub use lifecycle::{ContainerEnd, GoneResult, PauseResult, SleepResult, Unless};
+pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
 pub use mirror::{MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
 pub use roster::{Bearer, Holder, Member, Said, manages_status};

@@ -3,6 +3,8 @@
 //! Every query here grows with the live rows or with what the listing shows, never with removed
 //! history; a test reads the query plans.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
@@ -118,10 +120,21 @@ impl Store {
     pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
         self.lanes
             .read("known rows", move |sql| {
+                // Nearly all of them, out of an index. Whichever changes before the second question is found by one
+                // of the two.
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS}
+                     FROM rarray(?1) l CROSS JOIN workspaces w INDEXED BY workspaces_holding ON w.id = l.value
+                     WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}"
+                );
+                let mut rows = known_rows(sql, &text, [row::ids(&listed)])?;
+                let found: HashSet<_> = rows.iter().map(|row| row.id).collect();
+                let others: Vec<_> = listed.into_iter().filter(|id| !found.contains(id)).collect();
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value"
                 );
-                known_rows(sql, &text, [row::ids(&listed)])
+                rows.extend(known_rows(sql, &text, [row::ids(&others)])?);
+                Ok(rows)
             })
             .await
     }
@@ -176,8 +189,9 @@ impl Store {
         self.lanes
             .read("up rows", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w
-                     WHERE w.status IN ('online', 'degraded', 'offline') AND w.kind = 'container'"
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_holding
+                     WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}
+                       AND w.status IN ('online', 'degraded', 'offline')"
                 );
                 known_rows(sql, &text, [])
             })
@@ -234,21 +248,25 @@ impl Store {
             .await
     }
 
-    /// Rows that may sleep and work on nothing.
+    /// Rows that may sleep, work on nothing, and at which nothing has happened for as long as they may be idle, as far
+    /// as is written down. More may be known of them, and they may not have been listened to for so long.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn idle_rows(&self) -> StoreResult<Vec<IdleRow>> {
+    pub async fn idle_rows(&self, now: Timestamp) -> StoreResult<Vec<IdleRow>> {
         self.lanes
-            .read("idle rows", |sql| {
+            .read("idle rows", move |sql| {
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at, w.online_since
                      FROM workspaces w INDEXED BY workspaces_may_sleep JOIN pulse p ON p.workspace = w.key
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
-                       AND w.kind = 'container' AND p.active_tasks = 0"
+                       AND w.kind = 'container' AND p.active_tasks = 0
+                       AND (p.last_activity_at IS NULL
+                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000
+                          OR p.last_activity_at > ?2)"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([], |row| {
+                let rows = query.query_map([now, now + JUMP], |row| {
                     let (idle_minutes, active_at, online_since) = (row.get(8)?, row.get(9)?, row.get(10)?);
                     Ok(IdleRow { row: known(row)?, idle_minutes, active_at, online_since })
                 })?;

@@ -16,7 +16,7 @@ use std::{
 
 use ostler::{
     clock::{SharedClock, SystemClock},
-    doctor::{Doctor, DoctorParts},
+    doctor::{Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -49,7 +49,7 @@ use super::wire::{Answer, Ask};
 /// The image everything here runs.
 pub(crate) const IMAGE: &str = "agent:1";
 /// How long anything a test waits for may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Ports of a registry's containers: below those that the kernel hands out, beside those of other tests.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;
@@ -123,6 +123,7 @@ impl Registry {
         Self::serve(directory, world, ports, wanted).await
     }
 
+    #[allow(clippy::too_many_lines, reason = "a composition root is one list of parts")]
     async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, wanted: Wanted) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
@@ -187,7 +188,13 @@ impl Registry {
             clock: Arc::clone(&clock),
             instance,
             data_dir,
-            told_to_agents: ops.settings().told_to_agents(),
+            network: Network {
+                listen: vec![address.ip()],
+                port: address.port(),
+                told_to_agents: ops.settings().told_to_agents(),
+                isolate: false,
+                reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
+            },
         });
         let api = Api::new(ApiParts {
             store: store.clone(),
@@ -362,6 +369,7 @@ impl Hand<'_> {
         self.ask(self.beat_with(more)).await
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "so that a test can write the value in its place")]
     pub(crate) fn beat_with(&self, more: Value) -> Ask {
         let mut body = json!({ "workspace_id": self.id });
         body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());

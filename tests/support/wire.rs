@@ -167,9 +167,9 @@ impl Wire {
         let _closed = self.stream.write_all(bytes).await;
     }
 
-    pub(crate) async fn ask(&mut self, ask: &Ask) -> Answer {
-        self.write(&ask.bytes()).await;
-        self.answer().await
+    /// Says that nothing more will be written.
+    pub(crate) async fn finish(&mut self) {
+        let _closed = self.stream.shutdown().await;
     }
 
     /// The next answer, whole.
@@ -235,10 +235,10 @@ impl Wire {
     }
 
     async fn more(&mut self) -> Option<()> {
-        let mut buffer = [0; 16 * 1024];
-        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer)).await;
-        let read = read.expect("the daemon says nothing any more").ok().filter(|read| *read > 0)?;
-        self.read.extend(&buffer[..read]);
+        let mut buffer = Vec::with_capacity(16 * 1024);
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut buffer)).await;
+        read.expect("the daemon says nothing any more").ok().filter(|read| *read > 0)?;
+        self.read.extend(buffer);
         Some(())
     }
 }

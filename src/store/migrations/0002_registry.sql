@@ -8,10 +8,18 @@ ALTER TABLE workspaces ADD COLUMN online_since INTEGER;
 ALTER TABLE workspaces ADD COLUMN ends TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE workspaces ADD COLUMN restart_due_at INTEGER;
 
+-- A live row lies in a page of its own among removed ones, and whoever reads reads it anew after every beat.
+DROP INDEX workspaces_up;
+DROP INDEX workspaces_holding;
+CREATE INDEX workspaces_holding -- what passes read of containers' rows, without the rows: those lie a page each
+    ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
+    WHERE kind = 'container'
+      AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
+
 CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
     WHERE status = 'offline' AND restart_due_at IS NOT NULL;
 CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hibernating';
-CREATE INDEX workspaces_may_sleep ON workspaces (key)
+CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, status, kind)
     WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
 CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
 

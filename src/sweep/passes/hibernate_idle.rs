@@ -31,7 +31,7 @@ impl Pass for HibernateIdle {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let rows = sweeper.store.idle_rows().await?;
+        let rows = sweeper.store.idle_rows(look.asked_at()).await?;
         let traffic = sweeper.ops.traffic();
         let in_use = |id| (traffic.open(id), traffic.active_at(id));
         let lasted = |since| sweeper.lasted(since, look);
