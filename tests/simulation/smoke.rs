@@ -408,12 +408,11 @@ impl Story {
         let (hearing, clock, book) =
             (self.house.daemon.hearing.clone(), self.house.sim.clock(), Arc::clone(&self.book));
         self.house.sim.spawn(Owner::Daemon, async move {
-            let heard = match beat {
-                Some(beat) => hearing.note_beat(holder, beat, clock.now()).await,
-                None => {
-                    let registration = Registration { url: None, card: serde_json::json!({ "name": "x" }) };
-                    hearing.note_registration(holder, registration, clock.now()).await
-                }
+            let heard = if let Some(beat) = beat {
+                hearing.note_beat(holder, beat, clock.now()).await
+            } else {
+                let registration = Registration { url: None, card: serde_json::json!({ "name": "x" }) };
+                hearing.note_registration(holder, registration, clock.now()).await
             };
             book.lock().unwrap().history.push(format!("{name}, who {says}, was answered {heard:?}"));
         });
@@ -423,8 +422,8 @@ impl Story {
     fn talk(&mut self) {
         let (arrives, from_somebody) = self.house.sim.choose(|rng| (rng.permille(500), rng.permille(500)));
         if arrives {
-            let arrived = self.book.lock().unwrap().passages.pop();
-            drop(arrived);
+            let passage = self.book.lock().unwrap().passages.pop();
+            drop(passage);
             return;
         }
         let Some(to) = self.any_workspace() else { return };
@@ -608,10 +607,9 @@ impl Story {
                 Word::Stop => row.status == Status::Paused,
                 Word::Remove => row.status == Status::Removed,
                 Word::Undelete => row.status != Status::Removed,
-                Word::Start | Word::Restart | Word::Recreate => row.status != Status::Paused,
+                // Who was woken may have been idle since.
+                Word::Start | Word::Restart | Word::Recreate | Word::Wake => row.status != Status::Paused,
                 Word::Hibernate => row.status == Status::Hibernated,
-                // It may have been idle since.
-                Word::Wake => row.status != Status::Paused,
             };
             if !kept {
                 let (number, word) = (last.number, last.word);

@@ -484,6 +484,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// Whether a run is one of a pass that has to see the engine. Those that only ask the store go on without it.
 pub(crate) fn sees_the_engine(run: &Value) -> bool {
     let name = run["pass"].as_str().expect("a run names its pass");
-    let pass = ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass");
+    let pass =
+        ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass");
     pass.sight() == ostler::sweep::Sight::Engine
 }
