@@ -45,6 +45,8 @@ pub(crate) struct Witness {
     /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
     /// has to have said so.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
+    /// What anybody ever was.
+    pub(crate) reached: BTreeSet<Status>,
     /// How often everything was looked at.
     pub(crate) looks: usize,
 }
@@ -86,6 +88,7 @@ impl Witness {
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
+            self.reached.insert(to);
             if let Some(from) = self.told.insert(id, to) {
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
                     *target == to && tells_of(event, *cause) && sources.contains(&from)

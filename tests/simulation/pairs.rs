@@ -258,10 +258,10 @@ fn prepare(house: &mut House, from: Status, twice: bool) -> Prepared {
     Prepared { id, holder, stale }
 }
 
-fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, stale: Holder) {
+fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) {
     let (ops, sweeper, hearing) =
         (house.daemon.ops.clone(), Arc::clone(&house.daemon.sweeper), house.daemon.hearing.clone());
-    let (clock, world, stage) =
+    let (clock, world, hand) =
         (house.sim.clock(), Arc::clone(&house.world), house.sim.stage(Place::Engine, AGENTS));
     let eye_row = house.row(id);
     house.sim.spawn(Owner::Daemon, async move {
@@ -281,7 +281,7 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, stale: Holder
                 drop(hearing.note_registration(holder, registration, clock.now()).await);
             }
             Act::Beat => drop(hearing.note_beat(holder, well(), clock.now()).await),
-            Act::StaleBeat => drop(hearing.note_beat(stale, well(), clock.now()).await),
+            Act::StaleBeat => drop(hearing.note_beat(old, well(), clock.now()).await),
             Act::Unwell => {
                 let (told, heard) = tokio::sync::oneshot::channel();
                 let (container, memory) = (eye_row.container.clone(), hearing.clone());
@@ -294,7 +294,7 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, stale: Holder
                     let _nobody_waits =
                         told.send(token.and_then(|token| memory.bearer(&token.digest(), now)));
                 };
-                stage.submit("agent speaks", Box::new(speaks));
+                hand.submit("agent speaks", Box::new(speaks));
                 if let Ok(Some(Bearer::Workspace(holder))) = heard.await {
                     drop(hearing.note_beat(holder, Beat { error_rate: 1.0, ..well() }, clock.now()).await);
                 }
@@ -318,13 +318,11 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, stale: Holder
                     drop(state);
                     let _nobody_waits = told.send(memory.member(id));
                 };
-                stage.submit("container dies", Box::new(dies));
+                hand.submit("container dies", Box::new(dies));
                 let Ok(Some(member)) = heard.await else { return };
-                let up = match member.status {
-                    Status::Online | Status::Degraded => true,
-                    Status::Provisioning => ops.has_begun(id, member.incarnation),
-                    _ => false,
-                };
+                let begun = ops.has_begun(id, member.incarnation);
+                let up = matches!(member.status, Status::Online | Status::Degraded)
+                    || (member.status == Status::Provisioning && begun);
                 if up {
                     drop(ops.order(id, Order::MarkOffline(member.incarnation)).await);
                 }

@@ -96,7 +96,7 @@ fn touches(seen: Seen) -> Touches {
         (Place::Store, "workspace" | "paused above" | "paused along with") => {
             Touches { looks_at: STORE | TURN, changes: TURN }
         }
-        // What follows asks who is at work, which any step may have changed.
+        // After these passes ask who is at work, which any step may have changed.
         (
             Place::Store,
             "restarts due"
@@ -105,9 +105,9 @@ fn touches(seen: Seen) -> Touches {
             | "falling asleep rows"
             | "provisioning rows"
             | "up rows",
-        ) => Touches::changing(EVERYTHING),
+        )
+        | (Place::Engine, _) => Touches::changing(EVERYTHING),
         (Place::Store, _) => Touches::changing(STORE | TURN),
-        (Place::Engine, _) => Touches::changing(EVERYTHING),
     }
 }
 

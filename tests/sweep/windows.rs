@@ -66,11 +66,11 @@ impl Household {
         let heard = at_once(house.eye.note_registration(holder, registration, house.sim.now())).unwrap();
         assert_eq!(heard, Heard::Noted);
         let household = Self { house, witness, online, degraded, busy, idle, starting, external: made.id };
-        assert_eq!(household.statuses(), household.before());
+        assert_eq!(household.statuses(), Self::before());
         household
     }
 
-    fn before(&self) -> Vec<Status> {
+    fn before() -> Vec<Status> {
         use Status::{Degraded, Online, Provisioning};
         vec![Online, Degraded, Online, Online, Provisioning, Online]
     }
@@ -101,8 +101,8 @@ impl Household {
             let row = at_once(household.house.eye.describe(household.busy)).unwrap();
             row.expect("there is such a row").vitals.wedged_since
         };
-        let before = self.before();
-        self.sweep_for(SILENT_AFTER - Duration::from_secs(1));
+        let before = Self::before();
+        self.sweep_for(SILENT_AFTER.saturating_sub(Duration::from_secs(1)));
         assert_eq!(self.statuses(), before, "{how}: somebody was blamed before a window had passed");
         let moved = |at: usize| self.statuses()[at];
         assert_eq!(moved(0), Status::Online);
@@ -112,20 +112,20 @@ impl Household {
         assert_eq!(now[5], Status::AwaitingAgent, "{how}: it is silent for a whole window");
         assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
         assert_eq!(wedged(&self), None, "{how}: its window is longer");
-        self.sweep_for(WEDGED_AFTER - SILENT_AFTER);
+        self.sweep_for(WEDGED_AFTER.saturating_sub(SILENT_AFTER));
         assert!(wedged(&self).is_some(), "{how}: nothing came of it for a whole window");
         assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
-        self.sweep_for(IDLE - WEDGED_AFTER);
+        self.sweep_for(IDLE.saturating_sub(WEDGED_AFTER));
         assert_eq!(self.statuses()[3], Status::Hibernated, "{how}: it was idle for a whole window");
         let limit = Runtime::agent().provisioning_limit;
         assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
-        self.sweep_for(limit - IDLE - OFTEN * 4);
+        self.sweep_for(limit.saturating_sub(IDLE + OFTEN * 4));
         assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
         assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
         self.sweep_for(OFTEN * 6);
         let late = Status::Failed(Failure::ProvisionTimeout);
         assert_eq!(self.statuses()[4], late, "{how}: it was not heard for a whole window");
-        self.sweep_for(SILENT_AFTER + RESTART_SILENT_AFTER - limit);
+        self.sweep_for((SILENT_AFTER + RESTART_SILENT_AFTER).saturating_sub(limit));
         assert_eq!(
             self.restarts(self.degraded),
             2,
@@ -186,7 +186,7 @@ fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
     household.house.sim.jump(3 * HOUR);
     household.house.sim.pass(Duration::from_secs(5));
     household.house.sim.jump(-3 * HOUR);
-    let before = household.before();
+    let before = Household::before();
     household.sweep_for(Duration::from_mins(1));
     assert_eq!(household.statuses(), before);
 }
@@ -223,7 +223,7 @@ fn who_was_woken_or_resumed_is_given_its_idle_time_before_it_sleeps_again() {
     household.house.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
     household.house.sim.quiesce();
     assert_eq!(household.house.status(id), Status::Online);
-    household.sweep_for(IDLE - OFTEN * 2);
+    household.sweep_for(IDLE.saturating_sub(OFTEN * 2));
     assert_eq!(household.house.status(id), Status::Online, "it was woken for nothing");
     household.sweep_for(OFTEN * 4);
     assert_eq!(household.house.status(id), Status::Hibernated, "nothing happened there after all");
