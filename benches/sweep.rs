@@ -110,7 +110,7 @@ impl Registered {
             self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
             // check_heartbeats and flag_wedged.
             for quiet_for in [SILENT_AFTER, WEDGED_AFTER] {
-                let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for)).await;
+                let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for, NOW)).await;
                 self.expect("silent rows", quiet.len());
             }
             // hibernate_idle and restart_due.

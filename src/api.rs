@@ -664,6 +664,19 @@ pub struct EventView {
     pub created_at: String,
 }
 
+/// Something that `GET /events/stream` tells in passing: it is not stored, and has no id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassingView {
+    /// What: `WORKSPACE_HEARTBEAT`, `TASK_UPDATED`.
+    pub event_type: String,
+    /// Whom it concerns.
+    pub workspace_id: String,
+    /// The particulars.
+    pub payload: serde_json::Value,
+    /// When.
+    pub created_at: String,
+}
+
 /// `POST /workspaces/:id/exec`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

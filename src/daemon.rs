@@ -18,7 +18,7 @@ use crate::{
     api,
     clock::{Boxed, Clock, SharedClock, SystemClock, within},
     config::Config,
-    doctor::{self, Doctor, DoctorParts},
+    doctor::{self, Doctor, DoctorParts, Network, Reach},
     domain::address::Allow,
     engine::{
         Engine,
@@ -32,7 +32,7 @@ use crate::{
     http::{Access, Api, ApiParts, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
-    ops::{Ops, Parts, Settings},
+    ops::{HostAddress, Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
     sweep::{
         self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine,
@@ -361,7 +361,7 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
         clock: Arc::clone(&house.clock),
         instance: house.registry.instance,
         data_dir: config.data_dir.clone(),
-        told_to_agents: house.ops.settings().told_to_agents(),
+        network: network_of(house.ops.clone(), config),
     });
     Api::new(ApiParts {
         store: house.store.clone(),
@@ -384,6 +384,23 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
             },
         },
     })
+}
+
+fn network_of(ops: Ops, config: &Config) -> Network {
+    Network {
+        listen: config.network.listen.clone(),
+        port: config.network.port,
+        told_to_agents: ops.settings().told_to_agents(),
+        isolate: config.network.isolate,
+        reach: Arc::new(move || {
+            let ops = ops.clone();
+            Box::pin(async move {
+                let HostAddress { address, lan_sees_it } =
+                    ops.host_address().await.map_err(|error| error.to_string())?;
+                Ok(Reach { address, lan_sees_it })
+            })
+        }),
+    }
 }
 
 /// The engine, with deadlines. One that nobody serves yet is the place where it would be: the daemon

@@ -2,6 +2,8 @@
 //!
 //! It changes nothing. Each check is a question of its own, so one that cannot be answered hides no other.
 
+mod network;
+
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
@@ -12,9 +14,11 @@ use crate::{
         Engine,
         trusted::{self, Untrusted},
     },
-    store::{Scope, Store, StoreResult},
+    store::{Scope, Store, StoreError, StoreResult},
     sweep,
 };
+
+pub use network::{AskReach, Network, Reach};
 
 /// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
 const LOW_DISK_BYTES: u64 = 512 << 20;
@@ -35,8 +39,8 @@ pub struct DoctorParts {
     pub instance: InstanceId,
     /// Where the registry lives.
     pub data_dir: PathBuf,
-    /// Where agents are told to reach ostler, for people.
-    pub told_to_agents: String,
+    /// Where agents are heard.
+    pub network: Network,
 }
 
 /// Something in order.
@@ -54,6 +58,10 @@ pub fn fail(name: &str, found: impl Into<String>, advice: impl Into<String>) -> 
     Check { name: name.into(), verdict: "fail".into(), found: found.into(), advice: Some(advice.into()) }
 }
 
+fn store_fails(error: &StoreError) -> Check {
+    fail("store", error.to_string(), "see the daemon's log")
+}
+
 impl Doctor {
     /// Puts the parts together.
     #[must_use]
@@ -69,17 +77,8 @@ impl Doctor {
         checks.extend(self.listing().await);
         let of_store =
             [self.registry().await, self.workspaces().await, self.held().await, self.trash().await];
-        checks.extend(of_store.into_iter().map(|check| {
-            check.unwrap_or_else(|error| fail("store", error.to_string(), "see the daemon's log"))
-        }));
-        checks.push(ok(
-            "network",
-            format!(
-                "agents are told to reach ostler at {} (its routes for them are not served yet). The tree decides who may discover and message whom; it does \
-                 not filter packets between containers of one network (`network.isolate` does)",
-                self.0.told_to_agents
-            ),
-        ));
+        checks.extend(of_store.into_iter().map(|check| check.unwrap_or_else(|error| store_fails(&error))));
+        checks.extend(self.network().await.unwrap_or_else(|error| vec![store_fails(&error)]));
         DoctorReport { checks }
     }
 

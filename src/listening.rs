@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::domain::time::{Awake, Timestamp};
-
-/// How far the wall clock may drift from the awake clock between two looks: more is a suspend, or a clock that
-/// was set.
-pub const JUMP: Duration = Duration::from_secs(10);
+use crate::domain::time::{Awake, JUMP, Timestamp};
 
 #[derive(Debug)]
 struct Spell {
@@ -57,7 +53,9 @@ impl Listening {
     /// For how long something has lasted, as far as ostler listened.
     #[must_use]
     pub fn lasted(&self, since: Timestamp, now: Timestamp, awake: Awake) -> Duration {
-        now.since(since).min(self.spell(awake))
+        let spell = self.spell(awake);
+        // One that a clock ran ahead for is not quiet until that time comes round again.
+        if since.is_ahead_of(now) { spell } else { now.since(since).min(spell) }
     }
 
     /// For how long ostler has been listening.
@@ -96,6 +94,8 @@ mod tests {
         let later = Awake(60_000);
         assert_eq!(listening.lasted(WALL - MINUTE * 60, WALL + MINUTE, later), MINUTE);
         assert_eq!(listening.lasted(WALL + MINUTE / 2, WALL + MINUTE, later), MINUTE / 2);
+        assert_eq!(listening.lasted(WALL + MINUTE * 9, WALL + MINUTE, later), MINUTE, "set back since");
+        assert_eq!(listening.lasted(WALL + MINUTE + JUMP, WALL + MINUTE, later), Duration::ZERO, "adjusted");
     }
 
     #[test]

@@ -7,9 +7,11 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod agents;
 mod cli;
 mod faults;
 mod house;
+mod http;
 mod keeper;
 mod podman;
 mod simulation;

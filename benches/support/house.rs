@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use ostler::{
     clock::{SharedClock, SystemClock},
-    doctor::{Doctor, DoctorParts},
+    doctor::{Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -164,7 +164,13 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         clock: Arc::clone(clock),
         instance: INSTANCE,
         data_dir: directory.to_owned(),
-        told_to_agents: String::new(),
+        network: Network {
+            listen: Vec::new(),
+            port: 0,
+            told_to_agents: String::new(),
+            isolate: false,
+            reach: Arc::new(|| Box::pin(async { Err("nothing runs here".to_owned()) })),
+        },
     });
     Api::new(ApiParts {
         store,

@@ -73,10 +73,10 @@ Examples:
     /// Open a shell inside a workspace
     #[command(visible_alias = "sh")]
     Shell(ShellArgs),
-    /// Start a workspace that is stopped, or has failed, and what was stopped along with it
+    /// Start a workspace that is stopped or has failed, with what was stopped along
     #[command(visible_alias = "resume")]
     Start(StartArgs),
-    /// Stop a workspace and all below it; they stay stopped until they are started
+    /// Stop a workspace and all below it, until it is started
     #[command(visible_alias = "pause")]
     Stop(StopArgs),
     /// Put a workspace to sleep; a message, or `wake`, wakes it
@@ -603,7 +603,13 @@ Examples:
         expires: Option<Duration>,
     },
     /// List the valid tokens of a workspace
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        after_help = "\
+Examples:
+  ostler token ls builder
+  ostler token ls --admin"
+    )]
     Ls {
         /// Name, id or beginning of the id
         #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]

@@ -119,14 +119,11 @@ fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
         Ipv4Addr::new(a, b, c, d)
     };
     match ip.segments() {
-        // Mapped; compatible (long retired, still parsed); NAT64.
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            Some(two(high, low))
-        }
-        // Translated (SIIT).
-        [0, 0, 0, 0, 0xffff, 0, high, low] => Some(two(high, low)),
-        // 6to4.
-        [0x2002, high, low, ..] => Some(two(high, low)),
+        // Mapped, and compatible (long retired, still parsed); translated (SIIT); NAT64; 6to4.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(two(high, low)),
         _ => None,
     }
 }

@@ -52,6 +52,14 @@ pub struct IdleRow {
     pub idle_minutes: u32,
     /// When something last happened there.
     pub active_at: Option<Timestamp>,
+    /// Since when it is up: who was woken has not been idle before that.
+    pub online_since: Option<Timestamp>,
+}
+
+/// For how long nothing of all this has happened. Each is measured by itself: a time that lies ahead, because the
+/// clock was set back, is not the newest.
+fn shortest(times: [Option<Timestamp>; 3], row: &KnownRow, lasted: Lasted<'_>) -> Duration {
+    times.into_iter().flatten().map(lasted).min().unwrap_or_else(|| lasted(row.status_since))
 }
 
 /// `check_heartbeats`: external agents that are silent are waited for again; containers that run and are silent are
@@ -120,8 +128,7 @@ pub fn flag_wedged(
     let at_work = |quiet: &&QuietRow| quiet.active_tasks > 0 && !busy.contains(&quiet.row.id);
     for quiet in rows.iter().filter(at_work) {
         let row = &quiet.row;
-        let last = [quiet.heard_at, quiet.active_at, sent_at(row.id)].into_iter().flatten().max();
-        let quiet_for = lasted(last.unwrap_or(row.status_since));
+        let quiet_for = shortest([quiet.heard_at, quiet.active_at, sent_at(row.id)], row, lasted);
         if quiet_for < WEDGED_AFTER {
             continue;
         }
@@ -158,8 +165,7 @@ pub fn hibernate_idle(
         let row = &idle.row;
         let limit = Duration::from_secs(u64::from(idle.idle_minutes) * 60);
         let (open, seen_at) = in_use(row.id);
-        let last = [idle.active_at, seen_at].into_iter().flatten().max().unwrap_or(row.status_since);
-        let idle_for = lasted(last);
+        let idle_for = shortest([idle.active_at, seen_at, idle.online_since], row, lasted);
         if open == 0 && idle_for >= limit {
             let evidence = format!("nothing happened there for {}", words(idle_for));
             let action = Action::Hibernate { workspace: row.id, idle_since: now - limit };
@@ -183,7 +189,7 @@ pub fn time_out_provisioning(
     for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
         // Without a limit, or not brought up by this process: `settle` begins that anew.
         let (Some(limit), Some(begun_at)) = (limit(&row.runtime), begun_at(row)) else { continue };
-        let waited = lasted(begun_at.max(row.status_since));
+        let waited = lasted(begun_at).min(lasted(row.status_since));
         if waited < limit {
             plan.watching.push(format!("{}: started, and not heard for {}", row.name, words(waited)));
             continue;
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn silence_degrades_then_restarts_and_an_external_agent_is_waited_for() {
-        let short = SILENT_AFTER - Duration::from_secs(1);
+        let short = Duration::from_secs(179);
         assert_eq!(silent(quiet(Status::Online, short), &since), []);
         assert!(matches!(
             silent(quiet(Status::Online, SILENT_AFTER), &since)[..],
@@ -317,6 +323,7 @@ mod tests {
             row: row(Status::Online),
             idle_minutes: 10,
             active_at: Some(NOW - Duration::from_mins(10)),
+            online_since: None,
         };
         let plan = |idle: &IdleRow, open, seen| {
             let rows = std::slice::from_ref(idle);
@@ -325,6 +332,12 @@ mod tests {
         assert_eq!(plan(&idle, 0, None), 1);
         assert_eq!(plan(&idle, 1, None), 0, "a request is on its way");
         assert_eq!(plan(&idle, 0, Some(NOW - Duration::from_mins(9))), 0, "a message came");
+        let woken = Some(NOW - Duration::from_mins(9));
+        assert_eq!(
+            plan(&IdleRow { online_since: woken, ..idle.clone() }, 0, None),
+            0,
+            "it was only just woken"
+        );
         assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
     }
 

@@ -17,7 +17,18 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
+/// How far the wall clock may drift from the awake clock between two looks: more is a suspend, or a clock that
+/// was set.
+pub const JUMP: Duration = Duration::from_secs(10);
+
 impl Timestamp {
+    /// Whether it lies so far ahead that it was written down by a clock that has been set back since. When that was
+    /// nobody knows, other than that it was before the present spell of listening.
+    #[must_use]
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        self > now + JUMP
+    }
+
     /// The time that has passed since `earlier`; zero when `earlier` lies ahead (the clock was set back).
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -78,12 +78,12 @@ impl fmt::Debug for TokenDigest {
 /// like one stays.
 #[must_use]
 pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> String {
-    let in_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let of_a_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find(in_token) {
+    while let Some(start) = rest.find(of_a_token) {
         let word = &rest[start..];
-        let end = word.find(|c| !in_token(c)).unwrap_or(word.len());
+        let end = word.find(|c| !of_a_token(c)).unwrap_or(word.len());
         clean.push_str(&rest[..start]);
         let token = Token::parse(&word[..end]);
         clean.push_str(if token.is_some_and(|token| is_token(&token.digest())) {

@@ -46,7 +46,7 @@ pub(super) enum Presented<'a> {
     Nothing,
 }
 
-pub(super) fn presented<'a>(headers: &'a HeaderMap, own_socket: bool) -> Presented<'a> {
+pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     // Exactly `Bearer ` with one space, once; anything else counts as no token.
     let token = match (values.next(), values.next()) {

@@ -242,11 +242,11 @@ impl Forwarder {
         }
         clean_answer(&mut head.headers);
         watch.heard();
-        let shelf = match target {
+        let kept_at = match target {
             Target::Local(address) => Some((Arc::clone(&self.pool), *address)),
             Target::Checked(_) => None,
         };
-        let mut body = Streamed { incoming, upstream: Some(upstream), shelf, watch, left: limits.response };
+        let mut body = Streamed { incoming, upstream: Some(upstream), kept_at, watch, left: limits.response };
         if body.incoming.is_end_stream() {
             // Nobody polls the body of an empty answer.
             poll_fn(|cx| {
@@ -338,9 +338,10 @@ fn connector(roots: RootCertStore) -> Result<TlsConnector, rustls::Error> {
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn not_connected(error: io::Error) -> ForwardError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => ForwardError::Refused,
-        _ => ForwardError::Unreachable(error.to_string()),
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        ForwardError::Refused
+    } else {
+        ForwardError::Unreachable(error.to_string())
     }
 }
 
@@ -508,9 +509,9 @@ impl Pool {
         if kept.count >= KEPT {
             return;
         }
-        let shelf = kept.by_target.entry(address).or_default();
-        if shelf.len() < KEPT_EACH {
-            shelf.push((upstream, now));
+        let same = kept.by_target.entry(address).or_default();
+        if same.len() < KEPT_EACH {
+            same.push((upstream, now));
             kept.count += 1;
         }
     }
@@ -518,9 +519,9 @@ impl Pool {
 
 impl Kept {
     fn clear_old(&mut self, now: Awake) {
-        self.by_target.retain(|_, shelf| {
-            shelf.retain(|(_, since)| now.since(*since) < KEPT_FOR);
-            !shelf.is_empty()
+        self.by_target.retain(|_, same| {
+            same.retain(|(_, since)| now.since(*since) < KEPT_FOR);
+            !same.is_empty()
         });
         self.count = self.by_target.values().map(Vec::len).sum();
         self.cleared_at = now;
@@ -580,7 +581,7 @@ struct Streamed {
     /// None once the answer is over.
     upstream: Option<Upstream>,
     /// Where the connection may be kept.
-    shelf: Option<(Arc<Pool>, SocketAddr)>,
+    kept_at: Option<(Arc<Pool>, SocketAddr)>,
     watch: Watch,
     /// Bytes that may still come.
     left: u64,
@@ -592,7 +593,7 @@ impl Streamed {
         let Some(mut upstream) = self.upstream.take() else { return };
         // It has yet to notice that it is done.
         upstream.drive(cx);
-        if let Some((pool, address)) = self.shelf.take()
+        if let Some((pool, address)) = self.kept_at.take()
             && upstream.is_free()
         {
             pool.keep(address, upstream);
@@ -828,7 +829,7 @@ mod tests {
         }
 
         /// Waits until the other side has closed the connection.
-        async fn is_left(mut self) {
+        async fn sees_the_end(mut self) {
             let mut rest = Vec::new();
             let _reset_is_an_end_too = self.0.read_to_end(&mut rest).await;
         }
@@ -894,8 +895,8 @@ mod tests {
             heard
         });
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
-        let (head, body) = heard.split_once("\r\n\r\n").unwrap();
-        let mut lines: Vec<_> = head.lines().collect();
+        let (request, body) = heard.split_once("\r\n\r\n").unwrap();
+        let mut lines: Vec<_> = request.lines().collect();
         assert_eq!(lines.remove(0), "POST / HTTP/1.1");
         lines.sort_unstable();
         assert_eq!(
@@ -1044,8 +1045,8 @@ mod tests {
             assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
             if closes {
                 drop(caller);
-                // The end of the connection is noticed by the runtime, which looks for it now and then.
-                for _ in 0..256 {
+                // The runtime has to hear of it, as it does all the time where it has more to do.
+                for _ in 0..10 {
                     tokio::task::yield_now().await;
                 }
             } else {
@@ -1054,7 +1055,7 @@ mod tests {
                     let mut fresh = agent.accepts().await;
                     fresh.reads().await;
                     fresh.says(HELLO).await;
-                    caller.is_left().await;
+                    caller.sees_the_end().await;
                 });
             }
         }
@@ -1098,7 +1099,7 @@ mod tests {
                 } => caller,
             }
         };
-        caller.is_left().await;
+        caller.sees_the_end().await;
         // While it answers.
         let (answer, caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
             let mut caller = agent.accepts().await;
@@ -1109,7 +1110,7 @@ mod tests {
         let mut body = answer.unwrap().into_body();
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "first");
         drop(body);
-        caller.is_left().await;
+        caller.sees_the_end().await;
     }
 
     #[tokio::test]
@@ -1120,7 +1121,7 @@ mod tests {
             let mut caller = agent.accepts().await;
             caller.reads().await;
             caller.says(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
-            caller.is_left().await;
+            caller.sees_the_end().await;
         });
         assert_eq!(answer.unwrap_err(), ForwardError::TooLarge);
     }
@@ -1256,7 +1257,7 @@ mod tests {
             }
         });
         assert!(end.unwrap().is_err());
-        caller.is_left().await;
+        caller.sees_the_end().await;
     }
 
     #[tokio::test]

@@ -113,7 +113,7 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         assert_eq!(limiter.check(1), Ok(()));
         assert_eq!(limiter.check(1), Err(1), "one came back, not two");
-        clock.advance(Duration::from_secs(3600));
+        clock.advance(Duration::from_hours(1));
         let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
         assert_eq!(passed, 5, "a silence fills the bucket and no more");
     }

@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test's own task")]
-    async fn start(limits: ConnectionLimits) -> Server {
+    fn start(limits: ConnectionLimits) -> Server {
         let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = Router::new()
             .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
@@ -580,7 +580,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_never_ends_is_cut_however_it_drips() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\n").await;
         server.clock.until_asked(1).await;
@@ -594,7 +594,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_beats_every_30_seconds_keeps_its_connection() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         for _ in 0..20 {
             peer.ask("/peer").await;
@@ -611,7 +611,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_in_flight_is_no_silence() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.ask("/slow").await;
         server.asked.notified().await;
@@ -626,7 +626,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_is_too_large_is_refused() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: ").await;
         // The refusal may come, and with it the end, while this is still being sent.
@@ -645,7 +645,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_with_too_many_connections_gets_no_more_until_one_ends() {
-        let server = start(ConnectionLimits { per_peer: 2, ..LIMITS }).await;
+        let server = start(ConnectionLimits { per_peer: 2, ..LIMITS });
         let (mut first, mut second) = (Peer::new(&server).await, Peer::new(&server).await);
         for peer in [&mut first, &mut second] {
             peer.ask("/peer").await;
@@ -680,7 +680,7 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_ends_what_is_idle_and_finishes_what_is_in_flight() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let (mut idle, mut busy) = (Peer::new(&server).await, Peer::new(&server).await);
         idle.ask("/peer").await;
         idle.hears("127.0.0.1").await;
@@ -696,7 +696,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_finish_in_time_is_cut_at_a_stop() {
-        let server = start(LIMITS).await;
+        let server = start(LIMITS);
         let mut stuck = Peer::new(&server).await;
         stuck.ask("/slow").await;
         server.asked.notified().await;

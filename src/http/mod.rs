@@ -53,6 +53,7 @@ struct Inner {
     parts: ApiParts,
     requests: Limiter<WorkspaceId>,
     beats: Limiter<WorkspaceId>,
+    reports: Limiter<WorkspaceId>,
     wakes: proxy::WakeBudget,
     forwarder: Forwarder,
     resolver: Box<dyn Resolve>,
@@ -109,17 +110,19 @@ pub struct Access {
 const REQUESTS: Rate = Rate { per_second: 50, burst: 200 };
 /// The same for beats, which are never to be refused: an agent sends one in 30 s, and one at each change of task.
 const BEATS: Rate = Rate { per_second: 20, burst: 200 };
+/// The same for what is kept for people to read: cards and reports. They come at a start and when there is news.
+const REPORTS: Rate = Rate { per_second: 1, burst: 60 };
 
 impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: ApiParts) -> Self {
         let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
-        let (requests, beats) = (limiter(REQUESTS), limiter(BEATS));
+        let (requests, beats, reports) = (limiter(REQUESTS), limiter(BEATS), limiter(REPORTS));
         let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
         let forwarder = Forwarder::new(Arc::clone(&parts.clock));
         let resolver = Box::new(SystemResolver);
-        Self(Arc::new(Inner { parts, requests, beats, wakes, forwarder, resolver }))
+        Self(Arc::new(Inner { parts, requests, beats, reports, wakes, forwarder, resolver }))
     }
 
     /// Whether an external agent may be at a url.

@@ -5,7 +5,11 @@
 //! address itself: [`Checked`] can be made in no other way, and the connection goes to what is in it.
 //! A name that answers differently a moment later, or to a second question, changes nothing.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::http::Uri;
 
@@ -171,25 +175,25 @@ impl Url {
         }
         let host = authority.host();
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let known = match literal {
-            Some(literal) => literal.parse::<std::net::Ipv6Addr>().is_ok(),
+        let known = if let Some(literal) = literal {
+            literal.parse::<Ipv6Addr>().is_ok()
+        } else {
             // No `%`: what a resolver would make of it is its own affair.
-            None => {
-                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-                !host.is_empty() && host.bytes().all(plain)
-            }
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(plain)
         };
         if !known {
             return malformed("its host is neither a name nor an address");
         }
         let host = literal.unwrap_or(host).to_owned();
-        // What the parser cannot read as a port it takes for none: `host:`, `host:99999`.
-        let written = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
-        let port = match written.map(str::parse::<u16>) {
-            Some(Ok(port)) if port > 0 => port,
-            Some(Ok(_) | Err(_)) => return malformed("its port is no number from 1 to 65535"),
-            None if tls => 443,
-            None => 80,
+        // Not the parser's idea of a port, which takes one that is too large for none.
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" if tls => 443,
+            "" => 80,
+            port => match port.strip_prefix(':').filter(|port| !port.starts_with('+')).map(str::parse) {
+                Some(Ok(port)) if port > 0 => port,
+                _ => return malformed("its port is no number from 1 to 65535"),
+            },
         };
         Ok(Self { uri, host, port, tls })
     }
@@ -267,6 +271,8 @@ pub(super) mod tests {
             "http://agent:0/",
             "http://agent:99999/",
             "http://agent:8o/",
+            "http://agent:+80/",
+            "http://agent:-80/",
             "http://me@agent/",
             "http://me:secret@agent/",
             "http://@agent/",

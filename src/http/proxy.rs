@@ -29,7 +29,12 @@ use super::{
 };
 use crate::{
     clock::{Boxed, within},
-    domain::{ids::WorkspaceId, status::Status, time::Awake, workspace::Kind},
+    domain::{
+        ids::WorkspaceId,
+        status::{Failure, Status},
+        time::Awake,
+        workspace::Kind,
+    },
     ops::{Applied, OpError, Order, Passage},
     store::{Member, Scope},
 };
@@ -44,29 +49,52 @@ const HOLD: Duration = Duration::from_mins(1);
 const TRY_AGAIN: u64 = 15;
 
 /// How often one workspace may wake another: two that greet each other every hour by accident never sleep otherwise.
+/// Messages that come while their target is being woken wait along, and cost nobody a wake.
 pub(super) struct WakeBudget {
     per_hour: usize,
-    woken: Mutex<HashMap<(WorkspaceId, WorkspaceId), VecDeque<Awake>>>,
+    wakes: Mutex<Wakes>,
+}
+
+#[derive(Default)]
+struct Wakes {
+    /// When, by who woke whom.
+    woken: HashMap<(WorkspaceId, WorkspaceId), VecDeque<Awake>>,
+    /// How many orders to wake it are under way.
+    under_way: HashMap<WorkspaceId, usize>,
 }
 
 impl WakeBudget {
     pub(super) fn new(per_hour: u32) -> Self {
-        Self { per_hour: usize::try_from(per_hour).unwrap_or(usize::MAX), woken: Mutex::default() }
+        Self { per_hour: usize::try_from(per_hour).unwrap_or(usize::MAX), wakes: Mutex::default() }
     }
 
-    /// Counts a wake, or says in how many seconds there may be another.
-    fn take(&self, from: WorkspaceId, to: WorkspaceId, now: Awake) -> Result<(), u64> {
+    /// Begins a wake, which [`Self::end`] has to end, or says in how many seconds there may be another. An admin
+    /// wakes without a limit.
+    fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId, now: Awake) -> Result<(), u64> {
         const HOUR: Duration = Duration::from_hours(1);
-        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        woken.retain(|_, times| times.back().is_some_and(|last| now.since(*last) < HOUR));
-        let times = woken.entry((from, to)).or_default();
-        times.retain(|at| now.since(*at) < HOUR);
-        if times.len() >= self.per_hour {
-            let free_in = times.front().map_or(HOUR, |first| HOUR.saturating_sub(now.since(*first)));
-            return Err(free_in.as_secs().max(1));
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(from), false) = (from, wakes.under_way.contains_key(&to)) {
+            wakes.woken.retain(|_, times| times.back().is_some_and(|last| now.since(*last) < HOUR));
+            let times = wakes.woken.entry((from, to)).or_default();
+            times.retain(|at| now.since(*at) < HOUR);
+            if times.len() >= self.per_hour {
+                let free_in = times.front().map_or(HOUR, |first| HOUR.saturating_sub(now.since(*first)));
+                return Err(free_in.as_secs().max(1));
+            }
+            times.push_back(now);
         }
-        times.push_back(now);
+        *wakes.under_way.entry(to).or_default() += 1;
         Ok(())
+    }
+
+    fn end(&self, to: WorkspaceId) {
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = wakes.under_way.get_mut(&to) {
+            *count -= 1;
+            if *count == 0 {
+                wakes.under_way.remove(&to);
+            }
+        }
     }
 }
 
@@ -192,20 +220,19 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
 }
 
 fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<oneshot::Receiver<OpError>> {
-    if let Some(from) = from {
-        let budget = api.0.wakes.take(from, to, api.0.clock.awake());
-        budget.map_err(HttpError::too_many)?;
-    }
+    api.0.wakes.begin(from, to, api.0.clock.awake()).map_err(HttpError::too_many)?;
     let (failed, outcome) = oneshot::channel();
-    let ops = api.0.ops.clone();
+    let (api, own) = (api.clone(), api);
     // The sender may go away; whoever was woken is woken all the same.
     let wake: Boxed<()> = Box::pin(async move {
-        if let Err(error) = ops.wake(to).await {
+        let woken = api.0.ops.wake(to).await;
+        api.0.wakes.end(to);
+        if let Err(error) = woken {
             tracing::warn!(workspace = %to, %error, "a message could not wake it");
             let _gone = failed.send(error);
         }
     });
-    api.0.spawn.spawn(wake);
+    own.0.spawn.spawn(wake);
     Ok(outcome)
 }
 
@@ -221,16 +248,18 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
         (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
         (Status::Online | Status::Degraded, None)
         | (Status::Provisioning | Status::Offline | Status::Hibernating | Status::Hibernated, _) => Ok(None),
-        (Status::Failed(failure), _) => {
-            let why = format!("workspace has failed ({}): `ostler why` says more", failure.as_str());
-            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed"))
-        }
+        (Status::Failed(failure), _) => Err(failed(failure)),
         (Status::AwaitingAgent, _) => {
             let why = "workspace is external and its agent is not there";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "awaiting_agent"))
         }
         (Status::Paused | Status::Removed, _) => Err(HttpError::gone()),
     }
+}
+
+fn failed(failure: Failure) -> HttpError {
+    let why = format!("workspace has failed ({}): `ostler why` says more", failure.as_str());
+    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
 }
 
 async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
@@ -274,8 +303,12 @@ async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardEr
             if member.kind == Kind::Container {
                 let looked = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
                 let ended = matches!(looked, Ok(Applied::Done(_)));
-                let offline = api.0.store.member(to).is_some_and(|now| now.status == Status::Offline);
-                if ended || offline {
+                let status = api.0.store.member(to).map(|now| now.status);
+                if let Some(Status::Failed(failure)) = status {
+                    // It ended once too often: nobody starts it again.
+                    return failed(failure);
+                }
+                if ended || status == Some(Status::Offline) {
                     let message = "workspace agent unreachable — container restart triggered";
                     return HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("restarting", true);
                 }
@@ -291,16 +324,37 @@ mod tests {
 
     use super::*;
 
+    fn id(number: u128) -> WorkspaceId {
+        WorkspaceId(Uuid::from_u128(number))
+    }
+
     #[test]
     fn a_sender_wakes_another_only_so_often_within_an_hour() {
         let budget = WakeBudget::new(2);
-        let (a, b) = (WorkspaceId(Uuid::from_u128(1)), WorkspaceId(Uuid::from_u128(2)));
+        let (a, b) = (id(1), id(2));
         let minute = 60_000;
-        assert_eq!(budget.take(a, b, Awake(0)), Ok(()));
-        assert_eq!(budget.take(a, b, Awake(10 * minute)), Ok(()));
-        assert_eq!(budget.take(a, b, Awake(20 * minute)), Err(40 * 60));
-        assert_eq!(budget.take(b, a, Awake(20 * minute)), Ok(()), "another pair has its own");
-        assert_eq!(budget.take(a, b, Awake(61 * minute)), Ok(()));
-        assert_eq!(WakeBudget::new(0).take(a, b, Awake(0)), Err(3600));
+        let take = |budget: &WakeBudget, from, to, now| {
+            budget.begin(Some(from), to, Awake(now)).inspect(|()| budget.end(to))
+        };
+        assert_eq!(take(&budget, a, b, 0), Ok(()));
+        assert_eq!(take(&budget, a, b, 10 * minute), Ok(()));
+        assert_eq!(take(&budget, a, b, 20 * minute), Err(40 * 60));
+        assert_eq!(take(&budget, b, a, 20 * minute), Ok(()), "another pair has its own");
+        assert_eq!(take(&budget, a, b, 61 * minute), Ok(()));
+        assert_eq!(take(&WakeBudget::new(0), a, b, 0), Err(3600));
+    }
+
+    #[test]
+    fn who_waits_along_while_it_is_woken_wakes_nobody() {
+        let budget = WakeBudget::new(1);
+        let (a, b, c) = (id(1), id(2), id(3));
+        assert_eq!(budget.begin(Some(a), b, Awake(0)), Ok(()));
+        assert_eq!(budget.begin(Some(a), b, Awake(1)), Ok(()));
+        assert_eq!(budget.begin(Some(c), b, Awake(1)), Ok(()));
+        for _ in 0..3 {
+            budget.end(b);
+        }
+        assert!(budget.begin(Some(a), b, Awake(2)).is_err(), "it has had its one");
+        assert_eq!(budget.begin(Some(c), b, Awake(2)), Ok(()), "it has had none");
     }
 }

@@ -1,9 +1,11 @@
 //! From the domain's types to those of `api.rs`.
 
 use crate::{
-    api::{ActionView, EventView, HeldPlan, PassRun, PassView, TokenView, TrashView, WorkspaceView},
+    api::{
+        ActionView, EventView, HeldPlan, PassRun, PassView, PassingView, TokenView, TrashView, WorkspaceView,
+    },
     domain::{
-        event::Event,
+        event::{Event, Passing},
         plan::Planned,
         status::{Failure, Status},
         time::Timestamp,
@@ -100,6 +102,15 @@ pub(super) fn event(event: Event) -> EventView {
         workspace_id: event.workspace_id.map(|id| id.to_string()),
         payload: event.payload,
         created_at: text(event.created_at),
+    }
+}
+
+pub(super) fn passing(passing: Passing) -> PassingView {
+    PassingView {
+        event_type: passing.kind.as_str().into(),
+        workspace_id: passing.workspace_id.to_string(),
+        payload: passing.payload,
+        created_at: text(passing.created_at),
     }
 }
 

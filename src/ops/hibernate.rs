@@ -11,7 +11,7 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     engine::trusted,
-    store::{SleepResult, StatusChange},
+    store::{Drowsy, SleepResult, StatusChange},
 };
 
 impl Ops {
@@ -32,7 +32,7 @@ impl Ops {
             return Ok(Applied::Done("it sleeps already".into()));
         }
         if row.status != Status::Hibernating {
-            match self.claim_sleep(&row, None, force).await? {
+            match self.claim_sleep(&row, Drowsy::Ordered { force }).await? {
                 SleepResult::Begun => {}
                 SleepResult::Busy(active_tasks) => return Err(OpError::Busy { active_tasks }),
                 SleepResult::Raced => {
@@ -51,9 +51,14 @@ impl Ops {
     ///
     /// # Errors
     /// When the store cannot answer, or its container was not seen stopped.
-    pub async fn hibernate_idle(&self, id: WorkspaceId, idle_since: Timestamp) -> OpResult<Applied> {
+    pub async fn hibernate_idle(
+        &self,
+        id: WorkspaceId,
+        since: Timestamp,
+        evidence: String,
+    ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        match self.claim_sleep(&row, Some(idle_since), false).await? {
+        match self.claim_sleep(&row, Drowsy::Idle { since, evidence }).await? {
             SleepResult::Begun => self.order(id, Order::FinishHibernation).await,
             SleepResult::Busy(_) | SleepResult::Raced => {
                 Ok(Applied::Raced("something happened there".into()))
@@ -62,18 +67,17 @@ impl Ops {
     }
 
     /// Closes it to messages and claims it in one guarded update. It stays closed until the container is stopped.
-    async fn claim_sleep(
-        &self,
-        row: &Workspace,
-        idle_since: Option<Timestamp>,
-        force: bool,
-    ) -> OpResult<SleepResult> {
+    async fn claim_sleep(&self, row: &Workspace, why: Drowsy) -> OpResult<SleepResult> {
         let (id, traffic) = (row.id, &self.0.traffic);
+        let (idle_since, force) = match &why {
+            Drowsy::Ordered { force } => (None, *force),
+            Drowsy::Idle { since, .. } => (Some(*since), false),
+        };
         if !traffic.close_if_quiet(id, idle_since) && !force {
             return Ok(SleepResult::Busy(traffic.open(id)));
         }
         let now = self.0.clock.now();
-        let claimed = self.0.store.begin_hibernation(id, idle_since, force, now).await;
+        let claimed = self.0.store.begin_hibernation(id, why, now).await;
         if !matches!(claimed, Ok(SleepResult::Begun)) {
             traffic.reopen(id);
         }

@@ -39,14 +39,17 @@ impl Ops {
         // waited for, because each may take its whole grace.
         let mut stops = Vec::with_capacity(paused.len());
         for id in paused.into_iter().rev() {
-            stops.push((id, self.0.row(id).await, self.submit_stop(id)));
+            let row = self.0.row(id).await;
+            // Nothing of an external one is to be stopped, and an order to do so would pause it again, should it come
+            // after its resume, which waits for no order.
+            let external = row.is_ok_and(|row| row.kind == Kind::External);
+            stops.push((id, (!external).then(|| self.submit_stop(id))));
         }
         let mut affected = Vec::with_capacity(stops.len());
-        for (id, row, stop) in stops {
-            let result = match row {
-                Ok(row) if row.kind == Kind::External => Ok(Applied::Done("paused".into())),
-                Ok(_) => stop.await.unwrap_or(Err(OpError::Stopping)),
-                Err(error) => Err(error),
+        for (id, stop) in stops {
+            let result = match stop {
+                Some(stop) => stop.await.unwrap_or(Err(OpError::Stopping)),
+                None => Ok(Applied::Done("paused".into())),
             };
             affected.push(Affected { id, result });
         }
@@ -73,14 +76,12 @@ impl Ops {
     pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
         let row = self.0.row(id).await?;
         self.refuse_below_paused(&row).await?;
-        let along = match row.status {
-            Status::Paused => self.0.store.paused_along_with(id).await?,
-            _ => Vec::new(),
-        };
+        let paused = row.status == Status::Paused;
+        let along = if paused { self.0.store.paused_along_with(id).await? } else { Vec::new() };
         let mut affected = vec![Affected { id, result: self.resume_one(&row, new_volume).await }];
         // One after the other, parents first: a child is not started below one that is paused.
         for row in along {
-            affected.push(Affected { id: row.id, result: self.resume_one(&row, false).await });
+            affected.push(Affected { id: row.id, result: self.resume_along(row.id, id).await });
         }
         Ok(affected)
     }
@@ -91,6 +92,15 @@ impl Ops {
     /// When it cannot be started; says why and what to do.
     pub async fn start(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Applied> {
         own(self.resume(id, new_volume).await?, id)
+    }
+
+    /// Resumes what was paused along with another, unless somebody has paused it by itself meanwhile.
+    async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.status == Status::Paused && row.paused_with != Some(with) {
+            return Ok(Applied::Raced("it was paused by itself meanwhile".into()));
+        }
+        self.resume_one(&row, false).await
     }
 
     async fn resume_one(&self, row: &Workspace, new_volume: bool) -> OpResult<Applied> {

@@ -21,7 +21,9 @@ impl Ops {
     pub(super) async fn restart_due_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         let now = self.0.clock.now();
-        if row.status != Status::Offline || row.restart_due_at.is_none_or(|due| due > now) {
+        if row.status != Status::Offline
+            || row.restart_due_at.is_none_or(|due| due > now && !row.status_since.is_ahead_of(now))
+        {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         let order = StartOrder { cause: Some(Cause::Restart), ..StartOrder::default() };

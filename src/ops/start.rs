@@ -482,8 +482,9 @@ impl Inner {
 
     async fn still_starting(&self, id: WorkspaceId, incarnation: Incarnation) -> OpResult<bool> {
         let row = self.row(id).await?;
-        // A beat that comes before this look has made it online already.
-        Ok(row.incarnation == incarnation && matches!(row.status, Status::Provisioning | Status::Online))
+        // A beat that comes before this look has made it online already, or degraded if that is what it said.
+        let up = matches!(row.status, Status::Provisioning | Status::Online | Status::Degraded);
+        Ok(row.incarnation == incarnation && up)
     }
 
     /// The token, read back, and the configuration where there is none. Written with the agent's uid: a

@@ -90,9 +90,11 @@ impl Traffic {
 
     /// Closes a workspace to requests, if none is on its way and, where given, nothing happened since.
     pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> bool {
+        let now = self.clock.now();
         let mut flows = self.lock();
         let flow = flows.entry(id).or_default();
-        let active = idle_since.is_some_and(|since| flow.active_at.is_some_and(|at| at > since));
+        let active = |since| flow.active_at.is_some_and(|at| at > since && !at.is_ahead_of(now));
+        let active = idle_since.is_some_and(active);
         if flow.open > 0 || active {
             return false;
         }

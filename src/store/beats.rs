@@ -100,7 +100,7 @@ impl Store {
                 tx.hear(id, said);
                 if !moves.is_empty() {
                     let unwell = unwell(&beat);
-                    move_by(tx, &holder, &member, &moves, json!({}), &unwell, at)?;
+                    move_by(tx, &holder, &member, &moves, &json!({}), unwell.as_ref(), at)?;
                 }
                 Ok(Heard::Noted)
             })
@@ -151,7 +151,7 @@ impl Store {
                     manages_status: member.said.manages_status,
                 };
                 let told = json!({ "url": url, "agent_card": card });
-                move_by(tx, &holder, &member, &beat::moves_of_register(standing), told, &None, at)?;
+                move_by(tx, &holder, &member, &beat::moves_of_register(standing), &told, None, at)?;
                 Ok(Heard::Noted)
             })
             .await
@@ -311,18 +311,17 @@ fn move_by(
     holder: &Holder,
     member: &super::Member,
     moves: &[Cause],
-    told: Value,
-    unwell: &Option<(String, Value)>,
+    told: &Value,
+    unwell: Option<&(String, Value)>,
     at: Timestamp,
 ) -> StoreResult<()> {
     for cause in moves {
-        let (detail, told) = match (cause, unwell) {
-            (Cause::Unwell, Some((detail, told))) => (Some(detail.clone()), told.clone()),
-            _ => {
-                let mut told = told.clone();
-                told["recovered_from"] = json!(member.status.as_str());
-                (None, told)
-            }
+        let (detail, told) = if let (Cause::Unwell, Some((detail, told))) = (cause, unwell) {
+            (Some(detail.clone()), told.clone())
+        } else {
+            let mut told = told.clone();
+            told["recovered_from"] = json!(member.status.as_str());
+            (None, told)
         };
         let change = StatusChange {
             workspace: holder.workspace,

@@ -186,6 +186,12 @@ impl Writer {
         (self.feed.clone(), self.passing.clone(), self.roster.clone())
     }
 
+    /// Copies all that is committed into another database.
+    pub(super) fn copy_to(&self, target: &mut Connection) -> StoreResult<()> {
+        let copy = rusqlite::backup::Backup::new(&self.sql, target)?;
+        Ok(copy.run_to_completion(1024, std::time::Duration::ZERO, None)?)
+    }
+
     /// Reads the roster anew, as a process does that has just begun.
     pub(super) fn load_roster(&self) -> StoreResult<()> {
         *self.roster.write() = Roster::load(&self.sql)?;

@@ -18,7 +18,7 @@ use crate::domain::{
     ids::{Incarnation, WorkspaceId},
     naming::WorkspaceName,
     status::{Cause, Status},
-    time::Timestamp,
+    time::{JUMP, Timestamp},
     workspace::Workspace,
 };
 
@@ -38,8 +38,25 @@ pub enum PauseResult {
 pub enum Unless {
     /// Only if the status is the same since then.
     ChangedSince(Timestamp),
-    /// Only if no beat came at that time or later.
+    /// Only if no beat came at that time or later. One that lies ahead of the clock came before it was set back.
     HeardSince(Timestamp),
+}
+
+/// Why a workspace is put to sleep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drowsy {
+    /// Somebody said so.
+    Ordered {
+        /// Even while it works on something.
+        force: bool,
+    },
+    /// It was found idle.
+    Idle {
+        /// Unless something happened there after this time.
+        since: Timestamp,
+        /// What that was decided on.
+        evidence: String,
+    },
 }
 
 /// What came of putting a workspace to sleep.
@@ -137,22 +154,21 @@ impl Store {
     pub async fn change_status_unless(&self, change: StatusChange, unless: Unless) -> StoreResult<bool> {
         self.lanes
             .write("change status unless", move |tx| {
-                Ok(holds(tx.sql, change.workspace, unless)?
+                Ok(holds(tx.sql, change.workspace, unless, change.at)?
                     && change_status(tx, &change, event_of(change.cause))?)
             })
             .await
     }
 
-    /// Claims a workspace for sleep: its row says hibernating, unless it works on something or, where `idle_since`
-    /// is given, something happened there since.
+    /// Claims a workspace for sleep: its row says hibernating, unless it works on something or, where it was found
+    /// idle, something happened there since.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn begin_hibernation(
         &self,
         id: WorkspaceId,
-        idle_since: Option<Timestamp>,
-        force: bool,
+        why: Drowsy,
         at: Timestamp,
     ) -> StoreResult<SleepResult> {
         self.lanes
@@ -166,11 +182,16 @@ impl Store {
                     .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
                     .optional()?;
                 let Some((tasks, active_at, name, tier)) = seen else { return Ok(SleepResult::Raced) };
+                let (idle_since, evidence, force) = match why {
+                    Drowsy::Ordered { force } => (None, None, force),
+                    Drowsy::Idle { since, evidence } => (Some(since), Some(evidence), false),
+                };
                 if tasks > 0 && !force {
                     return Ok(SleepResult::Busy(tasks));
                 }
                 if let (Some(since), Some(active_at)) = (idle_since, active_at)
                     && active_at > since
+                    && !active_at.is_ahead_of(at)
                 {
                     return Ok(SleepResult::Raced);
                 }
@@ -179,7 +200,7 @@ impl Store {
                     cause: Cause::BeginHibernation,
                     incarnation: None,
                     detail: None,
-                    told: json!({ "name": name, "tier": tier, "ordered": idle_since.is_none() }),
+                    told: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
                     at,
                 };
                 let begun = change_status(tx, &change, EventKind::Hibernating)?;
@@ -248,7 +269,7 @@ impl Store {
         self.lanes
             .write("claim restart of unwell", move |tx| {
                 let degraded = one(tx.sql, id)?.is_some_and(|row| row.status == Status::Degraded);
-                if !degraded || !holds(tx.sql, id, unless)? {
+                if !degraded || !holds(tx.sql, id, unless, at)? {
                     return Ok(false);
                 }
                 let (ends, _) = spent(tx.sql, id)?;
@@ -297,9 +318,10 @@ impl Store {
                         "UPDATE pulse SET wedged_since = ?3
                          WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1 AND status IN ('online', 'degraded'))
                            AND wedged_since IS NULL AND active_tasks > 0
-                           AND COALESCE(last_heartbeat_at, 0) <= ?2 AND COALESCE(last_activity_at, 0) <= ?2",
+                           AND NOT (COALESCE(last_heartbeat_at, 0) > ?2 AND last_heartbeat_at <= ?4)
+                           AND NOT (COALESCE(last_activity_at, 0) > ?2 AND last_activity_at <= ?4)",
                     )?
-                    .execute(params![id, quiet_since, at])?;
+                    .execute(params![id, quiet_since, at, at + JUMP])?;
                 if flagged == 0 {
                     return Ok(false);
                 }
@@ -363,7 +385,9 @@ fn pause_one(
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
-    if paused {
+    // One that was paused along with another and is now paused by itself does not come back with that one.
+    let by_itself = row.status == Status::Paused && with.is_none();
+    if paused || by_itself {
         tx.sql
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![row.id, with])?;
@@ -390,7 +414,7 @@ fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     ordered
 }
 
-fn holds(sql: &Connection, id: WorkspaceId, unless: Unless) -> StoreResult<bool> {
+fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> StoreResult<bool> {
     Ok(match unless {
         Unless::ChangedSince(since) => sql
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND status_since = ?2)")?
@@ -398,9 +422,9 @@ fn holds(sql: &Connection, id: WorkspaceId, unless: Unless) -> StoreResult<bool>
         Unless::HeardSince(since) => sql
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM workspaces w JOIN pulse p ON p.workspace = w.key
-                                WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) < ?2)",
+                                WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) NOT BETWEEN ?2 AND ?3)",
             )?
-            .query_row(params![id, since], |row| row.get(0))?,
+            .query_row(params![id, since, now + JUMP], |row| row.get(0))?,
     })
 }
 

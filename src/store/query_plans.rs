@@ -270,7 +270,7 @@ fn drive_agents(store: &Store) {
     }
     at_once(store.is_live(first));
     at_once(store.note_activity_at(vec![(first, NOW)]));
-    at_once(store.quiet_rows(NOW));
+    at_once(store.quiet_rows(NOW, NOW));
     at_once(store.idle_rows(NOW));
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
@@ -285,7 +285,7 @@ fn drive_agents(store: &Store) {
         at: NOW,
     };
     at_once(store.change_status_unless(change(Cause::Unwell), Unless::ChangedSince(NOW)));
-    at_once(store.begin_hibernation(first, Some(NOW), true, NOW));
+    at_once(store.begin_hibernation(first, Drowsy::Ordered { force: true }, NOW));
     at_once(store.falling_asleep_rows());
     at_once(store.change_status(change(Cause::FinishHibernation)));
     at_once(store.change_status(change(Cause::Wake)));

@@ -136,7 +136,8 @@ impl Roster {
             "tokens t JOIN workspaces w ON",
             "workspaces w INDEXED BY workspaces_live CROSS JOIN tokens t INDEXED BY tokens_of_workspace ON",
         );
-        let mut query = sql.prepare(&format!("{live} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
+        let mut query =
+            sql.prepare(&format!("{live} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
         for read in query.query_map([], token)? {
             let (digest, known) = read?;
             roster.add_token(digest, known);

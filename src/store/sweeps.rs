@@ -15,7 +15,7 @@ use crate::domain::{
     liveness::{IdleRow, QuietRow},
     plan::{KnownRow, StaleCandidate},
     status::Status,
-    time::Timestamp,
+    time::{JUMP, Timestamp},
     workspace::Kind,
 };
 
@@ -213,24 +213,25 @@ impl Store {
             .await
     }
 
-    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never.
+    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never, as far as the clock
+    /// that says `now` can tell: a beat that lies ahead of it is one of nobody knows when.
     ///
     /// Driven by the pulse, which is narrow and holds live rows only; whoever was heard lately costs no second look.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn quiet_rows(&self, heard_before: Timestamp) -> StoreResult<Vec<QuietRow>> {
+    pub async fn quiet_rows(&self, heard_before: Timestamp, now: Timestamp) -> StoreResult<Vec<QuietRow>> {
         self.lanes
             .read("quiet rows", move |sql| {
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS}, w.kind, p.last_heartbeat_at, p.active_tasks, p.last_activity_at,
                             p.wedged_since, w.restart_when_wedged
                      FROM pulse p CROSS JOIN workspaces w ON w.key = p.workspace
-                     WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1)
+                     WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1 OR p.last_heartbeat_at > ?2)
                        AND w.status IN ('online', 'degraded')"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([heard_before], |row| {
+                let rows = query.query_map([heard_before, now + JUMP], |row| {
                     let kind: String = row.get(8)?;
                     Ok(QuietRow {
                         row: known(row)?,
@@ -256,16 +257,18 @@ impl Store {
         self.lanes
             .read("idle rows", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at
+                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at, w.online_since
                      FROM workspaces w INDEXED BY workspaces_may_sleep JOIN pulse p ON p.workspace = w.key
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
                        AND w.kind = 'container' AND p.active_tasks = 0
                        AND (p.last_activity_at IS NULL
-                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000)"
+                         OR p.last_activity_at <= ?1 - w.hibernation_idle_minutes * 60000
+                          OR p.last_activity_at > ?2)"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([now], |row| {
-                    Ok(IdleRow { row: known(row)?, idle_minutes: row.get(8)?, active_at: row.get(9)? })
+                let rows = query.query_map([now, now + JUMP], |row| {
+                    let (idle_minutes, active_at, online_since) = (row.get(8)?, row.get(9)?, row.get(10)?);
+                    Ok(IdleRow { row: known(row)?, idle_minutes, active_at, online_since })
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
@@ -288,7 +291,8 @@ impl Store {
             .await
     }
 
-    /// Offline rows whose restart is due by then, the longest due first.
+    /// Offline rows whose restart is due by then, the longest due first. One that ended at a time still to come, by a
+    /// clock that has been set back since, is due too: its wait was minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -297,10 +301,11 @@ impl Store {
             .read("restarts due", move |sql| {
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_restart_due
-                     WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL AND w.restart_due_at <= ?1
+                     WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL
+                       AND (w.restart_due_at <= ?1 OR w.status_since > ?2)
                      ORDER BY w.restart_due_at"
                 );
-                known_rows(sql, &text, [by])
+                known_rows(sql, &text, [by, by + JUMP])
             })
             .await
     }

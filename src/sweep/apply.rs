@@ -90,7 +90,7 @@ impl Sweeper {
                 if self.jumped_since(look) {
                     return Ok(Applied::Raced("the clock was set meanwhile".into()));
                 }
-                return Ok(self.ops.hibernate_idle(id, *idle_since).await?);
+                return Ok(self.ops.hibernate_idle(id, *idle_since, planned.evidence.clone()).await?);
             }
             Action::FinishHibernation { .. } => Order::FinishHibernation,
             Action::FlagWedged { quiet_since, .. } => {

@@ -57,7 +57,12 @@ pub async fn watch_engine(watch: Watch) {
         let connected = watch.clock.awake();
         match watch.listen(&mut last).await {
             Ok(()) => tracing::info!("the engine's events ended; connecting again"),
-            Err(error) => tracing::info!(%error, "the engine tells nothing right now; connecting again"),
+            Err(error) => {
+                tracing::info!(%error, "the engine tells nothing right now; connecting again");
+                // A broken line in what it remembers would end every stream that begins before it. What is missed
+                // by beginning now is found by the look.
+                last = None;
+            }
         }
         // One that lasted was a good one: the next wait is short again.
         if watch.clock.awake().since(connected) > LONGEST_WAIT {

@@ -13,14 +13,16 @@ use std::{
 use futures_util::FutureExt;
 use ostler::{
     domain::{
+        beat::Beat,
         budget::RestartBudget,
         ids::{ContainerId, InstanceId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, volume_name},
         observed::ContainerState,
         ports::PortRange,
-        runtime::{PLAIN, Runtime, Tier, User},
+        runtime::{AGENT, PLAIN, Runtime, Tier, User},
         spec::Spec,
         status::Status,
+        token::Token,
         workspace::{Habits, Workspace},
     },
     engine::{
@@ -31,8 +33,8 @@ use ostler::{
     },
     listening::Listening,
     ops::{CreateRequest, OpResult, Ops, Parts, Settings},
-    store::{Disk, Mirror, MirrorRecord, Registry, Scope, Store},
-    sweep::{Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts},
+    store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store},
+    sweep::{Driver, Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine},
     tasks::AtOnce,
     wake::Wake,
 };
@@ -53,11 +55,15 @@ const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8
 pub(crate) const OPS: u8 = 0;
 /// See [`OPS`].
 pub(crate) const SWEEPS: u8 = 1;
+/// See [`OPS`].
+pub(crate) const AGENTS: u8 = 2;
 
 /// One life of the daemon.
 pub(crate) struct Daemon {
     pub(crate) ops: Ops,
     pub(crate) sweeper: Arc<Sweeper>,
+    /// Where what agents say is written down.
+    pub(crate) hearing: Store,
 }
 
 /// The installation.
@@ -83,6 +89,14 @@ pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing in here waits")
 }
 
+/// A migrated disk with nothing on it. Migrating takes longer than anything else at the beginning of a house.
+fn blank_disk() -> Disk {
+    thread_local! {
+        static BLANK: Disk = Disk::in_memory().expect("a database in memory opens");
+    }
+    BLANK.with(|blank| blank.copy().expect("a database in memory can be copied"))
+}
+
 fn settings() -> Settings {
     Settings {
         instance: INSTANCE,
@@ -97,7 +111,7 @@ fn settings() -> Settings {
 }
 
 fn runtimes() -> BTreeMap<String, Runtime> {
-    BTreeMap::from([(PLAIN.to_owned(), Runtime::plain())])
+    BTreeMap::from([(PLAIN.to_owned(), Runtime::plain()), (AGENT.to_owned(), Runtime::agent())])
 }
 
 fn limits() -> Limits {
@@ -118,7 +132,7 @@ impl House {
     /// The same, with a sweeper that is changed at every start: for checks of the checks.
     pub(crate) fn with_sweeper(seed: u64, order: TaskOrder, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
         let sim = Sim::new(seed, order);
-        let disk = Disk::in_memory().expect("a database in memory opens");
+        let disk = blank_disk();
         let eye = Store::staged(&disk, Arc::new(AtOnce));
         let mirror = Arc::new(Mirror::Memory(Mutex::default()));
         let world = Arc::new(World::default());
@@ -133,6 +147,30 @@ impl House {
     pub(crate) fn start_daemon(&mut self) {
         let (sim, disk, eye) = (&self.sim, &self.disk, &self.eye);
         self.daemon = start(sim, disk, eye, &self.world, &self.mirror, self.change_sweeper);
+    }
+
+    /// The daemon listens to what the engine tells of containers. The look after each connection is left to the
+    /// passes a test runs: there is no driver here.
+    pub(crate) fn watch(&self) {
+        let (stage, spawn) = (self.sim.stage(Place::Engine, SWEEPS), self.sim.spawner(Owner::Engine));
+        let fake = FakeEngine::connect(Arc::clone(&self.world), stage, self.sim.clock(), spawn);
+        let (_, sweeps) = Driver::new(
+            Arc::clone(&self.daemon.sweeper),
+            ostler::sweep::all(),
+            self.sim.clock(),
+            self.sim.spawner(Owner::Daemon),
+            Wake::new().1,
+        );
+        let watch = Watch {
+            store: Store::staged(&self.disk, self.sim.stage(Place::Store, SWEEPS)),
+            engine: Arc::new(Bounded::new(Arc::new(fake), self.sim.clock(), Deadlines::default())),
+            ops: self.daemon.ops.clone(),
+            sweeps,
+            clock: self.sim.clock(),
+            spawn: self.sim.spawner(Owner::Daemon),
+            instance: INSTANCE,
+        };
+        self.sim.spawn(Owner::Daemon, watch_engine(watch));
     }
 
     /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
@@ -172,6 +210,47 @@ impl House {
         id
     }
 
+    /// A workspace whose agent speaks the protocol, started and not heard yet.
+    pub(crate) fn unheard(&self, made: CreateRequest) -> WorkspaceId {
+        let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
+        let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+        self.sim.quiesce();
+        assert_eq!(self.status(id), Status::Provisioning, "it waits for its agent");
+        id
+    }
+
+    /// A workspace whose agent speaks the protocol, up and heard.
+    pub(crate) fn heard(&self, made: CreateRequest) -> WorkspaceId {
+        let id = self.unheard(made);
+        assert_eq!(self.beat(id, well()), Some(Heard::Noted));
+        assert_eq!(self.status(id), Status::Online, "it was heard");
+        id
+    }
+
+    /// Whom the token speaks for that the process in a workspace's container holds, if one runs.
+    pub(crate) fn holder(&self, id: WorkspaceId) -> Option<Holder> {
+        let container = self.container(id).filter(|container| container.state.may_run())?;
+        let token = token_of(container.held_token.as_deref())?;
+        match self.eye.bearer(&token.digest(), self.sim.now())? {
+            Bearer::Workspace(holder) => Some(holder),
+            Bearer::Admin => None,
+        }
+    }
+
+    /// The agent in a workspace's container says something, and is heard at once. `None` where none runs that could
+    /// be heard.
+    pub(crate) fn beat(&self, id: WorkspaceId, beat: Beat) -> Option<Heard> {
+        let holder = self.holder(id)?;
+        Some(at_once(self.eye.note_beat(holder, beat, self.sim.now())).expect("the store answers"))
+    }
+
+    /// Every agent that runs says that it is well.
+    pub(crate) fn all_beat(&self) {
+        for row in self.rows().into_iter().filter(|row| row.runtime == AGENT) {
+            self.beat(row.id, well());
+        }
+    }
+
     /// A trusted look, without surprises.
     pub(crate) fn look(&self) -> Look {
         let sweeper = Arc::clone(&self.daemon.sweeper);
@@ -200,8 +279,8 @@ impl House {
         })
     }
 
-    /// Cycles of all passes, a person approving what is held, until there is nothing left to do or to
-    /// watch. The world has to be well.
+    /// Cycles of all passes, every agent beating and a person approving what is held, until there is nothing left to
+    /// do, to watch or to wait for. The world has to be well.
     ///
     /// # Panics
     /// When that takes more than a fixed number of cycles: it does not converge.
@@ -211,6 +290,7 @@ impl House {
         let mut quiet = 0;
         for _ in 0..CYCLES {
             self.sim.quiesce();
+            self.all_beat();
             last = self.sweep();
             self.sim.quiesce();
             for run in &last {
@@ -218,7 +298,8 @@ impl House {
                     at_once(self.eye.approve_plan(run.pass.to_owned(), plan, self.sim.now())).unwrap();
                 }
             }
-            let idle = last.iter().all(|run| run.actions.is_empty() && run.watching.is_empty());
+            let waits = self.rows().iter().any(|row| row.restart_due_at.is_some());
+            let idle = !waits && last.iter().all(|run| run.actions.is_empty() && run.watching.is_empty());
             quiet = if idle { quiet + 1 } else { 0 };
             if quiet == 2 {
                 return last;
@@ -283,7 +364,8 @@ fn start(
         runtimes: runtimes(),
         listening: Listening::since(sim.now(), sim.clock().awake()),
     });
-    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)) }
+    let hearing = Store::staged(disk, sim.stage(Place::Store, AGENTS));
+    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)), hearing }
 }
 
 /// Identity, mirror and sentinel, made at the first start and found at the later ones.
@@ -321,6 +403,16 @@ pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
         habits: Habits::default(),
         spec: Spec { image: image.to_owned(), ..Spec::default() },
     }
+}
+
+/// The token in a file, or in a process.
+pub(crate) fn token_of(bytes: Option<&[u8]>) -> Option<Token> {
+    Token::parse(std::str::from_utf8(bytes?).ok()?)
+}
+
+/// What an agent says that is well.
+pub(crate) fn well() -> Beat {
+    Beat { uptime_seconds: 60, ..Beat::default() }
 }
 
 /// Whether an order was carried out, for histories.

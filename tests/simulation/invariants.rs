@@ -10,10 +10,10 @@ use ostler::{
         ids::{ContainerId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_WORKSPACE},
         observed::ContainerState,
-        status::{Failure, MOVES, Status},
+        status::{Cause, Failure, MOVES, Status},
         token::{Token, TokenKind},
         trash::{TrashEntry, TrashReason, TrashState},
-        workspace::Workspace,
+        workspace::{Kind, Workspace},
     },
     engine::fake::{FakeContainer, State},
     store::Bearer,
@@ -36,6 +36,17 @@ pub(crate) struct Witness {
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Whether a person approves what the breaker holds: then it limits nothing.
     pub(crate) approving: bool,
+    /// Workspaces whose containers a person has started by hand.
+    pub(crate) hands: BTreeSet<WorkspaceId>,
+    /// Whether calls may arrive late: then anything may be started at any time.
+    pub(crate) late_starts: bool,
+    /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
+    resting: BTreeMap<WorkspaceId, usize>,
+    /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
+    /// has to have said so.
+    pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
+    /// How often everything was looked at.
+    pub(crate) looks: usize,
 }
 
 impl Witness {
@@ -46,10 +57,15 @@ impl Witness {
 
     /// Everything that must hold after every step.
     pub(crate) fn check(&mut self, house: &House) -> Result<(), Broken> {
+        self.looks += 1;
         self.foreign_containers_are_untouched(house)?;
+        if !at_once(house.eye.memory_is_true()).expect("the store answers") {
+            return Err("what is kept in memory is not what the tables say".into());
+        }
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
         let rows = house.rows();
         self.every_change_is_told_and_legal(&events, &rows)?;
+        self.who_is_asleep_does_not_run(house, &events, &rows)?;
         let trash = at_once(house.eye.trash()).expect("the store answers");
         self.no_volume_of_a_live_workspace_goes(house, &rows, &trash)?;
         for event in &events {
@@ -70,16 +86,48 @@ impl Witness {
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
-            if let Some(from) = self.told.insert(id, to)
-                && !MOVES.iter().any(|(_, target, sources)| *target == to && sources.contains(&from))
-            {
-                return Err(format!("{id} moved from {from} to {to}, which nothing allows: {event:?}"));
+            if let Some(from) = self.told.insert(id, to) {
+                let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
+                    *target == to && tells_of(event, *cause) && sources.contains(&from)
+                };
+                if !MOVES.iter().any(allowed) {
+                    return Err(format!("{id} moved from {from} to {to}, which nothing allows: {event:?}"));
+                }
+                if let (true, Some(since)) = (rests(from), self.resting.remove(&id))
+                    && to != Status::Removed
+                    && to != Status::Paused
+                {
+                    self.left_rest.push((id, since));
+                }
+            }
+            if rests(to) {
+                self.resting.insert(id, self.looks);
             }
         }
         for row in rows {
             if self.told.get(&row.id) != Some(&row.status) {
                 let told = self.told.get(&row.id);
                 return Err(format!("{} is {}, and the events say {told:?}", row.name, row.status));
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 3: when it is said that a workspace sleeps, none of its containers runs.
+    fn who_is_asleep_does_not_run(
+        &self,
+        house: &House,
+        events: &[Event],
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
+        for event in events.iter().filter(|event| event.event_type == "WORKSPACE_HIBERNATED") {
+            let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
+            let Some(row) = row.filter(|row| !self.late_starts && !self.hands.contains(&row.id)) else {
+                continue;
+            };
+            let state = house.world.state();
+            if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
+                return Err(format!("{} is said to sleep, and a container of it runs", row.name));
             }
         }
         Ok(())
@@ -146,6 +194,20 @@ impl Witness {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether only a person's word ends it.
+fn rests(status: Status) -> bool {
+    matches!(status, Status::Paused | Status::Failed(Failure::Parked | Failure::StartError))
+}
+
+/// Whether an event may tell of a move by that cause, besides where it leads.
+fn tells_of(event: &Event, cause: Cause) -> bool {
+    match event.event_type.as_str() {
+        "WORKSPACE_UNDELETED" => cause == Cause::Undelete,
+        "WORKSPACE_PAUSED" => cause == Cause::Pause,
+        _ => true,
     }
 }
 
@@ -220,6 +282,8 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let what = format!("{} is {} with {} running containers", row.name, row.status, running.len());
     match row.status {
+        // Where its agent runs nobody here knows.
+        Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
             if row.container.as_ref() != Some(*id) {
@@ -236,21 +300,17 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
-        Status::Offline
+        // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
+        Status::Hibernated
         | Status::Paused
         | Status::Removed
-        | Status::Failed(Failure::StartError | Failure::Parked) => {
-            if running.is_empty() {
-                Ok(())
-            } else {
-                Err(what)
-            }
+        | Status::Failed(Failure::StartError | Failure::Parked | Failure::ProvisionTimeout) => {
+            if running.is_empty() { Ok(()) } else { Err(what) }
         }
         Status::Provisioning
         | Status::Degraded
-        | Status::Failed(Failure::ProvisionTimeout)
+        | Status::Offline
         | Status::Hibernating
-        | Status::Hibernated
         | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
     }
 }

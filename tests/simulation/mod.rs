@@ -5,5 +5,7 @@ mod events;
 pub(crate) mod executor;
 pub(crate) mod house;
 pub(crate) mod invariants;
+mod pairs;
 mod race;
+mod search;
 mod smoke;

@@ -14,18 +14,26 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, status::Status},
+    domain::{
+        beat::{Beat, WEDGED},
+        ids::WorkspaceId,
+        runtime::AGENT,
+        status::Status,
+        token::Token,
+        workspace::Habits,
+    },
     engine::{
         Trouble,
-        fake::{Call, FakeContainer, Fault},
+        fake::{Call, EventFault, FakeContainer, Fault},
     },
-    ops::Ops,
-    sweep::Mode,
+    ops::{CreateRequest, Ops, Passage},
+    store::{Bearer, Registration},
+    sweep::{Mode, Sight},
 };
 
 use super::{
     executor::{Owner, Place, Rng, Seen, TaskOrder},
-    house::{House, IMAGE, REMOTE_IMAGE, pass_named, request, told},
+    house::{House, IMAGE, REMOTE_IMAGE, pass_named, request, token_of, told, well},
     invariants::{Broken, Witness, at_rest},
 };
 
@@ -33,8 +41,18 @@ use super::{
 const STEPS: usize = 300;
 const SEEDS: u64 = 100;
 
-const PASSES: [&str; 5] =
-    ["settle", "reap_removed", "reap_unknown", "revoke_stale_tokens", "check_containers"];
+const PASSES: [&str; 10] = [
+    "settle",
+    "reap_removed",
+    "reap_unknown",
+    "revoke_stale_tokens",
+    "check_containers",
+    "check_heartbeats",
+    "time_out_provisioning",
+    "hibernate_idle",
+    "flag_wedged",
+    "restart_due",
+];
 
 /// What a person says to a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +63,21 @@ enum Word {
     Recreate,
     Remove,
     Undelete,
+    Hibernate,
+    Wake,
 }
 
-const WORDS: [Word; 9] = [
+impl Word {
+    /// Whether it may end what a person or the budget has put to rest.
+    fn rouses(self) -> bool {
+        match self {
+            Self::Start | Self::Restart | Self::Recreate => true,
+            Self::Stop | Self::Remove | Self::Undelete | Self::Hibernate | Self::Wake => false,
+        }
+    }
+}
+
+const WORDS: [Word; 12] = [
     Word::Start,
     Word::Start,
     Word::Stop,
@@ -57,6 +87,9 @@ const WORDS: [Word; 9] = [
     Word::Recreate,
     Word::Remove,
     Word::Undelete,
+    Word::Hibernate,
+    Word::Hibernate,
+    Word::Wake,
 ];
 
 /// Something a person said to a workspace.
@@ -66,13 +99,19 @@ struct Said {
     word: Word,
     /// Once it was answered: whether it was granted, and which was the last order given by then.
     answer: Option<(bool, u64)>,
+    /// And how often everything had been looked at by then.
+    ended: Option<usize>,
 }
 
 impl Said {
     fn came_before(self, later: Self) -> bool {
-        let starts = matches!(self.word, Word::Start | Word::Restart | Word::Recreate);
+        let starts = self.word.rouses() || self.word == Word::Wake;
         let ends = matches!(later.word, Word::Stop | Word::Remove);
-        self.answer.is_some_and(|(_, last)| last < later.number) || (starts && ends)
+        self.was_over_before(later) || (starts && ends)
+    }
+
+    fn was_over_before(self, later: Self) -> bool {
+        self.answer.is_some_and(|(_, last)| last < later.number)
     }
 }
 
@@ -82,6 +121,11 @@ struct Book {
     said: BTreeMap<WorkspaceId, Vec<Said>>,
     orders: u64,
     running_passes: Vec<&'static str>,
+    looks: usize,
+    /// Tokens that were once seen: of agents that ran, and of external ones.
+    tokens: Vec<Token>,
+    /// Messages on their way.
+    passages: Vec<Passage>,
 }
 
 /// What a seed is like: seeds that do less of everything at once get deeper into the rest.
@@ -118,7 +162,13 @@ impl Story {
         house
             .world
             .inject(move |call| if rng.permille(faults) { fault(&mut rng, call) } else { Fault::None });
-        let witness = Witness::of(&house);
+        let mut rng = Rng::new(seed, 4);
+        house.world.inject_into_events(move |_| {
+            if rng.permille(faults * 2) { event_fault(&mut rng) } else { EventFault::None }
+        });
+        house.watch();
+        let mut witness = Witness::of(&house);
+        witness.late_starts = faults > 0;
         Self { house, witness, book, temper, named: 0 }
     }
 
@@ -130,11 +180,36 @@ impl Story {
         for _ in 0..STEPS {
             self.house.sim.run_ready();
             self.step();
-            self.witness.check(&self.house)?;
+            self.check()?;
         }
         self.calm_down()?;
         at_rest(&self.house)?;
         self.the_last_word_counts()
+    }
+
+    fn check(&mut self) -> Result<(), Broken> {
+        self.witness.check(&self.house)?;
+        let left = std::mem::take(&mut self.witness.left_rest);
+        let mut book = self.book.lock().unwrap();
+        for (id, since) in left {
+            // What is resumed takes along what was paused with it.
+            let mut line = self.line_above(id);
+            line.push(id);
+            let said = line.iter().filter_map(|id| book.said.get(id)).flatten();
+            let roused = said.filter(|said| said.word.rouses());
+            if !roused.into_iter().any(|said| said.ended.is_none_or(|ended| ended >= since)) {
+                return Err(format!("{} left its rest, and no person said so", self.house.row(id).name));
+            }
+        }
+        book.looks = self.witness.looks;
+        Ok(())
+    }
+
+    /// Everybody above a workspace.
+    fn line_above(&self, id: WorkspaceId) -> Vec<WorkspaceId> {
+        let rows = self.house.rows();
+        let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
+        std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
     }
 
     /// One thing happens.
@@ -144,11 +219,13 @@ impl Story {
             return self.crash();
         }
         match self.house.sim.choose(|rng| rng.below(100)) {
-            0..75 if !held.is_empty() => {
+            0..65 if !held.is_empty() => {
                 let next = self.house.sim.choose(|rng| rng.pick(&held));
                 self.note(format!("{} of {}", next.label, side(next)));
                 self.house.sim.take(next.id);
             }
+            65..72 => self.speak(),
+            72..75 => self.talk(),
             75..82 => self.wait(&held),
             82..89 => self.order(),
             89..92 => self.create(),
@@ -172,8 +249,9 @@ impl Story {
             self.note(format!("{} ms pass", wait.as_millis()));
             self.house.sim.fire_next_timer();
         } else {
-            self.note("a minute passes");
-            self.house.sim.idle(Duration::from_mins(1));
+            let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
+            self.note(format!("{minutes} minutes pass"));
+            self.house.sim.idle(Duration::from_mins(minutes));
         }
     }
 
@@ -188,12 +266,30 @@ impl Story {
         }
         self.named += 1;
         let image = self.house.sim.choose(|rng| if rng.permille(100) { REMOTE_IMAGE } else { IMAGE });
-        let made = request(&format!("w{}", self.named), image);
+        let parent = self.any_workspace();
+        let made = self.house.sim.choose(|rng| CreateRequest {
+            runtime: rng.permille(600).then(|| AGENT.to_owned()),
+            parent: parent.filter(|_| rng.permille(500)),
+            habits: Habits {
+                hibernation_idle_minutes: rng.permille(400).then_some(10),
+                restart_when_wedged: rng.permille(500),
+                ..Habits::default()
+            },
+            ..request(&format!("w{}", self.named), image)
+        });
+        let external = self.house.sim.choose(|rng| rng.permille(150));
+        let made = if external {
+            CreateRequest { runtime: None, external, habits: Habits::default(), ..made }
+        } else {
+            made
+        };
         let (ops, book, name) = (self.house.daemon.ops.clone(), Arc::clone(&self.book), made.name.clone());
         self.note(format!("create {name}"));
         self.house.sim.spawn(Owner::Daemon, async move {
             let answer = ops.create(made).await;
-            book.lock().unwrap().history.push(format!("create {name} answered: {}", told(&answer)));
+            let mut book = book.lock().unwrap();
+            book.history.push(format!("create {name} answered: {}", told(&answer)));
+            book.tokens.extend(answer.ok().and_then(|created| created.token));
         });
     }
 
@@ -208,17 +304,81 @@ impl Story {
         let mut book = self.book.lock().unwrap();
         book.orders += 1;
         let number = book.orders;
-        book.said.entry(id).or_default().push(Said { number, word, answer: None });
+        book.said.entry(id).or_default().push(Said { number, word, answer: None, ended: None });
         book.history.push(format!("{word:?} {} (order {number})", self.house.row(id).name));
         self.house.sim.spawn(Owner::Daemon, async move {
             let (granted, answer) = obey(&ops, id, word).await;
             let mut book = shared.lock().unwrap();
             book.history.push(format!("order {number} answered: {answer}"));
-            let orders = book.orders;
+            let (orders, looks) = (book.orders, book.looks);
             for said in book.said.entry(id).or_default().iter_mut().filter(|said| said.number == number) {
                 said.answer = Some((granted, orders));
+                said.ended = Some(looks + 1);
             }
         });
+    }
+
+    /// An agent says something: with the token it holds, or one that somebody once held.
+    fn speak(&mut self) {
+        let (runs, old) = self.house.sim.choose(|rng| (rng.permille(850), rng.next()));
+        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.house.container(id));
+        let running = running.filter(|container| container.state.may_run());
+        let token = running.and_then(|container| token_of(container.held_token.as_deref()));
+        let mut book = self.book.lock().unwrap();
+        let token = match token {
+            Some(token) => {
+                book.tokens.push(token.clone());
+                token
+            }
+            None if book.tokens.is_empty() => return,
+            None => book.tokens[usize::try_from(old % book.tokens.len() as u64).unwrap()].clone(),
+        };
+        drop(book);
+        // Looked up now, written down whenever its turn comes.
+        let Some(Bearer::Workspace(holder)) = self.house.eye.bearer(&token.digest(), self.house.sim.now())
+        else {
+            return;
+        };
+        let (says, beat) = self.house.sim.choose(|rng| {
+            rng.pick(&[
+                ("is well", Some(well())),
+                ("is well", Some(well())),
+                ("is well", Some(well())),
+                ("works", Some(Beat { active_tasks: 1, current_task: "digging".into(), ..Beat::default() })),
+                ("works and is well", Some(Beat { active_tasks: 2, ..well() })),
+                ("fails", Some(Beat { error_rate: 1.0, sample_error: "no".into(), ..well() })),
+                ("is wedged", Some(Beat { runtime_state: WEDGED.into(), active_tasks: 1, ..well() })),
+                ("registers", None),
+            ])
+        });
+        let name = self.house.row(holder.workspace).name;
+        self.note(format!("{name} says that it {says}"));
+        let (hearing, clock, book) =
+            (self.house.daemon.hearing.clone(), self.house.sim.clock(), Arc::clone(&self.book));
+        self.house.sim.spawn(Owner::Daemon, async move {
+            let heard = match beat {
+                Some(beat) => hearing.note_beat(holder, beat, clock.now()).await,
+                None => {
+                    let registration = Registration { url: None, card: serde_json::json!({ "name": "x" }) };
+                    hearing.note_registration(holder, registration, clock.now()).await
+                }
+            };
+            book.lock().unwrap().history.push(format!("{name}, who {says}, was answered {heard:?}"));
+        });
+    }
+
+    /// A message is on its way, or arrives.
+    fn talk(&mut self) {
+        let (arrives, from_somebody) = self.house.sim.choose(|rng| (rng.permille(500), rng.permille(500)));
+        if arrives {
+            let arrived = self.book.lock().unwrap().passages.pop();
+            drop(arrived);
+            return;
+        }
+        let Some(to) = self.any_workspace() else { return };
+        let from = self.any_workspace().filter(|_| from_somebody);
+        let passage = self.house.daemon.ops.traffic().begin(from, to);
+        self.book.lock().unwrap().passages.extend(passage);
     }
 
     /// A pass begins, unless it runs already: that is the driver's promise.
@@ -231,7 +391,11 @@ impl Story {
         self.note(format!("{pass} begins"));
         let (sweeper, book) = (Arc::clone(&self.house.daemon.sweeper), Arc::clone(&self.book));
         self.house.sim.spawn(Owner::Daemon, async move {
-            let said = match sweeper.look().await {
+            let look = match pass_named(pass).sight() {
+                Sight::Engine => sweeper.look().await,
+                Sight::Store => Ok(sweeper.glance()),
+            };
+            let said = match look {
                 Ok(look) => {
                     let run = sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
                     let actions =
@@ -272,6 +436,7 @@ impl Story {
                     return;
                 }
                 state.run(&container);
+                self.witness.hands.insert(id);
                 "its container is started by hand"
             }
             3 | 4 => {
@@ -296,12 +461,17 @@ impl Story {
         let mut fates = sim.choose(|rng| rng.clone());
         sim.choose(Rng::next);
         self.house.crash(|_| fates.permille(arriving));
+        self.house.watch();
+        let passages = std::mem::take(&mut self.book.lock().unwrap().passages);
+        drop(passages);
         let mut book = self.book.lock().unwrap();
         book.running_passes.clear();
+        let looks = book.looks;
         // Who was not answered was promised nothing.
         let orders = book.orders;
         for said in book.said.values_mut().flatten() {
             said.answer.get_or_insert((false, orders));
+            said.ended.get_or_insert(looks + 1);
         }
     }
 
@@ -316,6 +486,8 @@ impl Story {
     fn calm_down(&mut self) -> Result<(), Broken> {
         self.note("everything is well again");
         self.house.world.heal();
+        let passages = std::mem::take(&mut self.book.lock().unwrap().passages);
+        drop(passages);
         for _ in 0..100_000 {
             self.house.sim.run_ready();
             let held = self.house.sim.held();
@@ -326,7 +498,7 @@ impl Story {
             } else if !self.house.sim.fire_next_timer() {
                 break;
             }
-            self.witness.check(&self.house)?;
+            self.check()?;
         }
         self.witness.approving = true;
         self.house.converge();
@@ -339,15 +511,22 @@ impl Story {
         }
         let last = self.house.converge();
         self.note(format!("at rest after {} passes had nothing to do", last.len()));
-        self.witness.check(&self.house)
+        self.check()
     }
 
     /// Promise 3: who was told "stopped" or "removed", and said nothing since, finds it so. Orders that
     /// overlapped may have been carried out either way round, other than a stop or a removal given while
     /// something was starting: it was given to end that.
     fn the_last_word_counts(&self) -> Result<(), Broken> {
-        for (id, said) in &self.book.lock().unwrap().said {
+        let book = self.book.lock().unwrap();
+        for (id, said) in &book.said {
             let Some((last, before)) = said.split_last() else { continue };
+            // What was said to somebody above it since, or meanwhile, was said to it too.
+            let above = self.line_above(*id);
+            let above = above.iter().filter_map(|id| book.said.get(id)).flatten();
+            if !above.into_iter().all(|said| said.was_over_before(*last)) {
+                continue;
+            }
             if !last.answer.is_some_and(|(granted, _)| granted)
                 || !before.iter().all(|earlier| earlier.came_before(*last))
             {
@@ -359,6 +538,9 @@ impl Story {
                 Word::Remove => row.status == Status::Removed,
                 Word::Undelete => row.status != Status::Removed,
                 Word::Start | Word::Restart | Word::Recreate => row.status != Status::Paused,
+                Word::Hibernate => row.status == Status::Hibernated,
+                // It may have been idle since.
+                Word::Wake => row.status != Status::Paused,
             };
             if !kept {
                 let (number, word) = (last.number, last.word);
@@ -379,6 +561,8 @@ async fn obey(ops: &Ops, id: WorkspaceId, word: Word) -> (bool, String) {
         Word::Restart => ops.restart(id).await,
         Word::Recreate => ops.recreate(id).await,
         Word::Undelete => ops.undelete(id, None).await,
+        Word::Hibernate => ops.hibernate(id, false).await,
+        Word::Wake => ops.wake(id).await,
         Word::Remove => {
             let answer = ops.remove(id, true, false).await;
             return (answer.is_ok(), told(&answer));
@@ -391,6 +575,7 @@ async fn obey(ops: &Ops, id: WorkspaceId, word: Word) -> (bool, String) {
 fn side(seen: Seen) -> &'static str {
     match (seen.place, seen.side) {
         (Place::Store, super::house::OPS) => "an order, in the store",
+        (Place::Store, super::house::AGENTS) => "an agent, in the store",
         (Place::Store, _) => "a sweep, in the store",
         (Place::Engine, super::house::OPS) => "an order, in the engine",
         (Place::Engine, _) => "a sweep, in the engine",
@@ -414,6 +599,15 @@ fn fault(rng: &mut Rng, call: &Call) -> Fault {
         60..75 if may_be_late => Fault::Late(wait),
         75..80 => Fault::Lost,
         _ => Fault::None,
+    }
+}
+
+fn event_fault(rng: &mut Rng) -> EventFault {
+    match rng.below(10) {
+        0..4 => EventFault::Lost,
+        4..6 => EventFault::Twice,
+        6..9 => EventFault::Late(Duration::from_millis(rng.below(120_000) as u64)),
+        _ => EventFault::End(rng.permille(500).then_some(Trouble::Unreachable)),
     }
 }
 

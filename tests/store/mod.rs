@@ -7,6 +7,7 @@ mod beats;
 mod commits;
 mod files;
 mod held_plans;
+mod old;
 mod rows;
 mod statuses;
 mod tokens;

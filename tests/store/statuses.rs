@@ -168,7 +168,7 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
         counted = now;
     }
     let allowed = attempts.iter().filter(|attempt| attempt.allowed()).count();
-    assert_eq!((attempts.len(), applied), (2 * 12 * 16 * 4, allowed));
+    assert_eq!((attempts.len(), applied), (2 * 12 * Cause::ALL.len() * 4, allowed));
     // Whatever happened to the others, a row that was refused is as it was made.
     for attempt in attempts.iter().filter(|attempt| !attempt.allowed()) {
         let row = fixture.row(attempt.workspace).await;

@@ -8,6 +8,7 @@
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,7 +22,10 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::podman::{self, Cleanup};
+use super::{
+    http::{Answer, Request},
+    podman::{self, Cleanup},
+};
 
 /// How long anything a test waits for may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -31,6 +35,9 @@ const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"
 /// How many host ports a site has. Sites of tests that run at once should not fight over one.
 const PORTS_PER_SITE: u32 = 20;
 const PORT_WINDOWS: u32 = 390;
+/// Where sites listen for agents: outside the range from which the kernel gives ports away by itself.
+const NETWORK_PORTS: u32 = 10_000;
+const FIRST_NETWORK_PORT: u32 = 10_900;
 
 /// How many sites this process has made: each has a window of ports of its own.
 static SITES: AtomicU32 = AtomicU32::new(0);
@@ -60,6 +67,8 @@ pub(crate) struct Site {
     number: u32,
     /// Whether the configuration names its ports itself.
     names_ports: bool,
+    /// Where its agents reach it. The same for every daemon of the site: containers are told once.
+    network_port: u16,
     /// Whom ostler runs as, where not whoever runs the tests.
     user: Option<u32>,
     daemon: Option<Child>,
@@ -79,8 +88,16 @@ impl Site {
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
         let number = SITES.fetch_add(1, Ordering::Relaxed);
         let names_ports = config.contains("ports");
-        let engine_socket = engine_socket.to_owned();
-        Self { directory, engine_socket, number, names_ports, user: None, daemon: None, cleanups: Vec::new() }
+        Self {
+            directory,
+            engine_socket: engine_socket.to_owned(),
+            number,
+            names_ports,
+            network_port: free_network_port(number),
+            user: None,
+            daemon: None,
+            cleanups: Vec::new(),
+        }
     }
 
     /// Runs daemon and commands as another user from now on, which takes root.
@@ -126,6 +143,7 @@ impl Site {
             .env("OSTLER_RUNTIME_DIR", self.directory.path().join("run"))
             .env("OSTLER_CONFIG", self.directory.path().join("config.toml"))
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
+            .env("OSTLER_NETWORK_PORT", self.network_port.to_string())
             .env("NO_COLOR", "1");
         if !self.names_ports {
             command.env("OSTLER_PORTS", self.ports());
@@ -302,6 +320,47 @@ impl Site {
         self.wait_for_end();
     }
 
+    /// Asks as the admin does, on the local socket.
+    #[track_caller]
+    pub(crate) fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
+        Request { method, path, token: None, caller: None, body }
+            .over_socket(&self.data_dir().join("ostler.sock"))
+    }
+
+    /// Asks as a workspace does, over TCP, with its token if there is one.
+    #[track_caller]
+    pub(crate) fn agent(
+        &self,
+        method: &str,
+        path: &str,
+        caller: &str,
+        token: Option<&str>,
+        body: Value,
+    ) -> Answer {
+        Request { method, path, token, caller: Some(caller), body }.over_tcp(self.network_port)
+    }
+
+    /// Every event from now on, as it is committed.
+    #[track_caller]
+    pub(crate) fn event_stream(&self) -> impl Iterator<Item = Value> + use<> {
+        let request =
+            Request { method: "GET", path: "/events/stream", token: None, caller: None, body: Value::Null };
+        let lines = request.lines_over_socket(&self.data_dir().join("ostler.sock"));
+        lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?.trim()).ok())
+    }
+
+    /// The port on which the site's agents are heard.
+    pub(crate) fn network_port(&self) -> u16 {
+        self.network_port
+    }
+
+    /// Events of a workspace, newest first.
+    #[track_caller]
+    pub(crate) fn events_of(&self, id: &str) -> Vec<Value> {
+        let answer = self.admin("GET", &format!("/events/{id}"), Value::Null);
+        answer.json().as_array().expect("events are a list").clone()
+    }
+
     /// Runs an `ostler` command to its end.
     pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Said {
         let output = self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs");
@@ -399,6 +458,16 @@ impl Drop for Site {
     }
 }
 
+/// A port that is free on every address right now: on loopback, and on the bridge that is yet to come.
+fn free_network_port(site: u32) -> u16 {
+    let first = std::process::id() * 13 + site * 101;
+    (0..NETWORK_PORTS)
+        .map(|step| FIRST_NETWORK_PORT + (first + step) % NETWORK_PORTS)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok())
+        .expect("a port is free")
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -410,4 +479,11 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Whether a run is one of a pass that has to see the engine. Those that only ask the store go on without it.
+pub(crate) fn sees_the_engine(run: &Value) -> bool {
+    let name = run["pass"].as_str().expect("a run names its pass");
+    let pass = ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass");
+    pass.sight() == ostler::sweep::Sight::Engine
 }

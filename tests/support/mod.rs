@@ -3,4 +3,7 @@
 pub(crate) mod cli;
 pub(crate) mod daemon;
 pub(crate) mod engine_proxy;
+pub(crate) mod http;
 pub(crate) mod podman;
+pub(crate) mod registry;
+pub(crate) mod wire;

@@ -20,6 +20,7 @@ use std::{
 use ostler::engine::podman::{Podman, socket::SocketAddress};
 
 const IMAGE: &str = "localhost/ostler-test:latest";
+const DEMO_IMAGE: &str = "localhost/ostler-test-demo-agent:latest";
 const BUSYBOX: &str = "/bin/busybox";
 /// A machine that swaps takes its time.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -68,6 +69,24 @@ pub(crate) fn engine_at(socket: &Path) -> Podman {
 pub(crate) fn image() -> &'static str {
     socket_path();
     IMAGE
+}
+
+/// The image of the demo agent, which speaks the wire protocol. Built where its files have changed.
+pub(crate) fn demo_image() -> &'static str {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        socket_path();
+        let lock =
+            fs::File::create(std::env::temp_dir().join("ostler-test-demo-image.lock")).expect("a lock file");
+        lock.lock().expect("the lock is given");
+        let mut build = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/demo-agent/build"));
+        build.arg(DEMO_IMAGE).env_remove("OSTLER_ENGINE_SOCKET").env_remove("CONTAINER_HOST");
+        if let Some(configuration) = configuration() {
+            build.env("CONTAINERS_CONF", configuration);
+        }
+        run(&mut build).unwrap_or_else(|why| panic!("the demo agent's image: {why}"));
+    });
+    DEMO_IMAGE
 }
 
 /// A `podman` command that sees what the service sees.

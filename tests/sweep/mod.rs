@@ -4,3 +4,4 @@ mod breaker;
 mod graces;
 mod idempotence;
 mod starts;
+mod windows;

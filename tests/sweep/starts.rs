@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use ostler::{
     domain::{
+        beat::Beat,
         ids::WorkspaceId,
         naming::LABEL_WORKSPACE,
+        runtime::AGENT,
         status::{Failure, Status},
     },
     engine::fake::Fault,
-    ops::OpError,
+    ops::{CreateRequest, OpError},
 };
 
 use crate::simulation::{
     executor::{Owner, TaskOrder},
-    house::{House, IMAGE, REMOTE_IMAGE, request},
+    house::{House, IMAGE, REMOTE_IMAGE, request, well},
     invariants::{Witness, at_rest},
 };
 
@@ -134,6 +136,77 @@ fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
         assert_eq!(house.status(id), Status::Paused, "stopped after step {after} of the start");
         house.converge();
         at_rest(&house).unwrap_or_else(|broken| panic!("stopped after step {after} of the start: {broken}"));
+        if !under_way {
+            break;
+        }
+    }
+}
+
+/// Its first word may come before the order that started it has looked again, and be that it is unwell.
+#[test]
+fn an_agent_that_comes_up_unwell_is_left_running() {
+    let house = House::new(7, TaskOrder::AsWoken);
+    let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request("w", IMAGE) };
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    loop {
+        house.sim.run_ready();
+        let next = *house.sim.held().first().expect("it comes to its start");
+        house.sim.take(next.id);
+        if next.label == "start_container" {
+            break;
+        }
+    }
+    house.beat(id, Beat { error_rate: 1.0, ..well() });
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Degraded);
+    assert!(
+        house.container(id).is_some_and(|container| container.state.may_run()),
+        "it was stopped for that"
+    );
+    assert_eq!(house.row(id).incarnation.0, 1);
+}
+
+/// Its stop and its resume touch nothing in the engine: nothing is left to be done that could come late.
+#[test]
+fn an_external_workspace_that_is_paused_and_resumed_stays_resumed() {
+    let house = House::new(8, TaskOrder::AsWoken);
+    let made = CreateRequest { external: true, ..request("w", "") };
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.calmly(|ops| async move { ops.pause(id).await }).expect("it is paused");
+    house.sim.run_ready();
+    let late: Vec<_> = house.sim.held().into_iter().map(|held| held.id).collect();
+    let ops = house.daemon.ops.clone();
+    house.sim.spawn(Owner::Daemon, async move {
+        ops.resume(id, false).await.expect("it is resumed");
+    });
+    while house.status(id) == Status::Paused {
+        house.sim.run_ready();
+        let next = house.sim.held().into_iter().find(|held| !late.contains(&held.id)).expect("it goes on");
+        house.sim.take(next.id);
+    }
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::AwaitingAgent);
+}
+
+/// Whoever says so while its parent and all below are being resumed means it.
+#[test]
+fn a_pause_in_the_middle_of_its_parents_resume_has_the_last_word() {
+    for after in 0.. {
+        let house = House::new(9, TaskOrder::AsWoken);
+        let parent = house.heard(request("parent", IMAGE));
+        let child = house.heard(CreateRequest { parent: Some(parent), ..request("child", IMAGE) });
+        house.calmly(|ops| async move { ops.pause(parent).await }).expect("both are paused");
+        assert_eq!(house.status(child), Status::Paused);
+        let ops = house.daemon.ops.clone();
+        house.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
+        let under_way = (0..after).all(|_| house.sim.step_calmly());
+        let said = house.calmly(|ops| async move { ops.pause(child).await });
+        house.sim.quiesce();
+        if said.is_ok() {
+            assert_eq!(house.status(child), Status::Paused, "paused after step {after} of the resume");
+        }
+        house.converge();
+        at_rest(&house).unwrap_or_else(|broken| panic!("paused after step {after} of the resume: {broken}"));
         if !under_way {
             break;
         }

@@ -107,7 +107,7 @@ async fn listen(
     names: &mut Names,
 ) -> Result<(), Failure> {
     let last = Some((HeaderName::from_static("last-event-id"), seen.to_string()));
-    let mut stream = session.client.stream("/events/stream", last).await?;
+    let mut stream = session.client.stream("/events/stream?passing=false", last).await?;
     let mut sse = Sse::default();
     while let Ok(Some(bytes)) = stream.next().await {
         for data in sse.feed(&bytes) {

@@ -30,13 +30,16 @@ impl Told {
 /// Facts that tell why come first; the rest follows in the order of the alphabet.
 const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
 
-/// The longest fact worth a line; an agent's card can be a page.
+/// What is shown in another form, or belongs to `show --json`: an agent's card can be a page.
+const APART: [&str; 2] = ["log_tail", "agent_card"];
+
+/// The longest fact worth a line.
 const FACT_CHARS: usize = 300;
 
 pub(super) fn tell(event: &EventView) -> Told {
     let empty = Map::new();
     let payload = event.payload.as_object().unwrap_or(&empty);
-    let rest = payload.keys().map(String::as_str).filter(|key| !FIRST.contains(key) && *key != "log_tail");
+    let rest = payload.keys().map(String::as_str).filter(|key| !FIRST.contains(key) && !APART.contains(key));
     let facts = FIRST.into_iter().chain(rest).filter_map(|key| fact(key, payload.get(key)?)).collect();
     Told {
         time: text::local(&event.created_at),

@@ -1,9 +1,7 @@
 //! `ostler token`
 
 use crate::{
-    api::{
-        AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView,
-    },
+    api::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView},
     cli::{
         Session,
         args::TokenCommand,

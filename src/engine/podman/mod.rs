@@ -495,8 +495,6 @@ impl Engine for Podman {
         port != 0 && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
     }
 
-    /// podman-api: its log asks only when first polled, and a follower of a silent container learns of a
-    /// missing one never; so the container is looked for first.
     async fn disk_usage(&self) -> EngineResult<DiskUsage> {
         let call = "ask what things cost in disk";
         let seen: Usage =
@@ -509,6 +507,8 @@ impl Engine for Podman {
         })
     }
 
+    /// podman-api: its log asks only when first polled, and a follower of a silent container learns of a
+    /// missing one never; so the container is looked for first.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let call = format!("read the log of container {}", id.short());
         let there = self.api.containers().get(id.as_str()).exists().await;

@@ -49,19 +49,17 @@ pub(in super::super) async fn state(
         },
     }
     let row = api.0.store.workspace(id).await?.filter(|row| row.status != Status::Removed);
-    Ok(match row {
-        Some(row) => Json(StateView {
-            workspace_id: id.to_string(),
-            status: row.status.as_str().into(),
-            paused: row.status == Status::Paused,
-            deleted: false,
-        })
-        .into_response(),
-        None => {
-            let gone = GoneView { workspace_id: id.to_string(), deleted: true };
-            (StatusCode::NOT_FOUND, Json(gone)).into_response()
-        }
-    })
+    let Some(row) = row else {
+        let gone = GoneView { workspace_id: id.to_string(), deleted: true };
+        return Ok((StatusCode::NOT_FOUND, Json(gone)).into_response());
+    };
+    let state = StateView {
+        workspace_id: id.to_string(),
+        status: row.status.as_str().into(),
+        paused: row.status == Status::Paused,
+        deleted: false,
+    };
+    Ok(Json(state).into_response())
 }
 
 /// There are none: messages go through the proxy. Runtimes ask all the same, and want an array.
@@ -86,6 +84,9 @@ pub(in super::super) async fn log_activity(
     request: Request,
 ) -> HttpResult<Json<Value>> {
     principal.speak_for(id)?;
+    if !principal.is_admin() {
+        api.0.reports.check(id).map_err(HttpError::too_many)?;
+    }
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let report: Value =
         serde_json::from_slice(&bytes).map_err(|_| HttpError::invalid("invalid request body"))?;

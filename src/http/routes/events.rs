@@ -16,7 +16,11 @@ use super::{
     super::{Api, error::HttpResult, view},
     Query,
 };
-use crate::{api::EventView, domain::event::Event, store::Scope};
+use crate::{
+    api::EventView,
+    domain::event::{Event, Passing},
+    store::Scope,
+};
 
 /// How many events are answered where nobody says.
 const LIMIT: u32 = 100;
@@ -48,68 +52,124 @@ pub(in super::super) async fn list_of(
     Ok(Json(events.into_iter().map(view::event).collect()))
 }
 
+#[derive(Deserialize)]
+pub(in super::super) struct StreamQuery {
+    /// Whether what is told and not stored (beats, tasks) is wanted too.
+    #[serde(default = "yes")]
+    passing: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 struct Following {
     api: Api,
     feed: Receiver<Event>,
+    /// What is only passing, if it is wanted.
+    passing: Option<Receiver<Passing>>,
     /// The last one sent: what the feed brings again is passed over.
     last: i64,
     /// Read from the store, still to be sent.
     read: VecDeque<Event>,
+    /// Whether the store may hold events after those read that the feed will not bring: then the feed is only a sign
+    /// that it is time to read again.
+    behind: bool,
 }
 
-/// Events as they happen, after those the client missed (`Last-Event-ID`). A client that lags behind
-/// the feed catches up from the store: no event is ever skipped.
+/// Events as they happen, after those the client missed (`Last-Event-ID`), and between them what is only passing. A
+/// client that lags behind the feed catches up from the store: no stored event is ever skipped. What is passing has
+/// no id, is not repeated, and is lost to a client that lags.
 pub(in super::super) async fn stream(
     State(api): State<Api>,
+    Query(query): Query<StreamQuery>,
     headers: HeaderMap,
 ) -> HttpResult<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     // Subscribed before the store is read, so that nothing falls in between.
     let feed = api.0.store.subscribe();
+    let passing = query.passing.then(|| api.0.store.overhear());
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
     let last = match seen {
         Some(last) => last,
         None => api.0.store.newest_events(None, 1).await?.first().map_or(0, |event| event.id),
     };
-    let mut following = Following { api, feed, last, read: VecDeque::new() };
-    following.catch_up().await;
+    let following = Following { api, feed, passing, last, read: VecDeque::new(), behind: true };
     let events = stream::unfold(following, |mut following| async move {
-        let event = following.next().await?;
-        Some((Ok(told(event)), following))
+        let told = following.next().await?;
+        Some((Ok(told), following))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
 impl Following {
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.read.pop_front() {
                 if event.id > self.last {
                     self.last = event.id;
-                    return Some(event);
-                }
-                if self.read.is_empty() {
-                    self.catch_up().await;
+                    return Some(told(event));
                 }
                 continue;
             }
-            match self.feed.recv().await {
-                Ok(event) => self.read.push_back(event),
-                Err(RecvError::Lagged(_)) => self.catch_up().await,
-                Err(RecvError::Closed) => return None,
+            if self.behind && self.catch_up().await {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                event = self.feed.recv() => match event {
+                    // The store, which is asked again now, has this one too, in its place.
+                    Ok(_) if self.behind => {}
+                    Ok(event) => self.read.push_back(event),
+                    Err(RecvError::Lagged(_)) => self.behind = true,
+                    Err(RecvError::Closed) => return None,
+                },
+                passing = overheard(&mut self.passing) => return Some(told_in_passing(passing)),
             }
         }
     }
 
-    async fn catch_up(&mut self) {
-        // A store that gives no answer leaves a gap only until the next event makes us ask again.
-        if let Ok(missed) = self.api.0.store.events_after(self.last, LIMIT_MAX).await {
-            self.read.extend(missed);
+    /// Reads what comes next from the store. Answers whether there is anything to send or to read at once: a store
+    /// that gives no answer is asked again at the next event.
+    async fn catch_up(&mut self) -> bool {
+        match self.api.0.store.events_after(self.last, LIMIT_MAX).await {
+            Ok(missed) => {
+                // A page that is not full is the last one: from there on the feed has everything.
+                self.behind = missed.len() >= LIMIT_MAX as usize;
+                self.read.extend(missed);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a listener to events waits for the store");
+                false
+            }
         }
     }
+}
+
+/// The next that is only passing; never, where it is not wanted.
+async fn overheard(passing: &mut Option<Receiver<Passing>>) -> Passing {
+    if let Some(passing) = passing {
+        loop {
+            match passing.recv().await {
+                Ok(event) => return event,
+                Err(RecvError::Lagged(_)) => {}
+                // The feed has ended too, and says so.
+                Err(RecvError::Closed) => break,
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn told(event: Event) -> sse::Event {
     let view = view::event(event);
     let data = serde_json::to_string(&view).unwrap_or_default();
     sse::Event::default().id(view.id.to_string()).event(view.event_type).data(data)
+}
+
+/// Without an id, so that a client that comes back says the last stored one it has seen.
+fn told_in_passing(passing: Passing) -> sse::Event {
+    let view = view::passing(passing);
+    let data = serde_json::to_string(&view).unwrap_or_default();
+    sse::Event::default().event(view.event_type).data(data)
 }

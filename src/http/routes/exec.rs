@@ -29,6 +29,7 @@ pub(in super::super) async fn create(
     Body(body): Body<CreateExec>,
 ) -> HttpResult<Json<CreatedExec>> {
     let row = api.resolve(&reference, Scope::Live).await?;
+    api.0.ops.traffic().note(row.id);
     if body.command.is_empty() {
         return Err(HttpError::invalid("no command was given"));
     }

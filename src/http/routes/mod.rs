@@ -13,24 +13,25 @@ pub(super) mod tokens;
 pub(super) mod trash;
 pub(super) mod workspaces;
 
+use std::time::Duration;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection, rejection::QueryRejection},
     http::request::Parts,
 };
 use serde::de::DeserializeOwned;
 
-use super::error::HttpError;
+use super::{Api, error::HttpError, listen::read_body};
 
 /// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = HttpError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, HttpError> {
+    async fn from_request(request: Request, state: &Api) -> Result<Self, HttpError> {
         let (parts, body) = request.into_parts();
-        let bytes = axum::body::to_bytes(body, BODY_MAX_BYTES).await;
-        let bytes = bytes.map_err(|error| HttpError::invalid(format!("the body cannot be read: {error}")))?;
+        let bytes = read_body(body, BODY_MAX_BYTES, BODY_LIMIT, &*state.0.clock).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
         let mut request = Request::from_parts(parts, axum::body::Body::from(bytes));
         request
@@ -45,6 +46,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 /// The largest body of an admin's request.
 const BODY_MAX_BYTES: usize = 4 << 20;
+/// How long it may take to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 fn told(rejection: &JsonRejection) -> String {
     let text = rejection.body_text();

@@ -38,7 +38,7 @@ use crate::{
 /// The largest body of a beat: its texts are cut at 2 KiB, its metadata is small.
 const BEAT_MAX_BYTES: usize = 64 << 10;
 /// The largest body that carries a card.
-const CARD_MAX_BYTES: usize = 256 << 10;
+const CARD_MAX_BYTES: usize = 64 << 10;
 /// How long a body may take to arrive: as long as a runtime waits for the answer.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -206,7 +206,7 @@ struct RegisterBody {
 pub(in super::super) async fn register(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let told: Told<RegisterBody> = told(&api, request, CARD_MAX_BYTES).await?;
     let holder = told.speaks_for(&api, &told.body.id).await?;
-    api.0.beats.check(holder.workspace).map_err(HttpError::too_many)?;
+    api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
     let RegisterBody { url, agent_card: card, .. } = told.body;
     if !card.is_object() {
         return Err(body_is_invalid());
@@ -236,7 +236,7 @@ struct CardBody {
 pub(in super::super) async fn update_card(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let told: Told<CardBody> = told(&api, request, CARD_MAX_BYTES).await?;
     let holder = told.speaks_for(&api, &told.body.workspace_id).await?;
-    api.0.requests.check(holder.workspace).map_err(HttpError::too_many)?;
+    api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
     if !told.body.agent_card.is_object() {
         return Err(body_is_invalid());
     }

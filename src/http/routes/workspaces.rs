@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     super::{
@@ -478,12 +479,12 @@ pub(in super::super) async fn remove(
                 .into_iter()
                 .map(|(id, name)| Child { id: id.to_string(), name: name.to_string() })
                 .collect();
-            let outcome = RemoveOutcome {
-                status: "confirmation_required".into(),
-                cascade_deleted: 0,
-                children_count: children.len(),
-                children,
-            };
+            // Exactly these keys (wire protocol, §5): nothing was removed, so there is no count of it.
+            let outcome = json!({
+                "status": "confirmation_required",
+                "children_count": children.len(),
+                "children": children,
+            });
             (StatusCode::CONFLICT, Json(outcome)).into_response()
         }
     })

@@ -32,7 +32,8 @@ impl Pass for CheckHeartbeats {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let rows = sweeper.store.quiet_rows(look.asked_at() - liveness::SILENT_AFTER).await?;
+        let now = look.asked_at();
+        let rows = sweeper.store.quiet_rows(now - liveness::SILENT_AFTER, now).await?;
         let readiness = |runtime: &str| sweeper.readiness(runtime);
         let lasted = |since| sweeper.lasted(since, look);
         Ok(liveness::check_heartbeats(&rows, &sweeper.ops.busy(), &readiness, &lasted, look.asked_at()))

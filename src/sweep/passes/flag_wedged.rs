@@ -31,7 +31,8 @@ impl Pass for FlagWedged {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let rows = sweeper.store.quiet_rows(look.asked_at() - liveness::WEDGED_AFTER).await?;
+        let now = look.asked_at();
+        let rows = sweeper.store.quiet_rows(now - liveness::WEDGED_AFTER, now).await?;
         let sent_at = |id| sweeper.ops.traffic().sent_at(id);
         let lasted = |since| sweeper.lasted(since, look);
         Ok(liveness::flag_wedged(&rows, &sweeper.ops.busy(), &sent_at, &lasted, look.asked_at()))

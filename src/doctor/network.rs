@@ -1,0 +1,382 @@
+//! Whether workspaces reach ostler: proven from inside one of them, because nothing on the host can tell.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::io::AsyncReadExt as _;
+
+use super::{Doctor, fail, ok, warn};
+use crate::{
+    api::{Check, Health},
+    clock::{Boxed, within},
+    domain::{ids::ContainerId, status::Status, time::Timestamp, token::redact_tokens, workspace::Kind},
+    engine::{EngineResult, ExecRequest},
+    store::{Described, Scope, StoreResult},
+};
+
+/// How long looking for somebody who reaches ostler may take. A tool inside gives up after 5 s.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A beat no older than this is proof too.
+const FRESH_BEAT: Duration = Duration::from_mins(2);
+
+/// How much of what a container says is read: nobody there may fill the daemon's memory.
+const MOST_SAID: u64 = 16 << 10;
+
+/// How many characters of it are shown.
+const MOST_SHOWN: usize = 200;
+
+const NO_SHELL: &str = "/bin/sh could be run in no running workspace";
+
+/// Asks from inside a container, with whatever it has. Not every wget can be told a limit, so `timeout` is, where
+/// there is one that takes it so.
+const ASK: &str = r#"url=${PLATFORM_URL:-}/health limit=
+exec 2>&1
+echo "asking $url"
+if timeout 5 true 2>/dev/null; then limit="timeout 5"; fi
+if command -v curl >/dev/null; then curl -sSf -m 5 "$url"
+elif command -v wget >/dev/null; then $limit wget -q -O - "$url"
+elif command -v python3 >/dev/null; then
+    python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read(999).decode())' "$url"
+else echo "no tool"; fi"#;
+
+/// By which address workspaces reach this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The address.
+    pub address: IpAddr,
+    /// Whether other machines may see it too.
+    pub lan_sees_it: bool,
+}
+
+/// Asks the engine for a [`Reach`], or says why there is none.
+pub type AskReach = Arc<dyn Fn() -> Boxed<Result<Reach, String>> + Send + Sync>;
+
+/// Where agents are heard, and what they are told.
+#[derive(Clone)]
+pub struct Network {
+    /// The addresses that the configuration names; none stands for loopback and [`Reach::address`].
+    pub listen: Vec<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// Where agents are told to reach ostler, for people.
+    pub told_to_agents: String,
+    /// Whether packets between containers are kept back.
+    pub isolate: bool,
+    /// Where workspaces reach this host.
+    pub reach: AskReach,
+}
+
+/// What a container answered.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// This ostler, at this url.
+    Ostler(String),
+    /// Not this ostler: the url, and what was said instead.
+    Otherwise(String, String),
+    /// Nothing could be asked, because of this.
+    NotAsked(&'static str),
+}
+
+impl Doctor {
+    /// Whether workspaces reach ostler, where it listens, and what the tree does not govern.
+    pub(super) async fn network(&self) -> StoreResult<Vec<Check>> {
+        let network = &self.0.network;
+        let reach = within(&*self.0.clock, DEADLINE, (network.reach)()).await;
+        let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
+        let rows = self.0.store.describe_all(Scope::Live).await?;
+        Ok(vec![self.reached(&rows).await, heard_at(network, &reach), between(network.isolate)])
+    }
+
+    async fn reached(&self, rows: &[Described]) -> Check {
+        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((place(one)?, one))).collect();
+        running.sort_by_key(|(place, _)| *place);
+        let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
+        let asked = within(&*self.0.clock, DEADLINE, self.ask_one(&running)).await;
+        match asked.unwrap_or(Err("no answer came in time")) {
+            Ok(check) => check,
+            Err(why) => without_asking(rows, self.0.clock.now(), &self.0.network.told_to_agents, why),
+        }
+    }
+
+    /// Asks from inside of the first workspace where that can be done.
+    async fn ask_one(&self, running: &[&Described]) -> Result<Check, &'static str> {
+        let mut why = "no workspace runs";
+        for one in running {
+            let Some(container) = &one.row.container else { continue };
+            let heard = match self.said_inside(container).await {
+                Ok(said) => heard(&said, std::process::id()),
+                // It may end at any moment, and not every image has a shell.
+                Err(error) => {
+                    tracing::debug!(%error, workspace = %one.row.name, "the doctor could not ask from inside");
+                    Heard::NotAsked(NO_SHELL)
+                }
+            };
+            match heard {
+                Heard::Ostler(url) => {
+                    return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
+                }
+                Heard::Otherwise(url, said) => {
+                    let now = self.0.clock.now();
+                    let said = redact_tokens(&said, |digest| self.0.store.bearer(digest, now).is_some());
+                    return Ok(unreached(one.row.name.as_str(), &url, &said, self.0.network.port));
+                }
+                Heard::NotAsked(reason) => why = reason,
+            }
+        }
+        Err(why)
+    }
+
+    async fn said_inside(&self, container: &ContainerId) -> EngineResult<Vec<u8>> {
+        let request = ExecRequest {
+            command: ["/bin/sh", "-c", ASK].map(str::to_owned).into(),
+            tty: false,
+            stdin: false,
+            env: BTreeMap::new(),
+            user: None,
+        };
+        let exec = self.0.engine.create_exec(container, &request).await?;
+        let mut stream = self.0.engine.start_exec(&exec, false).await?.take(MOST_SAID);
+        let mut said = Vec::new();
+        // What was said before a stream broke off tells as much.
+        let _broken = stream.read_to_end(&mut said).await;
+        Ok(said)
+    }
+}
+
+/// In which order running containers are asked; `None` for what does not run.
+fn place(one: &Described) -> Option<u8> {
+    if one.row.kind != Kind::Container {
+        return None;
+    }
+    match one.row.status {
+        Status::Online => Some(0),
+        Status::Degraded => Some(1),
+        Status::Provisioning => Some(2),
+        Status::Offline
+        | Status::Failed(_)
+        | Status::Paused
+        | Status::Hibernating
+        | Status::Hibernated
+        | Status::AwaitingAgent
+        | Status::Removed => None,
+    }
+}
+
+/// What both outputs of a command said, without the frames they came in.
+fn unframed(mut stream: &[u8]) -> String {
+    let mut said = Vec::new();
+    while let Some(([_, _, _, _, length @ ..], rest)) = stream.split_first_chunk::<8>() {
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let (part, behind) = rest.split_at(length.min(rest.len()));
+        said.extend_from_slice(part);
+        stream = behind;
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+fn heard(stream: &[u8], own_pid: u32) -> Heard {
+    let said = unframed(stream);
+    let Some((url, answer)) = said.split_once('\n').and_then(|(first, rest)| {
+        Some((first.strip_prefix("asking ")?.strip_suffix("/health")?.to_owned(), rest.trim()))
+    }) else {
+        return Heard::NotAsked(NO_SHELL);
+    };
+    if answer == "no tool" {
+        return Heard::NotAsked("no running workspace has wget, curl or python3");
+    }
+    match serde_json::from_str::<Health>(answer) {
+        Ok(health) if health.pid == own_pid => Heard::Ostler(url),
+        Ok(health) => {
+            Heard::Otherwise(url, format!("another ostler answered, which is process {}", health.pid))
+        }
+        Err(_) => {
+            // A traceback ends with what went wrong.
+            let last = answer.lines().next_back().unwrap_or("no answer");
+            Heard::Otherwise(url, last.chars().take(MOST_SHOWN).collect())
+        }
+    }
+}
+
+fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
+    let url = if url.is_empty() { "the address it was told, which is none" } else { url };
+    fail(
+        "network",
+        format!("`{name}` does not reach ostler at {url}: {said}"),
+        format!(
+            "if a firewall stands between the workspaces' bridge and this host, let port {port} in from the bridge; \
+             if the address is wrong, `network.listen` says where ostler listens and `network.platform_url` what \
+             workspaces are told. `ostler recreate {name}` tells it anew"
+        ),
+    )
+}
+
+/// Where nobody could be asked, a beat that has just come shows the way as well.
+fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> Check {
+    let beats = rows.iter().filter(|one| one.row.kind == Kind::Container);
+    let newest = beats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max();
+    match newest.map(|(at, name)| (now.since(at), name)) {
+        Some((ago, name)) if ago <= FRESH_BEAT => {
+            ok("network", format!("`{name}` reaches ostler: it beat {} s ago ({why})", ago.as_secs()))
+        }
+        Some(_) | None if !rows.iter().any(|one| place(one).is_some()) => ok(
+            "network",
+            format!("nobody can be asked whether workspaces reach ostler: {why}. They are told {told}"),
+        ),
+        Some(_) | None => warn(
+            "network",
+            format!(
+                "whether workspaces reach ostler at {told} is not known: {why}, and none has beaten lately"
+            ),
+            "start one whose image has /bin/sh and wget, curl or python3, then look again",
+        ),
+    }
+}
+
+/// Where ostler listens for agents, and who else sees that.
+fn heard_at(network: &Network, reach: &Result<Reach, String>) -> Check {
+    let mut seen_by_others = Vec::new();
+    let mut addresses = Vec::new();
+    let mut note = |address: IpAddr, others: bool| {
+        let address = SocketAddr::new(address, network.port).to_string();
+        seen_by_others.extend(others.then(|| address.clone()));
+        addresses.push(address);
+    };
+    if network.listen.is_empty() {
+        note(IpAddr::from([127, 0, 0, 1]), false);
+        if let Ok(reach) = reach {
+            note(reach.address, reach.lan_sees_it);
+        }
+    }
+    for address in &network.listen {
+        let others = match reach {
+            Ok(reach) if reach.address == *address => reach.lan_sees_it,
+            Ok(_) | Err(_) => !address.is_loopback(),
+        };
+        note(*address, others);
+    }
+    let heard = format!("agents are heard on {}", addresses.join(" and "));
+    if let (true, Err(why)) = (network.listen.is_empty(), reach) {
+        return warn(
+            "listen",
+            format!("{heard} only, and workspaces not at all yet: {why}"),
+            "ostler goes on by itself once the engine tells the address; `network.listen` names one",
+        );
+    }
+    if seen_by_others.is_empty() {
+        return ok("listen", heard);
+    }
+    warn(
+        "listen",
+        format!("{heard}; other machines may see {}", seen_by_others.join(" and ")),
+        "everything but health needs a token; a firewall rule, or `network.listen`, keeps others out",
+    )
+}
+
+fn between(isolate: bool) -> Check {
+    let packets = if isolate {
+        "Packets between containers are kept back (`network.isolate`)"
+    } else {
+        "Packets between containers it does not keep back: `network.isolate` does"
+    };
+    ok("tree", format!("it governs who may discover and message whom. {packets}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLD: &str = "http://10.89.0.1:7717";
+
+    /// As it comes: in frames, cut anywhere.
+    fn framed(parts: &[&str]) -> Vec<u8> {
+        let mut stream = Vec::new();
+        for part in parts {
+            stream.extend([1, 0, 0, 0]);
+            stream.extend(u32::try_from(part.len()).unwrap().to_be_bytes());
+            stream.extend(part.as_bytes());
+        }
+        stream
+    }
+
+    #[test]
+    fn only_this_ostlers_own_answer_is_proof() {
+        let asking = format!("asking {TOLD}/health\n");
+        let health = |pid| format!("{{\"status\":\"ok\",\"version\":\"1\",\"pid\":{pid}}}");
+        let own = framed(&[&asking, &health(7)[..9], &health(7)[9..]]);
+        assert_eq!(heard(&own, 7), Heard::Ostler(TOLD.into()));
+        for (said, shown) in [
+            (health(8), "another ostler answered, which is process 8"),
+            ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
+            ("<html>".into(), "<html>"),
+            (String::new(), "no answer"),
+        ] {
+            let heard = heard(&framed(&[&asking, &said]), 7);
+            assert_eq!(heard, Heard::Otherwise(TOLD.into(), shown.into()), "{said}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_shell_or_no_tool_was_not_asked() {
+        for said in [
+            &framed(&["OCI runtime exec failed: no such file"])[..],
+            b"",
+            b"\x01\0\0",
+            &framed(&["asking x/health\n", "no tool\n"]),
+        ] {
+            assert!(matches!(heard(said, 7), Heard::NotAsked(_)), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_off_is_read_as_far_as_it_goes() {
+        let mut stream = framed(&["one ", "two"]);
+        stream.truncate(stream.len() - 1);
+        assert_eq!(unframed(&stream), "one tw");
+    }
+
+    fn listening(listen: &[&str], reach: Result<(&str, bool), &str>) -> (String, String) {
+        let network = Network {
+            listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
+            port: 7717,
+            told_to_agents: TOLD.into(),
+            isolate: false,
+            reach: Arc::new(|| unreachable!("what it answers is handed over")),
+        };
+        let reach =
+            reach.map(|(address, lan_sees_it)| Reach { address: address.parse().unwrap(), lan_sees_it });
+        let check = heard_at(&network, &reach.map_err(str::to_owned));
+        (check.verdict, check.found)
+    }
+
+    #[test]
+    fn an_address_that_other_machines_see_is_warned_of() {
+        let gateway = Ok(("10.89.0.1", false));
+        let (verdict, found) = listening(&[], gateway);
+        assert_eq!(verdict, "ok", "{found}");
+        assert!(found.ends_with("127.0.0.1:7717 and 10.89.0.1:7717"), "{found}");
+        assert_eq!(listening(&["127.0.0.1", "10.89.0.1"], gateway).0, "ok", "the gateway is the host's own");
+        for (listen, reach) in [
+            (&[][..], Ok(("192.168.1.10", true))),
+            (&["0.0.0.0"], gateway),
+            (&["::"], gateway),
+            (&["192.168.1.10"], gateway),
+            (&["0.0.0.0"], Err("away")),
+        ] {
+            let (verdict, found) = listening(listen, reach);
+            assert_eq!(verdict, "warn", "{found}");
+            assert!(found.contains("other machines"), "{found}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_told_the_gateway_is_told_why() {
+        let (verdict, found) = listening(&[], Err("the engine is away"));
+        assert_eq!(verdict, "warn");
+        assert!(found.contains("the engine is away") && found.contains("127.0.0.1:7717 only"), "{found}");
+    }
+}

@@ -1,0 +1,115 @@
+//! An agent that ends by itself is seen, started again within its budget, and given up when it goes on ending.
+
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Agent, make, now, report};
+use crate::support::{
+    daemon::{Site, until},
+    engine_proxy::{EngineProxy, Fault, Rule},
+    podman::inspected,
+};
+
+/// Nothing but events can be timely here, and no number of ends is too many.
+const BY_EVENTS: &str = "\
+[sweep]
+look_every = \"1h\"
+[restart]
+first_backoff = \"100ms\"
+longest_backoff = \"100ms\"
+ends_allowed = 1000
+";
+const KILLS: usize = 20;
+
+/// Kills the process of a workspace's container, as the kernel does when memory runs out.
+#[track_caller]
+fn kill(site: &Site, agent: &Agent) -> Instant {
+    let container = site.show(&agent.name)["container_id"].as_str().expect("it has a container").to_owned();
+    let pid = inspected(&container, "{{.State.Pid}}").expect("its container is there");
+    let pid = pid.parse().ok().and_then(Pid::from_raw).expect("its container runs");
+    let at = now();
+    kill_process(pid, Signal::KILL).expect("its process is killed");
+    at
+}
+
+#[test]
+fn a_death_is_seen_by_its_event_and_answered_by_a_restart() {
+    let mut site = Site::new(BY_EVENTS);
+    site.serve();
+    let worker = make(&site, "worker", &[]);
+    let (heard, offline) = mpsc::channel();
+    let events = site.event_stream();
+    thread::spawn(move || {
+        for event in events.filter(|event| event["event_type"] == "WORKSPACE_OFFLINE") {
+            if heard.send((now(), event)).is_err() {
+                return;
+            }
+        }
+    });
+    let mut latencies = Vec::new();
+    for kill_number in 1..=KILLS {
+        let before = site.show("worker")["incarnation"].as_u64();
+        let killed_at = kill(&site, &worker);
+        let (seen_at, event) = offline.recv_timeout(Duration::from_mins(3)).unwrap_or_else(|_| {
+            panic!("death {kill_number} was not seen: {:?}", worker.story(&site));
+        });
+        latencies.push(seen_at.duration_since(killed_at).as_millis());
+        assert_eq!(event["payload"]["exit_code"], 137, "{event}");
+        assert!(
+            event["payload"]["log_tail"].as_str().is_some_and(|tail| tail.contains("heartbeat: 200")),
+            "{event}"
+        );
+        let back = site.until_status("worker", "online");
+        assert!(back["incarnation"].as_u64() > before, "{back}");
+    }
+    report("from a death to its event", latencies);
+    assert!(site.live_instance_token_matches("worker"));
+}
+
+#[test]
+fn a_death_while_the_events_are_cut_off_is_found_by_the_look_after_the_next_connection() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), BY_EVENTS);
+    site.serve();
+    let worker = make(&site, "worker", &[]);
+    let deaf = |fault| Rule::when(|request| request.path.contains("/events"), fault);
+    proxy.set_rules([deaf(Fault::DropBefore)]);
+    proxy.cut_those(|request| request.path.contains("/events"));
+    let before = site.show("worker")["incarnation"].as_u64();
+    kill(&site, &worker);
+    let connects = proxy.count("GET", "/events");
+    until("it tried to listen again", || (proxy.count("GET", "/events") > connects).then_some(()));
+    assert_eq!(worker.status(&site), "online", "somebody saw it who could not: {:?}", worker.story(&site));
+    proxy.set_rules([]);
+    worker.until_event(&site, "WORKSPACE_OFFLINE", 0);
+    let back = site.until_status("worker", "online");
+    assert!(back["incarnation"].as_u64() > before, "{back}");
+}
+
+#[test]
+fn five_crashes_in_a_row_park_it_and_why_shows_the_logs() {
+    let mut site = Site::new("[restart]\nfirst_backoff = \"100ms\"\nlongest_backoff = \"1s\"\n");
+    site.serve();
+    let worker = make(&site, "worker", &["--no-wait", "--env", "DEMO_CRASH_AFTER_SECONDS=1"]);
+    let parked = site.until_status("worker", "failed");
+    assert_eq!(parked["failure"], "parked", "{parked}");
+    let story = worker.story(&site);
+    let ends = story.iter().filter(|kind| *kind == "WORKSPACE_OFFLINE").count();
+    assert_eq!((ends, story.last().map(String::as_str)), (5, Some("WORKSPACE_PARKED")), "{story:?}");
+    let why = site.ostler(["why", "worker"]).well();
+    assert!(why.contains("exit code 3") && why.contains("heartbeat: 200"), "`why` has no logs:\n{why}");
+    for _ in 0..3 {
+        site.sweep_all();
+    }
+    assert_eq!(worker.status(&site), "failed", "a sweep started what was given up");
+    let refused = worker.told(&site, "hello").expect(503);
+    assert!(refused.body.contains("parked"), "{refused:?}");
+    site.ostler(["start", "worker", "--no-wait"]).well();
+    let again = worker.until_event(&site, "WORKSPACE_ONLINE", worker.last_event(&site));
+    assert!(again["id"].as_i64().is_some());
+}

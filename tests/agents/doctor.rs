@@ -1,0 +1,88 @@
+//! The doctor looks from inside a container, where the host's own view shows nothing.
+
+use serde_json::Value;
+
+use super::{creation, make};
+use crate::support::{
+    daemon::{Site, until},
+    podman::podman_says,
+};
+
+/// What the doctor found under a name.
+#[track_caller]
+fn check(site: &Site, name: &str) -> Value {
+    let said = site.ostler(["doctor", "--json"]);
+    let report: Value =
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let checks = report["checks"].as_array().expect("a report has checks");
+    checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}")).clone()
+}
+
+#[test]
+fn the_doctor_asks_from_inside_whether_ostler_is_reached() {
+    let mut site = Site::new("");
+    site.serve();
+    let alone = check(&site, "network");
+    assert_eq!(alone["verdict"], "ok", "nobody runs, which is no fault: {alone}");
+    assert!(alone["found"].as_str().unwrap().contains("no workspace runs"), "{alone}");
+
+    make(&site, "lead", &[]);
+    let port = site.network_port();
+    let found = check(&site, "network");
+    let text = found["found"].as_str().unwrap();
+    assert_eq!(found["verdict"], "ok", "{found}");
+    assert!(
+        text.starts_with("`lead` reaches ostler at http://") && text.ends_with(&format!(":{port}")),
+        "{text}"
+    );
+
+    let listen = check(&site, "listen");
+    assert!(listen["found"].as_str().unwrap().contains(&format!("127.0.0.1:{port} and ")), "{listen}");
+    let tree = check(&site, "tree");
+    assert!(tree["found"].as_str().unwrap().contains("network.isolate"), "{tree}");
+    site.ostler(["doctor"]).well();
+}
+
+#[test]
+fn where_no_answer_comes_the_doctor_fails_and_says_what_to_do() {
+    let mut site = Site::new("[network]\nplatform_url = \"http://127.0.0.1:1\"\n");
+    site.serve();
+    site.ostler(creation("lost", &["--no-wait"])).well();
+    site.until_status("lost", "provisioning");
+    let said = until("its container can be asked", || {
+        let said = site.ostler(["doctor"]);
+        (!said.stdout.contains("no workspace runs") && !said.stdout.contains("/bin/sh could be run in no"))
+            .then_some(said)
+    });
+    assert_eq!(said.code, 1, "{said:?}");
+    for told in [
+        "`lost` does not reach ostler at http://127.0.0.1:1: ",
+        "refused",
+        "firewall",
+        "network.listen",
+        "network.platform_url",
+    ] {
+        assert!(said.stdout.contains(told), "no {told:?} in {}", said.stdout);
+    }
+}
+
+#[test]
+fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
+    let mut site = Site::new("");
+    site.serve();
+    site.create("mute", &[]);
+    let container = site.show("mute")["container_id"].as_str().unwrap().to_owned();
+    // As root, to whom /bin belongs.
+    podman_says(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
+    let found = check(&site, "network");
+    assert_eq!(found["verdict"], "warn", "{found}");
+    assert!(found["found"].as_str().unwrap().contains("/bin/sh could be run in no"), "{found}");
+
+    let id = site.show("mute")["id"].as_str().unwrap().to_owned();
+    let token = site.token_in_volume("mute");
+    let beat = serde_json::json!({ "workspace_id": id, "uptime_seconds": 1 });
+    site.agent("POST", "/registry/heartbeat", &id, Some(&token), beat).expect(200);
+    let found = check(&site, "network");
+    assert_eq!(found["verdict"], "ok", "{found}");
+    assert!(found["found"].as_str().unwrap().starts_with("`mute` reaches ostler: it beat "), "{found}");
+}

@@ -1,0 +1,169 @@
+//! From the first beat to the last.
+
+use serde_json::{Value, json};
+
+use super::{Agent, creation, make, story_of};
+use crate::support::{
+    daemon::{Site, until},
+    podman::{image, inspected},
+};
+
+#[test]
+fn an_agent_comes_online_over_the_gateway_with_the_default_configuration_and_answers() {
+    let mut site = Site::new("");
+    site.serve();
+    let lead = make(&site, "lead", &[]);
+    let shown = site.show("lead");
+    assert_eq!(shown["status"], "online", "{shown}");
+    let container = shown["container_id"].as_str().unwrap();
+    let environment = inspected(container, "{{.Config.Env}}").unwrap();
+    let network = format!("ostler-{}", site.instance());
+    let gateway =
+        inspected(container, &format!("{{{{(index .NetworkSettings.Networks {network:?}).Gateway}}}}"));
+    let told = format!("PLATFORM_URL=http://{}:{}", gateway.unwrap(), site.network_port());
+    assert!(environment.contains(&told), "not {told} but {environment}");
+    assert_eq!(lead.says(&site, "hello"), "lead heard: hello");
+    let logs = site.ostler(["logs", "lead"]).stdout;
+    assert!(logs.contains("register: 200") && logs.contains("heartbeat: 200"), "{logs}");
+}
+
+/// Registers with nonsense, then beats.
+const REFUSED: &str = r#"
+say() { wget -q -O - --header "Authorization: Bearer $(cat /configs/.auth_token)" --post-data "$2" "$PLATFORM_URL$1"; }
+say /registry/register '{}' 2>&1 || echo "register was refused"
+while ! say /registry/heartbeat "{\"workspace_id\":\"$WORKSPACE_ID\",\"uptime_seconds\":1}"; do sleep 1; done
+trap 'exit 0' TERM
+while :; do sleep 3600 & wait; done"#;
+
+#[test]
+fn the_first_beat_brings_an_agent_online_whose_register_was_refused() {
+    let mut site = Site::new("");
+    site.serve();
+    let arguments = ["create", "odd", "--runtime", "agent", "--image", image(), "--", "sh", "-c", REFUSED];
+    site.ostler(arguments).well();
+    let odd = Agent::of(&site, "odd");
+    assert_eq!(odd.status(&site), "online", "{:?}", odd.story(&site));
+    let logs = site.ostler(["logs", "odd"]);
+    let said = format!("{}{}", logs.stdout, logs.stderr);
+    assert!(said.contains("register was refused") && said.contains("\"status\":\"ok\""), "{said}");
+}
+
+#[test]
+fn an_agent_that_says_it_is_wedged_is_degraded_until_it_says_it_is_well() {
+    let mut site = Site::new("");
+    site.serve();
+    let worker = make(&site, "worker", &[]);
+    worker.says(&site, "wedged");
+    assert_eq!(worker.status(&site), "degraded", "{:?}", worker.story(&site));
+    assert_eq!(worker.says(&site, "hello"), "worker heard: hello", "who is degraded is still spoken to");
+    worker.says(&site, "well");
+    assert_eq!(worker.status(&site), "online");
+    worker.says(&site, "errors 0.7");
+    let shown = site.show("worker");
+    assert_eq!(shown["status"], "degraded", "{shown}");
+    assert!(
+        site.ostler(["why", "worker"]).stdout.contains("70 %"),
+        "{}",
+        site.ostler(["why", "worker"]).stdout
+    );
+    worker.says(&site, "errors 0");
+    assert_eq!(worker.status(&site), "online");
+}
+
+#[test]
+fn an_agent_that_comes_up_unwell_is_left_running() {
+    let mut site = Site::new("");
+    site.serve();
+    // Its first beat says that it is wedged, and comes while its start is still being seen to.
+    let wedged = REFUSED.replace("\\\"uptime_seconds\\\":1", "\\\"runtime_state\\\":\\\"wedged\\\"");
+    assert_ne!(wedged, REFUSED);
+    let create =
+        ["create", "odd", "--no-wait", "--runtime", "agent", "--image", image(), "--", "sh", "-c", &wedged];
+    site.ostler(create).well();
+    site.until_status("odd", "degraded");
+    for _ in 0..3 {
+        site.sweep_all();
+    }
+    let shown = site.show("odd");
+    let running = inspected(shown["container_id"].as_str().unwrap(), "{{.State.Running}}");
+    assert_eq!((running.as_deref(), &shown["status"]), (Some("true"), &"degraded".into()), "{shown}");
+    assert_eq!(
+        story_of(&site, "odd"),
+        ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED_ANEW", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
+    );
+}
+
+fn containers_state(site: &Site, name: &str) -> String {
+    let container = site.show(name)["container_id"].as_str().unwrap().to_owned();
+    inspected(&container, "{{.State.Status}}").unwrap()
+}
+
+#[test]
+fn a_pause_takes_along_what_is_below_and_a_resume_brings_back_just_that() {
+    let mut site = Site::new("");
+    site.serve();
+    let tree = [("root", None), ("arm", Some("root")), ("hand", Some("arm")), ("leg", Some("root"))];
+    for (name, parent) in tree {
+        let mut more = vec!["--no-wait"];
+        more.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
+        site.ostler(creation(name, &more)).well();
+    }
+    for (name, _) in tree {
+        site.until_status(name, "online");
+    }
+    site.ostler(["stop", "leg"]).well();
+
+    let paused = site.admin("POST", "/workspaces/root/pause", Value::Null).expect(200).json();
+    assert_eq!(paused["status"], "paused", "{paused}");
+    let along = |answer: &Value| -> Vec<(String, String)> {
+        let along = answer["along"].as_array().unwrap_or_else(|| panic!("nobody along: {answer}"));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        along.iter().map(|one| (text(&one["name"]), text(&one["status"]))).collect()
+    };
+    let names = |status: &str| ["arm", "hand"].map(|name| (name.to_owned(), status.to_owned()));
+    assert_eq!(along(&paused), names("paused"), "{paused}");
+    for (name, _) in tree {
+        assert_eq!(
+            (site.show(name)["status"].as_str().unwrap(), containers_state(&site, name)),
+            ("paused", "exited".into()),
+            "{name}"
+        );
+    }
+    let refused = site.admin("POST", "/workspaces/hand/resume", Value::Null).expect(409).json();
+    assert_eq!(refused["error"], "parent workspace \"arm\" is paused — resume it first");
+    let message = super::message("hello");
+    let hand = Agent::of(&site, "hand");
+    site.admin("POST", &format!("/workspaces/{}/a2a", hand.id), message).expect(409);
+
+    let resumed = site.admin("POST", "/workspaces/root/resume", Value::Null).expect(200).json();
+    let provisioning_or_online =
+        |(_, status): &(String, String)| ["provisioning", "online"].contains(&status.as_str());
+    assert!(along(&resumed).iter().all(provisioning_or_online) && along(&resumed).len() == 2, "{resumed}");
+    for name in ["root", "arm", "hand"] {
+        site.until_status(name, "online");
+    }
+    assert_eq!(
+        (site.show("leg")["status"].as_str().unwrap(), containers_state(&site, "leg")),
+        ("paused", "exited".into())
+    );
+    assert_eq!(Agent::of(&site, "root").says(&site, "ask arm hello"), "arm answered: arm heard: hello");
+    // What a person resumes by itself is no longer along with anybody.
+    site.ostler(["start", "leg"]).well();
+}
+
+#[test]
+fn a_task_and_who_is_asked_show_in_what_the_registry_knows() {
+    let mut site = Site::new("");
+    site.serve();
+    let worker = make(&site, "worker", &[]);
+    worker.says(&site, "work 3600 in the background");
+    let shown = until("it says that it works", || {
+        let shown = site.show("worker");
+        (shown["active_tasks"] == 1).then_some(shown)
+    });
+    assert!(shown["current_task"].as_str().is_some_and(|task| task.contains("3600")), "{shown}");
+    let refused = site.admin("POST", "/workspaces/worker/hibernate", Value::Null).expect(409).json();
+    assert_eq!(refused["active_tasks"], json!(1), "{refused}");
+    let slept = site.admin("POST", "/workspaces/worker/hibernate?force=true", Value::Null).expect(200).json();
+    assert_eq!(slept["status"], "hibernated", "{slept}");
+}

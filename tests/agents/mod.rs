@@ -1,0 +1,126 @@
+//! Agents that speak the wire protocol: the real binary, the real Podman, the demo agent, default configuration but
+//! for what a test has to change.
+
+mod deaths;
+mod doctor;
+mod lifecycle;
+mod sleep;
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Site, until},
+    http::Answer,
+    podman::demo_image,
+};
+
+/// The arguments of a creation of the demo agent.
+fn creation<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["create", name, "--runtime", "agent", "--image", demo_image()];
+    arguments.extend(more);
+    arguments
+}
+
+/// Makes a demo agent and waits until it is online.
+#[track_caller]
+fn make(site: &Site, name: &str, more: &[&str]) -> Agent {
+    site.ostler(creation(name, more)).well();
+    Agent::of(site, name)
+}
+
+/// A workspace as its peers know it: by its id.
+struct Agent {
+    name: String,
+    id: String,
+}
+
+impl Agent {
+    #[track_caller]
+    fn of(site: &Site, name: &str) -> Self {
+        let id = site.show(name)["id"].as_str().expect("a workspace has an id").to_owned();
+        Self { name: name.to_owned(), id }
+    }
+
+    /// Sends it a message as the admin does.
+    #[track_caller]
+    fn told(&self, site: &Site, text: &str) -> Answer {
+        site.admin("POST", &format!("/workspaces/{}/a2a", self.id), message(text))
+    }
+
+    /// The same, where it must answer; its words.
+    #[track_caller]
+    fn says(&self, site: &Site, text: &str) -> String {
+        words(&self.told(site, text).expect(200))
+    }
+
+    /// Sends it a message as another workspace does, with that one's own token from its volume.
+    #[track_caller]
+    fn told_by(&self, site: &Site, sender: &Self, text: &str) -> Answer {
+        let token = site.token_in_volume(&sender.name);
+        let path = format!("/workspaces/{}/a2a", self.id);
+        site.agent("POST", &path, &sender.id, Some(&token), message(text))
+    }
+
+    #[track_caller]
+    fn status(&self, site: &Site) -> String {
+        site.show(&self.name)["status"].as_str().expect("a status is text").to_owned()
+    }
+
+    /// The kinds of its events, oldest first.
+    #[track_caller]
+    fn story(&self, site: &Site) -> Vec<String> {
+        let events = site.events_of(&self.id);
+        events.iter().rev().map(|event| event["event_type"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Waits for the newest event of a kind that is none of those known, and answers it.
+    #[track_caller]
+    fn until_event(&self, site: &Site, kind: &str, after: i64) -> Value {
+        until(&format!("{} had {kind}: {:?}", self.name, self.story(site)), || {
+            let events = site.events_of(&self.id);
+            events.into_iter().find(|event| event["event_type"] == kind && event["id"].as_i64() > Some(after))
+        })
+    }
+
+    /// The number of its last event.
+    #[track_caller]
+    fn last_event(&self, site: &Site) -> i64 {
+        site.events_of(&self.id).first().and_then(|event| event["id"].as_i64()).unwrap_or_default()
+    }
+}
+
+fn message(text: &str) -> Value {
+    json!({ "method": "message/send", "params": { "message": {
+        "kind": "message", "role": "user", "parts": [{ "kind": "text", "text": text }],
+    } } })
+}
+
+/// What an agent said.
+#[track_caller]
+fn words(answer: &Answer) -> String {
+    let said = answer.json();
+    said["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no words: {answer:?}")).to_owned()
+}
+
+#[track_caller]
+fn story_of(site: &Site, name: &str) -> Vec<String> {
+    Agent::of(site, name).story(site)
+}
+
+#[allow(clippy::disallowed_methods, reason = "what is measured is real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Notes what a machine took for something. Nothing is asserted of it: machines differ.
+fn report(what: &str, mut milliseconds: Vec<u128>) {
+    milliseconds.sort_unstable();
+    let (median, worst) = (milliseconds[milliseconds.len() / 2], milliseconds[milliseconds.len() - 1]);
+    let line = format!("{what}: median {median} ms, worst {worst} ms, of {}\n", milliseconds.len());
+    eprint!("{line}");
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let file = directory.join(format!("agents-report-{}.txt", what.replace(' ', "-")));
+    fs::write(file, line).expect("the report is written");
+}

@@ -1,0 +1,131 @@
+//! Idle agents sleep, and a message from somebody who may send one wakes them.
+
+use serde_json::{Value, json};
+
+use super::{Agent, make, report, words};
+use crate::support::{
+    daemon::{Site, until},
+    podman::{demo_image, inspected},
+};
+
+const WAKES: usize = 10;
+
+fn started_at(site: &Site, agent: &Agent) -> String {
+    let container = site.show(&agent.name)["container_id"].as_str().expect("it has a container").to_owned();
+    inspected(&container, "{{.State.StartedAt}}").expect("its container is there")
+}
+
+#[track_caller]
+fn put_to_sleep(site: &Site, agent: &Agent) {
+    let path = format!("/workspaces/{}/hibernate", agent.id);
+    let slept = site.admin("POST", &path, Value::Null).expect(200).json();
+    assert_eq!(slept["status"], "hibernated", "{slept}");
+}
+
+#[test]
+fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
+    let mut site = Site::new("");
+    site.serve();
+    for name in ["idle", "busy"] {
+        let body = json!({
+            "name": name, "runtime": "agent", "image": demo_image(), "hibernation_idle_minutes": 1,
+            // So often that a beat would keep it awake if beats did.
+            "env": { "DEMO_BEAT_SECONDS": "5" },
+        });
+        site.admin("POST", "/workspaces", body).expect(201);
+    }
+    for name in ["idle", "busy"] {
+        site.until_status(name, "online");
+    }
+    let (idle, busy) = (Agent::of(&site, "idle"), Agent::of(&site, "busy"));
+    busy.says(&site, "work 3600 in the background");
+    let asleep = site.until_status("idle", "hibernated");
+    assert!(asleep["last_heartbeat_at"].is_string(), "it never beat: {asleep}");
+    let container = asleep["container_id"].as_str().unwrap();
+    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some("exited"));
+    let run = site.sweep("hibernate_idle");
+    assert_eq!(busy.status(&site), "online", "it worked, and was put to sleep: {run}");
+    assert!(
+        site.ostler(["why", "idle"]).stdout.contains("nothing happened"),
+        "{}",
+        site.ostler(["why", "idle"]).stdout
+    );
+
+    let said = busy.says(&site, "ask idle hello");
+    assert!(said.starts_with("idle answered: ") && said.ends_with(" heard: hello"), "{said}");
+    assert_eq!(idle.status(&site), "online");
+}
+
+#[test]
+fn a_message_wakes_whom_it_may_and_brings_back_the_agents_own_answer() {
+    let mut site = Site::new("");
+    site.serve();
+    let lead = make(&site, "lead", &[]);
+    let worker = make(&site, "worker", &["--parent", "lead"]);
+    let mut latencies = Vec::new();
+    for wake in 0..WAKES {
+        put_to_sleep(&site, &worker);
+        let before = started_at(&site, &worker);
+        let asked_at = super::now();
+        let answer = worker.told_by(&site, &lead, &format!("hello {wake}")).expect(200);
+        latencies.push(asked_at.elapsed().as_millis());
+        // Who has just woken may not have asked for its own name yet.
+        let said = words(&answer);
+        assert!(said.ends_with(&format!(" heard: hello {wake}")), "{said}");
+        assert_ne!(started_at(&site, &worker), before, "who answered was not woken");
+    }
+    report("from a message to a sleeper to its answer", latencies);
+    assert_eq!(worker.status(&site), "online");
+}
+
+#[test]
+fn a_cousin_is_refused_and_wakes_nobody() {
+    let mut site = Site::new("");
+    site.serve();
+    for (name, parent) in
+        [("left", None), ("right", None), ("left child", Some("left")), ("right child", Some("right"))]
+    {
+        let more: Vec<_> = parent.iter().flat_map(|parent| ["--parent", parent]).collect();
+        make(&site, name, &more);
+    }
+    let [sleeper, uncle, cousin] = ["left child", "right", "right child"].map(|name| Agent::of(&site, name));
+    put_to_sleep(&site, &sleeper);
+    let before = (started_at(&site, &sleeper), sleeper.story(&site));
+    for stranger in [&cousin, &uncle] {
+        let refused = sleeper.told_by(&site, stranger, "wake up").expect(403);
+        assert_eq!(
+            refused.json()["error"],
+            "access denied: workspaces cannot communicate per hierarchy rules"
+        );
+        let token = site.token_in_volume(&stranger.name);
+        let path = format!("/registry/discover/{}", sleeper.id);
+        site.agent("GET", &path, &stranger.id, Some(&token), Value::Null).expect(403);
+        site.agent(
+            "POST",
+            &format!("/workspaces/{}/wake", sleeper.id),
+            &stranger.id,
+            Some(&token),
+            Value::Null,
+        )
+        .expect(403);
+    }
+    let nobody = site.agent(
+        "POST",
+        &format!("/workspaces/{}/a2a", sleeper.id),
+        &sleeper.id,
+        None,
+        super::message("x"),
+    );
+    nobody.expect(401);
+    assert_eq!(cousin.says(&site, "ask left-child hello"), "I have no peer named left-child");
+    for _ in 0..3 {
+        site.sweep_all();
+    }
+    assert_eq!(sleeper.status(&site), "hibernated");
+    assert_eq!((started_at(&site, &sleeper), sleeper.story(&site)), before, "somebody woke it");
+
+    let parent = Agent::of(&site, "left");
+    let said = words(&sleeper.told_by(&site, &parent, "wake up").expect(200));
+    assert!(said.ends_with(" heard: wake up"), "{said}");
+    until("it is online", || (sleeper.status(&site) == "online").then_some(()));
+}

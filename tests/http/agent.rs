@@ -1,0 +1,156 @@
+//! An agent that is asked: a server on a port, which keeps what it was told.
+
+#![allow(clippy::disallowed_methods, reason = "a real server, whose tasks are tokio's")]
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::HeaderMap,
+    response::Response,
+};
+use futures_util::stream;
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+
+/// What it answers.
+pub(super) enum Says {
+    /// This status, content type and body.
+    This(u16, &'static str, Vec<u8>),
+    /// A stream of events, as they come in here.
+    Events(mpsc::UnboundedReceiver<Bytes>),
+    /// Nothing, for ever.
+    Nothing,
+}
+
+/// What it was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Asked {
+    #[track_caller]
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+struct Inner {
+    says: Mutex<Says>,
+    asked: Mutex<Vec<Asked>>,
+    /// Requests whose asker went away before the answer was whole.
+    left: AtomicUsize,
+}
+
+/// See the module page. Ends when it is dropped.
+pub(super) struct Agent {
+    pub(super) address: SocketAddr,
+    inner: Arc<Inner>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Agent {
+    /// On a port of the kernel's choice.
+    pub(super) async fn saying(says: Says) -> Self {
+        Self::at(0, says).await
+    }
+
+    /// Where a container of the fake engine is thought to listen.
+    pub(super) async fn at(port: u16, says: Says) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let inner =
+            Arc::new(Inner { says: Mutex::new(says), asked: Mutex::default(), left: AtomicUsize::new(0) });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&inner));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        Self { address, inner, serving }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/agent?x=1", self.address)
+    }
+
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.inner.asked.lock().unwrap().clone()
+    }
+
+    /// How many went away before they had the whole answer.
+    pub(super) fn left(&self) -> usize {
+        self.inner.left.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts an asker that goes away, unless it was told all.
+struct Watch(Arc<Inner>, bool);
+
+impl Watch {
+    fn done(&mut self) {
+        self.1 = true;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.left.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("the request is whole");
+    let path = parts.uri.to_string();
+    inner.asked.lock().unwrap().push(Asked { path, headers: parts.headers, body });
+    let mut watch = Watch(Arc::clone(&inner), false);
+    let says = std::mem::replace(&mut *inner.says.lock().unwrap(), Says::Nothing);
+    match says {
+        Says::This(status, content_type, body) => {
+            *inner.says.lock().unwrap() = Says::This(status, content_type, body.clone());
+            watch.done();
+            Response::builder()
+                .status(status)
+                .header("content-type", content_type)
+                .header("set-cookie", "a=b")
+                .header("x-agent", "yes")
+                .body(Body::from(body))
+                .expect("an answer")
+        }
+        Says::Events(events) => {
+            let events = stream::unfold((events, watch), |(mut events, mut watch)| async move {
+                let Some(event) = events.recv().await else {
+                    watch.done();
+                    return None;
+                };
+                Some((Ok::<_, Infallible>(event), (events, watch)))
+            });
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(Body::from_stream(events))
+                .expect("an answer")
+        }
+        Says::Nothing => {
+            std::future::pending::<()>().await;
+            drop(watch);
+            Response::new(Body::empty())
+        }
+    }
+}

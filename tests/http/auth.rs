@@ -1,0 +1,239 @@
+//! Who may ask what (§2, §3).
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use crate::support::{
+    registry::{Hand, Registry},
+    wire::Ask,
+};
+
+/// A route as the router's source has it.
+struct Route {
+    method: String,
+    path: String,
+}
+
+impl Route {
+    /// The path with its places filled.
+    fn filled(&self, id: &str) -> String {
+        let path = self.path.replace("{reference}", id);
+        let path = path.replace("{token}", "0a57").replace("{entry}", id).replace("{pass}", "settle");
+        path.replace("{id}", id)
+    }
+}
+
+/// Every route there is, from the one page they stand on.
+fn routes() -> Vec<Route> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/router.rs");
+    let source = fs::read_to_string(source).expect("the router's source is there");
+    let mut routes = Vec::new();
+    for line in source.split(".route(").skip(1) {
+        let Some((path, handlers)) =
+            line.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'))
+        else {
+            continue;
+        };
+        for method in ["get", "post", "patch", "delete", "put"] {
+            let named = [format!(", {method}("), format!(".{method}(")];
+            if named.iter().any(|call| handlers.lines().next().unwrap().contains(call)) {
+                routes.push(Route { method: method.to_uppercase(), path: path.to_owned() });
+            }
+        }
+    }
+    assert!(routes.len() > 40, "the router's source is not read right: {} routes", routes.len());
+    routes
+}
+
+const OPEN: [&str; 2] = ["/health", "/ready"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_health_and_ready_answer_nobody() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for route in routes() {
+        let ask = Ask::new(&route.method, route.filled(&one.id)).header("X-Workspace-ID", &one.id);
+        let answer = registry.ask(ask.json(json!({}))).await;
+        if OPEN.contains(&route.path.as_str()) {
+            assert_eq!(answer.status, 200, "{} {}", route.method, route.path);
+        } else {
+            answer.refuses(401, "missing workspace auth token");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_nobody_is_invalid_on_every_route() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let mut strange = one.token.clone().into_bytes();
+    strange[10] = if strange[10] == b'A' { b'B' } else { b'A' };
+    let strange = String::from_utf8(strange).unwrap();
+    for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
+        let ask = Ask::new(&route.method, route.filled(&one.id)).header("X-Workspace-ID", &one.id);
+        let answer = registry.ask(ask.token(&strange).json(json!({}))).await;
+        answer.refuses(401, "invalid workspace auth token");
+    }
+}
+
+/// Bodies that name `other` wherever a body names a workspace.
+fn body_about(path: &str, other: &str) -> serde_json::Value {
+    match path {
+        "/registry/heartbeat" => json!({ "workspace_id": other }),
+        "/registry/register" => json!({ "id": other, "url": "", "agent_card": {} }),
+        "/registry/update-card" => json!({ "workspace_id": other, "agent_card": {} }),
+        "/registry/check-access" => json!({ "caller_id": other, "target_id": other }),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    // What peers may do to each other is theirs: to see, and to send.
+    let of_peers = [("GET", "/workspaces/{reference}"), ("POST", "/workspaces/{reference}/a2a")];
+    for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
+        if of_peers.contains(&(route.method.as_str(), route.path.as_str())) {
+            continue;
+        }
+        let about = |named: &Hand<'_>| {
+            Ask::new(&route.method, route.filled(&named.id))
+                .header("X-Workspace-ID", &named.id)
+                .json(body_about(&route.path, &named.id))
+        };
+        let answer = one.ask(about(&other)).await;
+        if answer.status == 403 {
+            answer.refuses(403, "only an admin may do this");
+        } else {
+            answer.refuses(401, "invalid workspace auth token");
+        }
+    }
+    let (shown, before) = (other.show().await, registry.status(&other.id).await);
+    assert_eq!((before.as_str(), &shown["agent_card"]), ("online", &json!(null)), "{shown}");
+    // Nor does it send in another's name.
+    let forged = Ask::post(format!("/workspaces/{}/a2a", other.id)).header("X-Workspace-ID", &other.id);
+    one.ask(forged.json(json!({ "method": "x" }))).await.refuses(401, "invalid workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_bearer_with_one_space_is_no_token() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let state = || Ask::get(format!("/workspaces/{}/state", one.id));
+    let token = &one.token;
+    one.ask(state()).await.well();
+    for value in [
+        format!("bearer {token}"),
+        format!("BEARER {token}"),
+        format!("Bearer\t{token}"),
+        format!("Bearer{token}"),
+        format!("Basic {token}"),
+        format!("Token {token}"),
+        token.clone(),
+        "Bearer".into(),
+        String::new(),
+    ] {
+        let answer = registry.ask(state().header("Authorization", &value)).await;
+        assert_eq!(answer.text(), r#"{"error":"missing workspace auth token"}"#, "`{value}`");
+        assert_eq!(answer.status, 401, "`{value}`");
+    }
+    for value in [
+        format!("Bearer  {token}"),
+        format!("Bearer {token}x"),
+        format!("Bearer {token}="),
+        format!("Bearer {}", &token[1..]),
+        format!("Bearer {token} {token}"),
+        format!("Bearer {token},Bearer {token}"),
+        "Bearer ".to_owned() + &"A".repeat(43),
+        "Bearer ".to_owned() + &"A".repeat(8000),
+    ] {
+        let answer = registry.ask(state().header("Authorization", &value)).await;
+        answer.refuses(401, "invalid workspace auth token");
+    }
+    let twice = registry.ask(state().token(token).token(token)).await;
+    twice.refuses(401, "missing workspace auth token");
+    let elsewhere = registry.ask(Ask::get(format!("/workspaces/{}/state?token={token}", one.id))).await;
+    elsewhere.refuses(401, "missing workspace auth token");
+    let cookie = registry.ask(state().header("Cookie", format!("token={token}"))).await;
+    cookie.refuses(401, "missing workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_route_knows_no_admin_and_an_admin_route_no_agent() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for path in ["/registry/heartbeat", "/registry/register", "/registry/update-card"] {
+        let answer = registry.order(Ask::post(path).json(body_about(path, &one.id))).await;
+        answer.refuses(401, "invalid workspace auth token");
+    }
+    for (method, path) in [("GET", "/workspaces"), ("GET", "/events"), ("POST", "/admin/tokens")] {
+        one.ask(Ask::new(method, path)).await.refuses(403, "only an admin may do this");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_and_an_expired_token_are_nobodys() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    let tokens = registry.order(Ask::get(format!("/workspaces/{}/tokens", one.id))).await.well();
+    let token = tokens["tokens"][0]["id"].as_str().unwrap();
+    let path = format!("/workspaces/{}/tokens/{token}", one.id);
+    registry.order(Ask::new("DELETE", path)).await.is(200, r#"{"status":"revoked"}"#);
+    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    one.register(json!({ "url": "" })).await.refuses(401, "invalid workspace auth token");
+
+    let lasting =
+        Ask::post(format!("/workspaces/{}/tokens", one.id)).json(json!({ "expires_in_seconds": 1 }));
+    let issued = registry.order(lasting).await;
+    let token = issued.has(201, &["auth_token", "workspace_id"])["auth_token"].as_str().unwrap().to_owned();
+    let one = Hand { token, ..one };
+    crate::support::registry::until("the token expires", async || {
+        (one.beat(json!({})).await.status == 401).then_some(())
+    })
+    .await;
+    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_workspaces_token_is_told_that_it_is_gone_and_nothing_else() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await;
+    removed.is(200, r#"{"status":"removed","cascade_deleted":0}"#);
+    one.beat(json!({})).await.refuses(410, "workspace removed");
+    one.register(json!({})).await.refuses(410, "workspace removed");
+    let card = Ask::post("/registry/update-card");
+    one.ask(card.json(json!({ "workspace_id": one.id, "agent_card": {} })))
+        .await
+        .refuses(410, "workspace removed");
+    let state = one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await;
+    assert_eq!((state.status, state.json()), (404, json!({ "workspace_id": one.id, "deleted": true })));
+    let as_other = Hand { id: other.id.clone(), ..one.clone() };
+    as_other.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
+        if route.path.ends_with("/state") || body_about(&route.path, "").get("workspace_id").is_some() {
+            continue;
+        }
+        let ask = Ask::new(&route.method, route.filled(&other.id)).header("X-Workspace-ID", &one.id);
+        one.ask(ask.json(json!({}))).await.refuses(401, "invalid workspace auth token");
+    }
+    assert_eq!(one.status().await, "removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_incarnation_has_a_new_token_and_the_old_one_is_nobodys() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    assert_eq!(one.token.len(), 43);
+    one.order("restart").await.well();
+    let token = registry.token_in_volume(&one.id).await;
+    assert_ne!(token, one.token);
+    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    assert_eq!(one.status().await, "provisioning", "a token of the last incarnation proves nothing");
+    let one = Hand { token, ..one };
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    assert_eq!(one.status().await, "online");
+}

@@ -1,0 +1,259 @@
+//! Events (§5, §9): the newest first, and as they happen.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::Registry,
+    wire::{Ask, Wire, keys_of},
+};
+
+/// Listens to events.
+struct Listener {
+    wire: Wire,
+    text: String,
+}
+
+/// One that was heard.
+#[derive(Debug)]
+struct Heard {
+    id: Option<i64>,
+    event: String,
+    data: Value,
+}
+
+impl Listener {
+    async fn begin(registry: &Registry, last: Option<i64>) -> Self {
+        let mut ask = Ask::get("/events/stream").token(&registry.admin);
+        if let Some(last) = last {
+            ask = ask.header("Last-Event-ID", last.to_string());
+        }
+        let mut wire = Wire::open(registry.address).await;
+        wire.write(&ask.bytes()).await;
+        let (status, headers) = wire.head().await.expect("an answer");
+        let content_type = headers.iter().find(|(name, _)| name == "content-type");
+        assert_eq!((status, content_type.map(|(_, value)| value.as_str())), (200, Some("text/event-stream")));
+        Self { wire, text: String::new() }
+    }
+
+    async fn next(&mut self) -> Heard {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let (frame, rest) = (frame.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field =
+                    |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                // A comment only keeps the connection open.
+                let Some(data) = field("data: ") else { continue };
+                let id = field("id: ").map(|id| id.parse().expect("a number"));
+                let event = field("event: ").expect("a type");
+                return Heard { id, event, data: serde_json::from_str(&data).expect("JSON") };
+            }
+            let chunk = self.wire.chunk().await.expect("it is whole").expect("it goes on");
+            self.text += &String::from_utf8(chunk).expect("UTF-8");
+        }
+    }
+
+    async fn next_stored(&mut self) -> Heard {
+        loop {
+            let heard = self.next().await;
+            if heard.id.is_some() {
+                return heard;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_the_newest_first_and_the_last_hundred() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let third = registry.online("third").await;
+    // By turns, because each may send only so many cards at once.
+    for number in 0..120 {
+        let by = if number % 3 == 0 {
+            &one
+        } else if number % 3 == 1 {
+            &other
+        } else {
+            &third
+        };
+        let update = json!({ "workspace_id": by.id, "agent_card": { "number": number } });
+        by.ask(Ask::post("/registry/update-card").json(update)).await.well();
+    }
+    let told = registry.order(Ask::get("/events")).await.well();
+    let told = told.as_array().unwrap();
+    assert_eq!(told.len(), 100);
+    let numbers: Vec<_> =
+        told.iter().map(|event| event["payload"]["agent_card"]["number"].as_i64().unwrap()).collect();
+    assert_eq!(numbers, (20..120).rev().collect::<Vec<_>>());
+    for event in told {
+        assert_eq!(keys_of(event), ["created_at", "event_type", "id", "payload", "workspace_id"]);
+    }
+    let ids: Vec<_> = told.iter().map(|event| event["id"].as_i64().unwrap()).collect();
+    assert!(ids.is_sorted_by(|newer, older| newer > older), "{ids:?}");
+    let of_other = registry.events_of(&other.id).await;
+    assert!(!of_other.is_empty() && of_other.iter().all(|event| event["workspace_id"] == json!(other.id)));
+    assert_eq!(registry.order(Ask::get("/events/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_tells_what_happens_as_it_happens() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let mut listener = Listener::begin(&registry, None).await;
+    one.order("pause").await.well();
+    let heard = listener.next_stored().await;
+    assert_eq!((heard.event.as_str(), &heard.data["payload"]["name"]), ("WORKSPACE_PAUSED", &json!("one")));
+    assert_eq!(keys_of(&heard.data), ["created_at", "event_type", "id", "payload", "workspace_id"]);
+    assert_eq!(
+        (heard.data["id"].as_i64(), &heard.data["event_type"]),
+        (heard.id, &json!("WORKSPACE_PAUSED"))
+    );
+    assert_eq!(heard.data, registry.event(&one.id, "WORKSPACE_PAUSED").await, "the same as it is listed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beats_and_tasks_are_told_in_passing_without_an_id() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let stored = registry.events_of(&one.id).await.len();
+    let mut listener = Listener::begin(&registry, None).await;
+    one.beat(json!({ "active_tasks": 2, "uptime_seconds": 9, "current_task": "dig" })).await.well();
+    let heard = listener.next().await;
+    assert_eq!((heard.id, heard.event.as_str()), (None, "WORKSPACE_HEARTBEAT"), "{heard:?}");
+    assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "uptime_seconds": 9 }));
+    assert_eq!(keys_of(&heard.data), ["created_at", "event_type", "payload", "workspace_id"]);
+    assert_eq!(heard.data["workspace_id"], json!(one.id));
+    let heard = listener.next().await;
+    assert_eq!((heard.id, heard.event.as_str()), (None, "TASK_UPDATED"), "{heard:?}");
+    assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "current_task": "dig" }));
+    one.beat(json!({ "active_tasks": 2, "uptime_seconds": 10, "current_task": "dig" })).await.well();
+    assert_eq!(listener.next().await.event, "WORKSPACE_HEARTBEAT");
+    one.order("pause").await.well();
+    assert_eq!(
+        listener.next().await.event,
+        "WORKSPACE_PAUSED",
+        "the task did not change: nothing was told of it"
+    );
+    assert_eq!(registry.events_of(&one.id).await.len(), stored + 1, "what is passing is not stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_only_what_is_stored_hears_nothing_else() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&Ask::get("/events/stream?passing=false").token(&registry.admin).bytes()).await;
+    assert_eq!(wire.head().await.unwrap().0, 200);
+    let mut listener = Listener { wire, text: String::new() };
+    one.beat(json!({ "uptime_seconds": 9 })).await.well();
+    one.order("pause").await.well();
+    assert_eq!(listener.next().await.event, "WORKSPACE_PAUSED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_resumes_after_the_last_event_that_was_seen_over_a_restart_too() {
+    let registry = Registry::start().await;
+    let id = registry.online("one").await.id;
+    let mut listener = Listener::begin(&registry, None).await;
+    registry.order(Ask::post(format!("/workspaces/{id}/pause"))).await.well();
+    let seen = listener.next_stored().await.id.unwrap();
+    drop(listener);
+    registry.order(Ask::post(format!("/workspaces/{id}/resume"))).await.well();
+    let expected = registry.event(&id, "WORKSPACE_PROVISIONING").await["id"].as_i64();
+    let heard = Listener::begin(&registry, Some(seen)).await.next_stored().await;
+    assert_eq!((heard.id, heard.event.as_str()), (expected, "WORKSPACE_PROVISIONING"));
+
+    let registry = registry.restart().await;
+    let mut listener = Listener::begin(&registry, Some(seen)).await;
+    let heard = listener.next_stored().await;
+    assert_eq!(
+        (heard.id, heard.event.as_str()),
+        (expected, "WORKSPACE_PROVISIONING"),
+        "the same over a restart"
+    );
+    registry.order(Ask::post(format!("/workspaces/{id}/pause"))).await.well();
+    loop {
+        let heard = listener.next_stored().await;
+        if heard.event == "WORKSPACE_PAUSED" {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_stream_leaves_nothing_out_however_far_behind_it_was() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let sql = rusqlite::Connection::open(registry.database()).unwrap();
+    sql.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    let before: i64 = sql.query_row("SELECT max(sequence) FROM events", [], |row| row.get(0)).unwrap();
+    sql.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)
+         INSERT INTO events (event_type, workspace, payload, created_at)
+         SELECT 'CONTAINER_STOPPED', NULL, '{}', 1 FROM n",
+        [],
+    )
+    .unwrap();
+    let mut listener = Listener::begin(&registry, Some(before)).await;
+    for expected in 1..=2500 {
+        assert_eq!(listener.next_stored().await.id, Some(before + expected));
+    }
+    one.order("pause").await.well();
+    assert_eq!(listener.next_stored().await.id, Some(before + 2501));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_event_id_that_is_none_counts_as_not_said() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let ask = Ask::get("/events/stream").token(&registry.admin).header("Last-Event-ID", "the last one");
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&ask.bytes()).await;
+    assert_eq!(wire.head().await.unwrap().0, 200);
+    one.order("pause").await.well();
+    let mut listener = Listener { wire, text: String::new() };
+    assert_eq!(listener.next_stored().await.event, "WORKSPACE_PAUSED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_ends_although_somebody_listens() {
+    let registry = Registry::start().await;
+    let listener = Listener::begin(&registry, None).await;
+    let registry = registry.restart().await;
+    registry.ask(Ask::get("/health")).await.well();
+    drop(listener);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_container_is_told_with_its_code_and_its_last_words() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let container = registry.row(&one.id).await.container.unwrap();
+    one.kill_container().await;
+    registry.sweep(&["check_containers"]).await;
+    registry.sweep(&["check_containers"]).await;
+    let event = registry.event(&one.id, "WORKSPACE_OFFLINE").await;
+    for key in ["reason", "exit_code", "oom", "log_tail"] {
+        assert!(event["payload"].get(key).is_some(), "{key} of {event} ({container})");
+    }
+    assert_eq!(event["payload"]["exit_code"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_and_no_answer_shows_a_token() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let issued = registry.order(Ask::post(format!("/workspaces/{}/tokens", one.id))).await.json();
+    let api = issued["auth_token"].as_str().unwrap().to_owned();
+    one.order("restart").await.well();
+    let now = registry.token_in_volume(&one.id).await;
+    for path in
+        ["/events".to_owned(), "/workspaces".into(), format!("/workspaces/{}", one.id), "/sweeps".into()]
+    {
+        let told = registry.order(Ask::get(&path)).await.text();
+        for token in [&one.token, &api, &now, &registry.admin] {
+            assert!(!told.contains(token.as_str()), "{path} shows a token");
+        }
+    }
+}

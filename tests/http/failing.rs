@@ -1,0 +1,104 @@
+//! A store that cannot answer (§2): 503 with `Retry-After`, never a refusal, never a change of status, never an open
+//! door.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::support::{
+    registry::{Hand, Registry},
+    wire::{Answer, Ask, keys_of},
+};
+
+fn database(registry: &Registry) -> Connection {
+    let sql = Connection::open(registry.database()).expect("the database opens");
+    sql.busy_timeout(Duration::from_secs(10)).expect("a timeout is set");
+    sql
+}
+
+#[track_caller]
+fn is_unavailable(answer: &Answer) {
+    assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
+    let seconds: u64 = answer.header("retry-after").expect("when to come back").parse().expect("seconds");
+    assert!(seconds > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let coming = registry.begun("coming", json!({})).await;
+    // A write that fails as on a full disk, without one.
+    let sql = database(&registry);
+    let full = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+    sql.execute_batch(&format!("CREATE TRIGGER full BEFORE UPDATE ON pulse {full}")).unwrap();
+    let before = registry.clock.awake();
+    is_unavailable(&one.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await);
+    let now = registry.clock.awake();
+    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
+    let before = registry.clock.awake();
+    is_unavailable(&one.register(json!({})).await);
+    let now = registry.clock.awake();
+    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
+    is_unavailable(&coming.beat(json!({})).await);
+    assert_eq!((one.status().await, coming.status().await), ("online".into(), "provisioning".into()));
+    // Nobody was let in who would not be otherwise, and nobody was shut out.
+    let strange = Hand { token: "A".repeat(43), ..one.clone() };
+    strange.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
+    assert_eq!(one.show().await["last_error_rate"], json!(0.0), "nothing of it was written");
+    assert!(registry.store.memory_is_true().await.unwrap());
+
+    sql.execute_batch("DROP TRIGGER full").unwrap();
+    coming.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    one.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
+    assert_eq!((one.status().await, coming.status().await), ("degraded".into(), "online".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_store_is_waited_for_and_then_told() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let other = registry.online("other").await;
+    let sql = database(&registry);
+    sql.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let update = Ask::post("/registry/update-card").json(json!({ "workspace_id": one.id, "agent_card": {} }));
+    let create = Ask::post("/workspaces").json(json!({ "name": "new", "external": true }));
+    let pause = format!("/workspaces/{}/pause", other.id);
+    let before = registry.clock.awake();
+    let (beat, update, create, pause) = tokio::join!(
+        one.beat(json!({ "uptime_seconds": 1 })),
+        one.ask(update),
+        registry.order(create),
+        registry.order(Ask::post(pause))
+    );
+    for answer in [&beat, &update, &create, &pause] {
+        is_unavailable(answer);
+    }
+    let now = registry.clock.awake();
+    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
+    // Who only reads is answered meanwhile.
+    one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
+    assert_eq!(other.status().await, "online");
+    sql.execute_batch("COMMIT").unwrap();
+    one.beat(json!({ "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
+    other.order("pause").await.well();
+    registry.create("new", json!({ "external": true })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_looked_up_is_no_refusal() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let gone = registry.online("gone").await;
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", gone.id))).await.well();
+    let sql = database(&registry);
+    sql.execute_batch("ALTER TABLE tokens RENAME TO away").unwrap();
+    // Whether it was a removed workspace's is what nobody can say now.
+    is_unavailable(&gone.beat(json!({})).await);
+    is_unavailable(&gone.ask(Ask::get(format!("/workspaces/{}/state", gone.id))).await);
+    one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
+    sql.execute_batch("ALTER TABLE away RENAME TO tokens").unwrap();
+    gone.beat(json!({})).await.refuses(410, "workspace removed");
+}

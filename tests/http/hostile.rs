@@ -1,0 +1,471 @@
+//! What nobody means well by: tricks with paths and headers, bodies that are too large or too deep, floods, noise.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::json;
+
+use crate::support::{
+    registry::{Hand, Registry, until},
+    wire::{Ask, Wire, keys_of},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_a_path_leads_past_the_checks() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let (own, not_own) = (&one.id, &other.id);
+    for path in [
+        format!("/workspaces/{not_own}/state"),
+        format!("/workspaces/{own}/../{not_own}/state"),
+        format!("/workspaces/{own}%2f..%2f{not_own}/state"),
+        format!("/workspaces/{own}/%2e%2e/{not_own}/state"),
+        format!("/workspaces/{own}%252f..%252f{not_own}/state"),
+        format!("/workspaces/{own}%00{not_own}/state"),
+        format!("/workspaces/{not_own}%00/state"),
+        format!("/workspaces/{not_own}%20/state"),
+        format!("/workspaces/%20{not_own}/state"),
+        format!("/workspaces/{}/state", not_own.to_uppercase()),
+        format!("/workspaces/{}/state", not_own.replace('-', "")),
+        format!("/workspaces/%7B{not_own}%7D/state"),
+        format!("/workspaces/{}/state", "x".repeat(8000)),
+        format!("/workspaces/{not_own}/state/"),
+        format!("/workspaces/{not_own}//state"),
+        format!("//workspaces/{not_own}/state"),
+        format!("/./workspaces/{not_own}/state"),
+        format!("/WORKSPACES/{not_own}/state"),
+        format!("/workspaces/{not_own};a=b/state"),
+        format!("/health/../workspaces/{not_own}/state"),
+        format!("/health/..%2fworkspaces/{not_own}/state"),
+        format!("/workspaces/{not_own}/tokens"),
+        format!("/workspaces/{own}/tokens"),
+        "/workspaces".into(),
+        "/workspaces/".into(),
+        "/workspaces?".into(),
+        "/workspaces/%ff%fe/state".into(),
+        "/workspaces/%/state".into(),
+        "/events/stream".into(),
+        "*".into(),
+    ] {
+        for token in [Some(&one.token), None] {
+            let ask = Ask::get(&path);
+            let ask = token.map_or(ask.clone(), |token| ask.token(token));
+            let mut wire = Wire::open(registry.address).await;
+            wire.write(&ask.bytes()).await;
+            let answer = wire.answer().await;
+            assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
+            assert!(!answer.text().contains("\"online\""), "{path}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_an_object_with_a_text_on_every_wrong_path_and_method() {
+    let registry = Registry::start().await;
+    for (method, path, status) in [
+        ("GET", "/nowhere", 404),
+        ("POST", "/", 404),
+        ("PUT", "/workspaces", 405),
+        ("DELETE", "/registry/heartbeat", 405),
+        ("GET", "/registry/heartbeat", 405),
+        ("TRACE", "/health", 405),
+        ("OPTIONS", "/workspaces", 405),
+        ("BREW", "/registry/register", 405),
+    ] {
+        let answer = registry.ask(Ask::new(method, path)).await;
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert_eq!(keys_of(&answer.json()), ["error"], "{method} {path}");
+        assert!(answer.json()["error"].is_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_none_is_refused_and_the_connection_ends() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let head = format!("GET /workspaces/{}/state HTTP/1.1\r\nHost: x\r\n", one.id);
+    let auth = format!("Authorization: Bearer {}\r\n", one.token);
+    let many = "X-Many: y\r\n".repeat(200);
+    for (what, bytes) in [
+        ("no HTTP at all", b"hello\r\n\r\n".to_vec()),
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("TLS", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, b'\r', b'\n', b'\r', b'\n']),
+        ("too many headers", format!("{head}{auth}{many}\r\n").into_bytes()),
+        ("a head of 64 KiB", format!("{head}{auth}X: {}\r\n\r\n", "y".repeat(64 << 10)).into_bytes()),
+        ("a name with a space", format!("{head}Authorization : Bearer {}\r\n\r\n", one.token).into_bytes()),
+        ("a NUL in a header", format!("{head}{auth}X: a\0b\r\n\r\n").into_bytes()),
+        ("two lengths", format!("{head}{auth}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab").into_bytes()),
+        ("a negative length", format!("{head}{auth}Content-Length: -1\r\n\r\n").into_bytes()),
+        ("a length with a plus", format!("{head}{auth}Content-Length: +1\r\n\r\na").into_bytes()),
+        ("an odd encoding", format!("{head}{auth}Transfer-Encoding: odd\r\n\r\n").into_bytes()),
+    ] {
+        let mut wire = Wire::open(registry.address).await;
+        wire.write(&bytes).await;
+        wire.finish().await;
+        if let Some(answer) = wire.try_answer().await {
+            assert!((400..500).contains(&answer.status), "{what}: {answer:?}");
+        }
+        assert!(wire.try_answer().await.is_none(), "{what}: the connection goes on");
+    }
+    registry.ask(Ask::get("/health")).await.well();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for (path, most, token) in [
+        ("/registry/heartbeat".to_owned(), 64 << 10, &one.token),
+        ("/registry/register".into(), 64 << 10, &one.token),
+        ("/registry/update-card".into(), 64 << 10, &one.token),
+        (format!("/workspaces/{}/activity", one.id), 16 << 10, &one.token),
+        (format!("/workspaces/{}/a2a", one.id), 10 << 20, &one.token),
+        ("/workspaces".into(), 4 << 20, &registry.admin),
+    ] {
+        let announced = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+            most + 1
+        );
+        let mut wire = Wire::open(registry.address).await;
+        wire.write(announced.as_bytes()).await;
+        let answer = wire.answer().await;
+        assert_eq!(
+            (answer.status, keys_of(&answer.json())),
+            (413, vec!["error".to_owned()]),
+            "{path}: {answer:?}"
+        );
+    }
+    // One that does not say how large it is, and goes on.
+    let mut wire = Wire::open(registry.address).await;
+    let head = format!(
+        "POST /registry/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        one.token
+    );
+    wire.write(head.as_bytes()).await;
+    for _ in 0..5 {
+        wire.write(format!("4000\r\n{}\r\n", " ".repeat(0x4000)).as_bytes()).await;
+    }
+    assert_eq!(wire.answer().await.status, 413);
+    assert_eq!(one.status().await, "online");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let deep = |open: &str, close: &str| open.repeat(4000) + "1" + &close.repeat(4000);
+    for nested in [deep("[", "]"), deep("{\"a\":", "}"), "[".repeat(8000), "{\"a\":".repeat(3000)] {
+        for (path, body) in [
+            ("/registry/heartbeat", nested.clone()),
+            ("/registry/register", format!(r#"{{"id":"{}","url":"","agent_card":{nested}}}"#, one.id)),
+            ("/registry/update-card", format!(r#"{{"workspace_id":"{}","agent_card":{nested}}}"#, one.id)),
+            ("/registry/check-access", nested.clone()),
+        ] {
+            one.ask(Ask::post(path).body(body)).await.refuses(400, "invalid request body");
+        }
+        let activity =
+            Ask::post(format!("/workspaces/{}/activity", one.id)).body(format!(r#"{{"a":{nested}}}"#));
+        let answer = one.ask(activity).await;
+        assert!((400..500).contains(&answer.status), "{answer:?}");
+        let create = registry.order(Ask::post("/workspaces").body(format!(r#"{{"env":{nested}}}"#))).await;
+        assert_eq!(create.status, 400, "{create:?}");
+        // What a beat holds besides is skipped, not built; what is no JSON is refused all the same.
+        let ignored = format!(r#"{{"workspace_id":"{}","mood":{nested}}}"#, one.id);
+        let answer = one.ask(Ask::post("/registry/heartbeat").body(ignored)).await;
+        assert!(matches!(answer.status, 200 | 400), "{answer:?}");
+        let kept = format!(r#"{{"workspace_id":"{}","runtime_metadata":{nested}}}"#, one.id);
+        let answer = one.ask(Ask::post("/registry/heartbeat").body(kept)).await;
+        assert!(matches!(answer.status, 200 | 400), "{answer:?}");
+    }
+    one.beat(json!({})).await.well();
+    assert_eq!(one.show().await["status"], "online");
+    let id = one.id.clone();
+    let registry = registry.restart().await;
+    assert_eq!(registry.status(&id).await, "online", "what was kept can be read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let state = |hand: &Hand<'_>| Ask::get(format!("/workspaces/{}/state", hand.id)).token(&hand.token);
+    let mut wire = Wire::open(registry.address).await;
+    let flood = 1000;
+    wire.write(&state(&one).bytes().repeat(flood)).await;
+    let mut refused = Vec::new();
+    for _ in 0..flood {
+        let answer = wire.answer().await;
+        if answer.status != 200 {
+            refused.push(answer);
+        }
+    }
+    let first = refused.first().expect("a thousand requests at once are too many");
+    first.is(429, r#"{"error":"rate limit exceeded","retry_after":1}"#);
+    assert_eq!(first.header("retry-after"), Some("1"));
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    registry.ask(state(&other)).await.well();
+    registry.show(&one.id).await;
+    until("there is room again", async || (registry.ask(state(&one)).await.status == 200).then_some(()))
+        .await;
+}
+
+/// A generator whose whole sequence follows from its seed.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() % most as u64).unwrap()
+    }
+
+    fn one_in(&mut self, number: usize) -> bool {
+        self.below(number) == 0
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
+
+const ROUTES: [(&str, &str); 28] = [
+    ("POST", "/registry/heartbeat"),
+    ("POST", "/registry/register"),
+    ("POST", "/registry/update-card"),
+    ("POST", "/registry/check-access"),
+    ("GET", "/registry/discover/ID"),
+    ("GET", "/registry/ID/peers?q=WORD"),
+    ("POST", "/workspaces"),
+    ("PATCH", "/workspaces/ID"),
+    ("POST", "/workspaces/ID/a2a"),
+    ("POST", "/workspaces/ID/activity"),
+    ("GET", "/workspaces/ID/delegations"),
+    ("POST", "/workspaces/ID/hibernate?force=WORD"),
+    ("POST", "/workspaces/ID/restart?wait=WORD"),
+    ("GET", "/workspaces/ID/state"),
+    ("POST", "/workspaces/ID/tokens"),
+    ("DELETE", "/workspaces/ID/tokens/ID"),
+    ("GET", "/events?limit=WORD"),
+    ("GET", "/events/ID"),
+    ("GET", "/sweeps/WORD"),
+    ("POST", "/trash/ID/restore"),
+    ("POST", "/exec/ID/start"),
+    ("POST", "/admin/tokens"),
+    ("GET", "/WORD/ID/WORD"),
+    ("GET", "/health"),
+    ("POST", "/registry/heartbeat"),
+    ("POST", "/registry/heartbeat"),
+    ("GET", "/workspaces/ID"),
+    ("GET", "/workspaces/ID/activity"),
+];
+
+const WORDS: [&str; 12] = [
+    "true",
+    "%00",
+    "..",
+    "%2e%2e%2f",
+    "-1",
+    "99999999999999999999",
+    "",
+    "%F0%9F",
+    "a&b=c",
+    "null",
+    "settle",
+    "%25",
+];
+
+fn noisy_body(noise: &mut Noise, id: &str) -> Vec<u8> {
+    let values = [
+        "null",
+        "true",
+        "-1",
+        "1e308",
+        "1e999",
+        "0.5",
+        "\"\"",
+        "\"x\"",
+        "[]",
+        "{}",
+        "[[[]]]",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
+        "{\"capabilities\":{\"status_mgmt\":true}}",
+    ];
+    let keys = [
+        "workspace_id",
+        "id",
+        "url",
+        "agent_card",
+        "error_rate",
+        "active_tasks",
+        "uptime_seconds",
+        "current_task",
+        "runtime_state",
+        "runtime_metadata",
+        "caller_id",
+        "target_id",
+        "method",
+        "params",
+        "jsonrpc",
+        "role",
+        "parent_id",
+    ];
+    let mut body = format!(r#"{{"workspace_id":"{id}","#);
+    for _ in 0..noise.below(6) {
+        let (key, value) = (*noise.of(&keys), *noise.of(&values));
+        body.extend(["\"", key, "\":", value, ","]);
+    }
+    body.pop();
+    body += "}";
+    let mut body = body.into_bytes();
+    if noise.one_in(3) {
+        for _ in 0..=noise.below(3) {
+            let at = noise.below(body.len());
+            body[at] = noise.next().to_le_bytes()[0];
+        }
+    }
+    if noise.one_in(8) {
+        body = noise.bytes(300);
+    }
+    body
+}
+
+fn noisy(noise: &mut Noise, hands: &[(String, String)]) -> Ask {
+    let (id, token) = noise.of(hands).clone();
+    let named = match noise.below(6) {
+        0 => noise.of(hands).0.clone(),
+        1 => (*noise.of(&WORDS)).to_owned(),
+        2 => id.to_uppercase(),
+        _ => id.clone(),
+    };
+    let word = *noise.of(&WORDS);
+    let (method, path) = *noise.of(&ROUTES);
+    let path = path.replace("ID", &named).replace("WORD", word);
+    let method =
+        if noise.one_in(20) { *noise.of(&["GET", "POST", "PUT", "DELETE", "PATCH"]) } else { method };
+    let mut ask = Ask::new(method, path);
+    ask = match noise.below(8) {
+        0 => ask,
+        1 => ask.header(
+            "Authorization",
+            (*noise.of(&["Bearer", "Bearer ", "Basic x", "bearer x", "Bearer ä"])).to_owned(),
+        ),
+        2 => ask.token(&token[1..]),
+        _ => ask.token(&token),
+    };
+    if noise.one_in(2) {
+        ask = ask.header("X-Workspace-ID", if noise.one_in(4) { word.to_owned() } else { id.clone() });
+    }
+    // What is waited for is waited for shortly.
+    ask = ask.header("X-Timeout", "1");
+    if method == "GET" { ask } else { ask.body(noisy_body(noise, &id)) }
+}
+
+/// Statuses that noise may be answered with: what it is told is wrong, or that it was right after all. Messages to,
+/// and looks for, agents that are not there are told that.
+fn is_fine(status: u16) -> bool {
+    matches!(status, 200 | 400..=499 | 502 | 503)
+}
+
+fn resident_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_requests_of_noise_break_nothing() {
+    const SEED: u64 = 20_261_124;
+    const EACH: usize = 2500;
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (counted, before) = (Arc::clone(&panics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        before(panic);
+    }));
+    let registry = Registry::start().await;
+    let mut hands = Vec::new();
+    for number in 0..20 {
+        let hand = registry.external(&format!("w{number}"), json!({})).await;
+        hand.beat(json!({})).await.well();
+        hands.push((hand.id.clone(), hand.token.clone()));
+    }
+    let mut at_rest = 0;
+    let told = Mutex::new(BTreeMap::<u16, usize>::new());
+    let flood = async |seed: u64, count: usize| {
+        let mut noise = Noise(seed);
+        let mut wire = Wire::open(registry.address).await;
+        for _ in 0..count {
+            let ask = noisy(&mut noise, &hands);
+            let mut bytes = ask.bytes();
+            let broken = noise.one_in(5);
+            if broken {
+                let at = noise.below(bytes.len());
+                bytes[at] = noise.next().to_le_bytes()[0];
+            }
+            wire.write(&bytes).await;
+            if broken {
+                // Its length may be any now: nobody waits for what will not come.
+                wire.finish().await;
+            }
+            let answer = wire.try_answer().await;
+            let closed = answer.as_ref().is_none_or(|answer| answer.header("connection") == Some("close"));
+            if let Some(answer) = answer {
+                *told.lock().unwrap().entry(answer.status).or_default() += 1;
+                assert!(
+                    is_fine(answer.status),
+                    "seed {seed}: {} -> {answer:?}",
+                    String::from_utf8_lossy(&bytes)
+                );
+            } else {
+                assert!(broken, "seed {seed}: no answer to {}", String::from_utf8_lossy(&bytes));
+            }
+            if broken || closed {
+                wire = Wire::open(registry.address).await;
+            }
+        }
+    };
+    // The first spell fills what is kept anyway: connections' buffers, prepared statements, pages.
+    for (spell, seed) in [SEED, SEED + 100].into_iter().enumerate() {
+        let count = EACH / 2;
+        tokio::join!(
+            flood(seed, count),
+            flood(seed + 1, count),
+            flood(seed + 2, count),
+            flood(seed + 3, count)
+        );
+        if spell == 0 {
+            at_rest = resident_kib();
+        }
+    }
+    let told = told.into_inner().unwrap();
+    for (status, least) in [(200, 500), (400, 500), (401, 500), (403, 100), (404, 500), (405, 100), (409, 10)]
+    {
+        let count = told.get(&status).copied().unwrap_or(0);
+        assert!(count >= least, "too few {status}: the noise no longer reaches what it is about: {told:?}");
+    }
+    let grown = resident_kib().saturating_sub(at_rest);
+    assert!(grown < 64 << 10, "five thousand requests left {grown} KiB behind");
+    assert_eq!(panics.load(Ordering::SeqCst), 0, "something panicked");
+    registry.ask(Ask::get("/health")).await.well();
+    assert!(registry.store.memory_is_true().await.unwrap(), "what is kept in memory is what the tables say");
+    for (id, _) in &hands {
+        let status = registry.status(id).await;
+        assert!(["online", "degraded"].contains(&status.as_str()), "noise made it {status}");
+    }
+}

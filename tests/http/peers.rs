@@ -1,0 +1,191 @@
+//! Whom agents find, and whom they may talk to (§4).
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::{Hand, Registry, Wanted},
+    wire::{Answer, Ask, keys_of},
+};
+
+impl Hand<'_> {
+    async fn discovers(&self, id: &str) -> Answer {
+        self.ask(Ask::get(format!("/registry/discover/{id}")).header("X-Workspace-ID", &self.id)).await
+    }
+
+    /// The names of its peers, as they are told.
+    async fn peers(&self, query: &str) -> Vec<String> {
+        let told = self.ask(Ask::get(format!("/registry/{}/peers{query}", self.id))).await.well();
+        told.as_array().unwrap().iter().map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn proxied(id: &str) -> String {
+    // The asker's own word for ostler: the host that its request named.
+    format!("http://ostler.test/workspaces/{id}/a2a")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_answers_ostlers_own_url_for_a_peer() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let found = one.discovers(&other.id).await.has(200, &["id", "url", "name"]);
+    assert_eq!(found, json!({ "id": other.id, "url": proxied(&other.id), "name": "other" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_wants_to_know_who_asks() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let path = format!("/registry/discover/{}", other.id);
+    let none = "X-Workspace-ID header is required";
+    one.ask(Ask::get(&path)).await.refuses(400, none);
+    for value in ["", "one", &one.id.to_uppercase(), &format!("{} ", &one.id[1..])] {
+        one.ask(Ask::get(&path).header("X-Workspace-ID", value)).await.refuses(400, none);
+    }
+    let as_other = Ask::get(&path).header("X-Workspace-ID", &other.id);
+    one.ask(as_other).await.refuses(401, "invalid workspace auth token");
+    let nobody = Ask::get(&path).header("X-Workspace-ID", &one.id);
+    registry.ask(nobody).await.refuses(401, "missing workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_refuses_whom_the_tree_does_not_allow() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let (left, right) =
+        (registry.online_below("left", &root).await, registry.online_below("right", &root).await);
+    let nephew = registry.online_below("nephew", &left).await;
+    let strange = registry.online("strange").await;
+    for (who, whom) in [(&right, &nephew), (&nephew, &right), (&nephew, &strange), (&strange, &left)] {
+        who.discovers(&whom.id).await.refuses(403, "not authorized to discover this workspace");
+    }
+    for (who, whom) in
+        [(&left, &right), (&root, &nephew), (&nephew, &root), (&root, &strange), (&left, &left)]
+    {
+        assert_eq!(who.discovers(&whom.id).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_finds_no_stranger_and_nothing_removed() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "other", &other.id.to_uppercase(), &other.id[..8]] {
+        one.discovers(id).await.refuses(404, "workspace not found");
+    }
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", other.id))).await.well();
+    one.discovers(&other.id).await.refuses(404, "workspace not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_says_what_is_neither_reachable_nor_can_be_woken() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let paused = registry.online("paused").await;
+    paused.order("pause").await.well();
+    let away = registry.external("away", json!({})).await;
+    for (target, status) in [(&paused, "paused"), (&away, "awaiting_agent")] {
+        let answer = one.discovers(&target.id).await;
+        answer.is(503, &format!(r#"{{"error":"workspace not available","status":"{status}"}}"#));
+    }
+    let asleep = registry.online("asleep").await;
+    asleep.order("hibernate").await.well();
+    let coming = registry.begun("coming", json!({})).await;
+    for target in [&asleep, &coming] {
+        assert_eq!(one.discovers(&target.id).await.well()["url"], proxied(&target.id), "a message wakes it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_siblings_children_and_parent() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    assert_eq!(root.peers("").await, Vec::<String>::new());
+    let path = format!("/registry/{}/peers", root.id);
+    root.ask(Ask::get(&path)).await.is(200, "[]");
+    let left = registry.online_with("left", json!({ "parent_id": root.id, "role": "digs" })).await;
+    let right = registry.online_below("right", &root).await;
+    let nephew = registry.online_below("nephew", &left).await;
+    let strange = registry.online("strange").await;
+    assert_eq!(left.peers("").await, ["right", "nephew", "root"]);
+    assert_eq!(root.peers("").await, ["strange", "left", "right"]);
+    assert_eq!(nephew.peers("").await, ["left"]);
+    assert_eq!(strange.peers("").await, ["root"]);
+
+    left.beat(json!({ "active_tasks": 2, "uptime_seconds": 1 })).await.well();
+    left.register(json!({ "agent_card": { "name": "card" } })).await.well();
+    let told = right.ask(Ask::get(format!("/registry/{}/peers", right.id))).await.well();
+    let keys = ["active_tasks", "agent_card", "id", "name", "parent_id", "role", "status", "tier", "url"];
+    for peer in told.as_array().unwrap() {
+        assert_eq!(keys_of(peer), keys, "{peer}");
+    }
+    assert_eq!(
+        told[0],
+        json!({
+            "id": left.id, "name": "left", "role": "digs", "tier": 2, "status": "online", "url": proxied(&left.id),
+            "parent_id": root.id, "active_tasks": 2, "agent_card": { "name": "card" },
+        })
+    );
+    let (role, parent, card) = (&told[1]["role"], &told[1]["parent_id"], &told[1]["agent_card"]);
+    assert_eq!((role, parent, card), (&Value::Null, &Value::Null, &Value::Null), "{told}");
+
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", right.id))).await.well();
+    assert_eq!(left.peers("").await, ["nephew", "root"], "what was removed is no peer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_looked_for_in_names_and_roles_whatever_their_case() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    for (name, role) in [("Digger", "earth"), ("cook", "DIGESTIVES"), ("pilot", "")] {
+        registry.create(name, json!({ "external": true, "role": role })).await;
+    }
+    assert_eq!(root.peers("?q=dig").await, ["Digger", "cook"]);
+    assert_eq!(root.peers("?q=DIG").await, ["Digger", "cook"]);
+    assert_eq!(root.peers("?q=").await, ["Digger", "cook", "pilot"]);
+    assert_eq!(root.peers("?q=%25").await, Vec::<String>::new(), "no pattern, a text");
+    assert_eq!(root.peers("?q=_").await, Vec::<String>::new());
+    assert_eq!(root.peers("?q=nobody").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_are_no_peers_where_that_is_switched_off() {
+    let mut wanted = Wanted::default();
+    wanted.access.root_siblings = false;
+    let registry = Registry::wanting(wanted).await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    assert_eq!(one.peers("").await, Vec::<String>::new());
+    one.discovers(&other.id).await.refuses(403, "not authorized to discover this workspace");
+    let message = one.tell(&other, json!({ "method": "x" })).await;
+    message.refuses(403, "access denied: workspaces cannot communicate per hierarchy rules");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_access_answers_an_admin_and_the_caller_itself() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let left = registry.online_below("left", &root).await;
+    let nephew = registry.online_below("nephew", &left).await;
+    let strange = registry.online("strange").await;
+    let nobody = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
+    let check = |caller: &str, target: &str| {
+        Ask::post("/registry/check-access").json(json!({ "caller_id": caller, "target_id": target }))
+    };
+    for (caller, target, allowed) in [
+        (&root.id, root.id.as_str(), true),
+        (&root.id, &nephew.id, true),
+        (&nephew.id, &root.id, true),
+        (&root.id, &strange.id, true),
+        (&left.id, &strange.id, false),
+        (&left.id, nobody, false),
+    ] {
+        let answer = registry.order(check(caller, target)).await;
+        answer.is(200, &format!(r#"{{"allowed":{allowed}}}"#));
+    }
+    left.ask(check(&left.id, &root.id)).await.is(200, r#"{"allowed":true}"#);
+    left.ask(check(&root.id, &left.id)).await.refuses(401, "invalid workspace auth token");
+    registry.ask(check(&left.id, &root.id)).await.refuses(401, "missing workspace auth token");
+    left.ask(Ask::post("/registry/check-access").body("{}")).await.refuses(400, "invalid request body");
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", strange.id))).await.well();
+    registry.order(check(&root.id, &strange.id)).await.is(200, r#"{"allowed":false}"#);
+}

@@ -1,0 +1,514 @@
+//! Messages between agents (§6), row by row.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::agent::{Agent, Says};
+use crate::support::{
+    registry::{Hand, Registry, Wanted, until},
+    wire::{Answer, Ask, Wire, keys_of},
+};
+
+const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"text":"hello"}]}}"#;
+/// What the token of a test's message is not to be found in.
+const SECRETS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+fn well() -> Says {
+    Says::This(200, "application/json", REPLY.into())
+}
+
+fn hello() -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": "1", "method": "message/send",
+        "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": "hi" }] } },
+    })
+}
+
+/// A workspace that sends, and an external one that is sent to, whose agent is asked.
+async fn pair(registry: &Registry, says: Says) -> (Hand<'_>, Hand<'_>, Agent) {
+    let agent = Agent::saying(says).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    (registry.online("from").await, to, agent)
+}
+
+/// A connection on which a message has come: what is said before that is no answer to it.
+async fn asked_on(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let read = stream.read(&mut [0; 4096]).await.unwrap();
+    assert!(read > 0, "nothing was asked");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_reaches_the_agent_and_its_own_answer_comes_back() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let answer = from.tell(&to, hello()).await;
+    answer.is(200, REPLY);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("set-cookie"), None, "an agent sets no cookies in ostler's name");
+    let asked = &agent.asked()[0];
+    assert_eq!(asked.path, "/agent?x=1");
+    assert_eq!(asked.json(), hello(), "a message that lacks nothing is passed on as it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_reached_at_its_own_port() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let agent = Agent::at(to.port().await, well()).await;
+    from.tell(&to, hello()).await.is(200, REPLY);
+    assert_eq!(agent.asked()[0].path, "/");
+    // A degraded one is sent to all the same.
+    to.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
+    assert_eq!(to.status().await, "degraded");
+    from.tell(&to, hello()).await.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_own_status_and_body_come_back_whatever_they_are() {
+    let registry = Registry::start().await;
+    for (number, status) in [201, 202, 302, 400, 401, 404, 429, 500, 503].into_iter().enumerate() {
+        let agent = Agent::saying(Says::This(status, "text/odd", b"own words".to_vec())).await;
+        let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
+        let from = registry.external_at(&format!("from {number}"), "").await;
+        let answer = from.tell(&to, hello()).await;
+        answer.is(status, "own words");
+        assert_eq!(answer.header("content-type"), Some("text/odd"));
+        assert_eq!(agent.asked().len(), 1, "asked once, whatever it says");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_message_lacks_is_filled_in() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let bare = json!({ "method": "message/send", "params": { "message": { "parts": [] }, "kept": 1 } });
+    from.tell(&to, bare).await.is(200, REPLY);
+    let asked = agent.asked()[0].json();
+    assert_eq!((&asked["jsonrpc"], &asked["method"]), (&json!("2.0"), &json!("message/send")));
+    assert!(asked["id"].as_str().is_some_and(|id| id.len() == 36), "{asked}");
+    assert!(asked["params"]["message"]["messageId"].as_str().is_some_and(|id| id.len() == 36), "{asked}");
+    assert_eq!((&asked["params"]["message"]["parts"], &asked["params"]["kept"]), (&json!([]), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_token_never_reaches_the_agent() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let message = from
+        .message(&to)
+        .header("Cookie", "session=1")
+        .header("Proxy-Authorization", "Basic x")
+        .header("X-Forwarded-For", "1.2.3.4")
+        .header("X-Timeout", "30")
+        .header("A2A-Version", "0.3")
+        .json(hello());
+    from.ask(message).await.is(200, REPLY);
+    let asked = &agent.asked()[0];
+    for secret in SECRETS {
+        assert!(!asked.headers.contains_key(secret), "{secret}: {:?}", asked.headers);
+    }
+    let all = format!("{:?} {:?}", asked.headers, asked.body);
+    assert!(!all.contains(&from.token) && !all.contains("1.2.3.4"), "{all}");
+    assert_eq!(asked.headers["x-workspace-id"], from.id.as_str(), "who asks is told");
+    assert_eq!(asked.headers["a2a-version"], "0.3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admins_message_is_passed_on_in_nobodys_name() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let message =
+        Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &from.id).json(hello());
+    registry.order(message).await.is(200, REPLY);
+    let asked = &agent.asked()[0];
+    assert_ne!(asked.headers["x-workspace-id"], from.id.as_str(), "an admin is no workspace");
+    assert!(!asked.headers.contains_key("authorization"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_has_to_be_who_the_token_says() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let path = || Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello());
+    registry.ask(path()).await.refuses(401, "missing workspace auth token");
+    from.ask(path().header("X-Workspace-ID", &to.id)).await.refuses(401, "invalid workspace auth token");
+    from.ask(path().header("X-Workspace-ID", "nonsense"))
+        .await
+        .refuses(400, "X-Workspace-ID header is required");
+    assert_eq!(agent.asked().len(), 0);
+    from.ask(path()).await.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_tree_forbids_is_not_sent_to() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let below = registry.online_below("below", &from).await;
+    let refused = "access denied: workspaces cannot communicate per hierarchy rules";
+    below.tell(&to, hello()).await.refuses(403, refused);
+    // Before its body is even looked at.
+    below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
+    assert_eq!(agent.asked().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_json_object_is_refused() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    for body in ["", "nonsense", "[]", "null", "{", r#"{"method":"x"} x"#, r#"{"method":"x","method":"y"}"#] {
+        let answer = from.ask(from.message(&to).body(body)).await;
+        assert_eq!(
+            (answer.status, keys_of(&answer.json())),
+            (400, vec!["error".to_owned()]),
+            "{body}: {answer:?}"
+        );
+    }
+    assert_eq!(agent.asked().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_above_10_mib_is_too_large() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, well()).await;
+    let most = 10 << 20;
+    let frame = r#"{"jsonrpc":"2.0","id":1,"method":""}"#;
+    let sized = |length: usize| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(length - frame.len()));
+        assert_eq!(body.len(), length);
+        from.message(&to).body(body)
+    };
+    from.ask(sized(most)).await.is(200, REPLY);
+    let answer = from.ask(sized(most + 1)).await;
+    assert_eq!((answer.status, keys_of(&answer.json())), (413, vec!["error".to_owned()]), "{answer:?}");
+    assert_eq!(agent.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_not_found_and_a_removed_one_is_gone() {
+    let registry = Registry::start().await;
+    let (from, to, _agent) = pair(&registry, well()).await;
+    for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.to_uppercase()] {
+        let message = Ask::post(format!("/workspaces/{id}/a2a")).json(hello());
+        from.ask(message).await.refuses(404, "workspace not found");
+    }
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", to.id))).await.well();
+    from.tell(&to, hello()).await.refuses(410, "workspace removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeper_is_woken_and_the_message_held_until_it_is_up() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("hibernate").await.well();
+    let wakes = async {
+        until("it is woken", async || (to.status().await == "provisioning").then_some(())).await;
+        let token = registry.token_in_volume(&to.id).await;
+        let agent = Agent::at(to.port().await, well()).await;
+        let woken = Hand { token, ..to.clone() };
+        woken.beat(json!({})).await.well();
+        agent
+    };
+    let (answer, agent) = tokio::join!(from.tell(&to, hello()), wakes);
+    answer.is(200, REPLY);
+    assert_eq!(agent.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_coming_up_is_waited_for() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let to = registry.begun("to", json!({})).await;
+    let agent = Agent::at(to.port().await, well()).await;
+    let comes = async {
+        until("the message waits", async || registry.ops.traffic().sent_at(registry.row(&from.id).await.id))
+            .await;
+        to.beat(json!({})).await.well();
+    };
+    let held = from.message(&to).header("X-Timeout", "60").json(hello());
+    let (answer, ()) = tokio::join!(from.ask(held), comes);
+    answer.is(200, REPLY);
+    assert_eq!(agent.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_hold_a_caller_is_told_to_come_back() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("hibernate").await.well();
+    let hurried = from.message(&to).header("X-Timeout", "1").json(hello());
+    let answer = from.ask(hurried).await;
+    let told = answer.has(503, &["error", "waking", "retry_after"]);
+    assert_eq!(told["waking"], json!(true));
+    assert!(told["error"].is_string());
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
+    to.until_status("provisioning").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_workspace_is_not_woken_nor_is_one_below_it() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let to = registry.online("to").await;
+    let child = registry.online_below("child", &to).await;
+    to.order("pause").await.well();
+    let answer = from.tell(&to, hello()).await;
+    assert_eq!((answer.status, keys_of(&answer.json())), (409, vec!["error".to_owned()]), "{answer:?}");
+    let answer = registry.order(Ask::post(format!("/workspaces/{}/a2a", child.id)).json(hello())).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    assert_eq!((to.status().await, child.status().await), ("paused".into(), "paused".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_failed_or_awaits_its_agent_is_not_started() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let away = registry.external("away", json!({})).await;
+    let answer = from.tell(&away, hello()).await;
+    let told = answer.has(503, &["error", "status"]);
+    assert_eq!(told["status"], "awaiting_agent");
+    assert!(answer.header("retry-after").is_some());
+
+    let failed = registry.begun("failed", json!({})).await;
+    let row = registry.row(&failed.id).await;
+    registry.ops.time_out_provisioning(row.id, row.incarnation, row.status_since, 1).await.unwrap();
+    let told = from.tell(&failed, hello()).await.has(503, &["error", "status"]);
+    assert_eq!(told["status"], "failed");
+    assert!(told["error"].as_str().unwrap().contains("provision_timeout"), "the reason: {told}");
+    assert_eq!(failed.status().await, "failed(provision_timeout)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_container_is_found_out_and_started_again() {
+    let mut wanted = Wanted::default();
+    wanted.restart.first_backoff = std::time::Duration::from_millis(1);
+    let registry = Registry::wanting(wanted).await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.kill_container().await;
+    let answer = from.tell(&to, hello()).await;
+    answer.is(
+        503,
+        r#"{"error":"workspace agent unreachable — container restart triggered","restarting":true}"#,
+    );
+    assert!(answer.header("retry-after").is_some());
+    until("it is started again", async || {
+        let row = registry.row(&to.id).await;
+        (row.incarnation.0 == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ended_too_often_is_not_said_to_be_started_again() {
+    let mut wanted = Wanted::default();
+    wanted.restart.ends_allowed = 1;
+    let registry = Registry::wanting(wanted).await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.kill_container().await;
+    let told = from.tell(&to, hello()).await.has(503, &["error", "status"]);
+    assert_eq!(told["status"], "failed", "{told}");
+    assert_eq!(to.status().await, "failed(parked)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_and_is_not_reached_is_a_bad_gateway() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    from.tell(&to, hello()).await.refuses(502, "failed to reach workspace agent");
+    assert_eq!(to.status().await, "online", "its container runs");
+
+    // An external one whose url leads nowhere, and one that has none.
+    let nowhere = Agent::saying(well()).await.url();
+    let away = registry.external_at("away", &nowhere).await;
+    from.tell(&away, hello()).await.refuses(502, "failed to reach workspace agent");
+    let silent = registry.external_at("silent", "").await;
+    from.tell(&silent, hello()).await.refuses(502, "failed to reach workspace agent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    for (name, answer) in [("mute", &b""[..]), ("odd", &b"SSH-2.0-odd\r\n\r\n"[..])] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = registry.external_at(name, &format!("http://{}", listener.local_addr().unwrap())).await;
+        let hangs_up = async {
+            let mut stream = asked_on(&listener).await;
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let (told, ()) = tokio::join!(from.tell(&to, hello()), hangs_up);
+        told.refuses(502, "failed to reach workspace agent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_pass_through_as_they_come() {
+    let registry = Registry::start().await;
+    let (events, says) = mpsc::unbounded_channel();
+    let (from, to, _agent) = pair(&registry, Says::Events(says)).await;
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    events.send("data: 1\n\n".into()).unwrap();
+    let (status, headers) = wire.head().await.unwrap();
+    assert_eq!(status, 200);
+    assert!(headers.contains(&("content-type".into(), "text/event-stream".into())), "{headers:?}");
+    assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 1\n\n");
+    // The second is sent only after the first was seen to arrive: nothing collects them.
+    events.send("data: 2\n\n".into()).unwrap();
+    assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 2\n\n");
+    drop(events);
+    assert_eq!(wire.chunk().await.unwrap(), None, "it ends where the agent ends it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_ends_what_it_asked_for() {
+    let registry = Registry::start().await;
+    let (from, to, agent) = pair(&registry, Says::Nothing).await;
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
+    let id = registry.row(&to.id).await.id;
+    assert_eq!(registry.ops.traffic().open(id), 1);
+    drop(wire);
+    until("the agent hears that nobody waits", async || (agent.left() == 1).then_some(())).await;
+    until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_a_stream_ends_it_at_the_agent() {
+    let registry = Registry::start().await;
+    let (events, says) = mpsc::unbounded_channel();
+    let (from, to, agent) = pair(&registry, Says::Events(says)).await;
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    events.send("data: 1\n\n".into()).unwrap();
+    wire.head().await.unwrap();
+    wire.chunk().await.unwrap();
+    drop(wire);
+    until("the agent's stream ends", async || (agent.left() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_breaks_off_is_not_taken_for_one_that_is_done() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = registry.external_at("to", &format!("http://{}", listener.local_addr().unwrap())).await;
+    let breaks_off = async {
+        let mut stream = asked_on(&listener).await;
+        let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe first words";
+        stream.write_all(begun).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    let (answer, ()) = tokio::join!(wire.try_answer(), breaks_off);
+    assert!(answer.is_none(), "a part looked like the whole: {answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows_there_is_cut() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = registry.external_at("to", &format!("http://{}", listener.local_addr().unwrap())).await;
+    let announces = async {
+        let mut stream = asked_on(&listener).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1);
+        let _cut = stream.write_all(head.as_bytes()).await;
+        stream
+    };
+    let (answer, _stream) = tokio::join!(from.tell(&to, hello()), announces);
+    assert_eq!((answer.status, keys_of(&answer.json())), (502, vec!["error".to_owned()]), "{answer:?}");
+
+    let grows = async {
+        let mut stream = asked_on(&listener).await;
+        let _cut = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = [&b"100000\r\n"[..], &vec![b'x'; 1 << 20], &b"\r\n"[..]].concat();
+        for _ in 0..80 {
+            if stream.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _cut = stream.write_all(b"0\r\n\r\n").await;
+    };
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    let (answer, ()) = tokio::join!(wire.try_answer(), grows);
+    let answer = answer.map(|answer| (answer.status, answer.body.len()));
+    assert_eq!(answer, None, "a cut answer looked like a whole one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_workspace_wakes_another_only_so_often() {
+    let mut wanted = Wanted::default();
+    wanted.access.wakes_per_hour = 1;
+    let registry = Registry::wanting(wanted).await;
+    let (from, other, to) =
+        (registry.online("from").await, registry.online("other").await, registry.online("to").await);
+    let hurried = async |by: &Hand<'_>| -> Answer {
+        if to.status().await != "hibernated" {
+            let token = registry.token_in_volume(&to.id).await;
+            Hand { token, ..to.clone() }.beat(json!({})).await.well();
+            to.order("hibernate").await.well();
+        }
+        by.ask(by.message(&to).header("X-Timeout", "1").json(hello())).await
+    };
+    assert_eq!(hurried(&from).await.status, 503);
+    let answer = hurried(&from).await;
+    let told = answer.has(429, &["error", "retry_after"]);
+    assert_eq!(told["error"], "rate limit exceeded");
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
+    assert_eq!(to.status().await, "hibernated", "it sleeps on");
+    assert_eq!(hurried(&other).await.status, 503, "another has its own share");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_messages_to_one_sleeper_are_one_wake() {
+    let mut wanted = Wanted::default();
+    wanted.access.wakes_per_hour = 2;
+    let registry = Registry::wanting(wanted).await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("hibernate").await.well();
+    let all = (0..8).map(|_| from.ask(from.message(&to).header("X-Timeout", "60").json(hello())));
+    let wakes = async {
+        to.until_status("provisioning").await;
+        let token = registry.token_in_volume(&to.id).await;
+        let agent = Agent::at(to.port().await, well()).await;
+        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        agent
+    };
+    let (answers, agent) = tokio::join!(futures_util::future::join_all(all), wakes);
+    for answer in answers {
+        answer.is(200, REPLY);
+    }
+    assert_eq!(agent.asked().len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_under_way_keeps_its_target_awake() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let agent = Agent::at(to.port().await, Says::Nothing).await;
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
+    let busy = to.order("hibernate").await.has(409, &["error", "active_tasks"]);
+    assert_eq!(busy, json!({ "error": "workspace has active tasks", "active_tasks": 1 }));
+    drop(wire);
+    until("nobody waits any more", async || (to.order("hibernate").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
+    let registry = Registry::start().await;
+    let (from, to, _agent) = pair(&registry, Says::Nothing).await;
+    let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(hello())).await;
+    assert_eq!((answer.status, keys_of(&answer.json())), (504, vec!["error".to_owned()]), "{answer:?}");
+}

@@ -1,0 +1,449 @@
+//! Workspaces over the wire (§5): made, shown, changed, removed, paused, put to sleep.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::{IMAGE, Registry, until},
+    wire::{Ask, keys_of},
+};
+
+/// What the protocol says a workspace is shown with; ostler shows more.
+const SHOWN: [&str; 17] = [
+    "id",
+    "name",
+    "role",
+    "tier",
+    "status",
+    "url",
+    "parent_id",
+    "active_tasks",
+    "max_concurrent_tasks",
+    "last_error_rate",
+    "last_sample_error",
+    "uptime_seconds",
+    "current_task",
+    "runtime",
+    "agent_card",
+    "last_heartbeat_at",
+    "monthly_spend",
+];
+
+fn delete(id: &str) -> Ask {
+    Ask::new("DELETE", format!("/workspaces/{id}"))
+}
+
+fn patch(id: &str, body: Value) -> Ask {
+    Ask::new("PATCH", format!("/workspaces/{id}")).json(body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_workspace_is_provisioning_when_it_is_made() {
+    let registry = Registry::start().await;
+    let wanted = json!({
+        "name": "one", "role": "digs", "runtime": "agent", "image": IMAGE, "tier": 3, "env": { "A": "b" },
+        "config": "name: one\n", "hibernation_idle_minutes": 30, "max_concurrent_tasks": 4,
+    });
+    let made =
+        registry.order(Ask::post("/workspaces").json(wanted)).await.has(201, &["id", "name", "status"]);
+    assert_eq!((&made["name"], &made["status"]), (&json!("one"), &json!("provisioning")));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(id, id.to_lowercase());
+    let shown = registry.show(id).await;
+    for (field, value) in [
+        ("role", json!("digs")),
+        ("tier", json!(3)),
+        ("runtime", json!("agent")),
+        ("hibernation_idle_minutes", json!(30)),
+        ("max_concurrent_tasks", json!(4)),
+    ] {
+        assert_eq!(shown[field], value, "{field} of {shown}");
+    }
+    let event = registry.event(id, "WORKSPACE_PROVISIONING").await;
+    for key in ["name", "tier", "runtime"] {
+        assert!(event["payload"].get(key).is_some(), "{key} of {event}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_workspace_without_a_url_awaits_its_agent_and_is_told_how_to_connect() {
+    let registry = Registry::start().await;
+    let wanted = json!({ "name": "one", "runtime": "external" });
+    let made = registry.order(Ask::post("/workspaces").json(wanted)).await;
+    let made = made.has(201, &["id", "name", "status", "external", "connection"]);
+    assert_eq!((&made["status"], &made["external"]), (&json!("awaiting_agent"), &json!(true)));
+    let connection = &made["connection"];
+    let keys = ["auth_token", "heartbeat_endpoint", "platform_url", "registry_endpoint", "workspace_id"];
+    assert_eq!(keys_of(connection), keys);
+    assert_eq!(connection["workspace_id"], made["id"]);
+    assert_eq!(connection["auth_token"].as_str().unwrap().len(), 43);
+    let platform = connection["platform_url"].as_str().unwrap();
+    assert_eq!(connection["registry_endpoint"], format!("{platform}/registry/register"));
+    assert_eq!(connection["heartbeat_endpoint"], format!("{platform}/registry/heartbeat"));
+    assert_eq!(platform, format!("http://{}", registry.address));
+    registry.event(made["id"].as_str().unwrap(), "WORKSPACE_AWAITING_AGENT").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_workspace_with_a_url_is_online() {
+    let registry = Registry::start().await;
+    let wanted = json!({ "external": true, "url": "http://127.0.0.1:9" });
+    let made = registry.create("one", wanted).await;
+    assert_eq!((&made["status"], &made["external"]), (&json!("online"), &json!(true)), "{made}");
+    assert_eq!(registry.show(made["id"].as_str().unwrap()).await["url"], "http://127.0.0.1:9");
+    let refused = json!({ "name": "two", "external": true, "url": "http://169.254.169.254/" });
+    assert_eq!(registry.order(Ask::post("/workspaces").json(refused)).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_is_refused_with_its_reason() {
+    let registry = Registry::start().await;
+    registry.external("taken", json!({})).await;
+    for (wanted, status, named) in [
+        (json!({ "name": "x", "external": true, "nmae": "y" }), 400, "nmae"),
+        (json!({ "name": "", "external": true }), 400, "name"),
+        (json!({ "name": "../x", "external": true }), 400, "name"),
+        (json!({ "name": "x", "external": true, "tier": 9 }), 400, "tier"),
+        (json!({ "name": "x", "runtime": "unheard" }), 400, "unheard"),
+        (json!({ "name": "x", "image": "a b" }), 400, "image"),
+        (json!({ "name": "x", "url": "http://127.0.0.1:9", "image": IMAGE }), 400, "url"),
+        (json!({ "name": "x", "external": true, "parent_id": "nobody" }), 400, "parent"),
+        (json!({ "name": "taken", "external": true }), 409, "taken"),
+        (json!("x"), 400, "invalid request body"),
+    ] {
+        let answer = registry.order(Ask::post("/workspaces").json(wanted.clone())).await;
+        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
+        let error = answer.json();
+        assert_eq!(keys_of(&error), ["error"], "{answer:?}");
+        assert!(error["error"].as_str().unwrap().contains(named), "{wanted}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_is_oldest_first_without_the_removed() {
+    let registry = Registry::start().await;
+    registry.order(Ask::get("/workspaces")).await.is(200, "[]");
+    let one = registry.online("one").await;
+    let two = registry.external("two", json!({})).await;
+    let three = registry.external("three", json!({ "parent_id": one.id })).await;
+    registry.order(delete(&two.id)).await.well();
+    let listed = registry.order(Ask::get("/workspaces")).await.well();
+    let ids: Vec<_> = listed.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [one.id.as_str(), three.id.as_str()]);
+    for row in listed.as_array().unwrap() {
+        for key in SHOWN {
+            assert!(row.get(key).is_some(), "{key} is missing of {row}");
+        }
+    }
+    assert_eq!(listed[0]["agent_card"], json!(null));
+    let at = listed[0]["last_heartbeat_at"].as_str().unwrap();
+    assert!(at.ends_with('Z') && at.contains('T'), "RFC 3339: {at}");
+    assert_eq!(listed[1]["parent_id"], json!(one.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_sees_a_workspace_without_what_is_its_own_business() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let told =
+        json!({ "current_task": "secret", "sample_error": "oops", "error_rate": 0.2, "uptime_seconds": 1 });
+    one.beat(told).await.well();
+    let path = || Ask::get(format!("/workspaces/{}", one.id));
+    let by_itself = one.ask(path()).await.well();
+    assert_eq!(
+        (&by_itself["current_task"], &by_itself["last_sample_error"]),
+        (&json!("secret"), &json!("oops"))
+    );
+    let by_other = other.ask(path()).await;
+    assert!(!by_other.text().contains("secret") && !by_other.text().contains("oops"), "{by_other:?}");
+    let shown = by_other.well();
+    assert!(shown.get("current_task").is_none() && shown.get("last_sample_error").is_none(), "{shown}");
+    assert_eq!((&shown["id"], &shown["name"]), (&json!(one.id), &json!("one")));
+
+    let child = registry.online_below("child", &one).await;
+    let other_child = registry.online_below("other child", &other).await;
+    assert_eq!(child.ask(path()).await.well()["name"], "one");
+    let cousin = child.ask(Ask::get(format!("/workspaces/{}", other_child.id))).await;
+    cousin.refuses(403, "not authorized to see this workspace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_workspace_is_not_found_and_a_removed_one_is_gone() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "other", &other.id.to_uppercase(), "%00", "..%2f.."] {
+        one.ask(Ask::get(format!("/workspaces/{id}"))).await.refuses(404, "workspace not found");
+    }
+    registry.order(delete(&other.id)).await.well();
+    let gone = one.ask(Ask::get(format!("/workspaces/{}", other.id))).await;
+    let gone = gone.has(410, &["error", "id", "removed_at"]);
+    assert_eq!((&gone["error"], &gone["id"]), (&json!("workspace removed"), &json!(other.id)));
+    assert!(gone["removed_at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_changes_its_own_name_and_role_and_nothing_else() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let named = one.ask(patch(&one.id, json!({ "name": "renamed", "role": "cooks" }))).await;
+    named.is(200, r#"{"status":"updated"}"#);
+    let shown = one.show().await;
+    assert_eq!((&shown["name"], &shown["role"]), (&json!("renamed"), &json!("cooks")));
+    for more in [
+        json!({ "tier": 4 }),
+        json!({ "parent_id": other.id }),
+        json!({ "parent_id": "" }),
+        json!({ "runtime": "plain" }),
+        json!({ "image": "x" }),
+        json!({ "url": "http://127.0.0.1:9" }),
+        json!({ "hibernation_idle_minutes": 1 }),
+        json!({ "max_concurrent_tasks": 1 }),
+        json!({ "restart_when_wedged": true }),
+        json!({ "name": "again", "tier": 2 }),
+    ] {
+        let answer = one.ask(patch(&one.id, more.clone())).await;
+        assert_eq!(answer.status, 403, "{more}: {answer:?}");
+    }
+    assert_eq!(one.show().await["name"], "renamed", "all of it or nothing");
+    one.ask(patch(&other.id, json!({ "name": "x" }))).await.refuses(401, "invalid workspace auth token");
+    let taken = one.ask(patch(&one.id, json!({ "name": "other" }))).await;
+    assert_eq!(taken.status, 409, "{taken:?}");
+    let unknown = one.ask(patch(&one.id, json!({ "nmae": "x" }))).await;
+    assert_eq!((unknown.status, unknown.text().contains("nmae")), (400, true), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_moves_a_workspace_where_that_makes_no_cycle() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let child = registry.online_below("child", &root).await;
+    let grandchild = registry.online_below("grandchild", &child).await;
+    for (whom, parent) in [
+        (&root, root.id.as_str()),
+        (&root, &child.id),
+        (&root, &grandchild.id),
+        (&child, "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11"),
+    ] {
+        let answer = registry.order(patch(&whom.id, json!({ "parent_id": parent }))).await;
+        assert_eq!(answer.status, 422, "{answer:?}");
+        assert_eq!(keys_of(&answer.json()), ["error"]);
+    }
+    let moved = registry.order(patch(&grandchild.id, json!({ "parent_id": root.id }))).await;
+    moved.is(200, r#"{"status":"updated","needs_restart":true}"#);
+    assert_eq!(grandchild.show().await["parent_id"], json!(root.id));
+    let freed = registry.order(patch(&grandchild.id, json!({ "parent_id": "" }))).await;
+    freed.is(200, r#"{"status":"updated","needs_restart":true}"#);
+    assert_eq!(grandchild.show().await["parent_id"], json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_needs_a_new_container_says_so_and_a_restart_makes_it() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let before = one.show().await["container_id"].clone();
+    let tier = registry.order(patch(&one.id, json!({ "tier": 3 }))).await;
+    tier.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
+    let habits = registry.order(patch(&one.id, json!({ "hibernation_idle_minutes": 5 }))).await;
+    assert_eq!(habits.well()["status"], "updated");
+    let restarted = one.order("restart").await.well();
+    assert_eq!(restarted["status"], "provisioning", "{restarted}");
+    assert_ne!(one.show().await["container_id"], before, "a restart over the wire recreates what drifted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_children_wants_a_confirmation() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let child = registry.online_below("child", &root).await;
+    let grandchild = registry.online_below("grandchild", &child).await;
+    let refused = registry.order(delete(&root.id)).await;
+    let refused = refused.has(409, &["status", "children", "children_count"]);
+    assert_eq!(refused["status"], "confirmation_required");
+    assert_eq!(refused["children"], json!([{ "id": child.id, "name": "child" }]));
+    assert_eq!(refused["children_count"], 1);
+    assert_eq!(root.status().await, "online", "nothing was done");
+    let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}?confirm=true", root.id))).await;
+    removed.is(200, r#"{"status":"removed","cascade_deleted":2}"#);
+    for hand in [&root, &child, &grandchild] {
+        assert_eq!(hand.status().await, "removed", "the rows say so once it is answered");
+    }
+    until("their containers follow", async || {
+        let state = registry.world.state();
+        state.containers.values().all(|container| !container.state.may_run()).then_some(())
+    })
+    .await;
+    assert_eq!(registry.order(delete(&root.id)).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_tells_an_agent_whether_it_is_still_wanted() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    let state = || Ask::get(format!("/workspaces/{}/state", one.id));
+    let answer = |status, paused| json!({ "workspace_id": one.id, "status": status, "paused": paused, "deleted": false });
+    assert_eq!(one.ask(state()).await.well(), answer("awaiting_agent", false));
+    one.beat(json!({})).await.well();
+    assert_eq!(one.ask(state()).await.well(), answer("online", false));
+    one.order("pause").await.well();
+    assert_eq!(one.ask(state()).await.well(), answer("paused", true));
+    assert_eq!(registry.order(state()).await.well(), answer("paused", true));
+    registry.order(delete(&one.id)).await.well();
+    let gone = format!(r#"{{"workspace_id":"{}","deleted":true}}"#, one.id);
+    one.ask(state()).await.is(404, &gone);
+    registry.order(state()).await.is(404, &gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_answer_the_status_that_the_row_has_afterwards() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for (verb, status) in [("pause", "paused"), ("resume", "provisioning")] {
+        let told = one.order(verb).await.well();
+        assert_eq!((&told["status"], &told["id"]), (&json!(status), &json!(one.id)), "{verb}: {told}");
+        assert_eq!(one.status().await, status);
+    }
+    let one = crate::support::registry::Hand { token: registry.token_in_volume(&one.id).await, ..one };
+    one.beat(json!({})).await.well();
+    for (verb, status) in [("hibernate", "hibernated"), ("hibernate", "hibernated"), ("wake", "provisioning")]
+    {
+        let told = one.order(verb).await.well();
+        assert_eq!(told["status"], status, "{verb}: {told}");
+        assert_eq!(one.status().await, status);
+    }
+    for verb in ["pause", "resume", "hibernate", "wake", "restart"] {
+        let nobody = format!("/workspaces/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11/{verb}");
+        let answer = registry.order(Ask::post(nobody)).await;
+        assert_eq!(answer.status, 404, "{verb}: {answer:?}");
+    }
+    let event = registry.event(&one.id, "WORKSPACE_PAUSED").await;
+    assert_eq!(event["payload"]["name"], "one", "{event}");
+    let event = registry.event(&one.id, "WORKSPACE_HIBERNATED").await;
+    assert_eq!(event["payload"], json!({ "name": "one", "tier": 2 }), "{event}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_moved_below_a_paused_parent() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let child = registry.online_below("child", &root).await;
+    root.order("pause").await.well();
+    assert_eq!(child.status().await, "paused", "what is below is paused along");
+    for verb in ["resume", "restart", "wake"] {
+        child.order(verb).await.refuses(409, r#"parent workspace "root" is paused — resume it first"#);
+    }
+    let below = json!({ "name": "late", "external": true, "parent_id": root.id });
+    let answer = registry.order(Ask::post("/workspaces").json(below)).await;
+    answer.refuses(409, r#"parent workspace "root" is paused — resume it first"#);
+    root.order("resume").await.well();
+    assert_eq!(child.status().await, "provisioning", "it comes back along");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_works_on_something_is_put_to_sleep_by_force_only() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    one.beat(json!({ "active_tasks": 3, "uptime_seconds": 1 })).await.well();
+    let busy = one.order("hibernate").await;
+    busy.is(409, r#"{"error":"workspace has active tasks","active_tasks":3}"#);
+    assert_eq!(one.status().await, "online");
+    let by_itself = one.ask(Ask::post(format!("/workspaces/{}/hibernate", one.id))).await;
+    by_itself.is(409, r#"{"error":"workspace has active tasks","active_tasks":3}"#);
+    let forced = one.ask(Ask::post(format!("/workspaces/{}/hibernate?force=true", one.id))).await.well();
+    assert_eq!(forced["status"], "hibernated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_restarts_and_sleeps_on_its_own_word_and_wakes_on_anothers() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let itself = |verb: &str| Ask::post(format!("/workspaces/{}/{verb}", one.id));
+    for verb in ["pause", "resume", "wake", "start", "stop", "recreate"] {
+        one.ask(itself(verb)).await.refuses(403, "only an admin may do this");
+    }
+    assert_eq!(one.ask(itself("restart")).await.well()["status"], "provisioning");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_make_no_sense_are_conflicts() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    one.order("pause").await.well();
+    assert_eq!(one.order("pause").await.status, 200, "paused already is success");
+    for verb in ["hibernate", "wake"] {
+        let answer = one.order(verb).await;
+        assert_eq!(
+            (answer.status, keys_of(&answer.json())),
+            (409, vec!["error".to_owned()]),
+            "{verb}: {answer:?}"
+        );
+    }
+    assert_eq!(one.status().await, "paused", "a wake never lifts a pause");
+    let away = registry.external("away", json!({})).await;
+    for verb in ["hibernate", "resume", "restart"] {
+        assert_eq!(away.order(verb).await.status, 409, "{verb}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_shown_once_and_listed_by_its_beginning() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let path = format!("/workspaces/{}/tokens", one.id);
+    let issued = registry.order(Ask::post(&path)).await.has(201, &["auth_token", "workspace_id"]);
+    assert_eq!(issued["workspace_id"], json!(one.id));
+    let token = issued["auth_token"].as_str().unwrap();
+    let listing = registry.order(Ask::get(&path)).await;
+    assert!(!listing.text().contains(token) && !listing.text().contains(&one.token), "a token is shown once");
+    let listed = listing.has(200, &["tokens", "count"]);
+    assert_eq!(listed["count"], 2);
+    let keys = ["created_at", "expires_at", "id", "kind", "last_used_at", "prefix"];
+    for row in listed["tokens"].as_array().unwrap() {
+        assert_eq!(keys_of(row), keys, "{row}");
+    }
+    let kinds: Vec<_> = listed["tokens"].as_array().unwrap().iter().map(|row| &row["kind"]).collect();
+    assert!(kinds.contains(&&json!("instance")) && kinds.contains(&&json!("api")), "{listed}");
+    let row = listed["tokens"].as_array().unwrap().iter().find(|row| row["kind"] == "api").unwrap();
+    assert_eq!(row["prefix"], json!(token[..8]));
+    let revoke = Ask::new("DELETE", format!("{path}/{}", row["id"].as_str().unwrap()));
+    registry.order(revoke.clone()).await.is(200, r#"{"status":"revoked"}"#);
+    let again = registry.order(revoke).await;
+    assert_eq!((again.status, keys_of(&again.json())), (404, vec!["error".to_owned()]), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_51st_live_token_is_too_many() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    let path = format!("/workspaces/{}/tokens", one.id);
+    for _ in 1..50 {
+        assert_eq!(registry.order(Ask::post(&path)).await.status, 201);
+    }
+    let answer = registry.order(Ask::post(&path)).await;
+    assert_eq!((answer.status, keys_of(&answer.json())), (429, vec!["error".to_owned()]), "{answer:?}");
+    let first = registry.order(Ask::get(&path)).await.well()["tokens"][7]["id"].as_str().unwrap().to_owned();
+    registry.order(Ask::new("DELETE", format!("{path}/{first}"))).await.well();
+    assert_eq!(registry.order(Ask::post(&path)).await.status, 201, "one revoked makes room for one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn activity_is_logged_and_read_newest_first() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let path = format!("/workspaces/{}/activity", one.id);
+    one.ask(Ask::get(&path)).await.is(200, "[]");
+    for number in 0..3 {
+        let report = Ask::post(&path).json(json!({ "activity_type": "dig", "number": number }));
+        one.ask(report).await.is(200, r#"{"status":"logged"}"#);
+    }
+    let told = one.ask(Ask::get(&path)).await.well();
+    let numbers: Vec<_> = told.as_array().unwrap().iter().map(|row| &row["payload"]["number"]).collect();
+    assert_eq!(numbers, [2, 1, 0]);
+    assert_eq!(keys_of(&told[0]), ["created_at", "id", "payload"]);
+    one.ask(Ask::post(&path).body("nonsense")).await.refuses(400, "invalid request body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delegations_are_an_array() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    one.ask(Ask::get(format!("/workspaces/{}/delegations", one.id))).await.is(200, "[]");
+}

@@ -1,0 +1,219 @@
+//! Every order of what can happen, one after the other.
+//!
+//! A depth-first search that is stateless: each order is played from the beginning, on a fresh installation.
+//!
+//! # Why not every interleaving has to be played
+//! Two steps that touch different things, or only look, commute: done in either order they lead to the
+//! same state and give the same answers, so orders that differ only in such swaps are one order (a
+//! Mazurkiewicz trace). What either side computes between its steps is its own and commutes with
+//! everything. The search plays one order of each such class, by sleep sets: after a step has been tried
+//! in a state, it is not tried again further down until something has happened that does not commute with
+//! it. [`touches`] says what commutes, coarsely: a label nobody has written down there commutes with
+//! nothing. Every class is played, and a property that depends on the class alone needs no more.
+
+use super::executor::{Place, Seen};
+
+/// Something that can happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The held effect, which keeps its number for as long as it is held; 0 for time.
+    pub(super) id: u64,
+    pub(super) side: u8,
+    pub(super) label: &'static str,
+    pub(super) touches: Touches,
+}
+
+impl Step {
+    pub(super) fn of(seen: Seen) -> Self {
+        Self { id: seen.id, side: seen.side, label: seen.label, touches: touches(seen) }
+    }
+
+    /// Time passes, which commutes with nothing.
+    pub(super) const fn of_time(side: u8) -> Self {
+        Self { id: 0, side, label: "time passes", touches: Touches::changing(EVERYTHING) }
+    }
+}
+
+/// Something to be played in every order.
+pub(super) trait Play {
+    /// What can happen next; nothing at its end.
+    fn enabled(&self) -> Vec<Step>;
+    /// Lets it happen.
+    fn take(&self, step: Step);
+}
+
+/// What a step has to do with. Two steps commute unless one changes what the other touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Touches {
+    looks_at: u8,
+    changes: u8,
+}
+
+const CONTAINERS: u8 = 1;
+const VOLUMES: u8 = 2;
+const FILES: u8 = 4;
+const IMAGES: u8 = 8;
+const STORE: u8 = 16;
+/// Whose turn it is with a workspace: what an order reads first decides when it queues, so such reads do not commute.
+const TURN: u8 = 32;
+const EVERYTHING: u8 = u8::MAX;
+
+impl Touches {
+    const fn looking(looks_at: u8) -> Self {
+        Self { looks_at, changes: 0 }
+    }
+
+    const fn changing(changes: u8) -> Self {
+        Self { looks_at: changes, changes }
+    }
+
+    fn commutes_with(self, other: Self) -> bool {
+        self.changes & other.looks_at == 0 && other.changes & self.looks_at == 0
+    }
+}
+
+/// What a labelled effect touches. The store's are told apart only by whether they change anything.
+fn touches(seen: Seen) -> Touches {
+    match (seen.place, seen.label) {
+        (Place::Engine, "list_containers" | "inspect_container" | "logs") => Touches::looking(CONTAINERS),
+        (Place::Engine, "list_volumes" | "inspect_volume") => Touches::looking(VOLUMES),
+        (Place::Engine, "read_file") => Touches::looking(FILES),
+        (Place::Engine, "has_image") => Touches::looking(IMAGES),
+        (Place::Engine, "ensure_network") => Touches::looking(0),
+        (Place::Engine, "create_volume") => Touches::changing(VOLUMES),
+        (Place::Engine, "write_file") => Touches::changing(FILES),
+        (Place::Engine, "stop_container" | "rename_container" | "delete_container") => {
+            Touches::changing(CONTAINERS)
+        }
+        (Place::Engine, "create_container" | "start_container") => {
+            Touches { looks_at: CONTAINERS | VOLUMES | FILES | IMAGES, changes: CONTAINERS }
+        }
+        (
+            Place::Store,
+            "trash entry" | "trash of" | "registry" | "stale candidates" | "held plan" | "swept since"
+            | "live count" | "known rows" | "known count",
+        ) => Touches::looking(STORE),
+        (Place::Store, "workspace" | "paused above" | "paused along with") => {
+            Touches { looks_at: STORE | TURN, changes: TURN }
+        }
+        // What follows asks who is at work, which any step may have changed.
+        (
+            Place::Store,
+            "restarts due"
+            | "quiet rows"
+            | "idle rows"
+            | "falling asleep rows"
+            | "provisioning rows"
+            | "up rows",
+        ) => Touches::changing(EVERYTHING),
+        (Place::Store, _) => Touches::changing(STORE | TURN),
+        (Place::Engine, _) => Touches::changing(EVERYTHING),
+    }
+}
+
+/// A state on the current path: what could be done there and what has been tried.
+struct Node {
+    enabled: Vec<Step>,
+    /// Steps that need not be tried here: what they lead to has been seen.
+    asleep: Vec<Step>,
+    chosen: usize,
+}
+
+/// The search through all orders.
+#[derive(Default)]
+pub(super) struct Search {
+    path: Vec<Node>,
+    /// Orders played to their end.
+    pub(super) played: usize,
+    /// Orders left half way, when all they could still lead to had been seen.
+    pub(super) cut_short: usize,
+    /// Whether every order has been played.
+    pub(super) is_complete: bool,
+    /// How many interleavings those stand for, going by the steps of the longest.
+    pub(super) interleavings: u128,
+}
+
+impl Search {
+    /// Plays one order after another until all have been, or `most` have been begun. `begin` makes a fresh race,
+    /// `judge` looks at how it ended.
+    pub(super) fn through<P: Play>(
+        most: usize,
+        begin: impl Fn() -> P,
+        mut judge: impl FnMut(&P, &[Step]),
+    ) -> Self {
+        let mut search = Self::default();
+        loop {
+            let race = begin();
+            if search.play(&race) {
+                search.played += 1;
+                let steps = search.steps();
+                search.interleavings = search.interleavings.max(interleavings(&steps));
+                judge(&race, &steps);
+            } else {
+                search.cut_short += 1;
+            }
+            if !search.backtrack() {
+                search.is_complete = true;
+                return search;
+            }
+            if search.played + search.cut_short >= most {
+                return search;
+            }
+        }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        self.path.iter().map(|node| node.enabled[node.chosen]).collect()
+    }
+
+    /// Repeats the path, then goes on as it comes. `false` when all that is left has been seen.
+    fn play(&mut self, race: &impl Play) -> bool {
+        let mut depth = 0;
+        loop {
+            let enabled = race.enabled();
+            if enabled.is_empty() {
+                return true;
+            }
+            if depth == self.path.len() {
+                let asleep = self.inherited();
+                let Some(chosen) = enabled.iter().position(|step| !asleep.contains(step)) else {
+                    return false;
+                };
+                self.path.push(Node { enabled, asleep, chosen });
+            } else {
+                assert_eq!(enabled, self.path[depth].enabled, "the same choices lead to the same state");
+            }
+            race.take(self.path[depth].enabled[self.path[depth].chosen]);
+            depth += 1;
+        }
+    }
+
+    /// What stays asleep after the last step: whatever was and commutes with it.
+    fn inherited(&self) -> Vec<Step> {
+        let Some(last) = self.path.last() else { return Vec::new() };
+        let taken = last.enabled[last.chosen];
+        last.asleep.iter().filter(|step| step.touches.commutes_with(taken.touches)).copied().collect()
+    }
+
+    /// To the deepest state with something left to try. `false` when there is none.
+    fn backtrack(&mut self) -> bool {
+        while let Some(node) = self.path.last_mut() {
+            let tried = node.enabled[node.chosen];
+            node.asleep.push(tried);
+            if let Some(next) = node.enabled.iter().position(|step| !node.asleep.contains(step)) {
+                node.chosen = next;
+                return true;
+            }
+            self.path.pop();
+        }
+        false
+    }
+}
+
+/// In how many ways the steps of the two sides can be put into one row.
+fn interleavings(steps: &[Step]) -> u128 {
+    let Some(first) = steps.first() else { return 1 };
+    let orders = steps.iter().filter(|step| step.side == first.side).count() as u128;
+    let all = steps.len() as u128;
+    (1..=all - orders).fold(1, |ways, n| ways * (orders + n) / n)
+}

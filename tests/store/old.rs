@@ -1,0 +1,90 @@
+//! A database of every released schema, with data: each migrates, and keeps every row.
+
+use ostler::{
+    domain::{
+        ids::WorkspaceId,
+        status::{Failure, Status},
+        time::Timestamp,
+        token::TokenDigest,
+    },
+    store::{Bearer, FILE_NAME, Scope, Store},
+};
+use rusqlite::Connection;
+use uuid::Uuid;
+
+/// Each schema's file, as that version left it.
+const OLD: &[(&str, &str)] = &[("0001_keeper", include_str!("old/0001_keeper.sql"))];
+
+const T: i64 = 1_700_000_000_000;
+
+fn count(sql: &Connection, table: &str) -> i64 {
+    sql.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
+    for (schema, text) in OLD {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let tables =
+            ["registry", "workspaces", "pulse", "tokens", "events", "trash", "trash_items", "held_plans"];
+        let before: Vec<_> = {
+            let sql = Connection::open(&path).unwrap();
+            sql.execute_batch(text).unwrap();
+            tables.iter().map(|table| count(&sql, table)).collect()
+        };
+        let store = Store::open(directory.path()).unwrap_or_else(|error| panic!("{schema}: {error}"));
+        let after: Vec<_> = {
+            let sql = Connection::open(&path).unwrap();
+            tables.iter().map(|table| count(&sql, table)).collect()
+        };
+        assert_eq!(after, before, "{schema}: rows of {tables:?}");
+        assert!(directory.path().join("ostler.backup-v1.db").exists(), "{schema}: no copy was made first");
+
+        let rows = store.describe_all(Scope::Any).await.unwrap();
+        let told: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
+        assert_eq!(
+            told,
+            [
+                ("lead", Status::Online),
+                ("worker", Status::Degraded),
+                ("asleep", Status::Hibernated),
+                ("stopped", Status::Paused),
+                ("broken", Status::Failed(Failure::StartError)),
+                ("gone", Status::Removed),
+                ("phone", Status::AwaitingAgent),
+                ("down", Status::Offline),
+                ("starting", Status::Provisioning),
+            ],
+            "{schema}"
+        );
+        let lead = &rows[0].row;
+        assert_eq!(lead.spec.env.get("KEY").map(String::as_str), Some("value"), "{schema}");
+        assert_eq!((lead.host_port, lead.status_since), (Some(21_001), Timestamp(T + 1)), "{schema}");
+        // Tokens go on: nobody's agent notices.
+        let holder = store.bearer(&TokenDigest([1; 32]), Timestamp(T));
+        let Some(Bearer::Workspace(holder)) = holder else { panic!("{schema}: {holder:?}") };
+        assert_eq!(holder.workspace, WorkspaceId(Uuid::from_u128(101)), "{schema}");
+        assert_eq!(
+            store.bearer(&TokenDigest([6; 32]), Timestamp(T)),
+            None,
+            "{schema}: a revoked one came back"
+        );
+        assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree is not there");
+        assert_eq!(store.memory_is_true().await, Ok(true), "{schema}");
+        // What was offline before there was a budget waits for a person.
+        assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap(), [], "{schema}");
+    }
+}
+
+/// Who releases a schema adds its file here, made by the version that is released.
+#[test]
+fn every_schema_but_the_newest_has_its_file() {
+    let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations")).unwrap();
+    let mut names: Vec<_> = migrations
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".sql").to_owned())
+        .collect();
+    names.sort();
+    let old: Vec<_> = OLD.iter().map(|(schema, _)| (*schema).to_owned()).collect();
+    assert_eq!(old, names[..names.len() - 1]);
+}

@@ -1,0 +1,448 @@
+//! A whole daemon inside the test, without Podman: the real store in a file, the real server on a socket, the real
+//! sweeps, and the fake engine for containers.
+//!
+//! The directory and the engine's world outlive the daemon, as in reality: [`Registry::restart`] begins the next one
+//! on them.
+
+#![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use ostler::{
+    clock::{SharedClock, SystemClock},
+    doctor::{Doctor, DoctorParts, Network},
+    domain::{
+        address::Allow,
+        budget::RestartBudget,
+        ids::WorkspaceId,
+        ports::PortRange,
+        runtime::{AGENT, PLAIN, Runtime},
+        workspace::Workspace,
+    },
+    engine::{
+        Engine,
+        fake::{FakeEngine, World},
+    },
+    entropy::SystemEntropy,
+    http::{Access, Api, ApiParts, listen, serve_agents},
+    identity,
+    listening::Listening,
+    ops::{Ops, Parts, Settings},
+    store::{FILE_NAME, Mirror, Store},
+    sweep::{self, Driver, DriverHandle, Limits, Mode, Run, Sweeper, SweeperParts},
+    tasks::{AtOnce, SharedSpawn, TokioTasks},
+    wake::Wake,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{Answer, Ask};
+
+/// The image everything here runs.
+pub(crate) const IMAGE: &str = "agent:1";
+/// How long anything a test waits for may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Ports of a registry's containers: below those that the kernel hands out, beside those of other tests.
+const PORTS: std::ops::Range<u16> = 29_000..32_700;
+const PORTS_EACH: u16 = 12;
+
+/// What a test may want otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) access: Access,
+    pub(crate) restart: RestartBudget,
+}
+
+impl Default for Wanted {
+    /// External agents on this machine are allowed, because that is where a test has them.
+    fn default() -> Self {
+        let external = Allow { private: false, loopback: true };
+        let access = Access { root_siblings: true, wakes_per_hour: 12, external };
+        Self { access, restart: RestartBudget::default() }
+    }
+}
+
+/// A running daemon.
+pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
+    pub(crate) world: Arc<World>,
+    pub(crate) store: Store,
+    pub(crate) ops: Ops,
+    pub(crate) listening: Listening,
+    pub(crate) clock: SharedClock,
+    /// A token that may do everything.
+    pub(crate) admin: String,
+    directory: TempDir,
+    ports: PortRange,
+    wanted: Wanted,
+    sweeps: DriverHandle,
+    spawn: TokioTasks,
+    stop: CancellationToken,
+    serving: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Registry {
+    pub(crate) async fn start() -> Self {
+        Self::wanting(Wanted::default()).await
+    }
+
+    pub(crate) async fn wanting(wanted: Wanted) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("ostler-registry-").tempdir().expect("a temp directory");
+        let world = Arc::new(World::default());
+        world.state().images.insert(IMAGE.to_owned());
+        Self::serve(directory, world, free_ports(), wanted).await
+    }
+
+    /// Ends this daemon, as a signal does, and begins the next one on what it leaves.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.stop.cancel();
+        for serving in std::mem::take(&mut self.serving) {
+            serving.await.expect("the server ends");
+        }
+        self.spawn.drain().await;
+        let directory =
+            std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temp directory"));
+        let (world, ports, wanted) = (Arc::clone(&self.world), self.ports, self.wanted);
+        drop(self);
+        Self::serve(directory, world, ports, wanted).await
+    }
+
+    #[allow(clippy::too_many_lines, reason = "a composition root is one list of parts")]
+    async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, wanted: Wanted) -> Self {
+        let data_dir = directory.path().join("data");
+        let store = Store::open(&data_dir).expect("the store opens");
+        let clock: SharedClock = Arc::new(SystemClock::start());
+        let spawn = TokioTasks::default();
+        let tasks: SharedSpawn = Arc::new(spawn.clone());
+        let mirror = Arc::new(Mirror::Directory(data_dir.clone()));
+        let identity = identity::establish(&store, &mirror, &data_dir, &*clock, &SystemEntropy).await;
+        let instance = identity.expect("an identity").instance;
+        let fake =
+            FakeEngine::connect(Arc::clone(&world), Arc::new(AtOnce), Arc::clone(&clock), Arc::clone(&tasks));
+        let engine: Arc<dyn Engine> = Arc::new(fake);
+        let listening = Listening::since(clock.now(), clock.awake());
+        let (wake, calls) = Wake::new();
+        let listener = listen::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let runtimes = BTreeMap::from([
+            (PLAIN.to_owned(), Runtime::plain()),
+            (AGENT.to_owned(), Runtime { image: Some(IMAGE.to_owned()), ..Runtime::agent() }),
+        ]);
+        let ops = Ops::new(Parts {
+            store: store.clone(),
+            engine: Arc::clone(&engine),
+            clock: Arc::clone(&clock),
+            entropy: Arc::new(SystemEntropy),
+            spawn: Arc::clone(&tasks),
+            mirror: Arc::clone(&mirror),
+            settings: Settings {
+                instance,
+                runtimes: runtimes.clone(),
+                ports,
+                platform_port: address.port(),
+                platform_url: None,
+                isolate: false,
+                trash_retention: Duration::from_hours(14 * 24),
+                restart: wanted.restart,
+            },
+            wake,
+        });
+        ops.accept_first_engine().await.expect("the fake engine is accepted");
+        let sweeper = Sweeper::new(SweeperParts {
+            store: store.clone(),
+            engine: Arc::clone(&engine),
+            ops: ops.clone(),
+            clock: Arc::clone(&clock),
+            entropy: Arc::new(SystemEntropy),
+            instance,
+            limits: Limits {
+                absence_grace: Duration::from_mins(5),
+                unknown_grace: Duration::from_mins(10),
+                removed_retention: Duration::from_hours(30 * 24),
+                event_retention: Duration::from_hours(30 * 24),
+            },
+            runtimes,
+            listening: listening.clone(),
+        });
+        let (driver, sweeps) =
+            Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(&clock), Arc::clone(&tasks), calls);
+        let doctor = Doctor::new(DoctorParts {
+            store: store.clone(),
+            engine: Arc::clone(&engine),
+            clock: Arc::clone(&clock),
+            instance,
+            data_dir,
+            network: Network {
+                listen: vec![address.ip()],
+                port: address.port(),
+                told_to_agents: ops.settings().told_to_agents(),
+                isolate: false,
+                reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
+            },
+        });
+        let api = Api::new(ApiParts {
+            store: store.clone(),
+            engine,
+            ops: ops.clone(),
+            sweeps: sweeps.clone(),
+            doctor,
+            clock: Arc::clone(&clock),
+            spawn: Arc::clone(&tasks),
+            mirror,
+            runtime_dir: directory.path().join("run"),
+            entropy: Arc::new(SystemEntropy),
+            listening: listening.clone(),
+            access: wanted.access,
+        });
+        let stop = CancellationToken::new();
+        let serving = vec![
+            tokio::spawn(serve_agents(listener, api, Arc::clone(&clock), tasks, stop.clone())),
+            tokio::spawn(driver.drive(stop.clone())),
+        ];
+        let admin = ops.issue_admin_token("tests".into(), None).await.expect("a token is issued");
+        let admin = admin.expose().to_owned();
+        Self {
+            address,
+            world,
+            store,
+            ops,
+            listening,
+            clock,
+            admin,
+            directory,
+            ports,
+            wanted,
+            sweeps,
+            spawn,
+            stop,
+            serving,
+        }
+    }
+
+    /// The database's file, for a second connection beside the daemon's own.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.directory.path().join("data").join(FILE_NAME)
+    }
+
+    pub(crate) async fn ask(&self, ask: Ask) -> Answer {
+        ask.to(self.address).await
+    }
+
+    /// As admin.
+    pub(crate) async fn order(&self, ask: Ask) -> Answer {
+        ask.token(&self.admin).to(self.address).await
+    }
+
+    /// Runs these passes now.
+    pub(crate) async fn sweep(&self, passes: &[&'static str]) -> Vec<Run> {
+        self.sweeps.run_now(passes.to_vec(), Mode::Apply).await
+    }
+
+    pub(crate) async fn row(&self, id: &str) -> Workspace {
+        let id: WorkspaceId = id.parse().expect("an id");
+        self.store.workspace(id).await.expect("the store answers").expect("there is such a row")
+    }
+
+    pub(crate) async fn status(&self, id: &str) -> String {
+        self.row(id).await.status.to_string()
+    }
+
+    /// What an admin is shown of it.
+    pub(crate) async fn show(&self, id: &str) -> Value {
+        self.order(Ask::get(format!("/workspaces/{id}"))).await.well()
+    }
+
+    pub(crate) async fn until_status(&self, id: &str, status: &str) {
+        until(&format!("{id} is {status}"), async || (self.status(id).await == status).then_some(())).await;
+    }
+
+    /// Makes a workspace of that name, with `more` besides; answers what was answered.
+    pub(crate) async fn create(&self, name: &str, more: Value) -> Value {
+        let mut body = json!({ "name": name });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let made = self.order(Ask::post("/workspaces").json(body)).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        made.json()
+    }
+
+    /// A container workspace whose container runs and has not been heard yet.
+    pub(crate) async fn begun(&self, name: &str, more: Value) -> Hand<'_> {
+        let mut wanted = json!({ "runtime": AGENT });
+        wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let id = self.create(name, wanted).await["id"].as_str().unwrap().to_owned();
+        let token = self.token_in_volume(&id).await;
+        Hand { registry: self, id, token }
+    }
+
+    /// One that is online.
+    pub(crate) async fn online(&self, name: &str) -> Hand<'_> {
+        self.online_with(name, json!({})).await
+    }
+
+    pub(crate) async fn online_below(&self, name: &str, parent: &Hand<'_>) -> Hand<'_> {
+        self.online_with(name, json!({ "parent_id": parent.id })).await
+    }
+
+    pub(crate) async fn online_with(&self, name: &str, more: Value) -> Hand<'_> {
+        let hand = self.begun(name, more).await;
+        hand.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+        assert_eq!(hand.status().await, "online", "a beat brings it up");
+        hand
+    }
+
+    /// An external workspace that was not heard yet, with its token.
+    pub(crate) async fn external(&self, name: &str, more: Value) -> Hand<'_> {
+        let mut wanted = json!({ "external": true });
+        wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let made = self.create(name, wanted).await;
+        let id = made["id"].as_str().unwrap().to_owned();
+        let token = made["connection"]["auth_token"].as_str().unwrap().to_owned();
+        Hand { registry: self, id, token }
+    }
+
+    /// One that is online and whose agent is at this url.
+    pub(crate) async fn external_at(&self, name: &str, url: &str) -> Hand<'_> {
+        let hand = self.external(name, json!({})).await;
+        hand.register(json!({ "url": url })).await.is(200, r#"{"status":"registered"}"#);
+        hand
+    }
+
+    /// The token that stands in the running container's volume.
+    pub(crate) async fn token_in_volume(&self, id: &str) -> String {
+        let token = until(&format!("{id} runs"), async || {
+            let row = self.row(id).await;
+            let id = row.container?;
+            let state = self.world.state();
+            let container = state.containers.get(&id).filter(|container| container.state.may_run())?;
+            state.token_file(container)
+        })
+        .await;
+        String::from_utf8(token).expect("a token is text")
+    }
+
+    /// The newest events of a workspace, newest first.
+    pub(crate) async fn events_of(&self, id: &str) -> Vec<Value> {
+        let events = self.order(Ask::get(format!("/events/{id}"))).await.well();
+        events.as_array().unwrap().clone()
+    }
+
+    /// The newest event of that type of a workspace.
+    pub(crate) async fn event(&self, id: &str, event_type: &str) -> Value {
+        let events = self.events_of(id).await;
+        let found = events.iter().find(|event| event["event_type"] == event_type);
+        found.unwrap_or_else(|| panic!("no {event_type} among {events:#?}")).clone()
+    }
+}
+
+/// A workspace and its token, as its agent has them.
+#[derive(Clone)]
+pub(crate) struct Hand<'r> {
+    pub(crate) registry: &'r Registry,
+    pub(crate) id: String,
+    pub(crate) token: String,
+}
+
+impl Hand<'_> {
+    /// Asks with its token.
+    pub(crate) async fn ask(&self, ask: Ask) -> Answer {
+        ask.token(&self.token).to(self.registry.address).await
+    }
+
+    /// A heartbeat with these fields.
+    pub(crate) async fn beat(&self, more: Value) -> Answer {
+        self.ask(self.beat_with(more)).await
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "so that a test can write the value in its place")]
+    pub(crate) fn beat_with(&self, more: Value) -> Ask {
+        let mut body = json!({ "workspace_id": self.id });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        Ask::post("/registry/heartbeat").json(body)
+    }
+
+    /// A register with these fields besides the id and a card.
+    pub(crate) async fn register(&self, more: Value) -> Answer {
+        let mut body = json!({ "id": self.id, "url": "http://ws:8000", "agent_card": { "name": "card" } });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        self.ask(Ask::post("/registry/register").json(body)).await
+    }
+
+    pub(crate) async fn status(&self) -> String {
+        self.registry.status(&self.id).await
+    }
+
+    pub(crate) async fn until_status(&self, status: &str) {
+        self.registry.until_status(&self.id, status).await;
+    }
+
+    pub(crate) async fn show(&self) -> Value {
+        self.registry.show(&self.id).await
+    }
+
+    /// An admin's order about it, such as `pause`.
+    pub(crate) async fn order(&self, verb: &str) -> Answer {
+        self.registry.order(Ask::post(format!("/workspaces/{}/{verb}", self.id))).await
+    }
+
+    /// A message from it to another.
+    pub(crate) async fn tell(&self, to: &Hand<'_>, body: Value) -> Answer {
+        self.ask(self.message(to).json(body)).await
+    }
+
+    pub(crate) fn message(&self, to: &Hand<'_>) -> Ask {
+        Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &self.id)
+    }
+
+    /// The port of this machine at which its container is reached.
+    pub(crate) async fn port(&self) -> u16 {
+        self.registry.row(&self.id).await.host_port.expect("it has a port")
+    }
+
+    /// Its container ends by itself.
+    pub(crate) async fn kill_container(&self) {
+        let container = self.registry.row(&self.id).await.container.expect("it has a container");
+        self.registry.world.state().kill(&container, 1);
+    }
+}
+
+/// Waits until there is an answer.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "this did not come to be: {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Ports that nobody has. Each test is a process of its own, so the process's id tells where to look first.
+fn free_ports() -> PortRange {
+    let windows = (PORTS.end - PORTS.start) / PORTS_EACH;
+    let first = u16::try_from(std::process::id() * 7 % u32::from(windows)).expect("below the windows");
+    let ranges = (0..windows).map(|next| {
+        let first = PORTS.start + (first + next) % windows * PORTS_EACH;
+        PortRange { first, last: first + PORTS_EACH - 1 }
+    });
+    let free = |range: &PortRange| {
+        (range.first..=range.last).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+    };
+    ranges.into_iter().find(free).expect("some ports are free")
+}

@@ -1,0 +1,244 @@
+//! HTTP as it goes over a socket: requests written byte by byte where a test wants that, answers read whole.
+//!
+//! A client of its own, because the ones there are refuse to write what an attacker would.
+
+use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// How long an answer may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What was answered.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.status, self.headers, self.text())
+    }
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(of, _)| of.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    /// Exactly this status and this body, to the byte.
+    #[track_caller]
+    pub(crate) fn is(&self, status: u16, body: &str) {
+        assert_eq!((self.status, self.text().as_str()), (status, body), "{self:?}");
+    }
+
+    /// This status, and an error of exactly this text and nothing else.
+    #[track_caller]
+    pub(crate) fn refuses(&self, status: u16, error: &str) {
+        self.is(status, &serde_json::json!({ "error": error }).to_string());
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+    }
+
+    /// This status, and an object with these keys and no others; answers it.
+    #[track_caller]
+    pub(crate) fn has(&self, status: u16, keys: &[&str]) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        let value = self.json();
+        assert_eq!(keys_of(&value), sorted(keys), "{self:?}");
+        value
+    }
+
+    /// A 200; answers its JSON.
+    #[track_caller]
+    pub(crate) fn well(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()
+    }
+}
+
+/// The keys of an object, sorted.
+#[track_caller]
+pub(crate) fn keys_of(value: &Value) -> Vec<String> {
+    let mut keys: Vec<_> = value.as_object().expect("an object").keys().cloned().collect();
+    keys.sort();
+    keys
+}
+
+fn sorted(keys: &[&str]) -> Vec<String> {
+    let mut keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    keys.sort();
+    keys
+}
+
+/// A request as it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Ask {
+    pub(crate) fn new(method: &str, path: impl Into<String>) -> Self {
+        Self { method: method.into(), path: path.into(), headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub(crate) fn post(path: impl Into<String>) -> Self {
+        Self::new("POST", path)
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With `Authorization: Bearer …`.
+    pub(crate) fn token(self, token: &str) -> Self {
+        self.header("Authorization", format!("Bearer {token}"))
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "so that a test can write the value in its place")]
+    pub(crate) fn json(self, body: Value) -> Self {
+        self.header("Content-Type", "application/json").body(body.to_string())
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let Self { method, path, headers, body } = self;
+        let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: ostler.test\r\n").into_bytes();
+        for (name, value) in headers {
+            bytes.extend(format!("{name}: {value}\r\n").into_bytes());
+        }
+        if !body.is_empty() || method != "GET" {
+            bytes.extend(format!("Content-Length: {}\r\n", body.len()).into_bytes());
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(body);
+        bytes
+    }
+
+    /// On a connection of its own.
+    pub(crate) async fn to(self, address: SocketAddr) -> Answer {
+        let mut wire = Wire::open(address).await;
+        wire.write(&self.bytes()).await;
+        wire.answer().await
+    }
+}
+
+/// A connection.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    read: VecDeque<u8>,
+}
+
+impl Wire {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the daemon listens");
+        Self { stream, read: VecDeque::new() }
+    }
+
+    /// Writes; a peer that has closed meanwhile is found out by reading.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        let _closed = self.stream.write_all(bytes).await;
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) async fn finish(&mut self) {
+        let _closed = self.stream.shutdown().await;
+    }
+
+    /// The next answer, whole.
+    #[track_caller]
+    pub(crate) fn answer(&mut self) -> impl Future<Output = Answer> + '_ {
+        let at = std::panic::Location::caller();
+        async move {
+            self.try_answer().await.unwrap_or_else(|| panic!("the connection ended without an answer ({at})"))
+        }
+    }
+
+    /// The next answer; none, where the connection ends before one is whole.
+    pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
+        let (status, headers) = self.head().await?;
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if answer.header("transfer-encoding") == Some("chunked") {
+            while let Some(chunk) = self.chunk().await? {
+                answer.body.extend(chunk);
+            }
+        } else {
+            let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap_or(0));
+            answer.body = self.take(length).await?;
+        }
+        Some(answer)
+    }
+
+    /// Status and headers of the next answer.
+    pub(crate) async fn head(&mut self) -> Option<(u16, Vec<(String, String)>)> {
+        let status = self.line().await?;
+        let status = status.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line().await?;
+            let Some((name, value)) = line.split_once(':') else { return Some((status, headers)) };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    /// The next chunk of a chunked body; `None` inside at its end, outside where the connection broke.
+    #[allow(clippy::option_option, reason = "an end and a break are two things")]
+    pub(crate) async fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
+        let length = usize::from_str_radix(self.line().await?.trim(), 16).ok()?;
+        let chunk = self.take(length).await?;
+        self.line().await?;
+        Some((length > 0).then_some(chunk))
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.read.len() < length {
+            self.more().await?;
+        }
+        Some(self.read.drain(..length).collect())
+    }
+
+    async fn more(&mut self) -> Option<()> {
+        let mut buffer = Vec::with_capacity(16 * 1024);
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut buffer)).await;
+        read.expect("the daemon says nothing any more").ok().filter(|read| *read > 0)?;
+        self.read.extend(buffer);
+        Some(())
+    }
+}

@@ -1,0 +1,230 @@
+//! Nobody is blamed for a silence that nobody could have heard: after a suspend, a stop of the daemon or a clock that
+//! was set, nothing is marked before a full window of listening has passed, and after it the truly silent are.
+
+use std::time::Duration;
+
+use ostler::{
+    domain::{
+        beat::Beat,
+        ids::WorkspaceId,
+        liveness::{RESTART_SILENT_AFTER, SILENT_AFTER, WEDGED_AFTER},
+        runtime::Runtime,
+        status::{Failure, Status},
+        workspace::Habits,
+    },
+    ops::CreateRequest,
+    store::{Bearer, Heard, Registration},
+};
+
+use crate::simulation::{
+    executor::TaskOrder,
+    house::{House, IMAGE, at_once, request, well},
+    invariants::Witness,
+};
+
+const HOUR: i64 = 3_600_000;
+/// How often the passes run.
+const OFTEN: Duration = Duration::from_secs(20);
+/// How long a workspace may be idle that may sleep.
+const IDLE: Duration = Duration::from_mins(7);
+
+/// One of everything that a window could blame.
+struct Household {
+    house: House,
+    witness: Witness,
+    online: WorkspaceId,
+    degraded: WorkspaceId,
+    busy: WorkspaceId,
+    idle: WorkspaceId,
+    starting: WorkspaceId,
+    external: WorkspaceId,
+}
+
+impl Household {
+    fn new() -> Self {
+        let house = House::new(1, TaskOrder::AsWoken);
+        let witness = Witness::of(&house);
+        let online = house.heard(request("online", IMAGE));
+        let degraded = house.heard(request("degraded", IMAGE));
+        house.beat(degraded, Beat { error_rate: 1.0, ..well() });
+        let busy = house.heard(request("busy", IMAGE));
+        house.beat(busy, Beat { active_tasks: 1, ..well() });
+        let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
+        let habits = Habits { hibernation_idle_minutes: Some(minutes), ..Habits::default() };
+        // Of a runtime that is never heard: else it would be silent first.
+        let made = CreateRequest { habits, ..request("idle", IMAGE) };
+        let idle = house.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
+        house.sim.quiesce();
+        let starting = house.unheard(request("starting", IMAGE));
+        let made = CreateRequest { external: true, ..request("external", "") };
+        let made = house.calmly(|ops| async move { ops.create(made).await }).unwrap();
+        let digest = made.token.expect("an external one is given a token").digest();
+        let Some(Bearer::Workspace(holder)) = house.eye.bearer(&digest, house.sim.now()) else {
+            panic!("its token is good")
+        };
+        let registration = Registration { url: None, card: serde_json::json!({}) };
+        let heard = at_once(house.eye.note_registration(holder, registration, house.sim.now())).unwrap();
+        assert_eq!(heard, Heard::Noted);
+        let household = Self { house, witness, online, degraded, busy, idle, starting, external: made.id };
+        assert_eq!(household.statuses(), household.before());
+        household
+    }
+
+    fn before(&self) -> Vec<Status> {
+        use Status::{Degraded, Online, Provisioning};
+        vec![Online, Degraded, Online, Online, Provisioning, Online]
+    }
+
+    fn statuses(&self) -> Vec<Status> {
+        let all = [self.online, self.degraded, self.busy, self.idle, self.starting, self.external];
+        all.map(|id| self.house.status(id)).to_vec()
+    }
+
+    fn restarts(&self, id: WorkspaceId) -> u32 {
+        self.house.row(id).incarnation.0
+    }
+
+    /// The passes run for so long, and nobody is heard.
+    fn sweep_for(&mut self, time: Duration) {
+        let until = self.house.sim.now() + time;
+        while self.house.sim.now() < until {
+            self.house.sweep();
+            self.house.sim.quiesce();
+            self.witness.check(&self.house).unwrap();
+            self.house.sim.pass(OFTEN.min(until.since(self.house.sim.now())));
+        }
+    }
+
+    /// From here on a full window passes in which nothing moves, and then everything does.
+    fn return_and_wait(mut self, how: &str) {
+        let wedged = |household: &Self| {
+            let row = at_once(household.house.eye.describe(household.busy)).unwrap();
+            row.expect("there is such a row").vitals.wedged_since
+        };
+        let before = self.before();
+        self.sweep_for(SILENT_AFTER - Duration::from_secs(1));
+        assert_eq!(self.statuses(), before, "{how}: somebody was blamed before a window had passed");
+        let moved = |at: usize| self.statuses()[at];
+        assert_eq!(moved(0), Status::Online);
+        self.sweep_for(OFTEN * 3);
+        let now = self.statuses();
+        assert_eq!(now[0], Status::Degraded, "{how}: it is silent for a whole window");
+        assert_eq!(now[5], Status::AwaitingAgent, "{how}: it is silent for a whole window");
+        assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
+        assert_eq!(wedged(&self), None, "{how}: its window is longer");
+        self.sweep_for(WEDGED_AFTER - SILENT_AFTER);
+        assert!(wedged(&self).is_some(), "{how}: nothing came of it for a whole window");
+        assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
+        self.sweep_for(IDLE - WEDGED_AFTER);
+        assert_eq!(self.statuses()[3], Status::Hibernated, "{how}: it was idle for a whole window");
+        let limit = Runtime::agent().provisioning_limit;
+        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
+        self.sweep_for(limit - IDLE - OFTEN * 4);
+        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
+        assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
+        self.sweep_for(OFTEN * 6);
+        let late = Status::Failed(Failure::ProvisionTimeout);
+        assert_eq!(self.statuses()[4], late, "{how}: it was not heard for a whole window");
+        self.sweep_for(SILENT_AFTER + RESTART_SILENT_AFTER - limit);
+        assert_eq!(
+            self.restarts(self.degraded),
+            2,
+            "{how}: it was silent for long enough to be started anew"
+        );
+    }
+}
+
+#[test]
+fn after_a_suspend_nobody_is_blamed_before_a_full_window() {
+    for hours in [1, 9] {
+        let household = Household::new();
+        household.house.sim.pass(Duration::from_mins(2));
+        household.house.sim.jump(hours * HOUR);
+        household.return_and_wait("a suspend");
+    }
+}
+
+#[test]
+fn after_the_daemon_was_stopped_nobody_is_blamed_before_a_full_window() {
+    let mut household = Household::new();
+    household.house.sim.crash(|_| false);
+    household.house.sim.pass(Duration::from_hours(5));
+    household.house.start_daemon();
+    // The start that nobody finished is begun anew, which is no blame.
+    household.return_and_wait("a stop of the daemon");
+}
+
+#[test]
+fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
+    for hours in [3, -3] {
+        let mut household = Household::new();
+        household.sweep_for(Duration::from_mins(2));
+        household.house.sim.jump(hours * HOUR);
+        household.return_and_wait("a clock that was set");
+    }
+}
+
+/// Beats that were written down under a clock that ran ahead lie in the future once it is right again.
+#[test]
+fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
+    let household = Household::new();
+    household.house.sim.jump(3 * HOUR);
+    let degraded = Beat { error_rate: 1.0, ..well() };
+    household.house.beat(household.online, well());
+    household.house.beat(household.degraded, degraded);
+    household.house.beat(household.busy, Beat { active_tasks: 1, ..well() });
+    household.house.sweep();
+    household.house.sim.jump(-3 * HOUR);
+    household.return_and_wait("a clock that was set back");
+}
+
+/// Forward and back again between two looks, as after a bad answer of a time server.
+#[test]
+fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
+    let mut household = Household::new();
+    household.sweep_for(Duration::from_mins(1));
+    household.house.sim.jump(3 * HOUR);
+    household.house.sim.pass(Duration::from_secs(5));
+    household.house.sim.jump(-3 * HOUR);
+    let before = household.before();
+    household.sweep_for(Duration::from_mins(1));
+    assert_eq!(household.statuses(), before);
+}
+
+/// What ended is started again after its wait, and not hours later because the clock was set back.
+#[test]
+fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
+    let household = Household::new();
+    let (house, id) = (&household.house, household.online);
+    let container = house.row(id).container.expect("it has one");
+    house.world.state().kill(&container, 1);
+    house.look();
+    house.look();
+    house.run("check_containers");
+    assert_eq!(house.status(id), Status::Offline);
+    house.sim.jump(-3 * HOUR);
+    house.sim.pass(Duration::from_mins(1));
+    house.run("restart_due");
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Provisioning, "its wait is long over");
+}
+
+/// Whoever is woken has been idle all night by the last thing that happened there.
+#[test]
+fn who_was_woken_or_resumed_is_given_its_idle_time_before_it_sleeps_again() {
+    let mut household = Household::new();
+    let id = household.idle;
+    household.house.daemon.ops.traffic().note(id);
+    household.house.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+    household.witness.check(&household.house).unwrap();
+    household.house.sim.pass(Duration::from_mins(30));
+    household.house.run("hibernate_idle");
+    household.house.sim.pass(Duration::from_mins(30));
+    household.house.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
+    household.house.sim.quiesce();
+    assert_eq!(household.house.status(id), Status::Online);
+    household.sweep_for(IDLE - OFTEN * 2);
+    assert_eq!(household.house.status(id), Status::Online, "it was woken for nothing");
+    household.sweep_for(OFTEN * 4);
+    assert_eq!(household.house.status(id), Status::Hibernated, "nothing happened there after all");
+}
