@@ -42,7 +42,7 @@ use uuid::Uuid;
 
 use super::serving_at;
 
-const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
+pub(crate) const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
 
 /// The workspace of a number. Ids are random in life.
 pub(crate) fn workspace(number: usize) -> WorkspaceId {
