@@ -225,6 +225,8 @@ start_time_of() {
 background_pid() {
 	local pid started
 	read -r pid started 2>/dev/null <"$(state_dir)/$1.pid" || return 1
+	# One that ended before its start could be noted is no process, and no process has no start either.
+	[ -n "$started" ] || return 1
 	[ "$(start_time_of "$pid")" = "$started" ] || return 1
 	printf '%s\n' "$pid"
 }
