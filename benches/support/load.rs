@@ -81,10 +81,10 @@ pub(crate) fn run(
             streams.push(stream);
         }
         begin();
-        let begun = Instant::now();
+        let started = Instant::now();
         let (last, end) = match until {
             Until::Sent(count) => (turn.0 + count, None),
-            Until::Past(time) => (usize::MAX, Some(begun + time)),
+            Until::Past(time) => (usize::MAX, Some(started + time)),
         };
         let requests = Arc::clone(requests);
         let shared = Arc::new(Shared { requests, next: AtomicUsize::new(turn.0), last, end });
@@ -93,7 +93,7 @@ pub(crate) fn run(
             conversations.spawn(converse(stream, Arc::clone(&shared)));
         }
         let mut latencies: Vec<u32> = conversations.join_all().await.concat();
-        let took = begun.elapsed();
+        let took = started.elapsed();
         turn.0 = shared.next.load(Ordering::Relaxed);
         latencies.sort_unstable();
         Outcome { took, latencies }

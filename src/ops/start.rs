@@ -23,8 +23,8 @@ use crate::{
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
-            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, instance_name,
-            volume_name,
+            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, container_name, container_owner,
+            instance_name, volume_name,
         },
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
@@ -245,6 +245,7 @@ impl Inner {
         };
         if let (Some(kept), false) = (&held, order.new_container) {
             self.ensure_volumes(row, runtime, order, phase).await?;
+            self.give_name_back(row, kept).await?;
             let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| spec_hash(row, runtime));
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
@@ -264,6 +265,17 @@ impl Inner {
             Err(error) => return Err(self.verdict(error, |error| refused(error, &spec)).await),
         };
         Ok(Some(Prepared { container, spec_hash: spec_hash(row, runtime), made_now: true, replaces: held }))
+    }
+
+    /// A kept container that lies under a trash name is given its own name back. A rename into the trash that the
+    /// engine carried out after it was given up on, and after the thing was restored, leaves one: no listing would
+    /// count it as its workspace's.
+    async fn give_name_back(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
+        let labels = self.labels(row.id);
+        if let Owner::Trash(..) = container_owner(self.settings.instance, &kept.name, &labels) {
+            self.engine.rename_container(&kept.id, &container_name(row.id, row.container_serial)).await?;
+        }
+        Ok(())
     }
 
     async fn ensure_image(&self, image: &str, phase: &Phase) -> OpResult<()> {

@@ -126,6 +126,8 @@ fn every_step(scenario: &Scenario, moment: Moment) {
     converge(&stage.site);
     (scenario.set)(&mut stage);
     for step in 0.. {
+        // What is prepared is waited for: this daemon has not been killed yet.
+        stage.killed = Arc::default();
         (scenario.prepare)(&mut stage, step);
         stage.arm(step, moment);
         (scenario.act)(&mut stage, step);

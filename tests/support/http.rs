@@ -91,10 +91,14 @@ impl Request<'_> {
         // HTTP/1.0, so that no answer comes in chunks and its end is the connection's.
         let mut request = format!("{} {} HTTP/1.0\r\nHost: localhost\r\n", self.method, self.path);
         if let Some(token) = self.token {
-            request += &format!("Authorization: Bearer {token}\r\n");
+            request.push_str("Authorization: Bearer ");
+            request.push_str(token);
+            request.push_str("\r\n");
         }
         if let Some(caller) = self.caller {
-            request += &format!("X-Workspace-ID: {caller}\r\n");
+            request.push_str("X-Workspace-ID: ");
+            request.push_str(caller);
+            request.push_str("\r\n");
         }
         let body = if self.body.is_null() { String::new() } else { self.body.to_string() };
         request + &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
