@@ -233,6 +233,11 @@ pub(super) fn workspace(reference: &str) -> String {
     format!("/workspaces/{}", segment(reference))
 }
 
+/// The same, where one that was removed is meant too.
+pub(super) fn workspace_even_removed(reference: &str) -> String {
+    format!("{}?removed=true", workspace(reference))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

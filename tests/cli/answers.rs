@@ -43,7 +43,7 @@ fn ls_of_nothing_says_how_to_begin() {
 #[test]
 fn show_tells_everything_of_one() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/tester", 200, &things::tester());
+    daemon.answers("GET /workspaces/tester?removed=true", 200, &things::tester());
     daemon.answers(&format!("GET /workspaces/{}", things::BUILDER), 200, &things::builder("online"));
     both!(daemon, "show", ["show", "tester"]);
 }
@@ -51,7 +51,7 @@ fn show_tells_everything_of_one() {
 #[test]
 fn why_tells_the_story_with_its_evidence() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/tester", 200, &things::tester());
+    daemon.answers("GET /workspaces/tester?removed=true", 200, &things::tester());
     daemon.answers(&format!("GET /events/{}?limit=30", things::TESTER), 200, &things::story());
     both!(daemon, "why", ["why", "tester"]);
 }

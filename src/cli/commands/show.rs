@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Result<u8, Failure> {
-    let workspace: WorkspaceView = session.client.get(&client::workspace(&args.name)).await?;
+    let workspace: WorkspaceView = session.client.get(&client::workspace_even_removed(&args.name)).await?;
     if session.out.json() {
         session.out.value(&workspace)?;
         return Ok(0);

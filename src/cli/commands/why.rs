@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     api::{EventView, WorkspaceView},
-    cli::{Session, args::WhyArgs, client::workspace, failure::Failure, output::Tone, text::printable},
+    cli::{Session, args::WhyArgs, client::workspace_even_removed, failure::Failure, output::Tone, text::printable},
 };
 
 use super::{events::recent, show::heading, timeline};
@@ -18,7 +18,7 @@ struct Why {
 }
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result<u8, Failure> {
-    let workspace: WorkspaceView = session.client.get(&workspace(&args.name)).await?;
+    let workspace: WorkspaceView = session.client.get(&workspace_even_removed(&args.name)).await?;
     let events = recent(session, Some(&workspace.id), args.limit).await?;
     if session.out.json() {
         session.out.value(&Why { workspace, events })?;

@@ -58,6 +58,7 @@ pub(in super::super) async fn show(
     State(api): State<Api>,
     principal: Principal,
     Path(reference): Path<String>,
+    Query(query): Query<ListQuery>,
     headers: HeaderMap,
 ) -> HttpResult<Json<WorkspaceView>> {
     let row = api.addressed(principal, &reference, Scope::Any).await?;
@@ -71,9 +72,11 @@ pub(in super::super) async fn show(
         if !removed && !of_itself && !may() {
             return Err(HttpError::forbidden("not authorized to see this workspace"));
         }
-        if removed {
-            return Err(removed_error(&row));
-        }
+    }
+    // A person may want to see what was removed, and says so.
+    let wanted = principal.is_admin() && query.removed;
+    if row.status == Status::Removed && !wanted {
+        return Err(removed_error(&row));
     }
     let described = api.0.store.describe(row.id).await?;
     let described = described.ok_or_else(|| HttpError::not_found("workspace not found"))?;
