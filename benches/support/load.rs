@@ -70,7 +70,7 @@ pub(crate) fn run(
     requests: &Requests,
     turn: &mut Turn,
     until: Until,
-    begin: impl FnOnce(),
+    at_begin: impl FnOnce(),
 ) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
@@ -80,7 +80,7 @@ pub(crate) fn run(
             stream.set_nodelay(true).unwrap();
             streams.push(stream);
         }
-        begin();
+        at_begin();
         let begun = Instant::now();
         let (last, end) = match until {
             Until::Sent(count) => (turn.0 + count, None),

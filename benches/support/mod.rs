@@ -208,16 +208,15 @@ pub(crate) fn serve_bare_proxy(agent: SocketAddr) {
         let pool = Arc::clone(&pool);
         async move {
             let kept = pool.lock().unwrap().pop();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => {
-                    let stream = TcpStream::connect(agent).await.unwrap();
-                    stream.set_nodelay(true).unwrap();
-                    let (sender, connection) =
-                        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-                    tokio::spawn(connection);
-                    sender
-                }
+            let mut sender = if let Some(sender) = kept {
+                sender
+            } else {
+                let stream = TcpStream::connect(agent).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let (sender, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                sender
             };
             sender.ready().await.unwrap();
             let request = Request::post("/")
