@@ -70,7 +70,7 @@ pub(crate) fn run(
     requests: &Requests,
     turn: &mut Turn,
     until: Until,
-    begin: impl FnOnce(),
+    at_begin: impl FnOnce(),
 ) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
@@ -80,11 +80,11 @@ pub(crate) fn run(
             stream.set_nodelay(true).unwrap();
             streams.push(stream);
         }
-        begin();
-        let started = Instant::now();
+        at_begin();
+        let begun = Instant::now();
         let (last, end) = match until {
             Until::Sent(count) => (turn.0 + count, None),
-            Until::Past(time) => (usize::MAX, Some(started + time)),
+            Until::Past(time) => (usize::MAX, Some(begun + time)),
         };
         let requests = Arc::clone(requests);
         let shared = Arc::new(Shared { requests, next: AtomicUsize::new(turn.0), last, end });
@@ -93,7 +93,7 @@ pub(crate) fn run(
             conversations.spawn(converse(stream, Arc::clone(&shared)));
         }
         let mut latencies: Vec<u32> = conversations.join_all().await.concat();
-        let took = started.elapsed();
+        let took = begun.elapsed();
         turn.0 = shared.next.load(Ordering::Relaxed);
         latencies.sort_unstable();
         Outcome { took, latencies }

@@ -11,7 +11,7 @@ fn the_daemons_refusals_keep_their_class_and_their_words() {
     for (status, code) in [(400, 2), (422, 2), (404, 3), (410, 3), (409, 4), (401, 1), (500, 1), (503, 1)] {
         let daemon = FakeDaemon::start();
         let error = "there is no workspace `bilder`: did you mean `builder`?".to_owned();
-        daemon.answers("GET /workspaces/bilder", status, &ErrorBody { error });
+        daemon.answers("GET /workspaces/bilder?removed=true", status, &ErrorBody { error });
         let ran = daemon.run(&["show", "bilder"]);
         assert_eq!(ran.code, code, "of the answer {status}");
         assert_eq!(ran.stderr, "error: there is no workspace `bilder`: did you mean `builder`?\n");
