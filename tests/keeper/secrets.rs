@@ -16,7 +16,7 @@ use base64::{Engine as _, engine::general_purpose as base64s};
 
 use crate::support::{
     daemon::{Site, until},
-    podman::{image, podman_says},
+    podman::{demo_image, image, podman_says},
 };
 
 /// As talkative as can be.
@@ -167,7 +167,33 @@ fn full_run(kept: &mut Kept<'_>) {
     kept.collect("talker");
     let printed = site.ostler(["logs", "talker"]).stdout;
     assert_eq!(kept.tokens.last().map(String::as_str), Some(printed.trim()), "the talker does not talk");
+    a_telltale_crashes(kept);
     ask_everything(kept);
+}
+
+/// An agent that registers, beats and is spoken to, and whose last words, which an event keeps, hold its token.
+fn a_telltale_crashes(kept: &mut Kept<'_>) {
+    let site = kept.site;
+    // In one write: Podman's tail of a log leaves out what was written without the end of its line.
+    let tells = "echo \"$(cat /configs/.auth_token)\"; exec /bin/demo-agent";
+    let create =
+        ["create", "telltale", "--runtime", "agent", "--image", demo_image(), "--", "/bin/sh", "-c", tells];
+    kept.run(&create);
+    kept.collect("telltale");
+    let told = kept.tokens.last().expect("a token was collected").clone();
+    assert!(site.ostler(["logs", "telltale"]).stdout.contains(&told), "the telltale keeps its token");
+    let answer = kept.run(&["message", "telltale", "hello"]);
+    assert!(answer.contains("heard: hello"), "the telltale is no agent: {answer}");
+    kept.run(&["message", "telltale", "crash 7"]);
+    let id = site.show("telltale")["id"].as_str().expect("it has an id").to_owned();
+    let last_words = until("its end is an event", || {
+        let events = site.events_of(&id);
+        let end = events.iter().find(|event| event["event_type"] == "WORKSPACE_OFFLINE")?;
+        end["payload"]["log_tail"].as_str().map(str::to_owned)
+    });
+    assert!(last_words.contains("[redacted]"), "its last words lack the token it said: {last_words}");
+    site.until_status("telltale", "online");
+    kept.collect("telltale");
 }
 
 fn ask_everything(kept: &mut Kept<'_>) {
@@ -179,6 +205,8 @@ fn ask_everything(kept: &mut Kept<'_>) {
         &["why", "top"],
         &["why", "below", "--json"],
         &["why", "phone"],
+        &["why", "telltale"],
+        &["show", "telltale", "--json"],
         &["token", "ls", "top", "--json"],
         &["token", "ls", "phone"],
         &["events", "-n", "500", "--json"],
