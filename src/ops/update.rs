@@ -1,6 +1,6 @@
 //! Update: what may be changed of a workspace without touching its container.
 
-use super::{OpError, OpResult, Ops};
+use super::{OpError, OpResult, Ops, pause::below_paused};
 use crate::{
     domain::{ids::WorkspaceId, status::Status, workspace::Workspace},
     store::{PatchResult, WorkspacePatch},
@@ -35,6 +35,7 @@ impl Ops {
             PatchResult::Cycle => Err(OpError::Unprocessable(
                 "the new parent is the workspace itself, or below it: that would make a cycle".into(),
             )),
+            PatchResult::ParentPaused(parent) => Err(below_paused(&parent)),
             PatchResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
         }
     }

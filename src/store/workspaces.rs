@@ -236,6 +236,8 @@ pub enum PatchResult {
     ParentMissing,
     /// The new parent is the workspace itself, or below it.
     Cycle,
+    /// The new parent, or one above it, is paused, and this workspace is not: this one.
+    ParentPaused(WorkspaceName),
     /// There is no live row.
     NotThere,
 }
@@ -244,7 +246,7 @@ pub enum PatchResult {
 /// incarnation, is "raced", and nothing is told of it.
 ///
 /// Whatever was to follow from the status before goes with it: a restart that was due, a pause that took it along.
-/// What a person orders begins the restart budget anew.
+/// A person's start, resume or pause begins the restart budget anew.
 pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
     let sources: Vec<String> = change.cause.sources().iter().map(|status| code(*status)).collect();
@@ -571,6 +573,12 @@ impl Store {
                     }
                     if parent == id || descendants(tx.sql, id)?.contains(&parent) {
                         return Ok(PatchResult::Cycle);
+                    }
+                    // Nothing runs below what is paused, and nothing is moved there that may.
+                    if row.status != Status::Paused
+                        && let Some(paused) = paused_in_chain(tx.sql, parent)?
+                    {
+                        return Ok(PatchResult::ParentPaused(paused));
                     }
                 }
                 let new = Workspace {

@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use crate::{
     api::{EventView, WorkspaceView},
-    cli::{Session, args::WhyArgs, client::workspace_even_removed, failure::Failure, output::Tone, text::printable},
+    cli::{
+        Session, args::WhyArgs, client::workspace_even_removed, failure::Failure, output::Tone,
+        text::printable,
+    },
 };
 
 use super::{events::recent, show::heading, timeline};
