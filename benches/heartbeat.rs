@@ -8,7 +8,8 @@
 //! Contestants take turns in rounds, so that the machine's mood hits them alike; ratios are taken within a round
 //! before their median. A round in which others used the processors is taken again, whatever came of it.
 //!
-//! `cargo bench --bench heartbeat` prints the tables; `-- --quick` runs one short round, for a look.
+//! `cargo bench --bench heartbeat` prints the tables; `-- --quick` runs one short round, for a look, `--heartbeats` and
+//! `--messages` one of the tables.
 
 #![allow(
     clippy::unwrap_used,
@@ -234,7 +235,6 @@ fn race_heartbeats(
         lines.push(Line::new("bare axum", connections, bare, &beats));
         lines.push(Line::new("**ostler** heartbeat", connections, ostler, &beats).writing(database));
     }
-    // Everybody is online and has said its words before it counts.
     for line in &mut lines {
         line.run(Until::Sent(WORKSPACES));
     }
@@ -341,6 +341,8 @@ fn main() {
     let home = directory.path().to_str().unwrap();
     let ostler = Arc::new(Contestant::start("ostler", &[home, &agent.address.to_string()]));
     let database = directory.path().join(FILE_NAME);
+    // A message would wait for an agent that was never heard.
+    load::run(ostler.address, 64, &beats(), &mut Turn::default(), Until::Sent(WORKSPACES), || ());
     if !only("--messages") {
         race_heartbeats(&bare, &ostler, &database, rounds, spell);
     }
