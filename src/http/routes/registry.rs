@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -53,18 +53,22 @@ struct Told<T> {
     body: T,
 }
 
+/// Whose token a request presents, if anybody's, and the token. An admin is no agent: it has no beat.
+fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a str)> {
+    let own_socket = parts.extensions.get::<OwnSocket>().is_some();
+    let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
+    match api.0.ops.bearer(token) {
+        Some(Bearer::Workspace(holder)) => Ok((Some(holder), token)),
+        Some(Bearer::Admin) => Err(auth::invalid()),
+        None => Ok((None, token)),
+    }
+}
+
 /// Reads who speaks and what it says. A token that speaks for nobody is refused later: it may be one of a workspace
 /// that was removed, and that is said once the body has named it.
 async fn told<T: DeserializeOwned>(api: &Api, request: Request, most: usize) -> HttpResult<Told<T>> {
     let (parts, body) = request.into_parts();
-    let own_socket = parts.extensions.get::<OwnSocket>().is_some();
-    let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
-    let holder = match api.0.ops.bearer(token) {
-        Some(Bearer::Workspace(holder)) => Some(holder),
-        // An admin is no agent: it has no beat.
-        Some(Bearer::Admin) => return Err(auth::invalid()),
-        None => None,
-    };
+    let (holder, token) = speaker(api, &parts)?;
     let bytes = read_body(body, most, BODY_LIMIT, &*api.0.clock).await?;
     match serde_json::from_slice(&bytes) {
         Ok(body) => Ok(Told { holder, presented: token.to_owned(), body }),
@@ -176,13 +180,7 @@ impl BeatBody<'_> {
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let (parts, body) = request.into_parts();
-    let own_socket = parts.extensions.get::<OwnSocket>().is_some();
-    let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
-    let holder = match api.0.ops.bearer(token) {
-        Some(Bearer::Workspace(holder)) => Some(holder),
-        Some(Bearer::Admin) => return Err(auth::invalid()),
-        None => None,
-    };
+    let (holder, token) = speaker(&api, &parts)?;
     let bytes = read_body(body, BEAT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     // What is wrong with the body is said to nobody but a holder of a token.
     let refused = || if holder.is_some() { body_is_invalid() } else { auth::invalid() };
