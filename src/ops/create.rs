@@ -91,6 +91,17 @@ impl Ops {
     }
 }
 
+/// Refuses what cannot be the name of an image, before a row says that it is one.
+pub(super) fn check_image(image: &str) -> OpResult<()> {
+    if image.is_empty() {
+        return Err(OpError::Invalid("an image needs a name".into()));
+    }
+    if image.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(OpError::Invalid(format!("the image `{image}` holds white space")));
+    }
+    Ok(())
+}
+
 impl Inner {
     /// The spec with the runtime's image and command where it names none.
     fn complete(&self, request: &CreateRequest) -> OpResult<Spec> {
@@ -104,9 +115,7 @@ impl Inner {
                 OpError::Invalid("no image was given, and the runtime names none: add --image".into())
             })?;
         }
-        if spec.image.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(OpError::Invalid(format!("the image `{}` holds white space", spec.image)));
-        }
+        check_image(&spec.image)?;
         if spec.command.is_empty() {
             spec.command.clone_from(&runtime.command);
         }

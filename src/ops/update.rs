@@ -1,6 +1,6 @@
 //! Update: what may be changed of a workspace without touching its container.
 
-use super::{OpError, OpResult, Ops, pause::below_paused};
+use super::{OpError, OpResult, Ops, create::check_image, pause::below_paused};
 use crate::{
     domain::{ids::WorkspaceId, status::Status, workspace::Workspace},
     store::{PatchResult, WorkspacePatch},
@@ -26,6 +26,9 @@ impl Ops {
         }
         let name = patch.name.clone();
         let before = self.0.row(id).await?;
+        if let Some(spec) = patch.spec.as_ref().filter(|spec| spec.image != before.spec.image) {
+            check_image(&spec.image)?;
+        }
         match self.0.store.patch_workspace(id, patch, self.0.clock.now()).await? {
             PatchResult::Patched(row) => Ok(self.needs(&before, &row)),
             PatchResult::NameTaken => Err(OpError::NameTaken(name.unwrap_or(before.name))),

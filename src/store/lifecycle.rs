@@ -10,7 +10,7 @@ use super::{
     Store, StoreResult,
     lane::Tx,
     row::conversion,
-    workspaces::{StatusChange, change_status, descendants, event_of, is_live, many, one, paused_in_chain},
+    workspaces::{StatusChange, change_status, descendants, event_of, many, one, paused_in_chain},
 };
 use crate::domain::{
     budget::{Next, RestartBudget},
@@ -359,14 +359,6 @@ impl Store {
                 Ok(())
             })
             .await
-    }
-
-    /// Whether a live row has this identity.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn is_live(&self, id: WorkspaceId) -> StoreResult<bool> {
-        self.lanes.read("is live", move |sql| is_live(sql, id)).await
     }
 }
 

@@ -268,7 +268,6 @@ fn drive_agents(store: &Store) {
     for of in [1, 2, 4] {
         at_once(store.peers(WorkspaceId(id(of)), true));
     }
-    at_once(store.is_live(first));
     at_once(store.note_activity_at(vec![(first, NOW)]));
     at_once(store.quiet_rows(NOW, NOW));
     at_once(store.idle_rows(NOW));

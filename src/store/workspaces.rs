@@ -318,7 +318,7 @@ pub(super) fn name_taken(sql: &Connection, name: &WorkspaceName) -> StoreResult<
         .query_row([name.as_str()], |row| row.get(0))?)
 }
 
-pub(super) fn is_live(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
+fn is_live(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
     Ok(sql
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND status <> 'removed')")?
         .query_row([id], |row| row.get(0))?)

@@ -236,6 +236,17 @@ async fn an_admin_moves_a_workspace_where_that_makes_no_cycle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_no_create_would_take_is_not_taken_by_a_change_either() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let before = one.show().await["image"].clone();
+    for image in ["", "two words", "line\nbreak"] {
+        registry.order(patch(&one.id, json!({ "image": image }))).await.has(400, &["error"]);
+    }
+    assert_eq!(one.show().await["image"], before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_needs_a_new_container_says_so_and_a_restart_makes_it() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
