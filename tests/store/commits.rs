@@ -20,7 +20,7 @@ fn tell(store: &Store, number: usize) -> impl Future<Output = ostler::store::Sto
 }
 
 /// Holds the write lock while `changes` are handed in; they begin to be committed when it returns.
-fn while_held<T>(fixture: &Fixture, changes: impl FnOnce() -> T) -> T {
+pub(super) fn while_held<T>(fixture: &Fixture, changes: impl FnOnce() -> T) -> T {
     let lock = fixture.side();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let changes = changes();

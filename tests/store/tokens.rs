@@ -2,6 +2,7 @@
 
 use ostler::{
     domain::{
+        beat::Beat,
         event::EventKind,
         ids::{Incarnation, TokenId, WorkspaceId},
         status::Status,
@@ -9,10 +10,12 @@ use ostler::{
         token::{Token, TokenKind, TokenRow},
         workspace::Kind,
     },
-    store::{Bearer, Holder, NewApiToken, NewWorkspace, StaleTokens, TokenIssue},
+    store::{
+        Bearer, Heard, Holder, NewApiToken, NewWorkspace, Registration, RemoveResult, StaleTokens, TokenIssue,
+    },
 };
 
-use super::{Fixture, T0, digest, minute, new_workspace, token, uuid};
+use super::{Fixture, T0, commits::while_held, digest, minute, new_workspace, submit, token, uuid};
 
 /// Tokens created or used at this minute or later are not stale.
 const OLDER_THAN: i64 = 10;
@@ -248,6 +251,44 @@ async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
     fixture.store.note_token_use(old, minute(15)).await.unwrap();
     fixture.force(id, Status::Online);
     assert_eq!(fixture.sweep(id).await, [Incarnation(2)]);
+}
+
+/// The token was good when the request came in. What counts is whether it is when its beat is written.
+#[tokio::test]
+async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing() {
+    let fixture = Fixture::new().await;
+    let (id, first) = fixture.online("alpha", T0).await;
+    let old = fixture.holder(&first, T0).unwrap();
+    fixture.force(id, Status::Offline);
+    fixture.start(id, minute(1)).await.unwrap();
+    let before = fixture.dump();
+    assert_eq!(fixture.store.note_beat(old, Beat::default(), minute(2)).await, Ok(Heard::Unauthorized));
+    let registration = Registration { url: None, card: serde_json::json!({}) };
+    assert_eq!(fixture.store.note_registration(old, registration, minute(2)).await, Ok(Heard::Unauthorized));
+    assert_eq!(fixture.store.note_card(old, serde_json::json!({}), minute(2)).await, Ok(Heard::Unauthorized));
+    assert_eq!(fixture.dump(), before, "a beat of the incarnation before was written down");
+}
+
+#[tokio::test]
+async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    let (api, api_id) = fixture.api_token(id, None).await;
+    let holder = fixture.holder(&api, T0).unwrap();
+    let (gone, held) = fixture.online("beta", T0).await;
+    let held = fixture.holder(&held, T0).unwrap();
+    let (revoked, refused, removed, too_late) = while_held(&fixture, || {
+        (
+            submit(fixture.store.revoke_token(id, api_id, minute(1))),
+            submit(fixture.store.note_beat(holder, Beat::default(), minute(1))),
+            submit(fixture.store.remove_workspace(gone, false, minute(1))),
+            submit(fixture.store.note_beat(held, Beat::default(), minute(1))),
+        )
+    });
+    assert_eq!(revoked.await, Ok(true));
+    assert_eq!(refused.await, Ok(Heard::Unauthorized));
+    assert!(matches!(removed.await, Ok(RemoveResult::Removed(_))));
+    assert_eq!(too_late.await, Ok(Heard::Gone));
 }
 
 #[tokio::test]
