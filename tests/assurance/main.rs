@@ -1,0 +1,103 @@
+//! What was tried to break ostler, and what came of it.
+//!
+//! `cargo test --release --features assurance --test assurance` runs every campaign and writes
+//! `target/assurance/report.json`; names after `--` run those campaigns alone, `--long` runs them for as long as
+//! one does before a release, `--seed N` plays one life of the simulator again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "the whole crate is tests; clippy knows only functions marked so"
+)]
+
+mod report;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
+mod support;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser;
+
+use report::{Report, Section};
+
+/// Tries to break ostler, and reports what came of it.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Settings {
+    /// The campaigns to run; all, where none is named.
+    #[arg(value_name = "CAMPAIGN")]
+    campaigns: Vec<String>,
+    /// Runs for as long as one does before a release, not for as long as CI has.
+    #[arg(long)]
+    long: bool,
+    /// Plays this seed of the simulator alone, and tells its history.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// So many seeds of the simulator, other than usual.
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+}
+
+/// Something that tries to break ostler.
+struct Campaign {
+    name: &'static str,
+    title: &'static str,
+    what: &'static str,
+    run: fn(&Settings, &mut Section),
+}
+
+/// In the order in which they run: what is quick and finds most comes first.
+const CAMPAIGNS: &[Campaign] = &[];
+
+fn run(campaign: &Campaign, settings: &Settings) -> Section {
+    let mut section = Section::new(campaign.name, campaign.title, campaign.what);
+    println!("\n{}: {}", campaign.title, campaign.what);
+    let began = Instant::now();
+    // One campaign that panics takes no other along. What it panicked with has been printed where it happened.
+    if catch_unwind(AssertUnwindSafe(|| (campaign.run)(settings, &mut section))).is_err() {
+        section.broke("the campaign panicked");
+    }
+    section.took_seconds = began.elapsed().as_secs_f64();
+    for count in &section.counts {
+        println!("  {:>12}  {}", count.count, count.what);
+    }
+    for broken in &section.broken {
+        println!("  BROKEN  {broken}");
+    }
+    println!(
+        "  {} in {:.0} s",
+        if section.broken.is_empty() { "held" } else { "BROKE" },
+        section.took_seconds
+    );
+    section
+}
+
+fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let wanted = |campaign: &&Campaign| {
+        settings.campaigns.is_empty() || settings.campaigns.iter().any(|name| name == campaign.name)
+    };
+    let unknown =
+        settings.campaigns.iter().find(|name| CAMPAIGNS.iter().all(|campaign| campaign.name != **name));
+    if let Some(unknown) = unknown {
+        let known: Vec<_> = CAMPAIGNS.iter().map(|campaign| campaign.name).collect();
+        eprintln!("there is no campaign `{unknown}`; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let sections = CAMPAIGNS.iter().filter(wanted).map(|campaign| run(campaign, &settings)).collect();
+    let report = Report { long: settings.long, sections };
+    let path = report.write().expect("the report can be written");
+    let broken: usize = report.sections.iter().map(|section| section.broken.len()).sum();
+    println!("\nreport: {}", path.display());
+    // The closing line says what was run and what broke, a campaign each.
+    let failed = report.sections.iter().filter(|section| !section.broken.is_empty()).count();
+    println!("{} passed, {failed} failed", report.sections.len() - failed);
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,101 @@
+//! What was tried and what broke: a section for each campaign, as JSON and as a page.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// How often something was done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) what: String,
+    pub(crate) count: u64,
+}
+
+/// Rows that belong together, such as each invariant and how often it was checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+/// One campaign: what it did, and what broke.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Section {
+    /// Its name on the command line.
+    pub(crate) campaign: String,
+    /// Its name for people.
+    pub(crate) title: String,
+    /// What it does, in a sentence.
+    pub(crate) what: String,
+    pub(crate) counts: Vec<Count>,
+    pub(crate) tables: Vec<Table>,
+    /// What broke; nothing, where all held.
+    pub(crate) broken: Vec<String>,
+    pub(crate) took_seconds: f64,
+}
+
+impl Section {
+    pub(crate) fn new(campaign: &str, title: &str, what: &str) -> Self {
+        Self { campaign: campaign.into(), title: title.into(), what: what.into(), ..Self::default() }
+    }
+
+    /// Adds to a count, which begins at nothing.
+    pub(crate) fn count(&mut self, what: impl Into<String>, more: u64) {
+        let what = what.into();
+        match self.counts.iter_mut().find(|count| count.what == what) {
+            Some(count) => count.count += more,
+            None => self.counts.push(Count { what, count: more }),
+        }
+    }
+
+    pub(crate) fn table<const N: usize>(
+        &mut self,
+        title: &str,
+        columns: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) {
+        let columns = columns.map(str::to_owned).to_vec();
+        let rows = rows.into_iter().map(|row| row.to_vec()).collect();
+        self.tables.push(Table { title: title.into(), columns, rows });
+    }
+
+    /// Something did not hold.
+    pub(crate) fn broke(&mut self, how: impl Into<String>) {
+        self.broken.push(how.into());
+    }
+
+    /// Notes it as broken unless it holds.
+    pub(crate) fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.broke(otherwise());
+        }
+    }
+}
+
+/// All sections of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) long: bool,
+    pub(crate) sections: Vec<Section>,
+}
+
+/// Where reports lie: beside what cargo builds.
+pub(crate) fn directory() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target directory");
+    target.join("assurance")
+}
+
+impl Report {
+    /// Writes it as JSON; answers where.
+    pub(crate) fn write(&self) -> io::Result<PathBuf> {
+        let directory = directory();
+        fs::create_dir_all(&directory)?;
+        let path = directory.join("report.json");
+        fs::write(&path, serde_json::to_string_pretty(self)?)?;
+        Ok(path)
+    }
+}
