@@ -29,7 +29,7 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, listen, run_view, serve_agents, serve_local},
+    http::{Access, Api, ApiParts, Dial, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
     ops::{HostAddress, Ops, Parts, Settings},
@@ -383,6 +383,7 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
                 loopback: config.external.allow_loopback,
             },
         },
+        dial: Dial::Tcp,
     })
 }
 

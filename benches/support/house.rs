@@ -29,7 +29,7 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, listen, serve_agents},
+    http::{Access, Api, ApiParts, Dial, listen, serve_agents},
     listening::Listening,
     ops::{Ops, Parts, Settings},
     store::{BeginStart, Mirror, NewWorkspace, Registry, Store, TokenIssue},
@@ -185,6 +185,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         entropy: Arc::new(SystemEntropy),
         listening,
         access: Access { root_siblings: true, wakes_per_hour: 12, external: Allow::default() },
+        dial: Dial::Tcp,
     })
 }
 

@@ -54,8 +54,12 @@ pub enum Fault {
     Before(Trouble),
     /// It takes effect, and the answer is a failure.
     After(Trouble),
-    /// It takes effect and answers after this long; nobody waits that long in vain.
+    /// It takes effect after this long, and answers then.
     Slow(Duration),
+    /// It takes effect, and answers after this long what was so then.
+    Stale(Duration),
+    /// A listing shows no more than so many things; anything else goes well.
+    Partial(usize),
     /// It is never answered, and takes effect after this long all the same.
     Late(Duration),
     /// It is never answered and has no effect.
@@ -114,6 +118,8 @@ pub struct State {
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// Every call that took effect, in order.
     pub log: Vec<Call>,
+    /// How often anything may have changed: by a call that took effect, or by a hand.
+    pub changes: u64,
     made: u128,
     news: News,
 }
@@ -132,6 +138,7 @@ impl State {
     /// A container's process starts, as it is in the volumes now.
     pub fn run(&mut self, id: &ContainerId) {
         let token = self.containers.get(id).and_then(|container| self.token_file(container));
+        self.changes += 1;
         let Some(container) = self.containers.get_mut(id) else { return };
         container.state = ContainerState::Running;
         container.exit_code = None;
@@ -142,6 +149,7 @@ impl State {
 
     /// A container's process ends by itself.
     pub fn kill(&mut self, id: &ContainerId, exit_code: i32) {
+        self.changes += 1;
         let Some(container) = self.containers.get_mut(id) else { return };
         let ran = container.state.may_run();
         container.state = ContainerState::Exited;
@@ -157,6 +165,7 @@ impl State {
         if self.containers.get(id).is_some_and(|container| container.state.may_run()) {
             self.kill(id, 137);
         }
+        self.changes += 1;
         if let Some(container) = self.containers.remove(id) {
             self.logs.remove(id);
             self.news.tell(id, &container.spec.labels, ContainerEventKind::Removed);
@@ -187,6 +196,8 @@ impl State {
 #[derive(Default)]
 pub struct World {
     state: Mutex<State>,
+    /// What answers instead, while the socket leads elsewhere.
+    elsewhere: Mutex<Option<State>>,
     faults: Mutex<Option<FaultHook>>,
 }
 
@@ -194,6 +205,38 @@ impl World {
     /// What is in the engine, to look at and to change behind ostler's back.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the socket leads to another engine, an empty one: another user's, another storage, a disk that is
+    /// not mounted.
+    pub fn lead_elsewhere(&self) {
+        let here = self.state();
+        // Ids are random in a real engine: those made there are nobody's here.
+        let there = State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
+        drop(here);
+        *self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
+    }
+
+    /// The socket leads to this engine again.
+    pub fn lead_here(&self) {
+        let there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(there) = there {
+            self.state().made = there.made;
+        }
+    }
+
+    /// Whether the socket leads elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What a call meets that takes effect now.
+    fn reached<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
+        let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *elsewhere {
+            Some(state) => effect(state),
+            None => effect(&mut self.state()),
+        }
     }
 
     /// Asks `hook` before every call what goes wrong with it.
@@ -215,6 +258,7 @@ impl World {
     /// No more faults.
     pub fn heal(&self) {
         self.state().news.faults = None;
+        self.lead_here();
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -256,18 +300,50 @@ impl FakeEngine {
     ) -> EngineResult<T> {
         let call = Call { method, object: object.into() };
         let fault = self.world.fault(&call);
+        self.carry_out(call, fault, effect).await
+    }
+
+    /// A call whose answer is a listing.
+    async fn list<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        object: impl Into<String>,
+        effect: impl FnOnce(&State) -> Vec<T> + Send + 'static,
+    ) -> EngineResult<Vec<T>> {
+        let call = Call { method, object: object.into() };
+        let fault = self.world.fault(&call);
+        let shown = if let Fault::Partial(shown) = fault { shown } else { usize::MAX };
+        let effect = move |state: &mut State, _: &dyn Clock| {
+            let mut listed = effect(state);
+            listed.truncate(shown);
+            Ok(listed)
+        };
+        self.carry_out(call, fault, effect).await
+    }
+
+    async fn carry_out<T: Send + 'static>(
+        &self,
+        call: Call,
+        fault: Fault,
+        effect: impl FnOnce(&mut State, &dyn Clock) -> EngineResult<T> + Send + 'static,
+    ) -> EngineResult<T> {
+        let method = call.method;
         let failure =
             |trouble| EngineError::new(trouble, format!("{method} {}", call.object), "injected fault");
         let (reply, answer) = oneshot::channel();
         let (world, clock) = (Arc::clone(&self.world), Arc::clone(&self.clock));
         let logged = call.clone();
         let act = move || {
-            let mut state = world.state();
-            state.log.push(logged);
-            effect(&mut state, &*clock)
+            world.reached(|state| {
+                state.changes += u64::from(changes(logged.method));
+                state.log.push(logged);
+                effect(state, &*clock)
+            })
         };
         match fault {
-            Fault::None => self.stage.submit(method, Box::new(move || drop(reply.send(act())))),
+            Fault::None | Fault::Partial(_) => {
+                self.stage.submit(method, Box::new(move || drop(reply.send(act()))));
+            }
             Fault::Before(trouble) => {
                 let error = failure(trouble);
                 self.stage.submit(method, Box::new(move || drop(reply.send(Err(error)))));
@@ -287,6 +363,17 @@ impl FakeEngine {
                     stage.submit(method, Box::new(move || drop(reply.send(act()))));
                 }));
             }
+            Fault::Stale(delay) => {
+                let (clock, spawn) = (Arc::clone(&self.clock), Arc::clone(&self.spawn));
+                let effect = move || {
+                    let answer = act();
+                    spawn.spawn(Box::pin(async move {
+                        clock.sleep(delay).await;
+                        drop(reply.send(answer));
+                    }));
+                };
+                self.stage.submit(method, Box::new(effect));
+            }
             Fault::Late(delay) => {
                 let (clock, stage) = (Arc::clone(&self.clock), Arc::clone(&self.stage));
                 self.spawn.spawn(Box::pin(async move {
@@ -301,6 +388,22 @@ impl FakeEngine {
             .await
             .unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "the engine is gone")))
     }
+}
+
+/// Whether a method may change anything.
+fn changes(method: &str) -> bool {
+    const LOOKS: [&str; 9] = [
+        "describe",
+        "list_containers",
+        "list_volumes",
+        "inspect_container",
+        "inspect_volume",
+        "read_file",
+        "has_image",
+        "ensure_network",
+        "logs",
+    ];
+    !LOOKS.contains(&method)
 }
 
 fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> bool {
@@ -318,10 +421,10 @@ impl Engine for FakeEngine {
 
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
-        self.call("list_containers", key.clone(), move |state, _| {
+        self.list("list_containers", key.clone(), move |state| {
             let listed =
                 state.containers.iter().filter(|(_, c)| labelled(&c.spec.labels, &key, value.as_deref()));
-            Ok(listed
+            listed
                 .map(|(id, container)| ObservedContainer {
                     id: id.clone(),
                     name: container.name.clone(),
@@ -330,18 +433,18 @@ impl Engine for FakeEngine {
                     exit_code: container.exit_code,
                     started_at: container.started_at,
                 })
-                .collect())
+                .collect()
         })
         .await
     }
 
     async fn list_volumes(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedVolume>> {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
-        self.call("list_volumes", key.clone(), move |state, _| {
+        self.list("list_volumes", key.clone(), move |state| {
             let listed = state.volumes.iter().filter(|(_, v)| labelled(&v.labels, &key, value.as_deref()));
-            Ok(listed
+            listed
                 .map(|(name, volume)| ObservedVolume { name: name.clone(), labels: volume.labels.clone() })
-                .collect())
+                .collect()
         })
         .await
     }

@@ -35,7 +35,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::{net::TcpStream, sync::OnceCell};
+use tokio::{io::DuplexStream, net::TcpStream, sync::OnceCell};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
@@ -197,17 +197,43 @@ impl fmt::Display for Overdue {
     }
 }
 
+/// How agents are connected to.
+#[derive(Clone)]
+pub enum Dial {
+    /// Over TCP.
+    Tcp,
+    /// Through a pipe in this process, for the simulator: whoever answers there is an agent of its own.
+    Pipe(PipeTo),
+}
+
+/// Makes a pipe to whoever listens at an address.
+pub type PipeTo = Arc<dyn Fn(SocketAddr) -> io::Result<DuplexStream> + Send + Sync>;
+
+impl Dial {
+    async fn connect(&self, address: SocketAddr) -> io::Result<Plain> {
+        match self {
+            Self::Tcp => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Either::Left(stream))
+            }
+            Self::Pipe(pipe_to) => pipe_to(address).map(Either::Right),
+        }
+    }
+}
+
 /// Sends messages to agents.
 pub(crate) struct Forwarder {
     clock: SharedClock,
+    dial: Dial,
     pool: Arc<Pool>,
     tls: OnceCell<TlsConnector>,
 }
 
 impl Forwarder {
-    pub(crate) fn new(clock: SharedClock) -> Self {
+    pub(crate) fn new(clock: SharedClock, dial: Dial) -> Self {
         let pool = Arc::new(Pool { clock: Arc::clone(&clock), kept: Mutex::default() });
-        Self { clock, pool, tls: OnceCell::new() }
+        Self { clock, dial, pool, tls: OnceCell::new() }
     }
 
     /// Sends a message and gives the head of its answer, whatever its status: a redirect is an answer
@@ -282,8 +308,7 @@ impl Forwarder {
                 Target::Local(address) => *address,
                 Target::Checked(checked) => checked.address(),
             };
-            let stream = TcpStream::connect(address).await.map_err(not_connected)?;
-            stream.set_nodelay(true).map_err(not_connected)?;
+            let stream = self.dial.connect(address).await.map_err(not_connected)?;
             let stream = match target {
                 Target::Checked(checked) if checked.tls() => {
                     Either::Right(Box::new(self.secured(stream, checked.host()).await?))
@@ -301,7 +326,7 @@ impl Forwarder {
             .unwrap_or_else(|| Err(ForwardError::Unreachable(late())))
     }
 
-    async fn secured(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, ForwardError> {
+    async fn secured(&self, stream: Plain, host: &str) -> Result<TlsStream<Plain>, ForwardError> {
         let unreachable = |why: String| ForwardError::Unreachable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
             .map_err(|_| unreachable(format!("no certificate can be for `{host}`")))?;
@@ -412,7 +437,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
-type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+type Plain = Either<TcpStream, DuplexStream>;
+type Stream = Either<Plain, Box<TlsStream<Plain>>>;
 type Message = Full<Bytes>;
 
 /// A connection to an agent.
@@ -845,7 +871,7 @@ mod tests {
 
     fn forwarder() -> (Arc<HandClock>, Forwarder) {
         let clock = Arc::new(HandClock::default());
-        (clock.clone(), Forwarder::new(clock))
+        (clock.clone(), Forwarder::new(clock, Dial::Tcp))
     }
 
     async fn whole(response: Response<Body>) -> Result<String, axum::Error> {
@@ -1181,7 +1207,7 @@ mod tests {
         clock: Arc<HandClock>,
     ) -> (Overdue, u64) {
         let agent = Agent::new().await;
-        let forwarder = Forwarder::new(clock.clone());
+        let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
         let (began, target) = (clock.awake(), agent.target());
         let serve = async {
             let mut caller = agent.accepts().await;

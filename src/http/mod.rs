@@ -41,7 +41,9 @@ use forward::Forwarder;
 use limits::{Limiter, Rate};
 use outbound::{Checked, Resolve, SystemResolver};
 
+pub use forward::{Dial, PipeTo};
 pub use local::{serve_agents, serve_local};
+pub use router::router;
 pub(crate) use view::run as run_view;
 
 /// What handlers work with.
@@ -93,6 +95,8 @@ pub struct ApiParts {
     pub listening: Listening,
     /// Who may talk to whom, and where external agents may be.
     pub access: Access,
+    /// How agents are connected to.
+    pub dial: Dial,
 }
 
 /// Who may talk to whom, and where external agents may be.
@@ -120,7 +124,7 @@ impl Api {
         let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
         let (requests, beats, reports) = (limiter(REQUESTS), limiter(BEATS), limiter(REPORTS));
         let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
-        let forwarder = Forwarder::new(Arc::clone(&parts.clock));
+        let forwarder = Forwarder::new(Arc::clone(&parts.clock), parts.dial.clone());
         let resolver = Box::new(SystemResolver);
         Self(Arc::new(Inner { parts, requests, beats, reports, wakes, forwarder, resolver }))
     }

@@ -19,7 +19,8 @@ use super::{
     },
 };
 
-pub(super) fn router(api: Api) -> Router {
+/// All of them, for whoever brings requests: a listener, or a test without one.
+pub fn router(api: Api) -> Router {
     for_everybody()
         .merge(for_agents())
         .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))

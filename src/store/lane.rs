@@ -192,6 +192,21 @@ impl Writer {
         Ok(copy.run_to_completion(1024, std::time::Duration::ZERO, None)?)
     }
 
+    /// Lets the database grow by so many pages and no more, or as it likes.
+    #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
+    pub(super) fn limit_to(&self, free_pages: Option<u32>) {
+        let size = self.sql.pragma_query_value(None, "page_count", |row| row.get::<_, u32>(0));
+        let most = free_pages.map_or(u32::MAX - 1, |free| size.expect("it knows its size") + free);
+        self.sql
+            .pragma_update_and_check(None, "max_page_count", most, |_| Ok(()))
+            .expect("it may be bounded");
+    }
+
+    /// How many rows were ever changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.sql.total_changes()
+    }
+
     /// Reads the roster anew, as a process does that has just begun.
     pub(super) fn load_roster(&self) -> StoreResult<()> {
         *self.roster.write() = Roster::load(&self.sql)?;

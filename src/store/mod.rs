@@ -270,7 +270,7 @@ impl Store {
     /// When a database in memory cannot be read.
     #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
     pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
-        let writer = disk.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = disk.lock();
         writer.load_roster().expect("a database in memory can be read");
         let (feed, passing, roster) = writer.surroundings();
         drop(writer);
@@ -322,13 +322,37 @@ impl Disk {
     /// When SQLite refuses, which it has no reason to.
     pub fn copy(&self) -> Result<Self, OpenError> {
         let mut sql = Connection::open_in_memory().map_err(StoreError::from)?;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.copy_to(&mut sql)?;
-        drop(writer);
+        self.lock().copy_to(&mut sql)?;
         array::load_module(&sql).map_err(StoreError::from)?;
         sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
         sql.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
+    }
+
+    /// The disk is full, but for so many pages: what needs more is refused by SQLite itself.
+    ///
+    /// # Panics
+    /// When a database in memory cannot be asked for its size.
+    pub fn fill(&self, free_pages: u32) {
+        self.lock().limit_to(Some(free_pages));
+    }
+
+    /// There is room on the disk again.
+    ///
+    /// # Panics
+    /// When a database in memory cannot be told its size.
+    pub fn free(&self) {
+        self.lock().limit_to(None);
+    }
+
+    /// How many rows were ever changed in it. Where it is what it was, nothing was written meanwhile.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.lock().changes()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,6 +14,10 @@
 )]
 
 mod report;
+mod simulate;
+#[path = "../simulation/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
+mod simulation;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
 mod support;
@@ -54,7 +58,12 @@ struct Campaign {
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
-const CAMPAIGNS: &[Campaign] = &[];
+const CAMPAIGNS: &[Campaign] = &[Campaign {
+    name: "simulate",
+    title: "Simulation",
+    what: "lives of an installation, each a seed",
+    run: simulate::run,
+}];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);

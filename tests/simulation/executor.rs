@@ -92,7 +92,9 @@ impl Rng {
 pub(crate) enum Owner {
     /// The daemon: gone in a crash.
     Daemon,
-    /// The engine: goes on without a daemon.
+    /// A second installation's daemon: goes on when the first one dies.
+    Neighbour,
+    /// The engine, and whoever else lives outside: goes on without a daemon.
     Engine,
 }
 
@@ -124,6 +126,7 @@ pub(crate) struct Held {
     pub(crate) place: Place,
     /// Which of several actors asked, where a test tells them apart.
     pub(crate) side: u8,
+    owner: Owner,
     effect: Box<dyn FnOnce() + Send>,
 }
 
@@ -221,7 +224,12 @@ impl Sim {
 
     /// Holds effects at `place`, asked for by `side`.
     pub(crate) fn stage(&self, place: Place, side: u8) -> Arc<dyn Stage> {
-        Arc::new(SimStage { sim: self.clone(), place, side })
+        self.stage_of(Owner::Daemon, place, side)
+    }
+
+    /// The same, for one of several daemons.
+    pub(crate) fn stage_of(&self, owner: Owner, place: Place, side: u8) -> Arc<dyn Stage> {
+        Arc::new(SimStage { sim: self.clone(), owner, place, side })
     }
 
     pub(crate) fn spawn(&self, owner: Owner, task: impl Future<Output = ()> + Send + 'static) {
@@ -243,6 +251,11 @@ impl Sim {
 
     /// Runs every task until each of them waits for something.
     pub(crate) fn run_ready(&self) {
+        while self.run_one() {}
+    }
+
+    /// Runs one of the tasks that were woken, until it waits for something. `false` when there is none.
+    pub(crate) fn run_one(&self) -> bool {
         while let Some(id) = self.next_woken() {
             let Some((mut future, waker)) = self
                 .core()
@@ -260,7 +273,9 @@ impl Sim {
             } else if let Some(slot) = core.tasks.get_mut(&id) {
                 slot.future = Some(future);
             }
+            return true;
         }
+        false
     }
 
     fn next_woken(&self) -> Option<u64> {
@@ -340,7 +355,7 @@ impl Sim {
         let mut dropped_tasks: Vec<_> = dead.iter().filter_map(|id| core.tasks.remove(id)).collect();
         let (kept, dropped): (Vec<_>, Vec<_>) = mem::take(&mut core.held).into_iter().partition(|held| {
             let seen = Seen { id: held.id, label: held.label, place: held.place, side: held.side };
-            held.place == Place::Engine && survives(seen)
+            held.owner != Owner::Daemon || (held.place == Place::Engine && survives(seen))
         });
         core.held = kept;
         // Dropping a task cancels its timers, for which it needs the lock.
@@ -506,6 +521,7 @@ impl Spawn for SimSpawn {
 
 struct SimStage {
     sim: Sim,
+    owner: Owner,
     place: Place,
     side: u8,
 }
@@ -514,7 +530,8 @@ impl Stage for SimStage {
     fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>) {
         let mut core = self.sim.core();
         core.made += 1;
-        let held = Held { id: core.made, label, place: self.place, side: self.side, effect };
+        let (owner, place, side) = (self.owner, self.place, self.side);
+        let held = Held { id: core.made, label, place, side, owner, effect };
         core.held.push(held);
     }
 }

@@ -4,24 +4,36 @@
 //! takes the daemon alone, and [`House::start_daemon`] does what its next start would do.
 
 use std::{
+    cell::OnceCell,
     collections::BTreeMap,
     future::Future,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, header},
+};
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
 use ostler::{
+    clock::Boxed,
+    doctor::{Doctor, DoctorParts, Network},
     domain::{
+        address::Allow,
         beat::Beat,
         budget::RestartBudget,
-        ids::{ContainerId, InstanceId, WorkspaceId},
+        ids::{ContainerId, InstanceId, TokenId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, volume_name},
         observed::ContainerState,
         ports::PortRange,
         runtime::{AGENT, PLAIN, Runtime, Tier, User},
         spec::Spec,
         status::Status,
+        time::Timestamp,
         token::Token,
         workspace::{Habits, Workspace},
     },
@@ -31,19 +43,27 @@ use ostler::{
         fake::{FakeContainer, FakeEngine, FakeVolume, World},
         trusted,
     },
+    http::{Access, Api, ApiParts, Dial, PipeTo, router},
     listening::Listening,
     ops::{CreateRequest, OpResult, Ops, Parts, Settings},
-    store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store},
-    sweep::{Driver, Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine},
+    store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store, TokenIssue},
+    sweep::{
+        Driver, DriverHandle, Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine,
+    },
     tasks::AtOnce,
     wake::Wake,
 };
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 use uuid::Uuid;
 
 use super::executor::{Owner, Place, Sim, TaskOrder};
 
 /// The image everything here runs.
 pub(crate) const IMAGE: &str = "agent:1";
+/// The token of the person at every installation.
+const ADMIN: &str = "YW4gYWRtaW4gdG9rZW4sIG9mIDMyIGJ5dGVzIGluIGE";
 /// An image that a pull can fetch.
 pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
@@ -58,13 +78,31 @@ pub(crate) const SWEEPS: u8 = 1;
 /// See [`OPS`].
 pub(crate) const AGENTS: u8 = 2;
 
+/// An answer: its status, and its body where that is JSON.
+pub(crate) type AskFuture = Boxed<(u16, Value)>;
+
 /// One life of the daemon.
 pub(crate) struct Daemon {
     pub(crate) ops: Ops,
     pub(crate) sweeper: Arc<Sweeper>,
     /// Where what agents say is written down.
     pub(crate) hearing: Store,
+    listening: Listening,
+    /// Asks the driver, which may not be driving.
+    sweeps: DriverHandle,
+    /// Every route, without a connection before it; made when something is first asked.
+    routes: OnceCell<Router>,
 }
+
+/// Whose installation a house is.
+#[derive(Clone, Copy)]
+struct Whose {
+    instance: InstanceId,
+    owner: Owner,
+}
+
+const OURS: Whose = Whose { instance: INSTANCE, owner: Owner::Daemon };
+const NEIGHBOURS: Whose = Whose { instance: NEIGHBOUR, owner: Owner::Neighbour };
 
 /// The installation.
 pub(crate) struct House {
@@ -73,9 +111,28 @@ pub(crate) struct House {
     pub(crate) daemon: Daemon,
     /// Sees what is committed, at once and without a step.
     pub(crate) eye: Store,
-    disk: Disk,
+    pub(crate) disk: Disk,
     mirror: Arc<Mirror>,
+    plan: Plan,
+}
+
+/// What every daemon of a house is like.
+#[derive(Clone)]
+struct Plan {
+    whose: Whose,
+    /// Changes its sweeper: for checks of the checks.
     change_sweeper: fn(Sweeper) -> Sweeper,
+    /// Whether the driver runs the passes when they are due; otherwise a test does.
+    driven: bool,
+    /// Who answers at an agent's address.
+    pipe_to: PipeTo,
+}
+
+impl Plan {
+    fn of(whose: Whose) -> Self {
+        let nobody: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
+        Self { whose, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: nobody }
+    }
 }
 
 impl Drop for House {
@@ -92,7 +149,16 @@ pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
 /// A migrated disk with nothing on it. Migrating takes longer than anything else at the beginning of a house.
 fn blank_disk() -> Disk {
     thread_local! {
-        static BLANK: Disk = Disk::in_memory().expect("a database in memory opens");
+        static BLANK: Disk = {
+            let disk = Disk::in_memory().expect("a database in memory opens");
+            let token = Token::parse(ADMIN).expect("it is one");
+            let issue =
+                TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
+            let store = Store::staged(&disk, Arc::new(AtOnce));
+            let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
+            at_once(issued).expect("the store answers");
+            disk
+        };
     }
     BLANK.with(|blank| blank.copy().expect("a database in memory can be copied"))
 }
@@ -126,51 +192,118 @@ fn limits() -> Limits {
 impl House {
     /// A new installation whose daemon has just started for the first time.
     pub(crate) fn new(seed: u64, order: TaskOrder) -> Self {
-        Self::with_sweeper(seed, order, |sweeper| sweeper)
+        Self::planned(seed, order, Plan::of(OURS))
     }
 
     /// The same, with a sweeper that is changed at every start: for checks of the checks.
     pub(crate) fn with_sweeper(seed: u64, order: TaskOrder, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
-        let sim = Sim::new(seed, order);
+        Self::planned(seed, order, Plan { change_sweeper, ..Plan::of(OURS) })
+    }
+
+    /// One whose passes the driver runs when they are due, or a test does, and whose agents can be reached.
+    pub(crate) fn with_agents(sim: Sim, world: Arc<World>, driven: bool, pipe_to: PipeTo) -> Self {
+        Self::on(sim, world, Plan { driven, pipe_to, ..Plan::of(OURS) })
+    }
+
+    /// A second installation on the same engine.
+    pub(crate) fn neighbour(&self) -> Self {
+        Self::on(self.sim.clone(), Arc::clone(&self.world), Plan::of(NEIGHBOURS))
+    }
+
+    fn planned(seed: u64, order: TaskOrder, plan: Plan) -> Self {
+        Self::on(Sim::new(seed, order), furnished_world(), plan)
+    }
+
+    fn on(sim: Sim, world: Arc<World>, plan: Plan) -> Self {
         let disk = blank_disk();
         let eye = Store::staged(&disk, Arc::new(AtOnce));
         let mirror = Arc::new(Mirror::Memory(Mutex::default()));
-        let world = Arc::new(World::default());
-        world.state().images.insert(IMAGE.to_owned());
-        world.state().pullable.insert(REMOTE_IMAGE.to_owned());
-        furnish_foreign(&world);
-        let daemon = start(&sim, &disk, &eye, &world, &mirror, change_sweeper);
-        Self { sim, world, daemon, eye, disk, mirror, change_sweeper }
+        let daemon = start(&sim, &disk, &eye, &world, &mirror, &plan);
+        Self { sim, world, daemon, eye, disk, mirror, plan }
     }
 
     /// What the daemon does first: identity, mirror, sentinel, then everything in memory anew.
     pub(crate) fn start_daemon(&mut self) {
-        let (sim, disk, eye) = (&self.sim, &self.disk, &self.eye);
-        self.daemon = start(sim, disk, eye, &self.world, &self.mirror, self.change_sweeper);
+        self.daemon = start(&self.sim, &self.disk, &self.eye, &self.world, &self.mirror, &self.plan);
+    }
+
+    /// Whose containers are its own.
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.plan.whose.instance
+    }
+
+    /// A request of the person, over the routes that everybody uses.
+    pub(crate) fn as_person(&self, method: &str, path: &str, body: Option<Value>) -> AskFuture {
+        self.ask(method, path, ADMIN, body)
+    }
+
+    /// A request with this token, over the routes that everybody uses.
+    pub(crate) fn ask(&self, method: &str, path: &str, token: &str, body: Option<Value>) -> AskFuture {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())))
+            .expect("a well-formed request");
+        let mut routes = self.daemon.routes.get_or_init(|| self.routes()).clone();
+        Box::pin(async move {
+            let Ok(answer) = routes.call(request).await;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        })
+    }
+
+    fn routes(&self) -> Router {
+        let Self { sim, daemon, plan, .. } = self;
+        let store = Store::staged(&self.disk, sim.stage_of(plan.whose.owner, Place::Store, AGENTS));
+        let engine = engine(sim, &self.world, plan.whose.owner, OPS);
+        let doctor = Doctor::new(DoctorParts {
+            store: store.clone(),
+            engine: Arc::clone(&engine),
+            clock: sim.clock(),
+            instance: plan.whose.instance,
+            data_dir: PathBuf::new(),
+            network: Network {
+                listen: Vec::new(),
+                port: 7700,
+                told_to_agents: String::new(),
+                isolate: false,
+                reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
+            },
+        });
+        router(Api::new(ApiParts {
+            store,
+            engine,
+            ops: daemon.ops.clone(),
+            sweeps: daemon.sweeps.clone(),
+            doctor,
+            clock: sim.clock(),
+            spawn: sim.spawner(plan.whose.owner),
+            mirror: Arc::clone(&self.mirror),
+            runtime_dir: PathBuf::new(),
+            entropy: sim.entropy(),
+            listening: daemon.listening.clone(),
+            access: Access { root_siblings: true, wakes_per_hour: 60, external: Allow::default() },
+            dial: Dial::Pipe(Arc::clone(&plan.pipe_to)),
+        }))
     }
 
     /// The daemon listens to what the engine tells of containers. The look after each connection is left to the
-    /// passes a test runs: there is no driver here.
+    /// passes a test runs, where no driver does.
     pub(crate) fn watch(&self) {
-        let (stage, spawn) = (self.sim.stage(Place::Engine, SWEEPS), self.sim.spawner(Owner::Engine));
-        let fake = FakeEngine::connect(Arc::clone(&self.world), stage, self.sim.clock(), spawn);
-        let (_, sweeps) = Driver::new(
-            Arc::clone(&self.daemon.sweeper),
-            ostler::sweep::all(),
-            self.sim.clock(),
-            self.sim.spawner(Owner::Daemon),
-            Wake::new().1,
-        );
+        let Whose { instance, owner } = self.plan.whose;
         let watch = Watch {
-            store: Store::staged(&self.disk, self.sim.stage(Place::Store, SWEEPS)),
-            engine: Arc::new(Bounded::new(Arc::new(fake), self.sim.clock(), Deadlines::default())),
+            store: Store::staged(&self.disk, self.sim.stage_of(owner, Place::Store, SWEEPS)),
+            engine: engine(&self.sim, &self.world, owner, SWEEPS),
             ops: self.daemon.ops.clone(),
-            sweeps,
+            sweeps: self.daemon.sweeps.clone(),
             clock: self.sim.clock(),
-            spawn: self.sim.spawner(Owner::Daemon),
-            instance: INSTANCE,
+            spawn: self.sim.spawner(owner),
+            instance,
         };
-        self.sim.spawn(Owner::Daemon, watch_engine(watch));
+        self.sim.spawn(owner, watch_engine(watch));
     }
 
     /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
@@ -329,59 +462,77 @@ impl House {
     }
 }
 
+/// An engine with nothing in it but what is not ours to touch.
+pub(crate) fn furnished_world() -> Arc<World> {
+    let world = Arc::new(World::default());
+    world.state().images.insert(IMAGE.to_owned());
+    world.state().pullable.insert(REMOTE_IMAGE.to_owned());
+    furnish_foreign(&world);
+    world
+}
+
+/// A connection to the engine, with its deadlines.
+fn engine(sim: &Sim, world: &Arc<World>, owner: Owner, side: u8) -> Arc<dyn Engine> {
+    let stage = sim.stage_of(owner, Place::Engine, side);
+    let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
+    Arc::new(Bounded::new(Arc::new(fake), sim.clock(), Deadlines::default()))
+}
+
 fn start(
     sim: &Sim,
     disk: &Disk,
     eye: &Store,
     world: &Arc<World>,
     mirror: &Arc<Mirror>,
-    change_sweeper: fn(Sweeper) -> Sweeper,
+    plan: &Plan,
 ) -> Daemon {
-    introduce(sim, eye, world, mirror);
-    let engine = |side| -> Arc<dyn Engine> {
-        let stage = sim.stage(Place::Engine, side);
-        let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
-        Arc::new(Bounded::new(Arc::new(fake), sim.clock(), Deadlines::default()))
-    };
+    let Whose { instance, owner } = plan.whose;
+    introduce(sim, eye, world, mirror, instance);
+    let listening = Listening::since(sim.now(), sim.clock().awake());
+    let (wake, calls) = Wake::new();
     let ops = Ops::new(Parts {
-        store: Store::staged(disk, sim.stage(Place::Store, OPS)),
-        engine: engine(OPS),
+        store: Store::staged(disk, sim.stage_of(owner, Place::Store, OPS)),
+        engine: engine(sim, world, owner, OPS),
         clock: sim.clock(),
         entropy: sim.entropy(),
-        spawn: sim.spawner(Owner::Daemon),
+        spawn: sim.spawner(owner),
         mirror: Arc::clone(mirror),
-        settings: settings(),
-        wake: Wake::unheard(),
+        settings: Settings { instance, ..settings() },
+        wake,
     });
     let sweeper = Sweeper::new(SweeperParts {
-        store: Store::staged(disk, sim.stage(Place::Store, SWEEPS)),
-        engine: engine(SWEEPS),
+        store: Store::staged(disk, sim.stage_of(owner, Place::Store, SWEEPS)),
+        engine: engine(sim, world, owner, SWEEPS),
         ops: ops.clone(),
         clock: sim.clock(),
         entropy: sim.entropy(),
-        instance: INSTANCE,
+        instance,
         limits: limits(),
         runtimes: runtimes(),
-        listening: Listening::since(sim.now(), sim.clock().awake()),
+        listening: listening.clone(),
     });
-    let hearing = Store::staged(disk, sim.stage(Place::Store, AGENTS));
-    Daemon { ops, sweeper: Arc::new(change_sweeper(sweeper)), hearing }
+    let sweeper = Arc::new((plan.change_sweeper)(sweeper));
+    let (driver, sweeps) =
+        Driver::new(Arc::clone(&sweeper), ostler::sweep::all(), sim.clock(), sim.spawner(owner), calls);
+    if plan.driven {
+        sim.spawn(owner, driver.drive(CancellationToken::new()));
+    }
+    let hearing = Store::staged(disk, sim.stage_of(owner, Place::Store, AGENTS));
+    Daemon { ops, sweeper, hearing, listening, sweeps, routes: OnceCell::new() }
 }
 
 /// Identity, mirror and sentinel, made at the first start and found at the later ones.
-fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror) {
+fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
     if at_once(eye.registry()).unwrap().is_some() {
         return;
     }
-    let registry =
-        Registry { instance: INSTANCE, generation: 0, recovering_since: None, engine_accepted_at: None };
+    let registry = Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None };
     at_once(eye.found_registry(registry)).unwrap();
-    let record =
-        MirrorRecord { instance: INSTANCE, generation: 0, engine_accepted: true, device: 0, inode: 0 };
+    let record = MirrorRecord { instance, generation: 0, engine_accepted: true, device: 0, inode: 0 };
     mirror.write(&record).unwrap();
     let spawner = sim.spawner(Owner::Engine);
     let fake = FakeEngine::connect(Arc::clone(world), Arc::new(AtOnce), sim.clock(), spawner);
-    at_once(trusted::accept(&fake, INSTANCE)).unwrap();
+    at_once(trusted::accept(&fake, instance)).unwrap();
     at_once(eye.accept_engine(sim.now(), "fake".into())).unwrap();
 }
 

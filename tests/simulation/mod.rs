@@ -8,4 +8,4 @@ pub(crate) mod invariants;
 mod pairs;
 mod race;
 mod search;
-mod smoke;
+pub(crate) mod smoke;

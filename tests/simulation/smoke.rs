@@ -685,14 +685,14 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// A seed that broke a promise.
-struct Failed {
-    seed: u64,
-    broken: Broken,
-    history: String,
+pub(crate) struct Failed {
+    pub(crate) seed: u64,
+    pub(crate) broken: Broken,
+    pub(crate) history: String,
 }
 
 /// Lives one life; answers what anybody was in it.
-fn run(seed: u64) -> Result<BTreeSet<Status>, Failed> {
+pub(crate) fn run(seed: u64) -> Result<BTreeSet<Status>, Failed> {
     let book = Shared::default();
     let told = Arc::clone(&book);
     let ended = catch_unwind(AssertUnwindSafe(move || Story::new(seed, told).tell()));

@@ -33,7 +33,7 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, listen, serve_agents},
+    http::{Access, Api, ApiParts, Dial, listen, serve_agents},
     identity,
     listening::Listening,
     ops::{Ops, Parts, Settings},
@@ -212,6 +212,7 @@ impl Registry {
             entropy: Arc::new(SystemEntropy),
             listening: listening.clone(),
             access: wanted.access,
+            dial: Dial::Tcp,
         });
         let stop = CancellationToken::new();
         let serving = vec![
