@@ -44,9 +44,15 @@ pub(crate) struct Settings {
     /// Plays this seed of the simulator alone, and tells its history.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Of that life, these steps alone, such as 3,7-9.
+    #[arg(long, value_name = "STEPS", requires = "seed")]
+    steps: Option<String>,
     /// So many seeds of the simulator, other than usual.
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
+    /// The first of them.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first_seed: u64,
 }
 
 /// Something that tries to break ostler.

@@ -1,11 +1,158 @@
-//! Lives of an installation.
-use crate::{Settings, report::Section, simulation::smoke};
+//! Lives of an installation on the machine of `tests/simulation`: as many as there is time for, on both cores.
 
-pub(crate) fn run(settings: &Settings, section: &mut Section) {
-    for seed in 0..settings.seeds.unwrap_or(100) {
-        section.count("seeds", 1);
-        if let Err(failed) = smoke::run(seed) {
-            section.broke(format!("seed {seed}: {}", failed.broken));
+use std::{
+    collections::BTreeMap,
+    panic,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use crate::{
+    Settings,
+    report::Section,
+    simulation::{
+        invariants::{Coverage, Rule},
+        story::{Life, Lived, STEPS, rule_of},
+    },
+};
+
+/// How many lives CI has time for, and how many a long run has.
+const SEEDS: u64 = 20_000;
+const LONG: u64 = 1_000_000;
+/// How often a life that broke something is lived again to make it shorter.
+const TRIES: usize = 400;
+/// How many broken lives are told in full: the first says most.
+const TOLD: usize = 3;
+
+/// Two, as on the smallest machine this is meant for; more cores live more lives in the same time.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// What all lives came to.
+#[derive(Default)]
+struct Sum {
+    lives: u64,
+    steps: u64,
+    looks: u64,
+    done: BTreeMap<&'static str, u64>,
+    coverage: Coverage,
+    broken: BTreeMap<u64, String>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, lived: &Lived) {
+        self.lives += 1;
+        self.steps += STEPS as u64;
+        self.looks += lived.looks as u64;
+        for (what, count) in &lived.done {
+            *self.done.entry(what).or_default() += count;
+        }
+        self.coverage.add(&lived.coverage);
+        if let Some(broken) = &lived.broken {
+            self.broken.insert(seed, broken.clone());
         }
     }
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    if let Some(seed) = settings.seed {
+        return replay(settings, seed, section);
+    }
+    let wanted = settings.seeds.unwrap_or(if settings.long { LONG } else { SEEDS });
+    let sum = Mutex::new(Sum::default());
+    let next = AtomicU64::new(settings.first_seed);
+    let end = settings.first_seed + wanted;
+    quietly(|| {
+        thread::scope(|scope| {
+            for _ in 0..cores() {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end {
+                            return;
+                        }
+                        let lived = Life::of(seed).live();
+                        sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &lived);
+                    }
+                });
+            }
+        });
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tell(&sum, section);
+    for seed in sum.broken.keys().take(TOLD) {
+        tell_shortest(*seed, section);
+    }
+}
+
+fn tell(sum: &Sum, section: &mut Section) {
+    section.count("seeds", sum.lives);
+    section.count("steps by seed", sum.steps);
+    section.count("looks at every rule, one after each step and on the way to rest", sum.looks);
+    for (what, count) in &sum.done {
+        section.count(*what, *count);
+    }
+    let rows = Rule::ALL.iter().map(|(rule, name, promise, says)| {
+        let count = sum.coverage.0[*rule as usize];
+        [(*name).to_owned(), (*promise).to_owned(), (*says).to_owned(), count.to_string()]
+    });
+    section.table("Rules", ["rule", "promise", "what holds", "held against"], rows);
+    // A rule that nothing was ever held against holds nothing.
+    if sum.lives >= 1000 {
+        for (rule, name, ..) in Rule::ALL {
+            section.expect(sum.coverage.0[*rule as usize] > 0, || {
+                format!("rule {name} was held against nothing")
+            });
+        }
+    }
+    for (seed, broken) in &sum.broken {
+        section.broke(format!("seed {seed}: {broken}"));
+    }
+}
+
+/// Tells one life in as few steps as it can be told.
+fn tell_shortest(seed: u64, section: &mut Section) {
+    let life = Life::of(seed);
+    let Some(broken) = life.live().broken else { return };
+    let short = quietly(|| life.shorten(rule_of(&broken), TRIES));
+    let lived = short.live();
+    let broken = lived.broken.clone().unwrap_or(broken);
+    println!("{}seed {seed}: {broken}", lived.told());
+    let again = format!(
+        "again: cargo test --profile assurance --features assurance --test assurance -- simulate --seed {seed} \
+         --steps {}",
+        short.spelled()
+    );
+    println!("{again}\n");
+    section.broke(format!("seed {seed} in {} steps; {again}", short.steps.len()));
+}
+
+/// Lives one life again, and tells all of it.
+fn replay(settings: &Settings, seed: u64, section: &mut Section) {
+    let life = match &settings.steps {
+        None => Life::of(seed),
+        Some(text) => match Life::spelled_out(seed, text) {
+            Some(life) => life,
+            None => return section.broke(format!("--steps {text} is no list like 3,7-9")),
+        },
+    };
+    let lived = life.live();
+    println!("{}", lived.told());
+    section.count("seeds", 1);
+    if let Some(broken) = lived.broken {
+        section.broke(format!("seed {seed}: {broken}"));
+    }
+}
+
+/// A life that panics is told by its history; the panic's own lines would be thousands.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let done = work();
+    panic::set_hook(hook);
+    done
 }

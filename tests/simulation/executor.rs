@@ -204,6 +204,11 @@ impl Sim {
         self.core.lock().unwrap()
     }
 
+    /// Choices come from another stream of the seed from now on.
+    pub(crate) fn reseed(&self, seed: u64, stream: u64) {
+        self.core().choices = Rng::new(seed, stream);
+    }
+
     /// The seed's choices.
     pub(crate) fn choose<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
         choose(&mut self.core().choices)

@@ -69,6 +69,8 @@ pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
 pub(crate) const INSTANCE: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
+/// The installation next door, and one whose daemon nobody sees.
+const NEXT_DOOR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
 /// Who asks: so that a test can tell an order's effects from a sweep's.
@@ -90,8 +92,17 @@ pub(crate) struct Daemon {
     listening: Listening,
     /// Asks the driver, which may not be driving.
     sweeps: DriverHandle,
+    stop_driving: CancellationToken,
     /// Every route, without a connection before it; made when something is first asked.
     routes: OnceCell<Router>,
+}
+
+impl Daemon {
+    /// What the driver runs right now.
+    pub(crate) fn running_passes(&self) -> Vec<&'static str> {
+        let statuses = self.sweeps.statuses();
+        statuses.into_iter().filter(|status| status.running).map(|status| status.name).collect()
+    }
 }
 
 /// Whose installation a house is.
@@ -102,7 +113,7 @@ struct Whose {
 }
 
 const OURS: Whose = Whose { instance: INSTANCE, owner: Owner::Daemon };
-const NEIGHBOURS: Whose = Whose { instance: NEIGHBOUR, owner: Owner::Neighbour };
+const NEIGHBOURS: Whose = Whose { instance: NEXT_DOOR, owner: Owner::Neighbour };
 
 /// The installation.
 pub(crate) struct House {
@@ -384,6 +395,12 @@ impl House {
         }
     }
 
+    /// The driver ends; what it has begun goes on. A test sweeps from now on.
+    pub(crate) fn put_driver_to_rest(&self) {
+        self.daemon.stop_driving.cancel();
+        self.sim.run_ready();
+    }
+
     /// A trusted look, without surprises.
     pub(crate) fn look(&self) -> Look {
         let sweeper = Arc::clone(&self.daemon.sweeper);
@@ -514,11 +531,12 @@ fn start(
     let sweeper = Arc::new((plan.change_sweeper)(sweeper));
     let (driver, sweeps) =
         Driver::new(Arc::clone(&sweeper), ostler::sweep::all(), sim.clock(), sim.spawner(owner), calls);
+    let stop_driving = CancellationToken::new();
     if plan.driven {
-        sim.spawn(owner, driver.drive(CancellationToken::new()));
+        sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
     let hearing = Store::staged(disk, sim.stage_of(owner, Place::Store, AGENTS));
-    Daemon { ops, sweeper, hearing, listening, sweeps, routes: OnceCell::new() }
+    Daemon { ops, sweeper, hearing, listening, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Identity, mirror and sentinel, made at the first start and found at the later ones.

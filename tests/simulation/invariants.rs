@@ -1,16 +1,21 @@
 //! What must hold: after every step, whatever went wrong ([`Witness::check`]), and once everything that
 //! goes wrong has stopped ([`at_rest`]). Each function names the promise it guards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::Duration,
+};
 
 use ostler::{
     domain::{
         breaker,
         event::Event,
         ids::{ContainerId, WorkspaceId},
-        naming::{LABEL_INSTANCE, LABEL_WORKSPACE},
+        naming::{LABEL_INSTANCE, LABEL_WORKSPACE, VolumeKind, volume_name},
         observed::ContainerState,
         status::{Cause, Failure, MOVES, Status},
+        time::Awake,
         token::{Token, TokenKind},
         trash::{TrashEntry, TrashReason, TrashState},
         workspace::{Kind, Workspace},
@@ -21,8 +26,75 @@ use ostler::{
 
 use super::house::{House, at_once};
 
-/// A broken promise, in words.
+/// A broken promise, in words. They begin with the name of the rule, where it is one of [`Rule`].
 pub(crate) type Broken = String;
+
+/// Declares the rules with their names and the promises they guard, once.
+macro_rules! rules {
+    ($($rule:ident, $name:literal, $promise:literal, $says:literal;)*) => {
+        /// What must hold.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Rule { $(#[doc = $says] $rule,)* }
+
+        impl Rule {
+            /// Every rule, its name, the promise of the design that it guards, and what it says.
+            pub(crate) const ALL: &[(Self, &'static str, &'static str, &'static str)] =
+                &[$((Self::$rule, $name, $promise, $says),)*];
+        }
+    };
+}
+
+rules! {
+    LiveVolumesStay, "live-volumes-stay", "1 nothing is lost", "no volume of a live workspace is deleted or lies in the trash, and its work volume is there";
+    TrashIsWhole, "trash-is-whole", "1 nothing is lost", "at rest, whatever a removed workspace owned lies in the trash";
+    LossIsNotHidden, "loss-is-not-hidden", "1 nothing is lost", "no empty work volume takes the place of one that is gone, but on a person's word";
+    ForeignIsUntouched, "foreign-is-untouched", "1 nothing is lost", "what is not ours by label and name, a neighbour's or a person's, stays as it was found";
+    HoldersKeepTokens, "holders-keep-tokens", "2 no holder loses its token", "no sweep revokes the token of the current incarnation while its container exists";
+    OnlineHoldsToken, "online-holds-token", "2 no holder loses its token", "the process of whoever is online holds the token that the store takes, and its file says the same";
+    OneLiveToken, "one-live-token", "2 no holder loses its token", "a workspace has at most one live instance token, that of its current incarnation";
+    PersonsTokensStay, "persons-tokens-stay", "2 no holder loses its token", "a token made by a person ends by a person's word or its expiry";
+    ChangesAreTold, "changes-are-told", "3 what you see is what is", "each status is the one that the events tell of last";
+    ChangesAreLegal, "changes-are-legal", "3 what you see is what is", "every move is in the table of moves; nothing but an undelete brings a removed one back";
+    SequenceIsWhole, "sequence-is-whole", "3 what you see is what is", "the sequence of events has no gap";
+    MemoryIsTrue, "memory-is-true", "3 what you see is what is", "what is kept in memory is what the tables say";
+    SleepersDoNotRun, "sleepers-do-not-run", "3 what you see is what is", "when it is said that a workspace sleeps, none of its containers runs";
+    AnswersAreTrue, "answers-are-true", "3 what you see is what is", "an answer tells of a status that the row had while it was asked";
+    LastWordCounts, "last-word-counts", "3 what you see is what is", "who was told that an order was carried out, and gave no other since, finds it so";
+    MessagesArrive, "messages-arrive", "3 what you see is what is", "a message reaches the container of its own target, and only from whom the tree lets speak";
+    RestIsKept, "rest-is-kept", "4 it heals, and stops and asks", "what a person put to rest or the budget parked stays so until a person says otherwise";
+    BreakerHolds, "breaker-holds", "4 it heals, and stops and asks", "within an hour sweeps hit no more workspaces than the limit, what a person approved aside";
+    RunsAreBounded, "runs-are-bounded", "4 it heals, and stops and asks", "one run of a pass takes away no more than five things";
+    NobodyIsBlamed, "nobody-is-blamed", "4 it heals, and stops and asks", "nobody is called silent, slow or idle in less time than ostler has listened";
+    ItHeals, "it-heals", "4 it heals, and stops and asks", "once faults stop, what should run runs, once, with a token that process, file and store agree on, and what should not does not";
+}
+
+impl Rule {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// It does not hold.
+    pub(crate) fn broken(self, how: impl Display) -> Broken {
+        format!("[{}] {how}", self.name())
+    }
+}
+
+/// How often each rule had something to be held against.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Coverage(pub(crate) [u64; Rule::ALL.len()]);
+
+impl Coverage {
+    pub(crate) fn count(&mut self, rule: Rule, times: usize) {
+        self.0[rule as usize] += times as u64;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}
 
 /// Watches a house from its first day.
 #[derive(Default)]
@@ -34,21 +106,39 @@ pub(crate) struct Witness {
     foreign: BTreeMap<ContainerId, (String, ContainerState, u32)>,
     /// Config volumes that a test emptied: their agents have no token file until they are started anew.
     pub(crate) wiped: BTreeSet<WorkspaceId>,
+    /// Workspaces whose work volume a test took away.
+    pub(crate) robbed: BTreeSet<WorkspaceId>,
     /// Whether a person approves what the breaker holds: then it limits nothing.
     pub(crate) approving: bool,
     /// Workspaces whose containers a person has started by hand.
     pub(crate) hands: BTreeSet<WorkspaceId>,
     /// Whether calls may arrive late: then anything may be started at any time.
     pub(crate) late_starts: bool,
+    /// Since when ostler has listened without a break, in awake time: a start, or a jump of the clock.
+    pub(crate) listening_since: Awake,
+    /// Passes that had begun before the clock last jumped: what they decided was decided before.
+    pub(crate) across_jump: BTreeSet<&'static str>,
+    /// Whom a person allowed an empty work volume in the place of one that is gone.
+    pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
     resting: BTreeMap<WorkspaceId, usize>,
     /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
     /// has to have said so.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
+    /// What everybody was, and from which look on.
+    pub(crate) been: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
     /// What anybody ever was.
     pub(crate) reached: BTreeSet<Status>,
     /// How often everything was looked at.
     pub(crate) looks: usize,
+    /// How often each rule had something to be held against.
+    pub(crate) coverage: Coverage,
+    /// How far disk and engine had changed at the last look, and what the tables said then.
+    seen: Option<(u64, u64)>,
+    rows: Vec<Workspace>,
+    trash: Vec<TrashEntry>,
+    /// Workspaces whose work volume may have been made while the socket led elsewhere.
+    pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
 
 impl Witness {
@@ -57,28 +147,88 @@ impl Witness {
         Self { foreign: foreign(house), ..Self::default() }
     }
 
-    /// Everything that must hold after every step.
+    /// Everything that must hold after every step. Where neither disk nor engine has changed since, it still does.
     pub(crate) fn check(&mut self, house: &House) -> Result<(), Broken> {
         self.looks += 1;
-        self.foreign_containers_are_untouched(house)?;
+        let now = (house.disk.changes(), house.world.state().changes);
+        let (disk, engine) = self.seen.map_or((true, true), |seen| (seen.0 != now.0, seen.1 != now.1));
+        self.seen = Some(now);
+        if engine {
+            self.coverage.count(Rule::ForeignIsUntouched, self.foreign.len());
+            self.foreign_containers_are_untouched(house)?;
+        }
+        if disk {
+            self.the_tables_agree(house)?;
+        }
+        if disk || engine {
+            let (rows, trash) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.trash));
+            let held = self
+                .no_volume_of_a_live_workspace_goes(house, &rows, &trash)
+                .and_then(|()| self.who_is_online_holds_a_live_token(house, &rows));
+            (self.rows, self.trash) = (rows, trash);
+            held?;
+        }
+        Ok(())
+    }
+
+    /// Whether a workspace is removed, or was never there, by the last look.
+    pub(crate) fn is_removed(&self, id: WorkspaceId) -> bool {
+        self.told.get(&id).is_none_or(|status| *status == Status::Removed)
+    }
+
+    /// What must be so once nothing goes wrong any more, counted.
+    pub(crate) fn at_rest(&mut self, house: &House) -> Result<(), Broken> {
+        self.coverage.count(Rule::ItHeals, self.rows.len());
+        self.coverage.count(Rule::TrashIsWhole, self.trash.len());
+        at_rest(house)
+    }
+
+    /// What follows from the tables alone, after a change of them.
+    fn the_tables_agree(&mut self, house: &House) -> Result<(), Broken> {
+        self.coverage.count(Rule::MemoryIsTrue, 1);
         if !at_once(house.eye.memory_is_true()).expect("the store answers") {
-            return Err("what is kept in memory is not what the tables say".into());
+            return Err(Rule::MemoryIsTrue.broken("what is kept in memory is not what the tables say"));
         }
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
-        let rows = house.rows();
-        self.every_change_is_told_and_legal(&events, &rows)?;
-        self.who_is_asleep_does_not_run(house, &events, &rows)?;
-        let trash = at_once(house.eye.trash()).expect("the store answers");
-        self.no_volume_of_a_live_workspace_goes(house, &rows, &trash)?;
-        for event in &events {
-            no_holder_loses_its_token(house, &rows, event)?;
+        self.rows = house.rows();
+        self.trash = at_once(house.eye.trash()).expect("the store answers");
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.sequence_is_whole(&events)?;
+        let rows = std::mem::take(&mut self.rows);
+        let held = self.the_events_agree(house, &events, &rows);
+        self.rows = rows;
+        held
+    }
+
+    fn the_events_agree(
+        &mut self,
+        house: &House,
+        events: &[Event],
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
+        self.every_change_is_told_and_legal(events, rows)?;
+        self.who_is_asleep_does_not_run(house, events, rows)?;
+        for event in events {
+            self.no_holder_loses_its_token(house, rows, event)?;
+            self.nobody_is_blamed(house, event)?;
             if !self.approving {
-                the_breaker_held(house, event)?;
+                self.the_breaker_held(house, event)?;
             }
         }
-        self.who_is_online_holds_a_live_token(house, &rows)?;
-        if let Some(last) = events.last() {
-            self.last_event = last.id;
+        self.one_live_token(house, events, rows)
+    }
+
+    fn sequence_is_whole(&mut self, events: &[Event]) -> Result<(), Broken> {
+        for event in events {
+            self.coverage.count(Rule::SequenceIsWhole, 1);
+            // The first look finds what the blank disk holds.
+            if self.last_event > 0 && event.id != self.last_event + 1 {
+                let (last, next) = (self.last_event, event.id);
+                return Err(Rule::SequenceIsWhole.broken(format!("after event {last} comes {next}")));
+            }
+            self.last_event = event.id;
         }
         Ok(())
     }
@@ -89,12 +239,15 @@ impl Witness {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
             self.reached.insert(to);
+            self.been.entry(id).or_default().push((self.looks, to));
             if let Some(from) = self.told.insert(id, to) {
+                self.coverage.count(Rule::ChangesAreLegal, 1);
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
                     *target == to && tells_of(event, *cause) && sources.contains(&from)
                 };
                 if !MOVES.iter().any(allowed) {
-                    return Err(format!("{id} moved from {from} to {to}, which nothing allows: {event:?}"));
+                    let how = format!("{id} moved from {from} to {to}, which nothing allows: {event:?}");
+                    return Err(Rule::ChangesAreLegal.broken(how));
                 }
                 if let (true, Some(since)) = (rests(from), self.resting.remove(&id))
                     && to != Status::Removed
@@ -108,17 +261,27 @@ impl Witness {
             }
         }
         for row in rows {
+            self.coverage.count(Rule::ChangesAreTold, 1);
             if self.told.get(&row.id) != Some(&row.status) {
                 let told = self.told.get(&row.id);
-                return Err(format!("{} is {}, and the events say {told:?}", row.name, row.status));
+                let how = format!("{} is {}, and the events say {told:?}", row.name, row.status);
+                return Err(Rule::ChangesAreTold.broken(how));
             }
         }
         Ok(())
     }
 
+    /// Whether a workspace had that status at some moment from that look on.
+    pub(crate) fn was(&self, id: WorkspaceId, status: &str, since: usize) -> bool {
+        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
+        let before = been.iter().rev().find(|(look, _)| *look < since);
+        let from_then = been.iter().filter(|(look, _)| *look >= since);
+        before.into_iter().chain(from_then).any(|(_, was)| was.as_str() == status)
+    }
+
     /// Promise 3: when it is said that a workspace sleeps, none of its containers runs.
     fn who_is_asleep_does_not_run(
-        &self,
+        &mut self,
         house: &House,
         events: &[Event],
         rows: &[Workspace],
@@ -128,9 +291,11 @@ impl Witness {
             let Some(row) = row.filter(|row| !self.late_starts && !self.hands.contains(&row.id)) else {
                 continue;
             };
+            self.coverage.count(Rule::SleepersDoNotRun, 1);
             let state = house.world.state();
             if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
-                return Err(format!("{} is said to sleep, and a container of it runs", row.name));
+                let how = format!("{} is said to sleep, and a container of it runs", row.name);
+                return Err(Rule::SleepersDoNotRun.broken(how));
             }
         }
         Ok(())
@@ -144,6 +309,7 @@ impl Witness {
         rows: &[Workspace],
         trash: &[TrashEntry],
     ) -> Result<(), Broken> {
+        let rule = Rule::LiveVolumesStay;
         let live = |name: &str| {
             rows.iter().find(|row| row.status != Status::Removed && name.contains(&row.id.to_string()))
         };
@@ -152,7 +318,9 @@ impl Witness {
             if call.method == "delete_volume"
                 && let Some(row) = live(&call.object)
             {
-                return Err(format!("volume {} of {} ({}) was deleted", call.object, row.name, row.status));
+                return Err(
+                    rule.broken(format!("{} of {} ({}) was deleted", call.object, row.name, row.status))
+                );
             }
         }
         self.calls_seen = state.log.len();
@@ -161,44 +329,173 @@ impl Witness {
                 entry.things.volumes.iter().find_map(|name| live(name).map(|row| (name, row)))
             {
                 let (state, status) = (entry.state.as_str(), row.status);
-                return Err(format!("volume {volume} of {} ({status}) is {state} in the trash", row.name));
+                return Err(
+                    rule.broken(format!("{volume} of {} ({status}) is {state} in the trash", row.name))
+                );
             }
         }
-        for row in rows.iter().filter(|row| row.status != Status::Removed && row.has_work_volume) {
-            if !state.volumes.keys().any(|name| name.contains(&row.id.to_string()) && name.ends_with("-work"))
-            {
-                return Err(format!("the work volume of {} ({}) is gone", row.name, row.status));
+        let working = |row: &&Workspace| row.status != Status::Removed && row.has_work_volume;
+        for row in rows.iter().filter(working) {
+            self.coverage.count(rule, 1);
+            let work = volume_name(row.id, VolumeKind::Work);
+            if !state.volumes.contains_key(&work) && self.was_here(row.id) {
+                return Err(rule.broken(format!("the work volume of {} ({}) is gone", row.name, row.status)));
+            }
+            if self.robbed.contains(&row.id) {
+                self.coverage.count(Rule::LossIsNotHidden, 1);
+                let is_there = state.volumes.contains_key(&work);
+                if is_there && !self.new_volumes.contains(&row.id) {
+                    return Err(
+                        Rule::LossIsNotHidden.broken(format!("{work} was made anew for {}", row.name))
+                    );
+                }
+                if is_there {
+                    self.robbed.remove(&row.id);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether a work volume was made in this engine and not taken away by a hand. One that was made while the socket
+    /// led elsewhere is there.
+    fn was_here(&self, id: WorkspaceId) -> bool {
+        !self.robbed.contains(&id) && !self.elsewhere.contains(&id)
     }
 
     /// Lessons: neighbours' containers were reaped. What is not ours stays as it was found.
     fn foreign_containers_are_untouched(&self, house: &House) -> Result<(), Broken> {
         let now = foreign(house);
-        if now == self.foreign { Ok(()) } else { Err(format!("foreign containers were touched: {now:?}")) }
+        if now == self.foreign {
+            Ok(())
+        } else {
+            let before = &self.foreign;
+            Err(Rule::ForeignIsUntouched.broken(format!("they were {before:?} and are {now:?}")))
+        }
     }
 
     /// Promise 2, from the holder's side: while a row says online, the process in its container holds a
     /// token that is valid for it.
-    fn who_is_online_holds_a_live_token(&self, house: &House, rows: &[Workspace]) -> Result<(), Broken> {
+    fn who_is_online_holds_a_live_token(&mut self, house: &House, rows: &[Workspace]) -> Result<(), Broken> {
+        let rule = Rule::OnlineHoldsToken;
         for row in rows.iter().filter(|row| row.status == Status::Online) {
             let Some(container) = running_container_of_row(house, row) else { continue };
-            if container.held_token.is_none() && self.wiped.contains(&row.id) {
+            if self.wiped.contains(&row.id) {
                 continue;
             }
+            self.coverage.count(rule, 1);
             if !is_live(house, row, container.held_token.as_deref()) {
-                return Err(format!(
+                return Err(rule.broken(format!(
                     "{} is online in incarnation {}, and its process holds no live token: {}",
                     row.name,
                     row.incarnation,
                     describe_token(container.held_token.as_deref())
-                ));
+                )));
             }
         }
         Ok(())
     }
+
+    /// Promise 2, no holder of a live container loses its token to a sweep: what a sweep revokes is not the
+    /// token of the incarnation whose container is there.
+    fn no_holder_loses_its_token(
+        &mut self,
+        house: &House,
+        rows: &[Workspace],
+        event: &Event,
+    ) -> Result<(), Broken> {
+        if event.event_type != "TOKENS_REVOKED" {
+            return Ok(());
+        }
+        let rule = Rule::HoldersKeepTokens;
+        self.coverage.count(rule, 1);
+        let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
+        let row = row.ok_or_else(|| rule.broken("tokens of nobody were revoked"))?;
+        if row.kind == Kind::External {
+            return Err(rule.broken(format!("{} is external, and its tokens were revoked", row.name)));
+        }
+        let current = event.payload["incarnations"].as_array().into_iter().flatten();
+        let current =
+            current.filter_map(serde_json::Value::as_u64).any(|n| n == u64::from(row.incarnation.0));
+        let state = house.world.state();
+        if current && row.container.as_ref().is_some_and(|id| state.containers.contains_key(id)) {
+            return Err(rule.broken(format!(
+                "the token of {}, incarnation {}, was revoked while its container is there",
+                row.name, row.incarnation
+            )));
+        }
+        Ok(())
+    }
+
+    /// The start's transaction issues one and revokes the others; and what persons made is theirs to end.
+    fn one_live_token(&mut self, house: &House, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
+        for row in rows.iter().filter(|row| events.iter().any(|event| event.workspace_id == Some(row.id))) {
+            at_most_one_live_token(house, row)?;
+            self.coverage.count(Rule::OneLiveToken, 1);
+        }
+        Ok(())
+    }
+
+    /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no
+    /// more workspaces than the breaker's limit, what a person approved aside.
+    fn the_breaker_held(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
+        let counted = ["TOKENS_REVOKED", "CONTAINER_STOPPED", "CONTAINER_REAPED", "TRASH_DELETED"];
+        if !counted.contains(&event.event_type.as_str()) {
+            return Ok(());
+        }
+        self.coverage.count(Rule::BreakerHolds, 1);
+        let hour_ago = event.created_at - Duration::from_hours(1);
+        let hit = at_once(house.eye.swept_since(hour_ago)).expect("the store answers").len();
+        // Rows not removed plus unknown ones, from above: every workspace anybody ever heard of.
+        let mut known: BTreeSet<_> = house.rows().into_iter().map(|row| row.id.to_string()).collect();
+        known.extend(
+            house
+                .world
+                .state()
+                .containers
+                .values()
+                .filter_map(|c| c.spec.labels.get(LABEL_WORKSPACE).cloned()),
+        );
+        let limit = breaker::limit(known.len());
+        if hit > limit {
+            let known = known.len();
+            let how = format!("{hit} workspaces were hit within an hour, the limit is {limit} of {known}");
+            return Err(Rule::BreakerHolds.broken(how));
+        }
+        Ok(())
+    }
+
+    /// Promise 4, and the design's word on time: silence, slowness and idleness are charged for no more time than
+    /// ostler has listened without a break.
+    fn nobody_is_blamed(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
+        let told = &event.payload;
+        let (least, by) = match event.event_type.as_str() {
+            "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if told["reason"] == "silent" => {
+                (SILENT_AFTER, "check_heartbeats")
+            }
+            "WORKSPACE_PROVISION_FAILED" if told["source"] != "start" => {
+                (PROVISIONING_LIMIT, "time_out_provisioning")
+            }
+            "WORKSPACE_HIBERNATING" if told["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
+            _ => return Ok(()),
+        };
+        if self.across_jump.contains(by) {
+            return Ok(());
+        }
+        self.coverage.count(Rule::NobodyIsBlamed, 1);
+        let listened = house.sim.clock().awake().since(self.listening_since);
+        if listened < least {
+            let how = format!("{} after {listened:?} of listening: {told}", event.event_type);
+            return Err(Rule::NobodyIsBlamed.broken(how));
+        }
+        Ok(())
+    }
 }
+
+/// The windows of the design, once more: of the agents here, and of the shortest idle time anybody is given.
+const SILENT_AFTER: Duration = Duration::from_secs(180);
+const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
+const LEAST_IDLE: Duration = Duration::from_mins(10);
 
 /// Whether only a person's word ends it.
 fn rests(status: Status) -> bool {
@@ -214,57 +511,12 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
     }
 }
 
-/// Promise 2, no holder of a live container loses its token to a sweep: what a sweep revokes is not the
-/// token of the incarnation whose container runs.
-fn no_holder_loses_its_token(house: &House, rows: &[Workspace], event: &Event) -> Result<(), Broken> {
-    if event.event_type != "TOKENS_REVOKED" {
-        return Ok(());
-    }
-    let row = rows.iter().find(|row| Some(row.id) == event.workspace_id).ok_or("revoked of nobody")?;
-    let current = event.payload["incarnations"].as_array().into_iter().flatten();
-    let current = current.filter_map(serde_json::Value::as_u64).any(|n| n == u64::from(row.incarnation.0));
-    if current && running_container_of_row(house, row).is_some() {
-        return Err(format!(
-            "the token of {}, incarnation {}, was revoked while it runs",
-            row.name, row.incarnation
-        ));
-    }
-    Ok(())
-}
-
-/// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no
-/// more workspaces than the breaker's limit, what a person approved aside.
-fn the_breaker_held(house: &House, event: &Event) -> Result<(), Broken> {
-    let counted = ["TOKENS_REVOKED", "CONTAINER_STOPPED", "CONTAINER_REAPED", "TRASH_DELETED"];
-    if !counted.contains(&event.event_type.as_str()) {
-        return Ok(());
-    }
-    let hour_ago = event.created_at - std::time::Duration::from_hours(1);
-    let hit = at_once(house.eye.swept_since(hour_ago)).expect("the store answers").len();
-    // Rows not removed plus unknown ones, from above: every workspace anybody ever heard of.
-    let mut known: BTreeSet<_> = house.rows().into_iter().map(|row| row.id.to_string()).collect();
-    known.extend(
-        house.world.state().containers.values().filter_map(|c| c.spec.labels.get(LABEL_WORKSPACE).cloned()),
-    );
-    let limit = breaker::limit(known.len());
-    if hit > limit {
-        return Err(format!(
-            "{hit} workspaces were hit within an hour, the limit is {limit} of {}",
-            known.len()
-        ));
-    }
-    Ok(())
-}
-
 /// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     let trash = at_once(house.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
-        return Err(format!(
-            "a trash entry of {} is {} for ever",
-            entry.workspace_name,
-            entry.state.as_str()
-        ));
+        let (name, state) = (&entry.workspace_name, entry.state.as_str());
+        return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
     }
     let state = house.world.state();
     for row in house.rows() {
@@ -284,6 +536,7 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let what = format!("{} is {} with {} running containers", row.name, row.status, running.len());
+    let what = Rule::ItHeals.broken(what);
     match row.status {
         // Where its agent runs nobody here knows.
         Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
@@ -329,7 +582,8 @@ fn every_container_is_the_rows_or_in_the_trash(
         let in_trash = trash.iter().any(|entry| entry.things.container.as_ref().is_some_and(|c| c.id == *id));
         if is_rows == in_trash {
             let where_ = if is_rows { "the row's and in the trash" } else { "nobody's" };
-            return Err(format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status));
+            let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
+            return Err(Rule::ItHeals.broken(how));
         }
     }
     Ok(())
@@ -348,16 +602,24 @@ fn what_a_removed_row_owned_lies_in_the_trash(
         .collect();
     let loose = state.volumes.keys().find(|name| name.contains(&row.id.to_string()) && !kept.contains(name));
     match loose {
-        Some(volume) => Err(format!("{} is removed, and its volume {volume} is not in the trash", row.name)),
+        Some(volume) => {
+            let how = format!("{} is removed, and its volume {volume} is not in the trash", row.name);
+            Err(Rule::TrashIsWhole.broken(how))
+        }
         None => Ok(()),
     }
 }
 
-/// The start's transaction issues one and revokes the others.
+/// One at most, and no other than that of the incarnation that the row is in.
 fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> {
     let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
-    let live = live.iter().filter(|token| token.kind == TokenKind::Instance).count();
-    if live > 1 { Err(format!("{} has {live} live instance tokens", row.name)) } else { Ok(()) }
+    let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
+    if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
+        let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();
+        let how = format!("{} is in incarnation {} and has live tokens of {of:?}", row.name, row.incarnation);
+        return Err(Rule::OneLiveToken.broken(how));
+    }
+    Ok(())
 }
 
 /// The status an event tells of.
@@ -418,9 +680,9 @@ fn describe_token(token: Option<&[u8]>) -> String {
 /// The containers that are not ours by label, or not by name.
 fn foreign(house: &House) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
     let state = house.world.state();
+    let instance = house.instance().to_string();
     let foreign = state.containers.iter().filter(|(_, container)| {
-        !container.name.starts_with("ostler-")
-            || container.spec.labels.get(LABEL_INSTANCE) != Some(&super::house::INSTANCE.to_string())
+        !container.name.starts_with("ostler-") || container.spec.labels.get(LABEL_INSTANCE) != Some(&instance)
     });
     foreign.map(|(id, c)| (id.clone(), (c.name.clone(), c.state, c.starts))).collect()
 }

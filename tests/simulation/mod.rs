@@ -3,9 +3,11 @@
 pub(crate) mod crash;
 mod events;
 pub(crate) mod executor;
+mod faults;
 pub(crate) mod house;
 pub(crate) mod invariants;
 mod pairs;
+mod people;
 mod race;
 mod search;
-pub(crate) mod smoke;
+pub(crate) mod story;

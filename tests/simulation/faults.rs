@@ -1,0 +1,108 @@
+//! What goes wrong in a life, and how often.
+
+use std::time::Duration;
+
+use ostler::engine::{
+    Trouble,
+    fake::{Call, EventFault, Fault},
+};
+
+use super::executor::Rng;
+
+/// What a life is like: lives that do less of everything at once get deeper into the rest. Numbers are steps, or
+/// calls, in a thousand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Temper {
+    /// The most workspaces it makes.
+    pub(super) workspaces: usize,
+    /// Engine calls that go wrong.
+    pub(super) faults: usize,
+    /// Steps that are a crash.
+    pub(super) crashes: usize,
+    /// Steps in which a container is killed, besides.
+    pub(super) deaths: usize,
+    /// Steps in which the disk fills up, or has room again.
+    pub(super) full_disks: usize,
+    /// Steps in which the engine's socket leads elsewhere, or back.
+    pub(super) detours: usize,
+    /// Whether no agent ever says anything.
+    pub(super) mute: bool,
+    /// Whether the driver runs the passes, or the seed.
+    pub(super) driven: bool,
+    /// Whether a second installation lives on the same engine.
+    pub(super) neighbour: bool,
+    /// Whether work volumes may be taken away by hand.
+    pub(super) robbers: bool,
+}
+
+impl Temper {
+    pub(super) fn of(rng: &mut Rng) -> Self {
+        Self {
+            workspaces: rng.pick(&[1, 1, 2, 3, 6]),
+            faults: rng.pick(&[0, 30, 100]),
+            crashes: rng.pick(&[0, 5, 20]),
+            deaths: rng.pick(&[0, 0, 60]),
+            full_disks: rng.pick(&[0, 0, 0, 15]),
+            detours: rng.pick(&[0, 0, 0, 15]),
+            mute: rng.permille(200),
+            driven: rng.permille(150),
+            neighbour: rng.permille(100),
+            robbers: rng.permille(200),
+        }
+    }
+}
+
+/// What goes wrong with an engine's call. A failure that states a fact (absent, conflict, no such image)
+/// is never invented: an engine that lies is another engine.
+pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
+    const FAILURES: [Trouble; 3] = [Trouble::Unreachable, Trouble::Other, Trouble::TimedOut];
+    let trouble = rng.pick(&FAILURES);
+    let wait = Duration::from_millis(rng.below(300_000) as u64);
+    // A write that lands minutes after its caller gave up, and after a whole later start, would be met by
+    // nobody: see the limits on the page of `ops/start.rs`.
+    let may_be_late = call.method != "write_file";
+    match rng.below(100) {
+        0..20 => Fault::Before(trouble),
+        20..40 => Fault::After(trouble),
+        40..55 => Fault::Slow(wait / 6),
+        55..70 => Fault::Stale(wait / 6),
+        70..90 if may_be_late => Fault::Late(wait),
+        90..95 => Fault::Lost,
+        _ => Fault::None,
+    }
+}
+
+/// The name of a fault, for counting.
+pub(super) fn name_of(fault: &Fault) -> Option<&'static str> {
+    Some(match fault {
+        Fault::None => return None,
+        Fault::Before(_) => "engine call failed before it took effect",
+        Fault::After(_) => "engine call failed after it took effect",
+        Fault::Slow(_) => "engine call was slow",
+        Fault::Stale(_) => "engine answered late what was so earlier",
+        Fault::Partial(0) => "listing was empty",
+        Fault::Partial(_) => "listing was partial",
+        Fault::Late(_) => "engine call took effect after it was given up",
+        Fault::Lost => "engine call was never answered",
+    })
+}
+
+pub(super) fn of_event(rng: &mut Rng) -> EventFault {
+    match rng.below(10) {
+        0..4 => EventFault::Lost,
+        4..6 => EventFault::Twice,
+        6..9 => EventFault::Late(Duration::from_millis(rng.below(120_000) as u64)),
+        _ => EventFault::End(rng.permille(500).then_some(Trouble::Unreachable)),
+    }
+}
+
+/// The name of an event's fault, for counting.
+pub(super) fn name_of_event(fault: EventFault) -> Option<&'static str> {
+    Some(match fault {
+        EventFault::None => return None,
+        EventFault::Lost => "event was lost",
+        EventFault::Twice => "event came twice",
+        EventFault::Late(_) => "event came late, and out of order",
+        EventFault::End(_) => "event stream ended",
+    })
+}
