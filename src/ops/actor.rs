@@ -18,7 +18,7 @@ use crate::domain::{
     ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
     time::Timestamp,
 };
-use crate::store::Unless;
+use crate::store::{DeleteGuard, Unless};
 
 /// Something to do with a workspace's things in the engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +42,8 @@ pub enum Order {
     Delete {
         /// Which.
         entry: TrashId,
-        /// Only if it was to be kept until before this time.
-        past: Option<Timestamp>,
+        /// Only if this is so.
+        guard: DeleteGuard,
         /// The pass, if one decided it.
         swept_by: Option<&'static str>,
     },
@@ -230,7 +230,7 @@ impl Ops {
             Order::PutAwayRemoved => self.put_away_removed_now(workspace, &phase).await,
             Order::FinishPutAway(entry) => self.finish_put_away_now(entry, &phase).await,
             Order::Restore(entry) => self.restore_now(workspace, entry, &phase).await,
-            Order::Delete { entry, past, swept_by } => self.delete_now(entry, past, swept_by, &phase).await,
+            Order::Delete { entry, guard, swept_by } => self.delete_now(entry, guard, swept_by, &phase).await,
             Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
             Order::TakeTokenOver => self.take_token_over_now(workspace).await,
             Order::FinishHibernation => self.finish_hibernation_now(workspace, &phase).await,

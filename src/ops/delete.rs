@@ -2,8 +2,9 @@
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    domain::{ids::TrashId, time::Timestamp, trash::TrashState},
+    domain::{ids::TrashId, trash::TrashState},
     engine::{Trouble, trusted},
+    store::DeleteGuard,
 };
 
 impl Ops {
@@ -14,20 +15,20 @@ impl Ops {
     pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
         let found = self.0.store.trash_entry(entry).await?;
         let found = found.ok_or_else(|| OpError::NotFound("there is no such trash entry".into()))?;
-        self.order(found.workspace, Order::Delete { entry, past: None, swept_by: None }).await
+        self.order(found.workspace, Order::Delete { entry, guard: DeleteGuard::Named, swept_by: None }).await
     }
 
     pub(super) async fn delete_now(
         &self,
         entry: TrashId,
-        past: Option<Timestamp>,
+        guard: DeleteGuard,
         swept_by: Option<&'static str>,
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.say("trash: deleting for good");
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         let at = self.0.clock.now();
-        let claimed = self.0.store.begin_delete(entry, past, swept_by, at).await?;
+        let claimed = self.0.store.begin_delete(entry, guard, swept_by, at).await?;
         let Some(found) = self.0.store.trash_entry(entry).await? else {
             return Ok(Applied::Raced("the entry is gone".into()));
         };

@@ -3,7 +3,7 @@
 use super::{OpError, OpResult, Ops, Order};
 use crate::{
     domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
-    store::RemoveResult,
+    store::{DeleteGuard, RemoveResult},
 };
 
 /// What came of a removal.
@@ -28,7 +28,7 @@ impl Ops {
         match self.0.store.remove_workspace(id, cascade, self.0.clock.now()).await? {
             RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
             RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
-            RemoveResult::Removed(removed) => {
+            RemoveResult::Removed { removed, told } => {
                 // Children before parents: nothing is left running below a workspace that is gone.
                 for workspace in removed.iter().rev() {
                     let put_away = self.submit(*workspace, Order::PutAwayRemoved);
@@ -36,7 +36,7 @@ impl Ops {
                         let (ops, workspace) = (self.clone(), *workspace);
                         self.0.spawn.spawn(Box::pin(async move {
                             let _answered = put_away.await;
-                            ops.purge(workspace).await;
+                            ops.purge(workspace, told).await;
                         }));
                     }
                 }
@@ -45,13 +45,15 @@ impl Ops {
         }
     }
 
-    async fn purge(&self, workspace: WorkspaceId) {
+    /// Deletes what the removal put away that this event tells of.
+    async fn purge(&self, workspace: WorkspaceId, told: i64) {
         let entries = match self.0.store.trash_of(vec![workspace]).await {
             Ok(entries) => entries,
             Err(error) => return tracing::warn!(%workspace, %error, "not purged; it stays in the trash"),
         };
         for entry in entries.into_iter().filter(|entry| entry.state == TrashState::Kept) {
-            let order = Order::Delete { entry: entry.id, past: None, swept_by: None };
+            let guard = DeleteGuard::NotUndeletedAfter(told);
+            let order = Order::Delete { entry: entry.id, guard, swept_by: None };
             if let Err(error) = self.order(workspace, order).await {
                 tracing::warn!(%workspace, %error, "not purged; it stays in the trash");
             }

@@ -99,6 +99,11 @@ impl Tx<'_> {
         }
     }
 
+    /// The sequence number of the last event of this transaction; 0 where there is none.
+    pub(super) fn last_told(&self) -> i64 {
+        self.told.last().map_or(0, |event| event.id)
+    }
+
     /// Records what happened, in the same transaction as the change.
     pub(super) fn tell(
         &mut self,
@@ -190,6 +195,29 @@ impl Writer {
     pub(super) fn copy_to(&self, target: &mut Connection) -> StoreResult<()> {
         let copy = rusqlite::backup::Backup::new(&self.sql, target)?;
         Ok(copy.run_to_completion(1024, std::time::Duration::ZERO, None)?)
+    }
+
+    /// Empties every table.
+    pub(super) fn wipe(&mut self) -> StoreResult<()> {
+        if !self.sql.is_autocommit() {
+            self.sql.execute_batch("ROLLBACK")?;
+        }
+        self.limit_to(None);
+        let tables: Vec<String> = self
+            .sql
+            .prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        self.sql.execute_batch("BEGIN; PRAGMA defer_foreign_keys = ON")?;
+        for table in tables {
+            self.sql.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
+        }
+        self.sql.execute_batch("COMMIT")?;
+        // Who listened to the last one hears nothing of the next.
+        self.feed = broadcast::channel(super::FEED_CAPACITY).0;
+        self.passing = broadcast::channel(super::FEED_CAPACITY).0;
+        self.roster = SharedRoster::default();
+        Ok(())
     }
 
     /// Lets the database grow by so many pages and no more, or as it likes.

@@ -348,7 +348,7 @@ fn drive_trash(store: &Store) {
     at_once(store.trash_of(vec![removed]));
     at_once(store.trash_due(NOW, 5));
     at_once(store.keep_in_trash(entry, NOW));
-    at_once(store.begin_delete(entry, None, Some("pass"), NOW));
+    at_once(store.begin_delete(entry, DeleteGuard::Named, Some("pass"), NOW));
     at_once(store.give_up_delete(entry));
     at_once(store.drop_from_trash(entry, "volume-21".into()));
     at_once(store.undelete_workspace(removed, None, NOW));
@@ -357,7 +357,7 @@ fn drive_trash(store: &Store) {
     at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
         .expect("claimed");
     at_once(store.keep_in_trash(TrashId(id(23)), NOW));
-    at_once(store.begin_delete(TrashId(id(23)), None, None, NOW));
+    at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::Named, None, NOW));
     at_once(store.finish_delete(TrashId(id(23)), NOW));
     at_once(store.begin_restore(TrashId(id(22))));
 }

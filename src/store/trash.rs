@@ -11,6 +11,18 @@ use crate::domain::{
     trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
 };
 
+/// What has to be so for an entry to be deleted for good, besides that nothing lives on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteGuard {
+    /// Nothing: a person named it.
+    Named,
+    /// It was to be kept until before this time.
+    KeptUntilBefore(Timestamp),
+    /// Its workspace was not undeleted after this event. A removal that was to delete for good speaks of what was
+    /// removed then: what was taken back since, and removed again, is kept as long as anything.
+    NotUndeletedAfter(i64),
+}
+
 /// What has to be true of the workspace's row for a claim to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimGuard {
@@ -242,18 +254,22 @@ impl Store {
             .await
     }
 
-    /// Claims an entry for deletion: from here nothing brings it back. `past` limits it to entries kept
-    /// until before that time. Refused (`false`) while a row lives that its volumes belong to.
+    /// Claims an entry for deletion: from here nothing brings it back. Refused (`false`) while a row lives that its volumes belong to.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn begin_delete(
         &self,
         entry: TrashId,
-        past: Option<Timestamp>,
+        guard: DeleteGuard,
         swept_by: Option<&'static str>,
         at: Timestamp,
     ) -> StoreResult<bool> {
+        let (past, undeleted_after) = match guard {
+            DeleteGuard::Named => (None, None),
+            DeleteGuard::KeptUntilBefore(time) => (Some(time), None),
+            DeleteGuard::NotUndeletedAfter(event) => (None, Some(event)),
+        };
         self.lanes
             .write("begin delete", move |tx| {
                 let moved = tx
@@ -263,9 +279,13 @@ impl Store {
                          WHERE id = ?1 AND state = 'kept' AND (?2 IS NULL OR keep_until < ?2)
                            AND (reason IN ('stray', 'replaced')
                                 OR NOT EXISTS (SELECT 1 FROM workspaces w
-                                               WHERE w.id = trash.workspace AND w.status <> 'removed'))",
+                                               WHERE w.id = trash.workspace AND w.status <> 'removed'))
+                           AND (?3 IS NULL
+                                OR NOT EXISTS (SELECT 1 FROM events e
+                                               WHERE e.workspace = trash.workspace AND e.sequence > ?3
+                                                 AND e.event_type = ?4))",
                     )?
-                    .execute(params![entry, past])?;
+                    .execute(params![entry, past, undeleted_after, EventKind::Undeleted.as_str()])?;
                 if moved > 0 && swept_by.is_some() {
                     let found =
                         entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;

@@ -140,8 +140,13 @@ pub struct Begun {
 /// What came of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoveResult {
-    /// The rows say removed now: this one and those below it.
-    Removed(Vec<WorkspaceId>),
+    /// The rows say removed now.
+    Removed {
+        /// This one and those below it.
+        removed: Vec<WorkspaceId>,
+        /// The sequence number of the last event that tells of it: an undelete that comes later has a greater one.
+        told: i64,
+    },
     /// It has children, and the removal was not to cascade.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
     /// There is no live row.
@@ -716,7 +721,7 @@ impl Store {
                         )?
                         .execute([workspace])?;
                 }
-                Ok(RemoveResult::Removed(removed))
+                Ok(RemoveResult::Removed { removed, told: tx.last_told() })
             })
             .await
     }

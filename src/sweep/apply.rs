@@ -13,7 +13,7 @@ use crate::{
         trash::{Things, TrashReason},
     },
     ops::{Applied, Order, PutAway, StartOrder},
-    store::{ClaimGuard, StaleTokens, StatusChange, Unless},
+    store::{ClaimGuard, DeleteGuard, StaleTokens, StatusChange, Unless},
 };
 
 impl Sweeper {
@@ -59,7 +59,8 @@ impl Sweeper {
             Action::FinishTrash { entry, .. } => Order::FinishPutAway(*entry),
             Action::FinishRestore { entry, .. } => Order::Restore(*entry),
             Action::DeleteTrash { entry, .. } => {
-                Order::Delete { entry: *entry, past: Some(look.asked_at()), swept_by: Some(pass) }
+                let guard = DeleteGuard::KeptUntilBefore(look.asked_at());
+                Order::Delete { entry: *entry, guard, swept_by: Some(pass) }
             }
             Action::StopContainer { .. } => Order::Stop { swept: Some((pass, planned.evidence.clone())) },
             Action::StartAnew { .. } => {

@@ -38,7 +38,7 @@ pub(super) struct Temper {
 impl Temper {
     pub(super) fn of(rng: &mut Rng) -> Self {
         Self {
-            workspaces: rng.pick(&[1, 1, 2, 3, 6]),
+            workspaces: rng.pick(&[1, 1, 2, 3, 6, 9]),
             faults: rng.pick(&[0, 30, 100]),
             crashes: rng.pick(&[0, 5, 20]),
             deaths: rng.pick(&[0, 0, 60]),

@@ -4,7 +4,7 @@
 //! takes the daemon alone, and [`House::start_daemon`] does what its next start would do.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     future::Future,
     path::PathBuf,
@@ -149,6 +149,10 @@ impl Plan {
 impl Drop for House {
     fn drop(&mut self) {
         self.sim.end();
+        // One that panicked in the middle of a transaction is not worth having.
+        if !std::thread::panicking() {
+            USED.with_borrow_mut(|used| used.push(self.disk.clone()));
+        }
     }
 }
 
@@ -157,21 +161,29 @@ pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing in here waits")
 }
 
-/// A migrated disk with nothing on it. Migrating takes longer than anything else at the beginning of a house.
+thread_local! {
+    static BLANK: Disk = Disk::in_memory().expect("a database in memory opens");
+    static USED: RefCell<Vec<Disk>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A migrated disk with nothing on it but the token of the person: one that a house has left, wiped, or a copy of the
+/// first. Migrating and preparing statements takes longer than anything else at the beginning of a house.
 fn blank_disk() -> Disk {
-    thread_local! {
-        static BLANK: Disk = {
-            let disk = Disk::in_memory().expect("a database in memory opens");
-            let token = Token::parse(ADMIN).expect("it is one");
-            let issue =
-                TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
-            let store = Store::staged(&disk, Arc::new(AtOnce));
-            let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
-            at_once(issued).expect("the store answers");
-            disk
-        };
-    }
-    BLANK.with(|blank| blank.copy().expect("a database in memory can be copied"))
+    let used = USED.with_borrow_mut(Vec::pop);
+    let disk = match used {
+        Some(used) => {
+            used.wipe().expect("a database in memory can be wiped");
+            used
+        }
+        None => BLANK.with(|blank| blank.copy().expect("a database in memory can be copied")),
+    };
+    let token = Token::parse(ADMIN).expect("it is one");
+    let issue =
+        TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
+    let store = Store::staged(&disk, Arc::new(AtOnce));
+    let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
+    at_once(issued).expect("the store answers");
+    disk
 }
 
 fn settings() -> Settings {

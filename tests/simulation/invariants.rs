@@ -46,6 +46,7 @@ macro_rules! rules {
 
 rules! {
     LiveVolumesStay, "live-volumes-stay", "1 nothing is lost", "no volume of a live workspace is deleted or lies in the trash, and its work volume is there";
+    DeletionIsOrdered, "deletion-is-ordered", "1 nothing is lost", "a volume is deleted on a person's word, not taken back since, and by nobody else before its retention";
     TrashIsWhole, "trash-is-whole", "1 nothing is lost", "at rest, whatever a removed workspace owned lies in the trash";
     LossIsNotHidden, "loss-is-not-hidden", "1 nothing is lost", "no empty work volume takes the place of one that is gone, but on a person's word";
     ForeignIsUntouched, "foreign-is-untouched", "1 nothing is lost", "what is not ours by label and name, a neighbour's or a person's, stays as it was found";
@@ -118,6 +119,8 @@ pub(crate) struct Witness {
     pub(crate) listening_since: Awake,
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
     pub(crate) across_jump: BTreeSet<&'static str>,
+    /// Of whom a person said that what is in the trash may go for good.
+    pub(crate) may_go: BTreeSet<WorkspaceId>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
@@ -315,12 +318,18 @@ impl Witness {
         };
         let state = house.world.state();
         for call in &state.log[self.calls_seen..] {
-            if call.method == "delete_volume"
-                && let Some(row) = live(&call.object)
-            {
-                return Err(
-                    rule.broken(format!("{} of {} ({}) was deleted", call.object, row.name, row.status))
-                );
+            if call.method != "delete_volume" {
+                continue;
+            }
+            if let Some(row) = live(&call.object) {
+                let how = format!("{} of {} ({}) was deleted", call.object, row.name, row.status);
+                return Err(rule.broken(how));
+            }
+            self.coverage.count(Rule::DeletionIsOrdered, 1);
+            let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
+            if let Some(row) = of.filter(|row| !self.may_go.contains(&row.id) && !self.approving) {
+                let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
+                return Err(Rule::DeletionIsOrdered.broken(how));
             }
         }
         self.calls_seen = state.log.len();

@@ -72,9 +72,12 @@ struct Book {
     sent: BTreeMap<String, (Option<WorkspaceId>, WorkspaceId)>,
     /// Whom a person wanted to have in the place of lost work.
     new_volumes: BTreeSet<WorkspaceId>,
+    /// Of whom a person said that what is in the trash may go for good, and has not taken it back since.
+    may_go: BTreeSet<WorkspaceId>,
     /// What was told of a status, and since when it was asked.
     told: Vec<(WorkspaceId, String, usize)>,
     arrived: u64,
+    runs_that_took: usize,
     whole_listings: usize,
 }
 
@@ -218,6 +221,9 @@ impl Story {
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
+        self.witness.may_go.clone_from(&book.may_go);
+        let runs = std::mem::take(&mut book.runs_that_took);
+        self.witness.coverage.count(Rule::RunsAreBounded, runs);
         if !self.witness.across_jump.is_empty() {
             let running = running(&self.house, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
@@ -250,6 +256,7 @@ impl Story {
             let minutes = self.house.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a lull"));
             self.house.sim.pass(Duration::from_mins(minutes));
+            self.check()?;
             if !self.temper.driven {
                 for pass in ABOUT_AGENTS {
                     self.begin_pass(pass);
@@ -434,14 +441,26 @@ impl Story {
         let looks = self.witness.looks;
         let number = self.book().words.begin(id, word, looks);
         self.count("orders of people");
-        if word == Word::StartWithNewVolume {
-            self.book().new_volumes.insert(id);
+        match word {
+            Word::StartWithNewVolume => drop(self.book().new_volumes.insert(id)),
+            // And with it whatever is below.
+            Word::Purge => {
+                let rows = self.house.rows();
+                let below =
+                    rows.iter().map(|row| row.id).filter(|row| line_above(&self.house, *row).contains(&id));
+                let below: Vec<_> = below.chain([id]).collect();
+                self.book().may_go.extend(below);
+            }
+            _ => {}
         }
         let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
         self.ask(what, word.request(id), None, move |book, status, answer| {
             let granted = Word::is_granted_by(status, answer);
             let looks = book.looks;
             let said = book.words.answer(id, number, granted, looks);
+            if granted && word == Word::Undelete {
+                book.may_go.remove(&id);
+            }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
                 && granted
@@ -456,7 +475,11 @@ impl Story {
         let Some(id) = self.any_workspace() else { return };
         let trash = at_once(self.house.eye.trash()).expect("the store answers");
         let name = self.house.row(id).name;
-        let (what, looks) = (self.house.sim.choose(|rng| rng.below(7)), self.witness.looks);
+        let held: Vec<_> = ostler::sweep::all()
+            .iter()
+            .filter_map(|pass| Some((pass.name(), at_once(self.house.eye.held_plan(pass.name())).ok()??.id)))
+            .collect();
+        let (what, looks) = (self.house.sim.choose(|rng| rng.below(8)), self.witness.looks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
         match what {
@@ -497,15 +520,42 @@ impl Story {
             }
             4 => self.ask("list".into(), ("GET", "/workspaces".into(), None), None, nothing),
             5 if !trash.is_empty() => {
-                let entry = self.house.sim.choose(|rng| rng.pick(&trash)).id;
+                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
+                let (of, entry) = (entry.workspace, entry.id);
+                let number = self.book().words.begin(of, Word::Undelete, looks);
                 let to = format!("/trash/{entry}/restore");
-                self.ask(format!("restore entry {entry}"), ("POST", to, None), None, nothing);
+                self.ask(
+                    format!("restore entry {entry}"),
+                    ("POST", to, None),
+                    None,
+                    move |book, status, answer| {
+                        let granted = status < 300 && answer["done"] == true;
+                        let looks = book.looks;
+                        book.words.answer(of, number, granted, looks);
+                        if granted {
+                            book.may_go.remove(&of);
+                        }
+                    },
+                );
             }
-            _ if !trash.is_empty() => {
-                let entry = self.house.sim.choose(|rng| rng.pick(&trash)).id;
-                let body = json!({ "entries": [entry] });
+            6 if !trash.is_empty() => {
+                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
+                self.book().may_go.insert(entry.workspace);
+                let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
-                self.ask(format!("empty entry {entry}"), ("POST", to, Some(body)), None, nothing);
+                self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, nothing);
+            }
+            7 if !held.is_empty() => {
+                // From here on the breaker's limit is the person's.
+                self.witness.approving = true;
+                let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
+                let to = format!("/sweeps/{pass}/approve");
+                self.ask(
+                    format!("approve what {pass} holds"),
+                    ("POST", to, Some(json!({ "plan_id": plan }))),
+                    None,
+                    nothing,
+                );
             }
             _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
         }
@@ -656,8 +706,10 @@ impl Story {
             let mut book = open(&shared);
             book.running_passes.retain(|running| *running != pass);
             book.note(format!("{pass} ended {said}"));
-            if let Some(broken) = run.as_ref().and_then(takes_too_much) {
-                book.broke(broken);
+            let took = run.as_ref().map_or(0, taken_by);
+            book.runs_that_took += usize::from(took > 0);
+            if took > 5 {
+                book.broke(Rule::RunsAreBounded.broken(format!("{pass} took {took} things away in one run")));
             }
         });
     }
@@ -700,11 +752,10 @@ impl Story {
                 self.witness.wiped.insert(id);
                 "its config volume is wiped"
             }
-            5 if self.temper.robbers && row.has_work_volume => {
+            5 if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) => {
                 state.volumes.remove(&volume_name(id, VolumeKind::Work));
                 state.changes += 1;
                 self.witness.robbed.insert(id);
-                self.book().new_volumes.remove(&id);
                 "its work volume is taken away by hand"
             }
             _ => return,
@@ -858,14 +909,12 @@ fn line_above(house: &House, id: WorkspaceId) -> Vec<WorkspaceId> {
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
 
-/// At most five things are taken away by one run (design, §6).
-fn takes_too_much(run: &Run) -> Option<Broken> {
+/// How many things a run took away, or tried to: at most five (design, §6).
+fn taken_by(run: &Run) -> usize {
     let applied = run.actions.iter().filter(|one| {
         one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
     });
-    let count = applied.count();
-    (count > 5)
-        .then(|| Rule::RunsAreBounded.broken(format!("{} took {count} things away in one run", run.pass)))
+    applied.count()
 }
 
 /// What runs behind the ports of the world: answers, hangs up, or says nothing for ever.

@@ -11,8 +11,8 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, Found, NewWorkspace, PortRange,
-        RemoveResult, Scope, UndeleteResult, WorkspaceEdit,
+        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, NewWorkspace,
+        PortRange, RemoveResult, Scope, UndeleteResult, WorkspaceEdit,
     },
 };
 
@@ -103,7 +103,7 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     let counted = commits(&fixture.path());
     let removed = fixture.store.remove_workspace(root, true, minute(3)).await.unwrap();
     assert_eq!(commits(&fixture.path()), counted + 1, "a tree was removed in several transactions");
-    let RemoveResult::Removed(mut ids) = removed else { panic!("{removed:?}") };
+    let RemoveResult::Removed { removed: mut ids, .. } = removed else { panic!("{removed:?}") };
     assert_eq!(ids[0], root, "the one that was named comes first");
     ids.sort();
     let mut expected = vec![root, left, leaf, right];
@@ -273,7 +273,7 @@ async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
     let entry = claim.id;
     fixture.store.claim_for_trash(claim, minute(2)).await.unwrap().unwrap();
     fixture.store.keep_in_trash(entry, minute(2)).await.unwrap();
-    assert!(fixture.store.begin_delete(entry, None, None, minute(3)).await.unwrap());
+    assert!(fixture.store.begin_delete(entry, DeleteGuard::Named, None, minute(3)).await.unwrap());
     fixture.store.finish_delete(entry, minute(3)).await.unwrap();
     assert_eq!(allot(third, vec![]).await, Some((1, 21_000)));
 }

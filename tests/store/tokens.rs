@@ -287,7 +287,7 @@ async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() 
     });
     assert_eq!(revoked.await, Ok(true));
     assert_eq!(refused.await, Ok(Heard::Unauthorized));
-    assert!(matches!(removed.await, Ok(RemoveResult::Removed(_))));
+    assert!(matches!(removed.await, Ok(RemoveResult::Removed { .. })));
     assert_eq!(too_late.await, Ok(Heard::Gone));
 }
 

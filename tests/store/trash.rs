@@ -8,7 +8,7 @@ use ostler::{
         status::Status,
         trash::{Things, TrashReason, TrashState},
     },
-    store::{AdoptedWorkspace, ClaimGuard, NewClaim, UndeleteResult},
+    store::{AdoptedWorkspace, ClaimGuard, DeleteGuard, NewClaim, RemoveResult, UndeleteResult},
 };
 
 use super::{Fixture, T0, claim, minute, name, things, uuid};
@@ -36,7 +36,7 @@ impl Fixture {
     }
 
     async fn begin_delete(&self, entry: TrashId) -> bool {
-        self.store.begin_delete(entry, None, None, minute(3)).await.unwrap()
+        self.store.begin_delete(entry, DeleteGuard::Named, None, minute(3)).await.unwrap()
     }
 
     async fn undelete(&self, id: WorkspaceId) -> UndeleteResult {
@@ -140,7 +140,9 @@ async fn an_entry_is_not_deleted_while_a_live_row_needs_its_volumes() {
 async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
     let fixture = Fixture::new().await;
     let (_, entry) = fixture.removed_and_kept("alpha").await;
-    let past = async |at| fixture.store.begin_delete(entry, Some(at), None, minute(200)).await.unwrap();
+    let past = async |at| {
+        fixture.store.begin_delete(entry, DeleteGuard::KeptUntilBefore(at), None, minute(200)).await.unwrap()
+    };
     assert!(!past(minute(100)).await, "kept until minute 100, deleted at minute 100");
     assert_eq!(fixture.store.trash_due(minute(100), 10).await.map(|due| due.len()), Ok(0));
     assert_eq!(fixture.store.trash_due(minute(101), 10).await.map(|due| due.len()), Ok(1));
@@ -211,6 +213,31 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
     let row = fixture.row(id).await;
     assert_eq!(row.status, Status::Paused);
     assert!(row.container.is_some(), "its container is still the row's");
+}
+
+/// Found by the simulator: `rm --purge`, an undelete, and a plain `rm` whose things the purge of the first took along.
+#[tokio::test]
+async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let removed = fixture.store.remove_workspace(id, false, minute(1)).await.unwrap();
+    let RemoveResult::Removed { told, .. } = removed else { panic!("{removed:?}") };
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: false });
+    fixture.remove(id, minute(1)).await;
+    let entry = fixture.kept(id, REMOVED).await;
+    let purge = DeleteGuard::NotUndeletedAfter(told);
+    assert!(
+        !fixture.store.begin_delete(entry, purge, None, minute(3)).await.unwrap(),
+        "what was taken back from the purge, and removed again without one, was deleted for good"
+    );
+    let again = fixture.store.newest_events(Some(id), 50).await.unwrap();
+    let removed_again =
+        again.iter().find(|event| event.event_type == "WORKSPACE_REMOVED").expect("it was told");
+    let purge = DeleteGuard::NotUndeletedAfter(removed_again.id);
+    assert!(
+        fixture.store.begin_delete(entry, purge, None, minute(3)).await.unwrap(),
+        "a purge deletes nothing"
+    );
 }
 
 #[tokio::test]
