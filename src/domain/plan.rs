@@ -426,14 +426,6 @@ impl Inventory {
         all.into_iter().collect()
     }
 
-    /// Workspaces of which a container runs under a trash name.
-    #[must_use]
-    pub fn running_in_trash(&self) -> Vec<WorkspaceId> {
-        let runs =
-            |trashed: &[(TrashId, ObservedContainer)]| trashed.iter().any(|(_, seen)| seen.state.may_run());
-        self.trashed.iter().filter(|(_, trashed)| runs(trashed)).map(|(workspace, _)| *workspace).collect()
-    }
-
     /// Any container of a workspace by its id, whatever its name.
     #[must_use]
     pub fn container(&self, workspace: WorkspaceId, id: &ContainerId) -> Option<&ObservedContainer> {
@@ -646,7 +638,7 @@ pub struct SettleInput<'a> {
     pub interrupted: &'a [KnownRow],
     /// Rows on their way to sleep.
     pub falling_asleep: &'a [KnownRow],
-    /// Trash entries that are on their way in or back, and those kept of whose container something runs.
+    /// Trash entries that are on their way in or back, and those kept of the containers that lie there.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
     pub busy: &'a BTreeSet<WorkspaceId>,
@@ -687,7 +679,11 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     }
     let held = Held::by(entries);
     for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
-        for (_, container) in inventory.containers.get(&row.id).into_iter().flatten() {
+        let own = inventory.containers.get(&row.id).into_iter().flatten().map(|(_, container)| container);
+        // Under a trash name and in no entry: an entry that was forgotten while its container was out of sight.
+        let lying = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
+        let lying = lying.filter(|container| row.container.as_ref() != Some(&container.id));
+        for container in own.chain(lying) {
             if row.container.as_ref() == Some(&container.id) {
                 let stops = row.status.forbids_running() && row.status != Status::Hibernating;
                 if stops && container.state.may_run() {

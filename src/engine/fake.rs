@@ -135,6 +135,12 @@ impl State {
         self.volumes.get(volume)?.files.get(".auth_token").cloned()
     }
 
+    /// The ports of the host on which something that runs is published.
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        let running = self.containers.values().filter(|container| container.state.may_run());
+        running.filter_map(|container| container.spec.publish.map(|(_, host)| host))
+    }
+
     /// A container's process starts, as it is in the volumes now.
     pub fn run(&mut self, id: &ContainerId) {
         let token = self.containers.get(id).and_then(|container| self.token_file(container));
@@ -212,7 +218,11 @@ impl World {
     pub fn lead_elsewhere(&self) {
         let here = self.state();
         // Ids are random in a real engine: those made there are nobody's here.
-        let there = State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
+        let mut there =
+            State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
+        // The ports are those of one host.
+        there.busy_ports = here.busy_ports.clone();
+        there.busy_ports.extend(here.ports());
         drop(here);
         *self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
     }
@@ -666,7 +676,8 @@ impl Engine for FakeEngine {
     }
 
     async fn port_is_free(&self, port: u16) -> bool {
-        !self.world.state().busy_ports.contains(&port)
+        self.world
+            .reached(|state| !state.busy_ports.contains(&port) && !state.ports().any(|taken| taken == port))
     }
 
     async fn disk_usage(&self) -> EngineResult<DiskUsage> {

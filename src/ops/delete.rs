@@ -55,6 +55,8 @@ impl Ops {
                 Err(error) => return Err(error.into()),
             }
         }
+        // "It is gone" may have been another engine's answer: then the entry stays, claimed, and is finished later.
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         self.0.store.finish_delete(entry, self.0.clock.now()).await?;
         Ok(Applied::Done("deleted for good".into()))
     }

@@ -57,6 +57,9 @@ impl Ops {
                 return Err(error.into());
             }
         }
+        // An engine that is not ours shows no containers, which looks like success; and the socket may have come to
+        // lead there since it was asked first.
+        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         Ok(())
     }
 }

@@ -183,7 +183,7 @@ impl Witness {
     pub(crate) fn at_rest(&mut self, house: &House) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        at_rest(house)
+        at_rest_but(house, &self.robbed)
     }
 
     /// What follows from the tables alone, after a change of them.
@@ -522,6 +522,11 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
 
 /// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
+    at_rest_but(house, &BTreeSet::new())
+}
+
+/// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.
+fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
     let trash = at_once(house.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
         let (name, state) = (&entry.workspace_name, entry.state.as_str());
@@ -530,7 +535,9 @@ pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     let state = house.world.state();
     for row in house.rows() {
         at_most_one_live_token(house, &row)?;
-        what_runs_is_what_the_row_says(house, &state, &row)?;
+        if !(robbed.contains(&row.id) && row.status == Status::Online) {
+            what_runs_is_what_the_row_says(house, &state, &row)?;
+        }
         every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
         if row.status == Status::Removed {
             what_a_removed_row_owned_lies_in_the_trash(&state, &row, &trash)?;

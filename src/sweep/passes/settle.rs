@@ -41,9 +41,9 @@ impl Pass for Settle {
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
         let mut entries = sweeper.store.open_trash().await?;
-        let stirring = seen.inventory.running_in_trash();
-        if !stirring.is_empty() {
-            let kept = sweeper.store.trash_of(stirring).await?;
+        let lying: Vec<_> = seen.inventory.trashed.keys().copied().collect();
+        if !lying.is_empty() {
+            let kept = sweeper.store.trash_of(lying).await?;
             entries.extend(kept.into_iter().filter(|entry| entry.state == TrashState::Kept));
         }
         let falling_asleep = sweeper.store.falling_asleep_rows().await?;
