@@ -73,7 +73,7 @@ struct Book {
     /// Whom a person wanted to have in the place of lost work.
     new_volumes: BTreeSet<WorkspaceId>,
     /// Of whom a person said that what is in the trash may go for good, and has not taken it back since.
-    may_go: BTreeSet<WorkspaceId>,
+    may_go: BTreeMap<WorkspaceId, u64>,
     /// What was told of a status, and since when it was asked.
     told: Vec<(WorkspaceId, String, usize)>,
     arrived: u64,
@@ -94,6 +94,19 @@ impl Book {
 
     fn note(&mut self, what: impl Into<String>) {
         self.history.push(what.into());
+    }
+
+    /// A person says that what is in the trash of these may go for good.
+    fn let_go(&mut self, those: impl IntoIterator<Item = WorkspaceId>) {
+        let order = self.words.orders;
+        self.may_go.extend(those.into_iter().map(|id| (id, order)));
+    }
+
+    /// A person took it back, by this order: what was said to go before that order was given may not any more.
+    fn took_back(&mut self, id: WorkspaceId, order: u64) {
+        if self.may_go.get(&id).is_some_and(|said| *said < order) {
+            self.may_go.remove(&id);
+        }
     }
 
     fn broke(&mut self, how: Broken) {
@@ -221,7 +234,7 @@ impl Story {
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
-        self.witness.may_go.clone_from(&book.may_go);
+        self.witness.may_go = book.may_go.keys().copied().collect();
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
         if !self.witness.across_jump.is_empty() {
@@ -449,7 +462,7 @@ impl Story {
                 let below =
                     rows.iter().map(|row| row.id).filter(|row| line_above(&self.house, *row).contains(&id));
                 let below: Vec<_> = below.chain([id]).collect();
-                self.book().may_go.extend(below);
+                self.book().let_go(below);
             }
             _ => {}
         }
@@ -459,7 +472,7 @@ impl Story {
             let looks = book.looks;
             let said = book.words.answer(id, number, granted, looks);
             if granted && word == Word::Undelete {
-                book.may_go.remove(&id);
+                book.took_back(id, number);
             }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
@@ -533,14 +546,14 @@ impl Story {
                         let looks = book.looks;
                         book.words.answer(of, number, granted, looks);
                         if granted {
-                            book.may_go.remove(&of);
+                            book.took_back(of, number);
                         }
                     },
                 );
             }
             6 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                self.book().may_go.insert(entry.workspace);
+                self.book().let_go([entry.workspace]);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, nothing);
