@@ -8,12 +8,143 @@
 pub enum Mutation {
     /// The age of a token is left out of the UPDATE that revokes it.
     RevokeWithoutAge,
+    /// The sweep revokes tokens that a person made, too.
+    RevokeAnyKind,
+    /// A start leaves the tokens of older incarnations alive.
+    KeepOlderTokens,
+    /// A change of status names what it may not move, instead of what it may.
+    DenyList,
+    /// A container that ended moves its status without an event.
+    SilentChange,
+    /// An undelete takes back what is being deleted.
+    UndeleteWhatIsDeleted,
+    /// A beat counts whatever became of its token and incarnation on the way.
+    HearAnyIncarnation,
+    /// A claim for the trash does not look at the row again.
+    ClaimUnguarded,
+    /// A purge deletes whatever its workspace has in the trash when its turn comes.
+    PurgeWhateverIsThere,
+    /// A caller is told that something was written although its commit failed.
+    AnswerBeforeCommit,
+    /// What is kept in memory is not brought up to date after a commit.
+    ForgetMemory,
+    /// A listing counts although the sentinel is not there.
+    TrustAnyEngine,
+    /// Containers of every installation are taken for ours.
+    ForgetInstance,
+    /// A container is ours by its labels, whatever its name.
+    LabelsAreEnough,
+    /// The breaker never holds.
+    NoBreaker,
+    /// What was claimed for the trash and interrupted is never finished.
+    LeaveClaimsOpen,
+    /// A start that a crash interrupted is never begun anew.
+    LeaveInterrupted,
+    /// One run of a pass takes away as much as it likes.
+    NoCap,
+    /// Silence counts although ostler did not listen.
+    BlameForOurSleep,
+    /// A start does not see the old process stopped first.
+    LetOldHolderRun,
+    /// A start that failed or found the container running counts as done.
+    AnyStartIsMine,
+    /// The row is not read again before its container is started.
+    StartWhateverCame,
+    /// The token file is not read back.
+    NoReadBack,
+    /// A work volume that is gone is made anew in silence.
+    VolumesOnTheFly,
+    /// An engine that gives no answer is taken for a container that is gone.
+    UnknownIsGone,
+    /// A workspace is called asleep before its container was seen stopped.
+    SayAsleepFirst,
+    /// A deletion is believed whoever the engine was that said so.
+    BelieveWhoeverAnswers,
 }
 
 impl Mutation {
-    /// All, and what each leaves out.
-    pub const ALL: &[(Self, &str)] =
-        &[(Self::RevokeWithoutAge, "the age of a token is left out of the UPDATE that revokes it")];
+    /// All: their names, and what each does.
+    pub const ALL: &[(Self, &'static str, &'static str)] = &[
+        (
+            Self::RevokeWithoutAge,
+            "revoke-without-age",
+            "the age of a token is left out of the UPDATE that revokes it",
+        ),
+        (Self::RevokeAnyKind, "revoke-any-kind", "the sweep revokes tokens that a person made, too"),
+        (Self::KeepOlderTokens, "keep-older-tokens", "a start leaves the tokens of older incarnations alive"),
+        (
+            Self::DenyList,
+            "deny-list",
+            "a change of status names what it may not move, instead of what it may",
+        ),
+        (Self::SilentChange, "silent-change", "a container that ended moves its status without an event"),
+        (
+            Self::UndeleteWhatIsDeleted,
+            "undelete-what-is-deleted",
+            "an undelete takes back what is being deleted",
+        ),
+        (
+            Self::HearAnyIncarnation,
+            "hear-any-incarnation",
+            "a beat counts whatever became of its token and incarnation on the way",
+        ),
+        (Self::ClaimUnguarded, "claim-unguarded", "a claim for the trash does not look at the row again"),
+        (
+            Self::PurgeWhateverIsThere,
+            "purge-whatever-is-there",
+            "a purge deletes whatever its workspace has in the trash when its turn comes",
+        ),
+        (
+            Self::AnswerBeforeCommit,
+            "answer-before-commit",
+            "a caller is told that something was written although its commit failed",
+        ),
+        (
+            Self::ForgetMemory,
+            "forget-memory",
+            "what is kept in memory is not brought up to date after a commit",
+        ),
+        (Self::TrustAnyEngine, "trust-any-engine", "a listing counts although the sentinel is not there"),
+        (Self::ForgetInstance, "forget-instance", "containers of every installation are taken for ours"),
+        (Self::LabelsAreEnough, "labels-are-enough", "a container is ours by its labels, whatever its name"),
+        (Self::NoBreaker, "no-breaker", "the breaker never holds"),
+        (
+            Self::LeaveClaimsOpen,
+            "leave-claims-open",
+            "what was claimed for the trash and interrupted is never finished",
+        ),
+        (Self::LeaveInterrupted, "leave-interrupted", "a start that a crash interrupted is never begun anew"),
+        (Self::NoCap, "no-cap", "one run of a pass takes away as much as it likes"),
+        (Self::BlameForOurSleep, "blame-for-our-sleep", "silence counts although ostler did not listen"),
+        (Self::LetOldHolderRun, "let-old-holder-run", "a start does not see the old process stopped first"),
+        (
+            Self::AnyStartIsMine,
+            "any-start-is-mine",
+            "a start that failed or found the container running counts as done",
+        ),
+        (
+            Self::StartWhateverCame,
+            "start-whatever-came",
+            "the row is not read again before its container is started",
+        ),
+        (Self::NoReadBack, "no-read-back", "the token file is not read back"),
+        (Self::VolumesOnTheFly, "volumes-on-the-fly", "a work volume that is gone is made anew in silence"),
+        (
+            Self::UnknownIsGone,
+            "unknown-is-gone",
+            "an engine that gives no answer is taken for a container that is gone",
+        ),
+        (
+            Self::SayAsleepFirst,
+            "say-asleep-first",
+            "a workspace is called asleep before its container was seen stopped",
+        ),
+        (
+            Self::BelieveWhoeverAnswers,
+            "believe-whoever-answers",
+            "a deletion is believed whoever the engine was that said so",
+        ),
+    ];
 }
 
 /// Whether this breakage is in force on this thread.

@@ -4,6 +4,7 @@
 //! committing a workspace carries them on, and a person's debugging copy must never be taken for the
 //! workspace itself.
 
+use crate::mutation::{Mutation, is};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,7 @@ pub fn container_owner(instance: InstanceId, name: &str, labels: &BTreeMap<Strin
     }
     name.strip_prefix(&format!("ostler-{workspace}-"))
         .and_then(|serial| serial.parse().ok().filter(|n: &u32| n.to_string() == serial))
+        .or_else(|| is(Mutation::LabelsAreEnough).then_some(u32::MAX))
         .map_or(Owner::Foreign, |serial| Owner::Workspace(workspace, serial))
 }
 
@@ -199,7 +201,8 @@ pub fn volume_owner(
 }
 
 fn labelled_workspace(instance: InstanceId, labels: &BTreeMap<String, String>) -> Option<WorkspaceId> {
-    (labels.get(LABEL_INSTANCE)? == &instance.to_string()).then_some(())?;
+    let ours = labels.get(LABEL_INSTANCE)? == &instance.to_string() || is(Mutation::ForgetInstance);
+    ours.then_some(())?;
     labels.get(LABEL_WORKSPACE)?.parse().ok()
 }
 

@@ -4,6 +4,7 @@
 //! no further choice; it only checks again that what it was decided on still holds. That is why a dry
 //! run costs nothing and why the breaker can hold, show and approve a plan as it stands.
 
+use crate::mutation::{Mutation, is};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -351,6 +352,7 @@ impl Plan {
     ) {
         let open = entries.iter().filter(|entry| {
             entry.state == TrashState::Claimed
+                && !is(Mutation::LeaveClaimsOpen)
                 && reasons.contains(&entry.reason)
                 && !busy.contains(&entry.workspace)
         });
@@ -669,7 +671,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
             plan.act(action, &entry.workspace_name, "its container runs although it lies in the trash");
         }
     }
-    for row in interrupted.iter().filter(|row| idle(&row.id)) {
+    let interrupted = interrupted.iter().filter(|_| !is(Mutation::LeaveInterrupted));
+    for row in interrupted.filter(|row| idle(&row.id)) {
         let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
         plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
     }

@@ -64,6 +64,8 @@ pub enum Fault {
     Late(Duration),
     /// It is never answered and has no effect.
     Lost,
+    /// A file is said to be written and is not there: some engines write beneath a mount, and call that success.
+    Pretended,
 }
 
 type FaultHook = Box<dyn FnMut(&Call) -> Fault + Send>;
@@ -351,7 +353,7 @@ impl FakeEngine {
             })
         };
         match fault {
-            Fault::None | Fault::Partial(_) => {
+            Fault::None | Fault::Partial(_) | Fault::Pretended => {
                 self.stage.submit(method, Box::new(move || drop(reply.send(act()))));
             }
             Fault::Before(trouble) => {
@@ -624,12 +626,18 @@ impl Engine for FakeEngine {
     }
 
     async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()> {
+        let call = Call { method: "write_file", object: id.to_string() };
+        let fault = self.world.fault(&call);
         let (id, directory, file) = (id.clone(), directory.to_owned(), file.clone());
-        self.call("write_file", id.to_string(), move |state, _| {
-            state.volume_at(&id, &directory)?.files.insert(file.name, file.content);
+        let pretended = fault == Fault::Pretended;
+        let effect = move |state: &mut State, _: &dyn Clock| {
+            let volume = state.volume_at(&id, &directory)?;
+            if !pretended {
+                volume.files.insert(file.name, file.content);
+            }
             Ok(())
-        })
-        .await
+        };
+        self.carry_out(call, fault, effect).await
     }
 
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {

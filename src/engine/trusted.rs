@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::{Engine, EngineError, EngineResult, Trouble, VolumeSpec};
+use crate::mutation::{Mutation, is};
 use crate::{
     clock::Clock,
     domain::{
@@ -76,9 +77,12 @@ pub async fn look(
     let (asked_at, awake) = (clock.now(), clock.awake());
     let label = instance.to_string();
     sentinel(engine, instance).await?;
-    let containers =
-        engine.list_containers(LABEL_INSTANCE, Some(&label)).await.map_err(Untrusted::NoAnswer)?;
-    let volumes = engine.list_volumes(LABEL_INSTANCE, Some(&label)).await.map_err(Untrusted::NoAnswer)?;
+    let containers = engine
+        .list_containers(LABEL_INSTANCE, (!is(Mutation::ForgetInstance)).then_some(label.as_str()))
+        .await
+        .map_err(Untrusted::NoAnswer)?;
+    let volumes =
+        engine.list_volumes(LABEL_INSTANCE, Some(label.as_str())).await.map_err(Untrusted::NoAnswer)?;
     sentinel(engine, instance).await?;
     Ok(TrustedListing { observed: Observed { containers, volumes }, asked_at, awake })
 }
@@ -104,6 +108,7 @@ pub async fn sentinel(engine: &dyn Engine, instance: InstanceId) -> Result<(), U
     let name = instance_name(instance);
     match engine.inspect_volume(&name).await {
         Ok(_) => Ok(()),
+        Err(_) if is(Mutation::TrustAnyEngine) => Ok(()),
         Err(error) if error.trouble == Trouble::Absent => Err(Untrusted::SentinelMissing(name)),
         Err(error) => Err(Untrusted::NoAnswer(error)),
     }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase, start::StartOrder};
+use crate::mutation::{Mutation, is};
 use crate::{
     domain::{
         ids::WorkspaceId,
@@ -98,7 +99,9 @@ impl Ops {
         }
         phase.say("hibernate: stopping its container");
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
-        self.stop_containers_of(&row).await?;
+        if !is(Mutation::SayAsleepFirst) {
+            self.stop_containers_of(&row).await?;
+        }
         let change = StatusChange {
             workspace: id,
             cause: Cause::FinishHibernation,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Applied, OpResult, Ops, RESTART_DUE};
+use crate::mutation::{Mutation, is};
 use crate::{
     clock::within,
     domain::{
@@ -39,7 +40,7 @@ impl Ops {
             Some(container) => match self.0.engine.inspect_container(container).await {
                 Ok(seen) if seen.state.may_run() => return Ok(Applied::Raced("its container runs".into())),
                 Ok(seen) => Some(seen),
-                Err(error) if error.trouble == Trouble::Absent => None,
+                Err(error) if error.trouble == Trouble::Absent || is(Mutation::UnknownIsGone) => None,
                 Err(error) => return Err(error.into()),
             },
         };

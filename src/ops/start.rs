@@ -18,6 +18,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, put_away::PutAway};
+use crate::mutation::{Mutation, is};
 use crate::{
     clock::Boxed,
     domain::{
@@ -329,7 +330,7 @@ impl Inner {
             Err(error) if error.trouble == Trouble::Absent => false,
             Err(error) => return Err(error.into()),
         };
-        if (row.has_work_volume || lost) && !order.new_volume {
+        if (row.has_work_volume || lost) && !order.new_volume && !is(Mutation::VolumesOnTheFly) {
             return Err(OpError::Impossible(format!(
                 "volume missing: its work volume `{work}` is gone. Bring it back (is a disk not mounted?), or begin \
                  with an empty one: `ostler start {} --new-volume`",
@@ -444,7 +445,8 @@ impl Inner {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             phase.say("start: seeing the old process stopped");
-            for holder in prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]) {
+            let holders = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
+            for holder in holders.filter(|_| !is(Mutation::LetOldHolderRun)) {
                 self.stop_and_see(holder, runtime.stop_grace).await?;
             }
             let token = self.entropy.token();
@@ -459,12 +461,13 @@ impl Inner {
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
             phase.say("start: writing its token");
             self.write_files(id, runtime, &prepared.container, &token).await?;
-            if !self.still_starting(id, begun.incarnation).await? {
+            if !is(Mutation::StartWhateverCame) && !self.still_starting(id, begun.incarnation).await? {
                 return Ok(None);
             }
             phase.say("start: starting its container");
             match self.engine.start_container(&prepared.container).await {
                 Ok(()) => {}
+                Err(_) if is(Mutation::AnyStartIsMine) => {}
                 Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::TimedOut) => {
                     last = Some(error);
                     continue;
@@ -517,7 +520,9 @@ impl Inner {
         let token_file = file(TOKEN_FILE, token.expose(), 0o600);
         self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await?;
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
-        if self.engine.read_file(container, &path).await? != token.expose().as_bytes() {
+        if !is(Mutation::NoReadBack)
+            && self.engine.read_file(container, &path).await? != token.expose().as_bytes()
+        {
             return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
         }
         let row = self.row(id).await?;

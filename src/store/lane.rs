@@ -20,6 +20,7 @@ use super::{
     events::append,
     roster::{self, Fresh, Member, Roster, Said, SharedRoster},
 };
+use crate::mutation::{Mutation, is};
 use crate::{
     domain::event::{Event, EventKind, Passing},
     domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
@@ -262,7 +263,8 @@ impl Writer {
             }
             Err(error) => {
                 for job in jobs {
-                    job.answer(Err(error.clone()));
+                    let answer = if is(Mutation::AnswerBeforeCommit) { Ok(()) } else { Err(error.clone()) };
+                    job.answer(answer);
                 }
             }
         }
@@ -282,7 +284,7 @@ impl Writer {
             roster.hear(workspace, said);
         }
         // After what was heard: these were read when the transaction was complete.
-        for (workspace, fresh) in fresh {
+        for (workspace, fresh) in fresh.into_iter().filter(|_| !is(Mutation::ForgetMemory)) {
             roster.replace(workspace, fresh);
         }
         if let Some(admins) = admins {

@@ -12,6 +12,7 @@ use crate::domain::{
     time::Timestamp,
     token::{TokenDigest, TokenKind, TokenRow},
 };
+use crate::mutation::{Mutation, is};
 
 /// What the store keeps of a token that is issued.
 #[derive(Clone, Debug)]
@@ -81,7 +82,9 @@ pub(super) fn rotate_instance_token(
     issue: &TokenIssue,
     at: Timestamp,
 ) -> StoreResult<()> {
-    revoke_instance_tokens(tx, workspace, at)?;
+    if !is(Mutation::KeepOlderTokens) {
+        revoke_instance_tokens(tx, workspace, at)?;
+    }
     tx.sql
         .prepare_cached(
             "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
@@ -272,19 +275,20 @@ impl Store {
     ) -> StoreResult<Vec<Incarnation>> {
         self.lanes
             .write("revoke stale tokens", move |tx| {
-                let age = if stale.without_age {
+                let age = if stale.without_age || is(Mutation::RevokeWithoutAge) {
                     "?2 IS NOT NULL"
                 } else {
                     "created_at < ?2 AND NOT EXISTS (SELECT 1 FROM pulse p
                         WHERE p.workspace = tokens.workspace AND p.token_used_at >= ?2)"
                 };
+                let kind = if is(Mutation::RevokeAnyKind) { "TRUE" } else { "kind = 'instance'" };
                 let revoked = tx
                     .sql
                     .prepare_cached(&format!(
                         "UPDATE tokens SET revoked_at = ?3
                          WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1
                                               AND kind = 'container' AND status IN {STALE_STATUSES})
-                           AND kind = 'instance' AND revoked_at IS NULL AND {age}
+                           AND {kind} AND revoked_at IS NULL AND {age}
                          RETURNING incarnation"
                     ))?
                     .query_map(params![stale.workspace, stale.older_than, at], |row| row.get(0))?

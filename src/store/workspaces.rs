@@ -21,6 +21,7 @@ use crate::domain::{
     time::Timestamp,
     workspace::{Habits, Kind, Workspace},
 };
+use crate::mutation::{Mutation, is};
 
 pub use crate::domain::ports::PortRange;
 
@@ -254,7 +255,15 @@ pub enum PatchResult {
 /// A person's start, resume or pause begins the restart budget anew.
 pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
-    let sources: Vec<String> = change.cause.sources().iter().map(|status| code(*status)).collect();
+    let sources = if is(Mutation::DenyList) {
+        Status::ALL
+            .into_iter()
+            .filter(|status| *status != target && *status != Status::Removed)
+            .map(code)
+            .collect()
+    } else {
+        change.cause.sources().iter().map(|status| code(*status)).collect::<Vec<String>>()
+    };
     let changed = tx
         .sql
         .prepare_cached(
@@ -276,7 +285,7 @@ pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: Event
             change.cause.only_kind().map(Kind::as_str),
             matches!(change.cause, Cause::StartByPerson | Cause::Resume | Cause::Pause)
         ])?;
-    if changed > 0 {
+    if changed > 0 && !(is(Mutation::SilentChange) && change.cause == Cause::ContainerGone) {
         tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
     }
     Ok(changed > 0)
@@ -754,7 +763,7 @@ impl Store {
                                         WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
                     )?
                     .query_row([id], |row| row.get(0))?;
-                if deleting {
+                if deleting && !is(Mutation::UndeleteWhatIsDeleted) {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql

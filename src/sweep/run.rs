@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
+use crate::mutation::{Mutation, is};
 use crate::{
     domain::{
         breaker,
@@ -181,7 +182,7 @@ impl Sweeper {
             if planned.action.is_destructive() {
                 destructive += 1;
             }
-            if destructive > breaker::PER_RUN && planned.action.is_destructive() {
+            if destructive > breaker::PER_RUN && !is(Mutation::NoCap) && planned.action.is_destructive() {
                 run.left_over += 1;
                 run.actions.push(ActionRun { planned, verdict: Verdict::Planned });
                 continue;

@@ -13,6 +13,7 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod mutants;
 mod report;
 mod simulate;
 #[path = "../simulation/mod.rs"]
@@ -47,6 +48,9 @@ pub(crate) struct Settings {
     /// Of that life, these steps alone, such as 3,7-9.
     #[arg(long, value_name = "STEPS", requires = "seed")]
     steps: Option<String>,
+    /// This breakage alone.
+    #[arg(long, value_name = "NAME")]
+    mutation: Option<String>,
     /// So many seeds of the simulator, other than usual.
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
@@ -64,12 +68,20 @@ struct Campaign {
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
-const CAMPAIGNS: &[Campaign] = &[Campaign {
-    name: "simulate",
-    title: "Simulation",
-    what: "lives of an installation, each a seed",
-    run: simulate::run,
-}];
+const CAMPAIGNS: &[Campaign] = &[
+    Campaign {
+        name: "simulate",
+        title: "Simulation",
+        what: "lives of an installation, each a seed, with every rule looked at after every step",
+        run: simulate::run,
+    },
+    Campaign {
+        name: "mutants",
+        title: "Mutation proof",
+        what: "rules are left out of ostler, and the simulation has to miss each",
+        run: mutants::run,
+    },
+];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);

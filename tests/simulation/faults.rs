@@ -62,6 +62,7 @@ pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
     // nobody: see the limits on the page of `ops/start.rs`.
     let may_be_late = call.method != "write_file";
     match rng.below(100) {
+        _ if call.method == "write_file" && rng.permille(300) => Fault::Pretended,
         0..20 => Fault::Before(trouble),
         20..40 => Fault::After(trouble),
         40..55 => Fault::Slow(wait / 6),
@@ -84,6 +85,7 @@ pub(super) fn name_of(fault: &Fault) -> Option<&'static str> {
         Fault::Partial(_) => "listing was partial",
         Fault::Late(_) => "engine call took effect after it was given up",
         Fault::Lost => "engine call was never answered",
+        Fault::Pretended => "a file was said to be written and was not",
     })
 }
 

@@ -486,6 +486,8 @@ impl Witness {
                 (PROVISIONING_LIMIT, "time_out_provisioning")
             }
             "WORKSPACE_HIBERNATING" if told["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
+            "CONTAINER_REAPED" if told["reason"] == "unknown" => (UNKNOWN_GRACE, "reap_unknown"),
+            "TOKENS_REVOKED" => (ABSENCE_GRACE, "revoke_stale_tokens"),
             _ => return Ok(()),
         };
         if self.across_jump.contains(by) {
@@ -505,6 +507,8 @@ impl Witness {
 const SILENT_AFTER: Duration = Duration::from_secs(180);
 const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
 const LEAST_IDLE: Duration = Duration::from_mins(10);
+const UNKNOWN_GRACE: Duration = Duration::from_mins(10);
+const ABSENCE_GRACE: Duration = Duration::from_mins(5);
 
 /// Whether only a person's word ends it.
 fn rests(status: Status) -> bool {
