@@ -24,8 +24,6 @@ pub enum Mutation {
     ClaimUnguarded,
     /// A purge deletes whatever its workspace has in the trash when its turn comes.
     PurgeWhateverIsThere,
-    /// A caller is told that something was written although its commit failed.
-    AnswerBeforeCommit,
     /// What is kept in memory is not brought up to date after a commit.
     ForgetMemory,
     /// A listing counts although the sentinel is not there.
@@ -48,8 +46,6 @@ pub enum Mutation {
     LetOldHolderRun,
     /// A start that failed or found the container running counts as done.
     AnyStartIsMine,
-    /// The row is not read again before its container is started.
-    StartWhateverCame,
     /// The token file is not read back.
     NoReadBack,
     /// A work volume that is gone is made anew in silence.
@@ -95,11 +91,6 @@ impl Mutation {
             "a purge deletes whatever its workspace has in the trash when its turn comes",
         ),
         (
-            Self::AnswerBeforeCommit,
-            "answer-before-commit",
-            "a caller is told that something was written although its commit failed",
-        ),
-        (
             Self::ForgetMemory,
             "forget-memory",
             "what is kept in memory is not brought up to date after a commit",
@@ -121,11 +112,6 @@ impl Mutation {
             Self::AnyStartIsMine,
             "any-start-is-mine",
             "a start that failed or found the container running counts as done",
-        ),
-        (
-            Self::StartWhateverCame,
-            "start-whatever-came",
-            "the row is not read again before its container is started",
         ),
         (Self::NoReadBack, "no-read-back", "the token file is not read back"),
         (Self::VolumesOnTheFly, "volumes-on-the-fly", "a work volume that is gone is made anew in silence"),

@@ -87,6 +87,8 @@ pub struct FakeContainer {
     pub held_token: Option<Vec<u8>>,
     /// How often it was started.
     pub starts: u32,
+    /// How many calls had taken effect when its process started.
+    pub started_after: usize,
 }
 
 /// A volume of the fake.
@@ -152,6 +154,7 @@ impl State {
         container.exit_code = None;
         container.started_at = Some(self.news.now());
         container.held_token = token;
+        container.started_after = self.log.len();
         self.news.tell(id, &container.spec.labels, ContainerEventKind::Started);
     }
 
@@ -503,6 +506,7 @@ impl Engine for FakeEngine {
                 started_at: None,
                 held_token: None,
                 starts: 0,
+                started_after: 0,
             };
             state.containers.insert(id.clone(), container);
             Ok(id)

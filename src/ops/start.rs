@@ -461,7 +461,7 @@ impl Inner {
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
             phase.say("start: writing its token");
             self.write_files(id, runtime, &prepared.container, &token).await?;
-            if !is(Mutation::StartWhateverCame) && !self.still_starting(id, begun.incarnation).await? {
+            if !self.still_starting(id, begun.incarnation).await? {
                 return Ok(None);
             }
             phase.say("start: starting its container");

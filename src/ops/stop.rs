@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Applied, Inner, OpResult, Ops, actor::Phase};
+use super::{Applied, Inner, OpResult, Ops, Order, actor::Phase};
 use crate::{
     domain::{
         event::EventKind,
@@ -13,7 +13,7 @@ use crate::{
         workspace::Workspace,
     },
     engine::{EngineError, EngineResult, Trouble, trusted},
-    store::StatusChange,
+    store::{PauseResult, StatusChange},
 };
 
 impl Ops {
@@ -25,9 +25,10 @@ impl Ops {
     ) -> OpResult<Applied> {
         phase.say("stop: stopping its container");
         let mut row = self.0.row(id).await?;
-        if swept.is_none() && row.status != Status::Paused && self.0.pause(&row).await? {
+        if swept.is_none() && row.status != Status::Paused {
             // A start that was under way when the stop was ordered came after it in the store. It was
             // ordered before: the stop has the last word.
+            self.pause_again(&row).await?;
             row = self.0.row(id).await?;
         }
         if !row.status.forbids_running() {
@@ -42,6 +43,21 @@ impl Ops {
             self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, Some(pass)).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))
+    }
+
+    /// Pauses a row once more, and with it whatever was made or came up below it meanwhile: nothing is to be started,
+    /// or to run, below what is paused.
+    async fn pause_again(&self, row: &Workspace) -> OpResult<()> {
+        match self.0.store.pause_workspace(row.id, self.0.clock.now()).await? {
+            PauseResult::Paused(paused) => {
+                for below in paused.into_iter().filter(|paused| *paused != row.id) {
+                    self.begin(below, Order::Stop { swept: None });
+                }
+                Ok(())
+            }
+            PauseResult::BelowPaused(_) => self.0.pause(row).await.map(drop),
+            PauseResult::NotThere => Ok(()),
+        }
     }
 
     /// Sees every container of a row stopped, and tells of one that would not.

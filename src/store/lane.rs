@@ -263,8 +263,7 @@ impl Writer {
             }
             Err(error) => {
                 for job in jobs {
-                    let answer = if is(Mutation::AnswerBeforeCommit) { Ok(()) } else { Err(error.clone()) };
-                    job.answer(answer);
+                    job.answer(Err(error.clone()));
                 }
             }
         }

@@ -656,6 +656,7 @@ fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
         started_at: None,
         held_token: Some(foreign_token().into_bytes()),
         starts: 1,
+        started_after: 0,
     };
     state.containers.insert(key, container);
 }

@@ -20,7 +20,7 @@ use ostler::{
         trash::{TrashEntry, TrashReason, TrashState},
         workspace::{Kind, Workspace},
     },
-    engine::fake::{FakeContainer, State},
+    engine::fake::{Call, FakeContainer, State},
     store::Bearer,
 };
 
@@ -47,6 +47,9 @@ macro_rules! rules {
 rules! {
     LiveVolumesStay, "live-volumes-stay", "1 nothing is lost", "no volume of a live workspace is deleted or lies in the trash, and its work volume is there";
     DeletionIsOrdered, "deletion-is-ordered", "1 nothing is lost", "a volume is deleted on a person's word, not taken back since, and by nobody else before its retention";
+    DeletedIsGone, "deleted-is-gone", "3 what you see is what is", "what is said to be deleted for good is there no more";
+    DeathsAreReal, "deaths-are-real", "3 what you see is what is", "nobody is called offline whose container was seen to run, or was not seen";
+    TokensSpeakTrue, "tokens-speak-true", "2 no holder loses its token", "what an agent says counts if, and only if, its token is valid when it is written down";
     TrashIsWhole, "trash-is-whole", "1 nothing is lost", "at rest, whatever a removed workspace owned lies in the trash";
     LossIsNotHidden, "loss-is-not-hidden", "1 nothing is lost", "no empty work volume takes the place of one that is gone, but on a person's word";
     ForeignIsUntouched, "foreign-is-untouched", "1 nothing is lost", "what is not ours by label and name, a neighbour's or a person's, stays as it was found";
@@ -120,7 +123,9 @@ pub(crate) struct Witness {
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
     pub(crate) across_jump: BTreeSet<&'static str>,
     /// Of whom a person said that what is in the trash may go for good.
-    pub(crate) may_go: BTreeSet<WorkspaceId>,
+    pub(crate) may_go: BTreeMap<WorkspaceId, u64>,
+    /// And of whom it was taken back. Both by the number of the order.
+    pub(crate) taken_back: BTreeMap<WorkspaceId, u64>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
@@ -140,6 +145,8 @@ pub(crate) struct Witness {
     seen: Option<(u64, u64)>,
     rows: Vec<Workspace>,
     trash: Vec<TrashEntry>,
+    /// The trash before the last change.
+    known_trash: Vec<TrashEntry>,
     /// Workspaces whose work volume may have been made while the socket led elsewhere.
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
@@ -194,6 +201,7 @@ impl Witness {
         }
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
         self.rows = house.rows();
+        self.known_trash = std::mem::take(&mut self.trash);
         self.trash = at_once(house.eye.trash()).expect("the store answers");
         if events.is_empty() {
             return Ok(());
@@ -214,6 +222,8 @@ impl Witness {
         self.every_change_is_told_and_legal(events, rows)?;
         self.who_is_asleep_does_not_run(house, events, rows)?;
         for event in events {
+            self.deaths_are_real(house, rows, event)?;
+            self.deleted_is_gone(house, event)?;
             self.no_holder_loses_its_token(house, rows, event)?;
             self.nobody_is_blamed(house, event)?;
             if !self.approving {
@@ -327,7 +337,7 @@ impl Witness {
             }
             self.coverage.count(Rule::DeletionIsOrdered, 1);
             let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
-            if let Some(row) = of.filter(|row| !self.may_go.contains(&row.id) && !self.approving) {
+            if let Some(row) = of.filter(|row| !self.may_go(row, rows) && !self.approving) {
                 let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
                 return Err(Rule::DeletionIsOrdered.broken(how));
             }
@@ -364,6 +374,14 @@ impl Witness {
             }
         }
         Ok(())
+    }
+
+    /// Whether a person said of a workspace, or of one above it, that it may go for good, and has not taken it back.
+    fn may_go(&self, row: &Workspace, rows: &[Workspace]) -> bool {
+        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
+        let line = std::iter::successors(Some(row), |row| above(row)).take(32);
+        let said = line.filter_map(|row| self.may_go.get(&row.id)).max();
+        said.is_some_and(|said| self.taken_back.get(&row.id).is_none_or(|back| back <= said))
     }
 
     /// Whether a work volume was made in this engine and not taken away by a hand. One that was made while the socket
@@ -434,6 +452,46 @@ impl Witness {
             )));
         }
         Ok(())
+    }
+
+    /// Lessons: healthy containers were restarted because an engine's error was read as "not running".
+    fn deaths_are_real(&mut self, house: &House, rows: &[Workspace], event: &Event) -> Result<(), Broken> {
+        if event.event_type != "WORKSPACE_OFFLINE" {
+            return Ok(());
+        }
+        let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
+        let Some(row) = row.filter(|row| row.status == Status::Offline) else { return Ok(()) };
+        self.coverage.count(Rule::DeathsAreReal, 1);
+        let state = house.world.state();
+        let Some((id, container)) = row.container.as_ref().and_then(|id| state.containers.get_key_value(id))
+        else {
+            return Ok(());
+        };
+        let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
+        let looked = state.log.iter().rposition(looks);
+        if container.state.may_run() && looked.is_none_or(|looked| looked >= container.started_after) {
+            let how = format!("{} is called offline, and its container runs: {}", row.name, event.payload);
+            return Err(Rule::DeathsAreReal.broken(how));
+        }
+        Ok(())
+    }
+
+    fn deleted_is_gone(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
+        if event.event_type != "TRASH_DELETED" || event.payload["phase"] != "deleted" {
+            return Ok(());
+        }
+        let entry = self.known_trash.iter().find(|entry| event.payload["trash_id"] == entry.id.to_string());
+        let Some(entry) = entry else { return Ok(()) };
+        self.coverage.count(Rule::DeletedIsGone, 1);
+        let state = house.world.state();
+        let container = entry.things.container.iter().filter(|lies| state.containers.contains_key(&lies.id));
+        let volumes = entry.things.volumes.iter().filter(|name| state.volumes.contains_key(*name));
+        let left: Vec<_> = container.map(|lies| lies.name.clone()).chain(volumes.cloned()).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Rule::DeletedIsGone
+            .broken(format!("entry {} was deleted for good, and {left:?} are there", entry.id)))
     }
 
     /// The start's transaction issues one and revokes the others; and what persons made is theirs to end.

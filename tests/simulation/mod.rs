@@ -4,6 +4,7 @@ pub(crate) mod crash;
 mod events;
 pub(crate) mod executor;
 mod faults;
+mod found;
 pub(crate) mod house;
 pub(crate) mod invariants;
 mod pairs;

@@ -74,10 +74,12 @@ struct Book {
     new_volumes: BTreeSet<WorkspaceId>,
     /// Of whom a person said that what is in the trash may go for good, and has not taken it back since.
     may_go: BTreeMap<WorkspaceId, u64>,
+    taken_back: BTreeMap<WorkspaceId, u64>,
     /// What was told of a status, and since when it was asked.
     told: Vec<(WorkspaceId, String, usize)>,
     arrived: u64,
     runs_that_took: usize,
+    words_heard: usize,
     whole_listings: usize,
 }
 
@@ -96,17 +98,14 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// A person says that what is in the trash of these may go for good.
-    fn let_go(&mut self, those: impl IntoIterator<Item = WorkspaceId>) {
-        let order = self.words.orders;
-        self.may_go.extend(those.into_iter().map(|id| (id, order)));
+    /// A person says that what is in the trash of this may go for good.
+    fn let_go(&mut self, id: WorkspaceId) {
+        self.may_go.insert(id, self.words.orders);
     }
 
-    /// A person took it back, by this order: what was said to go before that order was given may not any more.
+    /// A person took it back, by this order.
     fn took_back(&mut self, id: WorkspaceId, order: u64) {
-        if self.may_go.get(&id).is_some_and(|said| *said < order) {
-            self.may_go.remove(&id);
-        }
+        self.taken_back.insert(id, order);
     }
 
     fn broke(&mut self, how: Broken) {
@@ -234,9 +233,12 @@ impl Story {
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
-        self.witness.may_go = book.may_go.keys().copied().collect();
+        self.witness.may_go.clone_from(&book.may_go);
+        self.witness.taken_back.clone_from(&book.taken_back);
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
+        let heard = std::mem::take(&mut book.words_heard);
+        self.witness.coverage.count(Rule::TokensSpeakTrue, heard);
         if !self.witness.across_jump.is_empty() {
             let running = running(&self.house, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
@@ -270,8 +272,13 @@ impl Story {
             self.note(format!("{minutes} minutes pass in a lull"));
             self.house.sim.pass(Duration::from_mins(minutes));
             self.check()?;
+            if self.house.sim.choose(|rng| rng.permille(300)) {
+                self.approve_what_is_held();
+            }
             if !self.temper.driven {
-                for pass in ABOUT_AGENTS {
+                // About agents only, or about everything, twice: many graces are two looks long.
+                let all = self.house.sim.choose(|rng| rng.permille(150));
+                for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
                 }
             }
@@ -335,9 +342,13 @@ impl Story {
             97..99 => self.lay_hands_on(None),
             _ if self.house.sim.choose(|rng| rng.permille(300)) => self.jump(),
             _ if self.house.sim.choose(|rng| rng.permille(300)) => {
-                let id = self.house.furnish_unknown();
-                self.count("something unknown turned up");
-                self.note(format!("something unknown, {id}, turns up"));
+                // Now and then a crowd of them: more than the breaker lets pass.
+                let many = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
+                for _ in 0..many {
+                    let id = self.house.furnish_unknown();
+                    self.count("something unknown turned up");
+                    self.note(format!("something unknown, {id}, turns up"));
+                }
             }
             _ => self.wait(&held),
         }
@@ -456,14 +467,7 @@ impl Story {
         self.count("orders of people");
         match word {
             Word::StartWithNewVolume => drop(self.book().new_volumes.insert(id)),
-            // And with it whatever is below.
-            Word::Purge => {
-                let rows = self.house.rows();
-                let below =
-                    rows.iter().map(|row| row.id).filter(|row| line_above(&self.house, *row).contains(&id));
-                let below: Vec<_> = below.chain([id]).collect();
-                self.book().let_go(below);
-            }
+            Word::Purge => self.book().let_go(id),
             _ => {}
         }
         let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
@@ -488,10 +492,6 @@ impl Story {
         let Some(id) = self.any_workspace() else { return };
         let trash = at_once(self.house.eye.trash()).expect("the store answers");
         let name = self.house.row(id).name;
-        let held: Vec<_> = ostler::sweep::all()
-            .iter()
-            .filter_map(|pass| Some((pass.name(), at_once(self.house.eye.held_plan(pass.name())).ok()??.id)))
-            .collect();
         let (what, looks) = (self.house.sim.choose(|rng| rng.below(8)), self.witness.looks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
@@ -553,25 +553,28 @@ impl Story {
             }
             6 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                self.book().let_go([entry.workspace]);
+                self.book().let_go(entry.workspace);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, nothing);
             }
-            7 if !held.is_empty() => {
-                // From here on the breaker's limit is the person's.
-                self.witness.approving = true;
-                let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
-                let to = format!("/sweeps/{pass}/approve");
-                self.ask(
-                    format!("approve what {pass} holds"),
-                    ("POST", to, Some(json!({ "plan_id": plan }))),
-                    None,
-                    nothing,
-                );
-            }
+            7 => self.approve_what_is_held(),
             _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
         }
+    }
+
+    /// A person approves one of the plans that wait for that.
+    fn approve_what_is_held(&mut self) {
+        let held = |pass| at_once(self.house.eye.held_plan(pass)).expect("the store answers");
+        let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
+        if held.is_empty() {
+            return;
+        }
+        // From here on the breaker's limit is the person's.
+        self.witness.approving = true;
+        let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
+        let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
+        self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
     }
 
     /// The token of a process that runs, or one that somebody once held.
@@ -637,7 +640,19 @@ impl Story {
         let looks = self.witness.looks;
         let what = format!("{} says that it {says}", self.house.row(id).name);
         self.count("words of agents");
+        let beats = body.is_some();
+        let (eye, clock, digest) = (self.house.eye.clone(), self.house.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
+            // Whatever was written down for it was written a moment ago, and nothing was since.
+            let bearer = eye.bearer(&digest, clock.now());
+            let speaks = matches!(bearer, Some(Bearer::Workspace(holder)) if holder.workspace == id);
+            if beats && status == 200 {
+                book.words_heard += 1;
+                if !speaks {
+                    let how = format!("{id} was heard by a token that is none: {answer}");
+                    book.broke(Rule::TokensSpeakTrue.broken(how));
+                }
+            }
             if let (200, Some(status), Some(_)) = (status, answer["status"].as_str(), answer.get("paused")) {
                 book.told.push((id, status.to_owned(), looks));
             }
@@ -672,10 +687,18 @@ impl Story {
 
     /// A pass begins, unless it runs already: that is the driver's promise.
     fn sweep(&mut self) {
-        let passes: Vec<_> = ostler::sweep::all().iter().map(|pass| pass.name()).collect();
+        let passes = all_passes();
         let restarts = self.temper.deaths > 0 && self.house.sim.choose(|rng| rng.permille(400));
         let next_door = self.neighbour.is_some() && self.house.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.house.sim.choose(|rng| rng.pick(&passes)) };
+        // Where a container is gone the race of its tokens' sweep is on.
+        let gone = self
+            .house
+            .rows()
+            .into_iter()
+            .any(|row| row.container.is_some() && self.house.container(row.id).is_none());
+        let pass =
+            if gone && self.house.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
         if next_door { self.begin_pass_next_door(pass) } else { self.begin_pass(pass) }
     }
 
@@ -907,6 +930,11 @@ impl Story {
             .count(Rule::MessagesArrive, usize::try_from(book.arrived).unwrap_or(usize::MAX));
         Ok(())
     }
+}
+
+/// The names of all passes, in their order.
+fn all_passes() -> Vec<&'static str> {
+    ostler::sweep::all().iter().map(|pass| pass.name()).collect()
 }
 
 /// The passes that run right now, whoever began them.

@@ -1,0 +1,148 @@
+//! What lives of the simulator found, each told as briefly as it can be: a seed finds something else when the story
+//! changes, these do not.
+
+use std::time::Duration;
+
+use ostler::{
+    domain::{ids::WorkspaceId, status::Status, trash::TrashState},
+    ops::{CreateRequest, Ops, Order},
+};
+
+use super::{
+    executor::{Owner, TaskOrder},
+    house::{House, IMAGE, at_once, request},
+    invariants::at_rest,
+};
+
+fn house() -> House {
+    House::new(7, TaskOrder::AsWoken)
+}
+
+fn runs(house: &House, id: WorkspaceId) -> bool {
+    house.container(id).is_some_and(|container| container.state.may_run())
+}
+
+/// Begins an order, and takes its effects up to one of that name, which is held.
+fn until_held<F>(house: &House, label: &str, order: impl FnOnce(Ops) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    house.sim.spawn(Owner::Daemon, order(house.daemon.ops.clone()));
+    loop {
+        house.sim.run_ready();
+        let next = *house.sim.held().first().expect("it comes to that");
+        if next.label == label {
+            return;
+        }
+        house.sim.take(next.id);
+    }
+}
+
+#[test]
+fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
+    let house = house();
+    let id = house.online("w");
+    // The purge has put everything away and is about to look what there is to delete.
+    until_held(&house, "keep in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
+    house.sim.take(house.sim.held()[0].id);
+    house.sim.run_ready();
+    let purge = house.sim.held();
+    house.sim.spawn(Owner::Daemon, {
+        let ops = house.daemon.ops.clone();
+        async move {
+            ops.undelete(id, None).await.expect("it comes back");
+            ops.remove(id, false, false).await.expect("it is removed again");
+        }
+    });
+    // Everything but the purge goes on, until nothing else is left.
+    loop {
+        house.sim.run_ready();
+        let Some(next) = house.sim.held().into_iter().find(|held| !purge.contains(held)) else { break };
+        house.sim.take(next.id);
+    }
+    house.sim.quiesce();
+    house.converge();
+    let trash = at_once(house.eye.trash()).expect("the store answers");
+    let volumes: usize = trash.iter().map(|entry| entry.things.volumes.len()).sum();
+    assert_eq!(
+        volumes, 2,
+        "a plain removal keeps its volumes for 14 days, whoever was to be purged before: {trash:?}"
+    );
+    at_rest(&house).expect("all is well");
+}
+
+#[test]
+fn a_deletion_that_another_engine_answered_is_finished_by_ours() {
+    let house = house();
+    let id = house.online("w");
+    house.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
+    house.sim.quiesce();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
+    until_held(&house, "delete_container", |ops| async move { drop(ops.delete(entry).await) });
+    house.world.lead_elsewhere();
+    house.sim.quiesce();
+    let kept = at_once(house.eye.trash_entry(entry)).expect("the store answers");
+    assert_eq!(
+        kept.map(|entry| entry.state),
+        Some(TrashState::Deleting),
+        "an engine that is not ours said that its things are gone, and the entry was forgotten"
+    );
+    house.world.lead_here();
+    house.calmly(|ops| async move { ops.delete(entry).await }).expect("it is deleted now");
+    assert!(house.world.state().volumes.keys().all(|name| !name.contains(&id.to_string())));
+    at_rest(&house).expect("all is well");
+}
+
+#[test]
+fn nobody_is_called_stopped_by_another_engine() {
+    let house = house();
+    let id = house.online("w");
+    until_held(&house, "list_containers", |ops| async move {
+        let answer = ops.stop(id).await;
+        assert!(answer.is_err(), "it runs on in our engine, and was called stopped: {answer:?}");
+    });
+    house.world.lead_elsewhere();
+    house.sim.quiesce();
+    assert!(runs(&house, id));
+    house.world.lead_here();
+    house.converge();
+    assert!(!runs(&house, id) && house.status(id) == Status::Paused, "settle stops it");
+}
+
+#[test]
+fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
+    let house = house();
+    let id = house.online("w");
+    house.calmly(|ops| async move { ops.recreate(id).await }).expect("it is made anew");
+    house.sim.quiesce();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].clone();
+    // As a registry does that was restored from a copy.
+    let container = entry.things.container.expect("the old container lies there").id;
+    at_once(house.eye.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.converge();
+    let trash = at_once(house.eye.trash()).expect("the store answers");
+    assert!(
+        trash.iter().any(|entry| entry.things.container.as_ref().is_some_and(|lies| lies.id == container)),
+        "the container is nobody's for ever: {trash:?}"
+    );
+    assert_eq!(house.status(id), Status::Online);
+}
+
+#[test]
+fn a_stop_that_has_the_last_word_has_it_over_what_came_up_below() {
+    let house = house();
+    let lead = house.online("lead");
+    let made = CreateRequest { parent: Some(lead), ..request("worker", IMAGE) };
+    let worker = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.sim.quiesce();
+    assert_eq!(house.status(worker), Status::Online);
+    // The stop of a pause that came before the start of both, and before the worker was made.
+    let stop = Order::Stop { swept: None };
+    house.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
+    house.sim.quiesce();
+    assert_eq!(house.status(lead), Status::Paused);
+    assert_eq!(house.status(worker), Status::Paused, "it is above nothing that could let it start");
+    assert!(!runs(&house, worker), "it runs below what is paused");
+}
