@@ -15,7 +15,7 @@ use crate::{
         time::Timestamp,
         token::redact_tokens,
     },
-    engine::{Trouble, log_tail},
+    engine::{Trouble, log_tail, trusted},
     store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
 
@@ -40,7 +40,12 @@ impl Ops {
             Some(container) => match self.0.engine.inspect_container(container).await {
                 Ok(seen) if seen.state.may_run() => return Ok(Applied::Raced("its container runs".into())),
                 Ok(seen) => Some(seen),
-                Err(error) if error.trouble == Trouble::Absent || is(Mutation::UnknownIsGone) => None,
+                Err(_) if is(Mutation::UnknownIsGone) => None,
+                Err(error) if error.trouble == Trouble::Absent => {
+                    // Another engine knows nothing of it either, and it runs on in ours.
+                    trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+                    None
+                }
                 Err(error) => return Err(error.into()),
             },
         };

@@ -110,6 +110,26 @@ fn nobody_is_called_stopped_by_another_engine() {
 }
 
 #[test]
+fn nobody_is_called_dead_by_another_engine() {
+    let house = house();
+    let id = house.online("w");
+    let incarnation = house.row(id).incarnation;
+    house.world.lead_elsewhere();
+    let looked = house.calmly(|ops| async move { ops.order(id, Order::MarkOffline(incarnation)).await });
+    assert!(
+        looked.is_err(),
+        "an engine that is not ours has never heard of it, and that was believed: {looked:?}"
+    );
+    assert_eq!(house.status(id), Status::Online);
+    house.world.lead_here();
+    house.remove_container(id);
+    house
+        .calmly(|ops| async move { ops.order(id, Order::MarkOffline(incarnation)).await })
+        .expect("ours may say so");
+    assert_eq!(house.status(id), Status::Offline);
+}
+
+#[test]
 fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
     let house = house();
     let id = house.online("w");
