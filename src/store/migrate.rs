@@ -184,17 +184,45 @@ fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     if found == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), found }) }
 }
 
-/// Copies the file before it is changed. The copy carries the version it was made at.
+/// Copies the file before it is changed. The copy carries the version it was made at, and has its name only once it
+/// is whole and on disk: people are told to put it in the place of a damaged database.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
-    let failed = |error: rusqlite::Error| OpenError::Backup { copy: copy.clone(), found: error.to_string() };
+    let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));
+    let done = copy_to(sql, &unfinished).and_then(|()| {
+        fs::rename(&unfinished, &copy)
+            .and_then(|()| File::open(copy.parent().unwrap_or(Path::new(".")))?.sync_all())
+            .map_err(|source| OpenError::Place { path: copy.clone(), source })
+    });
+    if done.is_err() {
+        // What it takes may be what is missing. It is no copy, and the next attempt makes another.
+        let _never_made = fs::remove_file(&unfinished);
+    }
+    done.map(|()| copy)
+}
+
+fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| OpenError::Backup {
+        copy: copy.to_owned(),
+        found: StoreError::from(error).found_and_advice(),
+    };
+    let place = |source| OpenError::Place { path: copy.to_owned(), source };
+    match fs::remove_file(copy) {
+        // Of a process that was killed over it.
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(place(source)),
+    }
     // It holds what the file holds: environments, and digests of tokens.
-    private_file(&copy)?;
-    let mut target = Connection::open(&copy).map_err(failed)?;
+    private_file(copy)?;
+    let mut target = Connection::open(copy).map_err(failed)?;
+    // Nobody goes back to what it was before: that was empty.
+    target.pragma_update(None, "journal_mode", "OFF").map_err(failed)?;
     rusqlite::backup::Backup::new(sql, &mut target)
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
         .map_err(failed)?;
-    Ok(copy)
+    drop(target);
+    File::open(copy).and_then(|file| file.sync_all()).map_err(place)
 }
 
 #[cfg(test)]

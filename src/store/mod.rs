@@ -120,6 +120,11 @@ impl StoreError {
         Self { found: found.into() }
     }
 
+    /// What was found and what to do about it, for a message that says the rest itself.
+    fn found_and_advice(&self) -> String {
+        format!("{}{}", self.found, advice(&self.found))
+    }
+
     /// A statement panicked, or the lanes ended before its turn came.
     fn unanswered() -> Self {
         Self::new("a statement got no answer, and the log says why")
