@@ -13,10 +13,12 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod disk;
 mod report;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
 mod support;
+mod upgrade;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -54,7 +56,22 @@ struct Campaign {
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
-const CAMPAIGNS: &[Campaign] = &[];
+const CAMPAIGNS: &[Campaign] = &[
+    Campaign {
+        name: "upgrade",
+        title: "Upgrades",
+        what: "a database of every released schema, full of rows, migrates and keeps each; killed, crowded or newer, \
+               it is left as it was",
+        run: upgrade::run,
+    },
+    Campaign {
+        name: "disk",
+        title: "Disks that fail",
+        what: "full disks, failing disks, logs cut at every byte and lost power: what was answered is there, what was \
+               refused is not, what cannot be read is not replaced",
+        run: disk::run,
+    },
+];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);
