@@ -198,9 +198,10 @@ impl Old {
             fs::create_dir_all(&data).map_err(said)?;
             fs::write(data.join(FILE_NAME), &database).map_err(said)?;
             fs::write(data.join(LOG), &log[..at]).map_err(said)?;
-            match self.expect_old_or_new(section, &data, &format!("its log cut at {at}"))? {
-                true => old += 1,
-                false => new += 1,
+            if self.expect_old_or_new(section, &data, &format!("its log cut at {at}"))? {
+                old += 1;
+            } else {
+                new += 1;
             }
             // Opening each takes long: every eighth, and the ends.
             if at % 8 < 2 || at + 5000 > log.len() {
@@ -259,9 +260,9 @@ impl Old {
             section.count("daemons killed while they upgraded", 1);
             let was_old = self.expect_old_or_new(section, &data, &format!("killed, number {number}"))?;
             if was_old {
-                old += 1
+                old += 1;
             } else {
-                new += 1
+                new += 1;
             }
             let store = Store::open(&data).map_err(said)?;
             self.expect_upgraded_with_registry(section, &data)?;

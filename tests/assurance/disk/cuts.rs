@@ -6,10 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -49,7 +46,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     }
     section.count("bytes of the log that was cut at every byte", short.log.len() as u64);
     let step = if settings.long { 1 } else { 509 };
-    let around = |at: &usize| at % step == 0 || at.saturating_sub(HEADER - 1) % FRAME < 3;
+    let around = |at: &usize| at.is_multiple_of(step) || at.saturating_sub(HEADER - 1) % FRAME < 3;
     for (what, origin, cuts) in [
         ("logs cut, at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
         (
@@ -331,7 +328,7 @@ fn cut_a_young_one(runtime: &Runtime, section: &mut Section, place: &Path) -> Re
     let mirror = Mirror::Directory(young.clone());
     let clock = SystemClock::start();
     runtime.block_on(identity::establish(&store, &mirror, &young, &clock, &SystemEntropy)).map_err(said)?;
-    let side = Arc::new(Connection::open(young.join(FILE_NAME)).map_err(said)?);
+    let side = Connection::open(young.join(FILE_NAME)).map_err(said)?;
     let founded = Tables::read(&side).map_err(said)?;
     let [database, log] = FILES.map(|file| fs::read(young.join(file)));
     let (database, log) = (database.map_err(said)?, log.map_err(said)?);

@@ -16,10 +16,11 @@ use rustix::{
 use tokio::runtime::Runtime;
 
 use super::{
+    Refusals, add_refusals,
     crowd::{Crowd, Ledger, advises},
     judge,
     mounts::{Mounted, copy_sparse, make_image, run as run_program},
-    said,
+    said, tell_refusals,
 };
 use crate::{Settings, report::Section};
 
@@ -30,14 +31,18 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     // How much room the medium has beyond what an empty file system takes.
     let rooms: Vec<u64> =
         if settings.long { (1..=40).map(|n| n * 300).collect() } else { vec![600, 1700, 4000, 7000] };
+    let mut refusals = Refusals::new();
     for room in rooms {
-        refuse_writes(runtime, section, room).map_err(|error| format!("{room} KiB of medium: {error}"))?;
+        let more = refuse_writes(runtime, section, room)
+            .map_err(|error| format!("{room} KiB of medium: {error}"))?;
+        add_refusals(&mut refusals, more);
     }
+    tell_refusals(section, "What writers on a failing disk are told", refusals);
     lose_reads(runtime, section, if settings.long { 128 } else { 16 })
 }
 
 /// Writes to the device fail.
-fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<(), String> {
+fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<Refusals, String> {
     let directory = tempfile::tempdir().map_err(said)?;
     let medium = Mounted::tmpfs(&directory.path().join("medium"), "64m")?;
     let image = medium.at().join("disk.img");
@@ -55,10 +60,6 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     section.count("media that failed under writers", 1);
     section.count("writes refused by a failing disk", ledger.refused());
     section.expect(ledger.refused() > 0, || "the medium never failed".into());
-    for (words, times) in &ledger.refusals {
-        let io = words.contains("I/O error") || words.contains("read-only") || words.contains("readonly");
-        section.count(if io { "… as an I/O error" } else { "… as something else" }, *times);
-    }
     let memory = runtime.block_on(store.memory_is_true());
     section.expect(memory != Ok(false), || "on a failing disk, memory differs from the tables".into());
     drop(store);
@@ -80,7 +81,8 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
         Err(error) => section.broke(format!("what was answered cannot be opened any more: {error}")),
     }
     disk.leave()?;
-    medium.leave()
+    medium.leave()?;
+    Ok(ledger.refusals)
 }
 
 /// A journal that was replayed is 0, an error that was put right is 1; more is more than a failing write explains.
@@ -129,9 +131,10 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
             forget_cached(&data)?;
             let file = File::options().write(true).open(&image).map_err(said)?;
             file.set_len((IMAGE_MIB << 20) * place / places).map_err(said)?;
-            match open_unreadable(runtime, section, &data, &ledger, place) {
-                true => opened += 1,
-                false => refused += 1,
+            if open_unreadable(runtime, section, &data, &ledger, place) {
+                opened += 1;
+            } else {
+                refused += 1;
             }
             disk.leave()?;
             // The end is back, and with it has to be everything.

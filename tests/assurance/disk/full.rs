@@ -10,11 +10,11 @@ use ostler::store::Store;
 use tokio::runtime::Runtime;
 
 use super::{
-    FILES, bytes_of, copy_database,
+    FILES, Refusals, add_refusals, bytes_of, copy_database,
     crowd::{Crowd, advises},
     judge,
     mounts::{Mounted, fill},
-    said,
+    said, tell_refusals,
 };
 use crate::{Settings, report::Section};
 
@@ -24,14 +24,18 @@ const REFUSALS: u32 = 25;
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
     let sizes: Vec<u32> =
         if settings.long { (5..=60).map(|n| n * 200).collect() } else { vec![1000, 2048, 3300, 9000] };
+    let mut refusals = Refusals::new();
     for size in sizes {
-        fill_up(runtime, section, size).map_err(|error| format!("a disk of {size} KiB: {error}"))?;
+        let more =
+            fill_up(runtime, section, size).map_err(|error| format!("a disk of {size} KiB: {error}"))?;
+        add_refusals(&mut refusals, more);
         section.count("disks filled up", 1);
     }
+    tell_refusals(section, "What writers on a full disk are told", refusals);
     Ok(())
 }
 
-fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<(), String> {
+fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusals, String> {
     let directory = tempfile::tempdir().map_err(said)?;
     let disk = Mounted::tmpfs(&directory.path().join("disk"), &format!("{kib}k"))?;
     let data = disk.at().join("data");
@@ -73,9 +77,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<(), Str
     // Full once more, and closed: what it cannot tidy up stays as it is.
     let ballast = fill(disk.at()).map_err(said)?;
     drop(store);
-    let before = super::mounts::open_files_below(disk.at());
-    section.count("files still open right after a store was closed", before as u64);
-    open_on_full(section, &data, "closed while full")?;
+    open_on_full(section, &data, "closed while full");
     fs::remove_file(ballast).map_err(said)?;
     let store = Store::open(&data).map_err(said)?;
     judge(
@@ -89,26 +91,27 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<(), Str
         section.broke(format!("{kib} KiB: opened again it does not go on: {error}"));
     }
     drop(store);
-    disk.leave()
+    disk.leave()?;
+    Ok(full.refusals)
 }
 
 /// What a killed daemon left, on a disk on which nothing more fits than this and a few bytes.
 fn reopen_full(section: &mut Section, killed: &Path, directory: &Path) -> Result<(), String> {
     let length =
         |file: &&str| fs::metadata(killed.join(file)).map_or(0, |metadata| metadata.len().div_ceil(4096));
-    let pages: u64 = FILES.iter().map(|file| length(&file)).sum();
+    let pages: u64 = FILES.iter().map(length).sum();
     for spare in 0..12 {
         let disk = Mounted::tmpfs(&directory.join("exact"), &format!("{}k", (pages + spare) * 4))?;
         let data = disk.at().join("data");
         copy_database(killed, &data).map_err(said)?;
-        open_on_full(section, &data, &format!("killed while full, {spare} pages free"))?;
+        open_on_full(section, &data, &format!("killed while full, {spare} pages free"));
         disk.leave()?;
     }
     Ok(())
 }
 
 /// Opens where nothing fits: opened, or refused with a message that blames the disk, and nothing is lost by either.
-fn open_on_full(section: &mut Section, data: &Path, when: &str) -> Result<(), String> {
+fn open_on_full(section: &mut Section, data: &Path, when: &str) {
     let before = bytes_of(data);
     section.count("stores opened while full", 1);
     match Store::open(data) {
@@ -123,5 +126,4 @@ fn open_on_full(section: &mut Section, data: &Path, when: &str) -> Result<(), St
             section.expect(bytes_of(data) == before, || format!("{when}: refused, and yet written to"));
         }
     }
-    Ok(())
 }

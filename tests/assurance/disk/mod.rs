@@ -71,6 +71,20 @@ fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, wh
     }
 }
 
+/// Each refusal's words, and how often they were said.
+type Refusals = std::collections::BTreeMap<String, u64>;
+
+fn add_refusals(all: &mut Refusals, more: Refusals) {
+    for (words, times) in more {
+        *all.entry(words).or_default() += times;
+    }
+}
+
+fn tell_refusals(section: &mut Section, title: &str, refusals: Refusals) {
+    let rows = refusals.into_iter().map(|(words, times)| [words, times.to_string()]);
+    section.table(title, ["answer", "times"], rows);
+}
+
 /// The files of a database, as whoever is killed leaves them. Shared memory is no content: it is rebuilt.
 const FILES: [&str; 2] = [FILE_NAME, "ostler.db-wal"];
 
