@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -26,18 +26,38 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Refuses a file that must not be opened for writing, and changes nothing of it.
 pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
-    let damaged = |found: String| OpenError::Damaged { path: path.to_owned(), found };
     let wal = path.with_extension("db-wal");
+    let inspected = inspect_both(path, &wal);
+    if matches!(inspected, Err(OpenError::Damaged { .. })) {
+        // SQLite calls malformed what the disk does not give, too. A backup is no help against that.
+        read_through(path)?;
+        read_through(&wal)?;
+    }
+    inspected
+}
+
+fn read_through(path: &Path) -> Result<(), OpenError> {
+    let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+    match read {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(OpenError::Place { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
+    let damaged = |found: String| OpenError::Damaged { path: path.to_owned(), found };
     if size_of(path)? == 0 {
         // SQLite takes an empty file for a new database, and throws away the log beside it.
-        return match size_of(&wal)? {
+        return match size_of(wal)? {
             0 => Ok(()),
             left => Err(damaged(format!("it is empty, but {} beside it holds {left} bytes", wal.display()))),
         };
     }
     let has_log = wal.exists();
     check_outline(path, has_log)?;
-    let sql = look_at(path, has_log).map_err(|error| damaged(error.to_string()))?;
+    let sql = look_at(path, has_log).map_err(|error| OpenError::unreadable(path, &error))?;
     let found = identify(&sql, Some(path), MIGRATIONS.len());
     if matches!(found, Ok(_) | Err(OpenError::NotOurs { .. })) {
         check_integrity(&sql, path)?;
@@ -93,7 +113,7 @@ fn escaped(letter: char) -> String {
 fn size_of(path: &Path) -> Result<u64, OpenError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.len()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(source) => Err(OpenError::Place { path: path.to_owned(), source }),
     }
 }
@@ -111,7 +131,7 @@ struct Identity {
 
 fn identify(sql: &Connection, path: Option<&Path>, known: usize) -> Result<Identity, OpenError> {
     let path = || path.map(Path::to_owned).unwrap_or_default();
-    let damaged = |error: rusqlite::Error| OpenError::Damaged { path: path(), found: error.to_string() };
+    let damaged = |error: rusqlite::Error| OpenError::unreadable(&path(), &error);
     let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(damaged)?;
     let owner: i32 = sql.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
     let tables: u32 =
@@ -160,21 +180,49 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
 fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let found = sql
         .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
-        .unwrap_or_else(|error| error.to_string());
+        .map_err(|error| OpenError::unreadable(path, &error))?;
     if found == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), found }) }
 }
 
-/// Copies the file before it is changed. The copy carries the version it was made at.
+/// Copies the file before it is changed. The copy carries the version it was made at, and has its name only once it
+/// is whole and on disk: people are told to put it in the place of a damaged database.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
-    let failed = |error: rusqlite::Error| OpenError::Backup { copy: copy.clone(), found: error.to_string() };
+    let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));
+    let done = copy_to(sql, &unfinished).and_then(|()| {
+        fs::rename(&unfinished, &copy)
+            .and_then(|()| File::open(copy.parent().unwrap_or(Path::new(".")))?.sync_all())
+            .map_err(|source| OpenError::Place { path: copy.clone(), source })
+    });
+    if done.is_err() {
+        // What it takes may be what is missing. It is no copy, and the next attempt makes another.
+        let _never_made = fs::remove_file(&unfinished);
+    }
+    done.map(|()| copy)
+}
+
+fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| OpenError::Backup {
+        copy: copy.to_owned(),
+        found: StoreError::from(error).found_and_advice(),
+    };
+    let place = |source| OpenError::Place { path: copy.to_owned(), source };
+    match fs::remove_file(copy) {
+        // Of a process that was killed over it.
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(place(source)),
+    }
     // It holds what the file holds: environments, and digests of tokens.
-    private_file(&copy)?;
-    let mut target = Connection::open(&copy).map_err(failed)?;
+    private_file(copy)?;
+    let mut target = Connection::open(copy).map_err(failed)?;
+    // Nobody goes back to what it was before: that was empty.
+    target.pragma_update(None, "journal_mode", "OFF").map_err(failed)?;
     rusqlite::backup::Backup::new(sql, &mut target)
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
         .map_err(failed)?;
-    Ok(copy)
+    drop(target);
+    File::open(copy).and_then(|file| file.sync_all()).map_err(place)
 }
 
 #[cfg(test)]

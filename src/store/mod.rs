@@ -94,6 +94,11 @@ fn advice(found: &str) -> &'static str {
         ". Make the data directory writable; nothing was changed"
     } else if found.contains("I/O error") {
         ". Look at the disk's health and free space (`dmesg`, `df`); nothing was changed"
+    } else if found.contains("unable to open") {
+        ". The disk is full, or the data directory closed to ostler: look at `df` and at its owner and mode"
+    } else if found.contains("malformed") {
+        ". The file is damaged, or its disk failing: look at the kernel's log, and start ostler again; it then looks \
+         at every page, and says what to do"
     } else {
         ""
     }
@@ -103,6 +108,8 @@ fn advice(found: &str) -> &'static str {
 pub(crate) fn advice_for(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::StorageFull {
         "Free some disk space; nothing was changed"
+    } else if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+        "The disk is failing: look at the kernel's log"
     } else {
         "Check that the directory exists and is writable"
     }
@@ -111,6 +118,11 @@ pub(crate) fn advice_for(error: &io::Error) -> &'static str {
 impl StoreError {
     fn new(found: impl Into<String>) -> Self {
         Self { found: found.into() }
+    }
+
+    /// What was found and what to do about it, for a message that says the rest itself.
+    fn found_and_advice(&self) -> String {
+        format!("{}{}", self.found, advice(&self.found))
     }
 
     /// A statement panicked, or the lanes ended before its turn came.

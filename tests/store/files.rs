@@ -234,10 +234,10 @@ fn a_path_with_every_kind_of_letter_is_opened() {
 
 /// A file system of its own. Only root may make one: others are told, and the rest of this is theirs too,
 /// in the store's own tests of a database that may not grow.
-struct SmallDisk(tempfile::TempDir);
+pub(super) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new(size: &str) -> Option<Self> {
+    pub(super) fn new(size: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("not root: a full disk is tried by the store's own tests only");
             return None;
@@ -254,12 +254,12 @@ impl SmallDisk {
         assert!(ran.status.success(), "root, and yet `{program} {}` fails: {said}", arguments.join(" "));
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
 
     /// Leaves not a byte free, and answers with the file to delete.
-    fn fill(&self) -> PathBuf {
+    pub(super) fn fill(&self) -> PathBuf {
         let ballast = self.0.path().join("ballast");
         let mut file = fs::File::create(&ballast).unwrap();
         for block in [4096, 1] {
@@ -322,6 +322,27 @@ async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt(
     fs::remove_file(ballast).unwrap();
     let store = Store::open(&disk.data()).unwrap();
     store.found_registry(registry()).await.unwrap();
+}
+
+/// The shared memory beside a log takes room that a disk may not have: nobody should put an old backup in the place
+/// of a good database for that.
+#[tokio::test]
+async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    fs::create_dir(disk.data()).unwrap();
+    for file in [FILE_NAME, "ostler.db-wal"] {
+        fs::copy(fixture.directory().join(file), disk.data().join(file)).unwrap();
+    }
+    let ballast = disk.fill();
+    let before = content(&disk.data());
+    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(!said.contains("damaged") && !said.contains("backup"), "{said}");
+    assert!(said.contains("look at `df`"), "{said}");
+    assert_eq!(content(&disk.data()), before);
+    fs::remove_file(ballast).unwrap();
+    assert!(Store::open(&disk.data()).unwrap().workspace(id).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -12,33 +12,25 @@ use ostler::{
 use rusqlite::Connection;
 use uuid::Uuid;
 
-/// Each schema's file, as that version left it.
-const OLD: &[(&str, &str)] = &[("0001_keeper", include_str!("old/0001_keeper.sql"))];
+use super::files::SmallDisk;
+use crate::support::{old_schemas::OLD, tables::Tables};
 
 const T: i64 = 1_700_000_000_000;
-
-fn count(sql: &Connection, table: &str) -> i64 {
-    sql.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
-}
 
 #[tokio::test]
 async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
     for (schema, text) in OLD {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
-        let tables =
-            ["registry", "workspaces", "pulse", "tokens", "events", "trash", "trash_items", "held_plans"];
-        let before: Vec<_> = {
+        let before = {
             let sql = Connection::open(&path).unwrap();
             sql.execute_batch(text).unwrap();
-            tables.iter().map(|table| count(&sql, table)).collect()
+            Tables::read(&sql).unwrap()
         };
+        assert!(before.rows() > 30 && before.values() > 200, "{schema}: the file holds hardly anything");
         let store = Store::open(directory.path()).unwrap_or_else(|error| panic!("{schema}: {error}"));
-        let after: Vec<_> = {
-            let sql = Connection::open(&path).unwrap();
-            tables.iter().map(|table| count(&sql, table)).collect()
-        };
-        assert_eq!(after, before, "{schema}: rows of {tables:?}");
+        let after = Tables::read(&Connection::open(&path).unwrap()).unwrap();
+        assert_eq!(before.lost_in(&after), Vec::<String>::new(), "{schema}");
         assert!(directory.path().join("ostler.backup-v1.db").exists(), "{schema}: no copy was made first");
 
         let rows = store.describe_all(Scope::Any).await.unwrap();
@@ -75,6 +67,39 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         // What was offline before there was a budget waits for a person.
         assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap(), [], "{schema}");
     }
+}
+
+/// What stands beside the database under the name of a copy is one: messages tell people to put it in its place.
+#[test]
+fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    std::fs::create_dir(disk.data()).unwrap();
+    let path = disk.data().join(FILE_NAME);
+    let sql = Connection::open(&path).unwrap();
+    sql.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    sql.execute_batch(OLD[0].1).unwrap();
+    let rows = Tables::read(&sql).unwrap();
+    drop(sql);
+    let bytes = std::fs::read(&path).unwrap();
+    // Room for what SQLite wants beside a database, and for a part of the copy.
+    let room = disk.data().join("room");
+    std::fs::write(&room, vec![0; 100 << 10]).unwrap();
+    let ballast = disk.fill();
+    std::fs::remove_file(room).unwrap();
+
+    let said = Store::open(&disk.data()).err().expect("it was migrated without a copy").to_string();
+    assert!(said.contains("could not be copied") && said.contains("Free some disk space"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a copy");
+    let copy = disk.data().join("ostler.backup-v1.db");
+    assert!(!copy.exists(), "half a copy was left");
+
+    std::fs::remove_file(ballast).unwrap();
+    // As a process leaves it that was killed over its copy.
+    let unfinished = disk.data().join("ostler.backup-v1.unfinished");
+    std::fs::write(&unfinished, "half a copy").unwrap();
+    drop(Store::open(&disk.data()).unwrap());
+    assert_eq!(Tables::read(&Connection::open(copy).unwrap()).unwrap(), rows);
+    assert!(!unfinished.exists(), "half a copy was left beside the whole one");
 }
 
 /// Who releases a schema adds its file here, made by the version that is released.

@@ -1,0 +1,382 @@
+//! Writers at a store, and a ledger of what each was told.
+//!
+//! The ledger is the judge of every fault here: what was answered is there, what was refused for certain is not,
+//! and what had no answer yet may be either, but never half.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use ostler::{
+    domain::{
+        beat::Beat,
+        ids::{InstanceId, TokenId, WorkspaceId},
+        runtime::Tier,
+        spec::Spec,
+        time::Timestamp,
+        token::{Token, TokenDigest},
+        workspace::{Habits, Kind},
+    },
+    store::{
+        Bearer, CreateResult, Heard, NewApiToken, NewWorkspace, Registry, Store, StoreError, TokenIssue,
+    },
+};
+use rusqlite::Connection;
+use uuid::Uuid;
+
+/// When all of it begins.
+const T0: i64 = 1_700_000_000_000;
+/// How many agents beat, how many hands make workspaces, how many issue tokens.
+const BEATERS: usize = 6;
+const CREATORS: usize = 2;
+const ISSUERS: usize = 2;
+
+/// A number that nobody else in this process gets.
+fn next() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn uuid() -> Uuid {
+    Uuid::from_u128(0xD15C_0000_0000_4000_8000_0000_0000_0000 | u128::from(next()))
+}
+
+fn now() -> Timestamp {
+    Timestamp(T0 + i64::try_from(next()).expect("a small number"))
+}
+
+fn token() -> TokenIssue {
+    let mut bytes = [11; 32];
+    bytes[..8].copy_from_slice(&next().to_be_bytes());
+    let token = Token::from_random(bytes);
+    TokenIssue { id: TokenId(uuid()), digest: token.digest(), prefix: token.prefix() }
+}
+
+/// What became of a change that somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// No answer yet, or one that leaves it open.
+    Open,
+    Done,
+    /// Refused, and said that nothing was changed.
+    Refused,
+}
+
+/// What one agent's beats came to. Each beat carries its number, and is sent when the one before was answered.
+#[derive(Clone, Debug, Default)]
+struct Beats {
+    asked: i64,
+    answered: i64,
+    refused: BTreeSet<i64>,
+}
+
+/// What everybody was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    workspaces: BTreeMap<Uuid, Fate>,
+    tokens: BTreeMap<Uuid, Fate>,
+    beats: BTreeMap<Uuid, Beats>,
+    /// How many writes were answered as done.
+    pub(crate) answered: u64,
+    /// Each refusal's words, and how often they were said.
+    pub(crate) refusals: BTreeMap<String, u64>,
+    /// Answers that nothing here explains.
+    pub(crate) strange: Vec<String>,
+}
+
+impl Ledger {
+    pub(crate) fn refused(&self) -> u64 {
+        self.refusals.values().sum()
+    }
+
+    /// Notes a refusal; what it leaves of the change.
+    fn refuse(&mut self, error: &StoreError) -> Fate {
+        let said = error.to_string();
+        let fate = if said.contains("nothing was changed") { Fate::Refused } else { Fate::Open };
+        if !advises(&said) {
+            self.strange.push(format!("a refusal says not what to do: {said}"));
+        }
+        *self.refusals.entry(said).or_default() += 1;
+        fate
+    }
+}
+
+/// Whether a message says what to do next.
+pub(crate) fn advises(said: &str) -> bool {
+    ["Free some disk space", "look at `df`", "Make the data directory writable", "Look at the disk's health"]
+        .iter()
+        .any(|advice| said.contains(advice))
+}
+
+/// A registry's agents and its other hands.
+#[derive(Clone)]
+pub(crate) struct Crowd {
+    members: Arc<Vec<(WorkspaceId, TokenDigest)>>,
+    ledger: Arc<Mutex<Ledger>>,
+    /// How much text a new workspace brings along: it decides how fast a disk fills.
+    ballast: usize,
+}
+
+impl Crowd {
+    /// Founds a registry in a new store, with agents that can beat.
+    pub(crate) async fn found(store: &Store, ballast: usize) -> Result<Self, StoreError> {
+        let registry = Registry {
+            instance: InstanceId(uuid()),
+            generation: 0,
+            recovering_since: None,
+            engine_accepted_at: None,
+        };
+        store.found_registry(registry).await?;
+        let mut members = Vec::new();
+        let mut ledger = Ledger::default();
+        for number in 0..BEATERS {
+            let issue = token();
+            let mut new = workspace(&format!("agent-{number}"), 0);
+            new.kind = Kind::External;
+            new.token = Some(issue.clone());
+            members.push((new.id, issue.digest));
+            ledger.workspaces.insert(new.id.0, Fate::Done);
+            ledger.tokens.insert(issue.id.0, Fate::Done);
+            ledger.beats.insert(new.id.0, Beats::default());
+            let made = store.create_workspace(new, now()).await?;
+            assert!(matches!(made, CreateResult::Created(_)), "a first agent was not made: {made:?}");
+        }
+        Ok(Self { members: Arc::new(members), ledger: Arc::new(Mutex::new(ledger)), ballast })
+    }
+
+    /// What everybody has been told by now.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.open().clone()
+    }
+
+    fn open(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nobody panics over the ledger")
+    }
+
+    /// Everybody writes until told to stop, or until whoever makes new things was refused so often.
+    pub(crate) async fn write(&self, store: &Store, stop: &Arc<AtomicBool>, refusals: u32) {
+        let mut hands = Vec::new();
+        for index in 0..BEATERS {
+            let (crowd, store, stop) = (self.clone(), store.clone(), Arc::clone(stop));
+            hands.push(tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    crowd.beat(&store, index).await;
+                }
+            }));
+        }
+        let mut makers = Vec::new();
+        for hand in 0..CREATORS + ISSUERS {
+            let (crowd, store, stop) = (self.clone(), store.clone(), Arc::clone(stop));
+            makers.push(tokio::spawn(async move {
+                let mut refused = 0;
+                while refused < refusals && !stop.load(Ordering::Relaxed) {
+                    let done = if hand < CREATORS {
+                        crowd.create(&store).await
+                    } else {
+                        crowd.issue(&store, hand).await
+                    };
+                    refused += u32::from(!done);
+                }
+            }));
+        }
+        for maker in makers {
+            maker.await.expect("no hand panics");
+        }
+        stop.store(true, Ordering::Relaxed);
+        for hand in hands {
+            hand.await.expect("no hand panics");
+        }
+    }
+
+    /// One of each kind of write, all of which have to be answered as done.
+    pub(crate) async fn write_once(&self, store: &Store) -> Result<(), String> {
+        let refused = self.open().refused();
+        for index in 0..BEATERS {
+            self.beat(store, index).await;
+        }
+        self.create(store).await;
+        self.issue(store, 0).await;
+        let ledger = self.open();
+        if ledger.refused() == refused { Ok(()) } else { Err(format!("{:?}", ledger.refusals)) }
+    }
+
+    pub(super) async fn beat(&self, store: &Store, index: usize) {
+        let (id, digest) = self.members[index];
+        let number = {
+            let mut ledger = self.open();
+            let beats = ledger.beats.get_mut(&id.0).expect("it is a member");
+            beats.asked += 1;
+            beats.asked
+        };
+        let at = now();
+        let Some(Bearer::Workspace(holder)) = store.bearer(&digest, at) else {
+            self.open().strange.push(format!("agent {index} is not known any more"));
+            return;
+        };
+        // The words lie in another table: whoever has one and not the other has half a beat.
+        let beat = Beat { uptime_seconds: number, current_task: task(number), ..Beat::default() };
+        let answer = store.note_beat(holder, beat, at).await;
+        let mut ledger = self.open();
+        match answer {
+            Ok(Heard::Noted) => {
+                ledger.answered += 1;
+                let beats = ledger.beats.get_mut(&id.0).expect("it is a member");
+                beats.answered = number;
+                beats.refused.clear();
+            }
+            Ok(other) => ledger.strange.push(format!("a beat of agent {index} was answered {other:?}")),
+            Err(error) => {
+                if ledger.refuse(&error) == Fate::Refused {
+                    ledger.beats.get_mut(&id.0).expect("it is a member").refused.insert(number);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn create(&self, store: &Store) -> bool {
+        let new = workspace(&format!("made-{}", next()), self.ballast);
+        let id = new.id.0;
+        self.open().workspaces.insert(id, Fate::Open);
+        let answer = store.create_workspace(new, now()).await;
+        let mut ledger = self.open();
+        let fate = match answer {
+            Ok(CreateResult::Created(_)) => Fate::Done,
+            Ok(other) => {
+                ledger.strange.push(format!("a creation was answered {other:?}"));
+                Fate::Open
+            }
+            Err(error) => ledger.refuse(&error),
+        };
+        ledger.answered += u64::from(fate == Fate::Done);
+        ledger.workspaces.insert(id, fate);
+        fate == Fate::Done
+    }
+
+    pub(super) async fn issue(&self, store: &Store, hand: usize) -> bool {
+        let issue = token();
+        let id = issue.id.0;
+        self.open().tokens.insert(id, Fate::Open);
+        let new = NewApiToken { token: issue, expires_at: None };
+        let answer = store.issue_api_token(self.members[hand % BEATERS].0, new, u32::MAX, now()).await;
+        let mut ledger = self.open();
+        let fate = match answer {
+            Ok(true) => Fate::Done,
+            Ok(false) => {
+                ledger.strange.push("a token was not issued to a live workspace".into());
+                Fate::Open
+            }
+            Err(error) => ledger.refuse(&error),
+        };
+        ledger.answered += u64::from(fate == Fate::Done);
+        ledger.tokens.insert(id, fate);
+        fate == Fate::Done
+    }
+}
+
+fn task(number: i64) -> String {
+    format!("task {number} {}", "of many words ".repeat(usize::try_from(number % 60).unwrap_or(0)))
+}
+
+fn workspace(name: &str, ballast: usize) -> NewWorkspace {
+    NewWorkspace {
+        id: WorkspaceId(uuid()),
+        name: name.parse().expect("a good name"),
+        role: None,
+        kind: Kind::Container,
+        runtime: "plain".into(),
+        tier: Tier::try_from(2).expect("a tier"),
+        parent: None,
+        spec: Spec {
+            image: "example.org/agent:1".into(),
+            config: Some("c".repeat(ballast)),
+            ..Spec::default()
+        },
+        url: None,
+        token: None,
+        habits: Habits::default(),
+    }
+}
+
+/// What is wrong with a database, where everything answered in `before` has to be in it, and nothing that had not
+/// been asked for by `after`. Between the two lies what was under way.
+pub(crate) fn wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> Vec<String> {
+    read_wrongs(sql, before, after)
+        .unwrap_or_else(|error| vec![format!("the database cannot be read: {error}")])
+}
+
+fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::Result<Vec<String>> {
+    let look = sql.unchecked_transaction()?;
+    let mut wrongs = Vec::new();
+    let check: String = look.query_row("PRAGMA integrity_check(3)", [], |row| row.get(0))?;
+    if check != "ok" {
+        wrongs.push(format!("corrupt: {check}"));
+    }
+    for (noun, asked, told) in
+        [("workspaces", &after.workspaces, &before.workspaces), ("tokens", &after.tokens, &before.tokens)]
+    {
+        let mut query = look.prepare(&format!("SELECT id FROM {noun}"))?;
+        let there: BTreeSet<Uuid> =
+            query.query_map([], |row| Ok(Uuid::from_bytes(row.get(0)?)))?.collect::<Result<_, _>>()?;
+        let lost = told.iter().filter(|(id, fate)| **fate == Fate::Done && !there.contains(id)).count();
+        let risen = asked.iter().filter(|(id, fate)| **fate == Fate::Refused && there.contains(id)).count();
+        let made_up = there.iter().filter(|id| !asked.contains_key(id)).count();
+        for (count, what) in [
+            (lost, "answered and lost"),
+            (risen, "refused and there"),
+            (made_up, "never asked for and there"),
+        ] {
+            if count > 0 {
+                wrongs.push(format!("{count} {noun} were {what}"));
+            }
+        }
+    }
+    for (id, beats) in &after.beats {
+        let (found, words): (i64, String) = look.query_row(
+            "SELECT p.uptime_seconds, COALESCE(r.current_task, '') FROM workspaces w
+             JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key WHERE w.id = ?1",
+            [id.as_bytes().as_slice()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let least = before.beats.get(id).map_or(0, |known| known.answered);
+        if found < least || found > beats.asked {
+            wrongs.push(format!(
+                "beat {found} is stored, though {least} was answered and {} sent",
+                beats.asked
+            ));
+        }
+        if beats.refused.contains(&found) {
+            wrongs.push(format!("beat {found} was refused and is stored"));
+        }
+        if found > 0 && words != task(found) {
+            wrongs.push(format!("beat {found} is stored with the words of another: {words:.20}"));
+        }
+    }
+    // What is committed together is there together.
+    for (query, what) in [
+        (
+            "SELECT (SELECT generation FROM registry) - (SELECT count(*) FROM workspaces)",
+            "the generation is not the number of rows ever made",
+        ),
+        (
+            "SELECT count(*) FROM workspaces w WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.workspace = w.id)
+               OR NOT EXISTS (SELECT 1 FROM pulse p WHERE p.workspace = w.key)",
+            "a workspace is there without what belongs to it",
+        ),
+        (
+            "SELECT (SELECT count(*) FROM tokens) - (SELECT count(*) FROM workspaces WHERE kind = 'external')
+               - (SELECT count(*) FROM events WHERE event_type = 'TOKEN_ISSUED')",
+            "tokens and what is told of them differ",
+        ),
+        ("SELECT count(*) - COALESCE(max(sequence), 0) FROM events", "the events have a gap"),
+        ("SELECT count(*) FROM pragma_foreign_key_check", "a row belongs to none"),
+    ] {
+        if look.query_row(query, [], |row| row.get::<_, i64>(0))? != 0 {
+            wrongs.push(what.into());
+        }
+    }
+    Ok(wrongs)
+}

@@ -1,0 +1,363 @@
+//! A log cut at every byte, a log with a bit turned over, a database without its end.
+//!
+//! What opens is the state after as many transactions as are whole, to the row, or it is refused with a message and
+//! left as it is: never a mixture of two states, never an empty registry in the place of one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use ostler::{
+    clock::SystemClock,
+    entropy::SystemEntropy,
+    identity,
+    store::{FILE_NAME, Mirror, Store},
+};
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+
+use super::{
+    FILES, bytes_of,
+    crowd::{Crowd, advises},
+    mounts::Mounted,
+    said,
+};
+use crate::{Settings, report::Section, support::tables::Tables};
+
+/// What a log begins with, and what each of its pages takes.
+const HEADER: usize = 32;
+const FRAME: usize = 24 + 4096;
+
+pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
+    let directory = tempfile::tempdir().map_err(said)?;
+    let memory = Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
+    let place = memory.at();
+    // Every byte of a log of beats, which is short; of every kind of transaction, around every frame and between.
+    let short = Origin::grown(runtime, &place.join("short"), &["beat"; 3])?;
+    let grown = Origin::grown(runtime, &place.join("grown"), &["beat", "token", "creation"].repeat(3))?;
+    for origin in [&short, &grown] {
+        let commits = origin.states.len() - 1;
+        section
+            .expect(origin.commits_in(origin.log.len()) == commits, || "the log holds other commits".into());
+        section.count("committed transactions in the logs that were cut", commits as u64);
+    }
+    section.count("bytes of the log that was cut at every byte", short.log.len() as u64);
+    let step = if settings.long { 1 } else { 509 };
+    let around = |at: &usize| at.is_multiple_of(step) || at.saturating_sub(HEADER - 1) % FRAME < 3;
+    for (what, origin, cuts) in [
+        ("logs cut, at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
+        (
+            "longer logs cut, around every frame and between",
+            &grown,
+            (0..=grown.log.len()).filter(around).collect(),
+        ),
+    ] {
+        let cut = |at: &usize| Damage {
+            what: format!("the log cut at {at}"),
+            database: origin.database.clone(),
+            log: Some(origin.log[..*at].to_vec()),
+            state: origin.commits_in(*at),
+            may_refuse: false,
+        };
+        try_all(section, place, what, &cuts, &cut, &origin.states);
+    }
+
+    let step = if settings.long { 7 } else { 199 };
+    let turned: Vec<usize> = (0..grown.log.len()).step_by(step).collect();
+    let turn = |at: &usize| {
+        let mut log = grown.log.clone();
+        log[*at] ^= 1 << (at % 8);
+        Damage {
+            what: format!("a bit turned over at {at} of the log"),
+            database: grown.database.clone(),
+            log: Some(log),
+            state: grown.commits_in(*at),
+            may_refuse: true,
+        }
+    };
+    try_all(section, place, "logs with a bit turned over", &turned, &turn, &grown.states);
+
+    // The database without its end: with its log, and as a clean end leaves it, without.
+    let (whole, last) = (&grown.checkpointed, &grown.states[grown.states.len() - 1..]);
+    let step = if settings.long { 64 } else { 2039 };
+    for (with_log, bytes) in [(true, &grown.database), (false, whole)] {
+        let mut lengths: Vec<usize> =
+            (0..bytes.len()).step_by(step).chain((0..bytes.len()).step_by(4096)).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        // An empty file without a log is a new registry as far as the store can tell: what tells is the mirror.
+        lengths.retain(|length| *length > 0 || with_log);
+        let shorten = |length: &usize| Damage {
+            what: format!("the database cut at {length}, log {with_log}"),
+            database: bytes[..*length].to_vec(),
+            log: with_log.then(|| grown.log.clone()),
+            state: 0,
+            may_refuse: true,
+        };
+        try_all(section, place, "databases cut", &lengths, &shorten, last);
+    }
+    lose_all_but_the_mirror(runtime, section, place, &grown)?;
+    cut_a_young_one(runtime, section, place)?;
+    memory.leave()
+}
+
+/// A database with its log, and what it held after each transaction.
+struct Origin {
+    database: Vec<u8>,
+    log: Vec<u8>,
+    /// The database after a clean end: no log any more.
+    checkpointed: Vec<u8>,
+    mirror: Vec<u8>,
+    states: Vec<Tables>,
+}
+
+impl Origin {
+    fn grown(runtime: &Runtime, data: &Path, changes: &[&str]) -> Result<Self, String> {
+        let store = Store::open(data).map_err(said)?;
+        let mirror = Mirror::Directory(data.to_owned());
+        let crowd = runtime.block_on(Crowd::found(&store, 50)).map_err(said)?;
+        runtime.block_on(crowd.write_once(&store))?;
+        runtime
+            .block_on(identity::establish(&store, &mirror, data, &SystemClock::start(), &SystemEntropy))
+            .map_err(said)?;
+        close(store, data);
+        // From here on everything lies in the log.
+        let store = Store::open(data).map_err(said)?;
+        let side = Connection::open(data.join(FILE_NAME)).map_err(said)?;
+        let mut states = vec![Tables::read(&side).map_err(said)?];
+        for (number, change) in changes.iter().enumerate() {
+            runtime.block_on(async {
+                match *change {
+                    "token" => drop(crowd.issue(&store, number).await),
+                    "creation" => drop(crowd.create(&store).await),
+                    _ => crowd.beat(&store, number % 2).await,
+                }
+            });
+            states.push(Tables::read(&side).map_err(said)?);
+        }
+        let [database, log] = FILES.map(|file| fs::read(data.join(file)));
+        let (database, log) = (database.map_err(said)?, log.map_err(said)?);
+        drop(side);
+        close(store, data);
+        let checkpointed = fs::read(data.join(FILE_NAME)).map_err(said)?;
+        let mirror = fs::read(data.join(ostler::store::MIRROR_FILE_NAME)).map_err(said)?;
+        Ok(Self { database, log, checkpointed, mirror, states })
+    }
+
+    /// How many transactions lie whole in the first bytes of the log: the last frame of each carries the size of the
+    /// database after it, all others carry zero there.
+    fn commits_in(&self, bytes: usize) -> usize {
+        commits(&self.log).take_while(|end| *end <= bytes).count()
+    }
+}
+
+/// Where each transaction of a log ends.
+fn commits(log: &[u8]) -> impl Iterator<Item = usize> {
+    (HEADER..)
+        .step_by(FRAME)
+        .take_while(|at| at + FRAME <= log.len() && log[at + 8..at + 16] == log[16..24])
+        .filter(|at| log[at + 4..at + 8] != [0; 4])
+        .map(|at| at + FRAME)
+}
+
+fn close(store: Store, data: &Path) {
+    drop(store);
+    while super::mounts::open_files_below(data) > 0 {
+        thread::yield_now();
+    }
+}
+
+/// Files as some damage left them, and what may come of it.
+struct Damage {
+    what: String,
+    database: Vec<u8>,
+    log: Option<Vec<u8>>,
+    /// Which of the states it has to be, if it opens.
+    state: usize,
+    may_refuse: bool,
+}
+
+#[derive(Default)]
+struct Outcome {
+    tried: u64,
+    refused: u64,
+    wrong: Vec<String>,
+}
+
+/// Tries every damage, on all cores.
+fn try_all<T: Sync>(
+    section: &mut Section,
+    place: &Path,
+    what: &str,
+    all: &[T],
+    damage: &(impl Fn(&T) -> Damage + Sync),
+    states: &[Tables],
+) {
+    let next = AtomicUsize::new(0);
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let outcomes: Vec<Outcome> = thread::scope(|threads| {
+        let workers: Vec<_> = (0..cores)
+            .map(|core| {
+                let next = &next;
+                threads.spawn(move || {
+                    let mut outcome = Outcome::default();
+                    while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let data = place.join(format!("{core}-{}", outcome.tried));
+                        try_one(&mut outcome, &data, &damage(one), states);
+                    }
+                    outcome
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("a worker ends")).collect()
+    });
+    let (mut tried, mut refused) = (0, 0);
+    for outcome in outcomes {
+        tried += outcome.tried;
+        refused += outcome.refused;
+        // The first few tell the story.
+        outcome.wrong.into_iter().take(5).for_each(|wrong| section.broke(wrong));
+    }
+    section.count(what, tried);
+    section.count("… of them refused with a message and left to the byte", refused);
+    section.expect(tried == all.len() as u64, || format!("{what}: only {tried} were tried"));
+}
+
+fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tables]) {
+    outcome.tried += 1;
+    write_files(data, damage);
+    let before = bytes_of(data);
+    let what = &damage.what;
+    match Store::open(data) {
+        Ok(store) => {
+            let found = Connection::open(data.join(FILE_NAME)).and_then(|sql| Tables::read(&sql));
+            match found {
+                Ok(found) if found == states[damage.state] => {}
+                Ok(found) => {
+                    let is = states.iter().position(|state| *state == found);
+                    outcome.wrong.push(format!("{what}: it is state {is:?} instead of {}", damage.state));
+                }
+                Err(error) => outcome.wrong.push(format!("{what}: opened, and then {error}")),
+            }
+            drop(store);
+        }
+        Err(error) => {
+            outcome.refused += 1;
+            let said = error.to_string();
+            if !damage.may_refuse {
+                outcome.wrong.push(format!("{what}: refused, although a crash leaves just that: {said}"));
+            }
+            if !advises(&said) && !said.contains("put a backup in its place") {
+                outcome.wrong.push(format!("{what}: the refusal says not what to do: {said}"));
+            }
+            if bytes_of(data) != before {
+                outcome.wrong.push(format!("{what}: refused, and yet written to"));
+            }
+        }
+    }
+    // The store's threads may still be taking their log away.
+    while fs::remove_dir_all(data).is_err() && data.exists() {
+        thread::yield_now();
+    }
+}
+
+fn write_files(data: &Path, damage: &Damage) {
+    fs::create_dir_all(data).expect("there is room");
+    fs::write(data.join(FILES[0]), &damage.database).expect("there is room");
+    if let Some(log) = &damage.log {
+        fs::write(data.join(FILES[1]), log).expect("there is room");
+    }
+}
+
+/// A registry whose files were emptied, all but the mirror: the store sees a new one, the daemon sees a lost one.
+fn lose_all_but_the_mirror(
+    runtime: &Runtime,
+    section: &mut Section,
+    place: &Path,
+    grown: &Origin,
+) -> Result<(), String> {
+    for database in [Some(Vec::new()), None] {
+        let data = place.join("emptied");
+        fs::create_dir_all(&data).map_err(said)?;
+        if let Some(bytes) = database {
+            fs::write(data.join(FILE_NAME), bytes).map_err(said)?;
+        }
+        put_mirror(&data, &grown.mirror)?;
+        section.count("registries lost but for their mirror", 1);
+        expect_recovering(runtime, section, &data, "an emptied database beside its mirror")?;
+        fs::remove_dir_all(&data).map_err(said)?;
+    }
+    Ok(())
+}
+
+/// The mirror, as if it had always lain here: a copied one is refused for another reason.
+fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
+    let mut record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(said)?;
+    let mirror = Mirror::Directory(data.to_owned());
+    (record.device, record.inode) = mirror.place().map_err(said)?;
+    mirror.write(&record).map_err(said)
+}
+
+fn expect_recovering(
+    runtime: &Runtime,
+    section: &mut Section,
+    data: &Path,
+    what: &str,
+) -> Result<(), String> {
+    let store = Store::open(data).map_err(said)?;
+    let mirror = Mirror::Directory(data.to_owned());
+    let clock = SystemClock::start();
+    let registry =
+        runtime.block_on(identity::establish(&store, &mirror, data, &clock, &SystemEntropy)).map_err(said)?;
+    let known = mirror.read().map_err(said)?.map(|record| record.instance);
+    section.expect(registry.recovering_since.is_some() && known == Some(registry.instance), || {
+        format!("{what}: the registry takes itself for whole, and would reap all it does not know")
+    });
+    close(store, data);
+    Ok(())
+}
+
+/// A registry so young that everything, its tables too, lies in the log. What opens then may have no tables yet: the
+/// daemon has to see from the mirror that it has lost them, where it has.
+fn cut_a_young_one(runtime: &Runtime, section: &mut Section, place: &Path) -> Result<(), String> {
+    let young = place.join("young");
+    let store = Store::open(&young).map_err(said)?;
+    let mirror = Mirror::Directory(young.clone());
+    let clock = SystemClock::start();
+    runtime.block_on(identity::establish(&store, &mirror, &young, &clock, &SystemEntropy)).map_err(said)?;
+    let side = Connection::open(young.join(FILE_NAME)).map_err(said)?;
+    let founded = Tables::read(&side).map_err(said)?;
+    let [database, log] = FILES.map(|file| fs::read(young.join(file)));
+    let (database, log) = (database.map_err(said)?, log.map_err(said)?);
+    let mirror = fs::read(young.join(ostler::store::MIRROR_FILE_NAME)).map_err(said)?;
+    let ends: Vec<usize> = commits(&log).collect();
+    let frames = (32..=log.len()).step_by(24 + 4096);
+    for at in frames.flat_map(|frame| [frame - 1, frame, frame + 1]).filter(|at| *at <= log.len()) {
+        let data = place.join("young-cut");
+        let damage = Damage {
+            what: format!("a young log cut at {at}"),
+            database: database.clone(),
+            log: Some(log[..at].to_vec()),
+            state: 0,
+            may_refuse: false,
+        };
+        write_files(&data, &damage);
+        put_mirror(&data, &mirror)?;
+        section.count("logs of a young registry cut, around every frame", 1);
+        if ends.last().is_some_and(|end| at >= *end) {
+            let store = Store::open(&data).map_err(said)?;
+            let found = Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(said)?).map_err(said)?;
+            section.expect(found == founded, || format!("{} is not what it was", damage.what));
+            close(store, &data);
+        } else {
+            expect_recovering(runtime, section, &data, &damage.what)?;
+        }
+        fs::remove_dir_all(&data).map_err(said)?;
+    }
+    drop(side);
+    close(store, &young);
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! A failing disk: ext4 on a loop device whose backing file has no room any more, so that writes to the device fail,
+//! or lacks its end, so that reads do.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use ostler::store::{FILE_NAME, Store};
+use rustix::{
+    fs::{Advice, SeekFrom, fadvise, seek},
+    io::Errno,
+};
+use tokio::runtime::Runtime;
+
+use super::{
+    Refusals, add_refusals,
+    crowd::{Crowd, Ledger, advises},
+    judge,
+    mounts::{Mounted, copy_sparse, make_image, run as run_program},
+    said, tell_refusals,
+};
+use crate::{Settings, report::Section};
+
+const REFUSALS: u32 = 10;
+const IMAGE_MIB: u64 = 32;
+
+pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
+    // How much room the medium has beyond what an empty file system takes.
+    let rooms: Vec<u64> =
+        if settings.long { (1..=40).map(|n| n * 300).collect() } else { vec![600, 1700, 4000, 7000] };
+    let mut refusals = Refusals::new();
+    for room in rooms {
+        let more = refuse_writes(runtime, section, room)
+            .map_err(|error| format!("{room} KiB of medium: {error}"))?;
+        add_refusals(&mut refusals, more);
+    }
+    tell_refusals(section, "What writers on a failing disk are told", refusals);
+    lose_reads(runtime, section, if settings.long { 128 } else { 16 })
+}
+
+/// Writes to the device fail.
+fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<Refusals, String> {
+    let directory = tempfile::tempdir().map_err(said)?;
+    let medium = Mounted::tmpfs(&directory.path().join("medium"), "64m")?;
+    let image = medium.at().join("disk.img");
+    make_image(&image, IMAGE_MIB)?;
+    let disk = Mounted::image(&image, &directory.path().join("disk"))?;
+    let data = disk.at().join("data");
+    let store = Store::open(&data).map_err(said)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(said)?;
+    let used = rustix::fs::statvfs(medium.at()).map_err(said)?;
+    let used = (used.f_blocks - used.f_bfree) * used.f_frsize / 1024;
+    medium.remount(&format!("size={}k", used + room))?;
+
+    runtime.block_on(crowd.write(&store, &Arc::new(AtomicBool::new(false)), REFUSALS));
+    let ledger = crowd.ledger();
+    section.count("media that failed under writers", 1);
+    section.count("writes refused by a failing disk", ledger.refused());
+    section.expect(ledger.refused() > 0, || "the medium never failed".into());
+    let memory = runtime.block_on(store.memory_is_true());
+    section.expect(memory != Ok(false), || "on a failing disk, memory differs from the tables".into());
+    drop(store);
+    disk.leave()?;
+
+    // The medium is well again: what was answered has to be on it.
+    medium.remount("size=128m")?;
+    check_file_system(&image)?;
+    let disk = Mounted::image(&image, &directory.path().join("disk"))?;
+    match Store::open(&data) {
+        Ok(store) => {
+            judge(section, &data, &ledger, &ledger, &format!("after {room} KiB of medium were written"));
+            if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
+                section.broke(format!("on a medium that is well again the store does not go on: {error}"));
+            }
+            let ledger = crowd.ledger();
+            judge(section, &data, &ledger, &ledger, "on a medium that is well again");
+        }
+        Err(error) => section.broke(format!("what was answered cannot be opened any more: {error}")),
+    }
+    disk.leave()?;
+    medium.leave()?;
+    Ok(ledger.refusals)
+}
+
+/// A journal that was replayed is 0, an error that was put right is 1; more is more than a failing write explains.
+fn check_file_system(image: &Path) -> Result<(), String> {
+    let image = image.to_str().expect("temp directories have plain names");
+    match run_program("e2fsck", &["-f", "-y", image]) {
+        Err(error) if !error.contains("exit status: 1)") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Reads from the device fail: its end is cut off, at one place after the other.
+fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(), String> {
+    let directory = tempfile::tempdir().map_err(said)?;
+    let medium = Mounted::tmpfs(&directory.path().join("medium"), "128m")?;
+    let (image, whole) = (medium.at().join("disk.img"), medium.at().join("whole.img"));
+    make_image(&image, IMAGE_MIB)?;
+    let disk = Mounted::image(&image, &directory.path().join("disk"))?;
+    let data = disk.at().join("data");
+    let store = Store::open(&data).map_err(said)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 4000)).map_err(said)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = runtime.spawn({
+        let (crowd, store, stop) = (crowd.clone(), store.clone(), Arc::clone(&stop));
+        async move { crowd.write(&store, &stop, 1).await }
+    });
+    while crowd.ledger().answered < 4000 {
+        std::thread::yield_now();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    runtime.block_on(writing).map_err(said)?;
+    // As a kill leaves it, with its log.
+    let killed = disk.at().join("killed");
+    super::copy_database(&data, &killed).map_err(said)?;
+    drop(store);
+    disk.leave()?;
+    let ledger = crowd.ledger();
+    copy_sparse(&image, &whole).map_err(said)?;
+
+    let (mut refused, mut opened) = (0, 0);
+    for place in 0..places {
+        for name in ["killed", "data"] {
+            copy_sparse(&whole, &image).map_err(said)?;
+            let disk = Mounted::image(&image, &directory.path().join("disk"))?;
+            let data = disk.at().join(name);
+            forget_cached(&data)?;
+            let file = File::options().write(true).open(&image).map_err(said)?;
+            file.set_len((IMAGE_MIB << 20) * place / places).map_err(said)?;
+            if open_unreadable(runtime, section, &data, &ledger, place) {
+                opened += 1;
+            } else {
+                refused += 1;
+            }
+            disk.leave()?;
+            // The end is back, and with it has to be everything.
+            restore_end(&whole, &image, (IMAGE_MIB << 20) * place / places)?;
+            check_file_system(&image)?;
+            let disk = Mounted::image(&image, &directory.path().join("disk"))?;
+            let store = Store::open(&disk.at().join(name));
+            section
+                .expect(store.is_ok(), || format!("readable again, and refused: {:?}", store.as_ref().err()));
+            drop(store);
+            judge(section, &disk.at().join(name), &ledger, &ledger, "readable again");
+            disk.leave()?;
+        }
+    }
+    section.count("databases opened while their disk could not be read to its end", refused + opened);
+    section.count("… refused with a message, and whole when it could be read", refused);
+    section.expect(refused > 0, || "no read ever failed".into());
+    section.expect(opened > 0, || "nothing was ever readable".into());
+    medium.leave()
+}
+
+/// Opens what cannot be read, or not all of it. Answers whether it was opened.
+fn open_unreadable(
+    runtime: &Runtime,
+    section: &mut Section,
+    data: &Path,
+    ledger: &Ledger,
+    place: u64,
+) -> bool {
+    match Store::open(data) {
+        Ok(store) => {
+            // Whoever opened has read every page: what it says is all there is.
+            section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
+            drop(store);
+            judge(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
+            true
+        }
+        Err(error) => {
+            let said = error.to_string();
+            let explains = advises(&said) || said.contains("kernel's log");
+            section.expect(explains && !said.contains("put a backup in its place"), || {
+                format!("a failing disk is not what the message blames: {said}")
+            });
+            false
+        }
+    }
+}
+
+/// Makes the next look at a database go to the device.
+fn forget_cached(data: &Path) -> Result<(), String> {
+    for file in [FILE_NAME, "ostler.db-wal"] {
+        if let Ok(file) = File::open(data.join(file)) {
+            file.sync_all().map_err(said)?;
+            fadvise(&file, 0, None, Advice::DontNeed).map_err(said)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the medium its end back, but for what was written there meanwhile: a write reaches it, a read does not.
+fn restore_end(whole: &Path, image: &Path, from: u64) -> Result<(), String> {
+    let whole = fs::read(whole).map_err(said)?;
+    let file = File::options().read(true).write(true).open(image).map_err(said)?;
+    let (mut at, end) = (from, whole.len() as u64);
+    while at < end {
+        let written = match seek(&file, SeekFrom::Data(at)) {
+            Ok(next) => next.min(end),
+            Err(Errno::NXIO) => end,
+            Err(error) => return Err(said(error)),
+        };
+        let place = |at: u64| usize::try_from(at).expect("an image is small");
+        file.write_all_at(&whole[place(at)..place(written)], at).map_err(said)?;
+        if written == end {
+            break;
+        }
+        at = seek(&file, SeekFrom::Hole(written)).map_err(said)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! A full disk: a small file system in memory, and writers that go on until nothing fits any more.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use ostler::store::Store;
+use tokio::runtime::Runtime;
+
+use super::{
+    FILES, Refusals, add_refusals, bytes_of, copy_database,
+    crowd::{Crowd, advises},
+    judge,
+    mounts::{Mounted, fill},
+    said, tell_refusals,
+};
+use crate::{Settings, report::Section};
+
+/// How often whoever makes new things is refused before a disk counts as full.
+const REFUSALS: u32 = 25;
+
+pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
+    let sizes: Vec<u32> =
+        if settings.long { (5..=60).map(|n| n * 200).collect() } else { vec![1000, 2048, 3300, 9000] };
+    let mut refusals = Refusals::new();
+    for size in sizes {
+        let more =
+            fill_up(runtime, section, size).map_err(|error| format!("a disk of {size} KiB: {error}"))?;
+        add_refusals(&mut refusals, more);
+        section.count("disks filled up", 1);
+    }
+    tell_refusals(section, "What writers on a full disk are told", refusals);
+    Ok(())
+}
+
+fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusals, String> {
+    let directory = tempfile::tempdir().map_err(said)?;
+    let disk = Mounted::tmpfs(&directory.path().join("disk"), &format!("{kib}k"))?;
+    let data = disk.at().join("data");
+    let store = Store::open(&data).map_err(said)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(said)?;
+    runtime.block_on(crowd.write(&store, &Arc::new(AtomicBool::new(false)), REFUSALS));
+    let full = crowd.ledger();
+    section.count("writes refused by a full disk", full.refused());
+    section.expect(full.refused() > 0 && full.answered > 0, || {
+        format!("{kib} KiB were never full, or never empty")
+    });
+    let memory = runtime.block_on(store.memory_is_true());
+    section.expect(memory == Ok(true), || format!("on a full disk, memory against tables: {memory:?}"));
+    judge(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
+
+    // As `kill -9` leaves it.
+    let killed = directory.path().join("killed");
+    copy_database(&data, &killed).map_err(said)?;
+    reopen_full(section, &killed, directory.path())?;
+    let reopened = Store::open(&killed).map_err(said)?;
+    judge(
+        section,
+        &killed,
+        &full,
+        &full,
+        &format!("{kib} KiB, killed while full, opened where there is room"),
+    );
+    section.expect(runtime.block_on(reopened.memory_is_true()) == Ok(true), || "memory after a kill".into());
+    drop(reopened);
+
+    // Room again, for the same store.
+    disk.remount(&format!("size={}k", kib * 2 + 4000))?;
+    if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
+        section.broke(format!("{kib} KiB: with room again the same store does not go on: {error}"));
+    }
+    let freed = crowd.ledger();
+    judge(section, &data, &freed, &freed, &format!("{kib} KiB, with room again"));
+
+    // Full once more, and closed: what it cannot tidy up stays as it is.
+    let ballast = fill(disk.at()).map_err(said)?;
+    drop(store);
+    open_on_full(section, &data, "closed while full");
+    fs::remove_file(ballast).map_err(said)?;
+    let store = Store::open(&data).map_err(said)?;
+    judge(
+        section,
+        &data,
+        &freed,
+        &freed,
+        &format!("{kib} KiB, closed and opened while full, then with room"),
+    );
+    if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
+        section.broke(format!("{kib} KiB: opened again it does not go on: {error}"));
+    }
+    drop(store);
+    disk.leave()?;
+    Ok(full.refusals)
+}
+
+/// What a killed daemon left, on a disk on which nothing more fits than this and a few bytes.
+fn reopen_full(section: &mut Section, killed: &Path, directory: &Path) -> Result<(), String> {
+    let length =
+        |file: &&str| fs::metadata(killed.join(file)).map_or(0, |metadata| metadata.len().div_ceil(4096));
+    let pages: u64 = FILES.iter().map(length).sum();
+    for spare in 0..12 {
+        let disk = Mounted::tmpfs(&directory.join("exact"), &format!("{}k", (pages + spare) * 4))?;
+        let data = disk.at().join("data");
+        copy_database(killed, &data).map_err(said)?;
+        open_on_full(section, &data, &format!("killed while full, {spare} pages free"));
+        disk.leave()?;
+    }
+    Ok(())
+}
+
+/// Opens where nothing fits: opened, or refused with a message that blames the disk, and nothing is lost by either.
+fn open_on_full(section: &mut Section, data: &Path, when: &str) {
+    let before = bytes_of(data);
+    section.count("stores opened while full", 1);
+    match Store::open(data) {
+        Ok(store) => drop(store),
+        Err(error) => {
+            section.count("of them refused, with a message", 1);
+            let said = error.to_string();
+            let blames = advises(&said) || said.contains("Free some disk space");
+            section.expect(blames && !said.contains("put a backup in its place"), || {
+                format!("{when}: a good database on a full disk is refused with the wrong advice: {said}")
+            });
+            section.expect(bytes_of(data) == before, || format!("{when}: refused, and yet written to"));
+        }
+    }
+}

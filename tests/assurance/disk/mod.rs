@@ -1,0 +1,105 @@
+//! What SQLite is given to lie on goes wrong: full disks, failing disks, cut files, lost power.
+//!
+//! Every part has the same judge (`crowd`): a write that was answered is there afterwards, one that was refused is
+//! not, and a database that cannot be read is refused with a message and never replaced by an empty one.
+
+pub(crate) mod crowd;
+mod cuts;
+mod errors;
+mod full;
+pub(crate) mod mounts;
+mod power;
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+
+use crate::{Settings, report::Section};
+use crowd::Ledger;
+use ostler::store::FILE_NAME;
+
+/// Runs every part; one that fails takes no other along.
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    if let Err(error) = mounts::can_mount() {
+        section.broke(format!(
+            "no file system can be mounted here, and this campaign is nothing without: it takes root and loop \
+             devices, which CI has. {error}"
+        ));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("threads can be started");
+    let parts: [(&str, Part); 4] = [
+        ("full disk", full::run),
+        ("failing disk", errors::run),
+        ("cut files", cuts::run),
+        ("power cut", power::run),
+    ];
+    for (name, part) in parts {
+        let began = std::time::Instant::now();
+        if let Err(error) = part(&runtime, settings, section) {
+            section.broke(format!("{name}: {error}"));
+        }
+        println!("  {name}: {:.1} s", began.elapsed().as_secs_f64());
+    }
+}
+
+type Part = fn(&Runtime, &Settings, &mut Section) -> Result<(), String>;
+
+/// Whatever kept a part from being tried, in words.
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Holds a data directory's database against what was answered.
+fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
+    match Connection::open(data.join(FILE_NAME)) {
+        Ok(sql) => {
+            for wrong in crowd::wrongs(&sql, before, after) {
+                section.broke(format!("{when}: {wrong}"));
+            }
+        }
+        Err(error) => section.broke(format!("{when}: {error}")),
+    }
+    section.count("answered writes looked for afterwards", before.answered);
+    for strange in &after.strange {
+        section.broke(format!("{when}: {strange}"));
+    }
+}
+
+/// Each refusal's words, and how often they were said.
+type Refusals = std::collections::BTreeMap<String, u64>;
+
+fn add_refusals(all: &mut Refusals, more: Refusals) {
+    for (words, times) in more {
+        *all.entry(words).or_default() += times;
+    }
+}
+
+fn tell_refusals(section: &mut Section, title: &str, refusals: Refusals) {
+    let rows = refusals.into_iter().map(|(words, times)| [words, times.to_string()]);
+    section.table(title, ["answer", "times"], rows);
+}
+
+/// The files of a database, as whoever is killed leaves them. Shared memory is no content: it is rebuilt.
+const FILES: [&str; 2] = [FILE_NAME, "ostler.db-wal"];
+
+/// Copies a database with its log.
+fn copy_database(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for file in FILES {
+        if from.join(file).exists() {
+            std::fs::copy(from.join(file), to.join(file))?;
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a database and of its log.
+fn bytes_of(data: &Path) -> Vec<Option<Vec<u8>>> {
+    FILES.iter().map(|file| std::fs::read(data.join(file)).ok()).collect()
+}

@@ -1,0 +1,202 @@
+//! A power cut: everything that has not reached the medium is gone, in whatever order it had not.
+//!
+//! The machine that loses its power is three file systems deep. The store writes to `disk`, ext4 on an image; the
+//! image lies in `cache`, ext4 on another image, whose page cache is the write cache of a drive: it keeps what it is
+//! given until it is told to flush, and writes the rest in an order of its own. That second image, the *medium*, lies
+//! in `vault`. A cut freezes the vault, which ends the writes under way and begins none, and copies the medium. The
+//! copy is mounted, journals are replayed, and the store is opened.
+//!
+//! What the copy holds is therefore no more than what a drive with a cache, cut from its power, would hold. That this
+//! can lose something is shown by a control: the same cuts under SQLite that does not flush.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    thread,
+};
+
+use ostler::store::Store;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::{
+    crowd::Crowd,
+    judge,
+    mounts::{Mounted, copy_sparse, make_image},
+    said,
+};
+use crate::{Settings, report::Section};
+
+/// Lets a test decide when the power goes: after so many more answers.
+const ANSWERS_BETWEEN_CUTS: std::ops::Range<u64> = 20..400;
+
+pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
+    let cuts = if settings.long { 100 } else { 12 };
+    cut_the_store(runtime, section, cuts)?;
+    for (synchronous, cuts) in [("OFF", 2), ("NORMAL", 2)] {
+        control(section, synchronous, cuts)?;
+    }
+    Ok(())
+}
+
+/// A machine whose power can be cut. Fields are dropped in this order: what lies in another goes first.
+struct Machine {
+    disk: Mounted,
+    _cache: Mounted,
+    vault: Mounted,
+    ground: Mounted,
+    _directory: TempDir,
+}
+
+impl Machine {
+    fn new() -> Result<Self, String> {
+        let directory = tempfile::tempdir().map_err(said)?;
+        let at = |name: &str| directory.path().join(name);
+        let ground = Mounted::tmpfs(&at("ground"), "900m")?;
+        make_image(&at("ground").join("vault.img"), 320)?;
+        let vault = Mounted::image(&at("ground").join("vault.img"), &at("vault"))?;
+        make_image(&at("vault").join("medium.img"), 224)?;
+        let cache = Mounted::image(&at("vault").join("medium.img"), &at("cache"))?;
+        make_image(&at("cache").join("disk.img"), 128)?;
+        let disk = Mounted::image(&at("cache").join("disk.img"), &at("disk"))?;
+        Ok(Self { disk, _cache: cache, vault, ground, _directory: directory })
+    }
+
+    /// What is on the medium in this moment. The machine itself goes on.
+    fn cut(&self) -> Result<PathBuf, String> {
+        let copy = self.ground.at().join("cut.img");
+        let frozen = self.vault.freeze()?;
+        let copied = copy_sparse(&self.vault.at().join("medium.img"), &copy).map_err(said);
+        drop(frozen);
+        copied.map(|()| copy)
+    }
+}
+
+/// A machine that has power again.
+struct Revived {
+    disk: Mounted,
+    _medium: Mounted,
+}
+
+impl Revived {
+    fn from(copy: &Path) -> Result<Self, String> {
+        let parent = copy.parent().expect("it lies in a directory");
+        let medium = Mounted::image(copy, &parent.join("medium"))?;
+        let disk = Mounted::image(&medium.at().join("disk.img"), &parent.join("disk"))?;
+        Ok(Self { disk, _medium: medium })
+    }
+}
+
+/// A random-looking number of a range, the same in every run.
+fn pick(seed: &mut u64, range: &std::ops::Range<u64>) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    range.start + (*seed >> 33) % (range.end - range.start)
+}
+
+fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<(), String> {
+    let machine = Machine::new()?;
+    let data = machine.disk.at().join("data");
+    let store = Store::open(&data).map_err(said)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 300)).map_err(said)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = runtime.spawn({
+        let (crowd, store, stop) = (crowd.clone(), store.clone(), Arc::clone(&stop));
+        async move { crowd.write(&store, &stop, 1).await }
+    });
+    let mut seed = 7;
+    let tried = (0..cuts).try_for_each(|number| {
+        let enough = crowd.ledger().answered + pick(&mut seed, &ANSWERS_BETWEEN_CUTS);
+        while crowd.ledger().answered < enough && !writing.is_finished() {
+            thread::yield_now();
+        }
+        let before = crowd.ledger();
+        let copy = machine.cut()?;
+        let after = crowd.ledger();
+        section.count("power cuts", 1);
+        section.count("writes answered while the medium was copied", after.answered - before.answered);
+        let revived = Revived::from(&copy)?;
+        let data = revived.disk.at().join("data");
+        match Store::open(&data) {
+            Ok(store) => {
+                judge(section, &data, &before, &after, &format!("after power cut {number}"));
+                let memory = runtime.block_on(store.memory_is_true());
+                section
+                    .expect(memory == Ok(true), || format!("after power cut {number}, memory: {memory:?}"));
+            }
+            Err(error) => section.broke(format!("after power cut {number} it is refused: {error}")),
+        }
+        drop(revived);
+        fs::remove_file(copy).map_err(said)
+    });
+    stop.store(true, Ordering::Relaxed);
+    runtime.block_on(writing).map_err(said)?;
+    let ledger = crowd.ledger();
+    section.expect(ledger.refused() == 0, || format!("writes were refused: {:?}", ledger.refusals));
+    judge(section, &data, &ledger, &ledger, "on the machine that kept its power");
+    drop(store);
+    tried
+}
+
+/// The same cuts under SQLite that answers before anything is flushed: they have to lose something, or this proves
+/// nothing.
+fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), String> {
+    let machine = Machine::new()?;
+    let path = machine.disk.at().join("control.db");
+    let sql = Connection::open(&path).map_err(said)?;
+    sql.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE beats (number INTEGER)",
+    )
+    .map_err(said)?;
+    sql.pragma_update(None, "synchronous", synchronous).map_err(said)?;
+    let (answered, stop) = (AtomicI64::new(0), AtomicBool::new(false));
+    let mut lost = 0;
+    let (answered, stop) = (&answered, &stop);
+    let tried = thread::scope(|threads| {
+        // It takes its connection along: nothing is open any more when the machine goes.
+        let writer = threads.spawn(move || {
+            for number in 1.. {
+                if stop.load(Ordering::Relaxed)
+                    || sql.execute("INSERT INTO beats VALUES (?1)", [number]).is_err()
+                {
+                    return;
+                }
+                answered.store(number, Ordering::Relaxed);
+            }
+        });
+        let mut seed = 11;
+        let tried = (0..cuts).try_for_each(|_| {
+            let wanted = pick(&mut seed, &ANSWERS_BETWEEN_CUTS);
+            let enough = answered.load(Ordering::Relaxed) + i64::try_from(wanted).expect("a small number");
+            while answered.load(Ordering::Relaxed) < enough && !writer.is_finished() {
+                thread::yield_now();
+            }
+            let before = answered.load(Ordering::Relaxed);
+            let copy = machine.cut()?;
+            let revived = Revived::from(&copy)?;
+            let look = Connection::open(revived.disk.at().join("control.db")).map_err(said)?;
+            let there: i64 = look
+                .query_row("SELECT COALESCE(max(number), 0) FROM beats", [], |row| row.get(0))
+                .unwrap_or(0);
+            drop(look);
+            lost += u64::try_from(before - there).unwrap_or(0);
+            drop(revived);
+            fs::remove_file(copy).map_err(said)
+        });
+        stop.store(true, Ordering::Relaxed);
+        tried
+    });
+    section.count(format!("control, synchronous={synchronous}: cuts"), cuts);
+    section
+        .count(format!("control, synchronous={synchronous}: answered writes lost, as they have to be"), lost);
+    section.expect(lost > 0, || {
+        format!(
+            "with synchronous={synchronous} nothing answered was lost in {cuts} cuts: the cuts prove nothing"
+        )
+    });
+    tried
+}

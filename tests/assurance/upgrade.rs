@@ -1,0 +1,540 @@
+//! Upgrades: a database of every released schema, full of rows, becomes one of today and keeps each row.
+//!
+//! The rows come from the files of `tests/store/old`, which the versions themselves left, many times over: every
+//! status, every kind of token, of trash and of held plan. What is compared is every value of every column that the
+//! old schema had. The ways in which an upgrade can end badly follow: killed at any point, no room, another version.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use ostler::store::{FILE_NAME, OpenError, Scope, Store};
+use rusqlite::{Connection, params};
+use tokio::runtime::Runtime;
+
+use crate::{
+    Settings,
+    disk::{crowd::advises, mounts},
+    report::Section,
+    support::{old_schemas::OLD, tables::Tables},
+};
+
+/// A name of a file beside the database.
+const LOG: &str = "ostler.db-wal";
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    if let Err(error) = mounts::can_mount() {
+        section.broke(format!(
+            "no file system can be mounted here, as root can; there is no full disk then: {error}"
+        ));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts");
+    let newest = newest_schema();
+    section.expect(OLD.len() + 1 == newest as usize, || {
+        format!(
+            "there are {newest} schemas, and files of {} old ones: one was released without its file",
+            OLD.len()
+        )
+    });
+    let copies = if settings.long { 900 } else { 120 };
+    for (index, (schema, text)) in OLD.iter().enumerate() {
+        let version = u32::try_from(index + 1).expect("a small number");
+        let tried =
+            Old::make(schema, text, version, copies).and_then(|old| old.try_all(&runtime, settings, section));
+        if let Err(error) = tried {
+            section.broke(format!("{schema}: {error}"));
+        }
+    }
+}
+
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// The version that a new database gets.
+fn newest_schema() -> u32 {
+    let directory = tempfile::tempdir().expect("a temp directory");
+    drop(Store::open(directory.path()).expect("a new database can be made"));
+    version_of(&directory.path().join(FILE_NAME)).expect("it can be read")
+}
+
+fn version_of(path: &Path) -> rusqlite::Result<u32> {
+    Connection::open(path)?.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// A database of an old schema, full of rows, closed as its version would have closed it.
+struct Old {
+    schema: String,
+    version: u32,
+    bytes: Vec<u8>,
+    rows: Tables,
+}
+
+impl Old {
+    fn make(schema: &str, text: &str, version: u32, copies: u32) -> Result<Self, String> {
+        let directory = tempfile::tempdir().map_err(said)?;
+        let path = directory.path().join(FILE_NAME);
+        let mut sql = Connection::open(&path).map_err(said)?;
+        sql.execute_batch("PRAGMA journal_mode = WAL").map_err(said)?;
+        sql.execute_batch(text).map_err(said)?;
+        multiply(&mut sql, copies).map_err(said)?;
+        let rows = Tables::read(&sql).map_err(said)?;
+        drop(sql);
+        let bytes = fs::read(&path).map_err(said)?;
+        Ok(Self { schema: schema.to_owned(), version, bytes, rows })
+    }
+
+    fn put(&self, data: &Path) -> Result<(), String> {
+        fs::create_dir_all(data).map_err(said)?;
+        fs::write(data.join(FILE_NAME), &self.bytes).map_err(said)
+    }
+
+    fn backup(&self, data: &Path) -> PathBuf {
+        data.join(format!("ostler.backup-v{}.db", self.version))
+    }
+
+    fn try_all(&self, runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
+        section.count("released schemas brought up", 1);
+        self.keeps_every_row(runtime, section)?;
+        self.is_cut(section)?;
+        self.is_killed(section, if settings.long { 120 } else { 24 })?;
+        self.has_no_room(section, if settings.long { 1 } else { 31 })?;
+        self.is_newer(section)
+    }
+
+    /// What is not as it has to be in an upgraded database.
+    fn expect_upgraded(&self, section: &mut Section, data: &Path, when: &str) -> Result<(), String> {
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
+        let after = Tables::read(&sql).map_err(said)?;
+        section.count("rows compared", self.rows.rows());
+        section.count("values compared", self.rows.values());
+        for lost in self.rows.lost_in(&after).into_iter().take(5) {
+            section.broke(format!("{}, {when}: {lost}", self.schema));
+        }
+        let check: String = sql.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(said)?;
+        let strays: u32 = sql
+            .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
+            .map_err(said)?;
+        section.expect(check == "ok" && strays == 0, || {
+            format!("{when}: {check}, {strays} rows belong to none")
+        });
+        let version = version_of(&data.join(FILE_NAME)).map_err(said)?;
+        section.expect(version > self.version, || format!("{when}: it is still of schema {version}"));
+        Ok(())
+    }
+
+    fn keeps_every_row(&self, runtime: &Runtime, section: &mut Section) -> Result<(), String> {
+        let directory = tempfile::tempdir().map_err(said)?;
+        let data = directory.path();
+        self.put(data)?;
+        let store = Store::open(data).map_err(said)?;
+        self.expect_upgraded(section, data, "upgraded")?;
+        let rows = runtime.block_on(store.describe_all(Scope::Any)).map_err(said)?;
+        let there: u32 = Connection::open(data.join(FILE_NAME))
+            .and_then(|sql| sql.query_row("SELECT count(*) FROM workspaces", [], |row| row.get(0)))
+            .map_err(said)?;
+        section.expect(rows.len() == there as usize, || {
+            format!("of {there} workspaces {} can be read", rows.len())
+        });
+        section.count("workspaces read through the store", rows.len() as u64);
+        section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
+        section.expect(runtime.block_on(store.trash()).is_ok(), || "the trash cannot be read".into());
+        section.expect(runtime.block_on(store.events_after(0, 1_000_000)).is_ok(), || {
+            "events cannot be read".into()
+        });
+        close(store, data);
+
+        // The copy is the file as it was, in content and in schema.
+        let copy = Connection::open(self.backup(data)).map_err(said)?;
+        let copied = Tables::read(&copy).map_err(said)?;
+        section.expect(copied == self.rows, || format!("{}: the copy is not the original", self.schema));
+        drop(copy);
+        section.expect(version_of(&self.backup(data)).ok() == Some(self.version), || {
+            "the copy's version".into()
+        });
+
+        // Again: nothing changes any more, neither the copy.
+        let (file, copy) = (fs::read(data.join(FILE_NAME)), fs::read(self.backup(data)));
+        for _ in 0..2 {
+            close(Store::open(data).map_err(said)?, data);
+        }
+        section.expect(fs::read(data.join(FILE_NAME)).ok() == file.ok(), || {
+            "opening it again changed it".into()
+        });
+        section.expect(fs::read(self.backup(data)).ok() == copy.ok(), || {
+            "opening it again changed the copy".into()
+        });
+        // Which of a store's connections closes last decides whether the log goes.
+        let more: Vec<_> = names(data).into_iter().filter(|name| name != LOG).collect();
+        section.expect(more.len() == 2, || format!("an upgrade leaves more than its copy: {more:?}"));
+
+        // The copy in the place of the database is a database, and goes the same way.
+        let restored = data.join("restored");
+        fs::create_dir(&restored).map_err(said)?;
+        fs::copy(self.backup(data), restored.join(FILE_NAME)).map_err(said)?;
+        close(Store::open(&restored).map_err(said)?, &restored);
+        self.expect_upgraded(section, &restored, "restored from the copy and upgraded")
+    }
+
+    /// Its log cut around every frame, as a power cut leaves it: old or new, never between, and new after an open.
+    fn is_cut(&self, section: &mut Section) -> Result<(), String> {
+        let directory = tempfile::tempdir().map_err(said)?;
+        let memory = mounts::Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
+        let whole = memory.at().join("whole");
+        self.put(&whole)?;
+        // Keeps the log from being taken away.
+        let store = Store::open(&whole).map_err(said)?;
+        let log = fs::read(whole.join(LOG)).map_err(said)?;
+        let database = fs::read(whole.join(FILE_NAME)).map_err(said)?;
+        close(store, &whole);
+        let (mut old, mut new) = (0, 0);
+        for at in (0..=log.len()).rev().filter(|at| at.saturating_sub(32) % (24 + 4096) < 2) {
+            let data = memory.at().join("cut");
+            fs::create_dir_all(&data).map_err(said)?;
+            fs::write(data.join(FILE_NAME), &database).map_err(said)?;
+            fs::write(data.join(LOG), &log[..at]).map_err(said)?;
+            if self.expect_old_or_new(section, &data, &format!("its log cut at {at}"))? {
+                old += 1;
+            } else {
+                new += 1;
+            }
+            // Opening each takes long: every eighth, and the ends.
+            if at % 8 < 2 || at + 5000 > log.len() {
+                let store = Store::open(&data).map_err(said)?;
+                self.expect_upgraded(section, &data, "cut, then opened")?;
+                close(store, &data);
+            }
+            fs::remove_dir_all(&data).map_err(said)?;
+        }
+        section.count("logs of an upgrade cut around every frame", old + new);
+        section.expect(old > 0 && new > 0, || format!("cuts showed {old} old and {new} new ones"));
+        memory.leave()
+    }
+
+    /// Looks at a database as it lies there. Answers whether it is old.
+    fn expect_old_or_new(&self, section: &mut Section, data: &Path, when: &str) -> Result<bool, String> {
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
+        let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(said)?;
+        let rows = Tables::read(&sql).map_err(said)?;
+        if version == self.version {
+            section.expect(rows == self.rows, || format!("{when}: called old, and is between old and new"));
+        } else {
+            for lost in self.rows.lost_in(&rows).into_iter().take(5) {
+                section.broke(format!("{when}, called new: {lost}"));
+            }
+        }
+        Ok(version == self.version)
+    }
+
+    /// The daemon upgrades, and is killed when its files have come so far.
+    fn is_killed(&self, section: &mut Section, times: u64) -> Result<(), String> {
+        let (mut old, mut new) = (0, 0);
+        for number in 0..times {
+            let directory = tempfile::tempdir().map_err(said)?;
+            let data = directory.path().join("data");
+            self.put(&data)?;
+            let daemon = Daemon::start(directory.path(), &data)?;
+            // A part of the copy, then a part of the log, then a part of the time after.
+            let share = number * 3 % times;
+            let size = self.bytes.len() as u64 * share / times;
+            let file = match number * 3 / times {
+                0 => None,
+                1 => Some(LOG),
+                _ => Some(FILE_NAME),
+            };
+            let began = Instant::now();
+            daemon.kill_when(|| {
+                let grown = match file {
+                    None => size_of_newest_copy(&data) > size,
+                    Some(LOG) => size_of(&data.join(LOG)) > size,
+                    // The last part: everything is written, and it goes on.
+                    Some(_) => data.join("instance.json").exists(),
+                };
+                grown || data.join("instance.json").exists() || began.elapsed().as_secs() > 60
+            })?;
+            section.count("daemons killed while they upgraded", 1);
+            let was_old = self.expect_old_or_new(section, &data, &format!("killed, number {number}"))?;
+            if was_old {
+                old += 1;
+            } else {
+                new += 1;
+            }
+            let store = Store::open(&data).map_err(said)?;
+            self.expect_upgraded_with_registry(section, &data)?;
+            close(store, &data);
+            let copy = Connection::open(self.backup(&data)).map_err(said)?;
+            let copied = Tables::read(&copy).map_err(said)?;
+            section.expect(copied == self.rows, || {
+                format!("killed, number {number}: the copy is not the original")
+            });
+            drop(copy);
+            let left: Vec<_> = names(&data).into_iter().filter(|name| name.contains("backup")).collect();
+            section.expect(left.len() == 1, || format!("killed, then opened, and this is left: {left:?}"));
+        }
+        section.count("… and left the old schema", old);
+        section.count("… and left the new schema", new);
+        section.expect(old > 0 && new > 0, || {
+            format!("kills left {old} old and {new} new ones: they hit one side only")
+        });
+        Ok(())
+    }
+
+    /// The daemon goes on after the upgrade (it may say that it is recovering, and settle what it finds), so only
+    /// that nothing is lost is asked of it here.
+    fn expect_upgraded_with_registry(&self, section: &mut Section, data: &Path) -> Result<(), String> {
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
+        let rows = Tables::read(&sql).map_err(said)?;
+        section.expect(rows.rows() >= self.rows.rows(), || "rows are gone after a kill".into());
+        let version = version_of(&data.join(FILE_NAME)).map_err(said)?;
+        section.expect(version > self.version, || {
+            format!("opened after a kill, it is still of schema {version}")
+        });
+        Ok(())
+    }
+
+    /// From no room at all to enough, in steps of so many pages: refused and untouched, or upgraded.
+    fn has_no_room(&self, section: &mut Section, step: usize) -> Result<(), String> {
+        let directory = tempfile::tempdir().map_err(said)?;
+        let pages = self.bytes.len().div_ceil(4096);
+        let (mut refused, mut upgraded) = (0, 0);
+        for spare in (0..pages * 5 / 2 + 200).step_by(step) {
+            let disk =
+                mounts::Mounted::tmpfs(&directory.path().join("disk"), &format!("{}k", (pages + spare) * 4))?;
+            let data = disk.at().join("data");
+            self.put(&data)?;
+            match Store::open(&data) {
+                Ok(store) => {
+                    upgraded += 1;
+                    if upgraded % 16 == 1 {
+                        self.expect_upgraded(section, &data, &format!("with {spare} pages of room"))?;
+                    }
+                    close(store, &data);
+                }
+                Err(error) => {
+                    refused += 1;
+                    let words = error.to_string();
+                    section.expect(advises(&words) && !words.contains("put a backup in its place"), || {
+                        format!("with {spare} pages of room the refusal gives the wrong advice: {words}")
+                    });
+                    // To look at it takes room, too.
+                    let elsewhere = tempfile::tempdir().map_err(said)?;
+                    for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
+                        fs::copy(data.join(file), elsewhere.path().join(file)).map_err(said)?;
+                    }
+                    let old = self.expect_old_or_new(section, elsewhere.path(), "without room")?;
+                    section.expect(old, || format!("with {spare} pages of room it is refused and upgraded"));
+                    section.expect(fs::read(data.join(FILE_NAME)).ok().as_ref() == Some(&self.bytes), || {
+                        format!("with {spare} pages of room it is refused, and not untouched")
+                    });
+                    let halves: Vec<_> =
+                        names(&data).into_iter().filter(|name| self.is_half(&data.join(name))).collect();
+                    section.expect(halves.is_empty(), || {
+                        format!(
+                            "with {spare} pages of room, what calls itself a copy and is none: {halves:?}"
+                        )
+                    });
+                    disk.remount("size=64m")?;
+                    close(Store::open(&data).map_err(said)?, &data);
+                    if refused % 16 == 1 {
+                        self.expect_upgraded(section, &data, "with room at last")?;
+                    }
+                }
+            }
+            disk.leave()?;
+        }
+        section.count("upgrades refused for want of room, and untouched", refused);
+        section.count("upgrades with just enough room", upgraded);
+        section.expect(refused > 0 && upgraded > 0, || {
+            format!("{refused} refused, {upgraded} upgraded: one side only")
+        });
+        Ok(())
+    }
+
+    /// Whether a file is what the messages tell people to put in a damaged database's place, without being that.
+    fn is_half(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let claims = name.starts_with("ostler.backup-") && path.extension().is_some_and(|end| end == "db");
+        let whole = || {
+            let uri = format!("file:{}?immutable=1", path.display());
+            Connection::open(uri).and_then(|sql| Tables::read(&sql)).is_ok_and(|rows| rows == self.rows)
+        };
+        claims && !whole()
+    }
+
+    /// Of a version to come, in the file or in the log only.
+    fn is_newer(&self, section: &mut Section) -> Result<(), String> {
+        for in_log in [false, true] {
+            let directory = tempfile::tempdir().map_err(said)?;
+            let (made, data) = (directory.path().join("made"), directory.path().join("data"));
+            self.put(&made)?;
+            close(Store::open(&made).map_err(said)?, &made);
+            let sql = Connection::open(made.join(FILE_NAME)).map_err(said)?;
+            sql.pragma_update(None, "user_version", 4711).map_err(said)?;
+            fs::create_dir(&data).map_err(said)?;
+            if in_log {
+                fs::copy(made.join(LOG), data.join(LOG)).map_err(said)?;
+            } else {
+                sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(said)?;
+            }
+            fs::copy(made.join(FILE_NAME), data.join(FILE_NAME)).map_err(said)?;
+            let content = |data: &Path| [FILE_NAME, LOG].map(|file| fs::read(data.join(file)).ok());
+            let before = content(&data);
+            let opened = Store::open(&data);
+            section.count("newer databases refused", 1);
+            section.expect(matches!(opened, Err(OpenError::Newer { version: 4711, .. })), || {
+                format!("a newer database: {:?}", opened.as_ref().err())
+            });
+            section.expect(content(&data) == before, || "a newer database was written to".into());
+            section.expect(!self.backup(&data).exists(), || "a newer database was copied".into());
+        }
+        Ok(())
+    }
+}
+
+fn names(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir(data).expect("it can be listed");
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.ends_with("-shm"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn size_of(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// The copy may have another name until it is whole.
+fn size_of_newest_copy(data: &Path) -> u64 {
+    let copies =
+        names(data).into_iter().filter(|name| name.contains("backup") && !name.ends_with("-journal"));
+    copies.map(|name| size_of(&data.join(name))).max().unwrap_or(0)
+}
+
+fn close(store: Store, data: &Path) {
+    drop(store);
+    while mounts::open_files_below(data) > 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// The real daemon, without an engine: it opens its database before it looks for one.
+struct Daemon(std::process::Child);
+
+impl Daemon {
+    fn start(directory: &Path, data: &Path) -> Result<Self, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OSTLER_")) {
+            command.env_remove(name);
+        }
+        let config = directory.join("config.toml");
+        fs::write(&config, "").map_err(said)?;
+        // The kernel names a port that is free; nobody is told of it.
+        let port =
+            TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_err(said)?.port();
+        command
+            .arg("serve")
+            .env("OSTLER_CONFIG", &config)
+            .env("OSTLER_DATA_DIR", data)
+            .env("OSTLER_RUNTIME_DIR", directory.join("run"))
+            .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", directory.join("no-engine.sock").display()))
+            .env("OSTLER_NETWORK_PORT", port.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("log")).map_err(said)?);
+        command.spawn().map(Self).map_err(said)
+    }
+
+    /// Looks without a pause, because what is waited for is over in a moment.
+    fn kill_when(mut self, come: impl Fn() -> bool) -> Result<(), String> {
+        while !come() {
+            if let Some(status) = self.0.try_wait().map_err(said)? {
+                return Err(format!("the daemon ended by itself: {status}"));
+            }
+            std::thread::yield_now();
+        }
+        self.0.kill().map_err(said)?;
+        self.0.wait().map(drop).map_err(said)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Already done, but where something failed.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// Copies every row so often, with other keys, and with every word that its columns allow.
+///
+/// It knows columns, not tables, so that the next old schema needs nothing here: what is unique is made so by its
+/// name or its kind, and everything else stays as the old version wrote it.
+fn multiply(sql: &mut Connection, copies: u32) -> rusqlite::Result<()> {
+    let tables: Vec<String> = sql
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'registry'")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    sql.pragma_update(None, "foreign_keys", false)?;
+    let tx = sql.transaction()?;
+    for table in tables {
+        let columns: Vec<String> = tx
+            .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let values: Vec<_> = columns.iter().map(|column| varied(&table, column)).collect();
+        let (columns, values) = (columns.join(", "), values.join(", "));
+        tx.execute_batch(&format!("CREATE TEMP TABLE first AS SELECT * FROM {table}"))?;
+        let mut insert =
+            tx.prepare(&format!("INSERT INTO {table} ({columns}) SELECT {values} FROM first"))?;
+        for copy in 1..=copies {
+            insert.execute(params![copy])?;
+        }
+        drop(insert);
+        tx.execute_batch("DROP TABLE first")?;
+    }
+    tx.commit()
+}
+
+/// What a column becomes in copy `?1`.
+fn varied(table: &str, column: &str) -> String {
+    let words = |words: &[&str]| {
+        let cases: Vec<_> =
+            words.iter().enumerate().map(|(index, word)| format!("WHEN {index} THEN '{word}'")).collect();
+        format!("CASE ?1 % {} {} END", words.len(), cases.join(" "))
+    };
+    match (table, column) {
+        (_, "failure") => {
+            format!(
+                "CASE WHEN failure IS NULL THEN NULL ELSE {} END",
+                words(&["provision_timeout", "start_error", "parked"])
+            )
+        }
+        ("trash", "reason") => words(&["removed", "unknown", "stray", "replaced"]),
+        ("trash", "state") => words(&["claimed", "kept", "restoring", "deleting"]),
+        ("trash_items", "kind") => words(&["container", "volume"]),
+        ("held_plans", "approved_at") => "CASE ?1 % 2 WHEN 0 THEN held_at + ?1 END".into(),
+        (_, "status_detail") => {
+            "CASE ?1 % 3 WHEN 0 THEN 'détail « ' || ?1 || ' »' ELSE status_detail END".into()
+        }
+        (_, "key" | "sequence") => format!("{column} + 100000 * ?1"),
+        (_, "host_port") => "host_port + 40 * ?1".into(),
+        (_, "name" | "item" | "pass" | "container_id") => {
+            format!(
+                "CASE length({column}) WHEN 64 THEN printf('%08x', ?1) || substr({column}, 9) ELSE {column} || '-' || ?1 END"
+            )
+        }
+        // References by key, and everything that is unique by being a blob.
+        _ => format!(
+            "CASE typeof({column}) WHEN 'blob' THEN unhex(printf('%08x', ?1) || substr(hex({column}), 9))
+               WHEN 'integer' THEN {column} + {} ELSE {column} END",
+            if column == "workspace" { "100000 * ?1" } else { "0" }
+        ),
+    }
+}

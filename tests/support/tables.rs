@@ -1,0 +1,86 @@
+//! Every row of a database, and what one database has of another's.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, types::Value};
+
+/// The rows of every table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tables(BTreeMap<String, Table>);
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Table {
+    columns: Vec<String>,
+    rows: Vec<Vec<Value>>,
+}
+
+impl Tables {
+    /// Reads all that is committed, in one look.
+    pub(crate) fn read(sql: &Connection) -> rusqlite::Result<Self> {
+        let look = sql.unchecked_transaction()?;
+        let mut query = look.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+        let names = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        let mut tables = BTreeMap::new();
+        for name in names {
+            let mut query = look.prepare(&format!("SELECT * FROM \"{name}\""))?;
+            let columns: Vec<_> = query.column_names().into_iter().map(str::to_owned).collect();
+            let width = columns.len();
+            let rows = query
+                .query_map([], |row| (0..width).map(|column| row.get(column)).collect())?
+                .collect::<Result<_, _>>()?;
+            tables.insert(name, Table { columns, rows });
+        }
+        Ok(Self(tables))
+    }
+
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> u64 {
+        self.0.values().map(|table| table.rows.len() as u64).sum()
+    }
+
+    /// How many values there are.
+    pub(crate) fn values(&self) -> u64 {
+        self.0.values().map(|table| (table.rows.len() * table.columns.len()) as u64).sum()
+    }
+
+    /// What of this is not in `later`, which may have more tables and columns and nothing else: neither fewer rows
+    /// nor more, and in every column that this knows the same value.
+    pub(crate) fn lost_in(&self, later: &Self) -> Vec<String> {
+        let mut lost = Vec::new();
+        for (name, table) in &self.0 {
+            let Some(new) = later.0.get(name) else {
+                lost.push(format!("the table {name} is gone"));
+                continue;
+            };
+            let places: Vec<_> =
+                table.columns.iter().map(|column| new.columns.iter().position(|n| n == column)).collect();
+            for (column, place) in table.columns.iter().zip(&places) {
+                if place.is_none() {
+                    lost.push(format!("the column {name}.{column} is gone"));
+                }
+            }
+            let before = written(table.rows.iter().map(|row| row.iter().collect()));
+            let after =
+                written(new.rows.iter().map(|row| places.iter().flatten().map(|at| &row[*at]).collect()));
+            for (row, times) in &before {
+                let now = after.get(row).copied().unwrap_or(0);
+                if now != *times {
+                    lost.push(format!("{name} had this row {times} times and has it {now} times: {row}"));
+                }
+            }
+            for row in after.keys().filter(|row| !before.contains_key(*row)) {
+                lost.push(format!("{name} has a row that it did not have: {row}"));
+            }
+        }
+        lost
+    }
+}
+
+/// Rows as text, and how often each is there.
+fn written<'a>(rows: impl Iterator<Item = Vec<&'a Value>>) -> BTreeMap<String, usize> {
+    let mut counted = BTreeMap::new();
+    for row in rows {
+        *counted.entry(format!("{row:?}")).or_default() += 1;
+    }
+    counted
+}
