@@ -1,0 +1,107 @@
+//! The agents that beat, whatever else goes on.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    answer::{Line, Read},
+    loopback,
+    served::Who,
+};
+use crate::support::wire::Ask;
+
+/// How often an agent beats, on the clock of who hears it.
+const BEAT_EVERY: Duration = Duration::from_secs(30);
+/// How long a runtime waits for the answer: on everybody's clock, because what is waited for is work.
+const LIMIT: Duration = Duration::from_secs(10);
+/// So many agents have an address together.
+const PER_ADDRESS: usize = 100;
+
+/// An agent.
+pub(super) struct Agent {
+    number: usize,
+    from: Ipv4Addr,
+    /// Whether it beats on one connection, or on a new one each time: both are in the field.
+    keeps: bool,
+    beat: Vec<u8>,
+}
+
+/// How an agent fared.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// How long each answer of 200 took.
+    pub(super) took: Vec<Duration>,
+    /// What came instead.
+    pub(super) missed: Vec<String>,
+}
+
+impl Agent {
+    pub(super) fn new(number: usize, who: &Who) -> Self {
+        let beat = Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).bytes();
+        Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number % 2 == 0, beat }
+    }
+
+    async fn live(self, to: SocketAddr, every: Duration, first: Instant, stop: CancellationToken) -> Heard {
+        let (mut heard, mut kept) = (Heard::default(), None);
+        // Spread, so that beats come evenly.
+        let offset = every / 1000 * u32::try_from(self.number % 1000).expect("below 1000");
+        let mut turn = tokio::time::interval_at(first + offset, every);
+        while stop.run_until_cancelled(turn.tick()).await.is_some() {
+            let begun = Instant::now();
+            let said = tokio::time::timeout(LIMIT, self.say(to, &mut kept)).await;
+            match said.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))) {
+                Ok(()) => heard.took.push(begun.elapsed()),
+                Err(why) => {
+                    kept = None;
+                    let way = if self.keeps { "its connection" } else { "a new connection" };
+                    heard.missed.push(format!("agent {} from {} on {way}: {why}", self.number, self.from));
+                }
+            }
+        }
+        heard
+    }
+
+    /// Beats. A connection that was ended meanwhile is replaced once, as clients do.
+    async fn say(&self, to: SocketAddr, kept: &mut Option<Line>) -> Result<(), String> {
+        if let Some(mut line) = kept.take()
+            && line.write(&self.beat).await.is_ok()
+            && let Read::Answer(answer) = line.answer(false).await
+        {
+            *kept = Some(line);
+            return answer.is_ok_beat();
+        }
+        let mut line = Line::open(self.from, to).await.map_err(|error| format!("no connection: {error}"))?;
+        line.write(&self.beat).await.map_err(|error| format!("not written: {error}"))?;
+        match line.answer(false).await {
+            Read::Answer(answer) => {
+                *kept = self.keeps.then_some(line);
+                answer.is_ok_beat()
+            }
+            Read::End => Err("the connection ended without an answer".into()),
+            Read::Nonsense(what) => Err(format!("the answer is no HTTP: {what}")),
+        }
+    }
+}
+
+/// Begins to beat; resolves once each has been heard for the first time. The future that is answered resolves when all
+/// have stopped.
+pub(super) async fn begin(
+    agents: Vec<Agent>,
+    to: SocketAddr,
+    speed: u32,
+    stop: &CancellationToken,
+) -> impl Future<Output = Vec<Heard>> + use<> {
+    let every = BEAT_EVERY / speed;
+    let mut living = JoinSet::new();
+    let first = Instant::now();
+    for agent in agents {
+        living.spawn(agent.live(to, every, first, stop.clone()));
+    }
+    tokio::time::sleep_until(first + every * 2).await;
+    async move { living.join_all().await }
+}
