@@ -86,6 +86,44 @@ async fn an_error_is_an_object_with_a_text_on_every_wrong_path_and_method() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_no_text_is_told_so_as_every_error_is() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for path in
+        ["/workspaces/%ff", "/workspaces/%F0%9F/activity", "/registry/%ff/peers", "/registry/discover/%ff"]
+    {
+        let answer = one.ask(Ask::get(path)).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
+        assert!(answer.json()["error"].is_string(), "{path}: {answer:?}");
+    }
+    for path in ["/workspaces/%ff", "/events/%ff", "/sweeps/%F0%9F", "/workspaces/%ff/tokens", "/exec/%ff"] {
+        let answer = registry.order(Ask::get(path)).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
+        assert_eq!(keys_of(&answer.json()), ["error"], "{path}: {answer:?}");
+    }
+}
+
+/// One address may have 512 connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_want_nothing_keep_no_agent_out() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let mut kept = Wire::open(registry.address).await;
+    let beat = one.beat_with(json!({})).token(&one.token).bytes();
+    kept.write(&beat).await;
+    kept.answer().await.well();
+    let mut idle = Vec::new();
+    for _ in 0..600 {
+        idle.push(Wire::open(registry.address).await);
+    }
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    // The oldest of them has given way, and the one that has shown a token has not.
+    assert!(idle[0].try_answer().await.is_none());
+    kept.write(&beat).await;
+    kept.answer().await.well();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_none_is_refused_and_the_connection_ends() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;

@@ -194,7 +194,8 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 fn parsed(head: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
     let head = std::str::from_utf8(head).ok()?;
     let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?;
+    let status = lines.next()?;
+    let status = status.strip_prefix("HTTP/1.1 ").or_else(|| status.strip_prefix("HTTP/1.0 "))?;
     let (status, _reason) = status.split_at_checked(3)?;
     let token = |name: &str| {
         !name.is_empty()
