@@ -42,7 +42,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Notify,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
@@ -74,8 +77,8 @@ const UNTAKEN_MS: u32 = 120_000;
 const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Connections that were told to give way and may not have ended yet, at most: beyond that newcomers are
-/// turned away, so that no flood is faster than its own end.
+/// Connections that were told to give way and may not have ended yet, at most: beyond that newcomers wait
+/// in the kernel, so that no flood is faster than its own end.
 const GIVING_WAY: usize = 64;
 
 /// How often it is told in the log that there are too many connections.
@@ -167,17 +170,21 @@ async fn serve_from(
     // The count of headers stays at hyper's 100, which it holds on the stack. Its own limit of time for
     // a head would arm a timer for every request; `Pulse` does with one for each connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
-    let places = Arc::new(Places { limits, taken: Mutex::default() });
+    let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
     // Built once: a router without missing state answers with less work for each request.
     let router: Router = router.with_state(());
     let open = TaskTracker::new();
     let mut rest = REST;
     let mut refusals = Refusals::default();
     loop {
+        let next = async {
+            places.settled().await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -254,6 +261,8 @@ impl Refusals {
 struct Places {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
+    /// Told when one that was to give way has ended.
+    gave_way: Notify,
 }
 
 #[derive(Default)]
@@ -302,13 +311,19 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Waits while too many have been told to give way and are still there.
+    async fn settled(&self) {
+        while self.taken.lock().unwrap_or_else(PoisonError::into_inner).giving_way >= GIVING_WAY {
+            self.gave_way.notified().await;
+        }
+    }
+}
+
 impl Taken {
     /// Tells somebody to give way: one of that peer's, or, where none is named, whoever can do so best. That is one
     /// that nobody knows before one at rest; of the former one of the peer that has most; and always the oldest.
     fn make_room(&mut self, of: Option<IpAddr>) -> Room {
-        if self.giving_way >= GIVING_WAY {
-            return Room::None;
-        }
         let peers = self.by_peer.iter().filter(|(peer, _)| of.is_none_or(|of| of == **peer));
         let all = peers.flat_map(|(peer, pulses)| {
             pulses.iter().enumerate().map(move |(at, pulse)| (peer, at, pulse, pulses.len()))
@@ -341,6 +356,7 @@ impl Drop for Place {
         let Some((pulses, at)) = pulses.and_then(|all| all.iter().position(own).map(|at| (all, at))) else {
             // Its place is somebody else's already.
             taken.giving_way -= 1;
+            self.places.gave_way.notify_one();
             return;
         };
         pulses.swap_remove(at);
@@ -584,10 +600,9 @@ mod tests {
     use std::collections::VecDeque;
 
     use axum::{Extension, extract::State, routing::get};
-    use futures_util::stream;
+    use futures_util::{FutureExt as _, stream};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        sync::Notify,
         task::JoinHandle,
     };
 
@@ -783,7 +798,7 @@ mod tests {
 
     /// A table of places, and how to take one: known and at work, or not.
     fn places(limits: ConnectionLimits) -> (Arc<Places>, impl Fn(&str, bool) -> (Option<Place>, Room)) {
-        let places = Arc::new(Places { limits, taken: Mutex::default() });
+        let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
         let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&places));
         let take = move |ip: &str, busy: bool| {
             clock.advance(Duration::from_secs(1));
@@ -826,13 +841,16 @@ mod tests {
     #[test]
     fn a_flood_is_no_faster_than_its_own_end() {
         let (table, take) = places(ConnectionLimits { in_all: 1, per_peer: 1, ..LIMITS });
-        let mut held: Vec<_> = (0..=GIVING_WAY).filter_map(|_| take("10.0.0.1", false).0).collect();
+        let mut held: Vec<_> = (0..GIVING_WAY).filter_map(|_| take("10.0.0.1", false).0).collect();
+        assert!(table.settled().now_or_never().is_some());
+        held.extend(take("10.0.0.1", false).0);
         assert_eq!(held.len(), 1 + GIVING_WAY);
-        assert_eq!(take("10.0.0.2", false).1, Room::None);
+        assert!(table.settled().now_or_never().is_none(), "the next one waits in the kernel");
         held.remove(0);
-        assert_eq!(take("10.0.0.2", false).1, Room::Made);
+        assert!(table.settled().now_or_never().is_some());
         drop(held);
-        assert_eq!(table.taken.lock().unwrap().giving_way, 0);
+        let taken = table.taken.lock().unwrap();
+        assert_eq!((taken.in_all, taken.giving_way), (0, 0));
     }
 
     #[tokio::test]

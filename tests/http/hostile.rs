@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -121,6 +122,43 @@ async fn connections_that_want_nothing_keep_no_agent_out() {
     assert!(idle[0].try_answer().await.is_none());
     kept.write(&beat).await;
     kept.answer().await.well();
+}
+
+/// systemd and shells give 1024 and allow many more.
+#[test]
+fn a_daemon_takes_the_descriptors_that_it_may_have() {
+    let home = tempfile::tempdir().unwrap();
+    let place = |name: &str| home.path().join(name);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fs::write(place("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n")).unwrap();
+    let mut daemon = Command::new("sh")
+        .args(["-c", "ulimit -Sn 256; exec \"$0\" serve", env!("CARGO_BIN_EXE_ostler")])
+        .env("OSTLER_DATA_DIR", place("data"))
+        .env("OSTLER_RUNTIME_DIR", place("run"))
+        .env("OSTLER_CONFIG", place("config.toml"))
+        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", place("nobody.sock").display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let look = || {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
+        Some((numbers.next()?, numbers.next()?))
+    };
+    let raised = std::iter::repeat_with(|| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        look()
+    })
+    .take(1500)
+    .flatten()
+    .find(|(soft, _)| *soft > 256);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let (soft, hard) = raised.expect("the limit was raised");
+    assert_eq!(soft, hard.min(10_240));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -530,7 +530,8 @@ fn garbled(dice: &mut Dice, target: &Target) -> Request {
         let at = dice.below(request.bytes.len());
         request.bytes[at] = dice.byte();
     }
-    Request { kind: "requests with turned bytes", head: false, whole: false, may_succeed: true, ..request }
+    let head = request.bytes.starts_with(b"HEAD ");
+    Request { kind: "requests with turned bytes", head, whole: false, may_succeed: true, ..request }
 }
 
 /// A body of which no end comes.
@@ -616,7 +617,7 @@ async fn one(
         line.finish().await;
         // Whatever it takes for a request is answered; then the connection ends.
         loop {
-            match line.answer(false).await {
+            match line.answer(request.head).await {
                 Read::Answer(answer) => check(&answer, request, notes)?,
                 Read::End => return Ok(notes.count("connections that ended after something malformed")),
                 Read::Nonsense(what) => return Err(format!("something that is no answer: {what}")),
