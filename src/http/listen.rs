@@ -321,23 +321,22 @@ impl Places {
 }
 
 impl Taken {
-    /// Tells somebody to give way: one of that peer's, or, where none is named, whoever can do so best. That is one
-    /// that nobody knows before one at rest; of the former one of the peer that has most; and always the oldest.
+    /// Tells somebody to give way: one of that peer's, or, where none is named, one of the peer that has most. Of a
+    /// peer's that is the oldest that nobody knows, or else the one at rest for longest.
     fn make_room(&mut self, of: Option<IpAddr>) -> Room {
-        let peers = self.by_peer.iter().filter(|(peer, _)| of.is_none_or(|of| of == **peer));
-        let all = peers.flat_map(|(peer, pulses)| {
-            pulses.iter().enumerate().map(move |(at, pulse)| (peer, at, pulse, pulses.len()))
-        });
-        let ways = all.filter_map(|(peer, at, pulse, count)| {
-            let known = pulse.known.load(Ordering::Acquire);
-            let least = if known { 0 } else { usize::MAX - count };
-            let at_work = pulse.busy.load(Ordering::Acquire) > 0;
-            let since = if known { pulse.quiet_since.load(Ordering::Acquire) } else { pulse.began };
-            (!known || !at_work).then_some(((known, least, since), *peer, at))
-        });
-        let Some((_, peer, at)) = ways.min_by_key(|(order, ..)| *order) else { return Room::None };
+        let most = || self.by_peer.iter().max_by_key(|(_, pulses)| pulses.len()).map(|(peer, _)| *peer);
+        let found =
+            of.or_else(most).and_then(|peer| Some((peer, gives_way_first(self.by_peer.get(&peer)?)?)));
+        // Where that peer has none that could, another may: looked for only then, because it is a look at all.
+        let others = || {
+            let all = self.by_peer.iter().filter(|_| of.is_none());
+            all.filter_map(|(peer, pulses)| Some((*peer, gives_way_first(pulses)?)))
+                .min_by_key(|(_, way)| *way)
+        };
+        let Some((peer, way)) = found.or_else(others) else { return Room::None };
         let Some(pulses) = self.by_peer.get_mut(&peer) else { return Room::None };
-        pulses.swap_remove(at).gives_way.cancel();
+        // In the order in which they came: the oldest is found at once.
+        pulses.remove(way.at).gives_way.cancel();
         if pulses.is_empty() {
             self.by_peer.remove(&peer);
         }
@@ -345,6 +344,29 @@ impl Taken {
         self.giving_way += 1;
         Room::Made
     }
+}
+
+/// Who gives way, in the order in which they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    known: bool,
+    since: u64,
+    at: usize,
+}
+
+/// Which of a peer's connections gives way first, if any can. They are in the order in which they came.
+fn gives_way_first(pulses: &[Arc<Pulse>]) -> Option<Way> {
+    let is_known = |pulse: &Pulse| pulse.known.load(Ordering::Acquire);
+    if let Some(at) = pulses.iter().position(|pulse| !is_known(pulse)) {
+        return Some(Way { known: false, since: pulses[at].began, at });
+    }
+    let at_rest = pulses.iter().enumerate().filter(|(_, pulse)| pulse.busy.load(Ordering::Acquire) == 0);
+    let way = |(at, pulse): (usize, &Arc<Pulse>)| Way {
+        known: true,
+        since: pulse.quiet_since.load(Ordering::Acquire),
+        at,
+    };
+    at_rest.map(way).min()
 }
 
 impl Drop for Place {
@@ -359,7 +381,7 @@ impl Drop for Place {
             self.places.gave_way.notify_one();
             return;
         };
-        pulses.swap_remove(at);
+        pulses.remove(at);
         if pulses.is_empty() {
             taken.by_peer.remove(&self.peer);
         }

@@ -17,8 +17,11 @@ use crate::support::wire::Ask;
 
 /// How often an agent beats, on the clock of who hears it.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
-/// How long a runtime waits for the answer: on everybody's clock, because what is waited for is work.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a runtime waits for the answer.
+pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
+/// How long is waited here, because a machine that has other things to do breaks nothing: who is later than runtimes
+/// wait is counted.
+const LIMIT: Duration = Duration::from_secs(60);
 /// So many agents have an address together.
 const PER_ADDRESS: usize = 100;
 

@@ -28,7 +28,7 @@ use served::{Served, Used};
 pub(crate) use served::serve_if_asked;
 
 /// How many times as fast as everybody's the clock of the attacked process goes.
-const SPEED: u32 = 6;
+const SPEED: u32 = 4;
 /// For how long it is attacked: several times as long as a silence may last on its clock.
 const SHORT: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_mins(10);
@@ -228,6 +228,8 @@ fn tell_beats(heard: Vec<Heard>, section: &mut Section) {
         let some: Vec<_> = missed.iter().take(5).map(String::as_str).collect();
         format!("{} beats were not answered with 200, such as {}", missed.len(), some.join("; "))
     });
+    let late = took.iter().filter(|took| **took > agents::RUNTIMES_WAIT).count();
+    section.count("of them later than runtimes wait for (10 s)", late as u64);
     let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or_default();
     let rows = [("p50", 50), ("p90", 90), ("p99", 99)];
     let row = |(name, percent)| [String::from(name), format!("{:.1} ms", at(percent).as_secs_f64() * 1000.0)];
