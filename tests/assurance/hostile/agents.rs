@@ -2,6 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,6 +13,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    PATIENCE,
     answer::{Line, Read},
     loopback,
     served::Who,
@@ -41,6 +46,8 @@ pub(super) struct Heard {
     pub(super) took: Vec<Duration>,
     /// What came instead.
     pub(super) missed: Vec<String>,
+    /// The longest time between two beats as they were sent: on a machine that is too busy this side is late too.
+    pub(super) longest_gap: Duration,
 }
 
 impl Agent {
@@ -49,16 +56,30 @@ impl Agent {
         Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number % 2 == 0, beat }
     }
 
-    async fn live(self, to: SocketAddr, every: Duration, first: Instant, stop: CancellationToken) -> Heard {
-        let (mut heard, mut kept) = (Heard::default(), None);
+    async fn live(
+        self,
+        to: SocketAddr,
+        every: Duration,
+        first: Instant,
+        up: Arc<AtomicUsize>,
+        stop: CancellationToken,
+    ) -> Heard {
+        let (mut heard, mut kept, mut sent) = (Heard::default(), None, None);
         // Spread, so that beats come evenly.
         let offset = every / 1000 * u32::try_from(self.number % 1000).expect("below 1000");
         let mut turn = tokio::time::interval_at(first + offset, every);
         while stop.run_until_cancelled(turn.tick()).await.is_some() {
             let begun = Instant::now();
+            heard.longest_gap = heard.longest_gap.max(begun - sent.unwrap_or(begun));
+            sent = Some(begun);
             let said = tokio::time::timeout(LIMIT, self.say(to, &mut kept)).await;
             match said.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))) {
-                Ok(()) => heard.took.push(begun.elapsed()),
+                Ok(()) => {
+                    heard.took.push(begun.elapsed());
+                    if heard.took.len() == 1 {
+                        up.fetch_add(1, Ordering::AcqRel);
+                    }
+                }
                 Err(why) => {
                     kept = None;
                     let way = if self.keeps { "its connection" } else { "a new connection" };
@@ -101,10 +122,14 @@ pub(super) async fn begin(
 ) -> impl Future<Output = Vec<Heard>> + use<> {
     let every = BEAT_EVERY / speed;
     let mut living = JoinSet::new();
-    let first = Instant::now();
+    let (first, count, up) = (Instant::now(), agents.len(), Arc::new(AtomicUsize::new(0)));
     for agent in agents {
-        living.spawn(agent.live(to, every, first, stop.clone()));
+        living.spawn(agent.live(to, every, first, Arc::clone(&up), stop.clone()));
     }
-    tokio::time::sleep_until(first + every * 2).await;
+    let mut look = tokio::time::interval(Duration::from_millis(50));
+    while up.load(Ordering::Acquire) < count {
+        look.tick().await;
+        assert!(first.elapsed() < PATIENCE, "not all agents were heard before anything was done to them");
+    }
     async move { living.join_all().await }
 }
