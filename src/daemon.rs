@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,9 @@ const FIRST_ACCEPT: Duration = Duration::from_secs(3);
 /// How often an engine that has not been accepted yet is asked again.
 const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 
+/// Open files that are enough for all connections of two addresses, and for what is passed on and kept besides.
+const DESCRIPTORS: u64 = 10_240;
+
 /// Everything that is built of a configuration.
 struct House {
     store: Store,
@@ -69,6 +73,7 @@ struct House {
 /// # Errors
 /// Why it cannot be served; nothing was changed then.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
+    raise_descriptors();
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
@@ -82,6 +87,27 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => told.cancel(),
             _ = interrupt.recv() => told.cancel(),
         }
+    }
+}
+
+/// Takes the descriptors that this process may have: by default it is given 1024 and may have many more. Connections
+/// of strangers would use those up long before they are as many as are served, and then neither agents nor the engine
+/// could be reached.
+fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+        if let Err(error) = raised {
+            tracing::warn!(%error, "the limit of open files could not be raised; many connections may use them up");
+        }
+    }
+    if wanted < DESCRIPTORS {
+        tracing::warn!(
+            limit = wanted,
+            "this process may open few files: many connections may use them up. Raise its hard limit (LimitNOFILE in a \
+             unit, `--ulimit nofile` of a container) to {DESCRIPTORS}"
+        );
     }
 }
 

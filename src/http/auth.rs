@@ -5,8 +5,8 @@
 //! what the last commit made it: a miss is certain, so a store that cannot answer is never taken for a refusal.
 
 use axum::{
-    extract::{FromRequestParts, Path, Request, State},
-    http::{HeaderMap, header, request::Parts},
+    extract::{FromRequestParts, Request, State},
+    http::{Extensions, HeaderMap, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,6 +14,7 @@ use axum::{
 use super::{
     Api,
     error::{HttpError, HttpResult},
+    listen::CameOver,
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::Workspace},
@@ -68,12 +69,21 @@ pub(super) fn invalid() -> HttpError {
     HttpError::unauthorized("invalid workspace auth token")
 }
 
+/// Whose token it is, if anybody's. What a known one came over does not have to give way to strangers.
+pub(super) fn bearer(api: &Api, token: &str, extensions: &Extensions) -> Option<Bearer> {
+    let bearer = api.0.ops.bearer(token);
+    if let (Some(_), Some(came)) = (&bearer, extensions.get::<CameOver>()) {
+        came.is_known();
+    }
+    bearer
+}
+
 impl Principal {
-    fn of(api: &Api, headers: &HeaderMap, own_socket: bool) -> HttpResult<Self> {
-        match presented(headers, own_socket) {
+    fn of(api: &Api, headers: &HeaderMap, extensions: &Extensions) -> HttpResult<Self> {
+        match presented(headers, extensions.get::<OwnSocket>().is_some()) {
             Presented::OwnSocket => Ok(Self::Admin),
             Presented::Nothing => Err(missing()),
-            Presented::Token(token) => match api.0.ops.bearer(token) {
+            Presented::Token(token) => match bearer(api, token, extensions) {
                 Some(Bearer::Admin) => Ok(Self::Admin),
                 Some(Bearer::Workspace(holder)) => Ok(Self::Workspace(holder)),
                 None => Err(invalid()),
@@ -99,8 +109,7 @@ impl FromRequestParts<Api> for Principal {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
-        let own_socket = parts.extensions.get::<OwnSocket>().is_some();
-        let principal = Self::of(api, &parts.headers, own_socket)?;
+        let principal = Self::of(api, &parts.headers, &parts.extensions)?;
         if let Self::Workspace(holder) = principal {
             api.count(holder)?;
         }
@@ -110,8 +119,7 @@ impl FromRequestParts<Api> for Principal {
 
 /// Lets nobody but an admin through, for all routes below it.
 pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let own_socket = request.extensions().get::<OwnSocket>().is_some();
-    match Principal::of(&api, request.headers(), own_socket) {
+    match Principal::of(&api, request.headers(), request.extensions()) {
         Ok(Principal::Admin) => next.run(request).await,
         Ok(Principal::Workspace(_)) => HttpError::forbidden("only an admin may do this").into_response(),
         Err(error) => error.into_response(),
@@ -153,8 +161,8 @@ impl FromRequestParts<Api> for PathId {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
-        let path = Path::<String>::from_request_parts(parts, api).await;
-        let id = path.ok().and_then(|Path(text)| text.parse().ok());
+        let path = axum::extract::Path::<String>::from_request_parts(parts, api).await;
+        let id = path.ok().and_then(|axum::extract::Path(text)| text.parse().ok());
         id.map(Self).ok_or_else(|| HttpError::not_found("workspace not found"))
     }
 }

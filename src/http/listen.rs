@@ -5,6 +5,11 @@
 //! connections, bounds heads, and cuts a connection on which no request begins for a while. On the way
 //! of a request it adds two counters and a look at the clock, and no lock: what is counted under one is
 //! connections.
+//!
+//! Where all places are taken, a newcomer is not turned away: somebody gives way to it. First goes who
+//! has shown no valid token, then who only holds a connection for later; never a request in flight of
+//! somebody known. Otherwise a few hundred connections that want nothing would keep every agent out
+//! that makes a new one for each beat.
 
 use std::{
     collections::HashMap,
@@ -16,7 +21,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -37,7 +42,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Notify,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
@@ -69,7 +77,11 @@ const UNTAKEN_MS: u32 = 120_000;
 const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// How often a refusal of connections is told in the log.
+/// Connections that were told to give way and may not have ended yet, at most: beyond that newcomers wait
+/// in the kernel, so that no flood is faster than its own end.
+const GIVING_WAY: usize = 64;
+
+/// How often it is told in the log that there are too many connections.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// What connections may take up.
@@ -158,27 +170,36 @@ async fn serve_from(
     // The count of headers stays at hyper's 100, which it holds on the stack. Its own limit of time for
     // a head would arm a timer for every request; `Pulse` does with one for each connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
-    let places = Arc::new(Places { limits, taken: Mutex::default() });
+    let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
     // Built once: a router without missing state answers with less work for each request.
     let router: Router = router.with_state(());
     let open = TaskTracker::new();
     let mut rest = REST;
     let mut refusals = Refusals::default();
     loop {
+        let next = async {
+            places.settled().await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 rest = REST;
-                let Some(place) = Places::take(&places, peer.ip()) else {
-                    drop(stream);
+                let pulse = Arc::new(Pulse::new(Arc::clone(&clock)));
+                let (place, room) = Places::take(&places, peer.ip(), &pulse);
+                if room != Room::Free {
                     refusals.count(peer.ip(), &*clock);
+                }
+                let Some(place) = place else {
+                    drop(stream);
                     continue;
                 };
                 let connection = Connection {
+                    pulse,
                     http: http.clone(),
                     router: router.clone(),
                     limits,
@@ -215,7 +236,7 @@ fn was_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Connections that were turned away since the log last told of them.
+/// Connections that were one too many since the log last told of them.
 #[derive(Default)]
 struct Refusals {
     untold: u64,
@@ -227,54 +248,144 @@ impl Refusals {
         self.untold += 1;
         let now = clock.awake();
         if self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY) {
-            tracing::warn!(%peer, refused = self.untold, "connections are closed at once: there are too many");
+            tracing::warn!(
+                %peer, too_many = self.untold,
+                "there are too many connections: those that have shown no token are closed first"
+            );
             *self = Self { untold: 0, told_at: Some(now) };
         }
     }
 }
 
-/// Who is connected how often.
+/// Who is connected.
 struct Places {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
+    /// Told when one that was to give way has ended.
+    gave_way: Notify,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: usize,
-    by_peer: HashMap<IpAddr, usize>,
+    /// Told to give way, and not ended yet.
+    giving_way: usize,
+    by_peer: HashMap<IpAddr, Vec<Arc<Pulse>>>,
 }
 
 /// One connection's place, free again when this is dropped.
 struct Place {
     places: Arc<Places>,
     peer: IpAddr,
+    pulse: Arc<Pulse>,
+}
+
+/// Whether there was room for a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// Somebody gave way.
+    Made,
+    /// Everybody there is known and at work.
+    None,
 }
 
 impl Places {
-    fn take(places: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    fn take(places: &Arc<Self>, peer: IpAddr, pulse: &Arc<Pulse>) -> (Option<Place>, Room) {
         let peer = counted_as(peer);
         let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = taken.by_peer.get(&peer).copied().unwrap_or(0);
-        if taken.in_all >= places.limits.in_all || mine >= places.limits.per_peer {
-            return None;
+        let mine = taken.by_peer.get(&peer).map_or(0, Vec::len);
+        let room = if mine >= places.limits.per_peer {
+            taken.make_room(Some(peer))
+        } else if taken.in_all >= places.limits.in_all {
+            taken.make_room(None)
+        } else {
+            Room::Free
+        };
+        if room == Room::None {
+            return (None, room);
         }
         taken.in_all += 1;
-        taken.by_peer.insert(peer, mine + 1);
-        Some(Place { places: Arc::clone(places), peer })
+        taken.by_peer.entry(peer).or_default().push(Arc::clone(pulse));
+        (Some(Place { places: Arc::clone(places), peer, pulse: Arc::clone(pulse) }), room)
     }
+}
+
+impl Places {
+    /// Waits while too many have been told to give way and are still there.
+    async fn settled(&self) {
+        while self.taken.lock().unwrap_or_else(PoisonError::into_inner).giving_way >= GIVING_WAY {
+            self.gave_way.notified().await;
+        }
+    }
+}
+
+impl Taken {
+    /// Tells somebody to give way: one of that peer's, or, where none is named, one of the peer that has most. Of a
+    /// peer's that is the oldest that nobody knows, or else the one at rest for longest.
+    fn make_room(&mut self, of: Option<IpAddr>) -> Room {
+        let most = || self.by_peer.iter().max_by_key(|(_, pulses)| pulses.len()).map(|(peer, _)| *peer);
+        let found =
+            of.or_else(most).and_then(|peer| Some((peer, gives_way_first(self.by_peer.get(&peer)?)?)));
+        // Where that peer has none that could, another may: looked for only then, because it is a look at all.
+        let others = || {
+            let all = self.by_peer.iter().filter(|_| of.is_none());
+            all.filter_map(|(peer, pulses)| Some((*peer, gives_way_first(pulses)?)))
+                .min_by_key(|(_, way)| *way)
+        };
+        let Some((peer, way)) = found.or_else(others) else { return Room::None };
+        let Some(pulses) = self.by_peer.get_mut(&peer) else { return Room::None };
+        // In the order in which they came: the oldest is found at once.
+        pulses.remove(way.at).gives_way.cancel();
+        if pulses.is_empty() {
+            self.by_peer.remove(&peer);
+        }
+        self.in_all -= 1;
+        self.giving_way += 1;
+        Room::Made
+    }
+}
+
+/// Who gives way, in the order in which they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    known: bool,
+    since: u64,
+    at: usize,
+}
+
+/// Which of a peer's connections gives way first, if any can. They are in the order in which they came.
+fn gives_way_first(pulses: &[Arc<Pulse>]) -> Option<Way> {
+    let is_known = |pulse: &Pulse| pulse.known.load(Ordering::Acquire);
+    if let Some(at) = pulses.iter().position(|pulse| !is_known(pulse)) {
+        return Some(Way { known: false, since: pulses[at].began, at });
+    }
+    let at_rest = pulses.iter().enumerate().filter(|(_, pulse)| pulse.busy.load(Ordering::Acquire) == 0);
+    let way = |(at, pulse): (usize, &Arc<Pulse>)| Way {
+        known: true,
+        since: pulse.quiet_since.load(Ordering::Acquire),
+        at,
+    };
+    at_rest.map(way).min()
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.in_all -= 1;
-        if let Some(mine) = taken.by_peer.get_mut(&self.peer) {
-            *mine -= 1;
-            if *mine == 0 {
-                taken.by_peer.remove(&self.peer);
-            }
+        let taken = &mut *taken;
+        let own = |pulse: &Arc<Pulse>| Arc::ptr_eq(pulse, &self.pulse);
+        let pulses = taken.by_peer.get_mut(&self.peer);
+        let Some((pulses, at)) = pulses.and_then(|all| all.iter().position(own).map(|at| (all, at))) else {
+            // Its place is somebody else's already.
+            taken.giving_way -= 1;
+            self.places.gave_way.notify_one();
+            return;
+        };
+        pulses.remove(at);
+        if pulses.is_empty() {
+            taken.by_peer.remove(&self.peer);
         }
+        taken.in_all -= 1;
     }
 }
 
@@ -291,6 +402,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
 
 /// What a connection is served with.
 struct Connection {
+    pulse: Arc<Pulse>,
     http: http1::Builder,
     router: Router,
     limits: ConnectionLimits,
@@ -300,8 +412,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
-        let Self { http, router, limits, clock, stop } = self;
-        let pulse = Arc::new(Pulse::new(Arc::clone(&clock)));
+        let Self { pulse, http, router, limits, clock, stop } = self;
         let service = Conversation { router, peer, pulse: Arc::clone(&pulse) };
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
@@ -309,15 +420,22 @@ impl Connection {
             // How a connection ends is its peer's affair: what mattered was said by the handlers.
             _ended = served.as_mut() => return,
             () = pulse.stopped_for(limits.idle) => return,
+            () = pulse.gives_way.cancelled() => return,
             () = stop.cancelled() => served.as_mut().graceful_shutdown(),
         }
         let _cut = within(&*clock, limits.drain, served).await;
     }
 }
 
-/// Whether a connection has a request in flight, and since when it has not.
+/// Whether a connection has a request in flight, and since when it has not; and whether anybody known is at its end.
 struct Pulse {
     clock: SharedClock,
+    /// When it was accepted, in awake milliseconds.
+    began: u64,
+    /// Whether a valid token came over it.
+    known: AtomicBool,
+    /// Tells it to end, because its place is needed.
+    gives_way: CancellationToken,
     /// Requests in flight, from their complete head to the end of their answer's body.
     busy: AtomicUsize,
     /// When the last one ended, in awake milliseconds.
@@ -326,8 +444,9 @@ struct Pulse {
 
 impl Pulse {
     fn new(clock: SharedClock) -> Self {
-        let quiet_since = AtomicU64::new(clock.awake().0);
-        Self { clock, busy: AtomicUsize::new(0), quiet_since }
+        let began = clock.awake().0;
+        let (known, gives_way) = (AtomicBool::new(false), CancellationToken::new());
+        Self { clock, began, known, gives_way, busy: AtomicUsize::new(0), quiet_since: AtomicU64::new(began) }
     }
 
     /// Resolves when there was no request for `limit`. Its timer is armed once in that time, not for
@@ -342,6 +461,17 @@ impl Pulse {
             let Some(left) = limit.checked_sub(quiet).filter(|left| !left.is_zero()) else { return };
             self.clock.sleep(left).await;
         }
+    }
+}
+
+/// The connection that a request came over, for whoever finds its token to be valid.
+#[derive(Clone)]
+pub(super) struct CameOver(Arc<Pulse>);
+
+impl CameOver {
+    /// Somebody known is at its end: it gives way after those where nobody is.
+    pub(super) fn is_known(&self) {
+        self.0.known.store(true, Ordering::Release);
     }
 }
 
@@ -378,6 +508,7 @@ impl Service<Request<Incoming>> for Conversation {
     fn call(&self, mut request: Request<Incoming>) -> Answering {
         let at_work = AtWork::begin(&self.pulse);
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(CameOver(Arc::clone(&self.pulse)));
         // Named through the trait it is always ready, so nobody has to ask it first.
         Answering { route: self.router.clone().call(request), at_work: Some(at_work) }
     }
@@ -490,11 +621,10 @@ async fn next_data(body: &mut Body, most: usize) -> Result<Option<Bytes>, BodyEr
 mod tests {
     use std::collections::VecDeque;
 
-    use axum::{extract::State, routing::get};
-    use futures_util::stream;
+    use axum::{Extension, extract::State, routing::get};
+    use futures_util::{FutureExt as _, stream};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        sync::Notify,
         task::JoinHandle,
     };
 
@@ -523,6 +653,13 @@ mod tests {
     fn start(limits: ConnectionLimits) -> Server {
         let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = Router::new()
+            .route(
+                "/known",
+                get(|Extension(came): Extension<CameOver>| async move {
+                    came.is_known();
+                    "known"
+                }),
+            )
             .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
             .route(
                 "/slow",
@@ -644,14 +781,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_with_too_many_connections_gets_no_more_until_one_ends() {
+    async fn who_shows_no_token_gives_way_to_who_comes_and_never_one_that_is_known_and_at_work() {
         let server = start(ConnectionLimits { per_peer: 2, ..LIMITS });
         let (mut first, mut second) = (Peer::new(&server).await, Peer::new(&server).await);
         for peer in [&mut first, &mut second] {
             peer.ask("/peer").await;
             peer.hears("127.0.0.1").await;
         }
-        assert_eq!(Peer::new(&server).await.ends().await, "", "the third is closed at once");
+        second.ask("/known").await;
+        second.hears("known").await;
+        let mut third = Peer::new(&server).await;
+        assert_eq!(first.ends().await, "", "it gives way, although it was answered before");
+        third.ask("/known").await;
+        third.hears("known").await;
+        server.clock.advance(Duration::from_secs(1));
+        third.ask("/peer").await;
+        third.hears("127.0.0.1").await;
+        let mut first = Peer::new(&server).await;
+        assert_eq!(second.ends().await, "", "of those that are known, the one that was quiet for longer");
+        for peer in [&mut first, &mut third] {
+            peer.ask("/known").await;
+            peer.hears("known").await;
+            peer.ask("/slow").await;
+            server.asked.notified().await;
+        }
+        assert_eq!(Peer::new(&server).await.ends().await, "", "the next is closed at once");
+        drop(third);
         drop(first);
         loop {
             let mut next = Peer::new(&server).await;
@@ -663,19 +818,61 @@ mod tests {
         }
     }
 
+    /// A table of places, and how to take one: known and at work, or not.
+    fn places(limits: ConnectionLimits) -> (Arc<Places>, impl Fn(&str, bool) -> (Option<Place>, Room)) {
+        let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
+        let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&places));
+        let take = move |ip: &str, busy: bool| {
+            clock.advance(Duration::from_secs(1));
+            let pulse = Arc::new(Pulse::new(clock.clone()));
+            pulse.known.store(busy, Ordering::Release);
+            pulse.busy.store(usize::from(busy), Ordering::Release);
+            Places::take(&table, ip.parse().unwrap(), &pulse)
+        };
+        (places, take)
+    }
+
     #[test]
     fn connections_are_counted_in_all_and_forgotten_when_they_end() {
-        let limits = ConnectionLimits { in_all: 3, per_peer: 2, ..LIMITS };
-        let places = Arc::new(Places { limits, taken: Mutex::default() });
-        let take = |ip: &str| Places::take(&places, ip.parse().unwrap());
-        let held = [take("10.0.0.1"), take("::ffff:10.0.0.1"), take("2001:db8::1")];
-        assert!(held.iter().all(Option::is_some));
-        assert!(take("10.0.0.2").is_none(), "three in all");
+        let (table, take) = places(ConnectionLimits { in_all: 3, per_peer: 2, ..LIMITS });
+        let held = [take("10.0.0.1", true), take("::ffff:10.0.0.1", true), take("2001:db8::1", true)];
+        assert!(held.iter().all(|(place, room)| place.is_some() && *room == Room::Free));
+        assert_eq!(take("10.0.0.2", true).1, Room::None, "three in all");
         drop(held);
-        assert!(places.taken.lock().unwrap().by_peer.is_empty());
-        let _held = [take("2001:db8::1"), take("2001:db8::2")].map(Option::unwrap);
-        assert!(take("2001:db8::3").is_none(), "a host has a whole /64");
-        assert!(take("2001:db8:0:1::3").is_some());
+        assert!(table.taken.lock().unwrap().by_peer.is_empty());
+        let _held = [take("2001:db8::1", true), take("2001:db8::2", true)];
+        assert_eq!(take("2001:db8::3", true).1, Room::None, "a host has a whole /64");
+        assert_eq!(take("2001:db8:0:1::3", true).1, Room::Free);
+    }
+
+    #[test]
+    fn the_oldest_of_the_peer_that_has_most_gives_way() {
+        let (table, take) = places(ConnectionLimits { in_all: 4, per_peer: 4, ..LIMITS });
+        let few = take("10.0.0.1", false).0.unwrap();
+        let many: Vec<_> = (0..2).map(|_| take("10.0.0.2", false).0.unwrap()).collect();
+        let agent = take("10.0.0.3", true).0.unwrap();
+        let (next, room) = take("10.0.0.4", false);
+        assert_eq!(room, Room::Made);
+        let gave_way = |place: &Place| place.pulse.gives_way.is_cancelled();
+        assert_eq!([&few, &many[0], &many[1], &agent].map(gave_way), [false, true, false, false]);
+        drop((few, many, agent, next));
+        let taken = table.taken.lock().unwrap();
+        assert_eq!((taken.in_all, taken.giving_way, taken.by_peer.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_flood_is_no_faster_than_its_own_end() {
+        let (table, take) = places(ConnectionLimits { in_all: 1, per_peer: 1, ..LIMITS });
+        let mut held: Vec<_> = (0..GIVING_WAY).filter_map(|_| take("10.0.0.1", false).0).collect();
+        assert!(table.settled().now_or_never().is_some());
+        held.extend(take("10.0.0.1", false).0);
+        assert_eq!(held.len(), 1 + GIVING_WAY);
+        assert!(table.settled().now_or_never().is_none(), "the next one waits in the kernel");
+        held.remove(0);
+        assert!(table.settled().now_or_never().is_some());
+        drop(held);
+        let taken = table.taken.lock().unwrap();
+        assert_eq!((taken.in_all, taken.giving_way), (0, 0));
     }
 
     #[tokio::test]

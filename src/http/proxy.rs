@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -26,6 +26,7 @@ use super::{
     error::{HttpError, HttpResult},
     forward::{ForwardError, ForwardLimits, ForwardRequest, Target, complete_message},
     listen::read_body,
+    routes::Path,
 };
 use crate::{
     clock::{Boxed, within},

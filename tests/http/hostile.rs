@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -83,6 +84,81 @@ async fn an_error_is_an_object_with_a_text_on_every_wrong_path_and_method() {
         assert_eq!(keys_of(&answer.json()), ["error"], "{method} {path}");
         assert!(answer.json()["error"].is_string());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_no_text_is_told_so_as_every_error_is() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for path in
+        ["/workspaces/%ff", "/workspaces/%F0%9F/activity", "/registry/%ff/peers", "/registry/discover/%ff"]
+    {
+        let answer = one.ask(Ask::get(path)).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
+        assert!(answer.json()["error"].is_string(), "{path}: {answer:?}");
+    }
+    for path in ["/workspaces/%ff", "/events/%ff", "/sweeps/%F0%9F", "/workspaces/%ff/tokens", "/exec/%ff"] {
+        let answer = registry.order(Ask::get(path)).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
+        assert_eq!(keys_of(&answer.json()), ["error"], "{path}: {answer:?}");
+    }
+}
+
+/// One address may have 512 connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_want_nothing_keep_no_agent_out() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let mut kept = Wire::open(registry.address).await;
+    let beat = one.beat_with(json!({})).token(&one.token).bytes();
+    kept.write(&beat).await;
+    kept.answer().await.well();
+    let mut idle = Vec::new();
+    for _ in 0..600 {
+        idle.push(Wire::open(registry.address).await);
+    }
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    // The oldest of them has given way, and the one that has shown a token has not.
+    assert!(idle[0].try_answer().await.is_none());
+    kept.write(&beat).await;
+    kept.answer().await.well();
+}
+
+/// systemd and shells give 1024 and allow many more.
+#[test]
+fn a_daemon_takes_the_descriptors_that_it_may_have() {
+    let home = tempfile::tempdir().unwrap();
+    let place = |name: &str| home.path().join(name);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fs::write(place("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n")).unwrap();
+    let mut daemon = Command::new("sh")
+        .args(["-c", "ulimit -Sn 256; exec \"$0\" serve", env!("CARGO_BIN_EXE_ostler")])
+        .env("OSTLER_DATA_DIR", place("data"))
+        .env("OSTLER_RUNTIME_DIR", place("run"))
+        .env("OSTLER_CONFIG", place("config.toml"))
+        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", place("nobody.sock").display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let look = || {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
+        Some((numbers.next()?, numbers.next()?))
+    };
+    let raised = std::iter::repeat_with(|| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        look()
+    })
+    .take(1500)
+    .flatten()
+    .find(|(soft, _)| *soft > 256);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let (soft, hard) = raised.expect("the limit was raised");
+    assert_eq!(soft, hard.min(10_240));
 }
 
 #[tokio::test(flavor = "multi_thread")]

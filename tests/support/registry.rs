@@ -18,7 +18,7 @@ use std::{
 };
 
 use ostler::{
-    clock::{SharedClock, SystemClock},
+    clock::{Boxed, Clock, SharedClock, SystemClock},
     doctor::{Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
@@ -26,6 +26,7 @@ use ostler::{
         ids::WorkspaceId,
         ports::PortRange,
         runtime::{AGENT, PLAIN, Runtime},
+        time::{Awake, Timestamp},
         workspace::Workspace,
     },
     engine::{
@@ -63,6 +64,10 @@ const PORTS_EACH: u16 = 12;
 pub(crate) struct Wanted {
     pub(crate) access: Access,
     pub(crate) restart: RestartBudget,
+    /// How many times as fast as everybody's time its own goes by.
+    pub(crate) speed: u32,
+    /// How many ports its containers have.
+    pub(crate) ports: u16,
 }
 
 impl Default for Wanted {
@@ -70,7 +75,35 @@ impl Default for Wanted {
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
         let access = Access { root_siblings: true, wakes_per_hour: 12, external };
-        Self { access, restart: RestartBudget::default() }
+        Self { access, restart: RestartBudget::default(), speed: 1, ports: PORTS_EACH }
+    }
+}
+
+/// The system's clock, on which time goes by so many times as fast: what takes minutes is seen in seconds.
+struct Hasty {
+    clock: SystemClock,
+    began: Timestamp,
+    speed: u32,
+}
+
+impl Hasty {
+    fn start(speed: u32) -> Self {
+        let clock = SystemClock::start();
+        Self { began: clock.now(), clock, speed }
+    }
+}
+
+impl Clock for Hasty {
+    fn now(&self) -> Timestamp {
+        self.began + self.clock.now().since(self.began) * self.speed
+    }
+
+    fn awake(&self) -> Awake {
+        Awake(self.clock.awake().0 * u64::from(self.speed))
+    }
+
+    fn sleep(&self, duration: Duration) -> Boxed<()> {
+        self.clock.sleep(duration / self.speed)
     }
 }
 
@@ -109,7 +142,7 @@ impl Registry {
             tempfile::Builder::new().prefix("ostler-registry-").tempdir().expect("a temp directory");
         let world = Arc::new(World::default());
         world.state().images.insert(IMAGE.to_owned());
-        Self::serve(directory, world, free_ports(), wanted).await
+        Self::serve(directory, world, free_ports(wanted.ports), wanted).await
     }
 
     /// Ends this daemon, as a signal does, and begins the next one on what it leaves.
@@ -130,7 +163,7 @@ impl Registry {
     async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, wanted: Wanted) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
-        let clock: SharedClock = Arc::new(SystemClock::start());
+        let clock: SharedClock = Arc::new(Hasty::start(wanted.speed));
         let spawn = TokioTasks::default();
         let tasks: SharedSpawn = Arc::new(spawn.clone());
         let mirror = Arc::new(Mirror::Directory(data_dir.clone()));
@@ -441,13 +474,13 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
 static REGISTRIES: AtomicU32 = AtomicU32::new(0);
 
 /// Ports that nobody has, looked for in another place by each process and each registry of it.
-fn free_ports() -> PortRange {
-    let windows = (PORTS.end - PORTS.start) / PORTS_EACH;
+fn free_ports(count: u16) -> PortRange {
+    let windows = (PORTS.end - PORTS.start) / count;
     let first = std::process::id() * 7 + REGISTRIES.fetch_add(1, Ordering::Relaxed);
     let first = u16::try_from(first % u32::from(windows)).expect("below the windows");
     let ranges = (0..windows).map(|next| {
-        let first = PORTS.start + (first + next) % windows * PORTS_EACH;
-        PortRange { first, last: first + PORTS_EACH - 1 }
+        let first = PORTS.start + (first + next) % windows * count;
+        PortRange { first, last: first + count - 1 }
     });
     let free = |range: &PortRange| {
         (range.first..=range.last).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())

@@ -37,7 +37,7 @@ pub(in super::super) async fn state(
     match presented(request.headers(), own_socket) {
         Presented::OwnSocket => {}
         Presented::Nothing => return Err(auth::missing()),
-        Presented::Token(token) => match api.0.ops.bearer(token) {
+        Presented::Token(token) => match auth::bearer(&api, token, request.extensions()) {
             Some(Bearer::Admin) => {}
             Some(Bearer::Workspace(holder)) => {
                 api.0.requests.check(holder.workspace).map_err(HttpError::too_many)?;

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, convert::Infallible};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::sse::{self, KeepAlive, Sse},
 };
@@ -14,7 +14,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     super::{Api, error::HttpResult, view},
-    Query,
+    Path, Query,
 };
 use crate::{
     api::EventView,

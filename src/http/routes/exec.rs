@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use super::{
         Api,
         error::{HttpError, HttpResult},
     },
-    Body, Query,
+    Body, Path, Query,
 };
 use crate::{
     api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},

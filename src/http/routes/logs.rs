@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use futures_util::StreamExt;
@@ -13,7 +13,7 @@ use super::{
         Api,
         error::{HttpError, HttpResult},
     },
-    Query,
+    Path, Query,
 };
 use crate::{
     engine::{LogChunk, LogRequest},

@@ -16,7 +16,10 @@ pub(super) mod workspaces;
 use std::time::Duration;
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection, rejection::QueryRejection},
+    extract::{
+        FromRequest, FromRequestParts, Request, rejection::JsonRejection, rejection::PathRejection,
+        rejection::QueryRejection,
+    },
     http::request::Parts,
 };
 use serde::de::DeserializeOwned;
@@ -65,5 +68,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             .await
             .map(|axum::extract::Query(value)| Self(value))
             .map_err(|rejection: QueryRejection| HttpError::invalid(rejection.body_text()))
+    }
+}
+
+/// A path's parameters, whose refusal has the one error shape.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpError> {
+        axum::extract::Path::<T>::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Path(value)| Self(value))
+            .map_err(|rejection: PathRejection| HttpError::invalid(rejection.body_text()))
     }
 }

@@ -57,7 +57,7 @@ struct Told<T> {
 fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a str)> {
     let own_socket = parts.extensions.get::<OwnSocket>().is_some();
     let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
-    match api.0.ops.bearer(token) {
+    match auth::bearer(api, token, &parts.extensions) {
         Some(Bearer::Workspace(holder)) => Ok((Some(holder), token)),
         Some(Bearer::Admin) => Err(auth::invalid()),
         None => Ok((None, token)),

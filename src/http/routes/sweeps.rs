@@ -1,9 +1,6 @@
 //! Sweeps: watched, run, approved.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 
 use super::{
     super::{
@@ -11,7 +8,7 @@ use super::{
         error::{HttpError, HttpResult},
         view,
     },
-    Body,
+    Body, Path,
 };
 use crate::{
     api::{ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},

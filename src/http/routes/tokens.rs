@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,7 +11,7 @@ use super::{
         error::{HttpError, HttpResult},
         view,
     },
-    Body,
+    Body, Path,
 };
 use crate::{
     api::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList},

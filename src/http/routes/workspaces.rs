@@ -4,7 +4,7 @@ use std::future::Future;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -18,7 +18,7 @@ use super::{
         error::{HttpError, HttpResult},
         view,
     },
-    Body, Query,
+    Body, Path, Query,
     registry::proxy_url,
 };
 use crate::{

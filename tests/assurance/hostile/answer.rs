@@ -1,0 +1,211 @@
+//! A connection, and answers read as strictly as the standard has them.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use rustix::net::sockopt;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+
+/// The largest answer that is read: none here is nearly so large.
+const LARGEST: usize = 8 << 20;
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Read {
+    Answer(Answer),
+    /// The connection ended between two answers.
+    End,
+    /// Something that is no answer, or a part of one.
+    Nonsense(String),
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn closes(&self) -> bool {
+        self.header("connection") == Some("close")
+    }
+
+    pub(super) fn is_ok_beat(&self) -> Result<(), String> {
+        if self.status == 200 && self.body == br#"{"status":"ok"}"# { Ok(()) } else { Err(self.shortly()) }
+    }
+
+    pub(super) fn shortly(&self) -> String {
+        format!("{} {}", self.status, shown(&self.body))
+    }
+
+    /// What is wrong with it, if it is an error: its body has to say what happened, as every error does. What is said
+    /// where there was no request to answer has no body and ends the connection.
+    pub(super) fn wrong(&self) -> Option<&'static str> {
+        if self.status < 400 {
+            return None;
+        }
+        if self.body.is_empty() {
+            let no_request = matches!(self.status, 400 | 431) && self.closes();
+            return (!no_request).then_some("an error without a body");
+        }
+        let Ok(Value::Object(body)) = serde_json::from_slice(&self.body) else {
+            return Some("an error whose body is no JSON object");
+        };
+        // Wire protocol, §5: two answers of this kind have a shape of their own.
+        let of_its_own = (self.status == 404 && body.get("deleted") == Some(&Value::Bool(true)))
+            || (self.status == 409 && body.contains_key("children_count"));
+        if of_its_own || body.get("error").is_some_and(Value::is_string) {
+            None
+        } else {
+            Some("an error whose `error` is no text")
+        }
+    }
+}
+
+/// Bytes as a person can read and copy them, shortened.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    const MOST: usize = 700;
+    let text = bytes.iter().take(MOST).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from);
+    let more = if bytes.len() > MOST { format!("… ({} bytes)", bytes.len()) } else { String::new() };
+    text.collect::<String>() + &more
+}
+
+/// A connection.
+pub(super) struct Line {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Line {
+    /// Connects from an address of loopback.
+    pub(super) async fn open(from: Ipv4Addr, to: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(to).await?;
+        stream.set_nodelay(true)?;
+        // Its port is free at once when it is closed: there are more connections here than ports would last for.
+        sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        Ok(Self { stream, read: Vec::new() })
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// Says that nothing more will be written.
+    pub(super) async fn finish(&mut self) {
+        let _closed = self.stream.shutdown().await;
+    }
+
+    /// Resolves when the other side has closed; what it said until then.
+    pub(super) async fn ended(&mut self) -> Vec<u8> {
+        while matches!(self.more().await, Ok(true)) {}
+        std::mem::take(&mut self.read)
+    }
+
+    async fn more(&mut self) -> io::Result<bool> {
+        if self.read.len() > LARGEST {
+            return Err(io::Error::other("an answer without end"));
+        }
+        Ok(self.stream.read_buf(&mut self.read).await? > 0)
+    }
+
+    /// The next answer; one to `HEAD` has no body, whatever it announces.
+    pub(super) async fn answer(&mut self, to_head: bool) -> Read {
+        let end = loop {
+            if let Some(end) = find(&self.read, b"\r\n\r\n") {
+                break end;
+            }
+            match self.more().await {
+                Ok(true) => {}
+                // A reset is an end as well: there may have been something that was not read.
+                Ok(false) | Err(_) if self.read.is_empty() => return Read::End,
+                Ok(false) | Err(_) => return Read::Nonsense(shown(&self.read)),
+            }
+        };
+        let head: Vec<u8> = self.read.drain(..end + 4).collect();
+        let Some((status, headers)) = parsed(&head[..end]) else { return Read::Nonsense(shown(&head)) };
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if to_head || matches!(status, 100..=199 | 204 | 304) {
+            return Read::Answer(answer);
+        }
+        let length = answer.header("content-length").map(str::parse::<usize>);
+        let body = match (length, answer.header("transfer-encoding")) {
+            (Some(Ok(length)), None) => self.take(length).await,
+            (None, Some("chunked")) => self.chunks().await,
+            (None, None) | (Some(_), _) | (None, Some(_)) => None,
+        };
+        match body {
+            Some(body) => {
+                answer.body = body;
+                Read::Answer(answer)
+            }
+            None => Read::Nonsense(format!("{} with a body that is not whole", shown(&head))),
+        }
+    }
+
+    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.read.len() < length {
+            self.more().await.ok().filter(|more| *more)?;
+        }
+        Some(self.read.drain(..length).collect())
+    }
+
+    async fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let end = loop {
+                if let Some(end) = find(&self.read, b"\r\n") {
+                    break end;
+                }
+                self.more().await.ok().filter(|more| *more)?;
+            };
+            let line = self.take(end + 2).await?;
+            let length = usize::from_str_radix(std::str::from_utf8(&line[..end]).ok()?, 16).ok()?;
+            body.extend(self.take(length).await?);
+            if self.take(2).await? != b"\r\n" {
+                return None;
+            }
+            if length == 0 {
+                return Some(body);
+            }
+        }
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// Status and headers, where all of it is as the standard has it.
+fn parsed(head: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
+    let head = std::str::from_utf8(head).ok()?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?;
+    let status = status.strip_prefix("HTTP/1.1 ").or_else(|| status.strip_prefix("HTTP/1.0 "))?;
+    let (status, _reason) = status.split_at_checked(3)?;
+    let token = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    };
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        let legal = token(name) && !value.bytes().any(|byte| byte < b' ' && byte != b'\t');
+        legal.then(|| (name.to_ascii_lowercase(), value.trim().to_owned()))
+    };
+    let headers: Option<Vec<_>> = lines.map(header).collect();
+    Some((status.parse().ok().filter(|status| (100..600).contains(status))?, headers?))
+}

@@ -1,0 +1,122 @@
+//! Many connections: some that drip, some that only are there.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{Notes, answer::Line, loopback, served::Who};
+
+pub(super) const DRIPPED: &str = "connections that dripped a byte at a time";
+pub(super) const CUT: &str = "of them cut by the server";
+pub(super) const OPENED: &str = "connections of the flood";
+
+/// So many drip at once, half of them heads, half of them bodies.
+const DRIPS: usize = 400;
+/// How often each drips, on the clock of the attacked.
+const DRIP_EVERY: Duration = Duration::from_secs(3);
+/// So many connections are opened in a wave: more than are served in all.
+const WAVE: usize = 7000;
+/// By so many addresses: one has fewer places than all together, so it takes several to fill them.
+const ADDRESSES: usize = 12;
+/// How long a wave stays.
+const STAY: Duration = Duration::from_secs(8);
+/// So many are opened at once.
+const AT_ONCE: usize = 250;
+
+/// Keeps so many slow connections until then: one that is cut is opened anew.
+pub(super) async fn drip(to: SocketAddr, noisy: Vec<Who>, speed: u32, notes: Notes, until: Instant) {
+    let mut all = JoinSet::new();
+    for number in 0..DRIPS {
+        let (who, notes) = (noisy[number % noisy.len()].clone(), notes.clone());
+        all.spawn(async move {
+            while Instant::now() < until {
+                drip_once(number, to, &who, DRIP_EVERY / speed, &notes, until).await;
+            }
+        });
+    }
+    while let Some(ended) = all.join_next().await {
+        ended.expect("it only drips");
+    }
+}
+
+async fn drip_once(number: usize, to: SocketAddr, who: &Who, every: Duration, notes: &Notes, until: Instant) {
+    let Ok(mut line) = Line::open(loopback(4, number / 100), to).await else {
+        notes.count("slow connections that were not accepted");
+        return tokio::time::sleep(every).await;
+    };
+    let body = number % 2 == 0;
+    if body {
+        let path = ["/registry/heartbeat", "/registry/register"][number / 2 % 2];
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: slow\r\nAuthorization: Bearer {}\r\nContent-Length: 5000\r\n\r\n",
+            who.token
+        );
+        let _cut = line.write(head.as_bytes()).await;
+    }
+    notes.count(DRIPPED);
+    let text =
+        if body { " ".repeat(5000) } else { format!("GET /health HTTP/1.1\r\nX: {}", "x".repeat(5000)) };
+    let mut turn = tokio::time::interval(every);
+    for byte in text.bytes() {
+        tokio::select! {
+            said = line.ended() => {
+                // Cut without a word, or told that it was too slow.
+                let said = String::from_utf8_lossy(&said).into_owned();
+                let cut = said.is_empty() || said.starts_with("HTTP/1.1 408 ") || said.starts_with("HTTP/1.1 429 ");
+                if cut { notes.count(CUT) } else { notes.broke(format!("a slow connection was told {said:?}")) }
+                return;
+            }
+            _turn = turn.tick() => {}
+        }
+        if Instant::now() >= until {
+            return;
+        }
+        if line.write(&[byte]).await.is_err() {
+            notes.count(CUT);
+            return;
+        }
+    }
+}
+
+/// Waves of connections that want nothing.
+pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
+    while Instant::now() < until {
+        let mut held = Vec::new();
+        for first in (0..WAVE).step_by(AT_ONCE) {
+            let opened = (first..first + AT_ONCE).map(|number| open(number, to, &notes));
+            held.extend(futures_util::future::join_all(opened).await.into_iter().flatten());
+        }
+        let stays = Instant::now() + STAY.min(until.saturating_duration_since(Instant::now()));
+        let mut left = 0_u64;
+        for mut line in held {
+            // Some are turned away at once; the others stay as long as the wave.
+            match tokio::time::timeout_at(stays, line.ended()).await {
+                Ok(_said) => left += 1,
+                Err(_stays) => notes.count("of them held until the wave ended"),
+            }
+        }
+        for _ in 0..left {
+            notes.count("of them ended by the server");
+        }
+        notes.count("waves of the flood");
+    }
+}
+
+async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
+    // The first of the agents' own addresses is among them.
+    let from = if number % ADDRESSES == 0 { loopback(1, 0) } else { loopback(2, number % ADDRESSES) };
+    let Ok(Ok(mut line)) = tokio::time::timeout(STAY, Line::open(from, to)).await else {
+        notes.count("connections of the flood that were not accepted");
+        return None;
+    };
+    notes.count(OPENED);
+    match number % 5 {
+        0 => line.finish().await,
+        1 => drop(line.write(b"GET /health HTT").await),
+        2 => drop(line.write(b"POST /registry/heartbeat HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").await),
+        // Gone again at once, with a reset.
+        3 if number % 3 == 0 => return None,
+        _ => {}
+    }
+    Some(line)
+}

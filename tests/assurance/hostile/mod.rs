@@ -1,0 +1,324 @@
+//! Hostile HTTP: noise, slow-lorises and floods, while a thousand agents beat.
+//!
+//! ostler runs in a process of its own, which is this same binary started again, so that its memory, its descriptors
+//! and its panics are its own. Its clock goes faster than everybody's: an agent beats every 30 s of it, and whoever
+//! is silent for 3 min of it is noticed, as a control group shows. `--seed N` plays the noise of that seed alone.
+
+mod agents;
+mod answer;
+mod crowds;
+mod noise;
+mod served;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Settings, report::Section, support::wire::Ask};
+use agents::{Agent, Heard};
+use served::{Served, Used};
+
+pub(crate) use served::serve_if_asked;
+
+/// How many times as fast as everybody's the clock of the attacked process goes.
+const SPEED: u32 = 4;
+/// For how long it is attacked: several times as long as a silence may last on its clock.
+const SHORT: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(10);
+/// The first of the seeds of noise: one for each that makes some.
+const SEED: u64 = 20_261_201;
+/// How many make noise at once.
+const NOISY: u64 = 4;
+/// The most memory that it may take up at any time, generously.
+const MEMORY_MAX_KIB: u64 = 256 << 10;
+/// The most connections that it serves (`ConnectionLimits::in_all`), and what else it may have open by then.
+const CONNECTIONS_MAX: usize = 4096;
+const OTHER_DESCRIPTORS: usize = 64;
+/// How long a thing that has to come may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What several tasks find out together.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Noted>>);
+
+#[derive(Default)]
+struct Noted {
+    counts: BTreeMap<String, u64>,
+    broken: Vec<String>,
+    hidden: u64,
+}
+
+impl Notes {
+    /// One more of these.
+    fn count(&self, what: impl Into<String>) {
+        *self.0.lock().unwrap().counts.entry(what.into()).or_default() += 1;
+    }
+
+    fn counted(&self, what: &str) -> u64 {
+        self.0.lock().unwrap().counts.get(what).copied().unwrap_or_default()
+    }
+
+    /// Something did not hold. The first few are told in full; one that holds nowhere would fill the report.
+    fn broke(&self, how: impl Into<String>) {
+        let mut noted = self.0.lock().unwrap();
+        if noted.broken.len() < 10 { noted.broken.push(how.into()) } else { noted.hidden += 1 }
+    }
+
+    fn into_section(self, section: &mut Section) {
+        let noted = std::mem::take(&mut *self.0.lock().unwrap());
+        for (what, count) in noted.counts {
+            section.count(what, count);
+        }
+        for broken in noted.broken {
+            section.broke(broken);
+        }
+        if noted.hidden > 0 {
+            section.broke(format!("and {} more of that kind", noted.hidden));
+        }
+    }
+}
+
+/// An address of loopback: whoever attacks has others than most agents have.
+fn loopback(group: u8, number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, group, 1 + u8::try_from(number % 250).expect("below 250"))
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    served::raise_descriptors();
+    let served = Served::start(SPEED);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(attack(settings, &served, section));
+    runtime.shutdown_background();
+}
+
+async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
+    let (notes, stop) = (Notes::default(), CancellationToken::new());
+    let agents: Vec<_> =
+        served.agents.iter().enumerate().map(|(number, who)| Agent::new(number, who)).collect();
+    for who in &served.silent {
+        // Each is heard once, and never again.
+        let first =
+            Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).to(served.address).await;
+        assert_eq!(first.status, 200, "{first:?}");
+    }
+    let beats = agents::begin(agents, served.address, SPEED, &stop).await;
+    let before = Seen::of(served).await;
+    let ids = |of: &[served::Who]| of.iter().map(|who| who.id.clone()).collect::<BTreeSet<_>>();
+    let (watched, silent) = (ids(&served.agents), ids(&served.silent));
+    for id in &watched {
+        let status = before.status(id);
+        assert_eq!(status, "online", "an agent that beats is {status} before anything was done to it");
+    }
+    section.count("agents that beat every 30 s", watched.len() as u64);
+    section.count("agents that fell silent, to see that it is noticed", silent.len() as u64);
+    section.count("descriptors of the process at rest", before.used.descriptors as u64);
+    section.count("memory of the process at rest, KiB (PSS)", before.used.memory_kib);
+
+    let until = Instant::now() + if settings.long { LONG } else { SHORT };
+    let attackers = attackers(settings, served, &notes, until);
+    let most = watch(served, until);
+    let (most, ()) = tokio::join!(most, attackers);
+    let after_attack = Instant::now();
+    // What was opened is closed again while the agents still beat.
+    let rest = at_rest(served, before.used.descriptors).await;
+    stop.cancel();
+    let heard = beats.await;
+
+    section.count("descriptors of the process at most", most.descriptors as u64);
+    section.count("memory of the process at most, KiB (PSS)", most.memory_kib);
+    section.count("memory of the process afterwards, KiB (PSS)", rest.memory_kib);
+    section.expect(most.memory_kib < MEMORY_MAX_KIB, || {
+        format!("the process took up {} KiB, more than {MEMORY_MAX_KIB}", most.memory_kib)
+    });
+    let ceiling = CONNECTIONS_MAX + before.used.descriptors + OTHER_DESCRIPTORS;
+    section.expect(most.descriptors <= ceiling, || {
+        format!("the process had {} descriptors open: more than its connections may be", most.descriptors)
+    });
+    section.expect(rest.descriptors <= before.used.descriptors + OTHER_DESCRIPTORS, || {
+        format!(
+            "{:?} after the attack {} descriptors are open, {} were before it",
+            after_attack.elapsed(),
+            rest.descriptors,
+            before.used.descriptors
+        )
+    });
+    tell_beats(heard, section);
+    tell_crowds(&notes, section);
+    let after = Seen::of(served).await;
+    compare(&before, &after, &watched, section);
+    if settings.seed.is_none() {
+        tell_noise(&notes, section);
+    }
+    for id in &silent {
+        let status = after.status(id);
+        section.expect(matches!(status, "awaiting_agent" | "degraded"), || {
+            format!("{id} fell silent and is {status}: if silence is not noticed, nothing was shown")
+        });
+    }
+    section.expect(served.memory_is_true(), || "what is kept in memory is not what the tables say".into());
+    for line in served.log().lines().filter(|line| line.contains("panicked") || line.contains(" ERROR ")) {
+        notes.broke(format!("in its log: {line}"));
+    }
+    notes.into_section(section);
+}
+
+/// All at once, until then.
+async fn attackers(settings: &Settings, served: &Served, notes: &Notes, until: Instant) {
+    let mut all = tokio::task::JoinSet::new();
+    let seeds = settings.seed.map_or(SEED..SEED + NOISY, |seed| seed..seed + 1);
+    println!("  noise by the seeds {} to {}, for {:?}", seeds.start, seeds.end - 1, until - Instant::now());
+    for seed in seeds {
+        let target = noise::Target::of(served);
+        all.spawn(noise::make(seed, target, notes.clone(), until));
+    }
+    if settings.seed.is_none() {
+        all.spawn(crowds::drip(served.address, served.noisy.clone(), SPEED, notes.clone(), until));
+        all.spawn(crowds::flood(served.address, notes.clone(), until));
+    }
+    while let Some(ended) = all.join_next().await {
+        if let Err(error) = ended {
+            notes.broke(format!("an attacker panicked: {error}"));
+        }
+    }
+}
+
+/// The most that the process used until then.
+async fn watch(served: &Served, until: Instant) -> Used {
+    let mut most = Used::default();
+    let mut look = tokio::time::interval(Duration::from_millis(250));
+    while Instant::now() < until {
+        look.tick().await;
+        let used = served.used();
+        most.memory_kib = most.memory_kib.max(used.memory_kib);
+        most.descriptors = most.descriptors.max(used.descriptors);
+    }
+    most
+}
+
+/// What it uses once no more than before is open, or when patience ends.
+async fn at_rest(served: &Served, descriptors: usize) -> Used {
+    let begun = Instant::now();
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        look.tick().await;
+        let used = served.used();
+        if used.descriptors <= descriptors + OTHER_DESCRIPTORS || begun.elapsed() > PATIENCE {
+            return used;
+        }
+    }
+}
+
+fn tell_beats(heard: Vec<Heard>, section: &mut Section) {
+    let mut took: Vec<_> = heard.iter().flat_map(|heard| heard.took.iter().copied()).collect();
+    took.sort_unstable();
+    let fewest = heard.iter().map(|heard| heard.took.len()).min().unwrap_or_default();
+    section.count("beats answered with 200", took.len() as u64);
+    section.count("beats of the agent that was heard least", fewest as u64);
+    section.expect(fewest >= 6, || format!("an agent was heard {fewest} times: too few to show anything"));
+    let gap = heard.iter().map(|heard| heard.longest_gap).max().unwrap_or_default();
+    section.count(
+        "ms between two beats as they were sent, at most",
+        u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
+    );
+    let missed: Vec<_> = heard.into_iter().flat_map(|heard| heard.missed).collect();
+    section.count("beats that were not", missed.len() as u64);
+    section.expect(missed.is_empty(), || {
+        let some: Vec<_> = missed.iter().take(5).map(String::as_str).collect();
+        format!("{} beats were not answered with 200, such as {}", missed.len(), some.join("; "))
+    });
+    let late = took.iter().filter(|took| **took > agents::RUNTIMES_WAIT).count();
+    section.count("of them later than runtimes wait for (10 s)", late as u64);
+    let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or_default();
+    let rows = [("p50", 50), ("p90", 90), ("p99", 99)];
+    let row = |(name, percent)| [String::from(name), format!("{:.1} ms", at(percent).as_secs_f64() * 1000.0)];
+    section.table("How long a beat waited for its answer, under attack", ["of all", "within"], rows.map(row));
+}
+
+fn tell_crowds(notes: &Notes, section: &mut Section) {
+    for (what, least) in [(crowds::OPENED, 1000), (crowds::DRIPPED, 100), (crowds::CUT, 10)] {
+        let count = notes.counted(what);
+        // One that plays a seed again has no crowds.
+        let none = notes.counted(crowds::OPENED) == 0 && notes.counted(crowds::DRIPPED) == 0;
+        section.expect(none || count >= least, || format!("only {count} {what}"));
+    }
+}
+
+fn tell_noise(notes: &Notes, section: &mut Section) {
+    for (status, least) in [(200, 200), (400, 500), (401, 500), (403, 200), (404, 200), (405, 100), (413, 10)]
+    {
+        let count = notes.counted(&noise::answered(status));
+        section.expect(count >= least, || {
+            format!("only {count} answers of {status}: the noise no longer reaches what it is about")
+        });
+    }
+}
+
+/// What an admin sees.
+struct Seen {
+    workspaces: BTreeMap<String, Value>,
+    /// The newest event's number.
+    newest: i64,
+    events: Vec<Value>,
+    used: Used,
+}
+
+/// What may differ between two looks at an agent to which nothing was done but that it beat.
+const MOVES: [&str; 3] = ["last_heartbeat_at", "last_activity_at", "uptime_seconds"];
+
+impl Seen {
+    async fn of(served: &Served) -> Self {
+        let ask = async |path: &str| served.order(Ask::get(path)).await.well();
+        let list = ask("/workspaces").await;
+        let workspaces = list
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| (one["id"].as_str().expect("an id").to_owned(), one.clone()));
+        let events = served.events();
+        let newest = events.last().and_then(|event| event["id"].as_i64()).unwrap_or_default();
+        Self { workspaces: workspaces.collect(), newest, events, used: served.used() }
+    }
+
+    fn status(&self, id: &str) -> &str {
+        self.workspaces.get(id).and_then(|one| one["status"].as_str()).unwrap_or("gone")
+    }
+}
+
+/// Nothing happened to these: no event, and no change of their rows.
+fn compare(before: &Seen, after: &Seen, watched: &BTreeSet<String>, section: &mut Section) {
+    let of_them = |event: &&Value| event["workspace_id"].as_str().is_some_and(|id| watched.contains(id));
+    let since: Vec<_> =
+        after.events.iter().filter(|event| event["id"].as_i64() > Some(before.newest)).collect();
+    section.count("events meanwhile", since.len() as u64);
+    let told: Vec<_> = since.into_iter().filter(of_them).collect();
+    section.expect(told.is_empty(), || {
+        let some: Vec<_> = told.iter().take(5).map(ToString::to_string).collect();
+        format!("{} things happened to agents that beat, such as {}", told.len(), some.join("; "))
+    });
+    let still = |seen: &Seen, id: &String| {
+        let mut one = seen.workspaces.get(id).cloned().unwrap_or_default();
+        if let Some(one) = one.as_object_mut() {
+            one.retain(|key, _| !MOVES.contains(&key.as_str()));
+        }
+        one
+    };
+    let changed: Vec<_> = watched.iter().filter(|id| still(before, id) != still(after, id)).collect();
+    section.count("agents whose rows were compared", watched.len() as u64);
+    section.expect(changed.is_empty(), || {
+        let first = changed[0];
+        format!(
+            "{} agents' rows changed, such as {} from {} to {}",
+            changed.len(),
+            first,
+            still(before, first),
+            still(after, first)
+        )
+    });
+}

@@ -1,0 +1,660 @@
+//! Requests that nobody means well by: malformed ones, valid ones bent in their structure, every route by everybody,
+//! with tokens that are others', revoked, or none.
+//!
+//! Each request follows from a seed and its number alone. What may be answered with a success is worked out beside the
+//! server, from who asks for what; everything else has to be refused.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde_json::value::RawValue;
+use tokio::time::{Duration, Instant};
+
+use super::{
+    Notes,
+    answer::{Answer, Line, Read, shown},
+    loopback,
+    served::{Served, Who},
+};
+
+/// How long an answer may take. Messages are held for as long as they say, which is shorter.
+const LIMIT: Duration = Duration::from_secs(30);
+/// So many requests are made on one connection, at most.
+const PER_LINE: u64 = 50;
+
+/// Whom it concerns.
+#[derive(Clone)]
+pub(super) struct Target {
+    address: SocketAddr,
+    admin: String,
+    agents: Vec<Who>,
+    noisy: Vec<Who>,
+    stale: Vec<Who>,
+}
+
+impl Target {
+    pub(super) fn of(served: &Served) -> Self {
+        let Served { address, admin, agents, noisy, stale, .. } = served;
+        let (admin, agents) = (admin.clone(), agents.clone());
+        Self { address: *address, admin, agents, noisy: noisy.clone(), stale: stale.clone() }
+    }
+}
+
+/// A generator whose whole sequence follows from its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() % most as u64).expect("below a usize")
+    }
+
+    fn one_in(&mut self, number: usize) -> bool {
+        self.below(number) == 0
+    }
+
+    fn of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+        all[self.below(all.len())]
+    }
+
+    fn who<'a>(&mut self, all: &'a [Who]) -> &'a Who {
+        &all[self.below(all.len())]
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+}
+
+/// By whose word a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    Nobody,
+    Garbled,
+    /// A token that was revoked, or whose workspace was removed.
+    Stale,
+    Workspace,
+    Admin,
+}
+
+/// A request.
+struct Request {
+    kind: &'static str,
+    bytes: Vec<u8>,
+    head: bool,
+    /// Whether it is HTTP as the server should read it: then exactly one answer is due, and it is known what may be
+    /// a success.
+    whole: bool,
+    may_succeed: bool,
+}
+
+/// Every route, with what stands for an id and for a word; what an admin is asked last, because it is left out where an
+/// answer has no end.
+const FOR_AGENTS: [(&str, &str); 18] = [
+    ("POST", "/registry/heartbeat"),
+    ("POST", "/registry/register"),
+    ("POST", "/registry/update-card"),
+    ("POST", "/registry/check-access"),
+    ("GET", "/registry/discover/ID"),
+    ("GET", "/registry/ID/peers?q=WORD"),
+    ("GET", "/workspaces/ID"),
+    ("PATCH", "/workspaces/ID"),
+    ("POST", "/workspaces/ID/a2a"),
+    ("POST", "/workspaces/ID/activity"),
+    ("GET", "/workspaces/ID/activity"),
+    ("GET", "/workspaces/ID/delegations"),
+    ("POST", "/workspaces/ID/hibernate?force=WORD"),
+    ("POST", "/workspaces/ID/restart?wait=false"),
+    ("GET", "/workspaces/ID/state"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("POST", "/registry/heartbeat"),
+];
+const FOR_ADMINS: [(&str, &str); 24] = [
+    ("GET", "/workspaces?removed=WORD"),
+    ("POST", "/workspaces"),
+    ("DELETE", "/workspaces/ID?confirm=WORD"),
+    ("POST", "/workspaces/ID/start?wait=WORD"),
+    ("POST", "/workspaces/ID/stop?wait=WORD"),
+    ("POST", "/workspaces/ID/wake?wait=WORD"),
+    ("POST", "/workspaces/ID/recreate?wait=WORD"),
+    ("POST", "/workspaces/ID/undelete?wait=WORD"),
+    ("POST", "/workspaces/ID/exec"),
+    ("GET", "/workspaces/ID/tokens"),
+    ("POST", "/workspaces/ID/tokens"),
+    ("DELETE", "/workspaces/ID/tokens/WORD"),
+    ("POST", "/admin/tokens"),
+    ("DELETE", "/admin/tokens/WORD"),
+    ("POST", "/exec/WORD/resize"),
+    ("POST", "/trash/WORD/restore"),
+    ("GET", "/sweeps/WORD"),
+    ("POST", "/sweeps/WORD/approve"),
+    ("GET", "/events?limit=WORD"),
+    ("GET", "/events/ID?limit=WORD"),
+    ("GET", "/trash"),
+    // Nobody but a workspace's agent and who it is not.
+    ("POST", "/adopt"),
+    ("GET", "/events/stream"),
+    ("GET", "/workspaces/ID/logs"),
+];
+/// Of those, so many an admin may be asked in noise: the rest would change what others here stand on, or never end.
+const ASKED_OF_ADMINS: usize = 21;
+
+const WORDS: [&str; 22] = [
+    "true",
+    "false",
+    "%00",
+    "..",
+    "%2e%2e%2f",
+    "-1",
+    "0",
+    "99999999999999999999",
+    "",
+    "%F0%9F",
+    "%ff%fe",
+    "a&b=c",
+    "null",
+    "settle",
+    "%25",
+    "%",
+    "%zz",
+    "a%2fb",
+    "noisy-0",
+    "NaN",
+    "[]",
+    "%E2%80%AE",
+];
+
+const VALUES: [&str; 36] = [
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1",
+    "1e308",
+    "1e999",
+    "-1e999",
+    "0.5",
+    "1e-400",
+    "18446744073709551616",
+    "-0",
+    "00",
+    "0x10",
+    "NaN",
+    "Infinity",
+    "\"\"",
+    "\"x\"",
+    "[]",
+    "{}",
+    "[[[]]]",
+    "[1,\"a\",null]",
+    "\"\\u0000\"",
+    "\"\\ud800\"",
+    "\"\\udc00\\ud800\"",
+    "\"\\uD83D\\uDE00\"",
+    "\"\u{202e}\u{feff}\u{0301}\"",
+    "\"\\x\"",
+    "\"open",
+    "{\"a\":{\"a\":{}}}",
+    "{\"capabilities\":{\"status_mgmt\":true}}",
+    "{\"capabilities\":[]}",
+    "{\"idle_timeout_seconds\":1e30}",
+    "\"http://169.254.169.254/latest\"",
+    "\"http://[::1]:1/\"",
+    "\"file:///etc/passwd\"",
+];
+
+/// A body as its keys and what stands after each, as text.
+fn fields(path: &str, id: &str, dice: &mut Dice) -> Vec<(String, String)> {
+    let quoted = |text: &str| format!("\"{text}\"");
+    let fields: Vec<(&str, String)> = if path.starts_with("/registry/heartbeat") {
+        let mut fields = vec![
+            ("workspace_id", quoted(id)),
+            ("error_rate", "0.25".into()),
+            ("sample_error", "\"none\"".into()),
+            ("active_tasks", "1".into()),
+            ("uptime_seconds", "60".into()),
+            ("current_task", "\"noise\"".into()),
+            ("monthly_spend", "12".into()),
+            ("runtime_state", "\"\"".into()),
+        ];
+        if dice.one_in(3) {
+            fields.push(("runtime_metadata", "{\"capabilities\":{\"status_mgmt\":true}}".into()));
+        }
+        fields
+    } else if path.starts_with("/registry/register") {
+        vec![("id", quoted(id)), ("url", "\"\"".into()), ("agent_card", "{\"name\":\"card\"}".into())]
+    } else if path.starts_with("/registry/update-card") {
+        vec![("workspace_id", quoted(id)), ("agent_card", "{\"name\":\"card\"}".into())]
+    } else if path.starts_with("/registry/check-access") {
+        vec![("caller_id", quoted(id)), ("target_id", quoted(id))]
+    } else if path.ends_with("/a2a") {
+        vec![
+            ("method", "\"message/send\"".into()),
+            ("params", "{\"message\":{\"parts\":[{\"text\":\"hi\"}]}}".into()),
+        ]
+    } else if path.contains("/tokens") {
+        vec![("name", "\"noise\"".into()), ("expires_in_seconds", "60".into())]
+    } else if path == "/workspaces" {
+        vec![("name", format!("\"made-{}\"", dice.below(40))), ("external", "true".into())]
+    } else if path.starts_with("/workspaces/") {
+        vec![("role", "\"noise\"".into())]
+    } else {
+        Vec::new()
+    };
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Keys of every body there is, each of which may stand in any.
+const KEYS: [&str; 24] = [
+    "workspace_id",
+    "id",
+    "url",
+    "agent_card",
+    "error_rate",
+    "active_tasks",
+    "runtime_metadata",
+    "caller_id",
+    "target_id",
+    "method",
+    "params",
+    "jsonrpc",
+    "name",
+    "role",
+    "tier",
+    "parent_id",
+    "image",
+    "env",
+    "config",
+    "hibernation_idle_minutes",
+    "expires_in_seconds",
+    "command",
+    "__proto__",
+    "",
+];
+
+/// A body, bent in its structure and then in its bytes.
+fn body(path: &str, id: &str, other: &str, dice: &mut Dice) -> Vec<u8> {
+    let mut fields = fields(path, id, dice);
+    for _ in 0..dice.below(4) {
+        match dice.below(7) {
+            0 if !fields.is_empty() => {
+                let at = dice.below(fields.len());
+                fields[at].1 = dice.of(&VALUES).to_owned();
+            }
+            1 if !fields.is_empty() => drop(fields.remove(dice.below(fields.len()))),
+            2 if !fields.is_empty() => {
+                // A key twice: with the same, with another's id, with anything.
+                let (key, same) = fields[dice.below(fields.len())].clone();
+                let second = match dice.below(3) {
+                    0 => same,
+                    1 => format!("\"{other}\""),
+                    _ => dice.of(&VALUES).to_owned(),
+                };
+                fields.insert(dice.below(fields.len() + 1), (key, second));
+            }
+            3 => fields.push((dice.of(&KEYS).to_owned(), dice.of(&VALUES).to_owned())),
+            4 => fields.push((dice.of(&KEYS).to_owned(), format!("\"{other}\""))),
+            5 => {
+                let (open, close) = if dice.one_in(2) { ("[", "]") } else { ("{\"a\":", "}") };
+                let deep = [10, 127, 129, 4000][dice.below(4)];
+                let nested = open.repeat(deep) + "1" + &close.repeat(if dice.one_in(4) { 0 } else { deep });
+                fields.push((dice.of(&KEYS).to_owned(), nested));
+            }
+            _ => {
+                let long = [100, 2049, 70_000][dice.below(3)];
+                let filling = dice.of(&["x", "\u{1F600}", "\\u0000", " "]);
+                fields.push((
+                    dice.of(&KEYS).to_owned(),
+                    format!("\"{}\"", filling.repeat(long / filling.len())),
+                ));
+            }
+        }
+    }
+    let inner: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    let mut body = format!("{{{}}}", inner.join(",")).into_bytes();
+    if dice.one_in(4) {
+        match dice.below(8) {
+            0 => body.truncate(dice.below(body.len())),
+            1 => body.insert(0, 0xff),
+            2 => drop(body.splice(0..0, *b"\xef\xbb\xbf")),
+            3 => body.extend(b"{}"),
+            4 => body = format!("[{}]", String::from_utf8_lossy(&body)).into_bytes(),
+            5 => body = (0..dice.below(300)).map(|_| dice.byte()).collect(),
+            6 => body.clear(),
+            _ => {
+                for _ in 0..=dice.below(4) {
+                    let at = dice.below(body.len());
+                    body[at] = dice.byte();
+                }
+            }
+        }
+    }
+    body
+}
+
+/// The id that a body names under this key, where it is an object. What else it holds is skipped, as the server skips
+/// it, however deep or large it is.
+fn names(body: &[u8], key: &str) -> Option<String> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
+    serde_json::from_str(fields.get(key)?.get()).ok()
+}
+
+/// Whether a request may be answered with a success, as the protocol has it (§3 to §6).
+fn may_succeed(
+    method: &str,
+    path: &str,
+    voice: Voice,
+    asker: &str,
+    named: &str,
+    claims: Option<&str>,
+    body: &[u8],
+) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    if matches!(path, "/health" | "/ready") {
+        return true;
+    }
+    let own = named == asker;
+    let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
+    match voice {
+        Voice::Nobody | Voice::Garbled | Voice::Stale => false,
+        // An admin is no agent.
+        Voice::Admin => !matches!(parts[..], ["registry", "heartbeat" | "register" | "update-card"]),
+        Voice::Workspace => match (method, &parts[..]) {
+            ("POST", ["registry", "heartbeat" | "update-card"]) => {
+                names(body, "workspace_id").as_deref() == Some(asker)
+            }
+            ("POST", ["registry", "register"]) => names(body, "id").as_deref() == Some(asker),
+            ("POST", ["registry", "check-access"]) => names(body, "caller_id").as_deref() == Some(asker),
+            ("GET" | "HEAD", ["registry", "discover", _]) => claims == Some(asker),
+            ("GET" | "HEAD", ["registry", _, "peers"]) => own,
+            ("GET" | "HEAD", ["workspaces", _]) => true,
+            ("PATCH", ["workspaces", _]) => own,
+            ("POST", ["workspaces", _, "a2a"]) => claims.is_none_or(|claims| claims == asker),
+            ("POST", ["workspaces", _, "activity" | "hibernate" | "restart"]) => own,
+            ("GET" | "HEAD", ["workspaces", _, "activity" | "delegations" | "state"]) => own,
+            _ => false,
+        },
+    }
+}
+
+/// A request to a route, with a body where it may have one.
+fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
+    let asker = dice.who(&target.noisy).clone();
+    let victim = if dice.one_in(3) { dice.who(&target.noisy) } else { dice.who(&target.agents) }.id.clone();
+    let voice = match dice.below(16) {
+        0 => Voice::Nobody,
+        1 => Voice::Garbled,
+        2 => Voice::Stale,
+        3 | 4 => Voice::Admin,
+        _ => Voice::Workspace,
+    };
+    let agents_route = !dice.one_in(3);
+    let (mut method, template) = match (agents_route, voice) {
+        (true, _) => FOR_AGENTS[dice.below(FOR_AGENTS.len())],
+        (false, Voice::Admin) => FOR_ADMINS[dice.below(ASKED_OF_ADMINS)],
+        (false, _) => FOR_ADMINS[dice.below(FOR_ADMINS.len())],
+    };
+    let stale = dice.who(&target.stale).clone();
+    let named = match dice.below(8) {
+        0 => dice.of(&WORDS).to_owned(),
+        1 => asker.id.to_uppercase(),
+        2 => stale.id.clone(),
+        // What an admin does to an agent, it may do: that is no attack, so it is not among the noise.
+        3..=5 if voice != Voice::Admin => victim.clone(),
+        _ => asker.id.clone(),
+    };
+    let path = template.replace("ID", &named).replace("WORD", dice.of(&WORDS));
+    if dice.one_in(12) && voice != Voice::Admin {
+        method = dice.of(&[
+            "GET",
+            "POST",
+            "PUT",
+            "DELETE",
+            "PATCH",
+            "HEAD",
+            "OPTIONS",
+            "TRACE",
+            "BREW",
+            "CONNECTED",
+        ]);
+    }
+    let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Host: noise".to_owned()];
+    let token = match voice {
+        Voice::Nobody => None,
+        Voice::Garbled => Some(match dice.below(6) {
+            0 => "Bearer".to_owned(),
+            1 => format!("bearer {}", asker.token),
+            2 => format!("Bearer  {}", asker.token),
+            3 => format!("Bearer {}", &asker.token[1..]),
+            4 => format!("Bearer {}\u{e4}", asker.token),
+            _ => format!("Basic {}", asker.token),
+        }),
+        Voice::Stale => Some(format!("Bearer {}", stale.token)),
+        Voice::Workspace => Some(format!("Bearer {}", asker.token)),
+        Voice::Admin => Some(format!("Bearer {}", target.admin)),
+    };
+    lines.extend(token.map(|token| format!("Authorization: {token}")));
+    let claims = match dice.below(4) {
+        0 => Some(asker.id.clone()),
+        1 => Some(victim.clone()),
+        _ => None,
+    };
+    lines.extend(claims.iter().map(|claims| format!("X-Workspace-ID: {claims}")));
+    // What is waited for is waited for shortly.
+    lines.push("X-Timeout: 1".into());
+    let speaks_of = if dice.one_in(4) { &victim } else { &asker.id };
+    let bare = template.split('?').next().unwrap_or_default();
+    let body = if method == "GET" { Vec::new() } else { body(bare, speaks_of, &victim, dice) };
+    let may_succeed = may_succeed(method, &path, voice, &asker.id, &named, claims.as_deref(), &body);
+    if !body.is_empty() || method != "GET" {
+        lines.push(format!("Content-Length: {}", body.len()));
+    }
+    let mut bytes = (lines.join("\r\n") + "\r\n\r\n").into_bytes();
+    bytes.extend(body);
+    let kind = match (voice, agents_route) {
+        (Voice::Workspace, true) => "requests to agents' routes, bent",
+        (Voice::Workspace, false) => "requests of workspaces to admins' routes",
+        (Voice::Admin, _) => "requests of an admin, bent",
+        (Voice::Nobody | Voice::Garbled | Voice::Stale, _) => {
+            "requests with no token, a garbled or a stale one"
+        }
+    };
+    Request { kind, bytes, head: method == "HEAD", whole: true, may_succeed }
+}
+
+/// Bytes that are no request, or several, or one that ends nowhere.
+fn malformed(dice: &mut Dice, target: &Target) -> Request {
+    let (asker, victim) = (dice.who(&target.noisy).clone(), dice.who(&target.agents).clone());
+    let auth = format!("Authorization: Bearer {}\r\n", asker.token);
+    let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
+    let beat = format!("{{\"workspace_id\":\"{}\"}}", asker.id);
+    // What would be smuggled: something that only an admin may, and that would be seen.
+    let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
+    let length = beat.len();
+    let bytes: Vec<u8> = match dice.below(26) {
+        0 => format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}").into(),
+        1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{beat}\r\n0\r\n\r\n{inner}").into(),
+        2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{beat}{inner}").into(),
+        3 => format!("{head}Transfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{beat}\r\n0\r\n\r\n{inner}").into(),
+        4 => format!("{head}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{inner}").into(),
+        5 => format!("{head}Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n{inner}").into(),
+        6 => format!("{head}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}").into(),
+        7 => format!("{head}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{inner}").into(),
+        8 => format!("{head}Content-Length: {}\r\n\r\n{beat}", dice.of(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
+        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{beat}\r\n0\r\n\r\n", dice.of(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
+        10 => {
+            let tail = "x".repeat([10, 20_000, 200_000][dice.below(3)]);
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{beat}\r\n0\r\n\r\n").into()
+        }
+        11 => format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n{}", "Trailer: x\r\n".repeat([1, 200, 5000][dice.below(3)])).into(),
+        12 => format!("{head}X: {}\r\n\r\n", "y".repeat([8000, 17_000, 64 << 10, 300 << 10][dice.below(4)])).into(),
+        13 => format!("{head}{}\r\n", "X-Many: y\r\n".repeat([90, 150, 3000][dice.below(3)])).into(),
+        14 => format!("GET /{} HTTP/1.1\r\nHost: noise\r\n{auth}\r\n", "x".repeat([9000, 70_000][dice.below(2)])).into(),
+        15 => [head.as_bytes(), b"X: a\0b\r\n\r\n"].concat(),
+        16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
+        17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{beat}").into(),
+        18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
+        19 => format!("{}Content-Length: {length}\n\n{beat}", head.replace("\r\n", "\n")).into(),
+        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{beat}", dice.of(&["100-continue", "200-ok", ""])).into(),
+        21 => format!("GET /health HTTP/{}\r\nHost: noise\r\n\r\n", dice.of(&["1.0", "0.9", "2.0", "1.2", "11", "x", "1.1 "])).into(),
+        22 => dice.of::<[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
+        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{beat}", dice.of(&["h2c", "websocket", "tcp"])).into(),
+        24 => {
+            // Many of them in one piece, and the last one cut.
+            let one = format!("{head}Content-Length: {length}\r\n\r\n{beat}");
+            let all = one.repeat(1 + dice.below(8));
+            let end = all.len() - dice.below(one.len());
+            all.as_bytes()[..end].to_vec()
+        }
+        _ => (0..dice.below(2000)).map(|_| dice.byte()).collect(),
+    };
+    Request { kind: "malformed HTTP", bytes, head: false, whole: false, may_succeed: true }
+}
+
+/// A request to a route, with some of its bytes turned into others.
+fn garbled(dice: &mut Dice, target: &Target) -> Request {
+    let mut request = loop {
+        let request = to_a_route(dice, target);
+        // By turning a byte an admin's might become one that does something to an agent.
+        if request.kind != "requests of an admin, bent" {
+            break request;
+        }
+    };
+    for _ in 0..=dice.below(3) {
+        let at = dice.below(request.bytes.len());
+        request.bytes[at] = dice.byte();
+    }
+    let head = request.bytes.starts_with(b"HEAD ");
+    Request { kind: "requests with turned bytes", head, whole: false, may_succeed: true, ..request }
+}
+
+/// A body of which no end comes.
+fn endless(dice: &mut Dice, target: &Target) -> Request {
+    let asker = dice.who(&target.noisy).clone();
+    let own = &asker.id;
+    let (path, most) = [
+        ("/registry/heartbeat".to_owned(), 64 << 10),
+        ("/registry/register".to_owned(), 64 << 10),
+        (format!("/workspaces/{own}/activity"), 16 << 10),
+        (format!("/workspaces/{own}/a2a"), 10 << 20),
+    ][dice.below(4)]
+    .clone();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", asker.token);
+    let bytes = if most > 1 << 20 || dice.one_in(2) {
+        // Announced, and refused before it comes.
+        format!("{head}Content-Length: {}\r\n\r\n", most + 1 + dice.below(1 << 40)).into_bytes()
+    } else {
+        let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(most / 0x4000 + 1)).into_bytes()
+    };
+    Request { kind: "bodies without end", bytes, head: false, whole: true, may_succeed: false }
+}
+
+/// The request of this number of this seed.
+fn request(seed: u64, number: u64, target: &Target) -> Request {
+    let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ number);
+    match dice.below(20) {
+        0..=3 => malformed(&mut dice, target),
+        4..=5 => garbled(&mut dice, target),
+        6 => endless(&mut dice, target),
+        _ => to_a_route(&mut dice, target),
+    }
+}
+
+/// What answers of a status are counted as.
+pub(super) fn answered(status: u16) -> String {
+    format!("answers of {status}")
+}
+
+/// Makes noise until then.
+pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant) {
+    let (mut number, mut line) = (0, None);
+    while Instant::now() < until {
+        let request = request(seed, number, &target);
+        notes.count(request.kind);
+        let from = loopback(3, usize::try_from((seed * 40 + number / PER_LINE) % 200).expect("below 200"));
+        let found = tokio::time::timeout(LIMIT, one(&request, &mut line, from, &target, &notes)).await;
+        let wrong = match found {
+            Ok(Ok(())) => None,
+            Ok(Err(wrong)) => Some(wrong),
+            Err(_late) => Some(format!("no answer, and no end, within {LIMIT:?}")),
+        };
+        if let Some(wrong) = wrong {
+            line = None;
+            notes.broke(format!("seed {seed}, request {number}: {wrong}, to {}", shown(&request.bytes)));
+        }
+        number += 1;
+        if number % PER_LINE == 0 {
+            line = None;
+        }
+    }
+}
+
+async fn one(
+    request: &Request,
+    kept: &mut Option<Line>,
+    from: std::net::Ipv4Addr,
+    target: &Target,
+    notes: &Notes,
+) -> Result<(), String> {
+    let reused = kept.is_some() && request.whole;
+    let mut line = match kept.take().filter(|_| request.whole) {
+        Some(line) => line,
+        None => match Line::open(from, target.address).await {
+            Ok(line) => line,
+            // The flood has all places: that is told by the flood.
+            Err(_full) => return Ok(notes.count("noise that was not accepted")),
+        },
+    };
+    let written = line.write(&request.bytes).await;
+    if !request.whole {
+        line.finish().await;
+        // Whatever it takes for a request is answered; then the connection ends.
+        loop {
+            match line.answer(request.head).await {
+                Read::Answer(answer) => check(&answer, request, notes)?,
+                Read::End => return Ok(notes.count("connections that ended after something malformed")),
+                Read::Nonsense(what) => return Err(format!("something that is no answer: {what}")),
+            }
+        }
+    }
+    match line.answer(request.head).await {
+        Read::Answer(answer) => {
+            check(&answer, request, notes)?;
+            if !answer.closes() && written.is_ok() && request.kind != "bodies without end" {
+                *kept = Some(line);
+            }
+            Ok(())
+        }
+        // Cut between two requests, refused for want of a place, or a refusal that got lost in a reset because the
+        // rest was still being sent.
+        Read::End if reused || written.is_err() || request.kind == "bodies without end" => {
+            Ok(notes.count("connections that ended before an answer"))
+        }
+        Read::End => Ok(notes.count("connections that were turned away")),
+        Read::Nonsense(what) => Err(format!("something that is no answer: {what}")),
+    }
+}
+
+fn check(answer: &Answer, request: &Request, notes: &Notes) -> Result<(), String> {
+    notes.count(answered(answer.status));
+    let told = || answer.shortly();
+    if let Some(wrong) = answer.wrong().filter(|_| !request.head) {
+        return Err(format!("{wrong}: {}", told()));
+    }
+    match answer.status {
+        100 => Ok(()),
+        200..=299 if request.may_succeed => Ok(()),
+        200..=299 => Err(format!("a success that this asker may not have: {}", told())),
+        400..=499 => Ok(()),
+        // Agents that are not there (§6), and what depends on the engine.
+        502 | 503 => Ok(()),
+        _ => Err(format!("a status that nothing documents: {}", told())),
+    }
+}

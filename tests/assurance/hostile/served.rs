@@ -1,0 +1,245 @@
+//! The process that is attacked: this same binary, started again.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+};
+
+use ostler::domain::runtime::AGENT;
+use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::support::{
+    registry::{Hand, Registry, Wanted},
+    wire::{Answer, Ask},
+};
+
+/// The argument that makes this binary the one that is attacked.
+const SERVE: &str = "serve-the-hostile";
+/// Agents in containers, and others.
+const CONTAINERS: usize = 100;
+const EXTERNAL: usize = 900;
+/// So many of each kind fall silent.
+const SILENT: usize = 10;
+/// Workspaces whose tokens the noise has.
+const NOISY: usize = 24;
+/// Descriptors that both sides want for their connections.
+const DESCRIPTORS: u64 = 16_384;
+
+/// A workspace and its token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Who {
+    pub(super) id: String,
+    pub(super) token: String,
+}
+
+impl Who {
+    /// The same each time, so that its row stands still.
+    pub(super) fn beat(&self) -> Value {
+        json!({ "workspace_id": self.id, "error_rate": 0.0, "active_tasks": 0, "uptime_seconds": 60 })
+    }
+}
+
+impl From<Hand<'_>> for Who {
+    fn from(hand: Hand<'_>) -> Self {
+        Self { id: hand.id, token: hand.token }
+    }
+}
+
+/// Who lives there, as the process tells it.
+#[derive(Serialize, Deserialize)]
+struct Town {
+    address: SocketAddr,
+    database: PathBuf,
+    admin: String,
+    agents: Vec<Who>,
+    silent: Vec<Who>,
+    noisy: Vec<Who>,
+    stale: Vec<Who>,
+}
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    pub(super) memory_kib: u64,
+    pub(super) descriptors: usize,
+}
+
+/// The attacked process. It ends with this.
+pub(super) struct Served {
+    process: Child,
+    told: Mutex<BufReader<std::process::ChildStdout>>,
+    log: TempDir,
+    database: PathBuf,
+    pub(super) address: SocketAddr,
+    pub(super) admin: String,
+    /// Who beats, and must not be harmed.
+    pub(super) agents: Vec<Who>,
+    /// Who is heard once.
+    pub(super) silent: Vec<Who>,
+    /// Whose tokens are misused.
+    pub(super) noisy: Vec<Who>,
+    /// Tokens that were revoked, or whose workspace was removed.
+    pub(super) stale: Vec<Who>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Its standard input ends, and it with it.
+        drop(self.process.stdin.take());
+        let _ended = self.process.wait();
+    }
+}
+
+/// Takes as many descriptors as this process may have, up to what is wanted here: both sides of each connection are
+/// on this machine.
+pub(super) fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).expect("below the maximum");
+    }
+}
+
+impl Served {
+    pub(super) fn start(speed: u32) -> Self {
+        let log = tempfile::tempdir().expect("a temp directory");
+        let file = File::create(log.path().join("log")).expect("a log");
+        let mut process = Command::new(std::env::current_exe().expect("this binary"))
+            .args([SERVE, &speed.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("this binary starts");
+        let mut told = BufReader::new(process.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        told.read_line(&mut line).expect("it is read");
+        let town: Town = serde_json::from_str(&line).unwrap_or_else(|error| {
+            let log = fs::read_to_string(log.path().join("log")).unwrap_or_default();
+            panic!("the process that is to be attacked does not serve ({error}): {line}\n{log}")
+        });
+        let Town { address, database, admin, agents, silent, noisy, stale } = town;
+        Self { process, told: Mutex::new(told), log, database, address, admin, agents, silent, noisy, stale }
+    }
+
+    /// What it and its panics wrote.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.log.path().join("log")).expect("the log can be read")
+    }
+
+    /// As admin, on a connection of its own.
+    pub(super) async fn order(&self, ask: Ask) -> Answer {
+        ask.token(&self.admin).to(self.address).await
+    }
+
+    /// All events, oldest first, from the file itself: no route lists that many.
+    pub(super) fn events(&self) -> Vec<Value> {
+        let database = Connection::open_with_flags(&self.database, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let database = database.expect("the database opens");
+        let mut statement = database
+            .prepare(
+                "SELECT e.sequence, e.event_type, e.workspace, e.payload FROM events e ORDER BY e.sequence",
+            )
+            .expect("events are asked for");
+        let event = |row: &rusqlite::Row<'_>| {
+            let id = |bytes: Vec<u8>| Uuid::from_slice(&bytes).expect("an id").to_string();
+            Ok(json!({
+                "id": row.get::<_, i64>(0)?, "event_type": row.get::<_, String>(1)?,
+                "workspace_id": row.get::<_, Option<Vec<u8>>>(2)?.map(id), "payload": row.get::<_, String>(3)?,
+            }))
+        };
+        let events = statement.query_map([], event).expect("events are read");
+        events.collect::<Result<_, _>>().expect("events are read")
+    }
+
+    pub(super) fn used(&self) -> Used {
+        let place = PathBuf::from(format!("/proc/{}", self.process.id()));
+        let sizes = fs::read_to_string(place.join("smaps_rollup")).expect("a child's memory can be read");
+        let pss = sizes.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a size");
+        let memory_kib = pss.trim().trim_end_matches(" kB").parse().expect("a number");
+        let descriptors = fs::read_dir(place.join("fd")).expect("a child's descriptors can be read").count();
+        Used { memory_kib, descriptors }
+    }
+
+    /// Whether what it keeps in memory is what its tables say.
+    pub(super) fn memory_is_true(&self) -> bool {
+        let mut input = self.process.stdin.as_ref().expect("it is piped");
+        writeln!(input, "memory").expect("it listens");
+        let mut line = String::new();
+        self.told.lock().unwrap().read_line(&mut line).expect("it answers");
+        line.trim() == "true"
+    }
+}
+
+/// Serves until the standard input ends, where this process was started for that. Answers whether it was.
+pub(crate) fn serve_if_asked() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(SERVE) {
+        return false;
+    }
+    let speed = arguments.next().and_then(|speed| speed.parse().ok()).expect("a speed");
+    ostler::telemetry::init("info", false).expect("a log");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(serve(speed));
+    runtime.shutdown_background();
+    true
+}
+
+async fn serve(speed: u32) {
+    let ports = u16::try_from(CONTAINERS + SILENT).expect("few");
+    let registry = Registry::wanting(Wanted { speed, ports, ..Wanted::default() }).await;
+    let external = async |name: &str, count: usize| {
+        let mut all = Vec::new();
+        for number in 0..count {
+            all.push(Who::from(registry.external(&format!("{name}-{number}"), json!({})).await));
+        }
+        all
+    };
+    let contained = async |name: &str, count: usize| {
+        let mut all = Vec::new();
+        for number in 0..count {
+            let wanted = json!({ "runtime": AGENT });
+            all.push(Who::from(registry.begun(&format!("{name}-{number}"), wanted).await));
+        }
+        all
+    };
+    let mut agents = contained("contained", CONTAINERS).await;
+    agents.extend(external("agent", EXTERNAL).await);
+    let mut silent = contained("silent-contained", SILENT).await;
+    silent.extend(external("silent", SILENT).await);
+    let noisy = external("noisy", NOISY).await;
+    let stale = external("stale", 4).await;
+    for (number, who) in stale.iter().enumerate() {
+        if number % 2 == 0 {
+            let gone = registry.order(Ask::new("DELETE", format!("/workspaces/{}", who.id))).await;
+            assert_eq!(gone.status, 200, "{gone:?}");
+        } else {
+            let tokens = registry.order(Ask::get(format!("/workspaces/{}/tokens", who.id))).await.well();
+            let token = tokens["tokens"][0]["id"].as_str().expect("it has one");
+            let path = format!("/workspaces/{}/tokens/{token}", who.id);
+            registry.order(Ask::new("DELETE", path)).await.well();
+        }
+    }
+    let (address, admin) = (registry.address, registry.admin.clone());
+    let town = Town { address, database: registry.database(), admin, agents, silent, noisy, stale };
+    println!("{}", serde_json::to_string(&town).expect("it is plain"));
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let _ended = asked.send(line);
+        }
+    });
+    // There is one question; the end of the input ends this.
+    while let Some(_question) = questions.recv().await {
+        println!("{}", registry.store.memory_is_true().await.expect("the store answers"));
+    }
+}
