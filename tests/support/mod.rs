@@ -3,7 +3,9 @@
 pub(crate) mod cli;
 pub(crate) mod daemon;
 pub(crate) mod engine_proxy;
+pub(crate) mod hasty;
 pub(crate) mod http;
 pub(crate) mod podman;
 pub(crate) mod registry;
+pub(crate) mod truth;
 pub(crate) mod wire;
