@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     clock::Clock,
+    crash_point,
     domain::ids::InstanceId,
     entropy::Entropy,
     store::{Mirror, MirrorRecord, Registry, Store, StoreError},
@@ -110,9 +111,11 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(place(source)),
         }
+        crash_point::before("lock: say who holds it");
         file.set_len(0).map_err(place)?;
         file.rewind().map_err(place)?;
         writeln!(file, "{}", std::process::id()).map_err(place)?;
+        crash_point::after("lock: say who holds it");
         Ok(Self { _file: file })
     }
 }
@@ -198,7 +201,9 @@ pub async fn establish(
     };
     // Not where nothing is new: a full disk must not keep a registry that could be read from being served.
     if known_record.as_ref() != Some(&record) {
+        crash_point::before("identity: write the mirror");
         mirror.write(&record).map_err(place)?;
+        crash_point::after("identity: write the mirror");
     }
     Ok(store.registry().await?.unwrap_or(registry))
 }
@@ -213,7 +218,9 @@ pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let (device, inode) = mirror.place().map_err(place)?;
     if let Some(record) = mirror.read().map_err(place)? {
+        crash_point::before("identity: accept a copy");
         mirror.write(&MirrorRecord { device, inode, ..record }).map_err(place)?;
+        crash_point::after("identity: accept a copy");
     }
     Ok(())
 }
@@ -236,7 +243,9 @@ pub async fn become_instance(
     }
     let place = |source| IdentityError::Place { path: PathBuf::from(crate::store::MIRROR_FILE_NAME), source };
     if let Some(record) = mirror.read().map_err(place)? {
+        crash_point::before("identity: become another instance");
         mirror.write(&MirrorRecord { instance, engine_accepted: false, ..record }).map_err(place)?;
+        crash_point::after("identity: become another instance");
     }
     Ok(true)
 }
