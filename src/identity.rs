@@ -17,7 +17,7 @@ use crate::{
     crash_point,
     domain::ids::InstanceId,
     entropy::Entropy,
-    store::{Mirror, MirrorRecord, Registry, Store, StoreError},
+    store::{Mirror, MirrorRecord, Registry, Scope, Store, StoreError},
 };
 
 /// Why this process may not be this registry's daemon.
@@ -165,7 +165,9 @@ pub async fn establish(
             recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
-        (Some(registry), Some(record)) if registry.instance != record.instance => {
+        (Some(registry), Some(record))
+            if registry.instance != record.instance && !has_become_it(store, &registry).await? =>
+        {
             return Err(IdentityError::Mixed {
                 path: data_dir.to_owned(),
                 database: registry.instance,
@@ -208,6 +210,13 @@ pub async fn establish(
     Ok(store.registry().await?.unwrap_or(registry))
 }
 
+/// Whether a registry took over its identity and its mirror does not say so yet, because the process ended between
+/// the two: it has made nothing since, and holds everything it does not know.
+async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
+    let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
+    Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
+}
+
 /// A person says that this copy goes on and the original is no longer used.
 ///
 /// # Errors
@@ -248,4 +257,43 @@ pub async fn become_instance(
         crash_point::after("identity: become another instance");
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::SystemClock, entropy::SystemEntropy};
+
+    async fn established(store: &Store, data_dir: &Path) -> Result<Registry, IdentityError> {
+        let mirror = Mirror::Directory(data_dir.to_owned());
+        establish(store, &mirror, data_dir, &SystemClock::start(), &SystemEntropy).await
+    }
+
+    #[tokio::test]
+    async fn a_takeover_that_was_killed_before_the_mirror_knew_is_finished_at_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        established(&store, directory.path()).await.unwrap();
+        let other = InstanceId(SystemEntropy.uuid());
+        let now = SystemClock::start().now();
+        assert_eq!(store.become_instance(other, now).await, Ok(true));
+
+        let registry = established(&store, directory.path()).await.unwrap();
+        assert_eq!(registry.instance, other);
+        assert!(registry.recovering_since.is_some(), "it would reap what it does not know");
+        let record = Mirror::Directory(directory.path().to_owned()).read().unwrap().unwrap();
+        assert_eq!((record.instance, record.engine_accepted), (other, false));
+    }
+
+    #[tokio::test]
+    async fn a_database_that_has_been_at_work_does_not_take_anothers_mirror_for_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        established(&store, directory.path()).await.unwrap();
+        let now = SystemClock::start().now();
+        assert_eq!(store.become_instance(InstanceId(SystemEntropy.uuid()), now).await, Ok(true));
+        store.accept_engine(now, "an engine".into()).await.unwrap();
+        let refused = established(&store, directory.path()).await;
+        assert!(matches!(refused, Err(IdentityError::Mixed { .. })), "{refused:?}");
+    }
 }
