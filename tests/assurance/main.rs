@@ -13,6 +13,7 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod crash_points;
 mod report;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
@@ -54,7 +55,12 @@ struct Campaign {
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
-const CAMPAIGNS: &[Campaign] = &[];
+const CAMPAIGNS: &[Campaign] = &[Campaign {
+    name: "crash-points",
+    title: "Crash points",
+    what: "kills the real daemon right before and right after every durable step, on real Podman",
+    run: crash_points::run,
+}];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);

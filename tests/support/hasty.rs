@@ -14,7 +14,7 @@ stop_grace = \"1s\"
 ";
 
 /// Ends at once when told to, and remembers with which token it was started.
-const AGENT: &str =
+pub(crate) const AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait; done";
 
 /// The arguments of a creation whose process is [`AGENT`].
