@@ -82,7 +82,7 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &["flag wedged", "claim restart of unwell"],
         change: |config| {
             // In its own time the engine has to be given longer.
-            let config = config.replace("read_deadline = \"10s\"", "read_deadline = \"1h\"");
+            let config = config.replace("read_deadline = \"1m\"", "read_deadline = \"1h\"");
             config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
         },
         set: |stage| {

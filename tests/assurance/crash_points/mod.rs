@@ -62,7 +62,9 @@ impl Stage {
     fn new(scenario: &Scenario) -> Self {
         let proxy = EngineProxy::start();
         let hasty = HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}", scenario.sweep), 1);
-        let config = (scenario.change)(hasty) + scenario.more;
+        // Four sites at once keep a Podman waiting on a small machine.
+        let patient = hasty.replace("read_deadline = \"10s\"", "read_deadline = \"1m\"");
+        let config = (scenario.change)(patient) + scenario.more;
         let site = Site::on(proxy.socket_path(), &config);
         let mut stage = Self { proxy, site, round: 0, kept: String::new(), copy: None, cleanups: Vec::new() };
         (scenario.set)(&mut stage);
