@@ -150,7 +150,7 @@ pub(super) const ALL: &[Scenario] = &[
 ];
 
 /// So that it is not reaped before anybody can adopt it.
-fn long_grace(config: String) -> String {
+fn long_grace(config: &str) -> String {
     config.replace("unknown_grace = \"1s\"", "unknown_grace = \"1h\"")
 }
 

@@ -64,7 +64,7 @@ impl Stage {
         let hasty = HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}", scenario.sweep), 1);
         // Four sites at once keep a Podman waiting on a small machine.
         let patient = hasty.replace("read_deadline = \"10s\"", "read_deadline = \"1m\"");
-        let config = (scenario.change)(patient) + scenario.more;
+        let config = (scenario.change)(&patient) + scenario.more;
         let site = Site::on(proxy.socket_path(), &config);
         let mut stage = Self { proxy, site, round: 0, kept: String::new(), copy: None, cleanups: Vec::new() };
         (scenario.set)(&mut stage);
@@ -156,7 +156,7 @@ struct Scenario {
     /// More keys for the runtime `plain`, and sections after that.
     more: &'static str,
     /// Any other change of the configuration.
-    change: fn(String) -> String,
+    change: fn(&str) -> String,
     /// So many places, and a site is done with: others may be waiting for work at the end, and what sweeps put away
     /// within an hour is limited.
     places_per_site: usize,
@@ -183,7 +183,7 @@ const SCENARIO: Scenario = Scenario {
     steps: &[],
     sweep: "",
     more: "",
-    change: |config| config,
+    change: str::to_owned,
     places_per_site: 6,
     set: |stage| {
         stage.site.serve();
