@@ -1,11 +1,175 @@
-//! Places between two durable steps, each with a name, where a test ends the process at once.
+//! Places between durable steps, each with a name, where a test ends the process at once.
 //!
-//! Only builds with the feature `assurance` have them; in every other, [`reach`] is nothing at all.
+//! A durable step is what outlives this process: a transaction, a file beside the database, a change in the engine.
+//! Each has a place right before it and one right after it: what was done so far is there then, and nobody has
+//! been told. A transaction goes by its label in `store`, and what is before it is the open transaction with the
+//! change in it. `tests/house` sees that every step has its two places and every place its step;
+//! `tests/assurance/crash_points.rs` hits each of them once, in a daemon that works on real Podman.
+//!
+//! Only builds with the feature `assurance` have the places; in every other they are nothing at all.
 
-/// The process has come to the place of this name.
+/// The variable that names the place where a process ends: `before` or `after`, and the step. With `2nd` before the
+/// step it passes the place once: `after 2nd start: make a volume`.
+pub const VARIABLE: &str = "ASSURANCE_CRASH_AT";
+
+/// Every durable step, and what it is.
+pub const STEPS: &[(&str, &str)] = &[
+    // How a registry comes to be.
+    ("lock: say who holds it", "a lock file names its process: of the data directory, of the identity"),
+    ("migrate: copy the file", "a database of an older schema is copied beside itself"),
+    ("migrate: commit a migration", "the schema is made, or brought one step up"),
+    ("found registry", "a new database is given its identity"),
+    ("begin recovery", "a registry that was lost begins to hold what it does not know"),
+    ("end recovery", "the hold ends"),
+    ("become instance", "an empty registry takes over another identity"),
+    ("identity: become another instance", "the mirror says so too"),
+    ("identity: write the mirror", "the mirror says who the registry is"),
+    ("identity: accept a copy", "the mirror names the directory it was copied to"),
+    ("mirror: replace the file", "a mirror that is written whole takes the place of the last"),
+    ("accept: make the sentinel", "an engine is marked as the one to trust"),
+    ("accept engine", "the registry trusts that engine"),
+    ("accept: write the mirror", "the mirror says that an engine was accepted"),
+    ("reach: make the network", "the network of the workspaces is there"),
+    // How a workspace comes to be, and is changed.
+    ("create workspace", "the row of a new workspace"),
+    ("create: note the generation", "the mirror counts a row that was made or adopted"),
+    ("unmake workspace", "a row whose mirror could not be written is taken back"),
+    ("patch workspace", "what people may change of a row"),
+    ("adopt workspace", "the row of something unknown is rebuilt"),
+    ("take token over", "the token that a process holds becomes the current one"),
+    // Start.
+    ("start: pull its image", "the image is on this machine"),
+    ("start: make a volume", "a volume of the workspace"),
+    ("start: repair its configuration volume", "a volume whose directory is gone gets one"),
+    ("start: begin with an empty work volume", "the same for work that was lost, on a person's word"),
+    ("edit workspace", "the row knows that it has a work volume"),
+    ("allot", "a serial and a host port for the next container"),
+    ("start: make its container", "a container that nothing names yet"),
+    ("start: discard a container", "one that a start made and did not come to use is deleted"),
+    ("start: give its container the name back", "a kept container loses a name of the trash"),
+    ("begin start", "a new incarnation with a new token; older ones are revoked"),
+    ("start: write its token", "the token's file"),
+    ("start: write its configuration", "the configuration's file"),
+    ("start: start its container", "the process runs"),
+    // What happens to it.
+    ("change status", "the row's status, with its event"),
+    ("change status unless", "the same, unless it was heard or changed meanwhile"),
+    ("stop: stop a container", "the process has ended"),
+    ("pause workspace", "a row and those below it are to be stopped"),
+    ("begin hibernation", "a row is to fall asleep"),
+    ("note container end", "a container that ended by itself is written down, with when to start it again"),
+    ("put off restart", "a restart that could not be tried is put off"),
+    ("claim restart of unwell", "a start anew of what gives no good sign of life"),
+    ("flag wedged", "what is busy and makes no progress is flagged"),
+    // What agents say.
+    ("note beat", "a heartbeat"),
+    ("note registration", "a registration, with its token"),
+    ("note card", "what an agent says of itself"),
+    ("note token use", "when a token was last used"),
+    ("note activity at", "when a message last passed"),
+    ("log activity", "what an agent reports of its work"),
+    // Tokens.
+    ("issue api token", "a token for a workspace, made by a person"),
+    ("revoke token", "one of those is revoked"),
+    ("issue admin token", "a token that may do everything"),
+    ("revoke admin token", "one of those is revoked"),
+    ("revoke stale tokens", "instance tokens whose container is gone are revoked"),
+    // The way into the trash, out of it, and beyond.
+    ("remove workspace", "rows are removed"),
+    ("claim for trash", "things are claimed for the trash"),
+    ("put away: rename a container", "a container bears its trash name"),
+    ("drop from trash", "a claimed container that is gone is left out of the entry"),
+    ("keep in trash", "the entry is complete"),
+    ("undelete workspace", "a removal is taken back"),
+    ("begin restore", "unknown things are to come back"),
+    ("restore: rename a container", "a container bears its own name again"),
+    ("finish restore", "the entry is gone, its things are back"),
+    ("begin delete", "an entry is to be deleted for good"),
+    ("delete: delete a container", "its container is deleted"),
+    ("delete: delete a volume", "a volume of it is deleted"),
+    ("finish delete", "the entry is gone"),
+    ("give up delete", "an entry that is in use is kept"),
+    // Sweeps.
+    ("sweep: apply an action", "one action of a pass, whatever steps it has"),
+    ("hold plan", "a plan that hits too much waits for a person"),
+    ("approve plan", "a person allows it"),
+    ("drop held plan", "one that is done, or has lost its cause, is dropped"),
+    ("tell", "an event without a change"),
+    ("forget events", "old events are deleted"),
+    ("forget removed", "old removed rows are deleted"),
+];
+
+/// The next durable step of this name is about to be taken.
 #[cfg(not(feature = "assurance"))]
-pub const fn reach(_name: &'static str) {}
+pub const fn before(_step: &'static str) {}
 
-/// The process has come to the place of this name.
+/// A durable step of this name was taken.
+#[cfg(not(feature = "assurance"))]
+pub const fn after(_step: &'static str) {}
+
 #[cfg(feature = "assurance")]
-pub fn reach(_name: &'static str) {}
+pub use places::{after, before};
+
+#[cfg(feature = "assurance")]
+mod places {
+    //! The places, where there are any.
+
+    use std::{
+        io::Write,
+        sync::{
+            OnceLock,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// The place where this process is to end.
+    struct Armed {
+        place: String,
+        moment: String,
+        step: String,
+        to_pass: AtomicU32,
+    }
+
+    fn armed() -> Option<&'static Armed> {
+        static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+        let read = || {
+            let place = std::env::var(super::VARIABLE).ok()?;
+            let (moment, step) = place.split_once(' ')?;
+            let (to_pass, step) = match step.split_once(' ') {
+                Some(("2nd", step)) => (1, step),
+                _ => (0, step),
+            };
+            let (moment, step) = (moment.to_owned(), step.to_owned());
+            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), place: place.clone() })
+        };
+        ARMED.get_or_init(read).as_ref()
+    }
+
+    /// The next durable step of this name is about to be taken.
+    pub fn before(step: &'static str) {
+        reach("before", step);
+    }
+
+    /// A durable step of this name was taken.
+    pub fn after(step: &'static str) {
+        reach("after", step);
+    }
+
+    fn reach(moment: &str, step: &str) {
+        let Some(armed) = armed().filter(|armed| armed.moment == moment && armed.step == step) else {
+            return;
+        };
+        let passed =
+            armed.to_pass.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+        if passed.is_ok() {
+            return;
+        }
+        // What is to end dies in any case: a log that cannot be written is a failure of the test that reads it.
+        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.place);
+        let _sent = kill_process(getpid(), Signal::KILL);
+        // The kernel lets nobody come here.
+        std::process::abort();
+    }
+}

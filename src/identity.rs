@@ -14,9 +14,10 @@ use std::{
 
 use crate::{
     clock::Clock,
+    crash_point,
     domain::ids::InstanceId,
     entropy::Entropy,
-    store::{Mirror, MirrorRecord, Registry, Store, StoreError},
+    store::{Mirror, MirrorRecord, Registry, Scope, Store, StoreError},
 };
 
 /// Why this process may not be this registry's daemon.
@@ -110,9 +111,11 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(place(source)),
         }
+        crash_point::before("lock: say who holds it");
         file.set_len(0).map_err(place)?;
         file.rewind().map_err(place)?;
         writeln!(file, "{}", std::process::id()).map_err(place)?;
+        crash_point::after("lock: say who holds it");
         Ok(Self { _file: file })
     }
 }
@@ -162,7 +165,9 @@ pub async fn establish(
             recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
-        (Some(registry), Some(record)) if registry.instance != record.instance => {
+        (Some(registry), Some(record))
+            if registry.instance != record.instance && !has_become_it(store, &registry).await? =>
+        {
             return Err(IdentityError::Mixed {
                 path: data_dir.to_owned(),
                 database: registry.instance,
@@ -198,9 +203,18 @@ pub async fn establish(
     };
     // Not where nothing is new: a full disk must not keep a registry that could be read from being served.
     if known_record.as_ref() != Some(&record) {
+        crash_point::before("identity: write the mirror");
         mirror.write(&record).map_err(place)?;
+        crash_point::after("identity: write the mirror");
     }
     Ok(store.registry().await?.unwrap_or(registry))
+}
+
+/// Whether a registry took over its identity and its mirror does not say so yet, because the process ended between
+/// the two: it has made nothing since, and holds everything it does not know.
+async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
+    let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
+    Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
 }
 
 /// A person says that this copy goes on and the original is no longer used.
@@ -213,7 +227,9 @@ pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let (device, inode) = mirror.place().map_err(place)?;
     if let Some(record) = mirror.read().map_err(place)? {
+        crash_point::before("identity: accept a copy");
         mirror.write(&MirrorRecord { device, inode, ..record }).map_err(place)?;
+        crash_point::after("identity: accept a copy");
     }
     Ok(())
 }
@@ -236,7 +252,48 @@ pub async fn become_instance(
     }
     let place = |source| IdentityError::Place { path: PathBuf::from(crate::store::MIRROR_FILE_NAME), source };
     if let Some(record) = mirror.read().map_err(place)? {
+        crash_point::before("identity: become another instance");
         mirror.write(&MirrorRecord { instance, engine_accepted: false, ..record }).map_err(place)?;
+        crash_point::after("identity: become another instance");
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::SystemClock, entropy::SystemEntropy};
+
+    async fn established(store: &Store, data_dir: &Path) -> Result<Registry, IdentityError> {
+        let mirror = Mirror::Directory(data_dir.to_owned());
+        establish(store, &mirror, data_dir, &SystemClock::start(), &SystemEntropy).await
+    }
+
+    #[tokio::test]
+    async fn a_takeover_that_was_killed_before_the_mirror_knew_is_finished_at_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        established(&store, directory.path()).await.unwrap();
+        let other = InstanceId(SystemEntropy.uuid());
+        let now = SystemClock::start().now();
+        assert_eq!(store.become_instance(other, now).await, Ok(true));
+
+        let registry = established(&store, directory.path()).await.unwrap();
+        assert_eq!(registry.instance, other);
+        assert!(registry.recovering_since.is_some(), "it would reap what it does not know");
+        let record = Mirror::Directory(directory.path().to_owned()).read().unwrap().unwrap();
+        assert_eq!((record.instance, record.engine_accepted), (other, false));
+    }
+
+    #[tokio::test]
+    async fn a_database_that_has_been_at_work_does_not_take_anothers_mirror_for_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        established(&store, directory.path()).await.unwrap();
+        let now = SystemClock::start().now();
+        assert_eq!(store.become_instance(InstanceId(SystemEntropy.uuid()), now).await, Ok(true));
+        store.accept_engine(now, "an engine".into()).await.unwrap();
+        let refused = established(&store, directory.path()).await;
+        assert!(matches!(refused, Err(IdentityError::Mixed { .. })), "{refused:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Accepting an engine: its sentinel is made, and from then on it is the one to be trusted.
 
 use super::{OpError, OpResult, Ops};
-use crate::{engine::trusted, store::MirrorRecord};
+use crate::{crash_point, engine::trusted, store::MirrorRecord};
 
 impl Ops {
     /// A person says that the engine which answers now is the one to work with.
@@ -10,13 +10,18 @@ impl Ops {
     /// When it does not answer, or the store cannot.
     pub async fn accept_engine(&self) -> OpResult<()> {
         let info = self.0.engine.describe().await?;
+        crash_point::before("accept: make the sentinel");
         trusted::accept(&*self.0.engine, self.0.settings.instance).await?;
+        crash_point::after("accept: make the sentinel");
         let engine = format!("{} at {}", info.version, info.address);
         self.0.store.accept_engine(self.0.clock.now(), engine).await?;
         let unwritable = |error: std::io::Error| OpError::Mirror(error.to_string());
         match self.0.mirror.read().map_err(unwritable)? {
             Some(record) if !record.engine_accepted => {
-                self.0.mirror.write(&MirrorRecord { engine_accepted: true, ..record }).map_err(unwritable)
+                crash_point::before("accept: write the mirror");
+                self.0.mirror.write(&MirrorRecord { engine_accepted: true, ..record }).map_err(unwritable)?;
+                crash_point::after("accept: write the mirror");
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -2,6 +2,7 @@
 
 use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
+    crash_point,
     domain::{
         ids::{TokenId, WorkspaceId},
         naming::WorkspaceName,
@@ -143,6 +144,9 @@ impl Inner {
     }
 
     pub(super) fn note_generation(&self, generation: i64) -> OpResult<()> {
-        self.mirror.note_generation(generation).map_err(|error| OpError::Mirror(error.to_string()))
+        crash_point::before("create: note the generation");
+        self.mirror.note_generation(generation).map_err(|error| OpError::Mirror(error.to_string()))?;
+        crash_point::after("create: note the generation");
+        Ok(())
     }
 }

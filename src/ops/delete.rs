@@ -3,6 +3,7 @@
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::mutation::{Mutation, is};
 use crate::{
+    crash_point,
     domain::{ids::TrashId, trash::TrashState},
     engine::{Trouble, trusted},
     store::DeleteGuard,
@@ -39,8 +40,9 @@ impl Ops {
             ));
         }
         if let Some(container) = &found.things.container {
+            crash_point::before("delete: delete a container");
             match self.0.engine.delete_container(&container.id).await {
-                Ok(()) => {}
+                Ok(()) => crash_point::after("delete: delete a container"),
                 Err(error) if error.trouble == Trouble::Conflict => {
                     return self.in_use(entry, &error.message).await;
                 }
@@ -48,8 +50,9 @@ impl Ops {
             }
         }
         for volume in &found.things.volumes {
+            crash_point::before("delete: delete a volume");
             match self.0.engine.delete_volume(volume).await {
-                Ok(()) => {}
+                Ok(()) => crash_point::after("delete: delete a volume"),
                 Err(error) if error.trouble == Trouble::Conflict => {
                     return self.in_use(entry, &error.message).await;
                 }

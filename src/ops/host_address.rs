@@ -7,6 +7,7 @@ use std::{
 
 use super::{Inner, OpError, OpResult, Ops};
 use crate::{
+    crash_point,
     domain::naming::{LABEL_INSTANCE, instance_name},
     engine::{EngineError, Trouble},
 };
@@ -50,7 +51,10 @@ impl Inner {
     pub(super) async fn gateway(&self) -> OpResult<Option<IpAddr>> {
         let network = instance_name(self.settings.instance);
         let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings.instance.to_string())]);
-        Ok(self.engine.ensure_network(&network, &labels, self.settings.isolate).await?.gateway)
+        crash_point::before("reach: make the network");
+        let made = self.engine.ensure_network(&network, &labels, self.settings.isolate).await?;
+        crash_point::after("reach: make the network");
+        Ok(made.gateway)
     }
 
     /// The url that containers are told.

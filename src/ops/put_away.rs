@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Applied, Inner, OpError, OpResult, Ops, actor::Phase};
 use crate::{
+    crash_point,
     domain::{
         ids::{TrashId, WorkspaceId},
         naming::{VolumeKind, trash_name, volume_name},
@@ -143,8 +144,9 @@ impl Inner {
         if let Some(container) = &entry.things.container {
             phase.say("trash: stopping its container");
             self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
+            crash_point::before("put away: rename a container");
             match self.engine.rename_container(&container.id, &trash_name(entry.id)).await {
-                Ok(()) => {}
+                Ok(()) => crash_point::after("put away: rename a container"),
                 Err(error) if error.trouble == Trouble::Absent => {
                     self.store.drop_from_trash(entry.id, container.id.to_string()).await?;
                 }

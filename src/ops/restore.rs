@@ -2,6 +2,7 @@
 
 use super::{AdoptRequest, Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
+    crash_point,
     domain::{
         ids::{TrashId, WorkspaceId},
         status::Status,
@@ -52,8 +53,9 @@ impl Ops {
         };
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
         if let Some(container) = &found.things.container {
+            crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
-                Ok(()) => {}
+                Ok(()) => crash_point::after("restore: rename a container"),
                 Err(error) if error.trouble == Trouble::Absent => {}
                 // Named so already, by a call that was thought to have failed.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {

@@ -21,6 +21,7 @@ use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, put_awa
 use crate::mutation::{Mutation, is};
 use crate::{
     clock::Boxed,
+    crash_point,
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
@@ -261,10 +262,12 @@ impl Inner {
         };
         phase.say("start: making its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
+        crash_point::before("start: make its container");
         let container = match self.engine.create_container(&spec).await {
             Ok(container) => container,
             Err(error) => return Err(self.verdict(error, |error| refused(error, &spec)).await),
         };
+        crash_point::after("start: make its container");
         Ok(Some(Prepared { container, spec_hash: spec_hash(row, runtime), made_now: true, replaces: held }))
     }
 
@@ -274,7 +277,9 @@ impl Inner {
     async fn give_name_back(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings.instance, &kept.name, &labels) {
+            crash_point::before("start: give its container the name back");
             self.engine.rename_container(&kept.id, &container_name(row.id, row.container_serial)).await?;
+            crash_point::after("start: give its container the name back");
         }
         Ok(())
     }
@@ -286,6 +291,7 @@ impl Inner {
         }
         phase.say(format!("start: pulling image {image}"));
         let progress = |line: &str| phase.say(format!("start: pulling image {image}: {line}"));
+        crash_point::before("start: pull its image");
         self.engine.pull_image(image, &progress).await.map_err(|error| match error.trouble {
             Trouble::ImageMissing => OpError::Impossible(format!(
                 "image `{image}` is not on this machine and cannot be pulled: {}. Check its name, or build or load \
@@ -298,7 +304,9 @@ impl Inner {
             | Trouble::Unreachable
             | Trouble::TimedOut
             | Trouble::Other => error.into(),
-        })
+        })?;
+        crash_point::after("start: pull its image");
+        Ok(())
     }
 
     /// Sees that the volumes are there. Only a workspace that never had a work volume gets one by
@@ -313,7 +321,11 @@ impl Inner {
         phase.say("start: looking at its volumes");
         let config = volume_name(row.id, VolumeKind::Config);
         match self.engine.inspect_volume(&config).await {
-            Ok(seen) if seen.directory_missing => self.engine.repair_volume(&config, runtime.user).await?,
+            Ok(seen) if seen.directory_missing => {
+                crash_point::before("start: repair its configuration volume");
+                self.engine.repair_volume(&config, runtime.user).await?;
+                crash_point::after("start: repair its configuration volume");
+            }
             Ok(_) => {}
             Err(error) if error.trouble == Trouble::Absent => {
                 self.make_volume(row, config, runtime.user).await?;
@@ -338,7 +350,9 @@ impl Inner {
             )));
         }
         if lost {
+            crash_point::before("start: begin with an empty work volume");
             self.engine.repair_volume(&work, runtime.user).await?;
+            crash_point::after("start: begin with an empty work volume");
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
@@ -347,11 +361,14 @@ impl Inner {
 
     async fn make_volume(&self, row: &Workspace, name: String, owner: User) -> OpResult<()> {
         let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
+        crash_point::before("start: make a volume");
         match self.engine.create_volume(&spec).await {
             // A creation that was thought to have failed took effect after all.
-            Err(error) if error.trouble == Trouble::Conflict => Ok(()),
-            other => Ok(other?),
+            Err(error) if error.trouble == Trouble::Conflict => {}
+            other => other?,
         }
+        crash_point::after("start: make a volume");
+        Ok(())
     }
 
     async fn note_work_volume(&self, row: &Workspace) -> OpResult<()> {
@@ -465,8 +482,9 @@ impl Inner {
                 return Ok(None);
             }
             phase.say("start: starting its container");
+            crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {
-                Ok(()) => {}
+                Ok(()) => crash_point::after("start: start its container"),
                 Err(_) if is(Mutation::AnyStartIsMine) => {}
                 Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::TimedOut) => {
                     last = Some(error);
@@ -518,7 +536,9 @@ impl Inner {
             owner: runtime.user,
         };
         let token_file = file(TOKEN_FILE, token.expose(), 0o600);
+        crash_point::before("start: write its token");
         self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await?;
+        crash_point::after("start: write its token");
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         if !is(Mutation::NoReadBack)
             && self.engine.read_file(container, &path).await? != token.expose().as_bytes()
@@ -532,7 +552,10 @@ impl Inner {
             Ok(_) => Ok(()),
             Err(error) if error.trouble == Trouble::Absent => {
                 let config_file = file(CONFIG_FILE, &config, 0o644);
-                Ok(self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await?)
+                crash_point::before("start: write its configuration");
+                self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await?;
+                crash_point::after("start: write its configuration");
+                Ok(())
             }
             Err(error) => Err(error.into()),
         }
@@ -547,8 +570,15 @@ impl Inner {
         // Unknown is not "no": without an answer it stays, as a stray at worst.
         let Ok(row) = self.store.workspace(id).await else { return };
         let named = row.is_some_and(|row| row.container.as_ref() == Some(&prepared.container));
-        if !named && let Err(error) = self.engine.delete_container(&prepared.container).await {
-            tracing::warn!(container = %prepared.container.short(), %error, "a container that never ran is left for settle");
+        if named {
+            return;
+        }
+        crash_point::before("start: discard a container");
+        match self.engine.delete_container(&prepared.container).await {
+            Ok(()) => crash_point::after("start: discard a container"),
+            Err(error) => {
+                tracing::warn!(container = %prepared.container.short(), %error, "a container that never ran is left for settle");
+            }
         }
     }
 

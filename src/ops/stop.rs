@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Applied, Inner, OpResult, Ops, Order, actor::Phase};
 use crate::{
+    crash_point,
     domain::{
         event::EventKind,
         ids::{ContainerId, WorkspaceId},
@@ -107,7 +108,9 @@ impl Inner {
         container: &ContainerId,
         grace: std::time::Duration,
     ) -> EngineResult<()> {
+        crash_point::before("stop: stop a container");
         self.engine.stop_container(container, grace).await?;
+        crash_point::after("stop: stop a container");
         match self.engine.inspect_container(container).await {
             Ok(seen) if seen.state.may_run() => Err(EngineError::new(
                 Trouble::Other,

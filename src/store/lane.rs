@@ -22,6 +22,7 @@ use super::{
 };
 use crate::mutation::{Mutation, is};
 use crate::{
+    crash_point,
     domain::event::{Event, EventKind, Passing},
     domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
     tasks::Stage,
@@ -127,6 +128,7 @@ pub(super) trait Job: Send {
 }
 
 struct Asked<F, T> {
+    label: &'static str,
     work: Option<F>,
     done: Option<T>,
     reply: oneshot::Sender<StoreResult<T>>,
@@ -140,14 +142,18 @@ where
     fn run(&mut self, tx: &mut Tx<'_>) -> StoreResult<()> {
         if let Some(work) = self.work.take() {
             self.done = Some(work(tx)?);
+            crash_point::before(self.label);
         }
         Ok(())
     }
 
     fn answer(self: Box<Self>, committed: StoreResult<()>) {
-        let Self { done, reply, .. } = *self;
+        let Self { label, done, reply, .. } = *self;
         let answer =
             committed.and_then(|()| done.ok_or_else(|| StoreError::new("the statement was not run")));
+        if answer.is_ok() {
+            crash_point::after(label);
+        }
         // A caller that no longer waits does not undo what was committed.
         let _gone = reply.send(answer);
     }
@@ -388,7 +394,7 @@ impl Lanes {
         work: impl FnOnce(&mut Tx<'_>) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
         let (reply, answer) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Asked { work: Some(work), done: None, reply });
+        let job: Box<dyn Job> = Box::new(Asked { label, work: Some(work), done: None, reply });
         match self {
             Self::Threads { write, .. } => write.send(job).map_err(|_| StoreError::closed())?,
             Self::Staged { writer, stage } => {
@@ -517,7 +523,7 @@ mod tests {
             let payload = serde_json::json!({ "text": "x".repeat(length) });
             tx.tell(AT, EventKind::ContainerStopped, None, payload, None)
         };
-        (answer, Box::new(Asked { work: Some(work), done: None, reply }))
+        (answer, Box::new(Asked { label: "told", work: Some(work), done: None, reply }))
     }
 
     #[tokio::test]

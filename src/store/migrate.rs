@@ -14,6 +14,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::{OpenError, StoreError, private_file};
+use crate::crash_point;
 
 /// Marks a file as ostler's: `ostl`.
 const APPLICATION_ID: i32 = 0x6f73_746c;
@@ -155,13 +156,16 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
         && !fresh
         && let Some(path) = path
     {
+        crash_point::before("migrate: copy the file");
         back_up(sql, path, version)?;
+        crash_point::after("migrate: copy the file");
     }
     for (index, (name, text)) in migrations.iter().enumerate().skip(version as usize) {
         let step = format!(
             "BEGIN IMMEDIATE; {text}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
             index + 1
         );
+        crash_point::before("migrate: commit a migration");
         if let Err(error) = sql.execute_batch(&step) {
             if !sql.is_autocommit() {
                 sql.execute_batch("ROLLBACK").map_err(StoreError::from)?;
@@ -171,6 +175,7 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
             }
             return Err(OpenError::Migration { name: (*name).to_owned(), found: error.to_string() });
         }
+        crash_point::after("migrate: commit a migration");
     }
     Ok(())
 }

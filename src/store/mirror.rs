@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::InstanceId;
+use crate::{crash_point, domain::ids::InstanceId};
 
 /// The mirror's file name inside the data directory.
 pub const MIRROR_FILE_NAME: &str = "instance.json";
@@ -118,7 +118,9 @@ fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    crash_point::before("mirror: replace the file");
     fs::rename(&new, directory.join(MIRROR_FILE_NAME))?;
+    crash_point::after("mirror: replace the file");
     File::open(directory)?.sync_all()
 }
 

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
 use crate::mutation::{Mutation, is};
 use crate::{
+    crash_point,
     domain::{
         breaker,
         ids::{PlanId, WorkspaceId},
@@ -188,6 +189,7 @@ impl Sweeper {
                 continue;
             }
             // One bad item never stops a sweep.
+            crash_point::before("sweep: apply an action");
             let verdict = match self.apply(pass.name(), &planned, look).await {
                 Ok(Applied::Done(said)) => Verdict::Applied(said),
                 Ok(Applied::Raced(why)) => Verdict::Raced(why),
@@ -196,6 +198,7 @@ impl Sweeper {
                     Verdict::Failed(error.to_string())
                 }
             };
+            crash_point::after("sweep: apply an action");
             run.actions.push(ActionRun { planned, verdict });
         }
         pass.housekeep(self, look).await

@@ -5,6 +5,7 @@
 //! here. The reader below knows just enough of Rust to find the paths: comments and literals are left
 //! out, groups are opened, and `super` is followed up to the crate.
 
+mod crash_points;
 mod source;
 
 use std::{

@@ -7,11 +7,12 @@
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -71,6 +72,8 @@ pub(crate) struct Site {
     network_port: u16,
     /// Whom ostler runs as, where not whoever runs the tests.
     user: Option<u32>,
+    /// What is more in the environment of its daemons.
+    environment: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
 }
@@ -95,6 +98,7 @@ impl Site {
             names_ports,
             network_port: free_network_port(number),
             user: None,
+            environment: BTreeMap::new(),
             daemon: None,
             cleanups: Vec::new(),
         }
@@ -156,6 +160,15 @@ impl Site {
         let window = (std::process::id() * 7 + self.number) % PORT_WINDOWS;
         let first = 21_000 + window * PORTS_PER_SITE;
         format!("{first}-{}", first + PORTS_PER_SITE - 1)
+    }
+
+    /// What the environment of its daemons says from the next start on; without a value, it says nothing.
+    #[allow(dead_code, reason = "only campaigns tell daemons more")]
+    pub(crate) fn tell_daemons(&mut self, name: &'static str, value: Option<String>) {
+        match value {
+            Some(value) => drop(self.environment.insert(name, value)),
+            None => drop(self.environment.remove(name)),
+        }
     }
 
     /// What the configuration says from the next start on.
@@ -246,33 +259,51 @@ impl Site {
         self
     }
 
-    /// Starts a daemon; what it wrote when it ended at once instead.
-    pub(crate) fn try_serve(&mut self) -> Result<(), String> {
+    /// Starts a daemon, and waits for nothing.
+    pub(crate) fn begin_to_serve(&mut self) {
         let log = File::options().create(true).append(true).open(self.directory.path().join("serve.log"));
         let log = log.expect("the log opens");
-        let before = self.log().len();
-        let mut daemon = self
+        let daemon = self
             .command()
             .arg("serve")
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("the binary starts");
+        self.daemon = Some(daemon);
+    }
+
+    /// Starts a daemon; what it wrote when it ended at once instead.
+    pub(crate) fn try_serve(&mut self) -> Result<(), String> {
+        let before = self.log().len();
+        self.begin_to_serve();
         let begun = Instant::now();
         loop {
-            if daemon.try_wait().expect("a child can be asked").is_some() {
+            if self.has_ended().is_some() {
+                self.daemon = None;
                 return Err(self.log()[before..].to_owned());
             }
-            if self.ostler(["ls", "--json"]).code == 0 {
+            if self.answers() {
                 break;
             }
             assert!(begun.elapsed() < PATIENCE, "the daemon does not answer:\n{}", self.log());
             thread::sleep(LOOK_EVERY);
         }
-        self.daemon = Some(daemon);
         self.remember_instance();
         Ok(())
+    }
+
+    /// Whether a daemon answers.
+    pub(crate) fn answers(&self) -> bool {
+        self.ostler(["ls", "--json"]).code == 0
+    }
+
+    /// How the daemon that was started last ended, if it has.
+    #[track_caller]
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.as_mut().expect("a daemon was started").try_wait().expect("a child can be asked")
     }
 
     fn remember_instance(&mut self) {

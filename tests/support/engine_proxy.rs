@@ -34,6 +34,9 @@ pub(crate) enum Fault {
     Pass,
     /// It is answered by this status and message, and not passed on.
     Status(u16, String),
+    /// It is answered by this body, as a success, and not passed on.
+    #[allow(dead_code, reason = "only campaigns play a registry")]
+    Answer(String),
     /// It is neither passed on nor answered, until the client goes away.
     Hang,
     /// The connection is closed. It is not passed on.
@@ -377,6 +380,7 @@ impl Shared {
         match self.note(&request) {
             Fault::Pass => self.forward(&request, &head, client, || true),
             Fault::Status(status, message) => answer(client, status, &message),
+            Fault::Answer(body) => answer_with(client, 200, &body),
             Fault::Hang => drain(client),
             Fault::DropBefore => Ok(()),
             Fault::DropAfter => self.forward(&request, &head, client, || false),
@@ -481,8 +485,12 @@ fn pump(mut from: UnixStream, mut to: UnixStream) {
     let _ = from.shutdown(Shutdown::Read);
 }
 
-fn answer(mut client: UnixStream, status: u16, message: &str) -> io::Result<()> {
+fn answer(client: UnixStream, status: u16, message: &str) -> io::Result<()> {
     let body = serde_json::json!({ "cause": message, "message": message, "response": status }).to_string();
+    answer_with(client, status, &body)
+}
+
+fn answer_with(mut client: UnixStream, status: u16, body: &str) -> io::Result<()> {
     let length = body.len();
     write!(
         client,

@@ -1,0 +1,102 @@
+//! What agents say, and what comes of their saying nothing.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::{SCENARIO, Scenario, Stage};
+use crate::support::hasty::{creation, make};
+
+/// So many minutes of silence pass in so many seconds.
+const PACE: u32 = 60;
+
+/// The id and the token that a stage keeps.
+fn identity(stage: &Stage) -> (String, String) {
+    let (id, token) = stage.kept.split_once(' ').expect("an id and a token are kept");
+    (id.to_owned(), token.to_owned())
+}
+
+#[expect(clippy::disallowed_methods, reason = "real processes take real time")]
+fn milliseconds() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_millis()
+}
+
+fn keep_identity(stage: &mut Stage) {
+    let id = stage.site.show("w")["id"].as_str().expect("an id").to_owned();
+    stage.kept = format!("{id} {}", stage.site.token_in_volume("w"));
+}
+
+fn beat(stage: &Stage, tasks: u32, error_rate: f64) {
+    let (id, token) = identity(stage);
+    let beat = json!({ "workspace_id": id, "active_tasks": tasks, "error_rate": error_rate });
+    stage.say("/registry/heartbeat", &token, &beat);
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "an agent that runs elsewhere says all that one can say",
+        steps: &["note token use", "note registration", "note beat", "note card", "log activity"],
+        set: |stage| {
+            stage.site.serve();
+            stage.site.ostler(["create", "phone", "--external"]).well();
+            let id = stage.site.show("phone")["id"].as_str().expect("an id").to_owned();
+            let token = stage.site.ostler(["token", "issue", "phone"]).well();
+            stage.kept = format!("{id} {}", token.trim());
+        },
+        act: |stage| {
+            let (id, token) = identity(stage);
+            let (me, card) = (id.as_str(), json!({ "name": "phone" }));
+            for (path, body) in [
+                (format!("/registry/{id}/peers"), Value::Null),
+                ("/registry/register".into(), json!({ "id": me, "url": "", "agent_card": card })),
+                ("/registry/heartbeat".into(), json!({ "workspace_id": me, "uptime_seconds": 1 })),
+                ("/registry/update-card".into(), json!({ "workspace_id": me, "agent_card": card })),
+                (format!("/workspaces/{id}/activity"), json!({ "did": stage.round })),
+            ] {
+                stage.say(&path, &token, &body);
+            }
+        },
+        check: |stage, place| {
+            let (_, token) = identity(stage);
+            assert!(stage.site.is_valid("phone", &token), "killed {place}, its token is no longer good");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a person works in a container",
+        steps: &["note activity at"],
+        set: |stage| {
+            stage.site.serve();
+            make(&stage.site, "w");
+        },
+        act: |stage| {
+            stage.again_and_again(|stage| {
+                stage.order(&["exec", "w", "--", "true"]);
+                stage.order(&["sweep", "run", "hibernate_idle"]);
+            });
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an agent is busy and unwell, and makes no progress",
+        steps: &["flag wedged", "claim restart of unwell"],
+        change: |config| {
+            // In its own time the engine has to be given longer.
+            let config = config.replace("read_deadline = \"1m\"", "read_deadline = \"1h\"");
+            config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
+        },
+        set: |stage| {
+            stage.site.tell_daemons("ASSURANCE_PACE", Some(format!("{PACE} {}", milliseconds())));
+            stage.site.serve();
+            stage.site.ostler(creation("w", &["--restart-when-wedged"])).well();
+        },
+        prepare: keep_identity,
+        act: |stage| beat(stage, 1, 1.0),
+        then: |stage| {
+            stage.site.ostler(["restart", "w"]).well();
+            keep_identity(stage);
+            beat(stage, 0, 0.0);
+        },
+        ..SCENARIO
+    },
+];

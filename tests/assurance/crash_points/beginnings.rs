@@ -1,0 +1,160 @@
+//! How a workspace comes to be: made, pulled, given up, adopted, brought back from what was unknown.
+
+use std::fs;
+
+use super::{SCENARIO, Scenario, Stage};
+use crate::support::{
+    daemon::until,
+    engine_proxy::{Fault, Moment, Rule},
+    hasty::{AGENT, creation, make},
+    podman::{image, podman_says},
+};
+
+/// The registry remembers that there is a row, or does not: it was killed before.
+fn is_made(place: &str) -> bool {
+    place != "before create workspace"
+}
+
+fn ends_online(stage: &mut Stage, place: &str) {
+    let name = stage.named("made");
+    if is_made(place) {
+        stage.site.until_status(&name, "online");
+        stage.purge(&name);
+    } else {
+        let shown = stage.order(&["show", &name]);
+        assert_eq!(shown.code, 3, "killed {place}, there is a row: {shown:?}");
+    }
+}
+
+fn create(stage: &mut Stage) {
+    let name = stage.named("made");
+    stage.order(&creation(&name, &[]));
+}
+
+/// A name that no image has.
+fn pulled_image(stage: &Stage) -> String {
+    format!("localhost/ostler-crash-points-{}:{}", stage.site.instance(), stage.round)
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "a workspace is made",
+        steps: &[
+            "create workspace",
+            "create: note the generation",
+            "allot",
+            "start: make a volume",
+            "2nd start: make a volume",
+            "edit workspace",
+            "start: make its container",
+            "stop: stop a container",
+            "begin start",
+            "start: write its token",
+            "start: write its configuration",
+            "start: start its container",
+            "change status",
+        ],
+        more: "config_template = \"model: small\\n\"\n",
+        act: create,
+        check: ends_online,
+        // A crash may leave a container that is put away by a sweep.
+        places_per_site: 4,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace is made whose image has to be pulled",
+        steps: &["start: pull its image"],
+        prepare: |stage| {
+            let name = pulled_image(stage);
+            stage.proxy.observe(move |request, moment| {
+                if request.path.contains("/images/pull") && moment == Moment::Arrived {
+                    podman_says(["tag", image(), &name]);
+                }
+            });
+            let pulled = Fault::Answer("{\"id\":\"pulled\",\"images\":[\"pulled\"]}\n".into());
+            stage.proxy.set_rules([Rule::on("POST", "/images/pull", pulled)]);
+        },
+        act: |stage| {
+            let (name, image) = (stage.named("made"), pulled_image(stage));
+            stage.order(&["create", &name, "--image", &image, "--", "sh", "-c", AGENT]);
+        },
+        check: |stage, place| {
+            ends_online(stage, place);
+            // Without the name, Podman takes all names of the image away.
+            podman_says(["untag", image(), &pulled_image(stage)]);
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a start fails after it made a container",
+        steps: &["start: discard a container"],
+        act: |stage| {
+            stage.proxy.set_rules([Rule::on("POST", "/stop", Fault::Status(500, "unwell".into())).times(1)]);
+            create(stage);
+        },
+        mend: |stage| stage.proxy.set_rules([]),
+        check: ends_online,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a row is taken back whose mirror cannot be written",
+        steps: &["unmake workspace"],
+        meanwhile: |stage| fs::create_dir(in_the_way(stage)).expect("it stands in the way of the mirror"),
+        act: |stage| drop(stage.order(&["create", &stage.named("made"), "--external"])),
+        mend: |stage| fs::remove_dir(in_the_way(stage)).expect("it goes"),
+        check: |stage, place| {
+            let there = stage.order(&["show", &stage.named("made")]).code == 0;
+            // Before that is committed the row is there, as after any kill whose caller was told nothing.
+            assert_eq!(there, place.starts_with("before"), "killed {place}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "what a registry has forgotten is adopted",
+        steps: &["adopt workspace"],
+        change: long_grace,
+        set: |stage| {
+            stage.site.serve();
+            make(&stage.site, "unknown");
+        },
+        meanwhile: |stage| stage.site.forget_row("unknown"),
+        act: |stage| stage.again(&["adopt", "--all"]),
+        then: |stage| drop(stage.order(&["adopt", "--all"])),
+        check: |stage, place| {
+            let row = stage.site.show("unknown");
+            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "what was unknown is brought back from the trash",
+        steps: &["begin restore"],
+        places_per_site: 1,
+        prepare: |stage| {
+            make(&stage.site, "unknown");
+            stage.site.forget_row("unknown");
+            until("it lies in the trash", || {
+                stage.site.sweep("reap_unknown");
+                stage.site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
+            });
+        },
+        act: |stage| stage.again(&["trash", "restore", "unknown"]),
+        then: |stage| drop(stage.order(&["trash", "restore", "unknown"])),
+        check: |stage, place| {
+            let row = stage.site.show("unknown");
+            assert_eq!(row["status"], "paused", "killed {place}: {row:#}");
+            stage.site.ostler(["start", "unknown"]).well();
+        },
+        ..SCENARIO
+    },
+];
+
+/// So that it is not reaped before anybody can adopt it.
+fn long_grace(config: &str) -> String {
+    config.replace("unknown_grace = \"1s\"", "unknown_grace = \"1h\"")
+}
+
+/// The mirror is written beside its place first.
+fn in_the_way(stage: &Stage) -> std::path::PathBuf {
+    stage.site.data_dir().join("instance.json.new")
+}

@@ -1,0 +1,377 @@
+//! `kill -9` at every durable step of the real daemon, on real Podman.
+//!
+//! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each is hit once,
+//! in a [`Scenario`] that passes it: the daemon is started with the place in its environment, is given an order,
+//! and ends itself there by SIGKILL. The next daemon is started without, and everything has to come to rest
+//! with what ostler says agreeing with what Podman has (`support/truth.rs`). A place that is not hit is a failure.
+
+mod agents;
+mod beginnings;
+mod orders;
+mod starts;
+mod sweeps;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    os::unix::process::ExitStatusExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ostler::crash_point::{STEPS, VARIABLE};
+use tempfile::TempDir;
+
+use crate::{
+    Settings,
+    report::Section,
+    support::{
+        daemon::{Said, Site, until},
+        engine_proxy::EngineProxy,
+        hasty::HASTY,
+        podman::Cleanup,
+        truth::{assert_truthful, containers, converge},
+    },
+};
+
+/// Sites at work at once. Most of the time each waits for Podman, or for a readiness or a grace to pass.
+const SITES: usize = 4;
+const MOMENTS: [&str; 2] = ["before", "after"];
+const SIGKILL: i32 = 9;
+/// How long a place may take to be reached. Most take a second.
+const REACHED_WITHIN: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A site, and what a scenario keeps between its hooks.
+struct Stage {
+    proxy: EngineProxy,
+    site: Site,
+    /// Which round of this site it is, for names that are not to be used twice.
+    round: usize,
+    /// A token, an id: whatever has to be remembered.
+    kept: String,
+    /// A database that was copied.
+    copy: Option<TempDir>,
+    /// Removes what was made beside the site.
+    cleanups: Vec<Cleanup>,
+}
+
+impl Stage {
+    fn new(scenario: &Scenario) -> Self {
+        let proxy = EngineProxy::start();
+        let hasty = HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}", scenario.sweep), 1);
+        // Four sites at once keep a Podman waiting on a small machine.
+        let patient = hasty.replace("read_deadline = \"10s\"", "read_deadline = \"1m\"");
+        let config = (scenario.change)(&patient) + scenario.more;
+        let site = Site::on(proxy.socket_path(), &config);
+        let mut stage = Self { proxy, site, round: 0, kept: String::new(), copy: None, cleanups: Vec::new() };
+        (scenario.set)(&mut stage);
+        stage
+    }
+
+    /// A name of this round.
+    fn named(&self, what: &str) -> String {
+        format!("{what}-{}", self.round)
+    }
+
+    /// Whether the daemon has died.
+    fn is_dead(&mut self) -> bool {
+        self.site.has_ended().is_some()
+    }
+
+    /// Gives an order again and again until the daemon has died of it.
+    fn again(&mut self, arguments: &[&str]) {
+        self.again_and_again(|stage| drop(stage.order(arguments)));
+    }
+
+    /// Does something again and again until the daemon has died of it.
+    fn again_and_again(&mut self, mut act: impl FnMut(&mut Self)) {
+        let begun = now();
+        while !self.is_dead() {
+            assert!(begun.elapsed() < REACHED_WITHIN, "the place was not reached");
+            act(self);
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Removes a workspace and all it owned.
+    #[track_caller]
+    fn purge(&self, name: &str) {
+        let id = self.site.show(name)["id"].as_str().expect("it has an id").to_owned();
+        self.site.ostler(["rm", name, "--purge"]).well();
+        until(&format!("{name} is deleted for good"), || {
+            self.order(&["trash", "empty", "--yes"]);
+            let gone = containers(&self.site.instance()).iter().all(|container| container.workspace != id);
+            (gone && self.site.trash().is_empty()).then_some(())
+        });
+    }
+
+    /// Gives an order that the daemon may die of.
+    fn order(&self, arguments: &[&str]) -> Said {
+        self.site.ostler(arguments.iter().copied())
+    }
+
+    /// Says what an agent says, which the daemon may die of.
+    fn say(&self, path: &str, token: &str, body: &serde_json::Value) {
+        use std::io::{Read, Write};
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.site.network_port())) else {
+            return;
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: ostler\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let _died = stream.write_all((head + &body).as_bytes());
+        let _died = stream.read_to_string(&mut String::new());
+    }
+
+    /// A command, not the daemon, dies at the place.
+    #[track_caller]
+    fn command_dies(&self, place: &str, arguments: &[&str]) {
+        let ended = self.site.command().args(arguments).env(VARIABLE, place).stdin(Stdio::null()).output();
+        let ended = ended.expect("the binary runs");
+        assert_died(place, ended.status, &String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "real processes take real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Something that passes durable steps.
+#[derive(Clone, Copy)]
+struct Scenario {
+    /// What happens, for people.
+    name: &'static str,
+    /// The steps it passes, each with its ordinal where it is not the first of its name.
+    steps: &'static [&'static str],
+    /// More keys for the section `sweep`, in lines.
+    sweep: &'static str,
+    /// More keys for the runtime `plain`, and sections after that.
+    more: &'static str,
+    /// Any other change of the configuration.
+    change: fn(&str) -> String,
+    /// So many places, and a site is done with: others may be waiting for work at the end, and what sweeps put away
+    /// within an hour is limited.
+    places_per_site: usize,
+    /// Once for each site. The daemon is to be up after it, unless the scenario is about how it comes up.
+    set: fn(&mut Stage),
+    /// Before each place. The daemon is up.
+    prepare: fn(&mut Stage),
+    /// After that. The daemon is down.
+    meanwhile: fn(&mut Stage),
+    /// What the daemon dies of; it may have died of its start already.
+    act: fn(&mut Stage),
+    /// Who dies instead of the daemon, where it is not the daemon.
+    instead: Option<fn(&Stage, &str)>,
+    /// Takes away what stands in the way of the next start.
+    mend: fn(&mut Stage),
+    /// What a person does then, before all comes to rest. The daemon is up.
+    then: fn(&mut Stage),
+    /// What has to be true at rest, besides what always has to be.
+    check: fn(&mut Stage, &str),
+}
+
+const SCENARIO: Scenario = Scenario {
+    name: "",
+    steps: &[],
+    sweep: "",
+    more: "",
+    change: str::to_owned,
+    places_per_site: 6,
+    set: |stage| {
+        stage.site.serve();
+        converge(&stage.site);
+    },
+    prepare: |_| {},
+    meanwhile: |_| {},
+    act: |_| {},
+    instead: None,
+    mend: |_| {},
+    then: |_| {},
+    check: |_, _| {},
+};
+
+fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+    [starts::ALL, beginnings::ALL, orders::ALL, sweeps::ALL, agents::ALL].into_iter().flatten()
+}
+
+#[track_caller]
+fn assert_died(place: &str, status: ExitStatus, log: &str) {
+    assert_eq!(status.signal(), Some(SIGKILL), "it ended otherwise, {status}: {log}");
+    assert!(
+        log.lines().any(|line| line == format!("crash point: {place}")),
+        "it was killed elsewhere than {place}: {log}"
+    );
+}
+
+/// Kills at one place, and sees that the next daemon sets everything right.
+fn hit(stage: &mut Stage, scenario: &Scenario, place: &str) {
+    (scenario.prepare)(stage);
+    stage.site.stop();
+    (scenario.meanwhile)(stage);
+    if let Some(command) = scenario.instead {
+        command(stage, place);
+    } else {
+        daemon_dies(stage, place, |stage| (scenario.act)(stage));
+    }
+    (scenario.mend)(stage);
+    stage.site.serve();
+    (scenario.then)(stage);
+    converge(&stage.site);
+    assert_truthful(&stage.site);
+    (scenario.check)(stage, place);
+    stage.round += 1;
+}
+
+/// Serves until the daemon dies at the place, of its start or of what is done then.
+fn daemon_dies(stage: &mut Stage, place: &str, act: impl FnOnce(&mut Stage)) {
+    let logged = stage.site.log().len();
+    stage.site.tell_daemons(VARIABLE, Some(place.to_owned()));
+    stage.site.begin_to_serve();
+    stage.site.tell_daemons(VARIABLE, None);
+    until("the daemon answers, or has died", || (stage.is_dead() || stage.site.answers()).then_some(()));
+    if !stage.is_dead() {
+        act(stage);
+    }
+    stage.again_and_again(|_| {});
+    let status = stage.site.has_ended().expect("it has died");
+    stage.site.kill();
+    assert_died(place, status, &stage.site.log()[logged..]);
+}
+
+/// What came of a place.
+struct Outcome {
+    scenario: &'static str,
+    place: String,
+    broken: Option<String>,
+}
+
+/// Goes through some places of a scenario, one after the other.
+fn go_through(scenario: &'static Scenario, places: &[String], outcomes: &Mutex<Vec<Outcome>>) {
+    let mut stage = None;
+    for place in places {
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let stage = stage.get_or_insert_with(|| Stage::new(scenario));
+            hit(stage, scenario, place);
+        }));
+        let broken = done.err().map(|panic| told(&*panic));
+        if broken.is_some() {
+            eprintln!("{}, {place}: the daemon's log:\n{}", scenario.name, logged(stage.as_ref()));
+        }
+        if broken.is_some() {
+            // What is broken proves nothing about the next place.
+            stage = None;
+        }
+        let outcome = Outcome { scenario: scenario.name, place: place.clone(), broken };
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+    }
+}
+
+fn logged(stage: Option<&Stage>) -> String {
+    stage.map(|stage| stage.site.log()).unwrap_or_default()
+}
+
+fn told(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}
+
+/// The step of a place, without its moment and ordinal.
+fn step_of(place: &str) -> &str {
+    let step = place.split_once(' ').map_or(place, |(_, step)| step);
+    bare(step)
+}
+
+/// A step without its ordinal.
+fn bare(step: &str) -> &str {
+    step.strip_prefix("2nd ").unwrap_or(step)
+}
+
+/// The steps that no scenario passes, and those of scenarios that are none.
+fn missed() -> Vec<String> {
+    let known: BTreeSet<_> = STEPS.iter().map(|(step, _)| *step).collect();
+    let passed: BTreeSet<_> =
+        scenarios().flat_map(|scenario| scenario.steps).map(|step| bare(step)).collect();
+    let unpassed = known.difference(&passed).map(|step| format!("no scenario passes `{step}`"));
+    let unknown = passed.difference(&known).map(|step| format!("`{step}` is no step of src/crash_point.rs"));
+    unpassed.chain(unknown).collect()
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    for broken in missed() {
+        section.broke(broken);
+    }
+    let rounds = if settings.long { 3 } else { 1 };
+    let mut work = VecDeque::new();
+    for scenario in (0..rounds).flat_map(|_| scenarios()) {
+        let places: Vec<_> = scenario
+            .steps
+            .iter()
+            .flat_map(|step| MOMENTS.map(|moment| format!("{moment} {step}")))
+            .filter(|place| chosen(scenario, place))
+            .collect();
+        work.extend(places.chunks(scenario.places_per_site).map(|places| (scenario, places.to_vec())));
+    }
+    let (work, outcomes) = (Mutex::new(work), Mutex::new(Vec::new()));
+    thread::scope(|threads| {
+        for _ in 0..SITES {
+            threads.spawn(|| {
+                loop {
+                    let next = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some((scenario, places)) = next else { return };
+                    go_through(scenario, &places, &outcomes);
+                }
+            });
+        }
+    });
+    report(&outcomes.into_inner().unwrap_or_else(PoisonError::into_inner), section);
+}
+
+/// `CRASH_POINTS` narrows it down to places, or to scenarios, that hold this text: for looking into one that broke.
+fn chosen(scenario: &Scenario, place: &str) -> bool {
+    std::env::var("CRASH_POINTS").map_or(true, |text| place.contains(&text) || scenario.name.contains(&text))
+}
+
+fn report(outcomes: &[Outcome], section: &mut Section) {
+    let mut by_step: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        by_step.entry(step_of(&outcome.place)).or_default().push(outcome);
+        if let Some(broken) = &outcome.broken {
+            section.broke(format!("{}, {}: {broken}", outcome.scenario, outcome.place));
+        }
+    }
+    let narrowed = std::env::var("CRASH_POINTS").is_ok();
+    let hit = |outcome: &&&Outcome| outcome.broken.is_none();
+    let transactions = STEPS.iter().filter(|(step, _)| !step.contains(": ")).count();
+    section.count("durable steps: transactions of the registry", transactions as u64);
+    section.count("durable steps: files, and changes of the engine", (STEPS.len() - transactions) as u64);
+    section.count("crash points hit, each with SIGKILL, a new start and rest", {
+        outcomes.iter().filter(|outcome| outcome.broken.is_none()).count() as u64
+    });
+    for (step, what) in STEPS {
+        let there = by_step.get(step).map(Vec::as_slice).unwrap_or_default();
+        for moment in MOMENTS {
+            let of_moment = there.iter().filter(|outcome| outcome.place.starts_with(moment));
+            section.expect(narrowed || of_moment.filter(hit).count() > 0, || {
+                format!("nobody was killed {moment} `{step}` ({what}) and came to rest")
+            });
+        }
+    }
+    section.table(
+        "Durable steps, and where the daemon was killed",
+        ["step", "what it is", "hit in", "times"],
+        STEPS.iter().map(|(step, what)| {
+            let there = by_step.get(step).map(Vec::as_slice).unwrap_or_default();
+            let scenarios: BTreeSet<_> = there.iter().map(|outcome| outcome.scenario).collect();
+            let scenarios = scenarios.into_iter().collect::<Vec<_>>().join("; ");
+            [(*step).to_owned(), (*what).to_owned(), scenarios, there.iter().filter(hit).count().to_string()]
+        }),
+    );
+}

@@ -1,0 +1,260 @@
+//! What people order: stop, sleep, start again, remove and its way back, delete, tokens.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{SCENARIO, Scenario, Stage, daemon_dies};
+use crate::support::{
+    daemon::until,
+    hasty::{creation, make},
+    podman::{Cleanup, directory_of, image, podman_says},
+    truth::containers,
+};
+
+fn status_of(stage: &Stage, name: &str) -> String {
+    let said = stage.order(&["show", name, "--json"]);
+    let shown: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    shown["status"].as_str().unwrap_or_default().to_owned()
+}
+
+fn container_of(stage: &Stage, name: &str) -> String {
+    stage.site.show(name)["container_id"].as_str().expect("it has a container").to_owned()
+}
+
+/// A workspace that is stopped, with a container. Its id is kept.
+fn set_stopped(stage: &mut Stage) {
+    stage.site.serve();
+    stage.kept = make(&stage.site, "w");
+    stage.site.ostler(["stop", "w"]).well();
+}
+
+fn set_started(stage: &mut Stage) {
+    stage.site.serve();
+    make(&stage.site, "w");
+}
+
+/// Removes `w`, unless it is removed, and waits until all of it lies in the trash.
+fn remove(stage: &mut Stage) {
+    if status_of(stage, "w") != "removed" {
+        stage.site.ostler(["rm", "w"]).well();
+    }
+    until_kept(stage);
+}
+
+fn until_kept(stage: &Stage) {
+    until("all lies in the trash", || {
+        let trash = stage.site.trash();
+        (!trash.is_empty() && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
+    });
+}
+
+/// A workspace whose container was made and which was removed then; answers its id.
+fn make_rubbish(stage: &mut Stage) -> String {
+    let name = stage.named("rubbish");
+    stage.site.ostler(creation(&name, &["--no-wait"])).well();
+    let id = until("it has a container", || {
+        let row = stage.site.show(&name);
+        row["container_id"].is_string().then(|| row["id"].as_str().expect("an id").to_owned())
+    });
+    stage.site.ostler(["rm", &name]).well();
+    until_kept(stage);
+    id
+}
+
+fn empty_trash(stage: &mut Stage, place: &str) {
+    until(&format!("killed {place}, what is left is deleted"), || {
+        stage.order(&["trash", "empty", "--yes"]);
+        stage.site.trash().is_empty().then_some(())
+    });
+    let left = containers(&stage.site.instance());
+    assert!(left.is_empty(), "killed {place}, something was left: {left:?}");
+}
+
+fn holder(stage: &Stage) -> String {
+    format!("ostler-crash-points-{}-{}", stage.site.instance(), stage.round)
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "a workspace is stopped",
+        steps: &["pause workspace"],
+        set: set_started,
+        prepare: |stage| drop(stage.site.ostler(["start", "w"]).well()),
+        act: |stage| drop(stage.order(&["stop", "w"])),
+        check: |stage, place| {
+            let wanted = if place.starts_with("before") { "online" } else { "paused" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace is put to sleep",
+        steps: &["begin hibernation"],
+        set: set_started,
+        prepare: |stage| {
+            stage.order(&["wake", "w"]);
+            stage.site.until_status("w", "online");
+        },
+        act: |stage| drop(stage.order(&["hibernate", "w"])),
+        check: |stage, place| {
+            let wanted = if place.starts_with("before") { "online" } else { "hibernated" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace starts whose volumes lost their directories",
+        steps: &["start: repair its configuration volume", "start: begin with an empty work volume"],
+        set: set_stopped,
+        prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
+        meanwhile: |stage| {
+            for kind in ["config", "work"] {
+                fs::remove_dir_all(directory_of(&format!("ostler-{}-{kind}", stage.kept)))
+                    .expect("it is taken away");
+            }
+        },
+        act: |stage| drop(stage.order(&["start", "w", "--new-volume"])),
+        then: |stage| drop(stage.site.ostler(["start", "w", "--new-volume"]).well()),
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace starts whose container bears a trash name",
+        steps: &["start: give its container the name back"],
+        set: set_stopped,
+        prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
+        meanwhile: |stage| {
+            let all = containers(&stage.site.instance());
+            podman_says(["rename", &all[0].id, &format!("ostler-trash-{}", stage.kept)]);
+        },
+        act: |stage| drop(stage.order(&["start", "w"])),
+        then: |stage| drop(stage.site.ostler(["start", "w"]).well()),
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace is removed",
+        steps: &["remove workspace", "claim for trash", "put away: rename a container", "keep in trash"],
+        set: set_stopped,
+        prepare: |stage| {
+            stage.order(&["undelete", "w"]);
+            stage.site.until_status("w", "paused");
+        },
+        act: |stage| drop(stage.order(&["rm", "w"])),
+        check: |stage, place| {
+            let removed = stage.site.trash().len() == 1;
+            assert_eq!(removed, place != "before remove workspace", "killed {place}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a removal is taken back",
+        steps: &["undelete workspace", "restore: rename a container", "finish restore"],
+        set: set_stopped,
+        prepare: remove,
+        act: |stage| drop(stage.order(&["undelete", "w"])),
+        check: |stage, place| {
+            let wanted = if place == "before undelete workspace" { "removed" } else { "paused" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a container goes away while it is put into the trash",
+        steps: &["drop from trash"],
+        prepare: |stage| {
+            let name = stage.named("rubbish");
+            make(&stage.site, &name);
+            let container = container_of(stage, &name);
+            stage.site.stop();
+            daemon_dies(stage, "after claim for trash", |stage| drop(stage.order(&["rm", &name])));
+            podman_says(["rm", "--force", "--time=0", &container]);
+        },
+        check: empty_trash,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "the trash is emptied",
+        steps: &[
+            "begin delete",
+            "delete: delete a container",
+            "delete: delete a volume",
+            "2nd delete: delete a volume",
+            "finish delete",
+        ],
+        prepare: |stage| drop(make_rubbish(stage)),
+        act: |stage| stage.again(&["trash", "empty", "--yes"]),
+        check: empty_trash,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "the trash is emptied while a stranger's container uses a volume in it",
+        steps: &["give up delete"],
+        prepare: |stage| {
+            let mount = format!("--volume=ostler-{}-work:/held", make_rubbish(stage));
+            let name = holder(stage);
+            let label = format!("ostler-crash-points={name}");
+            stage.cleanups.insert(0, Cleanup::of_label(&label));
+            podman_says(["create", "--name", &name, "--label", &label, &mount, image(), "true"]);
+        },
+        act: |stage| stage.again(&["trash", "empty", "--yes"]),
+        check: |stage, place| {
+            podman_says(["rm", "--force", "--time=0", &holder(stage)]);
+            empty_trash(stage, place);
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a row is changed, and tokens are made and revoked",
+        steps: &[
+            "patch workspace",
+            "issue api token",
+            "revoke token",
+            "issue admin token",
+            "revoke admin token",
+        ],
+        set: |stage| {
+            stage.site.serve();
+            stage.site.ostler(["create", "phone", "--external"]).well();
+            // The one it was made with.
+            for id in tokens_of(stage, "phone") {
+                stage.site.ostler(["token", "revoke", "phone", &id]).well();
+            }
+        },
+        act: |stage| {
+            stage.order(&["set", "phone", "--role", &stage.named("role")]);
+            stage.order(&["token", "issue", "phone"]);
+            for id in tokens_of(stage, "phone") {
+                stage.order(&["token", "revoke", "phone", &id]);
+            }
+            stage.order(&["token", "issue", "--admin", "somebody"]);
+            for id in tokens_of(stage, "--admin") {
+                stage.order(&["token", "revoke", "--admin", &id]);
+            }
+        },
+        check: |stage, place| {
+            let changed = stage.site.show("phone")["role"] == stage.named("role").as_str();
+            assert_eq!(changed, place != "before patch workspace", "killed {place}");
+            let left = [tokens_of(stage, "phone"), tokens_of(stage, "--admin")];
+            let there = |steps: [&str; 2]| usize::from(steps.contains(&place));
+            let wanted = [
+                there(["after issue api token", "before revoke token"]),
+                there(["after issue admin token", "before revoke admin token"]),
+            ];
+            assert_eq!([left[0].len(), left[1].len()], wanted, "killed {place}, tokens of it and of admins");
+            for (whose, ids) in ["phone", "--admin"].iter().zip(left) {
+                for id in ids {
+                    stage.site.ostler(["token", "revoke", whose, &id]).well();
+                }
+            }
+        },
+        ..SCENARIO
+    },
+];
+
+/// The ids of a workspace's tokens, or of admins'.
+fn tokens_of(stage: &Stage, whose: &str) -> Vec<String> {
+    let listed = stage.order(&["token", "ls", whose, "--json"]).stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap_or_default();
+    let rows = listed["tokens"].as_array().or_else(|| listed.as_array()).cloned().unwrap_or_default();
+    rows.iter().filter_map(|row| Some(row["id"].as_str()?.to_owned())).collect()
+}

@@ -1,0 +1,154 @@
+//! How a daemon comes up: the first time, with an old database, a lost one, a copied one, another's identity.
+
+use std::{fs, process::Command};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::{SCENARIO, Scenario};
+use crate::support::{hasty::make, podman::has_volume};
+
+/// The schema of the first release, as its migration makes it.
+const FIRST_SCHEMA: &str = include_str!("../../../src/store/migrations/0001_keeper.sql");
+/// `ostl`.
+const APPLICATION_ID: i32 = 0x6f73_746c;
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "a registry's first start",
+        steps: &[
+            "lock: say who holds it",
+            "2nd lock: say who holds it",
+            "migrate: commit a migration",
+            "2nd migrate: commit a migration",
+            "found registry",
+            "identity: write the mirror",
+            "mirror: replace the file",
+            "accept: make the sentinel",
+            "accept engine",
+            "accept: write the mirror",
+            "2nd mirror: replace the file",
+            "reach: make the network",
+        ],
+        places_per_site: 1,
+        set: |_| {},
+        check: |stage, _| {
+            let sentinel = format!("ostler-{}", stage.site.instance());
+            assert!(has_volume(&sentinel), "the engine was not accepted: there is no {sentinel}");
+            stage.site.ostler(["create", "phone", "--external"]).well();
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an old database is brought up to date",
+        steps: &["migrate: copy the file", "migrate: commit a migration"],
+        places_per_site: 1,
+        set: |_| {},
+        meanwhile: |stage| {
+            fs::create_dir_all(stage.site.data_dir()).expect("a data directory");
+            let old = Connection::open(stage.site.data_dir().join("ostler.db")).expect("a database");
+            old.execute_batch(FIRST_SCHEMA).expect("the first schema");
+            old.pragma_update(None, "application_id", APPLICATION_ID).expect("its owner");
+            old.pragma_update(None, "user_version", 1).expect("its version");
+            let sql = "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)";
+            old.execute(sql, []).expect("its identity");
+            stage.kept = instance_in(&old);
+        },
+        check: |stage, place| {
+            let uuid: uuid::Uuid = stage.site.instance().parse().expect("an id");
+            assert_eq!(uuid.simple().to_string(), stage.kept, "killed {place}, it is another registry");
+            let copy = Connection::open(stage.site.data_dir().join("ostler.backup-v1.db")).expect("a copy");
+            let version: u32 =
+                copy.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
+            assert_eq!(version, 1, "killed {place}, the copy is not of the old schema");
+            assert_eq!(instance_in(&copy), stage.kept, "killed {place}, the copy is incomplete");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a database is put back from an older copy, and what it does not know is adopted",
+        steps: &["begin recovery", "take token over", "end recovery"],
+        set: |stage| {
+            stage.site.serve();
+            make(&stage.site, "elder");
+        },
+        prepare: |stage| {
+            stage.copy = Some(stage.site.copy_database());
+            stage.site.ostler(["restart", "elder"]).well();
+            make(&stage.site, &stage.named("younger"));
+        },
+        meanwhile: |stage| {
+            let copy = stage.copy.take().expect("a copy was made");
+            stage.site.put_back(&copy);
+        },
+        act: |stage| stage.again(&["adopt", "--all"]),
+        then: |stage| drop(stage.order(&["adopt", "--all"])),
+        check: |stage, place| {
+            let doctor = stage.site.json(["doctor"]).to_string();
+            assert!(!doctor.contains("recovering"), "killed {place}, the recovery does not end: {doctor}");
+            for name in ["elder".to_owned(), stage.named("younger")] {
+                let row = stage.site.show(&name);
+                assert_eq!(row["status"], "online", "killed {place}, {name} is not up: {row:#}");
+            }
+            stage.purge(&stage.named("younger"));
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a data directory that was copied is accepted",
+        steps: &["identity: accept a copy"],
+        set: |stage| {
+            stage.site.serve();
+            make(&stage.site, "moved");
+        },
+        meanwhile: |stage| {
+            let data = stage.site.data_dir();
+            let old = data.with_extension("old");
+            fs::rename(&data, &old).expect("it is moved away");
+            let copied = Command::new("cp").arg("-a").arg(&old).arg(&data).status();
+            assert!(copied.expect("cp runs").success());
+            fs::remove_dir_all(&old).expect("the original goes");
+        },
+        instead: Some(|stage, place| stage.command_dies(place, &["doctor", "--accept-copy"])),
+        mend: |stage| {
+            stage.order(&["doctor", "--accept-copy"]);
+        },
+        check: |stage, place| {
+            let row = stage.site.show("moved");
+            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an empty registry takes over another identity",
+        steps: &["become instance", "identity: become another instance"],
+        places_per_site: 1,
+        prepare: |stage| {
+            let own: uuid::Uuid = stage.site.instance().parse().expect("an id");
+            stage.kept = uuid::Uuid::from_u128(own.as_u128() ^ 1).to_string();
+        },
+        act: |stage| {
+            let other = stage.kept.clone();
+            stage.again(&["adopt", "--instance", &other]);
+        },
+        check: |stage, place| {
+            // Nobody was told that it was done: what counts is that it is one of the two, and can become the other.
+            let own = stage.site.instance();
+            if place.starts_with("before become") {
+                assert_ne!(own, stage.kept, "it became another before that was committed");
+                stage.site.ostler(["adopt", "--instance", &stage.kept]).well();
+                stage.site.stop();
+                stage.site.serve();
+            }
+            assert_eq!(stage.site.instance(), stage.kept, "killed {place}");
+            let listed: Value = stage.site.json(["ls"]);
+            assert_eq!(listed, serde_json::json!([]), "it has rows");
+        },
+        ..SCENARIO
+    },
+];
+
+fn instance_in(sql: &Connection) -> String {
+    let query = "SELECT lower(hex(instance)) FROM registry";
+    sql.query_row(query, [], |row| row.get(0)).expect("the registry has an identity")
+}

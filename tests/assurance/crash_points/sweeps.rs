@@ -1,0 +1,165 @@
+//! What sweeps do: settle, mark, restart, give up, hold and act on approval, revoke, forget.
+
+use serde_json::Value;
+
+use super::{SCENARIO, Scenario, Stage};
+use crate::support::{
+    daemon::until,
+    engine_proxy::{Fault, Rule},
+    hasty::{creation, make, run_by_hand},
+    podman::podman_says,
+    truth::{containers, live_digests},
+};
+
+const UNKNOWN: u128 = 4;
+
+fn set_started(stage: &mut Stage) {
+    stage.site.serve();
+    stage.kept = make(&stage.site, "w");
+}
+
+fn set_stopped(stage: &mut Stage) {
+    set_started(stage);
+    stage.site.ostler(["stop", "w"]).well();
+}
+
+fn started(stage: &mut Stage) {
+    stage.site.ostler(["start", "w"]).well();
+}
+
+/// The process of `w` ends by itself.
+fn end_it(stage: &Stage) {
+    let all = containers(&stage.site.instance());
+    let running = all.iter().find(|container| container.runs).expect("its container runs");
+    podman_says(["kill", &running.id]);
+}
+
+/// The plan of `reap_unknown` that waits for somebody, if one does.
+fn held_plan(stage: &Stage) -> Option<String> {
+    let said = stage.order(&["sweep", "show", "reap_unknown", "--json"]);
+    let shown: Value = serde_json::from_str(&said.stdout).ok()?;
+    Some(shown["held"]["id"].as_str()?.to_owned())
+}
+
+fn reap_unknown(stage: &Stage) {
+    stage.order(&["sweep", "run", "reap_unknown"]);
+    if let Some(plan) = held_plan(stage) {
+        stage.order(&["sweep", "approve", "reap_unknown", &plan]);
+    }
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "what runs although it is stopped, and a second container, are put right",
+        steps: &["sweep: apply an action", "2nd sweep: apply an action", "tell"],
+        set: set_stopped,
+        prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
+        meanwhile: |stage| {
+            let own = containers(&stage.site.instance());
+            podman_says(["start", &own[0].id]);
+            run_by_hand(&stage.site.instance(), &stage.kept, 100 + stage.round);
+        },
+        act: |stage| stage.again(&["sweep", "run", "settle"]),
+        check: |stage, place| {
+            let entries = stage.site.trash();
+            assert_eq!(entries.len(), 1, "killed {place}, the second container is not in the trash");
+            stage.site.ostler(["trash", "empty", "--yes"]).well();
+        },
+        // A second container of each is put away by a sweep.
+        places_per_site: 3,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a container ends by itself",
+        steps: &["note container end"],
+        more: "[restart]\nfirst_backoff = \"1s\"\n",
+        set: set_started,
+        prepare: started,
+        act: |stage| end_it(stage),
+        check: |stage, _| drop(stage.site.until_status("w", "online")),
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a restart is due while the engine is away",
+        steps: &["put off restart"],
+        more: "[restart]\nfirst_backoff = \"3s\"\n",
+        set: set_started,
+        prepare: started,
+        act: |stage| {
+            end_it(stage);
+            until("it is offline", || {
+                let row = stage.order(&["show", "w", "--json"]).stdout;
+                row.contains("\"offline\"").then_some(())
+            });
+            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
+        },
+        mend: |stage| stage.proxy.set_rules([]),
+        then: started,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a start that is not heard in time is given up",
+        steps: &["change status unless"],
+        more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
+        act: |stage| {
+            stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
+            stage.again(&["sweep", "run", "time_out_provisioning"]);
+        },
+        // Its container runs on: it may still be heard.
+        then: |stage| drop(stage.site.ostler(["stop", &stage.named("slow")]).well()),
+        check: |stage, _| stage.purge(&stage.named("slow")),
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a plan that hits too much is held, approved, and done",
+        steps: &["hold plan", "approve plan", "drop held plan"],
+        places_per_site: 1,
+        meanwhile: |stage| {
+            let instance: uuid::Uuid = stage.site.instance().parse().expect("an id");
+            for nobody in 1..=UNKNOWN {
+                let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ nobody).to_string();
+                run_by_hand(&instance.to_string(), &nobody, 1);
+            }
+        },
+        act: |stage| stage.again_and_again(|stage| reap_unknown(stage)),
+        then: |stage| {
+            until("all that is unknown lies in the trash", || {
+                reap_unknown(stage);
+                let trash = stage.site.trash();
+                let kept = trash.iter().filter(|entry| entry["state"] == "kept").count();
+                (kept as u128 == UNKNOWN).then_some(())
+            });
+        },
+        check: |stage, place| assert_eq!(held_plan(stage), None, "killed {place}, a plan is held for ever"),
+        ..SCENARIO
+    },
+    Scenario {
+        name: "tokens whose container is gone are revoked",
+        steps: &["revoke stale tokens"],
+        set: set_started,
+        prepare: |stage| {
+            started(stage);
+            stage.site.ostler(["stop", "w"]).well();
+            let own = containers(&stage.site.instance());
+            podman_says(["rm", "--force", "--time=0", &own[0].id]);
+        },
+        act: |stage| stage.again(&["sweep", "run", "revoke_stale_tokens"]),
+        check: |stage, place| {
+            let left = live_digests(&stage.site, &stage.kept).len();
+            assert_eq!(left, 0, "killed {place}, a token that nobody can hold is still good");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "what is long past is forgotten",
+        steps: &["forget events", "forget removed"],
+        sweep: "event_retention = \"1s\"\ntrash_retention = \"1s\"\n",
+        prepare: |stage| {
+            let name = stage.named("phone");
+            stage.site.ostler(["create", &name, "--external"]).well();
+            stage.site.ostler(["rm", &name]).well();
+        },
+        act: |stage| stage.again(&["sweep", "run", "empty_trash"]),
+        ..SCENARIO
+    },
+];
