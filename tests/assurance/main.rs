@@ -14,6 +14,7 @@
 )]
 
 mod report;
+mod soak;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
 mod support;
@@ -54,7 +55,13 @@ struct Campaign {
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
-const CAMPAIGNS: &[Campaign] = &[];
+const CAMPAIGNS: &[Campaign] = &[Campaign {
+    name: "soak",
+    title: "Real Podman soak",
+    what: "50 workspaces on a real Podman while containers, conmons, the service and the daemon are killed, things are \
+           taken away and put in, and people give commands",
+    run: soak::run,
+}];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);
