@@ -10,6 +10,7 @@ mod engine_lost;
 mod identity;
 mod late_starts;
 mod truth;
+mod unheard_ends;
 
 use crate::support::{daemon::Site, podman::podman_says};
 
