@@ -7,7 +7,6 @@
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
 use std::{
-    ffi::{OsStr, OsString},
     fs::{self, File},
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
@@ -52,7 +51,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -65,28 +64,6 @@ impl Said {
     pub(crate) fn well(self) -> String {
         assert_eq!(self.code, 0, "the command failed:\n{}\n{}", self.stdout, self.stderr);
         self.stdout
-    }
-}
-
-/// A person at another terminal: gives commands to a site's daemon, from any thread, also while it is killed.
-#[derive(Clone)]
-pub(crate) struct Operator {
-    program: OsString,
-    environment: Vec<(OsString, Option<OsString>)>,
-}
-
-impl Operator {
-    /// Runs an `ostler` command, and gives it up after so many seconds: then its code is 124.
-    pub(crate) fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> Said {
-        let mut command = Command::new("timeout");
-        command.arg(limit.to_string()).arg(&self.program).args(arguments).stdin(Stdio::null());
-        for (name, value) in &self.environment {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        Said::of(command.output().expect("the binary runs"))
     }
 }
 
@@ -180,13 +157,6 @@ impl Site {
             command.env("OSTLER_PORTS", self.ports());
         }
         command
-    }
-
-    /// Somebody who gives commands from another thread.
-    pub(crate) fn operator(&self) -> Operator {
-        let command = self.command();
-        let environment = command.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned)));
-        Operator { program: command.get_program().to_owned(), environment: environment.collect() }
     }
 
     /// Tests may run in processes of their own or in one, so the process's id and a number tell sites apart.
@@ -401,7 +371,7 @@ impl Site {
 
     /// Runs an `ostler` command to its end.
     pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Said {
-        Said::of(self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
+        Said::of(&self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
     }
 
     /// Runs an `ostler` command and reads its JSON.

@@ -83,6 +83,7 @@ impl Service {
     }
 
     /// `kill -9`. What runs in containers runs on.
+    #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
     pub(crate) fn kill(&mut self) {
         self.tell("kill");
     }

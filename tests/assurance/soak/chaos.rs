@@ -11,14 +11,14 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Dice, LOSERS, Record, foreign, rows, text};
+use super::{Dice, LOSERS, Operator, Record, foreign, rows, text};
 use crate::support::{
-    daemon::{Operator, Site, until},
+    daemon::{Site, until},
     podman::{Service, directory_of, has_volume, podman},
 };
 
 /// How long after a fault the next one comes, about.
-const BETWEEN_FAULTS: usize = 250;
+const BETWEEN_FAULTS: usize = 150;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub(super) struct Wounds {
 struct Target {
     id: String,
     name: String,
+    /// What its workspace is called.
+    called: String,
     workspace: String,
     pid: i32,
     runs: bool,
@@ -91,7 +93,7 @@ pub(super) struct Chaos<'a> {
 
 impl<'a> Chaos<'a> {
     pub(super) fn new(site: &'a mut Site, service: &'a mut Service, record: &'a Record, dice: Dice) -> Self {
-        let (operator, instance) = (site.operator(), site.instance());
+        let (operator, instance) = (Operator::of(site), site.instance());
         Self { site, service, operator, record, dice, instance, wounds: Wounds::default(), put_in: 0 }
     }
 
@@ -150,9 +152,16 @@ impl<'a> Chaos<'a> {
     fn targets(&self) -> Vec<Target> {
         let filter = format!("label=ostler.instance={}", self.instance);
         // A listing is made while containers come and go, and may fail on one that has just gone.
-        let listed = podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
-        let listed: Vec<Value> = serde_json::from_slice(&listed.expect("podman runs").stdout).unwrap_or_default();
+        let listed =
+            podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
+        let listed: Vec<Value> =
+            serde_json::from_slice(&listed.expect("podman runs").stdout).unwrap_or_default();
+        let called = |container: &Value| {
+            let spec = container["Labels"]["ostler.spec"].as_str().unwrap_or_default();
+            text(&serde_json::from_str::<Value>(spec).unwrap_or_default()["name"])
+        };
         let target = |container: &Value| Target {
+            called: called(container),
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
@@ -167,14 +176,17 @@ impl<'a> Chaos<'a> {
 
     /// Hits one; answers which, where there was one to hit.
     fn hit_a_container(&mut self, fault: Fault) -> Option<String> {
-        let wants_running = !matches!(fault, Fault::StartedByHand | Fault::ContainerRemoved | Fault::EverythingButWorkRemoved);
+        let wants_running = !matches!(
+            fault,
+            Fault::StartedByHand | Fault::ContainerRemoved | Fault::EverythingButWorkRemoved
+        );
         let targets = self.targets();
         let fitting: Vec<_> = match fault {
             Fault::StartedByHand => targets.iter().filter(|target| !target.runs).collect(),
             _ => targets.iter().filter(|target| target.runs || !wants_running).collect(),
         };
         let target = *self.dice.of(&fitting)?;
-        let (id, name) = (target.id.as_str(), target.name.clone());
+        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
         let done = match fault {
             Fault::ProcessKilled => kill_of(target.pid, id),
             Fault::ConmonKilled => kill_conmon(target),
@@ -208,6 +220,7 @@ impl<'a> Chaos<'a> {
         // Read after the deed: a start that wrote its token before was of this incarnation at most.
         let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
         let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
+        self.record.tell(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
         self.wounds.wiped.insert(workspace.to_owned(), incarnation);
         true
     }
@@ -236,7 +249,9 @@ impl<'a> Chaos<'a> {
         match self.site.try_serve() {
             Ok(()) => Some("and served again".into()),
             Err(said) => {
-                self.wounds.broken.push(format!("the daemon did not start again after it was killed: {said}"));
+                self.wounds
+                    .broken
+                    .push(format!("the daemon did not start again after it was killed: {said}"));
                 self.site.serve();
                 None
             }
@@ -277,7 +292,8 @@ fn try_podman(arguments: &[&str]) -> bool {
 /// Kills a process if it still is of that container: numbers are given again.
 fn kill_of(pid: i32, container: &str) -> bool {
     let Some(process) = Pid::from_raw(pid) else { return false };
-    let about = |file: &str| fs::read_to_string(PathBuf::from(format!("/proc/{pid}/{file}"))).unwrap_or_default();
+    let about =
+        |file: &str| fs::read_to_string(PathBuf::from(format!("/proc/{pid}/{file}"))).unwrap_or_default();
     let is_its = about("cgroup").contains(container) || about("cmdline").contains(container);
     is_its && kill_process(process, Signal::KILL).is_ok()
 }

@@ -15,8 +15,10 @@ mod truth;
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
     path::PathBuf,
+    process::{Command, Stdio},
     sync::{Mutex, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
@@ -28,7 +30,7 @@ use crate::{
     Settings,
     report::{self, Section},
     support::{
-        daemon::{Operator, Site, until},
+        daemon::{Said, Site, until},
         podman::{self, Service, podman_says},
     },
 };
@@ -126,6 +128,35 @@ impl Record {
     }
 }
 
+/// A person at another terminal: gives commands to a site's daemon, from any thread, also while it is killed.
+#[derive(Clone)]
+struct Operator {
+    program: OsString,
+    environment: Vec<(OsString, Option<OsString>)>,
+}
+
+impl Operator {
+    fn of(site: &Site) -> Self {
+        let command = site.command();
+        let environment =
+            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned))).collect();
+        Self { program: command.get_program().to_owned(), environment }
+    }
+
+    /// Runs an `ostler` command, and gives it up after so many seconds: then its code is 124.
+    fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> Said {
+        let mut command = Command::new("timeout");
+        command.arg(limit.to_string()).arg(&self.program).args(arguments).stdin(Stdio::null());
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Said::of(&command.output().expect("the binary runs"))
+    }
+}
+
 /// The rows, removed ones too where that is wanted; none, where the daemon does not answer.
 fn rows(operator: &Operator, removed: bool) -> Vec<Value> {
     let more = if removed { &["--removed"][..] } else { &[] };
@@ -152,7 +183,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let mut site = Site::on(&service.socket(), &configuration());
     site.serve();
     let (instance, log) = (site.instance(), site.directory().join("serve.log"));
-    let operator = site.operator();
+    let operator = Operator::of(&site);
     let mut dice = Dice::new(seed, 0);
     let mut trees = plant(&operator, &mut dice);
     mark_all(&instance, &operator, &record, &mut dice);
@@ -165,7 +196,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let dice = Dice::new(seed, 10 + number as u64);
-            threads.spawn(move || Person { tree, operator, record, dice, keeps_record: number < PEOPLE }.live());
+            threads
+                .spawn(move || Person { tree, operator, record, dice, keeps_record: number < PEOPLE }.live());
         }
         // However the chaos ends, the people go home: else nobody would ever hear of it.
         let _home = Home(&record.over);
@@ -173,7 +205,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     });
     record.tell("the chaos is over");
 
-    let truth = truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
+    let truth =
+        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
     let patience = if settings.long { Duration::from_mins(16) } else { Duration::from_mins(3) };
     truth.find_out(section, &foreign, patience);
     let counts = record.counts.lock().expect("nobody panics here").clone();
@@ -261,7 +294,8 @@ fn until_up(operator: &Operator, names: &[String]) {
     let mut last = Vec::new();
     until("the workspaces of the beginning are online", || {
         last = rows(operator, false);
-        let up = |name: &String| last.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
+        let up =
+            |name: &String| last.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
         names.iter().all(up).then_some(())
     });
 }
@@ -310,7 +344,8 @@ fn remove_leftovers(instance: &str, workspaces: &[String], section: &mut Section
         }
     }
     let filter = format!("label=ostler.instance={instance}");
-    for list in [&["ps", "--all", "--quiet"][..], &["volume", "ls", "--quiet"], &["network", "ls", "--quiet"]] {
+    for list in [&["ps", "--all", "--quiet"][..], &["volume", "ls", "--quiet"], &["network", "ls", "--quiet"]]
+    {
         let left = podman_says(list.iter().copied().chain(["--filter", &filter]));
         section.expect(left.trim().is_empty(), || format!("left behind by {list:?}: {left}"));
     }

@@ -8,11 +8,8 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use super::{Dice, MARKER, Record, give_birth, text};
-use crate::support::{
-    daemon::Operator,
-    podman::{directory_of, has_volume},
-};
+use super::{Dice, MARKER, Operator, Record, give_birth, text};
+use crate::support::podman::{directory_of, has_volume};
 
 /// How long after a command the next one comes, about.
 const BETWEEN_COMMANDS: usize = 500;
@@ -163,9 +160,8 @@ impl Person<'_> {
     }
 
     fn create(&mut self) {
-        let parents: Vec<usize> = (0..4)
-            .filter(|at| self.tree.members[*at].told == Told::Up && self.tree.is_free(*at))
-            .collect();
+        let parents: Vec<usize> =
+            (0..4).filter(|at| self.tree.members[*at].told == Told::Up && self.tree.is_free(*at)).collect();
         let Some(parent) = self.dice.of(&parents).copied() else { return };
         let being = if self.dice.below(4) == 0 { Being::Agent } else { Being::Plain };
         let name = format!("{}-{}", self.tree.root, self.tree.members.len());

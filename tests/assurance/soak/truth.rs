@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    CRASHER, LOSERS, MARKER, Record,
+    CRASHER, LOSERS, MARKER, Operator, Record,
     chaos::Wounds,
     foreign::Foreign,
     people::{Being, Told, Tree},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     report::Section,
     support::{
-        daemon::{Operator, Site, until},
+        daemon::{Site, until},
         podman::podman_says,
     },
 };
@@ -47,8 +47,8 @@ const PARKED: &str = "what nothing keeps up is parked";
 const BACK: &str = "a removal can be taken back";
 const CONVERGED: &str = "when the chaos ends, it converges";
 const PROMISES: [&str; 15] = [
-    CONVERGED, ONE_RUNS, NONE_RUNS, ONE_TOKEN, WORK, TRASH, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC, FOREIGN, LOST,
-    PARKED, BACK,
+    CONVERGED, ONE_RUNS, NONE_RUNS, ONE_TOKEN, WORK, TRASH, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC, FOREIGN,
+    LOST, PARKED, BACK,
 ];
 
 /// How often each promise was checked, and how often it did not hold.
@@ -217,7 +217,8 @@ impl Truth<'_> {
     fn look(&self, checks: &mut Checks<'_>) {
         let containers = self.containers();
         let live = rows(self.operator, false);
-        let removed: Vec<_> = rows(self.operator, true).into_iter().filter(|row| row["status"] == "removed").collect();
+        let removed: Vec<_> =
+            rows(self.operator, true).into_iter().filter(|row| row["status"] == "removed").collect();
         let trash = self.site.trash();
         let volumes = work_volumes(&self.site.instance());
         let digests = self.live_digests();
@@ -287,7 +288,9 @@ impl Truth<'_> {
                 });
             }
         } else {
-            checks.that(NONE_RUNS, running.is_empty(), || format!("{} run: {row:#}\n{}", names(), self.why(&id)));
+            checks.that(NONE_RUNS, running.is_empty(), || {
+                format!("{} run: {row:#}\n{}", names(), self.why(&id))
+            });
         }
     }
 
@@ -325,7 +328,8 @@ impl Truth<'_> {
                 && container.name.starts_with("ostler-")
         };
         let loose: Vec<_> = containers.iter().filter(loose).map(|container| &container.name).collect();
-        checks.that(TRASH, loose.is_empty(), || format!("{} is removed, and there is {loose:?}", row["name"]));
+        checks
+            .that(TRASH, loose.is_empty(), || format!("{} is removed, and there is {loose:?}", row["name"]));
         if volumes.contains_key(&id) {
             let work = format!("ostler-{id}-work");
             let kept = trash.iter().any(|entry| holds(entry, &work) && entry["state"] == "kept");
@@ -388,11 +392,17 @@ impl Truth<'_> {
                 self.record.count("workspaces that ended too often and are parked");
             }
             checks.that(TOLD, so, || {
-                format!("{} was told to be {:?}, and is {status}\n{}", member.name, member.told, self.why(&member.name))
+                format!(
+                    "{} was told to be {:?}, and is {status}\n{}",
+                    member.name,
+                    member.told,
+                    self.why(&member.name)
+                )
             });
         }
         let crasher = live.iter().find(|row| row["name"] == CRASHER);
-        checks.that(PARKED, crasher.is_some_and(|row| row["failure"] == "parked"), || format!("{crasher:#?}"));
+        checks
+            .that(PARKED, crasher.is_some_and(|row| row["failure"] == "parked"), || format!("{crasher:#?}"));
     }
 
     /// The digests of the live instance tokens, by workspace.
@@ -433,7 +443,9 @@ impl Truth<'_> {
             )
             .expect("the schema is known");
         let events = query
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))
+            .query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+            })
             .expect("the query runs");
         // By name: those of a name that was given twice are not told apart, and no name is.
         let mut now = BTreeMap::<String, &'static [Status]>::new();
@@ -468,7 +480,8 @@ impl Truth<'_> {
     fn look_at_lost_work(&self, checks: &mut Checks<'_>) {
         for name in &self.wounds.lost {
             let row = self.site.show(name);
-            let waits = row["failure"] == "start_error" && text(&row["status_detail"]).contains("volume missing");
+            let waits =
+                row["failure"] == "start_error" && text(&row["status_detail"]).contains("volume missing");
             checks.that(LOST, waits, || format!("{row:#}\n{}", self.why(name)));
             let refused = self.operator.ostler(60, ["start", name]);
             checks.that(LOST, refused.code != 0 && refused.stderr.contains("--new-volume"), || {
@@ -536,13 +549,17 @@ fn holds(entry: &Value, volume: &str) -> bool {
 /// Whether file, process and store agree.
 fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(), String> {
     let root = format!("/proc/{}/root", container.pid);
-    let file = fs::read_to_string(format!("{root}/configs/.auth_token")).unwrap_or_default();
+    let file = fs::read_to_string(format!("{root}/configs/.auth_token"));
     let process = if row["runtime"] == "agent" {
         held_open(container.pid)
     } else {
         fs::read_to_string(format!("{root}/tmp/held")).ok()
     };
     let [one] = live else { return Err(format!("{} instance tokens are live", live.len())) };
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => return Err(format!("the file of process {} cannot be read: {error}", container.pid)),
+    };
     if file.len() != TOKEN_CHARS {
         return Err(format!("the file holds {} characters", file.len()));
     }
@@ -562,7 +579,8 @@ fn held_open(process: i64) -> Option<String> {
     let mut children: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i64>() else { continue };
-        let stat = fs::read_to_string(Path::new("/proc").join(entry.file_name()).join("stat")).unwrap_or_default();
+        let stat =
+            fs::read_to_string(Path::new("/proc").join(entry.file_name()).join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
         children.entry(parent.unwrap_or_default()).or_default().push(pid);
     }
