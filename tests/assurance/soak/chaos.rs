@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ostler::entropy::{Entropy as _, SystemEntropy};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -261,7 +262,7 @@ impl<'a> Chaos<'a> {
     /// A container under a name of ours: of a workspace that nobody has heard of, or a second one.
     fn put_in(&mut self, workspace: Option<&str>) -> String {
         self.put_in += 1;
-        let unknown = uuid::Uuid::from_u128(super::now()).to_string();
+        let unknown = SystemEntropy.uuid().to_string();
         let workspace = workspace.unwrap_or(&unknown);
         let name = format!("ostler-{workspace}-{}", 1_000_000 + self.put_in);
         foreign::run("run", &name, &foreign::labels(&self.instance, workspace));

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs};
 
+use ostler::entropy::{Entropy as _, SystemEntropy};
+
 use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_says};
 
 /// What of a container must stay as it is.
@@ -20,7 +22,7 @@ pub(super) struct Foreign {
 impl Foreign {
     /// Puts them there: a neighbour's workspace, a person's copies of a workspace of ours, and a bystander.
     pub(super) fn place(instance: &str, workspace: &str) -> Self {
-        let [neighbour, theirs] = [(); 2].map(|()| uuid::Uuid::from_u128(super::now()).to_string());
+        let [neighbour, theirs] = [(); 2].map(|()| SystemEntropy.uuid().to_string());
         let ours = labels(instance, workspace);
         let (copy, kept, volume) =
             (format!("copy-{neighbour}"), format!("kept-{neighbour}"), format!("saved-{neighbour}"));

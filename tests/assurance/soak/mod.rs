@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ostler::entropy::{Entropy as _, SystemEntropy};
 use serde_json::Value;
 
 use crate::{
@@ -169,7 +170,7 @@ fn text(value: &Value) -> String {
 }
 
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
-    let seed = settings.seed.unwrap_or_else(|| u64::from(uuid::Uuid::from_u128(now()).as_fields().0));
+    let seed = settings.seed.unwrap_or_else(|| u64::from(SystemEntropy.uuid().as_fields().0));
     println!("  seed {seed}");
     let record = Record {
         began: Instant::now(),
@@ -230,10 +231,6 @@ impl Drop for Home<'_> {
     }
 }
 
-fn now() -> u128 {
-    std::time::UNIX_EPOCH.elapsed().map(|since| since.as_nanos() << 32).unwrap_or_default()
-}
-
 /// Makes the workspaces, and waits until they are up.
 fn plant(operator: &Operator, dice: &mut Dice) -> Vec<Tree> {
     let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), dice)).collect();
@@ -291,11 +288,10 @@ fn give_birth(operator: &Operator, name: &str, being: Being, parent: Option<&str
 }
 
 fn until_up(operator: &Operator, names: &[String]) {
-    let mut last = Vec::new();
     until("the workspaces of the beginning are online", || {
-        last = rows(operator, false);
+        let rows = rows(operator, false);
         let up =
-            |name: &String| last.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
+            |name: &String| rows.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
         names.iter().all(up).then_some(())
     });
 }
