@@ -478,6 +478,7 @@ impl Engine for FakeEngine {
                 env: container.spec.env.clone(),
                 volumes: volumes_of(&container.spec),
                 host_port: container.spec.publish.map(|(_, host)| host),
+                ended_unheard: false,
             })
         })
         .await

@@ -199,6 +199,9 @@ pub struct InspectedContainer {
     pub volumes: Vec<String>,
     /// The port of 127.0.0.1 it publishes, if any.
     pub host_port: Option<u16>,
+    /// Whether its process ended and the engine goes on believing that it runs: nobody was left to tell it. The
+    /// engine never starts such a container again.
+    pub ended_unheard: bool,
 }
 
 /// A volume looked at closely.

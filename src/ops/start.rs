@@ -178,7 +178,7 @@ impl Ops {
         let order = PutAway {
             name: row.name.to_string(),
             reason: TrashReason::Replaced,
-            evidence: "replaced by recreate".into(),
+            evidence: "another container took its place".into(),
             guard: ClaimGuard::NotTheRows(old.id.clone()),
             things: Things { container: Some(old), volumes: Vec::new() },
             swept_by: None,
@@ -233,19 +233,20 @@ impl Inner {
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
         phase.say("start: looking at its container");
-        let mut runs = false;
+        let (mut runs, mut ended_unheard) = (false, false);
         let held = match &row.container {
             None => None,
             Some(id) => match self.engine.inspect_container(id).await {
                 Ok(seen) => {
-                    runs = seen.state.may_run();
+                    (runs, ended_unheard) = (seen.state.may_run(), seen.ended_unheard);
                     Some(NamedContainer { id: seen.id, name: seen.name })
                 }
                 Err(error) if error.trouble == Trouble::Absent => None,
                 Err(error) => return Err(error.into()),
             },
         };
-        if let (Some(kept), false) = (&held, order.new_container) {
+        // One that the engine will never start again is replaced, and lies in the trash with what it held.
+        if let (Some(kept), false) = (&held, order.new_container || ended_unheard) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.give_name_back(row, kept).await?;
             let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| spec_hash(row, runtime));

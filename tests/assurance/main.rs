@@ -13,15 +13,20 @@
     reason = "the whole crate is tests; clippy knows only functions marked so"
 )]
 
+mod crash_points;
+mod disk;
+mod hostile;
 mod mutants;
 mod report;
 mod simulate;
 #[path = "../simulation/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
 mod simulation;
+mod soak;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with tests/main.rs, which uses the rest")]
 mod support;
+mod upgrade;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -81,6 +86,39 @@ const CAMPAIGNS: &[Campaign] = &[
         what: "rules are left out of ostler, and the simulation has to miss each",
         run: mutants::run,
     },
+    Campaign {
+        name: "upgrade",
+        title: "Upgrades",
+        what: "a database of every released schema, full of rows, migrates and keeps each; killed, crowded or newer, \
+               it is left as it was",
+        run: upgrade::run,
+    },
+    Campaign {
+        name: "disk",
+        title: "Disks that fail",
+        what: "full disks, failing disks, logs cut at every byte and lost power: what was answered is there, what was \
+               refused is not, what cannot be read is not replaced",
+        run: disk::run,
+    },
+    Campaign {
+        name: "hostile",
+        title: "Hostile HTTP",
+        what: "noise, slow-lorises and a flood of connections, while a thousand agents beat: none goes offline",
+        run: hostile::run,
+    },
+    Campaign {
+        name: "crash-points",
+        title: "Crash points",
+        what: "kills the real daemon right before and right after every durable step, on real Podman",
+        run: crash_points::run,
+    },
+    Campaign {
+        name: "soak",
+        title: "Real Podman soak",
+        what: "50 workspaces on a real Podman while containers, conmons, the service and the daemon are killed, things \
+               are taken away and put in, and people give commands",
+        run: soak::run,
+    },
 ];
 
 fn run(campaign: &Campaign, settings: &Settings) -> Section {
@@ -107,6 +145,10 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
 }
 
 fn main() -> ExitCode {
+    // A campaign may start this binary again, as the process that it attacks.
+    if hostile::serve_if_asked() {
+        return ExitCode::SUCCESS;
+    }
     let settings = Settings::parse();
     let wanted = |campaign: &&Campaign| {
         settings.campaigns.is_empty() || settings.campaigns.iter().any(|name| name == campaign.name)

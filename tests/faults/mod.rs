@@ -9,6 +9,7 @@ mod crashes;
 mod engine_lost;
 mod identity;
 mod late_starts;
+mod unheard_ends;
 
 use crate::support::{
     hasty::{HASTY, creation, make, run_by_hand},

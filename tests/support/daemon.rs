@@ -12,7 +12,7 @@ use std::{
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -52,6 +52,14 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    pub(crate) fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// The output of a command that succeeded.
     #[track_caller]
     pub(crate) fn well(self) -> String {
@@ -394,12 +402,7 @@ impl Site {
 
     /// Runs an `ostler` command to its end.
     pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Said {
-        let output = self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs");
-        Said {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Said::of(&self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
     }
 
     /// Runs an `ostler` command and reads its JSON.

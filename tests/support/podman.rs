@@ -8,10 +8,10 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::OnceLock,
     thread,
     time::Duration,
@@ -26,20 +26,89 @@ const BUSYBOX: &str = "/bin/busybox";
 const START_LIMIT: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Ends the service when the pipe from the test process closes, and tidies up.
+/// Does what it is told, a word a line, and says so. Ends the service when the pipe from the test process closes,
+/// and tidies up.
 const KEEPER: &str = r#"
-podman system service --time=0 "unix://$1/podman.sock" >"$1/log" 2>&1 &
-service=$!
-read -r _
-kill "$service"
-wait "$service"
+service=
+while read -r order; do
+	case $order in
+	start)
+		rm -f "$1/podman.sock"
+		podman system service --time=0 "unix://$1/podman.sock" >>"$1/log" 2>&1 &
+		service=$!
+		;;
+	kill)
+		kill -9 "$service"
+		wait "$service"
+		service=
+		;;
+	esac
+	echo done
+done
+[ -z "$service" ] || kill "$service"
+wait
 rm -rf "$1"
 "#;
 
-struct Service {
+/// A Podman service: the shared one of this process, or one of a test's own that it may kill.
+pub(crate) struct Service {
     directory: PathBuf,
-    /// Never read: its standard input stays open for as long as this process lives.
-    _keeper: Child,
+    keeper: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Service {
+    /// Starts one, on a socket of its own, and waits until it answers.
+    pub(crate) fn start() -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
+        let mut command = Command::new("sh");
+        // conmon leaves a file named `oom` wherever the service was started.
+        command.args(["-c", KEEPER, "keeper"]).arg(&directory).current_dir(&directory);
+        if let Some(configuration) = configuration() {
+            command.env("CONTAINERS_CONF", configuration);
+        }
+        // In a group of its own: an interrupt from the keyboard must not end the keeper before its child.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut keeper = command.spawn().expect("a shell starts");
+        let answers = BufReader::new(keeper.stdout.take().expect("its output is a pipe"));
+        let mut service = Self { directory, keeper, answers };
+        service.start_again();
+        service
+    }
+
+    /// Where it listens, also after it was killed and started again.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join("podman.sock")
+    }
+
+    /// `kill -9`. What runs in containers runs on.
+    #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
+    pub(crate) fn kill(&mut self) {
+        self.tell("kill");
+    }
+
+    /// Starts it after it was killed, and waits until it answers.
+    pub(crate) fn start_again(&mut self) {
+        self.tell("start");
+        wait_for_ping(&self.directory);
+    }
+
+    fn tell(&mut self, order: &str) {
+        let orders = self.keeper.stdin.as_mut().expect("its input is a pipe");
+        writeln!(orders, "{order}").expect("the keeper listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the keeper answers");
+        assert_eq!(answer, "done\n", "the keeper of the Podman service has ended");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // With its input at an end, the keeper ends the service, tidies up and ends.
+        drop(self.keeper.stdin.take());
+        let _ended = self.keeper.wait();
+    }
 }
 
 /// The socket of this process's Podman service, which is started when first asked for.
@@ -47,8 +116,8 @@ pub(crate) fn socket_path() -> &'static Path {
     static SOCKET: OnceLock<(Service, PathBuf)> = OnceLock::new();
     let (_, socket) = SOCKET.get_or_init(|| {
         build_image();
-        let service = start_service();
-        let socket = service.directory.join("podman.sock");
+        let service = Service::start();
+        let socket = service.socket();
         (service, socket)
     });
     socket
@@ -246,22 +315,6 @@ fn may_raise_limits() -> bool {
     let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     // Without root, Podman does not try.
     effective.is_none_or(|set| set == 0 || set >> CAP_SYS_RESOURCE & 1 == 1)
-}
-
-fn start_service() -> Service {
-    let directory = tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
-    let mut command = Command::new("sh");
-    // conmon leaves a file named `oom` wherever the service was started.
-    command.args(["-c", KEEPER, "keeper"]).arg(&directory).current_dir(&directory);
-    if let Some(configuration) = configuration() {
-        command.env("CONTAINERS_CONF", configuration);
-    }
-    // In a group of its own: an interrupt from the keyboard must not end the keeper before its child.
-    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let keeper = command.spawn().expect("a shell starts");
-    let service = Service { directory, _keeper: keeper };
-    wait_for_ping(&service.directory);
-    service
 }
 
 fn wait_for_ping(directory: &Path) {

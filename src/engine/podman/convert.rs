@@ -86,6 +86,10 @@ struct InspectionState {
     exit_code: i32,
     #[serde(default, rename = "OOMKilled")]
     oom_killed: bool,
+    #[serde(default)]
+    pid: Option<i64>,
+    #[serde(default)]
+    conmon_pid: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -120,18 +124,18 @@ struct PortBinding {
     host_port: String,
 }
 
-/// A container that was looked at.
-pub(super) fn inspected(inspection: Inspection) -> InspectedContainer {
+/// A container that was looked at, with the number of its process and that of conmon.
+pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i64>, Option<i64>) {
     let Inspection {
         id,
         name,
-        state: InspectionState { status, exit_code, oom_killed },
+        state: InspectionState { status, exit_code, oom_killed, pid, conmon_pid },
         config,
         mounts,
         host_config,
     } = inspection;
     let state = state(&status);
-    InspectedContainer {
+    let seen = InspectedContainer {
         id,
         name: name.trim_start_matches('/').to_owned(),
         state,
@@ -140,7 +144,9 @@ pub(super) fn inspected(inspection: Inspection) -> InspectedContainer {
         env: Environment(config.env.unwrap_or_default().iter().map(|pair| variable(pair)).collect()),
         volumes: mounts.into_iter().flatten().filter(|m| m.kind == "volume").map(|m| m.name).collect(),
         host_port: loopback_port(host_config.port_bindings.unwrap_or_default()),
-    }
+        ended_unheard: false,
+    };
+    (seen, pid, conmon_pid)
 }
 
 fn variable(pair: &str) -> (String, String) {

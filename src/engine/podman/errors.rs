@@ -58,6 +58,23 @@ impl Failure {
         }
     }
 
+    /// Whether the runtime answered a signal with: there is no process.
+    pub(super) fn says_it_has_stopped(&self) -> bool {
+        match self {
+            Self::Answered { message, .. } => message.contains("container state improper: stopped"),
+            Self::NoAnswer(_) | Self::Unusable(_) => false,
+        }
+    }
+
+    /// Whether a stop was carried out, and nobody was left to tell the code that the process ended with.
+    pub(super) fn says_nobody_told_the_end(&self) -> bool {
+        let words = ["timed out waiting for file", "conmon exited prematurely"];
+        match self {
+            Self::Answered { message, .. } => words.iter().any(|words| message.contains(words)),
+            Self::NoAnswer(_) | Self::Unusable(_) => false,
+        }
+    }
+
     /// The same words, but an answer's meaning is taken off: for requests that concern no single thing.
     pub(super) fn undecided(self) -> Self {
         if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }

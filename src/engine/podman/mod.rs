@@ -15,6 +15,7 @@ mod convert;
 mod directory;
 mod errors;
 mod events;
+mod processes;
 mod raw;
 pub mod socket;
 
@@ -39,7 +40,10 @@ use podman_api::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::{
+    net::UnixStream,
+    sync::{OnceCell, mpsc},
+};
 
 use self::{
     errors::{Failure, one_line},
@@ -55,7 +59,7 @@ use crate::{
     clock::{Clock, SystemClock},
     domain::{
         ids::ContainerId,
-        observed::{ObservedContainer, ObservedVolume},
+        observed::{ContainerState, ObservedContainer, ObservedVolume},
         runtime::User,
         time::Timestamp,
     },
@@ -76,6 +80,8 @@ pub struct Podman {
     clock: SystemClock,
     /// A service does not change in this, so it is asked once.
     rootless: OnceCell<bool>,
+    /// Nor in this: whether the processes it reports on can be seen from here.
+    sees_processes: OnceCell<bool>,
 }
 
 /// What Podman answers to a create request.
@@ -132,6 +138,7 @@ impl Podman {
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
             rootless: OnceCell::new(),
+            sees_processes: OnceCell::new(),
         }
     }
 
@@ -171,6 +178,28 @@ impl Podman {
     /// Sends a request of which only success or failure matters.
     async fn order(&self, method: Method, target: &str) -> Result<(), Failure> {
         self.raw.send(method, target, None, ACKNOWLEDGEMENT_MAX_BYTES).await.map(drop)
+    }
+
+    /// Whether a process that Podman reports on has ended, as far as can be seen from here: in a container of
+    /// ostler's own, nothing can.
+    async fn seems_gone(&self, process: Option<i64>) -> bool {
+        let Some(process) = process.filter(|process| *process > 0) else { return false };
+        if processes::is_alive(process) {
+            return false;
+        }
+        // The kernel names the peer by its number here, and by none where it has none here.
+        let look = async {
+            let stream = UnixStream::connect(self.address.path()).await?;
+            Ok::<_, std::io::Error>(stream.peer_cred()?.pid().is_some_and(|pid| pid > 0))
+        };
+        self.sees_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
+    }
+
+    /// Whether the process of a container ended unheard, by the word of Podman's runtime: it refuses a signal
+    /// because there is nobody to signal. One that lives is not harmed by this one.
+    async fn confirms_the_end(&self, id: &ContainerId) -> bool {
+        let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
+        asked.is_err_and(|failure| failure.says_it_has_stopped())
     }
 
     /// Refuses a container whose volumes are not all there: Podman would make them, empty, in silence.
@@ -317,8 +346,19 @@ impl Engine for Podman {
         let options = ContainerListOpts::builder().all(true).filter([filter]).build();
         let containers = self.api.containers();
         let entries = self.listing(call, || containers.list(&options)).await?;
+        let processes: Vec<_> = entries.iter().map(|entry| entry.pid).collect();
         let containers: Result<Vec<_>, _> = entries.into_iter().map(convert::observed_container).collect();
         let mut containers = containers.map_err(|error| EngineError::new(Trouble::Other, call, error))?;
+        for (container, process) in containers.iter_mut().zip(processes) {
+            if container.state.may_run() && self.seems_gone(process).await {
+                match self.inspect_container(&container.id).await {
+                    Ok(seen) => (container.state, container.exit_code) = (seen.state, seen.exit_code),
+                    // Gone since, which the next listing shows.
+                    Err(error) if error.trouble == Trouble::Absent => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         containers.retain(|container| convert::labelled(&container.labels, key, value));
         Ok(containers)
     }
@@ -340,7 +380,17 @@ impl Engine for Podman {
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
         let target = format!("/libpod/containers/{id}/json");
         let found = self.raw.json(Method::GET, &target, None).await;
-        found.map(convert::inspected).map_err(self.failed(format!("look at container {}", id.short())))
+        let call = format!("look at container {}", id.short());
+        let (mut seen, process, conmon) = found.map(convert::inspected).map_err(self.failed(call))?;
+        // While conmon lives, it is about to tell.
+        if seen.state.may_run()
+            && self.seems_gone(process).await
+            && self.seems_gone(conmon).await
+            && self.confirms_the_end(id).await
+        {
+            (seen.state, seen.exit_code, seen.ended_unheard) = (ContainerState::Exited, None, true);
+        }
+        Ok(seen)
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId> {
@@ -366,7 +416,11 @@ impl Engine for Podman {
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> EngineResult<()> {
         let timeout = convert::whole_seconds(grace);
         let target = format!("/libpod/containers/{id}/stop?timeout={timeout}");
-        let stopped = self.order(Method::POST, &target).await;
+        let stopped = match self.order(Method::POST, &target).await {
+            // Whoever asks for a stop looks afterwards whether it stands: this answer does not say.
+            Err(failure) if failure.says_nobody_told_the_end() => Ok(()),
+            other => other,
+        };
         tolerate(stopped, &[304, 404]).map_err(self.failed(format!("stop container {}", id.short())))
     }
 

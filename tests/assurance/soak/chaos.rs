@@ -1,0 +1,307 @@
+//! What goes wrong: a fault after the other, of a kind and at a thing that the dice choose.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use ostler::entropy::{Entropy as _, SystemEntropy};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Dice, LOSERS, Operator, Record, foreign, rows, text};
+use crate::support::{
+    daemon::{Site, until},
+    podman::{Service, directory_of, has_volume, podman},
+};
+
+/// How long after a fault the next one comes, about.
+const BETWEEN_FAULTS: usize = 150;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    ProcessKilled,
+    PodmanKilled,
+    ConmonKilled,
+    ConmonAndProcessKilled,
+    ServiceKilled,
+    DaemonKilled,
+    BothKilled,
+    ConfigurationWiped,
+    ContainerRemoved,
+    EverythingButWorkRemoved,
+    StartedByHand,
+    StoppedByHand,
+    UnknownPutIn,
+    StrayPutIn,
+}
+
+/// How often each comes, and what the report calls it.
+const FAULTS: [(Fault, usize, &str); 14] = [
+    (Fault::ProcessKilled, 18, "kill -9 of a container's process"),
+    (Fault::PodmanKilled, 8, "podman kill"),
+    (Fault::ConmonKilled, 9, "kill -9 of a conmon"),
+    (Fault::ConmonAndProcessKilled, 5, "kill -9 of a conmon, then of its container's process"),
+    (Fault::ServiceKilled, 5, "kill -9 of the Podman service"),
+    (Fault::DaemonKilled, 6, "kill -9 of the daemon"),
+    (Fault::BothKilled, 2, "kill -9 of both, the daemon back first"),
+    (Fault::ConfigurationWiped, 8, "configuration and token file wiped"),
+    (Fault::ContainerRemoved, 9, "container removed by hand"),
+    (Fault::EverythingButWorkRemoved, 3, "container and configuration volume removed by hand"),
+    (Fault::StartedByHand, 8, "container started by hand"),
+    (Fault::StoppedByHand, 5, "container stopped by hand"),
+    (Fault::UnknownPutIn, 4, "container of an unknown workspace put in"),
+    (Fault::StrayPutIn, 4, "second container of a workspace put in"),
+];
+
+/// What was done to workspaces that leaves a trace in what is true in the end.
+#[derive(Default)]
+pub(super) struct Wounds {
+    /// Whose configuration was wiped, by id, and the incarnation that it had after that.
+    pub(super) wiped: BTreeMap<String, u64>,
+    /// Whose work volume is gone, by name.
+    pub(super) lost: Vec<String>,
+    /// What did not go as it should have.
+    pub(super) broken: Vec<String>,
+}
+
+/// A container under one of our names.
+struct Target {
+    id: String,
+    name: String,
+    /// What its workspace is called.
+    called: String,
+    workspace: String,
+    pid: i32,
+    runs: bool,
+}
+
+/// Whoever makes the faults.
+pub(super) struct Chaos<'a> {
+    site: &'a mut Site,
+    service: &'a mut Service,
+    operator: Operator,
+    record: &'a Record,
+    dice: Dice,
+    instance: String,
+    wounds: Wounds,
+    put_in: u32,
+}
+
+impl<'a> Chaos<'a> {
+    pub(super) fn new(site: &'a mut Site, service: &'a mut Service, record: &'a Record, dice: Dice) -> Self {
+        let (operator, instance) = (Operator::of(site), site.instance());
+        Self { site, service, operator, record, dice, instance, wounds: Wounds::default(), put_in: 0 }
+    }
+
+    /// Makes faults for so long; leaves service and daemon up.
+    pub(super) fn rage(mut self, lasts: Duration) -> Wounds {
+        let began = Instant::now();
+        let mut losers = LOSERS.iter().enumerate();
+        let mut next_loser = losers.next();
+        while began.elapsed() < lasts {
+            let share = u32::try_from(LOSERS.len() + 1).expect("they are few");
+            if let Some((number, name)) = next_loser
+                && began.elapsed() >= lasts / share * (u32::try_from(number).expect("they are few") + 1)
+            {
+                self.lose_work(name);
+                next_loser = losers.next();
+            }
+            self.one_fault();
+            self.dice.pause(BETWEEN_FAULTS);
+        }
+        self.record.over.store(true, Ordering::Release);
+        self.wounds
+    }
+
+    fn one_fault(&mut self) {
+        let weights: usize = FAULTS.iter().map(|(_, weight, _)| weight).sum();
+        let mut at = self.dice.below(weights);
+        let chosen = FAULTS.iter().find(|(_, weight, _)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        let (fault, _, what) = *chosen.expect("the weights add up");
+        let to = match fault {
+            Fault::ServiceKilled => self.kill_service(),
+            Fault::DaemonKilled => self.kill_daemon(),
+            Fault::BothKilled => self.kill_both(),
+            Fault::UnknownPutIn => Some(self.put_in(None)),
+            Fault::ProcessKilled
+            | Fault::PodmanKilled
+            | Fault::ConmonKilled
+            | Fault::ConmonAndProcessKilled
+            | Fault::ConfigurationWiped
+            | Fault::ContainerRemoved
+            | Fault::EverythingButWorkRemoved
+            | Fault::StartedByHand
+            | Fault::StoppedByHand
+            | Fault::StrayPutIn => self.hit_a_container(fault),
+        };
+        if let Some(to) = to {
+            self.record.count(what);
+            self.record.tell(format!("chaos: {what}: {to}"));
+        }
+    }
+
+    /// Containers under our names, in no certain order.
+    fn targets(&self) -> Vec<Target> {
+        let filter = format!("label=ostler.instance={}", self.instance);
+        // A listing is made while containers come and go, and may fail on one that has just gone.
+        let listed =
+            podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
+        let listed: Vec<Value> =
+            serde_json::from_slice(&listed.expect("podman runs").stdout).unwrap_or_default();
+        let called = |container: &Value| {
+            let spec = container["Labels"]["ostler.spec"].as_str().unwrap_or_default();
+            text(&serde_json::from_str::<Value>(spec).unwrap_or_default()["name"])
+        };
+        let target = |container: &Value| Target {
+            called: called(container),
+            id: text(&container["Id"]),
+            name: text(&container["Names"][0]),
+            workspace: text(&container["Labels"]["ostler.workspace"]),
+            pid: container["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default(),
+            runs: container["State"] == "running",
+        };
+        let mut targets: Vec<_> = listed.iter().map(target).collect();
+        // Of the foreign ones nothing is ever touched, by us neither.
+        targets.retain(|target| target.name.starts_with(&format!("ostler-{}-", target.workspace)));
+        targets
+    }
+
+    /// Hits one; answers which, where there was one to hit.
+    fn hit_a_container(&mut self, fault: Fault) -> Option<String> {
+        let wants_running = !matches!(
+            fault,
+            Fault::StartedByHand | Fault::ContainerRemoved | Fault::EverythingButWorkRemoved
+        );
+        let targets = self.targets();
+        let fitting: Vec<_> = match fault {
+            Fault::StartedByHand => targets.iter().filter(|target| !target.runs).collect(),
+            _ => targets.iter().filter(|target| target.runs || !wants_running).collect(),
+        };
+        let target = *self.dice.of(&fitting)?;
+        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
+        let done = match fault {
+            Fault::ProcessKilled => kill_of(target.pid, id),
+            Fault::ConmonKilled => kill_conmon(target),
+            Fault::ConmonAndProcessKilled => kill_conmon(target) && kill_of(target.pid, id),
+            Fault::PodmanKilled => try_podman(&["kill", "--signal=KILL", id]),
+            Fault::ConfigurationWiped => self.wipe(&target.workspace),
+            Fault::ContainerRemoved => try_podman(&["rm", "--force", "--time=0", id]),
+            Fault::EverythingButWorkRemoved => {
+                let volume = format!("ostler-{}-config", target.workspace);
+                try_podman(&["rm", "--force", "--time=0", id]) && try_podman(&["volume", "rm", &volume])
+            }
+            Fault::StartedByHand => try_podman(&["start", id]),
+            Fault::StoppedByHand => try_podman(&["stop", "--time=1", id]),
+            Fault::StrayPutIn => return Some(self.put_in(Some(&target.workspace))),
+            Fault::ServiceKilled | Fault::DaemonKilled | Fault::BothKilled | Fault::UnknownPutIn => false,
+        };
+        done.then_some(name)
+    }
+
+    /// Everything in a configuration volume goes, the token too.
+    fn wipe(&mut self, workspace: &str) -> bool {
+        let volume = format!("ostler-{workspace}-config");
+        if !has_volume(&volume) {
+            return false;
+        }
+        let Ok(files) = fs::read_dir(directory_of(&volume)) else { return false };
+        for file in files.flatten() {
+            // Another may have wiped it, or a start be writing.
+            let _gone = fs::remove_file(file.path());
+        }
+        // Read after the deed: a start that wrote its token before was of this incarnation at most.
+        let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
+        let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
+        self.record.tell(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
+        self.wounds.wiped.insert(workspace.to_owned(), incarnation);
+        true
+    }
+
+    fn kill_service(&mut self) -> Option<String> {
+        self.service.kill();
+        self.dice.pause(600);
+        self.service.start_again();
+        Some("and started again".into())
+    }
+
+    fn kill_daemon(&mut self) -> Option<String> {
+        self.site.kill();
+        self.serve()
+    }
+
+    fn kill_both(&mut self) -> Option<String> {
+        self.service.kill();
+        self.site.kill();
+        let served = self.serve();
+        self.service.start_again();
+        served
+    }
+
+    fn serve(&mut self) -> Option<String> {
+        match self.site.try_serve() {
+            Ok(()) => Some("and served again".into()),
+            Err(said) => {
+                self.wounds
+                    .broken
+                    .push(format!("the daemon did not start again after it was killed: {said}"));
+                self.site.serve();
+                None
+            }
+        }
+    }
+
+    /// A container under a name of ours: of a workspace that nobody has heard of, or a second one.
+    fn put_in(&mut self, workspace: Option<&str>) -> String {
+        self.put_in += 1;
+        let unknown = SystemEntropy.uuid().to_string();
+        let workspace = workspace.unwrap_or(&unknown);
+        let name = format!("ostler-{workspace}-{}", 1_000_000 + self.put_in);
+        foreign::run("run", &name, &foreign::labels(&self.instance, workspace));
+        name
+    }
+
+    /// Deletes a work volume, and whatever stands in the way of that.
+    fn lose_work(&mut self, name: &str) {
+        let row = rows(&self.operator, false).into_iter().find(|row| row["name"] == name);
+        let id = text(&row.expect("nobody removes this one")["id"]);
+        let volume = format!("ostler-{id}-work");
+        until("the work volume is deleted", || {
+            for target in self.targets().iter().filter(|target| target.workspace == id) {
+                try_podman(&["rm", "--force", "--time=0", &target.id]);
+            }
+            (try_podman(&["volume", "rm", &volume]) || !has_volume(&volume)).then_some(())
+        });
+        self.record.count("work volume deleted by hand, as marked");
+        self.record.tell(format!("chaos: the work volume of {name} is deleted"));
+        self.wounds.lost.push(name.to_owned());
+    }
+}
+
+fn try_podman(arguments: &[&str]) -> bool {
+    podman().args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// Kills a process if it still is of that container: numbers are given again.
+fn kill_of(pid: i32, container: &str) -> bool {
+    let Some(process) = Pid::from_raw(pid) else { return false };
+    let about =
+        |file: &str| fs::read_to_string(PathBuf::from(format!("/proc/{pid}/{file}"))).unwrap_or_default();
+    let is_its = about("cgroup").contains(container) || about("cmdline").contains(container);
+    is_its && kill_process(process, Signal::KILL).is_ok()
+}
+
+/// conmon is the parent of a container's first process, and has the container's id in its arguments.
+fn kill_conmon(target: &Target) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).map(str::parse);
+    matches!(parent, Some(Ok(parent)) if parent > 1 && kill_of(parent, &target.id))
+}

@@ -1,0 +1,375 @@
+//! Real Podman, the real binary, and everything that goes wrong at once.
+//!
+//! Fifty workspaces live on a Podman service of the campaign's own. Then, for a minute (ten with `--long`), processes,
+//! conmons, the service and the daemon are killed, containers and configuration are taken away, things that nobody
+//! asked for are put in, and several people give commands. When that ends, a person does what a person would
+//! (approves what is held), and as soon as nothing is left to do everything is looked at: by Podman's own words, by
+//! the database, and by what the processes hold.
+//!
+//! What is chosen comes from a seed, which is printed; what comes of it is up to a real machine.
+
+mod chaos;
+mod foreign;
+mod people;
+mod truth;
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Mutex, atomic::AtomicBool},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ostler::entropy::{Entropy as _, SystemEntropy};
+use serde_json::Value;
+
+use crate::{
+    Settings,
+    report::{self, Section},
+    support::{
+        daemon::{Said, Site, until},
+        podman::{self, Cleanup, Service, podman_says},
+    },
+};
+use people::{Being, Person, Tree};
+
+/// How long the chaos lasts.
+const CI: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(10);
+/// How many people give commands, each to workspaces of their own. One more gives them to a tree that nobody keeps
+/// a record of.
+const PEOPLE: usize = 3;
+/// How many workspaces come up at a time in the beginning.
+const AT_ONCE: usize = 6;
+/// The content of this file, in each work volume, is what must not be lost.
+const MARKER: &str = "soak-marker";
+/// Ends at once when told to, and remembers with which token it was started.
+const PLAIN_AGENT: &str =
+    "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait $!; done";
+/// A workspace that nothing can keep up.
+const CRASHER: &str = "crasher";
+/// Workspaces whose work volume somebody deletes.
+const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
+
+/// Short graces, so that what may be done is done while somebody looks, and a budget that a minute can spend.
+fn configuration() -> String {
+    // Away from the window that tests take theirs from: those may run beside this.
+    let first = 29_000 + std::process::id() % 14 * 200;
+    format!(
+        "ports = \"{first}-{}\"\n\
+         [engine]\nread_deadline = \"60s\"\n\
+         [sweep]\nlook_every = \"5s\"\nabsence_grace = \"2s\"\nunknown_grace = \"2s\"\n\
+         [restart]\nfirst_backoff = \"1s\"\nlongest_backoff = \"4s\"\nreset_after = \"15s\"\nends_allowed = 6\n\
+         [runtimes.plain]\nstop_grace = \"2s\"\n\
+         [runtimes.agent]\nstop_grace = \"2s\"\n",
+        first + 199
+    )
+}
+
+/// Pseudo-random numbers: `SplitMix64`.
+struct Dice(u64);
+
+impl Dice {
+    /// Numbers of their own for each use of one seed.
+    fn new(seed: u64, stream: u64) -> Self {
+        Self(seed ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03))
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.roll() % bound as u64).expect("it is below a usize")
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+        (!all.is_empty()).then(|| &all[self.below(all.len())])
+    }
+
+    /// So many milliseconds, about: what keeps two cores from doing nothing but this.
+    fn pause(&mut self, milliseconds: usize) {
+        let span = milliseconds / 2 + self.below(milliseconds);
+        thread::sleep(Duration::from_millis(span as u64));
+    }
+}
+
+/// What everybody writes to: the story, the counts, and what was put into work volumes.
+struct Record {
+    began: Instant,
+    story: Mutex<Vec<String>>,
+    counts: Mutex<BTreeMap<String, u64>>,
+    /// By workspace id.
+    markers: Mutex<BTreeMap<String, String>>,
+    over: AtomicBool,
+}
+
+impl Record {
+    fn tell(&self, line: impl AsRef<str>) {
+        let at = self.began.elapsed().as_secs_f64();
+        self.story.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
+    }
+
+    fn count(&self, what: impl Into<String>) {
+        *self.counts.lock().expect("nobody panics here").entry(what.into()).or_default() += 1;
+    }
+
+    /// Puts something that must not be lost into a work volume.
+    fn mark(&self, workspace: &str, directory: &std::path::Path, dice: &mut Dice) {
+        let text = format!("{workspace} {:016x}", dice.roll());
+        fs::write(directory.join(MARKER), &text).expect("the work volume can be written to");
+        self.markers.lock().expect("nobody panics here").insert(workspace.to_owned(), text);
+    }
+}
+
+/// A person at another terminal: gives commands to a site's daemon, from any thread, also while it is killed.
+#[derive(Clone)]
+struct Operator {
+    program: OsString,
+    environment: Vec<(OsString, Option<OsString>)>,
+}
+
+impl Operator {
+    fn of(site: &Site) -> Self {
+        let command = site.command();
+        let environment =
+            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned))).collect();
+        Self { program: command.get_program().to_owned(), environment }
+    }
+
+    /// Runs an `ostler` command, and gives it up after so many seconds: then its code is 124.
+    fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> Said {
+        let mut command = Command::new("timeout");
+        command.arg(limit.to_string()).arg(&self.program).args(arguments).stdin(Stdio::null());
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Said::of(&command.output().expect("the binary runs"))
+    }
+}
+
+/// The rows, removed ones too where that is wanted; none, where the daemon does not answer.
+fn rows(operator: &Operator, removed: bool) -> Vec<Value> {
+    let more = if removed { &["--removed"][..] } else { &[] };
+    let said = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
+    serde_json::from_str(&said.stdout).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    let seed = settings.seed.unwrap_or_else(|| u64::from(SystemEntropy.uuid().as_fields().0));
+    println!("  seed {seed}");
+    let record = Record {
+        began: Instant::now(),
+        story: Mutex::default(),
+        counts: Mutex::default(),
+        markers: Mutex::default(),
+        over: AtomicBool::new(false),
+    };
+    let lasts = if settings.long { LONG } else { CI };
+    let mut service = Service::start();
+    // It goes last of all, however this ends.
+    let sweeper;
+    let mut site = Site::on(&service.socket(), &configuration());
+    site.serve();
+    let (instance, log) = (site.instance(), site.directory().join("serve.log"));
+    sweeper = Sweeper(instance.clone());
+    let operator = Operator::of(&site);
+    let mut dice = Dice::new(seed, 0);
+    let mut trees = plant(&operator, &mut dice);
+    mark_all(&instance, &operator, &record, &mut dice);
+    let lead = text(&site.show("t0")["id"]);
+    let foreign = foreign::Foreign::place(&instance, &lead);
+    record.tell("everything is up");
+    section.count("workspaces", rows(&operator, false).len() as u64);
+
+    let wounds = thread::scope(|threads| {
+        for (number, tree) in trees.iter_mut().enumerate() {
+            let (operator, record) = (operator.clone(), &record);
+            let dice = Dice::new(seed, 10 + number as u64);
+            threads
+                .spawn(move || Person { tree, operator, record, dice, keeps_record: number < PEOPLE }.live());
+        }
+        // However the chaos ends, the people go home: else nobody would ever hear of it.
+        let _home = Home(&record.over);
+        chaos::Chaos::new(&mut site, &mut service, &record, Dice::new(seed, 1)).rage(lasts)
+    });
+    record.tell("the chaos is over");
+
+    let truth =
+        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
+    let patience = if settings.long { Duration::from_mins(16) } else { Duration::from_mins(3) };
+    truth.find_out(section, &foreign, patience);
+    let counts = record.counts.lock().expect("nobody panics here").clone();
+    for (what, count) in counts {
+        section.count(what, count);
+    }
+    let workspaces: Vec<_> = rows(&operator, true).iter().map(|row| text(&row["id"])).collect();
+    site.stop();
+    let daemon_log = fs::read_to_string(&log).unwrap_or_default();
+    keep_story(&record, &daemon_log, seed);
+    drop((foreign, site, service));
+    drop(sweeper);
+    remove_half_made(&workspaces, section);
+    let left = Sweeper(instance).left();
+    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+}
+
+/// Ends the people's day when it goes.
+struct Home<'a>(&'a AtomicBool);
+
+impl Drop for Home<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// Makes the workspaces, and waits until they are up.
+fn plant(operator: &Operator, dice: &mut Dice) -> Vec<Tree> {
+    let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), dice)).collect();
+    let mut made = Vec::new();
+    let members = trees.iter().flat_map(|tree| {
+        tree.members.iter().map(|member| (member, member.parent.map(|at| tree.members[at].name.clone())))
+    });
+    for (member, parent) in members {
+        give_birth(operator, &member.name, member.being, parent.as_deref(), true);
+        if member.being != Being::External {
+            made.push(member.name.clone());
+        }
+        if made.len() % AT_ONCE == 0 {
+            until_up(operator, &made);
+        }
+    }
+    for name in LOSERS {
+        give_birth(operator, name, Being::Plain, None, true);
+        made.push(name.to_owned());
+    }
+    let crash = ["create", CRASHER, "--no-wait", "--image", podman::image(), "--", "sh", "-c", "exit 3"];
+    operator.ostler(60, crash).well();
+    until_up(operator, &made);
+    for tree in &mut trees {
+        tree.forget_nothing();
+    }
+    trees
+}
+
+/// Makes a workspace; answers the command's exit code.
+fn give_birth(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
+    let mut arguments = vec!["create", name];
+    arguments.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
+    match being {
+        Being::External => arguments.push("--external"),
+        Being::Plain => arguments.extend(["--image", podman::image()]),
+        Being::Agent => {
+            arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
+            // A beat that is missed while the daemon is away is made up for soon.
+            arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
+        }
+    }
+    if must && being != Being::External {
+        arguments.push("--no-wait");
+    }
+    if being == Being::Plain {
+        arguments.extend(["--", "sh", "-c", PLAIN_AGENT]);
+    }
+    let said = operator.ostler(90, arguments);
+    if must {
+        said.well();
+        return 0;
+    }
+    said.code
+}
+
+fn until_up(operator: &Operator, names: &[String]) {
+    until("the workspaces of the beginning are online", || {
+        let rows = rows(operator, false);
+        let up =
+            |name: &String| rows.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
+        names.iter().all(up).then_some(())
+    });
+}
+
+/// Marks every work volume that there is.
+fn mark_all(instance: &str, operator: &Operator, record: &Record, dice: &mut Dice) {
+    let volumes = work_volumes(instance);
+    for row in rows(operator, false) {
+        if let Some(directory) = volumes.get(&text(&row["id"])) {
+            record.mark(&text(&row["id"]), directory, dice);
+        }
+    }
+}
+
+/// Where work volumes lie, by workspace.
+fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
+    let filter = format!("label=ostler.instance={instance}");
+    let listed = podman_says(["volume", "ls", "--format", "json", "--filter", &filter]);
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls speaks JSON");
+    let work = |volume: &Value| {
+        let workspace = text(&volume["Labels"]["ostler.workspace"]);
+        let is_work = volume["Name"] == format!("ostler-{workspace}-work");
+        is_work.then(|| (workspace, PathBuf::from(text(&volume["Mountpoint"]))))
+    };
+    listed.iter().filter_map(work).collect()
+}
+
+/// Leaves the whole story beside the report, for whoever has to find out what went wrong.
+fn keep_story(record: &Record, daemon_log: &str, seed: u64) {
+    let story = record.story.lock().expect("nobody panics here").join("\n");
+    let directory = report::directory();
+    fs::create_dir_all(&directory).expect("the directory of the report is made");
+    let text = format!("seed {seed}\n{story}\n\nthe daemon's log:\n{daemon_log}");
+    fs::write(directory.join("soak.log"), text).expect("the story is written");
+}
+
+/// Takes away what carries our label, also when the campaign fails: again and again, because a Podman that has more to
+/// do than it can refuses to remove what does not end in time.
+struct Sweeper(String);
+
+impl Sweeper {
+    const TRIES: usize = 5;
+
+    fn left(&self) -> Vec<String> {
+        let filter = format!("label=ostler.instance={}", self.0);
+        let lists =
+            [&["ps", "--all", "--quiet"][..], &["volume", "ls", "--quiet"], &["network", "ls", "--quiet"]];
+        let left = lists.iter().map(|list| podman_says(list.iter().copied().chain(["--filter", &filter])));
+        left.flat_map(|left| left.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        for _ in 0..Self::TRIES {
+            if self.left().is_empty() {
+                return;
+            }
+            let name = format!("ostler-{}", self.0);
+            drop(Cleanup::of_label(format!("ostler.instance={}", self.0)).and_name(name));
+        }
+    }
+}
+
+/// What a service that was killed in the middle of something left with the storage alone.
+fn remove_half_made(workspaces: &[String], section: &mut Section) {
+    let listed = podman_says(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
+    for line in listed.lines() {
+        let Some((id, name)) = line.split_once(' ') else { continue };
+        if workspaces.iter().any(|workspace| name.contains(workspace)) {
+            section.count("containers that only the storage knew, removed", 1);
+            podman_says(["rm", "--force", id]);
+        }
+    }
+}

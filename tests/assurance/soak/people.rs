@@ -1,0 +1,268 @@
+//! People who give commands, each to a tree of their own, and remember what they were answered.
+//!
+//! Because nobody else gives commands to their workspaces, what the last answered command said must be so in the
+//! end, whatever went wrong meanwhile. Where no clear answer came (the daemon was killed, the engine was away), both
+//! may be so, and nobody holds ostler to either.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+
+use super::{Dice, MARKER, Operator, Record, give_birth, text};
+use crate::support::podman::{directory_of, has_volume};
+
+/// How long after a command the next one comes, about.
+const BETWEEN_COMMANDS: usize = 500;
+/// A tree grows no further than this.
+const MOST_MEMBERS: usize = 20;
+/// How long a command may take, in seconds.
+const LIMIT: u32 = 60;
+
+/// What a workspace is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Being {
+    Plain,
+    Agent,
+    External,
+}
+
+/// What a person was last told of a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is up, or to be.
+    Up,
+    /// It sleeps.
+    Asleep,
+    /// It is stopped; along with that one above it, if so.
+    Stopped(Option<usize>),
+    /// It is removed.
+    Removed,
+    /// Nothing clear.
+    Unclear,
+}
+
+/// A workspace, as its person knows it.
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) parent: Option<usize>,
+    pub(super) being: Being,
+    pub(super) told: Told,
+}
+
+/// A person's workspaces, parents before children.
+pub(super) struct Tree {
+    pub(super) members: Vec<Member>,
+    root: String,
+}
+
+impl Tree {
+    /// A root, three below it, seven below those, and on most trees one that runs elsewhere.
+    pub(super) fn new(root: &str, dice: &mut Dice) -> Self {
+        let mut tree = Self { members: Vec::new(), root: root.to_owned() };
+        tree.push(root.to_owned(), None, Being::Plain);
+        for number in 0..10 {
+            let parent = if number < 3 { 0 } else { 1 + dice.below(3) };
+            let being = if dice.below(4) == 0 { Being::Agent } else { Being::Plain };
+            tree.push(format!("{root}-{number}"), Some(parent), being);
+        }
+        if root != "t0" {
+            tree.push(format!("{root}-elsewhere"), Some(1), Being::External);
+        }
+        tree
+    }
+
+    fn push(&mut self, name: String, parent: Option<usize>, being: Being) -> usize {
+        self.members.push(Member { name, parent, being, told: Told::Unclear });
+        self.members.len() - 1
+    }
+
+    /// From now on everything counts: all are up.
+    pub(super) fn forget_nothing(&mut self) {
+        for member in &mut self.members {
+            member.told = Told::Up;
+        }
+    }
+
+    fn below(&self, at: usize) -> Vec<usize> {
+        let mut below = vec![at];
+        for (index, member) in self.members.iter().enumerate() {
+            if member.parent.is_some_and(|parent| below.contains(&parent)) {
+                below.push(index);
+            }
+        }
+        below.retain(|index| *index != at);
+        below
+    }
+
+    /// Whether everything above is up or asleep: below what is stopped, or may be, nothing starts.
+    fn is_free(&self, at: usize) -> bool {
+        let mut above = self.members[at].parent;
+        while let Some(parent) = above {
+            if !matches!(self.members[parent].told, Told::Up | Told::Asleep) {
+                return false;
+            }
+            above = self.members[parent].parent;
+        }
+        true
+    }
+}
+
+/// Somebody who gives commands.
+pub(super) struct Person<'a> {
+    pub(super) tree: &'a mut Tree,
+    pub(super) operator: Operator,
+    pub(super) record: &'a Record,
+    pub(super) dice: Dice,
+    /// Whether what was answered is held against ostler. Who does not, gives any command at any time.
+    pub(super) keeps_record: bool,
+}
+
+impl Person<'_> {
+    /// Gives commands until it is over.
+    pub(super) fn live(mut self) {
+        while !self.record.over.load(Ordering::Acquire) {
+            match self.dice.below(12) {
+                0 => self.look_around(),
+                1 if self.tree.members.len() < MOST_MEMBERS => self.create(),
+                _ => self.order(),
+            }
+            self.dice.pause(BETWEEN_COMMANDS);
+        }
+        if !self.keeps_record {
+            for member in &mut self.tree.members {
+                member.told = Told::Unclear;
+            }
+        }
+    }
+
+    /// Gives a command, and counts how it ended.
+    fn says(&self, arguments: &[&str]) -> i32 {
+        let said = self.operator.ostler(LIMIT, arguments.iter().copied());
+        let verb = arguments[0];
+        self.record.count(format!("ostler {verb}"));
+        if said.code != 0 {
+            self.record.count(format!("ostler {verb}, answered with exit code {}", said.code));
+        }
+        let last = said.stderr.lines().next().unwrap_or_default();
+        self.record.tell(format!("ostler {}: {} {last}", arguments.join(" "), said.code));
+        said.code
+    }
+
+    fn look_around(&mut self) {
+        let name = self.tree.members[self.dice.below(self.tree.members.len())].name.clone();
+        match self.dice.below(5) {
+            0 => drop(self.says(&["ls"])),
+            1 => drop(self.says(&["why", &name])),
+            2 => drop(self.says(&["show", &name])),
+            3 => drop(self.says(&["sweep", "run"])),
+            _ => drop(self.says(&["doctor"])),
+        }
+    }
+
+    fn create(&mut self) {
+        let parents: Vec<usize> =
+            (0..4).filter(|at| self.tree.members[*at].told == Told::Up && self.tree.is_free(*at)).collect();
+        let Some(parent) = self.dice.of(&parents).copied() else { return };
+        let being = if self.dice.below(4) == 0 { Being::Agent } else { Being::Plain };
+        let name = format!("{}-{}", self.tree.root, self.tree.members.len());
+        let code = give_birth(&self.operator, &name, being, Some(&self.tree.members[parent].name), false);
+        self.record.count("ostler create");
+        self.record.tell(format!("ostler create {name}: {code}"));
+        let at = self.tree.push(name.clone(), Some(parent), being);
+        if code == 0 {
+            self.tree.members[at].told = Told::Up;
+            self.mark(&name);
+        }
+    }
+
+    /// Something into the new one's work volume, which was there when it came online and is never taken away.
+    fn mark(&mut self, name: &str) {
+        let said = self.operator.ostler(LIMIT, ["show", name, "--json"]);
+        let Ok(row) = serde_json::from_str::<Value>(&said.stdout) else { return };
+        let id = text(&row["id"]);
+        let volume = format!("ostler-{id}-work");
+        if has_volume(&volume) && !directory_of(&volume).join(MARKER).exists() {
+            self.record.mark(&id, &directory_of(&volume), &mut self.dice);
+        }
+    }
+
+    /// An order to one of them that may be obeyed, as far as this person knows.
+    fn order(&mut self) {
+        let at = self.dice.below(self.tree.members.len());
+        let Member { name, being, told, .. } = &self.tree.members[at];
+        let (name, being, told) = (name.clone(), *being, *told);
+        if being == Being::External {
+            return;
+        }
+        if self.keeps_record && !self.tree.is_free(at) {
+            // What is above it, then: somewhere up there is one that can be started.
+            return;
+        }
+        let below = self.tree.below(at);
+        let has_children = below.iter().any(|child| self.tree.members[*child].told != Told::Removed);
+        // The higher up, the rarer is what takes others along.
+        let seldom = below.is_empty() || self.dice.below(4) == 0;
+        match (told, self.dice.below(10)) {
+            (Told::Up, 0..=2) => drop(self.says(&["restart", &name])),
+            (Told::Up, 3) => drop(self.says(&["recreate", &name])),
+            (Told::Up, 4) => self.hear(at, &["hibernate", "--force", &name], Told::Asleep),
+            (Told::Up, 5) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
+            (Told::Up, 6 | 7) if seldom => self.stop(at),
+            (Told::Up, _) if being == Being::Agent => drop(self.says(&["message", &name, "hello"])),
+            (Told::Up, _) => drop(self.says(&["exec", &name, "--", "true"])),
+            (Told::Asleep, 0..=3) if being == Being::Agent => {
+                self.hear(at, &["message", &name, "good morning"], Told::Up);
+            }
+            (Told::Asleep, 0..=7) => self.hear(at, &["wake", &name], Told::Up),
+            (Told::Asleep, _) => self.stop(at),
+            (Told::Stopped(_), 0..=7) => self.start(at),
+            (Told::Stopped(_), _) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
+            (Told::Stopped(_), _) => self.start(at),
+            (Told::Removed, 0..=5) => self.hear(at, &["undelete", &name], Told::Stopped(None)),
+            (Told::Removed, _) => {}
+            (Told::Unclear, 0..=4) => self.stop(at),
+            (Told::Unclear, 5) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
+            (Told::Unclear, _) => self.start(at),
+        }
+    }
+
+    /// Gives a command and believes the answer, if there is one.
+    fn hear(&mut self, at: usize, arguments: &[&str], otherwise: Told) {
+        let code = self.says(arguments);
+        self.tree.members[at].told = if code == 0 { otherwise } else { Told::Unclear };
+    }
+
+    /// Stops one and all below it.
+    fn stop(&mut self, at: usize) {
+        let name = self.tree.members[at].name.clone();
+        let stopped = self.says(&["stop", &name]) == 0;
+        for below in self.tree.below(at) {
+            let member = &mut self.tree.members[below];
+            member.told = match member.told {
+                Told::Removed => Told::Removed,
+                // It goes on being stopped by whom it was.
+                Told::Stopped(with) if stopped => Told::Stopped(with),
+                Told::Up | Told::Asleep if stopped => Told::Stopped(Some(at)),
+                _ => Told::Unclear,
+            };
+        }
+        self.tree.members[at].told = if stopped { Told::Stopped(None) } else { Told::Unclear };
+    }
+
+    /// Starts one and what was stopped along with it.
+    fn start(&mut self, at: usize) {
+        let name = self.tree.members[at].name.clone();
+        let started = self.says(&["start", &name]) == 0;
+        for below in self.tree.below(at) {
+            let member = &mut self.tree.members[below];
+            member.told = match member.told {
+                Told::Stopped(Some(with)) if with == at && started => Told::Up,
+                Told::Removed => Told::Removed,
+                Told::Stopped(Some(with)) if with != at => Told::Stopped(Some(with)),
+                Told::Stopped(None) => Told::Stopped(None),
+                _ => Told::Unclear,
+            };
+        }
+        self.tree.members[at].told = if started { Told::Up } else { Told::Unclear };
+    }
+}

@@ -1,0 +1,69 @@
+//! A container whose end Podman never hears of, because conmon, which would tell it, was killed first: Podman calls
+//! it running for ever, and neither a stop nor a start gets it out of that.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    HASTY, make,
+    truth::{assert_truthful, converge},
+};
+use crate::support::{
+    daemon::{Site, until},
+    podman::{directory_of, inspected},
+};
+
+/// Kills conmon and then the process; waits until the process is gone.
+#[track_caller]
+fn end_unheard(container: &str) {
+    let pids = inspected(container, "{{.State.ConmonPid}} {{.State.Pid}}").expect("it is there");
+    for pid in pids.split(' ') {
+        let process = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
+        kill_process(process, Signal::KILL).expect("it can be killed");
+    }
+    let process = pids.split(' ').next_back().expect("there are two");
+    until("its process is gone", || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let ended = stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']));
+        (stat.is_empty() || ended).then_some(())
+    });
+    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some("running"), "Podman heard of it");
+}
+
+#[test]
+fn an_end_that_podman_never_hears_of_is_healed_by_a_new_container() {
+    let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
+    site.serve();
+    let id = make(&site, "unheard");
+    let work = directory_of(&format!("ostler-{id}-work")).join("work");
+    fs::write(&work, "must stay").expect("the work volume can be written to");
+    let old = site.show("unheard")["container_id"].as_str().expect("it has a container").to_owned();
+    end_unheard(&old);
+    until("it is online in a new container", || {
+        site.sweep_all();
+        let row = site.show("unheard");
+        (row["status"] == "online" && row["container_id"] != old.as_str()).then_some(())
+    });
+    assert_eq!(fs::read_to_string(&work).expect("the work is there"), "must stay");
+    let entry = site.trash().into_iter().find(|entry| entry["reason"] == "replaced");
+    assert_eq!(entry.expect("the old container is kept")["state"], "kept");
+    converge(&site);
+    assert_truthful(&site);
+    site.ostler(["trash", "empty", "--yes"]).well();
+    assert_eq!(inspected(&old, "{{.Id}}"), None, "it cannot be deleted");
+}
+
+#[test]
+fn what_ended_unheard_is_stopped_when_somebody_stops_it() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    make(&site, "stopped");
+    end_unheard(site.show("stopped")["container_id"].as_str().expect("it has a container"));
+    site.ostler(["stop", "stopped"]).well();
+    converge(&site);
+    assert_truthful(&site);
+    site.ostler(["start", "stopped"]).well();
+    converge(&site);
+    assert_truthful(&site);
+}
