@@ -1,8 +1,9 @@
 //! What was tried to break ostler, and what came of it.
 //!
-//! `cargo test --release --features assurance --test assurance` runs every campaign and writes
-//! `target/assurance/report.json`; names after `--` run those campaigns alone, `--long` runs them for as long as
-//! one does before a release, `--seed N` plays one life of the simulator again.
+//! `cargo assurance` runs every campaign in the size that CI has time for, and writes `target/assurance/report.json`
+//! and `report.html`. Names after it run those campaigns alone, `--long` runs them for as long as one does before a
+//! release, `--seed N` plays one life of the simulator again. (It is short for `cargo test --profile assurance
+//! --features assurance --test assurance --`, see `.cargo/config.toml`.)
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +18,7 @@ mod crash_points;
 mod disk;
 mod hostile;
 mod mutants;
+mod page;
 mod report;
 mod simulate;
 #[path = "../simulation/mod.rs"]

@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::page;
+
 /// How often something was done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Count {
@@ -90,12 +92,13 @@ pub(crate) fn directory() -> PathBuf {
 }
 
 impl Report {
-    /// Writes it as JSON; answers where.
+    /// Writes it, as JSON and as a page; answers where the page is.
     pub(crate) fn write(&self) -> io::Result<PathBuf> {
         let directory = directory();
         fs::create_dir_all(&directory)?;
-        let path = directory.join("report.json");
-        fs::write(&path, serde_json::to_string_pretty(self)?)?;
+        fs::write(directory.join("report.json"), serde_json::to_string_pretty(self)?)?;
+        let path = directory.join("report.html");
+        fs::write(&path, page::of(self))?;
         Ok(path)
     }
 }

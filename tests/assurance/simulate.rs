@@ -122,11 +122,7 @@ fn tell_shortest(seed: u64, section: &mut Section) {
     let lived = short.live();
     let broken = lived.broken.clone().unwrap_or(broken);
     println!("{}seed {seed}: {broken}", lived.told());
-    let again = format!(
-        "again: cargo test --profile assurance --features assurance --test assurance -- simulate --seed {seed} \
-         --steps {}",
-        short.spelled()
-    );
+    let again = format!("again: cargo assurance simulate --seed {seed} --steps {}", short.spelled());
     println!("{again}\n");
     section.broke(format!("seed {seed} in {} steps; {again}", short.steps.len()));
 }
