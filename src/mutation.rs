@@ -44,7 +44,7 @@ pub enum Mutation {
     BlameForOurSleep,
     /// A start does not see the old process stopped first.
     LetOldHolderRun,
-    /// A start that failed or found the container running counts as done.
+    /// A start that finds the container running counts as done.
     AnyStartIsMine,
     /// The token file is not read back.
     NoReadBack,
@@ -111,7 +111,7 @@ impl Mutation {
         (
             Self::AnyStartIsMine,
             "any-start-is-mine",
-            "a start that failed or found the container running counts as done",
+            "a start that finds the container running counts as done",
         ),
         (Self::NoReadBack, "no-read-back", "the token file is not read back"),
         (Self::VolumesOnTheFly, "volumes-on-the-fly", "a work volume that is gone is made anew in silence"),

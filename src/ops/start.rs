@@ -486,7 +486,7 @@ impl Inner {
             crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {
                 Ok(()) => crash_point::after("start: start its container"),
-                Err(_) if is(Mutation::AnyStartIsMine) => {}
+                Err(error) if is(Mutation::AnyStartIsMine) && error.trouble == Trouble::Conflict => {}
                 Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::TimedOut) => {
                     last = Some(error);
                     continue;

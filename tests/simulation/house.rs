@@ -447,6 +447,11 @@ impl House {
     /// # Panics
     /// When that takes more than a fixed number of cycles: it does not converge.
     pub(crate) fn converge(&self) -> Vec<Run> {
+        self.try_to_converge().unwrap_or_else(|left| panic!("{left}"))
+    }
+
+    /// The same; says what is left to do after a fixed number of cycles, if anything is.
+    pub(crate) fn try_to_converge(&self) -> Result<Vec<Run>, String> {
         const CYCLES: usize = 60;
         let mut last = Vec::new();
         let mut quiet = 0;
@@ -464,11 +469,16 @@ impl House {
             let idle = !waits && last.iter().all(|run| run.actions.is_empty() && run.watching.is_empty());
             quiet = if idle { quiet + 1 } else { 0 };
             if quiet == 2 {
-                return last;
+                return Ok(last);
             }
             self.sim.pass(Duration::from_mins(1));
         }
-        panic!("after {CYCLES} cycles there is still something to do or to watch: {last:#?}");
+        let left = last.iter().flat_map(|run| {
+            let done = run.actions.iter().map(|one| format!("{} ({:?})", one.planned.evidence, one.verdict));
+            done.chain(run.watching.iter().cloned())
+        });
+        let left = left.collect::<Vec<_>>().join("; ");
+        Err(format!("after {CYCLES} cycles there is still something to do or to watch: {left}"))
     }
 
     /// A workspace's container by its row, as the engine has it.

@@ -38,6 +38,14 @@ pub(super) const WORDS: [Word; 14] = [
     Word::Wake,
 ];
 
+/// What is said in a hurry.
+pub(super) const HURRIED: &[&[Word]] = &[
+    &[Word::Purge, Word::Undelete, Word::Remove],
+    &[Word::Remove, Word::Undelete, Word::Start],
+    &[Word::Stop, Word::Start, Word::Stop],
+    &[Word::Recreate, Word::Restart],
+];
+
 impl Word {
     /// Whether it may end what a person or the budget has put to rest.
     pub(super) fn rouses(self) -> bool {

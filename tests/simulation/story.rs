@@ -36,7 +36,7 @@ use super::{
     faults::{self, Temper},
     house::{House, IMAGE, REMOTE_IMAGE, at_once, furnished_world, pass_named, request, token_of, well},
     invariants::{Broken, Coverage, Rule, Witness, at_rest},
-    people::{WORDS, Word, Words},
+    people::{HURRIED, WORDS, Word, Words},
 };
 
 /// Steps of a life.
@@ -275,6 +275,9 @@ impl Story {
             if self.house.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
+            if self.house.sim.choose(|rng| rng.permille(80)) && !self.temper.driven {
+                self.race_for_a_token()?;
+            }
             if !self.temper.driven {
                 // About agents only, or about everything, twice: many graces are two looks long.
                 let all = self.house.sim.choose(|rng| rng.permille(150));
@@ -457,8 +460,38 @@ impl Story {
 
     fn order(&mut self) {
         let Some(id) = self.any_workspace() else { return };
+        // Now and then somebody is in a hurry, and says the next thing before the last was answered.
+        if self.house.sim.choose(|rng| rng.permille(60)) {
+            for word in self.house.sim.choose(|rng| rng.pick(HURRIED)) {
+                self.say(id, *word);
+            }
+            return;
+        }
         let word = self.house.sim.choose(|rng| rng.pick(&WORDS));
         self.say(id, word);
+    }
+
+    /// The race that the sweep of tokens is feared for: a container has been gone for longer than the grace, in two
+    /// listings, and its workspace is started anew at the moment in which the sweep begins.
+    fn race_for_a_token(&mut self) -> Result<(), Broken> {
+        let rows = self.house.rows();
+        let lost: Vec<_> = rows.iter().filter(|row| self.house.container(row.id).is_some()).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let row = self.house.sim.choose(|rng| rng.pick(&lost)).id;
+        self.house.remove_container(row);
+        self.count("its container is removed by hand");
+        self.note("a container is removed by hand, and long gone when its workspace is started anew");
+        for _ in 0..2 {
+            self.begin_pass("settle");
+            self.until_nothing_is_due()?;
+            self.house.sim.pass(Duration::from_mins(6));
+            self.check()?;
+        }
+        self.begin_pass("revoke_stale_tokens");
+        self.say(row, Word::Restart);
+        Ok(())
     }
 
     fn say(&mut self, id: WorkspaceId, word: Word) {
@@ -771,8 +804,7 @@ impl Story {
             }
             2 => {
                 let stands = |container: &FakeContainer| !container.state.may_run();
-                if !state.containers.get(&container).is_some_and(stands) || row.status == Status::Provisioning
-                {
+                if !state.containers.get(&container).is_some_and(stands) {
                     return;
                 }
                 state.run(&container);
@@ -880,7 +912,7 @@ impl Story {
             // From here on it is the seed that sweeps, as in every other life: what the driver has to show is over.
             self.house.put_driver_to_rest();
         }
-        self.house.converge();
+        self.come_to_rest()?;
         for id in std::mem::take(&mut self.witness.wiped) {
             // An agent that lost its token file gets it back when it is started the next time; one that lost it before
             // it was read was never heard.
@@ -890,9 +922,13 @@ impl Story {
                 self.house.sim.quiesce();
             }
         }
-        let last = self.house.converge();
+        let last = self.come_to_rest()?;
         self.note(format!("at rest after {} passes had nothing to do", last.len()));
         self.check()
+    }
+
+    fn come_to_rest(&self) -> Result<Vec<Run>, Broken> {
+        self.house.try_to_converge().map_err(|left| Rule::ItHeals.broken(left))
     }
 
     /// Whoever can still be heard has nothing left to do.
