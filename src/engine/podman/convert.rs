@@ -394,14 +394,15 @@ mod tests {
     fn a_look_reads_environment_volumes_and_the_loopback_port() {
         let inspection = json!({
             "Id": "a".repeat(64), "Name": "n",
-            "State": { "Status": "exited", "ExitCode": 137, "OOMKilled": true },
+            "State": { "Status": "exited", "ExitCode": 137, "OOMKilled": true, "Pid": 7, "ConmonPid": 6 },
             "Config": { "Env": ["A=1=2", "B"] },
             "Mounts": [{ "Type": "volume", "Name": "v" }, { "Type": "bind" }],
             "HostConfig": { "PortBindings": { "8000/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "9000" }] } },
         });
-        let found = inspected(serde_json::from_value(inspection).unwrap());
+        let (found, process, conmon) = inspected(serde_json::from_value(inspection).unwrap());
         assert_eq!((found.exit_code, found.out_of_memory, found.host_port), (Some(137), true, Some(9000)));
         assert_eq!(found.env.0, BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), String::new())]));
         assert_eq!(found.volumes, ["v"]);
+        assert_eq!((process, conmon), (Some(7), Some(6)));
     }
 }

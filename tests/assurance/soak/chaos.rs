@@ -128,7 +128,7 @@ impl<'a> Chaos<'a> {
         });
         let (fault, _, what) = *chosen.expect("the weights add up");
         let to = match fault {
-            Fault::ServiceKilled => self.kill_service(),
+            Fault::ServiceKilled => Some(self.kill_service()),
             Fault::DaemonKilled => self.kill_daemon(),
             Fault::BothKilled => self.kill_both(),
             Fault::UnknownPutIn => Some(self.put_in(None)),
@@ -177,15 +177,23 @@ impl<'a> Chaos<'a> {
 
     /// Hits one; answers which, where there was one to hit.
     fn hit_a_container(&mut self, fault: Fault) -> Option<String> {
-        let wants_running = !matches!(
-            fault,
-            Fault::StartedByHand | Fault::ContainerRemoved | Fault::EverythingButWorkRemoved
-        );
-        let targets = self.targets();
-        let fitting: Vec<_> = match fault {
-            Fault::StartedByHand => targets.iter().filter(|target| !target.runs).collect(),
-            _ => targets.iter().filter(|target| target.runs || !wants_running).collect(),
+        let fits = |target: &&Target| match fault {
+            Fault::StartedByHand => !target.runs,
+            Fault::ContainerRemoved | Fault::EverythingButWorkRemoved => true,
+            Fault::ProcessKilled
+            | Fault::PodmanKilled
+            | Fault::ConmonKilled
+            | Fault::ConmonAndProcessKilled
+            | Fault::ServiceKilled
+            | Fault::DaemonKilled
+            | Fault::BothKilled
+            | Fault::ConfigurationWiped
+            | Fault::StoppedByHand
+            | Fault::UnknownPutIn
+            | Fault::StrayPutIn => target.runs,
         };
+        let targets = self.targets();
+        let fitting: Vec<_> = targets.iter().filter(fits).collect();
         let target = *self.dice.of(&fitting)?;
         let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
         let done = match fault {
@@ -226,11 +234,11 @@ impl<'a> Chaos<'a> {
         true
     }
 
-    fn kill_service(&mut self) -> Option<String> {
+    fn kill_service(&mut self) -> String {
         self.service.kill();
         self.dice.pause(600);
         self.service.start_again();
-        Some("and started again".into())
+        "and started again".into()
     }
 
     fn kill_daemon(&mut self) -> Option<String> {

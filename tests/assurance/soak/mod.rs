@@ -182,6 +182,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let lasts = if settings.long { LONG } else { CI };
     let mut service = Service::start();
     // It goes last of all, however this ends.
+    #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());
     site.serve();

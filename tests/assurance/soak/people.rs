@@ -187,6 +187,7 @@ impl Person<'_> {
     }
 
     /// An order to one of them that may be obeyed, as far as this person knows.
+    #[allow(clippy::match_same_arms, reason = "a row for each state and share of the dice")]
     fn order(&mut self) {
         let at = self.dice.below(self.tree.members.len());
         let Member { name, being, told, .. } = &self.tree.members[at];
@@ -243,7 +244,7 @@ impl Person<'_> {
                 // It goes on being stopped by whom it was.
                 Told::Stopped(with) if stopped => Told::Stopped(with),
                 Told::Up | Told::Asleep if stopped => Told::Stopped(Some(at)),
-                _ => Told::Unclear,
+                Told::Up | Told::Asleep | Told::Stopped(_) | Told::Unclear => Told::Unclear,
             };
         }
         self.tree.members[at].told = if stopped { Told::Stopped(None) } else { Told::Unclear };
@@ -260,7 +261,7 @@ impl Person<'_> {
                 Told::Removed => Told::Removed,
                 Told::Stopped(Some(with)) if with != at => Told::Stopped(Some(with)),
                 Told::Stopped(None) => Told::Stopped(None),
-                _ => Told::Unclear,
+                Told::Up | Told::Asleep | Told::Stopped(Some(_)) | Told::Unclear => Told::Unclear,
             };
         }
         self.tree.members[at].told = if started { Told::Up } else { Told::Unclear };
