@@ -123,7 +123,7 @@ impl Origin {
         runtime
             .block_on(identity::establish(&store, &mirror, data, &SystemClock::start(), &SystemEntropy))
             .map_err(said)?;
-        close(store, data);
+        tidy(store, data)?;
         // From here on everything lies in the log.
         let store = Store::open(data).map_err(said)?;
         let side = Connection::open(data.join(FILE_NAME)).map_err(said)?;
@@ -141,7 +141,7 @@ impl Origin {
         let [database, log] = FILES.map(|file| fs::read(data.join(file)));
         let (database, log) = (database.map_err(said)?, log.map_err(said)?);
         drop(side);
-        close(store, data);
+        tidy(store, data)?;
         let checkpointed = fs::read(data.join(FILE_NAME)).map_err(said)?;
         let mirror = fs::read(data.join(ostler::store::MIRROR_FILE_NAME)).map_err(said)?;
         Ok(Self { database, log, checkpointed, mirror, states })
@@ -168,6 +168,13 @@ fn close(store: Store, data: &Path) {
     while super::mounts::open_files_below(data) > 0 {
         thread::yield_now();
     }
+}
+
+/// Closes a store and brings its log into the database: a store's last connection may be one that only reads.
+fn tidy(store: Store, data: &Path) -> Result<(), String> {
+    close(store, data);
+    let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
+    sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(said)
 }
 
 /// Files as some damage left them, and what may come of it.
