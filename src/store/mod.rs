@@ -338,7 +338,8 @@ impl Disk {
         self.lock().copy_to(&mut sql)?;
         array::load_module(&sql).map_err(StoreError::from)?;
         sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
-        sql.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Every lane's statements are on one connection here.
+        sql.set_prepared_statement_cache_capacity(STATEMENTS * 4);
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
     }
 

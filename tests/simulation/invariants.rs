@@ -122,10 +122,8 @@ pub(crate) struct Witness {
     pub(crate) listening_since: Awake,
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
     pub(crate) across_jump: BTreeSet<&'static str>,
-    /// Of whom a person said that what is in the trash may go for good.
-    pub(crate) may_go: BTreeMap<WorkspaceId, u64>,
-    /// And of whom it was taken back. Both by the number of the order.
-    pub(crate) taken_back: BTreeMap<WorkspaceId, u64>,
+    /// Of whom a person said that what is in the trash may go for good, and by which look that had been answered.
+    pub(crate) may_go: BTreeMap<WorkspaceId, Vec<Option<usize>>>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
@@ -376,12 +374,16 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a person said of a workspace, or of one above it, that it may go for good, and has not taken it back.
+    /// Whether a person said of a workspace, or of one above it, that it may go for good, and it was not undeleted after
+    /// that had been answered. What was said meanwhile may have been carried out either way round.
     fn may_go(&self, row: &Workspace, rows: &[Workspace]) -> bool {
         let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
         let line = std::iter::successors(Some(row), |row| above(row)).take(32);
-        let said = line.filter_map(|row| self.may_go.get(&row.id)).max();
-        said.is_some_and(|said| self.taken_back.get(&row.id).is_none_or(|back| back <= said))
+        let been = self.been.get(&row.id).map_or(&[][..], Vec::as_slice);
+        let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
+        let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
+        let mut said = line.filter_map(|row| self.may_go.get(&row.id)).flatten();
+        said.any(|end| end.is_none_or(|end| undeleted.is_none_or(|undeleted| undeleted <= end)))
     }
 
     /// Whether a work volume was made in this engine and not taken away by a hand. One that was made while the socket

@@ -72,9 +72,8 @@ struct Book {
     sent: BTreeMap<String, (Option<WorkspaceId>, WorkspaceId)>,
     /// Whom a person wanted to have in the place of lost work.
     new_volumes: BTreeSet<WorkspaceId>,
-    /// Of whom a person said that what is in the trash may go for good, and has not taken it back since.
-    may_go: BTreeMap<WorkspaceId, u64>,
-    taken_back: BTreeMap<WorkspaceId, u64>,
+    /// Of whom a person said that what is in the trash may go for good, and by which look that had been answered.
+    may_go: BTreeMap<WorkspaceId, Vec<Option<usize>>>,
     /// What was told of a status, and since when it was asked.
     told: Vec<(WorkspaceId, String, usize)>,
     arrived: u64,
@@ -98,14 +97,19 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// A person says that what is in the trash of this may go for good.
-    fn let_go(&mut self, id: WorkspaceId) {
-        self.may_go.insert(id, self.words.orders);
+    /// A person says that what is in the trash of this may go for good; answers which such word it is.
+    fn let_go(&mut self, id: WorkspaceId) -> usize {
+        let said = self.may_go.entry(id).or_default();
+        said.push(None);
+        said.len() - 1
     }
 
-    /// A person took it back, by this order.
-    fn took_back(&mut self, id: WorkspaceId, order: u64) {
-        self.taken_back.insert(id, order);
+    /// That was answered: an undelete that comes later takes it back.
+    fn has_gone(&mut self, id: WorkspaceId, which: usize) {
+        let end = self.looks + 1;
+        if let Some(said) = self.may_go.entry(id).or_default().get_mut(which) {
+            *said = Some(end);
+        }
     }
 
     fn broke(&mut self, how: Broken) {
@@ -234,7 +238,6 @@ impl Story {
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
         self.witness.may_go.clone_from(&book.may_go);
-        self.witness.taken_back.clone_from(&book.taken_back);
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
         let heard = std::mem::take(&mut book.words_heard);
@@ -498,18 +501,17 @@ impl Story {
         let looks = self.witness.looks;
         let number = self.book().words.begin(id, word, looks);
         self.count("orders of people");
-        match word {
-            Word::StartWithNewVolume => drop(self.book().new_volumes.insert(id)),
-            Word::Purge => self.book().let_go(id),
-            _ => {}
+        if word == Word::StartWithNewVolume {
+            self.book().new_volumes.insert(id);
         }
+        let gone = (word == Word::Purge).then(|| self.book().let_go(id));
         let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
         self.ask(what, word.request(id), None, move |book, status, answer| {
             let granted = Word::is_granted_by(status, answer);
             let looks = book.looks;
             let said = book.words.answer(id, number, granted, looks);
-            if granted && word == Word::Undelete {
-                book.took_back(id, number);
+            if let Some(which) = gone {
+                book.has_gone(id, which);
             }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
@@ -578,18 +580,17 @@ impl Story {
                         let granted = status < 300 && answer["done"] == true;
                         let looks = book.looks;
                         book.words.answer(of, number, granted, looks);
-                        if granted {
-                            book.took_back(of, number);
-                        }
                     },
                 );
             }
             6 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                self.book().let_go(entry.workspace);
+                let of = entry.workspace;
+                let which = self.book().let_go(of);
+                let gone = move |book: &mut Book, _: u16, _: &Value| book.has_gone(of, which);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
-                self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, nothing);
+                self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
             }
             7 => self.approve_what_is_held(),
             _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
@@ -876,6 +877,9 @@ impl Story {
         book.running_passes.clear();
         let looks = book.looks;
         book.words.interrupt(looks);
+        for said in book.may_go.values_mut().flatten() {
+            said.get_or_insert(looks + 1);
+        }
     }
 
     fn jump(&mut self) {
