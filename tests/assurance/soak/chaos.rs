@@ -18,6 +18,10 @@ use crate::support::{
     podman::{Service, directory_of, has_volume, podman},
 };
 
+/// So many there are at least, and so many times as long it may take then: on a machine that is busy with something
+/// else, a minute may see few.
+const FEWEST_FAULTS: u64 = 40;
+const LONGEST: u32 = 4;
 /// How long after a fault the next one comes, about.
 const BETWEEN_FAULTS: usize = 150;
 
@@ -101,24 +105,28 @@ impl<'a> Chaos<'a> {
     /// Makes faults for so long; leaves service and daemon up.
     pub(super) fn rage(mut self, lasts: Duration) -> Wounds {
         let began = Instant::now();
-        let mut losers = LOSERS.iter().enumerate();
-        let mut next_loser = losers.next();
-        while began.elapsed() < lasts {
-            let share = u32::try_from(LOSERS.len() + 1).expect("they are few");
-            if let Some((number, name)) = next_loser
-                && began.elapsed() >= lasts / share * (u32::try_from(number).expect("they are few") + 1)
+        let mut losers = LOSERS.iter();
+        let mut next_at = lasts / 3;
+        let mut faults = 0;
+        while began.elapsed() < lasts || (faults < FEWEST_FAULTS && began.elapsed() < lasts * LONGEST) {
+            if began.elapsed() >= next_at
+                && let Some(name) = losers.next()
             {
                 self.lose_work(name);
-                next_loser = losers.next();
+                next_at += lasts / 3;
             }
-            self.one_fault();
+            faults += u64::from(self.one_fault());
             self.dice.pause(BETWEEN_FAULTS);
+        }
+        for name in losers {
+            self.lose_work(name);
         }
         self.record.over.store(true, Ordering::Release);
         self.wounds
     }
 
-    fn one_fault(&mut self) {
+    /// Whether there was something to hit.
+    fn one_fault(&mut self) -> bool {
         let weights: usize = FAULTS.iter().map(|(_, weight, _)| weight).sum();
         let mut at = self.dice.below(weights);
         let chosen = FAULTS.iter().find(|(_, weight, _)| {
@@ -143,10 +151,10 @@ impl<'a> Chaos<'a> {
             | Fault::StoppedByHand
             | Fault::StrayPutIn => self.hit_a_container(fault),
         };
-        if let Some(to) = to {
-            self.record.count(what);
-            self.record.tell(format!("chaos: {what}: {to}"));
-        }
+        let Some(to) = to else { return false };
+        self.record.count(what);
+        self.record.tell(format!("chaos: {what}: {to}"));
+        true
     }
 
     /// Containers under our names, in no certain order.

@@ -31,7 +31,7 @@ impl Foreign {
         // Before anything is made: what is there then goes, however this ends.
         let cleanup = [&copy, &kept, &volume, &bystander, &container, &work]
             .into_iter()
-            .fold(Cleanup::of_label(format!("ostler.instance={neighbour}")), |all, name| all.and_name(name));
+            .fold(Cleanup::of_label(format!("ostler.instance={neighbour}")), Cleanup::and_name);
         let their_labels = labels(&neighbour, &theirs);
         make_volume(&work, &their_labels);
         make_volume(&volume, &ours);

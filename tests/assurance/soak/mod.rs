@@ -38,7 +38,7 @@ use crate::{
 use people::{Being, Person, Tree};
 
 /// How long the chaos lasts.
-const CI: Duration = Duration::from_secs(60);
+const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
 /// How many people give commands, each to workspaces of their own. One more gives them to a tree that nobody keeps
 /// a record of.

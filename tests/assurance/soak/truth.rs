@@ -252,8 +252,7 @@ impl Truth<'_> {
         let possible = match status {
             Some(Status::Online | Status::Degraded | Status::Paused) => true,
             Some(Status::AwaitingAgent) => external,
-            Some(Status::Hibernated) => !external,
-            Some(Status::Failed(Failure::Parked)) => !external,
+            Some(Status::Hibernated | Status::Failed(Failure::Parked)) => !external,
             Some(Status::Failed(Failure::StartError)) => LOSERS.iter().any(|loser| row["name"] == *loser),
             Some(
                 Status::Provisioning
