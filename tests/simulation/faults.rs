@@ -7,7 +7,10 @@ use ostler::engine::{
     fake::{Call, EventFault, Fault},
 };
 
-use super::executor::Rng;
+use super::{
+    executor::Rng,
+    house::{AGENTS, OPS, SWEEPS},
+};
 
 /// What a life is like: lives that do less of everything at once get deeper into the rest. Numbers are steps, or
 /// calls, in a thousand.
@@ -33,6 +36,8 @@ pub(super) struct Temper {
     pub(super) neighbour: bool,
     /// Whether work volumes may be taken away by hand.
     pub(super) robbers: bool,
+    /// Whose effects mostly wait for those of everybody else: races are lost by whoever is slow.
+    pub(super) slow_side: Option<u8>,
 }
 
 impl Temper {
@@ -48,6 +53,7 @@ impl Temper {
             driven: rng.permille(150),
             neighbour: rng.permille(100),
             robbers: rng.permille(200),
+            slow_side: rng.pick(&[None, None, None, Some(OPS), Some(SWEEPS), Some(AGENTS)]),
         }
     }
 }

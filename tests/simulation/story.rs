@@ -334,7 +334,7 @@ impl Story {
         match self.house.sim.choose(|rng| rng.below(100)) {
             0..64 if held.is_empty() => self.wait(&held),
             0..64 => {
-                let next = self.house.sim.choose(|rng| rng.pick(&held));
+                let next = self.next_of(&held);
                 self.take(next);
             }
             64..72 if !self.temper.mute => self.speak(),
@@ -358,6 +358,13 @@ impl Story {
             }
             _ => self.wait(&held),
         }
+    }
+
+    /// One of the effects that are held: of the slow side, now and then only.
+    fn next_of(&self, held: &[Seen]) -> Seen {
+        let slow = self.temper.slow_side.filter(|_| self.house.sim.choose(|rng| rng.permille(900)));
+        let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
+        self.house.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
 
     /// Time passes, unless the store owes an answer: it gives those within an instant.
@@ -789,7 +796,9 @@ impl Story {
         let Some(id) = self.any_workspace() else { return };
         let row = self.house.row(id);
         let Some(container) = row.container else { return };
-        let hand = how.unwrap_or_else(|| self.house.sim.choose(|rng| rng.below(6)));
+        let starting = row.status == Status::Provisioning;
+        let hand = self.house.sim.choose(|rng| if starting && rng.permille(400) { 2 } else { rng.below(6) });
+        let hand = how.unwrap_or(hand);
         let mut state = self.house.world.state();
         let what = match hand {
             0 => {
@@ -903,7 +912,7 @@ impl Story {
             self.house.sim.run_ready();
             let held = self.house.sim.held();
             if !held.is_empty() {
-                let next = self.house.sim.choose(|rng| rng.pick(&held));
+                let next = self.next_of(&held);
                 self.take(next);
             } else if !self.house.sim.fire_next_timer() {
                 break;

@@ -123,7 +123,8 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("POST", "/workspaces/ID/stop?wait=WORD"),
     ("POST", "/workspaces/ID/wake?wait=WORD"),
     ("POST", "/workspaces/ID/recreate?wait=WORD"),
-    ("POST", "/workspaces/ID/undelete?wait=WORD"),
+    // Never of one that was removed: an admin who takes that back makes a stale token a good one again.
+    ("POST", "/workspaces/WORD/undelete?wait=WORD"),
     ("POST", "/workspaces/ID/exec"),
     ("GET", "/workspaces/ID/tokens"),
     ("POST", "/workspaces/ID/tokens"),
