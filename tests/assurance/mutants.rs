@@ -73,10 +73,13 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 
 /// Lives lives with a breakage in force until one breaks; answers which it was, counted from 1, and by which rule.
 fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
-    put_in_force(Some(mutation));
     let found = (0..within).find_map(|count| {
-        let lived = Life::of(first + count).live();
-        lived.broken.map(|broken| (count + 1, rule_of(&broken).to_owned()))
+        put_in_force(Some(mutation));
+        let life = Life::of(first + count);
+        let broken = life.live().broken?;
+        // A life that breaks all the same proves nothing.
+        put_in_force(None);
+        life.live().broken.is_none().then(|| (count + 1, rule_of(&broken).to_owned()))
     });
     put_in_force(None);
     found

@@ -400,9 +400,10 @@ impl House {
         Some(at_once(self.eye.note_beat(holder, beat, self.sim.now())).expect("the store answers"))
     }
 
-    /// Every agent that runs says that it is well.
+    /// Every agent that runs says that it is well, and so does whoever once said that it was not.
     pub(crate) fn all_beat(&self) {
-        for row in self.rows().into_iter().filter(|row| row.runtime == AGENT) {
+        let speaks = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
+        for row in self.rows().into_iter().filter(speaks) {
             self.beat(row.id, well());
         }
     }

@@ -615,7 +615,8 @@ fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Brok
 fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace) -> Result<(), Broken> {
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
-    let what = format!("{} is {} with {} running containers", row.name, row.status, running.len());
+    let detail = row.status_detail.as_deref().unwrap_or_default();
+    let what = format!("{} is {} ({detail}) with {} running containers", row.name, row.status, running.len());
     let what = Rule::ItHeals.broken(what);
     match row.status {
         // Where its agent runs nobody here knows.
