@@ -226,7 +226,7 @@ impl World {
         let mut there =
             State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
         // The ports are those of one host.
-        there.busy_ports = here.busy_ports.clone();
+        there.busy_ports.clone_from(&here.busy_ports);
         there.busy_ports.extend(here.ports());
         drop(here);
         *self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);

@@ -819,6 +819,7 @@ mod tests {
     }
 
     /// A table of places, and how to take one: known and at work, or not.
+    #[expect(clippy::type_complexity, reason = "a closure's type has no shorter name")]
     fn places(limits: ConnectionLimits) -> (Arc<Places>, impl Fn(&str, bool) -> (Option<Place>, Room)) {
         let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
         let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&places));

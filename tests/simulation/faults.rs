@@ -15,6 +15,7 @@ use super::{
 /// What a life is like: lives that do less of everything at once get deeper into the rest. Numbers are steps, or
 /// calls, in a thousand.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a habit of its own, drawn by itself")]
 pub(super) struct Temper {
     /// The most workspaces it makes.
     pub(super) workspaces: usize,

@@ -273,7 +273,12 @@ impl House {
         Box::pin(async move {
             let Ok(answer) = routes.call(request).await;
             let status = answer.status().as_u16();
-            let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = answer
+                .into_body()
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
             (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
         })
     }

@@ -564,7 +564,7 @@ impl Witness {
 }
 
 /// The windows of the design, once more: of the agents here, and of the shortest idle time anybody is given.
-const SILENT_AFTER: Duration = Duration::from_secs(180);
+const SILENT_AFTER: Duration = Duration::from_mins(3);
 const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
 const LEAST_IDLE: Duration = Duration::from_mins(10);
 const UNKNOWN_GRACE: Duration = Duration::from_mins(10);

@@ -35,7 +35,7 @@ use super::{
     executor::{Owner, Place, Seen, Sim, TaskOrder},
     faults::{self, Temper},
     house::{House, IMAGE, REMOTE_IMAGE, at_once, furnished_world, pass_named, request, token_of, well},
-    invariants::{Broken, Coverage, Rule, Witness, at_rest},
+    invariants::{Broken, Coverage, Rule, Witness},
     people::{HURRIED, WORDS, Word, Words},
 };
 
@@ -663,7 +663,7 @@ impl Story {
                 ("looks whether it is wanted", json!("state")),
                 ("wants to sleep", json!("hibernate")),
             ]);
-            match more {
+            match &more {
                 Value::Null => (
                     says,
                     "/registry/register".to_owned(),
@@ -671,7 +671,8 @@ impl Story {
                 ),
                 Value::String(what) if what == "peers" => (says, format!("/registry/{id}/peers"), None),
                 Value::String(what) => (says, format!("/workspaces/{id}/{what}"), None),
-                mut beat => {
+                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    let mut beat = more;
                     beat["workspace_id"] = json!(id);
                     (says, "/registry/heartbeat".to_owned(), Some(beat))
                 }
@@ -966,8 +967,9 @@ impl Story {
             self.witness.coverage.count(Rule::LastWordCounts, 1);
             let row = self.house.row(id);
             // Work that was lost forbids what was ordered before.
-            let lost = self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
-            if !last.is_kept_by(row.status) && !lost {
+            let is_robbed =
+                self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
+            if !last.is_kept_by(row.status) && !is_robbed {
                 let (number, word) = (last.number, last.word);
                 let how =
                     format!("order {number} ({word:?} {}) was granted, and it is {}", row.name, row.status);
@@ -1062,9 +1064,9 @@ async fn answer(mut wire: DuplexStream, own: String, book: Shared, mood: usize) 
         1 => std::future::pending().await,
         _ => {
             let body = r#"{"result":{"parts":[{"text":"heard"}]}}"#;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            let preface = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
             // Whoever asked may have gone.
-            let _gone = wire.write_all(format!("{head}{body}").as_bytes()).await;
+            let _gone = wire.write_all(format!("{preface}{body}").as_bytes()).await;
         }
     }
 }

@@ -26,7 +26,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(30);
 pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
 /// How long is waited here, because a machine that has other things to do breaks nothing: who is later than runtimes
 /// wait is counted.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// So many agents have an address together.
 const PER_ADDRESS: usize = 100;
 
@@ -53,7 +53,7 @@ pub(super) struct Heard {
 impl Agent {
     pub(super) fn new(number: usize, who: &Who) -> Self {
         let beat = Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).bytes();
-        Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number % 2 == 0, beat }
+        Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number.is_multiple_of(2), beat }
     }
 
     async fn live(

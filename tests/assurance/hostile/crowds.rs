@@ -44,7 +44,7 @@ async fn drip_once(number: usize, to: SocketAddr, who: &Who, every: Duration, no
         notes.count("slow connections that were not accepted");
         return tokio::time::sleep(every).await;
     };
-    let body = number % 2 == 0;
+    let body = number.is_multiple_of(2);
     if body {
         let path = ["/registry/heartbeat", "/registry/register"][number / 2 % 2];
         let head = format!(
@@ -104,7 +104,8 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
 
 async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
     // The first of the agents' own addresses is among them.
-    let from = if number % ADDRESSES == 0 { loopback(1, 0) } else { loopback(2, number % ADDRESSES) };
+    let from =
+        if number.is_multiple_of(ADDRESSES) { loopback(1, 0) } else { loopback(2, number % ADDRESSES) };
     let Ok(Ok(mut line)) = tokio::time::timeout(STAY, Line::open(from, to)).await else {
         notes.count("connections of the flood that were not accepted");
         return None;
@@ -115,7 +116,7 @@ async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
         1 => drop(line.write(b"GET /health HTT").await),
         2 => drop(line.write(b"POST /registry/heartbeat HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").await),
         // Gone again at once, with a reset.
-        3 if number % 3 == 0 => return None,
+        3 if number.is_multiple_of(3) => return None,
         _ => {}
     }
     Some(line)

@@ -30,7 +30,7 @@ pub(crate) use served::serve_if_asked;
 /// How many times as fast as everybody's the clock of the attacked process goes.
 const SPEED: u32 = 4;
 /// For how long it is attacked: several times as long as a silence may last on its clock.
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
 /// The first of the seeds of noise: one for each that makes some.
 const SEED: u64 = 20_261_201;

@@ -286,7 +286,7 @@ fn body(path: &str, id: &str, other: &str, dice: &mut Dice) -> Vec<u8> {
         match dice.below(7) {
             0 if !fields.is_empty() => {
                 let at = dice.below(fields.len());
-                fields[at].1 = dice.of(&VALUES).to_owned();
+                dice.of(&VALUES).clone_into(&mut fields[at].1);
             }
             1 if !fields.is_empty() => drop(fields.remove(dice.below(fields.len()))),
             2 if !fields.is_empty() => {
