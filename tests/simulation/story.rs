@@ -178,6 +178,7 @@ impl Story {
         house.watch();
         let mut witness = Witness::of(&house);
         witness.late_starts = faulty > 0;
+        witness.is_told = true;
         witness.listening_since = sim.clock().awake();
         Self { house, neighbour, witness, book, temper, named: 0 }
     }
