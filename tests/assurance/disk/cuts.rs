@@ -229,7 +229,7 @@ fn try_all<T: Sync>(
         outcome.wrong.into_iter().take(5).for_each(|wrong| section.broke(wrong));
     }
     section.count(what, tried);
-    section.count("… of them refused with a message and left to the byte", refused);
+    section.count(format!("{what}: refused with a message and left to the byte"), refused);
     section.expect(tried == all.len() as u64, || format!("{what}: only {tried} were tried"));
 }
 
