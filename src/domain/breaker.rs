@@ -4,10 +4,10 @@
 //! counted in workspaces hit, this plan and the last hour together, and above the limit nothing of the
 //! plan is done until a person has looked.
 
-use crate::mutation::{Mutation, is};
 use std::collections::BTreeSet;
 
 use super::{ids::WorkspaceId, plan::Planned};
+use crate::mutation::{Mutation, is};
 
 /// Up to so many workspaces may always be hit.
 pub const FLOOR: usize = 3;

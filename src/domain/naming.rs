@@ -4,12 +4,12 @@
 //! committing a workspace carries them on, and a person's debugging copy must never be taken for the
 //! workspace itself.
 
-use crate::mutation::{Mutation, is};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{InstanceId, TrashId, WorkspaceId};
+use crate::mutation::{Mutation, is};
 
 /// Label that names the installation a thing belongs to.
 pub const LABEL_INSTANCE: &str = "ostler.instance";

@@ -4,7 +4,6 @@
 //! no further choice; it only checks again that what it was decided on still holds. That is why a dry
 //! run costs nothing and why the breaker can hold, show and approve a plan as it stands.
 
-use crate::mutation::{Mutation, is};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::{
     time::{Awake, Timestamp},
     trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
 };
+use crate::mutation::{Mutation, is};
 
 /// The part of a row that sweeps decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -640,7 +640,7 @@ pub struct SettleInput<'a> {
     pub interrupted: &'a [KnownRow],
     /// Rows on their way to sleep.
     pub falling_asleep: &'a [KnownRow],
-    /// Trash entries that are on their way in or back, and those kept of the containers that lie there.
+    /// Trash entries that are on their way in or back, and those of the containers that lie there.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
     pub busy: &'a BTreeSet<WorkspaceId>,

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 
 use super::{Engine, EngineError, EngineResult, Trouble, VolumeSpec};
-use crate::mutation::{Mutation, is};
 use crate::{
     clock::Clock,
     domain::{
@@ -19,6 +18,7 @@ use crate::{
         runtime::User,
         time::{Awake, Timestamp},
     },
+    mutation::{Mutation, is},
 };
 
 /// A complete look at everything of this instance in the engine that was accepted.

@@ -1,11 +1,11 @@
 //! Deleting for good: claimed first, never by force, and only what nothing lives on.
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
-use crate::mutation::{Mutation, is};
 use crate::{
     crash_point,
     domain::{ids::TrashId, trash::TrashState},
     engine::{Trouble, trusted},
+    mutation::{Mutation, is},
     store::DeleteGuard,
 };
 
@@ -69,7 +69,7 @@ impl Ops {
 
     /// In use means somebody has plans with it: it is kept.
     async fn in_use(&self, entry: TrashId, message: &str) -> OpResult<Applied> {
-        self.0.store.give_up_delete(entry).await?;
+        self.0.store.keep_after_all(entry).await?;
         Err(OpError::Conflict(format!("it is in use and was kept: {message}")))
     }
 }

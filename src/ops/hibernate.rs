@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase, start::StartOrder};
-use crate::mutation::{Mutation, is};
 use crate::{
     domain::{
         ids::WorkspaceId,
@@ -12,6 +11,7 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     engine::trusted,
+    mutation::{Mutation, is},
     store::{Drowsy, SleepResult, StatusChange},
 };
 

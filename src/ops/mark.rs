@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Applied, OpResult, Ops, RESTART_DUE};
-use crate::mutation::{Mutation, is};
 use crate::{
     clock::within,
     domain::{
@@ -16,6 +15,7 @@ use crate::{
         token::redact_tokens,
     },
     engine::{Trouble, log_tail, trusted},
+    mutation::{Mutation, is},
     store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
 

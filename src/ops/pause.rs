@@ -94,11 +94,11 @@ impl Ops {
         own(self.resume(id, new_volume).await?, id)
     }
 
-    /// Resumes what was paused along with another, unless somebody has paused it by itself meanwhile.
+    /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
     async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        if row.status == Status::Paused && row.paused_with != Some(with) {
-            return Ok(Applied::Raced("it was paused by itself meanwhile".into()));
+        if row.status != Status::Paused || row.paused_with != Some(with) {
+            return Ok(Applied::Raced(format!("it is {} by itself meanwhile", row.status)));
         }
         self.resume_one(&row, false).await
     }

@@ -52,6 +52,13 @@ impl Ops {
             return Ok(Applied::Raced("the entry is no longer on its way back".into()));
         };
         trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        let row = self.0.store.workspace(id).await?;
+        if row.as_ref().is_none_or(|row| row.status == Status::Removed)
+            && found.reason == TrashReason::Unknown
+        {
+            // Before anything is given back: what has no row to go back to stays where it lies.
+            self.adopt_restored(&found).await?;
+        }
         if let Some(container) = &found.things.container {
             crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
@@ -64,18 +71,17 @@ impl Ops {
                 },
             }
         }
-        let row = self.0.store.workspace(id).await?;
-        if row.as_ref().is_none_or(|row| row.status == Status::Removed)
-            && found.reason == TrashReason::Unknown
-        {
-            self.adopt_restored(&found).await?;
-        }
         self.0.store.finish_restore(entry, self.0.clock.now()).await?;
         Ok(Applied::Done("back, and paused: `ostler start` brings it up".into()))
     }
 
     async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {
         let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone() };
-        self.adopt_things(&request, "restored from the trash").await.map(drop)
+        let adopted = self.adopt_things(&request, "restored from the trash").await;
+        // Asking again would be answered the same, for ever.
+        if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted {
+            self.0.store.keep_after_all(entry.id).await?;
+        }
+        adopted.map(drop)
     }
 }

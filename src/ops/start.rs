@@ -18,7 +18,6 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, put_away::PutAway};
-use crate::mutation::{Mutation, is};
 use crate::{
     clock::Boxed,
     crash_point,
@@ -40,6 +39,7 @@ use crate::{
         ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec,
         trusted,
     },
+    mutation::{Mutation, is},
     store::{BeginStart, ClaimGuard, StatusChange, WorkspaceEdit},
 };
 

@@ -20,11 +20,11 @@ use super::{
     events::append,
     roster::{self, Fresh, Member, Roster, Said, SharedRoster},
 };
-use crate::mutation::{Mutation, is};
 use crate::{
     crash_point,
     domain::event::{Event, EventKind, Passing},
     domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
+    mutation::{Mutation, is},
     tasks::Stage,
 };
 

@@ -349,7 +349,7 @@ fn drive_trash(store: &Store) {
     at_once(store.trash_due(NOW, 5));
     at_once(store.keep_in_trash(entry, NOW));
     at_once(store.begin_delete(entry, DeleteGuard::Named, Some("pass"), NOW));
-    at_once(store.give_up_delete(entry));
+    at_once(store.keep_after_all(entry));
     at_once(store.drop_from_trash(entry, "volume-21".into()));
     at_once(store.undelete_workspace(removed, None, NOW));
     at_once(store.finish_restore(entry, NOW));

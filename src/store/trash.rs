@@ -331,14 +331,15 @@ impl Store {
             .await
     }
 
-    /// Gives back an entry that was not deleted after all (a volume turned out to be in use).
+    /// Keeps an entry that was to be deleted, and is in use, or that was to go back, and has nothing to go back to.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn give_up_delete(&self, entry: TrashId) -> StoreResult<()> {
+    pub async fn keep_after_all(&self, entry: TrashId) -> StoreResult<()> {
         self.lanes
-            .write("give up delete", move |tx| {
-                move_state(tx, entry, &[TrashState::Deleting], TrashState::Kept).map(drop)
+            .write("keep after all", move |tx| {
+                let from = [TrashState::Deleting, TrashState::Restoring];
+                move_state(tx, entry, &from, TrashState::Kept).map(drop)
             })
             .await
     }

@@ -7,7 +7,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
-use crate::mutation::{Mutation, is};
 use crate::{
     crash_point,
     domain::{
@@ -16,6 +15,7 @@ use crate::{
         plan::{Action, Plan, Planned},
         time::Timestamp,
     },
+    mutation::{Mutation, is},
     ops::Applied,
     store::{HeldPlanRow, NewHeldPlan},
 };

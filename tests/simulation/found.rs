@@ -130,6 +130,76 @@ fn nobody_is_called_dead_by_another_engine() {
 }
 
 #[test]
+fn what_cannot_go_back_stays_in_the_trash() {
+    let mut house = house();
+    for with_container in [false, true] {
+        let id = house.furnish_unknown();
+        if !with_container {
+            let mut state = house.world.state();
+            let container =
+                state.containers.iter().find(|(_, container)| container.name.contains(&id.to_string()));
+            let container = container.expect("it is there").0.clone();
+            state.remove(&container);
+        }
+        house.look();
+        house.sim.pass(Duration::from_mins(11));
+        house.look();
+        house.converge();
+        let entry = at_once(house.eye.trash()).expect("the store answers");
+        let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("nobody knows it");
+        if let Some(container) = &entry.things.container {
+            // Removed by hand since: there is nothing left to rebuild a row from.
+            house.world.state().remove(&container.id);
+        }
+        let entry = entry.id;
+        let back = house.calmly(|ops| async move { ops.restore(entry).await });
+        assert!(back.is_err(), "there is nothing it could go back to: {back:?}");
+        let kept = at_once(house.eye.trash_entry(entry)).expect("the store answers");
+        assert_eq!(
+            kept.map(|entry| entry.state),
+            Some(TrashState::Kept),
+            "it is on its way back for ever, and can be neither restored nor emptied"
+        );
+    }
+    house.start_daemon();
+}
+
+#[test]
+fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
+    let house = house();
+    let lead = house.online("lead");
+    let made = CreateRequest { parent: Some(lead), ..request("worker", IMAGE) };
+    let worker = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.sim.quiesce();
+    house.calmly(|ops| async move { ops.stop(lead).await }).expect("it is stopped");
+    until_held(&house, "paused along with", |ops| async move { drop(ops.start(lead, false).await) });
+    house.sim.take(house.sim.held()[0].id);
+    house.sim.run_ready();
+    let resume = house.sim.held();
+    house.sim.spawn(Owner::Daemon, {
+        let ops = house.daemon.ops.clone();
+        async move { drop(ops.remove(lead, true, false).await) }
+    });
+    loop {
+        house.sim.run_ready();
+        let Some(next) = house.sim.held().into_iter().find(|held| !resume.contains(held)) else { break };
+        house.sim.take(next.id);
+    }
+    // The resume finds the lead removed, and then the worker.
+    for _ in 0..2 {
+        house.sim.step_calmly();
+    }
+    house.sim.run_ready();
+    at_once(house.eye.undelete_workspace(worker, None, house.sim.now())).expect("it comes back");
+    house.converge();
+    assert_eq!(
+        house.status(worker),
+        Status::Paused,
+        "an undelete leaves it paused, whatever was said before"
+    );
+}
+
+#[test]
 fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
     let house = house();
     let id = house.online("w");

@@ -859,8 +859,7 @@ impl Story {
 
     fn lead_elsewhere_or_back(&mut self) {
         if self.house.world.is_elsewhere() {
-            self.house.world.lead_here();
-            self.note("the socket leads to our engine again");
+            self.lead_back();
         } else {
             self.house.world.lead_elsewhere();
             self.count("the socket led to another engine");
@@ -868,6 +867,18 @@ impl Story {
             let provisioning = self.house.rows().into_iter().map(|row| row.id);
             self.witness.elsewhere.extend(provisioning);
         }
+    }
+
+    /// What was asked elsewhere is answered there first: a socket that leads away and back within one look shows a
+    /// sentinel before and after, and nobody could tell.
+    fn lead_back(&mut self) {
+        for _ in 0..2000 {
+            self.house.sim.run_ready();
+            let Some(next) = self.house.sim.held().first().copied() else { break };
+            self.take(next);
+        }
+        self.house.world.lead_here();
+        self.note("the socket leads to our engine again");
     }
 
     fn crash(&mut self) {
@@ -908,6 +919,10 @@ impl Story {
     /// Faults stop, what is under way comes to its end, the sweeps go on until they have nothing to do.
     fn calm_down(&mut self) -> Result<(), Broken> {
         self.note("everything is well again");
+        if self.house.world.is_elsewhere() {
+            self.lead_back();
+            self.check()?;
+        }
         self.house.world.heal();
         self.house.disk.free();
         for _ in 0..if self.temper.driven { 300 } else { 100_000 } {

@@ -153,7 +153,7 @@ async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
         Ok(1),
         "half-done deletions are due"
     );
-    fixture.store.give_up_delete(entry).await.unwrap();
+    fixture.store.keep_after_all(entry).await.unwrap();
     assert_eq!(fixture.state(entry).await, Some(TrashState::Kept));
 }
 
@@ -190,7 +190,7 @@ async fn what_is_claimed_is_not_adopted_until_it_is_on_its_way_back() {
     assert!(fixture.begin_delete(entry).await);
     assert_eq!(adopt().await, None, "adopted while being deleted");
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(false), "restored while being deleted");
-    fixture.store.give_up_delete(entry).await.unwrap();
+    fixture.store.keep_after_all(entry).await.unwrap();
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(true));
     assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
     assert!(adopt().await.is_some());
@@ -206,7 +206,7 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
     let before = fixture.dump();
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
     assert_eq!(fixture.dump(), before, "a refused undelete left something");
-    fixture.store.give_up_delete(entry).await.unwrap();
+    fixture.store.keep_after_all(entry).await.unwrap();
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true });
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
     assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
@@ -283,7 +283,7 @@ async fn nothing_is_finished_that_was_not_begun() {
     fixture.store.finish_delete(kept, minute(5)).await.unwrap();
     assert_eq!(fixture.store.finish_restore(kept, minute(5)).await, Ok(false));
     assert_eq!(fixture.store.keep_in_trash(kept, minute(5)).await, Ok(false));
-    fixture.store.give_up_delete(kept).await.unwrap();
+    fixture.store.keep_after_all(kept).await.unwrap();
     let nothing = TrashId(uuid());
     fixture.store.finish_delete(nothing, minute(5)).await.unwrap();
     assert_eq!(fixture.store.finish_restore(nothing, minute(5)).await, Ok(false));

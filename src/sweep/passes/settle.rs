@@ -44,7 +44,10 @@ impl Pass for Settle {
         let lying: Vec<_> = seen.inventory.trashed.keys().copied().collect();
         if !lying.is_empty() {
             let kept = sweeper.store.trash_of(lying).await?;
-            entries.extend(kept.into_iter().filter(|entry| entry.state == TrashState::Kept));
+            entries.extend(
+                kept.into_iter()
+                    .filter(|entry| matches!(entry.state, TrashState::Kept | TrashState::Deleting)),
+            );
         }
         let falling_asleep = sweeper.store.falling_asleep_rows().await?;
         let input = SettleInput {
