@@ -55,6 +55,7 @@ rules! {
     ForeignIsUntouched, "foreign-is-untouched", "1 nothing is lost", "what is not ours by label and name, a neighbour's or a person's, stays as it was found";
     HoldersKeepTokens, "holders-keep-tokens", "2 no holder loses its token", "no sweep revokes the token of the current incarnation while its container exists";
     OnlineHoldsToken, "online-holds-token", "2 no holder loses its token", "the process of whoever is online holds the token that the store takes, and its file says the same";
+    OneHolder, "one-holder", "2 no holder loses its token", "when a start issues a token, no process of an older one runs";
     OneLiveToken, "one-live-token", "2 no holder loses its token", "a workspace has at most one live instance token, that of its current incarnation";
     PersonsTokensStay, "persons-tokens-stay", "2 no holder loses its token", "a token made by a person ends by a person's word or its expiry";
     ChangesAreTold, "changes-are-told", "3 what you see is what is", "each status is the one that the events tell of last";
@@ -200,7 +201,8 @@ impl Witness {
             return Err(Rule::MemoryIsTrue.broken("what is kept in memory is not what the tables say"));
         }
         let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
-        self.rows = house.rows();
+        let before = std::mem::replace(&mut self.rows, house.rows());
+        self.one_holder(house, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
         self.trash = at_once(house.eye.trash()).expect("the store answers");
         if events.is_empty() {
@@ -496,6 +498,36 @@ impl Witness {
         }
         Err(Rule::DeletedIsGone
             .broken(format!("entry {} was deleted for good, and {left:?} are there", entry.id)))
+    }
+
+    /// The moment in which a start issues its token is the one in which nobody may hold another: two would work on one
+    /// volume. A hand at the engine, or a call that arrives late, may start anything at any time.
+    fn one_holder(&mut self, house: &House, before: &[Workspace]) -> Result<(), Broken> {
+        let began = |row: &&Workspace| {
+            let known = before.iter().find(|known| known.id == row.id);
+            row.status == Status::Provisioning
+                && known.is_some_and(|known| known.incarnation != row.incarnation)
+        };
+        let state = house.world.state();
+        for row in self.rows.iter().filter(began) {
+            if self.late_starts || self.hands.contains(&row.id) || self.elsewhere.contains(&row.id) {
+                continue;
+            }
+            self.coverage.count(Rule::OneHolder, 1);
+            // What began to run since the last look may have begun after it.
+            let runs_on = |container: &FakeContainer| {
+                container.state.may_run() && container.started_after <= self.calls_seen
+            };
+            let of_row = containers_of(&state, row.id);
+            if let Some((id, _)) = of_row.iter().find(|(_, container)| runs_on(container)) {
+                let how = format!(
+                    "incarnation {} of {} was given its token while {id} of an older one runs",
+                    row.incarnation, row.name
+                );
+                return Err(Rule::OneHolder.broken(how));
+            }
+        }
+        Ok(())
     }
 
     /// The start's transaction issues one and revokes the others; and what persons made is theirs to end.

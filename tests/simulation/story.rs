@@ -22,6 +22,7 @@ use ostler::{
         runtime::AGENT,
         status::{Failure, Status},
         token::Token,
+        workspace::Workspace,
     },
     engine::fake::{EventFault, FakeContainer, Fault, World},
     http::PipeTo,
@@ -34,7 +35,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::{
     executor::{Owner, Place, Seen, Sim, TaskOrder},
     faults::{self, Temper},
-    house::{House, IMAGE, REMOTE_IMAGE, at_once, furnished_world, pass_named, request, token_of, well},
+    house::{
+        AGENTS, House, IMAGE, OPS, REMOTE_IMAGE, SWEEPS, at_once, furnished_world, pass_named, request,
+        token_of, well,
+    },
     invariants::{Broken, Coverage, Rule, Witness},
     people::{HURRIED, WORDS, Word, Words},
 };
@@ -115,6 +119,22 @@ impl Book {
     fn broke(&mut self, how: Broken) {
         self.broken.get_or_insert(how);
     }
+}
+
+/// What somebody does at the engine who is not ostler.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    Kill,
+    Remove,
+    Start,
+    WipeConfig,
+    WipeConfigDirectory,
+    TakeWork,
+}
+
+impl Hand {
+    const ALL: [Self; 6] =
+        [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
 }
 
 struct Story {
@@ -268,7 +288,7 @@ impl Story {
         for _ in 0..times {
             self.until_nothing_is_due()?;
             if deadly {
-                self.lay_hands_on(Some(0));
+                self.lay_hands_on(Some(Hand::Kill));
                 self.until_nothing_is_due()?;
             }
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
@@ -279,8 +299,8 @@ impl Story {
             if self.house.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
-            if self.house.sim.choose(|rng| rng.permille(80)) && !self.temper.driven {
-                self.race_for_a_token()?;
+            if self.house.sim.choose(|rng| rng.permille(300)) {
+                self.race()?;
             }
             if !self.temper.driven {
                 // About agents only, or about everything, twice: many graces are two looks long.
@@ -324,7 +344,7 @@ impl Story {
             return self.crash();
         }
         if death {
-            return self.lay_hands_on(Some(0));
+            return self.lay_hands_on(Some(Hand::Kill));
         }
         if disk {
             return self.fill_or_free_the_disk();
@@ -384,8 +404,12 @@ impl Story {
     }
 
     fn any_workspace(&self) -> Option<WorkspaceId> {
-        let rows = self.house.rows();
-        (!rows.is_empty()).then(|| self.house.sim.choose(|rng| rng.pick(&rows)).id)
+        self.any_workspace_that(|_| true)
+    }
+
+    fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
+        let meant: Vec<_> = self.house.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!meant.is_empty()).then(|| self.house.sim.choose(|rng| rng.pick(&meant)).id)
     }
 
     /// Somebody asks over the routes; what came of it is judged when it is there.
@@ -482,16 +506,21 @@ impl Story {
         self.say(id, word);
     }
 
-    /// The race that the sweep of tokens is feared for: a container has been gone for longer than the grace, in two
-    /// listings, and its workspace is started anew at the moment in which the sweep begins.
-    fn race_for_a_token(&mut self) -> Result<(), Broken> {
-        let rows = self.house.rows();
-        let lost: Vec<_> = rows.iter().filter(|row| self.house.container(row.id).is_some()).collect();
-        if lost.is_empty() {
-            return Ok(());
+    /// One of the races that are feared most, brought about on purpose: chance alone rarely gets there.
+    fn race(&mut self) -> Result<(), Broken> {
+        match self.house.sim.choose(|rng| rng.below(3)) {
+            0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
+            1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
+            _ => self.start_by_hand_what_is_being_started(),
         }
-        let row = self.house.sim.choose(|rng| rng.pick(&lost)).id;
-        self.house.remove_container(row);
+    }
+
+    /// A container has been gone for longer than the grace, in two listings, and its workspace is started anew while
+    /// the sweep of tokens is somewhere between its look and its last statement.
+    fn sweep_tokens_while_it_starts(&mut self) -> Result<(), Broken> {
+        let has_container = |row: &Workspace| self.house.container(row.id).is_some();
+        let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
+        self.house.remove_container(id);
         self.count("its container is removed by hand");
         self.note("a container is removed by hand, and long gone when its workspace is started anew");
         for _ in 0..2 {
@@ -501,7 +530,55 @@ impl Story {
             self.check()?;
         }
         self.begin_pass("revoke_stale_tokens");
-        self.say(row, Word::Restart);
+        let far = self.house.sim.choose(|rng| rng.below(8));
+        self.go_on_for(far, |seen| seen.side == SWEEPS)?;
+        self.say(id, Word::Restart);
+        for _ in 0..2 {
+            self.go_on_for(100, |seen| seen.side != SWEEPS)?;
+            if self.house.sim.next_timer().is_some_and(|next| next <= Duration::from_secs(2)) {
+                self.house.sim.fire_next_timer();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is purged is deleted in steps, and between two of them the socket leads to another engine, where nobody has
+    /// ever heard of it.
+    fn lead_elsewhere_while_it_is_deleted(&mut self) -> Result<(), Broken> {
+        let Some(id) = self.any_workspace() else { return Ok(()) };
+        if self.house.world.is_elsewhere() {
+            return Ok(());
+        }
+        self.say(id, Word::Purge);
+        let far = self.house.sim.choose(|rng| rng.below(25));
+        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.lead_elsewhere_or_back();
+        let far = self.house.sim.choose(|rng| rng.below(15));
+        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.lead_elsewhere_or_back();
+        self.check()
+    }
+
+    /// A person runs `podman start` on what ostler is just about to start.
+    fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
+        let has_container = |row: &Workspace| self.house.container(row.id).is_some();
+        let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
+        self.say(id, Word::Restart);
+        let far = self.house.sim.choose(|rng| rng.below(16));
+        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.lay_a_hand_on(id, Hand::Start);
+        self.check()
+    }
+
+    /// Takes up to so many of the effects that are meant, and looks at everything after each.
+    fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
+        for _ in 0..most {
+            self.house.sim.run_ready();
+            let held = self.house.sim.held();
+            let Some(next) = held.iter().find(|seen| meant(seen)).copied() else { break };
+            self.take(next);
+            self.check()?;
+        }
         Ok(())
     }
 
@@ -794,27 +871,33 @@ impl Story {
     }
 
     /// Somebody is at the engine who is not ostler.
-    fn lay_hands_on(&mut self, how: Option<usize>) {
+    fn lay_hands_on(&mut self, how: Option<Hand>) {
         let Some(id) = self.any_workspace() else { return };
+        let starting = self.house.status(id) == Status::Provisioning;
+        let hand = self
+            .house
+            .sim
+            .choose(|rng| if starting && rng.permille(400) { Hand::Start } else { rng.pick(&Hand::ALL) });
+        self.lay_a_hand_on(id, how.unwrap_or(hand));
+    }
+
+    fn lay_a_hand_on(&mut self, id: WorkspaceId, hand: Hand) {
         let row = self.house.row(id);
         let Some(container) = row.container else { return };
-        let starting = row.status == Status::Provisioning;
-        let hand = self.house.sim.choose(|rng| if starting && rng.permille(400) { 2 } else { rng.below(6) });
-        let hand = how.unwrap_or(hand);
         let mut state = self.house.world.state();
         let what = match hand {
-            0 => {
+            Hand::Kill => {
                 if state.containers.get(&container).is_none_or(|container| !container.state.may_run()) {
                     return;
                 }
                 state.kill(&container, 137);
                 "its container is killed"
             }
-            1 => {
+            Hand::Remove => {
                 state.remove(&container);
                 "its container is removed by hand"
             }
-            2 => {
+            Hand::Start => {
                 let stands = |container: &FakeContainer| !container.state.may_run();
                 if !state.containers.get(&container).is_some_and(stands) {
                     return;
@@ -823,22 +906,24 @@ impl Story {
                 self.witness.hands.insert(id);
                 "its container is started by hand"
             }
-            3 | 4 => {
+            Hand::WipeConfig | Hand::WipeConfigDirectory => {
                 let name = volume_name(id, VolumeKind::Config);
                 let Some(volume) = state.volumes.get_mut(&name) else { return };
                 volume.files.clear();
-                volume.directory_missing = hand == 4;
+                volume.directory_missing = hand == Hand::WipeConfigDirectory;
                 state.changes += 1;
                 self.witness.wiped.insert(id);
                 "its config volume is wiped"
             }
-            5 if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) => {
+            Hand::TakeWork
+                if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) =>
+            {
                 state.volumes.remove(&volume_name(id, VolumeKind::Work));
                 state.changes += 1;
                 self.witness.robbed.insert(id);
                 "its work volume is taken away by hand"
             }
-            _ => return,
+            Hand::TakeWork => return,
         };
         drop(state);
         self.count(what);
@@ -1094,10 +1179,10 @@ fn short(object: &str) -> &str {
 
 fn side(seen: Seen) -> &'static str {
     match (seen.place, seen.side) {
-        (Place::Store, super::house::OPS) => "an order, in the store",
-        (Place::Store, super::house::AGENTS) => "a request, in the store",
+        (Place::Store, OPS) => "an order, in the store",
+        (Place::Store, AGENTS) => "a request, in the store",
         (Place::Store, _) => "a sweep, in the store",
-        (Place::Engine, super::house::OPS) => "an order, in the engine",
+        (Place::Engine, OPS) => "an order, in the engine",
         (Place::Engine, _) => "a sweep, in the engine",
     }
 }
