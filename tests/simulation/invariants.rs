@@ -473,9 +473,7 @@ impl Witness {
         else {
             return Ok(());
         };
-        let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
-        let looked = state.log.iter().rposition(looks);
-        if container.state.may_run() && looked.is_none_or(|looked| looked >= container.started_after) {
+        if container.state.may_run() && was_seen(&state, id, container) {
             let how = format!("{} is called offline, and its container runs: {}", row.name, event.payload);
             return Err(Rule::DeathsAreReal.broken(how));
         }
@@ -514,12 +512,15 @@ impl Witness {
                 continue;
             }
             self.coverage.count(Rule::OneHolder, 1);
-            // What began to run since the last look may have begun after it.
-            let runs_on = |container: &FakeContainer| {
-                container.state.may_run() && container.started_after <= self.calls_seen
+            // What began to run since everything was last looked at may have begun after it; and a start that was given
+            // up on may be carried out after the process was seen stopped.
+            let runs_on = |id: &ContainerId, container: &FakeContainer| {
+                container.state.may_run()
+                    && container.started_after <= self.calls_seen
+                    && was_seen(&state, id, container)
             };
             let of_row = containers_of(&state, row.id);
-            if let Some((id, _)) = of_row.iter().find(|(_, container)| runs_on(container)) {
+            if let Some((id, _)) = of_row.iter().find(|(id, container)| runs_on(id, container)) {
                 let how = format!(
                     "incarnation {} of {} was given its token while {id} of an older one runs",
                     row.incarnation, row.name
@@ -621,6 +622,12 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
 /// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     at_rest_but(house, &BTreeSet::new())
+}
+
+/// Whether a container was inspected since its process began, or never was.
+fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
+    let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
+    state.log.iter().rposition(looks).is_none_or(|looked| looked >= container.started_after)
 }
 
 /// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.

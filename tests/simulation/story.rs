@@ -1028,7 +1028,11 @@ impl Story {
             self.house.put_driver_to_rest();
         }
         self.come_to_rest()?;
-        for id in std::mem::take(&mut self.witness.wiped) {
+        // Who lost its work volume as well cannot be started.
+        let (lost, wiped): (BTreeSet<_>, BTreeSet<_>) =
+            self.witness.wiped.iter().partition(|id| self.witness.robbed.contains(id));
+        self.witness.wiped = lost;
+        for id in wiped {
             // An agent that lost its token file gets it back when it is started the next time; one that lost it before
             // it was read was never heard.
             let late = Status::Failed(Failure::ProvisionTimeout);
