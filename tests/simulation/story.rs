@@ -551,10 +551,10 @@ impl Story {
         }
         self.say(id, Word::Purge);
         let far = self.house.sim.choose(|rng| rng.below(25));
-        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         let far = self.house.sim.choose(|rng| rng.below(15));
-        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
     }
@@ -565,7 +565,7 @@ impl Story {
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.say(id, Word::Restart);
         let far = self.house.sim.choose(|rng| rng.below(16));
-        self.go_on_for(far, |seen| seen.side == OPS)?;
+        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lay_a_hand_on(id, Hand::Start);
         self.check()
     }
