@@ -978,11 +978,11 @@ fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
 /// A prefix of an id is a range of ids, which the primary index answers.
 fn by_id_prefix(sql: &Connection, prefix: &str, within: &str) -> StoreResult<Vec<Workspace>> {
     let hex: String = prefix.chars().filter(|c| *c != '-').collect();
-    let looks_like_id = (4..=32).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    let bound = |fill: &str| u128::from_str_radix(&format!("{hex}{}", fill.repeat(32 - hex.len())), 16).ok();
-    let (true, Some(low), Some(high)) = (looks_like_id, bound("0"), bound("f")) else {
+    if !(4..=32).contains(&hex.len()) || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(Vec::new());
-    };
+    }
+    let bound = |fill: &str| u128::from_str_radix(&format!("{hex}{}", fill.repeat(32 - hex.len())), 16).ok();
+    let (Some(low), Some(high)) = (bound("0"), bound("f")) else { return Ok(Vec::new()) };
     let id = |number| WorkspaceId(uuid::Uuid::from_u128(number));
     many(sql, &format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5"), params![id(low), id(high)])
 }

@@ -330,6 +330,12 @@ async fn a_workspace_is_found_by_name_id_or_prefix_and_a_live_one_before_a_remov
     assert!(matches!(find(&live.to_string()[..4], Scope::Any).await, Found::Many(all) if all.len() == 3));
     assert!(matches!(find("nothing", Scope::Live).await, Found::None(names) if names == [name("alpha")]));
     assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "a wildcard is a letter like others");
+    for longer_than_an_id in
+        ["a-name-of-more-than-thirty-two-letters".to_owned(), "f".repeat(63), "0".repeat(40_000)]
+    {
+        let found = find(&longer_than_an_id, Scope::Any).await;
+        assert!(matches!(found, Found::None(_)), "{longer_than_an_id}");
+    }
 }
 
 #[tokio::test]
