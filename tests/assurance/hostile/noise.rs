@@ -4,8 +4,9 @@
 //! Each request follows from a seed and its number alone. What may be answered with a success is worked out beside the
 //! server, from who asks for what; everything else has to be refused.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{fmt, net::SocketAddr};
 
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant};
 
@@ -340,10 +341,35 @@ fn body(path: &str, id: &str, other: &str, dice: &mut Dice) -> Vec<u8> {
 }
 
 /// The id that a body names under this key, where it is an object. What else it holds is skipped, as the server skips
-/// it, however deep or large it is.
+/// it: however deep or large it is, and without a look at whether its bytes are text.
 fn names(body: &[u8], key: &str) -> Option<String> {
-    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
-    serde_json::from_str(fields.get(key)?.get()).ok()
+    struct Of<'a>(&'a str);
+
+    impl<'de> Visitor<'de> for Of<'_> {
+        type Value = Option<String>;
+
+        fn expecting(&self, told: &mut fmt::Formatter<'_>) -> fmt::Result {
+            told.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+            let mut named = None;
+            while let Some(field) = fields.next_key::<String>()? {
+                if field == self.0 {
+                    let value = fields.next_value::<&RawValue>()?;
+                    named = serde_json::from_str(value.get()).ok();
+                } else {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(named)
+        }
+    }
+
+    let mut body = serde_json::Deserializer::from_slice(body);
+    let named = body.deserialize_map(Of(key)).ok()?;
+    body.end().ok()?;
+    named
 }
 
 /// Whether a request may be answered with a success, as the protocol has it (§3 to §6).
