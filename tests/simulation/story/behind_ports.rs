@@ -1,0 +1,80 @@
+//! What runs behind the ports of the world.
+
+use std::{io, sync::Arc};
+
+use ostler::{
+    domain::naming::LABEL_WORKSPACE,
+    engine::fake::{FakeContainer, World},
+    http::PipeTo,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::{
+    super::{
+        executor::{Owner, Sim},
+        invariants::Rule,
+    },
+    book::{Shared, open},
+};
+
+/// What runs behind the ports of the world: answers, hangs up, or says nothing for ever.
+pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
+    let (world, book) = (Arc::downgrade(world), Arc::clone(book));
+    Arc::new(move |address| {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let world = world.upgrade().ok_or_else(refused)?;
+        let state = world.state();
+        let listens = |container: &&FakeContainer| {
+            container.state.may_run()
+                && container.spec.publish.is_some_and(|(_, port)| port == address.port())
+        };
+        let container = state.containers.values().find(listens).ok_or_else(refused)?;
+        let own = container.spec.labels.get(LABEL_WORKSPACE).cloned().unwrap_or_default();
+        drop(state);
+        let (here, there) = tokio::io::duplex(16 * 1024);
+        let mood = sim.choose(|rng| rng.below(10));
+        sim.spawn(Owner::Engine, answer(there, own, Arc::clone(&book), mood));
+        Ok(here)
+    })
+}
+
+async fn answer(mut wire: DuplexStream, own: String, book: Shared, mood: usize) {
+    let mut heard = Vec::new();
+    let mut piece = [0; 2048];
+    // The body of these messages ends with two braces more than anything in the head.
+    while !heard.ends_with(b"}}}") && !heard.ends_with(b"}") {
+        match wire.read(&mut piece).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => heard.extend_from_slice(&piece[..read]),
+        }
+    }
+    let text = String::from_utf8_lossy(&heard).into_owned();
+    {
+        let mut book = open(&book);
+        book.arrived += 1;
+        let meant = book
+            .sent
+            .iter()
+            .find(|(word, _)| text.contains(*word))
+            .map(|(word, route)| (word.clone(), *route));
+        match meant {
+            Some((word, (_, to))) if to.to_string() != own => {
+                book.broke(
+                    Rule::MessagesArrive.broken(format!("{word} was sent to {to} and arrived at {own}")),
+                );
+            }
+            Some((word, _)) => book.note(format!("{word} arrived at {own}")),
+            None => book.broke(Rule::MessagesArrive.broken("a message arrived that nobody sent")),
+        }
+    }
+    match mood {
+        0 => {}
+        1 => std::future::pending().await,
+        _ => {
+            let body = r#"{"result":{"parts":[{"text":"heard"}]}}"#;
+            let preface = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            // Whoever asked may have gone.
+            let _gone = wire.write_all(format!("{preface}{body}").as_bytes()).await;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What is done to the machine: to containers and volumes by hand, to the disk, the socket, the process and the clock.
+
+use ostler::{
+    domain::{
+        ids::WorkspaceId,
+        naming::{VolumeKind, volume_name},
+        status::Status,
+    },
+    engine::fake::FakeContainer,
+};
+
+use super::{Story, book::open, running};
+
+/// What somebody does at the engine who is not ostler.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hand {
+    Kill,
+    Remove,
+    Start,
+    WipeConfig,
+    WipeConfigDirectory,
+    TakeWork,
+}
+
+impl Hand {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
+}
+impl Story {
+    /// Somebody is at the engine who is not ostler.
+    pub(super) fn lay_hands_on(&mut self, how: Option<Hand>) {
+        let Some(id) = self.any_workspace() else { return };
+        let starting = self.house.status(id) == Status::Provisioning;
+        let hand = self
+            .house
+            .sim
+            .choose(|rng| if starting && rng.permille(400) { Hand::Start } else { rng.pick(&Hand::ALL) });
+        self.lay_a_hand_on(id, how.unwrap_or(hand));
+    }
+
+    pub(super) fn lay_a_hand_on(&mut self, id: WorkspaceId, hand: Hand) {
+        let row = self.house.row(id);
+        let Some(container) = row.container else { return };
+        let mut state = self.house.world.state();
+        let what = match hand {
+            Hand::Kill => {
+                if state.containers.get(&container).is_none_or(|container| !container.state.may_run()) {
+                    return;
+                }
+                state.kill(&container, 137);
+                "its container is killed"
+            }
+            Hand::Remove => {
+                state.remove(&container);
+                "its container is removed by hand"
+            }
+            Hand::Start => {
+                let stands = |container: &FakeContainer| !container.state.may_run();
+                if !state.containers.get(&container).is_some_and(stands) {
+                    return;
+                }
+                state.run(&container);
+                self.witness.hands.insert(id);
+                "its container is started by hand"
+            }
+            Hand::WipeConfig | Hand::WipeConfigDirectory => {
+                let name = volume_name(id, VolumeKind::Config);
+                let Some(volume) = state.volumes.get_mut(&name) else { return };
+                volume.files.clear();
+                volume.directory_missing = hand == Hand::WipeConfigDirectory;
+                state.changes += 1;
+                self.witness.wiped.insert(id);
+                "its config volume is wiped"
+            }
+            Hand::TakeWork
+                if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) =>
+            {
+                state.volumes.remove(&volume_name(id, VolumeKind::Work));
+                state.changes += 1;
+                self.witness.robbed.insert(id);
+                "its work volume is taken away by hand"
+            }
+            Hand::TakeWork => return,
+        };
+        drop(state);
+        self.count(what);
+        self.note(format!("{}: {what}", row.name));
+    }
+
+    pub(super) fn fill_or_free_the_disk(&mut self) {
+        let pages = self.house.sim.choose(|rng| rng.below(5));
+        if pages == 4 {
+            self.house.disk.free();
+            self.note("there is room on the disk");
+        } else {
+            self.house.disk.fill(u32::try_from(pages).expect("it is small"));
+            self.count("the disk was full");
+            self.note(format!("the disk is full but for {pages} pages"));
+        }
+    }
+
+    pub(super) fn lead_elsewhere_or_back(&mut self) {
+        if self.house.world.is_elsewhere() {
+            self.lead_back();
+        } else {
+            self.house.world.lead_elsewhere();
+            self.count("the socket led to another engine");
+            self.note("the socket leads to another engine");
+            let provisioning = self.house.rows().into_iter().map(|row| row.id);
+            self.witness.elsewhere.extend(provisioning);
+        }
+    }
+
+    /// What was asked elsewhere is answered there first: a socket that leads away and back within one look shows a
+    /// sentinel before and after, and nobody could tell.
+    pub(super) fn lead_back(&mut self) {
+        for _ in 0..2000 {
+            self.house.sim.run_ready();
+            let Some(next) = self.house.sim.held().first().copied() else { break };
+            self.take(next);
+        }
+        self.house.world.lead_here();
+        self.note("the socket leads to our engine again");
+    }
+
+    pub(super) fn crash(&mut self) {
+        // In the middle of what was woken: some of it has run, some has not.
+        let (some, arriving) = self.house.sim.choose(|rng| (rng.below(4), rng.below(1001)));
+        for _ in 0..some {
+            self.house.sim.run_one();
+        }
+        self.count("crashes");
+        self.note("the daemon is killed and starts again");
+        let sim = self.house.sim.clone();
+        let mut fates = sim.choose(|rng| rng.clone());
+        self.house.crash(|_| fates.permille(arriving));
+        self.house.watch();
+        self.witness.listening_since = self.house.sim.clock().awake();
+        self.witness.across_jump.clear();
+        let mut book = open(&self.book);
+        book.running_passes.clear();
+        let looks = book.looks;
+        book.words.interrupt(looks);
+        for said in book.may_go.values_mut().flatten() {
+            said.get_or_insert(looks + 1);
+        }
+    }
+
+    pub(super) fn jump(&mut self) {
+        let minutes = self.house.sim.choose(|rng| rng.below(240));
+        let minutes = i64::try_from(minutes).expect("it is small") - 60;
+        self.count("jumps of the wall clock");
+        self.note(format!("the wall clock jumps by {minutes} minutes"));
+        self.house.sim.jump(minutes * 60_000);
+        if minutes != 0 {
+            self.witness.listening_since = self.house.sim.clock().awake();
+            self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
+        }
+    }
+}

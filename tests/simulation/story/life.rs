@@ -1,0 +1,181 @@
+//! Lives: lived, made short, told, and played again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use ostler::domain::status::Status;
+
+use super::{
+    super::invariants::{Broken, Coverage, Witness},
+    STEPS, Story,
+    book::{Shared, open},
+};
+
+/// A life to be lived.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) seed: u64,
+    /// The numbers of the steps that it has.
+    pub(crate) steps: Vec<u64>,
+}
+
+/// A life that was lived.
+pub(crate) struct Lived {
+    pub(crate) broken: Option<Broken>,
+    pub(crate) history: Vec<String>,
+    pub(crate) done: BTreeMap<&'static str, u64>,
+    pub(crate) coverage: Coverage,
+    pub(crate) reached: BTreeSet<Status>,
+    /// How often everything was looked at.
+    pub(crate) looks: usize,
+}
+
+impl Life {
+    /// The whole life of a seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self { seed, steps: (0..STEPS as u64).collect() }
+    }
+
+    /// Lives it.
+    pub(crate) fn live(&self) -> Lived {
+        let book = Shared::default();
+        let told = Arc::clone(&book);
+        let (seed, steps) = (self.seed, self.steps.clone());
+        let ended = catch_unwind(AssertUnwindSafe(move || {
+            let mut story = Story::new(seed, told);
+            let ended = story.live(seed, &steps);
+            let Witness { coverage, reached, looks, .. } = std::mem::take(&mut story.witness);
+            (ended, coverage, reached, looks)
+        }));
+        let (broken, coverage, reached, looks) = match ended {
+            Ok((ended, coverage, reached, looks)) => (ended.err(), coverage, reached, looks),
+            // The panic's own words have been printed where it happened.
+            Err(_) => (Some("[panic] it panicked".to_owned()), Coverage::default(), BTreeSet::new(), 0),
+        };
+        let mut book = open(&book);
+        Lived {
+            broken,
+            history: std::mem::take(&mut book.history),
+            done: std::mem::take(&mut book.done),
+            coverage,
+            reached,
+            looks,
+        }
+    }
+
+    /// The same breach in fewer steps: parts are left out, smaller and smaller ones, for as long as the same rule breaks.
+    pub(crate) fn shorten(&self, rule: &str, most: usize) -> Self {
+        let breaks = |steps: &[u64]| {
+            let life = Self { seed: self.seed, steps: steps.to_vec() };
+            life.live().broken.is_some_and(|broken| rule_of(&broken) == rule)
+        };
+        let mut steps = self.steps.clone();
+        let (mut part, mut tries) = (steps.len().div_ceil(2), 0);
+        while part > 0 && tries < most {
+            let mut at = 0;
+            let before = steps.len();
+            while at < steps.len() && tries < most {
+                let mut fewer = steps.clone();
+                fewer.drain(at..(at + part).min(steps.len()));
+                tries += 1;
+                if breaks(&fewer) { steps = fewer } else { at += part }
+            }
+            if part == 1 && steps.len() == before {
+                break;
+            }
+            part = if part == 1 { 1 } else { part.div_ceil(2) };
+        }
+        Self { seed: self.seed, steps }
+    }
+
+    /// How it is said which steps there are: `3,7-9`.
+    pub(crate) fn spelled(&self) -> String {
+        let mut text = String::new();
+        let mut steps = self.steps.iter().copied().peekable();
+        while let Some(first) = steps.next() {
+            let mut last = first;
+            while steps.next_if(|next| *next == last + 1).is_some() {
+                last += 1;
+            }
+            let comma = if text.is_empty() { "" } else { "," };
+            let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            write!(text, "{comma}{range}").expect("a string takes everything");
+        }
+        text
+    }
+
+    /// Reads what [`Life::spelled`] says.
+    pub(crate) fn spelled_out(seed: u64, text: &str) -> Option<Self> {
+        let mut steps = Vec::new();
+        for range in text.split(',').filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            steps.extend(first.parse::<u64>().ok()?..=last.parse::<u64>().ok()?);
+        }
+        Some(Self { seed, steps })
+    }
+}
+
+/// The name of the rule that a breach names.
+pub(crate) fn rule_of(broken: &str) -> &str {
+    broken.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or("other", |(rule, _)| rule)
+}
+
+impl Lived {
+    /// What happened, a line each.
+    pub(crate) fn told(&self) -> String {
+        self.history.iter().enumerate().fold(String::new(), |mut text, (step, what)| {
+            writeln!(text, "{step:5}  {what}").expect("a string takes everything");
+            text
+        })
+    }
+}
+
+/// Lives that once broke a promise, and what was wrong then: see the tests of what they found.
+const KEPT: &[(u64, &str)] = &[];
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// As many as a debug build lives in a few seconds; `tests/assurance` lives the rest.
+const SEEDS: u64 = 60;
+
+#[test]
+fn no_life_of_an_installation_breaks_a_promise() {
+    let seeds: Vec<u64> = match number("OSTLER_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("OSTLER_SIM_SEEDS").unwrap_or(SEEDS))
+            .chain(KEPT.iter().map(|(seed, _)| *seed))
+            .collect(),
+    };
+    let mut reached = BTreeSet::new();
+    for seed in &seeds {
+        let lived = Life::of(*seed).live();
+        reached.extend(lived.reached.iter().copied());
+        if let Some(broken) = &lived.broken {
+            panic!(
+                "{}seed {seed}: {broken}\nAgain: OSTLER_SIM_SEED={seed} cargo test --test main simulation::story",
+                lived.told()
+            );
+        }
+    }
+    let missed: Vec<_> = Status::ALL.into_iter().filter(|status| !reached.contains(status)).collect();
+    assert!(
+        seeds.len() < 60 || missed.is_empty(),
+        "{} lives in which nobody ever was {missed:?}",
+        seeds.len()
+    );
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life_to_the_letter() {
+    for seed in 0..6 {
+        let (once, again) = (Life::of(seed).live(), Life::of(seed).live());
+        assert_eq!(once.history, again.history, "seed {seed}");
+    }
+}

@@ -1,0 +1,432 @@
+//! Lives of an installation, each a seed: people's orders, agents' words and messages, sweeps, crashes, an engine and a
+//! disk that fail in every way they can, hands at the engine and at the clock, in any order at all.
+//!
+//! Each step draws its choices from the seed and its own number. So a life may be played with some of its steps left
+//! out, and the others stay what they were: that is how a life that breaks a promise is made short ([`Life::shorten`]).
+
+mod behind_ports;
+mod book;
+mod hands;
+mod life;
+mod races;
+mod rest;
+mod words;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
+
+use ostler::{
+    domain::{ids::WorkspaceId, workspace::Workspace},
+    engine::fake::{EventFault, Fault},
+    store::Bearer,
+    sweep::{Mode, Run, Sight, Verdict},
+};
+
+use super::{
+    executor::{Owner, Place, Seen, Sim, TaskOrder},
+    faults::{self, Temper},
+    house::{AGENTS, House, IMAGE, OPS, at_once, furnished_world, pass_named, request},
+    invariants::{Broken, Rule, Witness},
+};
+use behind_ports::agents;
+use book::{Book, Shared, open};
+use hands::Hand;
+pub(crate) use life::{Life, Lived, rule_of};
+
+/// Steps of a life.
+pub(crate) const STEPS: usize = 200;
+
+/// Streams of random numbers; each step has one of its own.
+const TEMPER: u64 = 3;
+const FIRST_STEP: u64 = 1000;
+
+const ABOUT_AGENTS: [&str; 5] =
+    ["check_heartbeats", "time_out_provisioning", "hibernate_idle", "flag_wedged", "restart_due"];
+
+/// How many more listings have to be whole after one that was not: a grace is at least two listings long, and an engine
+/// that shows less than there is again and again is not one that anybody could be protected from.
+const WHOLE_LISTINGS: usize = 40;
+
+struct Story {
+    house: House,
+    neighbour: Option<House>,
+    witness: Witness,
+    book: Shared,
+    temper: Temper,
+    named: u64,
+}
+
+impl Story {
+    fn new(seed: u64, book: Shared) -> Self {
+        let sim = Sim::new(seed, TaskOrder::Seeded);
+        sim.reseed(seed, TEMPER);
+        let temper = sim.choose(Temper::of);
+        let world = furnished_world();
+        let pipe_to = agents(sim.clone(), &world, &book);
+        let house = House::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
+        let neighbour = temper.neighbour.then(|| {
+            let neighbour = house.neighbour();
+            let made = request("next-door", IMAGE);
+            neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
+            neighbour
+        });
+        // Before anything goes wrong, so that what is next door is there when the watch begins.
+        if neighbour.is_some() {
+            sim.pass(Duration::from_secs(5));
+        }
+        let faulty = temper.faults;
+        let (choices, noted) = (sim.clone(), Arc::clone(&book));
+        world.inject(move |call| {
+            let mut book = open(&noted);
+            let listing = call.method.starts_with("list_");
+            book.whole_listings += usize::from(listing);
+            let fault = choices.choose(|rng| {
+                if listing && faulty > 0 && book.whole_listings > WHOLE_LISTINGS && rng.permille(100) {
+                    return Fault::Partial(rng.below(2));
+                }
+                if rng.permille(faulty) { faults::of_call(rng, call) } else { Fault::None }
+            });
+            if let Fault::Partial(_) = fault {
+                book.whole_listings = 0;
+            }
+            if let Some(name) = faults::name_of(&fault) {
+                book.count(name);
+                book.note(format!("wrong: {name} ({} {})", call.method, short(&call.object)));
+            }
+            fault
+        });
+        let (choices, noted) = (sim.clone(), Arc::clone(&book));
+        world.inject_into_events(move |_| {
+            let fault = choices.choose(|rng| {
+                if rng.permille(faulty * 2) { faults::of_event(rng) } else { EventFault::None }
+            });
+            if let Some(name) = faults::name_of_event(fault) {
+                open(&noted).count(name);
+            }
+            fault
+        });
+        house.watch();
+        let mut witness = Witness::of(&house);
+        witness.late_starts = faulty > 0;
+        witness.is_told = true;
+        witness.listening_since = sim.clock().awake();
+        Self { house, neighbour, witness, book, temper, named: 0 }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        open(&self.book)
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.book().note(what);
+    }
+
+    fn count(&self, what: &'static str) {
+        self.book().count(what);
+    }
+
+    fn live(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
+        for step in steps {
+            self.house.sim.reseed(seed, FIRST_STEP + step);
+            self.house.sim.run_ready();
+            let lulls = if self.temper.deaths > 0 { 40 } else { 10 };
+            if self.house.sim.choose(|rng| rng.permille(lulls)) {
+                self.lull()?;
+            }
+            self.step();
+            self.check()?;
+        }
+        self.house.sim.reseed(seed, FIRST_STEP - 1);
+        self.calm_down()?;
+        self.witness.at_rest(&self.house)?;
+        self.the_last_word_counts()
+    }
+
+    fn check(&mut self) -> Result<(), Broken> {
+        self.witness.check(&self.house)?;
+        let left = std::mem::take(&mut self.witness.left_rest);
+        let mut book = open(&self.book);
+        book.looks = self.witness.looks;
+        if let Some(broken) = book.broken.take() {
+            return Err(broken);
+        }
+        for (id, since) in left {
+            // What is resumed takes along what was paused with it.
+            let mut line = line_above(&self.house, id);
+            line.push(id);
+            self.witness.coverage.count(Rule::RestIsKept, 1);
+            if !book.words.roused(&line, since) {
+                let name = self.house.row(id).name;
+                return Err(Rule::RestIsKept.broken(format!("{name} left its rest, and no person said so")));
+            }
+        }
+        for (id, status, since) in std::mem::take(&mut book.told) {
+            self.witness.coverage.count(Rule::AnswersAreTrue, 1);
+            if !self.witness.was(id, &status, since) {
+                let how = format!("{id} was said to be {status}, and was not since look {since}");
+                return Err(Rule::AnswersAreTrue.broken(how));
+            }
+        }
+        self.witness.new_volumes.clone_from(&book.new_volumes);
+        self.witness.may_go.clone_from(&book.may_go);
+        let runs = std::mem::take(&mut book.runs_that_took);
+        self.witness.coverage.count(Rule::RunsAreBounded, runs);
+        let heard = std::mem::take(&mut book.words_heard);
+        self.witness.coverage.count(Rule::TokensSpeakTrue, heard);
+        if !self.witness.across_jump.is_empty() {
+            let running = running(&self.house, &book);
+            self.witness.across_jump.retain(|pass| running.contains(pass));
+        }
+        for (id, token) in &book.persons {
+            self.witness.coverage.count(Rule::PersonsTokensStay, 1);
+            let holder = self.house.eye.bearer(&token.digest(), self.house.sim.now());
+            let removed = self.witness.is_removed(*id);
+            if !removed && !matches!(holder, Some(Bearer::Workspace(holder)) if holder.workspace == *id) {
+                let how =
+                    format!("a person made a token of {id}, nobody revoked it, and it is no longer valid");
+                return Err(Rule::PersonsTokensStay.broken(how));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is under way comes to its end, nobody says anything for a while, and the passes about agents look. Where
+    /// containers die, one may do so again and again.
+    fn lull(&mut self) -> Result<(), Broken> {
+        let deadly = self.temper.deaths > 0;
+        let times = if deadly && self.house.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
+        for _ in 0..times {
+            self.until_nothing_is_due()?;
+            if deadly {
+                self.lay_hands_on(Some(Hand::Kill));
+                self.until_nothing_is_due()?;
+            }
+            let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
+            let minutes = self.house.sim.choose(|rng| rng.pick(waits));
+            self.note(format!("{minutes} minutes pass in a lull"));
+            self.house.sim.pass(Duration::from_mins(minutes));
+            self.check()?;
+            if self.house.sim.choose(|rng| rng.permille(300)) {
+                self.approve_what_is_held();
+            }
+            if self.house.sim.choose(|rng| rng.permille(300)) {
+                self.race()?;
+            }
+            if !self.temper.driven {
+                // About agents only, or about everything, twice: many graces are two looks long.
+                let all = self.house.sim.choose(|rng| rng.permille(150));
+                for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
+                    self.begin_pass(pass);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn until_nothing_is_due(&mut self) -> Result<(), Broken> {
+        // A driver is always due again.
+        let most = if self.temper.driven { 150 } else { 2000 };
+        for _ in 0..most {
+            self.house.sim.run_ready();
+            if let Some(next) = self.house.sim.held().first().copied() {
+                self.take(next);
+                self.check()?;
+            } else if !self.house.sim.fire_next_timer() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, next: Seen) {
+        self.note(format!("{} of {}", next.label, side(next)));
+        self.house.sim.take(next.id);
+    }
+
+    /// One thing happens.
+    fn step(&mut self) {
+        let held = self.house.sim.held();
+        let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
+        let (crash, death, disk, detour) = self.house.sim.choose(|rng| {
+            (rng.permille(crashes), rng.permille(deaths), rng.permille(full_disks), rng.permille(detours))
+        });
+        if crash {
+            return self.crash();
+        }
+        if death {
+            return self.lay_hands_on(Some(Hand::Kill));
+        }
+        if disk {
+            return self.fill_or_free_the_disk();
+        }
+        if detour {
+            return self.lead_elsewhere_or_back();
+        }
+        match self.house.sim.choose(|rng| rng.below(100)) {
+            0..64 if held.is_empty() => self.wait(&held),
+            0..64 => {
+                let next = self.next_of(&held);
+                self.take(next);
+            }
+            64..72 if !self.temper.mute => self.speak(),
+            64..74 => self.send_a_message(),
+            74..81 => self.wait(&held),
+            81..88 => self.order(),
+            88..91 => self.create(),
+            91..92 => self.ask_or_change(),
+            92..97 if self.temper.driven => self.wait(&held),
+            92..97 => self.sweep(),
+            97..99 => self.lay_hands_on(None),
+            _ if self.house.sim.choose(|rng| rng.permille(300)) => self.jump(),
+            _ if self.house.sim.choose(|rng| rng.permille(300)) => {
+                // Now and then a crowd of them: more than the breaker lets pass.
+                let many = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
+                for _ in 0..many {
+                    let id = self.house.furnish_unknown();
+                    self.count("something unknown turned up");
+                    self.note(format!("something unknown, {id}, turns up"));
+                }
+            }
+            _ => self.wait(&held),
+        }
+    }
+
+    /// One of the effects that are held: of the slow side, now and then only.
+    fn next_of(&self, held: &[Seen]) -> Seen {
+        let slow = self.temper.slow_side.filter(|_| self.house.sim.choose(|rng| rng.permille(900)));
+        let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
+        self.house.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
+    }
+
+    /// Time passes, unless the store owes an answer: it gives those within an instant.
+    fn wait(&self, held: &[Seen]) {
+        if held.iter().any(|held| held.place == Place::Store) {
+            return;
+        }
+        if let Some(wait) = self.house.sim.next_timer() {
+            self.note(format!("{} ms pass", wait.as_millis()));
+            self.house.sim.fire_next_timer();
+        } else {
+            let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
+            self.note(format!("{minutes} minutes pass"));
+            self.house.sim.idle(Duration::from_mins(minutes));
+        }
+    }
+
+    fn any_workspace(&self) -> Option<WorkspaceId> {
+        self.any_workspace_that(|_| true)
+    }
+
+    fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
+        let meant: Vec<_> = self.house.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!meant.is_empty()).then(|| self.house.sim.choose(|rng| rng.pick(&meant)).id)
+    }
+
+    /// A pass begins, unless it runs already: that is the driver's promise.
+    fn sweep(&mut self) {
+        let passes = all_passes();
+        let restarts = self.temper.deaths > 0 && self.house.sim.choose(|rng| rng.permille(400));
+        let next_door = self.neighbour.is_some() && self.house.sim.choose(|rng| rng.permille(250));
+        let pass = if restarts { "restart_due" } else { self.house.sim.choose(|rng| rng.pick(&passes)) };
+        // Where a container is gone the race of its tokens' sweep is on.
+        let gone = self
+            .house
+            .rows()
+            .into_iter()
+            .any(|row| row.container.is_some() && self.house.container(row.id).is_none());
+        let pass =
+            if gone && self.house.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
+        if next_door { self.begin_pass_next_door(pass) } else { self.begin_pass(pass) }
+    }
+
+    fn begin_pass_next_door(&self, pass: &'static str) {
+        let Some(neighbour) = &self.neighbour else { return };
+        self.note(format!("next door, {pass} begins"));
+        let sweeper = Arc::clone(&neighbour.daemon.sweeper);
+        self.house.sim.spawn(Owner::Neighbour, async move {
+            if let Ok(look) = sweeper.look().await {
+                sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+            }
+        });
+    }
+
+    fn begin_pass(&mut self, pass: &'static str) {
+        if self.book().running_passes.contains(&pass) {
+            return;
+        }
+        let mut book = self.book();
+        book.running_passes.push(pass);
+        book.count("passes");
+        book.note(format!("{pass} begins"));
+        let (sweeper, shared) = (Arc::clone(&self.house.daemon.sweeper), Arc::clone(&self.book));
+        self.house.sim.spawn(Owner::Daemon, async move {
+            let look = match pass_named(pass).sight() {
+                Sight::Engine => sweeper.look().await,
+                Sight::Store => Ok(sweeper.glance()),
+            };
+            let mut run = None;
+            let said = match look {
+                Ok(look) => {
+                    let done = sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+                    let actions =
+                        done.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
+                    let said = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
+                    run = Some(done);
+                    said
+                }
+                Err(untrusted) => untrusted.to_string(),
+            };
+            let mut book = open(&shared);
+            book.running_passes.retain(|running| *running != pass);
+            book.note(format!("{pass} ended {said}"));
+            let took = run.as_ref().map_or(0, taken_by);
+            book.runs_that_took += usize::from(took > 0);
+            if took > 5 {
+                book.broke(Rule::RunsAreBounded.broken(format!("{pass} took {took} things away in one run")));
+            }
+        });
+    }
+}
+
+/// The names of all passes, in their order.
+fn all_passes() -> Vec<&'static str> {
+    ostler::sweep::all().iter().map(|pass| pass.name()).collect()
+}
+
+/// The passes that run right now, whoever began them.
+fn running(house: &House, book: &Book) -> BTreeSet<&'static str> {
+    let driven = house.daemon.running_passes();
+    driven.into_iter().chain(book.running_passes.iter().copied()).collect()
+}
+
+/// Everybody above a workspace.
+fn line_above(house: &House, id: WorkspaceId) -> Vec<WorkspaceId> {
+    let rows = house.rows();
+    let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
+    std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
+}
+
+/// How many things a run took away, or tried to: at most five (design, §6).
+fn taken_by(run: &Run) -> usize {
+    let applied = run.actions.iter().filter(|one| {
+        one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
+    });
+    applied.count()
+}
+fn short(object: &str) -> &str {
+    let end = object.trim_start_matches('0');
+    if end.is_empty() { object } else { end }
+}
+
+fn side(seen: Seen) -> &'static str {
+    match (seen.place, seen.side) {
+        (Place::Store, OPS) => "an order, in the store",
+        (Place::Store, AGENTS) => "a request, in the store",
+        (Place::Store, _) => "a sweep, in the store",
+        (Place::Engine, OPS) => "an order, in the engine",
+        (Place::Engine, _) => "a sweep, in the engine",
+    }
+}

@@ -1,0 +1,108 @@
+//! The end of a life: faults stop, and what should be so has to come about.
+
+use std::collections::BTreeSet;
+
+use ostler::{
+    domain::status::{Failure, Status},
+    store::Bearer,
+    sweep::Run,
+};
+
+use super::{
+    super::{
+        house::{at_once, well},
+        invariants::{Broken, Rule},
+        people::Word,
+    },
+    Story,
+    book::open,
+    line_above,
+};
+
+impl Story {
+    /// Faults stop, what is under way comes to its end, the sweeps go on until they have nothing to do.
+    pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
+        self.note("everything is well again");
+        if self.house.world.is_elsewhere() {
+            self.lead_back();
+            self.check()?;
+        }
+        self.house.world.heal();
+        self.house.disk.free();
+        for _ in 0..if self.temper.driven { 300 } else { 100_000 } {
+            self.house.sim.run_ready();
+            let held = self.house.sim.held();
+            if !held.is_empty() {
+                let next = self.next_of(&held);
+                self.take(next);
+            } else if !self.house.sim.fire_next_timer() {
+                break;
+            }
+            self.check()?;
+        }
+        self.witness.approving = true;
+        self.everybody_is_well();
+        if self.temper.driven {
+            // From here on it is the seed that sweeps, as in every other life: what the driver has to show is over.
+            self.house.put_driver_to_rest();
+        }
+        self.come_to_rest()?;
+        // Who lost its work volume as well cannot be started.
+        let (lost, wiped): (BTreeSet<_>, BTreeSet<_>) =
+            self.witness.wiped.iter().partition(|id| self.witness.robbed.contains(id));
+        self.witness.wiped = lost;
+        for id in wiped {
+            // An agent that lost its token file gets it back when it is started the next time; one that lost it before
+            // it was read was never heard.
+            let late = Status::Failed(Failure::ProvisionTimeout);
+            if [Status::Online, Status::Degraded, late].contains(&self.house.status(id)) {
+                self.say(id, Word::Restart);
+                self.house.sim.quiesce();
+            }
+        }
+        let last = self.come_to_rest()?;
+        self.note(format!("at rest after {} passes had nothing to do", last.len()));
+        self.check()
+    }
+
+    pub(super) fn come_to_rest(&self) -> Result<Vec<Run>, Broken> {
+        self.house.try_to_converge().map_err(|left| Rule::ItHeals.broken(left))
+    }
+
+    /// Whoever can still be heard has nothing left to do.
+    pub(super) fn everybody_is_well(&self) {
+        for token in &self.book().tokens {
+            if let Some(Bearer::Workspace(holder)) =
+                self.house.eye.bearer(&token.digest(), self.house.sim.now())
+            {
+                at_once(self.house.eye.note_beat(holder, well(), self.house.sim.now()))
+                    .expect("the store answers");
+            }
+        }
+    }
+
+    /// Promise 3: who was told "stopped" or "removed", and said nothing since, finds it so.
+    pub(super) fn the_last_word_counts(&mut self) -> Result<(), Broken> {
+        let book = open(&self.book);
+        let ids: Vec<_> = book.words.said.keys().copied().collect();
+        for id in ids {
+            let above = line_above(&self.house, id);
+            let Some(last) = book.words.last_granted(id, &above) else { continue };
+            self.witness.coverage.count(Rule::LastWordCounts, 1);
+            let row = self.house.row(id);
+            // Work that was lost forbids what was ordered before.
+            let is_robbed =
+                self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
+            if !last.is_kept_by(row.status) && !is_robbed {
+                let (number, word) = (last.number, last.word);
+                let how =
+                    format!("order {number} ({word:?} {}) was granted, and it is {}", row.name, row.status);
+                return Err(Rule::LastWordCounts.broken(how));
+            }
+        }
+        self.witness
+            .coverage
+            .count(Rule::MessagesArrive, usize::try_from(book.arrived).unwrap_or(usize::MAX));
+        Ok(())
+    }
+}

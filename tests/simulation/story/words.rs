@@ -1,0 +1,338 @@
+//! What people and agents say, over the routes that they use.
+
+use std::sync::Arc;
+
+use ostler::{
+    domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token},
+    store::Bearer,
+};
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        executor::Owner,
+        house::{IMAGE, REMOTE_IMAGE, at_once, token_of},
+        invariants::Rule,
+        people::{HURRIED, WORDS, Word},
+    },
+    Story, all_passes,
+    book::{Book, open},
+};
+
+impl Story {
+    /// Somebody asks over the routes; what came of it is judged when it is there.
+    pub(super) fn ask(
+        &self,
+        what: String,
+        (method, path, body): (&str, String, Option<Value>),
+        token: Option<&str>,
+        judge: impl FnOnce(&mut Book, u16, &Value) + Send + 'static,
+    ) {
+        let asking = match token {
+            None => self.house.as_person(method, &path, body),
+            Some(token) => self.house.ask(method, &path, token, body),
+        };
+        let shared = Arc::clone(&self.book);
+        let mut book = self.book();
+        book.count("requests over the routes");
+        book.note(what.clone());
+        self.house.sim.spawn(Owner::Daemon, async move {
+            let (status, answer) = asking.await;
+            let mut book = open(&shared);
+            let text = answer.to_string();
+            book.note(format!("{what}: {status} {}", text.chars().take(150).collect::<String>()));
+            let said_why = answer["error"].is_string()
+                || answer["status"] == "confirmation_required"
+                || answer["deleted"] == true;
+            if status >= 400 && !said_why {
+                book.broke(
+                    Rule::AnswersAreTrue
+                        .broken(format!("{what} was refused without a word: {status} {answer}")),
+                );
+            }
+            judge(&mut book, status, &answer);
+        });
+    }
+
+    pub(super) fn create(&mut self) {
+        if self.house.rows().len() >= self.temper.workspaces {
+            return;
+        }
+        self.named += 1;
+        let name = format!("w{}", self.named);
+        let parent = self.any_workspace();
+        let body = self.house.sim.choose(|rng| {
+            let image = match rng.below(100) {
+                0..10 => REMOTE_IMAGE,
+                10..15 => "no-such-image",
+                _ => IMAGE,
+            };
+            let parent = parent.filter(|_| rng.permille(500));
+            let mut body = json!({ "name": name });
+            if let Some(parent) = parent {
+                body["parent_id"] = json!(parent);
+            }
+            if rng.permille(150) {
+                body["external"] = json!(true);
+                return body;
+            }
+            body["image"] = json!(image);
+            if rng.permille(600) {
+                body["runtime"] = json!(AGENT);
+            }
+            if rng.permille(400) {
+                body["hibernation_idle_minutes"] = json!(10);
+            }
+            body["restart_when_wedged"] = json!(rng.permille(500));
+            body
+        });
+        self.ask(
+            format!("create {body}"),
+            ("POST", "/workspaces".into(), Some(body)),
+            None,
+            |book, _, answer| {
+                let token = answer["connection"]["auth_token"].as_str().and_then(Token::parse);
+                let id = answer["id"].as_str().and_then(|id| id.parse().ok());
+                if let (Some(id), Some(token)) = (id, token) {
+                    book.tokens.push(token.clone());
+                    book.persons.push((id, token));
+                }
+            },
+        );
+    }
+
+    pub(super) fn order(&mut self) {
+        let Some(id) = self.any_workspace() else { return };
+        // Now and then somebody is in a hurry, and says the next thing before the last was answered.
+        if self.house.sim.choose(|rng| rng.permille(60)) {
+            for word in self.house.sim.choose(|rng| rng.pick(HURRIED)) {
+                self.say(id, *word);
+            }
+            return;
+        }
+        let word = self.house.sim.choose(|rng| rng.pick(&WORDS));
+        self.say(id, word);
+    }
+    pub(super) fn say(&mut self, id: WorkspaceId, word: Word) {
+        let looks = self.witness.looks;
+        let number = self.book().words.begin(id, word, looks);
+        self.count("orders of people");
+        if word == Word::StartWithNewVolume {
+            self.book().new_volumes.insert(id);
+        }
+        let gone = (word == Word::Purge).then(|| self.book().let_go(id));
+        let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
+        self.ask(what, word.request(id), None, move |book, status, answer| {
+            let granted = Word::is_granted_by(status, answer);
+            let looks = book.looks;
+            let said = book.words.answer(id, number, granted, looks);
+            if let Some(which) = gone {
+                book.has_gone(id, which);
+            }
+            if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
+                && status != "confirmation_required"
+                && granted
+            {
+                book.told.push((id, status.to_owned(), said.begun));
+            }
+        });
+    }
+
+    /// A person looks, or changes what is no status.
+    pub(super) fn ask_or_change(&mut self) {
+        let Some(id) = self.any_workspace() else { return };
+        let trash = at_once(self.house.eye.trash()).expect("the store answers");
+        let name = self.house.row(id).name;
+        let (what, looks) = (self.house.sim.choose(|rng| rng.below(8)), self.witness.looks);
+        let path = |more: &str| format!("/workspaces/{id}{more}");
+        let nothing = |_: &mut Book, _: u16, _: &Value| {};
+        match what {
+            0 => {
+                let told = move |book: &mut Book, status: u16, answer: &Value| {
+                    if let (200, Some(status)) = (status, answer["status"].as_str()) {
+                        book.told.push((id, status.to_owned(), looks));
+                    }
+                };
+                self.ask(format!("what is {name}"), ("GET", path("?removed=true"), None), None, told);
+            }
+            1 => {
+                let issued = move |book: &mut Book, _: u16, answer: &Value| {
+                    if let Some(token) = answer["auth_token"].as_str().and_then(Token::parse) {
+                        book.tokens.push(token.clone());
+                        book.persons.push((id, token));
+                    }
+                };
+                self.ask(
+                    format!("a token of {name}"),
+                    ("POST", path("/tokens"), Some(json!({}))),
+                    None,
+                    issued,
+                );
+            }
+            2 => {
+                let body = json!({ "hibernation_idle_minutes": 10, "role": "digger" });
+                self.ask(format!("change {name}"), ("PATCH", path(""), Some(body)), None, nothing);
+            }
+            3 => {
+                let body = json!({ "image": IMAGE, "tier": 3 });
+                self.ask(
+                    format!("change what {name} is made of"),
+                    ("PATCH", path(""), Some(body)),
+                    None,
+                    nothing,
+                );
+            }
+            4 => self.ask("list".into(), ("GET", "/workspaces".into(), None), None, nothing),
+            5 if !trash.is_empty() => {
+                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
+                let (of, entry) = (entry.workspace, entry.id);
+                let number = self.book().words.begin(of, Word::Undelete, looks);
+                let to = format!("/trash/{entry}/restore");
+                self.ask(
+                    format!("restore entry {entry}"),
+                    ("POST", to, None),
+                    None,
+                    move |book, status, answer| {
+                        let granted = status < 300 && answer["done"] == true;
+                        let looks = book.looks;
+                        book.words.answer(of, number, granted, looks);
+                    },
+                );
+            }
+            6 if !trash.is_empty() => {
+                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
+                let of = entry.workspace;
+                let which = self.book().let_go(of);
+                let gone = move |book: &mut Book, _: u16, _: &Value| book.has_gone(of, which);
+                let body = json!({ "entries": [entry.id] });
+                let to = "/trash/empty".to_owned();
+                self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
+            }
+            7 => self.approve_what_is_held(),
+            _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
+        }
+    }
+
+    /// A person approves one of the plans that wait for that.
+    pub(super) fn approve_what_is_held(&mut self) {
+        let held = |pass| at_once(self.house.eye.held_plan(pass)).expect("the store answers");
+        let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
+        if held.is_empty() {
+            return;
+        }
+        // From here on the breaker's limit is the person's.
+        self.witness.approving = true;
+        let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
+        let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
+        self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
+    }
+
+    /// The token of a process that runs, or one that somebody once held.
+    pub(super) fn some_token(&self) -> Option<Token> {
+        let (runs, old) = self.house.sim.choose(|rng| (rng.permille(850), rng.next()));
+        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.house.container(id));
+        let running = running.filter(|container| container.state.may_run());
+        let mut book = self.book();
+        match running.and_then(|container| token_of(container.held_token.as_deref())) {
+            Some(token) => {
+                if !book.tokens.iter().any(|known| known.digest() == token.digest()) {
+                    book.tokens.push(token.clone());
+                }
+                Some(token)
+            }
+            None if book.tokens.is_empty() => None,
+            None => {
+                let index = usize::try_from(old % book.tokens.len() as u64).expect("it is below a length");
+                Some(book.tokens[index].clone())
+            }
+        }
+    }
+
+    /// An agent says something: with the token it holds, or one that somebody once held.
+    pub(super) fn speak(&mut self) {
+        let Some(token) = self.some_token() else { return };
+        let holder = match self.house.eye.bearer(&token.digest(), self.house.sim.now()) {
+            Some(Bearer::Workspace(holder)) => Some(holder.workspace),
+            _ => None,
+        };
+        // Who holds a token that is none any more goes on speaking.
+        let Some(id) = holder.or_else(|| self.any_workspace()) else { return };
+        let (says, path, body) = self.house.sim.choose(|rng| {
+            let well = json!({ "uptime_seconds": 60 });
+            let (says, more) = rng.pick(&[
+                ("is well", well.clone()),
+                ("is well", well.clone()),
+                ("is well", well.clone()),
+                ("works", json!({ "active_tasks": 1, "current_task": "digging" })),
+                ("works and is well", json!({ "active_tasks": 2, "uptime_seconds": 60 })),
+                ("fails", json!({ "error_rate": 1.0, "sample_error": "no", "uptime_seconds": 60 })),
+                ("is wedged", json!({ "runtime_state": WEDGED, "active_tasks": 1, "uptime_seconds": 60 })),
+                ("registers", Value::Null),
+                ("looks for its peers", json!("peers")),
+                ("looks whether it is wanted", json!("state")),
+                ("wants to sleep", json!("hibernate")),
+            ]);
+            match &more {
+                Value::Null => (
+                    says,
+                    "/registry/register".to_owned(),
+                    Some(json!({ "id": id, "url": "", "agent_card": {} })),
+                ),
+                Value::String(what) if what == "peers" => (says, format!("/registry/{id}/peers"), None),
+                Value::String(what) => (says, format!("/workspaces/{id}/{what}"), None),
+                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    let mut beat = more;
+                    beat["workspace_id"] = json!(id);
+                    (says, "/registry/heartbeat".to_owned(), Some(beat))
+                }
+            }
+        });
+        let method = if body.is_some() || path.ends_with("hibernate") { "POST" } else { "GET" };
+        let looks = self.witness.looks;
+        let what = format!("{} says that it {says}", self.house.row(id).name);
+        self.count("words of agents");
+        let beats = body.is_some();
+        let (eye, clock, digest) = (self.house.eye.clone(), self.house.sim.clock(), token.digest());
+        let judge = move |book: &mut Book, status: u16, answer: &Value| {
+            // Whatever was written down for it was written a moment ago, and nothing was since.
+            let bearer = eye.bearer(&digest, clock.now());
+            let speaks = matches!(bearer, Some(Bearer::Workspace(holder)) if holder.workspace == id);
+            if beats && status == 200 {
+                book.words_heard += 1;
+                if !speaks {
+                    let how = format!("{id} was heard by a token that is none: {answer}");
+                    book.broke(Rule::TokensSpeakTrue.broken(how));
+                }
+            }
+            if let (200, Some(status), Some(_)) = (status, answer["status"].as_str(), answer.get("paused")) {
+                book.told.push((id, status.to_owned(), looks));
+            }
+        };
+        self.ask(what, (method, path, body), Some(token.expose()), judge);
+    }
+
+    /// Somebody sends a message, with a word in it by which it is known where it arrives.
+    pub(super) fn send_a_message(&mut self) {
+        let Some(to) = self.any_workspace() else { return };
+        let by_person = self.house.sim.choose(|rng| rng.permille(400));
+        let token = if by_person { None } else { self.some_token() };
+        let from =
+            token.as_ref().and_then(|token| self.house.eye.bearer(&token.digest(), self.house.sim.now()));
+        let from = match from {
+            Some(Bearer::Workspace(holder)) => Some(holder.workspace),
+            _ => None,
+        };
+        if token.is_some() && from.is_none() {
+            return;
+        }
+        let word = format!("message-{}-", self.book().sent.len());
+        self.book().sent.insert(word.clone(), (from, to));
+        self.count("messages");
+        let body = json!({ "method": "message/send", "params": { "message": { "text": word } } });
+        let what = format!("{word} to {}", self.house.row(to).name);
+        let path = format!("/workspaces/{to}/a2a");
+        let which = self.book().words.send(to);
+        let judge = move |book: &mut Book, _: u16, _: &Value| book.words.answer_message(to, which);
+        self.ask(what, ("POST", path, Some(body)), token.as_ref().map(Token::expose), judge);
+    }
+}
