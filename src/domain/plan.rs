@@ -530,7 +530,7 @@ pub fn reap_removed(
 pub struct UnknownInput<'a> {
     /// Rows, removed ones among them, of the workspaces the listing shows.
     pub rows: &'a [KnownRow],
-    /// Trash entries of those workspaces.
+    /// Trash entries of those workspaces, and everybody's that are on their way in or back.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in flight: left alone.
     pub busy: &'a BTreeSet<WorkspaceId>,

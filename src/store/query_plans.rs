@@ -343,7 +343,7 @@ fn drive_trash(store: &Store) {
     at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW))
         .expect("claimed");
     at_once(store.trash());
-    at_once(store.open_trash());
+    at_once(store.trash_in_sight(vec![removed]));
     at_once(store.trash_entry(entry));
     at_once(store.trash_of(vec![removed]));
     at_once(store.trash_due(NOW, 5));

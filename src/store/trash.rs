@@ -368,21 +368,6 @@ impl Store {
             .await
     }
 
-    /// Entries on their way in or back.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn open_trash(&self) -> StoreResult<Vec<TrashEntry>> {
-        self.lanes
-            .read("open trash", |sql| {
-                let text = format!(
-                    "SELECT {COLUMNS} FROM trash WHERE state IN ('claimed', 'restoring') ORDER BY id"
-                );
-                entries(sql, &text, [])
-            })
-            .await
-    }
-
     /// One entry.
     ///
     /// # Errors
@@ -406,6 +391,24 @@ impl Store {
                     "SELECT {COLUMNS} FROM trash WHERE workspace IN (SELECT value FROM rarray(?1)) ORDER BY id"
                 );
                 entries(sql, &text, [row::ids(&workspaces)])
+            })
+            .await
+    }
+
+    /// What a sweep has to know of the trash: the entries of the workspaces that a listing shows, and everybody's that
+    /// are on their way in or back, because nothing of theirs may be left to be listed.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn trash_in_sight(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
+        self.lanes
+            .read("trash in sight", move |sql| {
+                let text = format!(
+                    "SELECT {COLUMNS} FROM trash
+                     WHERE workspace IN (SELECT value FROM rarray(?1)) OR state IN ('claimed', 'restoring')
+                     ORDER BY id"
+                );
+                entries(sql, &text, [row::ids(&listed)])
             })
             .await
     }

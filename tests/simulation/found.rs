@@ -1,16 +1,17 @@
 //! What lives of the simulator found, each told as briefly as it can be: a seed finds something else when the story
 //! changes, these do not.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status, trash::TrashState},
     ops::{CreateRequest, Ops, Order},
+    sweep::Mode,
 };
 
 use super::{
     executor::{Owner, TaskOrder},
-    house::{House, IMAGE, at_once, request},
+    house::{House, IMAGE, at_once, pass_named, request},
     invariants::at_rest,
 };
 
@@ -186,6 +187,35 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
         house.converge();
         let status = house.status(worker);
         assert_eq!(status, Status::Paused, "undeleted after {steps} steps of a resume that was said before");
+    }
+}
+
+#[test]
+fn a_claim_is_finished_when_nothing_of_its_workspace_is_left_to_be_listed() {
+    for known in [true, false] {
+        let mut house = house();
+        let id = if known { house.online("w") } else { house.furnish_unknown() };
+        let put_away = "rename_container";
+        if known {
+            until_held(&house, put_away, |ops| async move { drop(ops.remove(id, false, false).await) });
+        } else {
+            house.look();
+            house.sim.pass(Duration::from_mins(11));
+            let sweeper = Arc::clone(&house.daemon.sweeper);
+            until_held(&house, put_away, |_| async move {
+                let look = sweeper.look().await.expect("the listing is trusted");
+                sweeper.run(&*pass_named("reap_unknown"), &look, Mode::Apply).await;
+            });
+        }
+        house.crash(|_| false);
+        let mut state = house.world.state();
+        state.containers.retain(|_, container| !container.name.contains(&id.to_string()));
+        state.volumes.retain(|name, _| !name.contains(&id.to_string()));
+        drop(state);
+        house.converge();
+        let claimed = at_once(house.eye.trash()).expect("the store answers");
+        let claimed = claimed.into_iter().find(|entry| entry.state == TrashState::Claimed);
+        assert_eq!(claimed, None, "it is on its way into the trash for ever (known: {known})");
     }
 }
 

@@ -90,8 +90,8 @@ fn touches(seen: Seen) -> Touches {
         }
         (
             Place::Store,
-            "trash entry" | "trash of" | "registry" | "stale candidates" | "held plan" | "swept since"
-            | "live count" | "known rows" | "known count",
+            "trash entry" | "trash of" | "trash in sight" | "registry" | "stale candidates" | "held plan"
+            | "swept since" | "live count" | "known rows" | "known count",
         ) => Touches::looking(STORE),
         (Place::Store, "workspace" | "paused above" | "paused along with") => {
             Touches { looks_at: STORE | TURN, changes: TURN }

@@ -31,7 +31,7 @@ impl Pass for ReapRemoved {
         let seen = look.seen()?;
         let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed.clone()).await?;
-        let entries = sweeper.store.trash_of(listed).await?;
+        let entries = sweeper.store.trash_in_sight(listed).await?;
         Ok(plan::reap_removed(&seen.inventory, &rows, &entries, &sweeper.ops.busy()))
     }
 }

@@ -31,7 +31,7 @@ impl Pass for ReapUnknown {
         let seen = look.seen()?;
         let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed.clone()).await?;
-        let entries = sweeper.store.trash_of(listed).await?;
+        let entries = sweeper.store.trash_in_sight(listed).await?;
         let input = UnknownInput {
             rows: &rows,
             entries: &entries,

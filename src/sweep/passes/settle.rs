@@ -10,10 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Look, Pass, SweepError, Sweeper};
-use crate::domain::{
-    plan::{self, Plan, SettleInput},
-    trash::TrashState,
-};
+use crate::domain::plan::{self, Plan, SettleInput};
 
 /// See the module page.
 pub(super) struct Settle;
@@ -40,15 +37,8 @@ impl Pass for Settle {
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        let mut entries = sweeper.store.open_trash().await?;
-        let lying: Vec<_> = seen.inventory.trashed.keys().copied().collect();
-        if !lying.is_empty() {
-            let kept = sweeper.store.trash_of(lying).await?;
-            entries.extend(
-                kept.into_iter()
-                    .filter(|entry| matches!(entry.state, TrashState::Kept | TrashState::Deleting)),
-            );
-        }
+        let lying = seen.inventory.trashed.keys().copied().collect();
+        let entries = sweeper.store.trash_in_sight(lying).await?;
         let falling_asleep = sweeper.store.falling_asleep_rows().await?;
         let input = SettleInput {
             rows: &rows,
