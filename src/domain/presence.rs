@@ -89,14 +89,14 @@ impl Presence {
         self.items.get(item).copied()
     }
 
-    /// For how long a workspace has had no container, as far as was watched from `from` on: listings
-    /// before that saw the absence of what was not there yet.
+    /// For how long a workspace has had no container, as far as was watched since `there`, when it had one: listings
+    /// before that saw the absence of what was not there yet. One of the same millisecond may have been asked before.
     #[must_use]
-    pub fn absent(&self, workspace: WorkspaceId, from: Awake, now: Awake) -> Absent {
+    pub fn absent(&self, workspace: WorkspaceId, there: Awake, now: Awake) -> Absent {
         // The absence begins at the first listing without it: what was between two listings nobody saw.
         let looks = self.looks - self.last_held.get(&workspace).copied().unwrap_or(0);
         let without = self.taken.len().saturating_sub(looks as usize);
-        let first = without.max(self.taken.partition_point(|at| *at < from));
+        let first = without.max(self.taken.partition_point(|at| *at <= there));
         let counted = u32::try_from(self.taken.len() - first).unwrap_or(u32::MAX);
         let since = self.taken.get(first);
         Absent { time: since.map_or(Duration::ZERO, |at| now.since(*at)), looks: counted }
@@ -147,10 +147,14 @@ mod tests {
         for at in [1_000, 31_000, 61_000] {
             look(&mut presence, at, false);
         }
-        let absent = |from, now| presence.absent(A, Awake(from), Awake(now));
+        let absent = |there, now| presence.absent(A, Awake(there), Awake(now));
         assert_eq!(absent(0, 61_000), Absent { time: Duration::from_mins(1), looks: 3 });
-        assert_eq!(absent(31_000, 61_000), Absent { time: Duration::from_secs(30), looks: 2 });
-        assert_eq!(absent(31_001, 61_000), Absent { time: Duration::ZERO, looks: 1 });
+        assert_eq!(absent(30_999, 61_000), Absent { time: Duration::from_secs(30), looks: 2 });
+        assert_eq!(
+            absent(31_000, 61_000),
+            Absent { time: Duration::ZERO, looks: 1 },
+            "of the same millisecond"
+        );
         assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, looks: 0 });
     }
 
