@@ -11,6 +11,7 @@ use crate::{
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
+    mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
 };
 
@@ -97,7 +98,8 @@ impl Ops {
     /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
     async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        if row.status != Status::Paused || row.paused_with != Some(with) {
+        let along = row.paused_with == Some(with) || is(Mutation::ResumeWhoeverIsPaused);
+        if row.status != Status::Paused || !along {
             return Ok(Applied::Raced(format!("it is {} by itself meanwhile", row.status)));
         }
         self.resume_one(&row, false).await

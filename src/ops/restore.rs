@@ -9,6 +9,7 @@ use crate::{
         trash::{TrashReason, TrashState},
     },
     engine::{Trouble, trusted},
+    mutation::{Mutation, is},
 };
 
 impl Ops {
@@ -79,7 +80,9 @@ impl Ops {
         let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone() };
         let adopted = self.adopt_things(&request, "restored from the trash").await;
         // Asking again would be answered the same, for ever.
-        if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted {
+        if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted
+            && !is(Mutation::RestoreForEver)
+        {
             self.0.store.keep_after_all(entry.id).await?;
         }
         adopted.map(drop)

@@ -126,7 +126,7 @@ impl Roster {
     /// Reads all of it.
     pub(super) fn load(sql: &Connection) -> StoreResult<Self> {
         let mut roster = Self::default();
-        let mut query = sql.prepare(&format!("{MEMBERS} WHERE w.status <> 'removed'"))?;
+        let mut query = sql.prepare_cached(&format!("{MEMBERS} WHERE w.status <> 'removed'"))?;
         for read in query.query_map([], member)? {
             let (id, member) = read?;
             roster.members.insert(id, member);
@@ -137,7 +137,7 @@ impl Roster {
             "workspaces w INDEXED BY workspaces_live CROSS JOIN tokens t INDEXED BY tokens_of_workspace ON",
         );
         let mut query =
-            sql.prepare(&format!("{live} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
+            sql.prepare_cached(&format!("{live} WHERE t.revoked_at IS NULL AND w.status <> 'removed'"))?;
         for read in query.query_map([], token)? {
             let (digest, known) = read?;
             roster.add_token(digest, known);

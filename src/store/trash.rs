@@ -403,9 +403,13 @@ impl Store {
     pub async fn trash_in_sight(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
         self.lanes
             .read("trash in sight", move |sql| {
+                let open = if is(Mutation::FinishClaimsInSight) {
+                    "FALSE"
+                } else {
+                    "state IN ('claimed', 'restoring')"
+                };
                 let text = format!(
-                    "SELECT {COLUMNS} FROM trash
-                     WHERE workspace IN (SELECT value FROM rarray(?1)) OR state IN ('claimed', 'restoring')
+                    "SELECT {COLUMNS} FROM trash WHERE workspace IN (SELECT value FROM rarray(?1)) OR {open}
                      ORDER BY id"
                 );
                 entries(sql, &text, [row::ids(&listed)])

@@ -23,11 +23,15 @@ use crate::{
 /// Within so many lives each has to be found.
 const WITHIN: u64 = 5_000;
 
+/// What was once wrong in ostler itself, left out again, and a life that finds it: so rare that only many thousands did.
+/// Such a life is tried first. When the story changes it may find something else, and another has to be looked for.
+const KEPT: &[(Mutation, u64)] = &[];
+
 /// How a breakage was found.
 struct Found {
     name: &'static str,
     says: &'static str,
-    /// In which life, counted from the first one lived, and by which rule.
+    /// By the life of which seed, and by which rule.
     how: Option<(u64, String)>,
 }
 
@@ -68,18 +72,19 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             one.how.clone().map_or(("-".to_owned(), "-".to_owned()), |(n, rule)| (n.to_string(), rule));
         [one.name.to_owned(), one.says.to_owned(), life, rule]
     });
-    section.table("Breakages", ["breakage", "what it does", "found in life", "by rule"], rows);
+    section.table("Breakages", ["breakage", "what it does", "found by seed", "by rule"], rows);
 }
 
-/// Lives lives with a breakage in force until one breaks; answers which it was, counted from 1, and by which rule.
+/// Lives lives with a breakage in force until one breaks; answers its seed, and by which rule.
 fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
-    let found = (0..within).find_map(|count| {
+    let kept = KEPT.iter().filter(|(kept, _)| *kept == mutation).map(|(_, seed)| *seed);
+    let found = kept.chain(first..first + within).find_map(|seed| {
         put_in_force(Some(mutation));
-        let life = Life::of(first + count);
+        let life = Life::of(seed);
         let broken = life.live().broken?;
         // A life that breaks all the same proves nothing.
         put_in_force(None);
-        life.live().broken.is_none().then(|| (count + 1, rule_of(&broken).to_owned()))
+        life.live().broken.is_none().then(|| (seed, rule_of(&broken).to_owned()))
     });
     put_in_force(None);
     found
