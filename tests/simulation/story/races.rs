@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use ostler::domain::workspace::Workspace;
+use ostler::domain::{naming::container_name, workspace::Workspace};
 
 use super::{
-    super::{executor::Seen, house::SWEEPS, invariants::Broken, people::Word},
+    super::{
+        executor::Seen,
+        house::{SWEEPS, at_once},
+        invariants::Broken,
+        people::Word,
+    },
     Story,
     hands::Hand,
 };
@@ -13,9 +18,11 @@ use super::{
 impl Story {
     /// One of them.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
-        match self.house.sim.choose(|rng| rng.below(3)) {
+        match self.house.sim.choose(|rng| rng.below(5)) {
             0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
             1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
+            2 if !self.temper.driven => self.give_back_what_was_unknown(),
+            3 => self.change_their_minds_about_a_tree(),
             _ => self.start_by_hand_what_is_being_started(),
         }
     }
@@ -73,6 +80,59 @@ impl Story {
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lay_a_hand_on(id, Hand::Start);
         self.check()
+    }
+
+    /// People say one thing after the other of a workspace and of one below it, and wait for no answer, or for all.
+    fn change_their_minds_about_a_tree(&mut self) -> Result<(), Broken> {
+        let below: Vec<_> = self.house.rows().into_iter().filter(|row| row.parent.is_some()).collect();
+        if below.is_empty() {
+            return Ok(());
+        }
+        let below = self.house.sim.choose(|rng| rng.pick(&below));
+        let lead = below.parent.unwrap_or(below.id);
+        for _ in 0..5 {
+            let (of_lead, word, far) = self.house.sim.choose(|rng| {
+                let word = rng.pick(&[
+                    Word::Stop,
+                    Word::Start,
+                    Word::Stop,
+                    Word::Start,
+                    Word::Remove,
+                    Word::Undelete,
+                ]);
+                let most = rng.pick(&[1, 4, 12, 100]);
+                (rng.permille(750), word, rng.below(most))
+            });
+            self.say(if of_lead { lead } else { below.id }, word);
+            self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        }
+        Ok(())
+    }
+
+    /// What nobody knows is put into the trash, and a person gives it back, whole or not.
+    fn give_back_what_was_unknown(&mut self) -> Result<(), Broken> {
+        let id = self.house.furnish_unknown();
+        self.count("something unknown turned up");
+        self.note(format!("something unknown, {id}, turns up"));
+        let (without_container, far) = self.house.sim.choose(|rng| (rng.permille(300), rng.below(40)));
+        if without_container {
+            let mut state = self.house.world.state();
+            let name = container_name(id, 1);
+            let container = state.containers.iter().find(|(_, container)| container.name == name);
+            let container = container.map(|(id, _)| id.clone());
+            container.iter().for_each(|container| state.remove(container));
+        }
+        self.begin_pass("settle");
+        self.until_nothing_is_due()?;
+        self.house.sim.pass(Duration::from_mins(11));
+        self.check()?;
+        self.begin_pass("reap_unknown");
+        self.until_nothing_is_due()?;
+        let trash = at_once(self.house.eye.trash()).expect("the store answers");
+        if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
+            self.restore(entry);
+        }
+        self.go_on_for(far, |seen| seen.side != SWEEPS)
     }
 
     /// Takes up to so many of the effects that are meant, and looks at everything after each.

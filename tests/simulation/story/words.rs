@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ostler::{
-    domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token},
+    domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token, trash::TrashEntry},
     store::Bearer,
 };
 use serde_json::{Value, json};
@@ -185,19 +185,7 @@ impl Story {
             4 => self.ask("list".into(), ("GET", "/workspaces".into(), None), None, nothing),
             5 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                let (of, entry) = (entry.workspace, entry.id);
-                let number = self.book().words.begin(of, Word::Undelete, looks);
-                let to = format!("/trash/{entry}/restore");
-                self.ask(
-                    format!("restore entry {entry}"),
-                    ("POST", to, None),
-                    None,
-                    move |book, status, answer| {
-                        let granted = status < 300 && answer["done"] == true;
-                        let looks = book.looks;
-                        book.words.answer(of, number, granted, looks);
-                    },
-                );
+                self.restore(&entry);
             }
             6 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
@@ -211,6 +199,19 @@ impl Story {
             7 => self.approve_what_is_held(),
             _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
         }
+    }
+
+    /// A person gives back what lies in the trash.
+    pub(super) fn restore(&mut self, entry: &TrashEntry) {
+        let (of, entry) = (entry.workspace, entry.id);
+        let looks = self.witness.looks;
+        let number = self.book().words.begin(of, Word::Undelete, looks);
+        let request = ("POST", format!("/trash/{entry}/restore"), None);
+        self.ask(format!("restore entry {entry}"), request, None, move |book, status, answer| {
+            let granted = status < 300 && answer["done"] == true;
+            let looks = book.looks;
+            book.words.answer(of, number, granted, looks);
+        });
     }
 
     /// A person approves one of the plans that wait for that.
