@@ -56,18 +56,10 @@ pub enum Mutation {
     SayAsleepFirst,
     /// A deletion is believed whoever the engine was that said so.
     BelieveWhoeverAnswers,
-    /// A stop after a start leaves up what came up below meanwhile.
-    StopOneAlone,
-    /// A resume starts who was removed and undeleted since.
-    ResumeWhoeverIsPaused,
     /// What cannot go back stays on its way back.
     RestoreForEver,
-    /// A container under a trash name and in no entry is left lying.
-    LeaveOrphansLying,
     /// A claim is finished only while something of its workspace is listed.
     FinishClaimsInSight,
-    /// A listing counts for an absence that was asked for in the millisecond of the start.
-    CountTheSameMillisecond,
 }
 
 impl Mutation {
@@ -142,27 +134,11 @@ impl Mutation {
             "believe-whoever-answers",
             "a deletion is believed whoever the engine was that said so",
         ),
-        (Self::StopOneAlone, "stop-one-alone", "a stop after a start leaves up what came up below meanwhile"),
-        (
-            Self::ResumeWhoeverIsPaused,
-            "resume-whoever-is-paused",
-            "a resume starts who was removed and undeleted since",
-        ),
         (Self::RestoreForEver, "restore-for-ever", "what cannot go back stays on its way back"),
-        (
-            Self::LeaveOrphansLying,
-            "leave-orphans-lying",
-            "a container under a trash name and in no entry is left lying",
-        ),
         (
             Self::FinishClaimsInSight,
             "finish-claims-in-sight",
             "a claim is finished only while something of its workspace is listed",
-        ),
-        (
-            Self::CountTheSameMillisecond,
-            "count-the-same-millisecond",
-            "a listing counts for an absence that was asked for in the millisecond of the start",
         ),
     ];
 }

@@ -685,9 +685,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let own = inventory.containers.get(&row.id).into_iter().flatten().map(|(_, container)| container);
         // Under a trash name and in no entry: an entry that was forgotten while its container was out of sight.
         let lying = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
-        let lying = lying.filter(|container| {
-            row.container.as_ref() != Some(&container.id) && !is(Mutation::LeaveOrphansLying)
-        });
+        let lying = lying.filter(|container| row.container.as_ref() != Some(&container.id));
         for container in own.chain(lying) {
             if row.container.as_ref() == Some(&container.id) {
                 let stops = row.status.forbids_running() && row.status != Status::Hibernating;

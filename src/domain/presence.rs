@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{ids::WorkspaceId, time::Awake};
-use crate::mutation::{Mutation, is};
 
 /// Since when, and in how many listings in a row, something was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +96,7 @@ impl Presence {
         // The absence begins at the first listing without it: what was between two listings nobody saw.
         let looks = self.looks - self.last_held.get(&workspace).copied().unwrap_or(0);
         let without = self.taken.len().saturating_sub(looks as usize);
-        let too_old = |at: &Awake| *at < there || (*at == there && !is(Mutation::CountTheSameMillisecond));
-        let first = without.max(self.taken.partition_point(too_old));
+        let first = without.max(self.taken.partition_point(|at| *at <= there));
         let counted = u32::try_from(self.taken.len() - first).unwrap_or(u32::MAX);
         let since = self.taken.get(first);
         Absent { time: since.map_or(Duration::ZERO, |at| now.since(*at)), looks: counted }

@@ -11,7 +11,6 @@ use crate::{
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
-    mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
 };
 
@@ -98,8 +97,7 @@ impl Ops {
     /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
     async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        let along = row.paused_with == Some(with) || is(Mutation::ResumeWhoeverIsPaused);
-        if row.status != Status::Paused || !along {
+        if row.status != Status::Paused || row.paused_with != Some(with) {
             return Ok(Applied::Raced(format!("it is {} by itself meanwhile", row.status)));
         }
         self.resume_one(&row, false).await

@@ -14,7 +14,6 @@ use crate::{
         workspace::Workspace,
     },
     engine::{EngineError, EngineResult, Trouble, trusted},
-    mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
 };
 
@@ -51,7 +50,6 @@ impl Ops {
     /// or to run, below what is paused.
     async fn pause_again(&self, row: &Workspace) -> OpResult<()> {
         match self.0.store.pause_workspace(row.id, self.0.clock.now()).await? {
-            PauseResult::Paused(_) if is(Mutation::StopOneAlone) => Ok(()),
             PauseResult::Paused(paused) => {
                 for below in paused.into_iter().filter(|paused| *paused != row.id) {
                     self.begin(below, Order::Stop { swept: None });

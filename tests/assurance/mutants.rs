@@ -23,10 +23,6 @@ use crate::{
 /// Within so many lives each has to be found.
 const WITHIN: u64 = 5_000;
 
-/// What was once wrong in ostler itself, left out again, and a life that finds it: so rare that only many thousands did.
-/// Such a life is tried first. When the story changes it may find something else, and another has to be looked for.
-const KEPT: &[(Mutation, u64)] = &[];
-
 /// How a breakage was found.
 struct Found {
     name: &'static str,
@@ -77,8 +73,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 
 /// Lives lives with a breakage in force until one breaks; answers its seed, and by which rule.
 fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
-    let kept = KEPT.iter().filter(|(kept, _)| *kept == mutation).map(|(_, seed)| *seed);
-    let found = kept.chain(first..first + within).find_map(|seed| {
+    let found = (first..first + within).find_map(|seed| {
         put_in_force(Some(mutation));
         let life = Life::of(seed);
         let broken = life.live().broken?;
