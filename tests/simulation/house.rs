@@ -657,28 +657,28 @@ fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
     for (kind, _) in volumes {
         let mut volume = FakeVolume { labels: labels.clone(), ..FakeVolume::default() };
         if kind == VolumeKind::Config {
-            volume.files.insert(".auth_token".into(), foreign_token().into_bytes());
+            volume.files.insert(".auth_token".into(), token_of_found(id).into_bytes());
         }
         state.volumes.insert(volume_name(id, kind), volume);
     }
-    // Ids far above those the fake hands out.
-    let number = u128::MAX - u128::from(u32::try_from(state.containers.len()).unwrap());
-    let key = ContainerId::try_from(format!("{number:064x}")).unwrap();
+    // The fake itself hands out small ones.
+    let key = ContainerId::try_from(format!("{:064x}", id.0.as_u128())).unwrap();
     let container = FakeContainer {
         name: name.to_owned(),
         spec,
         state: ContainerState::Running,
         exit_code: None,
         started_at: None,
-        held_token: Some(foreign_token().into_bytes()),
+        held_token: Some(token_of_found(id).into_bytes()),
         starts: 1,
         started_after: 0,
     };
     state.containers.insert(key, container);
 }
 
-fn foreign_token() -> String {
-    "YSB0b2tlbiBvZiBzb21lYm9keSBlbHNlcyBhZ2VudCE".to_owned()
+/// No two have the same.
+fn token_of_found(id: WorkspaceId) -> String {
+    format!("{:032x}AAAAAAAAAAA", id.0.as_u128())
 }
 
 /// What is not ours to touch: a neighbour installation's workspace, and a person's copy of one of ours.
