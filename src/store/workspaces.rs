@@ -811,6 +811,13 @@ impl Store {
                     return Ok(None);
                 }
                 insert_adopted(tx, &adopted, at)?;
+                // From here on what is on its way back is this row's: removed before all of it is back, it goes
+                // where a removed row's things go, and an undelete finds it.
+                tx.sql
+                    .prepare_cached(
+                        "UPDATE trash SET reason = 'removed' WHERE workspace = ?1 AND state = 'restoring'",
+                    )?
+                    .execute([adopted.id])?;
                 bump_generation(tx).map(Some)
             })
             .await

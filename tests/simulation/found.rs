@@ -166,6 +166,28 @@ fn what_cannot_go_back_stays_in_the_trash() {
 }
 
 #[test]
+fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
+    let mut house = house();
+    let id = house.furnish_unknown();
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.look();
+    house.converge();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
+    until_held(&house, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
+    house.crash(|_| false);
+    house.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it has a row by then");
+    house.converge();
+    house.calmly(|ops| async move { ops.undelete(id, None).await }).expect("it comes back");
+    house.converge();
+    let trash = at_once(house.eye.trash()).expect("the store answers");
+    assert_eq!(trash, Vec::new(), "what a live workspace owns is kept in the trash");
+    house.calmly(|ops| async move { ops.start(id, false).await }).expect("it is whole");
+    house.converge();
+    assert_eq!(house.status(id), Status::Online);
+}
+
+#[test]
 fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
     // However far it had come by then.
     for steps in 0..12 {
