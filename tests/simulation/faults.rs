@@ -59,6 +59,9 @@ impl Temper {
     }
 }
 
+/// The longest that an answer takes to arrive which had its effect at once.
+pub(super) const LATEST_ANSWER: Duration = Duration::from_secs(50);
+
 /// What goes wrong with an engine's call. A failure that states a fact (absent, conflict, no such image)
 /// is never invented: an engine that lies is another engine.
 pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {

@@ -9,7 +9,7 @@ use ostler::{
     engine::fake::FakeContainer,
 };
 
-use super::{Story, book::open, running};
+use super::{super::faults, Story, book::open, running};
 
 /// What somebody does at the engine who is not ostler.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,13 +111,19 @@ impl Story {
         }
     }
 
-    /// What was asked elsewhere is answered there first: a socket that leads away and back within one look shows a
-    /// sentinel before and after, and nobody could tell.
+    /// What was asked elsewhere is answered there first, however late: a socket that leads away and back within one look
+    /// shows a sentinel before and after, and nobody could tell.
     pub(super) fn lead_back(&mut self) {
+        let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {
             self.house.sim.run_ready();
-            let Some(next) = self.house.sim.held().first().copied() else { break };
-            self.take(next);
+            if let Some(next) = self.house.sim.held().first().copied() {
+                self.take(next);
+                continue;
+            }
+            let Some(next) = self.house.sim.next_timer().filter(|next| *next <= left) else { break };
+            left -= next;
+            self.house.sim.fire_next_timer();
         }
         self.house.world.lead_here();
         self.note("the socket leads to our engine again");
