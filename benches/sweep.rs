@@ -96,9 +96,9 @@ impl Registered {
                 timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
             }
             for _ in 0..2 {
-                timed(&mut parts[1], store.trash_of(self.listed.clone())).await;
+                timed(&mut parts[1], store.trash_in_sight(self.listed.clone())).await;
             }
-            timed(&mut parts[1], store.open_trash()).await;
+            timed(&mut parts[1], store.trash_in_sight(Vec::new())).await;
             timed(&mut parts[1], store.trash_due(NOW, 500)).await;
             // settle, check_containers and time_out_provisioning.
             for _ in 0..3 {

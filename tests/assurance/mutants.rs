@@ -17,7 +17,7 @@ use crate::{
     Settings,
     report::Section,
     simulate::{cores, quietly},
-    simulation::story::{Life, rule_of},
+    simulation::story::life::{Life, rule_of},
 };
 
 /// Within so many lives each has to be found.

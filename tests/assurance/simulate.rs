@@ -15,7 +15,10 @@ use crate::{
     report::Section,
     simulation::{
         invariants::{Coverage, Rule},
-        story::{Life, Lived, STEPS, rule_of},
+        story::{
+            STEPS,
+            life::{Life, Lived, rule_of},
+        },
     },
 };
 

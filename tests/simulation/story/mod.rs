@@ -7,7 +7,7 @@
 mod behind_ports;
 mod book;
 mod hands;
-mod life;
+pub(crate) mod life;
 mod races;
 mod rest;
 mod words;
@@ -28,13 +28,12 @@ use ostler::{
 use super::{
     executor::{Owner, Place, Seen, Sim, TaskOrder},
     faults::{self, Temper},
-    house::{AGENTS, House, IMAGE, OPS, at_once, furnished_world, pass_named, request},
+    house::{AGENTS, House, IMAGE, OPS, furnished_world, pass_named, request},
     invariants::{Broken, Rule, Witness},
 };
 use behind_ports::agents;
 use book::{Book, Shared, open};
 use hands::Hand;
-pub(crate) use life::{Life, Lived, rule_of};
 
 /// Steps of a life.
 pub(crate) const STEPS: usize = 200;

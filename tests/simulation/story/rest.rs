@@ -48,9 +48,9 @@ impl Story {
         }
         self.come_to_rest()?;
         // Who lost its work volume as well cannot be started.
-        let (lost, wiped): (BTreeSet<_>, BTreeSet<_>) =
+        let (robbed, wiped): (BTreeSet<_>, BTreeSet<_>) =
             self.witness.wiped.iter().partition(|id| self.witness.robbed.contains(id));
-        self.witness.wiped = lost;
+        self.witness.wiped = robbed;
         for id in wiped {
             // An agent that lost its token file gets it back when it is started the next time; one that lost it before
             // it was read was never heard.
