@@ -119,8 +119,9 @@ impl Story {
             let mut state = self.house.world.state();
             let name = container_name(id, 1);
             let container = state.containers.iter().find(|(_, container)| container.name == name);
-            let container = container.map(|(id, _)| id.clone());
-            container.iter().for_each(|container| state.remove(container));
+            if let Some(container) = container.map(|(id, _)| id.clone()) {
+                state.remove(&container);
+            }
         }
         self.begin_pass("settle");
         self.until_nothing_is_due()?;
