@@ -660,6 +660,14 @@ fn refused(error: &EngineError, spec: &ContainerSpec) -> String {
             spec.image
         );
     }
+    // Looked for a moment ago, and taken away since: the same word as where it was missed at once.
+    if error.trouble == Trouble::Absent && error.message.starts_with("volume ") {
+        return format!(
+            "volume missing: {}. Bring it back (is a disk not mounted?), or begin with an empty one: `ostler start \
+             --new-volume`",
+            error.message
+        );
+    }
     format!("the engine refused to make its container: {}", error.message)
 }
 
