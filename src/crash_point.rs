@@ -88,7 +88,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("delete: delete a container", "its container is deleted"),
     ("delete: delete a volume", "a volume of it is deleted"),
     ("finish delete", "the entry is gone"),
-    ("keep after all", "an entry that is in use is kept"),
+    ("keep after all", "an entry that is in use, or cannot go back, is kept"),
     // Sweeps.
     ("sweep: apply an action", "one action of a pass, whatever steps it has"),
     ("hold plan", "a plan that hits too much waits for a person"),

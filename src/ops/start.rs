@@ -266,7 +266,13 @@ impl Inner {
         crash_point::before("start: make its container");
         let container = match self.engine.create_container(&spec).await {
             Ok(container) => container,
-            Err(error) => return Err(self.verdict(error, |error| refused(error, &spec)).await),
+            Err(error) => {
+                if error.trouble == Trouble::Absent {
+                    // What was looked at a moment ago may have been taken away since: a second look says what is gone.
+                    self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
+                }
+                return Err(self.verdict(error, |error| refused(error, &spec)).await);
+            }
         };
         crash_point::after("start: make its container");
         Ok(Some(Prepared { container, spec_hash: spec_hash(row, runtime), made_now: true, replaces: held }))
@@ -658,14 +664,6 @@ fn refused(error: &EngineError, spec: &ContainerSpec) -> String {
         return format!(
             "image `{}` went away while the container was made. Build or load it again, then `ostler start`",
             spec.image
-        );
-    }
-    // Looked for a moment ago, and taken away since: the same word as where it was missed at once.
-    if error.trouble == Trouble::Absent && error.message.starts_with("volume ") {
-        return format!(
-            "volume missing: {}. Bring it back (is a disk not mounted?), or begin with an empty one: `ostler start \
-             --new-volume`",
-            error.message
         );
     }
     format!("the engine refused to make its container: {}", error.message)

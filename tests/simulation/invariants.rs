@@ -598,6 +598,12 @@ impl Witness {
     }
 }
 
+/// Whether a container was inspected since its process began, or never was.
+fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
+    let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
+    state.log.iter().rposition(looks).is_none_or(|looked| looked >= container.started_after)
+}
+
 /// The windows of the design, once more: of the agents here, and of the shortest idle time anybody is given.
 const SILENT_AFTER: Duration = Duration::from_mins(3);
 const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
@@ -622,12 +628,6 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
 /// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     at_rest_but(house, &BTreeSet::new())
-}
-
-/// Whether a container was inspected since its process began, or never was.
-fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
-    let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
-    state.log.iter().rposition(looks).is_none_or(|looked| looked >= container.started_after)
 }
 
 /// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.

@@ -26,6 +26,7 @@ impl Hand {
     pub(super) const ALL: [Self; 6] =
         [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
 }
+
 impl Story {
     /// Somebody is at the engine who is not ostler.
     pub(super) fn lay_hands_on(&mut self, how: Option<Hand>) {
@@ -106,8 +107,8 @@ impl Story {
             self.house.world.lead_elsewhere();
             self.count("the socket led to another engine");
             self.note("the socket leads to another engine");
-            let provisioning = self.house.rows().into_iter().map(|row| row.id);
-            self.witness.elsewhere.extend(provisioning);
+            let all = self.house.rows().into_iter().map(|row| row.id);
+            self.witness.elsewhere.extend(all);
         }
     }
 

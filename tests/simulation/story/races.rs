@@ -29,7 +29,7 @@ impl Story {
 
     /// A container has been gone for longer than the grace, in two listings, and its workspace is started anew while
     /// the sweep of tokens is somewhere between its look and its last statement.
-    pub(super) fn sweep_tokens_while_it_starts(&mut self) -> Result<(), Broken> {
+    fn sweep_tokens_while_it_starts(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.house.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.house.remove_container(id);
@@ -56,7 +56,7 @@ impl Story {
 
     /// What is purged is deleted in steps, and between two of them the socket leads to another engine, where nobody has
     /// ever heard of it.
-    pub(super) fn lead_elsewhere_while_it_is_deleted(&mut self) -> Result<(), Broken> {
+    fn lead_elsewhere_while_it_is_deleted(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         if self.house.world.is_elsewhere() {
             return Ok(());
@@ -72,7 +72,7 @@ impl Story {
     }
 
     /// A person runs `podman start` on what ostler is just about to start.
-    pub(super) fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
+    fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.house.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.say(id, Word::Restart);
@@ -137,7 +137,7 @@ impl Story {
     }
 
     /// Takes up to so many of the effects that are meant, and looks at everything after each.
-    pub(super) fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
+    fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
             self.house.sim.run_ready();
             let held = self.house.sim.held();

@@ -113,6 +113,7 @@ impl Story {
         let word = self.house.sim.choose(|rng| rng.pick(&WORDS));
         self.say(id, word);
     }
+
     pub(super) fn say(&mut self, id: WorkspaceId, word: Word) {
         let looks = self.witness.looks;
         let number = self.book().words.begin(id, word, looks);
