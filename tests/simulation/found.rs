@@ -1,10 +1,18 @@
 //! What lives of the simulator found, each told as briefly as it can be: a seed finds something else when the story
 //! changes, these do not.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ostler::{
-    domain::{ids::WorkspaceId, status::Status, trash::TrashState},
+    domain::{
+        ids::WorkspaceId,
+        naming::{VolumeKind, volume_name},
+        status::Status,
+        trash::TrashState,
+    },
     ops::{CreateRequest, Ops, Order},
     sweep::Mode,
 };
@@ -277,4 +285,24 @@ fn a_stop_that_has_the_last_word_has_it_over_what_came_up_below() {
     assert_eq!(house.status(lead), Status::Paused);
     assert_eq!(house.status(worker), Status::Paused, "it is above nothing that could let it start");
     assert!(!runs(&house, worker), "it runs below what is paused");
+}
+
+#[test]
+fn work_that_is_taken_away_in_the_middle_of_a_start_is_missed_in_the_same_words() {
+    let house = house();
+    let id = house.online("w");
+    house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+    house.remove_container(id);
+    let answer = Arc::new(Mutex::new(String::new()));
+    let heard = Arc::clone(&answer);
+    until_held(&house, "create_container", |ops| async move {
+        *heard.lock().unwrap() =
+            format!("{:?}", ops.start(id, false).await.map_err(|error| error.to_string()));
+    });
+    house.world.state().volumes.remove(&volume_name(id, VolumeKind::Work));
+    house.sim.quiesce();
+    let answer = answer.lock().unwrap();
+    assert!(answer.contains("volume missing") && answer.contains("--new-volume"), "{answer}");
+    let work = volume_name(id, VolumeKind::Work);
+    assert!(!house.world.state().volumes.contains_key(&work), "an empty one took its place");
 }
