@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, vtab::array};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, vtab::array};
 use tokio::sync::broadcast;
 
 use crate::{
@@ -322,9 +322,7 @@ impl Disk {
     /// When SQLite refuses, which it has no reason to.
     pub fn in_memory() -> Result<Self, OpenError> {
         let sql = Connection::open_in_memory().map_err(StoreError::from)?;
-        array::load_module(&sql).map_err(StoreError::from)?;
-        sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
-        sql.set_prepared_statement_cache_capacity(STATEMENTS);
+        furnish(&sql)?;
         migrate::prepare(&sql, None)?;
         Ok(Self { writer: Arc::new(Mutex::new(writer(sql))) })
     }
@@ -336,8 +334,7 @@ impl Disk {
     pub fn copy(&self) -> Result<Self, OpenError> {
         let mut sql = Connection::open_in_memory().map_err(StoreError::from)?;
         self.lock().copy_to(&mut sql)?;
-        array::load_module(&sql).map_err(StoreError::from)?;
-        sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
+        furnish(&sql)?;
         // Every lane's statements are on one connection here.
         sql.set_prepared_statement_cache_capacity(STATEMENTS * 4);
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
@@ -401,6 +398,17 @@ fn private_file(path: &Path) -> Result<(), OpenError> {
     file.set_permissions(PermissionsExt::from_mode(0o600)).map_err(place)
 }
 
+/// What every connection has, wherever its database lies.
+fn furnish(sql: &Connection) -> StoreResult<()> {
+    // One plan for each statement, whatever is bound to it. Without this, SQLite plans a statement anew at every
+    // execution where a bound value could matter: a `LIMIT ?` is enough, or a partial index on a table deleted from.
+    sql.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    sql.pragma_update(None, "foreign_keys", true)?;
+    array::load_module(sql)?;
+    sql.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
+}
+
 fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let damaged = |error: rusqlite::Error| OpenError::unreadable(path, &error);
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
@@ -410,10 +418,7 @@ fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
         return Err(StoreError::new(format!("the file system allows no WAL, only `{mode}`")).into());
     }
     sql.pragma_update(None, "synchronous", "FULL").map_err(StoreError::from)?;
-    sql.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
-    array::load_module(sql).map_err(StoreError::from)?;
-    sql.set_prepared_statement_cache_capacity(STATEMENTS);
-    Ok(())
+    Ok(furnish(sql)?)
 }
 
 fn open_reader(path: &Path) -> Result<Connection, OpenError> {
@@ -423,7 +428,6 @@ fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
     sql.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(StoreError::from)?;
-    array::load_module(&sql).map_err(StoreError::from)?;
-    sql.set_prepared_statement_cache_capacity(STATEMENTS);
+    furnish(&sql)?;
     Ok(sql)
 }

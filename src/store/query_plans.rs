@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rusqlite::{
+    StatementStatus,
+    trace::{TraceEvent, TraceEventCodes},
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -391,8 +394,7 @@ fn virtual_table(what: &str, allowed: &str) -> bool {
 /// What was recorded on a database in memory, and that database.
 fn recorded() -> (Connection, Vec<String>) {
     let sql = Connection::open_in_memory().unwrap();
-    array::load_module(&sql).unwrap();
-    sql.pragma_update(None, "foreign_keys", true).unwrap();
+    furnish(&sql).unwrap();
     migrate::prepare(&sql, None).unwrap();
     let disk = Disk::in_memory().unwrap();
     disk.writer.lock().unwrap().sql().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(record));
@@ -427,6 +429,32 @@ fn no_statement_reads_a_whole_table() {
         }
     }
     assert!(scans.is_empty(), "these read a whole table:\n{}", scans.join("\n"));
+}
+
+#[test]
+fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
+    let (sql, statements) = recorded();
+    let mut planned_anew = Vec::new();
+    for text in &statements {
+        let mut statement = sql.prepare(text).unwrap();
+        for number in 1..=statement.parameter_count() {
+            if text.contains(&format!("rarray(?{number})")) {
+                statement.raw_bind_parameter(number, row::texts(&["1"])).unwrap();
+            } else {
+                statement.raw_bind_parameter(number, 1).unwrap();
+            }
+        }
+        // Whether it finds anything, or may change it, does not matter.
+        let _ = statement.raw_query().next();
+        if statement.get_status(StatementStatus::RePrepare) > 0 {
+            planned_anew.push(text.as_str());
+        }
+    }
+    assert!(
+        planned_anew.is_empty(),
+        "these are planned anew at every execution:\n{}",
+        planned_anew.join("\n")
+    );
 }
 
 /// The rows of the live lie scattered among the removed, a page each: reading them would make the query
