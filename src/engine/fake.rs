@@ -66,6 +66,8 @@ pub enum Fault {
     Lost,
     /// A file is said to be written and is not there: some engines write beneath a mount, and call that success.
     Pretended,
+    /// A start breaks off, and what it leaves holds the container's port from then on.
+    HalfWay,
 }
 
 type FaultHook = Box<dyn FnMut(&Call) -> Fault + Send>;
@@ -118,6 +120,8 @@ pub struct State {
     pub pullable: BTreeSet<String>,
     /// Ports of the host that somebody else has.
     pub busy_ports: BTreeSet<u16>,
+    /// Containers whose start broke off half-way: they never start.
+    pub half_started: BTreeSet<ContainerId>,
     /// What containers have written, a line each.
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// Every call that took effect, in order.
@@ -143,6 +147,14 @@ impl State {
     fn ports(&self) -> impl Iterator<Item = u16> {
         let running = self.containers.values().filter(|container| container.state.may_run());
         running.filter_map(|container| container.spec.publish.map(|(_, host)| host))
+    }
+
+    /// A start of a container breaks off, and leaves something that holds its port.
+    fn start_half_way(&mut self, id: &str) {
+        let stopped = self.containers.iter().find(|(found, c)| found.as_str() == id && !c.state.may_run());
+        let Some((id, container)) = stopped else { return };
+        self.half_started.insert(id.clone());
+        self.busy_ports.extend(container.spec.publish.map(|(_, host)| host));
     }
 
     /// A container's process starts, as it is in the volumes now.
@@ -363,6 +375,15 @@ impl FakeEngine {
                 let error = failure(trouble);
                 self.stage.submit(method, Box::new(move || drop(reply.send(Err(error)))));
             }
+            Fault::HalfWay => {
+                let error = failure(Trouble::Unreachable);
+                let (world, id) = (Arc::clone(&self.world), call.object);
+                let effect = move || {
+                    world.reached(|state| state.start_half_way(&id));
+                    drop(reply.send(Err(error)));
+                };
+                self.stage.submit(method, Box::new(effect));
+            }
             Fault::After(trouble) => {
                 let error = failure(trouble);
                 let effect = move || {
@@ -527,6 +548,13 @@ impl Engine for FakeEngine {
                 |name: &String| state.volumes.get(name).is_none_or(|volume| volume.directory_missing);
             if volumes_of(&container.spec).iter().any(missing) {
                 return Err(EngineError::new(Trouble::Other, "start container", "a volume is missing"));
+            }
+            if state.half_started.contains(&id) {
+                return Err(EngineError::new(
+                    Trouble::HalfStarted,
+                    "start container",
+                    "address already in use",
+                ));
             }
             let port = container.spec.publish.map(|(_, host)| host);
             let held = |other: &FakeContainer| {

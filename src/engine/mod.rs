@@ -42,6 +42,9 @@ pub enum Trouble {
     ImageMissing,
     /// A host port is taken by somebody else.
     PortInUse,
+    /// An earlier start of this container was broken off half-way, and what it left holds the container's port without
+    /// the engine knowing. The engine never starts this one; one made anew starts.
+    HalfStarted,
     /// No engine answers.
     Unreachable,
     /// The deadline passed. The call may still take effect.
@@ -315,7 +318,7 @@ pub trait Engine: Send + Sync {
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
     /// Starts a container. [`Trouble::Conflict`] when it runs already, [`Trouble::PortInUse`] when its
-    /// host port is taken.
+    /// host port is taken, [`Trouble::HalfStarted`] when by a leftover of its own.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
     /// Asks a container's process to end, and ends it after `grace`. Stopped or absent is success.

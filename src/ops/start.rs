@@ -126,7 +126,16 @@ impl Ops {
         if let Some(raced) = self.0.not_to_be_started(&row, &order).await? {
             return Ok(Applied::Raced(raced));
         }
-        match self.prepare_and_begin(&row, &order, phase).await {
+        let mut started = self.prepare_and_begin(&row, &order, phase).await;
+        if let Err(OpError::Engine(error)) = &started
+            && error.trouble == Trouble::HalfStarted
+        {
+            // As with one that ended unheard: another takes its place, and it lies in the trash with what it held.
+            tracing::warn!(workspace = %row.name, %error, "its container will never start again: it gets another");
+            let order = StartOrder { new_container: true, ..order };
+            started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
+        }
+        match started {
             Err(error @ (OpError::Impossible(_) | OpError::Invalid(_))) => {
                 self.0.note_impossible(id, &error).await?;
                 Err(error)
@@ -308,6 +317,7 @@ impl Inner {
             Trouble::Absent
             | Trouble::Conflict
             | Trouble::PortInUse
+            | Trouble::HalfStarted
             | Trouble::Unreachable
             | Trouble::TimedOut
             | Trouble::Other => error.into(),
@@ -511,10 +521,12 @@ impl Inner {
     }
 
     /// Whether a refusal is about this workspace, which a person has to look into, or about an engine
-    /// that is unwell, which passes by itself: an engine that still shows our sentinel meant what it said.
+    /// that is unwell, which passes by itself: an engine that still shows our sentinel meant what it said. A container
+    /// that was started half-way is the engine's affair, and healed with another.
     async fn verdict(&self, error: EngineError, tell: impl FnOnce(&EngineError) -> String) -> OpError {
-        let gave_no_answer = matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut);
-        if gave_no_answer || trusted::sentinel(&*self.engine, self.settings.instance).await.is_err() {
+        let engines_own =
+            matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut | Trouble::HalfStarted);
+        if engines_own || trusted::sentinel(&*self.engine, self.settings.instance).await.is_err() {
             return OpError::Engine(error);
         }
         OpError::Impossible(tell(&error))

@@ -1,6 +1,11 @@
 //! Containers: what is asked for is what runs, and every answer means what the trait says.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use ostler::{
     clock::{Clock, SystemClock},
@@ -156,6 +161,34 @@ async fn a_host_port_that_somebody_else_has_is_port_in_use() {
     let error = scene.engine.start_container(&id).await.unwrap_err();
     assert_eq!(error.trouble, Trouble::PortInUse, "{error}");
     drop(taken);
+    scene.engine.start_container(&id).await.expect("the port is free again");
+}
+
+/// A service that is killed in the middle of a start leaves a conmon that Podman knows nothing of, which holds the port
+/// that Podman wants for the next start. The moment is hard to meet: here both are played.
+#[tokio::test]
+async fn a_port_that_a_broken_off_start_holds_is_half_started() {
+    let scene = Scene::new();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    let id = scene.created(&ContainerSpec { publish: Some((8000, port)), ..scene.spec("half") }).await;
+    let mut conmon = Command::new("sh")
+        .arg0("/usr/bin/conmon")
+        .args(["-c", "read forever", "-c", id.as_str()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stays = scene.engine.start_container(&id).await.unwrap_err();
+    let (going, ()) = tokio::join!(scene.engine.start_container(&id), async {
+        // Its input ends, and so does it, while it is being looked at.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        drop(conmon.stdin.take());
+        conmon.wait().unwrap();
+    });
+    assert_eq!(stays.trouble, Trouble::HalfStarted, "{stays}");
+    let going = going.unwrap_err();
+    assert_eq!(going.trouble, Trouble::Conflict, "{going}");
+    drop(held);
     scene.engine.start_container(&id).await.expect("the port is free again");
 }
 

@@ -79,6 +79,7 @@ pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
         55..70 => Fault::Stale(wait / 6),
         70..90 if may_be_late => Fault::Late(wait),
         90..95 => Fault::Lost,
+        95.. if call.method == "start_container" => Fault::HalfWay,
         _ => Fault::None,
     }
 }
@@ -95,6 +96,7 @@ pub(super) fn name_of(fault: &Fault) -> Option<&'static str> {
         Fault::Partial(_) => "listing was partial",
         Fault::Late(_) => "engine call took effect after it was given up",
         Fault::Lost => "engine call was never answered",
+        Fault::HalfWay => "a start was broken off half-way",
         Fault::Pretended => "a file was said to be written and was not",
     })
 }

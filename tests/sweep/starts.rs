@@ -99,6 +99,32 @@ fn a_wrong_image_is_a_start_error_and_nothing_is_half_made() {
 }
 
 #[test]
+fn a_start_that_was_broken_off_half_way_is_healed_by_another_container() {
+    let house = House::new(6, TaskOrder::AsWoken);
+    let mut starts = 0;
+    house.world.inject(move |call| {
+        starts += usize::from(call.method == "start_container");
+        if starts == 1 && call.method == "start_container" { Fault::HalfWay } else { Fault::None }
+    });
+    let made = request("w", IMAGE);
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.sim.quiesce();
+    let stuck = house.world.state().half_started.first().cloned().expect("the first start broke off");
+    house.converge();
+    at_rest(&house).unwrap_or_else(|broken| panic!("{broken}"));
+    let row = house.row(id);
+    assert_eq!(row.status, Status::Online);
+    assert_ne!(row.container, Some(stuck.clone()), "it is online in the container that never starts");
+    let world = house.world.state();
+    assert!(
+        !world.busy_ports.contains(&row.host_port.expect("it has a port")),
+        "it has the port that is held"
+    );
+    let kept = &world.containers[&stuck];
+    assert!(kept.name.contains("trash"), "the old one is not in the trash but called {}", kept.name);
+}
+
+#[test]
 fn a_used_up_port_range_is_a_start_error_that_says_so() {
     let house = House::new(4, TaskOrder::AsWoken);
     house.world.state().busy_ports.extend(1024..=u16::MAX);

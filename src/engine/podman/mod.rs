@@ -72,6 +72,11 @@ const ACKNOWLEDGEMENT_MAX_BYTES: usize = 1 << 20;
 /// did nothing but make and delete volumes.
 const LISTING_TRIES: usize = 4;
 
+/// How often, and how long apart, a conmon is looked at until it is called one that stays: ending takes it tens of
+/// milliseconds, and some hundred on a busy machine.
+const CONMON_LOOKS: u32 = 20;
+const CONMON_LOOK_EVERY: Duration = Duration::from_millis(150);
+
 /// A Podman service.
 pub struct Podman {
     address: SocketAddress,
@@ -200,6 +205,17 @@ impl Podman {
     async fn confirms_the_end(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
         asked.is_err_and(|failure| failure.says_it_has_stopped())
+    }
+
+    /// Whether the conmon of a container that Podman does not call running goes on and on.
+    async fn conmon_stays(&self, id: &ContainerId) -> bool {
+        for _ in 0..CONMON_LOOKS {
+            self.clock.sleep(CONMON_LOOK_EVERY).await;
+            if !processes::has_conmon(id) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Refuses a container whose volumes are not all there: Podman would make them, empty, in silence.
@@ -409,7 +425,14 @@ impl Engine for Podman {
 
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()> {
         let call = format!("start container {}", id.short());
-        self.api.containers().get(id.as_str()).start(None).await.map_err(self.failed(call))
+        let started = self.api.containers().get(id.as_str()).start(None).await;
+        let mut error = match started.map_err(self.failed(call)) {
+            Err(error) if error.trouble == Trouble::PortInUse && processes::has_conmon(id) => error,
+            other => return other,
+        };
+        // One whose container has just ended is about to end too, and then gives the port back.
+        error.trouble = if self.conmon_stays(id).await { Trouble::HalfStarted } else { Trouble::Conflict };
+        Err(error)
     }
 
     /// podman-api: it sends `Timeout=`, for which Podman does not look.

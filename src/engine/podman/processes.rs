@@ -1,4 +1,4 @@
-//! Processes that Podman reports on, looked at on this host.
+//! Processes that Podman reports on, or should, looked at on this host.
 //!
 //! Podman hears of a container's end from conmon, the process that holds it. Where conmon was killed nobody ever
 //! tells it: the container is called running, or stopping for ever, and neither a stop nor a start gets it out of
@@ -6,6 +6,8 @@
 //! it is only a suspicion, which [`super`] has Podman's runtime confirm.
 
 use std::fs;
+
+use crate::domain::ids::ContainerId;
 
 /// Whether a process is there and has not ended.
 pub(super) fn is_alive(process: i64) -> bool {
@@ -15,9 +17,40 @@ pub(super) fn is_alive(process: i64) -> bool {
     state.is_some_and(|state| !matches!(state, "Z" | "X"))
 }
 
+/// Whether a conmon holds this container, whatever Podman says of it: one that was started by a service which then
+/// was killed, before it wrote down that there is one, is nobody's.
+pub(super) fn has_conmon(container: &ContainerId) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|process| {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        holds(&command, container)
+    })
+}
+
+/// Whether this is the command line of a conmon that holds this container: `conmon … -c ID …`.
+fn holds(command: &[u8], container: &ContainerId) -> bool {
+    let mut words = command.split(|byte| *byte == 0);
+    let program = words.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());
+    let words: Vec<_> = words.collect();
+    program == Some(b"conmon") && words.windows(2).any(|pair| pair == [b"-c", container.as_str().as_bytes()])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conmon_is_told_by_its_program_and_the_id_it_was_given() {
+        let container: ContainerId = "ab".repeat(32).try_into().expect("an id");
+        let other: ContainerId = "cd".repeat(32).try_into().expect("an id");
+        let command =
+            |program: &str, option: &str| format!("{program}\0--log-level\0{option}\0{container}\0-u\0");
+        assert!(holds(command("/usr/bin/conmon", "-c").as_bytes(), &container));
+        assert!(!holds(command("/usr/bin/conmon", "-c").as_bytes(), &other));
+        assert!(!holds(command("/usr/bin/conmon", "-n").as_bytes(), &container));
+        assert!(!holds(command("/usr/bin/vi", "-c").as_bytes(), &container));
+        assert!(!holds(b"", &container));
+    }
 
     #[test]
     fn this_process_is_alive_and_no_process_is_not() {

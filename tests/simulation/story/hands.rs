@@ -57,7 +57,9 @@ impl Story {
             }
             Hand::Start => {
                 let stands = |container: &FakeContainer| !container.state.may_run();
-                if !state.containers.get(&container).is_some_and(stands) {
+                if !state.containers.get(&container).is_some_and(stands)
+                    || state.half_started.contains(&container)
+                {
                     return;
                 }
                 state.run(&container);
