@@ -244,7 +244,9 @@ impl Cleanup {
         if found.is_empty() {
             return;
         }
-        if let Err(why) = run(podman().args(remove).args(found))
+        let remove_all = || run(podman().args(remove).args(&found));
+        // One whose conmon was killed is refused once, and goes at the second try.
+        if let Err(why) = remove_all().or_else(|_| remove_all())
             && !why.contains("no such")
             && !why.contains("not found")
         {
