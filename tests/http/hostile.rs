@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::support::{
     registry::{Hand, Registry, until},
+    rng::Rng,
     wire::{Ask, Wire, keys_of},
 };
 
@@ -291,34 +292,6 @@ async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
         .await;
 }
 
-/// A generator whose whole sequence follows from its seed.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        usize::try_from(self.next() % most as u64).unwrap()
-    }
-
-    fn one_in(&mut self, number: usize) -> bool {
-        self.below(number) == 0
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        (0..self.below(most)).map(|_| self.next().to_le_bytes()[0]).collect()
-    }
-}
-
 const ROUTES: [(&str, &str); 28] = [
     ("POST", "/registry/heartbeat"),
     ("POST", "/registry/register"),
@@ -365,7 +338,7 @@ const WORDS: [&str; 12] = [
     "%25",
 ];
 
-fn noisy_body(noise: &mut Noise, id: &str) -> Vec<u8> {
+fn noisy_body(noise: &mut Rng, id: &str) -> Vec<u8> {
     let values = [
         "null",
         "true",
@@ -403,7 +376,7 @@ fn noisy_body(noise: &mut Noise, id: &str) -> Vec<u8> {
     ];
     let mut body = format!(r#"{{"workspace_id":"{id}","#);
     for _ in 0..noise.below(6) {
-        let (key, value) = (*noise.of(&keys), *noise.of(&values));
+        let (key, value) = (noise.pick(&keys), noise.pick(&values));
         body.extend(["\"", key, "\":", value, ","]);
     }
     body.pop();
@@ -412,34 +385,35 @@ fn noisy_body(noise: &mut Noise, id: &str) -> Vec<u8> {
     if noise.one_in(3) {
         for _ in 0..=noise.below(3) {
             let at = noise.below(body.len());
-            body[at] = noise.next().to_le_bytes()[0];
+            body[at] = noise.byte();
         }
     }
     if noise.one_in(8) {
-        body = noise.bytes(300);
+        let long = noise.below(300);
+        body = noise.bytes(long);
     }
     body
 }
 
-fn noisy(noise: &mut Noise, hands: &[(String, String)]) -> Ask {
-    let (id, token) = noise.of(hands).clone();
+fn noisy(noise: &mut Rng, hands: &[(String, String)]) -> Ask {
+    let (id, token) = noise.pick(hands);
     let named = match noise.below(6) {
-        0 => noise.of(hands).0.clone(),
-        1 => (*noise.of(&WORDS)).to_owned(),
+        0 => noise.pick(hands).0,
+        1 => noise.pick(&WORDS).to_owned(),
         2 => id.to_uppercase(),
         _ => id.clone(),
     };
-    let word = *noise.of(&WORDS);
-    let (method, path) = *noise.of(&ROUTES);
+    let word = noise.pick(&WORDS);
+    let (method, path) = noise.pick(&ROUTES);
     let path = path.replace("ID", &named).replace("WORD", word);
     let method =
-        if noise.one_in(20) { *noise.of(&["GET", "POST", "PUT", "DELETE", "PATCH"]) } else { method };
+        if noise.one_in(20) { noise.pick(&["GET", "POST", "PUT", "DELETE", "PATCH"]) } else { method };
     let mut ask = Ask::new(method, path);
     ask = match noise.below(8) {
         0 => ask,
         1 => ask.header(
             "Authorization",
-            (*noise.of(&["Bearer", "Bearer ", "Basic x", "bearer x", "Bearer ä"])).to_owned(),
+            noise.pick(&["Bearer", "Bearer ", "Basic x", "bearer x", "Bearer ä"]).to_owned(),
         ),
         2 => ask.token(&token[1..]),
         _ => ask.token(&token),
@@ -484,7 +458,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
     let mut at_rest = 0;
     let told = Mutex::new(BTreeMap::<u16, usize>::new());
     let flood = async |seed: u64, count: usize| {
-        let mut noise = Noise(seed);
+        let mut noise = Rng::new(seed, 0);
         let mut wire = Wire::open(registry.address).await;
         for _ in 0..count {
             let ask = noisy(&mut noise, &hands);
@@ -492,7 +466,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
             let broken = noise.one_in(5);
             if broken {
                 let at = noise.below(bytes.len());
-                bytes[at] = noise.next().to_le_bytes()[0];
+                bytes[at] = noise.byte();
             }
             wire.write(&bytes).await;
             if broken {

@@ -181,7 +181,7 @@ async fn a_port_that_a_broken_off_start_holds_is_half_started() {
     let stays = scene.engine.start_container(&id).await.unwrap_err();
     let (going, ()) = tokio::join!(scene.engine.start_container(&id), async {
         // Its input ends, and so does it, while it is being looked at.
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        SystemClock::start().sleep(Duration::from_millis(400)).await;
         drop(conmon.stdin.take());
         conmon.wait().unwrap();
     });

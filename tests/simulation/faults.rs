@@ -7,10 +7,8 @@ use ostler::engine::{
     fake::{Call, EventFault, Fault},
 };
 
-use super::{
-    executor::Rng,
-    house::{AGENTS, OPS, SWEEPS},
-};
+use super::house::{AGENTS, OPS, SWEEPS};
+use crate::support::rng::Rng;
 
 /// What a life is like: lives that do less of everything at once get deeper into the rest. Numbers are steps, or
 /// calls, in a thousand.

@@ -29,11 +29,12 @@ use ostler::{
 };
 
 use super::{
-    executor::{Owner, Place, Rng, TaskOrder},
+    executor::{Owner, Place, TaskOrder},
     house::{AGENTS, House, IMAGE, OPS, SWEEPS, at_once, pass_named, request, token_of, well},
     invariants::{Broken, Witness, at_rest},
     search::{Play, Search, Step},
 };
+use crate::support::rng::Rng;
 
 /// The most orders of a pair that are searched through.
 const MOST: usize = 400;

@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod old_schemas;
 pub(crate) mod podman;
 pub(crate) mod registry;
+pub(crate) mod rng;
 pub(crate) mod tables;
 pub(crate) mod truth;
 pub(crate) mod wire;

@@ -16,6 +16,7 @@ use super::{
     loopback,
     served::{Served, Who},
 };
+use crate::support::rng::Rng;
 
 /// How long an answer may take. Messages are held for as long as they say, which is shorter.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -37,38 +38,6 @@ impl Target {
         let Served { address, admin, agents, noisy, stale, .. } = served;
         let (admin, agents) = (admin.clone(), agents.clone());
         Self { address: *address, admin, agents, noisy: noisy.clone(), stale: stale.clone() }
-    }
-}
-
-/// A generator whose whole sequence follows from its seed.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        usize::try_from(self.next() % most as u64).expect("below a usize")
-    }
-
-    fn one_in(&mut self, number: usize) -> bool {
-        self.below(number) == 0
-    }
-
-    fn of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
-        all[self.below(all.len())]
-    }
-
-    fn who<'a>(&mut self, all: &'a [Who]) -> &'a Who {
-        &all[self.below(all.len())]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
     }
 }
 
@@ -212,7 +181,7 @@ const VALUES: [&str; 36] = [
 ];
 
 /// A body as its keys and what stands after each, as text.
-fn fields(path: &str, id: &str, dice: &mut Dice) -> Vec<(String, String)> {
+fn fields(path: &str, id: &str, rng: &mut Rng) -> Vec<(String, String)> {
     let quoted = |text: &str| format!("\"{text}\"");
     let fields: Vec<(&str, String)> = if path.starts_with("/registry/heartbeat") {
         let mut fields = vec![
@@ -225,7 +194,7 @@ fn fields(path: &str, id: &str, dice: &mut Dice) -> Vec<(String, String)> {
             ("monthly_spend", "12".into()),
             ("runtime_state", "\"\"".into()),
         ];
-        if dice.one_in(3) {
+        if rng.one_in(3) {
             fields.push(("runtime_metadata", "{\"capabilities\":{\"status_mgmt\":true}}".into()));
         }
         fields
@@ -243,7 +212,7 @@ fn fields(path: &str, id: &str, dice: &mut Dice) -> Vec<(String, String)> {
     } else if path.contains("/tokens") {
         vec![("name", "\"noise\"".into()), ("expires_in_seconds", "60".into())]
     } else if path == "/workspaces" {
-        vec![("name", format!("\"made-{}\"", dice.below(40))), ("external", "true".into())]
+        vec![("name", format!("\"made-{}\"", rng.below(40))), ("external", "true".into())]
     } else if path.starts_with("/workspaces/") {
         vec![("role", "\"noise\"".into())]
     } else {
@@ -281,38 +250,38 @@ const KEYS: [&str; 24] = [
 ];
 
 /// A body, bent in its structure and then in its bytes.
-fn body(path: &str, id: &str, other: &str, dice: &mut Dice) -> Vec<u8> {
-    let mut fields = fields(path, id, dice);
-    for _ in 0..dice.below(4) {
-        match dice.below(7) {
+fn body(path: &str, id: &str, other: &str, rng: &mut Rng) -> Vec<u8> {
+    let mut fields = fields(path, id, rng);
+    for _ in 0..rng.below(4) {
+        match rng.below(7) {
             0 if !fields.is_empty() => {
-                let at = dice.below(fields.len());
-                dice.of(&VALUES).clone_into(&mut fields[at].1);
+                let at = rng.below(fields.len());
+                rng.pick(&VALUES).clone_into(&mut fields[at].1);
             }
-            1 if !fields.is_empty() => drop(fields.remove(dice.below(fields.len()))),
+            1 if !fields.is_empty() => drop(fields.remove(rng.below(fields.len()))),
             2 if !fields.is_empty() => {
                 // A key twice: with the same, with another's id, with anything.
-                let (key, same) = fields[dice.below(fields.len())].clone();
-                let second = match dice.below(3) {
+                let (key, same) = fields[rng.below(fields.len())].clone();
+                let second = match rng.below(3) {
                     0 => same,
                     1 => format!("\"{other}\""),
-                    _ => dice.of(&VALUES).to_owned(),
+                    _ => rng.pick(&VALUES).to_owned(),
                 };
-                fields.insert(dice.below(fields.len() + 1), (key, second));
+                fields.insert(rng.below(fields.len() + 1), (key, second));
             }
-            3 => fields.push((dice.of(&KEYS).to_owned(), dice.of(&VALUES).to_owned())),
-            4 => fields.push((dice.of(&KEYS).to_owned(), format!("\"{other}\""))),
+            3 => fields.push((rng.pick(&KEYS).to_owned(), rng.pick(&VALUES).to_owned())),
+            4 => fields.push((rng.pick(&KEYS).to_owned(), format!("\"{other}\""))),
             5 => {
-                let (open, close) = if dice.one_in(2) { ("[", "]") } else { ("{\"a\":", "}") };
-                let deep = [10, 127, 129, 4000][dice.below(4)];
-                let nested = open.repeat(deep) + "1" + &close.repeat(if dice.one_in(4) { 0 } else { deep });
-                fields.push((dice.of(&KEYS).to_owned(), nested));
+                let (open, close) = if rng.one_in(2) { ("[", "]") } else { ("{\"a\":", "}") };
+                let deep = [10, 127, 129, 4000][rng.below(4)];
+                let nested = open.repeat(deep) + "1" + &close.repeat(if rng.one_in(4) { 0 } else { deep });
+                fields.push((rng.pick(&KEYS).to_owned(), nested));
             }
             _ => {
-                let long = [100, 2049, 70_000][dice.below(3)];
-                let filling = dice.of(&["x", "\u{1F600}", "\\u0000", " "]);
+                let long = [100, 2049, 70_000][rng.below(3)];
+                let filling = rng.pick(&["x", "\u{1F600}", "\\u0000", " "]);
                 fields.push((
-                    dice.of(&KEYS).to_owned(),
+                    rng.pick(&KEYS).to_owned(),
                     format!("\"{}\"", filling.repeat(long / filling.len())),
                 ));
             }
@@ -320,19 +289,24 @@ fn body(path: &str, id: &str, other: &str, dice: &mut Dice) -> Vec<u8> {
     }
     let inner: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
     let mut body = format!("{{{}}}", inner.join(",")).into_bytes();
-    if dice.one_in(4) {
-        match dice.below(8) {
-            0 => body.truncate(dice.below(body.len())),
+    if rng.one_in(4) {
+        match rng.below(8) {
+            0 => body.truncate(rng.below(body.len())),
             1 => body.insert(0, 0xff),
             2 => drop(body.splice(0..0, *b"\xef\xbb\xbf")),
             3 => body.extend(b"{}"),
             4 => body = format!("[{}]", String::from_utf8_lossy(&body)).into_bytes(),
-            5 => body = (0..dice.below(300)).map(|_| dice.byte()).collect(),
+            5 => {
+                body = {
+                    let long = rng.below(300);
+                    rng.bytes(long)
+                }
+            }
             6 => body.clear(),
             _ => {
-                for _ in 0..=dice.below(4) {
-                    let at = dice.below(body.len());
-                    body[at] = dice.byte();
+                for _ in 0..=rng.below(4) {
+                    let at = rng.below(body.len());
+                    body[at] = rng.byte();
                 }
             }
         }
@@ -411,34 +385,35 @@ fn may_succeed(
 }
 
 /// A request to a route, with a body where it may have one.
-fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
-    let asker = dice.who(&target.noisy).clone();
-    let victim = if dice.one_in(3) { dice.who(&target.noisy) } else { dice.who(&target.agents) }.id.clone();
-    let voice = match dice.below(16) {
+fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
+    let asker = rng.pick(&target.noisy);
+    let among = if rng.one_in(3) { &target.noisy } else { &target.agents };
+    let victim = rng.pick(among).id;
+    let voice = match rng.below(16) {
         0 => Voice::Nobody,
         1 => Voice::Garbled,
         2 => Voice::Stale,
         3 | 4 => Voice::Admin,
         _ => Voice::Workspace,
     };
-    let agents_route = !dice.one_in(3);
+    let agents_route = !rng.one_in(3);
     let (mut method, template) = match (agents_route, voice) {
-        (true, _) => FOR_AGENTS[dice.below(FOR_AGENTS.len())],
-        (false, Voice::Admin) => FOR_ADMINS[dice.below(ASKED_OF_ADMINS)],
-        (false, _) => FOR_ADMINS[dice.below(FOR_ADMINS.len())],
+        (true, _) => FOR_AGENTS[rng.below(FOR_AGENTS.len())],
+        (false, Voice::Admin) => FOR_ADMINS[rng.below(ASKED_OF_ADMINS)],
+        (false, _) => FOR_ADMINS[rng.below(FOR_ADMINS.len())],
     };
-    let stale = dice.who(&target.stale).clone();
-    let named = match dice.below(8) {
-        0 => dice.of(&WORDS).to_owned(),
+    let stale = rng.pick(&target.stale);
+    let named = match rng.below(8) {
+        0 => rng.pick(&WORDS).to_owned(),
         1 => asker.id.to_uppercase(),
         2 => stale.id.clone(),
         // What an admin does to an agent, it may do: that is no attack, so it is not among the noise.
         3..=5 if voice != Voice::Admin => victim.clone(),
         _ => asker.id.clone(),
     };
-    let path = template.replace("ID", &named).replace("WORD", dice.of(&WORDS));
-    if dice.one_in(12) && voice != Voice::Admin {
-        method = dice.of(&[
+    let path = template.replace("ID", &named).replace("WORD", rng.pick(&WORDS));
+    if rng.one_in(12) && voice != Voice::Admin {
+        method = rng.pick(&[
             "GET",
             "POST",
             "PUT",
@@ -454,7 +429,7 @@ fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
     let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Host: noise".to_owned()];
     let token = match voice {
         Voice::Nobody => None,
-        Voice::Garbled => Some(match dice.below(6) {
+        Voice::Garbled => Some(match rng.below(6) {
             0 => "Bearer".to_owned(),
             1 => format!("bearer {}", asker.token),
             2 => format!("Bearer  {}", asker.token),
@@ -467,7 +442,7 @@ fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
         Voice::Admin => Some(format!("Bearer {}", target.admin)),
     };
     lines.extend(token.map(|token| format!("Authorization: {token}")));
-    let claims = match dice.below(4) {
+    let claims = match rng.below(4) {
         0 => Some(asker.id.clone()),
         1 => Some(victim.clone()),
         _ => None,
@@ -475,9 +450,9 @@ fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
     lines.extend(claims.iter().map(|claims| format!("X-Workspace-ID: {claims}")));
     // What is waited for is waited for shortly.
     lines.push("X-Timeout: 1".into());
-    let speaks_of = if dice.one_in(4) { &victim } else { &asker.id };
+    let speaks_of = if rng.one_in(4) { &victim } else { &asker.id };
     let bare = template.split('?').next().unwrap_or_default();
-    let body = if method == "GET" { Vec::new() } else { body(bare, speaks_of, &victim, dice) };
+    let body = if method == "GET" { Vec::new() } else { body(bare, speaks_of, &victim, rng) };
     let may_succeed = may_succeed(method, &path, voice, &asker.id, &named, claims.as_deref(), &body);
     if !body.is_empty() || method != "GET" {
         lines.push(format!("Content-Length: {}", body.len()));
@@ -496,15 +471,15 @@ fn to_a_route(dice: &mut Dice, target: &Target) -> Request {
 }
 
 /// Bytes that are no request, or several, or one that ends nowhere.
-fn malformed(dice: &mut Dice, target: &Target) -> Request {
-    let (asker, victim) = (dice.who(&target.noisy).clone(), dice.who(&target.agents).clone());
+fn malformed(rng: &mut Rng, target: &Target) -> Request {
+    let (asker, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
     let auth = format!("Authorization: Bearer {}\r\n", asker.token);
     let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
     let beat = format!("{{\"workspace_id\":\"{}\"}}", asker.id);
     // What would be smuggled: something that only an admin may, and that would be seen.
     let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
     let length = beat.len();
-    let bytes: Vec<u8> = match dice.below(26) {
+    let bytes: Vec<u8> = match rng.below(26) {
         0 => format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}").into(),
         1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{beat}\r\n0\r\n\r\n{inner}").into(),
         2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{beat}{inner}").into(),
@@ -513,69 +488,72 @@ fn malformed(dice: &mut Dice, target: &Target) -> Request {
         5 => format!("{head}Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n{inner}").into(),
         6 => format!("{head}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}").into(),
         7 => format!("{head}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{inner}").into(),
-        8 => format!("{head}Content-Length: {}\r\n\r\n{beat}", dice.of(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
-        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{beat}\r\n0\r\n\r\n", dice.of(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
+        8 => format!("{head}Content-Length: {}\r\n\r\n{beat}", rng.pick(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
+        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{beat}\r\n0\r\n\r\n", rng.pick(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
         10 => {
-            let tail = "x".repeat([10, 20_000, 200_000][dice.below(3)]);
+            let tail = "x".repeat([10, 20_000, 200_000][rng.below(3)]);
             format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{beat}\r\n0\r\n\r\n").into()
         }
-        11 => format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n{}", "Trailer: x\r\n".repeat([1, 200, 5000][dice.below(3)])).into(),
-        12 => format!("{head}X: {}\r\n\r\n", "y".repeat([8000, 17_000, 64 << 10, 300 << 10][dice.below(4)])).into(),
-        13 => format!("{head}{}\r\n", "X-Many: y\r\n".repeat([90, 150, 3000][dice.below(3)])).into(),
-        14 => format!("GET /{} HTTP/1.1\r\nHost: noise\r\n{auth}\r\n", "x".repeat([9000, 70_000][dice.below(2)])).into(),
+        11 => format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n{}", "Trailer: x\r\n".repeat([1, 200, 5000][rng.below(3)])).into(),
+        12 => format!("{head}X: {}\r\n\r\n", "y".repeat([8000, 17_000, 64 << 10, 300 << 10][rng.below(4)])).into(),
+        13 => format!("{head}{}\r\n", "X-Many: y\r\n".repeat([90, 150, 3000][rng.below(3)])).into(),
+        14 => format!("GET /{} HTTP/1.1\r\nHost: noise\r\n{auth}\r\n", "x".repeat([9000, 70_000][rng.below(2)])).into(),
         15 => [head.as_bytes(), b"X: a\0b\r\n\r\n"].concat(),
         16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
         17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{beat}").into(),
         18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
         19 => format!("{}Content-Length: {length}\n\n{beat}", head.replace("\r\n", "\n")).into(),
-        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{beat}", dice.of(&["100-continue", "200-ok", ""])).into(),
-        21 => format!("GET /health HTTP/{}\r\nHost: noise\r\n\r\n", dice.of(&["1.0", "0.9", "2.0", "1.2", "11", "x", "1.1 "])).into(),
-        22 => dice.of::<[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
-        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{beat}", dice.of(&["h2c", "websocket", "tcp"])).into(),
+        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{beat}", rng.pick(&["100-continue", "200-ok", ""])).into(),
+        21 => format!("GET /health HTTP/{}\r\nHost: noise\r\n\r\n", rng.pick(&["1.0", "0.9", "2.0", "1.2", "11", "x", "1.1 "])).into(),
+        22 => rng.pick::<&[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
+        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{beat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
         24 => {
             // Many of them in one piece, and the last one cut.
             let one = format!("{head}Content-Length: {length}\r\n\r\n{beat}");
-            let all = one.repeat(1 + dice.below(8));
-            let end = all.len() - dice.below(one.len());
+            let all = one.repeat(1 + rng.below(8));
+            let end = all.len() - rng.below(one.len());
             all.as_bytes()[..end].to_vec()
         }
-        _ => (0..dice.below(2000)).map(|_| dice.byte()).collect(),
+        _ => {
+            let long = rng.below(2000);
+            rng.bytes(long)
+        },
     };
     Request { kind: "malformed HTTP", bytes, head: false, whole: false, may_succeed: true }
 }
 
 /// A request to a route, with some of its bytes turned into others.
-fn garbled(dice: &mut Dice, target: &Target) -> Request {
+fn garbled(rng: &mut Rng, target: &Target) -> Request {
     let mut request = loop {
-        let request = to_a_route(dice, target);
+        let request = to_a_route(rng, target);
         // By turning a byte an admin's might become one that does something to an agent.
         if request.kind != "requests of an admin, bent" {
             break request;
         }
     };
-    for _ in 0..=dice.below(3) {
-        let at = dice.below(request.bytes.len());
-        request.bytes[at] = dice.byte();
+    for _ in 0..=rng.below(3) {
+        let at = rng.below(request.bytes.len());
+        request.bytes[at] = rng.byte();
     }
     let head = request.bytes.starts_with(b"HEAD ");
     Request { kind: "requests with turned bytes", head, whole: false, may_succeed: true, ..request }
 }
 
 /// A body of which no end comes.
-fn endless(dice: &mut Dice, target: &Target) -> Request {
-    let asker = dice.who(&target.noisy).clone();
+fn endless(rng: &mut Rng, target: &Target) -> Request {
+    let asker = rng.pick(&target.noisy);
     let own = &asker.id;
     let (path, most) = [
         ("/registry/heartbeat".to_owned(), 64 << 10),
         ("/registry/register".to_owned(), 64 << 10),
         (format!("/workspaces/{own}/activity"), 16 << 10),
         (format!("/workspaces/{own}/a2a"), 10 << 20),
-    ][dice.below(4)]
+    ][rng.below(4)]
     .clone();
     let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", asker.token);
-    let bytes = if most > 1 << 20 || dice.one_in(2) {
+    let bytes = if most > 1 << 20 || rng.one_in(2) {
         // Announced, and refused before it comes.
-        format!("{head}Content-Length: {}\r\n\r\n", most + 1 + dice.below(1 << 40)).into_bytes()
+        format!("{head}Content-Length: {}\r\n\r\n", most + 1 + rng.below(1 << 40)).into_bytes()
     } else {
         let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
         format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(most / 0x4000 + 1)).into_bytes()
@@ -585,12 +563,12 @@ fn endless(dice: &mut Dice, target: &Target) -> Request {
 
 /// The request of this number of this seed.
 fn request(seed: u64, number: u64, target: &Target) -> Request {
-    let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ number);
-    match dice.below(20) {
-        0..=3 => malformed(&mut dice, target),
-        4..=5 => garbled(&mut dice, target),
-        6 => endless(&mut dice, target),
-        _ => to_a_route(&mut dice, target),
+    let mut rng = Rng::new(seed, number);
+    match rng.below(20) {
+        0..=3 => malformed(&mut rng, target),
+        4..=5 => garbled(&mut rng, target),
+        6 => endless(&mut rng, target),
+        _ => to_a_route(&mut rng, target),
     }
 }
 

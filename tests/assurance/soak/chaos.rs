@@ -1,4 +1,4 @@
-//! What goes wrong: a fault after the other, of a kind and at a thing that the dice choose.
+//! What goes wrong: a fault after the other, of a kind and at a thing that the seed and the moment choose.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,11 @@ use ostler::entropy::{Entropy as _, SystemEntropy};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Dice, LOSERS, Operator, Record, foreign, rows, text};
+use super::{LOSERS, Operator, Record, any, foreign, pause, rows, text};
 use crate::support::{
     daemon::{Site, until},
     podman::{Service, directory_of, has_volume, podman},
+    rng::Rng,
 };
 
 /// So many there are at least, and so many times as long it may take then: on a machine that is busy with something
@@ -90,16 +91,16 @@ pub(super) struct Chaos<'a> {
     service: &'a mut Service,
     operator: Operator,
     record: &'a Record,
-    dice: Dice,
+    rng: Rng,
     instance: String,
     wounds: Wounds,
     put_in: u32,
 }
 
 impl<'a> Chaos<'a> {
-    pub(super) fn new(site: &'a mut Site, service: &'a mut Service, record: &'a Record, dice: Dice) -> Self {
+    pub(super) fn new(site: &'a mut Site, service: &'a mut Service, record: &'a Record, rng: Rng) -> Self {
         let (operator, instance) = (Operator::of(site), site.instance());
-        Self { site, service, operator, record, dice, instance, wounds: Wounds::default(), put_in: 0 }
+        Self { site, service, operator, record, rng, instance, wounds: Wounds::default(), put_in: 0 }
     }
 
     /// Makes faults for so long; leaves service and daemon up.
@@ -116,7 +117,7 @@ impl<'a> Chaos<'a> {
                 next_at += lasts / 3;
             }
             faults += u64::from(self.one_fault());
-            self.dice.pause(BETWEEN_FAULTS);
+            pause(&mut self.rng, BETWEEN_FAULTS);
         }
         for name in losers {
             self.lose_work(name);
@@ -128,7 +129,7 @@ impl<'a> Chaos<'a> {
     /// Whether there was something to hit.
     fn one_fault(&mut self) -> bool {
         let weights: usize = FAULTS.iter().map(|(_, weight, _)| weight).sum();
-        let mut at = self.dice.below(weights);
+        let mut at = self.rng.below(weights);
         let chosen = FAULTS.iter().find(|(_, weight, _)| {
             let here = at < *weight;
             at = at.saturating_sub(*weight);
@@ -202,7 +203,7 @@ impl<'a> Chaos<'a> {
         };
         let targets = self.targets();
         let fitting: Vec<_> = targets.iter().filter(fits).collect();
-        let target = *self.dice.of(&fitting)?;
+        let target = *any(&mut self.rng, &fitting)?;
         let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
         let done = match fault {
             Fault::ProcessKilled => kill_of(target.pid, id),
@@ -244,7 +245,7 @@ impl<'a> Chaos<'a> {
 
     fn kill_service(&mut self) -> String {
         self.service.kill();
-        self.dice.pause(600);
+        pause(&mut self.rng, 600);
         self.service.start_again();
         "and started again".into()
     }

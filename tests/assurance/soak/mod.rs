@@ -33,6 +33,7 @@ use crate::{
     support::{
         daemon::{Said, Site, until},
         podman::{self, Cleanup, Service, podman_says},
+        rng::Rng,
     },
 };
 use people::{Being, Person, Tree};
@@ -70,35 +71,15 @@ fn configuration() -> String {
     )
 }
 
-/// Pseudo-random numbers: `SplitMix64`.
-struct Dice(u64);
+/// One of several, if there is one.
+fn any<'a, T>(rng: &mut Rng, of: &'a [T]) -> Option<&'a T> {
+    (!of.is_empty()).then(|| &of[rng.below(of.len())])
+}
 
-impl Dice {
-    /// Numbers of their own for each use of one seed.
-    fn new(seed: u64, stream: u64) -> Self {
-        Self(seed ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03))
-    }
-
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % bound as u64).expect("it is below a usize")
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        (!all.is_empty()).then(|| &all[self.below(all.len())])
-    }
-
-    /// So many milliseconds, about: what keeps two cores from doing nothing but this.
-    fn pause(&mut self, milliseconds: usize) {
-        let span = milliseconds / 2 + self.below(milliseconds);
-        thread::sleep(Duration::from_millis(span as u64));
-    }
+/// Waits so many milliseconds, about: what keeps two cores from doing nothing but this.
+fn pause(rng: &mut Rng, milliseconds: usize) {
+    let span = milliseconds / 2 + rng.below(milliseconds);
+    thread::sleep(Duration::from_millis(span as u64));
 }
 
 /// What everybody writes to: the story, the counts, and what was put into work volumes.
@@ -122,8 +103,8 @@ impl Record {
     }
 
     /// Puts something that must not be lost into a work volume.
-    fn mark(&self, workspace: &str, directory: &std::path::Path, dice: &mut Dice) {
-        let text = format!("{workspace} {:016x}", dice.roll());
+    fn mark(&self, workspace: &str, directory: &std::path::Path, rng: &mut Rng) {
+        let text = format!("{workspace} {:016x}", rng.next());
         fs::write(directory.join(MARKER), &text).expect("the work volume can be written to");
         self.markers.lock().expect("nobody panics here").insert(workspace.to_owned(), text);
     }
@@ -189,9 +170,9 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let (instance, log) = (site.instance(), site.directory().join("serve.log"));
     sweeper = Sweeper(instance.clone());
     let operator = Operator::of(&site);
-    let mut dice = Dice::new(seed, 0);
-    let mut trees = plant(&operator, &mut dice);
-    mark_all(&instance, &operator, &record, &mut dice);
+    let mut rng = Rng::new(seed, 0);
+    let mut trees = plant(&operator, &mut rng);
+    mark_all(&instance, &operator, &record, &mut rng);
     let lead = text(&site.show("t0")["id"]);
     let foreign = foreign::Foreign::place(&instance, &lead);
     record.tell("everything is up");
@@ -200,13 +181,13 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let wounds = thread::scope(|threads| {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
-            let dice = Dice::new(seed, 10 + number as u64);
+            let rng = Rng::new(seed, 10 + number as u64);
             threads
-                .spawn(move || Person { tree, operator, record, dice, keeps_record: number < PEOPLE }.live());
+                .spawn(move || Person { tree, operator, record, rng, keeps_record: number < PEOPLE }.live());
         }
         // However the chaos ends, the people go home: else nobody would ever hear of it.
         let _home = Home(&record.over);
-        chaos::Chaos::new(&mut site, &mut service, &record, Dice::new(seed, 1)).rage(lasts)
+        chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
     });
     record.tell("the chaos is over");
 
@@ -239,8 +220,8 @@ impl Drop for Home<'_> {
 }
 
 /// Makes the workspaces, and waits until they are up.
-fn plant(operator: &Operator, dice: &mut Dice) -> Vec<Tree> {
-    let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), dice)).collect();
+fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
+    let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
     let mut made = Vec::new();
     let members = trees.iter().flat_map(|tree| {
         tree.members.iter().map(|member| (member, member.parent.map(|at| tree.members[at].name.clone())))
@@ -304,11 +285,11 @@ fn until_up(operator: &Operator, names: &[String]) {
 }
 
 /// Marks every work volume that there is.
-fn mark_all(instance: &str, operator: &Operator, record: &Record, dice: &mut Dice) {
+fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng) {
     let volumes = work_volumes(instance);
     for row in rows(operator, false) {
         if let Some(directory) = volumes.get(&text(&row["id"])) {
-            record.mark(&text(&row["id"]), directory, dice);
+            record.mark(&text(&row["id"]), directory, rng);
         }
     }
 }

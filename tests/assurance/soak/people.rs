@@ -8,8 +8,11 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use super::{Dice, MARKER, Operator, Record, give_birth, text};
-use crate::support::podman::{directory_of, has_volume};
+use super::{MARKER, Operator, Record, any, give_birth, pause, text};
+use crate::support::{
+    podman::{directory_of, has_volume},
+    rng::Rng,
+};
 
 /// How long after a command the next one comes, about.
 const BETWEEN_COMMANDS: usize = 500;
@@ -57,12 +60,12 @@ pub(super) struct Tree {
 
 impl Tree {
     /// A root, three below it, seven below those, and on most trees one that runs elsewhere.
-    pub(super) fn new(root: &str, dice: &mut Dice) -> Self {
+    pub(super) fn new(root: &str, rng: &mut Rng) -> Self {
         let mut tree = Self { members: Vec::new(), root: root.to_owned() };
         tree.push(root.to_owned(), None, Being::Plain);
         for number in 0..10 {
-            let parent = if number < 3 { 0 } else { 1 + dice.below(3) };
-            let being = if dice.below(4) == 0 { Being::Agent } else { Being::Plain };
+            let parent = if number < 3 { 0 } else { 1 + rng.below(3) };
+            let being = if rng.below(4) == 0 { Being::Agent } else { Being::Plain };
             tree.push(format!("{root}-{number}"), Some(parent), being);
         }
         if root != "t0" {
@@ -112,7 +115,7 @@ pub(super) struct Person<'a> {
     pub(super) tree: &'a mut Tree,
     pub(super) operator: Operator,
     pub(super) record: &'a Record,
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     /// Whether what was answered is held against ostler. Who does not, gives any command at any time.
     pub(super) keeps_record: bool,
 }
@@ -121,12 +124,12 @@ impl Person<'_> {
     /// Gives commands until it is over.
     pub(super) fn live(mut self) {
         while !self.record.over.load(Ordering::Acquire) {
-            match self.dice.below(12) {
+            match self.rng.below(12) {
                 0 => self.look_around(),
                 1 if self.tree.members.len() < MOST_MEMBERS => self.create(),
                 _ => self.order(),
             }
-            self.dice.pause(BETWEEN_COMMANDS);
+            pause(&mut self.rng, BETWEEN_COMMANDS);
         }
         if !self.keeps_record {
             for member in &mut self.tree.members {
@@ -149,8 +152,8 @@ impl Person<'_> {
     }
 
     fn look_around(&mut self) {
-        let name = self.tree.members[self.dice.below(self.tree.members.len())].name.clone();
-        match self.dice.below(5) {
+        let name = self.tree.members[self.rng.below(self.tree.members.len())].name.clone();
+        match self.rng.below(5) {
             0 => drop(self.says(&["ls"])),
             1 => drop(self.says(&["why", &name])),
             2 => drop(self.says(&["show", &name])),
@@ -162,8 +165,8 @@ impl Person<'_> {
     fn create(&mut self) {
         let parents: Vec<usize> =
             (0..4).filter(|at| self.tree.members[*at].told == Told::Up && self.tree.is_free(*at)).collect();
-        let Some(parent) = self.dice.of(&parents).copied() else { return };
-        let being = if self.dice.below(4) == 0 { Being::Agent } else { Being::Plain };
+        let Some(parent) = any(&mut self.rng, &parents).copied() else { return };
+        let being = if self.rng.below(4) == 0 { Being::Agent } else { Being::Plain };
         let name = format!("{}-{}", self.tree.root, self.tree.members.len());
         let code = give_birth(&self.operator, &name, being, Some(&self.tree.members[parent].name), false);
         self.record.count("ostler create");
@@ -182,14 +185,14 @@ impl Person<'_> {
         let id = text(&row["id"]);
         let volume = format!("ostler-{id}-work");
         if has_volume(&volume) && !directory_of(&volume).join(MARKER).exists() {
-            self.record.mark(&id, &directory_of(&volume), &mut self.dice);
+            self.record.mark(&id, &directory_of(&volume), &mut self.rng);
         }
     }
 
     /// An order to one of them that may be obeyed, as far as this person knows.
-    #[allow(clippy::match_same_arms, reason = "a row for each state and share of the dice")]
+    #[allow(clippy::match_same_arms, reason = "a row for each state and share of the numbers")]
     fn order(&mut self) {
-        let at = self.dice.below(self.tree.members.len());
+        let at = self.rng.below(self.tree.members.len());
         let Member { name, being, told, .. } = &self.tree.members[at];
         let (name, being, told) = (name.clone(), *being, *told);
         if being == Being::External {
@@ -202,8 +205,8 @@ impl Person<'_> {
         let below = self.tree.below(at);
         let has_children = below.iter().any(|child| self.tree.members[*child].told != Told::Removed);
         // The higher up, the rarer is what takes others along.
-        let seldom = below.is_empty() || self.dice.below(4) == 0;
-        match (told, self.dice.below(10)) {
+        let seldom = below.is_empty() || self.rng.below(4) == 0;
+        match (told, self.rng.below(10)) {
             (Told::Up, 0..=2) => drop(self.says(&["restart", &name])),
             (Told::Up, 3) => drop(self.says(&["recreate", &name])),
             (Told::Up, 4) => self.hear(at, &["hibernate", "--force", &name], Told::Asleep),
