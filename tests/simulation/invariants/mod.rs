@@ -1,9 +1,11 @@
 //! What must hold: after every step, whatever went wrong ([`Witness::check`]), and once everything that
 //! goes wrong has stopped ([`at_rest`]). Each function names the promise it guards.
 
+mod rest;
+mod rules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Display,
     time::Duration,
 };
 
@@ -16,8 +18,8 @@ use ostler::{
         observed::ContainerState,
         status::{Cause, Failure, MOVES, Status},
         time::Awake,
-        token::{Token, TokenKind},
-        trash::{TrashEntry, TrashReason, TrashState},
+        token::Token,
+        trash::{TrashEntry, TrashState},
         workspace::{Kind, Workspace},
     },
     engine::fake::{Call, FakeContainer, State},
@@ -26,80 +28,8 @@ use ostler::{
 
 use super::house::{House, at_once};
 
-/// A broken promise, in words. They begin with the name of the rule, where it is one of [`Rule`].
-pub(crate) type Broken = String;
-
-/// Declares the rules with their names and the promises they guard, once.
-macro_rules! rules {
-    ($($rule:ident, $name:literal, $promise:literal, $says:literal;)*) => {
-        /// What must hold.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Rule { $(#[doc = $says] $rule,)* }
-
-        impl Rule {
-            /// Every rule, its name, the promise of the design that it guards, and what it says.
-            pub(crate) const ALL: &[(Self, &'static str, &'static str, &'static str)] =
-                &[$((Self::$rule, $name, $promise, $says),)*];
-        }
-    };
-}
-
-rules! {
-    LiveVolumesStay, "live-volumes-stay", "1 nothing is lost", "no volume of a live workspace is deleted or lies in the trash, and its work volume is there";
-    DeletionIsOrdered, "deletion-is-ordered", "1 nothing is lost", "a volume is deleted on a person's word, not taken back since, and by nobody else before its retention";
-    DeletedIsGone, "deleted-is-gone", "3 what you see is what is", "what is said to be deleted for good is there no more";
-    DeathsAreReal, "deaths-are-real", "3 what you see is what is", "nobody is called offline whose container was seen to run, or was not seen";
-    TokensSpeakTrue, "tokens-speak-true", "2 no holder loses its token", "what an agent says counts if, and only if, its token is valid when it is written down";
-    TrashIsWhole, "trash-is-whole", "1 nothing is lost", "at rest, whatever a removed workspace owned lies in the trash";
-    LossIsNotHidden, "loss-is-not-hidden", "1 nothing is lost", "no empty work volume takes the place of one that is gone, but on a person's word";
-    ForeignIsUntouched, "foreign-is-untouched", "1 nothing is lost", "what is not ours by label and name, a neighbour's or a person's, stays as it was found";
-    HoldersKeepTokens, "holders-keep-tokens", "2 no holder loses its token", "no sweep revokes the token of the current incarnation while its container exists";
-    OnlineHoldsToken, "online-holds-token", "2 no holder loses its token", "the process of whoever is online holds the token that the store takes, and its file says the same";
-    OneHolder, "one-holder", "2 no holder loses its token", "when a start issues a token, no process of an older one runs";
-    OneLiveToken, "one-live-token", "2 no holder loses its token", "a workspace has at most one live instance token, that of its current incarnation";
-    PersonsTokensStay, "persons-tokens-stay", "2 no holder loses its token", "a token made by a person ends by a person's word or its expiry";
-    ChangesAreTold, "changes-are-told", "3 what you see is what is", "each status is the one that the events tell of last";
-    ChangesAreLegal, "changes-are-legal", "3 what you see is what is", "every move is in the table of moves; nothing but an undelete brings a removed one back";
-    SequenceIsWhole, "sequence-is-whole", "3 what you see is what is", "the sequence of events has no gap";
-    MemoryIsTrue, "memory-is-true", "3 what you see is what is", "what is kept in memory is what the tables say";
-    SleepersDoNotRun, "sleepers-do-not-run", "3 what you see is what is", "when it is said that a workspace sleeps, none of its containers runs";
-    AnswersAreTrue, "answers-are-true", "3 what you see is what is", "an answer tells of a status that the row had while it was asked";
-    LastWordCounts, "last-word-counts", "3 what you see is what is", "who was told that an order was carried out, and gave no other since, finds it so";
-    MessagesArrive, "messages-arrive", "3 what you see is what is", "a message reaches the container of its own target, and only from whom the tree lets speak";
-    RestIsKept, "rest-is-kept", "4 it heals, and stops and asks", "what a person put to rest or the budget parked stays so until a person says otherwise";
-    BreakerHolds, "breaker-holds", "4 it heals, and stops and asks", "within an hour sweeps hit no more workspaces than the limit, what a person approved aside";
-    RunsAreBounded, "runs-are-bounded", "4 it heals, and stops and asks", "one run of a pass takes away no more than five things";
-    NobodyIsBlamed, "nobody-is-blamed", "4 it heals, and stops and asks", "nobody is called silent, slow or idle in less time than ostler has listened";
-    ItHeals, "it-heals", "4 it heals, and stops and asks", "once faults stop, what should run runs, once, with a token that process, file and store agree on, and what should not does not";
-}
-
-impl Rule {
-    /// Its name.
-    pub(crate) fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-
-    /// It does not hold.
-    pub(crate) fn broken(self, how: impl Display) -> Broken {
-        format!("[{}] {how}", self.name())
-    }
-}
-
-/// How often each rule had something to be held against.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Coverage(pub(crate) [u64; Rule::ALL.len()]);
-
-impl Coverage {
-    pub(crate) fn count(&mut self, rule: Rule, times: usize) {
-        self.0[rule as usize] += times as u64;
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (sum, more) in self.0.iter_mut().zip(other.0) {
-            *sum += more;
-        }
-    }
-}
+pub(crate) use rest::at_rest;
+pub(crate) use rules::{Broken, Coverage, Rule};
 
 /// Watches a house from its first day.
 #[derive(Default)]
@@ -191,7 +121,7 @@ impl Witness {
     pub(crate) fn at_rest(&mut self, house: &House) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        at_rest_but(house, &self.robbed)
+        rest::at_rest_but(house, &self.robbed)
     }
 
     /// What follows from the tables alone, after a change of them.
@@ -534,7 +464,7 @@ impl Witness {
     /// The start's transaction issues one and revokes the others; and what persons made is theirs to end.
     fn one_live_token(&mut self, house: &House, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for row in rows.iter().filter(|row| events.iter().any(|event| event.workspace_id == Some(row.id))) {
-            at_most_one_live_token(house, row)?;
+            rest::at_most_one_live_token(house, row)?;
             self.coverage.count(Rule::OneLiveToken, 1);
         }
         Ok(())
@@ -623,125 +553,6 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
         "WORKSPACE_PAUSED" => cause == Cause::Pause,
         _ => true,
     }
-}
-
-/// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
-pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
-    at_rest_but(house, &BTreeSet::new())
-}
-
-/// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.
-fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
-    let trash = at_once(house.eye.trash()).expect("the store answers");
-    if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
-        let (name, state) = (&entry.workspace_name, entry.state.as_str());
-        return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
-    }
-    let state = house.world.state();
-    for row in house.rows() {
-        at_most_one_live_token(house, &row)?;
-        if !(robbed.contains(&row.id) && row.status == Status::Online) {
-            what_runs_is_what_the_row_says(house, &state, &row)?;
-        }
-        every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
-        if row.status == Status::Removed {
-            what_a_removed_row_owned_lies_in_the_trash(&state, &row, &trash)?;
-        }
-    }
-    Ok(())
-}
-
-/// Promise 4, it heals by itself, and promise 2 at rest: one running container for what should run, and
-/// process, file and store agree on its token; none for what should not.
-fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace) -> Result<(), Broken> {
-    let running: Vec<_> =
-        containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
-    let detail = row.status_detail.as_deref().unwrap_or_default();
-    let what = format!("{} is {} ({detail}) with {} running containers", row.name, row.status, running.len());
-    let what = Rule::ItHeals.broken(what);
-    match row.status {
-        // Where its agent runs nobody here knows.
-        Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
-        Status::Online => {
-            let [(id, container)] = running.as_slice() else { return Err(what) };
-            if row.container.as_ref() != Some(*id) {
-                return Err(format!("{what}, which is not the row's"));
-            }
-            let file = state.token_file(container);
-            let shown = |token: Option<&[u8]>| describe_token(token);
-            if file != container.held_token || !is_live(house, row, file.as_deref()) {
-                return Err(format!(
-                    "{what}: its file holds {}, its process {}, and the live token is another",
-                    shown(file.as_deref()),
-                    shown(container.held_token.as_deref())
-                ));
-            }
-            Ok(())
-        }
-        // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
-        Status::Hibernated
-        | Status::Paused
-        | Status::Removed
-        | Status::Failed(Failure::StartError | Failure::Parked | Failure::ProvisionTimeout) => {
-            if running.is_empty() { Ok(()) } else { Err(what) }
-        }
-        Status::Provisioning
-        | Status::Degraded
-        | Status::Offline
-        | Status::Hibernating
-        | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
-    }
-}
-
-/// No strays: a container of a workspace is the one its row names, or lies in the trash.
-fn every_container_is_the_rows_or_in_the_trash(
-    state: &State,
-    row: &Workspace,
-    trash: &[TrashEntry],
-) -> Result<(), Broken> {
-    for (id, container) in containers_of(state, row.id) {
-        let is_rows = row.status != Status::Removed && row.container.as_ref() == Some(id);
-        let in_trash = trash.iter().any(|entry| entry.things.container.as_ref().is_some_and(|c| c.id == *id));
-        if is_rows == in_trash {
-            let where_ = if is_rows { "the row's and in the trash" } else { "nobody's" };
-            let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
-            return Err(Rule::ItHeals.broken(how));
-        }
-    }
-    Ok(())
-}
-
-/// Promise 1: what a removed workspace owned can be brought back.
-fn what_a_removed_row_owned_lies_in_the_trash(
-    state: &State,
-    row: &Workspace,
-    trash: &[TrashEntry],
-) -> Result<(), Broken> {
-    let kept: BTreeSet<_> = trash
-        .iter()
-        .filter(|entry| entry.workspace == row.id && entry.reason == TrashReason::Removed)
-        .flat_map(|entry| entry.things.volumes.iter())
-        .collect();
-    let loose = state.volumes.keys().find(|name| name.contains(&row.id.to_string()) && !kept.contains(name));
-    match loose {
-        Some(volume) => {
-            let how = format!("{} is removed, and its volume {volume} is not in the trash", row.name);
-            Err(Rule::TrashIsWhole.broken(how))
-        }
-        None => Ok(()),
-    }
-}
-
-/// One at most, and no other than that of the incarnation that the row is in.
-fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> {
-    let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
-    let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
-    if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
-        let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();
-        let how = format!("{} is in incarnation {} and has live tokens of {of:?}", row.name, row.incarnation);
-        return Err(Rule::OneLiveToken.broken(how));
-    }
-    Ok(())
 }
 
 /// The status an event tells of.

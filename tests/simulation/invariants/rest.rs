@@ -1,0 +1,138 @@
+//! What must be so once nothing goes wrong any more.
+
+use std::collections::BTreeSet;
+
+use ostler::{
+    domain::{
+        ids::WorkspaceId,
+        status::{Failure, Status},
+        token::TokenKind,
+        trash::{TrashEntry, TrashReason, TrashState},
+        workspace::{Kind, Workspace},
+    },
+    engine::fake::State,
+};
+
+use super::{
+    super::house::{House, at_once},
+    Broken, Rule, containers_of, describe_token, is_live,
+};
+
+/// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
+pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
+    at_rest_but(house, &BTreeSet::new())
+}
+
+/// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.
+pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
+    let trash = at_once(house.eye.trash()).expect("the store answers");
+    if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
+        let (name, state) = (&entry.workspace_name, entry.state.as_str());
+        return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
+    }
+    let state = house.world.state();
+    for row in house.rows() {
+        at_most_one_live_token(house, &row)?;
+        if !(robbed.contains(&row.id) && row.status == Status::Online) {
+            what_runs_is_what_the_row_says(house, &state, &row)?;
+        }
+        every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
+        if row.status == Status::Removed {
+            what_a_removed_row_owned_lies_in_the_trash(&state, &row, &trash)?;
+        }
+    }
+    Ok(())
+}
+
+/// Promise 4, it heals by itself, and promise 2 at rest: one running container for what should run, and
+/// process, file and store agree on its token; none for what should not.
+fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace) -> Result<(), Broken> {
+    let running: Vec<_> =
+        containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
+    let detail = row.status_detail.as_deref().unwrap_or_default();
+    let what = format!("{} is {} ({detail}) with {} running containers", row.name, row.status, running.len());
+    let what = Rule::ItHeals.broken(what);
+    match row.status {
+        // Where its agent runs nobody here knows.
+        Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
+        Status::Online => {
+            let [(id, container)] = running.as_slice() else { return Err(what) };
+            if row.container.as_ref() != Some(*id) {
+                return Err(format!("{what}, which is not the row's"));
+            }
+            let file = state.token_file(container);
+            let shown = |token: Option<&[u8]>| describe_token(token);
+            if file != container.held_token || !is_live(house, row, file.as_deref()) {
+                return Err(format!(
+                    "{what}: its file holds {}, its process {}, and the live token is another",
+                    shown(file.as_deref()),
+                    shown(container.held_token.as_deref())
+                ));
+            }
+            Ok(())
+        }
+        // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
+        Status::Hibernated
+        | Status::Paused
+        | Status::Removed
+        | Status::Failed(Failure::StartError | Failure::Parked | Failure::ProvisionTimeout) => {
+            if running.is_empty() { Ok(()) } else { Err(what) }
+        }
+        Status::Provisioning
+        | Status::Degraded
+        | Status::Offline
+        | Status::Hibernating
+        | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
+    }
+}
+
+/// No strays: a container of a workspace is the one its row names, or lies in the trash.
+fn every_container_is_the_rows_or_in_the_trash(
+    state: &State,
+    row: &Workspace,
+    trash: &[TrashEntry],
+) -> Result<(), Broken> {
+    for (id, container) in containers_of(state, row.id) {
+        let is_rows = row.status != Status::Removed && row.container.as_ref() == Some(id);
+        let in_trash = trash.iter().any(|entry| entry.things.container.as_ref().is_some_and(|c| c.id == *id));
+        if is_rows == in_trash {
+            let where_ = if is_rows { "the row's and in the trash" } else { "nobody's" };
+            let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
+            return Err(Rule::ItHeals.broken(how));
+        }
+    }
+    Ok(())
+}
+
+/// Promise 1: what a removed workspace owned can be brought back.
+fn what_a_removed_row_owned_lies_in_the_trash(
+    state: &State,
+    row: &Workspace,
+    trash: &[TrashEntry],
+) -> Result<(), Broken> {
+    let kept: BTreeSet<_> = trash
+        .iter()
+        .filter(|entry| entry.workspace == row.id && entry.reason == TrashReason::Removed)
+        .flat_map(|entry| entry.things.volumes.iter())
+        .collect();
+    let loose = state.volumes.keys().find(|name| name.contains(&row.id.to_string()) && !kept.contains(name));
+    match loose {
+        Some(volume) => {
+            let how = format!("{} is removed, and its volume {volume} is not in the trash", row.name);
+            Err(Rule::TrashIsWhole.broken(how))
+        }
+        None => Ok(()),
+    }
+}
+
+/// One at most, and no other than that of the incarnation that the row is in.
+pub(super) fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> {
+    let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
+    let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
+    if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
+        let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();
+        let how = format!("{} is in incarnation {} and has live tokens of {of:?}", row.name, row.incarnation);
+        return Err(Rule::OneLiveToken.broken(how));
+    }
+    Ok(())
+}
