@@ -60,6 +60,8 @@ pub enum Mutation {
     RestoreForEver,
     /// A claim is finished only while something of its workspace is listed.
     FinishClaimsInSight,
+    /// A container whose start was broken off is started again, and never another.
+    KeepHalfStarted,
 }
 
 impl Mutation {
@@ -139,6 +141,11 @@ impl Mutation {
             Self::FinishClaimsInSight,
             "finish-claims-in-sight",
             "a claim is finished only while something of its workspace is listed",
+        ),
+        (
+            Self::KeepHalfStarted,
+            "keep-half-started",
+            "a container whose start was broken off is started again, and never another",
         ),
     ];
 }

@@ -129,6 +129,7 @@ impl Ops {
         let mut started = self.prepare_and_begin(&row, &order, phase).await;
         if let Err(OpError::Engine(error)) = &started
             && error.trouble == Trouble::HalfStarted
+            && !is(Mutation::KeepHalfStarted)
         {
             // As with one that ended unheard: another takes its place, and it lies in the trash with what it held.
             tracing::warn!(workspace = %row.name, %error, "its container will never start again: it gets another");
