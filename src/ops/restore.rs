@@ -64,7 +64,10 @@ impl Ops {
             crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
                 Ok(()) => crash_point::after("restore: rename a container"),
-                Err(error) if error.trouble == Trouble::Absent => {}
+                // Another engine knows nothing of it either, and in ours it would keep its trash name, unseen by all.
+                Err(error) if error.trouble == Trouble::Absent => {
+                    trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+                }
                 // Named so already, by a call that was thought to have failed.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {
                     Ok(seen) if seen.name == container.name => {}

@@ -196,6 +196,27 @@ fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
 }
 
 #[test]
+fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
+    let mut house = house();
+    let id = house.furnish_unknown();
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.look();
+    house.converge();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
+    until_held(&house, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
+    house.world.lead_elsewhere();
+    house.sim.quiesce();
+    house.world.lead_here();
+    let container = house.row(id).container.expect("it has a row by now");
+    house.world.state().run(&container);
+    house.look();
+    house.converge();
+    assert!(!runs(&house, id), "it is paused, and runs under a name by which nobody sees it");
+    at_rest(&house).expect("all is well");
+}
+
+#[test]
 fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
     // However far it had come by then.
     for steps in 0..12 {

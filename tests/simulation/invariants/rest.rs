@@ -71,6 +71,12 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
+        // Somebody wiped its token, and somebody started it: what cannot be heard was rightly not heard.
+        Status::Failed(Failure::ProvisionTimeout)
+            if running.iter().all(|(_, container)| !is_live(house, row, container.held_token.as_deref())) =>
+        {
+            Ok(())
+        }
         // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
         Status::Hibernated
         | Status::Paused
