@@ -197,7 +197,7 @@ fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
 
 #[test]
 fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
-    let mut house = house();
+    let house = house();
     let id = house.furnish_unknown();
     house.look();
     house.sim.pass(Duration::from_mins(11));
