@@ -297,10 +297,8 @@ fn body(path: &str, id: &str, other: &str, rng: &mut Rng) -> Vec<u8> {
             3 => body.extend(b"{}"),
             4 => body = format!("[{}]", String::from_utf8_lossy(&body)).into_bytes(),
             5 => {
-                body = {
-                    let long = rng.below(300);
-                    rng.bytes(long)
-                }
+                let long = rng.below(300);
+                body = rng.bytes(long);
             }
             6 => body.clear(),
             _ => {

@@ -55,8 +55,6 @@ pub(crate) struct Witness {
     pub(crate) is_told: bool,
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
     pub(crate) across_jump: BTreeSet<&'static str>,
-    /// Whom each workspace was ever below: who is undeleted without its parent becomes a root.
-    parents: BTreeMap<WorkspaceId, BTreeSet<WorkspaceId>>,
     /// Of whom a person said that what is in the trash may go for good, and by which look that had been answered.
     pub(crate) may_go: BTreeMap<WorkspaceId, Vec<Option<usize>>>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
@@ -143,9 +141,6 @@ impl Witness {
         self.sequence_is_whole(&events)?;
         let rows = std::mem::take(&mut self.rows);
         let held = self.the_events_agree(house, &events, &rows);
-        for row in &rows {
-            self.parents.entry(row.id).or_default().extend(row.parent);
-        }
         self.rows = rows;
         held
     }
@@ -274,7 +269,7 @@ impl Witness {
             }
             self.coverage.count(Rule::DeletionIsOrdered, 1);
             let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
-            if let Some(row) = of.filter(|row| self.is_told && !self.may_go(row) && !self.approving) {
+            if let Some(row) = of.filter(|row| self.is_told && !self.may_go(row, rows) && !self.approving) {
                 let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
                 return Err(Rule::DeletionIsOrdered.broken(how));
             }
@@ -313,20 +308,15 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a person said of a workspace, or of one that it was ever below, that it may go for good, and it was not
-    /// undeleted after that had been answered. What was said meanwhile may have been carried out either way round.
-    fn may_go(&self, row: &Workspace) -> bool {
-        let mut line = vec![row.id];
-        for at in 0.. {
-            let Some(parents) = line.get(at).map(|id| self.parents.get(id)) else { break };
-            let unknown: Vec<_> =
-                parents.into_iter().flatten().filter(|id| !line.contains(id)).copied().collect();
-            line.extend(unknown);
-        }
+    /// Whether a person said of a workspace, or of one above it, that it may go for good, and it was not undeleted after
+    /// that had been answered. What was said meanwhile may have been carried out either way round.
+    fn may_go(&self, row: &Workspace, rows: &[Workspace]) -> bool {
+        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
+        let line = std::iter::successors(Some(row), |row| above(row)).take(32);
         let been = self.been.get(&row.id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
         let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
-        let mut said = line.iter().filter_map(|id| self.may_go.get(id)).flatten();
+        let mut said = line.filter_map(|row| self.may_go.get(&row.id)).flatten();
         said.any(|end| end.is_none_or(|end| undeleted.is_none_or(|undeleted| undeleted <= end)))
     }
 

@@ -10,7 +10,7 @@ use ostler::{
         trash::{TrashEntry, TrashReason, TrashState},
         workspace::{Kind, Workspace},
     },
-    engine::fake::State,
+    engine::fake::{FakeContainer, State},
 };
 
 use super::{
@@ -33,7 +33,9 @@ pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Resu
     let state = house.world.state();
     for row in house.rows() {
         at_most_one_live_token(house, &row)?;
-        if !(robbed.contains(&row.id) && row.status == Status::Online) {
+        if !(robbed.contains(&row.id)
+            && (row.status == Status::Online || is_unheard_for_good(house, &state, &row)))
+        {
             what_runs_is_what_the_row_says(house, &state, &row)?;
         }
         every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
@@ -71,12 +73,6 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
-        // Somebody wiped its token, and somebody started it: what cannot be heard was rightly not heard.
-        Status::Failed(Failure::ProvisionTimeout)
-            if running.iter().all(|(_, container)| !is_live(house, row, container.held_token.as_deref())) =>
-        {
-            Ok(())
-        }
         // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
         Status::Hibernated
         | Status::Paused
@@ -90,6 +86,13 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
         | Status::Hibernating
         | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
     }
+}
+
+/// Whether its token was wiped, and somebody started it by hand: it is never heard, and rightly called so.
+fn is_unheard_for_good(house: &House, state: &State, row: &Workspace) -> bool {
+    let speaks = |container: &FakeContainer| is_live(house, row, container.held_token.as_deref());
+    row.status == Status::Failed(Failure::ProvisionTimeout)
+        && containers_of(state, row.id).iter().all(|(_, container)| !speaks(container))
 }
 
 /// No strays: a container of a workspace is the one its row names, or lies in the trash.
