@@ -55,8 +55,8 @@ pub(crate) struct Witness {
     pub(crate) is_told: bool,
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
     pub(crate) across_jump: BTreeSet<&'static str>,
-    /// Of whom a person said that what is in the trash may go for good, and by which look that had been answered.
-    pub(crate) may_go: BTreeMap<WorkspaceId, Vec<Option<usize>>>,
+    /// What a person said may go for good.
+    pub(crate) may_go: Vec<MayGo>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
@@ -80,6 +80,29 @@ pub(crate) struct Witness {
     known_trash: Vec<TrashEntry>,
     /// Workspaces whose work volume may have been made while the socket led elsewhere.
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
+}
+
+/// A person said that what is in the trash may go for good.
+#[derive(Clone)]
+pub(crate) struct MayGo {
+    /// The workspace that was named, where it was said of what is below it too.
+    pub(crate) tree: Option<WorkspaceId>,
+    /// Of whom it was said: all that were in the tree until that was answered, wherever they are now.
+    pub(crate) whom: BTreeSet<WorkspaceId>,
+    /// By which look it had been answered.
+    pub(crate) answered: Option<usize>,
+}
+
+impl MayGo {
+    /// Takes in who is in the tree now: the word may be carried out on them.
+    pub(crate) fn note_tree(&mut self, rows: &[Workspace]) {
+        let Some(root) = self.tree else { return };
+        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
+        let is_in = |row: &&Workspace| {
+            std::iter::successors(Some(*row), |row| above(row)).take(32).any(|row| row.id == root)
+        };
+        self.whom.extend(rows.iter().filter(is_in).map(|row| row.id));
+    }
 }
 
 impl Witness {
@@ -269,7 +292,7 @@ impl Witness {
             }
             self.coverage.count(Rule::DeletionIsOrdered, 1);
             let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
-            if let Some(row) = of.filter(|row| self.is_told && !self.may_go(row, rows) && !self.approving) {
+            if let Some(row) = of.filter(|row| self.is_told && !self.may_go(row.id) && !self.approving) {
                 let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
                 return Err(Rule::DeletionIsOrdered.broken(how));
             }
@@ -308,16 +331,20 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a person said of a workspace, or of one above it, that it may go for good, and it was not undeleted after
-    /// that had been answered. What was said meanwhile may have been carried out either way round.
-    fn may_go(&self, row: &Workspace, rows: &[Workspace]) -> bool {
-        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
-        let line = std::iter::successors(Some(row), |row| above(row)).take(32);
-        let been = self.been.get(&row.id).map_or(&[][..], Vec::as_slice);
+    /// Whether a person said of a workspace, or of one that was above it then, that it may go for good, and it was not
+    /// undeleted after that had been answered. What was said meanwhile may have been carried out either way round.
+    fn may_go(&self, id: WorkspaceId) -> bool {
+        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
         let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
-        let mut said = line.filter_map(|row| self.may_go.get(&row.id)).flatten();
-        said.any(|end| end.is_none_or(|end| undeleted.is_none_or(|undeleted| undeleted <= end)))
+        let holds =
+            |end: Option<usize>| end.is_none_or(|end| undeleted.is_none_or(|undeleted| undeleted <= end));
+        self.may_go.iter().any(|said| said.whom.contains(&id) && holds(said.answered))
+    }
+
+    /// The rows as they were at the last look.
+    pub(crate) fn rows(&self) -> &[Workspace] {
+        &self.rows
     }
 
     /// Whether a work volume was made in this engine and not taken away by a hand. One that was made while the socket

@@ -7,7 +7,10 @@ use std::{
 
 use ostler::domain::{ids::WorkspaceId, token::Token};
 
-use super::super::{invariants::Broken, people::Words};
+use super::super::{
+    invariants::{Broken, MayGo},
+    people::Words,
+};
 
 /// What happened, shared with the tasks that make it happen.
 #[derive(Default)]
@@ -28,8 +31,8 @@ pub(super) struct Book {
     pub(super) sent: BTreeMap<String, (Option<WorkspaceId>, WorkspaceId)>,
     /// Whom a person wanted to have in the place of lost work.
     pub(super) new_volumes: BTreeSet<WorkspaceId>,
-    /// Of whom a person said that what is in the trash may go for good, and by which look that had been answered.
-    pub(super) may_go: BTreeMap<WorkspaceId, Vec<Option<usize>>>,
+    /// What a person said may go for good.
+    pub(super) may_go: Vec<MayGo>,
     /// What was told of a status, and since when it was asked.
     pub(super) told: Vec<(WorkspaceId, String, usize)>,
     pub(super) arrived: u64,
@@ -53,18 +56,22 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// A person says that what is in the trash of this may go for good; answers which such word it is.
-    pub(super) fn let_go(&mut self, id: WorkspaceId) -> usize {
-        let said = self.may_go.entry(id).or_default();
-        said.push(None);
-        said.len() - 1
+    /// A person says that what is in the trash of these may go for good; answers which such word it is.
+    pub(super) fn let_go(&mut self, said: MayGo) -> usize {
+        self.may_go.push(said);
+        self.may_go.len() - 1
     }
 
     /// That was answered: an undelete that comes later takes it back.
-    pub(super) fn has_gone(&mut self, id: WorkspaceId, which: usize) {
-        let end = self.looks + 1;
-        if let Some(said) = self.may_go.entry(id).or_default().get_mut(which) {
-            *said = Some(end);
+    pub(super) fn has_gone(&mut self, which: usize) {
+        self.may_go[which].answered = Some(self.looks + 1);
+    }
+
+    /// What has not been answered by now never will be: the daemon was killed.
+    pub(super) fn cut_off(&mut self) {
+        self.words.interrupt(self.looks);
+        for said in &mut self.may_go {
+            said.answered.get_or_insert(self.looks + 1);
         }
     }
 

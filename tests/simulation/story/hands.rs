@@ -148,11 +148,7 @@ impl Story {
         self.witness.across_jump.clear();
         let mut book = open(&self.book);
         book.running_passes.clear();
-        let looks = book.looks;
-        book.words.interrupt(looks);
-        for said in book.may_go.values_mut().flatten() {
-            said.get_or_insert(looks + 1);
-        }
+        book.cut_off();
     }
 
     pub(super) fn jump(&mut self) {

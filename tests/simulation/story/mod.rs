@@ -29,7 +29,7 @@ use super::{
     executor::{Owner, Place, Seen, Sim, TaskOrder},
     faults::{self, Temper},
     house::{AGENTS, House, IMAGE, OPS, furnished_world, pass_named, request},
-    invariants::{Broken, Rule, Witness},
+    invariants::{Broken, MayGo, Rule, Witness},
 };
 use behind_ports::agents;
 use book::{Book, Shared, open};
@@ -170,6 +170,9 @@ impl Story {
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
+        let looks = book.looks;
+        let is_open = |said: &&mut MayGo| said.answered.is_none_or(|end| end >= looks);
+        book.may_go.iter_mut().filter(is_open).for_each(|said| said.note_tree(self.witness.rows()));
         self.witness.may_go.clone_from(&book.may_go);
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);

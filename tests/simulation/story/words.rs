@@ -1,6 +1,6 @@
 //! What people and agents say, over the routes that they use.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ostler::{
     domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token, trash::TrashEntry},
@@ -12,7 +12,7 @@ use super::{
     super::{
         executor::Owner,
         house::{IMAGE, REMOTE_IMAGE, at_once, token_of},
-        invariants::Rule,
+        invariants::{MayGo, Rule},
         people::{HURRIED, WORDS, Word},
     },
     Story, all_passes,
@@ -121,14 +121,18 @@ impl Story {
         if word == Word::StartWithNewVolume {
             self.book().new_volumes.insert(id);
         }
-        let gone = (word == Word::Purge).then(|| self.book().let_go(id));
+        let gone = (word == Word::Purge).then(|| {
+            let mut said = MayGo { tree: Some(id), whom: BTreeSet::new(), answered: None };
+            said.note_tree(&self.house.rows());
+            self.book().let_go(said)
+        });
         let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
         self.ask(what, word.request(id), None, move |book, status, answer| {
             let granted = Word::is_granted_by(status, answer);
             let looks = book.looks;
             let said = book.words.answer(id, number, granted, looks);
             if let Some(which) = gone {
-                book.has_gone(id, which);
+                book.has_gone(which);
             }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
@@ -190,9 +194,9 @@ impl Story {
             }
             6 if !trash.is_empty() => {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                let of = entry.workspace;
-                let which = self.book().let_go(of);
-                let gone = move |book: &mut Book, _: u16, _: &Value| book.has_gone(of, which);
+                let said = MayGo { tree: None, whom: [entry.workspace].into(), answered: None };
+                let which = self.book().let_go(said);
+                let gone = move |book: &mut Book, _: u16, _: &Value| book.has_gone(which);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
