@@ -335,7 +335,7 @@ fn build(
     clock: SharedClock,
     wake: Wake,
 ) -> anyhow::Result<House> {
-    let listening = Listening::since(clock.now(), clock.awake());
+    let (listening, clock) = Listening::begin(clock);
     let engine = engine_of(config, &clock)?;
     let spawn = TokioTasks::default();
     let ops = Ops::new(Parts {

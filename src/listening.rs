@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
-use crate::domain::time::{Awake, JUMP, Timestamp};
-use crate::mutation::{Mutation, is};
+use crate::{
+    clock::{Boxed, Clock, SharedClock},
+    domain::time::{Awake, JUMP, Timestamp},
+    mutation::{Mutation, is},
+};
 
 #[derive(Debug)]
 struct Spell {
@@ -25,16 +28,52 @@ struct Spell {
 #[derive(Clone, Debug)]
 pub struct Listening(Arc<Mutex<Spell>>);
 
+/// A clock of which every reading is looked at. What is written down is then never older, by the clock that it is
+/// judged with, than the spell that it is judged in: not even where the clock was set back and right again between two
+/// sweeps.
+struct Watched {
+    clock: SharedClock,
+    listening: Listening,
+}
+
+impl Clock for Watched {
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        self.listening.observe(now, self.clock.awake());
+        now
+    }
+
+    fn awake(&self) -> Awake {
+        self.clock.awake()
+    }
+
+    fn sleep(&self, duration: Duration) -> Boxed<()> {
+        self.clock.sleep(duration)
+    }
+}
+
 impl Listening {
-    /// Begins to listen now.
+    /// Begins to listen now. Everything that is judged by how long it has lasted has to be written down by the clock
+    /// that is given back.
     #[must_use]
-    pub fn since(now: Timestamp, awake: Awake) -> Self {
+    pub fn begin(clock: SharedClock) -> (Self, SharedClock) {
+        let listening = Self::since(clock.now(), clock.awake());
+        let watched = Arc::new(Watched { clock, listening: listening.clone() });
+        (listening, watched)
+    }
+
+    fn since(now: Timestamp, awake: Awake) -> Self {
         Self(Arc::new(Mutex::new(Spell { since: awake, offset: offset(now, awake), number: 0 })))
     }
 
-    /// Looks at both clocks, and begins anew where time has jumped. Answers the number of the spell: another one
-    /// than before means that whatever was watched has to be watched anew.
-    pub fn observe(&self, now: Timestamp, awake: Awake) -> u64 {
+    /// The number of the spell: another one than before means that whatever was watched has to be watched anew.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.lock().number
+    }
+
+    /// Looks at both clocks, and begins anew where time has jumped.
+    fn observe(&self, now: Timestamp, awake: Awake) {
         let mut spell = self.lock();
         let seen = offset(now, awake);
         if jumped(spell.offset, seen) {
@@ -43,7 +82,6 @@ impl Listening {
             spell.number += 1;
         }
         spell.offset = seen;
-        spell.number
     }
 
     /// Begins anew: something that was said could not be written down.
@@ -105,11 +143,15 @@ mod tests {
     #[test]
     fn a_suspend_a_set_clock_and_an_interruption_begin_anew() {
         let listening = Listening::since(WALL, Awake(0));
-        assert_eq!(listening.observe(WALL + MINUTE, Awake(60_000)), 0);
+        let number_at = |now, awake| {
+            listening.observe(now, awake);
+            listening.number()
+        };
+        assert_eq!(number_at(WALL + MINUTE, Awake(60_000)), 0);
         assert_eq!(listening.spell(Awake(60_000)), MINUTE);
-        assert_eq!(listening.observe(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min");
+        assert_eq!(number_at(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min");
         assert_eq!(listening.spell(Awake(61_000)), Duration::ZERO);
-        assert_eq!(listening.observe(WALL, Awake(62_000)), 2, "a clock set back");
+        assert_eq!(number_at(WALL, Awake(62_000)), 2, "a clock set back");
         listening.interrupted(Awake(70_000));
         assert_eq!(listening.spell(Awake(70_000)), Duration::ZERO);
     }

@@ -111,11 +111,11 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
 
 /// Everything the routes need. The sweeps are built and not driven: what they cost is measured elsewhere.
 fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) -> Api {
-    let listening = Listening::since(clock.now(), clock.awake());
+    let (listening, clock) = Listening::begin(Arc::clone(clock));
     let engine: Arc<dyn Engine> = Arc::new(FakeEngine::connect(
         Arc::new(World::default()),
         Arc::new(AtOnce),
-        Arc::clone(clock),
+        Arc::clone(&clock),
         Arc::new(spawn.clone()),
     ));
     let mirror = Arc::new(Mirror::Directory(directory.to_owned()));
@@ -124,7 +124,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
     let ops = Ops::new(Parts {
         store: store.clone(),
         engine: Arc::clone(&engine),
-        clock: Arc::clone(clock),
+        clock: Arc::clone(&clock),
         entropy: Arc::new(SystemEntropy),
         spawn: Arc::new(spawn.clone()),
         mirror: Arc::clone(&mirror),
@@ -144,7 +144,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         store: store.clone(),
         engine: Arc::clone(&engine),
         ops: ops.clone(),
-        clock: Arc::clone(clock),
+        clock: Arc::clone(&clock),
         entropy: Arc::new(SystemEntropy),
         instance: INSTANCE,
         limits: Limits {
@@ -157,11 +157,11 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         listening: listening.clone(),
     });
     let (_driver, sweeps) =
-        Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(clock), Arc::new(spawn.clone()), calls);
+        Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(&clock), Arc::new(spawn.clone()), calls);
     let doctor = Doctor::new(DoctorParts {
         store: store.clone(),
         engine: Arc::clone(&engine),
-        clock: Arc::clone(clock),
+        clock: Arc::clone(&clock),
         instance: INSTANCE,
         data_dir: directory.to_owned(),
         network: Network {
@@ -178,7 +178,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         ops,
         sweeps,
         doctor,
-        clock: Arc::clone(clock),
+        clock: Arc::clone(&clock),
         spawn: Arc::new(spawn.clone()),
         mirror,
         runtime_dir: directory.to_owned(),

@@ -171,7 +171,7 @@ impl Sweeper {
             }
         };
         let inventory = Inventory::of(self.instance, listing.observed());
-        let spell = self.listening.observe(listing.asked_at(), listing.awake());
+        let spell = self.listening.number();
         let mut memory = self.memory();
         if memory.spell != spell {
             memory.presence.forget();
@@ -199,7 +199,6 @@ impl Sweeper {
     #[must_use]
     pub fn glance(&self) -> Look {
         let (asked_at, awake) = (self.clock.now(), self.clock.awake());
-        self.listening.observe(asked_at, awake);
         Look { asked_at, awake, seen: None }
     }
 

@@ -50,7 +50,7 @@ use ostler::{
 use crate::support::rng::Rng;
 
 /// Whom a task belongs to: who takes it along when they die.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
     /// The daemon: gone in a crash.
     Daemon,
@@ -110,6 +110,7 @@ struct Slot {
 
 struct Core {
     wall: i64,
+    readings: BTreeMap<Owner, u64>,
     awake: u64,
     tasks: BTreeMap<u64, Slot>,
     held: Vec<Held>,
@@ -150,6 +151,7 @@ impl Sim {
     pub(crate) fn new(seed: u64, order: TaskOrder) -> Self {
         let core = Core {
             wall: 1_700_000_000_000,
+            readings: BTreeMap::new(),
             awake: 0,
             tasks: BTreeMap::new(),
             held: Vec::new(),
@@ -177,7 +179,17 @@ impl Sim {
     }
 
     pub(crate) fn clock(&self) -> SharedClock {
-        Arc::new(SimClock(self.clone()))
+        self.clock_of(Owner::Engine)
+    }
+
+    /// A clock of which it is known how often its owner has read it.
+    pub(crate) fn clock_of(&self, owner: Owner) -> SharedClock {
+        Arc::new(SimClock { sim: self.clone(), owner })
+    }
+
+    /// How often somebody has read the wall clock.
+    pub(crate) fn readings(&self, owner: Owner) -> u64 {
+        self.core().readings.get(&owner).copied().unwrap_or_default()
     }
 
     pub(crate) fn entropy(&self) -> SharedEntropy {
@@ -415,25 +427,29 @@ impl Future for Requeued {
     }
 }
 
-struct SimClock(Sim);
+struct SimClock {
+    sim: Sim,
+    owner: Owner,
+}
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        self.0.now()
+        *self.sim.core().readings.entry(self.owner).or_default() += 1;
+        self.sim.now()
     }
 
     fn awake(&self) -> Awake {
-        Awake(self.0.core().awake)
+        Awake(self.sim.core().awake)
     }
 
     fn sleep(&self, duration: Duration) -> Boxed<()> {
-        let mut core = self.0.core();
+        let mut core = self.sim.core();
         core.made += 1;
         let key =
             (core.awake.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)), core.made);
         core.timers.insert(key, None);
         drop(core);
-        Box::pin(Sleep { sim: self.0.clone(), key })
+        Box::pin(Sleep { sim: self.sim.clone(), key })
     }
 }
 

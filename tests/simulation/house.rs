@@ -20,7 +20,7 @@ use axum::{
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use ostler::{
-    clock::Boxed,
+    clock::{Boxed, SharedClock},
     doctor::{Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
@@ -90,6 +90,8 @@ pub(crate) struct Daemon {
     /// Where what agents say is written down.
     pub(crate) hearing: Store,
     listening: Listening,
+    /// Its clock.
+    clock: SharedClock,
     /// Asks the driver, which may not be driving.
     sweeps: DriverHandle,
     stop_driving: CancellationToken,
@@ -290,7 +292,7 @@ impl House {
         let doctor = Doctor::new(DoctorParts {
             store: store.clone(),
             engine: Arc::clone(&engine),
-            clock: sim.clock(),
+            clock: Arc::clone(&daemon.clock),
             instance: plan.whose.instance,
             data_dir: PathBuf::new(),
             network: Network {
@@ -307,7 +309,7 @@ impl House {
             ops: daemon.ops.clone(),
             sweeps: daemon.sweeps.clone(),
             doctor,
-            clock: sim.clock(),
+            clock: Arc::clone(&daemon.clock),
             spawn: sim.spawner(plan.whose.owner),
             mirror: Arc::clone(&self.mirror),
             runtime_dir: PathBuf::new(),
@@ -327,7 +329,7 @@ impl House {
             engine: engine(&self.sim, &self.world, owner, SWEEPS),
             ops: self.daemon.ops.clone(),
             sweeps: self.daemon.sweeps.clone(),
-            clock: self.sim.clock(),
+            clock: Arc::clone(&self.daemon.clock),
             spawn: self.sim.spawner(owner),
             instance,
         };
@@ -402,7 +404,7 @@ impl House {
     /// be heard.
     pub(crate) fn beat(&self, id: WorkspaceId, beat: Beat) -> Option<Heard> {
         let holder = self.holder(id)?;
-        Some(at_once(self.eye.note_beat(holder, beat, self.sim.now())).expect("the store answers"))
+        Some(at_once(self.eye.note_beat(holder, beat, self.daemon.clock.now())).expect("the store answers"))
     }
 
     /// Every agent that runs says that it is well, and so does whoever once said that it was not.
@@ -533,12 +535,12 @@ fn start(
 ) -> Daemon {
     let Whose { instance, owner } = plan.whose;
     introduce(sim, eye, world, mirror, instance);
-    let listening = Listening::since(sim.now(), sim.clock().awake());
+    let (listening, clock) = Listening::begin(sim.clock_of(owner));
     let (wake, calls) = Wake::new();
     let ops = Ops::new(Parts {
         store: Store::staged(disk, sim.stage_of(owner, Place::Store, OPS)),
         engine: engine(sim, world, owner, OPS),
-        clock: sim.clock(),
+        clock: Arc::clone(&clock),
         entropy: sim.entropy(),
         spawn: sim.spawner(owner),
         mirror: Arc::clone(mirror),
@@ -549,7 +551,7 @@ fn start(
         store: Store::staged(disk, sim.stage_of(owner, Place::Store, SWEEPS)),
         engine: engine(sim, world, owner, SWEEPS),
         ops: ops.clone(),
-        clock: sim.clock(),
+        clock: Arc::clone(&clock),
         entropy: sim.entropy(),
         instance,
         limits: limits(),
@@ -557,14 +559,19 @@ fn start(
         listening: listening.clone(),
     });
     let sweeper = Arc::new((plan.change_sweeper)(sweeper));
-    let (driver, sweeps) =
-        Driver::new(Arc::clone(&sweeper), ostler::sweep::all(), sim.clock(), sim.spawner(owner), calls);
+    let (driver, sweeps) = Driver::new(
+        Arc::clone(&sweeper),
+        ostler::sweep::all(),
+        Arc::clone(&clock),
+        sim.spawner(owner),
+        calls,
+    );
     let stop_driving = CancellationToken::new();
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
     let hearing = Store::staged(disk, sim.stage_of(owner, Place::Store, AGENTS));
-    Daemon { ops, sweeper, hearing, listening, sweeps, stop_driving, routes: OnceCell::new() }
+    Daemon { ops, sweeper, hearing, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Identity, mirror and sentinel, made at the first start and found at the later ones.

@@ -172,7 +172,7 @@ impl Registry {
         let fake =
             FakeEngine::connect(Arc::clone(&world), Arc::new(AtOnce), Arc::clone(&clock), Arc::clone(&tasks));
         let engine: Arc<dyn Engine> = Arc::new(fake);
-        let listening = Listening::since(clock.now(), clock.awake());
+        let (listening, clock) = Listening::begin(clock);
         let (wake, calls) = Wake::new();
         let listener = listen::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");

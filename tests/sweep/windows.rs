@@ -191,6 +191,26 @@ fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
     assert_eq!(household.statuses(), before);
 }
 
+/// Set back and right again between two looks: what was written down meanwhile bears a time that is hours old.
+#[test]
+fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
+    let house = House::new(1, TaskOrder::AsWoken);
+    let heard = house.heard(request("heard", IMAGE));
+    for _ in 0..15 {
+        house.sim.pass(Duration::from_mins(1));
+        house.beat(heard, well());
+        house.sweep();
+    }
+    house.sim.jump(-3 * HOUR);
+    house.beat(heard, well());
+    let starting = house.unheard(request("starting", IMAGE));
+    house.sim.jump(3 * HOUR);
+    house.sweep();
+    house.sim.quiesce();
+    assert_eq!(house.status(heard), Status::Online, "it spoke a moment ago");
+    assert_eq!(house.status(starting), Status::Provisioning, "it was started a moment ago");
+}
+
 /// What ended is started again after its wait, and not hours later because the clock was set back.
 #[test]
 fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {

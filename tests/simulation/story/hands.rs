@@ -9,7 +9,12 @@ use ostler::{
     engine::fake::FakeContainer,
 };
 
-use super::{super::faults, Story, book::open, running};
+use super::{
+    super::{executor::Owner, faults},
+    Story, Unread,
+    book::open,
+    running,
+};
 
 /// What somebody does at the engine who is not ostler.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,7 +163,18 @@ impl Story {
         self.note(format!("the wall clock jumps by {minutes} minutes"));
         self.house.sim.jump(minutes * 60_000);
         if minutes != 0 {
-            self.witness.listening_since = self.house.sim.clock().awake();
+            let readings = self.house.sim.readings(Owner::Daemon);
+            let mut unread = self
+                .unread
+                .take()
+                .filter(|unread| unread.readings == readings)
+                .unwrap_or(Unread { readings, minutes: 0, listening_since: self.witness.listening_since });
+            unread.minutes += minutes;
+            self.witness.listening_since = match unread.minutes {
+                0 => unread.listening_since,
+                _ => self.house.sim.clock().awake(),
+            };
+            self.unread = Some(unread);
             self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
         }
     }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, workspace::Workspace},
+    domain::{ids::WorkspaceId, time::Awake, workspace::Workspace},
     engine::fake::{EventFault, Fault},
     store::Bearer,
     sweep::{Mode, Run, Sight, Verdict},
@@ -56,6 +56,16 @@ struct Story {
     book: Shared,
     temper: Temper,
     named: u64,
+    /// How the clock has jumped since the daemon last read it.
+    unread: Option<Unread>,
+}
+
+/// Jumps that the daemon has not seen yet. Where they come to nothing before it does, there was none.
+struct Unread {
+    readings: u64,
+    minutes: i64,
+    /// As it was before the first of them.
+    listening_since: Awake,
 }
 
 impl Story {
@@ -112,7 +122,7 @@ impl Story {
         witness.late_starts = faulty > 0;
         witness.is_told = true;
         witness.listening_since = sim.clock().awake();
-        Self { house, neighbour, witness, book, temper, named: 0 }
+        Self { house, neighbour, witness, book, temper, named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
