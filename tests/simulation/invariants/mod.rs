@@ -500,8 +500,16 @@ impl Witness {
     /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no
     /// more workspaces than the breaker's limit, what a person approved aside.
     fn the_breaker_held(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
-        let counted = ["TOKENS_REVOKED", "CONTAINER_STOPPED", "CONTAINER_REAPED", "TRASH_DELETED"];
-        if !counted.contains(&event.event_type.as_str()) {
+        // What a person ordered is looked at by nobody: under a clock that was set back, more may have been hit within the
+        // hour before it than any sweep would have.
+        let told = &event.payload;
+        let is_counted = match event.event_type.as_str() {
+            "TOKENS_REVOKED" | "CONTAINER_STOPPED" => true,
+            "CONTAINER_REAPED" => told["reason"] == "unknown" || told["reason"] == "stray",
+            "TRASH_DELETED" => told["phase"] == "claimed for deletion",
+            _ => false,
+        };
+        if !is_counted {
             return Ok(());
         }
         self.coverage.count(Rule::BreakerHolds, 1);
