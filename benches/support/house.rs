@@ -104,6 +104,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
         container: container(number),
         spec_hash: "0123456789abcdef".into(),
         token: issue,
+        not_undeleted_after: None,
         at,
     };
     store.begin_start(begin).await.unwrap().unwrap();

@@ -74,14 +74,19 @@ impl Ops {
     /// # Errors
     /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
     pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
+        let order = self.start_by_person().await?;
         let row = self.0.row(id).await?;
         self.refuse_below_paused(&row).await?;
         let paused = row.status == Status::Paused;
         let along = if paused { self.0.store.paused_along_with(id).await? } else { Vec::new() };
-        let mut affected = vec![Affected { id, result: self.resume_one(&row, new_volume).await }];
+        let mut affected = vec![Affected {
+            id,
+            result: self.resume_one(&row, StartOrder { new_volume, ..order.clone() }).await,
+        }];
         // One after the other, parents first: a child is not started below one that is paused.
         for row in along {
-            affected.push(Affected { id: row.id, result: self.resume_along(row.id, id).await });
+            affected
+                .push(Affected { id: row.id, result: self.resume_along(row.id, id, order.clone()).await });
         }
         Ok(affected)
     }
@@ -95,21 +100,17 @@ impl Ops {
     }
 
     /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
-    async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId) -> OpResult<Applied> {
+    async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.status != Status::Paused || row.paused_with != Some(with) {
             return Ok(Applied::Raced(format!("it is {} by itself meanwhile", row.status)));
         }
-        self.resume_one(&row, false).await
+        self.resume_one(&row, order).await
     }
 
-    async fn resume_one(&self, row: &Workspace, new_volume: bool) -> OpResult<Applied> {
+    async fn resume_one(&self, row: &Workspace, order: StartOrder) -> OpResult<Applied> {
         match row.kind {
-            Kind::Container => {
-                let order =
-                    StartOrder { cause: Some(Cause::StartByPerson), new_volume, ..StartOrder::default() };
-                self.order(row.id, Order::Start(order)).await
-            }
+            Kind::Container => self.order(row.id, Order::Start(order)).await,
             Kind::External if row.status == Status::Paused => {
                 let change = StatusChange {
                     workspace: row.id,

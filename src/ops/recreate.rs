@@ -1,7 +1,7 @@
 //! Recreate: a new container in place of the old one, which goes into the trash; the volumes stay.
 
 use super::{Applied, OpResult, Ops, Order, start::StartOrder};
-use crate::domain::{ids::WorkspaceId, status::Cause};
+use crate::domain::ids::WorkspaceId;
 
 impl Ops {
     /// Makes the container anew from what the row says now: image, limits, environment.
@@ -9,13 +9,9 @@ impl Ops {
     /// # Errors
     /// When it cannot be made or started. A running container is left alone until the new one is made.
     pub async fn recreate(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let order = self.start_by_person().await?;
         self.refuse_below_paused(&self.0.row(id).await?).await?;
-        let order = StartOrder {
-            cause: Some(Cause::StartByPerson),
-            even_if_running: true,
-            new_container: true,
-            ..StartOrder::default()
-        };
+        let order = StartOrder { even_if_running: true, new_container: true, ..order };
         self.order(id, Order::Start(order)).await
     }
 }

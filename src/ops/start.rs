@@ -66,6 +66,8 @@ pub struct StartOrder {
     pub new_container: bool,
     /// Whether an empty work volume may take the place of one that is gone.
     pub new_volume: bool,
+    /// The newest event when this was said, by default when it is begun: who is undeleted after it does not come up by it.
+    pub said_after: Option<i64>,
 }
 
 impl StartOrder {
@@ -110,12 +112,22 @@ fn wants_work_volume(row: &Workspace) -> bool {
 }
 
 impl Ops {
+    /// What a person says now, before looking at what is to be started.
+    pub(super) async fn start_by_person(&self) -> OpResult<StartOrder> {
+        let said_after = Some(self.0.store.newest_sequence().await?);
+        Ok(StartOrder { cause: Some(Cause::StartByPerson), said_after, ..StartOrder::default() })
+    }
+
     pub(super) async fn start_now(
         &self,
         id: WorkspaceId,
         order: StartOrder,
         phase: &Phase,
     ) -> OpResult<Applied> {
+        let mut order = order;
+        if order.said_after.is_none() {
+            order.said_after = Some(self.0.store.newest_sequence().await?);
+        }
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
             return Err(OpError::Conflict(format!(
@@ -157,7 +169,7 @@ impl Ops {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
         let cause = order.cause_from(row.status).unwrap_or(Cause::Restart);
-        let done = self.0.begin_and_run(row.id, cause, &runtime, &prepared, phase).await;
+        let done = self.0.begin_and_run(row.id, (cause, order.said_after), &runtime, &prepared, phase).await;
         match done {
             Ok(Some(incarnation)) => {
                 self.0.actors.note_begun(row.id, incarnation, self.0.clock.now());
@@ -472,7 +484,7 @@ impl Inner {
     async fn begin_and_run(
         &self,
         id: WorkspaceId,
-        cause: Cause,
+        (cause, said_after): (Cause, Option<i64>),
         runtime: &Runtime,
         prepared: &Prepared,
         phase: &Phase,
@@ -491,6 +503,7 @@ impl Inner {
                 container: prepared.container.clone(),
                 spec_hash: prepared.spec_hash.clone(),
                 token: self.issue(&token),
+                not_undeleted_after: said_after,
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };

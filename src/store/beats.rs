@@ -411,6 +411,7 @@ mod tests {
             container: format!("{:064x}", 1).try_into().unwrap(),
             spec_hash: String::new(),
             token,
+            not_undeleted_after: None,
             at: NOW,
         };
         at_once(store.begin_start(begin)).unwrap();

@@ -31,6 +31,19 @@ pub(super) fn append(
     })
 }
 
+/// Whether somebody was undeleted after an event: what was ordered before is void since.
+pub(super) fn was_undeleted_after(
+    sql: &Connection,
+    workspace: WorkspaceId,
+    sequence: i64,
+) -> StoreResult<bool> {
+    Ok(sql
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE workspace = ?1 AND sequence > ?2 AND event_type = ?3)",
+        )?
+        .query_row(params![workspace, sequence, EventKind::Undeleted.as_str()], |row| row.get(0))?)
+}
+
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let payload: String = row.get(3)?;
     Ok(Event {
@@ -57,6 +70,19 @@ impl Store {
                 };
                 let mut query = sql.prepare_cached(&text)?;
                 Ok(query.query_map(params![of, limit], event)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// The sequence number of the newest event; 0 where there is none.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn newest_sequence(&self) -> StoreResult<i64> {
+        self.lanes
+            .read("newest sequence", |sql| {
+                let mut query = sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?;
+                Ok(query.query_row([], |row| row.get(0))?)
             })
             .await
     }

@@ -148,6 +148,7 @@ fn begin(number: u128, token: TokenIssue) -> BeginStart {
         container: container(1),
         spec_hash: String::new(),
         token,
+        not_undeleted_after: Some(0),
         at: NOW,
     }
 }
@@ -370,6 +371,7 @@ fn drive_history(store: &Store) {
     at_once(store.newest_events(None, 5));
     at_once(store.newest_events(Some(WorkspaceId(id(1))), 5));
     at_once(store.events_after(0, 5));
+    at_once(store.newest_sequence());
     at_once(store.forget_events(NOW, 5));
     assert_eq!(at_once(store.forget_removed(Timestamp(NOW.0 + 1), vec![], 5)), 1);
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store, StoreResult,
+    events::was_undeleted_after,
     lane::Tx,
     row::{self, WORKSPACE_COLUMNS, workspace},
     tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token},
@@ -127,6 +128,9 @@ pub struct BeginStart {
     pub spec_hash: String,
     /// The new instance token.
     pub token: TokenIssue,
+    /// The newest event when this was ordered. Who was removed since, and is back and paused, does not come up by it:
+    /// the row looks as it did before.
+    pub not_undeleted_after: Option<i64>,
     /// When.
     pub at: Timestamp,
 }
@@ -642,6 +646,11 @@ impl Store {
                     return Ok(None);
                 };
                 if row.parent.map(|parent| paused_in_chain(tx.sql, parent)).transpose()?.flatten().is_some() {
+                    return Ok(None);
+                }
+                if let Some(said_after) = begin.not_undeleted_after
+                    && was_undeleted_after(tx.sql, row.id, said_after)?
+                {
                     return Ok(None);
                 }
                 let told = json!({

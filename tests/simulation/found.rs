@@ -242,6 +242,23 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
 }
 
 #[test]
+fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undeleted_since() {
+    for at in ["workspace", "create_container", "begin start"] {
+        let house = house();
+        let id = house.online("w");
+        house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        // What a start finds is what it found before it was removed: a row that is paused.
+        house.remove_container(id);
+        until_held(&house, at, |ops| async move { drop(ops.start(id, false).await) });
+        at_once(house.eye.remove_workspace(id, false, house.sim.now())).expect("it is removed");
+        at_once(house.eye.undelete_workspace(id, None, house.sim.now())).expect("it comes back");
+        house.converge();
+        assert_eq!(house.status(id), Status::Paused, "undeleted when the start before had come to {at}");
+        assert!(!runs(&house, id), "it is said to be paused, and runs");
+    }
+}
+
+#[test]
 fn a_claim_is_finished_when_nothing_of_its_workspace_is_left_to_be_listed() {
     for known in [true, false] {
         let mut house = house();

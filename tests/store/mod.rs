@@ -166,6 +166,7 @@ impl Fixture {
             container: container_id(),
             spec_hash: "hash".into(),
             token: issue,
+            not_undeleted_after: None,
             at,
         };
         let started = self.store.begin_start(begin).await.unwrap()?;
