@@ -662,14 +662,18 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         );
     }
     for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
-        let lies = entry.things.container.as_ref();
-        if lies
-            .and_then(|lies| inventory.container(entry.workspace, &lies.id))
-            .is_some_and(|c| c.state.may_run())
-        {
-            let action = Action::FinishTrash { workspace: entry.workspace, entry: entry.id };
-            plan.act(action, &entry.workspace_name, "its container runs although it lies in the trash");
-        }
+        let Some(lies) = &entry.things.container else { continue };
+        let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
+        let evidence = if inventory.container(entry.workspace, &lies.id).is_some_and(|c| c.state.may_run()) {
+            "its container runs although it lies in the trash"
+        } else if own.map(|(_, container)| &container.id).any(|id| *id == lies.id) {
+            // A rename that had been given up, of a restore before, took effect after all.
+            "its container lies in the trash under a name of its own"
+        } else {
+            continue;
+        };
+        let action = Action::FinishTrash { workspace: entry.workspace, entry: entry.id };
+        plan.act(action, &entry.workspace_name, evidence);
     }
     let interrupted = interrupted.iter().filter(|_| !is(Mutation::LeaveInterrupted));
     for row in interrupted.filter(|row| idle(&row.id)) {

@@ -6,17 +6,17 @@
 
 use std::time::Duration;
 
-use super::{Applied, Inner, OpError, OpResult, Ops, actor::Phase};
+use super::{Applied, Inner, OpResult, Ops, actor::Phase};
 use crate::{
     crash_point,
     domain::{
-        ids::{TrashId, WorkspaceId},
+        ids::{ContainerId, TrashId, WorkspaceId},
         naming::{VolumeKind, trash_name, volume_name},
         status::Status,
         trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
         workspace::Workspace,
     },
-    engine::{Trouble, trusted},
+    engine::{EngineResult, Trouble, trusted},
     store::{ClaimGuard, NewClaim},
 };
 
@@ -89,7 +89,7 @@ impl Ops {
     pub(super) async fn finish_put_away_now(&self, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
         match self.0.store.trash_entry(entry).await? {
             Some(entry) if entry.state == TrashState::Claimed => self.0.finish_claim(&entry, phase).await,
-            Some(entry) if entry.state == TrashState::Kept => self.0.stop_in_trash(&entry, phase).await,
+            Some(entry) if entry.state == TrashState::Kept => self.0.lay_in_trash_again(&entry, phase).await,
             _ => Ok(Applied::Raced("the entry is no longer on its way in".into())),
         }
     }
@@ -125,14 +125,34 @@ impl Inner {
         Ok(things)
     }
 
-    /// Stops what runs although it lies in the trash: a start that had been given up took effect after
-    /// all, or somebody started it by hand.
-    async fn stop_in_trash(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
-        phase.say("trash: stopping its container");
+    /// Stops and names what runs although it lies in the trash, or lies there under another name: a call that had been
+    /// given up took effect after all, or somebody did it by hand.
+    async fn lay_in_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
+        phase.say("trash: putting its container away again");
         if let Some(container) = &entry.things.container {
             self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
+            match self.give_trash_name(entry.id, &container.id).await {
+                Err(error) if error.trouble != Trouble::Absent => return Err(error.into()),
+                _ => {}
+            }
         }
-        Ok(Applied::Done("stopped again".into()))
+        Ok(Applied::Done("it lies in the trash again".into()))
+    }
+
+    async fn give_trash_name(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
+        crash_point::before("put away: rename a container");
+        match self.engine.rename_container(container, &trash_name(entry)).await {
+            Ok(()) => {
+                crash_point::after("put away: rename a container");
+                Ok(())
+            }
+            Err(error) if error.trouble == Trouble::Absent => Err(error),
+            // Renamed already, by a call that was thought to have failed.
+            Err(error) => match self.engine.inspect_container(container).await {
+                Ok(seen) if seen.name == trash_name(entry) => Ok(()),
+                _ => Err(error),
+            },
+        }
     }
 
     async fn grace_of(&self, entry: &TrashEntry) -> OpResult<Duration> {
@@ -144,17 +164,12 @@ impl Inner {
         if let Some(container) = &entry.things.container {
             phase.say("trash: stopping its container");
             self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
-            crash_point::before("put away: rename a container");
-            match self.engine.rename_container(&container.id, &trash_name(entry.id)).await {
-                Ok(()) => crash_point::after("put away: rename a container"),
+            match self.give_trash_name(entry.id, &container.id).await {
+                Ok(()) => {}
                 Err(error) if error.trouble == Trouble::Absent => {
                     self.store.drop_from_trash(entry.id, container.id.to_string()).await?;
                 }
-                // Renamed already, by a call that was thought to have failed.
-                Err(error) => match self.engine.inspect_container(&container.id).await {
-                    Ok(seen) if seen.name == trash_name(entry.id) => {}
-                    _ => return Err(OpError::Engine(error)),
-                },
+                Err(error) => return Err(error.into()),
             }
         }
         if self.store.keep_in_trash(entry.id, self.clock.now()).await? {

@@ -9,7 +9,7 @@ use std::{
 use ostler::{
     domain::{
         ids::WorkspaceId,
-        naming::{VolumeKind, volume_name},
+        naming::{VolumeKind, trash_name, volume_name},
         status::Status,
         trash::TrashState,
     },
@@ -306,6 +306,23 @@ fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
         "the container is nobody's for ever: {trash:?}"
     );
     assert_eq!(house.status(id), Status::Online);
+}
+
+#[test]
+fn what_lies_in_the_trash_and_is_given_its_old_name_back_lies_there_again() {
+    let house = house();
+    let id = house.online("w");
+    let own_name = house.container(id).expect("it runs").name;
+    house.calmly(|ops| async move { ops.recreate(id).await }).expect("it is made anew");
+    house.sim.quiesce();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].clone();
+    let lies = entry.things.container.expect("the old container lies there").id;
+    // A rename of a restore before, which had been given up, took effect after all.
+    house.world.state().containers.get_mut(&lies).expect("it is there").name = own_name;
+    house.converge();
+    assert_eq!(house.world.state().containers[&lies].name, trash_name(entry.id));
+    assert_eq!(house.status(id), Status::Online);
+    at_rest(&house).expect("all is well");
 }
 
 #[test]

@@ -37,8 +37,8 @@ impl Pass for Settle {
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        let lying = seen.inventory.trashed.keys().copied().collect();
-        let entries = sweeper.store.trash_in_sight(lying).await?;
+        // Also of containers under a name of their own: one that lies in the trash may have got it back.
+        let entries = sweeper.store.trash_in_sight(seen.inventory.with_container()).await?;
         let falling_asleep = sweeper.store.falling_asleep_rows().await?;
         let input = SettleInput {
             rows: &rows,
