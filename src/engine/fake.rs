@@ -126,6 +126,8 @@ pub struct State {
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// Every call that took effect, in order.
     pub log: Vec<Call>,
+    /// Those of them, by their place, whose answer nobody was given: it was a failure, or had been given up.
+    pub unheard: BTreeSet<usize>,
     /// How often anything may have changed: by a call that took effect, or by a hand.
     pub changes: u64,
     made: u128,
@@ -360,16 +362,23 @@ impl FakeEngine {
         let (reply, answer) = oneshot::channel();
         let (world, clock) = (Arc::clone(&self.world), Arc::clone(&self.clock));
         let logged = call.clone();
-        let act = move || {
+        let act = move |heard: bool| {
             world.reached(|state| {
                 state.changes += u64::from(changes(logged.method));
+                if !heard {
+                    state.unheard.insert(state.log.len());
+                }
                 state.log.push(logged);
                 effect(state, &*clock)
             })
         };
         match fault {
             Fault::None | Fault::Partial(_) | Fault::Pretended => {
-                self.stage.submit(method, Box::new(move || drop(reply.send(act()))));
+                let effect = move || {
+                    let answer = act(!reply.is_closed());
+                    drop(reply.send(answer));
+                };
+                self.stage.submit(method, Box::new(effect));
             }
             Fault::Before(trouble) => {
                 let error = failure(trouble);
@@ -387,7 +396,7 @@ impl FakeEngine {
             Fault::After(trouble) => {
                 let error = failure(trouble);
                 let effect = move || {
-                    let _done = act();
+                    let _done = act(false);
                     drop(reply.send(Err(error)));
                 };
                 self.stage.submit(method, Box::new(effect));
@@ -396,13 +405,17 @@ impl FakeEngine {
                 let (clock, stage) = (Arc::clone(&self.clock), Arc::clone(&self.stage));
                 self.spawn.spawn(Box::pin(async move {
                     clock.sleep(delay).await;
-                    stage.submit(method, Box::new(move || drop(reply.send(act()))));
+                    let effect = move || {
+                        let answer = act(!reply.is_closed());
+                        drop(reply.send(answer));
+                    };
+                    stage.submit(method, Box::new(effect));
                 }));
             }
             Fault::Stale(delay) => {
                 let (clock, spawn) = (Arc::clone(&self.clock), Arc::clone(&self.spawn));
                 let effect = move || {
-                    let answer = act();
+                    let answer = act(!reply.is_closed());
                     spawn.spawn(Box::pin(async move {
                         clock.sleep(delay).await;
                         drop(reply.send(answer));
@@ -414,7 +427,7 @@ impl FakeEngine {
                 let (clock, stage) = (Arc::clone(&self.clock), Arc::clone(&self.stage));
                 self.spawn.spawn(Box::pin(async move {
                     clock.sleep(delay).await;
-                    stage.submit(method, Box::new(move || drop(act())));
+                    stage.submit(method, Box::new(move || drop(act(false))));
                 }));
                 return std::future::pending().await;
             }

@@ -563,10 +563,13 @@ impl Witness {
     }
 }
 
-/// Whether a container was inspected since its process began, or never was.
+/// Whether a container was inspected since its process began, by somebody who was answered, or never was.
 fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
-    let looks = |call: &Call| call.method == "inspect_container" && call.object == id.as_str();
-    state.log.iter().rposition(looks).is_none_or(|looked| looked >= container.started_after)
+    let looks = |(at, call): &(usize, &Call)| {
+        call.method == "inspect_container" && call.object == id.as_str() && !state.unheard.contains(at)
+    };
+    let last = state.log.iter().enumerate().rev().find(looks);
+    last.is_none_or(|(looked, _)| looked >= container.started_after)
 }
 
 /// The windows of the design, once more: of the agents here, and of the shortest idle time anybody is given.
