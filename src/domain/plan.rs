@@ -663,10 +663,17 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     }
     for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
         let Some(lies) = &entry.things.container else { continue };
+        let is_it = |container: &ObservedContainer| container.id == lies.id;
+        let lying = inventory.trashed.get(&entry.workspace).into_iter().flatten();
         let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
-        let evidence = if inventory.container(entry.workspace, &lies.id).is_some_and(|c| c.state.may_run()) {
+        // A registry that was put back from a copy may not know that it was given back since: then no row says so.
+        let is_elsewhere = rows.iter().any(|row| {
+            row.id == entry.workspace
+                && (row.status == Status::Removed || row.container.as_ref() != Some(&lies.id))
+        });
+        let evidence = if lying.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
             "its container runs although it lies in the trash"
-        } else if own.map(|(_, container)| &container.id).any(|id| *id == lies.id) {
+        } else if is_elsewhere && own.map(|(_, container)| container).any(is_it) {
             // A rename that had been given up, of a restore before, took effect after all.
             "its container lies in the trash under a name of its own"
         } else {

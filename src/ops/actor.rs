@@ -68,6 +68,21 @@ pub enum Order {
     MarkReady(Incarnation, ContainerId),
 }
 
+impl Order {
+    /// Whether another of the same kind is done with this one. It counts from when it was said last then.
+    fn is_joined_by(&mut self, other: &Self) -> bool {
+        if let (Self::Start(this), Self::Start(other)) = (&mut *self, other) {
+            let said_after = this.said_after.max(other.said_after);
+            let is_same = *this == StartOrder { said_after: this.said_after, ..other.clone() };
+            if is_same {
+                this.said_after = said_after;
+            }
+            return is_same;
+        }
+        *self == *other
+    }
+}
+
 /// What came of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -145,9 +160,12 @@ impl Actors {
         let mut queues = self.lock();
         let idle = !queues.contains_key(&workspace);
         let queue = queues.entry(workspace).or_default();
-        match queue.waiting.back_mut() {
-            Some((last, waiters)) if *last == order => waiters.push(waiter),
-            _ => queue.waiting.push_back((order, vec![waiter])),
+        if let Some((last, waiters)) = queue.waiting.back_mut()
+            && last.is_joined_by(&order)
+        {
+            waiters.push(waiter);
+        } else {
+            queue.waiting.push_back((order, vec![waiter]));
         }
         idle
     }
@@ -243,5 +261,24 @@ impl Ops {
                 self.mark_ready_now(workspace, incarnation, &container).await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_that_differ_only_in_when_they_were_said_are_one_said_last() {
+        let start = |said_after, new_container| {
+            Order::Start(StartOrder { new_container, said_after, ..StartOrder::default() })
+        };
+        let mut first = start(Some(1), true);
+        assert!(first.is_joined_by(&start(Some(7), true)));
+        assert_eq!(first, start(Some(7), true));
+        assert!(first.is_joined_by(&start(Some(3), true)));
+        assert_eq!(first, start(Some(7), true), "it was said at 7 too");
+        assert!(!first.is_joined_by(&start(Some(9), false)));
+        assert_eq!(first, start(Some(7), true), "nothing joined it");
     }
 }

@@ -221,8 +221,17 @@ impl Inner {
     }
 
     async fn row(&self, id: WorkspaceId) -> Result<Workspace, OpError> {
-        self.store.workspace(id).await?.ok_or(OpError::NotFound("workspace not found".into()))
+        self.store.workspace(id).await?.ok_or_else(not_found)
     }
+
+    /// The same, with the newest event by then.
+    async fn row_by_now(&self, id: WorkspaceId) -> Result<(Workspace, i64), OpError> {
+        self.store.workspace_by_now(id).await?.ok_or_else(not_found)
+    }
+}
+
+fn not_found() -> OpError {
+    OpError::NotFound("workspace not found".into())
 }
 
 /// Why an order was not carried out.

@@ -11,7 +11,7 @@ use crate::{
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
-    store::{PauseResult, StatusChange},
+    store::{PauseResult, StatusChange, Unless},
 };
 
 /// What came of an order for one of the workspaces it was for.
@@ -74,8 +74,7 @@ impl Ops {
     /// # Errors
     /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
     pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
-        let order = self.start_by_person().await?;
-        let row = self.0.row(id).await?;
+        let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let paused = row.status == Status::Paused;
         let along = if paused { self.0.store.paused_along_with(id).await? } else { Vec::new() };
@@ -120,7 +119,8 @@ impl Ops {
                     told: serde_json::json!({ "name": row.name, "resumed": true }),
                     at: self.0.clock.now(),
                 };
-                Ok(if self.0.store.change_status(change).await? {
+                let unless = Unless::UndeletedAfter(order.said_after.unwrap_or(i64::MAX));
+                Ok(if self.0.store.change_status_unless(change, unless).await? {
                     Applied::Done("waiting for its agent".into())
                 } else {
                     Applied::Raced("its status changed meanwhile".into())

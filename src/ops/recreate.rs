@@ -9,8 +9,8 @@ impl Ops {
     /// # Errors
     /// When it cannot be made or started. A running container is left alone until the new one is made.
     pub async fn recreate(&self, id: WorkspaceId) -> OpResult<Applied> {
-        let order = self.start_by_person().await?;
-        self.refuse_below_paused(&self.0.row(id).await?).await?;
+        let (row, order) = self.start_by_person(id).await?;
+        self.refuse_below_paused(&row).await?;
         let order = StartOrder { even_if_running: true, new_container: true, ..order };
         self.order(id, Order::Start(order)).await
     }

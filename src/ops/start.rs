@@ -112,10 +112,11 @@ fn wants_work_volume(row: &Workspace) -> bool {
 }
 
 impl Ops {
-    /// What a person says now, before looking at what is to be started.
-    pub(super) async fn start_by_person(&self) -> OpResult<StartOrder> {
-        let said_after = Some(self.0.store.newest_sequence().await?);
-        Ok(StartOrder { cause: Some(Cause::StartByPerson), said_after, ..StartOrder::default() })
+    /// What is to be started, and what a person says who sees it so.
+    pub(super) async fn start_by_person(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
+        let (row, by_now) = self.0.row_by_now(id).await?;
+        let (cause, said_after) = (Some(Cause::StartByPerson), Some(by_now));
+        Ok((row, StartOrder { cause, said_after, ..StartOrder::default() }))
     }
 
     pub(super) async fn start_now(
@@ -124,11 +125,8 @@ impl Ops {
         order: StartOrder,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        let mut order = order;
-        if order.said_after.is_none() {
-            order.said_after = Some(self.0.store.newest_sequence().await?);
-        }
-        let row = self.0.row(id).await?;
+        let (row, by_now) = self.0.row_by_now(id).await?;
+        let order = StartOrder { said_after: order.said_after.or(Some(by_now)), ..order };
         if row.kind == Kind::External {
             return Err(OpError::Conflict(format!(
                 "workspace `{}` is external: its agent runs elsewhere and is started there",

@@ -31,6 +31,11 @@ pub(super) fn append(
     })
 }
 
+/// The sequence number of the newest event; 0 where there is none.
+pub(super) fn newest_sequence(sql: &Connection) -> StoreResult<i64> {
+    Ok(sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))?)
+}
+
 /// Whether somebody was undeleted after an event: what was ordered before is void since.
 pub(super) fn was_undeleted_after(
     sql: &Connection,
@@ -70,19 +75,6 @@ impl Store {
                 };
                 let mut query = sql.prepare_cached(&text)?;
                 Ok(query.query_map(params![of, limit], event)?.collect::<Result<_, _>>()?)
-            })
-            .await
-    }
-
-    /// The sequence number of the newest event; 0 where there is none.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn newest_sequence(&self) -> StoreResult<i64> {
-        self.lanes
-            .read("newest sequence", |sql| {
-                let mut query = sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?;
-                Ok(query.query_row([], |row| row.get(0))?)
             })
             .await
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store, StoreResult,
+    events::was_undeleted_after,
     lane::Tx,
     row::conversion,
     workspaces::{StatusChange, change_status, descendants, event_of, many, one, paused_in_chain},
@@ -40,6 +41,8 @@ pub enum Unless {
     ChangedSince(Timestamp),
     /// Only if no beat came at that time or later. One that lies ahead of the clock came before it was set back.
     HeardSince(Timestamp),
+    /// Only if no undelete came after this event: who is back and paused looks as it did before.
+    UndeletedAfter(i64),
 }
 
 /// Why a workspace is put to sleep.
@@ -417,6 +420,7 @@ fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> S
                                 WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) NOT BETWEEN ?2 AND ?3)",
             )?
             .query_row(params![id, since, now + JUMP], |row| row.get(0))?,
+        Unless::UndeletedAfter(event) => !was_undeleted_after(sql, id, event)?,
     })
 }
 

@@ -186,6 +186,7 @@ fn drive_workspaces(store: &Store) {
     }
     let first = WorkspaceId(id(1));
     at_once(store.workspace(first));
+    at_once(store.workspace_by_now(first));
     for scope in [Scope::Live, Scope::Removed, Scope::Any] {
         for reference in ["w1", "0000", "nothing"] {
             at_once(store.find_workspace(reference.into(), scope));
@@ -371,7 +372,6 @@ fn drive_history(store: &Store) {
     at_once(store.newest_events(None, 5));
     at_once(store.newest_events(Some(WorkspaceId(id(1))), 5));
     at_once(store.events_after(0, 5));
-    at_once(store.newest_sequence());
     at_once(store.forget_events(NOW, 5));
     assert_eq!(at_once(store.forget_removed(Timestamp(NOW.0 + 1), vec![], 5)), 1);
 }

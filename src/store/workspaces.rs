@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store, StoreResult,
-    events::was_undeleted_after,
+    events::{newest_sequence, was_undeleted_after},
     lane::Tx,
     row::{self, WORKSPACE_COLUMNS, workspace},
     tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token},
@@ -457,6 +457,19 @@ impl Store {
     /// When the store cannot answer.
     pub async fn workspace(&self, id: WorkspaceId) -> StoreResult<Option<Workspace>> {
         self.lanes.read("workspace", move |sql| one(sql, id)).await
+    }
+
+    /// The same, with the newest event by then: what is told of the row afterwards has a greater number.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn workspace_by_now(&self, id: WorkspaceId) -> StoreResult<Option<(Workspace, i64)>> {
+        self.lanes
+            .read("workspace", move |sql| {
+                let by_now = newest_sequence(sql)?;
+                Ok(one(sql, id)?.map(|row| (row, by_now)))
+            })
+            .await
     }
 
     /// Finds a row by name, id or unique id prefix. An exact name wins over a prefix.

@@ -44,6 +44,8 @@ pub struct Limits {
 pub struct Look {
     asked_at: Timestamp,
     awake: Awake,
+    /// Which spell of listening it was taken in, read before anything was asked.
+    spell: u64,
     seen: Option<Seen>,
 }
 
@@ -163,6 +165,7 @@ impl Sweeper {
     /// # Errors
     /// Why there is nothing to act on.
     pub async fn look(&self) -> Result<Look, Untrusted> {
+        let spell = self.current_spell();
         let listing = match trusted::look(&*self.engine, &*self.clock, self.instance).await {
             Ok(listing) => listing,
             Err(untrusted) => {
@@ -171,7 +174,7 @@ impl Sweeper {
             }
         };
         let inventory = Inventory::of(self.instance, listing.observed());
-        let spell = self.listening.number();
+        // What was asked in one spell is no look of the next, even where that began before the answer came.
         let mut memory = self.memory();
         if memory.spell != spell {
             memory.presence.forget();
@@ -192,14 +195,21 @@ impl Sweeper {
         let presence = memory.presence.clone();
         drop(memory);
         let (asked_at, awake) = (listing.asked_at(), listing.awake());
-        Ok(Look { asked_at, awake, seen: Some(Seen { listing, inventory, presence }) })
+        Ok(Look { asked_at, awake, spell, seen: Some(Seen { listing, inventory, presence }) })
     }
 
     /// Looks at the clocks only, for passes that need no engine.
     #[must_use]
     pub fn glance(&self) -> Look {
+        let spell = self.current_spell();
         let (asked_at, awake) = (self.clock.now(), self.clock.awake());
-        Look { asked_at, awake, seen: None }
+        Look { asked_at, awake, spell, seen: None }
+    }
+
+    /// The spell of listening that the clocks show right now.
+    fn current_spell(&self) -> u64 {
+        let _looked_at = self.clock.now();
+        self.listening.number()
     }
 
     /// How long something has lasted at a look, as far as ostler listened.
@@ -208,11 +218,12 @@ impl Sweeper {
         self.listening.lasted(since, look.asked_at(), look.awake())
     }
 
-    /// Whether time has jumped since a look was taken: what was decided on its clock is void then.
+    /// Whether time has jumped since a look was taken, there and back again perhaps: what was decided on its clock is
+    /// void then.
     #[must_use]
     pub(super) fn jumped_since(&self, look: &Look) -> bool {
         let then = offset(look.asked_at(), look.awake());
-        jumped(then, offset(self.clock.now(), self.clock.awake()))
+        self.current_spell() != look.spell || jumped(then, offset(self.clock.now(), self.clock.awake()))
     }
 
     /// The readiness of a runtime; of one that the configuration no longer has, the one that never

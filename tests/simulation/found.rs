@@ -19,7 +19,7 @@ use ostler::{
 
 use super::{
     executor::{Owner, TaskOrder},
-    house::{House, IMAGE, at_once, pass_named, request},
+    house::{House, IMAGE, at_once, pass_named, request, well},
     invariants::at_rest,
 };
 
@@ -243,7 +243,7 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
 
 #[test]
 fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undeleted_since() {
-    for at in ["workspace", "create_container", "begin start"] {
+    for at in ["inspect_volume", "create_container", "begin start"] {
         let house = house();
         let id = house.online("w");
         house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
@@ -256,6 +256,27 @@ fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undelete
         assert_eq!(house.status(id), Status::Paused, "undeleted when the start before had come to {at}");
         assert!(!runs(&house, id), "it is said to be paused, and runs");
     }
+}
+
+#[test]
+fn what_was_decided_before_the_clock_was_set_back_for_a_moment_is_void() {
+    let house = house();
+    let id = house.heard(request("w", IMAGE));
+    for _ in 0..10 {
+        house.sim.pass(Duration::from_secs(20));
+        house.look();
+    }
+    let sweeper = Arc::clone(&house.daemon.sweeper);
+    until_held(&house, "held plan", |_| async move {
+        let look = sweeper.look().await.expect("the listing is trusted");
+        let run = sweeper.run(&*pass_named("check_heartbeats"), &look, Mode::Apply).await;
+        assert_eq!(run.actions.len(), 1, "it was silent by then: {run:?}");
+    });
+    house.sim.jump(-3 * 3_600_000);
+    house.beat(id, well());
+    house.sim.jump(3 * 3_600_000);
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Online, "it spoke a moment ago");
 }
 
 #[test]

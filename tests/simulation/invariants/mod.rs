@@ -506,7 +506,9 @@ impl Witness {
         let is_counted = match event.event_type.as_str() {
             "TOKENS_REVOKED" | "CONTAINER_STOPPED" => true,
             "CONTAINER_REAPED" => told["reason"] == "unknown" || told["reason"] == "stray",
-            "TRASH_DELETED" => told["phase"] == "claimed for deletion",
+            "TRASH_DELETED" => {
+                told["phase"] == "claimed for deletion" && !self.was_ordered(&told["trash_id"])
+            }
             _ => false,
         };
         if !is_counted {
@@ -532,6 +534,13 @@ impl Witness {
             return Err(Rule::BreakerHolds.broken(how));
         }
         Ok(())
+    }
+
+    /// Whether a person put into the trash what lies under that id.
+    fn was_ordered(&self, entry: &serde_json::Value) -> bool {
+        self.known_trash
+            .iter()
+            .any(|known| *entry == known.id.to_string() && known.reason.ordered_by_person())
     }
 
     /// Promise 4, and the design's word on time: silence, slowness and idleness are charged for no more time than

@@ -62,9 +62,13 @@ impl Book {
         self.may_go.len() - 1
     }
 
-    /// That was answered: an undelete that comes later takes it back.
-    pub(super) fn has_gone(&mut self, which: usize) {
-        self.may_go[which].answered = Some(self.looks + 1);
+    /// That was answered: an undelete that comes later takes it back. What was refused was never said.
+    pub(super) fn has_gone(&mut self, which: usize, status: u16) {
+        let said = &mut self.may_go[which];
+        said.answered = Some(self.looks + 1);
+        if (400..500).contains(&status) {
+            (said.tree, said.whom) = (None, BTreeSet::new());
+        }
     }
 
     /// What has not been answered by now never will be: the daemon was killed.

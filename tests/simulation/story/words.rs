@@ -132,7 +132,7 @@ impl Story {
             let looks = book.looks;
             let said = book.words.answer(id, number, granted, looks);
             if let Some(which) = gone {
-                book.has_gone(which);
+                book.has_gone(which, status);
             }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
@@ -196,7 +196,7 @@ impl Story {
                 let entry = self.house.sim.choose(|rng| rng.pick(&trash));
                 let said = MayGo { tree: None, whom: [entry.workspace].into(), answered: None };
                 let which = self.book().let_go(said);
-                let gone = move |book: &mut Book, _: u16, _: &Value| book.has_gone(which);
+                let gone = move |book: &mut Book, status: u16, _: &Value| book.has_gone(which, status);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
