@@ -19,7 +19,7 @@
 //! | `ops` | `store`, `engine`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the use cases, one actor for each workspace |
 //! | `store` | `tasks`, `clock`, `domain`, `crash_point`, `mutation` | the registry's file: the only user of SQLite |
 //! | `engine` | `tasks`, `clock`, `domain`, `mutation` | what runs containers: Podman, or a fake with faults |
-//! | `listening` | `domain`, `mutation` | since when ostler listens: silence is measured in nothing else |
+//! | `listening` | `clock`, `domain`, `mutation` | since when ostler listens: silence is measured in nothing else |
 //! | `wake` | | asks for a pass before its turn |
 //! | `tasks` | `clock` | the one place where tasks are started |
 //! | `clock` | `domain` | the one clock |

@@ -84,7 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ops", &["store", "engine", "wake", "tasks", "clock", "entropy", "domain", "crash_point", "mutation"]),
     ("store", &["tasks", "clock", "domain", "crash_point", "mutation"]),
     ("engine", &["tasks", "clock", "domain", "mutation"]),
-    ("listening", &["domain", "mutation"]),
+    ("listening", &["clock", "domain", "mutation"]),
     ("wake", &[]),
     ("tasks", &["clock"]),
     ("clock", &["domain"]),
