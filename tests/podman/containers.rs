@@ -9,7 +9,7 @@ use std::{
 
 use ostler::{
     clock::{Clock, SystemClock},
-    domain::{ids::ContainerId, observed::ContainerState, runtime::User},
+    domain::{ids::ContainerId, observed::ContainerState, runtime::User, time::Awake},
     engine::{ContainerSpec, Engine, Environment, Mount, MountSource, Trouble, VolumeSpec},
 };
 
@@ -178,10 +178,13 @@ async fn a_port_that_a_broken_off_start_holds_is_half_started() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
+    let clock = SystemClock::start();
     let stays = scene.engine.start_container(&id).await.unwrap_err();
+    let until_given_up = clock.awake().since(Awake(0));
     let (going, ()) = tokio::join!(scene.engine.start_container(&id), async {
-        // Its input ends, and so does it, while it is being looked at.
-        SystemClock::start().sleep(Duration::from_millis(400)).await;
+        // Its input ends, and so does it, while it is being looked at: that goes on for 3 s after the refusal, however
+        // long Podman takes for one.
+        clock.sleep(until_given_up.saturating_sub(Duration::from_millis(1500))).await;
         drop(conmon.stdin.take());
         conmon.wait().unwrap();
     });

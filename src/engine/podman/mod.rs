@@ -218,6 +218,15 @@ impl Podman {
         true
     }
 
+    /// Whether the port that a container could not have is free by now.
+    async fn has_its_port_back(&self, id: &ContainerId) -> bool {
+        let port = self.inspect_container(id).await.ok().and_then(|seen| seen.host_port);
+        match port {
+            Some(port) => self.port_is_free(port).await,
+            None => false,
+        }
+    }
+
     /// Refuses a container whose volumes are not all there: Podman would make them, empty, in silence.
     async fn require_volumes(&self, call: &str, spec: &ContainerSpec) -> EngineResult<()> {
         for mount in &spec.mounts {
@@ -427,11 +436,18 @@ impl Engine for Podman {
         let call = format!("start container {}", id.short());
         let started = self.api.containers().get(id.as_str()).start(None).await;
         let mut error = match started.map_err(self.failed(call)) {
-            Err(error) if error.trouble == Trouble::PortInUse && processes::has_conmon(id) => error,
+            Err(error) if error.trouble == Trouble::PortInUse => error,
             other => return other,
         };
-        // One whose container has just ended is about to end too, and then gives the port back.
-        error.trouble = if self.conmon_stays(id).await { Trouble::HalfStarted } else { Trouble::Conflict };
+        error.trouble = if processes::has_conmon(id) {
+            // One whose container has just ended is about to end too, and then gives the port back.
+            if self.conmon_stays(id).await { Trouble::HalfStarted } else { Trouble::Conflict }
+        } else if self.has_its_port_back(id).await {
+            // It has ended since, or whoever had the port was there for a moment: nobody is to blame for that.
+            Trouble::Conflict
+        } else {
+            Trouble::PortInUse
+        };
         Err(error)
     }
 
