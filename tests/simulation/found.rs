@@ -47,6 +47,18 @@ where
     }
 }
 
+/// Something unknown that was put into the trash, and whose restore has come to giving it its name back.
+fn restored_up_to_its_rename(house: &House) -> WorkspaceId {
+    let id = house.furnish_unknown();
+    house.look();
+    house.sim.pass(Duration::from_mins(11));
+    house.look();
+    house.converge();
+    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
+    until_held(house, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
+    id
+}
+
 #[test]
 fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
     let house = house();
@@ -176,13 +188,7 @@ fn what_cannot_go_back_stays_in_the_trash() {
 #[test]
 fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
     let mut house = house();
-    let id = house.furnish_unknown();
-    house.look();
-    house.sim.pass(Duration::from_mins(11));
-    house.look();
-    house.converge();
-    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
-    until_held(&house, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
+    let id = restored_up_to_its_rename(&house);
     house.crash(|_| false);
     house.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it has a row by then");
     house.converge();
@@ -198,13 +204,7 @@ fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
 #[test]
 fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
     let house = house();
-    let id = house.furnish_unknown();
-    house.look();
-    house.sim.pass(Duration::from_mins(11));
-    house.look();
-    house.converge();
-    let entry = at_once(house.eye.trash()).expect("the store answers")[0].id;
-    until_held(&house, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
+    let id = restored_up_to_its_rename(&house);
     house.world.lead_elsewhere();
     house.sim.quiesce();
     house.world.lead_here();
