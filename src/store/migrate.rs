@@ -23,6 +23,7 @@ const APPLICATION_ID: i32 = 0x6f73_746c;
 pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_keeper", include_str!("migrations/0001_keeper.sql")),
     ("0002_registry", include_str!("migrations/0002_registry.sql")),
+    ("0003_field", include_str!("migrations/0003_field.sql")),
 ];
 
 /// Refuses a file that must not be opened for writing, and changes nothing of it.

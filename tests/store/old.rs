@@ -19,7 +19,7 @@ const T: i64 = 1_700_000_000_000;
 
 #[tokio::test]
 async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
-    for (schema, text) in OLD {
+    for (version, (schema, text)) in (1..).zip(OLD) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
         let before = {
@@ -31,7 +31,8 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         let store = Store::open(directory.path()).unwrap_or_else(|error| panic!("{schema}: {error}"));
         let after = Tables::read(&Connection::open(&path).unwrap()).unwrap();
         assert_eq!(before.lost_in(&after), Vec::<String>::new(), "{schema}");
-        assert!(directory.path().join("ostler.backup-v1.db").exists(), "{schema}: no copy was made first");
+        let copy = directory.path().join(format!("ostler.backup-v{version}.db"));
+        assert!(copy.exists(), "{schema}: no copy was made first");
 
         let rows = store.describe_all(Scope::Any).await.unwrap();
         let told: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();

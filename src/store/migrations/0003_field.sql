@@ -1,0 +1,1 @@
+-- What agents and clients of the field need: one migration for the whole step, unreleased until it ends.
