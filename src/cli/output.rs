@@ -11,6 +11,7 @@ use comfy_table::{
 use serde::Serialize;
 
 use super::failure::{self, Failure};
+use crate::domain::text::{Layout, terminal_safe};
 
 /// Between two columns of a table.
 const GAP: u16 = 2;
@@ -155,7 +156,10 @@ impl Output {
         for (index, (row, cell)) in rows.into_iter().zip(below).enumerate() {
             lines.push(row);
             if index > 0 && !cell.text.is_empty() {
-                lines.push(format!("      {}", self.paint(cell.tone, &cell.text)));
+                lines.push(format!(
+                    "      {}",
+                    self.paint(cell.tone, &terminal_safe(&cell.text, Layout::Line))
+                ));
             }
         }
         lines
@@ -203,7 +207,7 @@ fn terminal_width() -> Option<u16> {
 }
 
 fn table_cell(cell: &Cell) -> TableCell {
-    let styled = TableCell::new(cell.text.replace('\n', " "));
+    let styled = TableCell::new(terminal_safe(&cell.text, Layout::Line));
     match cell.tone {
         Tone::Plain => styled,
         Tone::Good => styled.fg(Color::DarkGreen),

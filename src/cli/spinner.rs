@@ -46,7 +46,7 @@ impl Spinner {
     fn tell(&self, view: &WorkspaceView) {
         if let Some(bar) = &self.0 {
             let doing = view.operation.as_deref().map_or_else(|| text::status(view), printable);
-            bar.set_message(format!("{}: {doing}", view.name));
+            bar.set_message(format!("{}: {doing}", printable(&view.name)));
         }
     }
 }

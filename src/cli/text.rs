@@ -2,7 +2,10 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::api::WorkspaceView;
+use crate::{
+    api::WorkspaceView,
+    domain::text::{Layout, terminal_safe},
+};
 
 use super::output::Tone;
 
@@ -49,23 +52,14 @@ pub(super) fn local_and_age(time: &str) -> String {
     if age.contains('-') { local(time) } else { format!("{} ({age} ago)", local(time)) }
 }
 
-/// A text from elsewhere without what could rewrite a terminal: colours and cursor movements (`ESC [ …`
-/// up to a letter) are left out, other control characters replaced.
+/// A text from elsewhere on one line, see [`terminal_safe`].
 pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        if c == '\x1b' && rest.next_if_eq(&'[').is_some() {
-            while rest.next().is_some_and(|c| !matches!(c, '@'..='~')) {}
-        } else if c == '\r' && rest.peek() == Some(&'\n') {
-            // The other half of a line's end.
-        } else if c.is_control() && !matches!(c, '\n' | '\t') {
-            shown.push(char::REPLACEMENT_CHARACTER);
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    terminal_safe(text, Layout::Line).into_owned()
+}
+
+/// A text from elsewhere on lines of its own, see [`terminal_safe`].
+pub(super) fn printable_lines(text: &str) -> String {
+    terminal_safe(text, Layout::Lines).into_owned()
 }
 
 /// `failed (parked)`, `online`.
@@ -110,12 +104,6 @@ pub(super) fn count(number: usize, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_from_elsewhere_never_reach_a_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\n\tc\x1b[1;31m!\x1b[0m"), "ab\n\tc!");
-        assert_eq!(printable("a\x1b]0;title\x07b\r!\x1b["), "a\u{fffd}]0;title\u{fffd}b\u{fffd}!");
-    }
 
     #[test]
     fn an_age_counts_until_a_date_says_more() {

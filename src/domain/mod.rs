@@ -21,6 +21,7 @@ pub mod presence;
 pub mod runtime;
 pub mod spec;
 pub mod status;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod trash;

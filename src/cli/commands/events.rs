@@ -137,7 +137,7 @@ impl Names {
             return name.clone();
         }
         let name = match session.client.get::<WorkspaceView>(&workspace(id)).await {
-            Ok(view) => view.name,
+            Ok(view) => text::printable(&view.name),
             Err(_) => text::short(id).to_owned(),
         };
         self.0.insert(id.to_owned(), name.clone());

@@ -74,7 +74,7 @@ fn removed_id(workspace: &WorkspaceView) -> &str {
 
 fn row(workspace: &WorkspaceView, arms: &str, id: &str) -> Row {
     [
-        format!("{arms}{}", workspace.name).into(),
+        format!("{arms}{}", printable(&workspace.name)).into(),
         Cell::toned(Tone::Dim, id),
         Cell::toned(text::tone(&workspace.status), text::status(workspace)),
         text::age(&workspace.status_since).into(),
@@ -95,8 +95,11 @@ fn image(workspace: &WorkspaceView) -> String {
 /// The one thing most worth knowing.
 fn remark(workspace: &WorkspaceView) -> String {
     let detail = workspace.status_detail.as_deref();
-    let said =
-        workspace.operation.as_deref().or(detail).map(|said| printable(said.lines().next().unwrap_or("")));
+    let said = workspace
+        .operation
+        .as_deref()
+        .or(detail)
+        .map(|said| printable(said.lines().next().unwrap_or_default()));
     match said {
         Some(said) => said,
         None if workspace.drifted => {

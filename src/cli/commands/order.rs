@@ -71,10 +71,15 @@ pub(super) async fn give_with(
         session.out.value(&outcome)?;
     } else if failure.is_none() {
         let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-        tell(session, &outcome.name, &outcome.status, &detail.unwrap_or_default())?;
+        tell(session, &printable(&outcome.name), &outcome.status, &detail.unwrap_or_default())?;
         for along in outcome.along.iter().filter(|along| !along.failed) {
             let detail = along.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-            tell(session, &format!("  {}", along.name), &along.status, &detail.unwrap_or_default())?;
+            tell(
+                session,
+                &format!("  {}", printable(&along.name)),
+                &along.status,
+                &detail.unwrap_or_default(),
+            )?;
         }
     }
     failure.or_else(|| not_along(&outcome)).map_or(Ok(0), Err)
@@ -91,7 +96,7 @@ fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     let failed: Vec<_> = outcome.along.iter().filter(|along| along.failed).collect();
     let first = failed.first()?;
     let detail = first.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-    let told = format!("{} is {}{}", first.name, first.status, detail.unwrap_or_default());
+    let told = format!("{} is {}{}", printable(&first.name), first.status, detail.unwrap_or_default());
     let more = (failed.len() > 1).then(|| format!(", and {} more below {}", failed.len() - 1, outcome.name));
     let next = format!("`ostler why {}` tells the whole story", quoted(&first.name));
     Some(Failure::new(Exit::Failed, format!("{told}{}", more.unwrap_or_default())).next(next))
@@ -103,7 +108,7 @@ pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
         return None;
     }
     let detail = view.status_detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-    let told = format!("{} is {}{}", view.name, text::status(view), detail.unwrap_or_default());
+    let told = format!("{} is {}{}", printable(&view.name), text::status(view), detail.unwrap_or_default());
     let next = format!(
         "`ostler why {0}` tells the whole story, `ostler logs {0}` what it wrote",
         quoted(&view.name)

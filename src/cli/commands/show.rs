@@ -33,7 +33,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Resul
 pub(super) fn heading(session: &Session<'_>, workspace: &WorkspaceView) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(&workspace.status), &text::status(workspace));
     let lasting = text::lasting(&workspace.status_since);
-    session.out.line(&format!("{} is {status}, {lasting}", workspace.name))?;
+    session.out.line(&format!("{} is {status}, {lasting}", printable(&workspace.name)))?;
     for line in workspace.status_detail.iter().flat_map(|detail| detail.lines()) {
         session.out.line(&format!("  {}", printable(line)))?;
     }

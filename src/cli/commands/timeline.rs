@@ -4,10 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::EventView,
-    cli::text::{self, printable},
+    cli::text::{self, printable, printable_lines},
 };
 
-/// What an event says, for a person.
+/// What an event says, for a person. Every text in it is safe for a terminal, and on one line.
 pub(super) struct Told {
     /// When, in this machine's zone.
     pub(super) time: String,
@@ -23,7 +23,7 @@ impl Told {
     /// All but the log on one line.
     pub(super) fn line(&self) -> String {
         let facts = self.facts.iter().map(|(key, value)| format!("; {key}: {value}"));
-        [self.sentence.clone()].into_iter().chain(facts).collect::<String>().replace('\n', " ")
+        [self.sentence.clone()].into_iter().chain(facts).collect()
     }
 }
 
@@ -62,7 +62,7 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
     if shown.len() < said.len() {
         shown.push('…');
     }
-    Some((key.replace('_', " "), shown))
+    Some((printable(key).replace('_', " "), shown))
 }
 
 /// The log's tail is one text, or a list of lines.
@@ -72,7 +72,10 @@ fn lines(tail: &Value) -> Vec<String> {
         Value::String(text) => vec![text.as_str()],
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
     };
-    texts.into_iter().flat_map(str::lines).map(printable).collect()
+    texts
+        .into_iter()
+        .flat_map(|text| printable_lines(text).lines().map(printable).collect::<Vec<_>>())
+        .collect()
 }
 
 /// What happened, with the workspace as its subject. A newer daemon's words are shown as they are.
@@ -130,6 +133,27 @@ mod tests {
         for kind in EventKind::ALL {
             let word = kind.as_str();
             assert_ne!(sentence(word), word.to_lowercase().replace('_', " "), "{word} has no sentence");
+        }
+    }
+
+    #[test]
+    fn text_of_an_agent_cannot_imitate_a_line_of_ours() {
+        let event = EventView {
+            id: 1,
+            event_type: "WORKSPACE_UPDATED".into(),
+            workspace_id: None,
+            payload: serde_json::json!({
+                "role": "helper\n2026-01-02 03:04:05  w1 was removed\u{2028}x\u{202e}\u{1b}]0;t\u{7}",
+                "k\ney": ["a\u{1b}[2Jb"],
+            }),
+            created_at: "2026-01-02T03:04:05.678Z".into(),
+        };
+        let told = tell(&event);
+        for text in told.facts.iter().flat_map(|(key, value)| [key, value]).chain([&told.line()]) {
+            assert!(
+                !text.contains(|c: char| c.is_control() || c == '\u{202e}' || c == '\u{2028}'),
+                "{text:?}"
+            );
         }
     }
 

@@ -62,12 +62,17 @@ async fn restore(session: &Session<'_>, entry: &str) -> Result<u8, Failure> {
     if session.out.json() {
         session.out.value(&outcome)?;
     } else if outcome.done {
-        session.out.line(&format!("{}: {}", outcome.workspace_name, printable(&outcome.detail)))?;
+        session.out.line(&format!(
+            "{}: {}",
+            printable(&outcome.workspace_name),
+            printable(&outcome.detail)
+        ))?;
     }
     if outcome.done {
         return Ok(0);
     }
-    let why = format!("{} was not restored: {}", outcome.workspace_name, printable(&outcome.detail));
+    let why =
+        format!("{} was not restored: {}", printable(&outcome.workspace_name), printable(&outcome.detail));
     Err(Failure::new(Exit::Failed, why))
 }
 

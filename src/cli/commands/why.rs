@@ -43,11 +43,7 @@ fn tell(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     let time = session.out.paint(Tone::Dim, &told.time);
     session.out.line(&format!("{time}  {}", told.sentence))?;
     for (key, value) in &told.facts {
-        let mut lines = value.lines();
-        session.out.line(&format!("{:21}{key}: {}", "", lines.next().unwrap_or_default()))?;
-        for line in lines {
-            session.out.line(&format!("{:23}{line}", ""))?;
-        }
+        session.out.line(&format!("{:21}{key}: {value}", ""))?;
     }
     if !told.log.is_empty() {
         session.out.line(&format!("{:21}its last lines:", ""))?;

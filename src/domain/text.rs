@@ -1,0 +1,136 @@
+//! Text that agents, containers and other outsiders wrote: what of it reaches a terminal, and what a name may hold.
+//!
+//! One sanitiser for everything that is printed. Text is stored and answered as it was received; only what is written
+//! to a terminal, or into a message between other words, passes here.
+
+use std::borrow::Cow;
+
+/// Where [`terminal_safe`] puts its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// On one line: every line break and tab becomes a space, so that a text cannot imitate a line of its own.
+    Line,
+    /// On lines of its own: line feeds and tabs stay, `\r\n` becomes `\n`.
+    Lines,
+}
+
+/// A text without what could rewrite a terminal or hide itself.
+///
+/// Colours and cursor movements (`ESC [ …` up to their final byte) are removed. Every other control character,
+/// characters that change the direction of text and characters without a glyph become U+FFFD. The rest of an operating
+/// system command (`ESC ] …`) stays visible as text: removing it up to a terminator would let a text without one hide
+/// everything behind it.
+#[must_use]
+pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\x1b' if rest.next_if_eq(&'[').is_some() => {
+                // Parameters and intermediates only: a sequence that is cut off takes no text along.
+                while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
+                let _final_byte = rest.next_if(|c| matches!(c, '@'..='~'));
+            }
+            '\r' if rest.peek() == Some(&'\n') => {}
+            '\n' | '\t' if layout == Layout::Lines => shown.push(c),
+            '\n' | '\t' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+                if layout == Layout::Line =>
+            {
+                if !shown.ends_with(' ') {
+                    shown.push(' ');
+                }
+            }
+            c if joins(c) && before >= FIRST_JOINED => shown.push(c),
+            c if c.is_control() || is_hidden(c) => shown.push(char::REPLACEMENT_CHARACTER),
+            c => shown.push(c),
+        }
+        before = c;
+    }
+    Cow::Owned(shown)
+}
+
+/// From this character on scripts and emoji need joiners and variation selectors. Latin, Greek and Cyrillic text
+/// never does: there a joiner only makes two different texts look the same.
+const FIRST_JOINED: char = '\u{590}';
+
+/// Joiners and variation selectors, which emoji and several scripts are written with.
+fn joins(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0e}' | '\u{fe0f}')
+}
+
+/// Whether a character has no glyph of its own, or changes how its neighbours are laid out: Unicode's default
+/// ignorable code points, line and paragraph separators, the blank Braille pattern and the marks of an annotation.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> String {
+        terminal_safe(text, Layout::Line).into_owned()
+    }
+
+    fn lines(text: &str) -> String {
+        terminal_safe(text, Layout::Lines).into_owned()
+    }
+
+    #[test]
+    fn escape_sequences_never_reach_a_terminal() {
+        assert_eq!(lines("a\x1b[2Jb\r\n\tc\x1b[1;31m!\x1b[0m"), "ab\n\tc!");
+        assert_eq!(lines("a\x1b]0;title\x07b\r!\x1b["), "a\u{fffd}]0;title\u{fffd}b\u{fffd}!");
+        assert_eq!(line("\u{9b}2J\u{90}q\x1bPq\x1b\\"), "\u{fffd}2J\u{fffd}q\u{fffd}Pq\u{fffd}\\");
+        assert_eq!(line("a\x1b[31é"), "aé", "a sequence that is cut off hides nothing");
+    }
+
+    #[test]
+    fn a_text_on_one_line_cannot_make_another() {
+        for end in ["\n", "\r\n", "\r", "\u{b}", "\u{c}", "\u{85}", "\u{2028}", "\u{2029}", "\t", "\n\n \r"] {
+            assert_eq!(line(&format!("a{end}b")).replace("  ", " "), "a b", "{end:?}");
+        }
+    }
+
+    #[test]
+    fn hidden_and_turning_characters_are_shown_as_replaced() {
+        for hidden in
+            ["\u{202e}", "\u{2066}", "\u{2069}", "\u{200b}", "\u{200f}", "\u{feff}", "\u{3164}", "\u{e0041}"]
+        {
+            assert_eq!(line(&format!("a{hidden}b")), "a\u{fffd}b", "{hidden:?}");
+        }
+        assert_eq!(line("pay\u{200d}pal"), "pay\u{fffd}pal", "a joiner between Latin letters only deceives");
+    }
+
+    #[test]
+    fn what_people_write_passes_unchanged() {
+        for text in ["plain", "équipe 設計 Ωμέγα", "👩‍👩‍👧 ❤️ fine", "نامه‌ای", "naïve “quotes” – dash"]
+        {
+            assert_eq!(line(text), text);
+        }
+    }
+}
