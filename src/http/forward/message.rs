@@ -1,0 +1,112 @@
+//! The JSON-RPC envelope of a message.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use axum::body::Bytes;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::{RawValue, to_raw_value};
+
+/// A message that is not one.
+#[derive(Debug)]
+pub(crate) struct NotJson(String);
+
+impl fmt::Display for NotJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the message is no JSON-RPC request: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotJson {}
+
+impl From<serde_json::Error> for NotJson {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a message needs at its top. One that is there twice is refused, because two readers could take
+/// it for two different messages.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(rename = "method")]
+    _method: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Inner<'a> {
+    #[serde(borrow, rename = "messageId")]
+    message_id: Option<&'a RawValue>,
+}
+
+/// An object's members, their values as they were written.
+type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+/// Makes a message whole: what it lacks of `jsonrpc`, `id` and `params.message.messageId` is filled in
+/// (`null` counts as lacking). A message that lacks nothing is given back as the same bytes; of another,
+/// the values that are not touched are copied as they were written.
+///
+/// Nothing here goes deeper than those three levels: what lies below is skipped, not built, and skipping
+/// takes no stack.
+///
+/// # Errors
+/// When it is no JSON object.
+pub(crate) fn complete_message(
+    bytes: &Bytes,
+    mut fresh_id: impl FnMut() -> String,
+) -> Result<Bytes, NotJson> {
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(NotJson("it is no object".into()));
+    }
+    let Envelope { jsonrpc, id, params, _method } = serde_json::from_slice(bytes)?;
+    let params = params.filter(|params| is_object(params));
+    let message = params.map(|params| serde_json::from_str::<Params<'_>>(params.get())).transpose()?;
+    let message = message.and_then(|params| params.message).filter(|message| is_object(message));
+    let inner = message.map(|message| serde_json::from_str::<Inner<'_>>(message.get())).transpose()?;
+    let lacks_message_id = inner.is_some_and(|inner| inner.message_id.is_none());
+    if jsonrpc.is_some() && id.is_some() && !lacks_message_id {
+        return Ok(bytes.clone());
+    }
+
+    let version = to_raw_value("2.0")?;
+    let request_id = id.is_none().then(|| to_raw_value(&fresh_id())).transpose()?;
+    let mut filled = None;
+    if let (true, Some(params), Some(message)) = (lacks_message_id, params, message) {
+        let message_id = to_raw_value(&fresh_id())?;
+        let message = with(message, "messageId", &message_id)?;
+        filled = Some(with(params, "message", &message)?);
+    }
+    let mut whole: Members<'_> = serde_json::from_slice(bytes)?;
+    if jsonrpc.is_none() {
+        whole.insert("jsonrpc".into(), &version);
+    }
+    if let Some(request_id) = &request_id {
+        whole.insert("id".into(), request_id);
+    }
+    if let Some(params) = &filled {
+        whole.insert("params".into(), params);
+    }
+    Ok(serde_json::to_vec(&whole)?.into())
+}
+
+fn is_object(value: &RawValue) -> bool {
+    value.get().starts_with('{')
+}
+
+/// An object with one member more, or another value of it.
+fn with(object: &RawValue, name: &str, value: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
+    let mut members: Members<'_> = serde_json::from_str(object.get())?;
+    members.insert(name.into(), value);
+    to_raw_value(&members)
+}

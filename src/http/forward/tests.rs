@@ -1,0 +1,641 @@
+//! Tests of the transport against agents that are written by hand, so that they can be wrong.
+
+use axum::http::{HeaderName, HeaderValue, header};
+use http_body_util::BodyExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::{headers::TIMEOUT, message::NotJson, pool::KEPT_FOR, *};
+use crate::{
+    clock::Clock as _,
+    domain::address::Allow,
+    http::{
+        outbound::{check, tests::Answers},
+        testing::HandClock,
+    },
+};
+
+const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+/// An agent: what it says is written by hand, so that it can be wrong.
+struct Agent(TcpListener);
+
+/// A connection to it.
+struct Caller(TcpStream);
+
+impl Agent {
+    async fn new() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    fn target(&self) -> Target {
+        Target::Local(self.address())
+    }
+
+    async fn accepts(&self) -> Caller {
+        Caller(self.0.accept().await.unwrap().0)
+    }
+}
+
+impl Caller {
+    /// Reads one request, head and body.
+    async fn reads(&mut self) -> String {
+        let mut heard = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&heard).into_owned();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
+                    return text;
+                }
+            }
+            assert!(self.0.read_buf(&mut heard).await.unwrap() > 0, "the request broke off: {text}");
+        }
+    }
+
+    async fn says(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Waits until the other side has closed the connection.
+    async fn sees_the_end(mut self) {
+        let mut rest = Vec::new();
+        let _reset_is_an_end_too = self.0.read_to_end(&mut rest).await;
+    }
+}
+
+fn message() -> ForwardRequest {
+    ForwardRequest { body: "{}".into(), headers: HeaderMap::new(), caller: "caller-id".into() }
+}
+
+fn limits() -> ForwardLimits {
+    ForwardLimits::new(Arc::new(|| None))
+}
+
+fn forwarder() -> (Arc<HandClock>, Forwarder) {
+    let clock = Arc::new(HandClock::default());
+    (clock.clone(), Forwarder::new(clock, Dial::Tcp))
+}
+
+async fn whole(response: Response<Body>) -> Result<String, axum::Error> {
+    let bytes = response.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+async fn next(body: &mut Body) -> Option<Result<String, axum::Error>> {
+    let frame = body.frame().await?;
+    Some(frame.map(|frame| String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()))
+}
+
+#[tokio::test]
+async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let mut request = message();
+    for (name, value) in [
+        ("authorization", "Bearer secret-token"),
+        ("proxy-authorization", "Basic secret"),
+        ("cookie", "session=secret"),
+        ("x-api-key", "secret"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("forwarded", "for=10.0.0.1"),
+        ("host", "ostler.example.com"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "999"),
+        ("upgrade", "websocket"),
+        ("expect", "100-continue"),
+        ("x-workspace-id", "somebody-else"),
+        ("connection", "a2a-private, keep-alive"),
+        ("a2a-private", "secret"),
+        ("content-type", "application/json; charset=utf-8"),
+        ("accept", "text/event-stream"),
+        ("last-event-id", "7"),
+        ("traceparent", "00-1-2-00"),
+        ("a2a-version", "1.0"),
+        ("x-timeout", "60"),
+    ] {
+        request.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    request.body = "{\"a\":1}".into();
+    let (target, limits) = (agent.target(), limits());
+    let (answer, heard) = tokio::join!(forwarder.forward(&target, request, &limits), async {
+        let mut caller = agent.accepts().await;
+        let heard = caller.reads().await;
+        caller.says(HELLO).await;
+        heard
+    });
+    assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
+    let (request, body) = heard.split_once("\r\n\r\n").unwrap();
+    let mut lines: Vec<_> = request.lines().collect();
+    assert_eq!(lines.remove(0), "POST / HTTP/1.1");
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "a2a-version: 1.0",
+            "accept: text/event-stream",
+            "content-length: 7",
+            "content-type: application/json; charset=utf-8",
+            &format!("host: {}", agent.address()),
+            "last-event-id: 7",
+            "traceparent: 00-1-2-00",
+            "x-timeout: 60",
+            "x-workspace-id: caller-id",
+        ]
+    );
+    assert_eq!(body, "{\"a\":1}");
+}
+
+#[tokio::test]
+async fn an_answer_passes_without_what_is_not_the_agents_to_say() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller
+            .says(
+                "HTTP/1.1 418 I'm a teapot\r\ncontent-type: text/plain\r\nx-own: kept\r\n\
+                 set-cookie: session=stolen\r\naccess-control-allow-origin: *\r\nclear-site-data: \"*\"\r\n\
+                 connection: x-hop, keep-alive\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
+                 content-length: 5\r\n\r\nhello",
+            )
+            .await;
+    });
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), StatusCode::IM_A_TEAPOT);
+    let mut names: Vec<_> = answer.headers().keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["content-length", "content-type", "x-own"]);
+    assert_eq!(whole(answer).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_redirect_is_passed_back_and_not_followed() {
+    let (agent, other, (_, forwarder)) = (Agent::new().await, Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        let location = format!("http://{}/", other.address());
+        caller.says(&format!("HTTP/1.1 307 x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")).await;
+    });
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert!(answer.headers().contains_key(header::LOCATION));
+    assert_eq!(whole(answer).await.unwrap(), "");
+    let asked = poll_fn(|cx| Poll::Ready(other.0.poll_accept(cx).is_ready())).await;
+    assert!(!asked, "the redirect was followed");
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller
+            .says("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
+        caller
+    });
+    let mut body = answer.unwrap().into_body();
+    for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
+        // Each is read before the next is written: nothing waits for more.
+        caller.says(&format!("{:x}\r\n{event}\r\n", event.len())).await;
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), event);
+    }
+    caller.says("0\r\n\r\n").await;
+    assert!(next(&mut body).await.is_none());
+}
+
+#[tokio::test]
+async fn one_connection_serves_message_after_message() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let serve = async {
+        let mut caller = agent.accepts().await;
+        for answer in [
+            HELLO,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 204 x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            HELLO,
+        ] {
+            caller.reads().await;
+            caller.says(answer).await;
+        }
+        caller
+    };
+    let ask = async {
+        for expected in ["hello", "hello", "", "", "hello"] {
+            let answer = forwarder.forward(&target, message(), &limits).await.unwrap();
+            assert_eq!(whole(answer).await.unwrap(), expected);
+        }
+    };
+    let (_caller, ()) = tokio::join!(serve, ask);
+}
+
+#[tokio::test]
+async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let serve = async {
+        let mut caller = agent.accepts().await;
+        for _ in 0..2 {
+            caller.reads().await;
+            caller.says(HELLO).await;
+        }
+        caller
+    };
+    let ask = async {
+        for _ in 0..2 {
+            let mut body = forwarder.forward(&target, message(), &limits).await.unwrap().into_body();
+            assert_eq!(next(&mut body).await.unwrap().unwrap(), "hello");
+            assert!(body.is_end_stream());
+        }
+    };
+    let (_caller, ()) = tokio::join!(serve, ask);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
+    let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    for closes in [true, false] {
+        let (answer, caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            caller.says(HELLO).await;
+            caller
+        });
+        assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
+        if closes {
+            drop(caller);
+            // The runtime has to hear of it, as it does all the time where it has more to do.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            clock.advance(KEPT_FOR);
+            let (_answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+                let mut fresh = agent.accepts().await;
+                fresh.reads().await;
+                fresh.says(HELLO).await;
+                caller.sees_the_end().await;
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_may_have_been_read_is_not_sent_again() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let serve = async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller.says(HELLO).await;
+        // The second one is read on the kept connection, and gets no answer.
+        caller.reads().await;
+    };
+    let ask = async {
+        let first = forwarder.forward(&target, message(), &limits).await.unwrap();
+        assert_eq!(whole(first).await.unwrap(), "hello");
+        forwarder.forward(&target, message(), &limits).await.unwrap_err()
+    };
+    let ((), error) = tokio::join!(serve, ask);
+    assert!(matches!(error, ForwardError::Unreachable(_)), "{error}");
+    let again = poll_fn(|cx| Poll::Ready(agent.0.poll_accept(cx).is_ready())).await;
+    assert!(!again, "it was tried on another connection");
+}
+
+#[tokio::test]
+async fn who_hangs_up_ends_the_connection_to_the_agent() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    // While the agent thinks.
+    let caller = {
+        let mut asking = pin!(forwarder.forward(&target, message(), &limits));
+        tokio::select! {
+            answer = &mut asking => panic!("nothing was answered: {answer:?}"),
+            caller = async {
+                let mut caller = agent.accepts().await;
+                caller.reads().await;
+                caller
+            } => caller,
+        }
+    };
+    caller.sees_the_end().await;
+    // While it answers.
+    let (answer, caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
+        caller
+    });
+    let mut body = answer.unwrap().into_body();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "first");
+    drop(body);
+    caller.sees_the_end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_announces_too_much_is_refused_before_anything_is_passed_on() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller.says(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
+        caller.sees_the_end().await;
+    });
+    assert_eq!(answer.unwrap_err(), ForwardError::TooLarge);
+}
+
+#[tokio::test]
+async fn an_answer_that_turns_out_too_large_ends_with_an_error() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), ForwardLimits { response: 10, ..limits() });
+    for (answer, passes) in [("5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n", true), ("b\r\nhello world\r\n", false)]
+    {
+        let (passed, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            caller.says(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{answer}")).await;
+        });
+        assert_eq!(whole(passed.unwrap()).await.is_ok(), passes, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_ends_with_an_error() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    for begun in ["content-length: 10\r\n\r\nhello", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+        let (passed, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            caller.says(&format!("HTTP/1.1 200 OK\r\n{begun}")).await;
+        });
+        assert!(whole(passed.unwrap()).await.is_err(), "{begun}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_apart_from_no_answer() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    for nonsense in
+        ["", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 101 x\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"]
+    {
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            caller.says(nonsense).await;
+        });
+        assert!(matches!(answer, Err(ForwardError::Unreachable(_))), "{nonsense:?}: {answer:?}");
+    }
+    drop(agent);
+    assert_eq!(forwarder.forward(&target, message(), &limits).await.unwrap_err(), ForwardError::Refused);
+}
+
+/// How long until an answer that never comes is given up, told by the waits that were asked for.
+async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<HandClock>) -> (Overdue, u64) {
+    let agent = Agent::new().await;
+    let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
+    let (began, target) = (clock.awake(), agent.target());
+    let serve = async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        std::future::pending::<()>().await;
+    };
+    let mut asking = pin!(forwarder.forward(&target, request, &limits));
+    let mut serve = pin!(serve);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut asking => {
+                let Err(ForwardError::TimedOut(overdue)) = answer else { panic!("{answer:?}") };
+                return (overdue, clock.awake().since(began).as_secs());
+            }
+            () = &mut serve => {}
+            () = tokio::task::yield_now() => clock.advance(Duration::from_secs(1)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_agent_is_given_up_after_five_minutes() {
+    let clock = Arc::new(HandClock::default());
+    assert_eq!(given_up(message(), limits(), clock).await, (Overdue::Silent, 300));
+}
+
+#[tokio::test]
+async fn a_sign_of_life_buys_time_up_to_the_whole() {
+    let clock = Arc::new(HandClock::default());
+    let beating = clock.clone();
+    let limits = ForwardLimits::new(Arc::new(move || Some(beating.awake())));
+    assert_eq!(given_up(message(), limits, clock).await, (Overdue::Whole, 1800));
+}
+
+#[tokio::test]
+async fn a_caller_may_ask_for_less_time_and_not_for_more() {
+    for (wanted, overdue) in [
+        ("60", (Overdue::Whole, 60)),
+        ("999999999", (Overdue::Silent, 300)),
+        ("0", (Overdue::Silent, 300)),
+        ("-5", (Overdue::Silent, 300)),
+        ("soon", (Overdue::Silent, 300)),
+    ] {
+        let mut request = message();
+        request.headers.insert(TIMEOUT, HeaderValue::from_static(wanted));
+        let clock = Arc::new(HandClock::default());
+        assert_eq!(given_up(request, limits(), clock).await, overdue, "{wanted}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_falls_silent_ends_with_an_error() {
+    let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
+        caller
+    });
+    let mut body = answer.unwrap().into_body();
+    for _ in 0..4 {
+        // Every byte begins the silence anew.
+        clock.advance(Duration::from_secs(299));
+        caller.says("x").await;
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "x");
+    }
+    let (end, ()) = tokio::join!(next(&mut body), async {
+        for _ in 0..300 {
+            tokio::task::yield_now().await;
+            clock.advance(Duration::from_secs(1));
+        }
+    });
+    assert!(end.unwrap().is_err());
+    caller.sees_the_end().await;
+}
+
+#[tokio::test]
+async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now() {
+    let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
+    let allow = Allow { private: false, loopback: true };
+    let port = agent.address().port();
+    let url = format!("http://agent.invalid:{port}/a2a/in?x=1");
+    // It resolves once; asked again it would be an address that is refused, and the test would fail.
+    let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
+    let target = Target::Checked(check(&url, allow, &names, &*clock).await.unwrap());
+    let limits = limits();
+    for _ in 0..2 {
+        let (answer, heard) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let mut caller = agent.accepts().await;
+            let heard = caller.reads().await;
+            caller.says(HELLO).await;
+            heard
+        });
+        assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
+        assert!(heard.starts_with("POST /a2a/in?x=1 HTTP/1.1\r\n"), "{heard}");
+        assert!(heard.contains(&format!("host: agent.invalid:{port}\r\n")), "{heard}");
+    }
+}
+
+/// An agent behind https, and a forwarder that trusts its certificate.
+async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<HandClock>, Forwarder) {
+    let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(issued.cert.der().clone()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let (clock, mut forwarder) = forwarder();
+    forwarder.tls = OnceCell::new_with(Some(connector(roots).unwrap()));
+    (Agent::new().await, Arc::new(config).into(), clock, forwarder)
+}
+
+#[tokio::test]
+async fn an_https_agent_has_to_prove_its_name() {
+    let (agent, acceptor, clock, forwarder) = https("agent.invalid").await;
+    let (port, limits) = (agent.address().port(), limits());
+    for (name, proves) in [("agent.invalid", true), ("other.invalid", false)] {
+        let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
+        let allow = Allow { private: false, loopback: true };
+        let checked = check(&format!("https://{name}:{port}/"), allow, &names, &*clock).await.unwrap();
+        let target = Target::Checked(checked);
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let caller = agent.accepts().await;
+            // It fails on this side as well where the other does not believe it.
+            let Ok(mut secured) = acceptor.accept(caller.0).await else { return };
+            let mut heard = [0; 1024];
+            if secured.read(&mut heard).await.is_ok_and(|count| count > 0) {
+                secured.write_all(HELLO.as_bytes()).await.unwrap();
+            }
+        });
+        match answer {
+            Ok(answer) => {
+                assert!(proves, "{name} was believed");
+                assert_eq!(whole(answer).await.unwrap(), "hello");
+            }
+            Err(error) => assert!(!proves && error.to_string().contains(name), "{name}: {error}"),
+        }
+    }
+}
+
+fn completed(text: &str) -> Result<serde_json::Value, NotJson> {
+    let mut count = 0;
+    let bytes = complete_message(&Bytes::copy_from_slice(text.as_bytes()), || {
+        count += 1;
+        format!("fresh-{count}")
+    })?;
+    Ok(serde_json::from_slice(&bytes).unwrap())
+}
+
+#[test]
+fn a_whole_message_stays_the_same_bytes() {
+    for text in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"messageId":"m"}}}"#,
+        r#" { "jsonrpc" : "2.0", "id":"x", "params":{"message":{"messageId":"m","n":1e999}},"x":1.0 } "#,
+        r#"{"jsonrpc":"2.0","id":0,"method":"tasks/get","params":{"id":"t"}}"#,
+        r#"{"jsonrpc":"2.0","id":0,"method":"x","params":[1,2]}"#,
+        r#"{"jsonrpc":"2.0","id":0,"method":"x","params":{"message":"text"}}"#,
+        r#"{"jsonrpc":"2.0","id":0,"method":"x"}"#,
+    ] {
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let same = complete_message(&bytes, || panic!("{text} lacks nothing")).unwrap();
+        assert_eq!(same.as_ptr(), bytes.as_ptr(), "{text} was copied");
+        assert_eq!(same, bytes);
+    }
+}
+
+#[test]
+fn what_a_message_lacks_is_filled_in_and_nothing_else_is_touched() {
+    use serde_json::json;
+    for (text, expected) in [
+        (
+            r#"{"method":"message/send","params":{"message":{"parts":[{"text":"hi"}]},"x":1}}"#,
+            json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "message/send", "params":
+                {"message": {"messageId": "fresh-2", "parts": [{"text": "hi"}]}, "x": 1}}),
+        ),
+        (r#"{"method":"x"}"#, json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "x"})),
+        (r#"{"method":"x","id":null}"#, json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "x"})),
+        (
+            r#"{"jsonrpc":"2.0","id":7,"params":{"message":{}}}"#,
+            json!({"jsonrpc": "2.0", "id": 7, "params": {"message": {"messageId": "fresh-1"}}}),
+        ),
+        (
+            r#"{"id":7,"params":{"message":{"messageId":"m"}}}"#,
+            json!({"jsonrpc": "2.0", "id": 7, "params": {"message": {"messageId": "m"}}}),
+        ),
+    ] {
+        assert_eq!(completed(text).unwrap(), expected, "{text}");
+    }
+    // Numbers that no machine type holds stay what they were.
+    let large = Bytes::from_static(br#"{"id":1,"n":123456789012345678901234567890.10}"#);
+    let large = complete_message(&large, || "m".into()).unwrap();
+    assert_eq!(large, r#"{"id":1,"jsonrpc":"2.0","n":123456789012345678901234567890.10}"#);
+}
+
+#[test]
+fn what_is_no_message_is_refused() {
+    for text in [
+        "",
+        "null",
+        "[]",
+        "[{}]",
+        "\"text\"",
+        "{",
+        "{}{}",
+        "{\"id\":1,}",
+        "{\"id\":1,\"id\":2}",
+        "{\"method\":\"a\",\"method\":\"b\"}",
+        "{\"params\":{\"message\":{}",
+    ] {
+        assert!(completed(text).is_err(), "{text:?} was taken");
+    }
+    assert!(complete_message(&Bytes::from_static(b"{\"a\":\"\xff\"}"), String::new).is_err(), "not UTF-8");
+}
+
+#[test]
+fn a_message_of_any_depth_is_walked_without_depth() {
+    for nested in ["{\"a\":", "["] {
+        let (open, close) = (nested.repeat(500_000), if nested == "[" { "]" } else { "}" }.repeat(500_000));
+        let text = format!("{{\"params\":{{\"message\":{{\"x\":{open}1{close}}}}}}}");
+        let whole = complete_message(&text.into(), || "m".into());
+        assert!(whole.is_ok_and(|whole| whole.ends_with(b"}")));
+    }
+}

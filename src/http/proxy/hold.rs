@@ -1,0 +1,136 @@
+//! A message that waits for its target to come up.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use tokio::sync::{broadcast::error::RecvError, oneshot};
+
+use crate::{
+    clock::{Boxed, within},
+    domain::{
+        ids::WorkspaceId,
+        status::{Failure, Status},
+    },
+    http::{
+        Api,
+        error::{HttpError, HttpResult},
+    },
+    ops::{OpError, Passage},
+    store::Member,
+};
+
+/// How long a message waits for its target to come up.
+const HOLD: Duration = Duration::from_mins(1);
+/// When a sender whose target did not come up in time is to try again, in seconds.
+const TRY_AGAIN: u64 = 15;
+
+/// How long the sender waits at most.
+pub(super) fn patience(headers: &HeaderMap) -> Duration {
+    let asked = headers.get("x-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))
+}
+
+/// Waits until a message can be passed on, waking its target where it sleeps. From then on it counts as on its way.
+pub(super) async fn hold(
+    api: &Api,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+    patience: Duration,
+) -> HttpResult<(Member, Passage)> {
+    if let Some(ready) = look(api, from, to)? {
+        return Ok(ready);
+    }
+    let until = api.0.clock.awake() + patience;
+    // Heard from before the next look on, so that no change falls in between.
+    let mut feed = api.0.store.subscribe();
+    let mut waking: Option<oneshot::Receiver<OpError>> = None;
+    loop {
+        if let Some(ready) = look(api, from, to)? {
+            return Ok(ready);
+        }
+        let status = api.0.store.member(to).map(|member| member.status);
+        if matches!(status, Some(Status::Hibernated | Status::Hibernating)) && waking.is_none() {
+            waking = Some(wake(api, from, to)?);
+        }
+        let left = until.since(api.0.clock.awake());
+        let changed = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    failed = failure(&mut waking) => return Some(failed),
+                    event = feed.recv() => match event {
+                        Ok(event) if event.workspace_id == Some(to) => return None,
+                        Ok(_) => {}
+                        Err(RecvError::Lagged(_) | RecvError::Closed) => return None,
+                    },
+                }
+            }
+        };
+        match within(&*api.0.clock, left, changed).await {
+            Some(None) => {}
+            Some(Some(error)) => return Err(error.into()),
+            None => {
+                return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "workspace is waking up")
+                    .with("waking", true)
+                    .with("retry_after", TRY_AGAIN)
+                    .retry_after(TRY_AGAIN));
+            }
+        }
+    }
+}
+
+/// Resolves when the wake has failed, and never otherwise: that it went well is told by the status.
+async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
+    if let Some(outcome) = waking
+        && let Ok(error) = outcome.await
+    {
+        *waking = None;
+        return error;
+    }
+    // Asked for once more after it went well, it would answer at once, and for ever.
+    *waking = None;
+    std::future::pending().await
+}
+
+fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<oneshot::Receiver<OpError>> {
+    api.0.wakes.begin(from, to, api.0.clock.awake()).map_err(HttpError::too_many)?;
+    let (failed, outcome) = oneshot::channel();
+    let (api, own) = (api.clone(), api);
+    // The sender may go away; whoever was woken is woken all the same.
+    let wake: Boxed<()> = Box::pin(async move {
+        let woken = api.0.ops.wake(to).await;
+        api.0.wakes.end(to);
+        if let Err(error) = woken {
+            tracing::warn!(workspace = %to, %error, "a message could not wake it");
+            let _gone = failed.send(error);
+        }
+    });
+    own.0.spawn.spawn(wake);
+    Ok(outcome)
+}
+
+/// Whether a message can be passed on right now. `None` means not yet.
+fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Option<(Member, Passage)>> {
+    // Counted first: from here on it is not put to sleep. While it is being, there is no passage.
+    let passage = api.0.ops.traffic().begin(from, to);
+    let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
+    if member.status == Status::Paused || api.0.store.is_below_paused(to) {
+        return Err(HttpError::conflict("workspace is paused, or one above it is: resume it first"));
+    }
+    match (member.status, passage) {
+        (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
+        (Status::Online | Status::Degraded, None)
+        | (Status::Provisioning | Status::Offline | Status::Hibernating | Status::Hibernated, _) => Ok(None),
+        (Status::Failed(failure), _) => Err(failed(failure)),
+        (Status::AwaitingAgent, _) => {
+            let why = "workspace is external and its agent is not there";
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "awaiting_agent"))
+        }
+        (Status::Paused | Status::Removed, _) => Err(HttpError::gone()),
+    }
+}
+
+pub(super) fn failed(failure: Failure) -> HttpError {
+    let why = format!("workspace has failed ({}): `ostler why` says more", failure.as_str());
+    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
+}
