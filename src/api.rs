@@ -750,8 +750,12 @@ pub struct Ready {
 pub struct Health {
     /// `ok`.
     pub status: String,
-    /// The daemon's version.
-    pub version: String,
-    /// Its process id.
-    pub pid: u32,
+    /// Tells this registry from another one: the same for the life of a data directory, and no secret.
+    pub registry: String,
+    /// The daemon's version; admins only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The daemon's process id; admins only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }

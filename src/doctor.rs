@@ -18,7 +18,7 @@ use crate::{
     sweep,
 };
 
-pub use network::{AskReach, Network, Reach};
+pub use network::{AskReach, Network, Reach, registry_mark};
 
 /// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
 const LOW_DISK_BYTES: u64 = 512 << 20;

@@ -7,13 +7,20 @@ use std::{
     time::Duration,
 };
 
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 
 use super::{Doctor, fail, ok, warn};
 use crate::{
     api::{Check, Health},
     clock::{Boxed, within},
-    domain::{ids::ContainerId, status::Status, time::Timestamp, token::redact_tokens, workspace::Kind},
+    domain::{
+        ids::{ContainerId, InstanceId},
+        status::Status,
+        time::Timestamp,
+        token::redact_tokens,
+        workspace::Kind,
+    },
     engine::{EngineResult, ExecRequest},
     store::{Described, Scope, StoreResult},
 };
@@ -109,7 +116,7 @@ impl Doctor {
         for one in running {
             let Some(container) = &one.row.container else { continue };
             let heard = match self.said_inside(container).await {
-                Ok(said) => heard(&said, std::process::id()),
+                Ok(said) => heard(&said, &registry_mark(self.0.instance)),
                 // It may end at any moment, and not every image has a shell.
                 Err(error) => {
                     tracing::debug!(%error, workspace = %one.row.name, "the doctor could not ask from inside");
@@ -167,6 +174,15 @@ fn place(one: &Described) -> Option<u8> {
     }
 }
 
+/// What `/health` answers to tell this registry from another one: a digest, because the instance's id is also the label
+/// of every container, and strangers need not learn it.
+#[must_use]
+pub fn registry_mark(instance: InstanceId) -> String {
+    let digest = Sha256::digest(format!("ostler health {instance}"));
+    let mark = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("{mark:016x}")
+}
+
 /// What both outputs of a command said, without the frames they came in.
 fn unframed(mut stream: &[u8]) -> String {
     let mut said = Vec::new();
@@ -179,7 +195,7 @@ fn unframed(mut stream: &[u8]) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
-fn heard(stream: &[u8], own_pid: u32) -> Heard {
+fn heard(stream: &[u8], own_mark: &str) -> Heard {
     let said = unframed(stream);
     let Some((url, answer)) = said.split_once('\n').and_then(|(first, rest)| {
         Some((first.strip_prefix("asking ")?.strip_suffix("/health")?.to_owned(), rest.trim()))
@@ -190,10 +206,8 @@ fn heard(stream: &[u8], own_pid: u32) -> Heard {
         return Heard::NotAsked("no running workspace has wget, curl or python3");
     }
     match serde_json::from_str::<Health>(answer) {
-        Ok(health) if health.pid == own_pid => Heard::Ostler(url),
-        Ok(health) => {
-            Heard::Otherwise(url, format!("another ostler answered, which is process {}", health.pid))
-        }
+        Ok(health) if health.registry == own_mark => Heard::Ostler(url),
+        Ok(_) => Heard::Otherwise(url, "the ostler of another registry answered".into()),
         Err(_) => {
             // A traceback ends with what went wrong.
             let last = answer.lines().next_back().unwrap_or("no answer");
@@ -306,16 +320,16 @@ mod tests {
     #[test]
     fn only_this_ostlers_own_answer_is_proof() {
         let asking = format!("asking {TOLD}/health\n");
-        let health = |pid| format!("{{\"status\":\"ok\",\"version\":\"1\",\"pid\":{pid}}}");
-        let own = framed(&[&asking, &health(7)[..9], &health(7)[9..]]);
-        assert_eq!(heard(&own, 7), Heard::Ostler(TOLD.into()));
+        let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
+        let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
+        assert_eq!(heard(&own, "7"), Heard::Ostler(TOLD.into()));
         for (said, shown) in [
-            (health(8), "another ostler answered, which is process 8"),
+            (health("8"), "the ostler of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
         ] {
-            let heard = heard(&framed(&[&asking, &said]), 7);
+            let heard = heard(&framed(&[&asking, &said]), "7");
             assert_eq!(heard, Heard::Otherwise(TOLD.into(), shown.into()), "{said}");
         }
     }
@@ -328,7 +342,7 @@ mod tests {
             b"\x01\0\0",
             &framed(&["asking x/health\n", "no tool\n"]),
         ] {
-            assert!(matches!(heard(said, 7), Heard::NotAsked(_)), "{said:?}");
+            assert!(matches!(heard(said, "7"), Heard::NotAsked(_)), "{said:?}");
         }
     }
 

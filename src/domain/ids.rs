@@ -26,6 +26,16 @@ macro_rules! uuid_id {
                 if id.hyphenated().to_string() == text { Ok(Self(id)) } else { Err(InvalidId(text.to_owned())) }
             }
         }
+
+        impl $name {
+            /// Reads an id that a client sent: the 36-character form in any case (RFC 9562, section 4).
+            ///
+            /// # Errors
+            /// When the text is no id.
+            pub fn from_client(text: &str) -> Result<Self, InvalidId> {
+                text.to_ascii_lowercase().parse().map_err(|_| InvalidId(text.to_owned()))
+            }
+        }
     };
 }
 
@@ -124,6 +134,21 @@ mod tests {
         assert_eq!(text.parse::<WorkspaceId>().unwrap().to_string(), text);
         for wrong in [text.to_uppercase(), text.replace('-', ""), format!("{{{text}}}"), String::new()] {
             assert!(wrong.parse::<WorkspaceId>().is_err(), "{wrong} was taken for an id");
+        }
+    }
+
+    #[test]
+    fn an_id_of_a_client_is_read_in_any_case() {
+        let text = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
+        for sent in [text, &text.to_uppercase(), "6F1C0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11"] {
+            assert_eq!(
+                WorkspaceId::from_client(sent).map(|id| id.to_string()),
+                Ok(text.to_owned()),
+                "{sent}"
+            );
+        }
+        for wrong in [&text.replace('-', ""), &format!("{{{text}}}"), &format!(" {text}"), ""] {
+            assert!(WorkspaceId::from_client(wrong).is_err(), "{wrong} was taken for an id");
         }
     }
 

@@ -14,7 +14,7 @@ use axum::{
 use super::{
     Api,
     error::{HttpError, HttpResult},
-    listen::CameOver,
+    listen::{CameOver, Owner},
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::Workspace},
@@ -49,9 +49,9 @@ pub(super) enum Presented<'a> {
 
 pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    // Exactly `Bearer ` with one space, once; anything else counts as no token.
     let token = match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")),
+        (Some(value), None) => value.to_str().ok().and_then(bearer_token),
+        // Two headers could name two principals.
         _ => None,
     };
     match token {
@@ -59,6 +59,14 @@ pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> 
         None if own_socket => Presented::OwnSocket,
         None => Presented::Nothing,
     }
+}
+
+/// The token of a `Bearer` credential: the scheme in any case, one or more spaces before the token (RFC 9110, section
+/// 11.4). Another scheme, or no token, is no credential.
+fn bearer_token(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
+    let token = token.trim_start_matches([' ', '\t']);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 pub(super) fn missing() -> HttpError {
@@ -69,11 +77,14 @@ pub(super) fn invalid() -> HttpError {
     HttpError::unauthorized("invalid workspace auth token")
 }
 
-/// Whose token it is, if anybody's. What a known one came over does not have to give way to strangers.
+/// The owner of a token, if it is valid. The connection that it came over is counted under that owner from now on.
 pub(super) fn bearer(api: &Api, token: &str, extensions: &Extensions) -> Option<Bearer> {
     let bearer = api.0.ops.bearer(token);
-    if let (Some(_), Some(came)) = (&bearer, extensions.get::<CameOver>()) {
-        came.is_known();
+    if let (Some(bearer), Some(came)) = (&bearer, extensions.get::<CameOver>()) {
+        came.belongs_to(match bearer {
+            Bearer::Admin => Owner::Admin,
+            Bearer::Workspace(holder) => Owner::Workspace(holder.workspace),
+        });
     }
     bearer
 }
@@ -117,6 +128,11 @@ impl FromRequestParts<Api> for Principal {
     }
 }
 
+/// Whether a request comes from an admin, for routes that also answer strangers.
+pub(super) fn is_admin(api: &Api, headers: &HeaderMap, extensions: &Extensions) -> bool {
+    Principal::of(api, headers, extensions).is_ok_and(Principal::is_admin)
+}
+
 /// Lets nobody but an admin through, for all routes below it.
 pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
     match Principal::of(&api, request.headers(), request.extensions()) {
@@ -148,7 +164,8 @@ impl Api {
         if principal.is_admin() {
             return self.resolve(reference, scope).await;
         }
-        let id: WorkspaceId = reference.parse().map_err(|_| HttpError::not_found("workspace not found"))?;
+        let id =
+            WorkspaceId::from_client(reference).map_err(|_| HttpError::not_found("workspace not found"))?;
         let row = self.0.store.workspace(id).await?;
         row.ok_or_else(|| HttpError::not_found("workspace not found"))
     }
@@ -162,7 +179,7 @@ impl FromRequestParts<Api> for PathId {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
         let path = axum::extract::Path::<String>::from_request_parts(parts, api).await;
-        let id = path.ok().and_then(|axum::extract::Path(text)| text.parse().ok());
+        let id = path.ok().and_then(|axum::extract::Path(text)| WorkspaceId::from_client(&text).ok());
         id.map(Self).ok_or_else(|| HttpError::not_found("workspace not found"))
     }
 }
@@ -171,7 +188,7 @@ impl FromRequestParts<Api> for PathId {
 pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
     let missing = || HttpError::invalid("X-Workspace-ID header is required");
     let text = headers.get(WORKSPACE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
-    text.parse().map_err(|_| missing())
+    WorkspaceId::from_client(text.trim()).map_err(|_| missing())
 }
 
 /// The url under which the asker reaches ostler, which is where it will reach others through it.

@@ -2,14 +2,13 @@
 //!
 //! axum's own loop has no limits, which is right on a socket that only the owner can open and wrong
 //! here: a peer could hold connections without end, or send a header a byte an hour. So this one counts
-//! connections, bounds heads, and cuts a connection on which no request begins for a while. On the way
-//! of a request it adds two counters and a look at the clock, and no lock: what is counted under one is
-//! connections.
+//! connections, bounds heads, and cuts a connection on which no request begins for a while. A request
+//! costs two counters, a look at the clock, and one lock of its own connection.
 //!
-//! Where all places are taken, a newcomer is not turned away: somebody gives way to it. First goes who
-//! has shown no valid token, then who only holds a connection for later; never a request in flight of
-//! somebody known. Otherwise a few hundred connections that want nothing would keep every agent out
-//! that makes a new one for each beat.
+//! When the table is full, a connection is evicted instead of refusing the new one: first those that have
+//! shown no valid token, then those of whoever holds most. Connections are counted by workspace, not by
+//! address, as soon as a token has come over them: under rootless Podman all containers share one address,
+//! and one agent must not shut out the others.
 
 use std::{
     collections::HashMap,
@@ -20,8 +19,8 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,7 +30,8 @@ use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
     extract::ConnectInfo,
-    http::{Request, Response},
+    http::{Request, Response, Version, header},
+    response::IntoResponse as _,
     routing::future::RouteFuture,
 };
 use http_body_util::BodyExt as _;
@@ -49,9 +49,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
+use super::error::HttpError;
 use crate::{
     clock::{Clock, SharedClock, within},
-    domain::time::Awake,
+    domain::{ids::WorkspaceId, time::Awake},
     tasks::SharedSpawn,
 };
 
@@ -89,8 +90,10 @@ const TELL_EVERY: Duration = Duration::from_mins(1);
 pub struct ConnectionLimits {
     /// Connections of everybody.
     pub in_all: usize,
-    /// Connections of one address; of one /64 where it is IPv6, because a host has all of it.
-    pub per_peer: usize,
+    /// Connections of one address that have shown no token; of one /64 where it is IPv6, because a host has all of it.
+    pub per_address: usize,
+    /// Connections of one workspace, by its token: more than the requests that it may have in flight.
+    pub per_workspace: usize,
     /// How long a connection may be without a request: until the first head is complete, and from the
     /// end of an answer until the next head is complete. Agents beat every 30 s on one connection, so
     /// this has to be well above that.
@@ -101,7 +104,22 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { in_all: 4096, per_peer: 512, idle: Duration::from_secs(75), drain: Duration::from_secs(5) }
+        Self {
+            in_all: 4096,
+            per_address: 512,
+            per_workspace: 64,
+            idle: Duration::from_secs(75),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ConnectionLimits {
+    fn of(&self, owner: Owner) -> usize {
+        match owner {
+            Owner::Workspace(_) => self.per_workspace,
+            Owner::Address(_) | Owner::Admin => self.per_address,
+        }
     }
 }
 
@@ -170,7 +188,7 @@ async fn serve_from(
     // The count of headers stays at hyper's 100, which it holds on the stack. Its own limit of time for
     // a head would arm a timer for every request; `Pulse` does with one for each connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
-    let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
+    let slots = Slots::new(limits);
     // Built once: a router without missing state answers with less work for each request.
     let router: Router = router.with_state(());
     let open = TaskTracker::new();
@@ -178,7 +196,7 @@ async fn serve_from(
     let mut refusals = Refusals::default();
     loop {
         let next = async {
-            places.settled().await;
+            slots.settled().await;
             listener.accept().await
         };
         let accepted = tokio::select! {
@@ -189,17 +207,14 @@ async fn serve_from(
         match accepted {
             Ok((stream, peer)) => {
                 rest = REST;
-                let pulse = Arc::new(Pulse::new(Arc::clone(&clock)));
-                let (place, room) = Places::take(&places, peer.ip(), &pulse);
-                if room != Room::Free {
+                let pulse = Arc::new(Pulse::new(Arc::clone(&clock), counted_as(peer.ip())));
+                let (slot, evicted) = Slots::take(&slots, &pulse);
+                if evicted {
                     refusals.count(peer.ip(), &*clock);
                 }
-                let Some(place) = place else {
-                    drop(stream);
-                    continue;
-                };
                 let connection = Connection {
                     pulse,
+                    slots: Arc::clone(&slots),
                     http: http.clone(),
                     router: router.clone(),
                     limits,
@@ -209,7 +224,7 @@ async fn serve_from(
                 };
                 let work = async move {
                     connection.run(stream, peer).await;
-                    drop(place);
+                    drop(slot);
                 };
                 spawn.spawn(Box::pin(open.track_future(work)));
             }
@@ -236,7 +251,7 @@ fn was_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Connections that were one too many since the log last told of them.
+/// Evictions since the last log message.
 #[derive(Default)]
 struct Refusals {
     untold: u64,
@@ -249,143 +264,165 @@ impl Refusals {
         let now = clock.awake();
         if self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY) {
             tracing::warn!(
-                %peer, too_many = self.untold,
-                "there are too many connections: those that have shown no token are closed first"
+                %peer, evicted = self.untold,
+                "too many connections: those that have shown no token are closed first, then those of the workspace \
+                 that holds most"
             );
             *self = Self { untold: 0, told_at: Some(now) };
         }
     }
 }
 
-/// Who is connected.
-struct Places {
+/// Under whom a connection is counted.
+///
+/// Addresses say little: without root all containers of a machine come from one. So a connection is counted under its
+/// peer's address only until a valid token has come over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// No valid token yet.
+    Address(IpAddr),
+    /// The workspace whose token came last.
+    Workspace(WorkspaceId),
+    /// An admin.
+    Admin,
+}
+
+/// The connections there are.
+struct Slots {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
-    /// Told when one that was to give way has ended.
+    /// Notified when an evicted connection has ended.
     gave_way: Notify,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: usize,
-    /// Told to give way, and not ended yet.
+    /// Evicted, and not ended yet.
     giving_way: usize,
-    by_peer: HashMap<IpAddr, Vec<Arc<Pulse>>>,
+    /// In the order in which they came.
+    by_owner: HashMap<Owner, Vec<Arc<Pulse>>>,
 }
 
-/// One connection's place, free again when this is dropped.
-struct Place {
-    places: Arc<Places>,
-    peer: IpAddr,
+/// One connection's slot, free again when this is dropped.
+struct Slot {
+    slots: Arc<Slots>,
     pulse: Arc<Pulse>,
 }
 
-/// Whether there was room for a newcomer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    Free,
-    /// Somebody gave way.
-    Made,
-    /// Everybody there is known and at work.
-    None,
-}
+impl Slots {
+    fn new(limits: ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self { limits, taken: Mutex::default(), gave_way: Notify::new() })
+    }
 
-impl Places {
-    fn take(places: &Arc<Self>, peer: IpAddr, pulse: &Arc<Pulse>) -> (Option<Place>, Room) {
-        let peer = counted_as(peer);
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = taken.by_peer.get(&peer).map_or(0, Vec::len);
-        let room = if mine >= places.limits.per_peer {
-            taken.make_room(Some(peer))
-        } else if taken.in_all >= places.limits.in_all {
-            taken.make_room(None)
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a slot for a new connection. A new connection is never refused: where all slots are taken another one is
+    /// evicted. Answers whether that was so.
+    fn take(slots: &Arc<Self>, pulse: &Arc<Pulse>) -> (Slot, bool) {
+        let owner = pulse.owner();
+        let mut taken = slots.lock();
+        let of_owner = taken.by_owner.get(&owner).map_or(0, Vec::len);
+        let evicted = if of_owner >= slots.limits.of(owner) {
+            taken.evict(owner, pulse)
+        } else if taken.in_all >= slots.limits.in_all {
+            taken.largest().is_some_and(|owner| taken.evict(owner, pulse))
         } else {
-            Room::Free
+            false
         };
-        if room == Room::None {
-            return (None, room);
+        taken.in_all += 1;
+        taken.by_owner.entry(owner).or_default().push(Arc::clone(pulse));
+        (Slot { slots: Arc::clone(slots), pulse: Arc::clone(pulse) }, evicted)
+    }
+
+    /// Counts a connection under another owner. One more than that owner may have evicts another one of its own, so
+    /// that nobody else notices.
+    fn belongs_to(&self, pulse: &Arc<Pulse>, owner: Owner) {
+        let before = pulse.owner();
+        if before == owner {
+            return;
+        }
+        let mut taken = self.lock();
+        if !taken.remove(pulse) {
+            // Evicted meanwhile.
+            return;
+        }
+        *pulse.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+        if taken.by_owner.get(&owner).map_or(0, Vec::len) >= self.limits.of(owner) {
+            taken.evict(owner, pulse);
         }
         taken.in_all += 1;
-        taken.by_peer.entry(peer).or_default().push(Arc::clone(pulse));
-        (Some(Place { places: Arc::clone(places), peer, pulse: Arc::clone(pulse) }), room)
+        taken.by_owner.entry(owner).or_default().push(Arc::clone(pulse));
     }
-}
 
-impl Places {
-    /// Waits while too many have been told to give way and are still there.
+    /// Waits while too many have been evicted and are still there.
     async fn settled(&self) {
-        while self.taken.lock().unwrap_or_else(PoisonError::into_inner).giving_way >= GIVING_WAY {
+        while self.lock().giving_way >= GIVING_WAY {
             self.gave_way.notified().await;
         }
     }
 }
 
 impl Taken {
-    /// Tells somebody to give way: one of that peer's, or, where none is named, one of the peer that has most. Of a
-    /// peer's that is the oldest that nobody knows, or else the one at rest for longest.
-    fn make_room(&mut self, of: Option<IpAddr>) -> Room {
-        let most = || self.by_peer.iter().max_by_key(|(_, pulses)| pulses.len()).map(|(peer, _)| *peer);
-        let found =
-            of.or_else(most).and_then(|peer| Some((peer, gives_way_first(self.by_peer.get(&peer)?)?)));
-        // Where that peer has none that could, another may: looked for only then, because it is a look at all.
-        let others = || {
-            let all = self.by_peer.iter().filter(|_| of.is_none());
-            all.filter_map(|(peer, pulses)| Some((*peer, gives_way_first(pulses)?)))
-                .min_by_key(|(_, way)| *way)
-        };
-        let Some((peer, way)) = found.or_else(others) else { return Room::None };
-        let Some(pulses) = self.by_peer.get_mut(&peer) else { return Room::None };
-        // In the order in which they came: the oldest is found at once.
-        pulses.remove(way.at).gives_way.cancel();
+    /// The owner that loses a connection where there are too many in all: the address with most connections without a
+    /// token, or, where there are none such, whoever has most.
+    fn largest(&self) -> Option<Owner> {
+        let unknown = |owner: &Owner| matches!(owner, Owner::Address(_));
+        let most = self.by_owner.iter().max_by_key(|(owner, pulses)| (unknown(owner), pulses.len()));
+        most.map(|(owner, _)| *owner)
+    }
+
+    /// Tells one of an owner's connections to end.
+    fn evict(&mut self, owner: Owner, newcomer: &Arc<Pulse>) -> bool {
+        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = first_to_go(owner, pulses) else { return false };
+        debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "a newcomer is not counted yet");
+        pulses.remove(at).gives_way.cancel();
         if pulses.is_empty() {
-            self.by_peer.remove(&peer);
+            self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
         self.giving_way += 1;
-        Room::Made
+        true
     }
-}
 
-/// Who gives way, in the order in which they do.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Way {
-    known: bool,
-    since: u64,
-    at: usize,
-}
-
-/// Which of a peer's connections gives way first, if any can. They are in the order in which they came.
-fn gives_way_first(pulses: &[Arc<Pulse>]) -> Option<Way> {
-    let is_known = |pulse: &Pulse| pulse.known.load(Ordering::Acquire);
-    if let Some(at) = pulses.iter().position(|pulse| !is_known(pulse)) {
-        return Some(Way { known: false, since: pulses[at].began, at });
-    }
-    let at_rest = pulses.iter().enumerate().filter(|(_, pulse)| pulse.busy.load(Ordering::Acquire) == 0);
-    let way = |(at, pulse): (usize, &Arc<Pulse>)| Way {
-        known: true,
-        since: pulse.quiet_since.load(Ordering::Acquire),
-        at,
-    };
-    at_rest.map(way).min()
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = &mut *taken;
-        let own = |pulse: &Arc<Pulse>| Arc::ptr_eq(pulse, &self.pulse);
-        let pulses = taken.by_peer.get_mut(&self.peer);
-        let Some((pulses, at)) = pulses.and_then(|all| all.iter().position(own).map(|at| (all, at))) else {
-            // Its place is somebody else's already.
-            taken.giving_way -= 1;
-            self.places.gave_way.notify_one();
-            return;
-        };
+    /// Whether it was counted.
+    fn remove(&mut self, pulse: &Arc<Pulse>) -> bool {
+        let owner = pulse.owner();
+        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = pulses.iter().position(|other| Arc::ptr_eq(other, pulse)) else { return false };
         pulses.remove(at);
         if pulses.is_empty() {
-            taken.by_peer.remove(&self.peer);
+            self.by_owner.remove(&owner);
         }
-        taken.in_all -= 1;
+        self.in_all -= 1;
+        true
+    }
+}
+
+/// Which of an owner's connections is evicted first. Without a token the oldest: it had the most time to show one.
+/// Otherwise the one at rest for longest, and where all have a request in flight, the one whose request is oldest.
+fn first_to_go(owner: Owner, pulses: &[Arc<Pulse>]) -> Option<usize> {
+    if matches!(owner, Owner::Address(_)) {
+        return (!pulses.is_empty()).then_some(0);
+    }
+    let order = |(at, pulse): (usize, &Arc<Pulse>)| {
+        let busy = pulse.busy.load(Ordering::Acquire) > 0;
+        (busy, pulse.quiet_since.load(Ordering::Acquire), at)
+    };
+    pulses.iter().enumerate().map(order).min().map(|(_, _, at)| at)
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.slots.lock();
+        if !taken.remove(&self.pulse) {
+            // Evicted: its slot is another connection's already.
+            taken.giving_way -= 1;
+            self.slots.gave_way.notify_one();
+        }
     }
 }
 
@@ -403,6 +440,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
 /// What a connection is served with.
 struct Connection {
     pulse: Arc<Pulse>,
+    slots: Arc<Slots>,
     http: http1::Builder,
     router: Router,
     limits: ConnectionLimits,
@@ -412,8 +450,8 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
-        let Self { pulse, http, router, limits, clock, stop } = self;
-        let service = Conversation { router, peer, pulse: Arc::clone(&pulse) };
+        let Self { pulse, slots, http, router, limits, clock, stop } = self;
+        let service = Conversation { router, peer, pulse: Arc::clone(&pulse), slots };
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             biased;
@@ -427,14 +465,12 @@ impl Connection {
     }
 }
 
-/// Whether a connection has a request in flight, and since when it has not; and whether anybody known is at its end.
+/// Whether a connection has a request in flight, and since when it has not; and whose it is.
 struct Pulse {
     clock: SharedClock,
-    /// When it was accepted, in awake milliseconds.
-    began: u64,
-    /// Whether a valid token came over it.
-    known: AtomicBool,
-    /// Tells it to end, because its place is needed.
+    /// Under whom it is counted. Changed only under the lock of the table.
+    owner: Mutex<Owner>,
+    /// Tells it to end, because its slot is needed.
     gives_way: CancellationToken,
     /// Requests in flight, from their complete head to the end of their answer's body.
     busy: AtomicUsize,
@@ -443,10 +479,14 @@ struct Pulse {
 }
 
 impl Pulse {
-    fn new(clock: SharedClock) -> Self {
-        let began = clock.awake().0;
-        let (known, gives_way) = (AtomicBool::new(false), CancellationToken::new());
-        Self { clock, began, known, gives_way, busy: AtomicUsize::new(0), quiet_since: AtomicU64::new(began) }
+    fn new(clock: SharedClock, peer: IpAddr) -> Self {
+        let quiet_since = AtomicU64::new(clock.awake().0);
+        let (owner, gives_way) = (Mutex::new(Owner::Address(peer)), CancellationToken::new());
+        Self { clock, owner, gives_way, busy: AtomicUsize::new(0), quiet_since }
+    }
+
+    fn owner(&self) -> Owner {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when there was no request for `limit`. Its timer is armed once in that time, not for
@@ -464,14 +504,17 @@ impl Pulse {
     }
 }
 
-/// The connection that a request came over, for whoever finds its token to be valid.
+/// The connection that a request came over, for the check of its token.
 #[derive(Clone)]
-pub(super) struct CameOver(Arc<Pulse>);
+pub(super) struct CameOver {
+    pulse: Arc<Pulse>,
+    slots: Arc<Slots>,
+}
 
 impl CameOver {
-    /// Somebody known is at its end: it gives way after those where nobody is.
-    pub(super) fn is_known(&self) {
-        self.0.known.store(true, Ordering::Release);
+    /// A valid token came over it: from now on it is counted under that token's owner.
+    pub(super) fn belongs_to(&self, owner: Owner) {
+        self.slots.belongs_to(&self.pulse, owner);
     }
 }
 
@@ -498,6 +541,16 @@ struct Conversation {
     router: Router,
     peer: SocketAddr,
     pulse: Arc<Pulse>,
+    slots: Arc<Slots>,
+}
+
+/// Whether a request names its host as RFC 9112 (section 3.2) wants it: once, or, before HTTP/1.1, at most once. Where
+/// it does not, two readers of the request may take it for two different ones.
+fn names_its_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(header::HOST).iter().count() {
+        0 => request.version() < Version::HTTP_11,
+        count => count == 1,
+    }
 }
 
 impl Service<Request<Incoming>> for Conversation {
@@ -508,15 +561,18 @@ impl Service<Request<Incoming>> for Conversation {
     fn call(&self, mut request: Request<Incoming>) -> Answering {
         let at_work = AtWork::begin(&self.pulse);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        request.extensions_mut().insert(CameOver(Arc::clone(&self.pulse)));
+        let came_over = CameOver { pulse: Arc::clone(&self.pulse), slots: Arc::clone(&self.slots) };
+        request.extensions_mut().insert(came_over);
         // Named through the trait it is always ready, so nobody has to ask it first.
-        Answering { route: self.router.clone().call(request), at_work: Some(at_work) }
+        let route = names_its_host(&request).then(|| self.router.clone().call(request));
+        Answering { route, at_work: Some(at_work) }
     }
 }
 
 /// A handler at work.
 struct Answering {
-    route: RouteFuture<Infallible>,
+    /// None where the request does not name its host.
+    route: Option<RouteFuture<Infallible>>,
     at_work: Option<AtWork>,
 }
 
@@ -524,7 +580,10 @@ impl Future for Answering {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(Pin::new(&mut self.route).poll(cx))?;
+        let response = match &mut self.route {
+            Some(route) => ready!(Pin::new(route).poll(cx))?,
+            None => HttpError::invalid("a request needs exactly one Host header").into_response(),
+        };
         let at_work = self.at_work.take();
         Poll::Ready(Ok(response.map(|body| Answer { body, _at_work: at_work })))
     }
@@ -633,7 +692,8 @@ mod tests {
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         in_all: 100,
-        per_peer: 100,
+        per_address: 100,
+        per_workspace: 100,
         idle: Duration::from_secs(75),
         drain: Duration::from_secs(5),
     };
@@ -656,7 +716,7 @@ mod tests {
             .route(
                 "/known",
                 get(|Extension(came): Extension<CameOver>| async move {
-                    came.is_known();
+                    came.belongs_to(Owner::Workspace(workspace(1)));
                     "known"
                 }),
             )
@@ -781,8 +841,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_shows_no_token_gives_way_to_who_comes_and_never_one_that_is_known_and_at_work() {
-        let server = start(ConnectionLimits { per_peer: 2, ..LIMITS });
+    async fn connection_without_a_token_is_evicted_for_a_new_one() {
+        let server = start(ConnectionLimits { per_address: 2, ..LIMITS });
         let (mut first, mut second) = (Peer::new(&server).await, Peer::new(&server).await);
         for peer in [&mut first, &mut second] {
             peer.ask("/peer").await;
@@ -790,89 +850,157 @@ mod tests {
         }
         second.ask("/known").await;
         second.hears("known").await;
-        let mut third = Peer::new(&server).await;
-        assert_eq!(first.ends().await, "", "it gives way, although it was answered before");
-        third.ask("/known").await;
-        third.hears("known").await;
-        server.clock.advance(Duration::from_secs(1));
-        third.ask("/peer").await;
-        third.hears("127.0.0.1").await;
-        let mut first = Peer::new(&server).await;
-        assert_eq!(second.ends().await, "", "of those that are known, the one that was quiet for longer");
-        for peer in [&mut first, &mut third] {
+        let (mut third, mut fourth) = (Peer::new(&server).await, Peer::new(&server).await);
+        assert_eq!(
+            first.ends().await,
+            "",
+            "the oldest without a token ends, although it was answered before"
+        );
+        for peer in [&mut second, &mut third, &mut fourth] {
+            peer.ask("/peer").await;
+            peer.hears("127.0.0.1").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn workspace_with_too_many_connections_loses_one_of_its_own() {
+        let server = start(ConnectionLimits { per_address: 2, per_workspace: 2, ..LIMITS });
+        let mut busy = Vec::new();
+        for _ in 0..2 {
+            let mut peer = Peer::new(&server).await;
             peer.ask("/known").await;
             peer.hears("known").await;
             peer.ask("/slow").await;
             server.asked.notified().await;
+            server.clock.advance(Duration::from_secs(1));
+            busy.push(peer);
         }
-        assert_eq!(Peer::new(&server).await.ends().await, "", "the next is closed at once");
-        drop(third);
-        drop(first);
-        loop {
-            let mut next = Peer::new(&server).await;
-            // It may be refused, and even reset, as long as the first one's end was not noticed.
-            let _refused = next.0.write_all(b"GET /peer HTTP/1.1\r\nconnection: close\r\n\r\n").await;
-            if next.ends().await.contains("200 OK") {
-                break;
-            }
+        // All come from one address, and every request is in flight: a new connection is served all the same.
+        let mut next = Peer::new(&server).await;
+        next.ask("/peer").await;
+        next.hears("127.0.0.1").await;
+        next.ask("/known").await;
+        next.hears("known").await;
+        assert_eq!(busy.remove(0).ends().await, "", "the oldest request of the workspace's own ends");
+        server.go.notify_one();
+        busy.remove(0).hears("done").await;
+    }
+
+    #[tokio::test]
+    async fn request_without_exactly_one_host_is_refused() {
+        let server = start(LIMITS);
+        for (head, status) in [
+            ("GET /peer HTTP/1.1\r\n\r\n", 400),
+            ("GET /peer HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+            ("GET /peer HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", 400),
+            ("GET /peer HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+            ("GET /peer HTTP/1.0\r\n\r\n", 200),
+            ("GET /peer HTTP/1.1\r\nhost: a\r\n\r\n", 200),
+        ] {
+            let mut peer = Peer::new(&server).await;
+            peer.send(head).await;
+            let answer = peer.hears("\r\n\r\n").await;
+            assert!(answer.split(' ').nth(1) == Some(&status.to_string()), "{head:?}: {answer}");
         }
     }
 
-    /// A table of places, and how to take one: known and at work, or not.
+    fn workspace(number: u128) -> WorkspaceId {
+        WorkspaceId(uuid::Uuid::from_u128(number))
+    }
+
+    /// A table of slots, and how to take one: from an address, with a token of that workspace, if any.
     #[expect(clippy::type_complexity, reason = "a closure's type has no shorter name")]
-    fn places(limits: ConnectionLimits) -> (Arc<Places>, impl Fn(&str, bool) -> (Option<Place>, Room)) {
-        let places = Arc::new(Places { limits, taken: Mutex::default(), gave_way: Notify::new() });
-        let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&places));
-        let take = move |ip: &str, busy: bool| {
+    fn slots(limits: ConnectionLimits) -> (Arc<Slots>, impl Fn(&str, Option<u128>) -> (Slot, bool)) {
+        let slots = Slots::new(limits);
+        let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&slots));
+        let take = move |ip: &str, of: Option<u128>| {
             clock.advance(Duration::from_secs(1));
-            let pulse = Arc::new(Pulse::new(clock.clone()));
-            pulse.known.store(busy, Ordering::Release);
-            pulse.busy.store(usize::from(busy), Ordering::Release);
-            Places::take(&table, ip.parse().unwrap(), &pulse)
+            let pulse = Arc::new(Pulse::new(clock.clone(), counted_as(ip.parse().unwrap())));
+            let taken = Slots::take(&table, &pulse);
+            if let Some(of) = of {
+                pulse.busy.store(1, Ordering::Release);
+                table.belongs_to(&pulse, Owner::Workspace(workspace(of)));
+            }
+            taken
         };
-        (places, take)
+        (slots, take)
+    }
+
+    fn is_evicted(slot: &Slot) -> bool {
+        slot.pulse.gives_way.is_cancelled()
     }
 
     #[test]
-    fn connections_are_counted_in_all_and_forgotten_when_they_end() {
-        let (table, take) = places(ConnectionLimits { in_all: 3, per_peer: 2, ..LIMITS });
-        let held = [take("10.0.0.1", true), take("::ffff:10.0.0.1", true), take("2001:db8::1", true)];
-        assert!(held.iter().all(|(place, room)| place.is_some() && *room == Room::Free));
-        assert_eq!(take("10.0.0.2", true).1, Room::None, "three in all");
-        drop(held);
-        assert!(table.taken.lock().unwrap().by_peer.is_empty());
-        let _held = [take("2001:db8::1", true), take("2001:db8::2", true)];
-        assert_eq!(take("2001:db8::3", true).1, Room::None, "a host has a whole /64");
-        assert_eq!(take("2001:db8:0:1::3", true).1, Room::Free);
+    fn connections_without_a_token_are_counted_by_address() {
+        let (table, take) = slots(ConnectionLimits { per_address: 2, ..LIMITS });
+        let held = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1"].map(|ip| take(ip, None).0);
+        assert_eq!(
+            held.each_ref().map(is_evicted),
+            [true, false, false],
+            "one address, however it is written"
+        );
+        let held6 =
+            ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::3"].map(|ip| take(ip, None).0);
+        assert_eq!(held6.each_ref().map(is_evicted), [true, false, false, false], "a host has a whole /64");
+        drop((held, held6));
+        let taken = table.lock();
+        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
     }
 
     #[test]
-    fn the_oldest_of_the_peer_that_has_most_gives_way() {
-        let (table, take) = places(ConnectionLimits { in_all: 4, per_peer: 4, ..LIMITS });
-        let few = take("10.0.0.1", false).0.unwrap();
-        let many: Vec<_> = (0..2).map(|_| take("10.0.0.2", false).0.unwrap()).collect();
-        let agent = take("10.0.0.3", true).0.unwrap();
-        let (next, room) = take("10.0.0.4", false);
-        assert_eq!(room, Room::Made);
-        let gave_way = |place: &Place| place.pulse.gives_way.is_cancelled();
-        assert_eq!([&few, &many[0], &many[1], &agent].map(gave_way), [false, true, false, false]);
+    fn full_table_evicts_connections_without_a_token_first() {
+        let (table, take) = slots(ConnectionLimits { in_all: 5, ..LIMITS });
+        let few = take("10.0.0.1", None).0;
+        let many: Vec<_> = (0..2).map(|_| take("10.0.0.2", None).0).collect();
+        let agent: Vec<_> = (0..2).map(|_| take("10.0.0.3", Some(1)).0).collect();
+        let (next, evicted) = take("10.0.0.4", None);
+        assert!(evicted && is_evicted(&many[0]), "the oldest of the address that has most");
+        let others = [&few, &many[1], &agent[0], &agent[1], &next];
+        assert!(others.iter().all(|slot| !is_evicted(slot)), "nobody else");
         drop((few, many, agent, next));
-        let taken = table.taken.lock().unwrap();
-        assert_eq!((taken.in_all, taken.giving_way, taken.by_peer.len()), (0, 0, 0));
+        let taken = table.lock();
+        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn full_table_evicts_from_the_workspace_that_holds_most() {
+        let (_table, take) = slots(ConnectionLimits { in_all: 4, ..LIMITS });
+        let greedy: Vec<_> = (0..3).map(|_| take("10.0.0.1", Some(1)).0).collect();
+        let modest = take("10.0.0.1", Some(2)).0;
+        let (third, evicted) = take("10.0.0.1", None);
+        assert!(evicted && is_evicted(&greedy[0]), "its oldest request");
+        assert!(![&greedy[1], &greedy[2], &modest, &third].iter().any(|slot| is_evicted(slot)));
+    }
+
+    #[test]
+    fn workspace_loses_a_connection_at_rest_before_a_busy_one() {
+        let (table, take) = slots(ConnectionLimits { per_workspace: 2, ..LIMITS });
+        let busy = take("10.0.0.1", Some(1)).0;
+        let at_rest = take("10.0.0.1", Some(1)).0;
+        at_rest.pulse.busy.store(0, Ordering::Release);
+        let next = take("10.0.0.2", Some(1)).0;
+        assert_eq!([&busy, &at_rest, &next].map(is_evicted), [false, true, false]);
+        // The same connection may serve another workspace later.
+        table.belongs_to(&busy.pulse, Owner::Workspace(workspace(2)));
+        let after = take("10.0.0.2", Some(1)).0;
+        assert_eq!([&busy, &next, &after].map(is_evicted), [false, false, false]);
+        // What is evicted already is counted nowhere again.
+        table.belongs_to(&at_rest.pulse, Owner::Workspace(workspace(2)));
+        assert_eq!(table.lock().in_all, 3);
     }
 
     #[test]
     fn a_flood_is_no_faster_than_its_own_end() {
-        let (table, take) = places(ConnectionLimits { in_all: 1, per_peer: 1, ..LIMITS });
-        let mut held: Vec<_> = (0..GIVING_WAY).filter_map(|_| take("10.0.0.1", false).0).collect();
+        let (table, take) = slots(ConnectionLimits { in_all: 1, per_address: 1, ..LIMITS });
+        let mut held: Vec<_> = (0..GIVING_WAY).map(|_| take("10.0.0.1", None).0).collect();
         assert!(table.settled().now_or_never().is_some());
-        held.extend(take("10.0.0.1", false).0);
+        held.push(take("10.0.0.1", None).0);
         assert_eq!(held.len(), 1 + GIVING_WAY);
         assert!(table.settled().now_or_never().is_none(), "the next one waits in the kernel");
         held.remove(0);
         assert!(table.settled().now_or_never().is_some());
         drop(held);
-        let taken = table.taken.lock().unwrap();
+        let taken = table.lock();
         assert_eq!((taken.in_all, taken.giving_way), (0, 0));
     }
 

@@ -61,7 +61,7 @@ pub(super) async fn message(
     request: Request,
 ) -> HttpResult<Response> {
     let from = sender(principal, request.headers())?;
-    let to = match reference.parse::<WorkspaceId>() {
+    let to = match WorkspaceId::from_client(&reference) {
         Ok(id) if api.0.store.member(id).is_some() => id,
         Ok(_) | Err(_) => {
             let row = api.addressed(principal, &reference, Scope::Any).await?;

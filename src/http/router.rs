@@ -5,10 +5,13 @@
 
 use axum::{
     Router,
-    http::StatusCode,
+    extract::Request,
+    http::{StatusCode, Uri},
     middleware,
+    response::IntoResponse,
     routing::{delete, get, post},
 };
+use tower_service::Service as _;
 
 use super::{
     Api, auth,
@@ -21,14 +24,57 @@ use super::{
 
 /// All of them, for whoever brings requests: a listener, or a test without one.
 pub fn router(api: Api) -> Router {
-    for_everybody()
+    let routes: Router = for_everybody()
         .merge(for_agents())
         .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))
-        .fallback(|| async { HttpError::not_found("there is no such route") })
         .method_not_allowed_fallback(|| async {
             HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
         })
-        .with_state(api)
+        .with_state(api);
+    let again = routes.clone().fallback(no_route);
+    // Only a path that no route matches is looked at again, so that usual requests pay nothing.
+    routes.fallback(move |request: Request| async move {
+        match single_slashes(request.uri()) {
+            Some(uri) => {
+                let (mut parts, body) = request.into_parts();
+                parts.uri = uri;
+                let mut again = again;
+                // A router is always ready.
+                again.call(Request::from_parts(parts, body)).await.into_response()
+            }
+            None => no_route().await.into_response(),
+        }
+    })
+}
+
+async fn no_route() -> HttpError {
+    HttpError::not_found("there is no such route")
+}
+
+/// The uri without the doubled slashes that clients make of a base url ending in `/`; `None` where there are none.
+///
+/// Slashes are dropped at the beginning of a path, and anywhere in one of the registry's. Elsewhere an empty segment is
+/// a missing id, and dropping it would address something else: `DELETE /workspaces//tokens` must not remove a workspace
+/// called `tokens`.
+fn single_slashes(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let from_root = path.trim_start_matches('/');
+    let mut single = String::with_capacity(path.len());
+    for part in from_root.split('/') {
+        if part.is_empty() && single.starts_with("/registry") {
+            continue;
+        }
+        single.push('/');
+        single.push_str(part);
+    }
+    if single == path {
+        return None;
+    }
+    if let Some(query) = uri.query() {
+        single.push('?');
+        single.push_str(query);
+    }
+    single.parse().ok()
 }
 
 fn for_everybody() -> Router<Api> {
@@ -85,4 +131,25 @@ fn for_admins() -> Router<Api> {
         .route("/events/{reference}", get(events::list_of))
         .route("/doctor", get(doctor::show))
         .route("/doctor/accept-engine", post(doctor::accept_engine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubled_slashes_are_dropped_where_no_id_can_be_missing() {
+        for (path, single) in [
+            ("/registry/heartbeat", None),
+            ("//registry/heartbeat", Some("/registry/heartbeat")),
+            ("///registry//heartbeat", Some("/registry/heartbeat")),
+            ("/registry//x//peers?q=a//b", Some("/registry/x/peers?q=a//b")),
+            ("//workspaces/x/a2a", Some("/workspaces/x/a2a")),
+            ("/workspaces//tokens", None),
+            ("//workspaces//tokens", Some("/workspaces//tokens")),
+        ] {
+            let found = single_slashes(&path.parse().unwrap()).map(|uri| uri.to_string());
+            assert_eq!(found.as_deref(), single, "{path}");
+        }
+    }
 }

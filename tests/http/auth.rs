@@ -118,21 +118,20 @@ async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_bearer_with_one_space_is_no_token() {
+async fn what_is_not_a_bearer_credential_is_no_token() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
     let token = &one.token;
     one.ask(state()).await.well();
     for value in [
-        format!("bearer {token}"),
-        format!("BEARER {token}"),
         format!("Bearer\t{token}"),
         format!("Bearer{token}"),
         format!("Basic {token}"),
         format!("Token {token}"),
         token.clone(),
         "Bearer".into(),
+        "Bearer  ".into(),
         String::new(),
     ] {
         let answer = registry.ask(state().header("Authorization", &value)).await;
@@ -140,7 +139,6 @@ async fn what_is_not_bearer_with_one_space_is_no_token() {
         assert_eq!(answer.status, 401, "`{value}`");
     }
     for value in [
-        format!("Bearer  {token}"),
         format!("Bearer {token}x"),
         format!("Bearer {token}="),
         format!("Bearer {}", &token[1..]),
@@ -158,6 +156,74 @@ async fn what_is_not_bearer_with_one_space_is_no_token() {
     elsewhere.refuses(401, "missing workspace auth token");
     let cookie = registry.ask(state().header("Cookie", format!("token={token}"))).await;
     cookie.refuses(401, "missing workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bearer_scheme_is_read_in_any_case_and_spaces() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for scheme in ["bearer ", "BEARER ", "bEARER  ", "Bearer    ", "Bearer \t "] {
+        let state = Ask::get(format!("/workspaces/{}/state", one.id));
+        let answer = registry.ask(state.header("Authorization", format!("{scheme}{}", one.token))).await;
+        assert_eq!(answer.status, 200, "`{scheme}`: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_read_in_any_case_in_path_header_and_body() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let (own, peer) = (one.id.to_uppercase(), other.id.to_uppercase());
+    for (path, body) in [
+        ("/registry/heartbeat", json!({ "workspace_id": own })),
+        ("/registry/register", json!({ "id": own, "url": "", "agent_card": {} })),
+        ("/registry/update-card", json!({ "workspace_id": own, "agent_card": {} })),
+        ("/registry/check-access", json!({ "caller_id": own, "target_id": peer })),
+    ] {
+        one.ask(Ask::post(path).json(body)).await.well();
+    }
+    for path in ["", "/state", "/activity", "/delegations"] {
+        one.ask(Ask::get(format!("/workspaces/{own}{path}"))).await.well();
+    }
+    one.ask(Ask::get(format!("/registry/{own}/peers"))).await.well();
+    let found = one.ask(Ask::get(format!("/registry/discover/{peer}")).header("X-Workspace-ID", &own)).await;
+    assert_eq!(found.well()["id"], json!(other.id), "an id is written in lower case");
+    for path in [format!("/workspaces/{own}"), format!("/events/{own}"), format!("/workspaces/{}", &own[..8])]
+    {
+        registry.order(Ask::get(path)).await.well();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doubled_slash_of_a_base_url_is_tolerated() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let beat = || json!({ "workspace_id": one.id });
+    for path in ["//registry/heartbeat", "///registry//heartbeat"] {
+        one.ask(Ask::post(path).json(beat())).await.is(200, r#"{"status":"ok"}"#);
+    }
+    one.ask(Ask::get(format!("//workspaces/{}/state", one.id))).await.well();
+    registry
+        .ask(Ask::post("//registry/heartbeat").json(beat()))
+        .await
+        .refuses(401, "missing workspace auth token");
+    let admins = Ask::new("DELETE", format!("//workspaces/{}", one.id));
+    one.ask(admins).await.refuses(403, "only an admin may do this");
+    // An empty segment elsewhere is an id that is missing: it must not address a workspace called `tokens`.
+    registry.online("tokens").await;
+    let answer = registry.order(Ask::new("DELETE", "/workspaces//tokens")).await;
+    assert!((400..500).contains(&answer.status), "{answer:?}");
+    registry.order(Ask::get("/workspaces/tokens")).await.well();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_version_and_pid_to_admins_only() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for answer in [registry.ask(Ask::get("/health")).await, one.ask(Ask::get("/health")).await] {
+        answer.has(200, &["status", "registry"]);
+    }
+    registry.order(Ask::get("/health")).await.has(200, &["status", "registry", "version", "pid"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,7 +194,7 @@ async fn a_message_above_10_mib_is_too_large() {
 async fn no_row_is_not_found_and_a_removed_one_is_gone() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, well()).await;
-    for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.to_uppercase()] {
+    for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.replace('-', "")] {
         let message = Ask::post(format!("/workspaces/{id}/a2a")).json(hello());
         from.ask(message).await.refuses(404, "workspace not found");
     }

@@ -99,9 +99,7 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
 }
 
 async fn become_instance(api: &Api, instance: &str) -> HttpResult<Json<AdoptOutcome>> {
-    let id: InstanceId = instance
-        .parse()
-        .map_err(|error: crate::domain::ids::InvalidId| HttpError::invalid(error.to_string()))?;
+    let id = InstanceId::from_client(instance).map_err(|error| HttpError::invalid(error.to_string()))?;
     let parts = &api.0;
     let became =
         identity::become_instance(&parts.store, &parts.mirror, &parts.runtime_dir, id, &*parts.clock).await;

@@ -1,15 +1,29 @@
 //! Whether anybody is there, and whether they do their work.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
 
 use super::super::{
-    Api,
+    Api, auth,
     error::{HttpError, HttpResult},
 };
-use crate::api::{Health, Ready};
+use crate::{
+    api::{Health, Ready},
+    doctor::registry_mark,
+};
 
-pub(in super::super) async fn show() -> Json<Health> {
-    Json(Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id() })
+/// Version and process id are for admins: on TCP anybody may ask.
+pub(in super::super) async fn show(State(api): State<Api>, request: Request) -> Json<Health> {
+    let admin = auth::is_admin(&api, request.headers(), request.extensions());
+    Json(Health {
+        status: "ok".into(),
+        registry: registry_mark(api.0.ops.settings().instance),
+        version: admin.then(|| env!("CARGO_PKG_VERSION").into()),
+        pid: admin.then(std::process::id),
+    })
 }
 
 /// A pass that has not begun for three of its periods is one that nobody drives any more.

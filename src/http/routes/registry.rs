@@ -80,7 +80,7 @@ async fn told<T: DeserializeOwned>(api: &Api, request: Request, most: usize) -> 
 impl<T> Told<T> {
     /// The token's holder, if it speaks for this workspace.
     async fn speaks_for(&self, api: &Api, id: &str) -> HttpResult<Holder> {
-        let id = id.parse::<WorkspaceId>().ok();
+        let id = WorkspaceId::from_client(id).ok();
         match self.holder {
             Some(holder) if Some(holder.workspace) == id => Ok(holder),
             Some(_) => Err(auth::invalid()),

@@ -52,7 +52,8 @@ pub(in super::super) async fn approve(
     let status = which(&api, &pass)?;
     let nothing = || HttpError::not_found(format!("`{pass}` holds no plan: there is nothing to approve"));
     let held = api.0.store.held_plan(status.name).await?.ok_or_else(nothing)?;
-    let meant = body.plan_id.len() >= 4 && held.id.to_string().starts_with(&body.plan_id);
+    let meant =
+        body.plan_id.len() >= 4 && held.id.to_string().starts_with(&body.plan_id.to_ascii_lowercase());
     if !meant {
         return Err(HttpError::conflict(format!(
             "`{pass}` holds plan {} now, not `{}`. Look at it first: `ostler sweep show {pass}`",

@@ -87,7 +87,8 @@ pub(in super::super) async fn revoke_admin(
 ) -> HttpResult<Json<Value>> {
     let tokens = api.0.store.admin_tokens().await?;
     let meant = |one: &&AdminToken| {
-        one.prefix == token || (token.len() >= 4 && one.id.to_string().starts_with(&token))
+        one.prefix == token
+            || (token.len() >= 4 && one.id.to_string().starts_with(&token.to_ascii_lowercase()))
     };
     let mut found = tokens.iter().filter(meant);
     let id = match (found.next(), found.next()) {
@@ -108,7 +109,8 @@ pub(in super::super) async fn revoke_admin(
 /// A token's row by its id, a unique beginning of it, or the token's shown prefix.
 fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
     let meant = |row: &&TokenRow| {
-        row.prefix == reference || (reference.len() >= 4 && row.id.to_string().starts_with(reference))
+        row.prefix == reference
+            || (reference.len() >= 4 && row.id.to_string().starts_with(&reference.to_ascii_lowercase()))
     };
     let mut found = live.iter().filter(meant);
     match (found.next(), found.next()) {

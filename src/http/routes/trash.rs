@@ -67,7 +67,7 @@ fn outcome(entry: &TrashEntry, done: Result<Applied, OpError>) -> TrashOutcome {
 fn which<'a>(reference: &str, entries: &'a [TrashEntry]) -> HttpResult<&'a TrashEntry> {
     let meant = |entry: &&TrashEntry| {
         entry.workspace_name == reference
-            || (reference.len() >= 4 && entry.id.to_string().starts_with(reference))
+            || (reference.len() >= 4 && entry.id.to_string().starts_with(&reference.to_ascii_lowercase()))
     };
     let mut found = entries.iter().filter(meant);
     match (found.next(), found.next()) {

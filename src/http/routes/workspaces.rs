@@ -84,6 +84,11 @@ pub(in super::super) async fn show(
     if !of_itself {
         view.current_task = None;
         view.last_sample_error = None;
+        // How to reach or attack a sibling around the proxy is nobody else's business.
+        view.image = None;
+        view.container_id = None;
+        view.host_port = None;
+        view.status_detail = None;
     }
     if !principal.is_admin() {
         view.url = Some(proxy_url(&platform_url(&api, &headers), row.id));
