@@ -5,7 +5,7 @@
 //! absence that nobody watched.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -29,16 +29,20 @@ pub struct Absent {
     pub looks: u32,
 }
 
-/// How many listings are remembered. More than any grace holds at the shortest period; an absence that
-/// began before them counts from the oldest, which only ever makes it look shorter.
-const REMEMBERED: usize = 256;
+/// How many listings are remembered at most. When there are more, one is dropped that has close neighbours for its age:
+/// the oldest stays, however short the period and however long the grace. An absence that began with a dropped one
+/// counts from the next that is kept, so it only ever looks shorter: by a few hundredths of its length.
+const REMEMBERED: usize = 512;
+
+/// After so many listings without it, a workspace that is no longer registered is forgotten.
+const FORGOTTEN_AFTER: u32 = 256;
 
 /// The memory of one spell of listening.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     looks: u32,
-    /// When each of the newest listings was taken, the newest last.
-    taken: VecDeque<Awake>,
+    /// Numbers and times of the remembered listings, the newest last; the first one is number 1.
+    taken: Vec<(u32, Awake)>,
     items: BTreeMap<String, Seen>,
     last_held: BTreeMap<WorkspaceId, u32>,
     running: BTreeMap<WorkspaceId, u32>,
@@ -55,9 +59,9 @@ impl Presence {
         running: impl Iterator<Item = WorkspaceId>,
     ) {
         self.looks += 1;
-        self.taken.push_back(at);
+        self.taken.push((self.looks, at));
         if self.taken.len() > REMEMBERED {
-            self.taken.pop_front();
+            self.thin_out();
         }
         let mut now = BTreeMap::new();
         for item in items {
@@ -78,6 +82,39 @@ impl Presence {
         }
     }
 
+    /// Drops the listing whose neighbours are closest together, beside how long ago they were. Never the oldest or the
+    /// newest.
+    fn thin_out(&mut self) {
+        let Some((_, newest)) = self.taken.last().copied() else { return };
+        // The gap and the age as a fraction; compared crosswise, without a division.
+        let (mut dropped, mut closest) = (1, (u64::MAX, 1));
+        for (index, three) in self.taken.windows(3).enumerate() {
+            let ((_, before), (_, after)) = (three[0], three[2]);
+            let (gap, age) = (after.0 - before.0, (newest.0 - before.0).max(1));
+            if u128::from(gap) * u128::from(closest.1) < u128::from(closest.0) * u128::from(age) {
+                (dropped, closest) = (index + 1, (gap, age));
+            }
+        }
+        self.taken.remove(dropped);
+    }
+
+    /// Forgets workspaces that are no longer registered and were not listed for a long time: what is remembered is
+    /// bounded by what there is.
+    pub fn keep_only(&mut self, is_registered: &dyn Fn(WorkspaceId) -> bool) {
+        let looks = self.looks;
+        let stays = |workspace: &WorkspaceId, last: &mut u32| {
+            looks - *last < FORGOTTEN_AFTER || is_registered(*workspace)
+        };
+        self.last_held.retain(stays);
+        self.running.retain(stays);
+    }
+
+    /// How many things are remembered: listings, items and workspaces.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.taken.len() + self.items.len() + self.last_held.len() + self.running.len()
+    }
+
     /// Begins anew: nobody was looking.
     pub fn forget(&mut self) {
         *self = Self::default();
@@ -94,12 +131,12 @@ impl Presence {
     #[must_use]
     pub fn absent(&self, workspace: WorkspaceId, there: Awake, now: Awake) -> Absent {
         // The absence begins at the first listing without it: what was between two listings nobody saw.
-        let looks = self.looks - self.last_held.get(&workspace).copied().unwrap_or(0);
-        let without = self.taken.len().saturating_sub(looks as usize);
-        let first = without.max(self.taken.partition_point(|at| *at <= there));
-        let counted = u32::try_from(self.taken.len() - first).unwrap_or(u32::MAX);
-        let since = self.taken.get(first);
-        Absent { time: since.map_or(Duration::ZERO, |at| now.since(*at)), looks: counted }
+        let held = self.last_held.get(&workspace).copied().unwrap_or(0);
+        let first = self.taken.partition_point(|(number, at)| *number <= held || *at <= there);
+        match self.taken.get(first) {
+            Some((number, at)) => Absent { time: now.since(*at), looks: self.looks - number + 1 },
+            None => Absent { time: Duration::ZERO, looks: 0 },
+        }
     }
 
     /// In how many listings in a row, the newest included, a workspace had no running container.
@@ -156,6 +193,46 @@ mod tests {
             "of the same millisecond"
         );
         assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, looks: 0 });
+    }
+
+    #[test]
+    fn long_grace_is_reached_at_a_short_period() {
+        let mut presence = Presence::default();
+        look(&mut presence, 500, true);
+        let grace = Duration::from_hours(3);
+        let last = 1_000 + u64::try_from(grace.as_millis()).unwrap();
+        for at in (1_000..=last).step_by(1_000) {
+            look(&mut presence, at, false);
+            assert!(presence.size() <= REMEMBERED + 3, "{} things are remembered", presence.size());
+        }
+        let absent = |there| presence.absent(A, Awake(there), Awake(last));
+        let whole = absent(0).time;
+        assert!(whole <= grace && whole >= grace * 19 / 20, "{whole:?} of {grace:?}");
+        let halfway = absent(last / 2).time;
+        assert!(halfway <= grace / 2, "it never looks longer than it was");
+        assert!(halfway >= grace * 9 / 20, "{halfway:?} of {:?}", grace / 2);
+        assert_eq!(absent(last - 5_000).time, Duration::from_secs(4), "what is recent is exact");
+    }
+
+    #[test]
+    fn workspaces_that_are_gone_are_forgotten() {
+        let mut presence = Presence::default();
+        for number in 0..10_000_u32 {
+            let id = WorkspaceId(Uuid::from_u128(u128::from(number)));
+            presence.note(
+                Awake(u64::from(number)),
+                ["thing"].into_iter(),
+                [id].into_iter(),
+                [id].into_iter(),
+            );
+            presence.keep_only(&|workspace| workspace == A);
+        }
+        assert!(
+            presence.size() <= REMEMBERED + 1 + 2 * (FORGOTTEN_AFTER as usize + 1),
+            "{}",
+            presence.size()
+        );
+        assert!(presence.last_held.contains_key(&A), "one that is registered is remembered");
     }
 
     #[test]
