@@ -25,7 +25,16 @@ pub trait Clock: Send + Sync {
 
     /// Resolves after `duration` of awake time.
     fn sleep(&self, duration: Duration) -> Boxed<()>;
+
+    /// How late a timer may fire. One that fires later shows that this process did not run meanwhile: it was stopped,
+    /// frozen or swapped out, which moves no clock.
+    fn allowed_lateness(&self) -> Duration {
+        ALLOWED_LATENESS
+    }
 }
+
+/// Far more than a busy machine makes a timer wait.
+const ALLOWED_LATENESS: Duration = Duration::from_secs(5);
 
 /// A clock everybody shares.
 pub type SharedClock = Arc<dyn Clock>;
@@ -92,14 +101,78 @@ impl Clock for SystemClock {
     fn sleep(&self, duration: Duration) -> Boxed<()> {
         Box::pin(tokio::time::sleep(duration / Pace::of_this_process().times))
     }
+
+    fn allowed_lateness(&self) -> Duration {
+        ALLOWED_LATENESS * Pace::of_this_process().times
+    }
 }
 
 /// Waits for `work` at most `limit`; `None` when the limit came first. The work is dropped then, which
 /// does not undo what it asked of others.
+///
+/// A limit that passed while this process was stopped proves nothing about the work: its answer may be waiting to be
+/// read. Then it gets the limit once more.
 pub async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        done = work => Some(done),
-        () = clock.sleep(limit) => None,
+    let mut work = std::pin::pin!(work);
+    loop {
+        let end = clock.awake() + limit;
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = clock.sleep(limit) => {}
+        }
+        if clock.awake().since(end) <= clock.allowed_lateness() {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        task::Poll,
+    };
+
+    use super::*;
+
+    /// A clock of a process that is stopped for ten minutes during the first sleep.
+    #[derive(Default)]
+    struct Stopped {
+        awake: AtomicU64,
+        sleeps: AtomicU64,
+    }
+
+    impl Clock for Stopped {
+        fn now(&self) -> Timestamp {
+            Timestamp(0)
+        }
+
+        fn awake(&self) -> Awake {
+            Awake(self.awake.load(Ordering::Relaxed))
+        }
+
+        fn sleep(&self, duration: Duration) -> Boxed<()> {
+            let stopped = if self.sleeps.fetch_add(1, Ordering::Relaxed) == 0 { 600_000 } else { 0 };
+            let passed = u64::try_from(duration.as_millis()).unwrap() + stopped;
+            self.awake.fetch_add(passed, Ordering::Relaxed);
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn limit_that_passed_in_a_stop_is_granted_again() {
+        let answer_on_poll = |wanted: u32| {
+            let mut polls = 0;
+            std::future::poll_fn(move |_| {
+                polls += 1;
+                if polls == wanted { Poll::Ready(polls) } else { Poll::Pending }
+            })
+        };
+        let limit = Duration::from_secs(20);
+        assert_eq!(within(&Stopped::default(), limit, answer_on_poll(2)).await, Some(2), "it was waiting");
+        let clock = Stopped::default();
+        assert_eq!(within(&clock, limit, answer_on_poll(9)).await, None, "the second limit counts");
+        assert_eq!(clock.awake(), Awake(640_000));
     }
 }

@@ -3,6 +3,11 @@
 //! Silence, idleness and slowness are only ever measured in time in which somebody could have been heard. After a
 //! start, a suspend, a clock that was set, or a spell in which beats could not be written down, every such window
 //! begins anew: nobody is blamed for silence while we slept.
+//!
+//! A process that is stopped (SIGSTOP, a freezer, a debugger, swap) is noticed by neither clock: both go on. So the
+//! driver announces when it wakes next, and the first reading of the clock that comes well after that, whichever task
+//! reads it, starts a new liveness epoch. Requests that were waiting meanwhile are served in the new epoch, long
+//! before anything in it is judged.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,6 +27,10 @@ struct Spell {
     offset: i64,
     /// Which spell this is.
     number: u64,
+    /// When the driver wakes next, as far as it said.
+    tick_at: Option<Awake>,
+    /// How much later than that is still no sign of a stopped process.
+    lateness: Duration,
 }
 
 /// The spell of listening. Cheap to clone; all clones are one.
@@ -50,6 +59,10 @@ impl Clock for Watched {
     fn sleep(&self, duration: Duration) -> Boxed<()> {
         self.clock.sleep(duration)
     }
+
+    fn allowed_lateness(&self) -> Duration {
+        self.clock.allowed_lateness()
+    }
 }
 
 impl Listening {
@@ -57,13 +70,20 @@ impl Listening {
     /// that is given back.
     #[must_use]
     pub fn begin(clock: SharedClock) -> (Self, SharedClock) {
-        let listening = Self::since(clock.now(), clock.awake());
+        let listening = Self::since(clock.now(), clock.awake(), clock.allowed_lateness());
         let watched = Arc::new(Watched { clock, listening: listening.clone() });
         (listening, watched)
     }
 
-    fn since(now: Timestamp, awake: Awake) -> Self {
-        Self(Arc::new(Mutex::new(Spell { since: awake, offset: offset(now, awake), number: 0 })))
+    fn since(now: Timestamp, awake: Awake, lateness: Duration) -> Self {
+        let offset = offset(now, awake);
+        Self(Arc::new(Mutex::new(Spell { since: awake, offset, number: 0, tick_at: None, lateness })))
+    }
+
+    /// Announces the next tick. A reading of the clock that is later than it by more than the clock allows for, before
+    /// another tick is announced, starts a new epoch.
+    pub fn expect_tick(&self, at: Awake) {
+        self.lock().tick_at = Some(at);
     }
 
     /// The number of the spell: another one than before means that whatever was watched has to be watched anew.
@@ -72,7 +92,7 @@ impl Listening {
         self.lock().number
     }
 
-    /// Looks at both clocks, and begins anew where time has jumped.
+    /// Looks at both clocks, and begins anew where time has jumped or a tick is long overdue.
     fn observe(&self, now: Timestamp, awake: Awake) {
         let mut spell = self.lock();
         let seen = offset(now, awake);
@@ -82,6 +102,19 @@ impl Listening {
             spell.number += 1;
         }
         spell.offset = seen;
+        if let Some(at) = spell.tick_at
+            && awake.since(at) > spell.lateness
+            && !is(Mutation::IgnoreLateTicks)
+        {
+            let late = awake.since(at).as_secs();
+            tracing::warn!(
+                late_seconds = late,
+                "this process was stopped or starved: liveness windows start over"
+            );
+            spell.since = awake;
+            spell.number += 1;
+            spell.tick_at = None;
+        }
     }
 
     /// Begins anew: something that was said could not be written down.
@@ -129,10 +162,28 @@ mod tests {
 
     const WALL: Timestamp = Timestamp(1_700_000_000_000);
     const MINUTE: Duration = Duration::from_mins(1);
+    const LATENESS: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn overdue_tick_starts_a_new_epoch_once() {
+        let listening = Listening::since(WALL, Awake(0), LATENESS);
+        let number_at = |awake| {
+            listening.observe(WALL + Duration::from_millis(awake), Awake(awake));
+            listening.number()
+        };
+        assert_eq!(number_at(600_000), 0, "no tick was announced");
+        listening.expect_tick(Awake(610_000));
+        assert_eq!(number_at(615_000), 0, "a busy machine");
+        assert_eq!(number_at(1_200_000), 1, "stopped for ten minutes");
+        assert_eq!(listening.spell(Awake(1_200_000)), Duration::ZERO);
+        assert_eq!(number_at(1_201_000), 1, "the same stop");
+        listening.expect_tick(Awake(1_210_000));
+        assert_eq!(number_at(1_209_000), 1);
+    }
 
     #[test]
     fn nothing_lasts_longer_than_somebody_listened() {
-        let listening = Listening::since(WALL, Awake(0));
+        let listening = Listening::since(WALL, Awake(0), LATENESS);
         let later = Awake(60_000);
         assert_eq!(listening.lasted(WALL - MINUTE * 60, WALL + MINUTE, later), MINUTE);
         assert_eq!(listening.lasted(WALL + MINUTE / 2, WALL + MINUTE, later), MINUTE / 2);
@@ -142,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_suspend_a_set_clock_and_an_interruption_begin_anew() {
-        let listening = Listening::since(WALL, Awake(0));
+        let listening = Listening::since(WALL, Awake(0), LATENESS);
         let number_at = |now, awake| {
             listening.observe(now, awake);
             listening.number()

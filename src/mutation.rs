@@ -62,6 +62,12 @@ pub enum Mutation {
     FinishClaimsInSight,
     /// A container whose start was broken off is started again, and never another.
     KeepHalfStarted,
+    /// The driver ignores wake-ups: a pass runs at its regular turns only.
+    LoseWakeUps,
+    /// A tick of the driver that comes late starts no new liveness epoch.
+    IgnoreLateTicks,
+    /// An exit while the daemon was not running is charged to the restart budget.
+    ChargeForReboots,
 }
 
 impl Mutation {
@@ -146,6 +152,21 @@ impl Mutation {
             Self::KeepHalfStarted,
             "keep-half-started",
             "a container whose start was broken off is started again, and never another",
+        ),
+        (
+            Self::LoseWakeUps,
+            "lose-wake-ups",
+            "the driver ignores wake-ups: a pass runs at its regular turns only",
+        ),
+        (
+            Self::IgnoreLateTicks,
+            "ignore-late-ticks",
+            "a tick of the driver that comes late starts no new liveness epoch",
+        ),
+        (
+            Self::ChargeForReboots,
+            "charge-for-reboots",
+            "an exit while the daemon was not running is charged to the restart budget",
         ),
     ];
 }
