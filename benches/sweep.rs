@@ -115,7 +115,7 @@ impl Registered {
             }
             // hibernate_idle and restart_due.
             self.expect("idle rows", timed(&mut parts[10], store.idle_rows(NOW)).await.len());
-            self.expect("restarts due", timed(&mut parts[9], store.restarts_due(NOW)).await.len());
+            self.expect("restarts due", timed(&mut parts[9], store.restarts_due(NOW)).await.rows.len());
             // revoke_stale_tokens.
             let candidates =
                 timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;

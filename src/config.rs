@@ -79,6 +79,19 @@ pub struct EngineConfig {
     pub change_deadline: Duration,
     /// How long pulling an image may take.
     pub pull_deadline: Duration,
+    /// How many containers are started at once; 0 stands for the number of processors.
+    pub concurrent_starts: u32,
+}
+
+impl EngineConfig {
+    /// How many containers are started at once, at least 1.
+    #[must_use]
+    pub fn concurrent_starts(&self) -> usize {
+        match self.concurrent_starts {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            number => usize::try_from(number).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// `[network]`
@@ -160,6 +173,7 @@ impl Config {
                 read_deadline: Duration::from_secs(20),
                 change_deadline: Duration::from_mins(1),
                 pull_deadline: Duration::from_mins(30),
+                concurrent_starts: 0,
             },
             network: NetworkConfig { isolate: false, port: 7717, listen: Vec::new(), platform_url: None },
             access: AccessConfig { root_siblings: true, wakes_per_hour: 12 },

@@ -377,6 +377,7 @@ fn settings_of(config: &Config, registry: &Registry) -> Settings {
         isolate: config.network.isolate,
         trash_retention: config.sweep.trash_retention,
         restart: config.restart,
+        concurrent_starts: config.engine.concurrent_starts(),
     }
 }
 

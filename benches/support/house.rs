@@ -138,6 +138,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             isolate: false,
             trash_retention: Duration::from_hours(14 * 24),
             restart: RestartBudget::default(),
+            concurrent_starts: 2,
         },
         wake,
     });

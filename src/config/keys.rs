@@ -70,6 +70,12 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Duration(&mut config.engine.pull_deadline),
     },
     Key {
+        path: "engine.concurrent_starts",
+        doc: "How many containers are started at the same time; 0 stands for the number of processors.",
+        example: "",
+        slot: |config| Slot::Number(&mut config.engine.concurrent_starts),
+    },
+    Key {
         path: "network.isolate",
         doc: "Whether containers are kept from reaching each other. The workspace tree governs\n\
               discovery and the proxy; packets between containers of one network only this does.",

@@ -207,14 +207,45 @@ pub fn time_out_provisioning(
     plan
 }
 
-/// `restart_due`: what ended and may be tried again now.
+/// The restarts that a store knows of at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestartsDue {
+    /// Offline rows whose restart is due, and since when, the longest due first.
+    pub rows: Vec<(KnownRow, Timestamp)>,
+    /// When the next restart is due after those.
+    pub next_at: Option<Timestamp>,
+}
+
+/// How long a restart waits for that of its parent. A parent that takes longer (an engine that does not answer, an
+/// image that is pulled) holds up its children no more.
+const WAIT_FOR_PARENT: Duration = Duration::from_mins(5);
+/// How soon a restart that waits for its parent is looked at again, should no wake-up come.
+const LOOK_FOR_PARENT: Duration = Duration::from_secs(1);
+
+/// `restart_due`: what ended and may be tried again now, parents first: one whose parent is about to be restarted, or
+/// has an order in progress, waits for that.
 #[must_use]
-pub fn restart_due(rows: &[KnownRow], busy: &BTreeSet<WorkspaceId>) -> Plan {
-    let mut plan = Plan::default();
-    for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
+pub fn restart_due(
+    due: &RestartsDue,
+    busy: &BTreeSet<WorkspaceId>,
+    parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan { again_at: due.next_at, ..Plan::default() };
+    let restarting: BTreeSet<_> = due.rows.iter().map(|(row, _)| row.id).collect();
+    for (row, due_at) in due.rows.iter().filter(|(row, _)| !busy.contains(&row.id)) {
+        let waits_for = parent(row.id)
+            .filter(|above| restarting.contains(above) || busy.contains(above))
+            .filter(|_| now.since(*due_at) < WAIT_FOR_PARENT && !due_at.is_ahead_of(now));
+        if waits_for.is_some() {
+            plan.watching.push(format!("{}: to be restarted after its parent", row.name));
+            plan.run_again_at(now + LOOK_FOR_PARENT);
+            continue;
+        }
         let evidence = format!("offline since {}, and its wait is over", row.status_since);
         plan.act(Action::RestartDue { workspace: row.id }, &row.name, evidence);
     }
+    plan.parents_first(parent);
     plan
 }
 
@@ -339,6 +370,28 @@ mod tests {
             "it was only just woken"
         );
         assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
+    }
+
+    #[test]
+    fn restarts_wait_for_the_parents_restart() {
+        let id = |number| WorkspaceId(Uuid::from_u128(number));
+        let parent = |of: WorkspaceId| (of.0.as_u128() > 1).then(|| id(of.0.as_u128() - 1));
+        let due = |numbers: &[u128], due_at| RestartsDue {
+            rows: numbers.iter().map(|n| (KnownRow { id: id(*n), ..row(Status::Offline) }, due_at)).collect(),
+            next_at: None,
+        };
+        let begun = |due: &RestartsDue, busy: &[u128]| {
+            let busy = busy.iter().map(|number| id(*number)).collect();
+            let plan = restart_due(due, &busy, &parent, NOW);
+            let begun = plan.actions.iter().map(|planned| planned.action.workspace().0.as_u128());
+            (begun.collect::<Vec<_>>(), plan.again_at.is_some())
+        };
+        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[]), (vec![1], true), "the one at the top first");
+        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[1]), (vec![], true), "while its start is under way");
+        assert_eq!(begun(&due(&[3, 2], NOW), &[]), (vec![2], true), "then the one below");
+        assert_eq!(begun(&due(&[5, 3], NOW), &[]), (vec![3, 5], false), "a parent that is well is no reason");
+        let long_ago = NOW - WAIT_FOR_PARENT;
+        assert_eq!(begun(&due(&[2], long_ago), &[1]), (vec![2], false), "not for ever");
     }
 
     #[test]

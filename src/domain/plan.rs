@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    access::STEPS_MAX,
     ids::{ContainerId, Incarnation, InstanceId, TrashId, WorkspaceId},
     naming::{Owner, container_owner, volume_owner},
     observed::{Observed, ObservedContainer},
@@ -340,6 +341,8 @@ pub struct Plan {
     pub actions: Vec<Planned>,
     /// To be done later if it stays so.
     pub watching: Vec<String>,
+    /// When the pass wants to run again, if that is before its turn.
+    pub again_at: Option<Timestamp>,
 }
 
 impl Plan {
@@ -361,6 +364,16 @@ impl Plan {
             let evidence = format!("claimed for the trash at {} and not put away yet", entry.created_at);
             self.act(action, &entry.workspace_name, evidence);
         }
+    }
+
+    /// Puts actions of workspaces higher in the tree before those of workspaces below them; otherwise the order stays.
+    pub fn parents_first(&mut self, parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>) {
+        self.actions.sort_by_cached_key(|planned| depth(planned.action.workspace(), parent));
+    }
+
+    /// Asks for another run at that time, or at the earlier one that was asked for.
+    pub fn run_again_at(&mut self, at: Timestamp) {
+        self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(super) fn act(&mut self, action: Action, name: impl Into<String>, evidence: impl Into<String>) {
@@ -495,6 +508,11 @@ impl<'a> Held<'a> {
     fn contains(&self, item: &str) -> bool {
         self.0.contains(item)
     }
+}
+
+/// How many workspaces are above one. Bounded, should there be a cycle.
+pub(super) fn depth(workspace: WorkspaceId, parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>) -> usize {
+    std::iter::successors(parent(workspace), |above| parent(*above)).take(STEPS_MAX).count()
 }
 
 fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
@@ -718,6 +736,9 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     plan
 }
 
+/// How long after the first look that finds a container not running the second one is taken.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(250);
+
 /// How long a container has to run before a workspace of readiness `container` counts as online.
 pub const READY_AFTER: Duration = Duration::from_secs(2);
 
@@ -760,6 +781,7 @@ pub fn check_containers(
             }
             (Status::Online | Status::Degraded | Status::Provisioning, None) => {
                 plan.watching.push(format!("{}: its container does not run; looking once more", row.name));
+                plan.run_again_at(now + SECOND_LOOK_AFTER);
             }
             (Status::Offline | Status::Provisioning, Some(container))
                 if readiness(&row.runtime) == Readiness::Container

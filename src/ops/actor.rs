@@ -8,12 +8,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
-use super::{Inner, OpError, OpResult, Ops, adopt::AdoptOrder, put_away::PutAway, start::StartOrder};
+use super::{
+    Inner, OpError, OpResult, Ops, RESTART_DUE, adopt::AdoptOrder, put_away::PutAway, start::StartOrder,
+};
 use crate::domain::{
     ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
     time::Timestamp,
@@ -101,13 +104,16 @@ struct Queue {
 }
 
 /// The actors at work.
-#[derive(Default)]
 pub(super) struct Actors {
     queues: Mutex<BTreeMap<WorkspaceId, Queue>>,
     /// Rows that are being made: nobody is at work on them yet, and somebody is about to be.
     reserved: Mutex<BTreeSet<WorkspaceId>>,
     /// The incarnations this process brought up, and when.
     begun: Mutex<BTreeMap<WorkspaceId, (Incarnation, Timestamp)>>,
+    /// Workspaces whose container this process has seen running in a listing.
+    seen_running: Mutex<BTreeSet<WorkspaceId>>,
+    /// Starts that may touch the engine at once.
+    pub(super) starts: Semaphore,
 }
 
 /// Keeps a workspace busy until an order of its own does.
@@ -127,6 +133,16 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Actors {
+    pub(super) fn new(concurrent_starts: usize) -> Self {
+        Self {
+            queues: Mutex::default(),
+            reserved: Mutex::default(),
+            begun: Mutex::default(),
+            seen_running: Mutex::default(),
+            starts: Semaphore::new(concurrent_starts.clamp(1, Semaphore::MAX_PERMITS)),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkspaceId, Queue>> {
         unpoisoned(&self.queues)
     }
@@ -149,6 +165,25 @@ impl Actors {
     pub(super) fn begun_at(&self, workspace: WorkspaceId, incarnation: Incarnation) -> Option<Timestamp> {
         let begun = unpoisoned(&self.begun).get(&workspace).copied();
         begun.filter(|(of, _)| *of == incarnation).map(|(_, at)| at)
+    }
+
+    /// Takes in a listing: these workspaces have a running container. Forgets those that are not registered any more.
+    pub(super) fn note_running(&self, running: &[WorkspaceId], is_live: &dyn Fn(WorkspaceId) -> bool) {
+        let mut seen = unpoisoned(&self.seen_running);
+        seen.extend(running);
+        seen.retain(|workspace| is_live(*workspace));
+        drop(seen);
+        unpoisoned(&self.begun).retain(|workspace, _| is_live(*workspace));
+    }
+
+    /// Whether this process knows that a container of that incarnation ran while this process did.
+    pub(super) fn has_run(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
+        self.begun_at(workspace, incarnation).is_some() || unpoisoned(&self.seen_running).contains(&workspace)
+    }
+
+    /// How many workspaces are remembered.
+    pub(super) fn remembered(&self) -> usize {
+        unpoisoned(&self.begun).len() + unpoisoned(&self.seen_running).len()
     }
 
     pub(super) fn operation(&self, workspace: WorkspaceId) -> Option<String> {
@@ -224,7 +259,10 @@ impl Ops {
     }
 
     async fn work(&self, workspace: WorkspaceId) {
+        let mut may_release_children = false;
         while let Some((order, waiters)) = self.0.actors.pop(workspace) {
+            may_release_children |=
+                matches!(order, Order::Start(_) | Order::RestartDue | Order::MarkOffline(_));
             // A panic in one order must not leave the workspace without an actor for ever.
             let done = AssertUnwindSafe(self.carry_out(workspace, order)).catch_unwind().await;
             let done = done.unwrap_or_else(|_| {
@@ -236,6 +274,10 @@ impl Ops {
                 // Nobody waiting any more is no fault.
                 let _gone = waiter.send(done.clone());
             }
+        }
+        // After the actor is gone: what waits for its parent is begun only when that is not busy any more.
+        if may_release_children {
+            self.0.wake.after(RESTART_DUE, Duration::ZERO);
         }
     }
 

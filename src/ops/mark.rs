@@ -49,6 +49,8 @@ impl Ops {
                 Err(error) => return Err(error.into()),
             },
         };
+        // Nothing that this process saw running: it ended with the host, or while the daemon was not running.
+        let while_down = !self.0.actors.has_run(id, row.incarnation) && !is(Mutation::ChargeForReboots);
         let (reason, told) = match &seen {
             Some(ended) => (
                 match (ended.out_of_memory, ended.exit_code) {
@@ -60,8 +62,12 @@ impl Ops {
             ),
             None => ("its container is gone".to_owned(), json!({})),
         };
+        let reason = if while_down { format!("{reason} while the daemon was not running") } else { reason };
         let mut told = told;
         told["reason"] = json!(reason);
+        if while_down {
+            told["while_daemon_down"] = json!(true);
+        }
         if let Some(container) = row.container.as_ref().filter(|_| seen.is_some()) {
             told["log_tail"] = json!(self.log_tail(container).await);
         }
@@ -71,6 +77,7 @@ impl Ops {
             reason: reason.clone(),
             told,
             budget: self.0.settings.restart,
+            charged: !while_down,
         };
         let now = self.0.clock.now();
         Ok(match self.0.store.note_container_end(end, now).await? {

@@ -78,6 +78,8 @@ pub struct Settings {
     pub trash_retention: Duration,
     /// How often what ended by itself is started again.
     pub restart: RestartBudget,
+    /// How many containers are started at once, at least 1.
+    pub concurrent_starts: usize,
 }
 
 impl Settings {
@@ -140,7 +142,7 @@ impl Ops {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, engine, clock, entropy, spawn, mirror, settings, wake } = parts;
         let traffic = Traffic::new(Arc::clone(&clock));
-        let actors = actor::Actors::default();
+        let actors = actor::Actors::new(settings.concurrent_starts);
         Self(Arc::new(Inner {
             store,
             engine,
@@ -172,6 +174,18 @@ impl Ops {
     #[must_use]
     pub fn begun_at(&self, workspace: WorkspaceId, incarnation: Incarnation) -> Option<Timestamp> {
         self.0.actors.begun_at(workspace, incarnation)
+    }
+
+    /// Takes in which workspaces have a running container, by a trusted listing. What this process has never seen
+    /// running ended before it did its first look: with the host, or while the daemon was down.
+    pub fn note_running(&self, running: &[WorkspaceId]) {
+        self.0.actors.note_running(running, &|workspace| self.0.store.is_live(workspace));
+    }
+
+    /// How many workspaces are remembered beside the store: at most two entries for each that is registered.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.0.actors.remembered()
     }
 
     /// Gives an order and does not wait for what comes of it.

@@ -167,7 +167,13 @@ impl Ops {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
         let cause = order.cause_from(row.status).unwrap_or(Cause::Restart);
-        let done = self.0.begin_and_run(row.id, (cause, order.said_after), &runtime, &prepared, phase).await;
+        let done = {
+            // After a boot everything is to be started at once. A pull, which may take long, is over by now. The row is
+            // looked at again in the transaction.
+            phase.say("start: waiting for other starts");
+            let _place = self.0.actors.starts.acquire().await;
+            self.0.begin_and_run(row.id, (cause, order.said_after), &runtime, &prepared, phase).await
+        };
         match done {
             Ok(Some(incarnation)) => {
                 self.0.actors.note_begun(row.id, incarnation, self.0.clock.now());

@@ -97,6 +97,8 @@ pub struct ContainerEnd {
     pub told: Value,
     /// What may follow.
     pub budget: RestartBudget,
+    /// Whether the restart budget counts it. One that is not charged is restarted at once.
+    pub charged: bool,
 }
 
 impl Store {
@@ -233,6 +235,10 @@ impl Store {
                 let offline = change(Cause::ContainerGone, end.reason.clone(), end.told.clone());
                 if !change_status(tx, &offline, EventKind::Offline)? {
                     return Ok(GoneResult::Raced);
+                }
+                if !end.charged {
+                    write_ends(tx, id, &ends, Some(at))?;
+                    return Ok(GoneResult::RestartDue(at));
                 }
                 match budget.judge(&ends, online_since.map(|since| at.since(since)), at) {
                     Next::Restart { due_at, ends } => {

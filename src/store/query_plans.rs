@@ -299,6 +299,7 @@ fn drive_agents(store: &Store) {
         reason: String::new(),
         told: json!({}),
         budget,
+        charged: true,
     };
     assert!(matches!(at_once(store.note_container_end(end, NOW)), GoneResult::RestartDue(_)));
     at_once(store.restarts_due(Timestamp(i64::MAX)));

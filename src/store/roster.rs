@@ -331,6 +331,12 @@ impl super::Store {
         self.roster.read().member(id).cloned()
     }
 
+    /// Whether there is a row of that id which is not removed.
+    #[must_use]
+    pub fn is_live(&self, id: WorkspaceId) -> bool {
+        self.roster.read().members.contains_key(&id)
+    }
+
     /// Whether a workspace above this one is paused.
     #[must_use]
     pub fn is_below_paused(&self, id: WorkspaceId) -> bool {

@@ -12,7 +12,7 @@ use super::{Store, StoreResult, row, tokens::STALE_STATUSES};
 use crate::domain::{
     event::EventKind,
     ids::{PlanId, WorkspaceId},
-    liveness::{IdleRow, QuietRow},
+    liveness::{IdleRow, QuietRow, RestartsDue},
     plan::{KnownRow, StaleCandidate},
     status::Status,
     time::{JUMP, Timestamp},
@@ -291,21 +291,30 @@ impl Store {
             .await
     }
 
-    /// Offline rows whose restart is due by then, the longest due first. One that ended at a time still to come, by a
+    /// Offline rows whose restart is due by then, the longest due first, and when the next one is due. One that ended at a time still to come, by a
     /// clock that has been set back since, is due too: its wait was minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn restarts_due(&self, by: Timestamp) -> StoreResult<Vec<KnownRow>> {
+    pub async fn restarts_due(&self, by: Timestamp) -> StoreResult<RestartsDue> {
         self.lanes
             .read("restarts due", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_restart_due
+                    "SELECT {KNOWN_COLUMNS}, w.restart_due_at FROM workspaces w INDEXED BY workspaces_restart_due
                      WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL
                        AND (w.restart_due_at <= ?1 OR w.status_since > ?2)
                      ORDER BY w.restart_due_at"
                 );
-                known_rows(sql, &text, [by, by + JUMP])
+                let mut query = sql.prepare_cached(&text)?;
+                let rows = query.query_map([by, by + JUMP], |row| Ok((known(row)?, row.get(8)?)))?;
+                let rows = rows.collect::<Result<_, _>>()?;
+                let next_at = sql
+                    .prepare_cached(
+                        "SELECT MIN(restart_due_at) FROM workspaces INDEXED BY workspaces_restart_due
+                         WHERE status = 'offline' AND restart_due_at IS NOT NULL AND restart_due_at > ?1",
+                    )?
+                    .query_row([by], |row| row.get(0))?;
+                Ok(RestartsDue { rows, next_at })
             })
             .await
     }

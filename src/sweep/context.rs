@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,7 +13,7 @@ use super::{SweepError, hits::Hits};
 use crate::{
     clock::SharedClock,
     domain::{
-        ids::InstanceId,
+        ids::{InstanceId, WorkspaceId},
         plan::Inventory,
         presence::Presence,
         runtime::{Readiness, Runtime},
@@ -104,6 +107,17 @@ pub struct SweeperParts {
     pub listening: Listening,
 }
 
+/// A place in the sequence of listings: only those that were requested after it was drawn count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket(u64);
+
+/// The last listing that was taken, as long as a run still uses it.
+#[derive(Default)]
+struct LastLook {
+    number: u64,
+    look: Option<Result<Weak<Look>, Untrusted>>,
+}
+
 #[derive(Default)]
 struct Memory {
     presence: Presence,
@@ -123,6 +137,10 @@ pub struct Sweeper {
     runtimes: BTreeMap<String, Runtime>,
     listening: Listening,
     memory: Mutex<Memory>,
+    /// How many listings were begun.
+    looks: AtomicU64,
+    /// Locked while a listing is taken: two at once could be remembered in the wrong order.
+    last_look: tokio::sync::Mutex<LastLook>,
     pub(super) hits: Hits,
     /// See [`Sweeper::revoking_whatever_the_age`].
     pub(super) without_age: bool,
@@ -145,6 +163,8 @@ impl Sweeper {
             runtimes,
             listening,
             memory: Mutex::default(),
+            looks: AtomicU64::default(),
+            last_look: tokio::sync::Mutex::default(),
             hits: Hits::default(),
             without_age: false,
         }
@@ -157,6 +177,35 @@ impl Sweeper {
     pub fn revoking_whatever_the_age(mut self) -> Self {
         self.without_age = true;
         self
+    }
+
+    /// Draws a ticket for [`Sweeper::look_after`].
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket(self.looks.load(Ordering::SeqCst))
+    }
+
+    /// A look that was begun after the ticket was drawn: one that another run waited for as well, or a new one.
+    pub(super) async fn look_after(&self, ticket: Ticket) -> Result<Arc<Look>, Untrusted> {
+        let mut last = self.last_look.lock().await;
+        if last.number > ticket.0 {
+            match &last.look {
+                Some(Ok(look)) => {
+                    if let Some(look) = look.upgrade() {
+                        return Ok(look);
+                    }
+                }
+                Some(Err(why)) => return Err(why.clone()),
+                None => {}
+            }
+        }
+        last.number = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
+        last.look = None;
+        let look = self.look().await.map(Arc::new);
+        if let Err(why) = &look {
+            tracing::warn!(error = %why, "no sweep of containers acts: there is no listing to trust");
+        }
+        last.look = Some(look.as_ref().map(Arc::downgrade).map_err(Untrusted::clone));
+        look
     }
 
     /// Takes a look that passes may act on. An untrusted one begins every grace anew: what happened
@@ -182,16 +231,20 @@ impl Sweeper {
         }
         let items = listing.observed().containers.iter().map(|container| container.id.as_str());
         let volumes = listing.observed().volumes.iter().map(|volume| volume.name.as_str());
-        let running = inventory
+        let running: Vec<_> = inventory
             .containers
             .iter()
-            .filter(|(_, containers)| containers.iter().any(|(_, container)| container.state.may_run()));
+            .filter(|(_, containers)| containers.iter().any(|(_, container)| container.state.may_run()))
+            .map(|(workspace, _)| *workspace)
+            .collect();
+        self.ops.note_running(&running);
         memory.presence.note(
             listing.awake(),
             items.chain(volumes),
             inventory.with_container().into_iter(),
-            running.map(|(workspace, _)| *workspace),
+            running.into_iter(),
         );
+        memory.presence.keep_only(&|workspace| self.store.is_live(workspace));
         let presence = memory.presence.clone();
         drop(memory);
         let (asked_at, awake) = (listing.asked_at(), listing.awake());
@@ -204,6 +257,17 @@ impl Sweeper {
         let spell = self.current_spell();
         let (asked_at, awake) = (self.clock.now(), self.clock.awake());
         Look { asked_at, awake, spell, seen: None }
+    }
+
+    /// The number of the liveness epoch, by the clocks right now.
+    pub(super) fn liveness_epoch(&self) -> u64 {
+        self.current_spell()
+    }
+
+    /// Announces when the driver wakes next. A reading of the clock well after that, before it did, shows that the
+    /// process was stopped.
+    pub(super) fn expect_tick(&self, at: Awake) {
+        self.listening.expect_tick(at);
     }
 
     /// The spell of listening that the clocks show right now.
@@ -224,6 +288,17 @@ impl Sweeper {
     pub(super) fn jumped_since(&self, look: &Look) -> bool {
         let then = offset(look.asked_at(), look.awake());
         self.current_spell() != look.spell || jumped(then, offset(self.clock.now(), self.clock.awake()))
+    }
+
+    /// The workspace above a live one.
+    pub(super) fn parent(&self, workspace: WorkspaceId) -> Option<WorkspaceId> {
+        self.store.member(workspace).and_then(|member| member.parent)
+    }
+
+    /// How many things are remembered between runs: bounded by what is registered and listed.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.memory().presence.size() + self.ops.remembered()
     }
 
     /// The readiness of a runtime; of one that the configuration no longer has, the one that never

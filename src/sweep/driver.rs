@@ -1,7 +1,19 @@
-//! When passes run: timers, orders to run now, deadlines, and a guard against panics. Knows no pass.
+//! When passes run: periods, wake-ups, requests, deadlines, and a guard against panics. Knows no pass.
+//!
+//! One task decides when a run begins; every run is a task of its own, and nothing in the deciding task waits for the
+//! engine, the store or a run. Per pass it keeps the next regular turn, the requested wake-ups and the callers that
+//! wait for a run. Rules:
+//!
+//! * No pass runs twice at once. What falls due during a run (a turn, a wake-up, a request) causes one more run.
+//! * A wake-up requested for a time is dropped only by a run that begins at that time or later.
+//! * A dry run changes none of this and waits for none of it.
+//! * Runs that begin together share a listing, which is requested after they fell due.
+//!
+//! The driver also measures whether the process itself was stopped: it wakes at least every [`TICK`] and says
+//! beforehand when. A tick that comes late starts a new liveness epoch (`listening.rs`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,14 +23,19 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Look, Mode, Outcome, Pass, Run, Sight, Sweeper};
+use super::{Mode, Outcome, Pass, Run, Sight, Sweeper, context::Ticket};
 use crate::{
     clock::{SharedClock, within},
     domain::time::Awake,
     engine::trusted::Untrusted,
+    mutation::{Mutation, is},
     tasks::SharedSpawn,
     wake::Call,
 };
+
+/// The longest sleep of the driver. A process that was stopped for longer than this and the allowed lateness of a
+/// timer is noticed; the shortest liveness window is three minutes.
+const TICK: Duration = Duration::from_secs(10);
 
 /// The most one run of a pass may take. Stops wait for graces, several per run.
 const DEADLINE: Duration = Duration::from_mins(5);
@@ -64,7 +81,8 @@ impl DriverHandle {
         self.order.iter().filter_map(|name| statuses.get(name).cloned()).collect()
     }
 
-    /// Runs these passes now and answers what came of them. A pass that is running is waited for.
+    /// Runs these passes now and returns the results. A pass that is running runs once more after that; a dry run
+    /// begins at once.
     pub async fn run_now(&self, passes: Vec<&'static str>, mode: Mode) -> Vec<Run> {
         let (answer, done) = oneshot::channel();
         if self.requests.send(Request { passes, mode, answer }).is_err() {
@@ -78,16 +96,60 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A pass and what is requested of it.
+struct Slot {
+    pass: Arc<dyn Pass>,
+    /// The next regular turn.
+    due: Awake,
+    /// Requested wake-ups that no run has served yet.
+    wakes: BTreeSet<Awake>,
+    /// Wait for the next run that begins.
+    callers: Vec<oneshot::Sender<Run>>,
+    running: bool,
+}
+
+impl Slot {
+    /// When the next run is wanted; `None` while one is running: its end is what is waited for.
+    fn wanted_at(&self, now: Awake) -> Option<Awake> {
+        if self.running {
+            return None;
+        }
+        let asked = if self.callers.is_empty() { None } else { Some(now) };
+        [Some(self.due), self.wakes.first().copied(), asked].into_iter().flatten().min()
+    }
+
+    /// Takes what a run that begins now serves.
+    fn begin(&mut self, now: Awake) -> Vec<oneshot::Sender<Run>> {
+        self.running = true;
+        if self.due <= now {
+            // On the grid of earlier turns, so that passes of equal periods go on sharing listings.
+            let next = self.due + self.pass.period();
+            self.due = if next > now { next } else { now + self.pass.period() };
+        }
+        // Those that lie ahead stay: this run cannot see what they are for.
+        self.wakes = self.wakes.split_off(&(now + Duration::from_millis(1)));
+        std::mem::take(&mut self.callers)
+    }
+}
+
+/// A run of a pass has ended.
+struct Ended {
+    pass: &'static str,
+    /// After how long the pass wants to run again, if before its turn.
+    again_after: Option<Duration>,
+}
+
 /// Runs passes when they are due.
 pub struct Driver {
     sweeper: Arc<Sweeper>,
-    passes: Vec<Arc<dyn Pass>>,
+    slots: Vec<Slot>,
     clock: SharedClock,
     spawn: SharedSpawn,
     requests: mpsc::UnboundedReceiver<Request>,
     calls: mpsc::UnboundedReceiver<Call>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    report: mpsc::UnboundedSender<Ended>,
     statuses: Statuses,
-    due: BTreeMap<&'static str, Awake>,
 }
 
 impl Driver {
@@ -101,124 +163,148 @@ impl Driver {
         calls: mpsc::UnboundedReceiver<Call>,
     ) -> (Self, DriverHandle) {
         let (sender, requests) = mpsc::unbounded_channel();
+        let (report, ended) = mpsc::unbounded_channel();
         let known = passes.iter().map(|pass| {
             let (name, summary, period) = (pass.name(), pass.summary(), pass.period());
             (name, PassStatus { name, summary, period, running: false, begun_at: clock.awake(), last: None })
         });
         let statuses: Statuses = Arc::new(Mutex::new(known.collect()));
-        let due = passes.iter().map(|pass| (pass.name(), clock.awake())).collect();
         let order = Arc::new(passes.iter().map(|pass| pass.name()).collect());
         let handle = DriverHandle { requests: sender, statuses: Arc::clone(&statuses), order };
-        (Self { sweeper, passes, clock, spawn, requests, calls, statuses, due }, handle)
+        let slots = passes.into_iter().map(|pass| {
+            let (due, wakes, callers) = (clock.awake(), BTreeSet::new(), Vec::new());
+            Slot { pass, due, wakes, callers, running: false }
+        });
+        let slots = slots.collect();
+        (Self { sweeper, slots, clock, spawn, requests, calls, ended, report, statuses }, handle)
     }
 
     /// Runs until `stop`. Runs that have begun are not interrupted; they end with the process's tasks.
     pub async fn drive(mut self, stop: CancellationToken) {
+        let mut epoch = self.sweeper.liveness_epoch();
         loop {
+            self.begin_due();
             let wait = self.until_next();
+            self.sweeper.expect_tick(self.clock.awake() + wait);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                Some(ended) = self.ended.recv() => self.note_end(&ended),
                 request = self.requests.recv() => match request {
-                    Some(request) => self.serve(request).await,
+                    Some(request) => self.accept(request),
                     None => return,
                 },
-                Some(call) = self.calls.recv() => self.note(call),
-                () = self.clock.sleep(wait) => self.run_due().await,
+                Some(call) = self.calls.recv() => self.wake(call.pass, call.after),
+                () = self.clock.sleep(wait) => {}
+            }
+            // Before anything is judged: after a freeze, a suspend or a set clock everything is looked at again, as at
+            // a start, and due times on the wall clock may have passed.
+            let now = self.sweeper.liveness_epoch();
+            if now != epoch {
+                epoch = now;
+                self.make_all_due();
             }
         }
     }
 
-    /// A pass is wanted before its turn.
-    fn note(&mut self, call: Call) {
-        let wanted = self.clock.awake() + call.after;
-        if let Some(due) = self.due.get_mut(call.pass) {
-            *due = wanted.min(*due);
+    fn make_all_due(&mut self) {
+        let now = self.clock.awake();
+        for slot in &mut self.slots {
+            slot.due = slot.due.min(now);
+        }
+    }
+
+    fn wake(&mut self, pass: &'static str, after: Duration) {
+        if is(Mutation::LoseWakeUps) {
+            return;
+        }
+        let at = self.clock.awake() + after;
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.pass.name() == pass) {
+            slot.wakes.insert(at);
+        }
+    }
+
+    fn note_end(&mut self, ended: &Ended) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.pass.name() == ended.pass) {
+            slot.running = false;
+        }
+        if let Some(after) = ended.again_after {
+            self.wake(ended.pass, after);
         }
     }
 
     fn until_next(&self) -> Duration {
-        let next = self.due.values().min().copied().unwrap_or_default();
-        next.since(self.clock.awake())
-    }
-
-    async fn run_due(&mut self) {
         let now = self.clock.awake();
-        let passes = self.passes.clone();
-        let due: Vec<_> = passes
-            .into_iter()
-            .filter(|pass| self.due.get(pass.name()).is_some_and(|at| *at <= now))
-            .collect();
-        for pass in &due {
-            self.due.insert(pass.name(), now + pass.period());
+        let next = self.slots.iter().filter_map(|slot| slot.wanted_at(now)).min();
+        next.map_or(TICK, |next| next.since(now).min(TICK))
+    }
+
+    /// Begins every run that is wanted by now.
+    fn begin_due(&mut self) {
+        let now = self.clock.awake();
+        let mut begun = Vec::new();
+        for slot in &mut self.slots {
+            if slot.wanted_at(now).is_some_and(|at| at <= now) {
+                begun.push((Arc::clone(&slot.pass), slot.begin(now)));
+            }
         }
-        // One that is still running is left alone until its next turn.
-        let idle =
-            |pass: &Arc<dyn Pass>| !unpoisoned(&self.statuses).get(pass.name()).is_some_and(|s| s.running);
-        let due: Vec<_> = due.into_iter().filter(idle).collect();
-        if !due.is_empty() {
-            drop(self.begin(due, Mode::Apply).await);
+        let ticket = self.sweeper.ticket();
+        for (pass, callers) in begun {
+            mark(&self.statuses, pass.name(), |status| {
+                status.begun_at = now;
+                status.running = true;
+            });
+            self.begin(pass, Mode::Apply, ticket, callers);
         }
     }
 
-    async fn serve(&mut self, request: Request) {
-        let wanted =
-            |pass: &&Arc<dyn Pass>| request.passes.is_empty() || request.passes.contains(&pass.name());
-        let passes: Vec<_> = self.passes.iter().filter(wanted).cloned().collect();
-        let runs = self.begin(passes, request.mode).await;
-        let answer = request.answer;
+    fn accept(&mut self, request: Request) {
+        let Request { passes, mode, answer } = request;
+        let mut runs = Vec::new();
+        let ticket = self.sweeper.ticket();
+        let mut dry = Vec::new();
+        for slot in &mut self.slots {
+            if !passes.is_empty() && !passes.contains(&slot.pass.name()) {
+                continue;
+            }
+            let (caller, run) = oneshot::channel();
+            runs.push(run);
+            match mode {
+                Mode::Apply => slot.callers.push(caller),
+                Mode::DryRun => dry.push((Arc::clone(&slot.pass), caller)),
+            }
+        }
+        for (pass, caller) in dry {
+            self.begin(pass, mode, ticket, vec![caller]);
+        }
         self.spawn.spawn(Box::pin(async move {
             let done = join_all(runs).await.into_iter().flatten().collect();
-            // Whoever asked may have gone; the runs count all the same.
+            // The caller may have gone; the runs count all the same.
             let _gone = answer.send(done);
         }));
     }
 
-    /// Takes one look for all of them and begins their runs, each in a task of its own.
-    async fn begin(&self, passes: Vec<Arc<dyn Pass>>, mode: Mode) -> Vec<oneshot::Receiver<Run>> {
-        let glance = Arc::new(self.sweeper.glance());
-        let look = if passes.iter().any(|pass| pass.sight() == Sight::Engine) {
-            self.sweeper.look().await.map(Arc::new)
-        } else {
-            Ok(Arc::clone(&glance))
-        };
-        if let Err(why) = &look {
-            tracing::warn!(error = %why, "no sweep of containers acts: there is no listing to trust");
-        }
-        let sight = |pass: &Arc<dyn Pass>| match pass.sight() {
-            Sight::Engine => look.clone(),
-            Sight::Store => Ok(Arc::clone(&glance)),
-        };
-        passes
-            .into_iter()
-            .map(|pass| (sight(&pass), pass))
-            .map(|(look, pass)| self.begin_one(pass, look, mode))
-            .collect()
-    }
-
-    fn begin_one(
-        &self,
-        pass: Arc<dyn Pass>,
-        look: Result<Arc<Look>, Untrusted>,
-        mode: Mode,
-    ) -> oneshot::Receiver<Run> {
-        let (answer, done) = oneshot::channel();
+    /// Begins a run in a task of its own.
+    fn begin(&self, pass: Arc<dyn Pass>, mode: Mode, ticket: Ticket, callers: Vec<oneshot::Sender<Run>>) {
         let (sweeper, clock, statuses) =
             (Arc::clone(&self.sweeper), Arc::clone(&self.clock), Arc::clone(&self.statuses));
-        if let Some(status) = unpoisoned(&statuses).get_mut(pass.name()) {
-            status.begun_at = clock.awake();
-        }
-        mark(&statuses, pass.name(), true, None);
+        let report = self.report.clone();
         self.spawn.spawn(Box::pin(async move {
-            let run = match look {
-                Ok(look) => guarded(&sweeper, &*pass, &look, mode, &clock).await,
-                Err(why) => empty_run(pass.name(), &clock, Outcome::Untrusted(told(&why))),
-            };
-            mark(&statuses, pass.name(), false, (mode == Mode::Apply).then(|| run.clone()));
-            // Nobody may be waiting for it.
-            let _gone = answer.send(run);
+            let run = guarded(&sweeper, &*pass, mode, ticket, &clock).await;
+            if mode == Mode::Apply {
+                let again_after = run.again_after;
+                mark(&statuses, pass.name(), |status| {
+                    status.running = false;
+                    status.last = Some(run.clone());
+                });
+                // A driver that has stopped begins no more runs.
+                let _stopped = report.send(Ended { pass: pass.name(), again_after });
+            }
+            for caller in callers {
+                // The caller may have gone.
+                let _gone = caller.send(run.clone());
+            }
         }));
-        done
     }
 }
 
@@ -229,10 +315,9 @@ fn told(why: &Untrusted) -> String {
     }
 }
 
-fn mark(statuses: &Statuses, name: &'static str, running: bool, last: Option<Run>) {
+fn mark(statuses: &Statuses, name: &'static str, change: impl FnOnce(&mut PassStatus)) {
     if let Some(status) = unpoisoned(statuses).get_mut(name) {
-        status.running = running;
-        status.last = last.or(status.last.take());
+        change(status);
     }
 }
 
@@ -246,13 +331,23 @@ fn empty_run(pass: &'static str, clock: &SharedClock, outcome: Outcome) -> Run {
         actions: Vec::new(),
         watching: Vec::new(),
         left_over: 0,
+        again_after: None,
     }
 }
 
-/// Runs a pass within its deadline; a panic in it ends this run and nothing else.
-async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, look: &Look, mode: Mode, clock: &SharedClock) -> Run {
-    let work = AssertUnwindSafe(sweeper.run(pass, look, mode)).catch_unwind();
-    match within(&**clock, DEADLINE, work).await {
+/// Takes a listing if the pass needs one and runs it, within its deadline; a panic in it ends this run and nothing else.
+async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, mode: Mode, ticket: Ticket, clock: &SharedClock) -> Run {
+    let work = async {
+        let look = match pass.sight() {
+            Sight::Engine => sweeper.look_after(ticket).await,
+            Sight::Store => Ok(Arc::new(sweeper.glance())),
+        };
+        match look {
+            Ok(look) => sweeper.run(pass, &look, mode).await,
+            Err(why) => empty_run(pass.name(), clock, Outcome::Untrusted(told(&why))),
+        }
+    };
+    match within(&**clock, DEADLINE, AssertUnwindSafe(work).catch_unwind()).await {
         Some(Ok(run)) => run,
         Some(Err(_)) => {
             tracing::error!(pass = pass.name(), "a pass panicked; it runs again at its next turn");

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures_util::{StreamExt, stream};
+
 use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
 use crate::{
     crash_point,
@@ -22,6 +24,9 @@ use crate::{
 
 /// The breaker's window.
 const HOUR: Duration = Duration::from_hours(1);
+
+/// How many actions of one run are carried out at once.
+const AT_ONCE: usize = 16;
 
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +128,8 @@ pub struct Run {
     pub watching: Vec<String>,
     /// How many actions were left for the next run.
     pub left_over: usize,
+    /// After how long the pass wants to run again, if that is before its turn.
+    pub again_after: Option<Duration>,
 }
 
 struct Judged<'a> {
@@ -145,6 +152,7 @@ impl Sweeper {
             actions: Vec::new(),
             watching: Vec::new(),
             left_over: 0,
+            again_after: None,
         };
         if let Err(error) = self.run_into(&mut run, pass, look, mode).await {
             run.outcome = match error {
@@ -165,7 +173,7 @@ impl Sweeper {
         look: &Look,
         mode: Mode,
     ) -> Result<(), SweepError> {
-        let Plan { actions, watching } = pass.plan(self, look).await?;
+        let Plan { actions, watching, again_at } = pass.plan(self, look).await?;
         run.watching = watching;
         if mode == Mode::DryRun {
             run.outcome = Outcome::DryRun;
@@ -178,7 +186,17 @@ impl Sweeper {
         if let Some((plan, reason)) = hold {
             run.outcome = Outcome::Held { plan, reason };
         }
-        let mut destructive = 0;
+        self.apply_all(run, apply, look).await;
+        // Measured from the end of this run: it may have taken a while.
+        run.again_after = again_at.map(|at| at.since(self.clock.now()));
+        pass.housekeep(self, look).await
+    }
+
+    /// Carries planned actions out. Those of different workspaces do not wait for each other: each is an order to the
+    /// actor of its workspace, which may have to wait for a slow container. They are submitted in the plan's order.
+    async fn apply_all(&self, run: &mut Run, apply: Vec<Planned>, look: &Look) {
+        let pass = run.pass;
+        let (mut destructive, mut wanted) = (0, Vec::new());
         for planned in apply {
             if planned.action.is_destructive() {
                 destructive += 1;
@@ -188,20 +206,38 @@ impl Sweeper {
                 run.actions.push(ActionRun { planned, verdict: Verdict::Planned });
                 continue;
             }
-            // One bad item never stops a sweep.
-            crash_point::before("sweep: apply an action");
-            let verdict = match self.apply(pass.name(), &planned, look).await {
-                Ok(Applied::Done(said)) => Verdict::Applied(said),
-                Ok(Applied::Raced(why)) => Verdict::Raced(why),
-                Err(error) => {
-                    tracing::warn!(pass = pass.name(), action = %planned.action.describe(), %error, "a sweep's action failed");
-                    Verdict::Failed(error.to_string())
-                }
-            };
-            crash_point::after("sweep: apply an action");
-            run.actions.push(ActionRun { planned, verdict });
+            wanted.push(planned);
         }
-        pass.housekeep(self, look).await
+        let work: Vec<_> = wanted
+            .into_iter()
+            .enumerate()
+            .map(|(place, one)| self.apply_one(pass, place, one, look))
+            .collect();
+        // Not in the plan's order, so that a slow one is not waited for by those behind it.
+        let mut done: Vec<_> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
+        done.sort_by_key(|(place, _)| *place);
+        run.actions.extend(done.into_iter().map(|(_, done)| done));
+    }
+
+    /// One bad item never stops a sweep. Answers its place in the plan with it.
+    async fn apply_one(
+        &self,
+        pass: &'static str,
+        place: usize,
+        planned: Planned,
+        look: &Look,
+    ) -> (usize, ActionRun) {
+        crash_point::before("sweep: apply an action");
+        let verdict = match self.apply(pass, &planned, look).await {
+            Ok(Applied::Done(said)) => Verdict::Applied(said),
+            Ok(Applied::Raced(why)) => Verdict::Raced(why),
+            Err(error) => {
+                tracing::warn!(pass, action = %planned.action.describe(), %error, "a sweep's action failed");
+                Verdict::Failed(error.to_string())
+            }
+        };
+        crash_point::after("sweep: apply an action");
+        (place, ActionRun { planned, verdict })
     }
 
     async fn judge(

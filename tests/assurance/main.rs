@@ -19,6 +19,7 @@
 
 mod crash_points;
 mod disk;
+mod freeze;
 mod hostile;
 mod mutants;
 mod page;
@@ -110,6 +111,12 @@ const CAMPAIGNS: &[Campaign] = &[
         title: "Hostile HTTP",
         what: "noise, slow-lorises and a flood of connections, while a thousand agents beat: none goes offline",
         run: hostile::run,
+    },
+    Campaign {
+        name: "freeze",
+        title: "A stopped daemon",
+        what: "the real daemon is stopped for longer than any agent may be silent, and goes on: no workspace is judged",
+        run: freeze::run,
     },
     Campaign {
         name: "crash-points",

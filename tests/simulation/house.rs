@@ -100,6 +100,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// How many things the daemon remembers of workspaces beside the store.
+    pub(crate) fn remembered(&self) -> usize {
+        self.ops.remembered()
+    }
+
     /// What the driver runs right now.
     pub(crate) fn running_passes(&self) -> Vec<&'static str> {
         let statuses = self.sweeps.statuses();
@@ -198,6 +203,7 @@ fn settings() -> Settings {
         isolate: false,
         trash_retention: Duration::from_hours(14 * 24),
         restart: RestartBudget::default(),
+        concurrent_starts: 2,
     }
 }
 
@@ -334,6 +340,32 @@ impl House {
             instance,
         };
         self.sim.spawn(owner, watch_engine(watch));
+    }
+
+    /// The daemon's process does not run for so long, and goes on then. Where a test runs the passes, a tick is taken
+    /// to have been due when it began.
+    pub(crate) fn freeze(&self, time: Duration) {
+        if !self.plan.driven {
+            self.daemon.listening.expect_tick(self.sim.clock().awake());
+        }
+        self.sim.freeze(time);
+    }
+
+    /// The host starts again: the daemon's process ends, and every container of its workspaces, and then the daemon
+    /// starts. Answers whose containers ran.
+    pub(crate) fn reboot(&mut self) -> Vec<WorkspaceId> {
+        self.sim.crash(|_| false);
+        let mut ran = Vec::new();
+        for row in self.rows() {
+            let Some(container) = row.container else { continue };
+            let mut state = self.world.state();
+            if state.containers.get(&container).is_some_and(|container| container.state.may_run()) {
+                state.kill(&container, 137);
+                ran.push(row.id);
+            }
+        }
+        self.start_daemon();
+        ran
     }
 
     /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.

@@ -105,6 +105,10 @@ impl Clock for Hasty {
     fn sleep(&self, duration: Duration) -> Boxed<()> {
         self.clock.sleep(duration / self.speed)
     }
+
+    fn allowed_lateness(&self) -> Duration {
+        self.clock.allowed_lateness() * self.speed
+    }
 }
 
 /// A running daemon.
@@ -196,6 +200,7 @@ impl Registry {
                 isolate: false,
                 trash_retention: Duration::from_hours(14 * 24),
                 restart: wanted.restart,
+                concurrent_starts: 2,
             },
             wake,
         });

@@ -178,6 +178,17 @@ fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
     household.return_and_wait("a clock that was set back");
 }
 
+/// SIGSTOP, a freezer, a debugger or swap: neither clock jumps, and no request was served.
+#[test]
+fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
+    for minutes in [4, 10, 60] {
+        let mut household = Household::new();
+        household.sweep_for(Duration::from_mins(2));
+        household.house.freeze(Duration::from_mins(minutes));
+        household.return_and_wait("a freeze");
+    }
+}
+
 /// Forward and back again between two looks, as after a bad answer of a time server.
 #[test]
 fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {

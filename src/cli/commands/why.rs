@@ -5,8 +5,12 @@ use serde::Serialize;
 use crate::{
     api::{EventView, WorkspaceView},
     cli::{
-        Session, args::WhyArgs, client::workspace_even_removed, failure::Failure, output::Tone,
-        text::printable,
+        Session,
+        args::WhyArgs,
+        client::workspace_even_removed,
+        failure::Failure,
+        output::Tone,
+        text::{local, printable},
     },
 };
 
@@ -30,6 +34,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     heading(session, &workspace)?;
     if let Some(operation) = &workspace.operation {
         session.out.line(&format!("  right now: {}", printable(operation)))?;
+    }
+    if let Some(at) = &workspace.restart_due_at {
+        session.out.line(&format!("  restart: due at {}", local(at)))?;
     }
     session.out.line("")?;
     for event in &events {

@@ -39,6 +39,15 @@ impl Pass for CheckContainers {
         rows.extend(starting.into_iter().filter(|row| sweeper.ops.has_begun(row.id, row.incarnation)));
         let readiness = |runtime: &str| sweeper.readiness(runtime);
         let busy = sweeper.ops.busy();
-        Ok(plan::check_containers(&seen.inventory, &rows, &seen.presence, &busy, &readiness, look.asked_at()))
+        let mut plan = plan::check_containers(
+            &seen.inventory,
+            &rows,
+            &seen.presence,
+            &busy,
+            &readiness,
+            look.asked_at(),
+        );
+        plan.parents_first(&|workspace| sweeper.parent(workspace));
+        Ok(plan)
     }
 }

@@ -1,7 +1,8 @@
 //! `restart_due`: what ended by itself is started again when its wait is over.
 //!
-//! How long that is, and whether at all, was decided and stored when it ended. Whoever decides that also asks for
-//! this pass at that time (`wake.rs`); its own period is for those that a restart of ostler made it forget.
+//! The due time was decided and stored when the container exited. The order that stores it also requests a wake-up of
+//! this pass for that time (`wake.rs`), and every run of the pass asks for the next one that it finds in the store: so
+//! a daemon that was restarted meanwhile is as punctual. What is due at the same time is started parents first.
 
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ impl Pass for RestartDue {
     }
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let rows = sweeper.store.restarts_due(look.asked_at()).await?;
-        Ok(liveness::restart_due(&rows, &sweeper.ops.busy()))
+        let due = sweeper.store.restarts_due(look.asked_at()).await?;
+        let parent = |workspace| sweeper.parent(workspace);
+        Ok(liveness::restart_due(&due, &sweeper.ops.busy(), &parent, look.asked_at()))
     }
 }

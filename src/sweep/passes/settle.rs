@@ -47,6 +47,9 @@ impl Pass for Settle {
             entries: &entries,
             busy: &busy,
         };
-        Ok(plan::settle(&seen.inventory, &input))
+        let mut plan = plan::settle(&seen.inventory, &input);
+        // Starts that a crash of the host interrupted are among them.
+        plan.parents_first(&|workspace| sweeper.parent(workspace));
+        Ok(plan)
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Witness {
     pub(crate) late_starts: bool,
     /// Since when ostler has listened without a break, in awake time: a start, or a jump of the clock.
     pub(crate) listening_since: Awake,
+    /// Who was up when the host started again, and has not been restarted since.
+    pub(crate) rebooted: BTreeSet<WorkspaceId>,
     /// Whether it is told what people say and when ostler listens, as a story does.
     pub(crate) is_told: bool,
     /// Passes that had begun before the clock last jumped: what they decided was decided before.
@@ -181,6 +183,7 @@ impl Witness {
             self.deleted_is_gone(house, event)?;
             self.no_holder_loses_its_token(house, rows, event)?;
             self.nobody_is_blamed(house, event)?;
+            self.reboots_are_free(event)?;
             if !self.approving {
                 self.the_breaker_held(house, event)?;
             }
@@ -541,6 +544,21 @@ impl Witness {
         self.known_trash
             .iter()
             .any(|known| *entry == known.id.to_string() && known.reason.ordered_by_person())
+    }
+
+    /// Design, §5: what ended with the host is no failure.
+    fn reboots_are_free(&mut self, event: &Event) -> Result<(), Broken> {
+        let Some(id) = event.workspace_id.filter(|_| status_told(event).is_some()) else { return Ok(()) };
+        // Whatever else happens to it first (a start by hand or by order) ends what the reboot has to do with it.
+        if !self.rebooted.remove(&id) || event.event_type != "WORKSPACE_OFFLINE" || self.late_starts {
+            return Ok(());
+        }
+        self.coverage.count(Rule::RebootsAreFree, 1);
+        if event.payload["while_daemon_down"] != true {
+            let how = format!("{id} ended with the host, and was charged for it: {}", event.payload);
+            return Err(Rule::RebootsAreFree.broken(how));
+        }
+        Ok(())
     }
 
     /// Promise 4, and the design's word on time: silence, slowness and idleness are charged for no more time than

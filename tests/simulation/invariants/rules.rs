@@ -46,6 +46,9 @@ rules! {
     BreakerHolds, "breaker-holds", "4 it heals, and stops and asks", "within an hour sweeps hit no more workspaces than the limit, what a person approved aside";
     RunsAreBounded, "runs-are-bounded", "4 it heals, and stops and asks", "one run of a pass takes away no more than five things";
     NobodyIsBlamed, "nobody-is-blamed", "4 it heals, and stops and asks", "nobody is called silent, slow or idle in less time than ostler has listened";
+    RestartsAreOnTime, "restarts-are-on-time", "4 it heals, and stops and asks", "a driven daemon restarts what exited within 250 ms of its due time";
+    RebootsAreFree, "reboots-are-free", "4 it heals, and stops and asks", "an exit with the host is not charged to the restart budget";
+    MemoryIsBounded, "memory-is-bounded", "5 it costs nothing when idle", "what the daemon remembers of workspaces is bounded by the registered ones";
     ItHeals, "it-heals", "4 it heals, and stops and asks", "once faults stop, what should run runs, once, with a token that process, file and store agree on, and what should not does not";
 }
 

@@ -1,5 +1,7 @@
 //! What is done to the machine: to containers and volumes by hand, to the disk, the socket, the process and the clock.
 
+use std::time::Duration;
+
 use ostler::{
     domain::{
         ids::WorkspaceId,
@@ -69,6 +71,7 @@ impl Story {
                 }
                 state.run(&container);
                 self.witness.hands.insert(id);
+                self.witness.rebooted.remove(&id);
                 "its container is started by hand"
             }
             Hand::WipeConfig | Hand::WipeConfigDirectory => {
@@ -148,9 +151,41 @@ impl Story {
         let sim = self.house.sim.clone();
         let mut fates = sim.choose(|rng| rng.clone());
         self.house.crash(|_| fates.permille(arriving));
+        self.begin_anew();
+    }
+
+    /// The daemon's process is stopped for a while: nothing of it runs, and both clocks go on.
+    pub(super) fn freeze(&mut self) {
+        // A process that has just begun has announced no tick yet.
+        self.house.sim.run_ready();
+        let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
+        self.count("freezes of the daemon");
+        self.note(format!("the daemon is stopped for {minutes} minutes"));
+        self.house.freeze(Duration::from_mins(minutes));
+        let now = self.house.sim.clock().awake();
+        self.witness.listening_since = now;
+        if let Some(unread) = &mut self.unread {
+            unread.listening_since = now;
+        }
+        self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
+    }
+
+    /// The host starts again.
+    pub(super) fn reboot(&mut self) {
+        self.count("reboots");
+        self.note("the host starts again");
+        let ran = self.house.reboot();
+        self.begin_anew();
+        let was_up = |id: &WorkspaceId| matches!(self.house.status(*id), Status::Online | Status::Degraded);
+        self.witness.rebooted = ran.into_iter().filter(was_up).collect();
+    }
+
+    /// Another process of the daemon has begun.
+    fn begin_anew(&mut self) {
         self.house.watch();
         self.witness.listening_since = self.house.sim.clock().awake();
         self.witness.across_jump.clear();
+        self.witness.rebooted.clear();
         let mut book = open(&self.book);
         book.running_passes.clear();
         book.cut_off();

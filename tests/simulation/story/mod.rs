@@ -19,7 +19,7 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, time::Awake, workspace::Workspace},
+    domain::{ids::WorkspaceId, status::Status, time::Awake, workspace::Workspace},
     engine::fake::{EventFault, Fault},
     store::Bearer,
     sweep::{Mode, Run, Sight, Verdict},
@@ -37,6 +37,9 @@ use hands::Hand;
 
 /// Steps of a life.
 pub(crate) const STEPS: usize = 200;
+
+/// How late a restart may begin.
+const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
 /// Streams of random numbers; each step has one of its own.
 const TEMPER: u64 = 3;
@@ -221,6 +224,7 @@ impl Story {
             self.note(format!("{minutes} minutes pass in a lull"));
             self.house.sim.pass(Duration::from_mins(minutes));
             self.check()?;
+            self.restarts_are_on_time()?;
             if self.house.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
@@ -233,6 +237,27 @@ impl Story {
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 4: what exited is restarted when it is due, not within a period of that. Only the driver can be late, and
+    /// only where the store takes what is written.
+    fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
+        if !self.temper.driven || self.temper.full_disks > 0 {
+            return Ok(());
+        }
+        let (now, busy) = (self.house.sim.now(), self.house.daemon.ops.busy());
+        let waits = |id: &WorkspaceId| {
+            busy.contains(id) || line_above(&self.house, *id).iter().any(|above| busy.contains(above))
+        };
+        for row in self.house.rows().into_iter().filter(|row| row.status == Status::Offline) {
+            let Some(due) = row.restart_due_at.filter(|_| !waits(&row.id)) else { continue };
+            self.witness.coverage.count(Rule::RestartsAreOnTime, 1);
+            if now > due + RESTART_TOLERANCE {
+                let how = format!("{} was to be restarted at {due}, and is offline at {now}", row.name);
+                return Err(Rule::RestartsAreOnTime.broken(how));
             }
         }
         Ok(())
@@ -292,7 +317,13 @@ impl Story {
             92..97 if self.temper.driven => self.wait(&held),
             92..97 => self.sweep(),
             97..99 => self.lay_hands_on(None),
-            _ if self.house.sim.choose(|rng| rng.permille(300)) => self.jump(),
+            _ if self.house.sim.choose(|rng| rng.permille(300)) => {
+                match self.house.sim.choose(|rng| rng.below(4)) {
+                    0 => self.freeze(),
+                    1 => self.reboot(),
+                    _ => self.jump(),
+                }
+            }
             _ if self.house.sim.choose(|rng| rng.permille(300)) => {
                 // Now and then a crowd of them: more than the breaker lets pass.
                 let many = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));

@@ -61,6 +61,13 @@ impl Story {
             }
         }
         let last = self.come_to_rest()?;
+        let live = self.house.rows().iter().filter(|row| row.status != Status::Removed).count();
+        let remembered = self.house.daemon.remembered();
+        self.witness.coverage.count(Rule::MemoryIsBounded, live);
+        if remembered > 2 * live {
+            let how = format!("{remembered} things are remembered of {live} workspaces");
+            return Err(Rule::MemoryIsBounded.broken(how));
+        }
         self.note(format!("at rest after {} passes had nothing to do", last.len()));
         self.check()
     }

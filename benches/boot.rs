@@ -1,0 +1,126 @@
+//! How soon everything runs again after a reboot, beside the least that any keeper could take: `podman start` of the
+//! same containers.
+//!
+//! The real binary on the real Podman. A reboot is simulated as far as a machine allows that goes on: the daemon is
+//! killed, and with it every process of its containers. What a real boot also takes away, Podman's own state below
+//! `/run`, is shared with whatever else runs here, and stays.
+//!
+//! `cargo bench --bench boot` prints the figures; `-- --workspaces N` takes another number than 40.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints, stops at what it did not expect, and measures real time"
+)]
+
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests, which use the rest")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{
+    daemon::{Site, until},
+    podman::{podman, podman_says},
+};
+
+/// The most that ostler may take, as a multiple of the bare starts.
+const GOAL: f64 = 1.3;
+
+fn configuration(workspaces: usize) -> String {
+    let first = 29_000 + std::process::id() % 14 * 200;
+    let last = first + 2 * u32::try_from(workspaces).unwrap();
+    format!("ports = \"{first}-{last}\"\n[runtimes.plain]\nstop_grace = \"1s\"\n")
+}
+
+fn listed(site: &Site) -> Vec<Value> {
+    site.json(["ls"]).as_array().unwrap().clone()
+}
+
+/// Every container of the workspaces ends.
+fn kill(containers: &[String]) {
+    let done = podman().args(["kill", "--signal", "KILL"]).args(containers).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let all_ended = || {
+        let states = inspected(containers, "{{.State.Status}}");
+        states.iter().all(|state| state == "exited").then_some(())
+    };
+    until("every container has ended", all_ended);
+}
+
+fn inspected(containers: &[String], what: &str) -> Vec<String> {
+    let arguments = ["container", "inspect", "--format", what].into_iter();
+    let said = podman_says(arguments.chain(containers.iter().map(String::as_str)));
+    said.lines().map(str::to_owned).collect()
+}
+
+/// `podman start` of all of them: in one command, or one after the other.
+fn bare_starts(containers: &[String], at_once: bool) -> Duration {
+    let began = Instant::now();
+    let each = if at_once { containers.len() } else { 1 };
+    for some in containers.chunks(each) {
+        let done = podman().arg("start").args(some).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    began.elapsed()
+}
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().collect();
+    let wanted = arguments.iter().position(|argument| argument == "--workspaces");
+    let workspaces: usize = wanted.map_or(40, |at| arguments[at + 1].parse().unwrap());
+    let mut site = Site::new(&configuration(workspaces));
+    site.serve();
+    // A tree: every fourth one leads the three after it.
+    let names: Vec<_> = (0..workspaces).map(|number| format!("w{number}")).collect();
+    let parent = |number: usize| (!number.is_multiple_of(4)).then(|| names[number / 4 * 4].as_str());
+    let below: Vec<_> =
+        names.iter().enumerate().map(|(number, name)| (name.as_str(), parent(number))).collect();
+    for some in below.chunks(8) {
+        site.create_all(some);
+    }
+    let rows = listed(&site);
+    let containers: Vec<_> =
+        rows.iter().map(|row| row["container_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(containers.len(), workspaces);
+    site.stop();
+    kill(&containers);
+    let in_one = bare_starts(&containers, true);
+    kill(&containers);
+    let one_by_one = bare_starts(&containers, false);
+    // The reboot.
+    kill(&containers);
+    let before = wall_clock();
+    let began = Instant::now();
+    site.begin_to_serve();
+    until("everything is online again", || {
+        if !site.answers() {
+            return None;
+        }
+        let rows = listed(&site);
+        let again = |row: &Value| row["status"] == "online" && row["incarnation"] == 2;
+        rows.iter().all(again).then_some(())
+    });
+    let online = began.elapsed();
+    let started = inspected(&containers, "{{.State.StartedAt.UnixMilli}}");
+    let last = started.iter().map(|at| at.parse::<i64>().unwrap()).max().unwrap();
+    let running = Duration::from_millis(u64::try_from(last - before).unwrap());
+    println!("| {workspaces} workspaces after a reboot | seconds |");
+    println!("|---|---|");
+    println!("| `podman start` of all, one command | {:.1} |", in_one.as_secs_f64());
+    println!("| `podman start` of each, one after the other | {:.1} |", one_by_one.as_secs_f64());
+    println!("| ostler, from its start until the last container runs | {:.1} |", running.as_secs_f64());
+    println!("| ostler, until all are online (they have run for 2 s) | {:.1} |", online.as_secs_f64());
+    let ratio = running.as_secs_f64() / in_one.as_secs_f64();
+    let reached = if ratio <= GOAL { "reached" } else { "MISSED" };
+    println!("goal: at most {GOAL} times the bare starts: {ratio:.2}: {reached}");
+}
+
+/// The wall clock, in milliseconds since the epoch.
+fn wall_clock() -> i64 {
+    i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
+}

@@ -1,0 +1,341 @@
+//! When passes run: on time, once at a time, and not held up by each other.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use ostler::{
+    clock::SharedClock,
+    domain::{ids::WorkspaceId, plan::Plan, runtime::AGENT, status::Status, time::Awake},
+    engine::fake::Fault,
+    ops::CreateRequest,
+    store::Heard,
+    sweep::{Driver, DriverHandle, Look, Mode, Pass, Run, Sight, SweepError, Sweeper},
+    wake::Wake,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::simulation::{
+    executor::{Owner, Sim, TaskOrder},
+    house::{House, IMAGE, furnished_world, request, well},
+};
+
+/// How far from its due time a restart may begin.
+const TOLERANCE: Duration = Duration::from_millis(250);
+
+/// A house whose driver runs the passes, and that listens to the engine's events.
+pub(super) fn driven() -> House {
+    let sim = Sim::new(1, TaskOrder::AsWoken);
+    let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
+    let house = House::with_agents(sim, furnished_world(), true, nobody);
+    house.watch();
+    house
+}
+
+pub(super) fn online(house: &House, name: &str) -> WorkspaceId {
+    let made = request(name, IMAGE);
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.sim.pass(Duration::from_secs(4));
+    assert_eq!(house.status(id), Status::Online, "a plain workspace comes up by itself");
+    id
+}
+
+/// Its container exits. Answers when it is due to be restarted.
+fn exits(house: &House, id: WorkspaceId) -> ostler::domain::time::Timestamp {
+    let container = house.row(id).container.expect("it has a container");
+    house.world.state().kill(&container, 1);
+    house.sim.pass(Duration::from_secs(1));
+    let row = house.row(id);
+    assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
+    row.restart_due_at.expect("its restart is due at some time")
+}
+
+/// Fails unless it is started within the tolerance around `due`.
+fn restarts_at(house: &House, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
+    let before = house.row(id).incarnation;
+    house.sim.pass((due - TOLERANCE).since(house.sim.now()));
+    assert_eq!(house.row(id).incarnation, before, "{when}: it restarted before its back-off had passed");
+    house.sim.pass((due + TOLERANCE).since(house.sim.now()));
+    assert!(house.row(id).incarnation > before, "{when}: it was due at {due} and is not restarted");
+}
+
+#[test]
+fn exited_workspace_restarts_when_due_in_every_phase() {
+    for seconds in (0..60).step_by(4) {
+        let house = driven();
+        let id = online(&house, "w");
+        house.sim.pass(Duration::from_secs(seconds));
+        let due = exits(&house, id);
+        restarts_at(&house, id, due, &format!("{seconds} s into the period"));
+    }
+}
+
+#[test]
+fn every_backoff_of_a_crash_loop_is_kept() {
+    let house = driven();
+    let id = online(&house, "w");
+    for exit in 1..=4 {
+        let due = exits(&house, id);
+        restarts_at(&house, id, due, &format!("after exit {exit}"));
+        house.sim.pass(Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn every_workspace_restarts_when_due_if_many_exit() {
+    let house = driven();
+    let ids: Vec<_> = (0..5).map(|number| online(&house, &format!("w{number}"))).collect();
+    let due: Vec<_> = ids.iter().map(|id| (*id, exits(&house, *id))).collect();
+    for (id, due) in due {
+        restarts_at(&house, id, due, "one of five");
+    }
+}
+
+#[test]
+fn exited_workspace_restarts_when_due_after_a_daemon_restart() {
+    for down in [1, 5, 9] {
+        let mut house = driven();
+        let id = online(&house, "w");
+        let due = exits(&house, id);
+        house.sim.crash(|_| true);
+        house.sim.pass(Duration::from_secs(down - 1));
+        house.start_daemon();
+        house.watch();
+        restarts_at(&house, id, due, &format!("the daemon was away for {down} s"));
+    }
+}
+
+#[test]
+fn overdue_workspace_restarts_at_once_after_a_daemon_restart() {
+    let mut house = driven();
+    let id = online(&house, "w");
+    exits(&house, id);
+    let before = house.row(id).incarnation;
+    house.sim.crash(|_| true);
+    house.sim.pass(Duration::from_mins(3));
+    house.start_daemon();
+    house.sim.pass(TOLERANCE);
+    assert!(house.row(id).incarnation > before, "its back-off passed while the daemon was away");
+}
+
+/// A workspace whose agent sends heartbeats.
+fn agent(house: &House, name: &str) -> WorkspaceId {
+    let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    house.sim.pass(Duration::from_secs(1));
+    assert_eq!(house.beat(id, well()), Some(Heard::Noted));
+    id
+}
+
+/// Nothing of it runs for ten minutes; what agents sent meanwhile is read after passes had their chance to begin.
+#[test]
+fn ten_minutes_of_sigstop_change_no_status() {
+    for phase in (0..60).step_by(7) {
+        let house = driven();
+        let ids = [agent(&house, "one"), agent(&house, "two")];
+        let plain = online(&house, "plain");
+        for _ in 0..8 {
+            house.sim.pass(Duration::from_secs(20));
+            house.all_beat();
+        }
+        house.sim.pass(Duration::from_secs(phase));
+        house.sim.freeze(Duration::from_mins(10));
+        house.sim.pass(Duration::from_secs(15));
+        house.all_beat();
+        for _ in 0..15 {
+            house.sim.pass(Duration::from_secs(20));
+            house.all_beat();
+        }
+        for id in ids.into_iter().chain([plain]) {
+            let row = house.row(id);
+            assert_eq!((row.status, row.incarnation.0), (Status::Online, 1), "{phase} s: {}", row.name);
+        }
+    }
+}
+
+/// A pass that records when it runs and takes as long as it is told.
+struct Probe {
+    name: &'static str,
+    sight: Sight,
+    clock: SharedClock,
+    record: Arc<Mutex<Record>>,
+}
+
+#[derive(Default)]
+struct Record {
+    begun: Vec<Awake>,
+    now: usize,
+    most_at_once: usize,
+    /// How long the next runs take, the first first; the others take no time.
+    takes: Vec<Duration>,
+}
+
+const PERIOD: Duration = Duration::from_mins(1);
+
+#[async_trait]
+impl Pass for Probe {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn summary(&self) -> &'static str {
+        "Records when it runs"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    fn sight(&self) -> Sight {
+        self.sight
+    }
+
+    async fn plan(&self, _: &Sweeper, _: &Look) -> Result<Plan, SweepError> {
+        let takes = {
+            let mut record = self.record.lock().unwrap();
+            record.begun.push(self.clock.awake());
+            record.now += 1;
+            record.most_at_once = record.most_at_once.max(record.now);
+            if record.takes.is_empty() { Duration::ZERO } else { record.takes.remove(0) }
+        };
+        if !takes.is_zero() {
+            self.clock.sleep(takes).await;
+        }
+        self.record.lock().unwrap().now -= 1;
+        Ok(Plan::default())
+    }
+}
+
+/// A driver of probes.
+struct Probed {
+    house: House,
+    handle: DriverHandle,
+    wake: Wake,
+    records: Vec<Arc<Mutex<Record>>>,
+}
+
+impl Probed {
+    fn new(sights: &[(&'static str, Sight)], takes: &[Duration]) -> Self {
+        let house = House::new(1, TaskOrder::AsWoken);
+        let clock = house.sim.clock();
+        let mut records = Vec::new();
+        let mut passes: Vec<Arc<dyn Pass>> = Vec::new();
+        for (name, sight) in sights {
+            let record = Record { takes: takes.to_vec(), ..Record::default() };
+            let record = Arc::new(Mutex::new(record));
+            records.push(Arc::clone(&record));
+            passes.push(Arc::new(Probe { name, sight: *sight, clock: Arc::clone(&clock), record }));
+        }
+        let (wake, calls) = Wake::new();
+        let sweeper = Arc::clone(&house.daemon.sweeper);
+        let (driver, handle) = Driver::new(sweeper, passes, clock, house.sim.spawner(Owner::Daemon), calls);
+        house.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
+        Self { house, handle, wake, records }
+    }
+
+    fn one(takes: &[Duration]) -> Self {
+        Self::new(&[("probe", Sight::Store)], takes)
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.house.sim.pass(Duration::from_secs(seconds));
+    }
+
+    /// Asks for a run; the answer is there when it is done.
+    fn ask(&self, mode: Mode) -> Arc<Mutex<Option<Vec<Run>>>> {
+        let (handle, answer) = (self.handle.clone(), Arc::new(Mutex::new(None)));
+        let told = Arc::clone(&answer);
+        self.house.sim.spawn(Owner::Daemon, async move {
+            let runs = handle.run_now(vec!["probe"], mode).await;
+            *told.lock().unwrap() = Some(runs);
+        });
+        answer
+    }
+
+    /// When the first probe's runs began, in seconds since the start.
+    fn begun(&self) -> Vec<u64> {
+        self.records[0].lock().unwrap().begun.iter().map(|at| at.0 / 1000).collect()
+    }
+
+    fn most_at_once(&self) -> usize {
+        self.records[0].lock().unwrap().most_at_once
+    }
+}
+
+#[test]
+fn a_pass_is_never_run_twice_at_once() {
+    let probed = Probed::one(&[Duration::from_secs(20)]);
+    probed.pass(5);
+    let answers = [probed.ask(Mode::Apply), probed.ask(Mode::Apply)];
+    probed.pass(5);
+    assert_eq!(probed.most_at_once(), 1, "two runs of one pass at the same time");
+    probed.pass(20);
+    assert_eq!(probed.begun(), [0, 20], "requests during a run cause exactly one more run, after it");
+    for answer in answers {
+        assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "every caller gets the result");
+    }
+}
+
+#[test]
+fn a_timer_that_fires_during_a_run_causes_one_more_run() {
+    let probed = Probed::one(&[PERIOD + Duration::from_secs(15)]);
+    probed.pass(80);
+    assert_eq!(probed.begun(), [0, 75], "a turn that came during a run is not skipped");
+    assert_eq!(probed.most_at_once(), 1);
+}
+
+#[test]
+fn a_dry_run_holds_up_no_real_run() {
+    let probed = Probed::one(&[Duration::ZERO, Duration::from_secs(70)]);
+    probed.pass(30);
+    let dry = probed.ask(Mode::DryRun);
+    probed.pass(31);
+    assert_eq!(probed.begun(), [0, 30, 60], "the timer's run waits for no dry run");
+    probed.pass(40);
+    assert!(dry.lock().unwrap().is_some(), "the dry run is answered");
+}
+
+#[test]
+fn every_wake_up_is_served_at_its_time() {
+    let probed = Probed::one(&[]);
+    probed.pass(1);
+    for after in [6, 14, 90] {
+        probed.wake.after("probe", Duration::from_secs(after));
+    }
+    probed.pass(100);
+    assert_eq!(probed.begun(), [0, 7, 15, 60, 91], "wake-ups at 7, 15 and 91 s, and the period's own turn");
+}
+
+#[test]
+fn a_wake_up_during_a_run_is_served_after_it() {
+    let probed = Probed::one(&[Duration::from_secs(10)]);
+    probed.pass(2);
+    probed.wake.after("probe", Duration::from_secs(3));
+    probed.pass(30);
+    assert_eq!(probed.begun(), [0, 10]);
+}
+
+#[test]
+fn a_pass_that_needs_no_engine_does_not_wait_for_it() {
+    let probed = Probed::new(&[("store", Sight::Store), ("engine", Sight::Engine)], &[]);
+    probed.pass(30);
+    probed.house.world.inject(|call| {
+        if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
+    });
+    probed.pass(31);
+    assert_eq!(probed.begun(), [0, 60], "a slow listing holds up a pass that needs none");
+    probed.wake.after("store", Duration::ZERO);
+    probed.pass(1);
+    assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waits for a listing that it does not need");
+}
+
+#[test]
+fn passes_due_together_share_one_listing() {
+    let probed = Probed::new(&[("one", Sight::Engine), ("two", Sight::Engine)], &[]);
+    probed.pass(61);
+    let listings =
+        probed.house.world.state().log.iter().filter(|call| call.method == "list_containers").count();
+    assert_eq!(listings, 2, "one listing for both passes at the start, and one at their period");
+}

@@ -1,0 +1,128 @@
+//! After a reboot everything that ran is started again: at once, parents first, a few at a time, and uncharged.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ostler::{
+    domain::{ids::WorkspaceId, status::Status, time::Timestamp},
+    engine::fake::Fault,
+    store::{PatchResult, WorkspacePatch},
+};
+
+use super::driver::{driven, online};
+use crate::simulation::house::{House, at_once};
+
+/// How many starts a house allows at once.
+const AT_ONCE: usize = 2;
+/// How long each start of a container takes.
+const START: Duration = Duration::from_secs(2);
+
+fn put_below(house: &House, child: WorkspaceId, parent: WorkspaceId) {
+    let patch = WorkspacePatch { parent: Some(Some(parent)), ..WorkspacePatch::default() };
+    let patched = at_once(house.eye.patch_workspace(child, patch, house.sim.now()));
+    assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
+}
+
+/// Starts take a while from here on. Answers where it is recorded when each container's start began.
+fn slow_starts(house: &House) -> Arc<Mutex<Vec<(String, Timestamp)>>> {
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let (recorded, sim) = (Arc::clone(&starts), house.sim.clone());
+    house.world.inject(move |call| {
+        if call.method != "start_container" {
+            return Fault::None;
+        }
+        recorded.lock().unwrap().push((call.object.clone(), sim.now()));
+        Fault::Slow(START)
+    });
+    starts
+}
+
+#[test]
+fn reboot_starts_everything_again_at_once() {
+    let mut house = driven();
+    let ids: Vec<_> = (0..8).map(|number| online(&house, &format!("w{number}"))).collect();
+    let starts = slow_starts(&house);
+    house.sim.pass(Duration::from_secs(17));
+    assert_eq!(house.reboot().len(), ids.len());
+    house.watch();
+    let begun = house.sim.now();
+    house.sim.pass(START * 4 + Duration::from_secs(1));
+    let times: Vec<_> = starts.lock().unwrap().iter().map(|(_, at)| *at).collect();
+    assert_eq!(times.len(), ids.len(), "each is started once, without a back-off: {times:?}");
+    assert!(times[0].since(begun) <= Duration::from_millis(500), "the first one at once");
+    for pair in times.windows(AT_ONCE + 1) {
+        assert!(pair[AT_ONCE].since(pair[0]) >= START, "more than {AT_ONCE} at once: {times:?}");
+    }
+    house.sim.pass(Duration::from_secs(4));
+    for id in ids {
+        assert_eq!(house.status(id), Status::Online);
+    }
+}
+
+#[test]
+fn reboots_are_not_charged_to_the_restart_budget() {
+    let mut house = driven();
+    let id = online(&house, "w");
+    for reboot in 1..=7 {
+        house.reboot();
+        house.watch();
+        house.sim.pass(Duration::from_secs(5));
+        assert_eq!(house.status(id), Status::Online, "after reboot {reboot}");
+    }
+    let container = house.row(id).container.expect("it has one");
+    house.world.state().kill(&container, 1);
+    house.sim.pass(Duration::from_secs(1));
+    let row = house.row(id);
+    let wait = row.restart_due_at.map(|due| due.since(row.status_since));
+    assert_eq!(wait, Some(Duration::from_secs(10)), "its first own exit has the first back-off");
+}
+
+#[test]
+fn exit_while_the_daemon_is_down_is_not_charged() {
+    let mut house = driven();
+    let id = online(&house, "w");
+    house.sim.crash(|_| true);
+    let container = house.row(id).container.expect("it has one");
+    house.world.state().kill(&container, 1);
+    house.sim.pass(Duration::from_mins(1));
+    house.start_daemon();
+    house.watch();
+    house.sim.pass(Duration::from_secs(5));
+    assert_eq!(house.status(id), Status::Online);
+    let events = at_once(house.eye.newest_events(Some(id), 50)).expect("the store answers");
+    let offline = events.iter().find(|event| event.event_type == "WORKSPACE_OFFLINE");
+    let offline = offline.expect("its exit is told");
+    assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);
+}
+
+/// Those below were made first and have the lower ids or not, as the seed wants: only the tree decides.
+#[test]
+fn parents_are_started_before_their_children() {
+    let mut house = driven();
+    let ids: Vec<_> = (0..9).map(|number| online(&house, &format!("w{number}"))).collect();
+    // 8 above 6 and 7, 6 above 3 and 4, 7 above 5; 0, 1 and 2 below 3, 4 and 5.
+    let tree = [(6, 8), (7, 8), (3, 6), (4, 6), (5, 7), (0, 3), (1, 4), (2, 5)];
+    for (child, parent) in tree {
+        put_below(&house, ids[child], ids[parent]);
+    }
+    let starts = slow_starts(&house);
+    house.reboot();
+    house.watch();
+    house.sim.pass(START * 9);
+    let starts = starts.lock().unwrap();
+    let began = |number: usize| {
+        let container = house.row(ids[number]).container.expect("it has one");
+        let found = starts.iter().find(|(of, _)| *of == container.as_str());
+        found.unwrap_or_else(|| panic!("w{number} was not started: {starts:?}")).1
+    };
+    for (child, parent) in tree {
+        assert!(
+            began(child).since(began(parent)) >= START,
+            "w{child} was started at {} before its parent w{parent}, begun at {}, was up",
+            began(child),
+            began(parent)
+        );
+    }
+}
