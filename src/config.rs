@@ -81,6 +81,8 @@ pub struct EngineConfig {
     pub pull_deadline: Duration,
     /// How many containers are started at once; 0 stands for the number of processors.
     pub concurrent_starts: u32,
+    /// The size in bytes at which a container's log is dropped and begun again.
+    pub log_size: u64,
 }
 
 impl EngineConfig {
@@ -174,6 +176,7 @@ impl Config {
                 change_deadline: Duration::from_mins(1),
                 pull_deadline: Duration::from_mins(30),
                 concurrent_starts: 0,
+                log_size: 10 << 20,
             },
             network: NetworkConfig { isolate: false, port: 7717, listen: Vec::new(), platform_url: None },
             access: AccessConfig { root_siblings: true, wakes_per_hour: 12 },

@@ -375,6 +375,7 @@ fn settings_of(config: &Config, registry: &Registry) -> Settings {
         platform_port: config.network.port,
         platform_url: config.network.platform_url.clone(),
         isolate: config.network.isolate,
+        log_bytes: config.engine.log_size,
         trash_retention: config.sweep.trash_retention,
         restart: config.restart,
         concurrent_starts: config.engine.concurrent_starts(),

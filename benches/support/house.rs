@@ -136,6 +136,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             platform_port: 7700,
             platform_url: None,
             isolate: false,
+            log_bytes: 10 << 20,
             trash_retention: Duration::from_hours(14 * 24),
             restart: RestartBudget::default(),
             concurrent_starts: 2,

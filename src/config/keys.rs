@@ -76,6 +76,13 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Number(&mut config.engine.concurrent_starts),
     },
     Key {
+        path: "engine.log_size",
+        doc: "How large the log of a container may become, from 64KiB up. At this size Podman drops it and\n\
+              begins a new one. A container keeps the limit it was made with until `ostler recreate`.",
+        example: "",
+        slot: |config| Slot::LogSize(&mut config.engine.log_size),
+    },
+    Key {
         path: "network.isolate",
         doc: "Whether containers are kept from reaching each other. The workspace tree governs\n\
               discovery and the proxy; packets between containers of one network only this does.",

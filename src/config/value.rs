@@ -27,6 +27,7 @@ pub(super) enum Slot<'a> {
     User(&'a mut User),
     Readiness(&'a mut Readiness),
     Memory(&'a mut Option<u64>),
+    LogSize(&'a mut u64),
     Cores(&'a mut Option<f64>),
     Count(&'a mut Option<u32>),
     Env(&'a mut BTreeMap<String, String>),
@@ -53,6 +54,7 @@ impl Slot<'_> {
             Self::User(slot) => *slot = text(given, USER)?.parse().map_err(|_| expected(USER, given))?,
             Self::Readiness(slot) => *slot = readiness(given)?,
             Self::Memory(slot) => *slot = Some(memory(given)?),
+            Self::LogSize(slot) => *slot = log_size(given)?,
             Self::Cores(slot) => *slot = Some(cores(given)?),
             Self::Count(slot) => *slot = Some(whole(given, "a number above zero", 1, u32::MAX.into())?),
             Self::Env(slot) => *slot = env(given)?,
@@ -82,6 +84,7 @@ impl Slot<'_> {
             Self::User(slot) => Value::from(slot.to_string()),
             Self::Readiness(slot) => Value::from(readiness_text(*slot)),
             Self::Memory(slot) => Value::from(memory_text((*slot)?)),
+            Self::LogSize(slot) => Value::from(memory_text(*slot)),
             Self::Cores(slot) => Value::from((*slot)?),
             Self::Count(slot) => Value::from(i64::from((*slot)?)),
             Self::Env(slot) if slot.is_empty() => return None,
@@ -277,6 +280,15 @@ fn memory(given: &DeValue<'_>) -> Result<u64, String> {
     });
     // The limit reaches the engine as a signed number.
     bytes.filter(|bytes| *bytes > 0 && i64::try_from(*bytes).is_ok()).ok_or_else(|| expected(MEMORY, given))
+}
+
+/// Below this, conmon spends its time on making new files.
+const LOG_SIZE_MIN: u64 = 64 << 10;
+
+fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
+    let what = "a size from \"64KiB\" up with its unit, such as \"10MiB\"";
+    let bytes = memory(given).map_err(|_| expected(what, given))?;
+    if bytes < LOG_SIZE_MIN { Err(expected(what, given)) } else { Ok(bytes) }
 }
 
 fn memory_text(bytes: u64) -> String {

@@ -160,6 +160,8 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// How long its process is given to end after it was asked to.
     pub stop_grace: Duration,
+    /// The size in bytes at which the engine drops its log and begins a new one.
+    pub log_bytes: u64,
 }
 
 /// Environment variables, whose values `Debug` does not show.
@@ -250,6 +252,9 @@ pub struct LogRequest {
     pub tail: Option<u32>,
     /// Whether to go on until the container ends.
     pub follow: bool,
+    /// With `tail`: the lines are looked for in about so many bytes at the end of the log. Without, the engine has a
+    /// limit of its own.
+    pub max_bytes: Option<u64>,
 }
 
 /// A piece of a container's output, as it came.

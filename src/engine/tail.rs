@@ -19,13 +19,19 @@ pub async fn log_tail(
     // A line has any length. Nothing becomes longer by being cleaned but what is no UTF-8, so this many
     // bytes are enough unless most of them are left out.
     let window = max_bytes.saturating_mul(2);
-    let mut log = engine.logs(id, LogRequest { tail: Some(lines), follow: false }).await?;
+    let request = LogRequest { tail: Some(lines), follow: false, max_bytes: Some(log_bytes(window)) };
+    let mut log = engine.logs(id, request).await?;
     let mut end = Vec::new();
     while let Some(chunk) = log.next().await {
         end.extend(chunk?.bytes);
         end.drain(..end.len().saturating_sub(window));
     }
     Ok(clean(&end, max_bytes))
+}
+
+/// In how much of a log the lines are looked for. Short lines cost more than their text, by a time for each.
+fn log_bytes(window: usize) -> u64 {
+    (window as u64).saturating_mul(8).max(64 << 10)
 }
 
 fn clean(bytes: &[u8], max_bytes: usize) -> String {

@@ -74,6 +74,8 @@ pub struct Settings {
     pub platform_url: Option<String>,
     /// Whether containers of the network are kept apart.
     pub isolate: bool,
+    /// The size in bytes at which a container's log is dropped and begun again.
+    pub log_bytes: u64,
     /// How long the trash keeps things.
     pub trash_retention: Duration,
     /// How often what ended by itself is started again.

@@ -481,6 +481,7 @@ impl Inner {
             read_only_root: row.tier == Tier::SANDBOX,
             privileged: runtime.privileged_tiers.contains(&row.tier),
             stop_grace: runtime.stop_grace,
+            log_bytes: self.settings.log_bytes,
         })
     }
 

@@ -171,7 +171,8 @@ async fn a_stream_that_is_cut_ends_with_an_error_after_what_it_brought() {
     let label = scene.label();
     let id = scene.created(&scene.spec("cut")).await;
     let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
-    let mut log = scene.engine.logs(&id, LogRequest { tail: None, follow: true }).await.unwrap();
+    let mut log =
+        scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap();
     assert!(log.next().now_or_never().is_none(), "the log has said something");
     scene.engine.start_container(&id).await.unwrap();
     assert_eq!(heard(&mut events, 1).await, [(id.clone(), ContainerEventKind::Started)]);

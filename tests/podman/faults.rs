@@ -36,7 +36,11 @@ async fn where_nobody_listens_everything_is_unreachable() {
         engine.delete_container(&id).await.unwrap_err(),
         engine.read_file(&id, "/f").await.map(drop).unwrap_err(),
         engine.pull_image("localhost/x", &|_| {}).await.unwrap_err(),
-        engine.logs(&id, LogRequest { tail: None, follow: false }).await.map(drop).unwrap_err(),
+        engine
+            .logs(&id, LogRequest { tail: None, follow: false, max_bytes: None })
+            .await
+            .map(drop)
+            .unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
@@ -250,7 +254,8 @@ async fn a_log_that_breaks_off_says_so() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let id = scene.running(&scene.script("talker", "echo one; sleep 600")).await;
-    let mut log = scene.engine.logs(&id, LogRequest { tail: None, follow: true }).await.unwrap();
+    let mut log =
+        scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap();
     assert_eq!(log.next().await.expect("a line").unwrap().bytes, b"one\n");
     proxy.cut();
     let error = log.next().await.expect("an error, not the end").unwrap_err();

@@ -1,9 +1,20 @@
 //! A container's output.
 
-use futures_util::StreamExt;
-use ostler::engine::{Engine, LogRequest, LogStream, Trouble};
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
 
-use super::{Scene, eventually};
+use futures_util::StreamExt;
+use ostler::{
+    clock::{Clock, SystemClock},
+    domain::{ids::ContainerId, runtime::Limits},
+    engine::{ContainerSpec, Engine, LogRequest, LogStream, Trouble, log_tail},
+};
+
+use super::{LABEL, LOOK_EVERY, Scene, eventually};
+use crate::support::podman::{Service, engine_at, image, inspected, podman_says};
 
 async fn read(mut log: LogStream) -> [String; 2] {
     let mut read = [String::new(), String::new()];
@@ -14,14 +25,16 @@ async fn read(mut log: LogStream) -> [String; 2] {
     read
 }
 
-const WHOLE: LogRequest = LogRequest { tail: None, follow: false };
+const WHOLE: LogRequest = LogRequest { tail: None, follow: false, max_bytes: None };
 
 #[tokio::test]
 async fn both_streams_are_read_and_a_follower_ends_with_the_container() {
     let scene = Scene::new();
     let talk = "echo one; echo two >&2; sleep 0.3; echo three";
     let id = scene.running(&scene.script("talker", talk)).await;
-    let followed = read(scene.engine.logs(&id, LogRequest { tail: None, follow: true }).await.unwrap()).await;
+    let followed =
+        read(scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap())
+            .await;
     assert_eq!(followed, ["one\nthree\n", "two\n"]);
     let kept = eventually("the last line is written", || async {
         let kept = read(scene.engine.logs(&id, WHOLE).await.unwrap()).await;
@@ -29,7 +42,10 @@ async fn both_streams_are_read_and_a_follower_ends_with_the_container() {
     })
     .await;
     assert_eq!(kept, followed);
-    let tail = read(scene.engine.logs(&id, LogRequest { tail: Some(1), follow: false }).await.unwrap()).await;
+    let tail = read(
+        scene.engine.logs(&id, LogRequest { tail: Some(1), follow: false, max_bytes: None }).await.unwrap(),
+    )
+    .await;
     assert_eq!(tail, ["three\n", ""]);
 }
 
@@ -47,7 +63,12 @@ async fn the_log_of_no_container_is_absent() {
     let id = scene.created(&scene.spec("gone")).await;
     scene.engine.delete_container(&id).await.unwrap();
     for follow in [false, true] {
-        let error = scene.engine.logs(&id, LogRequest { tail: None, follow }).await.map(drop).unwrap_err();
+        let error = scene
+            .engine
+            .logs(&id, LogRequest { tail: None, follow, max_bytes: None })
+            .await
+            .map(drop)
+            .unwrap_err();
         assert_eq!(error.trouble, Trouble::Absent, "{error}");
     }
 }
@@ -60,4 +81,168 @@ async fn a_container_that_goes_before_its_log_is_read_is_absent_too() {
     scene.engine.delete_container(&id).await.unwrap();
     let error = log.next().await.expect("an error").unwrap_err();
     assert_eq!(error.trouble, Trouble::Absent, "{error}");
+}
+
+/// Looks between two readings of the processor time: long enough for a busy service to show.
+const IDLE_LOOKS: u32 = 20;
+
+/// The process behind a socket.
+struct Process(i32);
+
+impl Process {
+    fn of(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the service listens");
+        Self(rustix::net::sockopt::socket_peercred(stream).expect("it has a peer").pid.as_raw_nonzero().get())
+    }
+
+    /// Processor time used so far, in clock ticks of 10 ms.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the service runs");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+        [11, 12].map(|field: usize| fields[field].parse::<u64>().expect("a number")).iter().sum()
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the service runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Waits until it uses less than a tenth of a core.
+    async fn is_idle(&self) {
+        let clock = SystemClock::start();
+        eventually("Podman's service is idle", || async {
+            let (before, since) = (self.ticks(), clock.awake());
+            clock.sleep(LOOK_EVERY * IDLE_LOOKS).await;
+            ((self.ticks() - before) * 10 * 10 <= clock.awake().0 - since.0).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Scene {
+    /// A container with a log limit of its own and enough of the machine to fill it.
+    fn writer(&self, what: &str, log_bytes: u64, script: &str) -> ContainerSpec {
+        let limits = Limits { memory_bytes: 64 << 20, cpus: 2.0, pids: 64 };
+        ContainerSpec { limits, log_bytes, ..self.script(what, script) }
+    }
+
+    async fn log(&self, id: &ContainerId, tail: Option<u32>) -> [String; 2] {
+        let request = LogRequest { tail, follow: false, max_bytes: None };
+        read(self.engine.logs(id, request).await.expect("the log is read")).await
+    }
+}
+
+fn log_file(id: &ContainerId) -> PathBuf {
+    inspected(id.as_str(), "{{.HostConfig.LogConfig.Path}}").expect("the container is there").into()
+}
+
+fn log_size(id: &ContainerId) -> u64 {
+    fs::metadata(log_file(id)).map_or(0, |file| file.len())
+}
+
+/// Podman 4.3 joins such a line in quadratic time, for ever, when it is asked for a tail of it.
+#[tokio::test]
+async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
+    const BYTES: usize = 60_000_000;
+    let service = Service::start();
+    let scene = Scene::of(engine_at(&service.socket()));
+    let process = Process::of(&service.socket());
+    let talk =
+        "printf '1%%\\r2%%\\r' >&2; head -c 60000000 /dev/zero | tr '\\0' x; echo end >&2; exec sleep 600";
+    let id = scene.running(&scene.writer("endless", 1 << 30, talk)).await;
+    let before = process.peak_kib();
+    eventually("most of it is written", || async { (log_size(&id) > BYTES as u64).then_some(()) }).await;
+    // conmon reads the two pipes in any order, so neither end of them is the log's end.
+    eventually("all is written", || async {
+        let [out, err] = scene.log(&id, None).await;
+        (out.len() == BYTES && err == "1%\r2%\rend\n").then_some(())
+    })
+    .await;
+
+    let tail = log_tail(&scene.engine, &id, 50, 8192).await.expect("its tail is read");
+    assert_eq!(tail.len(), 8192);
+    assert!(tail.replace("end\n", "").chars().all(|c| c == 'x'), "{tail}");
+    let [out, err] = scene.log(&id, Some(2)).await;
+    assert!(out.len() < 16 << 20 && out.len() > 15 << 20, "{} bytes of output", out.len());
+    assert_eq!(err, "end\n", "the progress bar's line began before the window");
+    let follow = LogRequest { tail: Some(1), follow: true, max_bytes: None };
+    let mut followed = scene.engine.logs(&id, follow).await.expect("it is followed");
+    followed.next().await.expect("something").expect("the log is read");
+    drop(followed);
+
+    process.is_idle().await;
+    let grown = process.peak_kib().saturating_sub(before) >> 10;
+    assert!(grown < 32, "the service grew by {grown} MiB");
+}
+
+/// Where the file is not ours to read, the service is asked for all of it and never for a tail.
+#[tokio::test]
+async fn engine_stays_idle_when_only_it_can_read_the_log() {
+    let service = Service::start();
+    let scene = Scene::of(engine_at(&service.socket()));
+    let process = Process::of(&service.socket());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("other.log");
+    let talk = "head -c 4000000 /dev/zero | tr '\\0' x; echo; seq 1 100000; printf open; exec sleep 600";
+    let label = format!("{LABEL}={}", scene.id);
+    let options = format!("path={}", path.display());
+    let id = podman_says(
+        [
+            ["run", "-d", "--label", &label, "--log-driver", "k8s-file", "--log-opt", &options].as_slice(),
+            &["--network", "none", image(), "sh", "-c", talk],
+        ]
+        .concat(),
+    );
+    let id: ContainerId = id.trim().to_owned().try_into().expect("an id");
+    eventually("all is written", || async {
+        fs::read(&path).is_ok_and(|log| log.ends_with(b" P open\n")).then_some(())
+    })
+    .await;
+    assert_eq!(scene.log(&id, Some(3)).await, ["99999\n100000\nopen", ""]);
+    let [out, _] = scene.log(&id, Some(100_002)).await;
+    assert_eq!((out.len(), out.lines().count()), (4_000_001 + 588_895 + 4, 100_002));
+    process.is_idle().await;
+}
+
+#[tokio::test]
+async fn log_never_outgrows_its_limit_and_can_be_read_on() {
+    const LIMIT: u64 = 1 << 20;
+    let scene = Scene::new();
+    // Short lines, a line without end, and then a word.
+    let talk = "seq 1 300000; head -c 5000000 /dev/zero | tr '\\0' x; seq 1 20000; echo last; exec sleep 600";
+    let id = scene.running(&scene.writer("talker", LIMIT, talk)).await;
+    let follow = LogRequest { tail: None, follow: true, max_bytes: None };
+    let mut followed = scene.engine.logs(&id, follow).await.expect("it is followed");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"last\n") {
+        heard.extend(followed.next().await.expect("it goes on").expect("the log is read").bytes);
+        assert!(log_size(&id) <= LIMIT, "the log has {} bytes", log_size(&id));
+    }
+    let [out, _] = scene.log(&id, Some(3)).await;
+    assert_eq!(out, "19999\n20000\nlast\n");
+}
+
+#[tokio::test]
+async fn tail_of_a_million_lines_is_exact() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.writer("counter", 1 << 30, "seq 1 1000000; exec sleep 600")).await;
+    eventually("all is written", || async {
+        scene.log(&id, Some(1)).await[0].starts_with("1000000").then_some(())
+    })
+    .await;
+    let [out, _] = scene.log(&id, Some(100_000)).await;
+    assert!(out.starts_with("900001\n") && out.lines().count() == 100_000, "{} lines", out.lines().count());
+}
+
+#[tokio::test]
+async fn reading_a_log_that_grows_without_end_comes_to_an_end() {
+    let scene = Scene::new();
+    let id = scene.running(&scene.writer("yes", 10 << 20, "exec yes")).await;
+    eventually("it has begun", || async { (log_size(&id) > 1 << 20).then_some(()) }).await;
+    for tail in [None, Some(1000)] {
+        let [out, _] = scene.log(&id, tail).await;
+        assert!(out.lines().all(|line| line == "y"), "a line was cut");
+    }
 }

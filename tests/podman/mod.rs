@@ -102,6 +102,7 @@ impl Scene {
             read_only_root: false,
             privileged: false,
             stop_grace: Duration::from_secs(5),
+            log_bytes: 10 << 20,
         }
     }
 

@@ -62,7 +62,7 @@ async fn the_grace_of_a_stop_is_the_one_it_was_given() {
     deaf.stop_grace = Duration::from_hours(1);
     let id = scene.running(&deaf).await;
     // A stop before the shell is deaf would end it by the signal.
-    let follow = ostler::engine::LogRequest { tail: None, follow: true };
+    let follow = ostler::engine::LogRequest { tail: None, follow: true, max_bytes: None };
     scene.engine.logs(&id, follow).await.unwrap().next().await.expect("it says it is deaf").unwrap();
     let stop = scene.engine.stop_container(&id, Duration::from_secs(1));
     let stopped = within(&SystemClock::start(), WAIT_LIMIT, stop).await;

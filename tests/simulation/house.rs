@@ -201,6 +201,7 @@ fn settings() -> Settings {
         platform_port: 7700,
         platform_url: None,
         isolate: false,
+        log_bytes: 10 << 20,
         trash_retention: Duration::from_hours(14 * 24),
         restart: RestartBudget::default(),
         concurrent_starts: 2,
@@ -691,6 +692,7 @@ fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
         read_only_root: false,
         privileged: false,
         stop_grace: Duration::from_secs(10),
+        log_bytes: 10 << 20,
     };
     let mut state = world.state();
     for (kind, _) in volumes {

@@ -198,6 +198,7 @@ impl Registry {
                 platform_port: address.port(),
                 platform_url: None,
                 isolate: false,
+                log_bytes: 10 << 20,
                 trash_retention: Duration::from_hours(14 * 24),
                 restart: wanted.restart,
                 concurrent_starts: 2,

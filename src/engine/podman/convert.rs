@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -21,6 +22,9 @@ use crate::domain::{
 const CPU_PERIOD_US: u32 = 100_000;
 /// The smallest share the kernel takes, in microseconds.
 const CPU_QUOTA_MIN_US: f64 = 1_000.0;
+
+/// The log driver of every container.
+const LOG_DRIVER: &str = "k8s-file";
 
 /// Whether labels hold this key, with this value where one is asked for.
 pub(super) fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> bool {
@@ -124,6 +128,52 @@ struct PortBinding {
     host_port: String,
 }
 
+/// What is read of a container before its log.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct LogInspection {
+    state: InspectionState,
+    host_config: LogHost,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LogHost {
+    #[serde(default)]
+    log_config: LogConfig,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct LogConfig {
+    #[serde(rename = "Type")]
+    driver: String,
+    path: PathBuf,
+}
+
+/// Where a container's log is, and who writes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LogSource {
+    /// The file. `None` with drivers that have none of this form.
+    pub(super) path: Option<PathBuf>,
+    /// Whether more may come.
+    pub(super) may_grow: bool,
+    /// The number of conmon's process.
+    pub(super) conmon: Option<i64>,
+}
+
+impl From<LogInspection> for LogSource {
+    fn from(LogInspection { state: of, host_config: LogHost { log_config } }: LogInspection) -> Self {
+        let LogConfig { driver, path } = log_config;
+        Self {
+            // Podman takes `json-file` for the same.
+            path: matches!(driver.as_str(), LOG_DRIVER | "json-file").then_some(path),
+            may_grow: state(&of.status).may_run(),
+            conmon: of.conmon_pid.filter(|process| *process > 0),
+        }
+    }
+}
+
 /// A container that was looked at, with the number of its process and that of conmon.
 pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i64>, Option<i64>) {
     let Inspection {
@@ -180,6 +230,7 @@ pub(super) fn create_body(spec: &ContainerSpec) -> Value {
         read_only_root,
         privileged,
         stop_grace,
+        log_bytes,
     } = spec;
     let mut body = json!({
         "name": name,
@@ -200,6 +251,8 @@ pub(super) fn create_body(spec: &ContainerSpec) -> Value {
         // Process 1 without handlers ignores SIGTERM: every stop would last its whole grace.
         "init": true,
         "stop_timeout": whole_seconds(*stop_grace),
+        // This driver alone has a limit for each container, and a file that can be read without Podman.
+        "log_configuration": { "driver": LOG_DRIVER, "size": log_bytes },
     });
     if !command.is_empty() {
         body["command"] = json!(command);
@@ -306,6 +359,7 @@ mod tests {
             read_only_root: false,
             privileged: false,
             stop_grace: Duration::from_millis(1500),
+            log_bytes: 1 << 20,
         }
     }
 
@@ -338,6 +392,12 @@ mod tests {
         assert_eq!(body["resource_limits"]["memory"], json!({ "limit": 1 << 26, "swap": 1 << 26 }));
         assert_eq!(cpu_quota(0.0), 1000);
         assert_eq!(body["stop_timeout"], json!(2));
+    }
+
+    #[test]
+    fn every_container_has_a_log_limit() {
+        let body = create_body(&spec());
+        assert_eq!(body["log_configuration"], json!({ "driver": "k8s-file", "size": 1 << 20 }));
     }
 
     #[test]

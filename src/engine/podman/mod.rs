@@ -15,12 +15,13 @@ mod convert;
 mod directory;
 mod errors;
 mod events;
+mod log_file;
 mod processes;
 mod raw;
 pub mod socket;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     future::{Future, ready},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
@@ -28,7 +29,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 use hyper::Method;
 use podman_api::{
     conn::TtyChunk,
@@ -46,7 +47,10 @@ use tokio::{
 };
 
 use self::{
+    convert::{LogInspection, LogSource},
     errors::{Failure, one_line},
+    log_file::LogFile,
+    processes::Conmon,
     raw::{Raw, escape},
     socket::SocketAddress,
 };
@@ -239,6 +243,25 @@ impl Podman {
         Ok(())
     }
 
+    /// A container's output as the service gives it, where the file cannot be read here.
+    ///
+    /// The service computes a tail in time quadratic in the length of a line and in the number of lines, goes on after
+    /// the caller has left, and leaves a goroutine behind. It reads a whole log in linear time and stops when it is
+    /// left, so the tail is cut here. Only a follower's tail is left to the service.
+    fn logs_by_service(&self, id: &ContainerId, request: LogRequest, call: String) -> LogStream {
+        let LogRequest { tail, follow, max_bytes } = request;
+        let options = ContainerLogsOpts::builder().stdout(true).stderr(true).follow(follow);
+        match tail {
+            Some(lines) if follow => log_stream(&self.api, id, options.tail(lines.to_string()).build(), call),
+            None => log_stream(&self.api, id, options.build(), call),
+            Some(lines) => {
+                let max_bytes = max_bytes.unwrap_or(log_file::TAIL_MAX_BYTES);
+                let whole = log_stream(&self.api, id, options.build(), call);
+                last_lines(whole, lines, usize::try_from(max_bytes).unwrap_or(usize::MAX))
+            }
+        }
+    }
+
     async fn ask_rootless(&self, call: &str) -> EngineResult<bool> {
         let info = self.api.info().await.map_err(self.failed(call))?;
         let rootless = info.host.and_then(|host| host.security?.rootless);
@@ -310,8 +333,12 @@ async fn off_thread<T: Send + 'static>(
 ///
 /// podman-api's stream borrows the handle it came from, so both live in one future, which hands each
 /// piece on through a channel that holds one. It is polled as a part of the stream that it feeds.
-fn log_stream(api: &podman_api::Podman, id: &ContainerId, options: ContainerLogsOpts) -> LogStream {
-    let call = format!("read the log of container {}", id.short());
+fn log_stream(
+    api: &podman_api::Podman,
+    id: &ContainerId,
+    options: ContainerLogsOpts,
+    call: String,
+) -> LogStream {
     let container = api.containers().get(id.as_str());
     let (pieces, received) = mpsc::channel(1);
     let feed = async move {
@@ -330,6 +357,60 @@ fn log_stream(api: &podman_api::Podman, id: &ContainerId, options: ContainerLogs
         stream::select(received, feed)
             .map(move |piece| piece.map(log_chunk).map_err(|error| Failure::from(error).of(call.as_str()))),
     )
+}
+
+/// The last lines of a log that is read to its end, and no more than so many bytes of them.
+fn last_lines(log: LogStream, lines: u32, max_bytes: usize) -> LogStream {
+    let kept =
+        log.try_fold((LogTail::default(), [false; 2]), move |(mut tail, mut inside), chunk| async move {
+            let stream = usize::from(chunk.stderr);
+            let begins = !std::mem::replace(&mut inside[stream], !chunk.bytes.ends_with(b"\n"));
+            tail.push(chunk, begins, lines, max_bytes);
+            Ok((tail, inside))
+        });
+    let kept = kept.map_ok(|(tail, _)| stream::iter(tail.chunks.into_iter().map(|(chunk, _)| Ok(chunk))));
+    Box::pin(kept.try_flatten_stream())
+}
+
+/// The last chunks of a log, each with whether a line begins with it.
+#[derive(Default)]
+struct LogTail {
+    chunks: VecDeque<(LogChunk, bool)>,
+    lines: usize,
+    bytes: usize,
+}
+
+impl LogTail {
+    fn push(&mut self, chunk: LogChunk, begins: bool, lines: u32, max_bytes: usize) {
+        if !begins && self.chunks.is_empty() {
+            // The rest of a line that was dropped.
+            return;
+        }
+        self.lines += usize::from(begins);
+        self.bytes += chunk.bytes.len();
+        self.chunks.push_back((chunk, begins));
+        while self.lines > usize::try_from(lines).unwrap_or(usize::MAX) {
+            self.pop();
+            self.lines -= 1;
+            while self.chunks.front().is_some_and(|(_, begins)| !begins) {
+                self.pop();
+            }
+        }
+        while self.bytes > max_bytes {
+            self.pop();
+            match self.chunks.front_mut() {
+                // What is left of the first line begins here now.
+                Some((_, begins)) if !*begins => *begins = true,
+                Some(_) | None => self.lines -= 1,
+            }
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((chunk, _)) = self.chunks.pop_front() {
+            self.bytes -= chunk.bytes.len();
+        }
+    }
 }
 
 fn log_chunk(piece: TtyChunk) -> LogChunk {
@@ -600,20 +681,25 @@ impl Engine for Podman {
         })
     }
 
-    /// podman-api: its log asks only when first polled, and a follower of a silent container learns of a
-    /// missing one never; so the container is looked for first.
+    /// From the log's file where it can be read here, without the service; see [`log_file`].
+    ///
+    /// podman-api: its log asks only when first polled, and a follower of a silent container never learns that the
+    /// container is missing. So the container is inspected first.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let call = format!("read the log of container {}", id.short());
-        let there = self.api.containers().get(id.as_str()).exists().await;
-        if !there.map_err(self.failed(call.as_str()))? {
-            return Err(EngineError::new(Trouble::Absent, call, "no such container"));
+        let target = format!("/libpod/containers/{id}/json");
+        let found = self.raw.json::<LogInspection>(Method::GET, &target, None).await;
+        let LogSource { path, may_grow, conmon } = found.map_err(self.failed(call.as_str()))?.into();
+        let writer = conmon.filter(|_| may_grow).and_then(|process| Conmon::find(process, id));
+        if !request.follow || !may_grow || writer.is_some() {
+            let request = LogRequest { follow: request.follow && may_grow, ..request };
+            let container = id.clone();
+            let opened = off_thread(&call, move || LogFile::open(&path?, &container, request)).await?;
+            if let Some(log) = opened {
+                return Ok(log_file::stream(log, writer, call));
+            }
         }
-        let options = ContainerLogsOpts::builder().stdout(true).stderr(true).follow(request.follow);
-        let options = match request.tail {
-            Some(lines) => options.tail(lines.to_string()),
-            None => options,
-        };
-        Ok(log_stream(&self.api, id, options.build()))
+        Ok(self.logs_by_service(id, request, call))
     }
 
     /// By the raw client, which knows that Podman listens when the call returns: podman-api's stream
@@ -690,6 +776,25 @@ mod tests {
         assert_eq!(step(report("", "", "manifest unknown")), Some(Err("manifest unknown".into())));
         assert_eq!(step(report("", "c0ffee", "")), Some(Ok(())));
         assert_eq!(*heard.lock().unwrap(), ["Copying blob 1", "Copying blob 2"]);
+    }
+
+    #[tokio::test]
+    async fn tail_of_a_whole_log_is_cut_by_lines_and_by_bytes() {
+        let cut = async |pieces: &[&str], lines, max_bytes| {
+            let chunk = |piece: &&str| Ok(LogChunk { stderr: false, bytes: piece.as_bytes().to_vec() });
+            let log = Box::pin(stream::iter(pieces.iter().map(chunk).collect::<Vec<_>>()));
+            let kept: Vec<_> = last_lines(log, lines, max_bytes).try_collect().await.unwrap();
+            kept.iter().map(|chunk| String::from_utf8_lossy(&chunk.bytes).into_owned()).collect::<String>()
+        };
+        let log = ["one\n", "tw", "o\n", "thr", "ee"];
+        for (lines, kept) in [(0, ""), (1, "three"), (2, "two\nthree"), (3, "one\ntwo\nthree")] {
+            assert_eq!(cut(&log, lines, 100).await, kept, "{lines} lines");
+        }
+        assert_eq!(cut(&log, 1, 3).await, "ee");
+        assert_eq!(cut(&["a", "b", "c", "d\n", "e\n"], 1, 3).await, "e\n");
+        assert_eq!(cut(&["a", "b", "c", "d\n", "e\n"], 2, 3).await, "e\n");
+        assert_eq!(cut(&["a", "b", "c", "d\n", "e\n"], 2, 4).await, "d\ne\n");
+        assert_eq!(cut(&["long\n"], 2, 3).await, "");
     }
 
     #[test]

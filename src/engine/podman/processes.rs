@@ -11,10 +11,37 @@ use crate::domain::ids::ContainerId;
 
 /// Whether a process is there and has not ended.
 pub(super) fn is_alive(process: i64) -> bool {
+    begun_at(process).is_some()
+}
+
+/// When a process that has not ended began, in clock ticks since the boot: with its number, this names it for good.
+fn begun_at(process: i64) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The second field is the name, in brackets, and may hold spaces and brackets: count from behind it.
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
+}
+
+/// The conmon of one container, which writes its log.
+#[derive(Debug)]
+pub(super) struct Conmon {
+    process: i64,
+    begun_at: String,
+}
+
+impl Conmon {
+    /// The process of this number, if it is seen here as a conmon that holds this container.
+    pub(super) fn find(process: i64, container: &ContainerId) -> Option<Self> {
+        let begun_at = begun_at(process)?;
+        let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
+        holds(&command, container).then_some(Self { process, begun_at })
+    }
+
+    /// Whether it goes on. Its log is complete once it does not.
+    pub(super) fn is_alive(&self) -> bool {
+        begun_at(self.process).is_some_and(|begun_at| begun_at == self.begun_at)
+    }
 }
 
 /// Whether a conmon holds this container, whatever Podman says of it: one that was started by a service which then

@@ -36,7 +36,7 @@ pub(in super::super) async fn stream(
     let container = row.container.ok_or_else(|| {
         HttpError::conflict(format!("workspace `{}` has no container yet, and so no log", row.name))
     })?;
-    let request = LogRequest { tail: query.tail, follow: query.follow };
+    let request = LogRequest { tail: query.tail, follow: query.follow, max_bytes: None };
     let chunks = api.0.engine.logs(&container, request).await?;
     Ok(Body::from_stream(chunks.map(|chunk| chunk.map(|chunk| framed(&chunk)))).into_response())
 }
