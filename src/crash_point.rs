@@ -29,7 +29,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("accept: make the sentinel", "an engine is marked as the one to trust"),
     ("accept engine", "the registry trusts that engine"),
     ("accept: write the mirror", "the mirror says that an engine was accepted"),
-    ("reach: make the network", "the network of the workspaces is there"),
+    ("reach: make the network", "the network of the workspaces, or of one of them, is there"),
     // How a workspace comes to be, and is changed.
     ("create workspace", "the row of a new workspace"),
     ("create: note the generation", "the mirror counts a row that was made or adopted"),
@@ -97,6 +97,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("tell", "an event without a change"),
     ("forget events", "old events are deleted"),
     ("forget removed", "old removed rows are deleted"),
+    ("forget: delete a network", "the network of a removed workspace is deleted"),
 ];
 
 /// The next durable step of this name is about to be taken.

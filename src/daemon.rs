@@ -3,7 +3,11 @@
 //! The only place that knows every layer. What fails here fails before anything was changed; an engine
 //! that is not there is no such failure, because the daemon waits for it, says so, and changes nothing.
 
+mod gates;
+mod packets;
+
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -12,9 +16,13 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
+use self::{gates::Gates, packets::Packets};
 use crate::{
     api,
     clock::{Boxed, Clock, SharedClock, SystemClock, within},
@@ -33,7 +41,7 @@ use crate::{
     http::{Access, Api, ApiParts, Dial, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
-    ops::{HostAddress, Ops, Parts, Settings},
+    ops::{HostAddresses, Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
     sweep::{
         self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine,
@@ -126,7 +134,7 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     let house = build(&config, store, mirror, registry, clock, wake)?;
     // Asked once before the sweeps begin, so that a first start does not begin with a warning.
     let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
-    if let Some(Err(error)) = accepted {
+    if let Some(Err(error)) = &accepted {
         tracing::warn!(%error, "the engine cannot be accepted yet; ostler waits for it and changes nothing");
     }
     let (driver, sweeps) = Driver::new(
@@ -136,17 +144,24 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
         Arc::new(house.spawn.clone()),
         calls,
     );
-    let api = api_of(&house, &config, sweeps.clone());
-    let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop };
+    let packets = Arc::new(Packets::new(house.registry.instance));
+    let api = api_of(&house, &config, sweeps.clone(), &packets);
+    let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop, packets };
     // Bound before anything is changed: who cannot be reached keeps nobody.
     let serving = door.open_known()?;
+    let (opened, open) = oneshot::channel();
     let background = [
         tokio_task(keep_accepting(house.ops.clone(), Arc::clone(&house.clock), sweeps.clone()), &stop),
         tokio_task(driver.drive(stop.clone()), &stop),
         tokio_task(ping_watchdog(Arc::clone(&house.clock)), &stop),
         tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
-        tokio_task(door.open_towards_workspaces(), &stop),
+        tokio_task(door.keep_open_towards_workspaces(opened), &stop),
     ];
+    // Agents call back at once: ready before these addresses are bound would be too early. Without an engine they
+    // are bound later.
+    if matches!(accepted, Some(Ok(_))) {
+        let _opens_later = within(&*house.clock, FIRST_ACCEPT, open).await;
+    }
     let socket = config.socket();
     tracing::info!(
         socket = %socket.display(), instance = %house.registry.instance, data_dir = %config.data_dir.display(),
@@ -237,6 +252,7 @@ struct Door<'a> {
     config: &'a Config,
     house: &'a House,
     stop: &'a CancellationToken,
+    packets: Arc<Packets>,
 }
 
 impl Door<'_> {
@@ -278,53 +294,26 @@ impl Door<'_> {
         Box::pin(async move { end.await.unwrap_or_default() })
     }
 
-    /// Opens the address by which workspaces reach this host, as soon as the engine says which it is: the gateway of
-    /// their network, which need not exist yet, or, without root, an address of this host.
-    fn open_towards_workspaces(&self) -> impl Future<Output = ()> + Send + 'static {
-        let wanted = self.config.network.listen.is_empty();
-        let port = self.config.network.port;
-        let (ops, clock, api) = (self.house.ops.clone(), Arc::clone(&self.house.clock), self.api.clone());
-        let (spawn, stop) = (self.house.spawn.clone(), self.stop.clone());
-        async move {
-            if !wanted {
-                return;
-            }
-            let mut told = String::new();
-            loop {
-                match towards_workspaces(&ops, port).await {
-                    Ok(listener) => {
-                        serve_agents(listener, api, clock, Arc::new(spawn), stop).await;
-                        return;
-                    }
-                    Err(error) => {
-                        // Once, not every few seconds: an engine that is away says so elsewhere too.
-                        let text = format!("{error:#}");
-                        if text != told {
-                            tracing::warn!(error = %text, "workspaces cannot reach ostler yet; trying again");
-                            told = text;
-                        }
-                    }
-                }
-                clock.sleep(ACCEPT_EVERY).await;
-            }
-        }
+    /// Keeps listening on the addresses by which workspaces reach this host: the gateways of their networks, which
+    /// need not exist yet, or, rootless, an address of this host. `opened` is told once the first ones are bound.
+    fn keep_open_towards_workspaces(
+        &self,
+        opened: oneshot::Sender<()>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let gates = Gates {
+            ops: self.house.ops.clone(),
+            api: self.api.clone(),
+            clock: Arc::clone(&self.house.clock),
+            spawn: Arc::new(self.house.spawn.clone()),
+            port: self.config.network.port,
+            stop: self.stop.clone(),
+            listens: self.config.network.listen.is_empty(),
+            isolate: self.config.network.isolate,
+            packets: Arc::clone(&self.packets),
+            open: BTreeMap::new(),
+        };
+        gates.keep_open(opened)
     }
-}
-
-async fn towards_workspaces(ops: &Ops, port: u16) -> anyhow::Result<tokio::net::TcpListener> {
-    let reach = ops.host_address().await?;
-    let address = SocketAddr::new(reach.address, port);
-    let listener = listen::bind(address, true).with_context(|| format!("cannot listen on {address}"))?;
-    if reach.lan_sees_it {
-        tracing::warn!(
-            %address,
-            "workspaces reach ostler by this address, which other machines of the network may see too. Everything but \
-             health needs a token; a firewall rule, or `network.listen`, keeps others out"
-        );
-    } else {
-        tracing::info!(%address, "workspaces are heard here");
-    }
-    Ok(listener)
 }
 
 fn build(
@@ -382,14 +371,14 @@ fn settings_of(config: &Config, registry: &Registry) -> Settings {
     }
 }
 
-fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
+fn api_of(house: &House, config: &Config, sweeps: DriverHandle, packets: &Arc<Packets>) -> Api {
     let doctor = Doctor::new(DoctorParts {
         store: house.store.clone(),
         engine: Arc::clone(&house.engine),
         clock: Arc::clone(&house.clock),
         instance: house.registry.instance,
         data_dir: config.data_dir.clone(),
-        network: network_of(house.ops.clone(), config),
+        network: network_of(house.ops.clone(), config, Arc::clone(packets)),
     });
     Api::new(ApiParts {
         store: house.store.clone(),
@@ -415,18 +404,19 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle) -> Api {
     })
 }
 
-fn network_of(ops: Ops, config: &Config) -> Network {
+fn network_of(ops: Ops, config: &Config, packets: Arc<Packets>) -> Network {
     Network {
         listen: config.network.listen.clone(),
         port: config.network.port,
         told_to_agents: ops.settings().told_to_agents(),
         isolate: config.network.isolate,
+        packets: Arc::new(move || packets.state()),
         reach: Arc::new(move || {
             let ops = ops.clone();
             Box::pin(async move {
-                let HostAddress { address, lan_sees_it } =
-                    ops.host_address().await.map_err(|error| error.to_string())?;
-                Ok(Reach { address, lan_sees_it })
+                let HostAddresses { addresses, lan_sees_it, .. } =
+                    ops.host_addresses().await.map_err(|error| error.to_string())?;
+                Ok(Reach { addresses, lan_sees_it })
             })
         }),
     }

@@ -84,8 +84,9 @@ pub(super) const KEYS: &[Key<Config>] = &[
     },
     Key {
         path: "network.isolate",
-        doc: "Whether containers are kept from reaching each other. The workspace tree governs\n\
-              discovery and the proxy; packets between containers of one network only this does.",
+        doc: "Whether each workspace gets a network of its own, with packets between workspaces\n\
+              dropped. Needs root and `nft`. The workspace tree governs discovery and messages,\n\
+              never packets. Existing containers move to their own network at `ostler recreate`.",
         example: "",
         slot: |config| Slot::Flag(&mut config.network.isolate),
     },

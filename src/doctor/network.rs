@@ -1,7 +1,7 @@
 //! Whether workspaces reach ostler: proven from inside one of them, because nothing on the host can tell.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -37,6 +37,9 @@ const MOST_SAID: u64 = 16 << 10;
 /// How many characters of it are shown.
 const MOST_SHOWN: usize = 200;
 
+/// The most addresses that one line names.
+const MOST_ADDRESSES: usize = 4;
+
 const NO_SHELL: &str = "/bin/sh could be run in no running workspace";
 
 /// Asks from inside a container, with whatever it has. Not every wget can be told a limit, so `timeout` is, where
@@ -51,12 +54,12 @@ elif command -v python3 >/dev/null; then
     python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read(999).decode())' "$url"
 else echo "no tool"; fi"#;
 
-/// By which address workspaces reach this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The addresses by which workspaces reach this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The address.
-    pub address: IpAddr,
-    /// Whether other machines may see it too.
+    /// The addresses: one, or the gateway of each workspace's network.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether other machines can reach them too.
     pub lan_sees_it: bool,
 }
 
@@ -66,14 +69,16 @@ pub type AskReach = Arc<dyn Fn() -> Boxed<Result<Reach, String>> + Send + Sync>;
 /// Where agents are heard, and what they are told.
 #[derive(Clone)]
 pub struct Network {
-    /// The addresses that the configuration names; none stands for loopback and [`Reach::address`].
+    /// The addresses that the configuration names; none stands for loopback and [`Reach::addresses`].
     pub listen: Vec<IpAddr>,
     /// The port.
     pub port: u16,
     /// Where agents are told to reach ostler, for people.
     pub told_to_agents: String,
-    /// Whether packets between containers are kept back.
+    /// Whether each workspace has a network of its own.
     pub isolate: bool,
+    /// Whether packets between those networks are dropped; why not, if not.
+    pub packets: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Where workspaces reach this host.
     pub reach: AskReach,
 }
@@ -96,7 +101,7 @@ impl Doctor {
         let reach = within(&*self.0.clock, DEADLINE, (network.reach)()).await;
         let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
         let rows = self.0.store.describe_all(Scope::Live).await?;
-        Ok(vec![self.reached(&rows).await, heard_at(network, &reach), between(network.isolate)])
+        Ok(vec![self.reached(&rows).await, heard_at(network, &reach), between(network)])
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
@@ -263,17 +268,24 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>) -> Check {
     if network.listen.is_empty() {
         note(IpAddr::from([127, 0, 0, 1]), false);
         if let Ok(reach) = reach {
-            note(reach.address, reach.lan_sees_it);
+            for address in &reach.addresses {
+                note(*address, reach.lan_sees_it);
+            }
         }
     }
     for address in &network.listen {
         let others = match reach {
-            Ok(reach) if reach.address == *address => reach.lan_sees_it,
+            Ok(reach) if reach.addresses.contains(address) => reach.lan_sees_it,
             Ok(_) | Err(_) => !address.is_loopback(),
         };
         note(*address, others);
     }
-    let heard = format!("agents are heard on {}", addresses.join(" and "));
+    let listed = addresses.len().min(MOST_ADDRESSES);
+    let more = match addresses.len() - listed {
+        0 => String::new(),
+        more => format!(" and {more} more gateways of workspaces' networks"),
+    };
+    let heard = format!("agents are heard on {}{more}", addresses[..listed].join(" and "));
     if let (true, Err(why)) = (network.listen.is_empty(), reach) {
         return warn(
             "listen",
@@ -291,13 +303,29 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>) -> Check {
     )
 }
 
-fn between(isolate: bool) -> Check {
-    let packets = if isolate {
-        "Packets between containers are kept back (`network.isolate`)"
-    } else {
-        "Packets between containers it does not keep back: `network.isolate` does"
-    };
-    ok("tree", format!("it governs who may discover and message whom. {packets}"))
+fn between(network: &Network) -> Check {
+    const TREE: &str = "it governs who may discover and message whom";
+    if !network.isolate {
+        return ok(
+            "tree",
+            format!(
+                "{TREE}. It does not govern packets: all workspaces share one network and reach each other's ports. \
+                 `network.isolate = true` gives each a network of its own and drops packets between them"
+            ),
+        );
+    }
+    match (network.packets)() {
+        Ok(()) => ok(
+            "tree",
+            format!("{TREE}. Packets to workspaces are dropped but from this host (`network.isolate`)"),
+        ),
+        Err(why) => warn(
+            "tree",
+            format!("{TREE}. Packets between workspaces may pass, although `network.isolate` is set: {why}"),
+            "ostler needs root and `nft` (Debian's nftables) to drop them; a rootless Podman offers only its own \
+             `isolate` option, which netavark before 1.5 loses when a container stops",
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -359,10 +387,13 @@ mod tests {
             port: 7717,
             told_to_agents: TOLD.into(),
             isolate: false,
+            packets: Arc::new(|| Ok(())),
             reach: Arc::new(|| unreachable!("what it answers is handed over")),
         };
-        let reach =
-            reach.map(|(address, lan_sees_it)| Reach { address: address.parse().unwrap(), lan_sees_it });
+        let reach = reach.map(|(address, lan_sees_it)| Reach {
+            addresses: BTreeSet::from([address.parse().unwrap()]),
+            lan_sees_it,
+        });
         let check = heard_at(&network, &reach.map_err(str::to_owned));
         (check.verdict, check.found)
     }

@@ -114,6 +114,12 @@ pub fn container_name(workspace: WorkspaceId, serial: u32) -> String {
     format!("ostler-{workspace}-{serial}")
 }
 
+/// `ostler-<workspace>-net`: the network of one workspace, where `network.isolate` gives each its own.
+#[must_use]
+pub fn network_name(workspace: WorkspaceId) -> String {
+    format!("ostler-{workspace}-net")
+}
+
 /// `ostler-trash-<entry>`: a container that lies in the trash.
 #[must_use]
 pub fn trash_name(trash: TrashId) -> String {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
-    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogRequest, LogStream, NetworkInfo,
-    Progress, Trouble, VolumeSpec,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogRequest, LogStream,
+    NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -165,6 +165,14 @@ impl Engine for Bounded {
     ) -> EngineResult<NetworkInfo> {
         let call = || format!("make network {name}");
         self.change(call, self.engine.ensure_network(name, labels, isolate)).await
+    }
+
+    async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>> {
+        self.read(|| format!("list networks with {key}={value}"), self.engine.list_networks(key, value)).await
+    }
+
+    async fn delete_network(&self, name: &str) -> EngineResult<()> {
+        self.change(|| format!("delete network {name}"), self.engine.delete_network(name)).await
     }
 
     async fn has_image(&self, image: &str) -> EngineResult<bool> {

@@ -22,8 +22,8 @@ pub use self::events::EventFault;
 use self::events::{Listener, News};
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment,
-    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest,
-    LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
+    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork,
+    LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
@@ -114,6 +114,8 @@ pub struct State {
     pub containers: BTreeMap<ContainerId, FakeContainer>,
     /// Volumes.
     pub volumes: BTreeMap<String, FakeVolume>,
+    /// Networks, by name.
+    pub networks: BTreeMap<String, ListedNetwork>,
     /// Images that are there.
     pub images: BTreeSet<String>,
     /// Images a pull can fetch.
@@ -441,7 +443,7 @@ impl FakeEngine {
 
 /// Whether a method may change anything.
 fn changes(method: &str) -> bool {
-    const LOOKS: [&str; 9] = [
+    const LOOKS: [&str; 10] = [
         "describe",
         "list_containers",
         "list_volumes",
@@ -450,6 +452,7 @@ fn changes(method: &str) -> bool {
         "read_file",
         "has_image",
         "ensure_network",
+        "list_networks",
         "logs",
     ];
     !LOOKS.contains(&method)
@@ -699,11 +702,46 @@ impl Engine for FakeEngine {
     async fn ensure_network(
         &self,
         name: &str,
-        _labels: &BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
         _isolate: bool,
     ) -> EngineResult<NetworkInfo> {
-        self.call("ensure_network", name, |_, _| Ok(NetworkInfo { gateway: Some([10, 89, 0, 1].into()) }))
-            .await
+        let (name, labels) = (name.to_owned(), labels.clone());
+        self.call("ensure_network", name.clone(), move |state, _| {
+            // Subnets are given out in order and never twice: no test makes 65 536 networks.
+            let [third, fourth] = u16::try_from(state.networks.len()).unwrap_or(u16::MAX).to_be_bytes();
+            let made = ListedNetwork {
+                name: name.clone(),
+                labels,
+                info: NetworkInfo {
+                    gateway: Some([10, 89_u8.saturating_add(third), fourth, 1].into()),
+                    subnet: None,
+                },
+            };
+            let network = state.networks.entry(name).or_insert(made);
+            Ok(network.info)
+        })
+        .await
+    }
+
+    async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.call("list_networks", "", move |state, _| {
+            let ours = state.networks.values().filter(|one| labelled(&one.labels, &key, Some(&value)));
+            Ok(ours.cloned().collect())
+        })
+        .await
+    }
+
+    async fn delete_network(&self, name: &str) -> EngineResult<()> {
+        let name = name.to_owned();
+        self.call("delete_network", name.clone(), move |state, _| {
+            if state.containers.values().any(|container| container.spec.network == name) {
+                return Err(conflict("delete network", "network is being used"));
+            }
+            state.networks.remove(&name);
+            Ok(())
+        })
+        .await
     }
 
     async fn has_image(&self, image: &str) -> EngineResult<bool> {

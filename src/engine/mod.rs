@@ -15,7 +15,7 @@ pub mod podman;
 pub mod tail;
 pub mod trusted;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::Stream;
@@ -224,6 +224,45 @@ pub struct InspectedVolume {
 pub struct NetworkInfo {
     /// The address by which containers reach the host.
     pub gateway: Option<IpAddr>,
+    /// The addresses of its containers, and its gateway.
+    pub subnet: Option<Subnet>,
+}
+
+/// A range of addresses, as `10.89.0.0/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subnet {
+    /// Its first address.
+    pub address: IpAddr,
+    /// How many leading bits its addresses share.
+    pub prefix: u8,
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = text.split_once('/').ok_or(())?;
+        let (address, prefix) = (address.parse().map_err(|_| ())?, prefix.parse().map_err(|_| ())?);
+        let bits = if matches!(address, IpAddr::V4(_)) { 32 } else { 128 };
+        if prefix > bits { Err(()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+/// A network in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedNetwork {
+    /// Unique in the engine.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it looks like from the host.
+    pub info: NetworkInfo,
 }
 
 /// What things cost in disk, in bytes: a container's own files without its image, a volume's content.
@@ -361,6 +400,13 @@ pub trait Engine: Send + Sync {
         labels: &BTreeMap<String, String>,
         isolate: bool,
     ) -> EngineResult<NetworkInfo>;
+
+    /// The networks that carry this label, with the address by which their containers reach the host.
+    async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>>;
+
+    /// Deletes a network, never by force. Absent is success; [`Trouble::Conflict`] while a container, running or
+    /// not, belongs to it.
+    async fn delete_network(&self, name: &str) -> EngineResult<()>;
 
     /// Whether the image is there.
     async fn has_image(&self, image: &str) -> EngineResult<bool>;

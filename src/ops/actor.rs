@@ -65,6 +65,8 @@ pub enum Order {
         /// Why, for people.
         why: String,
     },
+    /// Delete its network, unless it is back or a container belongs to it.
+    ForgetNetwork,
     /// Note that its container is gone or has ended, after another look.
     MarkOffline(Incarnation),
     /// Note that its container runs, after another look.
@@ -293,6 +295,7 @@ impl Ops {
             Order::Delete { entry, guard, swept_by } => self.delete_now(entry, guard, swept_by, &phase).await,
             Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
             Order::TakeTokenOver => self.take_token_over_now(workspace).await,
+            Order::ForgetNetwork => self.forget_network_now(workspace).await,
             Order::FinishHibernation => self.finish_hibernation_now(workspace, &phase).await,
             Order::RestartDue => self.restart_due_now(workspace, &phase).await,
             Order::RestartUnwell { unless, why } => {

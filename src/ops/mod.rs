@@ -11,8 +11,8 @@ mod adopt;
 mod create;
 mod delete;
 mod hibernate;
-mod host_address;
 mod mark;
+mod network;
 mod pause;
 mod put_away;
 mod recreate;
@@ -27,7 +27,11 @@ mod traffic;
 mod undelete;
 mod update;
 
-use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     clock::SharedClock,
@@ -50,7 +54,7 @@ use crate::{
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
-pub use host_address::HostAddress;
+pub use network::{Gateways, HostAddresses, KnownGateways};
 pub use pause::Affected;
 pub use put_away::PutAway;
 pub use remove::Removal;
@@ -72,7 +76,7 @@ pub struct Settings {
     pub platform_port: u16,
     /// The url agents reach ostler at, in place of the network's gateway.
     pub platform_url: Option<String>,
-    /// Whether containers of the network are kept apart.
+    /// Whether each workspace has a network of its own, with packets between them kept back.
     pub isolate: bool,
     /// The size in bytes at which a container's log is dropped and begun again.
     pub log_bytes: u64,
@@ -116,6 +120,8 @@ struct Inner {
     actors: actor::Actors,
     traffic: Traffic,
     wake: Wake,
+    /// The gateways of the networks known so far.
+    gateways: Gateways,
 }
 
 /// What the ops are made of.
@@ -156,6 +162,7 @@ impl Ops {
             actors,
             traffic,
             wake,
+            gateways: Gateways::default(),
         }))
     }
 
@@ -209,7 +216,7 @@ impl Ops {
             .settings
             .runtimes
             .get(&row.runtime)
-            .is_some_and(|runtime| *made_from != start::spec_hash(row, runtime))
+            .is_some_and(|runtime| *made_from != start::spec_hash(row, runtime, &self.0.settings))
     }
 
     /// Requests on their way to agents.

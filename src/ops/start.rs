@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, put_away::PutAway};
+use super::{Applied, Inner, OpError, OpResult, Ops, Order, Settings, actor::Phase, put_away::PutAway};
 use crate::{
     clock::Boxed,
     crash_point,
@@ -25,7 +25,7 @@ use crate::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
             LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, container_name, container_owner,
-            instance_name, volume_name,
+            volume_name,
         },
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
@@ -92,7 +92,9 @@ struct Prepared {
 }
 
 /// What a container is made from, as a hash: when it differs from the row's, the container has drifted.
-pub(super) fn spec_hash(row: &Workspace, runtime: &Runtime) -> String {
+/// The address by which it reaches ostler and the kind of its network are part of that: both are fixed when the
+/// container is made.
+pub(super) fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
     let made_from = json!({
         "spec": row.spec,
         "tier": row.tier,
@@ -101,6 +103,10 @@ pub(super) fn spec_hash(row: &Workspace, runtime: &Runtime) -> String {
         "env": runtime.env,
         "stop_grace_ms": u64::try_from(runtime.stop_grace.as_millis()).unwrap_or(u64::MAX),
         "privileged": runtime.privileged_tiers.contains(&row.tier),
+        "parent": row.parent,
+        "platform_url": settings.platform_url,
+        "platform_port": settings.platform_port,
+        "isolate": settings.isolate,
     });
     let digest = Sha256::digest(made_from.to_string());
     digest.iter().take(12).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -275,7 +281,7 @@ impl Inner {
         if let (Some(kept), false) = (&held, order.new_container || ended_unheard) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.give_name_back(row, kept).await?;
-            let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| spec_hash(row, runtime));
+            let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(row, runtime));
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
         }
@@ -301,7 +307,12 @@ impl Inner {
             }
         };
         crash_point::after("start: make its container");
-        Ok(Some(Prepared { container, spec_hash: spec_hash(row, runtime), made_now: true, replaces: held }))
+        Ok(Some(Prepared {
+            container,
+            spec_hash: self.spec_hash(row, runtime),
+            made_now: true,
+            replaces: held,
+        }))
     }
 
     /// A kept container that lies under a trash name is given its own name back. A rename into the trash that the
@@ -434,6 +445,10 @@ impl Inner {
         )))
     }
 
+    fn spec_hash(&self, row: &Workspace, runtime: &Runtime) -> String {
+        spec_hash(row, runtime, &self.settings)
+    }
+
     fn labels(&self, id: WorkspaceId) -> BTreeMap<String, String> {
         BTreeMap::from([
             (LABEL_INSTANCE.to_owned(), self.settings.instance.to_string()),
@@ -448,8 +463,7 @@ impl Inner {
         serial: u32,
         port: u16,
     ) -> OpResult<ContainerSpec> {
-        let network = instance_name(self.settings.instance);
-        let platform_url = self.url_for_containers().await?;
+        let network = self.network_of(row.id).await?;
         let mut labels = self.labels(row.id);
         let labelled = LabelledSpec {
             name: row.name.clone(),
@@ -470,11 +484,11 @@ impl Inner {
             image: row.spec.image.clone(),
             command: row.spec.command.clone(),
             labels,
-            env: environment(row, runtime, platform_url),
+            env: environment(row, runtime, network.platform_url),
             user: runtime.user,
             mounts: mounts(row),
             publish: Some((AGENT_PORT, port)),
-            network,
+            network: network.name,
             aliases: vec![format!("ws-{}", row.id)],
             hostname: format!("ws-{}", &row.id.to_string()[..8]),
             limits: runtime.limits(row.tier),

@@ -4,6 +4,7 @@
 mod deaths;
 mod doctor;
 mod lifecycle;
+mod packets;
 mod sleep;
 
 use std::{fs, path::PathBuf, time::Instant};

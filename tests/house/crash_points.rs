@@ -7,7 +7,7 @@ use ostler::crash_point::STEPS;
 use super::sources;
 
 /// What changes the engine, or the file beside the database.
-const CHANGES: [&str; 13] = [
+const CHANGES: [&str; 14] = [
     "engine.create_container(",
     "engine.start_container(",
     "engine.stop_container(",
@@ -18,6 +18,7 @@ const CHANGES: [&str; 13] = [
     "engine.delete_volume(",
     "engine.write_file(",
     "engine.ensure_network(",
+    "engine.delete_network(",
     "engine.pull_image(",
     "mirror.write(",
     "mirror.note_generation(",

@@ -307,6 +307,7 @@ impl House {
                 port: 7700,
                 told_to_agents: String::new(),
                 isolate: false,
+                packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
             },
         });

@@ -235,6 +235,7 @@ impl Registry {
                 port: address.port(),
                 told_to_agents: ops.settings().told_to_agents(),
                 isolate: false,
+                packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
             },
         });

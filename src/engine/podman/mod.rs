@@ -56,8 +56,8 @@ use self::{
 };
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
-    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, LogChunk, LogRequest, LogStream,
-    MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
+    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogChunk, LogRequest,
+    LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -110,6 +110,34 @@ struct Usage {
     containers: Option<Vec<ContainerUsage>>,
     #[serde(default)]
     volumes: Option<Vec<VolumeUsage>>,
+}
+
+/// A network as the listing shows it.
+#[derive(Deserialize)]
+struct SeenNetwork {
+    name: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    subnets: Option<Vec<SeenSubnet>>,
+}
+
+#[derive(Deserialize)]
+struct SeenSubnet {
+    #[serde(default)]
+    gateway: Option<std::net::IpAddr>,
+    subnet: String,
+}
+
+impl SeenNetwork {
+    fn listed(self) -> ListedNetwork {
+        let subnets = self.subnets.unwrap_or_default();
+        let info = NetworkInfo {
+            gateway: subnets.iter().find_map(|seen| seen.gateway),
+            subnet: subnets.iter().find_map(|seen| seen.subnet.parse().ok()),
+        };
+        ListedNetwork { name: self.name, labels: self.labels.unwrap_or_default(), info }
+    }
 }
 
 #[derive(Deserialize)]
@@ -277,8 +305,10 @@ impl Podman {
     async fn gateway(&self, call: &str, name: &str) -> EngineResult<NetworkInfo> {
         let network = self.api.networks().get(plain(call, name)?).inspect().await;
         let subnets = network.map_err(self.failed(call))?.subnets.unwrap_or_default();
-        let gateway = subnets.into_iter().find_map(|subnet| subnet.gateway?.parse().ok());
-        Ok(NetworkInfo { gateway })
+        Ok(NetworkInfo {
+            gateway: subnets.iter().find_map(|seen| seen.gateway.as_ref()?.parse().ok()),
+            subnet: subnets.iter().find_map(|seen| seen.subnet.as_ref()?.parse().ok()),
+        })
     }
 }
 
@@ -634,6 +664,23 @@ impl Engine for Podman {
             Err(error) if error.trouble != Trouble::Conflict => Err(error),
             Ok(_) | Err(_) => self.gateway(&call, name).await,
         }
+    }
+
+    async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>> {
+        let call = format!("list networks with {key}={value}");
+        let filters = serde_json::json!({ "label": [format!("{key}={value}")] });
+        let target = format!("/libpod/networks/json?filters={}", escape(&filters.to_string()));
+        let found: Vec<SeenNetwork> =
+            self.raw.json(Method::GET, &target, None).await.map_err(self.failed(call))?;
+        Ok(found.into_iter().map(SeenNetwork::listed).collect())
+    }
+
+    /// Never by force: that would delete the containers which belong to it.
+    async fn delete_network(&self, name: &str) -> EngineResult<()> {
+        let call = format!("delete network {name}");
+        let target = format!("/libpod/networks/{}", plain(&call, name)?);
+        let deleted = self.raw.send(Method::DELETE, &target, None, ACKNOWLEDGEMENT_MAX_BYTES).await;
+        tolerate(deleted.map(drop), &[404]).map_err(self.failed(call))
     }
 
     async fn has_image(&self, image: &str) -> EngineResult<bool> {

@@ -40,6 +40,7 @@ impl Pass for EmptyTrash {
         let now = look.asked_at();
         sweeper.store.forget_events(now - sweeper.limits.event_retention, BATCH).await?;
         let owning = look.seen()?.inventory.workspaces();
+        sweeper.ops.forget_networks(&owning.iter().copied().collect()).await?;
         sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;
         Ok(())
     }

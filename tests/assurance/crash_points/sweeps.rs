@@ -134,6 +134,27 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
+        name: "the network of a removed workspace is deleted",
+        steps: &["forget: delete a network"],
+        more: "[network]\nisolate = true\n",
+        places_per_site: 1,
+        act: |stage| {
+            let name = stage.named("short");
+            stage.order(&creation(&name, &[]));
+            stage.order(&["rm", "--purge", &name]);
+            // Its container is deleted first.
+            stage.again_and_again(|stage| drop(stage.order(&["sweep", "run", "empty_trash"])));
+        },
+        check: |stage, place| {
+            let label = format!("label=ostler.instance={}", stage.site.instance());
+            until(&format!("killed {place}, the network is deleted all the same"), || {
+                stage.site.sweep("empty_trash");
+                podman_says(["network", "ls", "--quiet", "--filter", &label]).trim().is_empty().then_some(())
+            });
+        },
+        ..SCENARIO
+    },
+    Scenario {
         name: "tokens whose container is gone are revoked",
         steps: &["revoke stale tokens"],
         set: set_started,

@@ -1,0 +1,133 @@
+//! The listeners for workspaces: bound while their networks come and go, and moved when this host's address changes.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{ACCEPT_EVERY, packets::Packets};
+use crate::{
+    clock::SharedClock,
+    http::{Api, listen, serve_agents},
+    ops::Ops,
+    tasks::SharedSpawn,
+};
+
+/// How often addresses and rules are looked at again without a change: rootless, this host may have another address.
+const ADDRESS_EVERY: Duration = Duration::from_secs(30);
+
+/// The listeners for workspaces.
+pub(super) struct Gates {
+    pub(super) ops: Ops,
+    pub(super) api: Api,
+    pub(super) clock: SharedClock,
+    pub(super) spawn: SharedSpawn,
+    pub(super) port: u16,
+    pub(super) stop: CancellationToken,
+    /// Whether to listen here at all: not where `network.listen` names addresses.
+    pub(super) listens: bool,
+    /// Whether packets between workspaces are to be dropped.
+    pub(super) isolate: bool,
+    pub(super) packets: Arc<Packets>,
+    pub(super) open: BTreeMap<IpAddr, CancellationToken>,
+}
+
+impl Gates {
+    /// Serves what is known, and what becomes known later; `opened` is told once the first addresses are bound.
+    pub(super) async fn keep_open(mut self, opened: oneshot::Sender<()>) {
+        let mut gateways = self.ops.gateways().attend();
+        let mut told = String::new();
+        let found = loop {
+            match self.ops.host_addresses().await {
+                Ok(found) => break found,
+                Err(error) => warn_once(&mut told, &error.to_string()),
+            }
+            self.clock.sleep(ACCEPT_EVERY).await;
+        };
+        let mut opened = Some(opened);
+        loop {
+            if found.rootless {
+                self.packets.cannot("Podman is rootless, and its networks are out of ostler's reach");
+                if let Some(address) = self.ops.own_address() {
+                    self.close_all_but(|open| open == address);
+                    self.open_all([address], !address.is_loopback(), &mut told);
+                }
+                self.ops.gateways().note_served(u64::MAX);
+            } else {
+                let known = gateways.borrow_and_update().clone();
+                if self.isolate {
+                    self.packets.keep_apart(known.gateways.values().flatten()).await;
+                }
+                self.close_all_but(|address| known.gateways.contains_key(&address));
+                self.open_all(known.gateways.keys().copied(), false, &mut told);
+                self.ops.gateways().note_served(known.version);
+            }
+            if let Some(opened) = opened.take() {
+                // The daemon may have given up waiting for this.
+                let _given_up = opened.send(());
+            }
+            // A bind that failed is tried again too, and so are rules that another program flushed.
+            tokio::select! {
+                changed = gateways.changed() => if changed.is_err() { return },
+                () = self.clock.sleep(ADDRESS_EVERY) => {}
+            }
+        }
+    }
+
+    fn open_all(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        lan_sees_it: bool,
+        told: &mut String,
+    ) {
+        for address in addresses.into_iter().filter(|_| self.listens) {
+            if self.open.contains_key(&address) {
+                continue;
+            }
+            let at = SocketAddr::new(address, self.port);
+            match listen::bind(at, true) {
+                Ok(listener) => {
+                    if lan_sees_it {
+                        tracing::warn!(
+                            address = %at,
+                            "listening for workspaces on an address that other machines may reach too. Everything but \
+                             health needs a token; a firewall rule, or `network.listen`, keeps others out"
+                        );
+                    } else {
+                        tracing::info!(address = %at, "listening for workspaces");
+                    }
+                    let stop = self.stop.child_token();
+                    self.open.insert(address, stop.clone());
+                    let (api, clock) = (self.api.clone(), Arc::clone(&self.clock));
+                    let work = serve_agents(listener, api, clock, Arc::clone(&self.spawn), stop);
+                    self.spawn.spawn(Box::pin(work));
+                }
+                Err(error) => warn_once(told, &format!("cannot listen on {at}: {error}")),
+            }
+        }
+    }
+
+    fn close_all_but(&mut self, stays: impl Fn(IpAddr) -> bool) {
+        self.open.retain(|open, stop| {
+            let stays = stays(*open);
+            if !stays {
+                tracing::info!(address = %open, "no longer listening: this host has another address, or the network is gone");
+                stop.cancel();
+            }
+            stays
+        });
+    }
+}
+
+/// Once, not every few seconds: an engine that is away is reported elsewhere too.
+fn warn_once(told: &mut String, text: &str) {
+    if told != text {
+        tracing::warn!(error = %text, "workspaces cannot reach ostler yet; trying again");
+        text.clone_into(told);
+    }
+}

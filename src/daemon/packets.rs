@@ -1,0 +1,107 @@
+//! Drops packets between workspaces, with a table of our own in the kernel's packet filter.
+//!
+//! Podman's `isolate` option cannot carry the claim alone: netavark 1.4 takes the jump to its isolation rules away
+//! again whenever any isolated container stops, and containers in networks without the option are let through always.
+//! A dropped packet is dropped whatever other tables say, so this table needs no place among theirs. It names
+//! workspaces' subnets only and is replaced in one transaction, so a reload never lets a packet through.
+
+use std::{fmt::Write as _, process::Stdio, sync::Mutex};
+
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::{domain::ids::InstanceId, engine::Subnet};
+
+/// The table, and whether the last change of it succeeded.
+#[derive(Debug)]
+pub(super) struct Packets {
+    table: String,
+    state: Mutex<Result<(), String>>,
+}
+
+impl Packets {
+    pub(super) fn new(instance: InstanceId) -> Self {
+        // A table of its own for each installation: one must not take another's rules away.
+        let table = format!("ostler_{}", instance.to_string().replace('-', "_"));
+        Self { table, state: Mutex::new(Err("no workspace has a network yet".into())) }
+    }
+
+    /// Lets only answers, and this host itself, through to these subnets.
+    pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>) {
+        let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
+        let applied = load(rules(&self.table, &subnets)).await;
+        if let Err(error) = &applied {
+            tracing::warn!(%error, "packets between workspaces are not dropped, although `network.isolate` is set");
+        }
+        *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = applied;
+    }
+
+    /// Notes that packets cannot be dropped here.
+    pub(super) fn cannot(&self, why: &str) {
+        *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Err(why.to_owned());
+    }
+
+    /// Whether packets are dropped; why not, if not.
+    pub(super) fn state(&self) -> Result<(), String> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// The whole table. `table` before `delete table` makes deleting succeed where there was none.
+///
+/// Packets that stay inside a subnet pass: where bridges filter too, those come by here, and a subnet that another
+/// installation has been given since must go on working.
+fn rules(table: &str, subnets: &[&Subnet]) -> String {
+    let drops = subnets.iter().fold(String::new(), |mut drops, subnet| {
+        // Writing into a String cannot fail.
+        let _written = writeln!(drops, "ip daddr {subnet} ip saddr != {subnet} drop");
+        drops
+    });
+    format!(
+        "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
+         chain forward {{\ntype filter hook forward priority -1; policy accept;\n\
+         ct state established,related accept\n{drops}}}\n}}\n"
+    )
+}
+
+async fn load(rules: String) -> Result<(), String> {
+    let started = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut nft = started.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            "there is no `nft` on PATH: install nftables".to_owned()
+        } else {
+            format!("`nft` could not be run: {error}")
+        }
+    })?;
+    if let Some(mut input) = nft.stdin.take() {
+        input.write_all(rules.as_bytes()).await.map_err(|error| format!("`nft` took no rules: {error}"))?;
+    }
+    let ended = nft.wait_with_output().await.map_err(|error| format!("`nft` was lost: {error}"))?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    Err(format!("`nft` refused the rules: {}", said.lines().next().unwrap_or("it gave no reason")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_replaced_whole_and_names_every_subnet() {
+        let subnets: Vec<Subnet> =
+            ["10.89.0.0/24", "10.89.3.0/24"].iter().map(|text| text.parse().unwrap()).collect();
+        let rules = rules("ostler_test", &subnets.iter().collect::<Vec<_>>());
+        assert!(rules.starts_with("table inet ostler_test\ndelete table inet ostler_test\n"), "{rules}");
+        for subnet in subnets {
+            let drop = format!("\nip daddr {subnet} ip saddr != {subnet} drop\n");
+            assert!(rules.contains(&drop), "{rules}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What `network.isolate` claims, shown by packets: between containers, their gateways and their published ports.
+
+use super::{Agent, make};
+use crate::support::{daemon::Site, podman::podman_says};
+
+/// The port inside a container on which an agent listens.
+const AGENT_PORT: u16 = 8000;
+
+/// A workspace whose agent answers, and what its neighbours would need to reach it.
+struct Neighbour {
+    container: String,
+    address: String,
+    gateway: String,
+    host_port: u16,
+}
+
+impl Neighbour {
+    fn running(site: &Site, name: &str) -> Self {
+        let agent: Agent = make(site, name, &[]);
+        // It answers, so its server listens.
+        agent.says(site, "hello");
+        let shown = site.show(name);
+        let container = shown["container_id"].as_str().expect("it has a container").to_owned();
+        let seen = |field: &str| {
+            let template = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
+            podman_says(["inspect", &container, "--format", &template]).trim().to_owned()
+        };
+        let (address, gateway) = (seen("IPAddress"), seen("Gateway"));
+        let host_port = shown["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        Self { container, address, gateway, host_port: host_port.expect("it publishes a port") }
+    }
+
+    /// Whether a TCP connection from inside this container succeeds.
+    fn reaches(&self, address: &str, port: u16) -> bool {
+        let script =
+            format!("nc -w 3 {address} {port} </dev/null >/dev/null 2>&1 && echo open || echo closed");
+        let found = podman_says(["exec", &self.container, "sh", "-c", &script]);
+        match found.trim() {
+            "open" => true,
+            "closed" => false,
+            other => panic!("no answer from inside the container: {other:?}"),
+        }
+    }
+}
+
+/// Takes the rules of a site away when its test ends: they stay in force while no daemon runs.
+struct Rules(String);
+
+impl Rules {
+    fn of(site: &Site) -> Self {
+        Self(format!("ostler_{}", site.instance().replace('-', "_")))
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        let deleted = std::process::Command::new("nft").args(["delete", "table", "inet", &self.0]).status();
+        assert!(deleted.is_ok_and(|status| status.success()), "the rules were not in force: {}", self.0);
+    }
+}
+
+#[test]
+fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
+    let mut site = Site::new("[network]\nisolate = true\n");
+    site.serve();
+    let _rules = Rules::of(&site);
+    let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
+    assert_ne!(one.gateway, other.gateway, "each has a network of its own");
+    // Netavark 1.4 takes its isolation rules out of force when any isolated container stops.
+    make(&site, "third", &[]);
+    site.ostler(["stop", "third"]).well();
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        assert!(!from.reaches(&to.address, AGENT_PORT), "a packet reached the other workspace");
+        assert!(!from.reaches(&to.gateway, to.host_port), "its published port was reached by its gateway");
+        assert!(
+            !from.reaches(&from.gateway, to.host_port),
+            "its published port was reached by the own gateway"
+        );
+        assert!(from.reaches(&from.gateway, site.network_port()), "ostler is reached by its own gateway");
+        // The same probe succeeds where nothing is kept back: a closed answer above is no broken tool.
+        assert!(from.reaches("127.0.0.1", AGENT_PORT), "it reaches itself");
+    }
+}
+
+#[test]
+fn workspaces_of_a_shared_network_reach_each_other() {
+    let mut site = Site::new("[network]\nisolate = false\n");
+    site.serve();
+    let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
+    assert_eq!(one.gateway, other.gateway, "they share a network");
+    assert!(one.reaches(&other.address, AGENT_PORT), "README and doctor say that they reach each other");
+    assert!(!one.reaches(&one.gateway, other.host_port), "published ports are this host's own");
+    assert!(one.reaches(&one.gateway, site.network_port()), "ostler is reached by the gateway");
+}
+
+#[test]
+fn a_kept_container_reaches_ostler_after_a_restart_of_the_daemon() {
+    let mut site = Site::new("[network]\nisolate = true\n");
+    site.serve();
+    let _rules = Rules::of(&site);
+    let agent = make(&site, "kept", &[]);
+    site.ostler(["stop", "kept"]).well();
+    site.stop();
+    site.serve();
+    site.ostler(["start", "kept"]).well();
+    // `start` waits for the first heartbeat, which comes by the gateway of its own network.
+    assert_eq!(agent.status(&site), "online");
+}
+
+#[test]
+fn the_network_of_a_removed_workspace_is_deleted_with_its_last_container() {
+    let mut site = Site::new("[network]\nisolate = true\n");
+    site.serve();
+    let _rules = Rules::of(&site);
+    let agent = make(&site, "short", &[]);
+    let network = format!("ostler-{}-net", agent.id);
+    let exists =
+        || podman_says(["network", "ls", "--format", "{{.Name}}"]).lines().any(|name| name == network);
+    assert!(exists(), "a workspace has a network of its own");
+    site.ostler(["rm", "--purge", "short"]).well();
+    crate::support::daemon::until("the network is deleted", || {
+        site.sweep("empty_trash");
+        (!exists()).then_some(())
+    });
+}
