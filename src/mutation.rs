@@ -68,6 +68,8 @@ pub enum Mutation {
     IgnoreLateTicks,
     /// An exit while the daemon was not running is charged to the restart budget.
     ChargeForReboots,
+    /// A message whose connection is refused is given up at once.
+    GiveUpAtFirstRefusal,
 }
 
 impl Mutation {
@@ -167,6 +169,11 @@ impl Mutation {
             Self::ChargeForReboots,
             "charge-for-reboots",
             "an exit while the daemon was not running is charged to the restart budget",
+        ),
+        (
+            Self::GiveUpAtFirstRefusal,
+            "give-up-at-first-refusal",
+            "a message whose connection is refused is given up at once",
         ),
     ];
 }

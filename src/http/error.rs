@@ -1,4 +1,5 @@
-//! One shape for every error: a status and `{"error": "…"}`, with what the protocol says besides.
+//! One shape for every error: a status and `{"error": "…"}`, with what the protocol says besides. A refused JSON-RPC
+//! request gets the same as a JSON-RPC error object.
 
 use axum::{
     Json,
@@ -7,9 +8,9 @@ use axum::{
 };
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use serde_json::Value;
+use serde_json::{Value, json, value::RawValue};
 
-use super::listen::BodyError;
+use super::{listen::BodyError, outbound::UrlError};
 use crate::{engine::EngineError, ops::OpError, store::StoreError, sweep::SweepError};
 
 /// An error on its way out.
@@ -97,6 +98,40 @@ impl HttpError {
     pub(super) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, message)
     }
+
+    /// The answer to a JSON-RPC 2.0 request: the same status and message as an error object with the request's id.
+    /// What the plain shape says besides is in `data`.
+    pub(super) fn into_rpc(self, id: &RawValue) -> Response {
+        let code = match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => RPC_INVALID_REQUEST,
+            _ => RPC_SERVER_ERROR,
+        };
+        let mut data = json!({ "http_status": self.status.as_u16() });
+        for (key, value) in self.more {
+            data[key] = value;
+        }
+        let error = json!({ "code": code, "message": self.message, "data": data });
+        let body = RpcError { jsonrpc: "2.0", id, error };
+        with_retry_after((self.status, Json(body)).into_response(), self.retry_after_seconds)
+    }
+}
+
+/// JSON-RPC's own codes. Those from -32001 on have meanings in A2A, none of which is ostler's.
+const RPC_INVALID_REQUEST: i32 = -32600;
+const RPC_SERVER_ERROR: i32 = -32000;
+
+#[derive(Serialize)]
+struct RpcError<'a> {
+    jsonrpc: &'static str,
+    id: &'a RawValue,
+    error: Value,
+}
+
+fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 /// An object, its keys in the order in which they were given.
@@ -115,11 +150,7 @@ impl Serialize for ErrorObject<'_> {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(ErrorObject(&self))).into_response();
-        if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        with_retry_after((self.status, Json(ErrorObject(&self))).into_response(), self.retry_after_seconds)
     }
 }
 
@@ -131,6 +162,12 @@ impl From<BodyError> for HttpError {
             BodyError::Broken => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<UrlError> for HttpError {
+    fn from(error: UrlError) -> Self {
+        Self::invalid(error.to_string())
     }
 }
 

@@ -5,21 +5,35 @@
 //! the rule about clients that hang up true by construction: what they drop is the connection itself.
 //! Connections to containers are kept for the next message, for less time than servers keep them idle.
 //!
-//! A message is sent once. It is tried again on a second connection in one case only: the kept one
-//! turned out to be closed and the message is still here, whole, no byte of it written. Once writing has
-//! begun nobody can tell what the agent has done with it, and it is the caller's to decide.
+//! A message is delivered at most once. [`ForwardError::is_unsent`] says whether an error came before its first
+//! byte was written: such a message may be sent again, by the caller of [`Forwarder::forward`]. After the first
+//! byte nothing can tell what the agent has done with it, so it is never sent a second time.
+//!
+//! A port that Podman forwards in user space (rootless) accepts connections whether or not the agent listens, and
+//! closes them when it cannot reach the agent. There [`Forwarder::prove`] asks for the agent's card first: only an
+//! answer shows that a message will have a reader.
 
 mod headers;
 mod message;
 mod pool;
 mod stream;
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    http::{HeaderMap, Response, StatusCode},
+    http::{HeaderMap, Request, Response, StatusCode, Version},
 };
+use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
@@ -33,14 +47,17 @@ use crate::{
     domain::time::Awake,
 };
 
-use headers::{clean_answer, to_agent, wanted_limit};
+use headers::{card_request, clean_answer, passes_back, to_agent, wanted_limit};
 use pool::{Failed, Plain, Pool, Upstream};
 use stream::{Streamed, Watch};
 
-pub(crate) use message::complete_message;
+pub(crate) use message::{call_id, complete_message};
 
 /// How long connecting may take, TLS included.
 const CONNECTING: Duration = Duration::from_secs(10);
+
+/// How long an agent may take to answer when it is asked only whether it listens.
+const PROVING: Duration = Duration::from_secs(1);
 
 /// The most bytes read ahead of one answer. It bounds the answer's head, too.
 const BUFFER: usize = 64 * 1024;
@@ -55,7 +72,7 @@ pub(crate) enum Target {
 }
 
 /// A message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ForwardRequest {
     /// Its body.
     pub(crate) body: Bytes,
@@ -96,22 +113,44 @@ impl ForwardLimits {
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ForwardError {
-    /// Nobody listens there.
+    /// The agent does not listen: the connection was refused, or closed before a byte of the message was written.
     Refused,
-    /// It cannot be reached, or what it said is no answer.
-    Unreachable(String),
+    /// There is no connection for another reason. Nothing of the message was written.
+    NotConnected(String),
+    /// There can be no connection: a certificate that is not accepted, a url that cannot be written as a request.
+    Unusable(String),
+    /// The message was written, at least in part, and the connection ended without an answer.
+    Broken(String),
+    /// The answer is not one that may be passed on.
+    Odd(StatusCode),
     /// The answer announces more bytes than are passed on.
     TooLarge,
     /// There was none in time.
     TimedOut(Overdue),
 }
 
+impl ForwardError {
+    /// Whether no byte of the message was written and another attempt may succeed.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Refused | Self::NotConnected(_))
+    }
+}
+
 impl fmt::Display for ForwardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => f.write_str("nobody listens at the agent's address"),
-            Self::Unreachable(why) => write!(f, "the agent cannot be reached: {why}"),
-            Self::TooLarge => f.write_str("the agent's answer is larger than what is passed on"),
+            Self::Refused => f.write_str("it refuses connections"),
+            Self::NotConnected(why) => write!(f, "it cannot be connected to: {why}"),
+            Self::Unusable(why) => f.write_str(why),
+            Self::Broken(why) => {
+                write!(f, "it ended the connection without an answer, after the message was sent: {why}")
+            }
+            Self::Odd(status) => write!(
+                f,
+                "it answered with HTTP status {}; only 200 to 299 and 400 to 599 are passed on",
+                status.as_u16()
+            ),
+            Self::TooLarge => f.write_str("its answer is larger than 64 MiB"),
             Self::TimedOut(overdue) => overdue.fmt(f),
         }
     }
@@ -176,9 +215,8 @@ impl Forwarder {
         Self { clock, dial, pool, tls: OnceCell::new() }
     }
 
-    /// Sends a message and gives the head of its answer, whatever its status: a redirect is an answer
-    /// like another. The body comes as the agent writes it. It ends with an error, which breaks the
-    /// connection of whoever reads it, where it is cut: a part must not look like the whole.
+    /// Sends a message and returns the head of its answer. The body streams as the agent writes it. It ends with an
+    /// error, which breaks the connection to the caller, where the answer is cut: a part must not look like the whole.
     ///
     /// Dropping this future or the body ends the connection to the agent.
     ///
@@ -187,10 +225,34 @@ impl Forwarder {
     pub(crate) async fn forward(
         &self,
         target: &Target,
-        request: ForwardRequest,
+        request: &ForwardRequest,
         limits: &ForwardLimits,
     ) -> Result<Response<Body>, ForwardError> {
-        let mut watch = Watch::begin(Arc::clone(&self.clock), limits, wanted_limit(&request.headers));
+        self.exchange(target, to_agent(target, request)?, limits, wanted_limit(&request.headers)).await
+    }
+
+    /// Asks a container's agent for its card, to learn whether it listens behind a port that is forwarded in user
+    /// space. Any answer, and silence for [`PROVING`], counts as listening.
+    ///
+    /// # Errors
+    /// [`ForwardError::Refused`] where the connection is refused, or closed without an answer.
+    pub(crate) async fn prove(&self, target: &Target, limits: &ForwardLimits) -> Result<(), ForwardError> {
+        let limits = ForwardLimits { total: PROVING, ..limits.clone() };
+        match self.exchange(target, card_request(target)?, &limits, None).await {
+            Err(ForwardError::Broken(_)) => Err(ForwardError::Refused),
+            Err(error) if error.is_unsent() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        target: &Target,
+        request: Request<Full<Bytes>>,
+        limits: &ForwardLimits,
+        wanted: Option<Duration>,
+    ) -> Result<Response<Body>, ForwardError> {
+        let mut watch = Watch::begin(Arc::clone(&self.clock), limits, wanted);
         let mut asking = pin!(self.ask(target, request));
         let (response, upstream) = poll_fn(|cx| {
             if let Poll::Ready(answer) = asking.as_mut().poll(cx) {
@@ -199,14 +261,17 @@ impl Forwarder {
             watch.poll(cx).map(|overdue| Err(ForwardError::TimedOut(overdue)))
         })
         .await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(ForwardError::Unreachable("it wants to speak something other than HTTP".into()));
-        }
         let (mut head, incoming) = response.into_parts();
+        if !passes_back(head.status) {
+            return Err(ForwardError::Odd(head.status));
+        }
         if incoming.size_hint().lower() > limits.response {
             return Err(ForwardError::TooLarge);
         }
         clean_answer(&mut head.headers);
+        // The agent's version stays with its connection: an answer of HTTP/1.0 without a length ends where the
+        // connection closes, and a cut one would look whole. In HTTP/1.1 it is chunked, and a cut is visible.
+        head.version = Version::HTTP_11;
         watch.heard();
         let kept_at = match target {
             Target::Local(address) => Some((Arc::clone(&self.pool), *address)),
@@ -227,9 +292,8 @@ impl Forwarder {
     async fn ask(
         &self,
         target: &Target,
-        request: ForwardRequest,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<(Response<Incoming>, Upstream), ForwardError> {
-        let mut request = to_agent(target, request)?;
         if let Target::Local(address) = target
             && let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.take(*address, cx))).await
         {
@@ -239,7 +303,11 @@ impl Forwarder {
                 Err(failed) => return Err(failed.into()),
             }
         }
-        Ok(self.connect(target).await?.send(request).await?)
+        match self.connect(target).await?.send(request).await {
+            Ok(answer) => Ok(answer),
+            Err(Failed { unsent: Some(_), .. }) => Err(ForwardError::Refused),
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     async fn connect(&self, target: &Target) -> Result<Upstream, ForwardError> {
@@ -263,20 +331,34 @@ impl Forwarder {
         let late = || format!("no connection within {} s", CONNECTING.as_secs());
         within(&*self.clock, CONNECTING, connecting)
             .await
-            .unwrap_or_else(|| Err(ForwardError::Unreachable(late())))
+            .unwrap_or_else(|| Err(ForwardError::NotConnected(late())))
     }
 
     async fn secured(&self, stream: Plain, host: &str) -> Result<TlsStream<Plain>, ForwardError> {
-        let unreachable = |why: String| ForwardError::Unreachable(why);
+        let unusable = |why: String| ForwardError::Unusable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
-            .map_err(|_| unreachable(format!("no certificate can be for `{host}`")))?;
+            .map_err(|_| unusable(format!("no certificate can be for `{host}`")))?;
         // Read when the first https agent is called: most installations have none.
-        let connector = self.tls.get_or_try_init(system_roots).await.map_err(unreachable)?;
-        connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| unreachable(format!("it did not prove to be `{host}`: {error}")))
+        let connector = self.tls.get_or_try_init(system_roots).await.map_err(unusable)?;
+        connector.connect(name, stream).await.map_err(|error| {
+            if is_closed(error.kind()) {
+                // Before the handshake was complete: the message is still here.
+                ForwardError::Refused
+            } else {
+                unusable(format!("it did not prove to be `{host}`: {error}"))
+            }
+        })
     }
+}
+
+fn is_closed(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+    )
 }
 
 /// The certificates that this machine trusts.
@@ -303,10 +385,10 @@ fn connector(roots: RootCertStore) -> Result<TlsConnector, rustls::Error> {
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn not_connected(error: io::Error) -> ForwardError {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
+    if error.kind() == ErrorKind::ConnectionRefused {
         ForwardError::Refused
     } else {
-        ForwardError::Unreachable(error.to_string())
+        ForwardError::NotConnected(error.to_string())
     }
 }
 
@@ -314,7 +396,7 @@ fn not_connected(error: io::Error) -> ForwardError {
 fn broken(error: hyper::Error) -> ForwardError {
     use std::error::Error as _;
     // hyper says what it was doing; what went wrong is behind it.
-    ForwardError::Unreachable(match error.source() {
+    ForwardError::Broken(match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     })

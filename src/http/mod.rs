@@ -36,10 +36,9 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-use error::{HttpError, HttpResult};
 use forward::Forwarder;
 use limits::{Limiter, Rate};
-use outbound::{Checked, Resolve, SystemResolver};
+use outbound::{Checked, Resolve, SystemResolver, UrlError};
 
 pub use forward::{Dial, PipeTo};
 pub use local::{serve_agents, serve_local};
@@ -57,6 +56,7 @@ struct Inner {
     beats: Limiter<WorkspaceId>,
     reports: Limiter<WorkspaceId>,
     wakes: proxy::WakeBudget,
+    listeners: proxy::Listeners,
     forwarder: Forwarder,
     resolver: Box<dyn Resolve>,
 }
@@ -126,13 +126,21 @@ impl Api {
         let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
         let forwarder = Forwarder::new(Arc::clone(&parts.clock), parts.dial.clone());
         let resolver = Box::new(SystemResolver);
-        Self(Arc::new(Inner { parts, requests, beats, reports, wakes, forwarder, resolver }))
+        Self(Arc::new(Inner {
+            parts,
+            requests,
+            beats,
+            reports,
+            wakes,
+            listeners: proxy::Listeners::default(),
+            forwarder,
+            resolver,
+        }))
     }
 
     /// Whether an external agent may be at a url.
-    async fn check_url(&self, url: &str) -> HttpResult<Checked> {
-        let checked = outbound::check(url, self.0.access.external, &*self.0.resolver, &*self.0.clock).await;
-        checked.map_err(|error| HttpError::invalid(error.to_string()))
+    async fn check_url(&self, url: &str) -> Result<Checked, UrlError> {
+        outbound::check(url, self.0.access.external, &*self.0.resolver, &*self.0.clock).await
     }
 
     /// Runs work to its end whether or not this future is still waited for.

@@ -8,34 +8,45 @@ mod hold;
 mod wake;
 
 use std::{
+    collections::HashMap,
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use http_body_util::BodyExt;
+use serde_json::value::RawValue;
+use tokio::sync::OnceCell;
 
 use super::{
     Api,
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
-    forward::{ForwardError, ForwardLimits, ForwardRequest, Target, complete_message},
+    forward::{ForwardError, ForwardLimits, ForwardRequest, Target, call_id, complete_message},
     listen::read_body,
+    outbound::UrlError,
     routes::Path,
 };
 use crate::{
-    domain::{ids::WorkspaceId, status::Status, workspace::Kind},
+    domain::{
+        ids::{Incarnation, WorkspaceId},
+        status::Status,
+        time::Awake,
+        workspace::Kind,
+    },
+    mutation::{Mutation, is},
     ops::{Applied, Order},
     store::{Member, Scope},
 };
 
-use hold::{failed, hold, patience};
+use hold::{TRY_AGAIN, failed, hold, patience};
 
 pub(super) use wake::WakeBudget;
 
@@ -43,6 +54,18 @@ pub(super) use wake::WakeBudget;
 const MESSAGE_MAX_BYTES: usize = 10 << 20;
 /// How long a message may take to arrive.
 const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
+/// The largest body that is read of a message that was refused before, and how long that may take.
+const REFUSED_MAX_BYTES: usize = 64 << 10;
+const REFUSED_LIMIT: Duration = Duration::from_secs(2);
+/// How long until the next attempt to connect; doubled up to the longest.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
+const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
+/// How often the container is inspected while connections to it are refused. Its end is an event too; this is for an
+/// event that does not come.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The port inside a container that is published (wire protocol, §8).
+const AGENT_PORT: u16 = 8000;
+
 /// Who sends; an admin sends as nobody.
 fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<WorkspaceId>> {
     let claimed = if headers.contains_key(WORKSPACE_HEADER) { Some(auth::caller(headers)?) } else { None };
@@ -54,17 +77,62 @@ fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<Worksp
     }
 }
 
+/// A message's body, which is read when it is needed: a refusal may come first.
+struct Incoming {
+    unread: Option<Body>,
+    read: Bytes,
+}
+
+impl Incoming {
+    async fn read(&mut self, api: &Api) -> HttpResult<Bytes> {
+        if let Some(body) = self.unread.take() {
+            self.read = read_body(body, MESSAGE_MAX_BYTES, MESSAGE_LIMIT, &*api.0.clock).await?;
+        }
+        Ok(self.read.clone())
+    }
+
+    /// The id of the JSON-RPC request, if it is one. Of a body that was not read yet, only a small one is: who is
+    /// refused must not cost much.
+    async fn call_id(mut self, api: &Api) -> Option<Box<RawValue>> {
+        if let Some(body) = self.unread.take() {
+            self.read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await.ok()?;
+        }
+        call_id(&self.read)
+    }
+}
+
+/// Handles a message. ostler's own refusals are JSON-RPC errors if and only if the message is a JSON-RPC 2.0 request
+/// with an id; otherwise they are ostler's usual error object. The HTTP status is the same in both.
 pub(super) async fn message(
     State(api): State<Api>,
-    principal: Principal,
+    principal: HttpResult<Principal>,
     Path(reference): Path<String>,
     request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut incoming = Incoming { unread: Some(body), read: Bytes::new() };
+    match pass(&api, principal, &reference, parts.headers, &mut incoming).await {
+        Ok(answer) => answer,
+        Err(error) => match incoming.call_id(&api).await {
+            Some(id) => error.into_rpc(&id),
+            None => error.into_response(),
+        },
+    }
+}
+
+async fn pass(
+    api: &Api,
+    principal: HttpResult<Principal>,
+    reference: &str,
+    headers: HeaderMap,
+    incoming: &mut Incoming,
 ) -> HttpResult<Response> {
-    let from = sender(principal, request.headers())?;
-    let to = match WorkspaceId::from_client(&reference) {
+    let principal = principal?;
+    let from = sender(principal, &headers)?;
+    let to = match WorkspaceId::from_client(reference) {
         Ok(id) if api.0.store.member(id).is_some() => id,
         Ok(_) | Err(_) => {
-            let row = api.addressed(principal, &reference, Scope::Any).await?;
+            let row = api.addressed(principal, reference, Scope::Any).await?;
             if row.status == Status::Removed {
                 return Err(HttpError::gone());
             }
@@ -76,37 +144,135 @@ pub(super) async fn message(
     {
         return Err(HttpError::forbidden("access denied: workspaces cannot communicate per hierarchy rules"));
     }
-    let (parts, body) = request.into_parts();
-    let body = read_body(body, MESSAGE_MAX_BYTES, MESSAGE_LIMIT, &*api.0.clock).await?;
+    let body = incoming.read(api).await?;
     let fresh_id = || api.0.entropy.uuid().to_string();
     let body = complete_message(&body, fresh_id).map_err(|error| HttpError::invalid(error.to_string()))?;
-    let (member, passage) = hold(&api, from, to, patience(&parts.headers)).await?;
     let caller = from.map_or_else(|| "admin".to_owned(), |from| from.to_string());
-    let request = ForwardRequest { body, headers: parts.headers, caller };
-    let target = target(&api, &member).await?;
-    match api.0.forwarder.forward(&target, request, &limits(&api, to, &member)).await {
-        // The passage ends with the answer's last byte, or with whoever reads it going away.
-        Ok(answer) => Ok(answer.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _on_its_way = &passage;
-                frame
-            }))
-        })),
-        Err(error) => Ok(unreached(&api, to, &member, error).await.into_response()),
+    let until = api.0.clock.awake() + patience(&headers);
+    let message = ForwardRequest { body, headers, caller };
+    deliver(api, from, to, &message, until).await
+}
+
+/// Delivers a message, and tries again while it is certain that none of it was sent: runtimes register, and so are
+/// online, before their server listens.
+async fn deliver(
+    api: &Api,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+    message: &ForwardRequest,
+    until: Awake,
+) -> HttpResult<Response> {
+    let mut back_off = FIRST_BACK_OFF;
+    let mut looked_at: Option<Awake> = None;
+    loop {
+        let (member, passage) = hold(api, from, to, until).await?;
+        let target = target(api, &member).await?;
+        let error = match attempt(api, to, &member, &target, message).await {
+            // The passage ends with the answer's last byte, or with whoever reads it going away.
+            Ok(answer) => {
+                return Ok(answer.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _on_its_way = &passage;
+                        frame
+                    }))
+                }));
+            }
+            Err(error) => error,
+        };
+        let now = api.0.clock.awake();
+        let left = until.since(now);
+        if !error.is_unsent() || left.is_zero() || is(Mutation::GiveUpAtFirstRefusal) {
+            return Err(unreached(api, to, &member, error).await);
+        }
+        if looked_at.is_none_or(|at| now.since(at) >= LOOK_AGAIN) {
+            looked_at = Some(now);
+            if let Some(ended) = ended(api, to, &member).await {
+                return Err(ended);
+            }
+        }
+        // The passage is kept meanwhile, so that the target is not put to sleep between two attempts.
+        api.0.clock.sleep(back_off.min(left)).await;
+        back_off = (back_off * 2).min(LONGEST_BACK_OFF);
     }
 }
 
+async fn attempt(
+    api: &Api,
+    to: WorkspaceId,
+    member: &Member,
+    target: &Target,
+    message: &ForwardRequest,
+) -> Result<axum::http::Response<Body>, ForwardError> {
+    let limits = limits(api, to, member);
+    let forwarder = &api.0.forwarder;
+    if member.kind == Kind::Container && api.0.listeners.needs_proof(api, to, member.incarnation).await {
+        forwarder.prove(target, &limits).await?;
+        api.0.listeners.proven(api, to, member.incarnation);
+    }
+    let answer = forwarder.forward(target, message, &limits).await;
+    if matches!(answer, Err(ForwardError::Broken(_))) {
+        // It may have stopped listening behind a port that goes on accepting.
+        api.0.listeners.unproven(to);
+    }
+    answer
+}
+
+/// Containers whose agent is known to listen, where that cannot be seen from connecting to its port: a rootless
+/// Podman forwards ports in user space, accepts every connection and closes it when the agent does not listen.
+#[derive(Default)]
+pub(super) struct Listeners {
+    /// Whether ports are forwarded in user space; asked of the engine once.
+    in_user_space: OnceCell<bool>,
+    known: Mutex<HashMap<WorkspaceId, Incarnation>>,
+}
+
+impl Listeners {
+    async fn needs_proof(&self, api: &Api, id: WorkspaceId, incarnation: Incarnation) -> bool {
+        let asked = async || api.0.engine.describe().await.map(|engine| engine.rootless);
+        // An engine that does not answer is taken for one that needs it: that costs a request.
+        let in_user_space = self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true);
+        in_user_space && self.lock().get(&id) != Some(&incarnation)
+    }
+
+    fn proven(&self, api: &Api, id: WorkspaceId, incarnation: Incarnation) {
+        let mut known = self.lock();
+        known.retain(|id, _| api.0.store.member(*id).is_some());
+        known.insert(id, incarnation);
+    }
+
+    fn unproven(&self, id: WorkspaceId) {
+        self.lock().remove(&id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Incarnation>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every failure to reach an agent begins with the words of the wire protocol (§6), and says which one it is.
+fn unreachable(why: impl Display) -> HttpError {
+    HttpError::new(StatusCode::BAD_GATEWAY, format!("failed to reach workspace agent: {why}"))
+}
+
 async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
-    let unreachable = || HttpError::new(StatusCode::BAD_GATEWAY, "failed to reach workspace agent");
     match member.kind {
         Kind::Container => {
-            let port = member.host_port.ok_or_else(unreachable)?;
+            let port = member.host_port.ok_or_else(|| unreachable("its container has no port"))?;
             Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
         }
         Kind::External => {
-            let url = member.url.as_deref().ok_or_else(unreachable)?;
+            let url = member.url.as_deref().ok_or_else(|| unreachable("it has no url"))?;
             // Resolved and judged anew for every message, and the connection goes where was judged.
-            Ok(Target::Checked(api.check_url(url).await.map_err(|_| unreachable())?))
+            let checked = api.check_url(url).await.map_err(|error| {
+                tracing::info!(url, %error, "the url of an external agent is not called");
+                // Without names and addresses, which may be nobody else's business.
+                unreachable(match error {
+                    UrlError::Malformed(_) => "its url is not usable",
+                    UrlError::Unresolved { .. } => "the host in its url has no address right now",
+                    UrlError::Refused { .. } => "the host in its url leads to an address that is not allowed",
+                })
+            })?;
+            Ok(Target::Checked(checked))
         }
     }
 }
@@ -124,30 +290,56 @@ fn limits(api: &Api, to: WorkspaceId, member: &Member) -> ForwardLimits {
     limits
 }
 
-/// What a sender is told whose message did not get there. Whether a container is dead is found out by looking at it,
-/// and what follows from that is begun by the same look.
+/// The answer to a sender whose message got no answer.
 async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardError) -> HttpError {
-    tracing::info!(workspace = %to, %error, "a message did not get there");
+    tracing::info!(workspace = %to, %error, "a message got no answer");
     match error {
-        ForwardError::TooLarge => {
-            HttpError::new(StatusCode::BAD_GATEWAY, "the agent's answer is larger than 64 MiB")
-        }
         ForwardError::TimedOut(_) => HttpError::new(StatusCode::GATEWAY_TIMEOUT, error.to_string()),
-        ForwardError::Refused | ForwardError::Unreachable(_) => {
-            if member.kind == Kind::Container {
-                let looked = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
-                let ended = matches!(looked, Ok(Applied::Done(_)));
-                let status = api.0.store.member(to).map(|now| now.status);
-                if let Some(Status::Failed(failure)) = status {
-                    // It ended once too often: nobody starts it again.
-                    return failed(failure);
-                }
-                if ended || status == Some(Status::Offline) {
-                    let message = "workspace agent unreachable — container restart triggered";
-                    return HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("restarting", true);
-                }
+        ForwardError::Refused | ForwardError::NotConnected(_) | ForwardError::Broken(_) => {
+            if let Some(ended) = ended(api, to, member).await {
+                return ended;
             }
-            HttpError::new(StatusCode::BAD_GATEWAY, "failed to reach workspace agent")
+            if error != ForwardError::Refused {
+                return unreachable(error);
+            }
+            let name = name_of(api, to).await;
+            let why = match member.kind {
+                Kind::Container => format!(
+                    "{name} is up but does not listen on port {AGENT_PORT}: its agent has not started its server \
+                     yet, or serves another port. `ostler logs {name}` may show which"
+                ),
+                Kind::External => format!("{name} is online but does not accept connections at its url"),
+            };
+            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)
+                .with("retry_after", TRY_AGAIN)
+                .retry_after(TRY_AGAIN)
         }
+        ForwardError::Unusable(_) | ForwardError::Odd(_) | ForwardError::TooLarge => unreachable(error),
+    }
+}
+
+/// Whether the target's container has ended, found out by inspecting it: the same inspection begins what follows.
+async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError> {
+    if member.kind != Kind::Container {
+        return None;
+    }
+    let looked = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
+    let ended = matches!(looked, Ok(Applied::Done(_)));
+    let status = api.0.store.member(to).map(|now| now.status);
+    if let Some(Status::Failed(failure)) = status {
+        // It ended once too often and is not restarted.
+        return Some(failed(failure));
+    }
+    (ended || status == Some(Status::Offline)).then(|| {
+        let message = "workspace agent unreachable — container restart triggered";
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("restarting", true)
+    })
+}
+
+/// What a workspace is called in a message: its name, or its id where that cannot be read.
+async fn name_of(api: &Api, id: WorkspaceId) -> String {
+    match api.0.store.workspace(id).await {
+        Ok(Some(row)) => row.name.to_string(),
+        Ok(None) | Err(_) => id.to_string(),
     }
 }

@@ -29,6 +29,13 @@ fn hello() -> Value {
     })
 }
 
+/// The same in the short form that the protocol allows: what is refused of it is refused in the plain shape.
+fn bare() -> Value {
+    let Value::Object(mut message) = hello() else { unreachable!("it is an object") };
+    message.retain(|key, _| key != "jsonrpc" && key != "id");
+    Value::Object(message)
+}
+
 /// A workspace that sends, and an external one that is sent to, whose agent is asked.
 async fn pair(registry: &Registry, says: Says) -> (Hand<'_>, Hand<'_>, Agent) {
     let agent = Agent::saying(says).await;
@@ -62,22 +69,22 @@ async fn a_container_is_reached_at_its_own_port() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let agent = Agent::at(to.port().await, well()).await;
-    from.tell(&to, hello()).await.is(200, REPLY);
+    from.tell(&to, bare()).await.is(200, REPLY);
     assert_eq!(agent.asked()[0].path, "/");
     // A degraded one is sent to all the same.
     to.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
     assert_eq!(to.status().await, "degraded");
-    from.tell(&to, hello()).await.is(200, REPLY);
+    from.tell(&to, bare()).await.is(200, REPLY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agents_own_status_and_body_come_back_whatever_they_are() {
     let registry = Registry::start().await;
-    for (number, status) in [201, 202, 302, 400, 401, 404, 429, 500, 503].into_iter().enumerate() {
+    for (number, status) in [201, 202, 400, 401, 404, 429, 500, 503, 599].into_iter().enumerate() {
         let agent = Agent::saying(Says::This(status, "text/odd", b"own words".to_vec())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let from = registry.external_at(&format!("from {number}"), "").await;
-        let answer = from.tell(&to, hello()).await;
+        let answer = from.tell(&to, bare()).await;
         answer.is(status, "own words");
         assert_eq!(answer.header("content-type"), Some("text/odd"));
         assert_eq!(agent.asked().len(), 1, "asked once, whatever it says");
@@ -108,7 +115,7 @@ async fn the_callers_token_never_reaches_the_agent() {
         .header("X-Forwarded-For", "1.2.3.4")
         .header("X-Timeout", "30")
         .header("A2A-Version", "0.3")
-        .json(hello());
+        .json(bare());
     from.ask(message).await.is(200, REPLY);
     let asked = &agent.asked()[0];
     for secret in SECRETS {
@@ -125,7 +132,7 @@ async fn an_admins_message_is_passed_on_in_nobodys_name() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let message =
-        Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &from.id).json(hello());
+        Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &from.id).json(bare());
     registry.order(message).await.is(200, REPLY);
     let asked = &agent.asked()[0];
     assert_ne!(asked.headers["x-workspace-id"], from.id.as_str(), "an admin is no workspace");
@@ -136,7 +143,7 @@ async fn an_admins_message_is_passed_on_in_nobodys_name() {
 async fn who_sends_has_to_be_who_the_token_says() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
-    let path = || Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello());
+    let path = || Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare());
     registry.ask(path()).await.refuses(401, "missing workspace auth token");
     from.ask(path().header("X-Workspace-ID", &to.id)).await.refuses(401, "invalid workspace auth token");
     from.ask(path().header("X-Workspace-ID", "nonsense"))
@@ -152,7 +159,7 @@ async fn whom_the_tree_forbids_is_not_sent_to() {
     let (from, to, agent) = pair(&registry, well()).await;
     let below = registry.online_below("below", &from).await;
     let refused = "access denied: workspaces cannot communicate per hierarchy rules";
-    below.tell(&to, hello()).await.refuses(403, refused);
+    below.tell(&to, bare()).await.refuses(403, refused);
     // Before its body is even looked at.
     below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
     assert_eq!(agent.asked().len(), 0);
@@ -195,11 +202,11 @@ async fn no_row_is_not_found_and_a_removed_one_is_gone() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, well()).await;
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.replace('-', "")] {
-        let message = Ask::post(format!("/workspaces/{id}/a2a")).json(hello());
+        let message = Ask::post(format!("/workspaces/{id}/a2a")).json(bare());
         from.ask(message).await.refuses(404, "workspace not found");
     }
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", to.id))).await.well();
-    from.tell(&to, hello()).await.refuses(410, "workspace removed");
+    from.tell(&to, bare()).await.refuses(410, "workspace removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +222,7 @@ async fn a_sleeper_is_woken_and_the_message_held_until_it_is_up() {
         woken.beat(json!({})).await.well();
         agent
     };
-    let (answer, agent) = tokio::join!(from.tell(&to, hello()), wakes);
+    let (answer, agent) = tokio::join!(from.tell(&to, bare()), wakes);
     answer.is(200, REPLY);
     assert_eq!(agent.asked().len(), 1);
 }
@@ -231,7 +238,7 @@ async fn what_is_coming_up_is_waited_for() {
             .await;
         to.beat(json!({})).await.well();
     };
-    let held = from.message(&to).header("X-Timeout", "60").json(hello());
+    let held = from.message(&to).header("X-Timeout", "60").json(bare());
     let (answer, ()) = tokio::join!(from.ask(held), comes);
     answer.is(200, REPLY);
     assert_eq!(agent.asked().len(), 1);
@@ -242,7 +249,7 @@ async fn past_the_hold_a_caller_is_told_to_come_back() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
-    let hurried = from.message(&to).header("X-Timeout", "1").json(hello());
+    let hurried = from.message(&to).header("X-Timeout", "1").json(bare());
     let answer = from.ask(hurried).await;
     let told = answer.has(503, &["error", "waking", "retry_after"]);
     assert_eq!(told["waking"], json!(true));
@@ -258,9 +265,9 @@ async fn a_paused_workspace_is_not_woken_nor_is_one_below_it() {
     let to = registry.online("to").await;
     let child = registry.online_below("child", &to).await;
     to.order("pause").await.well();
-    let answer = from.tell(&to, hello()).await;
+    let answer = from.tell(&to, bare()).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (409, vec!["error".to_owned()]), "{answer:?}");
-    let answer = registry.order(Ask::post(format!("/workspaces/{}/a2a", child.id)).json(hello())).await;
+    let answer = registry.order(Ask::post(format!("/workspaces/{}/a2a", child.id)).json(bare())).await;
     assert_eq!(answer.status, 409, "{answer:?}");
     assert_eq!((to.status().await, child.status().await), ("paused".into(), "paused".into()));
 }
@@ -270,7 +277,7 @@ async fn what_has_failed_or_awaits_its_agent_is_not_started() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let away = registry.external("away", json!({})).await;
-    let answer = from.tell(&away, hello()).await;
+    let answer = from.tell(&away, bare()).await;
     let told = answer.has(503, &["error", "status"]);
     assert_eq!(told["status"], "awaiting_agent");
     assert!(answer.header("retry-after").is_some());
@@ -278,7 +285,7 @@ async fn what_has_failed_or_awaits_its_agent_is_not_started() {
     let failed = registry.begun("failed", json!({})).await;
     let row = registry.row(&failed.id).await;
     registry.ops.time_out_provisioning(row.id, row.incarnation, row.status_since, 1).await.unwrap();
-    let told = from.tell(&failed, hello()).await.has(503, &["error", "status"]);
+    let told = from.tell(&failed, bare()).await.has(503, &["error", "status"]);
     assert_eq!(told["status"], "failed");
     assert!(told["error"].as_str().unwrap().contains("provision_timeout"), "the reason: {told}");
     assert_eq!(failed.status().await, "failed(provision_timeout)");
@@ -291,7 +298,7 @@ async fn a_dead_container_is_found_out_and_started_again() {
     let registry = Registry::wanting(wanted).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
-    let answer = from.tell(&to, hello()).await;
+    let answer = from.tell(&to, bare()).await;
     answer.is(
         503,
         r#"{"error":"workspace agent unreachable — container restart triggered","restarting":true}"#,
@@ -311,24 +318,128 @@ async fn a_container_that_ended_too_often_is_not_said_to_be_started_again() {
     let registry = Registry::wanting(wanted).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
-    let told = from.tell(&to, hello()).await.has(503, &["error", "status"]);
+    let told = from.tell(&to, bare()).await.has(503, &["error", "status"]);
     assert_eq!(told["status"], "failed", "{told}");
     assert_eq!(to.status().await, "failed(parked)");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_runs_and_is_not_reached_is_a_bad_gateway() {
+async fn message_is_delivered_once_when_its_agent_listens_late() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let container = registry.online("container").await;
+    let nowhere = Agent::saying(well()).await;
+    let (url, port) = (nowhere.url(), nowhere.address.port());
+    drop(nowhere);
+    let external = registry.external_at("external", &url).await;
+    for (to, port) in [(&container, container.port().await), (&external, port)] {
+        let id = registry.row(&to.id).await.id;
+        let listens = async {
+            until("the message is under way", async || (registry.ops.traffic().open(id) > 0).then_some(()))
+                .await;
+            Agent::at(port, well()).await
+        };
+        let (answer, agent) = tokio::join!(from.tell(to, hello()), listens);
+        answer.is(200, REPLY);
+        assert_eq!(agent.asked().len(), 1, "a message is delivered once");
+        until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    from.tell(&to, hello()).await.refuses(502, "failed to reach workspace agent");
+    let hurried =
+        async |to: &Hand<'_>| from.ask(from.message(to).header("X-Timeout", "1").json(bare())).await;
+    let answer = hurried(&to).await;
+    let told = answer.has(503, &["error", "retry_after"]);
+    assert!(
+        told["error"].as_str().unwrap().starts_with("to is up but does not listen on port 8000"),
+        "{told}"
+    );
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
     assert_eq!(to.status().await, "online", "its container runs");
 
-    // An external one whose url leads nowhere, and one that has none.
     let nowhere = Agent::saying(well()).await.url();
     let away = registry.external_at("away", &nowhere).await;
-    from.tell(&away, hello()).await.refuses(502, "failed to reach workspace agent");
+    let told = hurried(&away).await.has(503, &["error", "retry_after"]);
+    assert_eq!(told["error"], "away is online but does not accept connections at its url");
     let silent = registry.external_at("silent", "").await;
-    from.tell(&silent, hello()).await.refuses(502, "failed to reach workspace agent");
+    hurried(&silent).await.refuses(502, "failed to reach workspace agent: it has no url");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_message_is_answered_at_once_when_its_target_is_paused() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let id = registry.row(&to.id).await.id;
+    let pauses = async {
+        until("the message is under way", async || (registry.ops.traffic().open(id) > 0).then_some(())).await;
+        to.order("pause").await.well();
+    };
+    let (answer, ()) = tokio::join!(from.tell(&to, bare()), pauses);
+    assert_eq!(answer.status, 409, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirect_of_an_agent_becomes_a_bad_gateway() {
+    let registry = Registry::start().await;
+    for (number, status) in [301_u16, 302, 303, 307, 308, 304, 999].into_iter().enumerate() {
+        let agent = Agent::saying(Says::This(status, "text/plain", b"own words".to_vec())).await;
+        let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
+        let from = registry.external_at(&format!("from {number}"), "").await;
+        let answer = from.tell(&to, bare()).await;
+        let told = answer.has(502, &["error"]);
+        let why = format!("failed to reach workspace agent: it answered with HTTP status {status}");
+        assert!(told["error"].as_str().unwrap().starts_with(&why), "{told}");
+        assert_eq!(answer.header("location"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_is_a_json_rpc_error_when_the_message_is_a_json_rpc_request() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let below = registry.online_below("below", &from).await;
+    let paused = registry.online("paused").await;
+    paused.order("pause").await.well();
+    let silent = registry.external_at("silent", "").await;
+    let away = registry.external("away", json!({})).await;
+    let nobody = Ask::post(format!("/workspaces/{}/a2a", to.id));
+    let unknown = Ask::post("/workspaces/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11/a2a").token(&from.token);
+    for (ask, status, message) in [
+        (nobody, 401, "missing workspace auth token"),
+        (below.message(&to).token(&below.token), 403, "access denied"),
+        (unknown, 404, "workspace not found"),
+        (from.message(&paused).token(&from.token), 409, "workspace is paused"),
+        (from.message(&silent).token(&from.token), 502, "failed to reach workspace agent: it has no url"),
+        (from.message(&away).token(&from.token), 503, "workspace is external"),
+    ] {
+        for id in [json!("an \"id\" ü"), json!(7), json!(-1.5)] {
+            let mut request = hello();
+            request["id"] = id.clone();
+            let answer = registry.ask(ask.clone().json(request)).await;
+            let told = answer.has(status, &["jsonrpc", "id", "error"]);
+            assert_eq!((&told["jsonrpc"], &told["id"]), (&json!("2.0"), &id), "{told}");
+            assert_eq!(keys_of(&told["error"]), ["code", "data", "message"], "{told}");
+            assert!(told["error"]["message"].as_str().unwrap().starts_with(message), "{told}");
+            assert!(told["error"]["code"].is_i64(), "{told}");
+            assert_eq!(told["error"]["data"]["http_status"], status, "{told}");
+            assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
+        }
+        // What is no JSON-RPC 2.0 request with an id is refused in the plain shape.
+        for other in [
+            bare(),
+            json!({ "jsonrpc": "1.0", "id": 1, "method": "x" }),
+            json!({ "jsonrpc": "2.0", "method": "x" }),
+            json!({ "jsonrpc": "2.0", "id": {}, "method": "x" }),
+            json!({ "jsonrpc": "2.0", "id": 1 }),
+        ] {
+            let told = registry.ask(ask.clone().json(other)).await.json();
+            assert!(told["error"].as_str().unwrap().starts_with(message), "{told}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,8 +454,10 @@ async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();
         };
-        let (told, ()) = tokio::join!(from.tell(&to, hello()), hangs_up);
-        told.refuses(502, "failed to reach workspace agent");
+        let (told, ()) = tokio::join!(from.tell(&to, bare()), hangs_up);
+        let told = told.has(502, &["error"]);
+        let why = "failed to reach workspace agent: it ended the connection without an answer";
+        assert!(told["error"].as_str().unwrap().starts_with(why), "{name}: {told}");
     }
 }
 
@@ -354,7 +467,7 @@ async fn events_pass_through_as_they_come() {
     let (events, says) = mpsc::unbounded_channel();
     let (from, to, _agent) = pair(&registry, Says::Events(says)).await;
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     events.send("data: 1\n\n".into()).unwrap();
     let (status, headers) = wire.head().await.unwrap();
     assert_eq!(status, 200);
@@ -372,7 +485,7 @@ async fn a_client_that_goes_away_ends_what_it_asked_for() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, Says::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
     let id = registry.row(&to.id).await.id;
     assert_eq!(registry.ops.traffic().open(id), 1);
@@ -387,7 +500,7 @@ async fn a_client_that_leaves_a_stream_ends_it_at_the_agent() {
     let (events, says) = mpsc::unbounded_channel();
     let (from, to, agent) = pair(&registry, Says::Events(says)).await;
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     events.send("data: 1\n\n".into()).unwrap();
     wire.head().await.unwrap();
     wire.chunk().await.unwrap();
@@ -408,7 +521,7 @@ async fn an_agent_that_breaks_off_is_not_taken_for_one_that_is_done() {
         stream.shutdown().await.unwrap();
     };
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     let (answer, ()) = tokio::join!(wire.try_answer(), breaks_off);
     assert!(answer.is_none(), "a part looked like the whole: {answer:?}");
 }
@@ -425,7 +538,7 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
         let _cut = stream.write_all(head.as_bytes()).await;
         stream
     };
-    let (answer, _stream) = tokio::join!(from.tell(&to, hello()), announces);
+    let (answer, _stream) = tokio::join!(from.tell(&to, bare()), announces);
     assert_eq!((answer.status, keys_of(&answer.json())), (502, vec!["error".to_owned()]), "{answer:?}");
 
     let grows = async {
@@ -440,7 +553,7 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
         let _cut = stream.write_all(b"0\r\n\r\n").await;
     };
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     let (answer, ()) = tokio::join!(wire.try_answer(), grows);
     let answer = answer.map(|answer| (answer.status, answer.body.len()));
     assert_eq!(answer, None, "a cut answer looked like a whole one");
@@ -459,7 +572,7 @@ async fn one_workspace_wakes_another_only_so_often() {
             Hand { token, ..to.clone() }.beat(json!({})).await.well();
             to.order("hibernate").await.well();
         }
-        by.ask(by.message(&to).header("X-Timeout", "1").json(hello())).await
+        by.ask(by.message(&to).header("X-Timeout", "1").json(bare())).await
     };
     assert_eq!(hurried(&from).await.status, 503);
     let answer = hurried(&from).await;
@@ -477,7 +590,7 @@ async fn many_messages_to_one_sleeper_are_one_wake() {
     let registry = Registry::wanting(wanted).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
-    let all = (0..8).map(|_| from.ask(from.message(&to).header("X-Timeout", "60").json(hello())));
+    let all = (0..8).map(|_| from.ask(from.message(&to).header("X-Timeout", "60").json(bare())));
     let wakes = async {
         to.until_status("provisioning").await;
         let token = registry.token_in_volume(&to.id).await;
@@ -498,7 +611,7 @@ async fn a_message_under_way_keeps_its_target_awake() {
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let agent = Agent::at(to.port().await, Says::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&from.message(&to).token(&from.token).json(hello()).bytes()).await;
+    wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
     let busy = to.order("hibernate").await.has(409, &["error", "active_tasks"]);
     assert_eq!(busy, json!({ "error": "workspace has active tasks", "active_tasks": 1 }));
@@ -510,7 +623,7 @@ async fn a_message_under_way_keeps_its_target_awake() {
 async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, Says::Nothing).await;
-    let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(hello())).await;
+    let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(bare())).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (504, vec!["error".to_owned()]), "{answer:?}");
 }
 
@@ -537,7 +650,7 @@ async fn a_message_that_is_held_hears_at_once_what_becomes_of_its_target() {
                 ops.time_out_provisioning(row.id, row.incarnation, row.status_since, 1).await.unwrap();
             }
         };
-        let held = from.message(&to).header("X-Timeout", "60").json(hello());
+        let held = from.message(&to).header("X-Timeout", "60").json(bare());
         let (answer, ()) = tokio::join!(from.ask(held), changes);
         assert_eq!(answer.status, becomes, "{name}: {answer:?}");
         assert!(!answer.text().contains("waking"), "{name}: it did not wait in vain: {answer:?}");
@@ -553,7 +666,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
         "start_container" => Fault::Before(Trouble::Unreachable),
         _ => Fault::None,
     });
-    let answer = from.ask(from.message(&to).header("X-Timeout", "60").json(hello())).await;
+    let answer = from.ask(from.message(&to).header("X-Timeout", "60").json(bare())).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
     assert!(answer.header("retry-after").is_some());
     registry.world.heal();
@@ -565,7 +678,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
         Hand { token, ..to.clone() }.beat(json!({})).await.well();
         agent
     };
-    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(hello())), wakes);
+    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), wakes);
     answer.is(200, REPLY);
 }
 
@@ -573,7 +686,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
 async fn a_workspace_may_send_to_itself() {
     let registry = Registry::start().await;
     let (_, to, agent) = pair(&registry, well()).await;
-    to.tell(&to, hello()).await.is(200, REPLY);
+    to.tell(&to, bare()).await.is(200, REPLY);
     assert_eq!(agent.asked()[0].headers["x-workspace-id"], to.id.as_str());
     let id = registry.row(&to.id).await.id;
     until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;

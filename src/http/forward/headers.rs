@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header},
 };
 use http_body_util::Full;
 use std::time::Duration;
@@ -15,8 +15,8 @@ const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
 /// Seconds that the caller wants to wait at most.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
 
-/// What passes from the caller to the agent. Nothing else does: no credentials of any kind, nothing
-/// about the connection, nothing about the way it came.
+/// Whether a request header passes from the caller to the agent. Nothing else does: no credentials of any kind,
+/// nothing about the connection, nothing about the way it came.
 fn passes_to_agent(name: &str) -> bool {
     matches!(
         name,
@@ -27,32 +27,33 @@ fn passes_to_agent(name: &str) -> bool {
             | "traceparent"
             | "tracestate"
             | "x-timeout"
+            // The name of A2A 0.3; from 1.0 on it is `A2A-Extensions`.
+            | "x-a2a-extensions"
     ) || name.starts_with("a2a-")
 }
 
-/// What belongs to one connection and not to the message.
-fn is_of_the_connection(name: &str) -> bool {
+/// Whether a response header passes from the agent to the caller. Nothing else does. The answer leaves from ostler's
+/// own origin, so other headers could redirect the caller and its token (`Location`, `Refresh`), ask for credentials,
+/// set cookies, or change who may read the origin.
+fn passes_to_caller(name: &str) -> bool {
     matches!(
         name,
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+        "content-type"
+            | "content-length"
+            | "content-encoding"
+            | "content-language"
+            | "cache-control"
+            | "retry-after"
+            | "traceparent"
+            | "tracestate"
+            | "x-a2a-extensions"
+    ) || name.starts_with("a2a-")
 }
 
-/// What an agent may not say in ostler's name. Its answer leaves from the origin that also serves the
-/// dashboard, so these would set cookies there, or rule over who may read it and how it is reached.
-fn is_of_the_origin(name: &str) -> bool {
-    matches!(
-        name,
-        "set-cookie" | "strict-transport-security" | "alt-svc" | "clear-site-data" | "service-worker-allowed"
-    ) || name.starts_with("access-control-")
+/// Whether an answer of this status passes. A redirect would make an HTTP client repeat the request elsewhere with
+/// its token; a status outside the registered classes has no meaning to act on.
+pub(super) fn passes_back(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200..=299 | 400..=599)
 }
 
 /// The time that the caller wants to wait; nonsense counts as nothing said.
@@ -63,10 +64,30 @@ pub(super) fn wanted_limit(headers: &HeaderMap) -> Option<Duration> {
 
 pub(super) fn to_agent(
     target: &Target,
-    request: ForwardRequest,
+    message: &ForwardRequest,
 ) -> Result<Request<Full<Bytes>>, ForwardError> {
-    let ForwardRequest { body, headers, caller } = request;
-    let unsayable = |what: &str| ForwardError::Unreachable(format!("{what} cannot be said in a header"));
+    let ForwardRequest { body, headers, caller } = message;
+    let mut request = request_to(target, Method::POST, body.clone())?;
+    let passed = request.headers_mut();
+    passed.insert(CALLER, HeaderValue::try_from(caller).map_err(|_| unsayable("the caller's id"))?);
+    let named = named_by_connection(headers);
+    for (name, value) in headers {
+        if passes_to_agent(name.as_str()) && !named.contains(name) {
+            passed.append(name, value.clone());
+        }
+    }
+    passed.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+    Ok(request)
+}
+
+/// A request for the agent's card (wire protocol, §1): every agent answers it somehow, and it changes nothing.
+pub(super) fn card_request(target: &Target) -> Result<Request<Full<Bytes>>, ForwardError> {
+    let mut request = request_to(target, Method::GET, Bytes::new())?;
+    *request.uri_mut() = Uri::from_static("/.well-known/agent.json");
+    Ok(request)
+}
+
+fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Full<Bytes>>, ForwardError> {
     let (host, uri) = match target {
         Target::Local(address) => (address.to_string(), Uri::from_static("/")),
         Target::Checked(checked) => {
@@ -75,36 +96,33 @@ pub(super) fn to_agent(
             (checked.uri().authority().map(ToString::to_string).unwrap_or_default(), uri)
         }
     };
-    let mut passed = HeaderMap::with_capacity(8);
-    passed.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unsayable("the agent's host"))?);
-    passed.insert(CALLER, HeaderValue::try_from(caller).map_err(|_| unsayable("the caller's id"))?);
-    let named = named_by_connection(&headers);
-    for (name, value) in &headers {
-        if passes_to_agent(name.as_str()) && !named.contains(name) {
-            passed.append(name, value.clone());
-        }
-    }
-    passed.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-    if matches!(target, Target::Checked(_)) {
-        passed.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
     let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = method;
     *request.uri_mut() = uri;
-    *request.headers_mut() = passed;
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unsayable("the agent's host"))?);
+    if matches!(target, Target::Checked(_)) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(request)
 }
 
+fn unsayable(what: &str) -> ForwardError {
+    ForwardError::Unusable(format!("{what} cannot be written in a header"))
+}
+
+/// Removes every response header that does not pass.
 pub(super) fn clean_answer(headers: &mut HeaderMap) {
-    let mut stays = named_by_connection(headers);
+    let named = named_by_connection(headers);
     // Of two ways to say where a message ends the length is the one that does not count.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        stays.push(header::CONTENT_LENGTH);
-    }
-    let of_others =
-        |name: &&HeaderName| is_of_the_connection(name.as_str()) || is_of_the_origin(name.as_str());
-    stays.extend(headers.keys().filter(of_others).cloned());
-    for name in stays {
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let stays = |name: &&HeaderName| {
+        !passes_to_caller(name.as_str())
+            || named.contains(name)
+            || (chunked && **name == header::CONTENT_LENGTH)
+    };
+    let removed: Vec<_> = headers.keys().filter(stays).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
 }

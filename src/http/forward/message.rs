@@ -100,6 +100,23 @@ pub(crate) fn complete_message(
     Ok(serde_json::to_vec(&whole)?.into())
 }
 
+/// The id of a JSON-RPC 2.0 request: a string, a number or null. `None` where the bytes are not such a request; a
+/// notification, which has no id, is none.
+pub(crate) fn call_id(bytes: &[u8]) -> Option<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct Call<'a> {
+        #[serde(borrow)]
+        jsonrpc: Cow<'a, str>,
+        #[serde(borrow, rename = "method")]
+        _method: Cow<'a, str>,
+        #[serde(borrow)]
+        id: &'a RawValue,
+    }
+    let call: Call<'_> = serde_json::from_slice(bytes).ok()?;
+    let sayable = call.id.get().starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9' | 'n'));
+    (call.jsonrpc == "2.0" && sayable).then(|| call.id.to_owned())
+}
+
 fn is_object(value: &RawValue) -> bool {
     value.get().starts_with('{')
 }

@@ -1,6 +1,6 @@
 //! Tests of the transport against agents that are written by hand, so that they can be wrong.
 
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -117,13 +117,14 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
         ("last-event-id", "7"),
         ("traceparent", "00-1-2-00"),
         ("a2a-version", "1.0"),
+        ("x-a2a-extensions", "https://example.com/ext"),
         ("x-timeout", "60"),
     ] {
         request.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     request.body = "{\"a\":1}".into();
     let (target, limits) = (agent.target(), limits());
-    let (answer, heard) = tokio::join!(forwarder.forward(&target, request, &limits), async {
+    let (answer, heard) = tokio::join!(forwarder.forward(&target, &request, &limits), async {
         let mut caller = agent.accepts().await;
         let heard = caller.reads().await;
         caller.says(HELLO).await;
@@ -144,6 +145,7 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
             &format!("host: {}", agent.address()),
             "last-event-id: 7",
             "traceparent: 00-1-2-00",
+            "x-a2a-extensions: https://example.com/ext",
             "x-timeout: 60",
             "x-workspace-id: caller-id",
         ]
@@ -153,14 +155,17 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
 
 #[tokio::test]
 async fn an_answer_passes_without_what_is_not_the_agents_to_say() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller
             .says(
-                "HTTP/1.1 418 I'm a teapot\r\ncontent-type: text/plain\r\nx-own: kept\r\n\
+                "HTTP/1.1 418 I'm a teapot\r\ncontent-type: text/plain\r\nx-own: dropped\r\n\
+             x-a2a-extensions: kept\r\na2a-version: 1.0\r\nlocation: /workspaces/x/stop\r\nrefresh: 0\r\n\
+             www-authenticate: Basic\r\nserver: x\r\nlink: </x>\r\n\
                  set-cookie: session=stolen\r\naccess-control-allow-origin: *\r\nclear-site-data: \"*\"\r\n\
                  connection: x-hop, keep-alive\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
                  content-length: 5\r\n\r\nhello",
@@ -171,33 +176,114 @@ async fn an_answer_passes_without_what_is_not_the_agents_to_say() {
     assert_eq!(answer.status(), StatusCode::IM_A_TEAPOT);
     let mut names: Vec<_> = answer.headers().keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["content-length", "content-type", "x-own"]);
+    assert_eq!(names, ["a2a-version", "content-length", "content-type", "x-a2a-extensions"]);
     assert_eq!(whole(answer).await.unwrap(), "hello");
 }
 
 #[tokio::test]
-async fn a_redirect_is_passed_back_and_not_followed() {
+async fn redirects_and_odd_statuses_are_not_passed_on() {
+    let message = message();
     let (agent, other, (_, forwarder)) = (Agent::new().await, Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
-        let mut caller = agent.accepts().await;
-        caller.reads().await;
-        let location = format!("http://{}/", other.address());
-        caller.says(&format!("HTTP/1.1 307 x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")).await;
-    });
-    let answer = answer.unwrap();
-    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
-    assert!(answer.headers().contains_key(header::LOCATION));
-    assert_eq!(whole(answer).await.unwrap(), "");
+    for status in [101, 199, 300, 302, 304, 307, 308, 399, 600, 999] {
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            let location = format!("http://{}/", other.address());
+            caller
+                .says(&format!("HTTP/1.1 {status} x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"))
+                .await;
+        });
+        match answer {
+            Err(error @ ForwardError::Odd(_)) => {
+                assert!(error.to_string().contains(&status.to_string()), "{status}: {error}");
+            }
+            // An interim answer, after which the connection ends.
+            Err(ForwardError::Broken(_)) => assert_eq!(status, 199),
+            other => panic!("{status}: {other:?}"),
+        }
+    }
     let asked = poll_fn(|cx| Poll::Ready(other.0.poll_accept(cx).is_ready())).await;
     assert!(!asked, "the redirect was followed");
 }
 
 #[tokio::test]
-async fn server_sent_events_arrive_one_by_one() {
+async fn an_answer_of_http_1_0_is_passed_on_as_http_1_1() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+        caller.says("HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nhello").await;
+    });
+    let answer = answer.unwrap();
+    assert_eq!(answer.version(), Version::HTTP_11, "in 1.0, a cut answer ends as a whole one does");
+    assert_eq!(whole(answer).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_message_is_unsent_when_no_byte_of_it_was_written() {
+    let message = message();
+    let (_, forwarder) = forwarder();
+    let limits = limits();
+    let gone = Agent::new().await;
+    let target = gone.target();
+    drop(gone);
+    let error = forwarder.forward(&target, &message, &limits).await.unwrap_err();
+    assert!(error == ForwardError::Refused && error.is_unsent(), "{error}");
+
+    let agent = Agent::new().await;
+    let target = agent.target();
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+        let mut caller = agent.accepts().await;
+        caller.reads().await;
+    });
+    let error = answer.unwrap_err();
+    assert!(!error.is_unsent(), "it was read, and would be sent a second time: {error}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
+    let message = message();
+    let (agent, _, clock, forwarder) = https("agent.invalid").await;
+    let (port, limits) = (agent.address().port(), limits());
+    let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
+    let allow = Allow { private: false, loopback: true };
+    let checked = check(&format!("https://agent.invalid:{port}/"), allow, &names, &*clock).await.unwrap();
+    let target = Target::Checked(checked);
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+        drop(agent.accepts().await);
+    });
+    assert_eq!(answer.unwrap_err(), ForwardError::Refused);
+}
+
+#[tokio::test]
+async fn a_port_that_accepts_and_closes_does_not_prove_a_listener() {
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (proof, ()) = tokio::join!(forwarder.prove(&target, &limits), async {
+        drop(agent.accepts().await);
+    });
+    assert_eq!(proof, Err(ForwardError::Refused));
+    for answer in [HELLO, "HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 302 x\r\n\r\n"] {
+        let (proof, heard) = tokio::join!(forwarder.prove(&target, &limits), async {
+            let mut caller = agent.accepts().await;
+            let heard = caller.reads().await;
+            caller.says(answer).await;
+            heard
+        });
+        assert_eq!(proof, Ok(()), "{answer}");
+        assert!(heard.starts_with("GET /.well-known/agent.json HTTP/1.1\r\n"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one() {
+    let message = message();
+    let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+    let (target, limits) = (agent.target(), limits());
+    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller
@@ -217,6 +303,7 @@ async fn server_sent_events_arrive_one_by_one() {
 
 #[tokio::test]
 async fn one_connection_serves_message_after_message() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     let serve = async {
@@ -235,7 +322,7 @@ async fn one_connection_serves_message_after_message() {
     };
     let ask = async {
         for expected in ["hello", "hello", "", "", "hello"] {
-            let answer = forwarder.forward(&target, message(), &limits).await.unwrap();
+            let answer = forwarder.forward(&target, &message, &limits).await.unwrap();
             assert_eq!(whole(answer).await.unwrap(), expected);
         }
     };
@@ -244,6 +331,7 @@ async fn one_connection_serves_message_after_message() {
 
 #[tokio::test]
 async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     let serve = async {
@@ -256,7 +344,7 @@ async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
     };
     let ask = async {
         for _ in 0..2 {
-            let mut body = forwarder.forward(&target, message(), &limits).await.unwrap().into_body();
+            let mut body = forwarder.forward(&target, &message, &limits).await.unwrap().into_body();
             assert_eq!(next(&mut body).await.unwrap().unwrap(), "hello");
             assert!(body.is_end_stream());
         }
@@ -266,10 +354,11 @@ async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
+    let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     for closes in [true, false] {
-        let (answer, caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
             caller.says(HELLO).await;
@@ -284,7 +373,7 @@ async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
             }
         } else {
             clock.advance(KEPT_FOR);
-            let (_answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+            let (_answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
                 let mut fresh = agent.accepts().await;
                 fresh.reads().await;
                 fresh.says(HELLO).await;
@@ -296,6 +385,7 @@ async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
 
 #[tokio::test]
 async fn a_message_that_may_have_been_read_is_not_sent_again() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     let serve = async {
@@ -306,23 +396,24 @@ async fn a_message_that_may_have_been_read_is_not_sent_again() {
         caller.reads().await;
     };
     let ask = async {
-        let first = forwarder.forward(&target, message(), &limits).await.unwrap();
+        let first = forwarder.forward(&target, &message, &limits).await.unwrap();
         assert_eq!(whole(first).await.unwrap(), "hello");
-        forwarder.forward(&target, message(), &limits).await.unwrap_err()
+        forwarder.forward(&target, &message, &limits).await.unwrap_err()
     };
     let ((), error) = tokio::join!(serve, ask);
-    assert!(matches!(error, ForwardError::Unreachable(_)), "{error}");
+    assert!(matches!(error, ForwardError::Broken(_)), "{error}");
     let again = poll_fn(|cx| Poll::Ready(agent.0.poll_accept(cx).is_ready())).await;
     assert!(!again, "it was tried on another connection");
 }
 
 #[tokio::test]
 async fn who_hangs_up_ends_the_connection_to_the_agent() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     // While the agent thinks.
     let caller = {
-        let mut asking = pin!(forwarder.forward(&target, message(), &limits));
+        let mut asking = pin!(forwarder.forward(&target, &message, &limits));
         tokio::select! {
             answer = &mut asking => panic!("nothing was answered: {answer:?}"),
             caller = async {
@@ -334,7 +425,7 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
     };
     caller.sees_the_end().await;
     // While it answers.
-    let (answer, caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
@@ -348,9 +439,10 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
 
 #[tokio::test]
 async fn an_answer_that_announces_too_much_is_refused_before_anything_is_passed_on() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller.says(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
@@ -361,11 +453,12 @@ async fn an_answer_that_announces_too_much_is_refused_before_anything_is_passed_
 
 #[tokio::test]
 async fn an_answer_that_turns_out_too_large_ends_with_an_error() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), ForwardLimits { response: 10, ..limits() });
     for (answer, passes) in [("5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n", true), ("b\r\nhello world\r\n", false)]
     {
-        let (passed, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let (passed, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
             caller.says(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{answer}")).await;
@@ -376,10 +469,11 @@ async fn an_answer_that_turns_out_too_large_ends_with_an_error() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_ends_with_an_error() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     for begun in ["content-length: 10\r\n\r\nhello", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
-        let (passed, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let (passed, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
             caller.says(&format!("HTTP/1.1 200 OK\r\n{begun}")).await;
@@ -390,20 +484,19 @@ async fn an_answer_that_breaks_off_ends_with_an_error() {
 
 #[tokio::test]
 async fn nobody_listening_is_told_apart_from_no_answer() {
+    let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    for nonsense in
-        ["", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 101 x\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"]
-    {
-        let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    for nonsense in ["", "SSH-2.0-OpenSSH\r\n\r\n"] {
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
             caller.says(nonsense).await;
         });
-        assert!(matches!(answer, Err(ForwardError::Unreachable(_))), "{nonsense:?}: {answer:?}");
+        assert!(matches!(answer, Err(ForwardError::Broken(_))), "{nonsense:?}: {answer:?}");
     }
     drop(agent);
-    assert_eq!(forwarder.forward(&target, message(), &limits).await.unwrap_err(), ForwardError::Refused);
+    assert_eq!(forwarder.forward(&target, &message, &limits).await.unwrap_err(), ForwardError::Refused);
 }
 
 /// How long until an answer that never comes is given up, told by the waits that were asked for.
@@ -416,7 +509,7 @@ async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<Han
         caller.reads().await;
         std::future::pending::<()>().await;
     };
-    let mut asking = pin!(forwarder.forward(&target, request, &limits));
+    let mut asking = pin!(forwarder.forward(&target, &request, &limits));
     let mut serve = pin!(serve);
     loop {
         tokio::select! {
@@ -463,9 +556,10 @@ async fn a_caller_may_ask_for_less_time_and_not_for_more() {
 
 #[tokio::test]
 async fn an_answer_that_falls_silent_ends_with_an_error() {
+    let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+    let (answer, mut caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
@@ -490,6 +584,7 @@ async fn an_answer_that_falls_silent_ends_with_an_error() {
 
 #[tokio::test]
 async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now() {
+    let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let allow = Allow { private: false, loopback: true };
     let port = agent.address().port();
@@ -499,7 +594,7 @@ async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now()
     let target = Target::Checked(check(&url, allow, &names, &*clock).await.unwrap());
     let limits = limits();
     for _ in 0..2 {
-        let (answer, heard) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let (answer, heard) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             let heard = caller.reads().await;
             caller.says(HELLO).await;
@@ -530,6 +625,7 @@ async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<HandClock>,
 
 #[tokio::test]
 async fn an_https_agent_has_to_prove_its_name() {
+    let message = message();
     let (agent, acceptor, clock, forwarder) = https("agent.invalid").await;
     let (port, limits) = (agent.address().port(), limits());
     for (name, proves) in [("agent.invalid", true), ("other.invalid", false)] {
@@ -537,7 +633,7 @@ async fn an_https_agent_has_to_prove_its_name() {
         let allow = Allow { private: false, loopback: true };
         let checked = check(&format!("https://{name}:{port}/"), allow, &names, &*clock).await.unwrap();
         let target = Target::Checked(checked);
-        let (answer, ()) = tokio::join!(forwarder.forward(&target, message(), &limits), async {
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let caller = agent.accepts().await;
             // It fails on this side as well where the other does not believe it.
             let Ok(mut secured) = acceptor.accept(caller.0).await else { return };

@@ -5,11 +5,13 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
+use super::name_of;
 use crate::{
     clock::{Boxed, within},
     domain::{
         ids::WorkspaceId,
         status::{Failure, Status},
+        time::Awake,
     },
     http::{
         Api,
@@ -22,7 +24,7 @@ use crate::{
 /// How long a message waits for its target to come up.
 const HOLD: Duration = Duration::from_mins(1);
 /// When a sender whose target did not come up in time is to try again, in seconds.
-const TRY_AGAIN: u64 = 15;
+pub(super) const TRY_AGAIN: u64 = 15;
 
 /// How long the sender waits at most.
 pub(super) fn patience(headers: &HeaderMap) -> Duration {
@@ -30,17 +32,16 @@ pub(super) fn patience(headers: &HeaderMap) -> Duration {
     asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))
 }
 
-/// Waits until a message can be passed on, waking its target where it sleeps. From then on it counts as on its way.
+/// Waits until a message can be passed on, or `until`, waking its target where it sleeps. From then on it counts as on its way.
 pub(super) async fn hold(
     api: &Api,
     from: Option<WorkspaceId>,
     to: WorkspaceId,
-    patience: Duration,
+    until: Awake,
 ) -> HttpResult<(Member, Passage)> {
     if let Some(ready) = look(api, from, to)? {
         return Ok(ready);
     }
-    let until = api.0.clock.awake() + patience;
     // Heard from before the next look on, so that no change falls in between.
     let mut feed = api.0.store.subscribe();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
@@ -69,14 +70,22 @@ pub(super) async fn hold(
         match within(&*api.0.clock, left, changed).await {
             Some(None) => {}
             Some(Some(error)) => return Err(error.into()),
-            None => {
-                return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "workspace is waking up")
-                    .with("waking", true)
-                    .with("retry_after", TRY_AGAIN)
-                    .retry_after(TRY_AGAIN));
-            }
+            None => return Err(not_up(api, to).await),
         }
     }
+}
+
+/// The answer to a message whose target did not come up in time.
+async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
+    let later = |why: &str| HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(TRY_AGAIN);
+    if api.0.store.member(to).is_some_and(|member| member.status == Status::Offline) {
+        let name = name_of(api, to).await;
+        let why = format!(
+            "{name} is offline: its container has ended and was not up again in time. `ostler why {name}`"
+        );
+        return later(&why).with("status", "offline").with("retry_after", TRY_AGAIN);
+    }
+    later("workspace is waking up").with("waking", true).with("retry_after", TRY_AGAIN)
 }
 
 /// Resolves when the wake has failed, and never otherwise: that it went well is told by the status.

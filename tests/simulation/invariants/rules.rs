@@ -41,7 +41,7 @@ rules! {
     SleepersDoNotRun, "sleepers-do-not-run", "3 what you see is what is", "when it is said that a workspace sleeps, none of its containers runs";
     AnswersAreTrue, "answers-are-true", "3 what you see is what is", "an answer tells of a status that the row had while it was asked";
     LastWordCounts, "last-word-counts", "3 what you see is what is", "who was told that an order was carried out, and gave no other since, finds it so";
-    MessagesArrive, "messages-arrive", "3 what you see is what is", "a message reaches the container of its own target, and only from whom the tree lets speak";
+    MessagesArrive, "messages-arrive", "3 what you see is what is", "a message reaches the container of its own target, only from whom the tree lets speak, and is not given up before its hold ends while its agent does not listen yet";
     RestIsKept, "rest-is-kept", "4 it heals, and stops and asks", "what a person put to rest or the budget parked stays so until a person says otherwise";
     BreakerHolds, "breaker-holds", "4 it heals, and stops and asks", "within an hour sweeps hit no more workspaces than the limit, what a person approved aside";
     RunsAreBounded, "runs-are-bounded", "4 it heals, and stops and asks", "one run of a pass takes away no more than five things";

@@ -1,6 +1,6 @@
 //! What runs behind the ports of the world.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use ostler::{
     domain::naming::LABEL_WORKSPACE,
@@ -17,7 +17,10 @@ use super::{
     book::{Shared, open},
 };
 
-/// What runs behind the ports of the world: answers, hangs up, or says nothing for ever.
+/// The longest time from an agent's start, and so from its registration, to the start of its server.
+const LISTENS_WITHIN_MS: usize = 8_000;
+
+/// What runs behind the ports of the world: listens late, answers, hangs up, or says nothing for ever.
 pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
     let (world, book) = (Arc::downgrade(world), Arc::clone(book));
     Arc::new(move |address| {
@@ -28,7 +31,15 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
             container.state.may_run()
                 && container.spec.publish.is_some_and(|(_, port)| port == address.port())
         };
-        let container = state.containers.values().find(listens).ok_or_else(refused)?;
+        let (id, container) =
+            state.containers.iter().find(|(_, container)| listens(container)).ok_or_else(refused)?;
+        // Field runtimes register before they listen: some at once, some seconds later. The same container always
+        // takes the same time.
+        let listens_after = id.as_str().bytes().map(usize::from).sum::<usize>() * 997 % LISTENS_WITHIN_MS;
+        let up_for = container.started_at.map(|at| sim.now().since(at)).unwrap_or_default();
+        if up_for < Duration::from_millis(listens_after as u64) {
+            return Err(refused());
+        }
         let own = container.spec.labels.get(LABEL_WORKSPACE).cloned().unwrap_or_default();
         drop(state);
         let (here, there) = tokio::io::duplex(16 * 1024);

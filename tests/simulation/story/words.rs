@@ -1,6 +1,6 @@
 //! What people and agents say, over the routes that they use.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ostler::{
     domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token, trash::TrashEntry},
@@ -338,7 +338,19 @@ impl Story {
         let what = format!("{word} to {}", self.house.row(to).name);
         let path = format!("/workspaces/{to}/a2a");
         let which = self.book().words.send(to);
-        let judge = move |book: &mut Book, _: u16, _: &Value| book.words.answer_message(to, which);
+        let clock = self.house.sim.clock();
+        let sent_at = clock.awake();
+        let judge = move |book: &mut Book, _: u16, answer: &Value| {
+            book.words.answer_message(to, which);
+            // Nothing was sent, so it is tried again until the hold of a minute ends.
+            let held_for = clock.awake().since(sent_at);
+            let refused = answer["error"].as_str().is_some_and(|error| error.contains("does not listen"));
+            if refused && held_for < Duration::from_mins(1) {
+                let how =
+                    format!("a message to {to} was given up after {held_for:?}, before its agent listened");
+                book.broke(Rule::MessagesArrive.broken(how));
+            }
+        };
         self.ask(what, ("POST", path, Some(body)), token.as_ref().map(Token::expose), judge);
     }
 }
