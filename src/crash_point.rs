@@ -26,16 +26,20 @@ pub const STEPS: &[(&str, &str)] = &[
     ("identity: write the mirror", "the mirror says who the registry is"),
     ("identity: accept a copy", "the mirror names the directory it was copied to"),
     ("mirror: replace the file", "a mirror that is written whole takes the place of the last"),
+    ("log: move it into the file", "a checkpoint: at the start, at a clean stop, and when the log has grown"),
+    (
+        "store: save what is open",
+        "a database that was deleted or replaced while it was open is saved beside it",
+    ),
     ("accept: make the sentinel", "an engine is marked as the one to trust"),
     ("accept engine", "the registry trusts that engine"),
     ("accept: write the mirror", "the mirror says that an engine was accepted"),
     ("reach: make the network", "the network of the workspaces, or of one of them, is there"),
     // How a workspace comes to be, and is changed.
     ("create workspace", "the row of a new workspace"),
-    ("create: note the generation", "the mirror counts a row that was made or adopted"),
-    ("unmake workspace", "a row whose mirror could not be written is taken back"),
     ("patch workspace", "what people may change of a row"),
     ("adopt workspace", "the row of something unknown is rebuilt"),
+    ("adopt container", "a known row takes over the container that a restored registry did not know"),
     ("take token over", "the token that a process holds becomes the current one"),
     // Start.
     ("start: pull its image", "the image is on this machine"),

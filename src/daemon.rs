@@ -180,6 +180,10 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
         tracing::warn!("some orders were not done in time; the next start finishes them");
     }
+    // Last: the database is one file from here on, and a copy of it is whole.
+    if within(&*house.clock, DRAIN, house.store.close()).await.is_none() {
+        tracing::warn!("the database was not closed in time; its log (-wal) stays beside it");
+    }
     ended.with_context(|| format!("cannot serve {}", socket.display()))
 }
 
@@ -474,6 +478,10 @@ pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<
     Ok(runs)
 }
 
+/// What to do about a database that cannot be read and whose error says nothing better.
+const RESTORE: &str = "if the error above says nothing better: restore a backup of ostler.db, and move ostler.db-wal and \
+                       ostler.db-shm away first";
+
 /// Looks at everything that can be looked at without a daemon.
 ///
 /// # Errors
@@ -494,12 +502,12 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
         Ok(store) => match store.registry().await {
             Ok(Some(registry)) => doctor::ok("registry", format!("instance {}", registry.instance)),
             Ok(None) => doctor::ok("registry", "new, without an identity"),
-            Err(error) => doctor::fail("registry", error.to_string(), "restore a backup of the database"),
+            Err(error) => doctor::fail("registry", error.to_string(), RESTORE),
         },
         Err(_) if !config.data_dir.join(crate::store::FILE_NAME).exists() => {
             doctor::ok("registry", "none yet: the first `ostler serve` makes it")
         }
-        Err(error) => doctor::fail("registry", error.to_string(), "restore a backup of the database"),
+        Err(error) => doctor::fail("registry", error.to_string(), RESTORE),
     });
     Ok(api::DoctorReport { checks })
 }

@@ -59,7 +59,7 @@ pub fn fail(name: &str, found: impl Into<String>, advice: impl Into<String>) -> 
 }
 
 fn store_fails(error: &StoreError) -> Check {
-    fail("store", error.to_string(), "see the daemon's log")
+    fail("store", error.to_string(), "the error says what to do; the daemon's log says more")
 }
 
 impl Doctor {
@@ -75,8 +75,13 @@ impl Doctor {
         checks.push(engine(&*self.0.engine).await);
         checks.push(disk(&self.0.data_dir));
         checks.extend(self.listing().await);
-        let of_store =
-            [self.registry().await, self.workspaces().await, self.held().await, self.trash().await];
+        let of_store = [
+            self.place().await,
+            self.registry().await,
+            self.workspaces().await,
+            self.held().await,
+            self.trash().await,
+        ];
         checks.extend(of_store.into_iter().map(|check| check.unwrap_or_else(|error| store_fails(&error))));
         checks.extend(self.network().await.unwrap_or_else(|error| vec![store_fails(&error)]));
         DoctorReport { checks }
@@ -115,14 +120,21 @@ impl Doctor {
         }
     }
 
+    async fn place(&self) -> StoreResult<Check> {
+        self.0.store.check_place().await?;
+        Ok(ok("database", "the open database is the file at its path"))
+    }
+
     async fn registry(&self) -> StoreResult<Check> {
         let recovering = self.0.store.registry().await?.and_then(|registry| registry.recovering_since);
         Ok(match recovering {
             None => ok("registry", format!("instance {}", self.0.instance)),
             Some(since) => warn(
                 "registry",
-                format!("recovering since {since}: it was lost or restored, and everything unknown is held"),
-                "`ostler adopt --dry-run` shows what there is, `ostler adopt --all` takes it back",
+                format!(
+                    "recovering since {since}: it was lost or restored, so nothing is started, stopped or reaped by itself"
+                ),
+                "`ostler adopt --dry-run` shows what differs, `ostler adopt --all` takes it over",
             ),
         })
     }

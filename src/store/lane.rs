@@ -12,12 +12,13 @@ use std::{
     thread,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    StoreError, StoreResult,
+    Mirror, StoreError, StoreResult,
     events::append,
+    log::OpenFile,
     roster::{self, Fresh, Member, Roster, Said, SharedRoster},
 };
 use crate::{
@@ -43,6 +44,8 @@ pub(super) struct Tx<'c> {
     passing: Vec<Passing>,
     /// Whether anybody listens to what is only passing.
     overheard: bool,
+    /// The registry's generation before this transaction raised it, and since.
+    raised: Option<(i64, i64)>,
 }
 
 /// What is known of a workspace inside a transaction.
@@ -81,6 +84,26 @@ impl Tx<'_> {
         }
         let holds = matches!(roster.bearer(digest, now), Some(roster::Bearer::Workspace(holder)) if holder.workspace == id);
         Ok(Some(Known { member, holds }))
+    }
+
+    /// Raises the registry's generation, which the mirror holds before anybody is answered: for every change that a
+    /// copy of the database made before it must not take back unnoticed. Answers the new one; none in a database that
+    /// has no identity yet.
+    pub(super) fn raise(&mut self) -> StoreResult<Option<i64>> {
+        let raised: Option<i64> = self
+            .sql
+            .prepare_cached("UPDATE registry SET generation = generation + 1 RETURNING generation")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        if let Some(now) = raised {
+            self.raised = Some((self.raised.map_or(now - 1, |(before, _)| before), now));
+        }
+        Ok(raised)
+    }
+
+    /// The same, in a database that has to have an identity.
+    pub(super) fn raise_known(&mut self) -> StoreResult<i64> {
+        self.raise()?.ok_or_else(|| StoreError::new("the database has no identity yet"))
     }
 
     /// What a beat said, for the roster.
@@ -174,6 +197,12 @@ pub(super) struct Writer {
     feed: broadcast::Sender<Event>,
     passing: broadcast::Sender<Passing>,
     roster: SharedRoster,
+    /// Where the generation is kept besides the database.
+    mirror: Option<Arc<Mirror>>,
+    /// Whether a commit is not in the mirror yet.
+    mirror_is_behind: bool,
+    /// The file behind the connection; none in memory.
+    file: Option<OpenFile>,
 }
 
 impl Writer {
@@ -183,7 +212,41 @@ impl Writer {
         passing: broadcast::Sender<Passing>,
         roster: SharedRoster,
     ) -> Self {
-        Self { sql, feed, passing, roster }
+        Self { sql, feed, passing, roster, mirror: None, mirror_is_behind: false, file: None }
+    }
+
+    pub(super) fn with_mirror(mut self, mirror: Arc<Mirror>) -> Self {
+        self.mirror_to(mirror);
+        self
+    }
+
+    pub(super) fn mirror_to(&mut self, mirror: Arc<Mirror>) {
+        self.mirror = Some(mirror);
+    }
+
+    pub(super) fn with_file(mut self, file: OpenFile) -> Self {
+        self.file = Some(file);
+        self
+    }
+
+    /// Whether the database is still the file at its path; one that is not is saved.
+    fn check_place(&mut self) -> StoreResult<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let checked = file.check_place();
+        if checked.is_err() {
+            if !self.sql.is_autocommit() {
+                self.sql.execute_batch("ROLLBACK")?;
+            }
+            file.rescue(&self.sql);
+        }
+        checked
+    }
+
+    /// The end of the lane.
+    fn close(self) {
+        if let Some(file) = &self.file {
+            file.close(&self.sql);
+        }
     }
 
     #[cfg(test)]
@@ -303,6 +366,8 @@ impl Writer {
         jobs: &mut [Box<dyn Job>],
         results: &mut Vec<StoreResult<()>>,
     ) -> StoreResult<Committed> {
+        // What is written to a file that nobody can find any more is lost at the next start.
+        self.check_place()?;
         let sql = &self.sql;
         if !sql.is_autocommit() {
             // A batch that panicked has left its transaction open.
@@ -318,9 +383,10 @@ impl Writer {
             heard: Vec::new(),
             passing: Vec::new(),
             overheard: self.passing.receiver_count() > 0,
+            raised: None,
         };
         for job in jobs {
-            let before = (tx.told.len(), tx.heard.len(), tx.passing.len());
+            let before = (tx.told.len(), tx.heard.len(), tx.passing.len(), tx.raised);
             run(sql, "SAVEPOINT job")?;
             let result = job.run(&mut tx);
             if sql.is_autocommit() {
@@ -331,25 +397,54 @@ impl Writer {
                 tx.told.truncate(before.0);
                 tx.heard.truncate(before.1);
                 tx.passing.truncate(before.2);
+                tx.raised = before.3;
                 run(sql, "ROLLBACK TO job")?;
             }
             run(sql, "RELEASE job")?;
             results.push(result);
         }
+        let raised = tx.raised;
         let committed = complete(tx).and_then(|committed| {
+            // Written beside its place before the commit and moved there after it: the mirror is never ahead of the
+            // database, and a disk that has no room for it undoes the change. A crash in between leaves it behind by
+            // what nobody has acted upon.
+            let prepared = self.mirror.as_ref().zip(raised).map(|(mirror, (before, now))| {
+                if self.mirror_is_behind {
+                    mirror.note_generation(before)?;
+                }
+                mirror.prepare_generation(now)
+            });
+            let prepared = prepared.transpose().map_err(|error| StoreError::mirror(&error))?.flatten();
             run(sql, "COMMIT")?;
-            Ok(committed)
+            Ok((committed, prepared))
         });
-        if committed.is_err() && !sql.is_autocommit() {
-            sql.execute_batch("ROLLBACK")?;
+        match committed {
+            Ok((committed, prepared)) => {
+                if let Some(prepared) = prepared {
+                    let published = prepared.publish();
+                    if let Err(error) = &published {
+                        tracing::error!(%error, "the mirror file is behind the database: orders are refused until it can be written");
+                    }
+                    self.mirror_is_behind = published.is_err();
+                }
+                if let Some(file) = &mut self.file {
+                    file.after_commit(sql);
+                }
+                Ok(committed)
+            }
+            Err(error) => {
+                if !sql.is_autocommit() {
+                    sql.execute_batch("ROLLBACK")?;
+                }
+                Err(error)
+            }
         }
-        committed
     }
 }
 
 /// Reads what the roster has to know of what changed, while it cannot fail any more without undoing the change.
 fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
-    let Tx { sql, roster: _, told, touched, admins_touched, heard, passing, overheard: _ } = tx;
+    let Tx { sql, roster: _, told, touched, admins_touched, heard, passing, overheard: _, raised: _ } = tx;
     let read = |id| Ok((id, Fresh::read(sql, id)?));
     let fresh = touched.into_iter().map(read).collect::<StoreResult<_>>()?;
     let admins = admins_touched.then(|| roster::admins(sql)).transpose()?;
@@ -365,10 +460,26 @@ fn run(sql: &Connection, statement: &'static str) -> StoreResult<()> {
 /// One job of a reading lane.
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
 
+/// What the writing lane is sent.
+pub(super) enum WriteCall {
+    Job(Box<dyn Job>),
+    /// Asks whether the database is still the file at its path.
+    CheckPlace(oneshot::Sender<StoreResult<()>>),
+    /// Ends the lane.
+    End(oneshot::Sender<()>),
+}
+
+/// What a reading lane is sent.
+pub(super) enum ReadCall {
+    Job(ReadJob),
+    /// Ends the lane that takes it.
+    End(oneshot::Sender<()>),
+}
+
 /// The lanes of a store.
 pub(super) enum Lanes {
     /// One writing thread, some reading ones.
-    Threads { write: mpsc::Sender<Box<dyn Job>>, read: mpsc::Sender<ReadJob> },
+    Threads { write: mpsc::Sender<WriteCall>, read: mpsc::Sender<ReadCall>, readers: usize },
     /// Everything on one connection, when the stage says so.
     Staged { writer: Arc<Mutex<Writer>>, stage: Arc<dyn Stage> },
 }
@@ -378,15 +489,39 @@ impl Lanes {
     pub(super) fn threads(writer: Writer, readers: Vec<Connection>) -> std::io::Result<Self> {
         let (write, jobs) = mpsc::channel();
         thread::Builder::new().name("store-writer".into()).spawn(move || write_all(writer, &jobs))?;
-        let (read, jobs) = mpsc::channel::<ReadJob>();
+        let (read, jobs) = mpsc::channel::<ReadCall>();
         let jobs = Arc::new(Mutex::new(jobs));
+        let count = readers.len();
         for (number, sql) in readers.into_iter().enumerate() {
             let jobs = Arc::clone(&jobs);
             thread::Builder::new()
                 .name(format!("store-reader-{number}"))
-                .spawn(move || read_all(&sql, &jobs))?;
+                .spawn(move || read_all(sql, &jobs))?;
         }
-        Ok(Self::Threads { write, read })
+        Ok(Self::Threads { write, read, readers: count })
+    }
+
+    /// Ends the readers, then the writer: the last connection to go is the one that can move the log.
+    pub(super) async fn close(&self) {
+        let Self::Threads { write, read, readers } = self else { return };
+        for _ in 0..*readers {
+            let (ended, end) = oneshot::channel();
+            // One that has ended already drops the sender.
+            if read.send(ReadCall::End(ended)).is_ok() {
+                let _ended = end.await;
+            }
+        }
+        let (ended, end) = oneshot::channel();
+        if write.send(WriteCall::End(ended)).is_ok() {
+            let _ended = end.await;
+        }
+    }
+
+    pub(super) async fn check_place(&self) -> StoreResult<()> {
+        let Self::Threads { write, .. } = self else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        write.send(WriteCall::CheckPlace(reply)).map_err(|_| StoreError::closed())?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::unanswered()))
     }
 
     pub(super) async fn write<T: Send + 'static>(
@@ -397,7 +532,9 @@ impl Lanes {
         let (reply, answer) = oneshot::channel();
         let job: Box<dyn Job> = Box::new(Asked { label, work: Some(work), done: None, reply });
         match self {
-            Self::Threads { write, .. } => write.send(job).map_err(|_| StoreError::closed())?,
+            Self::Threads { write, .. } => {
+                write.send(WriteCall::Job(job)).map_err(|_| StoreError::closed())?;
+            }
             Self::Staged { writer, stage } => {
                 let writer = Arc::clone(writer);
                 stage.submit(label, Box::new(move || unpoisoned(&writer).turn(vec![job])));
@@ -415,7 +552,7 @@ impl Lanes {
         match self {
             Self::Threads { read, .. } => {
                 let job: ReadJob = Box::new(move |sql| drop(reply.send(work(sql))));
-                read.send(job).map_err(|_| StoreError::closed())?;
+                read.send(ReadCall::Job(job)).map_err(|_| StoreError::closed())?;
             }
             Self::Staged { writer, stage } => {
                 let writer = Arc::clone(writer);
@@ -431,22 +568,49 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// No timer gathers a batch: the commit in progress is what lets the next one grow.
-fn write_all(mut writer: Writer, jobs: &mpsc::Receiver<Box<dyn Job>>) {
-    while let Ok(first) = jobs.recv() {
-        let mut batch = vec![first];
-        batch.extend(jobs.try_iter().take(BATCH_MAX - 1));
+fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
+    while let Ok(first) = calls.recv() {
+        let mut batch = Vec::new();
+        let mut last = None;
+        for call in std::iter::once(first).chain(calls.try_iter()) {
+            match call {
+                WriteCall::Job(job) => batch.push(job),
+                call @ (WriteCall::CheckPlace(_) | WriteCall::End(_)) => last = Some(call),
+            }
+            if last.is_some() || batch.len() == BATCH_MAX {
+                break;
+            }
+        }
         // A panicking job drops its batch's answers; the callers hear that, and the lane lives on.
-        if catch_unwind(AssertUnwindSafe(|| writer.turn(batch))).is_err() {
+        if !batch.is_empty() && catch_unwind(AssertUnwindSafe(|| writer.turn(batch))).is_err() {
             tracing::error!("a statement panicked; its batch was rolled back");
+        }
+        match last {
+            Some(WriteCall::CheckPlace(reply)) => drop(reply.send(writer.check_place())),
+            Some(WriteCall::End(ended)) => {
+                writer.close();
+                // Whoever waits no longer does not need to know.
+                let _gone = ended.send(());
+                return;
+            }
+            Some(WriteCall::Job(_)) | None => {}
         }
     }
 }
 
-fn read_all(sql: &Connection, jobs: &Mutex<mpsc::Receiver<ReadJob>>) {
+fn read_all(sql: Connection, calls: &Mutex<mpsc::Receiver<ReadCall>>) {
     loop {
-        let next = unpoisoned(jobs).recv();
-        let Ok(job) = next else { return };
-        if catch_unwind(AssertUnwindSafe(|| job(sql))).is_err() {
+        let next = unpoisoned(calls).recv();
+        let job = match next {
+            Ok(ReadCall::Job(job)) => job,
+            Ok(ReadCall::End(ended)) => {
+                drop(sql);
+                let _gone = ended.send(());
+                return;
+            }
+            Err(_) => return,
+        };
+        if catch_unwind(AssertUnwindSafe(|| job(&sql))).is_err() {
             tracing::error!("a query panicked");
         }
     }

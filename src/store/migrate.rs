@@ -13,7 +13,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, StoreError, private_file};
+use super::{OpenError, StoreError, log, private_file};
 use crate::crash_point;
 
 /// Marks a file as ostler's: `ostl`.
@@ -28,14 +28,25 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Refuses a file that must not be opened for writing, and changes nothing of it.
 pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
-    let wal = path.with_extension("db-wal");
+    let wal = log::log_of(path);
     let inspected = inspect_both(path, &wal);
-    if matches!(inspected, Err(OpenError::Damaged { .. })) {
-        // SQLite calls malformed what the disk does not give, too. A backup is no help against that.
-        read_through(path)?;
-        read_through(&wal)?;
+    let Err(OpenError::Damaged { found, .. }) = &inspected else { return inspected };
+    // SQLite calls malformed what the disk does not give, too. A backup is no help against that.
+    read_through(path)?;
+    read_through(&wal)?;
+    if size_of(&wal)? > 0 && is_sound_alone(path) {
+        return Err(OpenError::ForeignLog { path: path.to_owned(), found: found.clone() });
     }
     inspected
+}
+
+/// Whether the file without its log is a healthy database of ours: then what is wrong is the log.
+fn is_sound_alone(path: &Path) -> bool {
+    size_of(path).is_ok_and(|size| size > 0)
+        && check_outline(path, false).is_ok()
+        && look_at(path, false).is_ok_and(|sql| {
+            identify(&sql, Some(path), MIGRATIONS.len()).is_ok() && check_integrity(&sql, path).is_ok()
+        })
 }
 
 fn read_through(path: &Path) -> Result<(), OpenError> {
@@ -64,7 +75,13 @@ fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
     if matches!(found, Ok(_) | Err(OpenError::NotOurs { .. })) {
         check_integrity(&sql, path)?;
     }
-    found.map(drop)
+    found?;
+    if has_log {
+        let alone = look_at(path, false).map_err(|error| OpenError::unreadable(path, &error))?;
+        log::check(path, &sql, &alone)?;
+    }
+    log::warn_if_log_is_missing(path, &sql);
+    Ok(())
 }
 
 /// What SQLite overlooks: it takes a file of a few bytes for an empty one, which it would write over, and

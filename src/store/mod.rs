@@ -15,6 +15,7 @@ mod beats;
 mod events;
 mod lane;
 mod lifecycle;
+mod log;
 mod migrate;
 mod mirror;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig, vtab::array};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, vtab::array};
 use tokio::sync::broadcast;
 
 use crate::{
@@ -44,6 +45,7 @@ use crate::{
     tasks::Stage,
 };
 use lane::{Lanes, Writer};
+use log::OpenFile;
 use roster::SharedRoster;
 
 pub use activity::Activity;
@@ -51,19 +53,22 @@ pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
 pub use beats::{Heard, Registration};
 pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
-pub use mirror::{MIRROR_FILE_NAME, Mirror, MirrorRecord};
+pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
 pub use roster::{Bearer, Holder, Member, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
-    AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult, PortRange,
-    RemoveResult, Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
+    AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult,
+    PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.
 pub const FILE_NAME: &str = "ostler.db";
+
+/// How long a statement waits for another connection.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Reading lanes. Two, so that a long listing does not hold up a short look.
 const READERS: usize = 2;
@@ -80,27 +85,78 @@ const FEED_CAPACITY: usize = 1024;
 
 /// The store could not answer. Never a statement about what is in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the registry's database cannot be used right now: {found}{}", advice(found))]
+#[error("{}: {found}{}", kind.what(), kind.advice())]
 pub struct StoreError {
     found: String,
+    kind: ErrorKind,
 }
 
-fn advice(found: &str) -> &'static str {
-    if found.contains("full") {
-        ". Free some disk space; nothing was changed"
-    } else if found.contains("disk I/O error") {
-        ". The disk is full or failing: look at `df` and at the kernel's log"
-    } else if found.contains("readonly") || found.contains("read-only") {
-        ". Make the data directory writable; nothing was changed"
-    } else if found.contains("I/O error") {
-        ". Look at the disk's health and free space (`dmesg`, `df`); nothing was changed"
-    } else if found.contains("unable to open") {
-        ". The disk is full, or the data directory closed to ostler: look at `df` and at its owner and mode"
-    } else if found.contains("malformed") {
-        ". The file is damaged, or its disk failing: look at the kernel's log, and start ostler again; it then looks \
-         at every page, and says what to do"
-    } else {
-        ""
+/// What is behind a [`StoreError`], by SQLite's code and never by its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ErrorKind {
+    /// The disk is full.
+    Full,
+    /// The disk, or its file system, failed.
+    Io,
+    /// The file or its directory cannot be written.
+    ReadOnly,
+    /// A file cannot be opened: for lack of space, descriptors or permission.
+    CannotOpen,
+    /// The file is damaged.
+    Damaged,
+    /// The mirror file could not be written, so nothing was changed.
+    Mirror,
+    /// The file was deleted or replaced while it was open.
+    Replaced,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    fn of(error: &rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::SystemIoFailure) => Self::Io,
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly,
+            Some(ErrorCode::CannotOpen) => Self::CannotOpen,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
+            _ => Self::Other,
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Mirror => "cannot write the instance's mirror file",
+            Self::Full
+            | Self::Io
+            | Self::ReadOnly
+            | Self::CannotOpen
+            | Self::Damaged
+            | Self::Replaced
+            | Self::Other => "the registry's database cannot be used right now",
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Full => ". Free some disk space; nothing was changed",
+            Self::Io => ". The disk is full or failing: look at `df` and at the kernel's log",
+            Self::ReadOnly => ". Make the data directory writable; nothing was changed",
+            Self::CannotOpen => {
+                ". The disk is full, or the data directory closed to ostler: look at `df` and at its owner and mode"
+            }
+            Self::Damaged => {
+                ". The file is damaged, or its disk failing: look at the kernel's log, and start ostler again; it then \
+                 looks at every page, and says what to do"
+            }
+            Self::Mirror => ". Nothing was changed",
+            Self::Replaced => {
+                ". Nothing is written any more, because it would be lost at the next start. What is open was saved as \
+                 `ostler.rescued-*.db` in the data directory: stop ostler, put that copy in the place of ostler.db, with \
+                 no ostler.db-wal and ostler.db-shm beside it, and start"
+            }
+            Self::Other => "",
+        }
     }
 }
 
@@ -108,6 +164,9 @@ fn advice(found: &str) -> &'static str {
 pub(crate) fn advice_for(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::StorageFull {
         "Free some disk space; nothing was changed"
+    } else if error.kind() == io::ErrorKind::InvalidData {
+        "Its content is damaged: put back the one that belongs to this database, or move it away; the next start \
+         writes it anew from the database"
     } else if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
         "The disk is failing: look at the kernel's log"
     } else {
@@ -117,12 +176,21 @@ pub(crate) fn advice_for(error: &io::Error) -> &'static str {
 
 impl StoreError {
     fn new(found: impl Into<String>) -> Self {
-        Self { found: found.into() }
+        Self { found: found.into(), kind: ErrorKind::Other }
+    }
+
+    fn mirror(error: &io::Error) -> Self {
+        Self { found: format!("{error}. {}", advice_for(error)), kind: ErrorKind::Mirror }
+    }
+
+    fn replaced(path: &Path) -> Self {
+        let found = format!("{} was deleted or replaced while ostler had it open", path.display());
+        Self { found, kind: ErrorKind::Replaced }
     }
 
     /// What was found and what to do about it, for a message that says the rest itself.
     fn found_and_advice(&self) -> String {
-        format!("{}{}", self.found, advice(&self.found))
+        format!("{}{}", self.found, self.kind.advice())
     }
 
     /// A statement panicked, or the lanes ended before its turn came.
@@ -137,7 +205,7 @@ impl StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::new(error.to_string())
+        Self { found: error.to_string(), kind: ErrorKind::of(&error) }
     }
 }
 
@@ -158,7 +226,8 @@ pub enum OpenError {
     /// Written by a later version.
     #[error(
         "{path} has schema version {version}, and this ostler knows only {known}: it was written by a newer \
-         one. Install that version again, or restore a backup (`ostler.backup-v{known}.db` beside it)"
+         one. Install that version again, or restore a backup: put `ostler.backup-v{known}.db` in its place, with no \
+         ostler.db-wal and ostler.db-shm beside it"
     )]
     Newer {
         /// The file.
@@ -172,7 +241,8 @@ pub enum OpenError {
     #[error(
         "{path} is damaged ({found}). It was left untouched. Stop ostler, copy the file somewhere safe, then \
          put a backup in its place (any `ostler.backup-*.db` beside it), or move it away and start: \
-         the running containers can then be taken back with `ostler adopt --all`"
+         the running containers can then be taken back with `ostler adopt --all`. In both cases move ostler.db-wal and \
+         ostler.db-shm away too: they belong to the damaged file"
     )]
     Damaged {
         /// The file.
@@ -180,10 +250,25 @@ pub enum OpenError {
         /// What is wrong with it.
         found: String,
     },
+    /// The log beside it belongs to another database.
+    #[error(
+        "{wal} does not belong to {path} ({found}): the database was replaced, and the log of the one before still lies \
+         beside it. Nothing was changed. If you have put a copy in its place, move ostler.db-wal and ostler.db-shm away \
+         (keep them) and start again: the copy is then used as it is. If you want what was there before, put the former \
+         ostler.db back beside its log",
+        wal = log::log_of(path).display()
+    )]
+    ForeignLog {
+        /// The database.
+        path: PathBuf,
+        /// What shows it.
+        found: String,
+    },
     /// Another program's database.
     #[error(
         "{path} is a database of another program. Choose another data directory with --data-dir. If it was \
-         ostler's, it is damaged: put a backup in its place (any `ostler.backup-*.db` beside it)"
+         ostler's, it is damaged: put a backup in its place (any `ostler.backup-*.db` beside it), with no \
+         ostler.db-wal and ostler.db-shm beside it"
     )]
     NotOurs {
         /// The file.
@@ -215,7 +300,7 @@ impl OpenError {
     /// backup in the place of a good database because the disk is full.
     fn unreadable(path: &Path, error: &rusqlite::Error) -> Self {
         if is_of_the_disk(error) {
-            Self::Store(StoreError::new(error.to_string()))
+            Self::Store(StoreError { found: error.to_string(), kind: ErrorKind::of(error) })
         } else {
             Self::Damaged { path: path.to_owned(), found: error.to_string() }
         }
@@ -223,8 +308,10 @@ impl OpenError {
 }
 
 fn is_of_the_disk(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
-    matches!(error.sqlite_error_code(), Some(CannotOpen | DiskFull | ReadOnly | SystemIoFailure))
+    match ErrorKind::of(error) {
+        ErrorKind::Full | ErrorKind::Io | ErrorKind::ReadOnly | ErrorKind::CannotOpen => true,
+        ErrorKind::Damaged | ErrorKind::Mirror | ErrorKind::Replaced | ErrorKind::Other => false,
+    }
 }
 
 /// The registry. Cheap to clone.
@@ -249,8 +336,10 @@ impl Store {
         let sql = Connection::open(&path).map_err(StoreError::from)?;
         configure(&sql, &path)?;
         migrate::prepare(&sql, Some(&path))?;
+        let file = OpenFile::begin(&sql, &path)?;
         let readers = (0..READERS).map(|_| open_reader(&path)).collect::<Result<_, _>>()?;
-        let writer = writer(sql);
+        let mirror = Arc::new(Mirror::Directory(data_dir.to_owned()));
+        let writer = writer(sql).with_mirror(mirror).with_file(file);
         writer.load_roster()?;
         Self::of(writer, readers, path)
     }
@@ -288,6 +377,20 @@ impl Store {
         drop(writer);
         let lanes = Lanes::Staged { writer: Arc::clone(&disk.writer), stage };
         Self { lanes: Arc::new(lanes), feed, passing, roster }
+    }
+
+    /// Ends every lane: nothing is answered any more. The log is moved into the file, so that the database is one file
+    /// that can be copied.
+    pub async fn close(&self) {
+        self.lanes.close().await;
+    }
+
+    /// Whether the database is still the file at its path: a write checks that first.
+    ///
+    /// # Errors
+    /// [`StoreError`] says that it was deleted or replaced, and what to do.
+    pub async fn check_place(&self) -> StoreResult<()> {
+        self.lanes.check_place().await
     }
 
     /// Events from now on, in order, each after its commit.
@@ -365,6 +468,11 @@ impl Disk {
         self.lock().limit_to(None);
     }
 
+    /// Keeps the generation in this mirror from now on, as a database in a directory does in the file beside it.
+    pub fn mirror_to(&self, mirror: Arc<Mirror>) {
+        self.lock().mirror_to(mirror);
+    }
+
     /// How many rows were ever changed in it. Where it is what it was, nothing was written meanwhile.
     #[must_use]
     pub fn changes(&self) -> u64 {
@@ -411,7 +519,7 @@ fn furnish(sql: &Connection) -> StoreResult<()> {
 
 fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let damaged = |error: rusqlite::Error| OpenError::unreadable(path, &error);
-    sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
+    sql.busy_timeout(BUSY_WAIT).map_err(StoreError::from)?;
     let mode: String =
         sql.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(damaged)?;
     if mode != "wal" {
@@ -425,7 +533,7 @@ fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = Connection::open_with_flags(path, flags)
         .map_err(|error| OpenError::Place { path: path.to_owned(), source: io::Error::other(error) })?;
-    sql.busy_timeout(Duration::from_secs(5)).map_err(StoreError::from)?;
+    sql.busy_timeout(BUSY_WAIT).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
     sql.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(StoreError::from)?;
     furnish(&sql)?;

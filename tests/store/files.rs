@@ -140,7 +140,7 @@ async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
             let said = said.to_string();
             assert!(said.contains(path.to_str().unwrap()), "{damage}: {said}");
             assert!(
-                said.contains("put a backup in its place"),
+                said.contains("put a backup in its place") && said.contains("ostler.db-wal"),
                 "{damage}: does not say how to go on: {said}"
             );
         }
@@ -160,9 +160,9 @@ async fn a_newer_database_is_refused_and_left_to_the_byte() {
     bytes[60..64].copy_from_slice(&7_u32.to_be_bytes());
     fs::write(&path, &bytes).unwrap();
     let error = refused(directory.path(), "although newer");
-    assert!(matches!(error, OpenError::Newer { version: 7, known: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { version: 7, known: 3, .. }), "{error}");
     let said = error.to_string();
-    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v2.db"), "{said}");
+    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v3.db"), "{said}");
     assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));
 }
 
@@ -283,9 +283,15 @@ async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_nee
     let store = Store::open(&disk.data()).unwrap();
     store.found_registry(registry()).await.unwrap();
     let mirror = Mirror::Directory(disk.data());
-    let (device, inode) = mirror.place().unwrap();
-    let record =
-        MirrorRecord { instance: InstanceId(uuid()), generation: 1, engine_accepted: false, device, inode };
+    let record = MirrorRecord {
+        instance: InstanceId(uuid()),
+        generation: 0,
+        engine_accepted: false,
+        device: 0,
+        inode: 0,
+        born: None,
+    };
+    let record = record.placed(mirror.place().unwrap());
     mirror.write(&record).unwrap();
 
     let ballast = disk.fill();
@@ -298,18 +304,174 @@ async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_nee
             Err(error) => break error.to_string(),
         }
     };
-    assert!(said.contains("full") && said.contains("Free some disk space"), "{said}");
+    assert!(said.contains("Free some disk space"), "{said}");
     assert_eq!(store.workspaces(Scope::Any).await.unwrap().len(), usize::try_from(made).unwrap());
     assert_eq!(store.registry().await.unwrap().unwrap().generation, made, "half a creation was committed");
     assert_eq!(store.events_after(0, 10_000).await.unwrap().len(), usize::try_from(made).unwrap());
-    assert!(mirror.note_generation(2).is_err());
-    assert_eq!(mirror.read().unwrap(), Some(record.clone()), "the mirror was lost with the disk's space");
+    let mirrored = MirrorRecord { generation: made, ..record };
+    assert_eq!(mirror.read().unwrap(), Some(mirrored.clone()), "the mirror is not what was committed");
 
     fs::remove_file(ballast).unwrap();
     let again = store.create_workspace(new_workspace("later", Kind::Container), T0).await;
     assert_eq!(again, Ok(CreateResult::Created(made + 1)));
-    mirror.note_generation(2).unwrap();
-    assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: 2, ..record }));
+    assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: made + 1, ..mirrored }));
+}
+
+/// A registry with some rows, whose daemon goes on, and the files it has on disk.
+async fn served_with(rows: &[&str]) -> Fixture {
+    let fixture = Fixture::new().await;
+    for name in rows {
+        fixture.container(name).await;
+    }
+    fixture
+}
+
+fn copy_files(from: &Path, to: &Path, files: &[&str]) {
+    for file in files {
+        fs::copy(from.join(file), to.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+async fn names_in(directory: &Path) -> Vec<String> {
+    let store = Store::open(directory).unwrap();
+    let rows = store.workspaces(Scope::Any).await.unwrap();
+    rows.into_iter().map(|row| row.name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn clean_stop_leaves_one_file_that_holds_everything() {
+    let fixture = served_with(&["alpha", "beta"]).await;
+    fixture.store.close().await;
+    let left: Vec<_> = content(fixture.directory()).into_keys().collect();
+    assert_eq!(left, [fixture.path()], "something lies beside the database");
+    assert!(!fixture.directory().join("ostler.db-shm").exists());
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy_files(fixture.directory(), elsewhere.path(), &[FILE_NAME]);
+    // Nor does a reader leave anything.
+    drop(Store::open_read_only(elsewhere.path()).unwrap());
+    assert_eq!(names_in(elsewhere.path()).await, ["alpha", "beta"]);
+    let refused = fixture.store.workspaces(Scope::Any).await.unwrap_err().to_string();
+    assert!(refused.contains("closed"), "{refused}");
+}
+
+/// Makes a copy of a served database at a path.
+type MakeCopy = fn(&Fixture, &Path);
+
+#[tokio::test]
+async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
+    let copies: [(&str, MakeCopy); 3] = [
+        ("a copy of a stopped daemon's", |fixture, to| {
+            let stopped = tempfile::tempdir().unwrap();
+            copy_files(fixture.directory(), stopped.path(), &[FILE_NAME, "ostler.db-wal"]);
+            let store = Store::open(stopped.path()).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(store.close());
+                });
+            });
+            fs::copy(stopped.path().join(FILE_NAME), to).unwrap();
+        }),
+        ("a copy made by SQLite", |fixture, to| {
+            fixture.side().execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
+        }),
+        ("a copy of the file, of an earlier start", |fixture, to| {
+            fixture.side().execute("UPDATE log_mark SET base = base + 1, state = 'checkpoint'", []).unwrap();
+            fixture.side().execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
+            fixture.side().execute("UPDATE log_mark SET base = base - 1, state = 'open'", []).unwrap();
+        }),
+    ];
+    for (what, make_copy) in copies {
+        let fixture = served_with(&["alpha"]).await;
+        let kept = tempfile::tempdir().unwrap();
+        let copy = kept.path().join("copy.db");
+        make_copy(&fixture, &copy);
+        fixture.container("beta").await;
+        // Killed, with the log beside the file; then the copy is put over the file.
+        let killed = tempfile::tempdir().unwrap();
+        copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
+        fs::copy(&copy, killed.path().join(FILE_NAME)).unwrap();
+        let before = content(killed.path());
+        let error = refused(killed.path(), &format!("{what}, with the log of another"));
+        assert!(matches!(error, OpenError::ForeignLog { .. }), "{what}: {error}");
+        let said = error.to_string();
+        for told in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
+            assert!(said.contains(told), "{what}: `{told}` is missing: {said}");
+        }
+        assert_eq!(content(killed.path()), before, "{what}: something was changed");
+        // The advice works.
+        fs::remove_file(killed.path().join("ostler.db-wal")).unwrap();
+        let _absent = fs::remove_file(killed.path().join("ostler.db-shm"));
+        assert_eq!(names_in(killed.path()).await, ["alpha"], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn log_of_a_killed_daemon_is_replayed_when_it_belongs() {
+    let fixture = served_with(&["alpha"]).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
+    for round in 0..3 {
+        let store = Store::open(killed.path()).unwrap();
+        let name = format!("round-{round}");
+        assert!(matches!(
+            store.create_workspace(new_workspace(&name, Kind::Container), T0).await,
+            Ok(CreateResult::Created(_))
+        ));
+        // Killed again: the files are taken as they are.
+        let next = tempfile::tempdir().unwrap();
+        copy_files(killed.path(), next.path(), &[FILE_NAME, "ostler.db-wal"]);
+        drop(store);
+        copy_files(next.path(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
+    }
+    assert_eq!(names_in(killed.path()).await, ["alpha", "round-0", "round-1", "round-2"]);
+}
+
+#[tokio::test]
+async fn long_log_is_moved_into_the_file_while_serving() {
+    let fixture = served_with(&[]).await;
+    let log = fixture.directory().join("ostler.db-wal");
+    let longest = 8 << 20;
+    for number in 0..400 {
+        let told = json!({ "text": "x".repeat(60_000) });
+        fixture.store.tell(T0, EventKind::ContainerStopped, None, told, None).await.unwrap();
+        let size = fs::metadata(&log).unwrap().len();
+        assert!(size < longest, "the log has {size} bytes after event {number}");
+    }
+    let killed = tempfile::tempdir().unwrap();
+    copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
+    let store = Store::open(killed.path()).unwrap();
+    assert_eq!(store.events_after(0, 1000).await.unwrap().len(), 400);
+}
+
+#[tokio::test]
+async fn writes_are_refused_when_the_open_database_was_deleted_and_it_is_saved() {
+    for gone in [FILE_NAME, "ostler.db-wal"] {
+        let fixture = served_with(&["alpha"]).await;
+        fixture.store.check_place().await.unwrap();
+        fs::remove_file(fixture.directory().join(gone)).unwrap();
+        let said = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+        let said = said.expect_err("a row was made that is lost at the next start").to_string();
+        assert!(said.contains(gone) && said.contains("deleted or replaced"), "{said}");
+        assert!(said.contains("ostler.rescued-"), "no next step: {said}");
+        assert!(fixture.store.check_place().await.is_err());
+        let rescued = fixture.directory().join("ostler.rescued-1.db");
+        assert_eq!(mode(&rescued), 0o600);
+        assert!(!fixture.directory().join("ostler.rescued-2.db").exists(), "it was saved twice");
+        let saved = tempfile::tempdir().unwrap();
+        fs::copy(rescued, saved.path().join(FILE_NAME)).unwrap();
+        assert_eq!(names_in(saved.path()).await, ["alpha"], "{gone}");
+    }
+}
+
+#[tokio::test]
+async fn writes_are_refused_when_another_file_took_the_database_place() {
+    let fixture = served_with(&["alpha"]).await;
+    let other = served_with(&["other"]).await;
+    let copy = fixture.directory().join("incoming.db");
+    other.side().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    fs::rename(copy, fixture.path()).unwrap();
+    let said = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+    assert!(said.is_err_and(|error| error.to_string().contains("replaced")));
 }
 
 #[tokio::test]

@@ -18,7 +18,10 @@ impl Tables {
     /// Reads all that is committed, in one look.
     pub(crate) fn read(sql: &Connection) -> rusqlite::Result<Self> {
         let look = sql.unchecked_transaction()?;
-        let mut query = look.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+        // Every opening changes the mark of the log.
+        let mut query = look.prepare(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'log_mark' ORDER BY name",
+        )?;
         let names = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
         let mut tables = BTreeMap::new();
         for name in names {

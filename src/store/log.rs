@@ -1,0 +1,252 @@
+//! The write-ahead log (`ostler.db-wal`) and the database file that it belongs to.
+//!
+//! SQLite replays whatever log lies beside a database. A copy that is put in the place of a database while the
+//! old log still lies there is silently undone by it, or damaged. Nothing in either file names the other, so a
+//! mark does: before a checkpoint the row of `log_mark` gets a new number and the state `checkpoint`; once the
+//! checkpoint has moved the whole log into the file, the first transaction of the new log says `open`. So the file
+//! alone always says `checkpoint`, and file and log together say `open` with the same number. A copy of the file
+//! that was made through SQLite says `open` by itself, an older one has another number, and one of a daemon that
+//! was stopped says `closed`: none of them fits the log.
+//!
+//! SQLite's own automatic checkpoints are off: they would move `open` into the file.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{OpenError, StoreError, StoreResult, private_file};
+use crate::crash_point;
+
+/// Size of the log from which a commit is followed by a checkpoint.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// How much the log grows before a checkpoint that a reader prevented is tried again.
+const RETRY_BYTES: u64 = 1 << 20;
+/// How long a checkpoint waits for readers: every writer waits along.
+const READERS_WAIT: Duration = Duration::from_millis(100);
+/// A log's header, and the header of its first frame.
+const HEADERS: u64 = 32 + 24;
+/// The most copies that are saved of databases that were replaced.
+const RESCUES: u32 = 20;
+
+/// What the mark says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    base: i64,
+    state: String,
+}
+
+/// The path of the log of a database.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    path.with_extension("db-wal")
+}
+
+/// Reads the mark; `None` in a database that has none yet.
+fn read_mark(sql: &Connection) -> rusqlite::Result<Option<Mark>> {
+    let exists: bool = sql.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'log_mark')",
+        [],
+        |row| row.get(0),
+    )?;
+    if !exists {
+        return Ok(None);
+    }
+    let mark = |row: &rusqlite::Row<'_>| Ok(Mark { base: row.get(0)?, state: row.get(1)? });
+    sql.query_row("SELECT base, state FROM log_mark", [], mark).optional()
+}
+
+/// Refuses a database whose log belongs to another one. `whole` sees the file with its log, `alone` the file only.
+pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Result<(), OpenError> {
+    let page: u32 = whole
+        .pragma_query_value(None, "page_size", |row| row.get(0))
+        .map_err(|error| OpenError::unreadable(path, &error))?;
+    let log = log_of(path);
+    let holds_frames = fs::metadata(&log).is_ok_and(|metadata| metadata.len() >= HEADERS + u64::from(page));
+    let mark = read_mark(whole).map_err(|error| OpenError::unreadable(path, &error))?;
+    let Some(mark) = mark.filter(|_| holds_frames) else { return Ok(()) };
+    // Between a mark and the end of its checkpoint the file may hold any part of the log.
+    if mark.state != "open" {
+        return Ok(());
+    }
+    match read_mark(alone) {
+        Ok(Some(own)) if own.state == "checkpoint" && own.base == mark.base => Ok(()),
+        Ok(_) => Err(OpenError::ForeignLog {
+            path: path.to_owned(),
+            found: "the marks of the two files differ".to_owned(),
+        }),
+        Err(error) => Err(OpenError::ForeignLog { path: path.to_owned(), found: error.to_string() }),
+    }
+}
+
+/// Warns of a database that was copied without its log while a daemon wrote to it.
+pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
+    let without_log = fs::metadata(log_of(path)).map_or(0, |metadata| metadata.len()) == 0;
+    if without_log
+        && let Ok(Some(mark)) = read_mark(sql)
+        && mark.state == "checkpoint"
+    {
+        tracing::warn!(
+            database = %path.display(),
+            "the database was not closed and its log (-wal) is missing: it may be a copy of the file alone. What was \
+             written after its last checkpoint is not in it; copy ostler.db and ostler.db-wal together, or stop ostler \
+             first"
+        );
+    }
+}
+
+/// Device and inode of a file.
+type Place = (u64, u64);
+
+fn place_of(path: &Path) -> io::Result<Place> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// The database file that a writer has open, and its log.
+pub(super) struct OpenFile {
+    path: PathBuf,
+    log: PathBuf,
+    file_place: Place,
+    log_place: Option<Place>,
+    checkpoint_at: u64,
+    /// Whether what is open has been saved since it was found replaced.
+    rescued: bool,
+}
+
+impl OpenFile {
+    /// Takes over a database that was just opened for writing, and moves its log into the file.
+    pub(super) fn begin(sql: &Connection, path: &Path) -> Result<Self, OpenError> {
+        let place = |source| OpenError::Place { path: path.to_owned(), source };
+        sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(StoreError::from)?;
+        let log = log_of(path);
+        let file_place = place_of(path).map_err(place)?;
+        let mut open = Self {
+            path: path.to_owned(),
+            log,
+            file_place,
+            log_place: None,
+            checkpoint_at: CHECKPOINT_BYTES,
+            rescued: false,
+        };
+        open.checkpoint(sql);
+        open.log_place = place_of(&open.log).ok();
+        Ok(open)
+    }
+
+    /// Whether the paths still lead to the files that are open. Two `stat`s.
+    pub(super) fn check_place(&self) -> StoreResult<()> {
+        let is_there = |path: &Path, place: Place| match place_of(path) {
+            Ok(now) => now == place,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        let replaced = if is_there(&self.path, self.file_place) {
+            self.log_place.filter(|place| !is_there(&self.log, *place)).map(|_| &self.log)
+        } else {
+            Some(&self.path)
+        };
+        match replaced {
+            None => Ok(()),
+            Some(path) => Err(StoreError::replaced(path)),
+        }
+    }
+
+    /// Saves what is open beside the database, once: the paths lead to other files, or to none.
+    pub(super) fn rescue(&mut self, sql: &Connection) {
+        if std::mem::replace(&mut self.rescued, true) {
+            return;
+        }
+        match self.save(sql) {
+            Ok(copy) => tracing::error!(
+                copy = %copy.display(),
+                "the open database was saved: stop ostler, put this copy in the place of ostler.db without ostler.db-wal \
+                 and ostler.db-shm beside it, and start"
+            ),
+            Err(error) => tracing::error!(%error, "the open database could not be saved"),
+        }
+    }
+
+    fn save(&self, sql: &Connection) -> Result<PathBuf, OpenError> {
+        let copies = (1..=RESCUES).map(|number| self.path.with_extension(format!("rescued-{number}.db")));
+        let free = copies.filter(|copy| !copy.exists()).take(1).next();
+        let copy = free.ok_or_else(|| StoreError::new("there are too many rescued copies beside it"))?;
+        private_file(&copy)?;
+        let name = copy.to_str().ok_or_else(|| StoreError::new("its path is not UTF-8"))?;
+        crash_point::before("store: save what is open");
+        sql.execute("VACUUM INTO ?1", [name]).map_err(StoreError::from)?;
+        crash_point::after("store: save what is open");
+        Ok(copy)
+    }
+
+    /// After a commit: a checkpoint, if the log is long enough.
+    pub(super) fn after_commit(&mut self, sql: &Connection) {
+        if self.log_size() >= self.checkpoint_at {
+            self.checkpoint(sql);
+        }
+    }
+
+    /// Before the last connection goes: everything in the one file. One that is no longer at its path is left alone.
+    pub(super) fn close(&self, sql: &Connection) {
+        if self.check_place().is_err() {
+            return;
+        }
+        let closed = mark(sql, "closed").and_then(|()| move_log(sql));
+        match closed {
+            // Without the mode no reader makes a log beside the file either.
+            Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "another program reads the database; its log stays"),
+            },
+            Ok(false) => tracing::warn!("another program reads the database; its log stays beside it"),
+            Err(error) => {
+                tracing::warn!(%error, "the log could not be moved into the database; it stays beside it");
+            }
+        }
+    }
+
+    /// A failure is no reason to stop: the log goes on growing, and the next attempt moves it.
+    fn checkpoint(&mut self, sql: &Connection) {
+        let done = mark(sql, "checkpoint").and_then(|()| move_log(sql)).and_then(|moved| {
+            if moved {
+                mark(sql, "open")?;
+            }
+            Ok(moved)
+        });
+        self.checkpoint_at = match done {
+            Ok(true) => CHECKPOINT_BYTES,
+            Ok(false) => self.log_size() + RETRY_BYTES,
+            Err(error) => {
+                tracing::warn!(%error, "the database's log could not be moved into its file");
+                self.log_size() + RETRY_BYTES
+            }
+        };
+    }
+
+    fn log_size(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// Writes the mark: a new number with each checkpoint.
+fn mark(sql: &Connection, state: &str) -> StoreResult<()> {
+    sql.execute(
+        "INSERT INTO log_mark (only_row, base, state) VALUES (1, random(), ?1)
+         ON CONFLICT (only_row) DO UPDATE SET
+           base = CASE excluded.state WHEN 'checkpoint' THEN excluded.base ELSE base END, state = excluded.state",
+        [state],
+    )?;
+    Ok(())
+}
+
+/// Moves the log into the file. `false` when readers kept some of it.
+fn move_log(sql: &Connection) -> StoreResult<bool> {
+    sql.busy_timeout(READERS_WAIT)?;
+    crash_point::before("log: move it into the file");
+    let busy = sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    crash_point::after("log: move it into the file");
+    sql.busy_timeout(super::BUSY_WAIT)?;
+    Ok(!busy?)
+}
