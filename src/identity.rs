@@ -8,9 +8,11 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use rustix::{fs::OFlags, io::Errno, process::geteuid};
 
 use crate::{
     clock::Clock,
@@ -55,6 +57,17 @@ pub enum IdentityError {
         /// The mirror's identity.
         mirror: InstanceId,
     },
+    /// The runtime directory, or a lock in it, could be another user's.
+    #[error(
+        "{path} cannot be trusted: {found}. Another user of this machine could have made it. Remove it, or choose a \
+         directory of your own with --runtime-dir or XDG_RUNTIME_DIR"
+    )]
+    Untrusted {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// A file could not be used.
     #[error("cannot use {path}: {source}. {}", crate::store::advice_for(source))]
     Place {
@@ -76,6 +89,8 @@ fn holder(pid: Option<u32>) -> String {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    /// The directory itself, where it is what is locked: a lock file can be deleted under its owner.
+    _directory: Option<File>,
 }
 
 impl Lock {
@@ -85,7 +100,20 @@ impl Lock {
     /// [`IdentityError::Held`] names the process that has it.
     pub fn data_directory(data_dir: &Path) -> Result<Self, IdentityError> {
         private_directory(data_dir)?;
-        Self::take(&data_dir.join("ostler.lock"), format!("the data directory {}", data_dir.display()))
+        let what = format!("the data directory {}", data_dir.display());
+        let path = data_dir.join("ostler.lock");
+        let directory = File::open(data_dir)
+            .map_err(|source| IdentityError::Place { path: data_dir.to_owned(), source })?;
+        let directory = match directory.try_lock() {
+            Ok(()) => Some(directory),
+            Err(TryLockError::WouldBlock) => {
+                let pid = fs::read_to_string(&path).unwrap_or_default();
+                return Err(IdentityError::Held { what, pid: pid.trim().parse().ok() });
+            }
+            // Some network file systems lock no directories; the file remains.
+            Err(TryLockError::Error(_)) => None,
+        };
+        Ok(Self { _directory: directory, ..Self::take(&path, what)? })
     }
 
     /// Takes the lock of an identity on this machine.
@@ -94,6 +122,7 @@ impl Lock {
     /// [`IdentityError::Held`] names the process that has it.
     pub fn instance(runtime_dir: &Path, instance: InstanceId) -> Result<Self, IdentityError> {
         private_directory(runtime_dir)?;
+        refuse_what_others_may_write(runtime_dir)?;
         Self::take(&runtime_dir.join(format!("{instance}.lock")), format!("the identity {instance}"))
     }
 
@@ -101,7 +130,22 @@ impl Lock {
         let place = |source| IdentityError::Place { path: path.to_owned(), source };
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(path).map_err(place)?;
+        // A link that somebody else made would have its target truncated below.
+        let options = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                return Err(IdentityError::Untrusted {
+                    path: path.to_owned(),
+                    found: "it is a symbolic link".into(),
+                });
+            }
+            other => other.map_err(place)?,
+        };
+        let metadata = file.metadata().map_err(place)?;
+        if !metadata.is_file() || !is_own(&metadata) {
+            let found = format!("it is no file of this user (owner {})", metadata.uid());
+            return Err(IdentityError::Untrusted { path: path.to_owned(), found });
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -116,7 +160,7 @@ impl Lock {
         file.rewind().map_err(place)?;
         writeln!(file, "{}", std::process::id()).map_err(place)?;
         crash_point::after("lock: say who holds it");
-        Ok(Self { _file: file })
+        Ok(Self { _file: file, _directory: None })
     }
 }
 
@@ -132,6 +176,32 @@ fn private_directory(path: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
+/// Whether something belongs to this user, or to root, who may do everything anyway.
+fn is_own(metadata: &fs::Metadata) -> bool {
+    metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
+}
+
+/// Refuses a runtime directory that another user made, or may write to. Without `XDG_RUNTIME_DIR` it lies below
+/// `/tmp`, where everybody may have made one of that name first.
+fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
+    let metadata = fs::symlink_metadata(path)
+        .map_err(|source| IdentityError::Place { path: path.to_owned(), source })?;
+    let found = if metadata.is_symlink() && !is_own(&metadata) {
+        "it is a symbolic link of another user".to_owned()
+    } else {
+        let metadata =
+            fs::metadata(path).map_err(|source| IdentityError::Place { path: path.to_owned(), source })?;
+        if !is_own(&metadata) {
+            format!("it belongs to user {}", metadata.uid())
+        } else if metadata.mode() & 0o022 != 0 {
+            format!("others may write to it (mode {:o})", metadata.mode() & 0o7777)
+        } else {
+            return Ok(());
+        }
+    };
+    Err(IdentityError::Untrusted { path: path.to_owned(), found })
+}
+
 /// Finds out who this registry is: a new one, the one it was, or one that was lost.
 ///
 /// # Errors
@@ -145,12 +215,11 @@ pub async fn establish(
 ) -> Result<Registry, IdentityError> {
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let now = clock.now();
-    let (device, inode) = mirror.place().map_err(place)?;
+    let mark = mirror.place().map_err(place)?;
     let known_record = mirror.read().map_err(place)?;
     if let Some(record) = &known_record
-        && record.inode != inode
+        && record.is_of_another(mark)
     {
-        // The device is not compared: some file systems number theirs anew at every mount.
         return Err(IdentityError::Copied { path: data_dir.to_owned() });
     }
     let registry = match (store.registry().await?, &known_record) {
@@ -198,14 +267,23 @@ pub async fn establish(
         instance: registry.instance,
         generation: registry.generation.max(known),
         engine_accepted: registry.engine_accepted_at.is_some(),
-        device,
-        inode,
+        device: mark.device,
+        inode: mark.inode,
+        born: mark.born,
     };
     // Not where nothing is new: a full disk must not keep a registry that could be read from being served.
     if known_record.as_ref() != Some(&record) {
         crash_point::before("identity: write the mirror");
-        mirror.write(&record).map_err(place)?;
+        let written = mirror.write(&record);
         crash_point::after("identity: write the mirror");
+        match written {
+            // A crash left the mirror behind, and there is no room for it. It says who this is all the same, and the
+            // store refuses every change that has to be in it.
+            Err(error) if known_record.is_some_and(|known| known.instance == record.instance) => {
+                tracing::warn!(%error, "the mirror file cannot be brought up to date: orders are refused until it can");
+            }
+            other => other.map_err(place)?,
+        }
     }
     Ok(store.registry().await?.unwrap_or(registry))
 }
@@ -225,12 +303,10 @@ pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let _lock = Lock::data_directory(data_dir)?;
     let mirror = Mirror::Directory(data_dir.to_owned());
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
-    let (device, inode) = mirror.place().map_err(place)?;
-    if let Some(record) = mirror.read().map_err(place)? {
-        crash_point::before("identity: accept a copy");
-        mirror.write(&MirrorRecord { device, inode, ..record }).map_err(place)?;
-        crash_point::after("identity: accept a copy");
-    }
+    let mark = mirror.place().map_err(place)?;
+    crash_point::before("identity: accept a copy");
+    mirror.update(|record| *record = record.clone().placed(mark)).map_err(place)?;
+    crash_point::after("identity: accept a copy");
     Ok(())
 }
 
@@ -251,11 +327,10 @@ pub async fn become_instance(
         return Ok(false);
     }
     let place = |source| IdentityError::Place { path: PathBuf::from(crate::store::MIRROR_FILE_NAME), source };
-    if let Some(record) = mirror.read().map_err(place)? {
-        crash_point::before("identity: become another instance");
-        mirror.write(&MirrorRecord { instance, engine_accepted: false, ..record }).map_err(place)?;
-        crash_point::after("identity: become another instance");
-    }
+    let rename = |record: &mut MirrorRecord| (record.instance, record.engine_accepted) = (instance, false);
+    crash_point::before("identity: become another instance");
+    mirror.update(rename).map_err(place)?;
+    crash_point::after("identity: become another instance");
     Ok(true)
 }
 
@@ -267,6 +342,147 @@ mod tests {
     async fn established(store: &Store, data_dir: &Path) -> Result<Registry, IdentityError> {
         let mirror = Mirror::Directory(data_dir.to_owned());
         establish(store, &mirror, data_dir, &SystemClock::start(), &SystemEntropy).await
+    }
+
+    fn refusal<T: std::fmt::Debug>(answer: Result<T, IdentityError>) -> String {
+        match answer {
+            Err(error) => error.to_string(),
+            Ok(lock) => panic!("it was taken: {lock:?}"),
+        }
+    }
+
+    #[test]
+    fn lock_link_of_another_user_is_refused_and_its_target_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (runtime, target) = (directory.path().join("run"), directory.path().join("precious"));
+        fs::write(&target, "precious").unwrap();
+        DirBuilder::new().mode(0o700).create(&runtime).unwrap();
+        let instance = InstanceId(SystemEntropy.uuid());
+        std::os::unix::fs::symlink(&target, runtime.join(format!("{instance}.lock"))).unwrap();
+        let said = refusal(Lock::instance(&runtime, instance));
+        assert!(said.contains("symbolic link") && said.contains("XDG_RUNTIME_DIR"), "{said}");
+        assert_eq!(fs::read_to_string(target).unwrap(), "precious", "the target of the link was truncated");
+    }
+
+    #[test]
+    fn runtime_directory_is_refused_when_others_may_write_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = directory.path().join("run");
+        fs::create_dir(&runtime).unwrap();
+        for mode in [0o777, 0o1777, 0o720] {
+            fs::set_permissions(&runtime, PermissionsExt::from_mode(mode)).unwrap();
+            let said = refusal(Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())));
+            assert!(said.contains("others may write"), "{said}");
+        }
+        fs::set_permissions(&runtime, PermissionsExt::from_mode(0o755)).unwrap();
+        Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())).unwrap();
+    }
+
+    #[test]
+    fn runtime_directory_of_another_user_is_refused() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(4711), None).unwrap();
+        let said = refusal(Lock::instance(directory.path(), InstanceId(SystemEntropy.uuid())));
+        assert!(said.contains("belongs to user 4711"), "{said}");
+    }
+
+    #[test]
+    fn data_directory_stays_locked_when_its_lock_file_is_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Lock::data_directory(directory.path()).unwrap();
+        fs::remove_file(directory.path().join("ostler.lock")).unwrap();
+        let said = refusal(Lock::data_directory(directory.path()));
+        assert!(said.contains("in use by another ostler"), "{said}");
+        drop(lock);
+        Lock::data_directory(directory.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn garbage_in_the_mirror_is_called_damaged_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        established(&store, directory.path()).await.unwrap();
+        fs::write(directory.path().join(crate::store::MIRROR_FILE_NAME), "garbage").unwrap();
+        let said = refusal(established(&store, directory.path()).await);
+        assert!(said.contains("content is damaged") && !said.contains("writable"), "{said}");
+    }
+
+    /// A file system of its own, unmounted when dropped.
+    struct Mounted(tempfile::TempDir);
+
+    impl Mounted {
+        fn new(options: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let mounted = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("mode=0700,{options}"), "ostler-test"])
+                .arg(directory.path())
+                .status();
+            assert!(mounted.is_ok_and(|status| status.success()), "root could not mount a file system");
+            Self(directory)
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let unmounted = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+            assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+        }
+    }
+
+    #[tokio::test]
+    async fn copy_onto_the_root_of_another_file_system_is_refused() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let (inode, born) = (
+            |mounted: &Mounted| fs::metadata(mounted.0.path()).unwrap().ino(),
+            |mounted: &Mounted| fs::metadata(mounted.0.path()).unwrap().created().unwrap(),
+        );
+        let original = Mounted::new("size=4m");
+        // The clock of file systems moves every few milliseconds.
+        let copy = loop {
+            let copy = Mounted::new("size=4m");
+            if born(&copy) != born(&original) {
+                break copy;
+            }
+        };
+        assert_eq!(inode(&original), inode(&copy), "the roots differ already in their inodes");
+        let store = Store::open(original.0.path()).unwrap();
+        established(&store, original.0.path()).await.unwrap();
+        store.close().await;
+        for file in [crate::store::FILE_NAME, crate::store::MIRROR_FILE_NAME] {
+            fs::copy(original.0.path().join(file), copy.0.path().join(file)).unwrap();
+        }
+        let store = Store::open(copy.0.path()).unwrap();
+        let refused = established(&store, copy.0.path()).await;
+        assert!(matches!(refused, Err(IdentityError::Copied { .. })), "{refused:?}");
+        accept_copy(copy.0.path()).unwrap();
+        established(&store, copy.0.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn mirror_left_behind_by_a_crash_needs_no_room_at_the_next_start() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let small = Mounted::new("size=4m,nr_inodes=16");
+        let data = small.0.path();
+        let store = Store::open(data).unwrap();
+        let first = established(&store, data).await.unwrap();
+        let mirror = Mirror::Directory(data.to_owned());
+        mirror.update(|record| record.generation = -1).unwrap();
+        for number in 0..16 {
+            let _no_inode_is_left = fs::write(data.join(format!("filling-{number}")), "");
+        }
+        assert!(fs::write(data.join("one more"), "").is_err(), "there are inodes left");
+        assert_eq!(established(&store, data).await.unwrap(), first);
+        assert_eq!(mirror.read().unwrap().unwrap().generation, -1);
+        fs::remove_file(data.join("filling-0")).unwrap();
+        established(&store, data).await.unwrap();
+        assert_eq!(mirror.read().unwrap().unwrap().generation, first.generation);
     }
 
     #[tokio::test]

@@ -302,10 +302,10 @@ fn lose_all_but_the_mirror(
 
 /// The mirror, as if it had always lain here: a copied one is refused for another reason.
 fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
-    let mut record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(said)?;
+    let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(said)?;
     let mirror = Mirror::Directory(data.to_owned());
-    (record.device, record.inode) = mirror.place().map_err(said)?;
-    mirror.write(&record).map_err(said)
+    let place = mirror.place().map_err(said)?;
+    mirror.write(&record.placed(place)).map_err(said)
 }
 
 fn expect_recovering(
