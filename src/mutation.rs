@@ -70,6 +70,10 @@ pub enum Mutation {
     ChargeForReboots,
     /// A message whose connection is refused is given up at once.
     GiveUpAtFirstRefusal,
+    /// Only creations raise the generation that the mirror holds.
+    MirrorCreationsOnly,
+    /// The sweeps act on known workspaces while the registry is recovering.
+    ActWhileRecovering,
 }
 
 impl Mutation {
@@ -174,6 +178,16 @@ impl Mutation {
             Self::GiveUpAtFirstRefusal,
             "give-up-at-first-refusal",
             "a message whose connection is refused is given up at once",
+        ),
+        (
+            Self::MirrorCreationsOnly,
+            "mirror-creations-only",
+            "only creations raise the generation that the mirror holds",
+        ),
+        (
+            Self::ActWhileRecovering,
+            "act-while-recovering",
+            "the sweeps act on known workspaces while the registry is recovering",
         ),
     ];
 }

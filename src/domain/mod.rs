@@ -18,6 +18,7 @@ pub mod observed;
 pub mod plan;
 pub mod ports;
 pub mod presence;
+pub mod recovery;
 pub mod runtime;
 pub mod spec;
 pub mod status;

@@ -273,11 +273,43 @@ impl Action {
         self.is_destructive() && !ordered
     }
 
+    /// Whether it waits while the registry is recovering: whatever starts, stops, deletes or revokes something. What
+    /// only writes down an observation does not.
+    #[must_use]
+    pub fn waits_for_recovery(&self) -> bool {
+        match self {
+            Self::TrashRemoved { .. }
+            | Self::TrashUnknown { .. }
+            | Self::TrashStray { .. }
+            | Self::FinishTrash { .. }
+            | Self::FinishRestore { .. }
+            | Self::DeleteTrash { .. }
+            | Self::RevokeStaleTokens { .. }
+            | Self::StopContainer { .. }
+            | Self::StartAnew { .. }
+            | Self::RestartUnwell { .. }
+            | Self::Hibernate { .. }
+            | Self::FinishHibernation { .. }
+            | Self::RestartDue { .. } => true,
+            Self::MarkOffline { .. }
+            | Self::MarkSilent { .. }
+            | Self::TimeOutProvisioning { .. }
+            | Self::FlagWedged { .. }
+            | Self::MarkReady { .. } => false,
+        }
+    }
+
     /// What makes it the same action in another run, for approvals. Points in time are left out.
     #[must_use]
     pub fn key(&self) -> String {
         if let Self::RevokeStaleTokens { workspace, .. } = self {
             return format!("revoke tokens of {workspace}");
+        }
+        if let Self::Hibernate { workspace, .. } = self {
+            return format!("hibernate {workspace}");
+        }
+        if let Self::RestartUnwell { workspace, .. } = self {
+            return format!("restart {workspace}");
         }
         serde_json::to_string(self).unwrap_or_default()
     }

@@ -183,11 +183,13 @@ pub enum Cause {
     Remove,
     /// A person takes the removal back.
     Undelete,
+    /// A person adopts the running container of a row that a restored registry knows as down.
+    Adopt,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AgentHeard,
         Self::ContainerReady,
         Self::ProvisioningTimedOut,
@@ -206,6 +208,7 @@ impl Cause {
         Self::FinishHibernation,
         Self::Remove,
         Self::Undelete,
+        Self::Adopt,
     ];
 
     /// Where this cause leads.
@@ -235,9 +238,37 @@ impl Cause {
             | Self::Wake
             | Self::BudgetSpent
             | Self::BeginHibernation
-            | Self::FinishHibernation => Some(Kind::Container),
+            | Self::FinishHibernation
+            | Self::Adopt => Some(Kind::Container),
             Self::ExternalSilent | Self::AwaitAgain => Some(Kind::External),
             Self::AgentHeard | Self::Unwell | Self::Pause | Self::Remove | Self::Undelete => None,
+        }
+    }
+
+    /// Whether a copy of the registry made before it must not take it back unnoticed: what was ordered, or decided by
+    /// ostler, as opposed to what was only observed.
+    #[must_use]
+    pub fn is_decision(self) -> bool {
+        match self {
+            Self::AgentHeard
+            | Self::ContainerReady
+            | Self::ProvisioningTimedOut
+            | Self::StartImpossible
+            | Self::Unwell
+            | Self::ContainerGone
+            | Self::ExternalSilent
+            | Self::FinishHibernation => false,
+            Self::Restart
+            | Self::StartByPerson
+            | Self::Resume
+            | Self::Wake
+            | Self::AwaitAgain
+            | Self::BudgetSpent
+            | Self::Pause
+            | Self::BeginHibernation
+            | Self::Remove
+            | Self::Undelete
+            | Self::Adopt => true,
         }
     }
 
@@ -307,6 +338,20 @@ pub const MOVES: &[(Cause, Status, &[Status])] = &[
         ],
     ),
     (Cause::Undelete, Paused, &[Removed]),
+    (
+        Cause::Adopt,
+        Online,
+        &[
+            Provisioning,
+            Offline,
+            Failed(ProvisionTimeout),
+            Failed(StartError),
+            Failed(Parked),
+            Paused,
+            Hibernating,
+            Hibernated,
+        ],
+    ),
 ];
 
 #[cfg(test)]
@@ -328,6 +373,8 @@ mod tests {
             (Offline, Failed(Parked)) => true,
             (Hibernating, Hibernated) => true,
             (Paused, AwaitingAgent) => true,
+            // Adopting a running container of a row that a restored registry knows as down.
+            (Paused | Hibernating | Hibernated | Failed(StartError | Parked), Online) => true,
             _ => false,
         }
     }

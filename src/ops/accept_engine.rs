@@ -1,7 +1,7 @@
 //! Accepting an engine: its sentinel is made, and from then on it is the one to be trusted.
 
 use super::{OpError, OpResult, Ops};
-use crate::{crash_point, engine::trusted, store::MirrorRecord};
+use crate::{crash_point, engine::trusted};
 
 impl Ops {
     /// A person says that the engine which answers now is the one to work with.
@@ -16,15 +16,10 @@ impl Ops {
         let engine = format!("{} at {}", info.version, info.address);
         self.0.store.accept_engine(self.0.clock.now(), engine).await?;
         let unwritable = |error: std::io::Error| OpError::Mirror(error.to_string());
-        match self.0.mirror.read().map_err(unwritable)? {
-            Some(record) if !record.engine_accepted => {
-                crash_point::before("accept: write the mirror");
-                self.0.mirror.write(&MirrorRecord { engine_accepted: true, ..record }).map_err(unwritable)?;
-                crash_point::after("accept: write the mirror");
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        crash_point::before("accept: write the mirror");
+        self.0.mirror.update(|record| record.engine_accepted = true).map_err(unwritable)?;
+        crash_point::after("accept: write the mirror");
+        Ok(())
     }
 
     /// Accepts the first engine this registry ever meets. Answers `false` when one was accepted before.

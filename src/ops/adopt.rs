@@ -1,13 +1,16 @@
 //! Adopt: rebuilding the row of something of ours that the registry does not know.
 //!
 //! Nothing in the engine is touched. A running agent goes on without noticing: the digest of the token
-//! file in its volume becomes the current instance token.
+//! file in its volume becomes the current instance token. While the registry is recovering, a known row that the
+//! engine contradicts counts as unknown too: it takes over the newer container, or is paused where nothing runs.
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use super::{
     Applied, Inner, OpError, OpResult, Ops, Order, start::CONFIG_DIRECTORY, start::OWN_VARIABLES,
-    start::TOKEN_FILE,
+    start::StartOrder, start::TOKEN_FILE,
 };
 use crate::{
     domain::{
@@ -15,13 +18,18 @@ use crate::{
         naming::{
             LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName, container_owner, volume_name,
         },
+        observed::Observed,
         plan::Inventory,
+        recovery::{Contradicted, contradiction, newer_container},
         spec::{LabelledSpec, Spec},
+        status::Cause,
         token::Token,
         trash::Things,
+        workspace::Workspace,
     },
     engine::{InspectedContainer, Trouble, trusted},
-    store::{AdoptedWorkspace, Found, Scope, TokenIssue},
+    mutation::{Mutation, is},
+    store::{AdoptedContainer, AdoptedWorkspace, Found, Scope, StatusChange, TokenIssue},
 };
 
 /// Something unknown that may be adopted.
@@ -31,6 +39,8 @@ pub struct AdoptRequest {
     pub workspace: WorkspaceId,
     /// What is there of it.
     pub things: Things,
+    /// The row that the engine contradicts, where the registry has one and is recovering.
+    pub known: Option<Contradicted>,
 }
 
 /// An adoption under the actor.
@@ -53,7 +63,8 @@ pub struct Adopted {
 
 impl Ops {
     /// What is unknown and could be adopted: containers and volumes of ours without a row or a trash
-    /// entry, parents before their children, with their labelled names.
+    /// entry and, while the registry is recovering, rows that the engine contradicts; parents before their children,
+    /// with their labelled names.
     ///
     /// # Errors
     /// When there is no listing to go by.
@@ -73,7 +84,27 @@ impl Ops {
                 let label =
                     things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
                 let spec = label.and_then(|container| labelled_spec(&container.labels));
-                found.push((AdoptRequest { workspace: id, things }, spec));
+                found.push((AdoptRequest { workspace: id, things, known: None }, spec));
+            }
+        }
+        if self.0.is_recovering().await? {
+            let busy = self.busy();
+            for row in self.0.store.workspaces(Scope::Any).await? {
+                let of_row: Vec<_> =
+                    entries.iter().filter(|entry| entry.workspace == row.id).cloned().collect();
+                if busy.contains(&row.id) {
+                    continue;
+                }
+                let Some(known) = contradiction(&row, &inventory, &of_row) else { continue };
+                let container = known.difference.container().cloned();
+                let spec = container
+                    .as_ref()
+                    .and_then(|container| inventory.container(row.id, &container.id))
+                    .and_then(|container| labelled_spec(&container.labels))
+                    // For the order of parents and children.
+                    .map(|spec| LabelledSpec { parent: row.parent, ..spec });
+                let things = Things { container, volumes: Vec::new() };
+                found.push((AdoptRequest { workspace: row.id, things, known: Some(known) }, spec));
             }
         }
         Ok(parents_first(found))
@@ -85,6 +116,11 @@ impl Ops {
     /// # Errors
     /// When there is no listing to go by, or the engine or the store cannot answer: the recovery goes on.
     pub async fn end_recovery_if_settled(&self, decided_for_all: bool) -> OpResult<()> {
+        // Without an end of the recovery nothing is put right by itself: what an adoption could not take over would be
+        // stopped, or started, right after it.
+        if self.unknown().await?.iter().any(|(request, _)| request.known.is_some()) {
+            return Ok(());
+        }
         let why = if decided_for_all {
             "a person adopted everything there was"
         } else if self.unknown().await?.is_empty() {
@@ -92,7 +128,7 @@ impl Ops {
         } else {
             return Ok(());
         };
-        if self.0.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()) {
+        if self.0.is_recovering().await? {
             for row in self.0.store.workspaces(Scope::Live).await? {
                 self.order(row.id, Order::TakeTokenOver).await?;
             }
@@ -142,8 +178,74 @@ impl Ops {
     ) -> OpResult<Applied> {
         phase.say("adopt: rebuilding its row");
         debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
+        if let Some(known) = &order.request.known {
+            return self.adopt_known(id, known, &order.evidence).await;
+        }
         let adopted = self.adopt_things(&order.request, &order.evidence).await?;
         Ok(Applied::Done(format!("adopted as `{}`: {}", adopted.name, adopted.detail)))
+    }
+
+    /// Settles a row that the engine contradicts.
+    async fn adopt_known(&self, id: WorkspaceId, known: &Contradicted, evidence: &str) -> OpResult<Applied> {
+        let changed = || OpError::Conflict("it has changed meanwhile: nothing was done".into());
+        let Some(container) = known.difference.container() else {
+            return self.pause_what_is_down(id, known).await;
+        };
+        let (labels, seen) = self.0.look_at(id, &container.id).await?;
+        let serial = match container_owner(self.0.settings.instance, &container.name, &labels) {
+            Owner::Workspace(_, serial) => serial,
+            Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
+        };
+        let running = seen.state.may_run();
+        let token = self.0.token_of(&container.id).await?;
+        let said = match (running, &token) {
+            (true, Some(_)) => "running on; its token goes on working",
+            (true, None) => "running on; no token was found: a restart issues one",
+            (false, _) => "paused",
+        };
+        let adopted = AdoptedContainer {
+            workspace: id,
+            incarnation: known.incarnation,
+            container: container.id.clone(),
+            serial,
+            host_port: seen.host_port,
+            running,
+            token,
+            evidence: evidence.to_owned(),
+        };
+        if self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
+            Ok(Applied::Done(format!("adopted as `{}`: {said}", known.name)))
+        } else {
+            Err(changed())
+        }
+    }
+
+    /// A row that is up by its status and whose container does not run becomes paused: whether it was stopped, removed
+    /// or ended by itself since the copy, nobody can tell.
+    async fn pause_what_is_down(&self, id: WorkspaceId, known: &Contradicted) -> OpResult<Applied> {
+        let rows = self.0.store.workspaces(Scope::Live).await?;
+        let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
+        if let Some(child) = up_below {
+            return Err(OpError::Conflict(format!(
+                "`{child}` below it is up, and a pause would take it along: `ostler start {name}` or `ostler stop {name}` \
+                 decides",
+                child = child.name,
+                name = known.name,
+            )));
+        }
+        let change = StatusChange {
+            workspace: id,
+            cause: Cause::Pause,
+            incarnation: Some(known.incarnation),
+            detail: Some("its container did not run when the registry was put back".into()),
+            told: json!({ "name": known.name, "reason": "adopted: its container did not run" }),
+            at: self.0.clock.now(),
+        };
+        Ok(if self.0.store.change_status(change).await? {
+            Applied::Done(format!("`{}` is paused: its container does not run", known.name))
+        } else {
+            Applied::Raced("it has changed meanwhile".into())
+        })
     }
 
     pub(super) async fn adopt_things(&self, request: &AdoptRequest, evidence: &str) -> OpResult<Adopted> {
@@ -192,7 +294,7 @@ impl Ops {
             evidence: evidence.to_owned(),
         };
         match self.0.store.adopt_workspace(adopted, self.0.clock.now()).await? {
-            Some(generation) => self.0.note_generation(generation)?,
+            Some(_) => {}
             None => return Err(OpError::Conflict("it is known or claimed by now: nothing was done".into())),
         }
         Ok(Adopted { name, detail: said.join("; ") })
@@ -200,6 +302,42 @@ impl Ops {
 }
 
 impl Inner {
+    /// Whether the registry was lost or restored, and nobody has decided on what it does not know.
+    pub(super) async fn is_recovering(&self) -> OpResult<bool> {
+        Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
+    }
+
+    /// While the registry is recovering, no start may stop or outrun a container that the registry does not know.
+    pub(super) async fn refuse_start_while_recovering(
+        &self,
+        row: &Workspace,
+        order: &StartOrder,
+    ) -> OpResult<()> {
+        if is(Mutation::ActWhileRecovering) || !self.is_recovering().await? {
+            return Ok(());
+        }
+        if order.cause == Some(Cause::Wake) {
+            return Err(OpError::Conflict(format!(
+                "the registry was restored and is recovering, so messages wake nobody: `ostler adopt --dry-run` shows \
+                 what differs, `ostler start {}` starts it",
+                row.name
+            )));
+        }
+        let containers = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
+        let observed = Observed { containers, volumes: Vec::new() };
+        let inventory = Inventory::of(self.settings.instance, &observed);
+        let entries = self.store.trash_of(vec![row.id]).await?;
+        match newer_container(row, &inventory, &entries) {
+            None => Ok(()),
+            Some(newer) => Err(OpError::Conflict(format!(
+                "`{name}` has a newer container than the restored registry knows ({newer}): `ostler adopt {name}` takes \
+                 it over",
+                name = row.name,
+                newer = newer.id.short(),
+            ))),
+        }
+    }
+
     async fn look_at(
         &self,
         id: WorkspaceId,

@@ -1,8 +1,7 @@
-//! Create: the row first, durably, then its mirror, then everything in the engine.
+//! Create: the row first, durably, with its mirror, then everything in the engine.
 
 use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
-    crash_point,
     domain::{
         ids::{TokenId, WorkspaceId},
         naming::WorkspaceName,
@@ -77,13 +76,7 @@ impl Ops {
                 return Err(OpError::Invalid("the parent is not there, or was removed".into()));
             }
             CreateResult::ParentPaused(parent) => return Err(below_paused(&parent)),
-            CreateResult::Created(generation) => {
-                if let Err(error) = self.0.note_generation(generation) {
-                    // A row without its mirror would be started by `settle`, after we said it was not made.
-                    self.0.store.unmake_workspace(id, error.to_string(), self.0.clock.now()).await?;
-                    return Err(error);
-                }
-            }
+            CreateResult::Created(_) => {}
         }
         if !request.external {
             let _carried_out_anyway = self.submit(id, Order::Start(StartOrder::default()));
@@ -141,12 +134,5 @@ impl Inner {
 
     pub(super) fn issue(&self, token: &Token) -> TokenIssue {
         TokenIssue { id: TokenId(self.entropy.uuid()), digest: token.digest(), prefix: token.prefix() }
-    }
-
-    pub(super) fn note_generation(&self, generation: i64) -> OpResult<()> {
-        crash_point::before("create: note the generation");
-        self.mirror.note_generation(generation).map_err(|error| OpError::Mirror(error.to_string()))?;
-        crash_point::after("create: note the generation");
-        Ok(())
     }
 }

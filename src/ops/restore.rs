@@ -80,7 +80,7 @@ impl Ops {
     }
 
     async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {
-        let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone() };
+        let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone(), known: None };
         let adopted = self.adopt_things(&request, "restored from the trash").await;
         // Asking again would be answered the same, for ever.
         if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted

@@ -142,6 +142,7 @@ impl Ops {
         if let Some(raced) = self.0.not_to_be_started(&row, &order).await? {
             return Ok(Applied::Raced(raced));
         }
+        self.0.refuse_start_while_recovering(&row, &order).await?;
         let mut started = self.prepare_and_begin(&row, &order, phase).await;
         if let Err(OpError::Engine(error)) = &started
             && error.trouble == Trouble::HalfStarted

@@ -42,6 +42,7 @@ impl Store {
                     )?
                     .execute(params![token.id, name, token.digest.0, token.prefix, at, expires_at])?;
                 tx.touch_admins();
+                tx.raise()?;
                 let told = json!({ "token_id": token.id, "prefix": token.prefix, "name": name });
                 tx.tell(at, EventKind::AdminTokenIssued, None, told, None)
             })
@@ -83,6 +84,7 @@ impl Store {
                     tx.sql.prepare_cached("DELETE FROM admin_tokens WHERE id = ?1")?.execute([id])? > 0;
                 if gone {
                     tx.touch_admins();
+                    tx.raise()?;
                     tx.tell(at, EventKind::AdminTokenRevoked, None, json!({ "token_id": id }), None)?;
                 }
                 Ok(gone)

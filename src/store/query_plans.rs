@@ -208,7 +208,20 @@ fn drive_workspaces(store: &Store) {
     assert!(at_once(store.change_status(change)));
     at_once(store.adopt_workspace(adopted(5), NOW)).expect("adopted");
     at_once(store.create_workspace(workspace(6, None), NOW));
-    at_once(store.unmake_workspace(WorkspaceId(id(6)), String::new(), NOW));
+    at_once(store.create_workspace(workspace(7, None), NOW));
+    let newer = AdoptedContainer {
+        workspace: WorkspaceId(id(7)),
+        incarnation: crate::domain::ids::Incarnation(0),
+        container: container(9),
+        serial: 2,
+        host_port: None,
+        running: true,
+        token: Some(token(77)),
+        evidence: String::new(),
+    };
+    at_once(store.begin_recovery(NOW, 0, String::new()));
+    assert!(at_once(store.adopt_container(newer, NOW)));
+    at_once(store.end_recovery(NOW, String::new()));
 }
 
 fn adopted(number: u128) -> AdoptedWorkspace {

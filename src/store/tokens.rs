@@ -101,6 +101,33 @@ pub(super) fn rotate_instance_token(
     Ok(())
 }
 
+/// Makes the token that a process holds the live one of an incarnation. One that was revoked stays so.
+pub(super) fn take_token(
+    tx: &Tx<'_>,
+    workspace: WorkspaceId,
+    incarnation: Incarnation,
+    held: &TokenIssue,
+    at: Timestamp,
+) -> StoreResult<()> {
+    let kept = tx
+        .sql
+        .prepare_cached(
+            "UPDATE tokens SET incarnation = ?3
+             WHERE digest = ?2 AND kind = 'instance' AND revoked_at IS NULL
+               AND workspace = (SELECT key FROM workspaces WHERE id = ?1)",
+        )?
+        .execute(params![workspace, held.digest.0, incarnation])?;
+    let known = kept > 0
+        || tx
+            .sql
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM tokens WHERE digest = ?1)")?
+            .query_row([held.digest.0], |row| row.get(0))?;
+    if known {
+        return Ok(());
+    }
+    rotate_instance_token(tx, workspace, incarnation, held, at)
+}
+
 /// Revokes every live instance token of a workspace; answers how many there were.
 pub(super) fn revoke_instance_tokens(
     tx: &Tx<'_>,
@@ -168,6 +195,7 @@ impl Store {
                         most
                     ])?;
                 if issued > 0 {
+                    tx.raise()?;
                     let told = json!({ "token_id": new.token.id, "prefix": new.token.prefix });
                     tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
                 }
@@ -200,6 +228,7 @@ impl Store {
                     )?
                     .query_row(params![workspace, incarnation, held.digest.0], |row| row.get(0))?;
                 if unheard {
+                    tx.raise()?;
                     rotate_instance_token(tx, workspace, incarnation, &held, at)?;
                     let told = json!({
                         "token_id": held.id,
@@ -252,6 +281,7 @@ impl Store {
                     .query_row(params![workspace, token, at], |row| row.get(0))
                     .optional()?;
                 if let Some(prefix) = &prefix {
+                    tx.raise()?;
                     let told = json!({ "token_id": token, "prefix": prefix });
                     tx.tell(at, EventKind::TokenRevoked, Some(workspace), told, None)?;
                 }

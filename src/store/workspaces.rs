@@ -8,7 +8,7 @@ use super::{
     events::{newest_sequence, was_undeleted_after},
     lane::Tx,
     row::{self, WORKSPACE_COLUMNS, workspace},
-    tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token},
+    tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token, take_token},
     trash::begin_restore,
 };
 use crate::domain::{
@@ -207,6 +207,27 @@ pub struct AdoptedWorkspace {
     pub evidence: String,
 }
 
+/// The container of a known workspace that a registry put back from a copy does not know, or knows as something else.
+#[derive(Clone, Debug)]
+pub struct AdoptedContainer {
+    /// The workspace that owns it.
+    pub workspace: WorkspaceId,
+    /// The incarnation of the row that this was decided on.
+    pub incarnation: Incarnation,
+    /// The container.
+    pub container: ContainerId,
+    /// The serial in its name.
+    pub serial: u32,
+    /// The port it publishes.
+    pub host_port: Option<u16>,
+    /// Whether its process runs: then the row is online, otherwise paused.
+    pub running: bool,
+    /// The token its process holds.
+    pub token: Option<TokenIssue>,
+    /// What it was decided on.
+    pub evidence: String,
+}
+
 /// What may be changed of a row besides its status.
 #[derive(Clone, Debug, Default)]
 pub struct WorkspaceEdit {
@@ -289,6 +310,9 @@ pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: Event
             change.cause.only_kind().map(Kind::as_str),
             matches!(change.cause, Cause::StartByPerson | Cause::Resume | Cause::Pause)
         ])?;
+    if changed > 0 && change.cause.is_decision() && !is(Mutation::MirrorCreationsOnly) {
+        tx.raise()?;
+    }
     if changed > 0 && !(is(Mutation::SilentChange) && change.cause == Cause::ContainerGone) {
         tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
     }
@@ -317,6 +341,7 @@ pub(super) fn event_of(cause: Cause) -> EventKind {
         Cause::FinishHibernation => EventKind::Hibernated,
         Cause::Remove => EventKind::Removed,
         Cause::Undelete => EventKind::Undeleted,
+        Cause::Adopt => EventKind::Adopted,
     }
 }
 
@@ -396,13 +421,6 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
     tx.tell(at, event, Some(new.id), told, None)
 }
 
-fn bump_generation(tx: &Tx<'_>) -> StoreResult<i64> {
-    Ok(tx
-        .sql
-        .prepare_cached("UPDATE registry SET generation = generation + 1 RETURNING generation")?
-        .query_row([], |row| row.get(0))?)
-}
-
 impl Store {
     /// Makes a workspace's row. Everything else of it comes later, and only if this succeeded.
     ///
@@ -425,28 +443,7 @@ impl Store {
                     return Ok(CreateResult::ParentPaused(paused));
                 }
                 insert(tx, &new, at)?;
-                bump_generation(tx).map(CreateResult::Created)
-            })
-            .await
-    }
-
-    /// Takes back a row that was made a moment ago and has never been started.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn unmake_workspace(&self, id: WorkspaceId, why: String, at: Timestamp) -> StoreResult<()> {
-        self.lanes
-            .write("unmake workspace", move |tx| {
-                let gone = tx
-                    .sql
-                    .prepare_cached(
-                        "DELETE FROM workspaces WHERE id = ?1 AND incarnation = 0 AND container_id IS NULL",
-                    )?
-                    .execute([id])?;
-                if gone > 0 {
-                    tx.tell(at, EventKind::Removed, Some(id), json!({ "reason": why }), None)?;
-                }
-                Ok(())
+                tx.raise_known().map(CreateResult::Created)
             })
             .await
     }
@@ -671,6 +668,9 @@ impl Store {
                     "incarnation": row.incarnation.next(), "container": begin.container,
                 });
                 if row.status == Status::Provisioning {
+                    if !is(Mutation::MirrorCreationsOnly) {
+                        tx.raise()?;
+                    }
                     tx.tell(begin.at, EventKind::StartedAnew, Some(row.id), told, None)?;
                 } else {
                     let change = StatusChange {
@@ -777,15 +777,7 @@ impl Store {
                 if name_taken(tx.sql, &name)? {
                     return Ok(UndeleteResult::NameTaken);
                 }
-                let deleting: bool = tx
-                    .sql
-                    .prepare_cached(
-                        "SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND purged_at IS NOT NULL)
-                             OR EXISTS (SELECT 1 FROM trash
-                                        WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
-                    )?
-                    .query_row([id], |row| row.get(0))?;
-                if deleting && !is(Mutation::UndeleteWhatIsDeleted) {
+                if is_deleted(tx, id)? && !is(Mutation::UndeleteWhatIsDeleted) {
                     return Ok(UndeleteResult::Deleted);
                 }
                 tx.sql
@@ -840,7 +832,79 @@ impl Store {
                         "UPDATE trash SET reason = 'removed' WHERE workspace = ?1 AND state = 'restoring'",
                     )?
                     .execute([adopted.id])?;
-                bump_generation(tx).map(Some)
+                tx.raise_known().map(Some)
+            })
+            .await
+    }
+
+    /// While the registry is recovering: a known row takes over the container that the engine has of it, and the token
+    /// that this container holds. A removed row comes back. `false` when the row changed meanwhile, its name or its
+    /// things are taken, or the recovery has ended.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn adopt_container(&self, adopted: AdoptedContainer, at: Timestamp) -> StoreResult<bool> {
+        self.lanes
+            .write("adopt container", move |tx| {
+                let id = adopted.workspace;
+                let recovering: bool = tx
+                    .sql
+                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM registry WHERE recovering_since IS NOT NULL)")?
+                    .query_row([], |row| row.get(0))?;
+                let row = one(tx.sql, id)?
+                    .filter(|row| row.incarnation == adopted.incarnation && row.kind == Kind::Container);
+                let Some(row) = row.filter(|_| recovering) else { return Ok(false) };
+                let change = |cause| StatusChange {
+                    workspace: id,
+                    cause,
+                    incarnation: None,
+                    detail: Some("adopted".to_owned()),
+                    told: json!({
+                        "name": row.name,
+                        "status": if adopted.running { Status::Online } else { Status::Paused }.as_str(),
+                        "container": adopted.container,
+                        "evidence": adopted.evidence,
+                        "token": if adopted.token.is_some() { "taken over" } else { "none found" },
+                    }),
+                    at,
+                };
+                if row.status == Status::Removed {
+                    if name_taken(tx.sql, &row.name)? || is_deleted(tx, id)? {
+                        return Ok(false);
+                    }
+                    change_status(tx, &change(Cause::Undelete), EventKind::Undeleted)?;
+                    add_pulse(tx, id)?;
+                    begin_restore(tx, id)?;
+                }
+                let moved = if adopted.running {
+                    change_status(tx, &change(Cause::Adopt), EventKind::Adopted)?
+                } else {
+                    change_status(tx, &change(Cause::Pause), EventKind::Adopted)?
+                };
+                if !moved {
+                    tx.raise()?;
+                    tx.tell(at, EventKind::Adopted, Some(id), change(Cause::Adopt).told, None)?;
+                }
+                let incarnation = row.incarnation.next();
+                tx.sql
+                    .prepare_cached(
+                        "UPDATE workspaces SET incarnation = ?2, container_id = ?3, container_spec_hash = NULL,
+                           container_serial = MAX(container_serial, ?4),
+                           host_port = CASE WHEN EXISTS (SELECT 1 FROM workspaces o WHERE o.host_port = ?5 AND o.id <> ?1)
+                                            THEN NULL ELSE ?5 END
+                         WHERE id = ?1",
+                    )?
+                    .execute(params![
+                        id,
+                        incarnation,
+                        adopted.container.as_str(),
+                        adopted.serial,
+                        adopted.host_port
+                    ])?;
+                if let Some(token) = &adopted.token {
+                    take_token(tx, id, incarnation, token, at)?;
+                }
+                Ok(true)
             })
             .await
     }
@@ -873,6 +937,18 @@ impl Store {
             })
             .await
     }
+}
+
+/// Whether what a removed row owned has been, or is being, deleted for good.
+fn is_deleted(tx: &Tx<'_>, id: WorkspaceId) -> StoreResult<bool> {
+    Ok(tx
+        .sql
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND purged_at IS NOT NULL)
+                 OR EXISTS (SELECT 1 FROM trash
+                            WHERE workspace = ?1 AND reason = 'removed' AND state = 'deleting')",
+        )?
+        .query_row([id], |row| row.get(0))?)
 }
 
 fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {

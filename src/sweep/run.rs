@@ -14,7 +14,7 @@ use crate::{
     domain::{
         breaker,
         ids::{PlanId, WorkspaceId},
-        plan::{Action, Plan, Planned},
+        plan::{Plan, Planned},
         time::Timestamp,
     },
     mutation::{Mutation, is},
@@ -27,6 +27,11 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// How many actions of one run are carried out at once.
 const AT_ONCE: usize = 16;
+
+/// Why a plan is held while the registry is recovering.
+const RECOVERING: &str = "the registry was lost or restored, so nothing is started, stopped or reaped by itself until you \
+                          have decided: `ostler adopt --dry-run` shows what differs and `ostler adopt` takes it over; \
+                          approving this plan carries it out";
 
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,6 +254,16 @@ impl Sweeper {
         let before = self.store.held_plan(pass).await?;
         let approved = approved_keys(before.as_ref());
         let is_approved = |planned: &Planned| approved.contains(&planned.action.key());
+        let waits = |planned: &Planned| planned.action.waits_for_recovery() && !is_approved(planned);
+        if actions.iter().any(waits) && self.is_recovering().await? && !is(Mutation::ActWhileRecovering) {
+            let (waiting, apply): (Vec<_>, Vec<_>) = actions.into_iter().partition(waits);
+            let reason = RECOVERING.to_owned();
+            let id = match before {
+                Some(row) if row.approved_at.is_some() && apply.iter().any(is_approved) => row.id,
+                before => self.hold(pass, before, &waiting, &reason).await?,
+            };
+            return Ok(Judged { apply, held: waiting, hold: Some((id, reason)), reserved: None });
+        }
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         let (reserved, beside) =
             self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
@@ -277,17 +292,6 @@ impl Sweeper {
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         if counted.filter(|planned| !approved(planned)).count() == 0 {
             return Ok(None);
-        }
-        let of_unknown = |planned: &Planned| {
-            matches!(planned.action, Action::TrashUnknown { .. } | Action::TrashStray { .. })
-                && !approved(planned)
-        };
-        if actions.iter().any(of_unknown) && self.is_recovering().await? {
-            return Ok(Some(
-                "the registry was lost or restored, so nothing it does not know is reaped until you have decided: \
-                 `ostler adopt` takes it back, approving this plan puts it into the trash"
-                    .into(),
-            ));
         }
         let mut recent = self.store.swept_since(self.clock.now() - HOUR).await?;
         recent.extend(beside);

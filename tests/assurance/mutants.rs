@@ -17,7 +17,10 @@ use crate::{
     Settings,
     report::Section,
     simulate::{cores, quietly},
-    simulation::story::life::{Life, rule_of},
+    simulation::{
+        copies,
+        story::life::{Life, rule_of},
+    },
 };
 
 /// Within so many lives each has to be found.
@@ -75,6 +78,10 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
     let found = (first..first + within).find_map(|seed| {
         put_in_force(Some(mutation));
+        if copies::play(seed).is_err() {
+            put_in_force(None);
+            return copies::play(seed).is_ok().then(|| (seed, "copies".to_owned()));
+        }
         let life = Life::of(seed);
         let broken = life.live().broken?;
         // A life that breaks all the same proves nothing.

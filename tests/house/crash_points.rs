@@ -7,7 +7,7 @@ use ostler::crash_point::STEPS;
 use super::sources;
 
 /// What changes the engine, or the file beside the database.
-const CHANGES: [&str; 14] = [
+const CHANGES: [&str; 15] = [
     "engine.create_container(",
     "engine.start_container(",
     "engine.stop_container(",
@@ -22,6 +22,7 @@ const CHANGES: [&str; 14] = [
     "engine.pull_image(",
     "mirror.write(",
     "mirror.note_generation(",
+    "mirror.update(",
 ];
 
 /// Transactions that change nothing.

@@ -185,3 +185,102 @@ fn a_person_may_approve_what_a_lost_registry_holds_and_it_can_still_be_brought_b
     site.ostler(["start", "forgotten"]).well();
     assert_eq!(site.ostler(["exec", "forgotten", "--", "cat", "/tmp/own"]).well(), "own\n");
 }
+
+/// A copy is taken of five workspaces. Then one is restarted, one removed, one recreated and one stopped, and the
+/// copy is put back; with `newcomer`, one was created meanwhile too.
+fn older_copy_is_put_back(newcomer: bool) {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create_all(&["w1", "w2", "w3", "w4", "w5"].map(|name| (name, None)));
+    let copy = site.copy_database();
+    site.ostler(["restart", "w1"]).well();
+    site.ostler(["rm", "w3"]).well();
+    site.ostler(["recreate", "w4"]).well();
+    site.ostler(["stop", "w5"]).well();
+    if newcomer {
+        site.create("w6", &[]);
+    }
+    let up = if newcomer { vec!["w1", "w2", "w4", "w6"] } else { vec!["w1", "w2", "w4"] };
+    let of = |site: &Site, name: &str| site.show(name)["container_id"].as_str().unwrap().to_owned();
+    let containers: Vec<_> = up.iter().map(|name| of(&site, name)).collect();
+    let running = || containers.iter().map(|container| process(container)).collect::<Vec<_>>();
+    let w5 = of(&site, "w5");
+    let before = (running(), process(&w5));
+    site.kill();
+    site.put_back(&copy);
+    site.serve();
+
+    let doctor = site.json(["doctor"]).to_string();
+    assert!(doctor.contains("recovering"), "nothing says that the registry is older: {doctor}");
+    for _ in 0..3 {
+        let runs = site.sweep_all();
+        assert_eq!(
+            (running(), process(&w5)),
+            before,
+            "a sweep touched what the copy does not know: {runs:#}"
+        );
+    }
+    assert_eq!(site.trash().len(), 0, "a sweep put something into the trash");
+    let refused = site.ostler(["start", "w4"]);
+    assert!(refused.code == 4 && refused.stderr.contains("ostler adopt w4"), "{refused:?}");
+    let shown = site.json(["adopt", "--dry-run"]);
+    let mut named: Vec<_> =
+        shown["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
+    named.sort_unstable();
+    let differ = if newcomer { vec!["w3", "w4", "w5", "w6"] } else { vec!["w3", "w4", "w5"] };
+    assert_eq!(named, differ, "{shown:#}");
+
+    let adopted = site.json(["adopt", "w4"]);
+    assert_eq!(adopted["recovering"], true, "{adopted}");
+    assert_eq!(of(&site, "w4"), containers[2], "the older container was taken");
+    let adopted = site.json(["adopt", "--all"]);
+    assert_eq!(adopted["recovering"], false, "{adopted:#}");
+    site.sweep_all();
+    site.sweep_all();
+    assert_eq!((running(), process(&w5)), before, "the end of the recovery touched something: {adopted:#}");
+    for name in up {
+        assert_eq!(site.show(name)["status"], "online", "{name}");
+        assert!(
+            site.live_instance_token_matches(name),
+            "the agent of {name} holds a token that is not valid"
+        );
+    }
+    for name in ["w3", "w5"] {
+        assert_eq!(site.show(name)["status"], "paused", "{name}");
+        site.ostler(["start", name]).well();
+    }
+}
+
+#[test]
+fn older_database_is_noticed_and_nothing_is_started_or_stopped() {
+    older_copy_is_put_back(false);
+}
+
+#[test]
+fn older_database_is_noticed_when_a_workspace_was_created_since() {
+    older_copy_is_put_back(true);
+}
+
+#[test]
+fn copy_put_over_the_database_of_a_killed_daemon_is_refused() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.ostler(["create", "elder", "--external"]).well();
+    let copy = site.copy_database();
+    site.ostler(["create", "younger", "--external"]).well();
+    site.kill();
+    let (database, log) = (site.data_dir().join("ostler.db"), site.data_dir().join("ostler.db-wal"));
+    std::fs::copy(copy.path().join("ostler.db"), &database).unwrap();
+    let said = site.try_serve().expect_err("a copy was served with the log of another database");
+    assert!(said.contains("ostler.db-wal does not belong to") && said.contains("ostler.db-shm"), "{said}");
+    std::fs::rename(&log, site.directory().join("kept-wal")).unwrap();
+    std::fs::remove_file(site.data_dir().join("ostler.db-shm")).unwrap();
+    site.serve();
+    assert_eq!(site.ostler(["show", "younger"]).code, 3, "the restore was undone");
+    site.ostler(["show", "elder"]).well();
+    assert!(site.json(["doctor"]).to_string().contains("recovering"));
+    site.stop();
+    let copied = tempfile::tempdir().unwrap();
+    std::fs::copy(&database, copied.path().join("ostler.db")).unwrap();
+    assert!(!log.exists(), "a stopped daemon left its log beside the database");
+}

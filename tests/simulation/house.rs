@@ -7,7 +7,7 @@ use std::{
     cell::{OnceCell, RefCell},
     collections::BTreeMap,
     future::Future,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -44,6 +44,7 @@ use ostler::{
         trusted,
     },
     http::{Access, Api, ApiParts, Dial, PipeTo, router},
+    identity,
     listening::Listening,
     ops::{CreateRequest, OpResult, Ops, Parts, Settings},
     store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store, TokenIssue},
@@ -250,6 +251,7 @@ impl House {
         let disk = blank_disk();
         let eye = Store::staged(&disk, Arc::new(AtOnce));
         let mirror = Arc::new(Mirror::Memory(Mutex::default()));
+        disk.mirror_to(Arc::clone(&mirror));
         let daemon = start(&sim, &disk, &eye, &world, &mirror, &plan);
         Self { sim, world, daemon, eye, disk, mirror, plan }
     }
@@ -373,6 +375,23 @@ impl House {
     /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
     pub(crate) fn crash(&mut self, survives: impl FnMut(super::executor::Seen) -> bool) {
         self.sim.crash(survives);
+        self.start_daemon();
+    }
+
+    /// Finds out whose registry the disk holds, and whether it is older than its mirror, as a daemon does first.
+    pub(crate) fn establish(&self) -> Registry {
+        let (clock, entropy) = (self.sim.clock(), self.sim.entropy());
+        let establish = identity::establish(&self.eye, &self.mirror, Path::new(""), &*clock, &*entropy);
+        at_once(establish).expect("this registry may be served")
+    }
+
+    /// The daemon is killed, a copy is put in the place of its database, and it starts again.
+    pub(crate) fn put_back(&mut self, copy: Disk) {
+        self.sim.crash(|_| false);
+        copy.mirror_to(Arc::clone(&self.mirror));
+        self.eye = Store::staged(&copy, Arc::new(AtOnce));
+        self.disk = copy;
+        self.establish();
         self.start_daemon();
     }
 
@@ -615,7 +634,8 @@ fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instan
     }
     let registry = Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None };
     at_once(eye.found_registry(registry)).unwrap();
-    let record = MirrorRecord { instance, generation: 0, engine_accepted: true, device: 0, inode: 0 };
+    let record =
+        MirrorRecord { instance, generation: 0, engine_accepted: true, device: 0, inode: 0, born: None };
     mirror.write(&record).unwrap();
     let spawner = sim.spawner(Owner::Engine);
     let fake = FakeEngine::connect(Arc::clone(world), Arc::new(AtOnce), sim.clock(), spawner);

@@ -11,10 +11,12 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, NewWorkspace,
-        PortRange, RemoveResult, Scope, UndeleteResult, WorkspaceEdit,
+        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, Mirror,
+        MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
+        WorkspaceEdit,
     },
 };
+use serde_json::json;
 
 use super::{
     Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, token, uuid,
@@ -30,7 +32,7 @@ async fn a_name_is_taken_by_live_rows_only() {
     assert_eq!(fixture.dump(), before, "a refused creation left something");
 
     fixture.remove(first, minute(1)).await;
-    assert_eq!(fixture.store.create_workspace(again, minute(2)).await, Ok(CreateResult::Created(2)));
+    assert_eq!(fixture.store.create_workspace(again, minute(2)).await, Ok(CreateResult::Created(3)));
 }
 
 #[tokio::test]
@@ -351,25 +353,79 @@ async fn an_edit_changes_what_it_names() {
     assert!(!fixture.row(id).await.has_work_volume);
 }
 
+/// The generation of the registry.
+async fn generation(fixture: &Fixture) -> i64 {
+    fixture.store.registry().await.unwrap().unwrap().generation
+}
+
 #[tokio::test]
-async fn only_a_row_that_never_had_a_container_is_unmade() {
+async fn generation_rises_with_every_order_and_with_no_heartbeat() {
     let fixture = Fixture::new().await;
-    let (fresh, started) = (fixture.container("fresh").await, fixture.container("started").await);
-    fixture.start(started, T0).await.unwrap();
-    let before = fixture.dump();
-    fixture.store.unmake_workspace(started, "its mirror".into(), minute(1)).await.unwrap();
-    fixture.store.unmake_workspace(WorkspaceId(uuid()), "its mirror".into(), minute(1)).await.unwrap();
-    assert_eq!(fixture.dump(), before);
+    let mirror = Mirror::Directory(fixture.directory().to_owned());
+    let record = MirrorRecord {
+        instance: ostler::domain::ids::InstanceId(uuid()),
+        generation: 0,
+        engine_accepted: true,
+        device: 0,
+        inode: 0,
+        born: None,
+    };
+    mirror.write(&record).unwrap();
+    let mut last = 0;
+    let mut raised = async |what: &str| {
+        let now = generation(&fixture).await;
+        assert!(now > last, "{what} left the generation at {now}");
+        assert_eq!(mirror.read().unwrap().unwrap().generation, now, "{what} is not in the mirror");
+        last = now;
+    };
+    let id = fixture.container("alpha").await;
+    raised("a creation").await;
+    fixture.start(id, T0).await.unwrap();
+    raised("a start").await;
+    fixture.store.pause_workspace(id, minute(1)).await.unwrap();
+    raised("a pause").await;
+    fixture.store.remove_workspace(id, false, minute(2)).await.unwrap();
+    raised("a removal").await;
+    fixture.store.undelete_workspace(id, None, minute(3)).await.unwrap();
+    raised("an undelete").await;
 
-    fixture.child("child", fresh).await;
-    let before = fixture.dump();
-    assert!(fixture.store.unmake_workspace(fresh, "its mirror".into(), minute(1)).await.is_err());
-    assert_eq!(fixture.dump(), before, "a parent was taken from its child");
+    let before = generation(&fixture).await;
+    let ready = StatusChange {
+        workspace: id,
+        cause: Cause::AgentHeard,
+        incarnation: None,
+        detail: None,
+        told: json!({}),
+        at: minute(4),
+    };
+    fixture.store.change_status(ready).await.unwrap();
+    assert_eq!(generation(&fixture).await, before, "an observation is no order");
+}
 
-    let alone = fixture.container("alone").await;
-    fixture.store.unmake_workspace(alone, "its mirror".into(), minute(1)).await.unwrap();
-    assert_eq!(fixture.store.workspace(alone).await, Ok(None));
-    fixture.container("alone").await;
+#[tokio::test]
+async fn change_is_undone_when_its_mirror_cannot_be_written() {
+    let fixture = Fixture::new().await;
+    let mirror = Mirror::Directory(fixture.directory().to_owned());
+    let record = MirrorRecord {
+        instance: ostler::domain::ids::InstanceId(uuid()),
+        generation: 0,
+        engine_accepted: true,
+        device: 0,
+        inode: 0,
+        born: None,
+    };
+    mirror.write(&record).unwrap();
+    let id = fixture.container("alpha").await;
+    let in_the_way = fixture.directory().join("instance.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let before = fixture.dump();
+    let refused = fixture.store.pause_workspace(id, minute(1)).await.unwrap_err().to_string();
+    assert!(refused.contains("mirror") && refused.contains("Nothing was changed"), "{refused}");
+    assert_eq!(fixture.dump(), before, "a change was kept whose mirror could not be written");
+    fixture.store.tell(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+    std::fs::remove_dir(in_the_way).unwrap();
+    fixture.store.pause_workspace(id, minute(1)).await.unwrap();
+    assert_eq!(mirror.read().unwrap().unwrap().generation, generation(&fixture).await);
 }
 
 #[tokio::test]

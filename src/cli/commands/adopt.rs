@@ -47,7 +47,7 @@ fn tell(session: &Session<'_>, outcome: &AdoptOutcome, asking: bool) -> Result<(
     if outcome.recovering {
         output::note(
             "The registry was lost or restored and is recovering: until `ostler adopt --all`, or until every \
-             unknown thing was decided on, none of them is reaped.",
+             unknown thing was decided on, nothing is started, stopped or reaped by itself.",
         );
     }
     Ok(())

@@ -53,6 +53,7 @@ fn meant(body: &Adopt, unknown: Vec<Unknown>) -> HttpResult<Vec<Unknown>> {
     }
     let names = |reference: &str, (request, spec): &Unknown| {
         spec.as_ref().is_some_and(|spec| spec.name.as_str() == reference)
+            || request.known.as_ref().is_some_and(|known| known.name.as_str() == reference)
             || (reference.len() >= 4 && request.workspace.to_string().starts_with(reference))
     };
     for reference in &body.which {
@@ -84,16 +85,20 @@ async fn adopt_one(api: &Api, request: AdoptRequest, spec: Option<LabelledSpec>)
 }
 
 fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
+    let name = request.known.as_ref().map(|known| known.name.to_string());
     AdoptItem {
         workspace_id: request.workspace.to_string(),
-        name: spec.map_or_else(|| request.workspace.to_string(), |spec| spec.name.to_string()),
+        name: name
+            .or_else(|| spec.map(|spec| spec.name.to_string()))
+            .unwrap_or_else(|| request.workspace.to_string()),
         container_id: request.things.container.as_ref().map(|container| container.id.to_string()),
         volumes: request.things.volumes.clone(),
-        adopted: spec.is_some(),
-        detail: match (&request.things.container, spec) {
-            (None, _) => "only volumes are left: there is no container to rebuild its row from".into(),
-            (Some(_), None) => "its container carries no readable description".into(),
-            (Some(_), Some(_)) => "can be adopted; api tokens and later renames are lost".into(),
+        adopted: spec.is_some() || request.known.is_some(),
+        detail: match (&request.known, &request.things.container, spec) {
+            (Some(known), _, _) => known.difference.describe().into(),
+            (None, None, _) => "only volumes are left: there is no container to rebuild its row from".into(),
+            (None, Some(_), None) => "its container carries no readable description".into(),
+            (None, Some(_), Some(_)) => "can be adopted; api tokens and later renames are lost".into(),
         },
     }
 }

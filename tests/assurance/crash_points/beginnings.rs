@@ -1,7 +1,5 @@
 //! How a workspace comes to be: made, pulled, given up, adopted, brought back from what was unknown.
 
-use std::fs;
-
 use super::{SCENARIO, Scenario, Stage};
 use crate::support::{
     daemon::until,
@@ -41,7 +39,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "a workspace is made",
         steps: &[
             "create workspace",
-            "create: note the generation",
+            "mirror: replace the file",
+            "2nd mirror: replace the file",
             "allot",
             "start: make a volume",
             "2nd start: make a volume",
@@ -97,19 +96,6 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a row is taken back whose mirror cannot be written",
-        steps: &["unmake workspace"],
-        meanwhile: |stage| fs::create_dir(in_the_way(stage)).expect("it stands in the way of the mirror"),
-        act: |stage| drop(stage.order(&["create", &stage.named("made"), "--external"])),
-        mend: |stage| fs::remove_dir(in_the_way(stage)).expect("it goes"),
-        check: |stage, place| {
-            let there = stage.order(&["show", &stage.named("made")]).code == 0;
-            // Before that is committed the row is there, as after any kill whose caller was told nothing.
-            assert_eq!(there, place.starts_with("before"), "killed {place}");
-        },
-        ..SCENARIO
-    },
-    Scenario {
         name: "what a registry has forgotten is adopted",
         steps: &["adopt workspace"],
         change: long_grace,
@@ -152,9 +138,4 @@ pub(super) const ALL: &[Scenario] = &[
 /// So that it is not reaped before anybody can adopt it.
 fn long_grace(config: &str) -> String {
     config.replace("unknown_grace = \"1s\"", "unknown_grace = \"1h\"")
-}
-
-/// The mirror is written beside its place first.
-fn in_the_way(stage: &Stage) -> std::path::PathBuf {
-    stage.site.data_dir().join("instance.json.new")
 }
