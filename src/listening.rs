@@ -10,6 +10,7 @@
 //! before anything in it is judged.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -31,6 +32,34 @@ struct Spell {
     tick_at: Option<Awake>,
     /// How much later than that is still no sign of a stopped process.
     lateness: Duration,
+    /// Since when heartbeats are being written that are not written yet, the oldest first.
+    writes: BTreeMap<u64, Awake>,
+    next_write: u64,
+}
+
+impl Spell {
+    /// Whether a heartbeat waits for a store that does not get on (a disk that hangs): then others may wait as well.
+    fn is_blocked(&self, awake: Awake) -> bool {
+        self.writes.first_key_value().is_some_and(|(_, begun)| awake.since(*begun) > self.lateness)
+    }
+}
+
+/// A heartbeat that is being written. Dropped when it is written or given up.
+pub struct Writing {
+    listening: Listening,
+    clock: SharedClock,
+    number: u64,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let awake = self.clock.awake();
+        let mut spell = self.listening.lock();
+        let begun = spell.writes.remove(&self.number);
+        if begun.is_some_and(|begun| awake.since(begun) > spell.lateness) {
+            spell.since = awake;
+        }
+    }
 }
 
 /// The spell of listening. Cheap to clone; all clones are one.
@@ -77,7 +106,27 @@ impl Listening {
 
     fn since(now: Timestamp, awake: Awake, lateness: Duration) -> Self {
         let offset = offset(now, awake);
-        Self(Arc::new(Mutex::new(Spell { since: awake, offset, number: 0, tick_at: None, lateness })))
+        let (number, tick_at, writes, next_write) = (0, None, BTreeMap::new(), 0);
+        Self(Arc::new(Mutex::new(Spell {
+            since: awake,
+            offset,
+            number,
+            tick_at,
+            lateness,
+            writes,
+            next_write,
+        })))
+    }
+
+    /// A heartbeat is about to be written. While one takes longer than a timer may be late, nothing has lasted any time,
+    /// and once it is written the windows start over: what else was sent meanwhile may have been given up.
+    #[must_use]
+    pub fn writing(&self, clock: &SharedClock) -> Writing {
+        let mut spell = self.lock();
+        let number = spell.next_write;
+        spell.next_write += 1;
+        spell.writes.insert(number, clock.awake());
+        Writing { listening: self.clone(), clock: Arc::clone(clock), number }
     }
 
     /// Announces the next tick. A reading of the clock that is later than it by more than the clock allows for, before
@@ -136,7 +185,8 @@ impl Listening {
     /// For how long ostler has been listening.
     #[must_use]
     pub fn spell(&self, awake: Awake) -> Duration {
-        awake.since(self.lock().since)
+        let spell = self.lock();
+        if spell.is_blocked(awake) { Duration::ZERO } else { awake.since(spell.since) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Spell> {
@@ -163,6 +213,43 @@ mod tests {
     const WALL: Timestamp = Timestamp(1_700_000_000_000);
     const MINUTE: Duration = Duration::from_mins(1);
     const LATENESS: Duration = Duration::from_secs(5);
+
+    /// A clock that a test sets.
+    struct Set(std::sync::atomic::AtomicU64);
+
+    impl Clock for Set {
+        fn now(&self) -> Timestamp {
+            WALL + Duration::from_millis(self.awake().0)
+        }
+
+        fn awake(&self) -> Awake {
+            Awake(self.0.load(std::sync::atomic::Ordering::Relaxed))
+        }
+
+        fn sleep(&self, _: Duration) -> Boxed<()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[test]
+    fn nothing_lasts_while_a_heartbeat_cannot_be_written() {
+        let set = Arc::new(Set(0.into()));
+        let clock: SharedClock = Arc::clone(&set) as SharedClock;
+        let listening = Listening::since(WALL, Awake(0), LATENESS);
+        let go_to = |awake| set.0.store(awake, std::sync::atomic::Ordering::Relaxed);
+        let spell = || listening.spell(clock.awake());
+        go_to(600_000);
+        let (stuck, quick) = (listening.writing(&clock), listening.writing(&clock));
+        go_to(604_000);
+        drop(quick);
+        assert_eq!(spell(), Duration::from_secs(604), "a store that takes a moment");
+        go_to(900_000);
+        assert_eq!(spell(), Duration::ZERO, "a store that hangs");
+        drop(stuck);
+        assert_eq!(spell(), Duration::ZERO);
+        go_to(960_000);
+        assert_eq!(spell(), MINUTE, "the windows start over when it gets on");
+    }
 
     #[test]
     fn overdue_tick_starts_a_new_epoch_once() {

@@ -189,7 +189,9 @@ pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request
     let holder = told.speaks_for(&api, &beat.workspace_id).await?;
     api.0.beats.check(holder.workspace).map_err(HttpError::too_many)?;
     let beat = beat.clamped().ok_or_else(body_is_invalid)?;
+    let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_beat(holder, beat, api.0.clock.now()).await;
+    drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
     Ok(json(r#"{"status":"ok"}"#))
 }
@@ -220,7 +222,9 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
         }
     };
     let registration = Registration { url, card };
+    let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_registration(holder, registration, api.0.clock.now()).await;
+    drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
     Ok(json(r#"{"status":"registered"}"#))
 }
