@@ -222,9 +222,16 @@ impl Story {
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
             let minutes = self.house.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a lull"));
-            self.house.sim.pass(Duration::from_mins(minutes));
-            self.check()?;
-            self.restarts_are_on_time()?;
+            let mut left = Duration::from_mins(minutes);
+            // A driver is looked at often: at the end of a minute it has caught up with everything.
+            let slice = if self.temper.driven { Duration::from_secs(7) } else { left };
+            while !left.is_zero() {
+                let time = slice.min(left);
+                left -= time;
+                self.house.sim.pass(time);
+                self.check()?;
+                self.restarts_are_on_time()?;
+            }
             if self.house.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
