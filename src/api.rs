@@ -306,6 +306,9 @@ pub struct WorkspaceView {
     pub hibernation_idle_minutes: Option<u32>,
     /// Whether it is started anew when it is busy and nothing comes of it.
     pub restart_when_wedged: bool,
+    /// Why messages to it fail although it is up, where that can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_note: Option<String>,
 }
 
 /// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
@@ -357,6 +360,9 @@ pub struct CreatedWorkspace {
     /// How an external agent connects; holds its token, shown this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
+    /// What does not work as asked on this machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// How an external agent connects.
@@ -693,9 +699,10 @@ pub struct CreateExec {
     pub user: Option<String>,
 }
 
-/// `POST /workspaces/:id/exec`, answered. `POST /exec/:id/start?tty=…` then upgrades the connection
+/// `POST /workspaces/:id/exec`, answered. `POST /exec/:id/start?tty=…&stays=…` then upgrades the connection
 /// (`Upgrade: tcp`, 101) to the command's stream: raw with a terminal, otherwise in frames of an
-/// 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and bytes.
+/// 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and bytes. With `stays=true` the client keeps its
+/// side open until it leaves, and the command is ended when it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedExec {
     /// The command's id.

@@ -248,7 +248,7 @@ pub struct LogsArgs {
     /// Go on printing as it writes
     #[arg(long, short)]
     pub follow: bool,
-    /// Only the last lines
+    /// Only the last lines, looked for in the last 16 MiB
     #[arg(long, short = 'n', value_name = "LINES")]
     pub tail: Option<u32>,
 }
@@ -256,17 +256,19 @@ pub struct LogsArgs {
 /// `exec`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ends with the command's own exit code. Input that is not a terminal is passed on.
+Ends with the command's own exit code. Input is passed on only with `-i` or `-t`.
+When this client is ended, the command is ended too; with `-i` only once it writes something.
 
 Examples:
   ostler exec builder -- ls -l /workspace
   ostler exec builder -- tar cz /workspace > backup.tar.gz
+  ostler exec -i builder -- tar xz -C /workspace < backup.tar.gz
   ostler exec -t builder -- top")]
 pub struct ExecArgs {
     /// Name, id or beginning of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Pass this terminal's input on
+    /// Pass this command's input on
     #[arg(long, short)]
     pub interactive: bool,
     /// Give the command a terminal, and pass its input on

@@ -2,6 +2,8 @@
 //!
 //! Both readers are fed bytes as they arrive, cut anywhere, and keep what is incomplete.
 
+use std::borrow::Cow;
+
 /// Which output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
@@ -32,6 +34,11 @@ pub(super) struct Frames {
 #[error("the stream cannot be read: a frame begins with \"{}\"", .0.escape_ascii())]
 pub(super) struct NoFrame(Vec<u8>);
 
+/// The stream ended within a frame.
+#[derive(Debug, thiserror::Error)]
+#[error("the command's stream was cut off: a part of its output is missing")]
+pub(super) struct CutOff;
+
 impl Frames {
     const HEADER: usize = 8;
 
@@ -52,6 +59,14 @@ impl Frames {
             }
         }
         Ok(parts)
+    }
+
+    /// The stream has ended here.
+    ///
+    /// # Errors
+    /// When it ended within a frame: something is missing.
+    pub(super) fn finish(&self) -> Result<(), CutOff> {
+        if self.current.is_none() && self.header.is_empty() { Ok(()) } else { Err(CutOff) }
     }
 
     fn header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoFrame> {
@@ -76,20 +91,28 @@ impl Frames {
     }
 }
 
-/// Reads lines, cut anywhere.
+/// Reads lines, cut anywhere. A line takes time linear in its length, however many pieces it comes in.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
     /// The lines that `bytes` completes, without their ends.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.0.extend_from_slice(bytes);
         let mut lines = Vec::new();
-        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.0.drain(..=end).collect();
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
-            lines.push(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned());
+        let mut rest = bytes;
+        // Only the new bytes are searched.
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (part, behind) = rest.split_at(end);
+            rest = &behind[1..];
+            let line = if self.0.is_empty() {
+                Cow::Borrowed(part)
+            } else {
+                self.0.extend_from_slice(part);
+                Cow::Owned(std::mem::take(&mut self.0))
+            };
+            lines.push(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned());
         }
+        self.0.extend_from_slice(rest);
         lines
     }
 

@@ -16,6 +16,7 @@ use crate::{
     clock::{Boxed, within},
     domain::{
         ids::{ContainerId, InstanceId},
+        naming::{AGENT_PORT, WorkspaceName},
         status::Status,
         time::Timestamp,
         token::redact_tokens,
@@ -39,6 +40,9 @@ const MOST_SHOWN: usize = 200;
 
 /// The most addresses that one line names.
 const MOST_ADDRESSES: usize = 4;
+
+/// What is shown where nothing was said.
+const NO_ANSWER: &str = "no answer";
 
 const NO_SHELL: &str = "/bin/sh could be run in no running workspace";
 
@@ -101,22 +105,55 @@ impl Doctor {
         let reach = within(&*self.0.clock, DEADLINE, (network.reach)()).await;
         let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
         let rows = self.0.store.describe_all(Scope::Live).await?;
-        Ok(vec![self.reached(&rows).await, heard_at(network, &reach), between(network)])
+        let reached = self.reached(&rows).await;
+        let is_reached = reached.verdict == "ok" && newest_heartbeat(&rows, self.0.clock.now()).is_some();
+        let mut checks = vec![reached, heard_at(network, &reach, is_reached)];
+        checks.extend(self.not_listening(&rows).await);
+        checks.push(between(network));
+        Ok(checks)
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
         let mut running: Vec<_> = rows.iter().filter_map(|one| Some((place(one)?, one))).collect();
         running.sort_by_key(|(place, _)| *place);
         let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
-        let asked = within(&*self.0.clock, DEADLINE, self.ask_one(&running)).await;
+        let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
         match asked.unwrap_or(Err("no answer came in time")) {
             Ok(check) => check,
             Err(why) => without_asking(rows, self.0.clock.now(), &self.0.network.told_to_agents, why),
         }
     }
 
+    /// Agents that send heartbeats and accept no connections.
+    async fn not_listening(&self, rows: &[Described]) -> Option<Check> {
+        let now = self.0.clock.now();
+        let mut found = Vec::new();
+        for one in rows {
+            let (Some(container), Some(port)) = (&one.row.container, one.row.host_port) else { continue };
+            let is_up = matches!(one.row.status, Status::Online | Status::Degraded);
+            let is_heard = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= FRESH_BEAT);
+            if is_up
+                && is_heard
+                && let Ok(Some(sockets)) = self.0.engine.sockets(container, AGENT_PORT, port).await
+                && !sockets.listens
+            {
+                found.push(one.row.name.to_string());
+            }
+        }
+        (!found.is_empty()).then(|| {
+            warn(
+                "ports",
+                format!("sends heartbeats, and accepts no connections on port {AGENT_PORT}: {}", found.join(", ")),
+                format!(
+                    "messages to it fail: its server has to listen on 0.0.0.0:{AGENT_PORT} (127.0.0.1 is not reached \
+                     from outside its container). `ostler logs NAME` may say why it does not"
+                ),
+            )
+        })
+    }
+
     /// Asks from inside of the first workspace where that can be done.
-    async fn ask_one(&self, running: &[&Described]) -> Result<Check, &'static str> {
+    async fn ask_one(&self, rows: &[Described], running: &[&Described]) -> Result<Check, &'static str> {
         let mut why = "no workspace runs";
         for one in running {
             let Some(container) = &one.row.container else { continue };
@@ -131,6 +168,13 @@ impl Doctor {
             match heard {
                 Heard::Ostler(url) => {
                     return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
+                }
+                // A command inside gives no answer at all where its stream broke, as beside containers that come and go.
+                // A heartbeat that has arrived says more than that.
+                Heard::Otherwise(_, said)
+                    if said == NO_ANSWER && newest_heartbeat(rows, self.0.clock.now()).is_some() =>
+                {
+                    why = "a question asked inside brought no answer";
                 }
                 Heard::Otherwise(url, said) => {
                     let now = self.0.clock.now();
@@ -215,7 +259,7 @@ fn heard(stream: &[u8], own_mark: &str) -> Heard {
         Ok(_) => Heard::Otherwise(url, "the ostler of another registry answered".into()),
         Err(_) => {
             // A traceback ends with what went wrong.
-            let last = answer.lines().next_back().unwrap_or("no answer");
+            let last = answer.lines().next_back().unwrap_or(NO_ANSWER);
             Heard::Otherwise(url, last.chars().take(MOST_SHOWN).collect())
         }
     }
@@ -234,19 +278,24 @@ fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
     )
 }
 
-/// Where nobody could be asked, a beat that has just come shows the way as well.
-fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> Check {
+/// The newest heartbeat of a container, if it is fresh: for how long it has been there, and the sender's name.
+fn newest_heartbeat(rows: &[Described], now: Timestamp) -> Option<(Duration, &WorkspaceName)> {
     let beats = rows.iter().filter(|one| one.row.kind == Kind::Container);
-    let newest = beats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max();
-    match newest.map(|(at, name)| (now.since(at), name)) {
-        Some((ago, name)) if ago <= FRESH_BEAT => {
+    let newest = beats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max()?;
+    Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= FRESH_BEAT)
+}
+
+/// Without an answer from inside, a heartbeat that has just arrived is proof as well.
+fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> Check {
+    match newest_heartbeat(rows, now) {
+        Some((ago, name)) => {
             ok("network", format!("`{name}` reaches ostler: it beat {} s ago ({why})", ago.as_secs()))
         }
-        Some(_) | None if !rows.iter().any(|one| place(one).is_some()) => ok(
+        None if !rows.iter().any(|one| place(one).is_some()) => ok(
             "network",
             format!("nobody can be asked whether workspaces reach ostler: {why}. They are told {told}"),
         ),
-        Some(_) | None => warn(
+        None => warn(
             "network",
             format!(
                 "whether workspaces reach ostler at {told} is not known: {why}, and none has beaten lately"
@@ -257,7 +306,7 @@ fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> 
 }
 
 /// Where ostler listens for agents, and who else sees that.
-fn heard_at(network: &Network, reach: &Result<Reach, String>) -> Check {
+fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Check {
     let mut seen_by_others = Vec::new();
     let mut addresses = Vec::new();
     let mut note = |address: IpAddr, others: bool| {
@@ -287,6 +336,15 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>) -> Check {
     };
     let heard = format!("agents are heard on {}{more}", addresses[..listed].join(" and "));
     if let (true, Err(why)) = (network.listen.is_empty(), reach) {
+        if is_reached {
+            return ok(
+                "listen",
+                format!(
+                    "{heard}, and at the address by which workspaces reach this host; which one that is cannot be asked \
+                     now: {why}"
+                ),
+            );
+        }
         return warn(
             "listen",
             format!("{heard} only, and workspaces not at all yet: {why}"),
@@ -394,7 +452,7 @@ mod tests {
             addresses: BTreeSet::from([address.parse().unwrap()]),
             lan_sees_it,
         });
-        let check = heard_at(&network, &reach.map_err(str::to_owned));
+        let check = heard_at(&network, &reach.map_err(str::to_owned), false);
         (check.verdict, check.found)
     }
 

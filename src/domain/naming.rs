@@ -18,6 +18,8 @@ pub const LABEL_WORKSPACE: &str = "ostler.workspace";
 /// Label that holds the [`super::spec::LabelledSpec`] as JSON, so that a lost registry can be rebuilt.
 pub const LABEL_SPEC: &str = "ostler.spec";
 
+/// The port agents listen on in their containers (wire protocol, §8).
+pub const AGENT_PORT: u16 = 8000;
 /// The longest workspace name, in characters.
 pub const NAME_MAX_CHARS: usize = 63;
 

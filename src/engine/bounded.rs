@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
-    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogRequest, LogStream,
-    NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, EventStream,
+    ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogRequest,
+    LogStream, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -91,6 +91,28 @@ impl Bounded {
 impl Engine for Bounded {
     async fn describe(&self) -> EngineResult<EngineInfo> {
         self.read(|| "ask the engine who it is".into(), self.engine.describe()).await
+    }
+
+    fn commands(&self) -> ServiceCommands {
+        self.engine.commands()
+    }
+
+    async fn process_use(&self) -> EngineResult<Option<EngineUse>> {
+        self.read(|| "look at the engine's process".into(), self.engine.process_use()).await
+    }
+
+    async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>> {
+        let call = || format!("look at the sockets of container {}", id.short());
+        self.read(call, self.engine.sockets(id, inside, published)).await
+    }
+
+    async fn sees_sockets(&self) -> bool {
+        let look = async { Ok(self.engine.sees_sockets().await) };
+        self.read(|| "look for the engine's process".into(), look).await.unwrap_or(false)
+    }
+
+    async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {
+        self.change(|| "end a command".into(), self.engine.end_exec(exec)).await
     }
 
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {

@@ -21,9 +21,10 @@ use tokio::sync::oneshot;
 pub use self::events::EventFault;
 use self::events::{Listener, News};
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, Environment,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, Environment,
     EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork,
-    LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
+    LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble,
+    VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
@@ -464,6 +465,31 @@ fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -
 
 #[async_trait]
 impl Engine for FakeEngine {
+    fn commands(&self) -> ServiceCommands {
+        ServiceCommands { start: "start the fake".into(), restart: "restart the fake".into() }
+    }
+
+    async fn process_use(&self) -> EngineResult<Option<EngineUse>> {
+        Ok(None)
+    }
+
+    async fn sockets(
+        &self,
+        _id: &ContainerId,
+        _inside: u16,
+        _published: u16,
+    ) -> EngineResult<Option<Sockets>> {
+        Ok(Some(Sockets { listens: true, ..Sockets::default() }))
+    }
+
+    async fn sees_sockets(&self) -> bool {
+        true
+    }
+
+    async fn end_exec(&self, _exec: &ExecId) -> EngineResult<bool> {
+        Ok(false)
+    }
+
     async fn describe(&self) -> EngineResult<EngineInfo> {
         self.call("describe", "", |_, _| {
             Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless: false })

@@ -328,7 +328,7 @@ pub struct ExecRequest {
 }
 
 /// Names a running or finished command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExecId(pub String);
 
 /// A two-way stream of bytes.
@@ -338,6 +338,37 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// Told how a pull is going, a line at a time.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
+/// The sockets behind a container's published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// Whether a process in the container accepts connections from outside on the port.
+    pub listens: bool,
+    /// Whether a client other than ostler is connected to the published port.
+    pub open: bool,
+    /// Whether a connection to it was closed within the last minute, by whichever client.
+    pub closed: bool,
+}
+
+/// What the engine's own process uses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EngineUse {
+    /// Its number.
+    pub process: u32,
+    /// Resident memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time of the last moment, in cores.
+    pub cores: f64,
+}
+
+/// Commands for the engine's operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCommands {
+    /// Starts the service where ostler looks for it.
+    pub start: String,
+    /// Restarts it; containers run on.
+    pub restart: String,
+}
+
 /// What ostler needs of a container engine.
 ///
 /// "Already so" is success for [`stop_container`](Engine::stop_container) and the deletions, and only
@@ -345,6 +376,23 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 /// [`Trouble::Conflict`].
 #[async_trait]
 pub trait Engine: Send + Sync {
+    /// How the engine's service is started and restarted by hand.
+    fn commands(&self) -> ServiceCommands;
+
+    /// What the engine's process uses; `None` where that cannot be seen from here.
+    async fn process_use(&self) -> EngineResult<Option<EngineUse>>;
+
+    /// The sockets behind a running container's port `inside`, published on `published`; `None` where they cannot be
+    /// seen from here.
+    async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>>;
+
+    /// Whether [`sockets`](Self::sockets) can answer at all.
+    async fn sees_sockets(&self) -> bool;
+
+    /// Ends a command that still runs, its process group included: asks it to end, and kills it a moment later.
+    /// `false` where its process cannot be reached from here.
+    async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool>;
+
     /// Says who answers. Also the cheapest proof that somebody does.
     async fn describe(&self) -> EngineResult<EngineInfo>;
 

@@ -65,6 +65,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         restart_due_at: row.restart_due_at.map(text),
         hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
         restart_when_wedged: row.habits.restart_when_wedged,
+        port_note: None,
     }
 }
 

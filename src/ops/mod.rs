@@ -8,6 +8,7 @@
 mod accept_engine;
 mod actor;
 mod adopt;
+mod connections;
 mod create;
 mod delete;
 mod hibernate;

@@ -24,8 +24,8 @@ use crate::{
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::{
-            LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, container_name, container_owner,
-            volume_name,
+            AGENT_PORT, LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, container_name,
+            container_owner, volume_name,
         },
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
@@ -49,8 +49,6 @@ pub(super) const CONFIG_DIRECTORY: &str = "/configs";
 pub(super) const TOKEN_FILE: &str = ".auth_token";
 /// The configuration's file name in there.
 const CONFIG_FILE: &str = "config.yaml";
-/// The port agents listen on (wire protocol, §8).
-const AGENT_PORT: u16 = 8000;
 /// How often one order begins again after a start that was not its own.
 const ATTEMPTS: u32 = 3;
 

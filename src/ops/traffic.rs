@@ -13,6 +13,7 @@ use std::{
 use crate::{
     clock::SharedClock,
     domain::{ids::WorkspaceId, time::Timestamp},
+    engine::ExecId,
 };
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +22,8 @@ struct Flow {
     closed: bool,
     active_at: Option<Timestamp>,
     sent_at: Option<Timestamp>,
+    /// When a request of the proxy last began or ended.
+    passed_at: Option<Timestamp>,
     /// Whether `active_at` is newer than what is written down.
     fresh: bool,
 }
@@ -29,6 +32,8 @@ struct Flow {
 #[derive(Clone)]
 pub struct Traffic {
     flows: Arc<Mutex<HashMap<WorkspaceId, Flow>>>,
+    /// Commands that have been prepared and not been started yet.
+    prepared: Arc<Mutex<HashMap<ExecId, (WorkspaceId, Timestamp)>>>,
     clock: SharedClock,
 }
 
@@ -39,9 +44,14 @@ pub struct Passage {
     to: WorkspaceId,
 }
 
+/// The workspace is being put to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the workspace is going to sleep. `ostler wake` it, then run the command again")]
+pub struct FallingAsleep;
+
 impl Traffic {
     pub(super) fn new(clock: SharedClock) -> Self {
-        Self { flows: Arc::default(), clock }
+        Self { flows: Arc::default(), prepared: Arc::default(), clock }
     }
 
     /// Lets a request through, or not: `None` while its target is being put to sleep.
@@ -55,6 +65,7 @@ impl Traffic {
         }
         target.open += 1;
         target.touch(now);
+        target.passed_at = Some(now);
         if let Some(from) = from {
             let sender = flows.entry(from).or_default();
             sender.open += 1;
@@ -62,6 +73,33 @@ impl Traffic {
             sender.touch(now);
         }
         Some(Passage { traffic: self.clone(), from, to })
+    }
+
+    /// Remembers the workspace of a command until it is started. One that never is, is forgotten after an hour.
+    pub fn prepare(&self, exec: &ExecId, id: WorkspaceId) {
+        let now = self.clock.now();
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.retain(|_, (_, at)| self.is_recent(*at));
+        prepared.insert(exec.clone(), (id, now));
+    }
+
+    /// Counts a command as an open request for as long as the answer is held. `None` for a command that was prepared
+    /// before this daemon started.
+    ///
+    /// # Errors
+    /// [`FallingAsleep`] while its workspace is being put to sleep.
+    pub fn run(&self, exec: &ExecId) -> Result<Option<Passage>, FallingAsleep> {
+        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(exec);
+        match prepared {
+            Some((id, _)) => self.begin(None, id).map(Some).ok_or(FallingAsleep),
+            None => Ok(None),
+        }
+    }
+
+    /// When a request of the proxy last began or ended, as far as is remembered.
+    #[must_use]
+    pub fn passed_at(&self, id: WorkspaceId) -> Option<Timestamp> {
+        self.lock().get(&id).and_then(|flow| flow.passed_at)
     }
 
     /// Notes that somebody works in a workspace: a shell, a command.
@@ -150,6 +188,7 @@ impl Drop for Passage {
             let flow = flows.entry(id).or_default();
             flow.open = flow.open.saturating_sub(1);
             flow.touch(now);
+            flow.passed_at = Some(now);
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Store, StoreResult, row, tokens::STALE_STATUSES};
 use crate::domain::{
     event::EventKind,
-    ids::{PlanId, WorkspaceId},
+    ids::{ContainerId, PlanId, WorkspaceId},
     liveness::{IdleRow, QuietRow, RestartsDue},
     plan::{KnownRow, StaleCandidate},
     status::Status,
@@ -269,6 +269,27 @@ impl Store {
                 let rows = query.query_map([now, now + JUMP], |row| {
                     let (idle_minutes, active_at, online_since) = (row.get(8)?, row.get(9)?, row.get(10)?);
                     Ok(IdleRow { row: known(row)?, idle_minutes, active_at, online_since })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Containers that are up and may sleep, with the ports they publish.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn may_sleep(&self) -> StoreResult<Vec<(WorkspaceId, ContainerId, u16)>> {
+        self.lanes
+            .read("containers that may sleep", |sql| {
+                let mut query = sql.prepare_cached(
+                    "SELECT w.id, w.container_id, w.host_port FROM workspaces w INDEXED BY workspaces_may_sleep
+                     WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
+                       AND w.kind = 'container' AND w.container_id IS NOT NULL AND w.host_port IS NOT NULL",
+                )?;
+                let rows = query.query_map([], |found| {
+                    let container: String = found.get(1)?;
+                    Ok((found.get(0)?, container.try_into().map_err(row::conversion)?, found.get(2)?))
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{creation, make};
 use crate::support::{
     daemon::{Site, until},
-    podman::podman_says,
+    podman::{image, podman_says},
 };
 
 /// What the doctor found under a name.
@@ -85,4 +85,27 @@ fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "ok", "{found}");
     assert!(found["found"].as_str().unwrap().starts_with("`mute` reaches ostler: it beat "), "{found}");
+}
+
+/// Its agent registers and sends heartbeats, and its server is not there.
+#[test]
+fn doctor_and_why_report_an_agent_that_does_not_listen() {
+    let mut site = Site::new("");
+    site.serve();
+    let script = "while :; do \
+                    curl -s -o /dev/null -X POST -H \"Authorization: Bearer $(cat /configs/.auth_token)\" \
+                      -H 'Content-Type: application/json' -d \"{\\\"workspace_id\\\":\\\"$WORKSPACE_ID\\\"}\" \
+                      \"$PLATFORM_URL/registry/heartbeat\" || \
+                    wget -q -O /dev/null --header \"Authorization: Bearer $(cat /configs/.auth_token)\" \
+                      --header 'Content-Type: application/json' --post-data \"{\\\"workspace_id\\\":\\\"$WORKSPACE_ID\\\"}\" \
+                      \"$PLATFORM_URL/registry/heartbeat\"; sleep 2; done";
+    let make = ["create", "deaf", "--runtime", "agent", "--image", image(), "--", "sh", "-c", script];
+    site.ostler(make).well();
+    let ports = check(&site, "ports");
+    assert_eq!(ports["verdict"], "warn", "{ports}");
+    assert!(ports["found"].as_str().unwrap().ends_with("port 8000: deaf"), "{ports}");
+    let why = site.ostler(["why", "deaf"]).well();
+    assert!(why.contains("accepts connections on port 8000"), "{why}");
+    let engine = check(&site, "engine use");
+    assert!(engine["found"].as_str().unwrap().contains("its service, process "), "{engine}");
 }

@@ -1,5 +1,7 @@
 //! Idle agents sleep, and a message from somebody who may send one wakes them.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use super::{Agent, make, report, words};
@@ -22,11 +24,13 @@ fn put_to_sleep(site: &Site, agent: &Agent) {
     assert_eq!(slept["status"], "hibernated", "{slept}");
 }
 
+const NAMES: [&str; 3] = ["idle", "busy", "typed"];
+
 #[test]
 fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
     let mut site = Site::new("");
     site.serve();
-    for name in ["idle", "busy"] {
+    for name in NAMES {
         let body = json!({
             "name": name, "runtime": "agent", "image": demo_image(), "hibernation_idle_minutes": 1,
             // So often that a beat would keep it awake if beats did.
@@ -34,12 +38,20 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
         });
         site.admin("POST", "/workspaces", body).expect(201);
     }
-    for name in ["idle", "busy"] {
+    for name in NAMES {
         site.until_status(name, "online");
     }
+    // One with an open command.
+    let mut command = site.command();
+    command.args(["exec", "typed", "--", "sleep", "600"]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut command = command.spawn().expect("the client starts");
     let (idle, busy) = (Agent::of(&site, "idle"), Agent::of(&site, "busy"));
     busy.says(&site, "work 3600 in the background");
     let asleep = site.until_status("idle", "hibernated");
+    let typed = site.show("typed");
+    assert_eq!(typed["status"], "online", "a command was open there: {typed}");
+    command.kill().expect("the client is killed");
+    command.wait().expect("the client ends");
     assert!(asleep["last_heartbeat_at"].is_string(), "it never beat: {asleep}");
     let container = asleep["container_id"].as_str().unwrap();
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some("exited"));

@@ -23,8 +23,8 @@ fn both_outputs_go_where_they_belong_and_the_code_passes_through() {
     assert_eq!(
         daemon.requests()[..2],
         [
-            r#"POST /workspaces/builder/exec {"command":["sh","-c","exit 42"],"tty":false,"stdin":true,"env":{},"user":null}"#,
-            "POST /exec/e1/start?tty=false",
+            r#"POST /workspaces/builder/exec {"command":["sh","-c","exit 42"],"tty":false,"stdin":false,"env":{},"user":null}"#,
+            "POST /exec/e1/start?tty=false&stays=true",
         ]
     );
 }
@@ -33,7 +33,8 @@ fn both_outputs_go_where_they_belong_and_the_code_passes_through() {
 fn input_is_passed_on_to_its_end() {
     let daemon = executing(&frame(1, "done"), &[Some(0)]);
     let input = "line\n".repeat(50_000);
-    let ran = daemon.run_with_input(&["exec", "-e", "A=1", "-u", "0:0", "builder", "cat", "-n"], &input);
+    let ran =
+        daemon.run_with_input(&["exec", "-i", "-e", "A=1", "-u", "0:0", "builder", "cat", "-n"], &input);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "done"), "{}", ran.stderr);
     assert_eq!(daemon.exec_input().len(), input.len());
     assert!(
@@ -63,4 +64,34 @@ fn a_terminal_cannot_be_given_where_there_is_none() {
         assert_eq!(ran.code, 2, "{}", ran.stderr);
         assert_eq!(daemon.requests(), [] as [String; 0], "nothing was begun inside");
     }
+}
+
+/// Podman says so in the stream only; the code it gives is 0.
+#[test]
+fn success_is_not_reported_when_the_engine_lost_output() {
+    let lost = "Error: read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer\n";
+    for (code, expected) in [(0, 1), (7, 7)] {
+        let ran =
+            executing(&frame(2, lost), &[Some(code)]).run_with_input(&["exec", "-i", "builder", "ls"], "x");
+        assert_eq!(ran.code, expected, "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("its output may be incomplete"), code == 0, "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn stream_that_ends_within_a_frame_is_a_failure() {
+    let mut stream = frame(1, "whole");
+    stream.truncate(stream.len() - 1);
+    let ran = executing(&stream, &[Some(0)]).run(&["exec", "builder", "ls"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, "whol"));
+    assert!(ran.stderr.contains("cut off"), "{}", ran.stderr);
+}
+
+/// What is left of a script or of a loop's input belongs to the script.
+#[test]
+fn input_is_left_alone_without_interactive() {
+    let daemon = executing(&frame(1, "done"), &[Some(0)]);
+    let ran = daemon.run_with_input(&["exec", "builder", "cat"], "for the loop\n");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "done"), "{}", ran.stderr);
+    assert_eq!(daemon.exec_input(), "");
 }

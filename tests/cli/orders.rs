@@ -13,6 +13,7 @@ fn created() -> CreatedWorkspace {
         status: "provisioning".into(),
         external: false,
         connection: None,
+        notes: Vec::new(),
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         restart_due_at: None,
         hibernation_idle_minutes: None,
         restart_when_wedged: false,
+        port_note: None,
     }
 }
 

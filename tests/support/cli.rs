@@ -194,12 +194,18 @@ async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response
 
 /// Reads the command's input to its end (or, on a terminal, to an `exit`), then writes what it was told to.
 fn upgrade(canned: Arc<Canned>, mut request: Request) -> Response {
-    let tty = request.uri().query() == Some("tty=true");
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let tty = query.contains("tty=true");
+    // Without input, the client keeps its side open.
+    let has_input = tty || !query.contains("stays=true");
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut stream = TokioIo::new(hyper::upgrade::on(&mut request).await.unwrap());
         let mut input = Vec::new();
-        while !(tty && input.ends_with(b"exit\r")) && stream.read_buf(&mut input).await.unwrap() > 0 {}
+        while has_input
+            && !(tty && input.ends_with(b"exit\r"))
+            && stream.read_buf(&mut input).await.unwrap() > 0
+        {}
         *canned.exec_input.lock().unwrap() = input;
         let output = canned.exec.lock().unwrap().clone();
         stream.write_all(&output).await.unwrap();

@@ -15,6 +15,7 @@ use crate::{
         args::CreateArgs,
         failure::{Exit, Failure},
         output, spinner,
+        text::printable,
     },
 };
 
@@ -35,6 +36,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Resu
         session.out.value(&created)?;
     } else if failure.is_none() {
         order::tell(session, &created.name, &created.status, &place)?;
+        for note in &created.notes {
+            output::note(&printable(note));
+        }
         if let Some(connection) = &created.connection {
             show_connection(session, connection)?;
         }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf},
     signal::unix::{SignalKind, signal},
 };
 
@@ -19,7 +19,7 @@ use crate::{
         args::ExecArgs,
         client::{Pipe, workspace},
         failure::{Exit, Failure},
-        frames::Frames,
+        frames::{Channel, Frames},
         terminal::{self, RawMode},
     },
 };
@@ -35,7 +35,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result
         env: environment(&args.env)?.into_iter().collect(),
         command: args.command,
         tty: args.tty,
-        stdin: args.tty || args.interactive || !io::stdin().is_terminal(),
+        // Never by itself: a command takes whatever is left of a script or of a loop's input, and Podman drops the
+        // output of a command that ends before it has read its input.
+        stdin: args.tty || args.interactive,
         user: args.user,
     };
     execute(session, &args.name, request).await
@@ -58,20 +60,26 @@ pub(super) async fn execute(
     }
     let path = format!("{}/exec", workspace(name));
     let CreatedExec { id } = session.client.post(&path, &request).await?;
-    let pipe = session.client.upgrade(&format!("/exec/{id}/start?tty={}", request.tty)).await?;
+    // Only input that comes from a pipe or file ends before the command does.
+    let stays = request.tty || !request.stdin;
+    let path = format!("/exec/{id}/start?tty={}&stays={stays}", request.tty);
+    let pipe = session.client.upgrade(&path).await?;
     let (from_command, to_command) = tokio::io::split(pipe);
     let output = async {
         if request.tty {
-            copy_terminal(session, from_command).await
+            copy_terminal(session, from_command).await.map(|()| None)
         } else {
             copy_frames(session, from_command).await
         }
     };
     let input = async {
+        let mut to_command = to_command;
         if request.stdin {
-            send_input(to_command).await;
-        } else {
-            close(to_command).await;
+            // Until our input ends, or the command no longer reads; neither is an error.
+            drop(tokio::io::copy(&mut tokio::io::stdin(), &mut to_command).await);
+        }
+        if !stays {
+            drop(to_command.shutdown().await);
         }
         // The command decides when it ends, not its input.
         std::future::pending::<()>().await;
@@ -79,33 +87,78 @@ pub(super) async fn execute(
     if request.tty {
         let raw = RawMode::enter().context("the terminal cannot be set up")?;
         let ended = tokio::select! {
-            ended = output => ended,
+            ended = output => ended.map(drop),
             () = input => Ok(()),
             () = follow_size(session, &id) => Ok(()),
             ended = ending_signal() => ended,
         };
         drop(raw);
         ended?;
-    } else {
-        tokio::select! {
-            ended = output => ended?,
-            () = input => {}
-        }
+        return exit_code(session, &id).await;
     }
-    exit_code(session, &id).await
+    let broken = tokio::select! {
+        ended = output => ended?,
+        () = input => None,
+    };
+    let code = exit_code(session, &id).await?;
+    match broken {
+        // A code of its own says more than that its output is not complete.
+        Some(why) if code == 0 => {
+            let what = format!("the command ended with exit code 0, but its output may be incomplete: {why}");
+            Err(Failure::new(Exit::Failed, what)
+                .next("run it without `-i`, or let it read its input to the end (`; cat >/dev/null`)"))
+        }
+        Some(_) | None => Ok(code),
+    }
 }
 
-async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<(), Failure> {
+/// Copies the command's output. `Some` where the engine says that it broke off.
+async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<Option<String>, Failure> {
     let mut frames = Frames::default();
     let mut buffer = vec![0; 32 * 1024];
+    let mut last = LastWords::default();
     loop {
         let length = from.read(&mut buffer).await.context("the command's stream broke off")?;
         if length == 0 {
-            return Ok(());
+            frames.finish().map_err(anyhow::Error::from)?;
+            return Ok(last.of_the_engine());
         }
         for (channel, part) in frames.feed(&buffer[..length]).map_err(anyhow::Error::from)? {
+            last.feed(channel, part);
             pass_on(session, channel, part)?;
         }
+    }
+}
+
+/// The end of a command's standard error, as far as nothing else came after it.
+#[derive(Default)]
+struct LastWords(Vec<u8>);
+
+impl LastWords {
+    /// Longer than what Podman says there.
+    const MOST: usize = 512;
+
+    fn feed(&mut self, channel: Channel, bytes: &[u8]) {
+        match channel {
+            Channel::Stdout => self.0.clear(),
+            Channel::Stderr => {
+                self.0.extend_from_slice(bytes);
+                self.0.drain(..self.0.len().saturating_sub(Self::MOST));
+            }
+        }
+    }
+
+    /// What Podman appends to a command's standard error when its own connection to the command broke. It has no other
+    /// place for it: the exit code is then 0, and output that was not passed on yet is lost.
+    fn of_the_engine(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.0);
+        let line = text.strip_suffix('\n')?.lines().next_back()?;
+        // A line of the command's own may come before it without an end.
+        let (_, told) = line.rsplit_once("Error: ")?;
+        let is_podmans =
+            ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| told.starts_with(how))
+                && told.contains("/attach: ");
+        is_podmans.then(|| told.to_owned())
     }
 }
 
@@ -118,17 +171,6 @@ async fn copy_terminal(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Resul
         }
         session.out.bytes(&buffer[..length])?;
     }
-}
-
-/// Until our input ends, or the command no longer reads; neither is an error.
-async fn send_input(mut to: WriteHalf<Pipe>) {
-    drop(tokio::io::copy(&mut tokio::io::stdin(), &mut to).await);
-    close(to).await;
-}
-
-/// Tells the command that its input has ended.
-async fn close(mut to: WriteHalf<Pipe>) {
-    drop(to.shutdown().await);
 }
 
 /// Tells the command's terminal its size, now and at every change. Only looks suffer if that fails.
@@ -149,7 +191,7 @@ async fn ending_signal() -> Result<(), Failure> {
     let mut hang_up = signal(SignalKind::hangup()).context("signals cannot be waited for")?;
     let (terminate, hang_up) = (pin!(terminate.recv()), pin!(hang_up.recv()));
     futures_util::future::select(terminate, hang_up).await;
-    Err(Failure::new(Exit::Failed, "ended by a signal; the command may still run inside"))
+    Err(Failure::new(Exit::Failed, "ended by a signal; ostler ends the command inside too"))
 }
 
 /// The engine may know the code a moment after the stream has ended.
@@ -165,4 +207,31 @@ async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
     }
     Err(Failure::new(Exit::Failed, "the stream ended, but the command still runs inside")
         .next("the workspace or the engine cut it off: `ostler why` tells more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_error_is_told_from_the_commands_own_words() {
+        let last = |parts: &[(Channel, &str)]| {
+            let mut last = LastWords::default();
+            for (channel, part) in parts {
+                last.feed(*channel, part.as_bytes());
+            }
+            last.of_the_engine()
+        };
+        let told = "read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer";
+        let line = format!("Error: {told}\n");
+        assert_eq!(last(&[(Channel::Stderr, &line)]).as_deref(), Some(told));
+        let (begin, rest) = line.split_at(20);
+        assert_eq!(
+            last(&[(Channel::Stderr, "own"), (Channel::Stderr, begin), (Channel::Stderr, rest)]).as_deref(),
+            Some(told)
+        );
+        assert_eq!(last(&[(Channel::Stderr, &line), (Channel::Stdout, "more")]), None);
+        assert_eq!(last(&[(Channel::Stderr, "Error: no such file\n")]), None);
+        assert_eq!(last(&[]), None);
+    }
 }

@@ -1,14 +1,19 @@
 //! `ostler logs`
 
+use std::io::{self, IsTerminal as _};
+
 use serde::Serialize;
 
-use crate::cli::{
-    Session,
-    args::LogsArgs,
-    client::workspace,
-    failure::Failure,
-    frames::{Channel, Frames, Lines},
-    output,
+use crate::{
+    cli::{
+        Session,
+        args::LogsArgs,
+        client::workspace,
+        failure::Failure,
+        frames::{Channel, Frames, Lines},
+        output,
+    },
+    domain::text::{Layout, terminal_safe},
 };
 
 /// A line of `logs --json`.
@@ -22,13 +27,16 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     let tail = args.tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
     let path = format!("{}/logs?follow={}{tail}", workspace(&args.name), args.follow);
     let mut stream = session.client.stream(&path, None).await?;
-    let (mut frames, mut lines) = (Frames::default(), LogLines::default());
+    let (mut frames, mut lines, mut shown) = (Frames::default(), LogLines::default(), ForTerminal::default());
+    let show = |channel, text: String| pass_on(session, channel, text.as_bytes());
     while let Some(bytes) = stream.next().await? {
         for (channel, part) in frames.feed(&bytes).map_err(anyhow::Error::from)? {
             if session.out.json() {
                 for line in lines.feed(channel, part) {
                     session.out.value_line(&line)?;
                 }
+            } else if is_terminal(channel) {
+                show(channel, shown.feed(channel, part))?;
             } else {
                 pass_on(session, channel, part)?;
             }
@@ -37,7 +45,71 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     for line in lines.rest() {
         session.out.value_line(&line)?;
     }
+    for (channel, text) in shown.rest() {
+        show(channel, text)?;
+    }
     Ok(0)
+}
+
+/// Whether what is written there reaches a terminal. A file or a pipe gets the bytes as they are.
+fn is_terminal(channel: Channel) -> bool {
+    match channel {
+        Channel::Stdout => io::stdout().is_terminal(),
+        Channel::Stderr => io::stderr().is_terminal(),
+    }
+}
+
+/// Text for a terminal, whole lines or what is there of them: a character that was cut in two is kept back.
+#[derive(Default)]
+struct ForTerminal {
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl ForTerminal {
+    fn feed(&mut self, channel: Channel, bytes: &[u8]) -> String {
+        let kept = match channel {
+            Channel::Stdout => &mut self.out,
+            Channel::Stderr => &mut self.err,
+        };
+        kept.extend_from_slice(bytes);
+        let rest = kept.split_off(whole_until(kept));
+        let text = std::mem::replace(kept, rest);
+        terminal_safe(&String::from_utf8_lossy(&text), Layout::Lines).into_owned()
+    }
+
+    /// What was held back until the end.
+    fn rest(self) -> [(Channel, String); 2] {
+        let safe = |bytes: &[u8]| terminal_safe(&String::from_utf8_lossy(bytes), Layout::Lines).into_owned();
+        [(Channel::Stdout, safe(&self.out)), (Channel::Stderr, safe(&self.err))]
+    }
+}
+
+/// An escape sequence that begins in so many bytes before the end is held back until it is complete.
+const HELD_BACK: usize = 64;
+
+/// Up to where bytes can be judged without those that follow: neither a character nor a sequence is cut in two there.
+fn whole_until(bytes: &[u8]) -> usize {
+    let near_end = bytes.len().saturating_sub(HELD_BACK);
+    if let Some(from) = bytes[near_end..].iter().rposition(|byte| *byte == 0x1b) {
+        let sequence = &bytes[near_end + from..];
+        let is_open = match sequence {
+            [_] => true,
+            [_, b'[', parameters @ ..] => parameters.iter().all(|byte| matches!(byte, b' '..=b'?')),
+            _ => false,
+        };
+        if is_open {
+            return near_end + from;
+        }
+    }
+    if bytes.ends_with(b"\r") {
+        // A line feed may follow.
+        return bytes.len() - 1;
+    }
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        Ok(_) | Err(_) => bytes.len(),
+    }
 }
 
 /// Hands bytes of a command on to where they belong.
@@ -72,5 +144,26 @@ impl LogLines {
             .into_iter()
             .filter_map(|(channel, line)| Some(LogLine { stream: channel.as_str(), line: line? }))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_text_is_safe_wherever_it_is_cut() {
+        let log = "plain é\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07 100%\r\u{202e}x\n".as_bytes();
+        let whole = terminal_safe(std::str::from_utf8(log).unwrap(), Layout::Lines).into_owned();
+        for size in 1..=log.len() {
+            let mut shown = ForTerminal::default();
+            let mut text = String::new();
+            for piece in log.chunks(size) {
+                text += &shown.feed(Channel::Stdout, piece);
+            }
+            let [(_, rest), _] = shown.rest();
+            assert_eq!(text + &rest, whole, "in pieces of {size}");
+        }
+        assert!(!whole.contains(['\x1b', '\x07', '\r', '\u{202e}']), "{whole:?}");
     }
 }

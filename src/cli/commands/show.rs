@@ -37,6 +37,9 @@ pub(super) fn heading(session: &Session<'_>, workspace: &WorkspaceView) -> Resul
     for line in workspace.status_detail.iter().flat_map(|detail| detail.lines()) {
         session.out.line(&format!("  {}", printable(line)))?;
     }
+    if let Some(note) = &workspace.port_note {
+        session.out.line(&format!("  {}", printable(note)))?;
+    }
     Ok(())
 }
 

@@ -19,12 +19,14 @@ mod log_file;
 mod processes;
 mod raw;
 pub mod socket;
+mod sockets;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     future::{Future, ready},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -39,6 +41,7 @@ use podman_api::{
         VolumeCreateOpts, VolumeListFilter, VolumeListOpts,
     },
 };
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{
@@ -50,14 +53,14 @@ use self::{
     convert::{LogInspection, LogSource},
     errors::{Failure, one_line},
     log_file::LogFile,
-    processes::Conmon,
+    processes::{Conmon, Process},
     raw::{Raw, escape},
     socket::SocketAddress,
 };
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EventStream, ExecId,
-    ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogChunk, LogRequest,
-    LogStream, MountSource, NetworkInfo, Progress, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, EventStream,
+    ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogChunk,
+    LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -81,6 +84,13 @@ const LISTING_TRIES: usize = 4;
 const CONMON_LOOKS: u32 = 20;
 const CONMON_LOOK_EVERY: Duration = Duration::from_millis(150);
 
+/// Over how long the use of processor time is measured.
+const USE_OVER: Duration = Duration::from_millis(300);
+
+/// How long a command may take to end after it was asked to, before it is killed.
+const END_LOOKS: u32 = 20;
+const END_LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// A Podman service.
 pub struct Podman {
     address: SocketAddress,
@@ -91,6 +101,8 @@ pub struct Podman {
     rootless: OnceCell<bool>,
     /// Nor in this: whether the processes it reports on can be seen from here.
     sees_processes: OnceCell<bool>,
+    /// First processes of containers.
+    processes: Mutex<HashMap<ContainerId, Process>>,
 }
 
 /// What Podman answers to a create request.
@@ -161,6 +173,8 @@ struct VolumeUsage {
 struct ExecInspection {
     running: bool,
     exit_code: i32,
+    #[serde(default)]
+    pid: i64,
 }
 
 impl Podman {
@@ -176,6 +190,7 @@ impl Podman {
             clock: SystemClock::start(),
             rootless: OnceCell::new(),
             sees_processes: OnceCell::new(),
+            processes: Mutex::default(),
         }
     }
 
@@ -224,12 +239,46 @@ impl Podman {
         if processes::is_alive(process) {
             return false;
         }
-        // The kernel names the peer by its number here, and by none where it has none here.
-        let look = async {
-            let stream = UnixStream::connect(self.address.path()).await?;
-            Ok::<_, std::io::Error>(stream.peer_cred()?.pid().is_some_and(|pid| pid > 0))
-        };
+        self.sees_processes().await
+    }
+
+    /// Whether the processes that Podman reports on can be seen from here.
+    async fn sees_processes(&self) -> bool {
+        let look = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
         self.sees_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
+    }
+
+    /// The number of the process that serves the socket; none where it has none here. Under systemd's socket
+    /// activation that is systemd's own until the service has been started.
+    async fn service_process(&self) -> std::io::Result<Option<i32>> {
+        let stream = UnixStream::connect(self.address.path()).await?;
+        Ok(stream.peer_cred()?.pid().filter(|pid| *pid > 0))
+    }
+
+    /// The first process of a running container. Remembered, because a container's sockets are looked at every minute.
+    async fn process_of(&self, id: &ContainerId) -> EngineResult<Option<i64>> {
+        let known = {
+            let known = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(id).filter(|process| process.is_alive()).map(Process::number)
+        };
+        if known.is_some() {
+            return Ok(known);
+        }
+        let call = format!("look at container {}", id.short());
+        let target = format!("/libpod/containers/{id}/json");
+        let found = self.raw.json(Method::GET, &target, None).await;
+        let (seen, process, _) = found.map(convert::inspected).map_err(self.failed(call))?;
+        let process = process.filter(|_| seen.state.may_run()).and_then(Process::find);
+        let number = process.as_ref().map(Process::number);
+        let mut known = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, process| process.is_alive());
+        known.extend(process.map(|process| (id.clone(), process)));
+        Ok(number)
+    }
+
+    async fn exec_inspection(&self, call: &str, exec: &ExecId) -> EngineResult<ExecInspection> {
+        let target = exec_target(call, exec, "json")?;
+        self.raw.json(Method::GET, &target, None).await.map_err(self.failed(call))
     }
 
     /// Whether the process of a container ended unheard, by the word of Podman's runtime: it refuses a signal
@@ -464,6 +513,62 @@ fn pull_step(report: LibpodImagesPullReport, progress: Progress<'_>) -> Option<R
 
 #[async_trait]
 impl Engine for Podman {
+    fn commands(&self) -> ServiceCommands {
+        self.address.commands()
+    }
+
+    async fn process_use(&self) -> EngineResult<Option<EngineUse>> {
+        let Some(process) = self.service_process().await.ok().flatten() else { return Ok(None) };
+        let Some((before, _)) = processes::used_by(process) else { return Ok(None) };
+        let since = self.clock.awake();
+        self.clock.sleep(USE_OVER).await;
+        let Some((after, memory_bytes)) = processes::used_by(process) else { return Ok(None) };
+        let passed = Duration::from_millis(self.clock.awake().0 - since.0);
+        let cores = after.saturating_sub(before).as_secs_f64() / passed.as_secs_f64().max(f64::EPSILON);
+        Ok(Some(EngineUse { process: process.unsigned_abs(), memory_bytes, cores }))
+    }
+
+    async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>> {
+        if !self.sees_processes().await {
+            return Ok(None);
+        }
+        let Some(process) = self.process_of(id).await? else { return Ok(None) };
+        off_thread("look at sockets", move || {
+            let (host, container) = (sockets::tables("self")?, sockets::tables(&process.to_string())?);
+            let (open, closed) = sockets::clients(&host, published, &sockets::own());
+            let closed = closed || sockets::closed_inside(&container, inside);
+            Some(Sockets { listens: sockets::listens(&container, inside), open, closed })
+        })
+        .await
+    }
+
+    async fn sees_sockets(&self) -> bool {
+        self.sees_processes().await
+    }
+
+    async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {
+        let call = "end a command";
+        let ExecInspection { running, pid, .. } = self.exec_inspection(call, exec).await?;
+        if !running {
+            return Ok(true);
+        }
+        if !self.sees_processes().await {
+            return Ok(false);
+        }
+        let Some(process) = Process::find(pid) else { return Ok(false) };
+        // Asked again: by now the number could be another process's.
+        if !self.exec_inspection(call, exec).await?.running || !process.signal(Signal::TERM) {
+            return Ok(self.exec_inspection(call, exec).await.is_ok_and(|seen| !seen.running));
+        }
+        for _ in 0..END_LOOKS {
+            self.clock.sleep(END_LOOK_EVERY).await;
+            if !process.is_alive() {
+                return Ok(true);
+            }
+        }
+        Ok(process.signal(Signal::KILL))
+    }
+
     /// A ping tells the version within a millisecond or two. Podman's `info` and `version` run other
     /// programs and take a hundred times as long, so what only they tell is asked once.
     async fn describe(&self) -> EngineResult<EngineInfo> {
@@ -785,9 +890,7 @@ impl Engine for Podman {
 
     async fn exec_exit_code(&self, exec: &ExecId) -> EngineResult<Option<i32>> {
         let call = "ask how a command ended";
-        let target = exec_target(call, exec, "json")?;
-        let ExecInspection { running, exit_code } =
-            self.raw.json(Method::GET, &target, None).await.map_err(self.failed(call))?;
+        let ExecInspection { running, exit_code, .. } = self.exec_inspection(call, exec).await?;
         Ok((!running).then_some(exit_code))
     }
 }

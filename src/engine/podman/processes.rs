@@ -5,7 +5,9 @@
 //! that. That the process is gone can be seen from here only if this process sees the same processes, and even then
 //! it is only a suspicion, which [`super`] has Podman's runtime confirm.
 
-use std::fs;
+use std::{fs, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use crate::domain::ids::ContainerId;
 
@@ -23,24 +25,75 @@ fn begun_at(process: i64) -> Option<String> {
     if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
 }
 
-/// The conmon of one container, which writes its log.
+/// A process, told apart from a later one of the same number.
 #[derive(Debug)]
-pub(super) struct Conmon {
-    process: i64,
+pub(super) struct Process {
+    number: i64,
     begun_at: String,
 }
+
+impl Process {
+    /// The process that has this number now.
+    pub(super) fn find(number: i64) -> Option<Self> {
+        if number <= 1 {
+            return None;
+        }
+        Some(Self { number, begun_at: begun_at(number)? })
+    }
+
+    pub(super) fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        begun_at(self.number).is_some_and(|begun_at| begun_at == self.begun_at)
+    }
+
+    /// Signals it and its process group, if it leads one: what a command started belongs to that. `false` where it
+    /// cannot be signalled.
+    pub(super) fn signal(&self, signal: Signal) -> bool {
+        let Some(pid) = i32::try_from(self.number).ok().and_then(Pid::from_raw) else { return false };
+        // Held by a descriptor, so that the number cannot pass to another process between the look and the signal.
+        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        if !self.is_alive() {
+            return false;
+        }
+        if getpgid(Some(pid)).is_ok_and(|group| group == pid) {
+            kill_process_group(pid, signal).is_ok()
+        } else {
+            pidfd_send_signal(held, signal).is_ok()
+        }
+    }
+}
+
+/// Processor time that a process has used, and the memory it has resident, in bytes.
+pub(super) fn used_by(process: i32) -> Option<(Duration, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    // The kernel counts in 100 ticks a second towards user space on every architecture Podman runs on.
+    Some((Duration::from_millis(ticks * 10), kib << 10))
+}
+
+/// The conmon of one container, which writes its log.
+#[derive(Debug)]
+pub(super) struct Conmon(Process);
 
 impl Conmon {
     /// The process of this number, if it is seen here as a conmon that holds this container.
     pub(super) fn find(process: i64, container: &ContainerId) -> Option<Self> {
-        let begun_at = begun_at(process)?;
+        let found = Process::find(process)?;
         let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
-        holds(&command, container).then_some(Self { process, begun_at })
+        holds(&command, container).then_some(Self(found))
     }
 
     /// Whether it goes on. Its log is complete once it does not.
     pub(super) fn is_alive(&self) -> bool {
-        begun_at(self.process).is_some_and(|begun_at| begun_at == self.begun_at)
+        self.0.is_alive()
     }
 }
 

@@ -14,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::super::ServiceCommands;
+
 const SCHEME: &str = "unix://";
 
 /// The unix socket of a Podman service: an absolute path.
@@ -38,6 +40,32 @@ impl SocketAddress {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+impl SocketAddress {
+    /// How the service behind this socket is started and restarted. Told by the socket's place: Podman's unit for the
+    /// system listens at the first of the usual places, a user's unit in that user's runtime directory.
+    #[must_use]
+    pub fn commands(&self) -> ServiceCommands {
+        let by_hand = format!("podman system service --time=0 {self}");
+        let restart_by_hand = format!("end the process that serves {}, then `{by_hand}`", self.0.display());
+        let unit = if self.0.parent() == Some(Path::new("/run/podman")) {
+            Some("systemctl")
+        } else if self.0.ends_with("podman/podman.sock") {
+            Some("systemctl --user")
+        } else {
+            None
+        };
+        match unit {
+            Some(systemctl) => ServiceCommands {
+                start: format!("`{systemctl} enable --now podman.socket`, or without systemd `{by_hand}`"),
+                restart: format!(
+                    "`{systemctl} restart podman.service`, or without systemd {restart_by_hand}"
+                ),
+            },
+            None => ServiceCommands { start: format!("`{by_hand}`"), restart: restart_by_hand },
+        }
     }
 }
 
@@ -182,6 +210,17 @@ mod tests {
     fn root_looks_at_the_systems_socket_only() {
         let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/0".to_owned());
         assert_eq!(usual_places(environment, 0), [Path::new("/run/podman/podman.sock")]);
+    }
+
+    #[test]
+    fn commands_name_the_socket_in_use_and_its_owners_systemctl() {
+        let start = |path: &str| SocketAddress(path.into()).commands().start;
+        let user = start("/run/user/1000/podman/podman.sock");
+        assert!(user.contains("`systemctl --user enable --now podman.socket`"), "{user}");
+        assert!(user.contains("--time=0 unix:///run/user/1000/podman/podman.sock`"), "{user}");
+        let system = start("/run/podman/podman.sock");
+        assert!(system.contains("`systemctl enable --now podman.socket`"), "{system}");
+        assert_eq!(start("/srv/p.sock"), "`podman system service --time=0 unix:///srv/p.sock`");
     }
 
     #[test]

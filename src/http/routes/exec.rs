@@ -1,5 +1,7 @@
 //! Commands inside a workspace's container: prepared, then joined by upgrading the connection.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Request, State},
@@ -8,7 +10,7 @@ use axum::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy, sink, split};
 
 use super::{
     super::{
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
-    engine::{ExecId, ExecRequest, Trouble},
+    engine::{Engine, ExecId, ExecRequest, Trouble},
     store::Scope,
 };
 
@@ -43,7 +45,10 @@ pub(in super::super) async fn create(
     let CreateExec { command, tty, stdin, env, user } = body;
     let request = ExecRequest { command, tty, stdin, env, user };
     match api.0.engine.create_exec(container, &request).await {
-        Ok(exec) => Ok(Json(CreatedExec { id: exec.0 })),
+        Ok(exec) => {
+            api.0.ops.traffic().prepare(&exec, row.id);
+            Ok(Json(CreatedExec { id: exec.0 }))
+        }
         Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::Absent) => Err(not_running()),
         Err(error) => Err(error.into()),
     }
@@ -59,6 +64,19 @@ fn exec_id(id: String) -> HttpResult<ExecId> {
 pub(in super::super) struct StartQuery {
     #[serde(default)]
     tty: bool,
+    /// Whether the client keeps its side of the stream open until it leaves. Otherwise it closes its side when its input
+    /// ends, and cannot be told from one that has left until there is output for it.
+    #[serde(default)]
+    stays: bool,
+}
+
+/// How a command's stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamEnd {
+    /// The engine closed it.
+    Command,
+    /// The client went away.
+    Client,
 }
 
 pub(in super::super) async fn start(
@@ -68,23 +86,81 @@ pub(in super::super) async fn start(
     mut request: Request,
 ) -> HttpResult<Response> {
     let exec = exec_id(id)?;
+    let open = api.0.ops.traffic().run(&exec).map_err(|asleep| HttpError::conflict(asleep.to_string()))?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let mut inside = api.0.engine.start_exec(&exec, query.tty).await?;
+    let inside = api.0.engine.start_exec(&exec, query.tty).await?;
+    let engine = Arc::clone(&api.0.engine);
     api.0.spawn.spawn(Box::pin(async move {
-        match upgrade.await {
-            Ok(outside) => {
-                // Either side going away ends the command's connection; its exit code is asked for apart.
-                let _ended = copy_bidirectional(&mut TokioIo::new(outside), &mut inside).await;
-            }
+        // Keeps the workspace awake for as long as the command runs.
+        let _open = open;
+        let end = match upgrade.await {
+            Ok(outside) => pass_on(TokioIo::new(outside), inside, query.stays).await,
             Err(error) => {
                 tracing::debug!(%error, "a client asked for a command's stream and did not take it");
+                StreamEnd::Client
             }
+        };
+        if end == StreamEnd::Client {
+            end_left_behind(&*engine, &exec).await;
         }
     }));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     Ok(response)
+}
+
+/// Copies both ways until the command's stream or the client ends.
+async fn pass_on(
+    outside: impl AsyncRead + AsyncWrite,
+    inside: impl AsyncRead + AsyncWrite,
+    stays: bool,
+) -> StreamEnd {
+    let (mut from_client, mut to_client) = split(outside);
+    let (mut from_command, mut to_command) = split(inside);
+    let output = async {
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            match from_command.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(length) => {
+                    if to_client.write_all(&buffer[..length]).await.is_err() {
+                        return StreamEnd::Client;
+                    }
+                }
+            }
+        }
+        // The client learns from the exit code how the command ended, and not from this stream.
+        let _gone = to_client.shutdown().await;
+        StreamEnd::Command
+    };
+    let input = async {
+        // A command may close its input and go on: that it takes no more is no reason to leave it.
+        let _broken = copy(&mut from_client, &mut to_command).await;
+        let _closed = to_command.shutdown().await;
+        if stays {
+            // Whatever is left of the input is of no use; its end says that the client has left.
+            let _left = copy(&mut from_client, &mut sink()).await;
+            return StreamEnd::Client;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        end = output => end,
+        end = input => end,
+    }
+}
+
+/// Nobody sees what a command does whose client has left, and Podman keeps memory for its stream as long as it runs.
+async fn end_left_behind(engine: &dyn Engine, exec: &ExecId) {
+    match engine.end_exec(exec).await {
+        Ok(true) => tracing::info!(exec = %exec.0, "ended a command whose client had left"),
+        Ok(false) => {
+            tracing::warn!(exec = %exec.0, "a command's client has left; its process is not visible here and runs on");
+        }
+        Err(error) => tracing::warn!(exec = %exec.0, %error, "a command's client has left; it may run on"),
+    }
 }
 
 pub(in super::super) async fn resize(

@@ -28,7 +28,8 @@ use crate::{
     },
     domain::{
         ids::WorkspaceId,
-        naming::WorkspaceName,
+        liveness::SILENT_AFTER,
+        naming::{AGENT_PORT, WorkspaceName},
         runtime::Tier,
         spec::{Access, Spec},
         status::Status,
@@ -80,6 +81,8 @@ pub(in super::super) async fn show(
     }
     let described = api.0.store.describe(row.id).await?;
     let described = described.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+    let now = api.0.clock.now();
+    let fresh_heartbeat = described.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) < SILENT_AFTER);
     let mut view = view::workspace(described, &api.0.ops);
     if !of_itself {
         view.current_task = None;
@@ -89,6 +92,12 @@ pub(in super::super) async fn show(
         view.container_id = None;
         view.host_port = None;
         view.status_detail = None;
+    }
+    if principal.is_admin() && fresh_heartbeat && api.0.ops.listens(&row).await == Some(false) {
+        view.port_note = Some(format!(
+            "its agent sends heartbeats, but no process in its container accepts connections on port {AGENT_PORT}: \
+             messages to it fail"
+        ));
     }
     if !principal.is_admin() {
         view.url = Some(proxy_url(&platform_url(&api, &headers), row.id));
@@ -171,12 +180,19 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
     Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
 }
 
+const NEVER_IDLE: &str = "it is not put to sleep by itself: connections to its port cannot be seen from here. ostler has \
+                          to run on the same host as Podman's service, in the same process and network namespaces";
+
 pub(in super::super) async fn create(
     State(api): State<Api>,
     Body(body): Body<CreateWorkspace>,
 ) -> HttpResult<(StatusCode, Json<CreatedWorkspace>)> {
     let name = body.name.clone();
     let request = validated(&api, body).await?;
+    let mut notes = Vec::new();
+    if request.habits.hibernation_idle_minutes.is_some() && !api.0.ops.sees_connections().await {
+        notes.push(NEVER_IDLE.to_owned());
+    }
     let ops = api.0.ops.clone();
     let Created { id, token } = api.detached(async move { ops.create(request).await }).await?;
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
@@ -196,6 +212,7 @@ pub(in super::super) async fn create(
         status: status.as_str().into(),
         external: connection.is_some(),
         connection,
+        notes,
     };
     Ok((StatusCode::CREATED, Json(created)))
 }

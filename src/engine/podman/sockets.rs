@@ -1,0 +1,153 @@
+//! TCP sockets of this host and of containers, from the kernel's tables.
+//!
+//! Connections to a published port do not pass through ostler. The client is on this host, because the port is
+//! published on loopback, so its end is in this network namespace's table, with and without root. A connection that
+//! the container closed first is remembered only in the container's own table.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// `st` of an established connection.
+const ESTABLISHED: &str = "01";
+/// `st` of a connection closed less than a minute ago.
+const TIME_WAIT: &str = "06";
+/// `st` of a socket that accepts connections.
+const LISTEN: &str = "0A";
+
+/// A line of `/proc/net/tcp` or `/proc/net/tcp6`.
+struct Socket<'a> {
+    local: (&'a str, u16),
+    remote: (&'a str, u16),
+    state: &'a str,
+    inode: &'a str,
+}
+
+impl<'a> Socket<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split_whitespace().skip(1);
+        let end = |field: &'a str| {
+            let (address, port) = field.split_once(':')?;
+            Some((address, u16::from_str_radix(port, 16).ok()?))
+        };
+        let (local, remote, state) = (end(fields.next()?)?, end(fields.next()?)?, fields.next()?);
+        Some(Self { local, remote, state, inode: fields.nth(5)? })
+    }
+
+    /// `127.0.0.0/8` and `::1`, as the kernel writes them.
+    fn is_loopback(address: &str) -> bool {
+        address == "00000000000000000000000001000000" || (address.len() == 8 && address.ends_with("7F"))
+    }
+}
+
+fn sockets(tables: &str) -> impl Iterator<Item = Socket<'_>> {
+    tables.lines().filter_map(Socket::parse)
+}
+
+/// Whether a client of this host, other than the sockets named, has a connection to a port; and whether one was closed
+/// a moment ago.
+pub(super) fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool, bool) {
+    let (mut open, mut closed) = (false, false);
+    for socket in sockets(tables) {
+        open |= socket.state == ESTABLISHED && socket.remote.1 == port && !own.contains(socket.inode);
+        closed |= socket.state == TIME_WAIT && (socket.remote.1 == port || socket.local.1 == port);
+    }
+    (open, closed)
+}
+
+/// Whether a container closed a connection from outside to this port of it a moment ago.
+pub(super) fn closed_inside(tables: &str, port: u16) -> bool {
+    sockets(tables).any(|socket| {
+        socket.state == TIME_WAIT && socket.local.1 == port && !Socket::is_loopback(socket.remote.0)
+    })
+}
+
+/// Whether a container accepts connections from outside on this port.
+pub(super) fn listens(tables: &str, port: u16) -> bool {
+    sockets(tables).any(|socket| {
+        socket.state == LISTEN && socket.local.1 == port && !Socket::is_loopback(socket.local.0)
+    })
+}
+
+/// The tables of the network namespace that this process, `self` for this one, is in.
+pub(super) fn tables(process: &str) -> Option<String> {
+    let directory = Path::new("/proc").join(process).join("net");
+    let mut tables = fs::read_to_string(directory.join("tcp")).ok()?;
+    // Missing where the kernel has no IPv6.
+    tables.push_str(&fs::read_to_string(directory.join("tcp6")).unwrap_or_default());
+    Some(tables)
+}
+
+/// Inodes of this process's own sockets.
+pub(super) fn own() -> BTreeSet<String> {
+    let files = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let inode = |file: fs::DirEntry| {
+        let target = fs::read_link(file.path()).ok()?;
+        Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    files.filter_map(inode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const HEAD: &str =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+
+    fn table(lines: &[(&str, &str, &str, &str)]) -> String {
+        let line = |(local, remote, state, inode): &(&str, &str, &str, &str)| {
+            format!(
+                "   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1\n"
+            )
+        };
+        HEAD.to_owned() + &lines.iter().map(line).collect::<String>()
+    }
+
+    #[test]
+    fn clients_are_found_by_the_port_they_are_connected_to() {
+        let own = BTreeSet::from(["7".to_owned()]);
+        let port = 0x5208;
+        for (line, expected) in [
+            (("0100007F:9C40", "0100007F:5208", ESTABLISHED, "8"), (true, false)),
+            (
+                ("0000000000000000FFFF00000100007F:9C40", "0000000000000000FFFF00000100007F:5208", "01", "8"),
+                (true, false),
+            ),
+            (("0100007F:9C40", "0100007F:5208", ESTABLISHED, "7"), (false, false)),
+            (("0100007F:5208", "0100007F:9C40", ESTABLISHED, "8"), (false, false)),
+            (("0100007F:9C40", "0100007F:5208", TIME_WAIT, "0"), (false, true)),
+            (("0100007F:5208", "0100007F:9C40", TIME_WAIT, "0"), (false, true)),
+            (("0100007F:5208", "00000000:0000", LISTEN, "8"), (false, false)),
+            (("0100007F:9C40", "0100007F:5209", ESTABLISHED, "8"), (false, false)),
+        ] {
+            assert_eq!(clients(&table(&[line]), port, &own), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_others_can_reach_counts_inside_a_container() {
+        for (address, reachable) in [("00000000", true), ("0100007F", false), ("0102590A", true)] {
+            let local = format!("{address}:1F40");
+            assert_eq!(
+                listens(&table(&[(&local, "00000000:0000", LISTEN, "1")]), 8000),
+                reachable,
+                "{address}"
+            );
+        }
+        assert!(!listens(&table(&[("00000000:1F41", "00000000:0000", LISTEN, "1")]), 8000));
+        assert!(closed_inside(&table(&[("0202590A:1F40", "0102590A:9C40", TIME_WAIT, "0")]), 8000));
+        assert!(!closed_inside(&table(&[("0100007F:1F40", "0100007F:9C40", TIME_WAIT, "0")]), 8000));
+        assert!(!closed_inside(&table(&[("0202590A:9C40", "0102590A:1F40", TIME_WAIT, "0")]), 8000));
+    }
+
+    #[test]
+    fn own_connections_are_told_from_those_of_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let tables = tables("self").unwrap();
+        assert_eq!(clients(&tables, port, &BTreeSet::new()), (true, false));
+        assert_eq!(clients(&tables, port, &own()), (false, false));
+    }
+}
