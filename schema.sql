@@ -43,6 +43,7 @@ CREATE TABLE workspaces (
     online_since            INTEGER,  -- in a row, unwell or not: what the restart budget forgives by
     ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: when it ended by itself, as far as that counts against the budget
     restart_due_at          INTEGER,  -- when an offline one is started again
+    purge_ordered_at        INTEGER,  -- its removal was to delete for good, and that is not carried out yet
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -57,6 +58,7 @@ CREATE INDEX workspaces_holding -- what passes read of containers' rows, without
     ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
+CREATE INDEX workspaces_to_purge ON workspaces (purge_ordered_at) WHERE purge_ordered_at IS NOT NULL;
 CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
 CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
     WHERE status = 'offline' AND restart_due_at IS NOT NULL;

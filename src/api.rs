@@ -394,6 +394,12 @@ pub struct RemoveOutcome {
     /// How many below it were removed too.
     #[serde(default)]
     pub cascade_deleted: usize,
+    /// Whether what it owned is deleted for good by now, where that was ordered (`?purge=true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<bool>,
+    /// Why it is not; ostler goes on trying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge_error: Option<String>,
     /// The children that would go too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,

@@ -92,6 +92,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("delete: delete a container", "its container is deleted"),
     ("delete: delete a volume", "a volume of it is deleted"),
     ("finish delete", "the entry is gone"),
+    ("finish purge", "nothing of a removed workspace is left"),
     ("keep after all", "an entry that is in use, or cannot go back, is kept"),
     // Sweeps.
     ("sweep: apply an action", "one action of a pass, whatever steps it has"),

@@ -9,13 +9,19 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     api::{Check, DoctorReport},
     clock::SharedClock,
-    domain::{ids::InstanceId, plan::Inventory, status::Status, trash::TrashState},
+    domain::{
+        ids::InstanceId,
+        naming::instance_name,
+        plan::{Inventory, KnownRow},
+        status::Status,
+        trash::TrashState,
+    },
     engine::{
         Engine, EngineUse,
         trusted::{self, Untrusted},
     },
     store::{Scope, Store, StoreError, StoreResult},
-    sweep,
+    sweep::{self, OwnContainers},
 };
 
 pub use network::{AskReach, Network, Reach, registry_mark};
@@ -95,14 +101,16 @@ impl Doctor {
     }
 
     async fn listing(&self) -> Vec<Check> {
-        match trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance).await {
+        let own = OwnContainers(&self.0.store);
+        match trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await {
             Ok(listing) => {
-                let inventory = Inventory::of(self.0.instance, listing.observed());
-                let count = listing.observed().containers.len();
-                let mut checks = vec![ok(
-                    "listing",
-                    format!("{count} containers of this instance, in the engine that was accepted"),
-                )];
+                let mut inventory = Inventory::of(self.0.instance, listing.observed());
+                let rows = match self.rows_of(&mut inventory).await {
+                    Ok(rows) => rows,
+                    Err(error) => return vec![store_fails(&error)],
+                };
+                let mut checks = vec![self.sentinel(listing.observed().containers.len()).await];
+                checks.extend(paused(&inventory, &rows));
                 if !inventory.foreign.is_empty() {
                     let names: Vec<_> =
                         inventory.foreign.iter().map(|container| container.name.as_str()).collect();
@@ -127,6 +135,35 @@ impl Doctor {
                 format!("no sweep acts: {missing}"),
                 "bring back the engine or storage that was there, or `ostler doctor --accept-engine`",
             )],
+            Err(failed @ Untrusted::RegistryFailed(_)) => {
+                vec![fail("listing", format!("no sweep acts: {failed}"), "see the daemon's log")]
+            }
+        }
+    }
+
+    /// The rows of what a listing shows; renamed containers of theirs are recognised in it.
+    async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<Vec<KnownRow>> {
+        let mut shown = inventory.workspaces();
+        shown.extend(inventory.named_by_foreign());
+        let entries = self.0.store.trash_of(shown.clone()).await?;
+        let rows = self.0.store.known_rows(shown).await?;
+        inventory.recognise(&rows, &entries);
+        Ok(rows)
+    }
+
+    async fn sentinel(&self, containers: usize) -> Check {
+        let found = format!("{containers} containers of this instance, in the engine that was accepted");
+        match trusted::has_sentinel(&*self.0.engine, self.0.instance).await {
+            Ok(true) | Err(_) => ok("listing", found),
+            Ok(false) => warn(
+                "listing",
+                format!(
+                    "{found}; it is recognised by these containers alone, for volume {} is gone (`podman volume prune` \
+                     deletes it)",
+                    instance_name(self.0.instance)
+                ),
+                "`ostler doctor --accept-engine` makes the volume again",
+            ),
         }
     }
 
@@ -200,6 +237,26 @@ impl Doctor {
             Err(_) => ok("trash", format!("{found}; the engine does not say what they cost in disk")),
         })
     }
+}
+
+/// Containers that an operator has paused, if any.
+fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
+    let paused = inventory.with_paused();
+    let names: Vec<_> = rows
+        .iter()
+        .filter(|row| paused.contains(&row.id))
+        .filter_map(|row| {
+            Some(format!("{} (`podman unpause {}`)", row.name, row.container.as_ref()?.short()))
+        })
+        .collect();
+    (!names.is_empty()).then(|| {
+        warn(
+            "paused",
+            format!("paused by hand: {}", names.join(", ")),
+            "`podman unpause` lets them go on, `ostler restart NAME` starts one as a new process. Until then they answer \
+             nothing, and are not restarted for their silence",
+        )
+    })
 }
 
 /// Whether the engine answers.

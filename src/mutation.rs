@@ -74,6 +74,14 @@ pub enum Mutation {
     MirrorCreationsOnly,
     /// The sweeps act on known workspaces while the registry is recovering.
     ActWhileRecovering,
+    /// A row's own container counts only under ostler's name for it.
+    NamesAreProof,
+    /// An engine is recognised by its sentinel only, never by the containers it shows.
+    SentinelOnly,
+    /// A silent workspace is restarted although its container is paused by hand.
+    RestartWhatIsPaused,
+    /// Stops that a row demands count as destruction.
+    StopsAreDestruction,
 }
 
 impl Mutation {
@@ -189,6 +197,22 @@ impl Mutation {
             "act-while-recovering",
             "the sweeps act on known workspaces while the registry is recovering",
         ),
+        (
+            Self::NamesAreProof,
+            "names-are-proof",
+            "a row's own container counts only under ostler's name for it",
+        ),
+        (
+            Self::SentinelOnly,
+            "sentinel-only",
+            "an engine is recognised by its sentinel only, never by the containers it shows",
+        ),
+        (
+            Self::RestartWhatIsPaused,
+            "restart-what-is-paused",
+            "a silent workspace is restarted although its container is paused by hand",
+        ),
+        (Self::StopsAreDestruction, "stops-are-destruction", "stops that a row demands count as destruction"),
     ];
 }
 

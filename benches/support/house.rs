@@ -105,6 +105,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
         spec_hash: "0123456789abcdef".into(),
         token: issue,
         not_undeleted_after: None,
+        replaces: None,
         at,
     };
     store.begin_start(begin).await.unwrap().unwrap();

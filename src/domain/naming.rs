@@ -194,6 +194,16 @@ pub fn container_owner(instance: InstanceId, name: &str, labels: &BTreeMap<Strin
         .map_or(Owner::Foreign, |serial| Owner::Workspace(workspace, serial))
 }
 
+/// Whether labels say that a container is this workspace's, whatever its name says.
+#[must_use]
+pub fn is_labelled_as(
+    instance: InstanceId,
+    workspace: WorkspaceId,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    labelled_workspace(instance, labels) == Some(workspace)
+}
+
 /// The workspace a volume of ours belongs to: labels and name have to agree here too.
 #[must_use]
 pub fn volume_owner(

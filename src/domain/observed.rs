@@ -9,29 +9,56 @@ use super::{
     time::Timestamp,
 };
 
-/// What a container is doing, as one listing saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a container is doing, as one listing saw it. `engine/podman/states.rs` maps every word of Podman to one of
+/// these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// Made, never started.
+    /// Created and not started since. At most the runtime's own process waits there, never the agent.
     Created,
-    /// Its process runs (also while paused by the engine's freezer).
+    /// Its process runs.
     Running,
+    /// Its process is frozen by `podman pause`: it holds its memory, its ports and its token, and answers nothing.
+    Paused,
     /// Being stopped. The process may still run.
     Stopping,
     /// Its process has ended.
     Exited,
-    /// Anything this version does not know. Never acted upon.
+    /// Being deleted: its process has ended, and it never starts again. A deletion that was interrupted leaves it so.
+    Removing,
+    /// Any other word. Never acted upon: its process may run.
     Unknown,
 }
 
 impl ContainerState {
-    /// Whether its process may be alive. What is not known may be.
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Exited,
+        Self::Removing,
+        Self::Unknown,
+    ];
+
+    /// Whether its process may be alive. `Unknown` may be.
     #[must_use]
     pub fn may_run(self) -> bool {
         match self {
-            Self::Running | Self::Stopping | Self::Unknown => true,
-            Self::Created | Self::Exited => false,
+            Self::Running | Self::Paused | Self::Stopping | Self::Unknown => true,
+            Self::Created | Self::Exited | Self::Removing => false,
+        }
+    }
+
+    /// Whether it can ever be started again once its process has ended.
+    #[must_use]
+    pub fn can_start_again(self) -> bool {
+        match self {
+            Self::Created | Self::Running | Self::Paused | Self::Stopping | Self::Exited | Self::Unknown => {
+                true
+            }
+            Self::Removing => false,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     access::STEPS_MAX,
     ids::{ContainerId, Incarnation, InstanceId, TrashId, WorkspaceId},
     naming::{Owner, container_owner, volume_owner},
-    observed::{Observed, ObservedContainer},
+    observed::{ContainerState, Observed, ObservedContainer},
     presence::Presence,
     runtime::Readiness,
     status::Status,
@@ -80,6 +80,9 @@ pub enum Action {
         workspace: WorkspaceId,
         /// Which.
         container: NamedContainer,
+        /// Whether it never ran: what a start left that was interrupted. It holds nobody's work.
+        #[serde(default)]
+        never_ran: bool,
     },
     /// Finish a claim that was left half done: stop, rename, keep.
     FinishTrash {
@@ -94,6 +97,11 @@ pub enum Action {
         workspace: WorkspaceId,
         /// Which entry.
         entry: TrashId,
+    },
+    /// Delete what a removed workspace owned, as its removal ordered.
+    Purge {
+        /// Whose.
+        workspace: WorkspaceId,
     },
     /// Delete an entry for good.
     DeleteTrash {
@@ -206,6 +214,7 @@ impl Action {
             | Self::TrashStray { workspace, .. }
             | Self::FinishTrash { workspace, .. }
             | Self::FinishRestore { workspace, .. }
+            | Self::Purge { workspace }
             | Self::DeleteTrash { workspace, .. }
             | Self::RevokeStaleTokens { workspace, .. }
             | Self::StopContainer { workspace, .. }
@@ -222,16 +231,18 @@ impl Action {
         }
     }
 
-    /// Whether it takes something away: at most a few of these per run.
+    /// Whether it takes something away: at most a few of these per run. A stop takes nothing away that the row still
+    /// allows, and finishing a claim takes no more than what was claimed.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         match self {
             Self::TrashRemoved { .. }
             | Self::TrashUnknown { .. }
             | Self::TrashStray { .. }
+            | Self::Purge { .. }
             | Self::DeleteTrash { .. }
-            | Self::RevokeStaleTokens { .. }
-            | Self::StopContainer { .. } => true,
+            | Self::RevokeStaleTokens { .. } => true,
+            Self::StopContainer { .. } => is(Mutation::StopsAreDestruction),
             Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
             | Self::StartAnew { .. }
@@ -247,14 +258,14 @@ impl Action {
         }
     }
 
-    /// Whether it counts against the breaker: destructive, and nobody ordered it by name.
+    /// Whether it counts against the breaker: it could hurt somebody's work, and no operator ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
-        let ordered = match self {
-            Self::TrashRemoved { .. } => true,
+        let harmless = match self {
+            Self::TrashRemoved { .. } | Self::Purge { .. } => true,
+            Self::TrashStray { never_ran, .. } => *never_ran,
             Self::DeleteTrash { ordered, .. } => *ordered,
             Self::TrashUnknown { .. }
-            | Self::TrashStray { .. }
             | Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
             | Self::RevokeStaleTokens { .. }
@@ -270,7 +281,7 @@ impl Action {
             | Self::RestartDue { .. }
             | Self::MarkReady { .. } => false,
         };
-        self.is_destructive() && !ordered
+        self.is_destructive() && !harmless
     }
 
     /// Whether it waits while the registry is recovering: whatever starts, stops, deletes or revokes something. What
@@ -281,6 +292,7 @@ impl Action {
             Self::TrashRemoved { .. }
             | Self::TrashUnknown { .. }
             | Self::TrashStray { .. }
+            | Self::Purge { .. }
             | Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
             | Self::DeleteTrash { .. }
@@ -326,6 +338,7 @@ impl Action {
             }
             Self::FinishTrash { entry, .. } => format!("finish putting entry {entry} into the trash"),
             Self::FinishRestore { entry, .. } => format!("finish restoring entry {entry}"),
+            Self::Purge { .. } => "delete what it owned for good".into(),
             Self::DeleteTrash { entry, .. } => format!("delete trash entry {entry} for good"),
             Self::RevokeStaleTokens { .. } => "revoke its stale instance tokens".into(),
             Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
@@ -457,6 +470,45 @@ impl Inventory {
         sorted
     }
 
+    /// Workspaces that foreign containers name in their labels: one of those may be a row's own under another name.
+    #[must_use]
+    pub fn named_by_foreign(&self) -> Vec<WorkspaceId> {
+        let named: BTreeSet<_> = self.foreign.iter().filter_map(workspace_named_by).collect();
+        named.into_iter().collect()
+    }
+
+    /// Takes containers back that were renamed by hand. For a container that a row or a trash entry holds by its id,
+    /// that id and the labels are proof enough, whatever it is called now. All others stay foreign.
+    pub fn recognise(&mut self, rows: &[KnownRow], entries: &[TrashEntry]) {
+        if is(Mutation::NamesAreProof) {
+            return;
+        }
+        let rows = by_id(rows);
+        for container in std::mem::take(&mut self.foreign) {
+            let workspace = workspace_named_by(&container);
+            let row = workspace.and_then(|id| rows.get(&id));
+            let entry = entries.iter().find(|entry| {
+                Some(entry.workspace) == workspace
+                    && entry.things.container.as_ref().is_some_and(|held| held.id == container.id)
+            });
+            if let Some(entry) = entry {
+                self.trashed.entry(entry.workspace).or_default().push((entry.id, container));
+            } else if let Some(row) = row.filter(|row| row.container.as_ref() == Some(&container.id)) {
+                // The lowest serial: only a container under our own name may be taken for a newer one.
+                self.containers.entry(row.id).or_default().insert(0, (0, container));
+            } else {
+                self.foreign.push(container);
+            }
+        }
+    }
+
+    /// Workspaces one of whose containers is paused (`podman pause`).
+    #[must_use]
+    pub fn with_paused(&self) -> BTreeSet<WorkspaceId> {
+        let paused = |(_, container): &(u32, ObservedContainer)| container.state == ContainerState::Paused;
+        self.containers.iter().filter(|(_, own)| own.iter().any(paused)).map(|(id, _)| *id).collect()
+    }
+
     /// Every workspace that anything belongs to.
     #[must_use]
     pub fn workspaces(&self) -> Vec<WorkspaceId> {
@@ -547,21 +599,31 @@ pub(super) fn depth(workspace: WorkspaceId, parent: &dyn Fn(WorkspaceId) -> Opti
     std::iter::successors(parent(workspace), |above| parent(*above)).take(STEPS_MAX).count()
 }
 
+fn workspace_named_by(container: &ObservedContainer) -> Option<WorkspaceId> {
+    container.labels.get(super::naming::LABEL_WORKSPACE)?.parse().ok()
+}
+
 fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
     rows.iter().map(|row| (row.id, row)).collect()
 }
 
-/// `reap_removed`: what removed rows still own, and claims a crash left open.
+/// `reap_removed`: what removed rows still own, claims a crash left open, and purges that were not carried out.
 #[must_use]
 pub fn reap_removed(
     inventory: &Inventory,
     rows: &[KnownRow],
     entries: &[TrashEntry],
+    purges: &[KnownRow],
     busy: &BTreeSet<WorkspaceId>,
 ) -> Plan {
     let held = Held::by(entries);
     let mut plan = Plan::default();
     plan.finish_claims(entries, busy, &[TrashReason::Removed]);
+    for row in purges.iter().filter(|row| !busy.contains(&row.id)) {
+        let evidence =
+            format!("removed at {} with `--purge`, which is not carried out yet", row.status_since);
+        plan.act(Action::Purge { workspace: row.id }, &row.name, evidence);
+    }
     for row in rows.iter().filter(|row| row.status == Status::Removed && !busy.contains(&row.id)) {
         for things in inventory.loose(row.id, &held) {
             let evidence = format!(
@@ -760,8 +822,9 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
                     Some(own) => format!("the workspace's container is {}", own.short()),
                     None => "the workspace has no container by its row".into(),
                 };
+                let never_ran = container.state == ContainerState::Created && container.started_at.is_none();
                 let container = NamedContainer { id: container.id.clone(), name: container.name.clone() };
-                plan.act(Action::TrashStray { workspace: row.id, container }, &row.name, evidence);
+                plan.act(Action::TrashStray { workspace: row.id, container, never_ran }, &row.name, evidence);
             }
         }
     }
@@ -815,8 +878,17 @@ pub fn check_containers(
                 plan.watching.push(format!("{}: its container does not run; looking once more", row.name));
                 plan.run_again_at(now + SECOND_LOOK_AFTER);
             }
+            (_, Some(container)) if container.state == ContainerState::Paused => {
+                plan.watching.push(format!(
+                    "{}: its container is paused by hand; `podman unpause {}` lets it go on",
+                    row.name,
+                    container.id.short()
+                ));
+            }
+            // While it is being stopped, or in a state that is not known, it counts neither as ended nor as ready.
             (Status::Offline | Status::Provisioning, Some(container))
                 if readiness(&row.runtime) == Readiness::Container
+                    && container.state == ContainerState::Running
                     && container
                         .started_at
                         .is_some_and(|at| now.since(at) >= READY_AFTER || at.since(now) > SET_BACK) =>
@@ -828,8 +900,9 @@ pub fn check_containers(
                 };
                 plan.act(action, &row.name, "its container runs");
             }
-            (Status::Offline | Status::Provisioning, Some(_))
-                if readiness(&row.runtime) == Readiness::Container =>
+            (Status::Offline | Status::Provisioning, Some(container))
+                if readiness(&row.runtime) == Readiness::Container
+                    && container.state == ContainerState::Running =>
             {
                 plan.watching.push(format!("{}: its container has only just been started", row.name));
             }

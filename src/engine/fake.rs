@@ -188,6 +188,37 @@ impl State {
         }
     }
 
+    /// Freezes a container's process, or lets it go on, as `podman pause` and `podman unpause` do.
+    pub fn freeze(&mut self, id: &ContainerId, frozen: bool) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let (from, to) = if frozen {
+            (ContainerState::Running, ContainerState::Paused)
+        } else {
+            (ContainerState::Paused, ContainerState::Running)
+        };
+        if container.state == from {
+            container.state = to;
+            self.changes += 1;
+        }
+    }
+
+    /// Renames a container by hand.
+    pub fn rename(&mut self, id: &ContainerId, name: &str) {
+        if let Some(container) = self.containers.get_mut(id) {
+            name.clone_into(&mut container.name);
+            self.changes += 1;
+        }
+    }
+
+    /// Deletes the volumes that no container mounts, as `podman volume prune` does. Answers their names.
+    pub fn prune_volumes(&mut self) -> Vec<String> {
+        let mounted: BTreeSet<_> = self.containers.values().flat_map(|c| volumes_of(&c.spec)).collect();
+        let pruned: Vec<_> = self.volumes.keys().filter(|name| !mounted.contains(*name)).cloned().collect();
+        self.volumes.retain(|name, _| mounted.contains(name));
+        self.changes += 1;
+        pruned
+    }
+
     /// A container goes away; one that runs is killed first.
     pub fn remove(&mut self, id: &ContainerId) {
         if self.containers.get(id).is_some_and(|container| container.state.may_run()) {
@@ -535,6 +566,7 @@ impl Engine for FakeEngine {
             Ok(InspectedContainer {
                 id: id.clone(),
                 name: container.name.clone(),
+                labels: container.spec.labels.clone(),
                 state: container.state,
                 exit_code: container.exit_code,
                 out_of_memory: false,

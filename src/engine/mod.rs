@@ -72,6 +72,9 @@ impl EngineError {
     }
 }
 
+/// The message of the [`Trouble::Conflict`] that a file met which is regular and longer than 1 MiB.
+pub const TOO_LONG: &str = "it is longer than 1 MiB";
+
 /// What an engine call answers.
 pub type EngineResult<T> = Result<T, EngineError>;
 
@@ -192,6 +195,8 @@ pub struct InspectedContainer {
     pub id: ContainerId,
     /// The name, without a leading slash.
     pub name: String,
+    /// Its labels, the image's among them.
+    pub labels: BTreeMap<String, String>,
     /// What it does.
     pub state: ContainerState,
     /// The code its process ended with, once it has.
@@ -207,6 +212,14 @@ pub struct InspectedContainer {
     /// Whether its process ended and the engine goes on believing that it runs: nobody was left to tell it. The
     /// engine never starts such a container again.
     pub ended_unheard: bool,
+}
+
+impl InspectedContainer {
+    /// Whether the engine will start it again. If not, a start needs another container in its place.
+    #[must_use]
+    pub fn can_start_again(&self) -> bool {
+        !self.ended_unheard && self.state.can_start_again()
+    }
 }
 
 /// A volume looked at closely.
@@ -413,7 +426,8 @@ pub trait Engine: Send + Sync {
     /// host port is taken, [`Trouble::HalfStarted`] when by a leftover of its own.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
-    /// Asks a container's process to end, and ends it after `grace`. Stopped or absent is success.
+    /// Asks a container's process to end, and ends it after `grace`. Stopped or absent is success. A paused container
+    /// is unpaused first: a frozen process can neither end by itself nor be stopped.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> EngineResult<()>;
 
     /// Renames a container, running or not.
@@ -438,7 +452,8 @@ pub trait Engine: Send + Sync {
     /// Writes a file into a container's volume: `directory` is the volume's mount point itself.
     async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()>;
 
-    /// Reads a small file of a container, running or not. [`Trouble::Absent`] when it is not there.
+    /// Reads a small file of a container, running or not. [`Trouble::Absent`] when it is not there,
+    /// [`Trouble::Conflict`] when it is no regular file (a directory, a FIFO) or too large to be one of ours.
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>>;
 
     /// Makes the network, with DNS, where it is missing.

@@ -36,7 +36,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         tier: row.tier.number(),
         status: row.status.as_str().into(),
         failure: row.status.failure().map(Failure::as_str).map(Into::into),
-        status_detail: row.status_detail.clone(),
+        status_detail: ops.paused_by_hand(row).or_else(|| row.status_detail.clone()),
         status_since: text(row.status_since),
         url: row.url.clone().or(own_url),
         parent_id: row.parent.map(|id| id.to_string()),

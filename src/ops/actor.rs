@@ -37,6 +37,8 @@ pub enum Order {
     PutAway(PutAway),
     /// Put whatever the removed row still owns into the trash.
     PutAwayRemoved,
+    /// Delete for good whatever the removed row owned.
+    Purge,
     /// Finish a claim that was left half done.
     FinishPutAway(TrashId),
     /// Give things back from the trash to a live row.
@@ -290,6 +292,7 @@ impl Ops {
             Order::Stop { swept } => self.stop_now(workspace, swept, &phase).await,
             Order::PutAway(order) => self.put_away_now(workspace, order, &phase).await,
             Order::PutAwayRemoved => self.put_away_removed_now(workspace, &phase).await,
+            Order::Purge => self.purge_now(workspace, &phase).await,
             Order::FinishPutAway(entry) => self.finish_put_away_now(entry, &phase).await,
             Order::Restore(entry) => self.restore_now(workspace, entry, &phase).await,
             Order::Delete { entry, guard, swept_by } => self.delete_now(entry, guard, swept_by, &phase).await,

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    Applied, Inner, OpError, OpResult, Ops, Order, start::CONFIG_DIRECTORY, start::OWN_VARIABLES,
-    start::StartOrder, start::TOKEN_FILE,
+    Applied, Inner, OpError, OpResult, Ops, Order, OwnContainers, start::CONFIG_DIRECTORY,
+    start::OWN_VARIABLES, start::StartOrder, start::TOKEN_FILE,
 };
 use crate::{
     domain::{
@@ -70,7 +70,8 @@ impl Ops {
     /// When there is no listing to go by.
     pub async fn unknown(&self) -> OpResult<Vec<(AdoptRequest, Option<LabelledSpec>)>> {
         let instance = self.0.settings.instance;
-        let listing = trusted::look(&*self.0.engine, &*self.0.clock, instance).await?;
+        let listing =
+            trusted::look(&*self.0.engine, &*self.0.clock, instance, &OwnContainers(&self.0.store)).await?;
         let inventory = Inventory::of(instance, listing.observed());
         let ids = inventory.workspaces();
         let known = self.0.store.known_rows(ids.clone()).await?;
@@ -354,7 +355,8 @@ impl Inner {
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         let text = match self.engine.read_file(container, &path).await {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-            Err(error) if error.trouble == Trouble::Absent => return Ok(None),
+            // What is no regular file there holds no token either.
+            Err(error) if matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         Ok(Token::parse(text.trim_end()).map(|token| TokenIssue {

@@ -52,6 +52,9 @@ impl Ops {
     /// When the request is impossible or the store cannot take it: nothing was made then.
     pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
         let spec = self.0.complete(&request)?;
+        if !request.external {
+            self.accept_engine_if_nothing_is_owned().await?;
+        }
         let id = WorkspaceId(self.0.entropy.uuid());
         let _reservation = self.0.actors.reserve(id);
         let token = request.external.then(|| self.0.entropy.token());

@@ -4,7 +4,7 @@ use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
     crash_point,
     domain::{ids::TrashId, trash::TrashState},
-    engine::{Trouble, trusted},
+    engine::Trouble,
     mutation::{Mutation, is},
     store::DeleteGuard,
 };
@@ -28,7 +28,7 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.say("trash: deleting for good");
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         let at = self.0.clock.now();
         let claimed = self.0.store.begin_delete(entry, guard, swept_by, at).await?;
         let Some(found) = self.0.store.trash_entry(entry).await? else {
@@ -61,7 +61,7 @@ impl Ops {
         }
         // "It is gone" may have been another engine's answer: then the entry stays, claimed, and is finished later.
         if !is(Mutation::BelieveWhoeverAnswers) {
-            trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+            self.0.recognise_engine().await?;
         }
         self.0.store.finish_delete(entry, self.0.clock.now()).await?;
         Ok(Applied::Done("deleted for good".into()))

@@ -10,7 +10,6 @@ use crate::{
         time::Timestamp,
         workspace::{Kind, Workspace},
     },
-    engine::trusted,
     mutation::{Mutation, is},
     store::{Drowsy, SleepResult, StatusChange},
 };
@@ -59,6 +58,9 @@ impl Ops {
         evidence: String,
     ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
+        if let Some(paused) = self.0.paused_by_hand(&row).await? {
+            return Ok(Applied::Raced(paused));
+        }
         match self.claim_sleep(&row, Drowsy::Idle { since, evidence }).await? {
             SleepResult::Begun => self.order(id, Order::FinishHibernation).await,
             SleepResult::Busy(_) | SleepResult::Raced => {
@@ -98,7 +100,7 @@ impl Ops {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         phase.say("hibernate: stopping its container");
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         if !is(Mutation::SayAsleepFirst) {
             self.stop_containers_of(&row).await?;
         }

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Applied, OpResult, Ops, RESTART_DUE};
+use super::{Applied, OpResult, Ops, RESTART_DUE, paused_by_hand};
 use crate::{
     clock::within,
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
+        observed::ContainerState,
         status::Cause,
         time::Timestamp,
         token::redact_tokens,
     },
-    engine::{Trouble, log_tail, trusted},
+    engine::{Trouble, log_tail},
     mutation::{Mutation, is},
     store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
@@ -43,7 +44,7 @@ impl Ops {
                 Err(_) if is(Mutation::UnknownIsGone) => None,
                 Err(error) if error.trouble == Trouble::Absent => {
                     // Another engine knows nothing of it either, and it runs on in ours.
-                    trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+                    self.0.recognise_engine().await?;
                     None
                 }
                 Err(error) => return Err(error.into()),
@@ -149,8 +150,14 @@ impl Ops {
         if row.container.as_ref() != Some(container) {
             return Ok(Applied::Raced("it has another container now".into()));
         }
-        if !self.0.engine.inspect_container(container).await?.state.may_run() {
-            return Ok(Applied::Raced("its container does not run".into()));
+        match self.0.engine.inspect_container(container).await?.state {
+            ContainerState::Running => {}
+            ContainerState::Paused => return Ok(Applied::Raced(paused_by_hand(container))),
+            ContainerState::Created
+            | ContainerState::Stopping
+            | ContainerState::Exited
+            | ContainerState::Removing
+            | ContainerState::Unknown => return Ok(Applied::Raced("its container does not run".into())),
         }
         let change = StatusChange {
             workspace: id,

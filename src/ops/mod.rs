@@ -16,6 +16,7 @@ mod mark;
 mod network;
 mod pause;
 mod put_away;
+mod recognise;
 mod recreate;
 mod remove;
 mod restart;
@@ -30,7 +31,7 @@ mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -38,7 +39,7 @@ use crate::{
     clock::SharedClock,
     domain::{
         budget::RestartBudget,
-        ids::{Incarnation, InstanceId, WorkspaceId},
+        ids::{ContainerId, Incarnation, InstanceId, WorkspaceId},
         naming::WorkspaceName,
         ports::PortRange,
         runtime::{PLAIN, Runtime},
@@ -58,6 +59,7 @@ pub use create::{CreateRequest, Created};
 pub use network::{Gateways, HostAddresses, KnownGateways};
 pub use pause::Affected;
 pub use put_away::PutAway;
+pub use recognise::OwnContainers;
 pub use remove::Removal;
 pub use restart_unwell::RESTART_DUE;
 pub use start::StartOrder;
@@ -123,6 +125,8 @@ struct Inner {
     wake: Wake,
     /// The gateways of the networks known so far.
     gateways: Gateways,
+    /// Workspaces whose container the last listing showed paused.
+    paused: Mutex<BTreeSet<WorkspaceId>>,
 }
 
 /// What the ops are made of.
@@ -164,6 +168,7 @@ impl Ops {
             traffic,
             wake,
             gateways: Gateways::default(),
+            paused: Mutex::default(),
         }))
     }
 
@@ -209,6 +214,18 @@ impl Ops {
         self.0.actors.operation(workspace)
     }
 
+    /// Keeps which workspaces' containers a listing showed paused.
+    pub fn note_paused(&self, paused: BTreeSet<WorkspaceId>) {
+        *self.0.paused.lock().unwrap_or_else(PoisonError::into_inner) = paused;
+    }
+
+    /// What there is to say about a workspace whose container the last listing showed paused by hand.
+    #[must_use]
+    pub fn paused_by_hand(&self, row: &Workspace) -> Option<String> {
+        let paused = self.0.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(&row.id);
+        row.container.as_ref().filter(|_| paused).map(paused_by_hand)
+    }
+
     /// Whether a workspace's container was made from something else than its row says now.
     #[must_use]
     pub fn drifted(&self, row: &Workspace) -> bool {
@@ -252,6 +269,12 @@ impl Inner {
     async fn row_by_now(&self, id: WorkspaceId) -> Result<(Workspace, i64), OpError> {
         self.store.workspace_by_now(id).await?.ok_or_else(not_found)
     }
+}
+
+/// Says that a container is paused, and how to end that.
+#[must_use]
+pub fn paused_by_hand(container: &ContainerId) -> String {
+    format!("its container is paused by hand: `podman unpause {}` lets it go on", container.short())
 }
 
 fn not_found() -> OpError {
@@ -309,7 +332,7 @@ impl From<Untrusted> for OpError {
     fn from(untrusted: Untrusted) -> Self {
         match untrusted {
             Untrusted::NoAnswer(error) => Self::Engine(error),
-            missing @ Untrusted::SentinelMissing(_) => Self::Untrusted(missing),
+            other @ (Untrusted::SentinelMissing(_) | Untrusted::RegistryFailed(_)) => Self::Untrusted(other),
         }
     }
 }

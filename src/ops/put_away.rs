@@ -16,7 +16,7 @@ use crate::{
         trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
         workspace::Workspace,
     },
-    engine::{EngineResult, Trouble, trusted},
+    engine::{EngineResult, Trouble},
     store::{ClaimGuard, NewClaim},
 };
 
@@ -45,7 +45,7 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.say("trash: putting its things away");
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         let at = self.0.clock.now();
         let claim = NewClaim {
             id: TrashId(self.0.entropy.uuid()),
@@ -70,7 +70,7 @@ impl Ops {
         if row.status != Status::Removed {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         let things = self.0.things_of(&row).await?;
         if things == Things::default() {
             return Ok(Applied::Done("it owned nothing".into()));
@@ -97,7 +97,7 @@ impl Ops {
 
 impl Inner {
     /// The row's container and the workspace's volumes, those that are there and in no trash entry.
-    async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
+    pub(super) async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
         let entries = self.store.trash_of(vec![row.id]).await?;
         let held = |item: &str| {
             entries.iter().any(|entry| {

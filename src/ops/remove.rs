@@ -1,62 +1,103 @@
 //! Remove: the rows first, in one transaction; their things follow.
 
-use super::{OpError, OpResult, Ops, Order};
+use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
+    domain::{
+        ids::WorkspaceId,
+        naming::WorkspaceName,
+        status::Status,
+        trash::{Things, TrashEntry, TrashState},
+    },
     store::{DeleteGuard, RemoveResult},
 };
 
 /// What came of a removal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Removal {
     /// The rows say removed; what they own is on its way into the trash.
     Removed {
         /// How many below it went too.
         cascaded: usize,
+        /// What came of the purge, where one was ordered: an error says what is not deleted yet.
+        purged: Option<OpResult<()>>,
     },
     /// It has children and was not told to take them along: nothing was done.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
 }
 
 impl Ops {
-    /// Removes a workspace, with `cascade` everything below it too. With `purge` what it owned is
-    /// deleted for good instead of being kept in the trash, once it is there.
+    /// Removes a workspace, with `cascade` everything below it too. With `purge` what they own is deleted for good
+    /// instead of being kept in the trash, and this waits until it is. The rows remember the order: `reap_removed` goes
+    /// on with what could not be done at once.
     ///
     /// # Errors
     /// When there is no such workspace.
     pub async fn remove(&self, id: WorkspaceId, cascade: bool, purge: bool) -> OpResult<Removal> {
-        match self.0.store.remove_workspace(id, cascade, self.0.clock.now()).await? {
+        match self.0.store.remove_workspace(id, cascade, purge, self.0.clock.now()).await? {
             RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
             RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
-            RemoveResult::Removed { removed, told } => {
-                // Children before parents: nothing is left running below a workspace that is gone.
-                for workspace in removed.iter().rev() {
-                    let put_away = self.submit(*workspace, Order::PutAwayRemoved);
-                    if purge {
-                        let (ops, workspace) = (self.clone(), *workspace);
-                        self.0.spawn.spawn(Box::pin(async move {
-                            let _answered = put_away.await;
-                            ops.purge(workspace, told).await;
-                        }));
+            RemoveResult::Removed { removed } => {
+                let order = if purge { Order::Purge } else { Order::PutAwayRemoved };
+                // Children before parents: nothing is left running below a workspace that is gone. All are begun before
+                // any is waited for.
+                let begun: Vec<_> =
+                    removed.iter().rev().map(|workspace| self.submit(*workspace, order.clone())).collect();
+                let mut purged = purge.then_some(Ok(()));
+                for answer in begun.into_iter().filter(|_| purge) {
+                    if let Err(error) = gone(answer.await.unwrap_or(Err(OpError::Stopping))) {
+                        purged = Some(Err(error));
                     }
                 }
-                Ok(Removal::Removed { cascaded: removed.len() - 1 })
+                Ok(Removal::Removed { cascaded: removed.len() - 1, purged })
             }
         }
     }
 
-    /// Deletes what the removal put away that this event tells of.
-    async fn purge(&self, workspace: WorkspaceId, told: i64) {
-        let entries = match self.0.store.trash_of(vec![workspace]).await {
-            Ok(entries) => entries,
-            Err(error) => return tracing::warn!(%workspace, %error, "not purged; it stays in the trash"),
-        };
-        for entry in entries.into_iter().filter(|entry| entry.state == TrashState::Kept) {
-            let guard = DeleteGuard::NotUndeletedAfter(told);
-            let order = Order::Delete { entry: entry.id, guard, swept_by: None };
-            if let Err(error) = self.order(workspace, order).await {
-                tracing::warn!(%workspace, %error, "not purged; it stays in the trash");
+    /// Puts what a removed workspace still owns into the trash, and deletes all that lies there of it.
+    pub(super) async fn purge_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        let row = self.0.row(id).await?;
+        if row.status != Status::Removed {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        self.put_away_removed_now(id, phase).await?;
+        let mut in_use = None;
+        let mut entries = self.0.store.trash_of(vec![id]).await?;
+        // Replaced containers first: they mount the volumes that the removal's own entry holds.
+        entries.sort_by_key(|entry| !entry.things.volumes.is_empty());
+        for entry in entries {
+            match self.purge_entry(&entry, phase).await {
+                // Something else mounts it: the other entries go all the same.
+                Err(error @ OpError::Conflict(_)) => in_use = Some(error),
+                other => drop(other?),
             }
         }
+        if let Some(error) = in_use {
+            return Err(error);
+        }
+        // An engine that is not ours shows nothing, which looks like success.
+        self.0.recognise_engine().await?;
+        if self.0.things_of(&row).await? != Things::default() {
+            return Err(OpError::Conflict("something of it is still in the engine".into()));
+        }
+        Ok(if self.0.store.finish_purge(id, self.0.clock.now()).await? {
+            Applied::Done("deleted for good".into())
+        } else {
+            Applied::Raced("it was undeleted meanwhile".into())
+        })
+    }
+
+    async fn purge_entry(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
+        if entry.state == TrashState::Claimed {
+            self.finish_put_away_now(entry.id, phase).await?;
+        }
+        self.delete_now(entry.id, DeleteGuard::PurgeOrdered, None, phase).await
+    }
+}
+
+/// A purge whose workspace was undeleted meanwhile deletes nothing.
+fn gone(applied: OpResult<Applied>) -> OpResult<()> {
+    match applied? {
+        Applied::Done(_) => Ok(()),
+        Applied::Raced(why) => Err(OpError::Conflict(why)),
     }
 }

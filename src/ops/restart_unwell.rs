@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Applied, OpResult, Ops, actor::Phase, start::StartOrder};
+use super::{Applied, Inner, OpResult, Ops, actor::Phase, paused_by_hand, start::StartOrder};
 use crate::{
     domain::{
         ids::WorkspaceId,
+        observed::ContainerState,
         status::{Cause, Status},
+        workspace::Workspace,
     },
+    engine::Trouble,
+    mutation::{Mutation, is},
     store::Unless,
 };
 
@@ -27,7 +31,11 @@ impl Ops {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         let order = StartOrder { cause: Some(Cause::Restart), ..StartOrder::default() };
-        let done = self.start_now(id, order, phase).await;
+        let done = match self.0.paused_by_hand(&row).await {
+            Ok(Some(paused)) => Ok(Applied::Raced(paused)),
+            Ok(None) => self.start_now(id, order, phase).await,
+            Err(error) => Err(error),
+        };
         let still_offline = self.0.row(id).await?.status == Status::Offline;
         if still_offline {
             self.0.store.put_off_restart(id, now + PUT_OFF).await?;
@@ -43,6 +51,10 @@ impl Ops {
         why: String,
         phase: &Phase,
     ) -> OpResult<Applied> {
+        // Before anything is charged: a frozen process is silent because somebody froze it.
+        if let Some(paused) = self.0.paused_by_hand(&self.0.row(id).await?).await? {
+            return Ok(Applied::Raced(paused));
+        }
         let (budget, now) = (self.0.settings.restart, self.0.clock.now());
         if !self.0.store.claim_restart_of_unwell(id, unless, budget, why, now).await? {
             return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
@@ -50,5 +62,20 @@ impl Ops {
         let order =
             StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };
         self.start_now(id, order, phase).await
+    }
+}
+
+impl Inner {
+    /// Says so if the row's container is paused by hand. Only an operator's order ends that.
+    pub(super) async fn paused_by_hand(&self, row: &Workspace) -> OpResult<Option<String>> {
+        let Some(container) = row.container.as_ref().filter(|_| !is(Mutation::RestartWhatIsPaused)) else {
+            return Ok(None);
+        };
+        match self.engine.inspect_container(container).await {
+            Ok(seen) if seen.state == ContainerState::Paused => Ok(Some(paused_by_hand(container))),
+            Ok(_) => Ok(None),
+            Err(error) if error.trouble == Trouble::Absent => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }

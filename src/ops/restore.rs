@@ -8,7 +8,7 @@ use crate::{
         status::Status,
         trash::{TrashReason, TrashState},
     },
-    engine::{Trouble, trusted},
+    engine::Trouble,
     mutation::{Mutation, is},
 };
 
@@ -52,7 +52,7 @@ impl Ops {
         else {
             return Ok(Applied::Raced("the entry is no longer on its way back".into()));
         };
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         let row = self.0.store.workspace(id).await?;
         if row.as_ref().is_none_or(|row| row.status == Status::Removed)
             && found.reason == TrashReason::Unknown
@@ -66,11 +66,12 @@ impl Ops {
                 Ok(()) => crash_point::after("restore: rename a container"),
                 // Another engine knows nothing of it either, and in ours it would keep its trash name, unseen by all.
                 Err(error) if error.trouble == Trouble::Absent => {
-                    trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+                    self.0.recognise_engine().await?;
                 }
-                // Named so already, by a call that was thought to have failed.
+                // Named so already, by a call that was thought to have failed; or the name is somebody else's by now, and
+                // the row knows its container by the id.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {
-                    Ok(seen) if seen.name == container.name => {}
+                    Ok(seen) if seen.name == container.name || error.trouble == Trouble::Conflict => {}
                     _ => return Err(error.into()),
                 },
             }

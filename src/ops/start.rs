@@ -17,30 +17,31 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Applied, Inner, OpError, OpResult, Ops, Order, Settings, actor::Phase, put_away::PutAway};
+use super::{Applied, Inner, OpError, OpResult, Ops, Order, Settings, actor::Phase, paused_by_hand};
 use crate::{
     clock::Boxed,
     crash_point,
     domain::{
-        ids::{ContainerId, Incarnation, WorkspaceId},
+        ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
         naming::{
-            AGENT_PORT, LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, container_name,
-            container_owner, volume_name,
+            AGENT_PORT, LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName,
+            container_name, container_owner, volume_name,
         },
+        observed::ContainerState,
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
         spec::{Access, LabelledSpec},
         status::{Cause, Failure, Status},
         token::Token,
-        trash::{NamedContainer, Things, TrashReason},
+        trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
         workspace::{Kind, Workspace},
     },
     engine::{
-        ContainerSpec, EngineError, Environment, FileToWrite, Mount, MountSource, Trouble, VolumeSpec,
-        trusted,
+        ContainerSpec, EngineError, EngineResult, Environment, FileToWrite, Mount, MountSource, TOO_LONG,
+        Trouble, VolumeSpec,
     },
     mutation::{Mutation, is},
-    store::{BeginStart, ClaimGuard, StatusChange, WorkspaceEdit},
+    store::{BeginStart, ClaimGuard, NewClaim, StatusChange, WorkspaceEdit},
 };
 
 /// Where agents find their configuration and token.
@@ -167,7 +168,7 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         let runtime = self.0.runtime(&row.runtime)?.clone();
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
@@ -177,15 +178,17 @@ impl Ops {
             // looked at again in the transaction.
             phase.say("start: waiting for other starts");
             let _place = self.0.actors.starts.acquire().await;
-            self.0.begin_and_run(row.id, (cause, order.said_after), &runtime, &prepared, phase).await
+            self.0
+                .begin_and_run((row.id, &row.name), (cause, order.said_after), &runtime, &prepared, phase)
+                .await
         };
         match done {
             Ok(Some(incarnation)) => {
                 self.0.actors.note_begun(row.id, incarnation, self.0.clock.now());
-                if let Some(old) = prepared.replaces
-                    && let Err(error) = self.put_replaced_away(row, old, phase).await
+                if prepared.replaces.is_some()
+                    && let Err(error) = self.finish_replacing(row.id, phase).await
                 {
-                    // It is started all the same; `settle` puts the old one away.
+                    // It is started all the same; `settle` finishes the claim.
                     tracing::warn!(workspace = %row.id, %error, "the replaced container is not in the trash yet");
                 }
                 if runtime.readiness == Readiness::Container {
@@ -205,16 +208,14 @@ impl Ops {
         }
     }
 
-    async fn put_replaced_away(&self, row: &Workspace, old: NamedContainer, phase: &Phase) -> OpResult<()> {
-        let order = PutAway {
-            name: row.name.to_string(),
-            reason: TrashReason::Replaced,
-            evidence: "another container took its place".into(),
-            guard: ClaimGuard::NotTheRows(old.id.clone()),
-            things: Things { container: Some(old), volumes: Vec::new() },
-            swept_by: None,
-        };
-        self.put_away_now(row.id, order, phase).await.map(drop)
+    /// Puts the container into the trash that the start's transaction has claimed.
+    async fn finish_replacing(&self, id: WorkspaceId, phase: &Phase) -> OpResult<()> {
+        let claimed =
+            |entry: &TrashEntry| entry.reason == TrashReason::Replaced && entry.state == TrashState::Claimed;
+        for entry in self.0.store.trash_of(vec![id]).await?.iter().filter(|entry| claimed(entry)) {
+            self.finish_put_away_now(entry.id, phase).await?;
+        }
+        Ok(())
     }
 
     /// Looks again once the container has run for long enough. Should this process end before, the
@@ -248,6 +249,11 @@ impl Inner {
         let up = (begun || matches!(row.status, Status::Online | Status::Degraded)) && !order.even_if_running;
         let Some(container) = row.container.as_ref().filter(|_| up) else { return Ok(None) };
         match self.engine.inspect_container(container).await {
+            Ok(seen) if seen.state == ContainerState::Paused => Err(OpError::Conflict(format!(
+                "{}, `ostler restart {}` starts it as a new process",
+                paused_by_hand(container),
+                row.name
+            ))),
             Ok(seen) if seen.state.may_run() => Ok(Some("it runs already".into())),
             Ok(_) => Ok(None),
             Err(error) if error.trouble == Trouble::Absent => Ok(None),
@@ -264,12 +270,12 @@ impl Inner {
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
         phase.say("start: looking at its container");
-        let (mut runs, mut ended_unheard) = (false, false);
+        let (mut runs, mut never_starts) = (false, false);
         let held = match &row.container {
             None => None,
             Some(id) => match self.engine.inspect_container(id).await {
                 Ok(seen) => {
-                    (runs, ended_unheard) = (seen.state.may_run(), seen.ended_unheard);
+                    (runs, never_starts) = (seen.state.may_run(), !seen.can_start_again());
                     Some(NamedContainer { id: seen.id, name: seen.name })
                 }
                 Err(error) if error.trouble == Trouble::Absent => None,
@@ -277,7 +283,7 @@ impl Inner {
             },
         };
         // One that the engine will never start again is replaced, and lies in the trash with what it held.
-        if let (Some(kept), false) = (&held, order.new_container || ended_unheard) {
+        if let (Some(kept), false) = (&held, order.new_container || never_starts) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.give_name_back(row, kept).await?;
             let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(row, runtime));
@@ -321,7 +327,14 @@ impl Inner {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings.instance, &kept.name, &labels) {
             crash_point::before("start: give its container the name back");
-            self.engine.rename_container(&kept.id, &container_name(row.id, row.container_serial)).await?;
+            let name = container_name(row.id, row.container_serial);
+            match self.engine.rename_container(&kept.id, &name).await {
+                // Somebody else's container has that name by now. The row knows its own by the id.
+                Err(error) if error.trouble == Trouble::Conflict => {
+                    tracing::warn!(workspace = %row.name, %error, "its container keeps its trash name");
+                }
+                other => other?,
+            }
             crash_point::after("start: give its container the name back");
         }
         Ok(())
@@ -388,8 +401,8 @@ impl Inner {
         };
         if (row.has_work_volume || lost) && !order.new_volume && !is(Mutation::VolumesOnTheFly) {
             return Err(OpError::Impossible(format!(
-                "volume missing: its work volume `{work}` is gone. Bring it back (is a disk not mounted?), or begin \
-                 with an empty one: `ostler start {} --new-volume`",
+                "volume missing: its work volume `{work}` is gone. Bring it back (is a disk not mounted? did `podman \
+                 system prune --volumes` take it?), or begin with an empty one: `ostler start {} --new-volume`",
                 row.name
             )));
         }
@@ -498,10 +511,25 @@ impl Inner {
         })
     }
 
+    /// The claim on the container whose place another one takes. Its volumes stay with the workspace.
+    fn claim_of_replaced(&self, name: &WorkspaceName, id: WorkspaceId, old: &NamedContainer) -> NewClaim {
+        NewClaim {
+            id: TrashId(self.entropy.uuid()),
+            workspace: id,
+            workspace_name: name.to_string(),
+            reason: TrashReason::Replaced,
+            evidence: "another container took its place".into(),
+            things: Things { container: Some(old.clone()), volumes: Vec::new() },
+            guard: ClaimGuard::NotTheRows(old.id.clone()),
+            keep_until: self.clock.now() + self.settings.trash_retention,
+            swept_by: None,
+        }
+    }
+
     /// From the transaction to a running container. `None` when somebody else moved the row.
     async fn begin_and_run(
         &self,
-        id: WorkspaceId,
+        (id, name): (WorkspaceId, &WorkspaceName),
         (cause, said_after): (Cause, Option<i64>),
         runtime: &Runtime,
         prepared: &Prepared,
@@ -522,6 +550,7 @@ impl Inner {
                 spec_hash: prepared.spec_hash.clone(),
                 token: self.issue(&token),
                 not_undeleted_after: said_after,
+                replaces: prepared.replaces.as_ref().map(|old| self.claim_of_replaced(name, id, old)),
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
@@ -558,7 +587,7 @@ impl Inner {
     async fn verdict(&self, error: EngineError, tell: impl FnOnce(&EngineError) -> String) -> OpError {
         let engines_own =
             matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut | Trouble::HalfStarted);
-        if engines_own || trusted::sentinel(&*self.engine, self.settings.instance).await.is_err() {
+        if engines_own || self.recognise_engine().await.is_err() {
             return OpError::Engine(error);
         }
         OpError::Impossible(tell(&error))
@@ -588,28 +617,56 @@ impl Inner {
         };
         let token_file = file(TOKEN_FILE, token.expose(), 0o600);
         crash_point::before("start: write its token");
-        self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await?;
+        let written = self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await;
+        self.see_written(&token_file, written).await?;
         crash_point::after("start: write its token");
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
-        if !is(Mutation::NoReadBack)
-            && self.engine.read_file(container, &path).await? != token.expose().as_bytes()
-        {
-            return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
+        if !is(Mutation::NoReadBack) {
+            let unreadable = |error: &EngineError| format!("{path} cannot be read back: {}", error.message);
+            let read = match self.engine.read_file(container, &path).await {
+                Ok(read) => read,
+                Err(error) => return Err(self.verdict(error, unreadable).await),
+            };
+            if read != token.expose().as_bytes() {
+                return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
+            }
         }
         let row = self.row(id).await?;
         let Some(config) = row.spec.config.or_else(|| runtime.config_template.clone()) else { return Ok(()) };
         let path = format!("{CONFIG_DIRECTORY}/{CONFIG_FILE}");
         match self.engine.read_file(container, &path).await {
             Ok(_) => Ok(()),
-            Err(error) if error.trouble == Trouble::Absent => {
+            // A regular file that is merely long is the agent's own. What no runtime could read as a configuration (a
+            // directory, a FIFO) is replaced, as a missing one is made.
+            Err(error) if error.trouble == Trouble::Conflict && error.message == TOO_LONG => Ok(()),
+            Err(error) if matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => {
                 let config_file = file(CONFIG_FILE, &config, 0o644);
                 crash_point::before("start: write its configuration");
-                self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await?;
+                let written = self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await;
+                self.see_written(&config_file, written).await?;
                 crash_point::after("start: write its configuration");
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                let unreadable = |error: &EngineError| format!("{path} cannot be read: {}", error.message);
+                Err(self.verdict(error, unreadable).await)
+            }
         }
+    }
+
+    /// A healthy engine that refuses to write into the config volume speaks of what the agent has made of that volume,
+    /// and says the same at every start: an operator has to look into it.
+    async fn see_written(&self, file: &FileToWrite, written: EngineResult<()>) -> OpResult<()> {
+        let Err(error) = written else { return Ok(()) };
+        let name = &file.name;
+        let refused = |error: &EngineError| {
+            format!(
+                "{CONFIG_DIRECTORY}/{name} cannot be written: {}. Remove what is in the way from its config volume \
+                 (`podman volume inspect` shows where it is), then `ostler start`",
+                error.message
+            )
+        };
+        Err(self.verdict(error, refused).await)
     }
 
     /// Deletes a container that this order made and no row names. One that a row names stays; one that

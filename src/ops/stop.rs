@@ -8,12 +8,12 @@ use crate::{
     domain::{
         event::EventKind,
         ids::{ContainerId, WorkspaceId},
-        naming::LABEL_WORKSPACE,
-        naming::{Owner, container_owner},
+        naming::{LABEL_WORKSPACE, Owner, container_owner, is_labelled_as},
         status::{Cause, Status},
         workspace::Workspace,
     },
-    engine::{EngineError, EngineResult, Trouble, trusted},
+    engine::{EngineError, EngineResult, Trouble},
+    mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
 };
 
@@ -36,12 +36,12 @@ impl Ops {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         // An engine that is not ours shows no containers, which would look like success.
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
-            let told = json!({ "evidence": evidence, "container": row.container });
-            let at = self.0.clock.now();
-            self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, Some(pass)).await?;
+            let told = json!({ "evidence": evidence, "container": row.container, "pass": pass });
+            let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestruction).then_some(pass));
+            self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, counted).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))
     }
@@ -76,7 +76,7 @@ impl Ops {
         }
         // An engine that is not ours shows no containers, which looks like success; and the socket may have come to
         // lead there since it was asked first.
-        trusted::sentinel(&*self.0.engine, self.0.settings.instance).await?;
+        self.0.recognise_engine().await?;
         Ok(())
     }
 }
@@ -123,7 +123,8 @@ impl Inner {
         }
     }
 
-    /// The containers of a workspace that are ours, by label and name.
+    /// The containers of a workspace: those that are ours by label and name, and the row's own by its id and labels,
+    /// whatever it is called now. A listing may lack it, or be older than it; a look at the id itself is neither.
     pub(super) async fn containers_of(&self, row: &Workspace) -> OpResult<Vec<ContainerId>> {
         let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let ours = listed.into_iter().filter(|container| {
@@ -134,6 +135,19 @@ impl Inner {
                 Owner::Foreign | Owner::Unrelated => false,
             }
         });
-        Ok(ours.map(|container| container.id).collect())
+        let mut ours: Vec<_> = ours.map(|container| container.id).collect();
+        if let Some(own) =
+            row.container.as_ref().filter(|own| !ours.contains(*own) && !is(Mutation::NamesAreProof))
+        {
+            match self.engine.inspect_container(own).await {
+                Ok(seen) if is_labelled_as(self.settings.instance, row.id, &seen.labels) => {
+                    ours.push(seen.id);
+                }
+                Ok(_) => {}
+                Err(error) if error.trouble == Trouble::Absent => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(ours)
     }
 }

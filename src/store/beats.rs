@@ -412,6 +412,7 @@ mod tests {
             spec_hash: String::new(),
             token,
             not_undeleted_after: None,
+            replaces: None,
             at: NOW,
         };
         at_once(store.begin_start(begin)).unwrap();

@@ -124,11 +124,6 @@ impl Tx<'_> {
         }
     }
 
-    /// The sequence number of the last event of this transaction; 0 where there is none.
-    pub(super) fn last_told(&self) -> i64 {
-        self.told.last().map_or(0, |event| event.id)
-    }
-
     /// Records what happened, in the same transaction as the change.
     pub(super) fn tell(
         &mut self,

@@ -42,6 +42,7 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("p", "the pulse, which has live rows only"),
     ("w USING INDEX workspaces_falling_asleep", "rows on their way to sleep only"),
     ("w USING INDEX workspaces_may_sleep", "live rows that may sleep only"),
+    ("w USING INDEX workspaces_to_purge", "removed rows whose purge is not carried out only"),
     ("below", "the tree being removed"),
     ("b", "the tree being removed"),
     ("l VIRTUAL TABLE INDEX", "the ids that were passed in"),
@@ -54,6 +55,7 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("workspaces USING COVERING INDEX workspaces_name", "only to see whether there is one"),
     ("w USING COVERING INDEX workspaces_holding", "live rows only"),
     ("trash USING INDEX trash_open", "entries on their way only"),
+    ("trash USING COVERING INDEX trash_keep_until", "only to see whether there is one"),
     ("trash", "the trash, which is emptied; listed whole"),
     ("trash USING INDEX trash_keep_until", "in the order of its end, up to a limit"),
     ("events", "in the order of its key, up to a limit"),
@@ -149,6 +151,7 @@ fn begin(number: u128, token: TokenIssue) -> BeginStart {
         spec_hash: String::new(),
         token,
         not_undeleted_after: Some(0),
+        replaces: None,
         at: NOW,
     }
 }
@@ -340,6 +343,8 @@ fn drive_sweeps(store: &Store) {
     at_once(store.up_rows());
     at_once(store.provisioning_rows());
     at_once(store.live_count());
+    at_once(store.owns_nothing());
+    at_once(store.purges_ordered());
     at_once(store.swept_since(NOW));
     let stale = StaleTokens { workspace: first, older_than: Timestamp(NOW.0 + 1), without_age: false };
     at_once(store.revoke_stale_tokens(stale, String::new(), "pass", NOW));
@@ -354,8 +359,8 @@ fn drive_sweeps(store: &Store) {
 
 fn drive_trash(store: &Store) {
     let removed = WorkspaceId(id(4));
-    at_once(store.remove_workspace(removed, true, NOW));
-    at_once(store.remove_workspace(WorkspaceId(id(1)), false, NOW));
+    at_once(store.remove_workspace(removed, true, false, NOW));
+    at_once(store.remove_workspace(WorkspaceId(id(1)), false, false, NOW));
     let entry = TrashId(id(21));
     at_once(store.claim_for_trash(claim(21, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
         .expect("claimed");
@@ -372,12 +377,14 @@ fn drive_trash(store: &Store) {
     at_once(store.drop_from_trash(entry, "volume-21".into()));
     at_once(store.undelete_workspace(removed, None, NOW));
     at_once(store.finish_restore(entry, NOW));
-    at_once(store.remove_workspace(removed, true, NOW));
+    at_once(store.remove_workspace(removed, true, false, NOW));
     at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
         .expect("claimed");
     at_once(store.keep_in_trash(TrashId(id(23)), NOW));
+    at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::PurgeOrdered, None, NOW));
     at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::Named, None, NOW));
     at_once(store.finish_delete(TrashId(id(23)), NOW));
+    at_once(store.finish_purge(removed, NOW));
     at_once(store.begin_restore(TrashId(id(22))));
 }
 

@@ -19,9 +19,9 @@ pub enum DeleteGuard {
     Named,
     /// It was to be kept until before this time.
     KeptUntilBefore(Timestamp),
-    /// Its workspace was not undeleted after this event. A removal that was to delete for good speaks of what was
-    /// removed then: what was taken back since, and removed again, is kept as long as anything.
-    NotUndeletedAfter(i64),
+    /// Its workspace is removed, and that removal ordered it. What was undeleted since, and removed again without such
+    /// an order, is kept as long as anything.
+    PurgeOrdered,
 }
 
 /// What has to be true of the workspace's row for a claim to be made.
@@ -156,53 +156,7 @@ impl Store {
     /// # Errors
     /// When the store cannot answer.
     pub async fn claim_for_trash(&self, claim: NewClaim, at: Timestamp) -> StoreResult<Option<TrashEntry>> {
-        self.lanes
-            .write("claim for trash", move |tx| {
-                if !guard_holds(tx, &claim)? || already_claimed(tx, &claim.things)? {
-                    return Ok(None);
-                }
-                tx.sql
-                    .prepare_cached(
-                        "INSERT INTO trash (id, workspace, workspace_name, reason, evidence, state, created_at, keep_until)
-                         VALUES (?1, ?2, ?3, ?4, ?5, 'claimed', ?6, ?7)",
-                    )?
-                    .execute(params![
-                        claim.id,
-                        claim.workspace,
-                        claim.workspace_name,
-                        claim.reason.as_str(),
-                        claim.evidence,
-                        at,
-                        claim.keep_until
-                    ])?;
-                if let Some(container) = &claim.things.container {
-                    add_item(tx, claim.id, container.id.as_str(), "container", &container.name)?;
-                }
-                for volume in &claim.things.volumes {
-                    add_item(tx, claim.id, volume, "volume", volume)?;
-                }
-                let told = json!({
-                    "trash_id": claim.id,
-                    "reason": claim.reason,
-                    "evidence": claim.evidence,
-                    "container": claim.things.container.as_ref().map(|c| c.id.as_str()),
-                    "volumes": claim.things.volumes,
-                });
-                let counted = claim.swept_by.filter(|_| !claim.reason.ordered_by_person());
-                tx.tell(at, EventKind::ContainerReaped, Some(claim.workspace), told, counted)?;
-                Ok(Some(TrashEntry {
-                    id: claim.id,
-                    workspace: claim.workspace,
-                    workspace_name: claim.workspace_name,
-                    reason: claim.reason,
-                    evidence: claim.evidence,
-                    things: claim.things,
-                    state: TrashState::Claimed,
-                    created_at: at,
-                    keep_until: claim.keep_until,
-                }))
-            })
-            .await
+        self.lanes.write("claim for trash", move |tx| insert_claim(tx, claim, at)).await
     }
 
     /// A claimed entry's container is stopped and renamed: it is kept from now on.
@@ -269,12 +223,10 @@ impl Store {
         swept_by: Option<&'static str>,
         at: Timestamp,
     ) -> StoreResult<bool> {
-        let (past, undeleted_after) = match guard {
-            DeleteGuard::Named => (None, None),
-            DeleteGuard::KeptUntilBefore(time) => (Some(time), None),
-            DeleteGuard::NotUndeletedAfter(event) => {
-                (None, (!is(Mutation::PurgeWhateverIsThere)).then_some(event))
-            }
+        let (past, ordered) = match guard {
+            DeleteGuard::Named => (None, false),
+            DeleteGuard::KeptUntilBefore(time) => (Some(time), false),
+            DeleteGuard::PurgeOrdered => (None, !is(Mutation::PurgeWhateverIsThere)),
         };
         self.lanes
             .write("begin delete", move |tx| {
@@ -286,12 +238,12 @@ impl Store {
                            AND (reason IN ('stray', 'replaced')
                                 OR NOT EXISTS (SELECT 1 FROM workspaces w
                                                WHERE w.id = trash.workspace AND w.status <> 'removed'))
-                           AND (?3 IS NULL
-                                OR NOT EXISTS (SELECT 1 FROM events e
-                                               WHERE e.workspace = trash.workspace AND e.sequence > ?3
-                                                 AND e.event_type = ?4))",
+                           AND (NOT ?3
+                                OR EXISTS (SELECT 1 FROM workspaces w
+                                           WHERE w.id = trash.workspace AND w.status = 'removed'
+                                             AND w.purge_ordered_at IS NOT NULL))",
                     )?
-                    .execute(params![entry, past, undeleted_after, EventKind::Undeleted.as_str()])?;
+                    .execute(params![entry, past, ordered])?;
                 if moved > 0 && swept_by.is_some() {
                     let found =
                         entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
@@ -352,6 +304,28 @@ impl Store {
         self.lanes
             .write("begin restore", move |tx| {
                 move_state(tx, entry, &[TrashState::Kept, TrashState::Claimed], TrashState::Restoring)
+            })
+            .await
+    }
+
+    /// A purge is carried out: nothing of the removed workspace is left, and nothing of it can come back. `false` while
+    /// something of it is in the trash, or when the order was taken back.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn finish_purge(&self, workspace: WorkspaceId, at: Timestamp) -> StoreResult<bool> {
+        self.lanes
+            .write("finish purge", move |tx| {
+                let purged = tx
+                    .sql
+                    .prepare_cached(
+                        "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0, purged_at = ?2,
+                                purge_ordered_at = NULL
+                         WHERE id = ?1 AND status = 'removed' AND purge_ordered_at IS NOT NULL
+                           AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.workspace = ?1)",
+                    )?
+                    .execute(params![workspace, at])?;
+                Ok(purged > 0)
             })
             .await
     }
@@ -433,6 +407,57 @@ impl Store {
             })
             .await
     }
+}
+
+/// Writes a claim, in the caller's transaction. `None` when its guard does not hold or one of the things is claimed.
+pub(super) fn insert_claim(
+    tx: &mut Tx<'_>,
+    claim: NewClaim,
+    at: Timestamp,
+) -> StoreResult<Option<TrashEntry>> {
+    if !guard_holds(tx, &claim)? || already_claimed(tx, &claim.things)? {
+        return Ok(None);
+    }
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO trash (id, workspace, workspace_name, reason, evidence, state, created_at, keep_until)
+             VALUES (?1, ?2, ?3, ?4, ?5, 'claimed', ?6, ?7)",
+        )?
+        .execute(params![
+            claim.id,
+            claim.workspace,
+            claim.workspace_name,
+            claim.reason.as_str(),
+            claim.evidence,
+            at,
+            claim.keep_until
+        ])?;
+    if let Some(container) = &claim.things.container {
+        add_item(tx, claim.id, container.id.as_str(), "container", &container.name)?;
+    }
+    for volume in &claim.things.volumes {
+        add_item(tx, claim.id, volume, "volume", volume)?;
+    }
+    let told = json!({
+        "trash_id": claim.id,
+        "reason": claim.reason,
+        "evidence": claim.evidence,
+        "container": claim.things.container.as_ref().map(|c| c.id.as_str()),
+        "volumes": claim.things.volumes,
+    });
+    let counted = claim.swept_by.filter(|_| !claim.reason.ordered_by_person());
+    tx.tell(at, EventKind::ContainerReaped, Some(claim.workspace), told, counted)?;
+    Ok(Some(TrashEntry {
+        id: claim.id,
+        workspace: claim.workspace,
+        workspace_name: claim.workspace_name,
+        reason: claim.reason,
+        evidence: claim.evidence,
+        things: claim.things,
+        state: TrashState::Claimed,
+        created_at: at,
+        keep_until: claim.keep_until,
+    }))
 }
 
 /// While another entry of the workspace is left, what that holds can still come back to the row.

@@ -9,7 +9,7 @@ use super::{
     lane::Tx,
     row::{self, WORKSPACE_COLUMNS, workspace},
     tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token, take_token},
-    trash::begin_restore,
+    trash::{NewClaim, begin_restore, insert_claim},
 };
 use crate::domain::{
     access::STEPS_MAX,
@@ -131,6 +131,9 @@ pub struct BeginStart {
     /// The newest event when this was ordered. Who was removed since, and is back and paused, does not come up by it:
     /// the row looks as it did before.
     pub not_undeleted_after: Option<i64>,
+    /// The container whose place it takes: claimed for the trash in the same transaction, so that a crash leaves a
+    /// claim to finish and never a container that nothing explains.
+    pub replaces: Option<NewClaim>,
     /// When.
     pub at: Timestamp,
 }
@@ -149,8 +152,6 @@ pub enum RemoveResult {
     Removed {
         /// This one and those below it.
         removed: Vec<WorkspaceId>,
-        /// The sequence number of the last event that tells of it: an undelete that comes later has a greater one.
-        told: i64,
     },
     /// It has children, and the removal was not to cascade.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
@@ -692,6 +693,10 @@ impl Store {
                          WHERE id = ?1",
                     )?
                     .execute(params![row.id, incarnation, begin.container.as_str(), begin.spec_hash])?;
+                if let Some(replaced) = begin.replaces {
+                    // `None` in a second attempt: the first has claimed it.
+                    insert_claim(tx, replaced, begin.at)?;
+                }
                 rotate_instance_token(tx, row.id, incarnation, &begin.token, begin.at)?;
                 // A new process: what the old one worked on is over.
                 tx.sql
@@ -706,7 +711,7 @@ impl Store {
     }
 
     /// Removes a row and, with `cascade`, everything below it. Their instance tokens go with them;
-    /// what they own in the engine follows later.
+    /// what they own in the engine follows later. With `purge` that is deleted for good, which the rows remember.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -714,6 +719,7 @@ impl Store {
         &self,
         id: WorkspaceId,
         cascade: bool,
+        purge: bool,
         at: Timestamp,
     ) -> StoreResult<RemoveResult> {
         self.lanes
@@ -746,13 +752,18 @@ impl Store {
                     };
                     change_status(tx, &change, EventKind::Removed)?;
                     revoke_instance_tokens(tx, *workspace, at)?;
+                    if purge {
+                        tx.sql
+                            .prepare_cached("UPDATE workspaces SET purge_ordered_at = ?2 WHERE id = ?1")?
+                            .execute(params![workspace, at])?;
+                    }
                     tx.sql
                         .prepare_cached(
                             "DELETE FROM pulse WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)",
                         )?
                         .execute([workspace])?;
                 }
-                Ok(RemoveResult::Removed { removed, told: tx.last_told() })
+                Ok(RemoveResult::Removed { removed })
             })
             .await
     }
@@ -782,7 +793,7 @@ impl Store {
                 }
                 tx.sql
                     .prepare_cached(
-                        "UPDATE workspaces SET name = ?2, parent_id =
+                        "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL, parent_id =
                            (SELECT p.id FROM workspaces p WHERE p.id = workspaces.parent_id AND p.status <> 'removed')
                          WHERE id = ?1",
                     )?

@@ -24,16 +24,17 @@ impl Sweeper {
         look: &Look,
     ) -> Result<Applied, SweepError> {
         let id = planned.action.workspace();
-        let put_away = |reason, things: &Things, guard| {
+        let put_away_counted = |reason, things: &Things, guard, swept_by| {
             Order::PutAway(PutAway {
                 name: planned.name.clone(),
                 reason,
                 evidence: planned.evidence.clone(),
                 things: things.clone(),
                 guard,
-                swept_by: Some(pass),
+                swept_by,
             })
         };
+        let put_away = |reason, things: &Things, guard| put_away_counted(reason, things, guard, Some(pass));
         let order = match &planned.action {
             Action::RevokeStaleTokens { workspace, older_than } => {
                 // The age in the UPDATE is measured by the wall clock: one that was set back since the
@@ -52,12 +53,15 @@ impl Sweeper {
                 put_away(TrashReason::Removed, things, ClaimGuard::RowRemoved)
             }
             Action::TrashUnknown { things, .. } => put_away(TrashReason::Unknown, things, ClaimGuard::NoRow),
-            Action::TrashStray { container, .. } => {
+            Action::TrashStray { container, never_ran, .. } => {
                 let things = Things { container: Some(container.clone()), volumes: Vec::new() };
-                put_away(TrashReason::Stray, &things, ClaimGuard::NotTheRows(container.id.clone()))
+                let guard = ClaimGuard::NotTheRows(container.id.clone());
+                // What is not counted in the plan is not counted in the hour that follows it either.
+                put_away_counted(TrashReason::Stray, &things, guard, (!never_ran).then_some(pass))
             }
             Action::FinishTrash { entry, .. } => Order::FinishPutAway(*entry),
             Action::FinishRestore { entry, .. } => Order::Restore(*entry),
+            Action::Purge { .. } => Order::Purge,
             Action::DeleteTrash { entry, .. } => {
                 let guard = DeleteGuard::KeptUntilBefore(look.asked_at());
                 Order::Delete { entry: *entry, guard, swept_by: Some(pass) }

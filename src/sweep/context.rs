@@ -25,8 +25,8 @@ use crate::{
     },
     entropy::SharedEntropy,
     listening::{Listening, jumped, offset},
-    ops::Ops,
-    store::Store,
+    ops::{Ops, OwnContainers},
+    store::{Store, StoreError},
 };
 
 /// The sweeps' numbers.
@@ -215,14 +215,14 @@ impl Sweeper {
     /// Why there is nothing to act on.
     pub async fn look(&self) -> Result<Look, Untrusted> {
         let spell = self.current_spell();
-        let listing = match trusted::look(&*self.engine, &*self.clock, self.instance).await {
-            Ok(listing) => listing,
+        let (listing, inventory) = match self.list().await {
+            Ok(listed) => listed,
             Err(untrusted) => {
                 self.memory().presence.forget();
                 return Err(untrusted);
             }
         };
-        let inventory = Inventory::of(self.instance, listing.observed());
+        self.ops.note_paused(inventory.with_paused());
         // What was asked in one spell is no look of the next, even where that began before the answer came.
         let mut memory = self.memory();
         if memory.spell != spell {
@@ -249,6 +249,20 @@ impl Sweeper {
         drop(memory);
         let (asked_at, awake) = (listing.asked_at(), listing.awake());
         Ok(Look { asked_at, awake, spell, seen: Some(Seen { listing, inventory, presence }) })
+    }
+
+    /// The rows are read after the listing: a row is always written before its container is made.
+    async fn list(&self) -> Result<(TrustedListing, Inventory), Untrusted> {
+        let own = OwnContainers(&self.store);
+        let listing = trusted::look(&*self.engine, &*self.clock, self.instance, &own).await?;
+        let mut inventory = Inventory::of(self.instance, listing.observed());
+        let named = inventory.named_by_foreign();
+        if !named.is_empty() {
+            let failed = |error: StoreError| Untrusted::RegistryFailed(error.to_string());
+            let entries = self.store.trash_of(named.clone()).await.map_err(failed)?;
+            inventory.recognise(&self.store.known_rows(named).await.map_err(failed)?, &entries);
+        }
+        Ok((listing, inventory))
     }
 
     /// Looks at the clocks only, for passes that need no engine.

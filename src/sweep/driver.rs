@@ -311,7 +311,7 @@ impl Driver {
 fn told(why: &Untrusted) -> String {
     match why {
         Untrusted::NoAnswer(error) => format!("{why}: {error}"),
-        Untrusted::SentinelMissing(_) => why.to_string(),
+        Untrusted::SentinelMissing(_) | Untrusted::RegistryFailed(_) => why.to_string(),
     }
 }
 

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store::StoreError};
 
+pub use crate::ops::OwnContainers;
 pub use context::{Limits, Look, Seen, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
 pub use passes::{LOOK_EVERY, all, all_looking};

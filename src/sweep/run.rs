@@ -272,11 +272,15 @@ impl Sweeper {
             self.drop_used_up(pass, before, &actions).await?;
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None, reserved: Some(reserved) });
         };
-        let (apply, waiting): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_approved);
+        let any_approved = actions.iter().any(is_approved);
+        // Only what could hurt somebody's work waits: stops that rows demand and claims that were begun go on.
+        let (apply, waiting): (Vec<_>, Vec<_>) = actions
+            .into_iter()
+            .partition(|planned| is_approved(planned) || !planned.action.counts_against_breaker());
         let id = match before {
             // A pass holds one plan. An approved one stays until all of it is done: it would have to be
             // approved twice.
-            Some(row) if !apply.is_empty() => row.id,
+            Some(row) if any_approved => row.id,
             before => self.hold(pass, before, &waiting, &reason).await?,
         };
         Ok(Judged { apply, held: waiting, hold: Some((id, reason)), reserved: None })

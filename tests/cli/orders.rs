@@ -181,14 +181,21 @@ fn rm_tells_how_to_take_it_back() {
     let removed = |cascade_deleted| RemoveOutcome {
         status: "removed".into(),
         cascade_deleted,
+        purged: None,
+        purge_error: None,
         children: Vec::new(),
         children_count: 0,
     };
     daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 200, &removed(0));
-    daemon.answers("DELETE /workspaces/builder?confirm=true&purge=true", 200, &removed(2));
+    let purged = RemoveOutcome { purged: Some(true), ..removed(2) };
+    daemon.answers("DELETE /workspaces/builder?confirm=true&purge=true", 200, &purged);
+    let why = Some("the engine could not do it: ask Podman who it is: connection refused".to_owned());
+    let left = RemoveOutcome { purged: Some(false), purge_error: why, ..removed(0) };
+    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=true", 200, &left);
     assert_snapshot!("rm", daemon.run(&["rm", "builder"]).transcript());
     assert_snapshot!("rm_json", daemon.run(&["rm", "builder", "--json"]).transcript());
     assert_snapshot!("rm_purge", daemon.run(&["rm", "builder", "--cascade", "--purge"]).transcript());
+    assert_snapshot!("rm_purge_unfinished", daemon.run(&["rm", "builder", "--purge"]).transcript());
 }
 
 #[test]
@@ -198,6 +205,8 @@ fn rm_with_children_removes_nothing_and_names_them() {
     let asked = RemoveOutcome {
         status: "confirmation_required".into(),
         cascade_deleted: 0,
+        purged: None,
+        purge_error: None,
         children: vec![child("tester"), child("night shift")],
         children_count: 2,
     };

@@ -9,6 +9,7 @@ mod crashes;
 mod engine_lost;
 mod identity;
 mod late_starts;
+mod odd_files;
 mod unheard_ends;
 
 use crate::support::{

@@ -11,12 +11,26 @@ use super::{
 };
 use crate::support::{
     daemon::{Site, until},
-    podman::{directory_of, inspected},
+    podman::{directory_of, image, inspected, podman},
 };
 
 /// Kills conmon and then the process; waits until the process is gone.
 #[track_caller]
 fn end_unheard(container: &str) {
+    end_while(container, "running");
+}
+
+/// As if an operator's `podman stop` with a long grace had been killed, and the process with its conmon after it.
+#[track_caller]
+fn end_while_stopping(container: &str) {
+    let mut stop = podman().args(["stop", "--time=300", container]).spawn().expect("podman runs");
+    until("it is being stopped", || (inspected(container, "{{.State.Status}}")? == "stopping").then_some(()));
+    stop.kill().and_then(|()| stop.wait()).expect("the stop is killed");
+    end_while(container, "stopping");
+}
+
+#[track_caller]
+fn end_while(container: &str, state: &str) {
     let pids = inspected(container, "{{.State.ConmonPid}} {{.State.Pid}}").expect("it is there");
     for pid in pids.split(' ') {
         let process = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
@@ -28,7 +42,57 @@ fn end_unheard(container: &str) {
         let ended = stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']));
         (stat.is_empty() || ended).then_some(())
     });
-    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some("running"), "Podman heard of it");
+    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman heard of it");
+}
+
+/// Makes a workspace that does not end when it is asked to, and is killed while it is being stopped.
+#[track_caller]
+fn stuck_in_stopping(site: &Site, name: &str) -> String {
+    let deaf =
+        ["--", "sh", "-c", "trap '' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 1; done"];
+    site.ostler(["create", name, "--image", image()].into_iter().chain(deaf)).well();
+    let container = site.show(name)["container_id"].as_str().expect("it has a container").to_owned();
+    end_while_stopping(&container);
+    container
+}
+
+#[test]
+fn container_stuck_in_stopping_is_replaced_by_sweeps() {
+    let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
+    site.serve();
+    let old = stuck_in_stopping(&site, "stuck");
+    until("it is online in a new container", || {
+        site.sweep_all();
+        let row = site.show("stuck");
+        (row["status"] == "online" && row["container_id"] != old.as_str()).then_some(())
+    });
+    converge(&site);
+    assert_truthful(&site);
+}
+
+#[test]
+fn every_order_heals_a_container_stuck_in_stopping() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    for order in ["restart", "recreate", "stop", "hibernate"] {
+        let old = stuck_in_stopping(&site, order);
+        site.ostler([order, order]).well();
+        let row = site.show(order);
+        let up = matches!(order, "restart" | "recreate");
+        let expected = match order {
+            "stop" => "paused",
+            "hibernate" => "hibernated",
+            _ => "online",
+        };
+        assert_eq!(row["status"], expected, "{row}");
+        assert_eq!(up, row["container_id"] != old.as_str(), "{order}: {row}");
+        if !up {
+            site.ostler(["start", order]).well();
+            assert_eq!(site.show(order)["status"], "online", "after {order}");
+        }
+    }
+    converge(&site);
+    assert_truthful(&site);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The main job on real input: the real binary, the real Podman, real containers.
 
 mod breaker;
+mod by_hand;
 mod exec;
 mod lifecycle;
 mod reaping;

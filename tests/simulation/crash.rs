@@ -296,7 +296,7 @@ pub(crate) const WORK: [(&str, MakeWork); 6] = [
 
 fn work_for_reap_removed(house: &mut House) -> WorkspaceId {
     let id = house.online("w");
-    let removed = at_once(house.eye.remove_workspace(id, false, house.sim.now())).unwrap();
+    let removed = at_once(house.eye.remove_workspace(id, false, false, house.sim.now())).unwrap();
     assert!(matches!(removed, RemoveResult::Removed { removed, .. } if removed == [id]));
     id
 }

@@ -229,7 +229,7 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
         until_held(&house, "paused along with", |ops| async move { drop(ops.start(lead, false).await) });
         house.sim.take(house.sim.held()[0].id);
         house.sim.run_ready();
-        at_once(house.eye.remove_workspace(lead, true, house.sim.now())).expect("they are removed");
+        at_once(house.eye.remove_workspace(lead, true, false, house.sim.now())).expect("they are removed");
         for _ in 0..steps {
             house.sim.step_calmly();
         }
@@ -250,7 +250,7 @@ fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undelete
         // What a start finds is what it found before it was removed: a row that is paused.
         house.remove_container(id);
         until_held(&house, at, |ops| async move { drop(ops.start(id, false).await) });
-        at_once(house.eye.remove_workspace(id, false, house.sim.now())).expect("it is removed");
+        at_once(house.eye.remove_workspace(id, false, false, house.sim.now())).expect("it is removed");
         at_once(house.eye.undelete_workspace(id, None, house.sim.now())).expect("it comes back");
         house.converge();
         assert_eq!(house.status(id), Status::Paused, "undeleted when the start before had come to {at}");

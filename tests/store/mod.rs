@@ -167,6 +167,7 @@ impl Fixture {
             spec_hash: "hash".into(),
             token: issue,
             not_undeleted_after: None,
+            replaces: None,
             at,
         };
         let started = self.store.begin_start(begin).await.unwrap()?;
@@ -186,7 +187,7 @@ impl Fixture {
     }
 
     pub(crate) async fn remove(&self, id: WorkspaceId, at: Timestamp) {
-        self.store.remove_workspace(id, true, at).await.unwrap();
+        self.store.remove_workspace(id, true, false, at).await.unwrap();
     }
 
     /// Puts a row into a status without asking the state machine.

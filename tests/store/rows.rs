@@ -90,7 +90,7 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     let (_, token) = fixture.start(leaf, minute(1)).await.unwrap();
 
     let before = fixture.dump();
-    let refused = fixture.store.remove_workspace(root, false, minute(2)).await.unwrap();
+    let refused = fixture.store.remove_workspace(root, false, false, minute(2)).await.unwrap();
     let mut children = vec![(left, name("left")), (right, name("right"))];
     children.sort();
     let RemoveResult::HasChildren(mut named) = refused else {
@@ -103,7 +103,7 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     let pin = fixture.side();
     pin_log(&pin);
     let counted = commits(&fixture.path());
-    let removed = fixture.store.remove_workspace(root, true, minute(3)).await.unwrap();
+    let removed = fixture.store.remove_workspace(root, true, false, minute(3)).await.unwrap();
     assert_eq!(commits(&fixture.path()), counted + 1, "a tree was removed in several transactions");
     let RemoveResult::Removed { removed: mut ids, .. } = removed else { panic!("{removed:?}") };
     assert_eq!(ids[0], root, "the one that was named comes first");
@@ -120,7 +120,10 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     assert_eq!(fixture.store.bearer(&digest(&token), minute(4)), None);
     let told = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
     assert_eq!(told, 4, "one event for each row");
-    assert_eq!(fixture.store.remove_workspace(root, true, minute(5)).await, Ok(RemoveResult::NotThere));
+    assert_eq!(
+        fixture.store.remove_workspace(root, true, false, minute(5)).await,
+        Ok(RemoveResult::NotThere)
+    );
 }
 
 #[tokio::test]
@@ -153,6 +156,7 @@ async fn a_removed_row_is_never_started() {
             spec_hash: "hash".into(),
             token: token().1,
             not_undeleted_after: None,
+            replaces: None,
             at: minute(2),
         };
         assert_eq!(fixture.store.begin_start(begin).await, Ok(None), "{cause:?} started a removed row");
@@ -384,7 +388,7 @@ async fn generation_rises_with_every_order_and_with_no_heartbeat() {
     raised("a start").await;
     fixture.store.pause_workspace(id, minute(1)).await.unwrap();
     raised("a pause").await;
-    fixture.store.remove_workspace(id, false, minute(2)).await.unwrap();
+    fixture.store.remove_workspace(id, false, false, minute(2)).await.unwrap();
     raised("a removal").await;
     fixture.store.undelete_workspace(id, None, minute(3)).await.unwrap();
     raised("an undelete").await;

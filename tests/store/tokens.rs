@@ -281,7 +281,7 @@ async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() 
         (
             submit(fixture.store.revoke_token(id, api_id, minute(1))),
             submit(fixture.store.note_beat(holder, Beat::default(), minute(1))),
-            submit(fixture.store.remove_workspace(gone, false, minute(1))),
+            submit(fixture.store.remove_workspace(gone, false, false, minute(1))),
             submit(fixture.store.note_beat(held, Beat::default(), minute(1))),
         )
     });

@@ -220,24 +220,37 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
 async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
-    let removed = fixture.store.remove_workspace(id, false, minute(1)).await.unwrap();
-    let RemoveResult::Removed { told, .. } = removed else { panic!("{removed:?}") };
+    let remove = async |purge, at| {
+        let removed = fixture.store.remove_workspace(id, false, purge, minute(at)).await.unwrap();
+        assert!(matches!(removed, RemoveResult::Removed { .. }), "{removed:?}");
+    };
+    let ordered = async || fixture.store.purges_ordered().await.unwrap().len();
+    remove(true, 1).await;
+    assert_eq!(ordered().await, 1, "the order is not kept");
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: false });
-    fixture.remove(id, minute(1)).await;
+    assert_eq!(ordered().await, 0, "an undelete takes the order back");
+    remove(false, 1).await;
     let entry = fixture.kept(id, REMOVED).await;
-    let purge = DeleteGuard::NotUndeletedAfter(told);
+    let purge =
+        async || fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(3)).await.unwrap();
     assert!(
-        !fixture.store.begin_delete(entry, purge, None, minute(3)).await.unwrap(),
+        !purge().await,
         "what was taken back from the purge, and removed again without one, was deleted for good"
     );
-    let again = fixture.store.newest_events(Some(id), 50).await.unwrap();
-    let removed_again =
-        again.iter().find(|event| event.event_type == "WORKSPACE_REMOVED").expect("it was told");
-    let purge = DeleteGuard::NotUndeletedAfter(removed_again.id);
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true });
+    fixture.store.finish_restore(entry, minute(4)).await.unwrap();
+    remove(true, 5).await;
+    let entry = fixture.kept(id, REMOVED).await;
     assert!(
-        fixture.store.begin_delete(entry, purge, None, minute(3)).await.unwrap(),
-        "a purge deletes nothing"
+        !fixture.store.finish_purge(id, minute(6)).await.unwrap(),
+        "called done while the trash holds something"
     );
+    let purge = fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(6)).await.unwrap();
+    assert!(purge, "a purge deletes nothing");
+    fixture.store.finish_delete(entry, minute(6)).await.unwrap();
+    assert!(fixture.store.finish_purge(id, minute(6)).await.unwrap(), "it is not called done");
+    assert_eq!(ordered().await, 0, "it is done, and still to be done");
+    assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
 }
 
 #[tokio::test]

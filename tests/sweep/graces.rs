@@ -80,13 +80,36 @@ fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
     assert!(matches!(refused, Err(OpError::Untrusted(Untrusted::SentinelMissing(_)))), "{refused:?}");
     let state = house.world.state();
     assert!(
-        state.log[before..].iter().all(|call| call.method.starts_with("inspect")),
+        state.log[before..]
+            .iter()
+            .all(|call| ["inspect_", "list_"].iter().any(|look| call.method.starts_with(look))),
         "{:#?}",
         &state.log[before..]
     );
     drop(state);
     let looked = house.sim.calmly(async move { sweeper.look().await.map(drop) });
     assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))));
+}
+
+/// `podman volume prune` deletes the sentinel, for nothing mounts it.
+#[test]
+fn known_container_is_evidence_where_the_sentinel_was_pruned() {
+    let house = House::new(6, TaskOrder::AsWoken);
+    let id = house.online("w");
+    let pruned = house.world.state().prune_volumes();
+    assert_eq!(pruned, [instance_name(INSTANCE)]);
+    let recreated = house.calmly(|ops| async move { ops.recreate(id).await });
+    assert!(matches!(recreated, Ok(Applied::Done(_))), "{recreated:?}");
+    house.sim.quiesce();
+    house.converge();
+    at_rest(&house).unwrap();
+    // A container that no row and no trash entry knows proves nothing, whatever its labels say.
+    let house = House::new(7, TaskOrder::AsWoken);
+    house.furnish_unknown();
+    house.world.state().volumes.remove(&instance_name(INSTANCE));
+    let sweeper = Arc::clone(&house.daemon.sweeper);
+    let looked = house.sim.calmly(async move { sweeper.look().await.map(drop) });
+    assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))), "{looked:?}");
 }
 
 /// Two looks decide; one of them may fall into a restart.

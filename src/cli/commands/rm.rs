@@ -22,12 +22,17 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<
     let answer = spinner::while_carried_out(session, &args.name, order).await?;
     let outcome = read(&answer)?;
     let children = !outcome.children.is_empty() && outcome.status != "removed";
+    let failure = if children {
+        Some(has_children(args, &outcome))
+    } else {
+        outcome.purge_error.as_deref().map(|why| not_purged(args, &outcome, why))
+    };
     if session.out.json() {
         session.out.value(&outcome)?;
-    } else if !children {
+    } else if failure.is_none() {
         session.out.line(&told(args, &outcome))?;
     }
-    if children { Err(has_children(args, &outcome)) } else { Ok(0) }
+    failure.map_or(Ok(0), Err)
 }
 
 /// A conflict may be children, which the answer names, or anything else, which it explains.
@@ -40,13 +45,24 @@ fn read(answer: &client::Answer) -> Result<RemoveOutcome, Failure> {
     answer.read()
 }
 
-fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
-    let below = match outcome.cascade_deleted {
+fn below(outcome: &RemoveOutcome) -> String {
+    match outcome.cascade_deleted {
         0 => String::new(),
         number => format!(" and {} below it", count(number, "workspace", "workspaces")),
-    };
-    let name = &args.name;
-    if args.purge {
+    }
+}
+
+/// The rows are removed, and their things are not deleted: nothing is called deleted that was not seen gone.
+fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
+    let why = format!("{}{} removed, and not deleted for good yet: {why}", args.name, below(outcome));
+    let next = "ostler goes on trying; `ostler trash ls` shows what is left, `ostler undelete` takes it back until it \
+                is deleted";
+    Failure::new(Exit::Failed, why).next(next)
+}
+
+fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
+    let (name, below) = (&args.name, below(outcome));
+    if outcome.purged == Some(true) {
         return format!("{name}{below} deleted for good");
     }
     format!("{name}{below} removed; `ostler undelete {}` takes it back", quoted(name))

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::super::FileToWrite;
+use super::super::{FileToWrite, TOO_LONG};
 use crate::domain::time::Timestamp;
 
 /// The largest file that is read, in bytes. What ostler reads are tokens and configurations.
@@ -28,15 +28,29 @@ pub(super) fn pack(file: &FileToWrite, modified: Timestamp) -> io::Result<Vec<u8
     archive.into_inner()
 }
 
-/// The content of the archive's first file.
+fn unusable(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+/// The content of the archive's first file. [`io::ErrorKind::InvalidData`] if that is no regular file or too long.
 pub(super) fn unpack(archive: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("nothing was sent"))??;
     if !entry.header().entry_type().is_file() {
-        return Err(io::Error::other("it is not a plain file"));
+        let kind = entry.header().entry_type();
+        let kind = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_symlink() {
+            "a link"
+        } else {
+            "a device or something else"
+        };
+        return Err(unusable(format!("it is {kind}, not a regular file")));
     }
     if entry.size() > FILE_MAX_BYTES as u64 {
-        return Err(io::Error::other(format!("it is longer than {FILE_MAX_BYTES} bytes")));
+        return Err(unusable(TOO_LONG));
     }
     let mut content = Vec::new();
     entry.read_to_end(&mut content)?;
@@ -76,7 +90,8 @@ mod tests {
         let packed = |length| pack(&file("f", vec![0; length]), Timestamp(0)).unwrap();
         assert_eq!(unpack(&packed(FILE_MAX_BYTES)).unwrap().len(), FILE_MAX_BYTES);
         assert!(packed(FILE_MAX_BYTES).len() <= ARCHIVE_MAX_BYTES);
-        assert!(unpack(&packed(FILE_MAX_BYTES + 1)).is_err());
+        let kind = |archive: &[u8]| unpack(archive).unwrap_err().kind();
+        assert_eq!(kind(&packed(FILE_MAX_BYTES + 1)), io::ErrorKind::InvalidData);
         assert!(unpack(&packed(2000)[..1000]).is_err());
         assert!(unpack(&[]).is_err());
         let mut header = tar::Header::new_gnu();
@@ -84,6 +99,6 @@ mod tests {
         header.set_size(0);
         let mut archive = tar::Builder::new(Vec::new());
         archive.append_data(&mut header, "d/", io::empty()).unwrap();
-        assert!(unpack(&archive.into_inner().unwrap()).is_err());
+        assert_eq!(kind(&archive.into_inner().unwrap()), io::ErrorKind::InvalidData);
     }
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{ContainerSpec, Environment, ExecRequest, InspectedContainer, Mount, MountSource};
+use super::states;
 use crate::domain::{
     ids::ContainerId,
     observed::{ContainerState, ObservedContainer, ObservedVolume},
@@ -42,7 +43,7 @@ pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContain
     let id = ContainerId::try_from(id).map_err(|error| format!("an entry without an id: {error}"))?;
     let name = entry.names.unwrap_or_default().into_iter().next();
     let name = name.ok_or_else(|| format!("container {} has no name", id.short()))?;
-    let state = state(entry.state.as_deref().unwrap_or_default());
+    let state = states::read(entry.state.as_deref().unwrap_or_default());
     Ok(ObservedContainer {
         name: name.trim_start_matches('/').to_owned(),
         labels: sorted(entry.labels),
@@ -56,17 +57,6 @@ pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContain
 /// A volume of a listing.
 pub(super) fn observed_volume(volume: Volume) -> ObservedVolume {
     ObservedVolume { name: volume.name, labels: volume.labels.into_iter().collect() }
-}
-
-/// Podman's word for what a container does. `stopped` is `exited` before Podman has tidied up.
-fn state(word: &str) -> ContainerState {
-    match word {
-        "created" | "configured" | "initialized" => ContainerState::Created,
-        "running" | "paused" => ContainerState::Running,
-        "stopping" => ContainerState::Stopping,
-        "exited" | "stopped" => ContainerState::Exited,
-        _ => ContainerState::Unknown,
-    }
 }
 
 /// What is read of a container that was looked at.
@@ -101,6 +91,8 @@ struct InspectionState {
 struct InspectionConfig {
     #[serde(default)]
     env: Option<Vec<String>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -168,7 +160,7 @@ impl From<LogInspection> for LogSource {
         Self {
             // Podman takes `json-file` for the same.
             path: matches!(driver.as_str(), LOG_DRIVER | "json-file").then_some(path),
-            may_grow: state(&of.status).may_run(),
+            may_grow: states::read(&of.status).may_run(),
             conmon: of.conmon_pid.filter(|process| *process > 0),
         }
     }
@@ -184,10 +176,11 @@ pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i
         mounts,
         host_config,
     } = inspection;
-    let state = state(&status);
+    let state = states::read(&status);
     let seen = InspectedContainer {
         id,
         name: name.trim_start_matches('/').to_owned(),
+        labels: config.labels.unwrap_or_default(),
         state,
         exit_code: (state == ContainerState::Exited).then_some(exit_code),
         out_of_memory: oom_killed,
@@ -412,23 +405,6 @@ mod tests {
     }
 
     #[test]
-    fn a_state_nobody_knows_is_unknown() {
-        for (word, expected) in [
-            ("created", ContainerState::Created),
-            ("initialized", ContainerState::Created),
-            ("running", ContainerState::Running),
-            ("paused", ContainerState::Running),
-            ("stopping", ContainerState::Stopping),
-            ("exited", ContainerState::Exited),
-            ("stopped", ContainerState::Exited),
-            ("removing", ContainerState::Unknown),
-            ("", ContainerState::Unknown),
-        ] {
-            assert_eq!(state(word), expected, "{word}");
-        }
-    }
-
-    #[test]
     fn only_a_container_that_ended_has_an_exit_code() {
         let id = "a".repeat(64);
         let exited = observed_container(entry(&id, "exited")).unwrap();
@@ -455,7 +431,7 @@ mod tests {
         let inspection = json!({
             "Id": "a".repeat(64), "Name": "n",
             "State": { "Status": "exited", "ExitCode": 137, "OOMKilled": true, "Pid": 7, "ConmonPid": 6 },
-            "Config": { "Env": ["A=1=2", "B"] },
+            "Config": { "Env": ["A=1=2", "B"], "Labels": { "k": "v" } },
             "Mounts": [{ "Type": "volume", "Name": "v" }, { "Type": "bind" }],
             "HostConfig": { "PortBindings": { "8000/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "9000" }] } },
         });
@@ -463,6 +439,7 @@ mod tests {
         assert_eq!((found.exit_code, found.out_of_memory, found.host_port), (Some(137), true, Some(9000)));
         assert_eq!(found.env.0, BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), String::new())]));
         assert_eq!(found.volumes, ["v"]);
+        assert_eq!(found.labels, BTreeMap::from([("k".into(), "v".into())]));
         assert_eq!((process, conmon), (Some(7), Some(6)));
     }
 }

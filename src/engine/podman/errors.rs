@@ -28,6 +28,8 @@ pub(super) enum Failure {
     NoAnswer(String),
     /// The answer cannot be read, or the question could not be put.
     Unusable(String),
+    /// The answer is longer than so many bytes, and was not read to its end.
+    TooLong(usize),
 }
 
 impl Failure {
@@ -36,7 +38,7 @@ impl Failure {
         match self {
             Self::Answered { status, message } => answered(*status, message),
             Self::NoAnswer(_) => Trouble::Unreachable,
-            Self::Unusable(_) => Trouble::Other,
+            Self::Unusable(_) | Self::TooLong(_) => Trouble::Other,
         }
     }
 
@@ -44,7 +46,7 @@ impl Failure {
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Answered { status, .. } => Some(*status),
-            Self::NoAnswer(_) | Self::Unusable(_) => None,
+            Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => None,
         }
     }
 
@@ -54,7 +56,15 @@ impl Failure {
             Self::Answered { status, message } => {
                 *status == 404 || ["no such volume", "no such container"].iter().any(|w| message.contains(w))
             }
-            Self::NoAnswer(_) | Self::Unusable(_) => false,
+            Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
+        }
+    }
+
+    /// Whether Podman refused because of the state that a container is in.
+    pub(super) fn says_the_state_is_wrong(&self) -> bool {
+        match self {
+            Self::Answered { message, .. } => message.contains("container state improper"),
+            Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
         }
     }
 
@@ -62,7 +72,7 @@ impl Failure {
     pub(super) fn says_it_has_stopped(&self) -> bool {
         match self {
             Self::Answered { message, .. } => message.contains("container state improper: stopped"),
-            Self::NoAnswer(_) | Self::Unusable(_) => false,
+            Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
         }
     }
 
@@ -71,7 +81,7 @@ impl Failure {
         let words = ["timed out waiting for file", "conmon exited prematurely"];
         match self {
             Self::Answered { message, .. } => words.iter().any(|words| message.contains(words)),
-            Self::NoAnswer(_) | Self::Unusable(_) => false,
+            Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
         }
     }
 
@@ -87,6 +97,7 @@ impl Failure {
             Self::Answered { message, .. } | Self::NoAnswer(message) | Self::Unusable(message) => {
                 one_line(message)
             }
+            Self::TooLong(limit) => format!("the answer is longer than {limit} bytes"),
         }
     }
 

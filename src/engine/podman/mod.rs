@@ -20,10 +20,12 @@ mod processes;
 mod raw;
 pub mod socket;
 mod sockets;
+mod states;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     future::{Future, ready},
+    io,
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     sync::{Mutex, PoisonError},
@@ -60,7 +62,8 @@ use self::{
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, EventStream,
     ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogChunk,
-    LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble, VolumeSpec,
+    LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, TOO_LONG, Trouble,
+    VolumeSpec,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -286,6 +289,13 @@ impl Podman {
     async fn confirms_the_end(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
         asked.is_err_and(|failure| failure.says_it_has_stopped())
+    }
+
+    /// Lets a paused container go on. `false` if it was not paused, or stays so.
+    async fn unpause(&self, id: &ContainerId) -> bool {
+        let is_paused = |seen: InspectedContainer| seen.state == ContainerState::Paused;
+        self.inspect_container(id).await.is_ok_and(is_paused)
+            && self.order(Method::POST, &format!("/libpod/containers/{id}/unpause")).await.is_ok()
     }
 
     /// Whether the conmon of a container that Podman does not call running goes on and on.
@@ -671,7 +681,11 @@ impl Engine for Podman {
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> EngineResult<()> {
         let timeout = convert::whole_seconds(grace);
         let target = format!("/libpod/containers/{id}/stop?timeout={timeout}");
-        let stopped = match self.order(Method::POST, &target).await {
+        let mut stopped = self.order(Method::POST, &target).await;
+        if stopped.as_ref().is_err_and(Failure::says_the_state_is_wrong) && self.unpause(id).await {
+            stopped = self.order(Method::POST, &target).await;
+        }
+        let stopped = match stopped {
             // Whoever asks for a stop looks afterwards whether it stands: this answer does not say.
             Err(failure) if failure.says_nobody_told_the_end() => Ok(()),
             other => other,
@@ -745,8 +759,18 @@ impl Engine for Podman {
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {
         let call = format!("read {path} of container {}", id.short());
         let target = format!("/containers/{id}/archive?path={}", escape(path));
-        let archive = self.raw.send(Method::GET, &target, None, archive::ARCHIVE_MAX_BYTES).await;
-        archive::unpack(&archive.map_err(self.failed(call.as_str()))?).map_err(file_error(call))
+        let unusable = |why: &str| EngineError::new(Trouble::Conflict, call.as_str(), why);
+        let archive = match self.raw.send(Method::GET, &target, None, archive::ARCHIVE_MAX_BYTES).await {
+            Err(Failure::TooLong(_)) => return Err(unusable(TOO_LONG)),
+            other => other.map_err(self.failed(call.as_str()))?,
+        };
+        archive::unpack(&archive).map_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                unusable(&error.to_string())
+            } else {
+                file_error(call.as_str())(error)
+            }
+        })
     }
 
     async fn ensure_network(

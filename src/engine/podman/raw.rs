@@ -188,9 +188,7 @@ fn words(body: &[u8]) -> String {
 async fn read(body: Incoming, limit: usize) -> Result<Bytes, Failure> {
     match Limited::new(body, limit).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Failure::Unusable(format!("the answer is longer than {limit} bytes")))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLong(limit)),
         Err(error) => Err(no_answer(&*error)),
     }
 }

@@ -492,9 +492,11 @@ pub(in super::super) async fn remove(
     let (ops, id) = (api.0.ops.clone(), row.id);
     let removal = api.detached(async move { ops.remove(id, query.confirm, query.purge).await }).await?;
     Ok(match removal {
-        Removal::Removed { cascaded } => Json(RemoveOutcome {
+        Removal::Removed { cascaded, purged } => Json(RemoveOutcome {
             status: "removed".into(),
             cascade_deleted: cascaded,
+            purged: purged.as_ref().map(Result::is_ok),
+            purge_error: purged.and_then(Result::err).map(|error| error.to_string()),
             children: Vec::new(),
             children_count: 0,
         })

@@ -6,3 +6,7 @@ CREATE TABLE log_mark (
     base     INTEGER NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
 ) STRICT;
+
+-- `rm --purge`: the order to delete survives a restart and an engine that is away.
+ALTER TABLE workspaces ADD COLUMN purge_ordered_at INTEGER;
+CREATE INDEX workspaces_to_purge ON workspaces (purge_ordered_at) WHERE purge_ordered_at IS NOT NULL;

@@ -32,6 +32,7 @@ impl Pass for ReapRemoved {
         let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed.clone()).await?;
         let entries = sweeper.store.trash_in_sight(listed).await?;
-        Ok(plan::reap_removed(&seen.inventory, &rows, &entries, &sweeper.ops.busy()))
+        let purges = sweeper.store.purges_ordered().await?;
+        Ok(plan::reap_removed(&seen.inventory, &rows, &entries, &purges, &sweeper.ops.busy()))
     }
 }

@@ -1,0 +1,250 @@
+//! What operators do to containers by hand: rename, pause, prune. An order never reports what has not happened.
+
+use rusqlite::OpenFlags;
+use serde_json::Value;
+
+use crate::support::{
+    daemon::{Site, until},
+    hasty::HASTY,
+    podman::{has_volume, inspected, podman_says},
+};
+
+fn state(container: &str) -> String {
+    inspected(container, "{{.State.Status}}").unwrap_or_else(|| "gone".into())
+}
+
+fn container_of(row: &Value) -> String {
+    row["container_id"].as_str().expect("it has a container").to_owned()
+}
+
+/// Creates a workspace and renames its container by hand.
+#[track_caller]
+fn renamed(site: &Site, name: &str) -> String {
+    let container = container_of(&site.create(name, &[]));
+    podman_says(["rename", &container, &format!("mine-{}", &container[..12])]);
+    container
+}
+
+#[test]
+fn stop_and_hibernate_end_a_renamed_container() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let container = renamed(&site, "worker");
+    for (order, status) in [("stop", "paused"), ("hibernate", "hibernated")] {
+        site.ostler([order, "worker"]).well();
+        assert_eq!(
+            (state(&container).as_str(), &site.show("worker")["status"]),
+            ("exited", &status.into()),
+            "{order}"
+        );
+        site.ostler(["start", "worker"]).well();
+        assert_eq!(state(&container), "running", "after {order}");
+    }
+    let before = site.show("worker");
+    for _ in 0..2 {
+        site.sweep_all();
+    }
+    let after = site.show("worker");
+    assert_eq!(
+        (&after["status"], &after["container_id"]),
+        (&"online".into(), &before["container_id"]),
+        "{after}"
+    );
+    assert!(site.live_instance_token_matches("worker"), "the token of a running container was revoked");
+
+    // An order that nobody gave here: started by hand although the row says paused.
+    site.ostler(["stop", "worker"]).well();
+    podman_says(["start", &container]);
+    site.sweep_until("settle", |_| state(&container) == "exited");
+}
+
+#[test]
+fn remove_purge_deletes_a_renamed_container_and_its_volumes() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let container = renamed(&site, "worker");
+    let id = site.show("worker")["id"].as_str().expect("it has an id").to_owned();
+    let said = site.ostler(["rm", "--purge", "worker"]).well();
+    let volumes = ["config", "work"].map(|kind| has_volume(&format!("ostler-{id}-{kind}")));
+    assert_eq!((state(&container).as_str(), volumes), ("gone", [false; 2]), "it said: {said}");
+}
+
+#[test]
+fn removed_renamed_container_comes_back_and_trash_holds_it() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let container = renamed(&site, "worker");
+    site.ostler(["restart", "worker"]).well();
+    site.ostler(["rm", "worker"]).well();
+    until("it lies in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    assert_eq!(state(&container), "exited");
+    // In the trash it is renamed and started once more.
+    podman_says(["rename", &container, &format!("again-{}", &container[..12])]);
+    podman_says(["start", &container]);
+    site.sweep_until("settle", |_| state(&container) == "exited");
+
+    site.ostler(["undelete", "worker"]).well();
+    site.ostler(["start", "worker"]).well();
+    assert_eq!(container_of(&site.show("worker")), container);
+    podman_says(["rename", &container, &format!("third-{}", &container[..12])]);
+    site.ostler(["recreate", "worker"]).well();
+    assert_eq!(state(&container), "exited", "recreate left the renamed one running");
+    let entry = site.trash().into_iter().find(|entry| entry["reason"] == "replaced");
+    assert_eq!(entry.expect("the replaced one is in the trash")["container_id"], container.as_str());
+}
+
+#[test]
+fn paused_container_is_stopped_by_every_order() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let container = container_of(&site.create("worker", &[]));
+    for (order, status) in
+        [("stop", "paused"), ("hibernate", "hibernated"), ("restart", "online"), ("recreate", "online")]
+    {
+        site.ostler(["start", "worker"]).well();
+        let container = container_of(&site.show("worker"));
+        podman_says(["pause", &container]);
+        site.ostler([order, "worker"]).well();
+        assert_eq!(site.show("worker")["status"], status, "{order}");
+        let expected = if order == "restart" { "running" } else { "exited" };
+        assert_eq!(state(&container), expected, "{order}");
+    }
+    assert_ne!(container_of(&site.show("worker")), container);
+    let container = container_of(&site.show("worker"));
+    podman_says(["pause", &container]);
+    site.ostler(["rm", "--purge", "worker"]).well();
+    assert_eq!(state(&container), "gone");
+}
+
+#[test]
+fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let container = container_of(&site.create("worker", &[]));
+    podman_says(["pause", &container]);
+    site.sweep_all();
+    let advice = format!("podman unpause {}", &container[..12]);
+    for command in [&["why", "worker"][..], &["show", "worker"], &["doctor"]] {
+        let said = site.ostler(command.iter().copied());
+        assert!(said.stdout.contains(&advice), "{command:?} does not say so: {said:?}");
+    }
+    let refused = site.ostler(["start", "worker"]);
+    assert!(refused.code == 4 && refused.stderr.contains(&advice), "{refused:?}");
+    let before = site.show("worker")["incarnation"].clone();
+    // As if it had been silent for long: degraded, and its restart due.
+    let database = site.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let silent = "UPDATE workspaces SET status = 'offline', restart_due_at = 0 WHERE name = 'worker'";
+    assert_eq!(database.execute(silent, []).expect("the row can be changed"), 1);
+    site.stop();
+    site.serve();
+    site.sweep("restart_due");
+    let row = site.show("worker");
+    assert_eq!(
+        (state(&container).as_str(), &row["incarnation"]),
+        ("paused", &before),
+        "a sweep restarted it: {row}"
+    );
+    podman_says(["unpause", &container]);
+    site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
+    assert_eq!(site.show("worker")["incarnation"], before);
+}
+
+#[test]
+fn every_state_podman_can_show_here_is_started_and_stopped() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    site.create("worker", &[]);
+    let container = container_of(&site.show("worker"));
+    // Initialised by hand: the runtime's process waits, and no agent runs.
+    site.ostler(["stop", "worker"]).well();
+    podman_says(["init", &container]);
+    assert_eq!(state(&container), "initialized");
+    site.sweep_all();
+    assert_eq!(site.show("worker")["status"], "paused");
+    site.ostler(["start", "worker"]).well();
+    assert_eq!(
+        (state(&container).as_str(), container_of(&site.show("worker"))),
+        ("running", container.clone())
+    );
+    assert!(site.live_instance_token_matches("worker"));
+    // Configured: created, and never started.
+    site.ostler(["recreate", "worker"]).well();
+    let container = container_of(&site.show("worker"));
+    // Exited by itself.
+    podman_says(["kill", &container]);
+    until("it has ended", || (state(&container) == "exited").then_some(()));
+    site.ostler(["restart", "worker"]).well();
+    assert_eq!(
+        (site.show("worker")["status"].as_str(), state(&container).as_str()),
+        (Some("online"), "running")
+    );
+}
+
+#[test]
+fn pruned_sentinel_is_replaced_by_the_evidence_of_known_containers() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    for name in ["up", "paused", "asleep"] {
+        site.create(name, &[]);
+    }
+    site.ostler(["stop", "paused"]).well();
+    site.ostler(["hibernate", "asleep"]).well();
+    let sentinel = format!("ostler-{}", site.instance());
+    let of_site = format!("label=ostler.instance={}", site.instance());
+    podman_says(["volume", "prune", "--force", "--filter", &of_site]);
+    assert!(!has_volume(&sentinel), "Podman no longer prunes it");
+    for kept in ["up", "paused", "asleep"] {
+        let id = site.show(kept)["id"].as_str().expect("an id").to_owned();
+        assert!(has_volume(&format!("ostler-{id}-work")), "the volume of {kept} was pruned");
+    }
+
+    let runs = site.sweep_all();
+    assert!(!runs.to_string().contains("untrusted"), "the sweeps stand still: {runs}");
+    site.ostler(["restart", "up"]).well();
+    site.ostler(["start", "paused"]).well();
+    site.ostler(["wake", "asleep"]).well();
+    site.create("new", &[]);
+    let said = site.ostler(["doctor"]).stdout;
+    assert!(said.contains("prune") && said.contains("--accept-engine"), "{said}");
+    site.ostler(["doctor", "--accept-engine"]).well();
+    assert!(has_volume(&sentinel));
+}
+
+#[test]
+fn pruned_containers_get_new_ones_and_keep_their_volumes() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    for name in ["up", "paused"] {
+        site.create(name, &[]);
+    }
+    site.ostler(["exec", "paused", "--", "sh", "-c", "echo work > /workspace/work"]).well();
+    site.ostler(["stop", "paused"]).well();
+    let old = container_of(&site.show("paused"));
+    let of_site = format!("label=ostler.instance={}", site.instance());
+    podman_says(["container", "prune", "--force", "--filter", &of_site]);
+    assert_eq!(state(&old), "gone", "Podman no longer prunes stopped containers");
+    // Before anything mounts them again, as `podman system prune --volumes` does in one go.
+    site.sweep_all();
+    site.ostler(["start", "paused"]).well();
+    assert_ne!(container_of(&site.show("paused")), old);
+    assert_eq!(site.ostler(["exec", "paused", "--", "cat", "/workspace/work"]).well(), "work\n");
+
+    site.ostler(["stop", "paused"]).well();
+    podman_says(["container", "prune", "--force", "--filter", &of_site]);
+    podman_says(["volume", "prune", "--force", "--filter", &of_site]);
+    let refused = site.ostler(["start", "paused"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("prune") && refused.stderr.contains("--new-volume"), "{refused:?}");
+    assert_eq!(site.show("up")["status"], "online");
+}
+
+#[test]
+fn first_create_after_a_prune_of_an_empty_registry_does_not_wait() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let sentinel = format!("ostler-{}", site.instance());
+    until("the engine is accepted", || has_volume(&sentinel).then_some(()));
+    podman_says(["volume", "rm", &sentinel]);
+    site.create("worker", &[]);
+    assert!(has_volume(&sentinel));
+}
