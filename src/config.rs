@@ -398,8 +398,16 @@ pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
 
 /// A file nobody asked for may be missing.
 fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
+                let source = io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"));
+                Err(ConfigError::Unreadable { path: path.to_owned(), source })
+            }
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound && !asked_for => Ok(None),
         Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
     }
@@ -427,8 +435,13 @@ impl Loading {
         match DeTable::parse(text) {
             Ok(document) => self.table("", document.get_ref(), &file),
             Err(error) => {
-                let at = error.span().map_or(0, |span| span.start);
-                self.problem(file.place(at), format!("this is not TOML: {}", error.message()));
+                let span = error.span().unwrap_or_default();
+                // A key is named: `duplicate key` alone says nothing in a long file.
+                let what = match text.get(span.clone()).map(str::trim) {
+                    Some(found) if !found.is_empty() && !found.contains('\n') => format!(": `{found}`"),
+                    Some(_) | None => String::new(),
+                };
+                self.problem(file.place(span.start), format!("this is not TOML: {}{what}", error.message()));
             }
         }
     }

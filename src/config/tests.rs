@@ -62,6 +62,17 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
             "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
              \"box:7717\"",
         ),
+        (
+            "[log]\nlevel = \"warning\"",
+            "config.toml:2: `log.level`: `warning` is no level: write one of off, error, warn, info, debug, trace, or \
+             `TARGET=LEVEL`, such as `ostler::sweep=debug`",
+        ),
+        ("[network]\nport = 1\nport = 2", "config.toml:3: this is not TOML: duplicate key: `port`"),
+        (
+            "[network]\nplatform_url = \"http://a b\"",
+            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
+             \"http://a b\"",
+        ),
         ("[network]\nisolate = 1", "config.toml:2: `network.isolate`: expected true or false, found 1"),
         ("data_dir = \"here\"", "config.toml:1: `data_dir`: expected an absolute path, found \"here\""),
         (
@@ -231,4 +242,34 @@ fn the_environment_of_a_runtime_is_shown_by_name_only() {
     assert!(!format!("{config:?}").contains("hunter2"));
     let shown = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
     assert_eq!(shown, "{ API_KEY = … }");
+}
+
+#[test]
+fn platform_url_loses_its_trailing_slash_and_spaces() {
+    for given in ["http://box:7717/", "http://box:7717//", " http://box:7717 ", "http://box:7717"] {
+        let config = read_text(&format!("[network]\nplatform_url = \"{given}\"")).unwrap();
+        assert_eq!(config.network.platform_url.as_deref(), Some("http://box:7717"), "{given:?}");
+    }
+}
+
+#[test]
+fn log_level_is_a_level_or_names_its_target() {
+    for level in ["info", "WARN", "off", "info,ostler::sweep=debug", "ostler::http", "[span]=trace"] {
+        let read = read_text(&format!("[log]\nlevel = \"{level}\""));
+        assert!(read.is_ok(), "{level}: {read:?}");
+    }
+    for level in ["warning", "ERR", "info,verbose"] {
+        let refused = read_text(&format!("[log]\nlevel = \"{level}\"")).unwrap_err();
+        assert!(refused.contains("is no level"), "{level}: {refused}");
+    }
+}
+
+#[test]
+fn file_that_is_not_utf8_is_refused_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, b"[network]\nport = 7718\n# caf\xe9\n").unwrap();
+    let refused = read(&path, true).unwrap_err();
+    let chain = format!("{:#}", anyhow::Error::from(refused));
+    assert!(chain.contains("line 3 is not UTF-8"), "{chain}");
 }

@@ -140,8 +140,11 @@ fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
 fn url(given: &DeValue<'_>) -> Result<String, String> {
     let what = "a url that begins with http:// or https://";
     let url = text(given, what)?;
+    // Agents append paths to it: with the slash they would ask for `//registry/register`.
+    let url = url.trim().trim_end_matches('/');
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    if rest.is_some_and(|host| !host.is_empty()) { Ok(url) } else { Err(expected(what, given)) }
+    let is_url = rest.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace));
+    if is_url { Ok(url.to_owned()) } else { Err(expected(what, given)) }
 }
 
 fn flag(given: &DeValue<'_>) -> Result<bool, String> {
@@ -199,8 +202,19 @@ pub(super) fn duration_text(duration: Duration) -> String {
 }
 
 fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let what = "a log filter, such as \"info\" or \"info,ostler::sweep=debug\"";
     let filter = text(given, what)?;
+    // A bare word that is no level names a target: `warning` would log nothing but a crate of that name.
+    for word in filter.split(',').map(str::trim) {
+        let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        if !word.is_empty() && !is_level && !word.contains(['=', ':', '[']) {
+            return Err(format!(
+                "`{word}` is no level: write one of {}, or `TARGET=LEVEL`, such as `ostler::sweep=debug`",
+                LEVELS.join(", ")
+            ));
+        }
+    }
     match tracing_subscriber::EnvFilter::builder().parse(&filter) {
         Ok(_) => Ok(filter),
         Err(_) => Err(expected(what, given)),

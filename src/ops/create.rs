@@ -1,6 +1,10 @@
 //! Create: the row first, durably, with its mirror, then everything in the engine.
 
-use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
+use super::{
+    Inner, OpError, OpResult, Ops, Order,
+    pause::below_paused,
+    start::{OWN_VARIABLES, StartOrder},
+};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
@@ -121,8 +125,17 @@ impl Inner {
         {
             return Err(OpError::Invalid(format!("the directory `{directory}` is not an absolute path")));
         }
-        if let Some(key) = spec.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
-            return Err(OpError::Invalid(format!("`{key}` cannot name an environment variable")));
+        let is_no_name = |key: &&String| {
+            key.is_empty() || key.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control())
+        };
+        if let Some(key) = spec.env.keys().find(is_no_name) {
+            return Err(OpError::Invalid(format!("{key:?} cannot name an environment variable")));
+        }
+        if let Some(key) = spec.env.keys().find(|key| OWN_VARIABLES.contains(&key.as_str())) {
+            return Err(OpError::Invalid(format!(
+                "the variable {key} is set by ostler itself: leave it out. `network.platform_url` changes the address \
+                 that agents are told"
+            )));
         }
         if request.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
             return Err(OpError::Invalid(

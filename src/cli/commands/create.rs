@@ -127,10 +127,21 @@ fn variable(given: &str) -> Result<(String, String), Failure> {
         Some((key, value)) => (key, value.to_owned()),
         None => (given, inherited(given)?),
     };
-    if key.is_empty() {
-        return Err(Failure::new(Exit::Usage, "--env: a variable needs a name before its `=`"));
+    if let Some(why) = no_variable(key) {
+        return Err(Failure::new(Exit::Usage, format!("--env: {why}")));
     }
     Ok((key.to_owned(), value))
+}
+
+/// Why this cannot name a variable; `None` where it can.
+fn no_variable(key: &str) -> Option<String> {
+    if key.is_empty() {
+        Some("a variable needs a name before its `=`".to_owned())
+    } else if key.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Some(format!("the name {key:?} holds white space"))
+    } else {
+        None
+    }
 }
 
 fn inherited(key: &str) -> Result<String, Failure> {
@@ -140,24 +151,29 @@ fn inherited(key: &str) -> Result<String, Failure> {
     })
 }
 
-/// Lines of `KEY=VALUE`; empty ones and those that begin with `#` do not count. Values are taken as they
-/// stand, without the quotes a shell would need. A refusal never repeats a value.
 fn read_env_file(file: &Path) -> Result<Vec<(String, String)>, Failure> {
+    parse_env_file(&read(file)?)
+        .map_err(|(line, why)| Failure::new(Exit::Usage, format!("{}:{line}: {why}", file.display())))
+}
+
+/// Lines of `KEY=VALUE`, also behind a byte order mark or `export`; empty ones and those that begin with `#` do not
+/// count. Values are taken as they stand, without the quotes a shell would need. A refusal, with its line, never
+/// repeats a value.
+fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
     let mut variables = Vec::new();
-    for (index, line) in read(file)?.lines().enumerate() {
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim_start();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match line.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => {
-                variables.push((key.trim().to_owned(), value.to_owned()));
-            }
-            Some(_) | None => {
-                let why = format!("{}:{}: expected KEY=VALUE", file.display(), index + 1);
-                return Err(Failure::new(Exit::Usage, why));
-            }
+        let Some((key, value)) = line.split_once('=') else {
+            return Err((index + 1, "expected KEY=VALUE".to_owned()));
+        };
+        let key = key.strip_prefix("export ").unwrap_or(key).trim();
+        if let Some(why) = no_variable(key) {
+            return Err((index + 1, why));
         }
+        variables.push((key.to_owned(), value.to_owned()));
     }
     Ok(variables)
 }
@@ -167,6 +183,12 @@ fn directory(given: &str) -> Result<(String, String), Failure> {
     let (path, access) = match given.rsplit_once(':') {
         Some((path, "ro")) => (path, "read_only"),
         Some((path, "rw")) => (path, "read_write"),
+        Some((path, option @ ("z" | "Z" | "U"))) if !Path::new(given).exists() => {
+            let why = format!("--dir {given}: `:{option}` is not understood, only `:ro` and `:rw`");
+            let next =
+                format!("where SELinux denies access, label it yourself: chcon -Rt container_file_t {path}");
+            return Err(Failure::new(Exit::Usage, why).next(next));
+        }
         Some(_) | None => (given, "read_write"),
     };
     let found = fs::canonicalize(path).with_context(|| format!("--dir {path} cannot be used"));
@@ -179,5 +201,32 @@ fn directory(given: &str) -> Result<(String, String), Failure> {
         Err(_) => {
             Err(Failure::new(Exit::Usage, format!("--dir {path}: only names in UTF-8 can be passed on")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn env_file_keeps_its_first_variable_behind_a_byte_order_mark() {
+        let read = parse_env_file("\u{feff}FIRST=1\r\nexport SECOND=a b\n\n# no\n THIRD==x\n");
+        let expected = [("FIRST", "1"), ("SECOND", "a b"), ("THIRD", "=x")];
+        assert_eq!(read, Ok(expected.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()));
+    }
+
+    #[test]
+    fn env_file_refuses_a_name_with_white_space_by_its_line() {
+        for (text, line) in [("A=1\nB C=2", 2), ("=1", 1), ("A", 1), ("export A B=1", 1)] {
+            let refused = parse_env_file(text).expect_err(text);
+            assert_eq!(refused.0, line, "{text:?}: {refused:?}");
+        }
+        assert!(variable("A B=1").is_err(), "--env takes no such name either");
+    }
+
+    #[test]
+    fn directory_option_of_podman_is_refused_by_name() {
+        let refused = format!("{:?}", directory("/nowhere:Z").expect_err("there is no such option"));
+        assert!(refused.contains("`:Z` is not understood"), "{refused}");
     }
 }
