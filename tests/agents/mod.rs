@@ -4,6 +4,7 @@
 mod deaths;
 mod doctor;
 mod lifecycle;
+mod listening;
 mod packets;
 mod sleep;
 
