@@ -292,6 +292,7 @@ fn drive_agents(store: &Store) {
     at_once(store.note_activity_at(vec![(first, NOW)]));
     at_once(store.quiet_rows(NOW, NOW));
     at_once(store.idle_rows(NOW));
+    at_once(store.may_sleep());
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
     let silent = Unless::HeardSince(Timestamp(NOW.0 + 1));
