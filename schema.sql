@@ -110,6 +110,12 @@ CREATE TABLE events (
 CREATE INDEX events_of_workspace ON events (workspace, sequence);
 CREATE INDEX events_swept ON events (created_at) WHERE swept_by IS NOT NULL;
 
+-- How large the history of events is, so that it is bounded in the transaction that adds to it. One row.
+CREATE TABLE history (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    bytes    INTEGER NOT NULL  -- payloads, and 128 for each event
+) STRICT;
+
 -- What was reaped and can still be brought back.
 CREATE TABLE trash (
     id             BLOB PRIMARY KEY CHECK (length(id) = 16),
@@ -154,7 +160,9 @@ CREATE TABLE reports (
     current_task     TEXT NOT NULL DEFAULT '',
     sample_error     TEXT NOT NULL DEFAULT '',
     runtime_state    TEXT NOT NULL DEFAULT '',
-    runtime_metadata TEXT                       -- JSON
+    runtime_metadata TEXT,                      -- JSON
+    refused          TEXT NOT NULL DEFAULT '',  -- fields that were sent and could not be used, by their names
+    events_full_at   INTEGER                    -- when the allowance of events that its agent may cause is full again
 ) STRICT;
 
 -- What agents report for people to read: the newest of each, the older ones go.

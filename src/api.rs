@@ -300,6 +300,9 @@ pub struct WorkspaceView {
     pub last_activity_at: Option<String>,
     /// Since when it is flagged as busy without result, RFC 3339.
     pub wedged_since: Option<String>,
+    /// Fields that its agent last sent and that could not be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields_refused: Vec<String>,
     /// When it is started again, where it is offline, RFC 3339.
     pub restart_due_at: Option<String>,
     /// It is put to sleep after so many idle minutes.
@@ -659,6 +662,16 @@ pub struct RunSweeps {
 pub struct ApprovePlan {
     /// The plan's id or unique id prefix.
     pub plan_id: String,
+}
+
+/// The first thing on a stream of events whose client has seen events that the registry does not have: it was restored
+/// from an older copy, and the sequence goes on from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsReset {
+    /// Always true.
+    pub reset: bool,
+    /// The newest event there is.
+    pub last_event_id: i64,
 }
 
 /// An event, in `GET /events`, `GET /events/:workspaceId` and the stream.

@@ -92,6 +92,7 @@ impl Doctor {
             self.place().await,
             self.registry().await,
             self.workspaces().await,
+            self.agents().await,
             self.held().await,
             self.trash().await,
         ];
@@ -198,6 +199,25 @@ impl Doctor {
                 "workspaces",
                 names.join(", "),
                 "`ostler why NAME` says why, `ostler start NAME` tries again",
+            )
+        })
+    }
+
+    async fn agents(&self) -> StoreResult<Check> {
+        let mut refusing = Vec::new();
+        for (id, fields) in self.0.store.refusing() {
+            if let Some(row) = self.0.store.workspace(id).await? {
+                refusing.push(format!("{}: {fields}", row.name));
+            }
+        }
+        refusing.sort();
+        Ok(if refusing.is_empty() {
+            ok("agents", "every field they send can be used")
+        } else {
+            warn(
+                "agents",
+                format!("fields refused of {}", refusing.join("; ")),
+                "correct what the agent sends: what is stored of these fields is what it sent before",
             )
         })
     }

@@ -82,6 +82,12 @@ pub enum Mutation {
     RestartWhatIsPaused,
     /// Stops that a row demands count as destruction.
     StopsAreDestruction,
+    /// Every recovery of an agent that flaps is an event.
+    TellEveryFlip,
+    /// Events are never forgotten.
+    KeepAllHistory,
+    /// A name is looked up before a whole id.
+    NamesBeforeIds,
 }
 
 impl Mutation {
@@ -213,6 +219,9 @@ impl Mutation {
             "a silent workspace is restarted although its container is paused by hand",
         ),
         (Self::StopsAreDestruction, "stops-are-destruction", "stops that a row demands count as destruction"),
+        (Self::TellEveryFlip, "tell-every-flip", "every recovery of an agent that flaps is an event"),
+        (Self::KeepAllHistory, "keep-all-history", "events are never forgotten"),
+        (Self::NamesBeforeIds, "names-before-ids", "a name is looked up before a whole id"),
     ];
 }
 

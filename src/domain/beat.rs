@@ -13,8 +13,6 @@ use super::{
 pub const UNWELL_ERROR_RATE: f64 = 0.5;
 /// Below this error rate an agent is well again. Lower than the other, so that none flaps between the two.
 pub const WELL_ERROR_RATE: f64 = 0.1;
-/// The longest text of a beat that is kept, in bytes.
-pub const TEXT_MAX_BYTES: usize = 2048;
 /// The most a beat may say was spent, in cents.
 pub const SPEND_MAX_CENTS: i64 = 1_000_000_000_000;
 /// The `runtime_state` of an agent that says of itself that it is stuck.
@@ -39,6 +37,135 @@ pub struct Beat {
     pub runtime_state: String,
     /// What it says of itself; absent leaves what is stored.
     pub metadata: Option<Metadata>,
+    /// Fields that are not known from this heartbeat: what is stored of them stays.
+    pub unknown: Fields,
+    /// Fields that were sent and could not be used, for the operator.
+    pub refused: Fields,
+}
+
+/// A field of what an agent reports, as it may be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Field {
+    /// Of a heartbeat.
+    ErrorRate,
+    /// Of a heartbeat.
+    SampleError,
+    /// Of a heartbeat.
+    ActiveTasks,
+    /// Of a heartbeat.
+    UptimeSeconds,
+    /// Of a heartbeat.
+    CurrentTask,
+    /// Of a heartbeat.
+    MonthlySpend,
+    /// Of a heartbeat.
+    RuntimeState,
+    /// Of a heartbeat.
+    RuntimeMetadata,
+    /// A heartbeat that is too large or ends in the middle.
+    Body,
+    /// Of a register.
+    Url,
+    /// Of a register.
+    AgentCard,
+}
+
+impl Field {
+    /// Every field.
+    pub const ALL: [Self; 11] = [
+        Self::ErrorRate,
+        Self::SampleError,
+        Self::ActiveTasks,
+        Self::UptimeSeconds,
+        Self::CurrentTask,
+        Self::MonthlySpend,
+        Self::RuntimeState,
+        Self::RuntimeMetadata,
+        Self::Body,
+        Self::Url,
+        Self::AgentCard,
+    ];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ErrorRate => "error_rate",
+            Self::SampleError => "sample_error",
+            Self::ActiveTasks => "active_tasks",
+            Self::UptimeSeconds => "uptime_seconds",
+            Self::CurrentTask => "current_task",
+            Self::MonthlySpend => "monthly_spend",
+            Self::RuntimeState => "runtime_state",
+            Self::RuntimeMetadata => "runtime_metadata",
+            Self::Body => "body",
+            Self::Url => "url",
+            Self::AgentCard => "agent_card",
+        }
+    }
+}
+
+/// A set of fields. Stored and shown as their names, separated by commas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fields(u16);
+
+impl Fields {
+    /// What a register sends; all others belong to a heartbeat.
+    pub const OF_REGISTER: Self = Self(1 << Field::Url as u16 | 1 << Field::AgentCard as u16);
+
+    /// Adds a field.
+    pub fn insert(&mut self, field: Field) {
+        self.0 |= 1 << field as u16;
+    }
+
+    /// Whether a field is in it.
+    #[must_use]
+    pub fn contains(self, field: Field) -> bool {
+        self.0 & (1 << field as u16) != 0
+    }
+
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// What is refused after a heartbeat (or a register) with these: the other's fields stay as they were.
+    #[must_use]
+    pub fn after_heartbeat(self, refused: Self) -> Self {
+        Self((self.0 & Self::OF_REGISTER.0) | (refused.0 & !Self::OF_REGISTER.0))
+    }
+
+    /// The same after a register.
+    #[must_use]
+    pub fn after_register(self, refused: Self) -> Self {
+        Self((self.0 & !Self::OF_REGISTER.0) | (refused.0 & Self::OF_REGISTER.0))
+    }
+
+    /// The names, in the order of the wire protocol.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        Field::ALL.into_iter().filter(|field| self.contains(*field)).map(Field::as_str).collect()
+    }
+
+    /// Reads the stored form. A name of another version is passed over.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut fields = Self::default();
+        for name in text.split(", ") {
+            if let Some(field) = Field::ALL.into_iter().find(|field| field.as_str() == name) {
+                fields.insert(field);
+            }
+        }
+        fields
+    }
+}
+
+impl std::fmt::Display for Fields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.names().join(", "))
+    }
 }
 
 /// What a runtime says of itself.
@@ -65,7 +192,8 @@ impl Beat {
     }
 
     fn says_well(&self) -> bool {
-        self.error_rate < WELL_ERROR_RATE && self.runtime_state.is_empty() && !self.is_partial()
+        let known = !self.unknown.contains(Field::ErrorRate) && !self.unknown.contains(Field::RuntimeState);
+        known && self.error_rate < WELL_ERROR_RATE && self.runtime_state.is_empty() && !self.is_partial()
     }
 }
 
@@ -191,6 +319,28 @@ mod tests {
         let managing = Standing { manages_status: true, ..standing(Status::Online) };
         assert_eq!(moves(managing, &failing), []);
         assert_eq!(moves(managing, &wedged), [Cause::Unwell]);
+    }
+
+    #[test]
+    fn a_heartbeat_without_a_readable_error_rate_or_state_lifts_nothing() {
+        for field in [Field::ErrorRate, Field::RuntimeState] {
+            let mut beat = well();
+            beat.unknown.insert(field);
+            assert_eq!(moves(standing(Status::Degraded), &beat), [], "{field:?}");
+            assert_eq!(moves(standing(Status::Offline), &beat), [Cause::AgentHeard], "it is alive");
+        }
+    }
+
+    #[test]
+    fn a_set_of_fields_reads_back_as_it_was_written() {
+        let mut fields = Fields::default();
+        for field in Field::ALL {
+            fields.insert(field);
+            assert_eq!(Fields::parse(&fields.to_string()), fields);
+        }
+        assert_eq!(Fields::parse(""), Fields::default());
+        assert_eq!(fields.after_heartbeat(Fields::default()).names(), ["url", "agent_card"]);
+        assert!(!fields.after_register(Fields::default()).contains(Field::AgentCard));
     }
 
     #[test]

@@ -48,6 +48,10 @@ event_kinds! {
     Updated = "WORKSPACE_UPDATED",
     /// An agent sent another card.
     CardUpdated = "AGENT_CARD_UPDATED",
+    /// Fields that an agent sent could not be used.
+    FieldsRefused = "AGENT_FIELDS_REFUSED",
+    /// Requests of an agent are refused, several in a row.
+    RequestsRefused = "AGENT_REQUESTS_REFUSED",
     /// A beat. Told to whoever listens, never stored.
     Heartbeat = "WORKSPACE_HEARTBEAT",
     /// An agent began or ended a task. Told to whoever listens, never stored.
@@ -101,7 +105,7 @@ event_kinds! {
 /// An event as it is stored and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its place in the one sequence of all events; no gaps among those still kept.
+    /// Its place in the one sequence of all events.
     pub id: i64,
     /// What it tells, see [`EventKind`].
     pub event_type: String,

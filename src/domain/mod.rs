@@ -8,10 +8,12 @@
 pub mod access;
 pub mod address;
 pub mod beat;
+pub mod bounds;
 pub mod breaker;
 pub mod budget;
 pub mod event;
 pub mod ids;
+pub mod lenient;
 pub mod liveness;
 pub mod naming;
 pub mod observed;

@@ -654,6 +654,54 @@ pub(crate) async fn read_body(
     within(clock, limit, gather(body, most)).await.unwrap_or(Err(BodyError::TooSlow))
 }
 
+/// The start of a body, of at most `keep` bytes, and whether there is more of it. What follows is received and discarded
+/// up to `most` bytes in all, so that an ordinary client has sent its request before it is answered.
+///
+/// # Errors
+/// When the start does not arrive within `limit`, or the connection breaks in it.
+pub(crate) async fn read_start(
+    mut body: Body,
+    keep: usize,
+    most: usize,
+    limit: Duration,
+    clock: &dyn Clock,
+) -> Result<(Bytes, bool), BodyError> {
+    let start =
+        within(clock, limit, gather_start(&mut body, keep)).await.unwrap_or(Err(BodyError::TooSlow))?;
+    if start.len() <= keep {
+        return Ok((start, false));
+    }
+    let mut discarded = start.len();
+    let discard = async {
+        while let Ok(Some(data)) = next_data(&mut body, usize::MAX).await {
+            discarded += data.len();
+            if discarded > most {
+                break;
+            }
+        }
+    };
+    // What is discarded may as well not arrive.
+    let _in_time = within(clock, limit, discard).await;
+    Ok((start.slice(..keep), true))
+}
+
+/// Reads until the body ends or more than `keep` bytes are there.
+async fn gather_start(body: &mut Body, keep: usize) -> Result<Bytes, BodyError> {
+    let Some(first) = next_data(body, usize::MAX).await? else { return Ok(Bytes::new()) };
+    if first.len() > keep {
+        return Ok(first);
+    }
+    let Some(second) = next_data(body, usize::MAX).await? else { return Ok(first) };
+    let mut start = Vec::with_capacity((first.len() + second.len()) * 2);
+    start.extend_from_slice(&first);
+    start.extend_from_slice(&second);
+    while start.len() <= keep {
+        let Some(data) = next_data(body, usize::MAX).await? else { break };
+        start.extend_from_slice(&data);
+    }
+    Ok(start.into())
+}
+
 async fn gather(mut body: Body, most: usize) -> Result<Bytes, BodyError> {
     let Some(first) = next_data(&mut body, most).await? else { return Ok(Bytes::new()) };
     // Nearly every body comes in one piece, which then needs no copy.
@@ -1108,6 +1156,20 @@ mod tests {
         assert_eq!(read(Body::from("abcd"), 3).await, Err(BodyError::TooLarge));
         assert_eq!(read(pieces(&["a", "", "bc", "d"]), 4).await, Ok("abcd".into()));
         assert_eq!(read(pieces(&["a", "bc", "de"]), 4).await, Err(BodyError::TooLarge));
+        let broken = stream::iter([Ok(Bytes::from("a")), Err(io::Error::other("gone"))]);
+        assert_eq!(read(Body::from_stream(broken), 4).await, Err(BodyError::Broken));
+    }
+
+    #[tokio::test]
+    async fn the_start_of_a_body_is_kept_and_the_rest_discarded() {
+        let clock = HandClock::default();
+        let read = |body, keep| read_start(body, keep, 8, Duration::from_secs(10), &clock);
+        assert_eq!(read(Body::from("abc"), 3).await, Ok(("abc".into(), false)));
+        assert_eq!(read(Body::from("abcd"), 3).await, Ok(("abc".into(), true)));
+        assert_eq!(read(pieces(&["a", "", "bc", "de"]), 4).await, Ok(("abcd".into(), true)));
+        assert_eq!(read(pieces(&["a", "bc"]), 3).await, Ok(("abc".into(), false)));
+        let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from("abc")));
+        assert_eq!(read(Body::from_stream(endless), 4).await, Ok(("abca".into(), true)));
         let broken = stream::iter([Ok(Bytes::from("a")), Err(io::Error::other("gone"))]);
         assert_eq!(read(Body::from_stream(broken), 4).await, Err(BodyError::Broken));
     }

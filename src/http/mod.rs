@@ -12,6 +12,7 @@ pub mod listen;
 mod local;
 pub(crate) mod outbound;
 mod proxy;
+mod refusals;
 mod resolve;
 mod router;
 mod routes;
@@ -55,6 +56,7 @@ struct Inner {
     requests: Limiter<WorkspaceId>,
     beats: Limiter<WorkspaceId>,
     reports: Limiter<WorkspaceId>,
+    refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
     forwarder: Forwarder,
@@ -131,6 +133,7 @@ impl Api {
             requests,
             beats,
             reports,
+            refusals: refusals::Refusals::default(),
             wakes,
             listeners: proxy::Listeners::default(),
             forwarder,

@@ -62,6 +62,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         last_heartbeat_at: vitals.last_heartbeat_at.map(text),
         last_activity_at: vitals.last_activity_at.map(text),
         wedged_since: vitals.wedged_since.map(text),
+        fields_refused: vitals.refused.names().into_iter().map(Into::into).collect(),
         restart_due_at: row.restart_due_at.map(text),
         hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
         restart_when_wedged: row.habits.restart_when_wedged,

@@ -9,7 +9,7 @@ use crate::{
         status::Status,
         token::{Token, TokenKind, TokenRow},
     },
-    store::{Bearer, Holder, NewApiToken},
+    store::{Bearer, DeadToken, Holder, NewApiToken},
 };
 
 /// The most live tokens a workspace may have (wire protocol, §5).
@@ -86,6 +86,15 @@ impl Ops {
         if let Err(error) = self.0.store.note_token_use(holder, self.0.clock.now()).await {
             tracing::warn!(workspace = %holder.workspace, %error, "the use of a token is not written down");
         }
+    }
+
+    /// The workspace whose token this was, where it is one no more.
+    ///
+    /// # Errors
+    /// When the store cannot answer: the token may have been good, so this is never a refusal.
+    pub async fn dead_token(&self, presented: &str) -> OpResult<Option<DeadToken>> {
+        let Some(token) = Token::parse(presented) else { return Ok(None) };
+        Ok(self.0.store.dead_token(token.digest()).await?)
     }
 
     /// The removed workspace whose token this was when it was removed.

@@ -2,12 +2,21 @@
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{
     Scope, Store, StoreResult,
     row::{self, WORKSPACE_COLUMNS, workspace},
 };
-use crate::domain::{ids::WorkspaceId, time::Timestamp, workspace::Workspace};
+use crate::domain::{beat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
+
+/// The key of an event's payload that stands for a card: cards are stored once, beside the row.
+pub(super) const CARD_DIGEST: &str = "agent_card_digest";
+
+/// The digest by which events refer to a card, as hexadecimal digits.
+pub(super) fn card_digest(card: &str) -> String {
+    Sha256::digest(card).iter().take(16).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+}
 
 /// What an agent has told of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +43,8 @@ pub struct Vitals {
     pub sample_error: String,
     /// Its own word for how it is.
     pub runtime_state: String,
+    /// Fields that it last sent and that could not be used.
+    pub refused: Fields,
 }
 
 /// A workspace and what its agent has told.
@@ -49,7 +60,8 @@ pub struct Described {
 const AFTER: usize = 26;
 
 const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
-     p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state";
+     p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state, \
+     r.refused";
 
 const FROM: &str =
     "FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
@@ -71,6 +83,7 @@ fn described(row: &Row<'_>) -> rusqlite::Result<Described> {
             current_task: text(AFTER + 8)?,
             sample_error: text(AFTER + 9)?,
             runtime_state: text(AFTER + 10)?,
+            refused: Fields::parse(&text(AFTER + 11)?),
         },
     })
 }

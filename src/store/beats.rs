@@ -7,19 +7,22 @@
 
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use serde_json::{Value, json};
 
 use super::{
     Holder, Said, Store, StoreResult,
+    agents::{CARD_DIGEST, card_digest},
     lane::{Known, Tx},
     roster::idle_timeout_seconds,
     workspaces::{StatusChange, change_status, event_of},
 };
 use crate::domain::{
-    beat::{self, Beat, Standing},
+    beat::{self, Beat, Field, Fields, Standing},
+    bounds,
     event::EventKind,
-    status::Cause,
+    ids::WorkspaceId,
+    status::{Cause, Status},
     time::Timestamp,
     token::TokenKind,
     workspace::Kind,
@@ -42,8 +45,10 @@ pub enum Heard {
 pub struct Registration {
     /// Where it is reached; only of an external one, and checked.
     pub url: Option<String>,
-    /// Its card, as JSON.
-    pub card: Value,
+    /// Its card, as JSON; `None` leaves what is stored.
+    pub card: Option<Value>,
+    /// Fields that were sent and could not be used.
+    pub refused: Fields,
 }
 
 impl Store {
@@ -62,6 +67,19 @@ impl Store {
                     return Ok(Heard::Unauthorized);
                 }
                 let before = &member.said;
+                let moves = beat::moves(
+                    Standing {
+                        status: member.status,
+                        kind: member.kind,
+                        token: holder.kind,
+                        manages_status: beat
+                            .metadata
+                            .as_ref()
+                            .map_or(before.manages_status, |new| new.manages_status),
+                    },
+                    &beat,
+                );
+                let beat = leaving_unknown(beat, before);
                 let same_task = *before.current_task == *beat.current_task;
                 let active = beat.active_tasks > 0 || !same_task;
                 let counts_as_use = holder.kind == TokenKind::Instance;
@@ -70,7 +88,11 @@ impl Store {
                     at,
                     counts_as_use,
                     active,
-                    if beat.is_partial() { -1.0 } else { beat.error_rate },
+                    if beat.is_partial() || beat.unknown.contains(Field::ErrorRate) {
+                        -1.0
+                    } else {
+                        beat.error_rate
+                    },
                     beat.active_tasks,
                     beat.uptime_seconds,
                     beat.monthly_spend_cents
@@ -91,18 +113,17 @@ impl Store {
                         || json!({ "current_task": beat.current_task, "active_tasks": beat.active_tasks }),
                     );
                 }
-                let standing = Standing {
-                    status: member.status,
-                    kind: member.kind,
-                    token: holder.kind,
-                    manages_status: said.manages_status,
-                };
-                let moves = beat::moves(standing, &beat);
+                let changed = said.refused != before.refused && !beat.refused.is_empty();
+                let refused = changed.then_some(said.refused);
                 tx.hear(id, said);
-                if !moves.is_empty() {
+                // Whoever recovers too often stays degraded until it is well for a while: neither the status nor the
+                // history flaps with the error rate.
+                let recovers = member.status == Status::Degraded && moves.contains(&Cause::AgentHeard);
+                if !moves.is_empty() && (!recovers || may_cause_event(tx, (id, &member), at)?) {
                     let unwell = unwell(&beat);
                     move_by(tx, &holder, &member, &moves, &json!({}), unwell.as_ref(), at)?;
                 }
+                note_refused(tx, (id, &member), refused, "heartbeat", at)?;
                 Ok(Heard::Noted)
             })
             .await
@@ -127,8 +148,9 @@ impl Store {
                 if !holds {
                     return Ok(Heard::Unauthorized);
                 }
-                let Registration { url, card } = registration;
-                write_card(tx, member.key, &card)?;
+                let Registration { url, card, refused } = registration;
+                let card = card.map(|card| write_card(tx, member.key, &card)).transpose()?;
+                let refused = write_refused(tx, &member, refused)?;
                 if let Some(url) = url.as_deref().filter(|_| member.kind == Kind::External) {
                     tx.sql
                         .prepare_cached(
@@ -151,8 +173,12 @@ impl Store {
                     token: holder.kind,
                     manages_status: member.said.manages_status,
                 };
-                let told = json!({ "url": url, "agent_card": card });
+                let mut told = json!({ "url": url });
+                if let Some(card) = card {
+                    told[CARD_DIGEST] = json!(card.digest);
+                }
                 move_by(tx, &holder, &member, &beat::moves_of_register(standing), &told, None, at)?;
+                note_refused(tx, (id, &member), refused, "register", at)?;
                 Ok(Heard::Noted)
             })
             .await
@@ -172,11 +198,39 @@ impl Store {
                 if !holds {
                     return Ok(Heard::Unauthorized);
                 }
-                write_card(tx, member.key, &card)?;
-                tx.tell(at, EventKind::CardUpdated, Some(id), json!({ "agent_card": card }), None)?;
+                let card = write_card(tx, member.key, &card)?;
+                if card.changed && may_cause_event(tx, (id, &member), at)? {
+                    let told = json!({ CARD_DIGEST: card.digest });
+                    tx.tell(at, EventKind::CardUpdated, Some(id), told, None)?;
+                }
                 Ok(Heard::Noted)
             })
             .await
+    }
+
+    /// Records that requests of a workspace's agent are refused, within what its agent may add to the history.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn note_refused_requests(
+        &self,
+        workspace: WorkspaceId,
+        request: &'static str,
+        reason: &'static str,
+        at: Timestamp,
+    ) -> StoreResult<()> {
+        let told = json!({ "request": request, "reason": reason });
+        self.append_event(at, (EventKind::RequestsRefused, Some(workspace), told), None, move |tx| {
+            let Some(member) = tx.member(workspace)? else { return Ok(false) };
+            may_cause_event(tx, (workspace, &member), at)
+        })
+        .await
+    }
+
+    /// Workspaces whose agents last sent fields that cannot be used, from memory.
+    #[must_use]
+    pub fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
+        self.roster.read().refusing()
     }
 
     /// Writes down that a workspace's token was used for something else than a beat.
@@ -224,6 +278,85 @@ fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<
     Ok(())
 }
 
+/// The heartbeat with what is stored in the place of what it leaves unknown.
+fn leaving_unknown(beat: Beat, before: &Said) -> Beat {
+    let unknown = beat.unknown;
+    if unknown.is_empty() {
+        return beat;
+    }
+    let text = |field, sent: String, before: &Arc<str>| {
+        if unknown.contains(field) { before.to_string() } else { sent }
+    };
+    Beat {
+        active_tasks: if unknown.contains(Field::ActiveTasks) {
+            before.active_tasks
+        } else {
+            beat.active_tasks
+        },
+        current_task: text(Field::CurrentTask, beat.current_task, &before.current_task),
+        sample_error: text(Field::SampleError, beat.sample_error, &before.sample_error),
+        runtime_state: text(Field::RuntimeState, beat.runtime_state, &before.runtime_state),
+        ..beat
+    }
+}
+
+/// Whether a workspace's agent may cause one more event; if so, it is counted.
+///
+/// What an agent can do over and over (recover, send another card, send flawed fields) is told in a burst and then every
+/// few minutes: the row always has the last state, the history has what it can be read for.
+fn may_cause_event(
+    tx: &mut Tx<'_>,
+    (id, member): (WorkspaceId, &super::Member),
+    at: Timestamp,
+) -> StoreResult<bool> {
+    if is(Mutation::TellEveryFlip) {
+        return Ok(true);
+    }
+    let held = member.said.events_full_at.map(|at| at.0);
+    let Some(next) = bounds::next_agent_event(held, at.0) else { return Ok(false) };
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO reports (workspace, events_full_at) VALUES (?1, ?2)
+             ON CONFLICT (workspace) DO UPDATE SET events_full_at = ?2",
+        )?
+        .execute(params![member.key, next])?;
+    tx.touch(id);
+    Ok(true)
+}
+
+/// Reports fields that were refused, where there are any to report.
+fn note_refused(
+    tx: &mut Tx<'_>,
+    of: (WorkspaceId, &super::Member),
+    refused: Option<Fields>,
+    request: &str,
+    at: Timestamp,
+) -> StoreResult<()> {
+    if let Some(refused) = refused
+        && may_cause_event(tx, of, at)?
+    {
+        let told = json!({ "request": request, "fields_refused": refused.to_string() });
+        tx.tell(at, EventKind::FieldsRefused, Some(of.0), told, None)?;
+    }
+    Ok(())
+}
+
+/// Stores which fields of a register were refused; answers the set if it changed to another that is not empty.
+fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
+    let before = member.said.refused;
+    let after = before.after_register(refused);
+    if after == before {
+        return Ok(None);
+    }
+    tx.sql
+        .prepare_cached(
+            "INSERT INTO reports (workspace, refused) VALUES (?1, ?2)
+             ON CONFLICT (workspace) DO UPDATE SET refused = ?2",
+        )?
+        .execute(params![member.key, after.to_string()])?;
+    Ok(Some(after).filter(|_| !refused.is_empty()))
+}
+
 fn kept(old: &Arc<str>, new: &str) -> Arc<str> {
     if **old == *new { Arc::clone(old) } else { Arc::from(new) }
 }
@@ -256,40 +389,60 @@ fn write_words(
             Some(new) if before.metadata.as_deref() != Some(&*new.json) => idle_timeout_seconds(&new.json),
             Some(_) | None => before.idle_timeout_seconds,
         },
+        refused: before.refused.after_heartbeat(beat.refused),
+        events_full_at: before.events_full_at,
         heard_at: Some(at),
         token_used_at: if counts_as_use { Some(at) } else { before.token_used_at },
     };
     let same = said.current_task == before.current_task
         && said.sample_error == before.sample_error
         && said.runtime_state == before.runtime_state
-        && said.metadata == before.metadata;
+        && said.metadata == before.metadata
+        && said.refused == before.refused;
     if !same {
         tx.sql
             .prepare_cached(
-                "INSERT INTO reports (workspace, current_task, sample_error, runtime_state, runtime_metadata)
-                 VALUES (?1, ?2, ?3, ?4, ?5)
+                "INSERT INTO reports (workspace, current_task, sample_error, runtime_state, runtime_metadata, refused)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (workspace) DO UPDATE SET current_task = ?2, sample_error = ?3, runtime_state = ?4,
-                   runtime_metadata = ?5",
+                   runtime_metadata = ?5, refused = ?6",
             )?
             .execute(params![
                 key,
                 &*said.current_task,
                 &*said.sample_error,
                 &*said.runtime_state,
-                said.metadata.as_deref()
+                said.metadata.as_deref(),
+                said.refused.to_string()
             ])?;
     }
     Ok(said)
 }
 
-fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<()> {
-    tx.sql
-        .prepare_cached(
-            "INSERT INTO reports (workspace, agent_card) VALUES (?1, ?2)
-             ON CONFLICT (workspace) DO UPDATE SET agent_card = ?2",
-        )?
-        .execute(params![key, card.to_string()])?;
-    Ok(())
+/// A card as it is stored now.
+struct StoredCard {
+    digest: String,
+    changed: bool,
+}
+
+/// Stores a card. It is stored once, here: events refer to it by its digest.
+fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
+    let text = card.to_string();
+    let before: Option<Option<String>> = tx
+        .sql
+        .prepare_cached("SELECT agent_card FROM reports WHERE workspace = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    let changed = before.flatten().as_deref() != Some(&text);
+    if changed {
+        tx.sql
+            .prepare_cached(
+                "INSERT INTO reports (workspace, agent_card) VALUES (?1, ?2)
+                 ON CONFLICT (workspace) DO UPDATE SET agent_card = ?2",
+            )?
+            .execute(params![key, text])?;
+    }
+    Ok(StoredCard { digest: card_digest(&text), changed })
 }
 
 /// Why a beat says that its agent is unwell: the detail shown, and the event's particulars.
@@ -352,7 +505,7 @@ mod tests {
     use crate::{
         domain::{
             beat::Metadata,
-            ids::{InstanceId, TokenId, WorkspaceId},
+            ids::{InstanceId, TokenId},
             runtime::Tier,
             spec::Spec,
             token::TokenDigest,

@@ -1,9 +1,17 @@
 //! The one sequence of everything that happened.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Store, StoreResult, row};
+use std::collections::BTreeSet;
+
+use super::{
+    Store, StoreResult,
+    agents::{CARD_DIGEST, card_digest},
+    lane::Tx,
+    row,
+};
 use crate::domain::{
+    bounds::{EVENT_OVERHEAD_BYTES, HISTORY_MAX_BYTES},
     event::{Event, EventKind},
     ids::WorkspaceId,
     time::Timestamp,
@@ -18,17 +26,97 @@ pub(super) fn append(
     payload: serde_json::Value,
     swept_by: Option<&str>,
 ) -> StoreResult<Event> {
+    let text = payload.to_string();
     sql.prepare_cached(
         "INSERT INTO events (event_type, workspace, payload, created_at, swept_by) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute(params![kind.as_str(), workspace, payload.to_string(), at, swept_by])?;
-    Ok(Event {
-        id: sql.last_insert_rowid(),
-        event_type: kind.as_str().to_owned(),
-        workspace_id: workspace,
-        payload,
-        created_at: at,
-    })
+    .execute(params![kind.as_str(), workspace, text, at, swept_by])?;
+    let id = sql.last_insert_rowid();
+    let bytes = i64::try_from(text.len() + EVENT_OVERHEAD_BYTES).unwrap_or(i64::MAX);
+    if grow_by(sql, bytes)? > HISTORY_MAX_BYTES {
+        trim(sql, at)?;
+    }
+    Ok(Event { id, event_type: kind.as_str().to_owned(), workspace_id: workspace, payload, created_at: at })
+}
+
+/// Counts bytes of history; answers how many there are.
+fn grow_by(sql: &Connection, bytes: i64) -> StoreResult<i64> {
+    Ok(sql
+        .prepare_cached(
+            "INSERT INTO history (only_row, bytes) VALUES (1, ?1)
+             ON CONFLICT (only_row) DO UPDATE SET bytes = bytes + ?1 RETURNING bytes",
+        )?
+        .query_row([bytes], |row| row.get(0))?)
+}
+
+/// What an event counts for. To the letter as [`append`] counts it.
+const BYTES: &str = "octet_length(payload) + 128";
+
+/// What decisions are still taken from: destructive actions of the last hour (the breaker counts them) and undeletes (a
+/// start that was ordered before one is void). No flood of events may push these out.
+const FREE_TO_GO: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
+
+/// For how long an event that decisions are taken from is safe.
+const PROTECTED_MS: i64 = 60 * 60 * 1000;
+
+/// Takes the older half of its history from the workspace with the largest one: a flood costs nobody but its author.
+fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
+    let before = Timestamp(at.0 - PROTECTED_MS);
+    let largest: Option<(Option<WorkspaceId>, i64)> = sql
+        .prepare_cached(&format!(
+            "SELECT workspace, count(*) FROM events WHERE {FREE_TO_GO}
+             GROUP BY workspace ORDER BY sum({BYTES}) DESC LIMIT 1"
+        ))?
+        .query_row([before], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((workspace, count)) = largest else { return Ok(()) };
+    forget(
+        sql,
+        &format!(
+            "sequence IN (SELECT sequence FROM events WHERE workspace IS ?2 AND {FREE_TO_GO} ORDER BY sequence LIMIT ?3)"
+        ),
+        params![before, workspace, (count / 2).max(1)],
+    )?;
+    Ok(())
+}
+
+/// Deletes events and counts them off; answers how many.
+fn forget(sql: &Connection, which: &str, bind: impl rusqlite::Params) -> StoreResult<usize> {
+    let (mut count, mut bytes) = (0, 0_i64);
+    let mut delete = sql.prepare_cached(&format!("DELETE FROM events WHERE {which} RETURNING {BYTES}"))?;
+    let mut rows = delete.query(bind)?;
+    while let Some(row) = rows.next()? {
+        (count, bytes) = (count + 1, bytes + row.get::<_, i64>(0)?);
+    }
+    if count > 0 {
+        grow_by(sql, -bytes)?;
+    }
+    Ok(count)
+}
+
+/// Puts the card in the place of its digest in the newest event that tells of it: older ones told of other cards, or
+/// would repeat it.
+fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Event>) -> StoreResult<()> {
+    let mut seen = BTreeSet::new();
+    for event in newest_first {
+        let (Some(workspace), Some(digest)) = (event.workspace_id, event.payload.get(CARD_DIGEST)) else {
+            continue;
+        };
+        if !seen.insert(workspace) {
+            continue;
+        }
+        let mut query = sql.prepare_cached(
+            "SELECT r.agent_card FROM reports r JOIN workspaces w ON w.key = r.workspace WHERE w.id = ?1",
+        )?;
+        let card: Option<Option<String>> = query.query_row([workspace], |row| row.get(0)).optional()?;
+        let Some(card) = card.flatten().filter(|card| *digest == card_digest(card)) else { continue };
+        let card = serde_json::from_str(&card).map_err(row::conversion)?;
+        if let Some(payload) = event.payload.as_object_mut() {
+            payload.remove(CARD_DIGEST);
+            payload.insert("agent_card".into(), card);
+        }
+    }
+    Ok(())
 }
 
 /// The sequence number of the newest event; 0 where there is none.
@@ -74,7 +162,10 @@ impl Store {
                     None => format!("{select} WHERE ?1 IS NULL ORDER BY sequence DESC LIMIT ?2"),
                 };
                 let mut query = sql.prepare_cached(&text)?;
-                Ok(query.query_map(params![of, limit], event)?.collect::<Result<_, _>>()?)
+                let mut events: Vec<_> =
+                    query.query_map(params![of, limit], event)?.collect::<Result<_, _>>()?;
+                add_cards(sql, events.iter_mut())?;
+                Ok(events)
             })
             .await
     }
@@ -90,9 +181,36 @@ impl Store {
                     "SELECT sequence, event_type, workspace, payload, created_at FROM events
                      WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
                 )?;
-                Ok(query.query_map(params![sequence, limit], event)?.collect::<Result<_, _>>()?)
+                let mut events: Vec<_> =
+                    query.query_map(params![sequence, limit], event)?.collect::<Result<_, _>>()?;
+                add_cards(sql, events.iter_mut().rev())?;
+                Ok(events)
             })
             .await
+    }
+
+    /// An event as the feed brings it, with the card it tells of.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn with_card(&self, mut event: Event) -> StoreResult<Event> {
+        if event.payload.get(CARD_DIGEST).is_none() {
+            return Ok(event);
+        }
+        self.lanes
+            .read("with card", move |sql| {
+                add_cards(sql, std::iter::once(&mut event))?;
+                Ok(event)
+            })
+            .await
+    }
+
+    /// The sequence number of the newest event; 0 where there is none.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn newest_sequence(&self) -> StoreResult<i64> {
+        self.lanes.read("newest sequence", newest_sequence).await
     }
 
     /// Tells of something that changed no row: an engine's doing.
@@ -107,7 +225,25 @@ impl Store {
         payload: serde_json::Value,
         swept_by: Option<&'static str>,
     ) -> StoreResult<()> {
-        self.lanes.write("tell", move |tx| tx.tell(at, kind, workspace, payload, swept_by)).await
+        self.append_event(at, (kind, workspace, payload), swept_by, |_| Ok(true)).await
+    }
+
+    /// Appends an event, if a condition still holds inside the transaction.
+    pub(super) async fn append_event(
+        &self,
+        at: Timestamp,
+        (kind, workspace, payload): (EventKind, Option<WorkspaceId>, serde_json::Value),
+        swept_by: Option<&'static str>,
+        condition: impl FnOnce(&mut Tx<'_>) -> StoreResult<bool> + Send + 'static,
+    ) -> StoreResult<()> {
+        self.lanes
+            .write("tell", move |tx| {
+                if condition(tx)? {
+                    tx.tell(at, kind, workspace, payload, swept_by)?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Deletes events older than `before`, at most `limit` of them. Answers how many.
@@ -117,13 +253,11 @@ impl Store {
     pub async fn forget_events(&self, before: Timestamp, limit: u32) -> StoreResult<usize> {
         self.lanes
             .write("forget events", move |tx| {
-                Ok(tx
-                    .sql
-                    .prepare_cached(
-                        "DELETE FROM events WHERE sequence IN
-                           (SELECT sequence FROM events ORDER BY sequence LIMIT ?2) AND created_at < ?1",
-                    )?
-                    .execute(params![before, limit])?)
+                forget(
+                    tx.sql,
+                    "sequence IN (SELECT sequence FROM events ORDER BY sequence LIMIT ?2) AND created_at < ?1",
+                    params![before, limit],
+                )
             })
             .await
     }

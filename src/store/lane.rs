@@ -106,6 +106,14 @@ impl Tx<'_> {
         self.raise()?.ok_or_else(|| StoreError::new("the database has no identity yet"))
     }
 
+    /// A live workspace as it is right now.
+    pub(super) fn member(&self, id: WorkspaceId) -> StoreResult<Option<Member>> {
+        if self.touched.contains(&id) {
+            return Ok(Fresh::read(self.sql, id)?.map(|fresh| fresh.member));
+        }
+        Ok(self.roster.read().member(id).cloned())
+    }
+
     /// What a beat said, for the roster.
     pub(super) fn hear(&mut self, workspace: WorkspaceId, said: Said) {
         self.heard.push((workspace, said));

@@ -57,7 +57,7 @@ pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
 pub use roster::{Bearer, Holder, Member, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
-pub use tokens::{NewApiToken, StaleTokens, TokenIssue};
+pub use tokens::{DeadToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
     AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult,

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::{
-    beat::Beat,
-    event::EventKind,
+    beat::{Beat, Fields},
+    event::{Event, EventKind},
     ids::{ContainerId, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
     runtime::Tier,
     spec::Spec,
@@ -249,6 +249,7 @@ fn adopted(number: u128) -> AdoptedWorkspace {
 fn drive_tokens(store: &Store) {
     let first = WorkspaceId(id(1));
     at_once(store.removed_holder(TokenDigest([11; 32])));
+    at_once(store.dead_token(TokenDigest([11; 32])));
     at_once(store.live_tokens(first, NOW));
     at_once(store.note_token_use(holder(store, 11), NOW));
     at_once(store.take_token_over(first, crate::domain::ids::Incarnation(1), token(16), NOW));
@@ -280,7 +281,12 @@ fn drive_agents(store: &Store) {
         ..Beat::default()
     };
     at_once(store.note_beat(speaks, beat, NOW));
-    at_once(store.note_registration(speaks, Registration { url: None, card: json!({}) }, NOW));
+    at_once(store.note_refused_requests(speaks.workspace, "heartbeat", "why", NOW));
+    at_once(store.note_registration(
+        speaks,
+        Registration { url: None, card: Some(json!({})), refused: Fields::default() },
+        NOW,
+    ));
     at_once(store.note_card(speaks, json!({ "name": "one" }), NOW));
     at_once(store.log_activity(first, json!({}), NOW));
     at_once(store.activity(first));
@@ -389,11 +395,23 @@ fn drive_trash(store: &Store) {
     at_once(store.begin_restore(TrashId(id(22))));
 }
 
+fn card_event() -> Event {
+    Event {
+        id: 1,
+        event_type: EventKind::CardUpdated.as_str().into(),
+        workspace_id: Some(WorkspaceId(id(1))),
+        payload: json!({ "agent_card_digest": "00" }),
+        created_at: NOW,
+    }
+}
+
 fn drive_history(store: &Store) {
     at_once(store.tell(NOW, EventKind::Online, None, json!({}), None));
     at_once(store.newest_events(None, 5));
     at_once(store.newest_events(Some(WorkspaceId(id(1))), 5));
     at_once(store.events_after(0, 5));
+    at_once(store.newest_sequence());
+    at_once(store.with_card(card_event()));
     at_once(store.forget_events(NOW, 5));
     assert_eq!(at_once(store.forget_removed(Timestamp(NOW.0 + 1), vec![], 5)), 1);
 }

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{StoreResult, row};
 use crate::domain::{
     access::{STEPS_MAX, Tree},
+    beat::Fields,
     ids::{Incarnation, TokenId, WorkspaceId},
     status::Status,
     time::Timestamp,
@@ -64,6 +65,10 @@ pub struct Said {
     pub manages_status: bool,
     /// How long it may be quiet over an answer, in its own words.
     pub idle_timeout_seconds: Option<u32>,
+    /// Fields that it last sent and that could not be used.
+    pub refused: Fields,
+    /// When its allowance of events is full again, see [`crate::domain::bounds::next_agent_event`].
+    pub events_full_at: Option<Timestamp>,
     /// When it was last heard.
     pub heard_at: Option<Timestamp>,
     /// When the use of its instance token was last written down.
@@ -190,6 +195,11 @@ impl Roster {
         self.members.get(&id)
     }
 
+    pub(super) fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
+        let refusing = self.members.iter().filter(|(_, member)| !member.said.refused.is_empty());
+        refusing.map(|(id, member)| (*id, member.said.refused)).collect()
+    }
+
     /// Whether a workspace above this one is paused.
     fn is_below_paused(&self, id: WorkspaceId) -> bool {
         let mut at = id;
@@ -242,7 +252,8 @@ pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
 }
 
 const MEMBERS: &str = "SELECT w.id, w.key, w.parent_id, w.kind, w.status, w.failure, w.incarnation, p.active_tasks, \
-     r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at, w.host_port, w.url \
+     r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at, w.host_port, w.url, \
+     r.refused, r.events_full_at \
      FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
 
 fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
@@ -263,9 +274,11 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
             current_task: text(8)?,
             sample_error: text(9)?,
             runtime_state: text(10)?,
-            manages_status: metadata.as_deref().is_some_and(manages_status),
+            manages_status: metadata.as_deref().and_then(manages_status) == Some(true),
             idle_timeout_seconds: metadata.as_deref().and_then(idle_timeout_seconds),
             metadata: metadata.map(Arc::from),
+            refused: row.get::<_, Option<String>>(16)?.map(|text| Fields::parse(&text)).unwrap_or_default(),
+            events_full_at: row.get(17)?,
             heard_at: row.get(12)?,
             token_used_at: row.get(13)?,
         },
@@ -274,11 +287,11 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
     Ok((row.get(0)?, member))
 }
 
-/// Whether a runtime's metadata claims the capability to judge its health by itself.
+/// Whether a runtime's metadata claims the capability to judge its health by itself. `None` for what is no JSON.
 #[must_use]
-pub fn manages_status(metadata: &str) -> bool {
-    let read = serde_json::from_str::<serde_json::Value>(metadata).ok();
-    read.is_some_and(|value| value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
+pub fn manages_status(metadata: &str) -> Option<bool> {
+    let value = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
+    Some(value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
 }
 
 /// How long a runtime may be quiet over an answer, where its metadata says so.

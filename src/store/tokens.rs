@@ -144,7 +144,35 @@ pub(super) fn revoke_instance_tokens(
         .execute(params![workspace, at])?)
 }
 
+/// A token that speaks for nobody any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadToken {
+    /// The workspace whose token it was.
+    pub workspace: WorkspaceId,
+    /// Whether it was good until the workspace was removed. Otherwise the workspace lives, and the token was revoked or
+    /// has expired.
+    pub removed: bool,
+}
+
 impl Store {
+    /// The workspace whose token this was. Asked only when a token speaks for nobody.
+    ///
+    /// # Errors
+    /// When the store cannot answer: which is never the same as no.
+    pub async fn dead_token(&self, digest: TokenDigest) -> StoreResult<Option<DeadToken>> {
+        self.lanes
+            .read("dead token", move |sql| {
+                let mut query = sql.prepare_cached(
+                    "SELECT w.id, w.status = 'removed' FROM tokens t JOIN workspaces w ON w.key = t.workspace
+                     WHERE t.digest = ?1
+                       AND (w.status <> 'removed' OR t.revoked_at IS NULL OR t.revoked_at >= w.removed_at)",
+                )?;
+                let dead = |row: &Row<'_>| Ok(DeadToken { workspace: row.get(0)?, removed: row.get(1)? });
+                Ok(query.query_row([digest.0], dead).optional()?)
+            })
+            .await
+    }
+
     /// The removed workspace whose token this was when it was removed. Asked only when a token speaks for nobody:
     /// its holder is told that it is gone, not that it was never known.
     ///

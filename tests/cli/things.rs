@@ -44,6 +44,7 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         last_heartbeat_at: None,
         last_activity_at: None,
         wedged_since: None,
+        fields_refused: Vec::new(),
         restart_due_at: None,
         hibernation_idle_minutes: None,
         restart_when_wedged: false,

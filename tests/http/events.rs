@@ -68,7 +68,6 @@ async fn events_are_the_newest_first_and_the_last_hundred() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let third = registry.online("third").await;
-    // By turns, because each may send only so many cards at once.
     for number in 0..120 {
         let by = if number % 3 == 0 {
             &one
@@ -77,15 +76,14 @@ async fn events_are_the_newest_first_and_the_last_hundred() {
         } else {
             &third
         };
-        let update = json!({ "workspace_id": by.id, "agent_card": { "number": number } });
-        by.ask(Ask::post("/registry/update-card").json(update)).await.well();
+        let role = json!({ "role": format!("number {number}") });
+        registry.order(Ask::new("PATCH", format!("/workspaces/{}", by.id)).json(role)).await.well();
     }
     let told = registry.order(Ask::get("/events")).await.well();
     let told = told.as_array().unwrap();
     assert_eq!(told.len(), 100);
-    let numbers: Vec<_> =
-        told.iter().map(|event| event["payload"]["agent_card"]["number"].as_i64().unwrap()).collect();
-    assert_eq!(numbers, (20..120).rev().collect::<Vec<_>>());
+    let numbers: Vec<_> = told.iter().map(|event| event["payload"]["role"].to_string()).collect();
+    assert_eq!(numbers, (20..120).rev().map(|number| format!("\"number {number}\"")).collect::<Vec<_>>());
     for event in told {
         assert_eq!(keys_of(event), ["created_at", "event_type", "id", "payload", "workspace_id"]);
     }
@@ -179,6 +177,63 @@ async fn a_stream_resumes_after_the_last_event_that_was_seen_over_a_restart_too(
             break;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_is_reset_when_client_is_ahead_of_the_registry() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let newest = registry.order(Ask::get("/events?limit=1")).await.well()[0]["id"].as_i64();
+    let mut listener = Listener::begin(&registry, newest.map(|newest| newest + 1000)).await;
+    let heard = listener.next_stored().await;
+    assert_eq!((heard.event.as_str(), heard.id), ("reset", newest), "{heard:?}");
+    assert_eq!(heard.data, json!({ "reset": true, "last_event_id": newest }));
+    one.order("pause").await.well();
+    assert_eq!(listener.next_stored().await.event, "WORKSPACE_PAUSED", "the stream goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_is_stored_once_and_shown_in_its_newest_event() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let send = |number: u32| {
+        let card = json!({ "number": number, "text": "x".repeat(30_000) });
+        one.ask(
+            Ask::post("/registry/update-card").json(json!({ "workspace_id": one.id, "agent_card": card })),
+        )
+    };
+    let mut listener = Listener::begin(&registry, None).await;
+    for number in [1, 1, 2, 1] {
+        send(number).await.well();
+    }
+    assert_eq!(listener.next_stored().await.event, "AGENT_CARD_UPDATED");
+    let told: Vec<_> = registry.events_of(&one.id).await;
+    let cards: Vec<_> = told.iter().filter(|event| event["event_type"] == "AGENT_CARD_UPDATED").collect();
+    assert_eq!(cards.len(), 3, "the same card again is no update");
+    assert_eq!(cards[0]["payload"]["agent_card"]["number"], json!(1), "{}", cards[0]["payload"]);
+    for older in &cards[1..] {
+        assert!(older["payload"]["agent_card_digest"].is_string(), "{}", older["payload"]);
+    }
+    let sql = rusqlite::Connection::open(registry.database()).unwrap();
+    let longest: i64 =
+        sql.query_row("SELECT max(octet_length(payload)) FROM events", [], |row| row.get(0)).unwrap();
+    assert!(longest < 4096, "an event of {longest} bytes holds a card");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_flapping_agent_are_coalesced_and_its_status_is_true() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    for _ in 0..60 {
+        one.beat(json!({ "error_rate": 1.0, "uptime_seconds": 1 })).await.well();
+        assert_eq!(one.status().await, "degraded");
+        one.beat(json!({ "error_rate": 0.0, "uptime_seconds": 1 })).await.well();
+    }
+    assert_eq!(one.status().await, "degraded", "who flaps is not well");
+    let told = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
+    let count = |kind| told.as_array().unwrap().iter().filter(|event| event["event_type"] == kind).count();
+    assert!(count("WORKSPACE_DEGRADED") <= 21, "{} events of flapping", count("WORKSPACE_DEGRADED"));
+    assert!(count("WORKSPACE_ONLINE") <= 21, "{} events of flapping", count("WORKSPACE_ONLINE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,4 +12,5 @@ mod failing;
 mod hostile;
 mod peers;
 mod proxy;
+mod reports;
 mod workspaces;

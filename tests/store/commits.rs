@@ -6,7 +6,7 @@
 use std::task::{Context, Poll, Waker};
 
 use ostler::{
-    domain::{event::EventKind, time::Timestamp, workspace::Kind},
+    domain::{bounds::HISTORY_MAX_BYTES, event::EventKind, time::Timestamp, workspace::Kind},
     store::{CreateResult, Store},
 };
 use rusqlite::Connection;
@@ -146,4 +146,33 @@ async fn events_are_forgotten_from_the_oldest_and_never_renumbered() {
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 100), 100).await, Ok(4));
     tell(&fixture.store, 1).await.unwrap();
     assert_eq!(sequences(&fixture.side()), [11], "a number was used twice");
+}
+
+#[tokio::test]
+async fn history_is_bounded_by_size_and_a_flood_takes_only_its_own() {
+    let fixture = Fixture::new().await;
+    let (quiet, loud) = (new_workspace("quiet", Kind::Container), new_workspace("loud", Kind::Container));
+    let (quiet_id, loud_id) = (quiet.id, loud.id);
+    fixture.store.create_workspace(quiet, T0).await.unwrap();
+    fixture.store.create_workspace(loud, T0).await.unwrap();
+    let swept = json!({ "evidence": "absent" });
+    let swept =
+        fixture.store.tell(T0, EventKind::ContainerReaped, Some(loud_id), swept, Some("reap_unknown"));
+    swept.await.unwrap();
+    let payload = json!({ "role": "x".repeat(64 << 10) });
+    for _ in 0..400 {
+        fixture.store.tell(T0, EventKind::Updated, Some(loud_id), payload.clone(), None).await.unwrap();
+    }
+    let bytes = fixture.number("SELECT sum(octet_length(payload) + 128) FROM events");
+    assert!(bytes <= HISTORY_MAX_BYTES, "{bytes} bytes of history");
+    assert_eq!(fixture.number("SELECT bytes FROM history"), bytes, "the count is true");
+    let of_quiet = fixture.store.newest_events(Some(quiet_id), 10).await.unwrap();
+    assert_eq!(of_quiet.len(), 1, "the flood took another workspace's history");
+    let swept = "SELECT count(*) FROM events WHERE swept_by IS NOT NULL";
+    assert_eq!(fixture.number(swept), 1, "what the breaker counts was pushed out");
+    assert_eq!(
+        fixture.store.forget_events(Timestamp(T0.0 + 1), 1_000_000).await.map(|count| count > 2),
+        Ok(true)
+    );
+    assert_eq!(fixture.number("SELECT bytes FROM history"), 0);
 }

@@ -6,7 +6,7 @@ use hyper::header::HeaderName;
 use serde_json::Value;
 
 use crate::{
-    api::{EventView, WorkspaceView},
+    api::{EventView, EventsReset, WorkspaceView},
     cli::{
         Session,
         args::EventsArgs,
@@ -111,6 +111,10 @@ async fn listen(
     let mut sse = Sse::default();
     while let Ok(Some(bytes)) = stream.next().await {
         for data in sse.feed(&bytes) {
+            if let Ok(reset) = serde_json::from_str::<EventsReset>(&data) {
+                output::note("The registry was restored from an older copy: its events go on from there.");
+                *seen = reset.last_event_id;
+            }
             let Ok(event) = serde_json::from_str::<EventView>(&data) else { continue };
             if event.id <= *seen {
                 continue;

@@ -52,6 +52,12 @@ async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option
     }
 }
 
+/// `fields current_task: they cannot be used`.
+pub(super) fn refused(fields: &[String]) -> Option<String> {
+    let names = fields.join(", ");
+    (!fields.is_empty()).then(|| format!("fields {names}: what its agent last sent of them cannot be used"))
+}
+
 fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str, Option<String>)> {
     let drifted = workspace.drifted.then(|| {
         let name = super::order::quoted(&workspace.name);
@@ -80,6 +86,7 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
             "wedged",
             workspace.wedged_since.as_deref().map(|since| format!("since {}", text::local_and_age(since))),
         ),
+        ("refused", refused(&workspace.fields_refused)),
         ("sleeps", workspace.hibernation_idle_minutes.map(|minutes| format!("after {minutes} idle minutes"))),
         ("restart", workspace.restart_due_at.as_deref().map(|at| format!("due at {}", text::local(at)))),
         ("now", workspace.operation),

@@ -95,6 +95,8 @@ fn sentence(event_type: &str) -> String {
         "WORKSPACE_HEARTBEAT" => "sent a beat",
         "TASK_UPDATED" => "began or ended a task",
         "AGENT_CARD_UPDATED" => "sent another card",
+        "AGENT_FIELDS_REFUSED" => "sent fields that cannot be used; what is stored of them stays",
+        "AGENT_REQUESTS_REFUSED" => "has an agent whose requests are refused",
         "ADMIN_TOKEN_ISSUED" => "an admin token was issued",
         "ADMIN_TOKEN_REVOKED" => "an admin token was revoked",
         "WORKSPACE_HIBERNATING" => "is going to sleep",

@@ -32,6 +32,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
         return Ok(0);
     }
     heading(session, &workspace)?;
+    if let Some(refused) = super::show::refused(&workspace.fields_refused) {
+        session.out.line(&format!("  refused: {}", printable(&refused)))?;
+    }
     if let Some(operation) = &workspace.operation {
         session.out.line(&format!("  right now: {}", printable(operation)))?;
     }

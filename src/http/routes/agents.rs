@@ -18,7 +18,7 @@ use super::super::{
 };
 use crate::{
     api::{ActivityView, GoneView, StateView},
-    domain::status::Status,
+    domain::{lenient, status::Status},
     store::Bearer,
 };
 
@@ -88,8 +88,7 @@ pub(in super::super) async fn log_activity(
         api.0.reports.check(id).map_err(HttpError::too_many)?;
     }
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
-    let report: Value =
-        serde_json::from_slice(&bytes).map_err(|_| HttpError::invalid("invalid request body"))?;
+    let report = lenient::value(&bytes).ok_or_else(|| HttpError::invalid("invalid request body"))?;
     if api.0.store.log_activity(id, report, api.0.clock.now()).await? {
         Ok(Json(json!({ "status": "logged" })))
     } else {

@@ -17,7 +17,7 @@ use super::{
     Path, Query,
 };
 use crate::{
-    api::EventView,
+    api::{EventView, EventsReset},
     domain::event::{Event, Passing},
     store::Scope,
 };
@@ -68,6 +68,8 @@ struct Following {
     feed: Receiver<Event>,
     /// What is only passing, if it is wanted.
     passing: Option<Receiver<Passing>>,
+    /// Whether the client is ahead of the registry, and has to be told first.
+    ahead: bool,
     /// The last one sent: what the feed brings again is passed over.
     last: i64,
     /// Read from the store, still to be sent.
@@ -78,6 +80,7 @@ struct Following {
 }
 
 /// Events as they happen, after those the client missed (`Last-Event-ID`), and between them what is only passing. A
+/// client that has seen more than there is (the registry was restored from a copy) gets a `reset` first. A
 /// client that lags behind the feed catches up from the store: no stored event is ever skipped. What is passing has
 /// no id, is not repeated, and is lost to a client that lags.
 pub(in super::super) async fn stream(
@@ -89,11 +92,12 @@ pub(in super::super) async fn stream(
     let feed = api.0.store.subscribe();
     let passing = query.passing.then(|| api.0.store.overhear());
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
-    let last = match seen {
-        Some(last) => last,
-        None => api.0.store.newest_events(None, 1).await?.first().map_or(0, |event| event.id),
-    };
-    let following = Following { api, feed, passing, last, read: VecDeque::new(), behind: true };
+    let newest = api.0.store.newest_sequence().await?;
+    let last = seen.unwrap_or(newest);
+    // The client has seen events that this registry does not have: it was restored from an older copy, or is another.
+    let ahead = last > newest;
+    let last = last.min(newest);
+    let following = Following { api, feed, passing, ahead, last, read: VecDeque::new(), behind: true };
     let events = stream::unfold(following, |mut following| async move {
         let told = following.next().await?;
         Some((Ok(told), following))
@@ -103,11 +107,21 @@ pub(in super::super) async fn stream(
 
 impl Following {
     async fn next(&mut self) -> Option<sse::Event> {
+        if std::mem::take(&mut self.ahead) {
+            return Some(reset(self.last));
+        }
         loop {
             if let Some(event) = self.read.pop_front() {
                 if event.id > self.last {
                     self.last = event.id;
-                    return Some(told(event));
+                    let (id, text) = (event.id, event.event_type.clone());
+                    return Some(match self.api.0.store.with_card(event).await {
+                        Ok(event) => told(event),
+                        Err(error) => {
+                            tracing::warn!(%error, id, text, "an event is sent without its particulars");
+                            sse::Event::default().id(id.to_string()).event(text).data("{}")
+                        }
+                    });
                 }
                 continue;
             }
@@ -165,6 +179,13 @@ fn told(event: Event) -> sse::Event {
     let view = view::event(event);
     let data = serde_json::to_string(&view).unwrap_or_default();
     sse::Event::default().id(view.id.to_string()).event(view.event_type).data(data)
+}
+
+/// Tells a client that the sequence it knows has ended, and after which event it goes on.
+fn reset(last: i64) -> sse::Event {
+    let data = EventsReset { reset: true, last_event_id: last };
+    let data = serde_json::to_string(&data).unwrap_or_default();
+    sse::Event::default().id(last.to_string()).event("reset").data(data)
 }
 
 /// Without an id, so that a client that comes back says the last stored one it has seen.

@@ -13,7 +13,7 @@ pub(super) mod tokens;
 pub(super) mod trash;
 pub(super) mod workspaces;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     extract::{
@@ -25,6 +25,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 
 use super::{Api, error::HttpError, listen::read_body};
+use crate::domain::lenient;
 
 /// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
 pub(super) struct Body<T>(pub(super) T);
@@ -36,6 +37,11 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
         let (parts, body) = request.into_parts();
         let bytes = read_body(body, BODY_MAX_BYTES, BODY_LIMIT, &*state.0.clock).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
+        // Bad UTF-8 and half a surrogate pair are no reason to refuse an agent's words.
+        let bytes = match lenient::repaired(&bytes) {
+            Cow::Borrowed(text) => bytes.slice_ref(text.as_bytes()),
+            Cow::Owned(text) => text.into(),
+        };
         let mut request = Request::from_parts(parts, axum::body::Body::from(bytes));
         request
             .headers_mut()

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -20,25 +20,26 @@ use super::{
         Api,
         auth::{self, OwnSocket, PathId, Presented, Principal, presented},
         error::{HttpError, HttpResult},
-        listen::read_body,
+        listen::{read_body, read_start},
     },
     Query,
 };
 use crate::{
     api::{AccessAnswer, Discovered, PeerView},
     domain::{
-        beat::{Beat, Metadata, SPEND_MAX_CENTS, TEXT_MAX_BYTES, cut},
+        beat::{Beat, Field, Fields, Metadata, SPEND_MAX_CENTS, cut},
+        bounds::{
+            CARD_MAX_BYTES, METADATA_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, REPORT_MAX_BYTES,
+            STATE_MAX_BYTES, TEXT_MAX_BYTES, URL_MAX_BYTES,
+        },
         ids::WorkspaceId,
+        lenient,
         status::Status,
         workspace::Kind,
     },
     store::{Bearer, Described, Heard, Holder, Registration, StoreError, manages_status},
 };
 
-/// The largest body of a beat: its texts are cut at 2 KiB, its metadata is small.
-const BEAT_MAX_BYTES: usize = 64 << 10;
-/// The largest body that carries a card.
-const CARD_MAX_BYTES: usize = 64 << 10;
 /// How long a body may take to arrive: as long as a runtime waits for the answer.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -46,11 +47,16 @@ fn body_is_invalid() -> HttpError {
     HttpError::invalid("invalid request body")
 }
 
-/// What an agent told, and whose token it came with, if anybody's.
-struct Told<T> {
+/// A report of an agent, and whose token it came with, if anybody's.
+struct Told {
     holder: Option<Holder>,
     presented: String,
-    body: T,
+    /// At most [`REPORT_MAX_BYTES`] of it.
+    body: Bytes,
+    /// Whether there was more of it.
+    cut: bool,
+    /// The route, for the operator.
+    request: &'static str,
 }
 
 /// Whose token a request presents, if anybody's, and the token. An admin is no agent: it has no beat.
@@ -66,27 +72,48 @@ fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a s
 
 /// Reads who speaks and what it says. A token that speaks for nobody is refused later: it may be one of a workspace
 /// that was removed, and that is said once the body has named it.
-async fn told<T: DeserializeOwned>(api: &Api, request: Request, most: usize) -> HttpResult<Told<T>> {
+async fn told(api: &Api, request: Request, route: &'static str) -> HttpResult<Told> {
     let (parts, body) = request.into_parts();
     let (holder, token) = speaker(api, &parts)?;
-    let bytes = read_body(body, most, BODY_LIMIT, &*api.0.clock).await?;
-    match serde_json::from_slice(&bytes) {
-        Ok(body) => Ok(Told { holder, presented: token.to_owned(), body }),
-        Err(_) if holder.is_some() => Err(body_is_invalid()),
-        Err(_) => Err(auth::invalid()),
-    }
+    let clock = &*api.0.clock;
+    let (body, cut) =
+        read_start(body, REPORT_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, BODY_LIMIT, clock).await?;
+    Ok(Told { holder, presented: token.to_owned(), body, cut, request: route })
 }
 
-impl<T> Told<T> {
-    /// The token's holder, if it speaks for this workspace.
-    async fn speaks_for(&self, api: &Api, id: &str) -> HttpResult<Holder> {
-        let id = WorkspaceId::from_client(id).ok();
+impl Told {
+    /// The refusal of a body that cannot be used. What is wrong with it is said to nobody but a holder of a token.
+    fn refused(&self, api: &Api) -> HttpError {
+        match self.holder {
+            Some(holder) => {
+                api.note_refused(holder.workspace, self.request, "invalid request body");
+                body_is_invalid()
+            }
+            None => auth::invalid(),
+        }
+    }
+
+    /// The token's holder, if it speaks for the workspace that the body names.
+    async fn speaks_for(&self, api: &Api, named: &Named) -> HttpResult<Holder> {
+        let id = match named {
+            Named::InBody(id) => WorkspaceId::from_client(id).ok(),
+            Named::ByToken => self.holder.map(|holder| holder.workspace),
+        };
         match self.holder {
             Some(holder) if Some(holder.workspace) == id => Ok(holder),
-            Some(_) => Err(auth::invalid()),
+            Some(holder) => {
+                api.note_refused(holder.workspace, self.request, "it names another workspace");
+                Err(auth::invalid())
+            }
             None => {
-                let removed = api.0.ops.removed_holder(&self.presented).await?;
-                Err(if removed.is_some() && removed == id { HttpError::gone() } else { auth::invalid() })
+                let Some(dead) = api.0.ops.dead_token(&self.presented).await? else {
+                    return Err(auth::invalid());
+                };
+                if !dead.removed {
+                    api.note_refused(dead.workspace, self.request, "its token was revoked or has expired");
+                    return Err(auth::invalid());
+                }
+                Err(if id == Some(dead.workspace) { HttpError::gone() } else { auth::invalid() })
             }
         }
     }
@@ -156,93 +183,248 @@ fn whole(number: f64, most: i64) -> i64 {
 const UPTIME_MAX: i64 = 100 * 366 * 86_400;
 
 impl BeatBody<'_> {
-    fn clamped(self) -> Option<Beat> {
+    /// `None` when its metadata cannot be used.
+    fn clamped(self) -> Option<(String, Beat)> {
         let metadata = match self.runtime_metadata {
-            Some(raw) if raw.get().starts_with('{') => {
-                Some(Metadata { json: raw.get().to_owned(), manages_status: manages_status(raw.get()) })
+            Some(raw) if raw.get().starts_with('{') && raw.get().len() <= METADATA_MAX_BYTES => {
+                Some(metadata_of(raw.get())?)
             }
             Some(raw) if raw.get() == "null" => None,
             Some(_) => return None,
             None => None,
         };
-        Some(Beat {
-            error_rate: self.error_rate.clamp(0.0, 1.0),
-            sample_error: cut(self.sample_error, TEXT_MAX_BYTES),
-            active_tasks: u32::try_from(whole(self.active_tasks, i64::from(u32::MAX))).unwrap_or(u32::MAX),
+        let beat = Beat {
+            error_rate: self.error_rate,
+            sample_error: self.sample_error,
+            active_tasks: tasks(self.active_tasks),
             uptime_seconds: whole(self.uptime_seconds, UPTIME_MAX),
-            current_task: cut(self.current_task, TEXT_MAX_BYTES),
+            current_task: self.current_task,
             monthly_spend_cents: whole(self.monthly_spend, SPEND_MAX_CENTS),
-            runtime_state: cut(self.runtime_state, 64),
+            runtime_state: self.runtime_state,
             metadata,
+            unknown: Fields::default(),
+            refused: Fields::default(),
+        };
+        Some((self.workspace_id, bounded(beat)))
+    }
+}
+
+fn tasks(number: f64) -> u32 {
+    u32::try_from(whole(number, i64::from(u32::MAX))).unwrap_or(u32::MAX)
+}
+
+fn metadata_of(json: &str) -> Option<Metadata> {
+    Some(Metadata { json: json.to_owned(), manages_status: manages_status(json)? })
+}
+
+fn bounded(beat: Beat) -> Beat {
+    Beat {
+        error_rate: beat.error_rate.clamp(0.0, 1.0),
+        sample_error: cut(beat.sample_error, TEXT_MAX_BYTES),
+        current_task: cut(beat.current_task, TEXT_MAX_BYTES),
+        runtime_state: cut(beat.runtime_state, STATE_MAX_BYTES),
+        ..beat
+    }
+}
+
+/// The workspace a flawed heartbeat names, and what of it can be used. `None` when it names none, unless that is only
+/// because it was cut off.
+///
+/// A heartbeat that arrives is proof of life, whatever is wrong with its fields: runtimes cut texts in the middle of an
+/// emoji and divide by zero, and never look at the answer. A field that cannot be used leaves what is stored of it.
+fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
+    const NAMES: [&str; 9] = [
+        "workspace_id",
+        "error_rate",
+        "sample_error",
+        "active_tasks",
+        "uptime_seconds",
+        "current_task",
+        "monthly_spend",
+        "runtime_state",
+        "runtime_metadata",
+    ];
+    let text = lenient::repaired(body);
+    let fields = lenient::fields(&text, &NAMES).or_else(|| cut.then(lenient::Fields::default))?;
+    let id = named(&fields, "workspace_id", cut)?;
+    let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
+    let beat = Beat {
+        error_rate: unfit.number(Field::ErrorRate),
+        sample_error: unfit.text(Field::SampleError),
+        active_tasks: tasks(unfit.number(Field::ActiveTasks)),
+        uptime_seconds: whole(unfit.number(Field::UptimeSeconds), UPTIME_MAX),
+        current_task: unfit.text(Field::CurrentTask),
+        monthly_spend_cents: whole(unfit.number(Field::MonthlySpend), SPEND_MAX_CENTS),
+        runtime_state: unfit.text(Field::RuntimeState),
+        metadata: unfit
+            .object(Field::RuntimeMetadata, METADATA_MAX_BYTES)
+            .and_then(|json| metadata_of(&json.to_string())),
+        unknown: Fields::default(),
+        refused: Fields::default(),
+    };
+    let mut refused = unfit.refused;
+    if !fields.whole {
+        refused.insert(Field::Body);
+    }
+    Some((id, bounded(Beat { unknown: unfit.unknown, refused, ..beat })))
+}
+
+/// Where a report names its workspace.
+enum Named {
+    /// In its body, as this text.
+    InBody(String),
+    /// In its token alone: the body was cut off before it did.
+    ByToken,
+}
+
+/// The workspace that a body names. `None` when it should and does not.
+fn named(fields: &lenient::Fields, name: &str, cut: bool) -> Option<Named> {
+    match fields.get(name) {
+        lenient::Field::Value(Value::String(id)) => Some(Named::InBody(id)),
+        lenient::Field::Absent if cut && !fields.whole => Some(Named::ByToken),
+        lenient::Field::Value(_) | lenient::Field::Absent | lenient::Field::Unreadable => None,
+    }
+}
+
+/// Reads fields, and remembers those that cannot be used.
+struct Unfit<'a> {
+    fields: &'a lenient::Fields,
+    unknown: Fields,
+    refused: Fields,
+}
+
+impl Unfit<'_> {
+    fn get<T>(&mut self, field: Field, usable: impl FnOnce(Value) -> Option<T>) -> Option<T> {
+        let value = match self.fields.get(field.as_str()) {
+            lenient::Field::Value(value) => usable(value),
+            // Of a body that was cut off nobody knows what it would have said.
+            lenient::Field::Absent if !self.fields.whole => {
+                self.unknown.insert(field);
+                return None;
+            }
+            lenient::Field::Absent => return None,
+            lenient::Field::Unreadable => None,
+        };
+        if value.is_none() {
+            self.unknown.insert(field);
+            self.refused.insert(field);
+        }
+        value
+    }
+
+    /// A number, also as the text of one.
+    fn number(&mut self, field: Field) -> f64 {
+        let number = self.get(field, |value| match value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        });
+        number.unwrap_or_default()
+    }
+
+    fn text(&mut self, field: Field) -> String {
+        self.get(field, |value| if let Value::String(text) = value { Some(text) } else { None })
+            .unwrap_or_default()
+    }
+
+    fn object(&mut self, field: Field, most: usize) -> Option<Value> {
+        self.get(field, |value| {
+            Some(value).filter(|value| value.is_object() && value.to_string().len() <= most)
         })
     }
 }
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let (parts, body) = request.into_parts();
-    let (holder, token) = speaker(&api, &parts)?;
-    let bytes = read_body(body, BEAT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
-    // What is wrong with the body is said to nobody but a holder of a token.
-    let refused = || if holder.is_some() { body_is_invalid() } else { auth::invalid() };
-    let beat: BeatBody<'_> = serde_json::from_slice(&bytes).map_err(|_| refused())?;
-    let told = Told { holder, presented: token.to_owned(), body: () };
-    let holder = told.speaks_for(&api, &beat.workspace_id).await?;
+    let told = told(&api, request, "heartbeat").await?;
+    // Strictly first: that is what nearly every heartbeat costs.
+    let strict = || serde_json::from_slice::<BeatBody<'_>>(&told.body).ok().and_then(BeatBody::clamped);
+    let strict = if told.cut { None } else { strict() };
+    let read = match strict {
+        Some((id, beat)) => Some((Named::InBody(id), beat)),
+        None => lenient_beat(&told.body, told.cut),
+    };
+    let (id, beat) = read.ok_or_else(|| told.refused(&api))?;
+    let holder = told.speaks_for(&api, &id).await?;
     api.0.beats.check(holder.workspace).map_err(HttpError::too_many)?;
-    let beat = beat.clamped().ok_or_else(body_is_invalid)?;
     let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_beat(holder, beat, api.0.clock.now()).await;
     drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
+    api.0.refusals.forget(holder.workspace);
     Ok(json(r#"{"status":"ok"}"#))
 }
 
-#[derive(Deserialize)]
-struct RegisterBody {
-    id: String,
-    url: String,
-    agent_card: Value,
+/// What a register sends, and what of it cannot be used.
+struct Registering {
+    id: Named,
+    url: Option<String>,
+    card: Option<Value>,
+    refused: Fields,
+}
+
+/// Reads a register leniently: a card that cannot be used costs no agent its registration, of which it makes one and
+/// never another. A field that is missing altogether is an invalid body (wire protocol, §4).
+fn registering(body: &[u8], cut: bool) -> Option<Registering> {
+    let text = lenient::repaired(body);
+    let fields = lenient::fields(&text, &["id", Field::Url.as_str(), Field::AgentCard.as_str()]);
+    let fields = fields.or_else(|| cut.then(lenient::Fields::default))?;
+    let id = named(&fields, "id", cut)?;
+    if fields.whole
+        && [Field::Url, Field::AgentCard]
+            .map(|field| fields.get(field.as_str()))
+            .contains(&lenient::Field::Absent)
+    {
+        return None;
+    }
+    let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
+    let url = unfit.get(Field::Url, |value| match value {
+        Value::String(url) => Some(url).filter(|url| url.len() <= URL_MAX_BYTES),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    });
+    let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES);
+    // What was cut off was sent, too.
+    let mut refused = unfit.refused;
+    for field in [Field::Url, Field::AgentCard] {
+        if unfit.unknown.contains(field) {
+            refused.insert(field);
+        }
+    }
+    Some(Registering { id, url, card, refused })
 }
 
 pub(in super::super) async fn register(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let told: Told<RegisterBody> = told(&api, request, CARD_MAX_BYTES).await?;
-    let holder = told.speaks_for(&api, &told.body.id).await?;
+    let told = told(&api, request, "register").await?;
+    let read = registering(&told.body, told.cut).ok_or_else(|| told.refused(&api))?;
+    let holder = told.speaks_for(&api, &read.id).await?;
     api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
-    let RegisterBody { url, agent_card: card, .. } = told.body;
-    if !card.is_object() {
-        return Err(body_is_invalid());
-    }
+    let Registering { url, card, refused, .. } = read;
     let external = api.0.store.member(holder.workspace).is_some_and(|member| member.kind == Kind::External);
-    let url = match external {
-        // What a container says of itself is its address inside; where it is reached is known better here.
-        false => None,
-        true if url.is_empty() => Some(url),
-        true => {
-            api.check_url(&url).await?;
-            Some(url)
-        }
-    };
-    let registration = Registration { url, card };
+    // What a container says of itself is its address inside; where it is reached is known better here.
+    let url = url.filter(|_| external);
+    if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
+        api.check_url(url).await?;
+    }
+    let registration = Registration { url, card, refused };
     let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_registration(holder, registration, api.0.clock.now()).await;
     drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
+    api.0.refusals.forget(holder.workspace);
     Ok(json(r#"{"status":"registered"}"#))
 }
 
-#[derive(Deserialize)]
-struct CardBody {
-    workspace_id: String,
-    agent_card: Value,
-}
-
 pub(in super::super) async fn update_card(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let told: Told<CardBody> = told(&api, request, CARD_MAX_BYTES).await?;
-    let holder = told.speaks_for(&api, &told.body.workspace_id).await?;
+    let told = told(&api, request, "update-card").await?;
+    let text = lenient::repaired(&told.body);
+    let fields = lenient::fields(&text, &["workspace_id", Field::AgentCard.as_str()]);
+    let read = fields.and_then(|fields| Some((named(&fields, "workspace_id", told.cut)?, fields)));
+    let (id, fields) = read.ok_or_else(|| told.refused(&api))?;
+    let holder = told.speaks_for(&api, &id).await?;
     api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
-    if !told.body.agent_card.is_object() {
-        return Err(body_is_invalid());
-    }
-    answered(api.0.store.note_card(holder, told.body.agent_card, api.0.clock.now()).await?)?;
+    let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
+    // Nothing but the card is in it, and it is no proof of life: without one it is refused.
+    let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| told.refused(&api))?;
+    answered(api.0.store.note_card(holder, card, api.0.clock.now()).await?)?;
     Ok(json(r#"{"status":"updated"}"#))
 }
 
@@ -334,7 +516,7 @@ pub(in super::super) async fn check_access(
     principal: Principal,
     request: Request,
 ) -> HttpResult<Response> {
-    let bytes = read_body(request.into_body(), BEAT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
+    let bytes = read_body(request.into_body(), REPORT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let AccessBody { caller_id, target_id } =
         serde_json::from_slice(&bytes).map_err(|_| body_is_invalid())?;
     principal.speak_for(caller_id)?;

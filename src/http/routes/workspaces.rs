@@ -27,6 +27,7 @@ use crate::{
         PatchWorkspace, Patched, RemoveOutcome, WorkspaceView,
     },
     domain::{
+        bounds::ROLE_MAX_BYTES,
         ids::WorkspaceId,
         liveness::SILENT_AFTER,
         naming::{AGENT_PORT, WorkspaceName},
@@ -151,6 +152,7 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
         restart_when_wedged,
     } = body;
     let invalid = |error: &dyn std::fmt::Display| HttpError::invalid(error.to_string());
+    let role = bounded_role(role)?;
     let name = name.map(|name| name.parse::<WorkspaceName>()).transpose().map_err(|error| invalid(&error))?;
     let tier = tier.map(Tier::try_from).transpose().map_err(|error| invalid(&error))?;
     let parent = match parent_id.as_deref() {
@@ -182,6 +184,17 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
 
 const NEVER_IDLE: &str = "it is not put to sleep by itself: connections to its port cannot be seen from here. ostler has \
                           to run on the same host as Podman's service, in the same process and network namespaces";
+
+/// A role is shown to the operator and sent to every peer: it is a sentence, not a document.
+fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
+    match &role {
+        Some(text) if text.len() > ROLE_MAX_BYTES => Err(HttpError::invalid(format!(
+            "the role has {} bytes: at most {ROLE_MAX_BYTES} are allowed",
+            text.len()
+        ))),
+        Some(_) | None => Ok(role),
+    }
+}
 
 pub(in super::super) async fn create(
     State(api): State<Api>,
@@ -239,6 +252,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     let name: WorkspaceName = name
         .parse()
         .map_err(|error: crate::domain::naming::InvalidName| HttpError::invalid(error.to_string()))?;
+    let role = bounded_role(role)?;
     let tier = tier.map_or(Ok(Tier::default()), Tier::try_from);
     let tier = tier.map_err(|error| HttpError::invalid(error.to_string()))?;
     let workspace_access = match workspace_access.as_deref() {

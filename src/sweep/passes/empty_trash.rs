@@ -1,7 +1,7 @@
 //! `empty_trash`: what was kept for long enough is deleted for good.
 //!
-//! Claimed first, looked at again, never by force: a volume that something mounts stays. Old events and
-//! removed rows that own nothing any more are forgotten here too, so that history does not grow for ever.
+//! Claimed first, looked at again, never by force: a volume that something mounts stays. Removed
+//! rows that own nothing any more are forgotten here too, so that they do not grow for ever.
 
 use std::time::Duration;
 
@@ -38,7 +38,6 @@ impl Pass for EmptyTrash {
     /// On the run's own look: another one would count as a second look for every grace, moments later.
     async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
         let now = look.asked_at();
-        sweeper.store.forget_events(now - sweeper.limits.event_retention, BATCH).await?;
         let owning = look.seen()?.inventory.workspaces();
         sweeper.ops.forget_networks(&owning.iter().copied().collect()).await?;
         sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;

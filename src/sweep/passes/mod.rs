@@ -4,6 +4,7 @@ mod check_containers;
 mod check_heartbeats;
 mod empty_trash;
 mod flag_wedged;
+mod forget_history;
 mod hibernate_idle;
 mod reap_removed;
 mod reap_unknown;
@@ -40,5 +41,6 @@ pub fn all_looking(every: Duration) -> Vec<Arc<dyn Pass>> {
         Arc::new(flag_wedged::FlagWedged),
         Arc::new(restart_due::RestartDue),
         Arc::new(empty_trash::EmptyTrash),
+        Arc::new(forget_history::ForgetHistory),
     ]
 }

@@ -1,0 +1,222 @@
+//! Reads JSON that is nearly right.
+//!
+//! Runtimes cut texts in the middle of an emoji, write `NaN` for a share of nothing, or send Latin-1. None of that
+//! makes a heartbeat less of a proof of life. Bodies are parsed strictly first; what is here runs only when that fails.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+/// The text of a body: without a byte order mark, with U+FFFD in place of invalid UTF-8 and of surrogates that stand
+/// alone (`\ud83d` without its other half).
+#[must_use]
+pub fn repaired(bytes: &[u8]) -> Cow<'_, str> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    match without_lone_surrogates(&text) {
+        Some(repaired) => Cow::Owned(repaired),
+        None => text,
+    }
+}
+
+/// Parses a body strictly, and once more repaired where that fails. `None` for what is no JSON even then.
+#[must_use]
+pub fn value(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice(bytes).or_else(|_| serde_json::from_str(&repaired(bytes))).ok()
+}
+
+/// The unit of UTF-16 that an escape at the beginning of this text stands for.
+fn escaped_unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u16::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The length of an escape such as `\ud83d`.
+const ESCAPE: usize = 6;
+
+/// `None` where there is nothing to repair.
+fn without_lone_surrogates(text: &str) -> Option<String> {
+    let mut repaired: Option<String> = None;
+    let (mut at, mut copied) = (0, 0);
+    while let Some(backslash) = text[at..].find('\\') {
+        at += backslash;
+        let (high, low) = (0xd800..0xdc00, 0xdc00..0xe000);
+        let Some(unit) = escaped_unit(&text[at..]) else {
+            // Whatever is escaped, a backslash among others, begins no escape of its own.
+            let escaped = text[at + 1..].chars().next().map_or(0, char::len_utf8);
+            at += 1 + escaped;
+            continue;
+        };
+        if high.contains(&unit) && escaped_unit(&text[at + ESCAPE..]).is_some_and(|next| low.contains(&next))
+        {
+            at += 2 * ESCAPE;
+            continue;
+        }
+        if high.contains(&unit) || low.contains(&unit) {
+            let repaired = repaired.get_or_insert_default();
+            repaired.push_str(&text[copied..at]);
+            repaired.push('\u{fffd}');
+            copied = at + ESCAPE;
+        }
+        at += ESCAPE;
+    }
+    repaired.map(|mut repaired| {
+        repaired.push_str(&text[copied..]);
+        repaired
+    })
+}
+
+/// The fields of an object that is nearly JSON.
+#[derive(Debug, Default, PartialEq)]
+pub struct Fields {
+    found: Vec<(String, Option<Value>)>,
+    /// Whether the object was read up to its end.
+    pub whole: bool,
+}
+
+/// One field of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Field {
+    /// It is not there, or null.
+    Absent,
+    /// It is there and cannot be read.
+    Unreadable,
+    /// Its value.
+    Value(Value),
+}
+
+impl Fields {
+    /// A field by its name. Of several with one name the last counts, as most readers of JSON have it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Field {
+        match self.found.iter().rev().find(|(key, _)| key == name) {
+            None | Some((_, Some(Value::Null))) => Field::Absent,
+            Some((_, None)) => Field::Unreadable,
+            Some((_, Some(value))) => Field::Value(value.clone()),
+        }
+    }
+}
+
+/// Reads the fields of `names` off an object, each by itself: one that cannot be read costs no other. `None` when it
+/// does not even begin as an object.
+#[must_use]
+pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
+    let mut rest = text.trim_start().strip_prefix('{')?.trim_start();
+    let mut fields = Fields::default();
+    loop {
+        if rest.starts_with('}') {
+            fields.whole = true;
+            return Some(fields);
+        }
+        let Some((key, after)) = key(rest) else { return Some(fields) };
+        let end = end_of_value(after);
+        if names.contains(&key.as_str()) {
+            let value = serde_json::from_str(&after[..end.unwrap_or(after.len())]).ok();
+            // A number or a word that is cut off may still read as one.
+            fields.found.push((key, value.filter(|_| end.is_some())));
+        }
+        let Some(end) = end else { return Some(fields) };
+        rest = after[end..].trim_start_matches(|c: char| c == ',' || c.is_ascii_whitespace());
+    }
+}
+
+/// A key, and what follows its colon.
+fn key(text: &str) -> Option<(String, &str)> {
+    let end = end_of_string(text)?;
+    let key = serde_json::from_str(&text[..end]).ok()?;
+    Some((key, text[end..].trim_start().strip_prefix(':')?))
+}
+
+/// The length of the string literal at the beginning of a text.
+fn end_of_string(text: &str) -> Option<usize> {
+    let mut bytes = text.bytes().enumerate();
+    bytes.next().filter(|(_, quote)| *quote == b'"')?;
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some(at + 1),
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the value at the beginning of a text ends: at a comma or a closing brace outside of strings and brackets.
+fn end_of_value(text: &str) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(byte) = text.as_bytes().get(at) {
+        match byte {
+            b'"' => {
+                at += end_of_string(&text[at..])?;
+                continue;
+            }
+            b',' | b'}' if depth == 0 => return Some(at),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    fn read(text: &str) -> (Field, Field, bool) {
+        let fields = fields(text, &NAMES).expect("it begins as an object");
+        (fields.get("a"), fields.get("b"), fields.whole)
+    }
+
+    fn value_of(value: Value) -> Field {
+        Field::Value(value)
+    }
+
+    #[test]
+    fn lone_surrogates_and_bad_bytes_become_the_replacement_character() {
+        for (body, value) in [
+            (&br#"{"a":"x\ud83d"}"#[..], "x\u{fffd}"),
+            (br#"{"a":"\ude00y"}"#, "\u{fffd}y"),
+            (br#"{"a":"\ud83d\ud83d\ude00"}"#, "\u{fffd}\u{1f600}"),
+            (br#"{"a":"\\ud83d"}"#, "\\ud83d"),
+            (b"{\"a\":\"caf\xe9\"}", "caf\u{fffd}"),
+            (b"\xef\xbb\xbf{\"a\":\"x\"}", "x"),
+        ] {
+            assert_eq!(super::value(body), Some(json!({ "a": value })), "{body:?}");
+        }
+        assert_eq!(super::value(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_costs_no_other() {
+        for flaw in ["NaN", "-Infinity", "1e999", "{\"x\":NaN}", "'x'", "\"raw\nline\"", "[1,2", "]"] {
+            let (a, b, _) = read(&format!(r#"{{"b":7,"a":{flaw}}}"#));
+            assert_eq!((a, b), (Field::Unreadable, value_of(json!(7))), "{flaw}");
+        }
+        let (a, b, whole) = read(r#"{"a":NaN , "b":"}," , "c":1} and more"#);
+        assert_eq!((a, b, whole), (Field::Unreadable, value_of(json!("},")), true));
+    }
+
+    #[test]
+    fn of_two_fields_of_one_name_the_last_counts() {
+        assert_eq!(read(r#"{"a":1,"a":2}"#).0, value_of(json!(2)));
+    }
+
+    #[test]
+    fn an_object_that_is_cut_off_keeps_what_came_before() {
+        let whole = r#"{"a":"x","b":12,"c":{"d":[1]}}"#;
+        for cut in 1..whole.len() {
+            let (a, b, read_whole) = read(&whole[..cut]);
+            assert!(!read_whole, "{cut}");
+            assert_eq!(a == value_of(json!("x")), cut > 8, "{cut}: {a:?}");
+            assert_eq!(b == value_of(json!(12)), cut > 15, "{cut}: a cut number is no number: {b:?}");
+        }
+        assert!(fields("[]", &NAMES).is_none());
+        assert!(fields("", &NAMES).is_none());
+    }
+}

@@ -1,0 +1,59 @@
+//! `forget_history`: events older than the retention are forgotten.
+//!
+//! It needs the store alone, so history stays bounded by age while the engine is away or not trusted. Its size is bounded
+//! where events are written.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use crate::{
+    domain::plan::Plan,
+    mutation::{Mutation, is},
+};
+
+/// The most events one transaction forgets: heartbeats wait for it.
+const BATCH: u32 = 2000;
+/// The most transactions of one run.
+const BATCHES_MAX: u32 = 50;
+
+/// See the module page.
+pub(super) struct ForgetHistory;
+
+#[async_trait]
+impl Pass for ForgetHistory {
+    fn name(&self) -> &'static str {
+        "forget_history"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Events older than the retention are forgotten"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_mins(30)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::Store
+    }
+
+    async fn plan(&self, _sweeper: &Sweeper, _look: &Look) -> Result<Plan, SweepError> {
+        Ok(Plan::default())
+    }
+
+    async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
+        if is(Mutation::KeepAllHistory) {
+            return Ok(());
+        }
+        let before = look.asked_at() - sweeper.limits.event_retention;
+        for _batch in 0..BATCHES_MAX {
+            let forgotten = sweeper.store.forget_events(before, BATCH).await?;
+            if forgotten < BATCH as usize {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
