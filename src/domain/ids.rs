@@ -65,6 +65,58 @@ uuid_id!(
 #[error("`{0}` is not an id: expected a UUID in lower case, such as 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")]
 pub struct InvalidId(pub String);
 
+/// The ids that begin with what somebody typed: 4 to 32 hexadecimal digits in any case, with hyphens where an id has
+/// them or with none. The whole id is the longest prefix.
+#[must_use]
+pub fn id_prefix(text: &str) -> Option<IdPrefix> {
+    const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+    let hyphenated = text.contains('-');
+    let fits = |(at, c): (usize, char)| {
+        if c == '-' {
+            HYPHENS.contains(&at)
+        } else {
+            c.is_ascii_hexdigit() && !(hyphenated && HYPHENS.contains(&at))
+        }
+    };
+    if !text.char_indices().all(fits) {
+        return None;
+    }
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if !(4..=32).contains(&digits.len()) {
+        return None;
+    }
+    let bound = |fill: &str| {
+        let filled = format!("{digits}{}", fill.repeat(32 - digits.len()));
+        u128::from_str_radix(&filled, 16).ok().map(|number| WorkspaceId(Uuid::from_u128(number)))
+    };
+    Some(IdPrefix { first: bound("0")?, last: bound("f")?, digits: digits.len() })
+}
+
+/// A range of ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdPrefix {
+    /// The first id with this prefix.
+    pub first: WorkspaceId,
+    /// The last one.
+    pub last: WorkspaceId,
+    /// How many digits were given: 4 to 32.
+    pub digits: usize,
+}
+
+impl IdPrefix {
+    /// The id, where all of it was given.
+    #[must_use]
+    pub fn whole(self) -> Option<WorkspaceId> {
+        (self.digits == 32).then_some(self.first)
+    }
+
+    /// Whether it is taken for an id rather than for a name: ids are shown with their first eight digits.
+    #[must_use]
+    pub fn looks_like_an_id(self) -> bool {
+        self.digits >= 8
+    }
+}
+
 /// How many times a workspace has been started, counted from 1. Whatever speaks for an older one is late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -149,6 +201,23 @@ mod tests {
         }
         for wrong in [&text.replace('-', ""), &format!("{{{text}}}"), &format!(" {text}"), ""] {
             assert!(WorkspaceId::from_client(wrong).is_err(), "{wrong} was taken for an id");
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_an_id_has_hyphens_where_an_id_has_them() {
+        let id: WorkspaceId = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".parse().unwrap();
+        for prefix in
+            ["6f1c", "6f1c0c5e", "6F1C0C5E-0d0f", "6f1c0c5e0d0f", "6f1c0c5e-", "6f1c0c5e-0d0f-4c58-9b0e-0a4c"]
+        {
+            let range = id_prefix(prefix).expect(prefix);
+            assert!(range.first <= id && id <= range.last && range.whole().is_none(), "{prefix}");
+        }
+        assert_eq!(id_prefix(&id.to_string().to_uppercase()).and_then(IdPrefix::whole), Some(id));
+        for name in
+            ["6f1", "face-0001", "facade-0001", "w1", "6f1c0c5e-0d0f4c58", "6f1c0c5é", "6f1c 0c5e", ""]
+        {
+            assert_eq!(id_prefix(name), None, "{name}");
         }
     }
 

@@ -8,7 +8,11 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{InstanceId, TrashId, WorkspaceId};
+use super::{
+    bounds::NAME_MAX_CHARS,
+    ids::{IdPrefix, InstanceId, TrashId, WorkspaceId, id_prefix},
+    text::is_hidden,
+};
 use crate::mutation::{Mutation, is};
 
 /// Label that names the installation a thing belongs to.
@@ -20,15 +24,22 @@ pub const LABEL_SPEC: &str = "ostler.spec";
 
 /// The port agents listen on in their containers (wire protocol, §8).
 pub const AGENT_PORT: u16 = 8000;
-/// The longest workspace name, in characters.
-pub const NAME_MAX_CHARS: usize = 63;
 
 /// A workspace's name, unique among those not removed.
+///
+/// Parsing is for names that are given now. What is stored or labelled was allowed when it was given, and is read as it
+/// is: a row with a name that is refused today stays reachable by its id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(transparent)]
 pub struct WorkspaceName(String);
 
 impl WorkspaceName {
+    /// A name as it is stored.
+    #[must_use]
+    pub fn stored(name: String) -> Self {
+        Self(name)
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -63,6 +74,11 @@ pub enum InvalidName {
         /// Where it stands, counted from 1.
         position: usize,
     },
+    /// It could be taken for an id, and would get orders that are meant for another workspace.
+    #[error(
+        "the name `{0}` reads as the beginning of an id: 8 or more of the digits 0-9 and a-f. Add another letter to it"
+    )]
+    Id(String),
 }
 
 impl FromStr for WorkspaceName {
@@ -79,7 +95,7 @@ impl FromStr for WorkspaceName {
         let mut before = ' ';
         for (index, found) in text.chars().enumerate() {
             let edge = index == 0 || index + 1 == chars;
-            let allowed = found.is_alphanumeric()
+            let allowed = (found.is_alphanumeric() && !is_hidden(found))
                 || (!edge && matches!(found, '-' | '_' | '.'))
                 || (!edge && found == ' ' && before != ' ');
             if !allowed {
@@ -87,20 +103,11 @@ impl FromStr for WorkspaceName {
             }
             before = found;
         }
+        let like_an_id = id_prefix(text).is_some_and(IdPrefix::looks_like_an_id);
+        if like_an_id && !is(Mutation::NamesBeforeIds) {
+            return Err(InvalidName::Id(text.to_owned()));
+        }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for WorkspaceName {
-    type Error = InvalidName;
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<WorkspaceName> for String {
-    fn from(name: WorkspaceName) -> Self {
-        name.0
     }
 }
 
@@ -256,6 +263,26 @@ mod tests {
         assert_eq!("".parse::<WorkspaceName>(), Err(InvalidName::Empty));
         let said = "x".repeat(64).parse::<WorkspaceName>().unwrap_err().to_string();
         assert!(said.contains("64 characters"), "{said}");
+    }
+
+    #[test]
+    fn a_name_that_reads_as_an_id_is_refused() {
+        for bad in
+            ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "6F1C0C5E", "6f1c0c5e-0d0f", "20260102", "deadbeef"]
+        {
+            let said = bad.parse::<WorkspaceName>().expect_err(bad).to_string();
+            assert!(said.contains("reads as the beginning of an id"), "{bad}: {said}");
+        }
+        for good in ["cafe", "face-0001", "2026-01-02", "deadbeef x", "6f1c0c5e-agent"] {
+            assert!(good.parse::<WorkspaceName>().is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_glyph_is_refused() {
+        for bad in ["\u{3164}", "a\u{115f}b", "\u{ffa0}x"] {
+            assert!(matches!(bad.parse::<WorkspaceName>(), Err(InvalidName::Character { .. })), "{bad:?}");
+        }
     }
 
     #[test]

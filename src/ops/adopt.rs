@@ -366,19 +366,20 @@ impl Inner {
         }))
     }
 
-    /// The labelled name, or that name with the id's first digits where it is taken.
+    /// The labelled name, or that name with the id's first digits where it is taken or not allowed any more.
     async fn free_name(&self, wanted: &WorkspaceName, id: WorkspaceId) -> OpResult<WorkspaceName> {
         let taken = match self.store.find_workspace(wanted.to_string(), Scope::Live).await? {
             Found::One(row) => row.name == *wanted,
             Found::Many(_) => true,
             Found::None(_) => false,
         };
-        if !taken {
-            return Ok(wanted.clone());
+        if let (false, Ok(name)) = (taken, wanted.as_str().parse()) {
+            return Ok(name);
         }
-        let short: String = wanted.as_str().chars().take(54).collect();
-        format!("{}-{}", short.trim_end(), &id.to_string()[..8])
-            .parse()
+        let (short, id): (String, _) = (wanted.as_str().chars().take(54).collect(), id.to_string());
+        let named = format!("{}-{}", short.trim_end(), &id[..8]).parse();
+        named
+            .or_else(|_| format!("adopted-{}", &id[..8]).parse())
             .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
     }
 

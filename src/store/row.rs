@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     ids::{Incarnation, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
+    naming::WorkspaceName,
     status::Status,
     time::Timestamp,
     workspace::{Habits, Kind, Workspace},
@@ -90,7 +91,7 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
     let container: Option<String> = row.get(13)?;
     Ok(Workspace {
         id: row.get(0)?,
-        name: row.get::<_, String>(1)?.parse().map_err(conversion)?,
+        name: WorkspaceName::stored(row.get(1)?),
         role: row.get(2)?,
         kind: word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
         runtime: row.get(4)?,

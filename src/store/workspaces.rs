@@ -14,7 +14,7 @@ use super::{
 use crate::domain::{
     access::STEPS_MAX,
     event::EventKind,
-    ids::{ContainerId, Incarnation, WorkspaceId},
+    ids::{ContainerId, IdPrefix, Incarnation, WorkspaceId, id_prefix},
     naming::WorkspaceName,
     runtime::Tier,
     spec::Spec,
@@ -478,6 +478,16 @@ impl Store {
         self.lanes
             .read("find workspace", move |sql| {
                 let within = scope.condition();
+                let prefix = id_prefix(&reference);
+                // A whole id is never a name: one workspace cannot get the orders of another by its name.
+                if let Some(prefix) =
+                    prefix.filter(|prefix| prefix.whole().is_some() && !is(Mutation::NamesBeforeIds))
+                {
+                    return match by_id_prefix(sql, prefix, within)?.into_iter().next() {
+                        Some(found) => Ok(Found::One(found.into())),
+                        None => names(sql, within).map(Found::None),
+                    };
+                }
                 let named = many(
                     sql,
                     &format!(
@@ -486,6 +496,16 @@ impl Store {
                     [&reference],
                 )?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
+                // Names that read as the beginning of an id are refused today. An older one is not preferred to the id.
+                let shadowing = prefix.filter(|prefix| prefix.looks_like_an_id() && !named.is_empty());
+                if let Some(prefix) = shadowing.filter(|_| !is(Mutation::NamesBeforeIds)) {
+                    let mut all = by_id_prefix(sql, prefix, within)?;
+                    all.retain(|row| named.iter().all(|named| named.id != row.id));
+                    if !all.is_empty() {
+                        all.extend(named);
+                        return Ok(Found::Many(all.into_iter().map(|w| (w.name, w.id)).collect()));
+                    }
+                }
                 if named.len() == 1 || live == 1 {
                     return Ok(named
                         .into_iter()
@@ -495,7 +515,8 @@ impl Store {
                 if named.len() > 1 {
                     return Ok(Found::Many(named.into_iter().map(|w| (w.name, w.id)).collect()));
                 }
-                let by_id = by_id_prefix(sql, &reference, within)?;
+                let by_id =
+                    prefix.map(|prefix| by_id_prefix(sql, prefix, within)).transpose()?.unwrap_or_default();
                 if by_id.len() > 1 {
                     return Ok(Found::Many(by_id.into_iter().map(|w| (w.name, w.id)).collect()));
                 }
@@ -1081,26 +1102,20 @@ pub(super) fn paused_in_chain(sql: &Connection, from: WorkspaceId) -> StoreResul
     )?;
     let steps = u32::try_from(STEPS_MAX).unwrap_or(u32::MAX);
     let name: Option<String> = query.query_row(params![from, steps], |row| row.get(0)).optional()?;
-    Ok(name.map(|name| name.parse().map_err(row::conversion)).transpose()?)
+    Ok(name.map(WorkspaceName::stored))
 }
 
 fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
     let mut query =
         sql.prepare_cached(&format!("SELECT DISTINCT w.name FROM workspaces w WHERE {within} LIMIT 10000"))?;
-    let names = query.query_map([], |row| row.get::<_, String>(0)?.parse().map_err(row::conversion))?;
+    let names = query.query_map([], |row| row.get(0).map(WorkspaceName::stored))?;
     Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// A prefix of an id is a range of ids, which the primary index answers.
-fn by_id_prefix(sql: &Connection, prefix: &str, within: &str) -> StoreResult<Vec<Workspace>> {
-    let hex: String = prefix.chars().filter(|c| *c != '-').collect();
-    if !(4..=32).contains(&hex.len()) || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Ok(Vec::new());
-    }
-    let bound = |fill: &str| u128::from_str_radix(&format!("{hex}{}", fill.repeat(32 - hex.len())), 16).ok();
-    let (Some(low), Some(high)) = (bound("0"), bound("f")) else { return Ok(Vec::new()) };
-    let id = |number| WorkspaceId(uuid::Uuid::from_u128(number));
-    many(sql, &format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5"), params![id(low), id(high)])
+fn by_id_prefix(sql: &Connection, prefix: IdPrefix, within: &str) -> StoreResult<Vec<Workspace>> {
+    let text = format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5");
+    many(sql, &text, params![prefix.first, prefix.last])
 }
 
 fn free_port(sql: &Connection, ports: PortRange, taken: &[u16]) -> StoreResult<Option<u16>> {

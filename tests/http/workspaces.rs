@@ -462,3 +462,37 @@ async fn delegations_are_an_array() {
     let one = registry.online("one").await;
     one.ask(Ask::get(format!("/workspaces/{}/delegations", one.id))).await.is(200, "[]");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_by_id_reach_their_workspace_when_another_has_that_name() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.online("two").await);
+    let short = &one.id[..8];
+    for name in [one.id.as_str(), &one.id.to_uppercase(), short, "20260102"] {
+        let create =
+            registry.order(Ask::post("/workspaces").json(json!({ "name": name, "external": true }))).await;
+        assert_eq!(create.status, 400, "{name}: {create:?}");
+        let rename = Ask::new("PATCH", format!("/workspaces/{}", two.id)).json(json!({ "name": name }));
+        assert_eq!(two.ask(rename).await.status, 400, "{name}");
+    }
+    // Rows of an earlier version may have such names.
+    let sql = rusqlite::Connection::open(registry.database()).unwrap();
+    sql.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    let rename = |name: &str| {
+        let id = uuid::Uuid::parse_str(&two.id).unwrap();
+        assert_eq!(
+            sql.execute("UPDATE workspaces SET name = ?1 WHERE id = ?2", (name, id.as_bytes())),
+            Ok(1)
+        );
+    };
+    rename(&one.id);
+    let found = |reference: String| registry.order(Ask::get(format!("/workspaces/{reference}")));
+    assert_eq!(found(one.id.clone()).await.well()["id"], json!(one.id), "a whole id is no name");
+    assert_eq!(found(two.id.clone()).await.well()["name"], json!(one.id), "the old row is reached by its id");
+    rename(short);
+    let unsure = found(short.to_owned()).await;
+    assert_eq!(unsure.status, 409, "it could be either: {unsure:?}");
+    let back = Ask::new("PATCH", format!("/workspaces/{}", two.id)).json(json!({ "name": "two" }));
+    registry.order(back).await.well();
+    assert_eq!(found(short.to_owned()).await.well()["id"], json!(one.id));
+}
