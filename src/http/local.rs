@@ -3,7 +3,13 @@
 //! Its mode (0600, in a directory of 0700) already keeps others out; the peer's uid is checked besides,
 //! because a mode can be changed by accident and an inherited descriptor knows no mode.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     serve::IncomingStream,
 };
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,8 +36,8 @@ struct Peer {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Connected<IncomingStream<'_, LocalListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, LocalListener>) -> Self {
         Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
     }
 }
@@ -60,6 +66,53 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// How often the socket's path is looked at. A user who cannot reach the daemon waits for no longer than that.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The socket, bound again where its path was removed. Nobody could reach the daemon otherwise, and nobody else may serve the path, because the data directory is locked.
+/// A path that leads to something else is left alone: two daemons that were given the same one must not fight for it.
+struct LocalListener {
+    path: PathBuf,
+    listener: UnixListener,
+    clock: SharedClock,
+}
+
+impl LocalListener {
+    fn bind_if_removed(&mut self) {
+        if !matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+        {
+            return;
+        }
+        match bind(&self.path) {
+            Ok(listener) => {
+                tracing::warn!(socket = %self.path.display(), "the socket was removed and is bound again");
+                self.listener = listener;
+            }
+            Err(error) => {
+                tracing::warn!(socket = %self.path.display(), %error, "the socket was removed and cannot be bound again");
+            }
+        }
+    }
+}
+
+impl axum::serve::Listener for LocalListener {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            tokio::select! {
+                accepted = axum::serve::Listener::accept(&mut self.listener) => return accepted,
+                () = self.clock.sleep(LOOK_EVERY) => self.bind_if_removed(),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
 /// Serves the admin's routes on a unix socket until `stop`.
 ///
 /// # Errors
@@ -70,7 +123,8 @@ pub async fn serve_local(
     stop: CancellationToken,
     on_ready: impl FnOnce(),
 ) -> io::Result<()> {
-    let listener = bind(path)?;
+    let clock = Arc::clone(&api.0.clock);
+    let listener = LocalListener { path: path.to_owned(), listener: bind(path)?, clock };
     let app: Router = router(api).layer(middleware::from_fn(only_admin));
     on_ready();
     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
