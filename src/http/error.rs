@@ -160,6 +160,7 @@ impl From<BodyError> for HttpError {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
+            BodyError::NoRoom(refusal) => return refusal.into(),
         };
         Self::new(status, error.to_string())
     }

@@ -10,7 +10,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,8 +22,8 @@ const FEW: usize = 1024;
 /// How much one principal may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// Requests that come back each second; at least 1.
-    pub(crate) per_second: u32,
+    /// How long one request takes to come back.
+    pub(crate) each: Duration,
     /// Requests at once, after a silence; at least 1.
     pub(crate) burst: u32,
 }
@@ -51,7 +51,7 @@ struct Buckets<K> {
 
 impl<K: Eq + Hash> Limiter<K> {
     pub(crate) fn new(clock: SharedClock, rate: Rate) -> Self {
-        let each = 1_000_000 / u64::from(rate.per_second.max(1));
+        let each = u64::try_from(rate.each.as_micros()).unwrap_or(u64::MAX / 1_000_000).max(1);
         let whole = each * u64::from(rate.burst.max(1));
         let buckets = Mutex::new(Buckets { full_at: HashMap::new(), look_at: FEW });
         Self { clock, each, whole, buckets }
@@ -62,12 +62,7 @@ impl<K: Eq + Hash> Limiter<K> {
     /// # Errors
     /// The whole seconds, at least one, after which there is room for it again. It was not counted.
     pub(crate) fn check(&self, key: K) -> Result<(), u64> {
-        let now = self.clock.awake().0.saturating_mul(1000);
-        // What is behind the lock is numbers: a panic elsewhere cannot have left them half written.
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.full_at.len() >= buckets.look_at {
-            buckets.forget(now);
-        }
+        let (now, mut buckets) = self.open();
         let full_at = buckets.full_at.entry(key).or_insert(now);
         let moved = (*full_at).max(now) + self.each;
         if moved - now > self.whole {
@@ -76,6 +71,26 @@ impl<K: Eq + Hash> Limiter<K> {
         }
         *full_at = moved;
         Ok(())
+    }
+
+    /// Counts one request of `key` that is never refused. Answers how long it has to wait for its turn, `most` at the
+    /// longest, however many there are.
+    pub(crate) fn pace(&self, key: K, most: Duration) -> Duration {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX / 2);
+        let (now, mut buckets) = self.open();
+        let full_at = buckets.full_at.entry(key).or_insert(now);
+        *full_at = ((*full_at).max(now) + self.each).min(now + self.whole + most);
+        Duration::from_micros(full_at.saturating_sub(now + self.whole))
+    }
+
+    fn open(&self) -> (u64, MutexGuard<'_, Buckets<K>>) {
+        let now = self.clock.awake().0.saturating_mul(1000);
+        // What is behind the lock is numbers: a panic elsewhere cannot have left them half written.
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.full_at.len() >= buckets.look_at {
+            buckets.forget(now);
+        }
+        (now, buckets)
     }
 }
 
@@ -98,7 +113,8 @@ mod tests {
 
     fn limiter(per_second: u32, burst: u32) -> (Arc<HandClock>, Limiter<u32>) {
         let clock = Arc::new(HandClock::default());
-        let limiter = Limiter::new(clock.clone(), Rate { per_second, burst });
+        let each = Duration::from_secs(1) / per_second;
+        let limiter = Limiter::new(clock.clone(), Rate { each, burst });
         (clock, limiter)
     }
 
@@ -135,6 +151,18 @@ mod tests {
         assert_eq!(limiter.check(1), Ok(()));
         assert!(limiter.check(1).is_err());
         assert_eq!(limiter.check(2), Ok(()));
+    }
+
+    #[test]
+    fn paced_requests_wait_for_their_turn_and_never_longer() {
+        let (clock, limiter) = limiter(10, 3);
+        let most = Duration::from_millis(500);
+        let mut waits = std::iter::repeat_with(|| limiter.pace(1, most).as_millis());
+        assert_eq!(waits.by_ref().take(8).collect::<Vec<_>>(), [0, 0, 0, 100, 200, 300, 400, 500]);
+        assert!(waits.by_ref().take(1000).all(|wait| wait == 500), "however many there are");
+        assert_eq!(limiter.pace(2, most), Duration::ZERO, "another key does not wait");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(limiter.pace(1, most), Duration::ZERO);
     }
 
     #[test]

@@ -49,7 +49,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
-use super::error::HttpError;
+use super::{admission::Refusal, error::HttpError};
 use crate::{
     clock::{Clock, SharedClock, within},
     domain::{ids::WorkspaceId, time::Awake},
@@ -624,6 +624,8 @@ pub(crate) enum BodyError {
     TooSlow,
     /// The connection broke, or it was not HTTP any more.
     Broken,
+    /// There is no room for it now.
+    NoRoom(Refusal),
 }
 
 impl fmt::Display for BodyError {
@@ -632,6 +634,7 @@ impl fmt::Display for BodyError {
             Self::TooLarge => "the request's body is too large",
             Self::TooSlow => "the request's body did not arrive in time",
             Self::Broken => "the request's body broke off",
+            Self::NoRoom(refusal) => return refusal.fmt(f),
         })
     }
 }
@@ -648,10 +651,7 @@ pub(crate) async fn read_body(
     limit: Duration,
     clock: &dyn Clock,
 ) -> Result<Bytes, BodyError> {
-    if body.size_hint().lower() > most as u64 {
-        return Err(BodyError::TooLarge);
-    }
-    within(clock, limit, gather(body, most)).await.unwrap_or(Err(BodyError::TooSlow))
+    read_body_within(body, most, limit, clock, &mut |_| Ok(())).await
 }
 
 /// The start of a body, of at most `keep` bytes, and whether there is more of it. What follows is received and discarded
@@ -702,17 +702,59 @@ async fn gather_start(body: &mut Body, keep: usize) -> Result<Bytes, BodyError> 
     Ok(start.into())
 }
 
-async fn gather(mut body: Body, most: usize) -> Result<Bytes, BodyError> {
+/// The same, where `room` is asked for every size before that much of it is read. What announces its size asks once.
+///
+/// # Errors
+/// See [`BodyError`].
+pub(super) async fn read_body_within(
+    body: Body,
+    most: usize,
+    limit: Duration,
+    clock: &dyn Clock,
+    room: &mut (dyn FnMut(usize) -> Result<(), BodyError> + Send),
+) -> Result<Bytes, BodyError> {
+    let announced = body.size_hint().lower();
+    if announced > most as u64 {
+        return Err(BodyError::TooLarge);
+    }
+    let announced = usize::try_from(announced).unwrap_or(most);
+    room(announced)?;
+    within(clock, limit, gather(body, most, announced, room)).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+async fn gather(
+    mut body: Body,
+    most: usize,
+    announced: usize,
+    room: &mut (dyn FnMut(usize) -> Result<(), BodyError> + Send),
+) -> Result<Bytes, BodyError> {
     let Some(first) = next_data(&mut body, most).await? else { return Ok(Bytes::new()) };
     // Nearly every body comes in one piece, which then needs no copy.
     let Some(second) = next_data(&mut body, most - first.len()).await? else { return Ok(first) };
-    let mut whole = Vec::with_capacity((first.len() + second.len()) * 2);
+    let mut whole = Vec::new();
+    // What is allocated is no memory yet, so an announcement costs nothing before its bytes come.
+    grow(&mut whole, announced.max((first.len() + second.len()) * 2).min(most), room)?;
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&second);
+    drop((first, second));
     while let Some(data) = next_data(&mut body, most - whole.len()).await? {
+        if whole.len() + data.len() > whole.capacity() {
+            let doubled = (whole.capacity() * 2).clamp(whole.len() + data.len(), most);
+            grow(&mut whole, doubled, room)?;
+        }
         whole.extend_from_slice(&data);
     }
     Ok(whole.into())
+}
+
+fn grow(
+    whole: &mut Vec<u8>,
+    capacity: usize,
+    room: &mut (dyn FnMut(usize) -> Result<(), BodyError> + Send),
+) -> Result<(), BodyError> {
+    room(capacity)?;
+    whole.reserve_exact(capacity.saturating_sub(whole.len()));
+    Ok(())
 }
 
 async fn next_data(body: &mut Body, most: usize) -> Result<Option<Bytes>, BodyError> {

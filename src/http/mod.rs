@@ -4,6 +4,7 @@
 //! order, and turns what comes back into the types of `api.rs`; it decides nothing else. Whatever changes
 //! something runs detached from the connection: a client that hangs up stops nothing.
 
+mod admission;
 mod auth;
 mod error;
 pub(crate) mod forward;
@@ -20,9 +21,9 @@ mod routes;
 mod testing;
 mod view;
 
-use std::{future::Future, ops::Deref, path::PathBuf, sync::Arc};
+use std::{future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::{
     clock::SharedClock,
@@ -37,6 +38,7 @@ use crate::{
     tasks::SharedSpawn,
 };
 
+use admission::Admission;
 use forward::Forwarder;
 use limits::{Limiter, Rate};
 use outbound::{Checked, Resolve, SystemResolver, UrlError};
@@ -53,9 +55,9 @@ pub struct Api(Arc<Inner>);
 /// The parts, and what lives as long as they do.
 struct Inner {
     parts: ApiParts,
-    requests: Limiter<WorkspaceId>,
-    beats: Limiter<WorkspaceId>,
-    reports: Limiter<WorkspaceId>,
+    buckets: Buckets,
+    admission: Admission,
+    lists: Semaphore,
     refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
@@ -112,33 +114,79 @@ pub struct Access {
     pub external: Allow,
 }
 
-/// What one workspace may ask within a second, and at once. An agent at work makes a few requests in a minute.
-const REQUESTS: Rate = Rate { per_second: 50, burst: 200 };
-/// The same for beats, which are never to be refused: an agent sends one in 30 s, and one at each change of task.
-const BEATS: Rate = Rate { per_second: 20, burst: 200 };
-/// The same for what is kept for people to read: cards and reports. They come at a start and when there is news.
-const REPORTS: Rate = Rate { per_second: 1, burst: 60 };
+/// What one workspace may ask: an agent at work makes a few requests in a minute.
+const REQUESTS: Rate = Rate { each: Duration::from_millis(20), burst: 200 };
+/// Heartbeats and registrations beyond this wait for their turn, and are never refused: an agent sends one heartbeat in
+/// 30 s, and one at each change of task.
+const BEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
+/// The longest that one waits: a runtime gives up after 10 s.
+const PACED_FOR: Duration = Duration::from_secs(3);
+/// Each kind of write that leaves something behind has a bucket of its own, so that one kind does not use up another.
+/// Cards come at a start and when there is news.
+const CARDS: Rate = Rate { each: Duration::from_secs(5), burst: 40 };
+/// Reports of activity: one for each step of a task.
+const REPORTS: Rate = Rate { each: Duration::from_secs(1), burst: 60 };
+/// Changes of its own name and role.
+const CHANGES: Rate = Rate { each: Duration::from_secs(5), burst: 10 };
+/// Orders to restart or hibernate itself.
+const ORDERS: Rate = Rate { each: Duration::from_secs(10), burst: 10 };
+/// Lists that are made at a time: each may be in memory twice, as rows and as text.
+const LISTS: usize = 4;
+
+/// A bucket for each workspace and kind of write.
+struct Buckets {
+    requests: Limiter<WorkspaceId>,
+    beats: Limiter<WorkspaceId>,
+    cards: Limiter<WorkspaceId>,
+    reports: Limiter<WorkspaceId>,
+    changes: Limiter<WorkspaceId>,
+    orders: Limiter<WorkspaceId>,
+}
 
 impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: ApiParts) -> Self {
         let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
-        let (requests, beats, reports) = (limiter(REQUESTS), limiter(BEATS), limiter(REPORTS));
+        let buckets = Buckets {
+            requests: limiter(REQUESTS),
+            beats: limiter(BEATS),
+            cards: limiter(CARDS),
+            reports: limiter(REPORTS),
+            changes: limiter(CHANGES),
+            orders: limiter(ORDERS),
+        };
         let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
         let forwarder = Forwarder::new(Arc::clone(&parts.clock), parts.dial.clone());
         let resolver = Box::new(SystemResolver);
+        let (admission, lists) = (Admission::default(), Semaphore::new(LISTS));
+        let listeners = proxy::Listeners::default();
+        let refusals = refusals::Refusals::default();
         Self(Arc::new(Inner {
             parts,
-            requests,
-            beats,
-            reports,
-            refusals: refusals::Refusals::default(),
+            buckets,
+            admission,
+            lists,
+            refusals,
             wakes,
-            listeners: proxy::Listeners::default(),
+            listeners,
             forwarder,
             resolver,
         }))
+    }
+
+    /// Waits for the turn of a heartbeat or registration, which is never refused.
+    async fn pace(&self, workspace: WorkspaceId) {
+        let wait = self.0.buckets.beats.pace(workspace, PACED_FOR);
+        if !wait.is_zero() {
+            self.0.clock.sleep(wait).await;
+        }
+    }
+
+    /// Waits until a list may be made. The permit is held while rows and text are both in memory.
+    async fn list_permit(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes it.
+        self.0.lists.acquire().await.ok()
     }
 
     /// Whether an external agent may be at a url.

@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Api,
+    admission::Admitted,
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
     forward::{ForwardError, ForwardLimits, ForwardRequest, Target, call_id, complete_message},
@@ -81,12 +82,14 @@ fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<Worksp
 struct Incoming {
     unread: Option<Body>,
     read: Bytes,
+    admitted: Admitted,
 }
 
 impl Incoming {
     async fn read(&mut self, api: &Api) -> HttpResult<Bytes> {
         if let Some(body) = self.unread.take() {
-            self.read = read_body(body, MESSAGE_MAX_BYTES, MESSAGE_LIMIT, &*api.0.clock).await?;
+            let read = self.admitted.read(body, MESSAGE_MAX_BYTES, MESSAGE_LIMIT, &*api.0.clock).await?;
+            self.read = read.into_bytes();
         }
         Ok(self.read.clone())
     }
@@ -110,7 +113,8 @@ pub(super) async fn message(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let mut incoming = Incoming { unread: Some(body), read: Bytes::new() };
+    let admitted = Admitted::of(&api, &parts.extensions);
+    let mut incoming = Incoming { unread: Some(body), read: Bytes::new(), admitted };
     match pass(&api, principal, &reference, parts.headers, &mut incoming).await {
         Ok(answer) => answer,
         Err(error) => match incoming.call_id(&api).await {

@@ -14,7 +14,7 @@ use axum::{
 use tower_service::Service as _;
 
 use super::{
-    Api, auth,
+    Api, admission, auth,
     error::HttpError,
     proxy,
     routes::{
@@ -25,7 +25,9 @@ use super::{
 /// All of them, for whoever brings requests: a listener, or a test without one.
 pub fn router(api: Api) -> Router {
     let routes: Router = for_everybody()
-        .merge(for_agents())
+        .merge(proof_of_life())
+        .merge(for_agents().route_layer(middleware::from_fn_with_state(api.clone(), admission::other)))
+        .merge(messages().route_layer(middleware::from_fn_with_state(api.clone(), admission::message)))
         .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))
         .method_not_allowed_fallback(|| async {
             HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
@@ -81,16 +83,24 @@ fn for_everybody() -> Router<Api> {
     Router::new().route("/health", get(health::show)).route("/ready", get(health::ready))
 }
 
-fn for_agents() -> Router<Api> {
+/// What is never refused for what else is in flight, neither of the same workspace nor of another.
+fn proof_of_life() -> Router<Api> {
     Router::new()
         .route("/registry/heartbeat", post(registry::heartbeat))
         .route("/registry/register", post(registry::register))
+}
+
+fn messages() -> Router<Api> {
+    Router::new().route("/workspaces/{reference}/a2a", post(proxy::message))
+}
+
+fn for_agents() -> Router<Api> {
+    Router::new()
         .route("/registry/update-card", post(registry::update_card))
         .route("/registry/check-access", post(registry::check_access))
         .route("/registry/discover/{id}", get(registry::discover))
         .route("/registry/{id}/peers", get(registry::peers))
         .route("/workspaces/{reference}", get(workspaces::show).patch(workspaces::update))
-        .route("/workspaces/{reference}/a2a", post(proxy::message))
         .route("/workspaces/{reference}/activity", get(agents::activity).post(agents::log_activity))
         .route("/workspaces/{reference}/delegations", get(agents::delegations))
         .route("/workspaces/{reference}/hibernate", post(workspaces::hibernate))

@@ -97,7 +97,7 @@ fn forget(sql: &Connection, which: &str, bind: impl rusqlite::Params) -> StoreRe
 /// Puts the card in the place of its digest in the newest event that tells of it: older ones told of other cards, or
 /// would repeat it.
 fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Event>) -> StoreResult<()> {
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut bytes) = (BTreeSet::new(), 0);
     for event in newest_first {
         let (Some(workspace), Some(digest)) = (event.workspace_id, event.payload.get(CARD_DIGEST)) else {
             continue;
@@ -110,6 +110,11 @@ fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Ev
         )?;
         let card: Option<Option<String>> = query.query_row([workspace], |row| row.get(0)).optional()?;
         let Some(card) = card.flatten().filter(|card| *digest == card_digest(card)) else { continue };
+        bytes += card.len();
+        // Beyond that the digest stands for it: nobody may make the daemon hold the cards of all workspaces.
+        if bytes > BYTES_AT_ONCE {
+            break;
+        }
         let card = serde_json::from_str(&card).map_err(row::conversion)?;
         if let Some(payload) = event.payload.as_object_mut() {
             payload.remove(CARD_DIGEST);
@@ -137,6 +142,24 @@ pub(super) fn was_undeleted_after(
         .query_row(params![workspace, sequence, EventKind::Undeleted.as_str()], |row| row.get(0))?)
 }
 
+/// The most bytes of payloads that are read at once: what agents say of themselves is in them, and whoever lists events
+/// must not make the daemon hold all of it. More than one payload may have.
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+/// Reads events until they are as many bytes as are read at once.
+fn bounded(mut rows: rusqlite::Rows<'_>) -> StoreResult<Vec<Event>> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        bytes += row.get_ref(3)?.as_bytes().map_or(0, <[u8]>::len);
+        // One is always answered: a listener that catches up would otherwise never get past it.
+        if bytes > BYTES_AT_ONCE && !events.is_empty() {
+            break;
+        }
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let payload: String = row.get(3)?;
     Ok(Event {
@@ -149,7 +172,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
 }
 
 impl Store {
-    /// The newest events, newest first, of one workspace or of all.
+    /// The newest events, newest first, of one workspace or of all: fewer than `limit` where they are large.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -162,15 +185,15 @@ impl Store {
                     None => format!("{select} WHERE ?1 IS NULL ORDER BY sequence DESC LIMIT ?2"),
                 };
                 let mut query = sql.prepare_cached(&text)?;
-                let mut events: Vec<_> =
-                    query.query_map(params![of, limit], event)?.collect::<Result<_, _>>()?;
+                let mut events = bounded(query.query(params![of, limit])?)?;
                 add_cards(sql, events.iter_mut())?;
                 Ok(events)
             })
             .await
     }
 
-    /// Events after a sequence number, oldest first.
+    /// Events after a sequence number, oldest first: none where there are none, and otherwise fewer than `limit` where
+    /// they are large.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -181,8 +204,7 @@ impl Store {
                     "SELECT sequence, event_type, workspace, payload, created_at FROM events
                      WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
                 )?;
-                let mut events: Vec<_> =
-                    query.query_map(params![sequence, limit], event)?.collect::<Result<_, _>>()?;
+                let mut events = bounded(query.query(params![sequence, limit])?)?;
                 add_cards(sql, events.iter_mut().rev())?;
                 Ok(events)
             })

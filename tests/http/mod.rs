@@ -10,6 +10,7 @@ mod containers;
 mod events;
 mod failing;
 mod hostile;
+mod load;
 mod peers;
 mod proxy;
 mod reports;

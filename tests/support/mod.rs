@@ -12,3 +12,4 @@ pub(crate) mod rng;
 pub(crate) mod tables;
 pub(crate) mod truth;
 pub(crate) mod wire;
+pub(crate) mod worst_agent;

@@ -162,6 +162,11 @@ impl Wire {
         Self { stream, read: VecDeque::new() }
     }
 
+    /// None where nobody listens, or the connection is refused.
+    pub(crate) async fn try_open(address: SocketAddr) -> Option<Self> {
+        Some(Self { stream: TcpStream::connect(address).await.ok()?, read: VecDeque::new() })
+    }
+
     /// Writes; a peer that has closed meanwhile is found out by reading.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let _closed = self.stream.write_all(bytes).await;

@@ -40,7 +40,7 @@ pub(in super::super) async fn state(
         Presented::Token(token) => match auth::bearer(&api, token, request.extensions()) {
             Some(Bearer::Admin) => {}
             Some(Bearer::Workspace(holder)) => {
-                api.0.requests.check(holder.workspace).map_err(HttpError::too_many)?;
+                api.0.buckets.requests.check(holder.workspace).map_err(HttpError::too_many)?;
                 Principal::Workspace(holder).speak_for(id)?;
             }
             // The holder of a removed workspace's token is told that it is gone.
@@ -85,7 +85,7 @@ pub(in super::super) async fn log_activity(
 ) -> HttpResult<Json<Value>> {
     principal.speak_for(id)?;
     if !principal.is_admin() {
-        api.0.reports.check(id).map_err(HttpError::too_many)?;
+        api.0.buckets.reports.check(id).map_err(HttpError::too_many)?;
     }
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let report = lenient::value(&bytes).ok_or_else(|| HttpError::invalid("invalid request body"))?;
@@ -103,6 +103,7 @@ pub(in super::super) async fn activity(
 ) -> HttpResult<Json<Vec<ActivityView>>> {
     principal.speak_for(id)?;
     exists(&api, id)?;
+    let _permit = api.list_permit().await;
     let reports = api.0.store.activity(id).await?;
     let view = |report: crate::store::Activity| ActivityView {
         id: report.id,

@@ -37,6 +37,7 @@ pub(in super::super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> HttpResult<Json<Vec<EventView>>> {
     let limit = query.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
+    let _permit = api.list_permit().await;
     let events = api.0.store.newest_events(None, limit).await?;
     Ok(Json(events.into_iter().map(view::event).collect()))
 }
@@ -48,6 +49,7 @@ pub(in super::super) async fn list_of(
 ) -> HttpResult<Json<Vec<EventView>>> {
     let row = api.resolve(&reference, Scope::Any).await?;
     let limit = query.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
+    let _permit = api.list_permit().await;
     let events = api.0.store.newest_events(Some(row.id), limit).await?;
     Ok(Json(events.into_iter().map(view::event).collect()))
 }
@@ -147,8 +149,8 @@ impl Following {
     async fn catch_up(&mut self) -> bool {
         match self.api.0.store.events_after(self.last, LIMIT_MAX).await {
             Ok(missed) => {
-                // A page that is not full is the last one: from there on the feed has everything.
-                self.behind = missed.len() >= LIMIT_MAX as usize;
+                // Large events come in short pages: only an empty one is the end, and from there the feed has everything.
+                self.behind = !missed.is_empty();
                 self.read.extend(missed);
                 true
             }

@@ -24,7 +24,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Api, error::HttpError, listen::read_body};
+use super::{Api, auth, error::HttpError, listen::read_body};
 use crate::domain::lenient;
 
 /// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
@@ -35,7 +35,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
 
     async fn from_request(request: Request, state: &Api) -> Result<Self, HttpError> {
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body, BODY_MAX_BYTES, BODY_LIMIT, &*state.0.clock).await?;
+        let by_admin = auth::is_admin(state, &parts.headers, &parts.extensions);
+        let most = if by_admin { BODY_MAX_BYTES } else { AGENTS_BODY_MAX_BYTES };
+        let bytes = read_body(body, most, BODY_LIMIT, &*state.0.clock).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
         // Bad UTF-8 and half a surrogate pair are no reason to refuse an agent's words.
         let bytes = match lenient::repaired(&bytes) {
@@ -55,6 +57,8 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
 
 /// The largest body of an admin's request.
 const BODY_MAX_BYTES: usize = 4 << 20;
+/// The largest body of a workspace's request for a change of itself.
+const AGENTS_BODY_MAX_BYTES: usize = 16 << 10;
 /// How long it may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 

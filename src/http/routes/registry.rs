@@ -40,6 +40,8 @@ use crate::{
     store::{Bearer, Described, Heard, Holder, Registration, StoreError, manages_status},
 };
 
+/// The most bytes of cards in one list of peers.
+const PEERS_MAX_BYTES: usize = 1 << 20;
 /// How long a body may take to arrive: as long as a runtime waits for the answer.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -345,7 +347,7 @@ pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request
     };
     let (id, beat) = read.ok_or_else(|| told.refused(&api))?;
     let holder = told.speaks_for(&api, &id).await?;
-    api.0.beats.check(holder.workspace).map_err(HttpError::too_many)?;
+    api.pace(holder.workspace).await;
     let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_beat(holder, beat, api.0.clock.now()).await;
     drop(writing);
@@ -396,7 +398,7 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
     let told = told(&api, request, "register").await?;
     let read = registering(&told.body, told.cut).ok_or_else(|| told.refused(&api))?;
     let holder = told.speaks_for(&api, &read.id).await?;
-    api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
+    api.pace(holder.workspace).await;
     let Registering { url, card, refused, .. } = read;
     let external = api.0.store.member(holder.workspace).is_some_and(|member| member.kind == Kind::External);
     // What a container says of itself is its address inside; where it is reached is known better here.
@@ -420,7 +422,7 @@ pub(in super::super) async fn update_card(State(api): State<Api>, request: Reque
     let read = fields.and_then(|fields| Some((named(&fields, "workspace_id", told.cut)?, fields)));
     let (id, fields) = read.ok_or_else(|| told.refused(&api))?;
     let holder = told.speaks_for(&api, &id).await?;
-    api.0.reports.check(holder.workspace).map_err(HttpError::too_many)?;
+    api.0.buckets.cards.check(holder.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
     // Nothing but the card is in it, and it is no proof of life: without one it is refused.
     let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| told.refused(&api))?;
@@ -483,11 +485,31 @@ pub(in super::super) async fn peers(
     let wanted = query.q.unwrap_or_default().to_lowercase();
     let matches = |text: &str| text.to_lowercase().contains(&wanted);
     let platform_url = auth::platform_url(&api, &headers);
+    // The permit outlives the rows and the text that is made of them.
+    let _permit = api.list_permit().await;
     let peers = api.0.store.peers(id, api.0.access.root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {
         wanted.is_empty() || matches(peer.row.name.as_str()) || peer.row.role.as_deref().is_some_and(matches)
     });
-    Ok(Json(peers.map(|peer| peer_view(peer, &platform_url)).collect()))
+    Ok(Json(within_bytes(peers.map(|peer| peer_view(peer, &platform_url)).collect())))
+}
+
+/// Leaves out the largest cards of an answer that would be larger than [`PEERS_MAX_BYTES`] otherwise. Every peer is in
+/// it, and every card of a fair share: one peer's large card never costs another one its small card.
+fn within_bytes(mut peers: Vec<PeerView>) -> Vec<PeerView> {
+    let size = |peer: &PeerView| {
+        peer.agent_card.as_ref().and_then(|card| serde_json::to_vec(card).ok()).map_or(0, |card| card.len())
+    };
+    let sizes: Vec<_> = peers.iter().map(size).collect();
+    if sizes.iter().sum::<usize>() > PEERS_MAX_BYTES {
+        let share = PEERS_MAX_BYTES / peers.len().max(1);
+        for (peer, size) in peers.iter_mut().zip(sizes) {
+            if size > share {
+                peer.agent_card = None;
+            }
+        }
+    }
+    peers
 }
 
 fn peer_view(peer: Described, platform_url: &str) -> PeerView {

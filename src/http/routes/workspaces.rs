@@ -51,6 +51,7 @@ pub(in super::super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> HttpResult<Json<Vec<WorkspaceView>>> {
     let scope = if query.removed { Scope::Removed } else { Scope::Live };
+    let _permit = api.list_permit().await;
     let all = api.0.store.describe_all(scope).await?;
     Ok(Json(all.into_iter().map(|one| view::workspace(one, &api.0.ops)).collect()))
 }
@@ -127,6 +128,9 @@ pub(in super::super) async fn update(
         PatchWorkspace { name: body.name.clone(), role: body.role.clone(), ..PatchWorkspace::default() };
     if !principal.is_admin() && body != own {
         return Err(HttpError::forbidden("only an admin may change more than name and role"));
+    }
+    if !principal.is_admin() {
+        api.0.buckets.changes.check(row.id).map_err(HttpError::too_many)?;
     }
     let patch = patch(&api, &row, body).await?;
     let (ops, id) = (api.0.ops.clone(), row.id);
@@ -434,6 +438,9 @@ pub(in super::super) async fn hibernate(
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
     principal.speak_for(row.id)?;
+    if !principal.is_admin() {
+        api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
+    }
     let order = |ops: Ops, id| async move { ops.hibernate(id, query.force).await };
     ordered_for(&api, row.id, query.wait, order).await
 }
@@ -456,6 +463,9 @@ pub(in super::super) async fn restart(
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
     principal.speak_for(row.id)?;
+    if !principal.is_admin() {
+        api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
+    }
     // Over the wire a restart also applies what was changed since the container was made.
     let (id, admin, drifted) = (row.id, principal.is_admin(), api.0.ops.drifted(&row));
     let order = |ops: Ops, id| async move {

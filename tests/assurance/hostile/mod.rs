@@ -21,7 +21,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Settings, report::Section, support::wire::Ask};
+use crate::{
+    Settings,
+    report::Section,
+    support::{
+        wire::Ask,
+        worst_agent::{self, Daemon, Scale},
+    },
+};
 use agents::{Agent, Heard};
 use served::{Served, Used};
 
@@ -95,7 +102,31 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let served = Served::start(SPEED);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(attack(settings, &served, section));
+    if settings.seed.is_none() {
+        runtime.block_on(worst(settings, section));
+    }
     runtime.shutdown_background();
+}
+
+/// One agent at its worst, against the program as it is: its memory is the memory of what is shipped.
+async fn worst(settings: &Settings, section: &mut Section) {
+    let daemon = Arc::new(Daemon::start(env!("CARGO_BIN_EXE_ostler")));
+    let scale = Scale {
+        others: 50,
+        every: Duration::from_millis(500),
+        in_flight: 600,
+        large: 200,
+        unread: 150,
+        writes: 500,
+        lasts: if settings.long { LONG } else { SHORT },
+    };
+    let figures = worst_agent::play(Arc::clone(&daemon), scale).await;
+    for (what, figure) in worst_agent::lines(&figures) {
+        section.count(what, figure);
+    }
+    for broken in worst_agent::broken(&figures, |memory| memory.resident_kib) {
+        section.broke(broken);
+    }
 }
 
 async fn attack(settings: &Settings, served: &Served, section: &mut Section) {

@@ -1,0 +1,436 @@
+//! What one workspace may take up at a time: requests in flight, and the bytes of their bodies and answers.
+//!
+//! Everything is counted by the workspace whose token came with the request, never by address: under rootless Podman
+//! all containers share one. Heartbeats and registrations are not counted here at all. They are the proof of life, and
+//! they are bounded by the connections of their workspace.
+//!
+//! A body is read only after its request was admitted, and its bytes are reserved before they are read. A reservation
+//! lives as long as the bytes do: it is bound to them, because nobody else knows when the last one was written.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::{Request, State},
+    http::{Extensions, Response, StatusCode},
+    middleware::Next,
+    response::IntoResponse as _,
+};
+use hyper::body::{Frame, SizeHint};
+
+use super::{
+    Api,
+    auth::{self, OwnSocket, Presented, Verified},
+    error::HttpError,
+    listen::{BodyError, read_body_within},
+};
+use crate::{clock::Clock, domain::ids::WorkspaceId, store::Bearer};
+
+/// Messages of one workspace in flight. An agent that delegates to all its peers at once has a few.
+const MESSAGES: usize = 32;
+/// Messages of all workspaces in flight.
+const MESSAGES_IN_ALL: usize = 1024;
+/// Other requests of one workspace in flight.
+const OTHERS: usize = 32;
+/// Bytes that one workspace may have in memory: two of the largest messages.
+const BYTES: usize = 24 << 20;
+/// Bytes that all may have in memory together.
+const BYTES_IN_ALL: usize = 64 << 20;
+/// Bodies and answers up to this size are not reserved: what bounds them is the number of requests in flight. So that
+/// large ones of a few workspaces never keep out the small ones of the others.
+const SMALL: usize = 64 << 10;
+/// When to try again, in seconds.
+const RETRY_AFTER: u64 = 2;
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Messages to other agents, which may be in flight for half an hour.
+    Message,
+    /// Everything else that a workspace may ask, without the proof of life.
+    Other,
+}
+
+/// Why a request is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its workspace has as many requests in flight as it may.
+    Requests(usize),
+    /// All workspaces together have.
+    RequestsInAll,
+    /// Its workspace has as many bytes in memory as it may.
+    Bytes,
+    /// All workspaces together have.
+    BytesInAll,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests(most) => {
+                write!(f, "this workspace has {most} such requests in flight, the most it may")
+            }
+            Self::RequestsInAll => f.write_str("too many messages are in flight"),
+            Self::Bytes => {
+                write!(
+                    f,
+                    "this workspace has {} MiB of messages and answers in flight, the most it may",
+                    BYTES >> 20
+                )
+            }
+            Self::BytesInAll => f.write_str("too many large messages are in flight"),
+        }
+    }
+}
+
+impl From<Refusal> for HttpError {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Requests(_) | Refusal::Bytes => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::RequestsInAll | Refusal::BytesInAll => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, refusal.to_string()).with("retry_after", RETRY_AFTER).retry_after(RETRY_AFTER)
+    }
+}
+
+/// Who asks: a workspace, or an admin.
+type Who = Option<WorkspaceId>;
+
+/// What is in flight.
+#[derive(Clone, Default)]
+pub(super) struct Admission(Arc<Mutex<Load>>);
+
+#[derive(Default)]
+struct Load {
+    by_owner: HashMap<Who, Share>,
+    messages: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Share {
+    messages: usize,
+    others: usize,
+    bytes: usize,
+}
+
+impl Admission {
+    fn lock(&self) -> MutexGuard<'_, Load> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits a request for as long as what is answered lives. An admin's are bounded only together with all others.
+    fn enter(&self, who: Who, class: Class) -> Result<Entry, Refusal> {
+        let mut load = self.lock();
+        if class == Class::Message && load.messages >= MESSAGES_IN_ALL {
+            return Err(Refusal::RequestsInAll);
+        }
+        let share = load.by_owner.entry(who).or_default();
+        let (count, most) = match class {
+            Class::Message => (&mut share.messages, MESSAGES),
+            Class::Other => (&mut share.others, OTHERS),
+        };
+        if who.is_some() && *count >= most {
+            return Err(Refusal::Requests(most));
+        }
+        *count += 1;
+        if class == Class::Message {
+            load.messages += 1;
+        }
+        Ok(Entry { admission: self.clone(), who, class })
+    }
+
+    fn reserve(&self, who: Who, bytes: usize) -> Result<Reserved, Refusal> {
+        let mut reserved = Reserved { admission: self.clone(), who, bytes: 0 };
+        reserved.grow_to(bytes)?;
+        Ok(reserved)
+    }
+}
+
+impl Load {
+    fn forget_if_empty(&mut self, who: Who) {
+        if self.by_owner.get(&who).is_some_and(|share| share.messages + share.others + share.bytes == 0) {
+            self.by_owner.remove(&who);
+        }
+    }
+}
+
+/// A request in flight.
+struct Entry {
+    admission: Admission,
+    who: Who,
+    class: Class,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut load = self.admission.lock();
+        if let Some(share) = load.by_owner.get_mut(&self.who) {
+            match self.class {
+                Class::Message => share.messages -= 1,
+                Class::Other => share.others -= 1,
+            }
+        }
+        if self.class == Class::Message {
+            load.messages -= 1;
+        }
+        load.forget_if_empty(self.who);
+    }
+}
+
+/// Bytes that are in memory, or are about to be.
+struct Reserved {
+    admission: Admission,
+    who: Who,
+    bytes: usize,
+}
+
+impl Reserved {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
+        let mut load = self.admission.lock();
+        if load.bytes + more > BYTES_IN_ALL {
+            return Err(Refusal::BytesInAll);
+        }
+        let share = load.by_owner.entry(self.who).or_default();
+        // An admin's are bounded too, because they would otherwise take the room of all.
+        if share.bytes + more > BYTES {
+            return Err(Refusal::Bytes);
+        }
+        share.bytes += more;
+        load.bytes += more;
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut load = self.admission.lock();
+        load.bytes -= self.bytes;
+        if let Some(share) = load.by_owner.get_mut(&self.who) {
+            share.bytes -= self.bytes;
+        }
+        load.forget_if_empty(self.who);
+    }
+}
+
+/// A request that was admitted, as its handler finds it.
+#[derive(Clone)]
+pub(super) struct Admitted {
+    admission: Admission,
+    who: Who,
+}
+
+/// A body in memory, and its reservation.
+pub(super) struct Read {
+    bytes: Bytes,
+    reserved: Reserved,
+}
+
+impl Read {
+    /// The body: its reservation ends when the last of the bytes is dropped.
+    pub(super) fn into_bytes(self) -> Bytes {
+        let Self { bytes, reserved } = self;
+        Bytes::from_owner(Owned { bytes, _reserved: Arc::new(reserved) })
+    }
+}
+
+struct Owned<G> {
+    bytes: Bytes,
+    _reserved: Arc<G>,
+}
+
+impl<G> AsRef<[u8]> for Owned<G> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Admitted {
+    /// The one that a request carries. Without one (a route that admits everybody) nobody in particular is counted.
+    pub(super) fn of(api: &Api, extensions: &Extensions) -> Self {
+        let found = extensions.get::<Self>().cloned();
+        found.unwrap_or_else(|| Self { admission: api.0.admission.clone(), who: None })
+    }
+
+    /// A request's whole body, of at most `most` bytes, within `limit` for all of it.
+    ///
+    /// # Errors
+    /// See [`BodyError`]. What is too large by its own announcement, or has no room, is refused before it is read.
+    pub(super) async fn read(
+        &self,
+        body: Body,
+        most: usize,
+        limit: Duration,
+        clock: &dyn Clock,
+    ) -> Result<Read, BodyError> {
+        let mut reserved = Reserved { admission: self.admission.clone(), who: self.who, bytes: 0 };
+        let mut room = |bytes: usize| {
+            if bytes <= SMALL { Ok(()) } else { reserved.grow_to(bytes).map_err(BodyError::NoRoom) }
+        };
+        let bytes = read_body_within(body, most, limit, clock, &mut room).await?;
+        Ok(Read { bytes, reserved })
+    }
+}
+
+/// Admits a workspace's request, or refuses it before its body is read. Whom no valid token speaks for, the handler
+/// refuses with its own words.
+pub(super) async fn admit(class: Class, api: Api, mut request: Request, next: Next) -> Response<Body> {
+    let own_socket = request.extensions().get::<OwnSocket>().is_some();
+    let bearer = match auth::presented(request.headers(), own_socket) {
+        Presented::OwnSocket => Some(Bearer::Admin),
+        Presented::Nothing => None,
+        Presented::Token(token) => {
+            let found = auth::bearer(&api, token, request.extensions());
+            if let Some(found) = found {
+                request.extensions_mut().insert(Verified(found));
+            }
+            found
+        }
+    };
+    let who = match bearer {
+        None => return next.run(request).await,
+        Some(Bearer::Admin) => None,
+        Some(Bearer::Workspace(holder)) => Some(holder.workspace),
+    };
+    let admission = &api.0.admission;
+    let entry = match admission.enter(who, class) {
+        Ok(entry) => entry,
+        Err(refusal) => return HttpError::from(refusal).into_response(),
+    };
+    request.extensions_mut().insert(Admitted { admission: admission.clone(), who });
+    let answer = next.run(request).await;
+    // A message's answer comes as the agent writes it, and is never in memory as a whole.
+    let size = match class {
+        Class::Message => 0,
+        Class::Other => answer.size_hint_of_body(),
+    };
+    if size <= SMALL {
+        return answer.map(|body| Body::new(Guarded { body, guard: entry, bind: None }));
+    }
+    match admission.reserve(who, size) {
+        Ok(reserved) => {
+            let bind = Some(Arc::new(reserved));
+            answer.map(|body| Body::new(Guarded { body, guard: entry, bind }))
+        }
+        Err(refusal) => HttpError::from(refusal).into_response(),
+    }
+}
+
+/// [`admit`] for messages.
+pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
+    admit(Class::Message, api, request, next).await
+}
+
+/// [`admit`] for everything else.
+pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
+    admit(Class::Other, api, request, next).await
+}
+
+trait SizeOfBody {
+    fn size_hint_of_body(&self) -> usize;
+}
+
+impl SizeOfBody for Response<Body> {
+    fn size_hint_of_body(&self) -> usize {
+        usize::try_from(HttpBody::size_hint(self.body()).lower()).unwrap_or(usize::MAX)
+    }
+}
+
+/// An answer's body, whose request is in flight until it is dropped.
+struct Guarded {
+    body: Body,
+    #[expect(dead_code, reason = "held until the body is dropped")]
+    guard: Entry,
+    /// Bound to every piece: a server drops the body once it has taken all of it, long before a slow reader has it.
+    bind: Option<Arc<Reserved>>,
+}
+
+impl HttpBody for Guarded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(reserved) = &self.bind else { return Poll::Ready(frame) };
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_data(|bytes| Bytes::from_owner(Owned { bytes, _reserved: Arc::clone(reserved) }))
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const fn workspace(number: u128) -> WorkspaceId {
+        WorkspaceId(Uuid::from_u128(number))
+    }
+
+    const ONE: Who = Some(workspace(1));
+    const OTHER: Who = Some(workspace(2));
+
+    #[test]
+    fn requests_are_capped_for_each_workspace() {
+        let admission = Admission::default();
+        let held: Vec<_> = (0..MESSAGES).map(|_| admission.enter(ONE, Class::Message).unwrap()).collect();
+        assert_eq!(admission.enter(ONE, Class::Message).err(), Some(Refusal::Requests(MESSAGES)));
+        assert!(admission.enter(ONE, Class::Other).is_ok(), "messages do not use up what others have");
+        assert!(admission.enter(OTHER, Class::Message).is_ok());
+        drop(held);
+        assert!(admission.lock().by_owner.is_empty(), "nothing is remembered of what is over");
+        assert_eq!(admission.lock().messages, 0);
+    }
+
+    #[test]
+    fn bytes_are_capped_for_each_workspace_and_in_all() {
+        let admission = Admission::default();
+        let own = admission.reserve(ONE, BYTES).unwrap();
+        assert_eq!(admission.reserve(ONE, 1).err(), Some(Refusal::Bytes));
+        let rest: Vec<_> =
+            (3..).map_while(|number| admission.reserve(Some(workspace(number)), BYTES / 2).ok()).collect();
+        assert_eq!(rest.len(), (BYTES_IN_ALL - BYTES) / (BYTES / 2));
+        assert_eq!(admission.reserve(OTHER, BYTES / 2).err(), Some(Refusal::BytesInAll));
+        drop((own, rest));
+        assert!(admission.lock().by_owner.is_empty());
+        assert_eq!(admission.lock().bytes, 0);
+    }
+
+    #[test]
+    fn reservation_ends_with_the_last_of_the_bytes() {
+        let admission = Admission::default();
+        let reserved = admission.reserve(ONE, 1 << 20).unwrap();
+        let bytes = Read { bytes: Bytes::from(vec![b'x'; 1 << 20]), reserved }.into_bytes();
+        let part = bytes.slice(..10);
+        drop(bytes);
+        assert_eq!(admission.lock().bytes, 1 << 20);
+        drop(part);
+        assert_eq!(admission.lock().bytes, 0);
+    }
+}

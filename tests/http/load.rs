@@ -1,0 +1,245 @@
+//! One workspace takes up only its share: requests in flight, bytes in memory, writes.
+
+#![allow(clippy::disallowed_methods, reason = "real connections are held by real tasks")]
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::agent::{Agent, Says};
+use crate::support::{
+    registry::{Hand, Registry, until},
+    wire::{Answer, Ask, Wire},
+    worst_agent::{Daemon, Scale, broken, lines, play},
+};
+
+/// Messages that one workspace may have in flight.
+const MESSAGES: usize = 32;
+
+fn message(text: &str) -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": "1", "method": "message/send",
+        "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": text }] } },
+    })
+}
+
+/// A request on a connection of its own, whose answer is not waited for.
+async fn begun(registry: &Registry, ask: Ask) -> Wire {
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&ask.bytes()).await;
+    wire
+}
+
+fn is_told_when_to_come_back(answer: &Answer) {
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert!(answer.json()["error"].is_string(), "{answer:?}");
+    let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse::<u64>().ok());
+    assert_eq!(seconds, answer.json()["retry_after"].as_u64(), "{answer:?}");
+    assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
+}
+
+async fn is_well(one: &Hand<'_>) {
+    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_flight_are_capped_per_workspace() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(Says::Nothing).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
+    let mut held = Vec::new();
+    for _ in 0..MESSAGES {
+        held.push(begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await);
+    }
+    until("all are at the agent", async || (agent.asked().len() == MESSAGES).then_some(())).await;
+    is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
+    // What is not a message has places of its own, and proof of life has no limit at all.
+    greedy.ask(Ask::get(format!("/registry/{}/peers", greedy.id))).await.well();
+    is_well(&greedy).await;
+    greedy.register(json!({})).await.well();
+    is_well(&modest).await;
+    held.push(begun(&registry, modest.message(&to).token(&modest.token).json(message("hi"))).await);
+    until("another one's message is passed on", async || (agent.asked().len() == MESSAGES + 1).then_some(()))
+        .await;
+    drop(held);
+    until("what has ended makes room", async || {
+        let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
+        (agent.asked().len() > MESSAGES + 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_large_messages_are_capped_per_workspace() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(Says::Nothing).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
+    // Announced and not sent: that is enough for the room to be taken, and nothing of it is in memory.
+    let announce = |hand: &Hand<'_>, bytes: usize| {
+        format!(
+            "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {bytes}\r\n\r\n",
+            to.id, hand.token
+        )
+    };
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut wire = Wire::open(registry.address).await;
+        wire.write(announce(&greedy, 10 << 20).as_bytes()).await;
+        held.push(wire);
+    }
+    let refused = async |hand: &Hand<'_>| {
+        let mut wire = Wire::open(registry.address).await;
+        wire.write(announce(hand, 10 << 20).as_bytes()).await;
+        // What has room is waited for, and nothing is said.
+        tokio::time::timeout(Duration::from_millis(300), wire.answer()).await.ok()
+    };
+    let answer = until("the room is taken", async || refused(&greedy).await).await;
+    is_told_when_to_come_back(&answer);
+    // Small ones need no room, and another workspace has its own.
+    let _small = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
+    until("a small message is passed on", async || (agent.asked().len() == 1).then_some(())).await;
+    let large = message(&"x".repeat(5 << 20));
+    let _large = begun(&registry, modest.message(&to).token(&modest.token).json(large)).await;
+    until("another one's large message is passed on", async || (agent.asked().len() == 2).then_some(()))
+        .await;
+    is_well(&greedy).await;
+    drop(held);
+    until("what has ended makes room", async || refused(&greedy).await.is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_write_has_a_bucket_of_its_own() {
+    let registry = Registry::start().await;
+    let (one, other) = (registry.online("one").await, registry.online("other").await);
+    let id = one.id.clone();
+    let role = |hand: &Hand<'_>, number: usize| {
+        Ask::new("PATCH", format!("/workspaces/{}", hand.id))
+            .json(json!({ "role": format!("role {number}") }))
+    };
+    let card = |number: usize| {
+        Ask::post("/registry/update-card").json(json!({ "workspace_id": id, "agent_card": { "n": number } }))
+    };
+    let kinds: [&dyn Fn(usize) -> Ask; 2] = [&|number| role(&one, number), &card];
+    for ask in kinds {
+        let mut refused = None;
+        for number in 0..50 {
+            let answer = one.ask(ask(number)).await;
+            if answer.status != 200 {
+                refused = Some(answer);
+                break;
+            }
+        }
+        is_told_when_to_come_back(&refused.expect("fifty changes at once are too many"));
+    }
+    other.ask(role(&other, 0)).await.well();
+    registry.order(role(&one, 99)).await.well();
+    is_well(&one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proof_of_life_is_slowed_down_and_never_refused() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let beat = one.beat_with(json!({})).token(&one.token).bytes();
+    let mut wire = Wire::open(registry.address).await;
+    wire.write(&beat.repeat(260)).await;
+    for number in 0..260 {
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, 200, "heartbeat {number}: {answer:?}");
+    }
+    one.register(json!({})).await.well();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_of_peers_leaves_out_large_cards_when_there_are_many() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    for number in 0..20 {
+        let peer = registry.external(&format!("peer-{number}"), json!({})).await;
+        peer.register(json!({ "url": "", "agent_card": { "name": "x".repeat(60 << 10) } })).await.well();
+    }
+    let small = registry.external("small", json!({})).await;
+    small.register(json!({ "url": "", "agent_card": { "name": "small" } })).await.well();
+    let answer = one.ask(Ask::get(format!("/registry/{}/peers", one.id))).await;
+    assert!(answer.body.len() < 2 << 20, "the answer has {} bytes", answer.body.len());
+    let peers = answer.well();
+    let peers = peers.as_array().expect("an array");
+    assert_eq!(peers.len(), 21, "every peer is there");
+    let of_small = peers.iter().find(|peer| peer["name"] == "small").expect("it is there");
+    assert_eq!(of_small["agent_card"]["name"], "small", "a small card stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_of_events_is_bounded_in_bytes() {
+    let registry = Registry::start().await;
+    // Several workspaces, because each has a bucket.
+    for name in ["one", "two", "three", "four", "five", "six"] {
+        let hand = registry.external(name, json!({})).await;
+        for number in 0..18 {
+            let card = json!({ "name": format!("{number}{}", "x".repeat(60 << 10)) });
+            let ask = Ask::post("/registry/update-card")
+                .json(json!({ "workspace_id": hand.id, "agent_card": card }));
+            hand.ask(ask).await.well();
+        }
+    }
+    let answer = registry.order(Ask::get("/events?limit=1000")).await;
+    assert!(answer.body.len() < 5 << 20, "the answer has {} bytes", answer.body.len());
+    let newest = answer.well()[0]["id"].as_i64().expect("a number");
+    // A listener that catches up gets all of them, in several pages.
+    let mut wire = Wire::open(registry.address).await;
+    let stream = Ask::get("/events/stream?passing=false").header("Last-Event-ID", "0").token(&registry.admin);
+    wire.write(&stream.bytes()).await;
+    wire.head().await.expect("it is answered");
+    let last = format!("id: {newest}\n");
+    let mut tail = String::new();
+    while !tail.contains(&last) {
+        let chunk = wire.chunk().await.flatten().expect("the stream goes on");
+        tail.push_str(&String::from_utf8_lossy(&chunk));
+        let from = tail.len().saturating_sub(128 << 10);
+        tail = tail.get(from..).unwrap_or_default().to_owned();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worst_agent_harms_none_of_the_others() {
+    let daemon = Arc::new(Daemon::start(env!("CARGO_BIN_EXE_ostler")));
+    let scale = Scale {
+        others: 20,
+        every: Duration::from_millis(500),
+        in_flight: 300,
+        large: 30,
+        unread: 60,
+        writes: 40,
+        lasts: Duration::from_secs(5),
+    };
+    let figures = play(Arc::clone(&daemon), scale).await;
+    for (what, figure) in lines(&figures) {
+        println!("{figure:>8} {what}");
+    }
+    // A debug build's own pages are no memory of what is measured here.
+    let broken = broken(&figures, |memory| memory.anonymous_kib);
+    assert!(broken.is_empty(), "{broken:#?}\n{figures:#?}\n{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_socket_is_bound_again() {
+    let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
+    std::fs::remove_file(daemon.socket()).expect("it is there");
+    until("the socket is bound again", async || {
+        std::os::unix::net::UnixStream::connect(daemon.socket()).is_ok().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_tells_strangers_that_the_engine_does_not_answer() {
+    let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
+    let answer = until("a listing was tried", async || {
+        let answer = Ask::get("/ready").to(daemon.address()).await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    answer.refuses(503, "the engine gives no answer that can be trusted");
+}

@@ -1,0 +1,459 @@
+//! One agent at its worst against the real daemon, while others send heartbeats.
+//!
+//! All of them come from one address, as containers do under rootless Podman. The daemon has no engine: every workspace
+//! is an external one, which is all that this is about.
+
+#![allow(clippy::disallowed_methods, reason = "real processes and sockets take real time")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{
+    http::Request,
+    wire::{Ask, Wire},
+};
+
+/// How long anything that has to come may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The largest message.
+const LARGEST: usize = 10 << 20;
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Agents that send heartbeats, and must not be harmed.
+    pub(crate) others: usize,
+    /// How often each of them does.
+    pub(crate) every: Duration,
+    /// Small messages in flight to an agent that never answers.
+    pub(crate) in_flight: usize,
+    /// Messages of the largest size to the same.
+    pub(crate) large: usize,
+    /// Lists of peers that are asked for and not read.
+    pub(crate) unread: usize,
+    /// Writes of each kind.
+    pub(crate) writes: usize,
+    /// How long all of it together goes on.
+    pub(crate) lasts: Duration,
+}
+
+/// What was measured.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// Heartbeats of the others that were answered with 200.
+    pub(crate) heartbeats: u64,
+    /// Those that were not, and why.
+    pub(crate) missed: Vec<String>,
+    /// The slowest answer to one.
+    pub(crate) slowest: Duration,
+    /// Answers to the worst agent, by what was tried and status; 0 for a connection that ended without one.
+    pub(crate) answers: std::collections::BTreeMap<String, u64>,
+    /// Memory before, at most during each attack, and afterwards.
+    pub(crate) memory: Vec<(String, Memory)>,
+    /// Bytes that the database's files have grown by.
+    pub(crate) grown: u64,
+}
+
+impl Figures {
+    /// The memory at the end.
+    pub(crate) fn after(&self) -> Memory {
+        self.memory.last().map(|(_, memory)| *memory).unwrap_or_default()
+    }
+
+    fn count(&mut self, what: &str, status: u16) {
+        *self.answers.entry(format!("{what}: {status}")).or_default() += 1;
+    }
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// Resident, with the pages of its own program.
+    pub(crate) resident_kib: u64,
+    /// Resident and its own: no file has it.
+    pub(crate) anonymous_kib: u64,
+}
+
+/// A daemon without an engine.
+pub(crate) struct Daemon {
+    directory: TempDir,
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
+    }
+}
+
+/// A workspace and its token.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    id: String,
+    token: String,
+}
+
+impl Daemon {
+    pub(crate) fn start(program: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("ostler-load-").tempdir().expect("a temp directory");
+        let place = |name: &str| directory.path().join(name);
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("its address");
+        drop(free);
+        let config = format!(
+            "[network]\nlisten = [\"127.0.0.1\"]\nport = {}\n[external]\nallow_loopback = true\n",
+            address.port()
+        );
+        fs::write(place("config.toml"), config).expect("the config is written");
+        let log = fs::File::create(place("serve.log")).expect("a log");
+        let process = Command::new(program)
+            .arg("serve")
+            .env("OSTLER_DATA_DIR", place("data"))
+            .env("OSTLER_RUNTIME_DIR", place("run"))
+            .env("OSTLER_CONFIG", place("config.toml"))
+            .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", place("nobody.sock").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        let daemon = Self { directory, process, address };
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(daemon.socket()).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the daemon does not serve:\n{}", daemon.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("serve.log")).unwrap_or_default()
+    }
+
+    /// Where it listens for agents.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The admin's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("data/ostler.sock")
+    }
+
+    fn create(&self, name: &str, url: Option<&str>) -> Who {
+        let body = json!({ "name": name, "runtime": "external", "url": url });
+        let request = Request { method: "POST", path: "/workspaces", token: None, caller: None, body };
+        let created = request.over_socket(&self.socket()).expect(201).json();
+        let id = created["id"].as_str().expect("an id").to_owned();
+        let issue = format!("/workspaces/{id}/tokens");
+        let request = Request { method: "POST", path: &issue, token: None, caller: None, body: json!({}) };
+        let issued = request.over_socket(&self.socket()).expect(201).json();
+        Who { id, token: issued["auth_token"].as_str().expect("a token").to_owned() }
+    }
+
+    fn status(&self, id: &str) -> Value {
+        let path = format!("/workspaces/{id}");
+        let request = Request { method: "GET", path: &path, token: None, caller: None, body: Value::Null };
+        request.over_socket(&self.socket()).expect(200).json()["status"].clone()
+    }
+
+    fn memory(&self) -> Memory {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
+        let of = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+        };
+        Memory { resident_kib: of("VmRSS:"), anonymous_kib: of("RssAnon:") }
+    }
+
+    fn database_bytes(&self) -> u64 {
+        let files = fs::read_dir(self.directory.path().join("data")).expect("the data directory is there");
+        let sizes = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len()));
+        sizes.sum()
+    }
+}
+
+/// Plays it. Each attack for itself, then all of them together.
+pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", silent.local_addr().expect("its address"));
+    let (worst, target) = (daemon.create("worst", None), daemon.create("target", Some(&url)));
+    let others: Vec<_> =
+        (0..scale.others).map(|number| daemon.create(&format!("other-{number}"), None)).collect();
+    let held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            held.push(stream);
+        }
+    });
+    let figures = Arc::new(Mutex::new(Figures::default()));
+    for who in &others {
+        // As large as cards may be: the list of peers is to be as large as it can be.
+        let card = json!({ "id": who.id, "url": "", "agent_card": { "name": "x".repeat(60 << 10) } });
+        let answer = Ask::post("/registry/register").token(&who.token).json(card).to(daemon.address).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let beating = beat(&daemon, &others, scale.every, &figures, &stop);
+    let before = daemon.database_bytes();
+    figures.lock().unwrap().memory.push(("before".into(), daemon.memory()));
+    let attack = Attack { daemon: Arc::clone(&daemon), worst, target, figures: Arc::clone(&figures), scale };
+    for what in ["messages in flight", "large messages", "unread lists", "writes", "all together"] {
+        let peak = watch(&daemon, attack.run(what)).await;
+        figures.lock().unwrap().memory.push((format!("at most: {what}"), peak));
+    }
+    // What was held is given back.
+    let begun = Instant::now();
+    let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (16 << 10);
+    while daemon.memory().anonymous_kib > most && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
+    figures.lock().unwrap().grown = daemon.database_bytes().saturating_sub(before);
+    stop.store(true, Ordering::Release);
+    for beats in beating.join_all().await {
+        figures.lock().unwrap().heartbeats += beats;
+    }
+    held.abort();
+    for who in &others {
+        let status = daemon.status(&who.id);
+        if status != "online" {
+            figures.lock().unwrap().missed.push(format!("{} is {status}", who.id));
+        }
+    }
+    let mut figures = figures.lock().unwrap();
+    std::mem::take(&mut *figures)
+}
+
+/// The others, each on a new connection every time, as many clients do.
+fn beat(
+    daemon: &Arc<Daemon>,
+    others: &[Who],
+    every: Duration,
+    figures: &Arc<Mutex<Figures>>,
+    stop: &Arc<AtomicBool>,
+) -> JoinSet<u64> {
+    let mut beating = JoinSet::new();
+    for who in others {
+        let (address, who) = (daemon.address, who.clone());
+        let (figures, stop) = (Arc::clone(figures), Arc::clone(stop));
+        beating.spawn(async move {
+            let mut answered = 0;
+            let mut turn = tokio::time::interval(every);
+            while !stop.load(Ordering::Acquire) {
+                turn.tick().await;
+                let begun = Instant::now();
+                let body = json!({ "workspace_id": who.id, "uptime_seconds": 60 });
+                let ask = Ask::post("/registry/heartbeat").token(&who.token).json(body);
+                let status = status_of(address, &ask.bytes()).await;
+                let mut figures = figures.lock().unwrap();
+                figures.slowest = figures.slowest.max(begun.elapsed());
+                if status == 200 {
+                    answered += 1;
+                } else {
+                    figures.missed.push(format!("a heartbeat of {} was answered with {status}", who.id));
+                }
+            }
+            answered
+        });
+    }
+    beating
+}
+
+/// The status that comes back; 0 where the connection fails or ends without one.
+async fn status_of(address: SocketAddr, bytes: &[u8]) -> u16 {
+    let Some(mut wire) = Wire::try_open(address).await else { return 0 };
+    wire.write(bytes).await;
+    wire.try_answer().await.map_or(0, |answer| answer.status)
+}
+
+/// The most memory until that is done.
+async fn watch(daemon: &Daemon, until: impl Future<Output = ()>) -> Memory {
+    let mut peak = Memory::default();
+    let mut until = std::pin::pin!(until);
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            () = &mut until => return peak,
+            _ = look.tick() => {
+                let now = daemon.memory();
+                if now.anonymous_kib > peak.anonymous_kib {
+                    peak = now;
+                }
+            }
+        }
+    }
+}
+
+struct Attack {
+    daemon: Arc<Daemon>,
+    worst: Who,
+    target: Who,
+    figures: Arc<Mutex<Figures>>,
+    scale: Scale,
+}
+
+impl Attack {
+    async fn run(&self, what: &str) {
+        let scale = self.scale;
+        let lasts = scale.lasts / 5;
+        match what {
+            "messages in flight" => self.hold(what, scale.in_flight, 10, lasts).await,
+            "large messages" => self.hold(what, scale.large, LARGEST - 1000, lasts).await,
+            "unread lists" => self.leave_unread(lasts).await,
+            "writes" => self.write().await,
+            _ => {
+                tokio::join!(
+                    self.hold("messages in flight", scale.in_flight, 10, lasts),
+                    self.hold("large messages", scale.large, LARGEST - 1000, lasts),
+                    self.leave_unread(lasts),
+                    self.write()
+                );
+            }
+        }
+    }
+
+    /// Messages of that size to an agent that never answers, all at once, for so long.
+    async fn hold(&self, what: &str, count: usize, size: usize, lasts: Duration) {
+        let text = "x".repeat(size);
+        let message = json!({
+            "jsonrpc": "2.0", "id": "1", "method": "message/send",
+            "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": text }] } },
+        });
+        let ask =
+            Ask::post(format!("/workspaces/{}/a2a", self.target.id)).token(&self.worst.token).json(message);
+        let bytes: Arc<[u8]> = ask.bytes().into();
+        let mut all = JoinSet::new();
+        for _ in 0..count {
+            let (address, bytes) = (self.daemon.address, Arc::clone(&bytes));
+            all.spawn(async move { tokio::time::timeout(lasts, status_of(address, &bytes)).await.ok() });
+        }
+        while let Some(status) = all.join_next().await {
+            match status.expect("it does not panic") {
+                Some(status) => self.figures.lock().unwrap().count(what, status),
+                None => {
+                    *self.figures.lock().unwrap().answers.entry(format!("{what}: held")).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Asks for its peers on many connections, and reads none of the answers.
+    async fn leave_unread(&self, lasts: Duration) {
+        let ask = Ask::get(format!("/registry/{}/peers", self.worst.id)).token(&self.worst.token);
+        let mut open = Vec::new();
+        for _ in 0..self.scale.unread {
+            if let Some(mut wire) = Wire::try_open(self.daemon.address).await {
+                wire.write(&ask.bytes()).await;
+                open.push(wire);
+            }
+        }
+        tokio::time::sleep(lasts).await;
+        for wire in &mut open {
+            let status = wire.head().await.map_or(0, |(status, _)| status);
+            self.figures.lock().unwrap().count("unread lists", status);
+        }
+    }
+
+    /// Every kind of write that an agent has, each time with other content, as fast as they are answered.
+    async fn write(&self) {
+        let id = &self.worst.id;
+        let number = AtomicU64::new(0);
+        let next = || number.fetch_add(1, Ordering::Relaxed);
+        let kinds: [(&str, &(dyn Fn() -> Ask + Sync)); 5] = [
+            ("role", &|| {
+                let role = format!("{}{}", next(), "x".repeat(1000));
+                Ask::new("PATCH", format!("/workspaces/{id}")).json(json!({ "role": role }))
+            }),
+            ("card", &|| {
+                let card = json!({ "name": format!("{}{}", next(), "x".repeat(60 << 10)) });
+                Ask::post("/registry/update-card").json(json!({ "workspace_id": id, "agent_card": card }))
+            }),
+            ("register", &|| {
+                let card = json!({ "name": format!("{}{}", next(), "x".repeat(60 << 10)) });
+                Ask::post("/registry/register").json(json!({ "id": id, "url": "", "agent_card": card }))
+            }),
+            ("activity", &|| {
+                let report = json!({ "activity_type": "task_update", "summary": format!("{}{}", next(), "x".repeat(15 << 10)) });
+                Ask::post(format!("/workspaces/{id}/activity")).json(report)
+            }),
+            ("flips", &|| {
+                let rate = if next().is_multiple_of(2) { 0.0 } else { 1.0 };
+                let beat = json!({ "workspace_id": id, "error_rate": rate, "uptime_seconds": 1, "sample_error": "x".repeat(2000) });
+                Ask::post("/registry/heartbeat").json(beat)
+            }),
+        ];
+        let all = kinds.map(|(what, ask)| async move {
+            for _ in 0..self.scale.writes {
+                let status = status_of(self.daemon.address, &ask().token(&self.worst.token).bytes()).await;
+                self.figures.lock().unwrap().count(what, status);
+            }
+        });
+        futures_util::future::join_all(all).await;
+    }
+}
+
+/// The figures, a line each.
+pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
+    let mut lines = vec![
+        ("heartbeats of the others, answered with 200".to_owned(), figures.heartbeats),
+        ("heartbeats of the others that were not".into(), figures.missed.len() as u64),
+        (
+            "ms that one of them took at most".into(),
+            u64::try_from(figures.slowest.as_millis()).unwrap_or(u64::MAX),
+        ),
+        ("KiB that the database grew by".into(), figures.grown >> 10),
+    ];
+    for (when, memory) in &figures.memory {
+        lines.push((format!("KiB resident {when}"), memory.resident_kib));
+        lines.push((format!("KiB of its own {when}"), memory.anonymous_kib));
+    }
+    let answers = figures.answers.iter();
+    lines.extend(answers.map(|(what, count)| (format!("answers to the worst agent: {what}"), *count)));
+    lines
+}
+
+/// What has to hold, whatever the scale.
+pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<String> {
+    let mut broken: Vec<_> = figures.missed.iter().take(5).cloned().collect();
+    let (peak, after) = (
+        figures.memory.iter().map(|(_, now)| memory(*now)).max().unwrap_or_default(),
+        memory(figures.after()),
+    );
+    if peak >= 150 << 10 {
+        broken.push(format!("the daemon took up {} MiB, more than 150", peak >> 10));
+    }
+    if after >= 40 << 10 {
+        broken.push(format!("the daemon holds {} MiB afterwards, more than 40", after >> 10));
+    }
+    if figures.grown >= 20 << 20 {
+        broken.push(format!("the database grew by {} MiB, more than 20", figures.grown >> 20));
+    }
+    let refused = figures.answers.iter().filter(|(what, _)| what.ends_with(" 429") || what.ends_with(" 503"));
+    if refused.count() == 0 {
+        broken.push("nothing was refused: the attack reaches nothing".into());
+    }
+    for never in ["register", "flips"] {
+        let refused =
+            figures.answers.iter().filter(|(what, _)| what.starts_with(never) && !what.ends_with(" 200"));
+        broken.extend(
+            refused.map(|(what, count)| format!("proof of life was refused: {what} ({count} times)")),
+        );
+    }
+    broken
+}
