@@ -38,7 +38,7 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, Dial, listen, run_view, serve_agents, serve_local},
+    http::{Access, Api, ApiParts, Dial, Vitals, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
     ops::{HostAddresses, Ops, Parts, Settings},
@@ -153,7 +153,7 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
     let background = [
         tokio_task(keep_accepting(house.ops.clone(), Arc::clone(&house.clock), sweeps.clone()), &stop),
         tokio_task(driver.drive(stop.clone()), &stop),
-        tokio_task(ping_watchdog(Arc::clone(&house.clock)), &stop),
+        tokio_task(ping_watchdog(Arc::clone(&house.clock), house.store.clone(), sweeps.clone()), &stop),
         tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
         tokio_task(door.keep_open_towards_workspaces(opened), &stop),
     ];
@@ -215,10 +215,16 @@ fn notify_ready() {
     let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-async fn ping_watchdog(clock: SharedClock) {
+/// Notifies the watchdog for as long as store and driver do their work: one that is stuck is restarted by systemd.
+async fn ping_watchdog(clock: SharedClock, store: Store, sweeps: DriverHandle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
-        let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        match Vitals::take(&store, &sweeps, &*clock).await.stuck() {
+            None => {
+                let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            Some(why) => tracing::error!(%why, "the watchdog is not notified"),
+        }
         clock.sleep(limit / 3).await;
     }
 }

@@ -20,6 +20,7 @@ mod routes;
 #[cfg(test)]
 mod testing;
 mod view;
+mod vitals;
 
 use std::{future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,6 +48,7 @@ pub use forward::{Dial, PipeTo};
 pub use local::{serve_agents, serve_local};
 pub use router::router;
 pub(crate) use view::run as run_view;
+pub use vitals::{StoreState, Vitals};
 
 /// What handlers work with.
 #[derive(Clone)]

@@ -399,6 +399,15 @@ impl Store {
         self.feed.subscribe()
     }
 
+    /// Waits for both lanes: a writer or reader that is stuck gives no answer. Writes nothing.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn ping(&self) -> StoreResult<()> {
+        self.lanes.write("ping", |_| Ok(())).await?;
+        self.lanes.read("ping", |sql| Ok(sql.query_row("SELECT 1", [], |_| Ok(()))?)).await
+    }
+
     /// What is told and not stored, from now on: beats, mostly.
     #[must_use]
     pub fn overhear(&self) -> broadcast::Receiver<Passing> {

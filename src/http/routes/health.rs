@@ -9,6 +9,7 @@ use axum::{
 use super::super::{
     Api, auth,
     error::{HttpError, HttpResult},
+    vitals::Vitals,
 };
 use crate::{
     api::{Health, Ready},
@@ -26,22 +27,10 @@ pub(in super::super) async fn show(State(api): State<Api>, request: Request) -> 
     })
 }
 
-/// A pass that has not begun for three of its periods is one that nobody drives any more.
-const PERIODS_LATE: u32 = 3;
-
 pub(in super::super) async fn ready(State(api): State<Api>) -> HttpResult<Json<Ready>> {
-    let now = api.0.clock.awake();
-    let late: Vec<_> = api
-        .0
-        .sweeps
-        .statuses()
-        .into_iter()
-        .filter(|pass| !pass.running && now.since(pass.begun_at) > pass.period * PERIODS_LATE)
-        .map(|pass| pass.name)
-        .collect();
-    if late.is_empty() {
-        return Ok(Json(Ready { status: "ready".into() }));
+    let vitals = Vitals::take(&api.0.store, &api.0.sweeps, &*api.0.clock).await;
+    match vitals.not_ready() {
+        None => Ok(Json(Ready { status: "ready".into() })),
+        Some(why) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     }
-    let message = format!("not done for three periods: {}", late.join(", "));
-    Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message))
 }
