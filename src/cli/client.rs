@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
     header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, UPGRADE},
@@ -56,6 +56,35 @@ impl Stream {
             }
         }
         Ok(None)
+    }
+}
+
+/// An answer to a message: its head, and the body as it comes.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Incoming,
+    _connection: JoinSet<()>,
+}
+
+impl Reply {
+    /// The next bytes; none at the end. An error means that the answer was cut.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The refusal, where it was the daemon and no agent that answered.
+    pub(super) async fn refusal(mut self) -> Failure {
+        let mut body = Vec::new();
+        while let Ok(Some(data)) = self.next().await {
+            body.extend_from_slice(&data);
+        }
+        Answer { status: self.status, body: body.into() }.refusal()
     }
 }
 
@@ -120,6 +149,24 @@ impl Client {
             return Ok(Stream { body: response.into_body(), _connection: connection });
         }
         Err(collect(response).await?.refusal())
+    }
+
+    /// Sends JSON with more headers, and gives the answer as it comes, whatever its status.
+    pub(super) async fn exchange(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Reply, Failure> {
+        let body = serde_json::to_vec(body).context("the request cannot be written")?;
+        let mut request = request(Method::POST, path, body)?;
+        for (name, value) in [(CONTENT_TYPE.as_str(), "application/json")].iter().chain(headers) {
+            let name = HeaderName::from_static(name);
+            request.headers_mut().insert(name, value.parse().context("a header")?);
+        }
+        let (response, connection) = self.send(request).await?;
+        let (head, body) = response.into_parts();
+        Ok(Reply { status: head.status, headers: head.headers, body, _connection: connection })
     }
 
     /// Turns a connection into a command's stream.

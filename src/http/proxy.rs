@@ -18,7 +18,7 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
 use http_body_util::BodyExt;
@@ -36,6 +36,7 @@ use super::{
     routes::Path,
 };
 use crate::{
+    clock::within,
     domain::{
         ids::{Incarnation, WorkspaceId},
         status::Status,
@@ -58,12 +59,16 @@ const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
 /// The largest body that is read of a message that was refused before, and how long that may take.
 const REFUSED_MAX_BYTES: usize = 64 << 10;
 const REFUSED_LIMIT: Duration = Duration::from_secs(2);
+/// Tells an agent's answer from ostler's own: set on every answer that an agent gave, and never passed on from one.
+const ANSWERED_BY: HeaderName = HeaderName::from_static("ostler-answered-by");
 /// How long until the next attempt to connect; doubled up to the longest.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 /// How often the container is inspected while connections to it are refused. Its end is an event too; this is for an
 /// event that does not come.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long a message waits for the engine to say how it forwards ports.
+const ASKING_ENGINE: Duration = Duration::from_secs(1);
 /// The port inside a container that is published (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
 
@@ -173,7 +178,8 @@ async fn deliver(
         let target = target(api, &member).await?;
         let error = match attempt(api, to, &member, &target, message).await {
             // The passage ends with the answer's last byte, or with whoever reads it going away.
-            Ok(answer) => {
+            Ok(mut answer) => {
+                answer.headers_mut().insert(ANSWERED_BY, HeaderValue::from_static("agent"));
                 return Ok(answer.map(|body| {
                     Body::new(body.map_frame(move |frame| {
                         let _on_its_way = &passage;
@@ -232,7 +238,10 @@ pub(super) struct Listeners {
 
 impl Listeners {
     async fn needs_proof(&self, api: &Api, id: WorkspaceId, incarnation: Incarnation) -> bool {
-        let asked = async || api.0.engine.describe().await.map(|engine| engine.rootless);
+        let asked = async || {
+            let described = within(&*api.0.clock, ASKING_ENGINE, api.0.engine.describe()).await;
+            described.and_then(Result::ok).map(|engine| engine.rootless).ok_or(())
+        };
         // An engine that does not answer is taken for one that needs it: that costs a request.
         let in_user_space = self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true);
         in_user_space && self.lock().get(&id) != Some(&incarnation)

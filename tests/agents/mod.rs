@@ -1,6 +1,7 @@
 //! Agents that speak the wire protocol: the real binary, the real Podman, the demo agent, default configuration but
 //! for what a test has to change.
 
+mod answers;
 mod deaths;
 mod doctor;
 mod lifecycle;

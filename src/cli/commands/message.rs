@@ -1,59 +1,381 @@
 //! `ostler message`
+//!
+//! What comes back is an agent's, of any quality: a message or a task of A2A 0.2 to 1.0, one answer or a stream of
+//! events, an error, a web page, a part. The daemon marks the answers of agents, so a failure names the one that
+//! failed. Whatever is no answer of A2A is a failure of the agent, with exit code 1.
 
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::cli::{
     Session,
     args::MessageArgs,
-    client::workspace,
+    client::{Reply, workspace},
     failure::{Exit, Failure},
-    text::printable,
+    output,
+    text::{printable, printable_lines},
 };
 
+/// The header of the daemon that marks an agent's answer.
+const ANSWERED_BY: &str = "ostler-answered-by";
+/// How much of an answer that is not understood is shown.
+const EXCERPT: usize = 300;
+
 pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
+    let name = &args.name;
+    let shown: Value = session.client.get(&workspace(name)).await?;
+    let version = Version::of_card(&shown["agent_card"]);
     let text = args.text.join(" ");
-    let message = json!({
-        "method": "message/send",
-        "params": { "message": { "role": "user", "parts": [{ "kind": "text", "text": text }] } },
-    });
-    let answer: Value = session.client.post(&format!("{}/a2a", workspace(&args.name)), &message).await?;
-    if session.out.json() {
-        session.out.value(&answer)?;
-        return Ok(0);
+    let reply = session
+        .client
+        .exchange(&format!("{}/a2a", workspace(name)), &version.request(&text), version.headers())
+        .await?;
+    if !reply.headers.contains_key(ANSWERED_BY) {
+        return Err(reply.refusal().await);
     }
-    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
-        let said = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-        let told = format!("{} answered with an error: {}", args.name, printable(&said));
-        return Err(Failure::new(Exit::Failed, told));
+    let mut printer = Printer { session, name, printed: Vec::new(), failure: None };
+    printer.print(reply).await?;
+    match printer.failure {
+        Some(why) => Err(Failure::new(Exit::Failed, printable(&why))),
+        None => Ok(0),
     }
-    for line in said(&answer).lines() {
-        session.out.line(&printable(line))?;
-    }
-    Ok(0)
 }
 
-/// The text of an answer; of one in another form, all of it.
-fn said(answer: &Value) -> String {
+/// The version of A2A that an agent speaks. From 1.0 on, methods and roles have other names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Zero,
+    One,
+}
+
+impl Version {
+    /// By its card: from 1.0 on, a list of interfaces; before, one version or none. An agent that speaks both is sent
+    /// what it names first.
+    fn of_card(card: &Value) -> Self {
+        let interfaces = card["supportedInterfaces"].as_array();
+        let json_rpc = interfaces.and_then(|interfaces| {
+            interfaces.iter().find(|interface| {
+                interface["protocolBinding"].as_str().is_none_or(|name| name.eq_ignore_ascii_case("jsonrpc"))
+            })
+        });
+        let version = json_rpc.unwrap_or(card)["protocolVersion"].as_str();
+        match version.and_then(|version| version.split('.').next()?.parse::<u32>().ok()) {
+            Some(1..) => Self::One,
+            Some(0) | None => Self::Zero,
+        }
+    }
+
+    /// Without `jsonrpc` and `id`, which the daemon fills in: then its own refusals come in the plain shape.
+    fn request(self, text: &str) -> Value {
+        let (method, role, part) = match self {
+            Self::Zero => ("message/send", "user", json!({ "kind": "text", "text": text })),
+            Self::One => ("SendMessage", "ROLE_USER", json!({ "text": text })),
+        };
+        json!({ "method": method, "params": { "message": { "role": role, "parts": [part] } } })
+    }
+
+    fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Zero => &[("accept", "application/json, text/event-stream")],
+            Self::One => &[("accept", "application/json, text/event-stream"), ("a2a-version", "1.0")],
+        }
+    }
+}
+
+/// Prints an answer as it comes, and keeps why it is a failure.
+struct Printer<'a> {
+    session: &'a Session<'a>,
+    name: &'a str,
+    /// What was printed, so that a text that a task repeats is printed once.
+    printed: Vec<String>,
+    failure: Option<String>,
+}
+
+impl Printer<'_> {
+    async fn print(&mut self, mut reply: Reply) -> Result<(), Failure> {
+        let header = |name| reply.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_lowercase();
+        let encoding = header(CONTENT_ENCODING).to_owned();
+        let status = reply.status;
+        let is_stream = content_type == "text/event-stream" && status.is_success();
+        let mut events = Events::default();
+        let mut body = Vec::new();
+        loop {
+            match reply.next().await {
+                Ok(Some(data)) if is_stream => {
+                    for event in events.take(&data) {
+                        self.event(&event)?;
+                    }
+                }
+                Ok(Some(data)) => body.extend_from_slice(&data),
+                Ok(None) => break,
+                Err(error) => {
+                    self.fails(format!("the answer of {} broke off: {error}", self.name));
+                    return Ok(());
+                }
+            }
+        }
+        if is_stream {
+            return match events.end() {
+                Some(event) => self.event(&event),
+                None => Ok(()),
+            };
+        }
+        let value = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
+        if let Some(value) = value {
+            self.answer(&value)?;
+            if !status.is_success() && self.failure.is_none() {
+                self.fails(format!("{} answered with HTTP status {status}", self.name));
+            } else if !status.is_success()
+                && let Some(why) = &mut self.failure
+            {
+                why.push_str(&format!(" (HTTP status {})", status.as_u16()));
+            }
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&body);
+        let excerpt: String = text.trim().chars().take(EXCERPT).collect();
+        if self.session.out.json() {
+            let told = json!({ "http_status": status.as_u16(), "content_type": content_type, "body": text });
+            self.session.out.value(&told)?;
+        }
+        let what = match (encoding.as_str(), content_type.as_str()) {
+            ("" | "identity", "") => "no content type".to_owned(),
+            ("" | "identity", kind) => kind.to_owned(),
+            (encoding, _) => format!("content encoding {encoding}, which was not asked for"),
+        };
+        let shown =
+            if !encoding.is_empty() || excerpt.is_empty() { String::new() } else { format!(": {excerpt}") };
+        self.fails(format!(
+            "{} answered with HTTP status {} and {what}, which is no A2A answer{shown}",
+            self.name,
+            status.as_u16()
+        ));
+        Ok(())
+    }
+
+    /// One event of a stream, which holds an answer of its own.
+    fn event(&mut self, data: &str) -> Result<(), Failure> {
+        match serde_json::from_str::<Value>(data) {
+            Ok(value) => self.answer(&value),
+            Err(_) => {
+                let excerpt: String = data.chars().take(EXCERPT).collect();
+                self.fails(format!("{} sent an event that is no A2A answer: {excerpt}", self.name));
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: &Value) -> Result<(), Failure> {
+        if self.session.out.json() {
+            self.session.out.value(answer)?;
+        }
+        let Said { texts, progress, failure } = said(answer);
+        for text in texts {
+            if !self.printed.contains(&text) {
+                if !self.session.out.json() {
+                    self.session.out.line(&printable_lines(&text))?;
+                }
+                self.printed.push(text);
+            }
+        }
+        for text in progress {
+            output::note(&printable_lines(&text));
+        }
+        if let Some(failure) = failure {
+            self.fails(format!("{} {failure}", self.name));
+        }
+        Ok(())
+    }
+
+    /// The first failure is the cause; what follows from it adds nothing.
+    fn fails(&mut self, why: String) {
+        self.failure.get_or_insert(why);
+    }
+}
+
+/// Server-sent events out of pieces of bytes.
+#[derive(Default)]
+struct Events {
+    rest: Vec<u8>,
+    data: Vec<String>,
+}
+
+impl Events {
+    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.rest.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            events.extend(self.line(line.trim_end_matches(['\r', '\n'])));
+        }
+        events
+    }
+
+    fn line(&mut self, line: &str) -> Option<String> {
+        if line.is_empty() {
+            let data = std::mem::take(&mut self.data);
+            return (!data.is_empty()).then(|| data.join("\n"));
+        }
+        if let Some(data) = line.strip_prefix("data:") {
+            self.data.push(data.strip_prefix(' ').unwrap_or(data).to_owned());
+        }
+        None
+    }
+
+    /// What an event without its empty line holds, at the end of the stream.
+    fn end(mut self) -> Option<String> {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned();
+        self.line(&line).or_else(|| self.line(""))
+    }
+}
+
+/// What an answer says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    texts: Vec<String>,
+    /// What a task says while it is not done.
+    progress: Vec<String>,
+    /// A sentence about the agent.
+    failure: Option<String>,
+}
+
+fn said(answer: &Value) -> Said {
+    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+        let text =
+            error["message"].as_str().or(error.as_str()).map_or_else(|| error.to_string(), str::to_owned);
+        return Said { failure: Some(format!("answered with an error: {text}")), ..Said::default() };
+    }
     let result = &answer["result"];
-    let parts = [&result["parts"], &result["status"]["message"]["parts"], &result["artifacts"][0]["parts"]];
-    let texts: Vec<&str> = parts
-        .into_iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(|part| part["text"].as_str())
-        .collect();
-    if texts.is_empty() { answer.to_string() } else { texts.join("\n") }
+    // From 1.0 on the one key says what it is; before, the object itself does.
+    let inner = ["task", "message", "statusUpdate", "artifactUpdate"]
+        .iter()
+        .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));
+    let result = inner.unwrap_or(result);
+    let mut said = Said::default();
+    said.texts.extend(texts(&result["parts"]));
+    said.texts.extend(texts(&result["artifact"]["parts"]));
+    for artifact in result["artifacts"].as_array().into_iter().flatten() {
+        said.texts.extend(texts(&artifact["parts"]));
+    }
+    let words = texts(&result["status"]["message"]["parts"]);
+    let state = result["status"]["state"].as_str().unwrap_or_default();
+    match state.trim_start_matches("TASK_STATE_").to_lowercase().replace('_', "-").as_str() {
+        "failed" | "rejected" | "canceled" | "cancelled" | "auth-required" => {
+            let why = if words.is_empty() { String::new() } else { format!(": {}", words.join("\n")) };
+            said.failure = Some(format!("ended its task as {state}{why}"));
+        }
+        "submitted" | "working" => said.progress = words,
+        _ => said.texts.extend(words),
+    }
+    let is_empty = said.texts.is_empty() && said.progress.is_empty() && said.failure.is_none();
+    if is_empty && state.is_empty() && result.get("kind").is_none() && inner.is_none() {
+        // In another form: all of it.
+        said.texts.push(answer.to_string());
+    }
+    said
+}
+
+/// What parts of a message say: their text, or what else they hold.
+fn texts(parts: &Value) -> Vec<String> {
+    let say = |part: &Value| {
+        let text = part["text"].as_str().or_else(|| part["root"]["text"].as_str());
+        let file = part["file"]["name"].as_str().or_else(|| part["filename"].as_str());
+        match (text, file) {
+            (Some(text), _) => Some(text.to_owned()),
+            (None, Some(file)) => Some(format!("[file {file}]")),
+            (None, None) => part.get("data").map(ToString::to_string),
+        }
+    };
+    parts.as_array().into_iter().flatten().filter_map(say).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn texts_of(result: Value) -> Vec<String> {
+        said(&json!({ "result": result })).texts
+    }
+
     #[test]
-    fn the_text_of_an_answer_is_found_wherever_agents_put_it() {
-        let parts = json!([{ "kind": "text", "text": "one" }, { "kind": "data" }, { "text": "two" }]);
-        assert_eq!(said(&json!({ "result": { "parts": parts } })), "one\ntwo");
-        assert_eq!(said(&json!({ "result": { "artifacts": [{ "parts": parts }] } })), "one\ntwo");
-        assert_eq!(said(&json!({ "result": 7 })), r#"{"result":7}"#);
+    fn text_is_found_wherever_agents_put_it() {
+        let parts =
+            json!([{ "kind": "text", "text": "one" }, { "kind": "data", "data": 7 }, { "text": "two" }]);
+        let all = ["one", "7", "two"];
+        for result in [
+            json!({ "parts": parts }),
+            json!({ "message": { "role": "ROLE_AGENT", "parts": parts } }),
+            json!({ "kind": "task", "status": { "state": "completed" }, "artifacts": [{ "parts": parts }] }),
+            json!({ "task": { "status": { "state": "TASK_STATE_COMPLETED" }, "artifacts": [{ "parts": parts }] } }),
+            json!({ "status": { "state": "input-required", "message": { "parts": parts } } }),
+            json!({ "kind": "artifact-update", "artifact": { "parts": parts } }),
+            json!({ "artifactUpdate": { "artifact": { "parts": parts } } }),
+        ] {
+            assert_eq!(texts_of(result.clone()), all, "{result}");
+        }
+        let two = json!({ "artifacts": [{ "parts": [{ "text": "a" }] }, { "parts": [{ "text": "b" }] }] });
+        assert_eq!(texts_of(two), ["a", "b"]);
+        assert_eq!(texts_of(json!(7)), [r#"{"result":7}"#]);
+    }
+
+    #[test]
+    fn task_that_failed_is_a_failure_in_every_version() {
+        let words = json!({ "parts": [{ "text": "no disk" }] });
+        for (result, state) in [
+            (json!({ "kind": "task", "status": { "state": "failed", "message": words } }), "failed"),
+            (
+                json!({ "task": { "status": { "state": "TASK_STATE_FAILED", "message": words } } }),
+                "TASK_STATE_FAILED",
+            ),
+            (
+                json!({ "statusUpdate": { "status": { "state": "TASK_STATE_REJECTED", "message": words } } }),
+                "TASK_STATE_REJECTED",
+            ),
+            (
+                json!({ "kind": "status-update", "status": { "state": "canceled", "message": words } }),
+                "canceled",
+            ),
+        ] {
+            let failure = said(&json!({ "result": result })).failure;
+            assert_eq!(failure, Some(format!("ended its task as {state}: no disk")));
+        }
+        let error = said(&json!({ "error": { "code": -1, "message": "no" } })).failure;
+        assert_eq!(error.as_deref(), Some("answered with an error: no"));
+    }
+
+    #[test]
+    fn version_is_taken_from_the_card() {
+        for (card, version) in [
+            (json!(null), Version::Zero),
+            (json!({ "url": "http://x" }), Version::Zero),
+            (json!({ "protocolVersion": "0.2.5" }), Version::Zero),
+            (json!({ "protocolVersion": "0.3.0", "preferredTransport": "JSONRPC" }), Version::Zero),
+            (json!({ "protocolVersion": "1.0" }), Version::One),
+            (
+                json!({ "supportedInterfaces": [
+                    { "protocolBinding": "GRPC", "protocolVersion": "0.3" },
+                    { "protocolBinding": "JSONRPC", "protocolVersion": "1.0" },
+                ] }),
+                Version::One,
+            ),
+            (
+                json!({ "supportedInterfaces": [{ "protocolBinding": "JSONRPC", "protocolVersion": "0.3" }] }),
+                Version::Zero,
+            ),
+        ] {
+            assert_eq!(Version::of_card(&card), version, "{card}");
+        }
+        assert_eq!(Version::One.request("hi")["method"], "SendMessage");
+    }
+
+    #[test]
+    fn events_are_read_across_pieces() {
+        let mut events = Events::default();
+        assert!(events.take(b": note\r\ndata: {\"a\"").is_empty());
+        assert_eq!(events.take(b":1}\r\n\r\ndata: x\ndata: y\n\n"), ["{\"a\":1}", "x\ny"]);
+        assert!(events.take(b"data: last").is_empty());
+        assert_eq!(events.end().as_deref(), Some("last"));
     }
 }

@@ -1,0 +1,57 @@
+//! What `ostler message` makes of the answers of agents, good and bad.
+
+use super::make;
+use crate::support::daemon::Site;
+
+#[test]
+fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
+    let mut site = Site::new("");
+    site.serve();
+    make(&site, "rude", &["-e", "DEMO_CARD=0.3"]);
+    for (manner, printed) in [
+        ("http10", "rude heard: hi\n"),
+        ("chunked", "rude heard: hi\n"),
+        ("sse", "rude heard: hi\n"),
+        ("artifacts", "rude heard: hi\nand more\ndone\n"),
+    ] {
+        let said = site.ostler(["message", "rude", "as", manner, "hi"]);
+        assert_eq!((said.code, said.stdout.as_str()), (0, printed), "{manner}: {}", said.stderr);
+    }
+    for (manner, told) in [
+        ("failed", "rude ended its task as failed: rude heard: hi"),
+        (
+            "plain",
+            "rude answered with HTTP status 200 and text/plain, which is no A2A answer: rude heard: hi",
+        ),
+        ("html", "rude answered with HTTP status 200 and text/html, which is no A2A answer: <html>"),
+        ("empty", "rude answered with HTTP status 204 and no content type, which is no A2A answer"),
+        ("status:404", "rude answered with an error: rude heard: hi (HTTP status 404)"),
+        ("status:409", "rude answered with an error: rude heard: hi (HTTP status 409)"),
+        ("status:410", "rude answered with an error: rude heard: hi (HTTP status 410)"),
+        ("cut", "the answer of rude broke off"),
+        ("redirect", "failed to reach workspace agent: it answered with HTTP status 307"),
+    ] {
+        let said = site.ostler(["message", "rude", "as", manner, "hi"]);
+        assert_eq!(said.code, 1, "{manner}: {} {}", said.stdout, said.stderr);
+        assert!(said.stderr.contains(told), "{manner}: {}", said.stderr);
+        assert!(!said.stderr.contains("daemon"), "{manner} is blamed on the daemon: {}", said.stderr);
+    }
+    let nobody = site.ostler(["message", "nobody", "hi"]);
+    assert_eq!(nobody.code, 3, "{}", nobody.stderr);
+}
+
+#[test]
+fn message_speaks_a2a_1_0_when_the_card_says_so() {
+    let mut site = Site::new("");
+    site.serve();
+    make(&site, "new", &["-e", "DEMO_CARD=1.0"]);
+    for (manner, code, stdout, stderr) in [
+        ("none", 0, "new heard: hi\n", ""),
+        ("artifacts", 0, "new heard: hi\nand more\ndone\n", ""),
+        ("failed", 1, "", "new ended its task as TASK_STATE_FAILED: new heard: hi"),
+    ] {
+        let said = site.ostler(["message", "new", "as", manner, "hi"]);
+        assert_eq!((said.code, said.stdout.as_str()), (code, stdout), "{manner}: {}", said.stderr);
+        assert!(said.stderr.contains(stderr), "{manner}: {}", said.stderr);
+    }
+}
