@@ -7,6 +7,11 @@
 //!
 //! IPv6 can carry an IPv4 address in several ways. Those that a host or a gateway turns back into IPv4
 //! are judged by what they carry, so that no writing of an address gets past the rule for it.
+//!
+//! Addresses of the internet can be next door too: a machine's own public address leads to the services on it, and
+//! with IPv6 every device of a home has a global address. So this machine's own addresses count as loopback, and the
+//! networks that it is directly attached to count as private. An address that a router translates to this machine
+//! cannot be seen from here.
 
 use std::{
     fmt,
@@ -31,6 +36,8 @@ pub enum Refusal {
     Loopback,
     /// It is on a private network.
     Private,
+    /// It is an address of the internet, on a network that this machine is directly attached to.
+    Attached,
     /// It is only for the same wire; clouds serve credentials there.
     LinkLocal,
     /// It is inside a carrier's network: 100.64/10.
@@ -51,6 +58,9 @@ impl fmt::Display for Refusal {
             Self::Unspecified => "it names no host",
             Self::Loopback => "it is this machine, which `external.allow_loopback` does not allow",
             Self::Private => "it is on a private network, which `external.allow_private` does not allow",
+            Self::Attached => {
+                "it is on a network that this machine is attached to, which `external.allow_private` does not allow"
+            }
             Self::LinkLocal => "it is link-local, where clouds serve credentials",
             Self::CarrierNat => "it is inside a carrier's network (100.64.0.0/10)",
             Self::Documentation => "it is an address for documentation",
@@ -61,12 +71,57 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// The addresses of this machine, and the networks that it is directly attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Addresses of its own.
+    pub own: Vec<IpAddr>,
+    /// Networks without a router in between: an address and the length of its prefix in bits.
+    pub attached: Vec<(IpAddr, u8)>,
+}
+
+impl Surroundings {
+    fn is_attached(&self, ip: IpAddr) -> bool {
+        self.attached.iter().any(|(network, prefix)| match (ip, network) {
+            (IpAddr::V4(ip), IpAddr::V4(network)) => {
+                let apart = ip.to_bits() ^ network.to_bits();
+                apart.leading_zeros() >= u32::from(*prefix)
+            }
+            (IpAddr::V6(ip), IpAddr::V6(network)) => {
+                let apart = ip.to_bits() ^ network.to_bits();
+                apart.leading_zeros() >= u32::from(*prefix)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        })
+    }
+}
+
 /// Why ostler does not connect to `ip`; `None` when it may.
 #[must_use]
-pub fn refused(ip: IpAddr, allow: Allow) -> Option<Refusal> {
-    match ip {
+pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusal> {
+    let refusal = match ip {
         IpAddr::V4(ip) => refused_v4(ip, allow),
         IpAddr::V6(ip) => refused_v6(ip, allow),
+    };
+    if refusal.is_some() {
+        return refusal;
+    }
+    let ip = match ip {
+        IpAddr::V6(v6) => carried_v4(v6).map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    };
+    // What is refused as private or loopback was judged above: these are addresses of the internet, or allowed ones.
+    if is_of_the_internet(ip) && around.own.contains(&ip) {
+        return (!allow.loopback).then_some(Refusal::Loopback);
+    }
+    (is_of_the_internet(ip) && around.is_attached(ip) && !allow.private).then_some(Refusal::Attached)
+}
+
+fn is_of_the_internet(ip: IpAddr) -> bool {
+    let nothing = Allow::default();
+    match ip {
+        IpAddr::V4(ip) => refused_v4(ip, nothing).is_none(),
+        IpAddr::V6(ip) => refused_v6(ip, nothing).is_none(),
     }
 }
 
@@ -138,7 +193,32 @@ mod tests {
     const BOTH: Allow = Allow { private: true, loopback: true };
 
     fn judge(address: &str, allow: Allow) -> Option<Refusal> {
-        refused(address.parse().unwrap(), allow)
+        refused(address.parse().unwrap(), allow, &Surroundings::default())
+    }
+
+    #[test]
+    fn public_addresses_of_this_machine_and_its_networks_are_refused() {
+        let around = Surroundings {
+            own: ["8.8.4.7", "2a00:1450::7", "192.168.1.5"].map(|text| text.parse().unwrap()).to_vec(),
+            attached: [("8.8.4.0", 24), ("2a00:1450::", 64), ("192.168.1.0", 24)]
+                .map(|(text, prefix)| (text.parse().unwrap(), prefix))
+                .to_vec(),
+        };
+        let judge = |text: &str, allow| refused(text.parse().unwrap(), allow, &around);
+        for own in ["8.8.4.7", "2a00:1450::7", "::ffff:8.8.4.7", "64:ff9b::8.8.4.7"] {
+            assert_eq!(judge(own, PRIVATE), Some(Refusal::Loopback), "{own}");
+            assert_eq!(judge(own, LOOPBACK), None, "{own}, allowed");
+        }
+        for attached in ["8.8.4.1", "8.8.4.255", "2a00:1450::ffff:1", "2002:808:401::1"] {
+            assert_eq!(judge(attached, LOOPBACK), Some(Refusal::Attached), "{attached}");
+            assert_eq!(judge(attached, PRIVATE), None, "{attached}, allowed");
+        }
+        for elsewhere in ["8.8.5.1", "8.8.3.255", "2a00:1450:0:1::1", "1.1.1.1"] {
+            assert_eq!(judge(elsewhere, NOTHING), None, "{elsewhere}");
+        }
+        // A private address that is allowed stays allowed, also where it is this machine's.
+        assert_eq!(judge("192.168.1.5", PRIVATE), None);
+        assert_eq!(judge("192.168.1.5", NOTHING), Some(Refusal::Private));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::{
     fmt, io,
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use axum::http::Uri;
 
 use crate::{
     clock::{Boxed, Clock, within},
-    domain::address::{Allow, Refusal, refused},
+    domain::address::{Allow, Refusal, Surroundings, refused},
 };
 
 /// The longest url.
@@ -28,6 +28,9 @@ const RESOLVING: Duration = Duration::from_secs(5);
 pub(crate) trait Resolve: Send + Sync {
     /// Every address of `host`, with `port`.
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>>;
+
+    /// The addresses and networks of this machine, as they are now.
+    fn surroundings(&self) -> Surroundings;
 }
 
 /// The operating system's resolver.
@@ -37,6 +40,60 @@ pub(crate) struct SystemResolver;
 impl Resolve for SystemResolver {
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
         Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        // The kernel writes them from memory. Without them (another kernel) the other rules still hold.
+        let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+        let mut around = Surroundings::default();
+        read_fib_trie(&read("/proc/net/fib_trie"), &mut around);
+        read_ipv6_routes(&read("/proc/net/ipv6_route"), &mut around);
+        around
+    }
+}
+
+/// IPv4: an address on a line of its own, and below it what it is: `/32 host LOCAL`, `/24 link UNICAST`.
+fn read_fib_trie(text: &str, around: &mut Surroundings) {
+    let mut address = None;
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match (words.as_slice(), address) {
+            (["|--", text], _) => address = text.parse::<Ipv4Addr>().ok(),
+            ([prefix, scope, kind], Some(ip)) if prefix.starts_with('/') => {
+                let prefix = prefix.trim_start_matches('/').parse().unwrap_or(32);
+                match (*scope, *kind) {
+                    ("host", "LOCAL") if prefix == 32 => around.own.push(ip.into()),
+                    ("link", "UNICAST") if prefix > 0 => around.attached.push((ip.into(), prefix)),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// IPv6: destination, its prefix, source, its prefix, next hop, and, as the ninth, flags; all hexadecimal.
+fn read_ipv6_routes(text: &str, around: &mut Surroundings) {
+    const REJECT: u32 = 0x0200;
+    const LOCAL: u32 = 0x8000_0000;
+    const ANYCAST: u32 = 0x0010_0000;
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [destination, prefix, _, _, next_hop, _, _, _, flags, _] = words.as_slice() else { continue };
+        let (Ok(ip), Ok(prefix), Ok(flags)) = (
+            u128::from_str_radix(destination, 16),
+            u8::from_str_radix(prefix, 16),
+            u32::from_str_radix(flags, 16),
+        ) else {
+            continue;
+        };
+        let ip = IpAddr::from(Ipv6Addr::from_bits(ip));
+        let is_direct = next_hop.bytes().all(|byte| byte == b'0');
+        if flags & (LOCAL | ANYCAST) != 0 && prefix == 128 {
+            around.own.push(ip);
+        } else if is_direct && prefix > 0 && flags & REJECT == 0 {
+            around.attached.push((ip, prefix));
+        }
     }
 }
 
@@ -122,8 +179,9 @@ pub(crate) async fn check(
         Ok(ip) => vec![SocketAddr::new(ip, url.port)],
         Err(_) => resolved(&url, resolver, clock).await?,
     };
+    let around = resolver.surroundings();
     for address in &addresses {
-        if let Some(refusal) = refused(address.ip(), allow) {
+        if let Some(refusal) = refused(address.ip(), allow, &around) {
             return Err(UrlError::Refused { host: url.host, address: *address, refusal });
         }
     }
@@ -227,6 +285,10 @@ pub(super) mod tests {
             let answer = answer.unwrap_or_else(|| panic!("`{host}` was resolved once more than it may be"));
             Box::pin(async { answer })
         }
+
+        fn surroundings(&self) -> Surroundings {
+            Surroundings { own: vec!["8.8.4.7".parse().unwrap()], ..Surroundings::default() }
+        }
     }
 
     struct Silent;
@@ -234,6 +296,10 @@ pub(super) mod tests {
     impl Resolve for Silent {
         fn resolve(&self, _host: String, _port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
             Box::pin(std::future::pending())
+        }
+
+        fn surroundings(&self) -> Surroundings {
+            Surroundings::default()
         }
     }
 
@@ -345,6 +411,49 @@ pub(super) mod tests {
             clock.advance(RESOLVING);
         });
         assert!(matches!(judged, Err(UrlError::Unresolved { .. })), "{judged:?}");
+    }
+
+    #[tokio::test]
+    async fn public_address_of_this_machine_is_refused_by_name_and_as_written() {
+        for (url, answers) in [("http://8.8.4.7/", &[][..]), ("http://agent/", &[&["8.8.4.7:80"][..]])] {
+            let judged = judge(url, Allow::default(), answers).await;
+            let is_refused = matches!(judged, Err(UrlError::Refused { refusal: Refusal::Loopback, .. }));
+            assert!(is_refused, "{url}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_networks_are_read_as_the_kernel_writes_them() {
+        let mut around = Surroundings::default();
+        read_fib_trie(
+            "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n           |-- 127.0.0.0\n\
+             \x20             /8 host LOCAL\n           |-- 127.0.0.1\n              /32 host LOCAL\n\
+             \x20          |-- 8.8.4.0\n              /24 link UNICAST\n           |-- 8.8.4.7\n\
+             \x20             /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link BROADCAST\n",
+            &mut around,
+        );
+        let zero = "0".repeat(32);
+        let line = |destination: &str, prefix: &str, next_hop: &str, flags: &str| {
+            format!(
+                "{destination} {prefix} {zero} 00 {next_hop} 00000100 00000001 00000000 {flags}     eth0\n"
+            )
+        };
+        let (network, own) = ("2a001450000000000000000000000000", "2a001450000000000000000000000007");
+        let router = "fe800000000000000000000000000001";
+        let routes = [
+            line(network, "40", &zero, "00000001"),
+            line(&zero, "00", router, "00000003"),
+            line("2a0014500001000000000000000000000", "40", router, "00000003"),
+            line(own, "80", &zero, "80200001"),
+            line(&zero, "00", &zero, "00200200"),
+            "nonsense\n".to_owned(),
+        ];
+        read_ipv6_routes(&routes.concat(), &mut around);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(around.own, [ip("127.0.0.1"), ip("8.8.4.7"), ip("2a00:1450::7")]);
+        assert_eq!(around.attached, [(ip("8.8.4.0"), 24), (ip("2a00:1450::"), 64)]);
+        let here = SystemResolver.surroundings();
+        assert!(here.own.contains(&ip("127.0.0.1")), "this machine has its loopback: {here:?}");
     }
 
     #[tokio::test]

@@ -347,6 +347,33 @@ async fn message_is_delivered_once_when_its_agent_listens_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    registry.world.state().rootless = true;
+    // As Podman forwards ports in user space: it accepts, cannot reach the agent, and closes.
+    let forwarder = TcpListener::bind(("127.0.0.1", to.port().await)).await.unwrap();
+    let port = to.port().await;
+    let listens = async {
+        for _ in 0..3 {
+            let (mut accepted, _) = forwarder.accept().await.unwrap();
+            let mut heard = [0; 4096];
+            let read = accepted.read(&mut heard).await.unwrap();
+            let heard = String::from_utf8_lossy(&heard[..read]).into_owned();
+            assert!(heard.starts_with("GET /.well-known/agent.json "), "the message was sent: {heard}");
+        }
+        drop(forwarder);
+        Agent::at(port, well()).await
+    };
+    let (answer, agent) = tokio::join!(from.tell(&to, hello()), listens);
+    answer.is(200, REPLY);
+    let asked: Vec<_> = agent.asked().iter().map(|asked| asked.path.clone()).collect();
+    assert_eq!(asked, ["/.well-known/agent.json", "/"], "once it has answered, the message follows");
+    from.tell(&to, hello()).await.is(200, REPLY);
+    assert_eq!(agent.asked().len(), 3, "an agent that has answered is not asked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
@@ -690,4 +717,20 @@ async fn a_workspace_may_send_to_itself() {
     assert_eq!(agent.asked()[0].headers["x-workspace-id"], to.id.as_str());
     let id = registry.row(&to.id).await.id;
     until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registration_counts_when_its_url_does_not_resolve() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(well()).await;
+    let (from, to) = (registry.online("from").await, registry.external("to", json!({})).await);
+    let answer = to.register(json!({ "url": "http://agent.invalid/" })).await;
+    let told = answer.has(200, &["status", "url_refused"]);
+    assert!(told["url_refused"].as_str().unwrap().contains("agent.invalid"), "{told}");
+    assert_eq!(to.status().await, "online", "it has registered");
+    from.tell(&to, bare()).await.refuses(502, "failed to reach workspace agent: it has no url");
+    // A url that is known stays when the resolver fails at a later registration.
+    to.register(json!({ "url": agent.url() })).await.is(200, r#"{"status":"registered"}"#);
+    to.register(json!({ "url": "http://agent.invalid/" })).await.has(200, &["status", "url_refused"]);
+    from.tell(&to, bare()).await.is(200, REPLY);
 }

@@ -21,6 +21,7 @@ use super::{
         auth::{self, OwnSocket, PathId, Presented, Principal, presented},
         error::{HttpError, HttpResult},
         listen::{read_body, read_start},
+        outbound::UrlError,
     },
     Query,
 };
@@ -401,18 +402,33 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
     api.pace(holder.workspace).await;
     let Registering { url, card, refused, .. } = read;
     let external = api.0.store.member(holder.workspace).is_some_and(|member| member.kind == Kind::External);
+    let (mut refused, mut url_refused) = (refused, None);
     // What a container says of itself is its address inside; where it is reached is known better here.
-    let url = url.filter(|_| external);
-    if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
-        api.check_url(url).await?;
-    }
+    let url = match url.filter(|_| external) {
+        Some(url) if !url.is_empty() => match api.check_url(&url).await {
+            Ok(_) => Some(url),
+            // A runtime registers once. That the resolver fails in that moment says nothing about the agent: it has
+            // registered, and the url that is known stays.
+            Err(error @ UrlError::Unresolved { .. }) => {
+                tracing::warn!(workspace = %holder.workspace, %error, "registered without its url");
+                refused.insert(Field::Url);
+                url_refused = Some(error.to_string());
+                None
+            }
+            Err(error) => return Err(error.into()),
+        },
+        none_or_empty => none_or_empty,
+    };
     let registration = Registration { url, card, refused };
     let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_registration(holder, registration, api.0.clock.now()).await;
     drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
     api.0.refusals.forget(holder.workspace);
-    Ok(json(r#"{"status":"registered"}"#))
+    Ok(match url_refused {
+        None => json(r#"{"status":"registered"}"#),
+        Some(why) => Json(serde_json::json!({ "status": "registered", "url_refused": why })).into_response(),
+    })
 }
 
 pub(in super::super) async fn update_card(State(api): State<Api>, request: Request) -> HttpResult<Response> {
