@@ -78,6 +78,8 @@ pub(super) struct Streamed {
     watch: Watch,
     /// Bytes that may still come.
     left: u64,
+    /// Where the answer is cut: told at the next poll, so that what came before is written out first.
+    cut: Option<io::Error>,
 }
 
 impl Streamed {
@@ -88,7 +90,7 @@ impl Streamed {
         watch: Watch,
         left: u64,
     ) -> Self {
-        Self { incoming, upstream: Some(upstream), kept_at, watch, left }
+        Self { incoming, upstream: Some(upstream), kept_at, watch, left, cut: None }
     }
 
     /// The answer is complete: the connection is free for the next message, or closed.
@@ -103,10 +105,17 @@ impl Streamed {
         }
     }
 
-    /// The answer is cut: the agent's connection ends now, the caller's when it hears of the error.
-    fn cut(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    /// The answer is cut: the agent's connection ends now, the caller's at the next poll. Until then the server writes
+    /// out the head and the bytes that came: a caller that has them knows that the agent answered and broke off.
+    fn cut(
+        &mut self,
+        cx: &Context<'_>,
+        error: io::Error,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.upstream = None;
-        Poll::Ready(Some(Err(error)))
+        self.cut = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -119,6 +128,9 @@ impl HttpBody for Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = &mut *self;
+        if let Some(error) = this.cut.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
         let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
         if polled.is_pending() {
@@ -128,20 +140,20 @@ impl HttpBody for Streamed {
         match polled {
             Poll::Pending => {
                 let overdue = ready!(this.watch.poll(cx));
-                this.cut(io::Error::new(io::ErrorKind::TimedOut, overdue.to_string()))
+                this.cut(cx, io::Error::new(io::ErrorKind::TimedOut, overdue.to_string()))
             }
             Poll::Ready(None) => {
                 this.finish(cx);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => this.cut(io::Error::other(error)),
+            Poll::Ready(Some(Err(error))) => this.cut(cx, io::Error::other(error)),
             Poll::Ready(Some(Ok(frame))) => {
                 if !this.watch.heard() {
-                    return this.cut(io::Error::new(io::ErrorKind::TimedOut, Overdue::Whole.to_string()));
+                    return this.cut(cx, io::Error::new(io::ErrorKind::TimedOut, Overdue::Whole.to_string()));
                 }
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = this.left.checked_sub(length) else {
-                    return this.cut(io::Error::other(ForwardError::TooLarge));
+                    return this.cut(cx, io::Error::other(ForwardError::TooLarge));
                 };
                 this.left = left;
                 if this.incoming.is_end_stream() {
@@ -154,7 +166,7 @@ impl HttpBody for Streamed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_none()
+        self.upstream.is_none() && self.cut.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
