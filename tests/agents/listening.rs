@@ -68,7 +68,8 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     let asked_at = super::now();
     let after_sleep = is_answered("wake");
     let latency = asked_at.elapsed().as_millis();
-    site.ostler(["rm", &name]).well();
+    // For good: a workspace in the trash keeps its port, and a test has few.
+    site.ostler(["rm", "--purge", &name]).well();
     (after_create, after_sleep, latency)
 }
 

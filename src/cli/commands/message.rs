@@ -129,7 +129,7 @@ impl Printer<'_> {
             } else if !status.is_success()
                 && let Some(why) = &mut self.failure
             {
-                why.push_str(&format!(" (HTTP status {})", status.as_u16()));
+                *why = format!("{why} (HTTP status {})", status.as_u16());
             }
             return Ok(());
         }
@@ -156,14 +156,12 @@ impl Printer<'_> {
 
     /// One event of a stream, which holds an answer of its own.
     fn event(&mut self, data: &str) -> Result<(), Failure> {
-        match serde_json::from_str::<Value>(data) {
-            Ok(value) => self.answer(&value),
-            Err(_) => {
-                let excerpt: String = data.chars().take(EXCERPT).collect();
-                self.fails(format!("{} sent an event that is no A2A answer: {excerpt}", self.name));
-                Ok(())
-            }
+        if let Ok(value) = serde_json::from_str::<Value>(data) {
+            return self.answer(&value);
         }
+        let excerpt: String = data.chars().take(EXCERPT).collect();
+        self.fails(format!("{} sent an event that is no A2A answer: {excerpt}", self.name));
+        Ok(())
     }
 
     fn answer(&mut self, answer: &Value) -> Result<(), Failure> {

@@ -107,11 +107,7 @@ impl Streamed {
 
     /// The answer is cut: the agent's connection ends now, the caller's at the next poll. Until then the server writes
     /// out the head and the bytes that came: a caller that has them knows that the agent answered and broke off.
-    fn cut(
-        &mut self,
-        cx: &Context<'_>,
-        error: io::Error,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn cut(&mut self, cx: &Context<'_>, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.upstream = None;
         self.cut = Some(error);
         cx.waker().wake_by_ref();
