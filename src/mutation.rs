@@ -34,6 +34,8 @@ pub enum Mutation {
     LabelsAreEnough,
     /// The breaker never holds.
     NoBreaker,
+    /// Restarts of silent agents do not count against the breaker.
+    SilenceIsFree,
     /// What was claimed for the trash and interrupted is never finished.
     LeaveClaimsOpen,
     /// A start that a crash interrupted is never begun anew.
@@ -131,6 +133,11 @@ impl Mutation {
         (Self::ForgetInstance, "forget-instance", "containers of every installation are taken for ours"),
         (Self::LabelsAreEnough, "labels-are-enough", "a container is ours by its labels, whatever its name"),
         (Self::NoBreaker, "no-breaker", "the breaker never holds"),
+        (
+            Self::SilenceIsFree,
+            "silence-is-free",
+            "restarts of silent agents do not count against the breaker",
+        ),
         (
             Self::LeaveClaimsOpen,
             "leave-claims-open",

@@ -261,6 +261,11 @@ impl Action {
     /// Whether it counts against the breaker: it could hurt somebody's work, and no operator ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
+        // A restart takes the work of an agent that may only be unable to reach us: whatever silences many at once must
+        // not restart them all.
+        if let Self::RestartUnwell { .. } = self {
+            return !is(Mutation::SilenceIsFree);
+        }
         let harmless = match self {
             Self::TrashRemoved { .. } | Self::Purge { .. } => true,
             Self::TrashStray { never_ran, .. } => *never_ran,

@@ -66,6 +66,8 @@ pub enum Order {
         unless: Unless,
         /// Why, for people.
         why: String,
+        /// The pass that decided it: the breaker counts it.
+        swept_by: &'static str,
     },
     /// Delete its network, unless it is back or a container belongs to it.
     ForgetNetwork,
@@ -301,8 +303,8 @@ impl Ops {
             Order::ForgetNetwork => self.forget_network_now(workspace).await,
             Order::FinishHibernation => self.finish_hibernation_now(workspace, &phase).await,
             Order::RestartDue => self.restart_due_now(workspace, &phase).await,
-            Order::RestartUnwell { unless, why } => {
-                self.restart_unwell_now(workspace, unless, why, &phase).await
+            Order::RestartUnwell { unless, why, swept_by } => {
+                self.restart_unwell_now(workspace, unless, (why, swept_by), &phase).await
             }
             Order::MarkOffline(incarnation) => self.mark_offline_now(workspace, incarnation).await,
             Order::MarkReady(incarnation, container) => {

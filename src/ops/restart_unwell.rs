@@ -48,7 +48,7 @@ impl Ops {
         &self,
         id: WorkspaceId,
         unless: Unless,
-        why: String,
+        (why, swept_by): (String, &'static str),
         phase: &Phase,
     ) -> OpResult<Applied> {
         // Before anything is charged: a frozen process is silent because somebody froze it.
@@ -56,7 +56,7 @@ impl Ops {
             return Ok(Applied::Raced(paused));
         }
         let (budget, now) = (self.0.settings.restart, self.0.clock.now());
-        if !self.0.store.claim_restart_of_unwell(id, unless, budget, why, now).await? {
+        if !self.0.store.claim_restart_of_unwell(id, unless, budget, (why, swept_by), now).await? {
             return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
         }
         let order =

@@ -272,7 +272,7 @@ impl Store {
         id: WorkspaceId,
         unless: Unless,
         budget: RestartBudget,
-        why: String,
+        (why, swept_by): (String, &'static str),
         at: Timestamp,
     ) -> StoreResult<bool> {
         self.lanes
@@ -284,7 +284,7 @@ impl Store {
                 let (ends, _) = spent(tx.sql, id)?;
                 let Next::Restart { ends, .. } = budget.judge(&ends, None, at) else { return Ok(false) };
                 write_ends(tx, id, &ends, None)?;
-                tx.tell(at, EventKind::RestartedSilent, Some(id), json!({ "reason": why }), None)?;
+                tx.tell(at, EventKind::RestartedSilent, Some(id), json!({ "reason": why }), Some(swept_by))?;
                 Ok(true)
             })
             .await

@@ -302,7 +302,7 @@ fn drive_agents(store: &Store) {
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
     let silent = Unless::HeardSince(Timestamp(NOW.0 + 1));
-    at_once(store.claim_restart_of_unwell(first, silent, budget, String::new(), NOW));
+    at_once(store.claim_restart_of_unwell(first, silent, budget, (String::new(), "pass"), NOW));
     let change = |cause| StatusChange {
         workspace: first,
         cause,

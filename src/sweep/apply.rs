@@ -81,7 +81,7 @@ impl Sweeper {
                     return Ok(Applied::Raced("the clock was set meanwhile".into()));
                 }
                 let unless = Unless::HeardSince(*heard_before);
-                let order = Order::RestartUnwell { unless, why: planned.evidence.clone() };
+                let order = Order::RestartUnwell { unless, why: planned.evidence.clone(), swept_by: pass };
                 self.ops.begin(id, order);
                 return Ok(Applied::Done("begun".into()));
             }

@@ -307,7 +307,9 @@ impl Sweeper {
     }
 
     async fn count_unknown(&self, look: &Look) -> Result<usize, SweepError> {
-        let listed = look.seen()?.inventory.workspaces();
+        // A pass without a listing sees nothing unknown, and is held to the stricter limit.
+        let Ok(seen) = look.seen() else { return Ok(0) };
+        let listed = seen.inventory.workspaces();
         let count = listed.len();
         Ok(count.saturating_sub(self.store.known_count(listed).await?))
     }

@@ -6,6 +6,7 @@ use ostler::{
     domain::{
         ids::{ContainerId, WorkspaceId},
         naming::container_name,
+        status::Status,
         token::TokenKind,
     },
     engine::fake::FakeContainer,
@@ -15,7 +16,7 @@ use ostler::{
 
 use crate::simulation::{
     executor::TaskOrder,
-    house::{House, at_once},
+    house::{House, IMAGE, at_once, request, well},
 };
 
 fn token_is_live(house: &House, id: WorkspaceId) -> bool {
@@ -105,6 +106,51 @@ fn while_the_registry_recovers_a_second_container_runs_on_until_a_person_approve
     at_once(house.eye.approve_plan("settle".into(), plan, house.sim.now())).unwrap();
     house.run("settle");
     assert!(!house.world.state().containers[&newer].state.may_run(), "a person decided");
+}
+
+/// The passes of agents run for so long, and no agent is heard.
+fn be_silent_for(house: &House, time: Duration) {
+    let until = house.sim.now() + time;
+    while house.sim.now() < until {
+        house.sim.pass(Duration::from_secs(30));
+        house.run("check_heartbeats");
+        house.sim.quiesce();
+    }
+}
+
+#[test]
+fn restarts_are_held_when_many_agents_are_silent_at_once() {
+    let house = House::new(6, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..5).map(|n| house.heard(request(&format!("w{n}"), IMAGE))).collect();
+    be_silent_for(&house, Duration::from_mins(20));
+    let plan = held(&house, "check_heartbeats");
+    for id in &all {
+        assert_eq!(house.status(*id), Status::Degraded, "a held plan does not hide that it is silent");
+        assert_eq!(house.row(*id).incarnation.0, 1, "it was restarted before a user decided");
+    }
+    assert_eq!(held(&house, "check_heartbeats"), plan, "the same plan keeps its id");
+    at_once(house.eye.approve_plan("check_heartbeats".into(), plan, house.sim.now())).unwrap();
+    house.run("check_heartbeats");
+    house.sim.quiesce();
+    assert!(all.iter().all(|id| house.row(*id).incarnation.0 == 2), "a user decided");
+}
+
+#[test]
+fn restarts_for_silence_count_for_an_hour() {
+    let house = House::new(7, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..5).map(|n| house.heard(request(&format!("w{n}"), IMAGE))).collect();
+    let beat_of = |ids: &[WorkspaceId]| ids.iter().for_each(|id| drop(house.beat(*id, well())));
+    let (first, others) = all.split_at(3);
+    for _ in 0..32 {
+        house.sim.pass(Duration::from_secs(30));
+        beat_of(others);
+        house.run("check_heartbeats");
+        house.sim.quiesce();
+    }
+    assert!(first.iter().all(|id| house.row(*id).incarnation.0 == 2), "three are within the limit");
+    be_silent_for(&house, Duration::from_mins(15));
+    held(&house, "check_heartbeats");
+    assert!(others.iter().all(|id| house.row(*id).incarnation.0 == 1), "more within the hour are not");
 }
 
 #[test]

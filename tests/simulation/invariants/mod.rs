@@ -507,7 +507,7 @@ impl Witness {
         // hour before it than any sweep would have.
         let told = &event.payload;
         let is_counted = match event.event_type.as_str() {
-            "TOKENS_REVOKED" | "CONTAINER_STOPPED" => true,
+            "TOKENS_REVOKED" | "CONTAINER_STOPPED" | "WORKSPACE_RESTARTED_SILENT" => true,
             "CONTAINER_REAPED" => told["reason"] == "unknown" || told["reason"] == "stray",
             "TRASH_DELETED" => {
                 told["phase"] == "claimed for deletion" && !self.was_ordered(&told["trash_id"])
