@@ -403,7 +403,7 @@ fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
             Ok(text) => Ok(Some(text)),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
+                let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count();
                 let source = io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"));
                 Err(ConfigError::Unreadable { path: path.to_owned(), source })
             }

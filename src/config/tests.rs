@@ -62,17 +62,6 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
             "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
              \"box:7717\"",
         ),
-        (
-            "[log]\nlevel = \"warning\"",
-            "config.toml:2: `log.level`: `warning` is no level: write one of off, error, warn, info, debug, trace, or \
-             `TARGET=LEVEL`, such as `ostler::sweep=debug`",
-        ),
-        ("[network]\nport = 1\nport = 2", "config.toml:3: this is not TOML: duplicate key: `port`"),
-        (
-            "[network]\nplatform_url = \"http://a b\"",
-            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
-             \"http://a b\"",
-        ),
         ("[network]\nisolate = 1", "config.toml:2: `network.isolate`: expected true or false, found 1"),
         ("data_dir = \"here\"", "config.toml:1: `data_dir`: expected an absolute path, found \"here\""),
         (
@@ -272,4 +261,23 @@ fn file_that_is_not_utf8_is_refused_with_its_line() {
     let refused = read(&path, true).unwrap_err();
     let chain = format!("{:#}", anyhow::Error::from(refused));
     assert!(chain.contains("line 3 is not UTF-8"), "{chain}");
+}
+
+#[test]
+fn wrong_value_is_refused_with_what_would_be_right() {
+    for (text, message) in [
+        (
+            "[log]\nlevel = \"warning\"",
+            "config.toml:2: `log.level`: `warning` is no level: write one of off, error, warn, info, debug, trace, or \
+             `TARGET=LEVEL`, such as `ostler::sweep=debug`",
+        ),
+        ("[network]\nport = 1\nport = 2", "config.toml:3: this is not TOML: duplicate key: `port`"),
+        (
+            "[network]\nplatform_url = \"http://a b\"",
+            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
+             \"http://a b\"",
+        ),
+    ] {
+        assert_eq!(read_text(text).unwrap_err(), message, "{text}");
+    }
 }

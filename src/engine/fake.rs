@@ -131,6 +131,8 @@ pub struct State {
     pub log: Vec<Call>,
     /// Those of them, by their place, whose answer nobody was given: it was a failure, or had been given up.
     pub unheard: BTreeSet<usize>,
+    /// Whether it says that it is rootless, and so forwards ports in user space.
+    pub rootless: bool,
     /// How often anything may have changed: by a call that took effect, or by a hand.
     pub changes: u64,
     made: u128,
@@ -522,8 +524,9 @@ impl Engine for FakeEngine {
     }
 
     async fn describe(&self) -> EngineResult<EngineInfo> {
-        self.call("describe", "", |_, _| {
-            Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless: false })
+        self.call("describe", "", |state, _| {
+            let rootless = state.rootless;
+            Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless })
         })
         .await
     }

@@ -139,7 +139,11 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
 fn restarts_for_silence_count_for_an_hour() {
     let house = House::new(7, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| house.heard(request(&format!("w{n}"), IMAGE))).collect();
-    let beat_of = |ids: &[WorkspaceId]| ids.iter().for_each(|id| drop(house.beat(*id, well())));
+    let beat_of = |ids: &[WorkspaceId]| {
+        for id in ids {
+            let _heard = house.beat(*id, well());
+        }
+    };
     let (first, others) = all.split_at(3);
     for _ in 0..32 {
         house.sim.pass(Duration::from_secs(30));

@@ -293,7 +293,7 @@ fn texts(parts: &Value) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn texts_of(result: Value) -> Vec<String> {
+    fn texts_of(result: &Value) -> Vec<String> {
         said(&json!({ "result": result })).texts
     }
 
@@ -311,11 +311,11 @@ mod tests {
             json!({ "kind": "artifact-update", "artifact": { "parts": parts } }),
             json!({ "artifactUpdate": { "artifact": { "parts": parts } } }),
         ] {
-            assert_eq!(texts_of(result.clone()), all, "{result}");
+            assert_eq!(texts_of(&result), all, "{result}");
         }
         let two = json!({ "artifacts": [{ "parts": [{ "text": "a" }] }, { "parts": [{ "text": "b" }] }] });
-        assert_eq!(texts_of(two), ["a", "b"]);
-        assert_eq!(texts_of(json!(7)), [r#"{"result":7}"#]);
+        assert_eq!(texts_of(&two), ["a", "b"]);
+        assert_eq!(texts_of(&json!(7)), [r#"{"result":7}"#]);
     }
 
     #[test]
