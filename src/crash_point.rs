@@ -17,7 +17,7 @@ pub const STEPS: &[(&str, &str)] = &[
     // How a registry comes to be.
     ("lock: say who holds it", "a lock file names its process: of the data directory, of the identity"),
     ("migrate: copy the file", "a database of an older schema is copied beside itself"),
-    ("migrate: commit a migration", "the schema is made, or brought one step up"),
+    ("migrate: commit the migrations", "the schema is made, or brought up to date"),
     ("found registry", "a new database is given its identity"),
     ("begin recovery", "a registry that was lost begins to hold what it does not know"),
     ("end recovery", "the hold ends"),

@@ -1,6 +1,7 @@
 //! Bringing a database file up to the current schema, or refusing it.
 //!
-//! Migrations only go up, each in its own transaction, after a copy of the file was put beside it. A
+//! Migrations only go up, all that are due in one transaction, after a copy of the file was put beside it: what is
+//! refused on the way, for want of room or otherwise, is the file as it was, not one halfway up. A
 //! file that is newer, damaged or not ours is refused and left exactly as it is: an empty registry in
 //! its place would make every container look unknown. To the byte: it is looked at through a connection
 //! that cannot write, because already the switch to WAL changes another program's file.
@@ -178,23 +179,33 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
         back_up(sql, path, version)?;
         crash_point::after("migrate: copy the file");
     }
-    for (index, (name, text)) in migrations.iter().enumerate().skip(version as usize) {
-        let step = format!(
-            "BEGIN IMMEDIATE; {text}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
-            index + 1
-        );
-        crash_point::before("migrate: commit a migration");
-        if let Err(error) = sql.execute_batch(&step) {
-            if !sql.is_autocommit() {
-                sql.execute_batch("ROLLBACK").map_err(StoreError::from)?;
-            }
-            if super::is_of_the_disk(&error) {
-                return Err(StoreError::from(error).into());
-            }
-            return Err(OpenError::Migration { name: (*name).to_owned(), found: error.to_string() });
-        }
-        crash_point::after("migrate: commit a migration");
+    if version == target {
+        return Ok(());
     }
+    let done = begin_and_apply(sql, &migrations[version as usize..], target);
+    if done.is_err() && !sql.is_autocommit() {
+        sql.execute_batch("ROLLBACK").map_err(StoreError::from)?;
+    }
+    done
+}
+
+/// In one transaction, which is left open by a failure.
+fn begin_and_apply(sql: &Connection, due: &[(&str, &str)], target: u32) -> Result<(), OpenError> {
+    let of_the_store = |error| OpenError::from(StoreError::from(error));
+    sql.execute_batch("BEGIN IMMEDIATE").map_err(of_the_store)?;
+    for (name, text) in due {
+        sql.execute_batch(text).map_err(|error| {
+            if super::is_of_the_disk(&error) {
+                return of_the_store(error);
+            }
+            OpenError::Migration { name: (*name).to_owned(), found: error.to_string() }
+        })?;
+    }
+    let version = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {target}");
+    sql.execute_batch(&version).map_err(of_the_store)?;
+    crash_point::before("migrate: commit the migrations");
+    sql.execute_batch("COMMIT").map_err(of_the_store)?;
+    crash_point::after("migrate: commit the migrations");
     Ok(())
 }
 
@@ -310,6 +321,20 @@ mod tests {
         let said = apply(&sql, None, &next).unwrap_err().to_string();
         assert!(said.contains("9999_bad"), "{said}");
         assert_eq!(schema_of(&sql), before);
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_on_its_way_leaves_the_old_schema() {
+        let sql = Connection::open_in_memory().unwrap();
+        apply(&sql, None, &MIGRATIONS[..1]).unwrap();
+        let before = schema_of(&sql);
+        let mut next = MIGRATIONS.to_vec();
+        next.push(("9999_bad", "CREATE TABLE registry (y)"));
+        let said = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(said.contains("9999_bad"), "{said}");
+        assert_eq!(schema_of(&sql), before, "the schemas in between were left");
+        let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, 1);
     }
 
     #[test]

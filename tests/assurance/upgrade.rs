@@ -187,10 +187,13 @@ impl Old {
         let memory = mounts::Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
         let whole = memory.at().join("whole");
         self.put(&whole)?;
-        // Keeps the log from being taken away.
+        // A reader of the old content keeps the log from being moved into the file.
+        let reader = Connection::open(whole.join(FILE_NAME)).map_err(said)?;
+        reader.execute_batch("BEGIN; SELECT count(*) FROM registry").map_err(said)?;
         let store = Store::open(&whole).map_err(said)?;
         let log = fs::read(whole.join(LOG)).map_err(said)?;
         let database = fs::read(whole.join(FILE_NAME)).map_err(said)?;
+        drop(reader);
         close(store, &whole);
         let (mut old, mut new) = (0, 0);
         for at in (0..=log.len()).rev().filter(|at| at.saturating_sub(32) % (24 + 4096) < 2) {
@@ -434,7 +437,9 @@ impl Daemon {
             command.env_remove(name);
         }
         let config = directory.join("config.toml");
-        fs::write(&config, "").map_err(said)?;
+        // What is old is to stay: nothing is forgotten by a daemon that comes that far.
+        let keep = "[sweep]\nevent_retention = \"10000d\"\ntrash_retention = \"10000d\"\n";
+        fs::write(&config, keep).map_err(said)?;
         // The kernel names a port that is free; nobody is told of it.
         let port =
             TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_err(said)?.port();

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rusqlite::OpenFlags;
 use serde_json::Value;
 
 use super::{SCENARIO, Scenario, Stage, daemon_dies};
@@ -184,6 +185,23 @@ pub(super) const ALL: &[Scenario] = &[
         prepare: |stage| drop(make_rubbish(stage)),
         act: |stage| stage.again(&["trash", "empty", "--yes"]),
         check: empty_trash,
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a workspace is removed for good",
+        steps: &["finish purge"],
+        prepare: |stage| drop(make(&stage.site, &stage.named("rubbish"))),
+        act: |stage| stage.again(&["rm", &stage.named("rubbish"), "--purge"]),
+        check: |stage, place| {
+            until(&format!("killed {place}, the purge is carried out"), || {
+                stage.site.sweep("empty_trash");
+                let database = stage.site.database(OpenFlags::SQLITE_OPEN_READ_ONLY);
+                let query = "SELECT purged_at IS NOT NULL FROM workspaces WHERE name = ?1";
+                let done = database.query_row(query, [stage.named("rubbish")], |row| row.get::<_, bool>(0));
+                done.expect("the row is there").then_some(())
+            });
+            empty_trash(stage, place);
+        },
         ..SCENARIO
     },
     Scenario {

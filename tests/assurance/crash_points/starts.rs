@@ -1,11 +1,12 @@
 //! How a daemon comes up: the first time, with an old database, a lost one, a copied one, another's identity.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use rusqlite::Connection;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{SCENARIO, Scenario};
+use super::{SCENARIO, Scenario, Stage};
 use crate::support::{hasty::make, podman::has_volume};
 
 /// The schema of the first release, as its migration makes it.
@@ -19,8 +20,7 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &[
             "lock: say who holds it",
             "2nd lock: say who holds it",
-            "migrate: commit a migration",
-            "2nd migrate: commit a migration",
+            "migrate: commit the migrations",
             "found registry",
             "identity: write the mirror",
             "mirror: replace the file",
@@ -41,7 +41,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "an old database is brought up to date",
-        steps: &["migrate: copy the file", "migrate: commit a migration"],
+        steps: &["migrate: copy the file", "migrate: commit the migrations"],
         places_per_site: 1,
         set: |_| {},
         meanwhile: |stage| {
@@ -91,6 +91,89 @@ pub(super) const ALL: &[Scenario] = &[
                 assert_eq!(row["status"], "online", "killed {place}, {name} is not up: {row:#}");
             }
             stage.purge(&stage.named("younger"));
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a log is moved into its database, after a kill and at a clean stop",
+        steps: &["log: move it into the file", "2nd log: move it into the file"],
+        prepare: |stage| {
+            stage.site.ostler(["create", &stage.named("phone"), "--external"]).well();
+            // What was written lies in the log.
+            stage.site.kill();
+        },
+        act: |stage| {
+            stage.site.ostler(["create", &stage.named("later"), "--external"]).well();
+            let pid = Pid::from_raw(i32::try_from(stage.site.pid()).expect("a pid")).expect("a pid");
+            kill_process(pid, Signal::TERM).expect("the daemon is signalled");
+        },
+        check: |stage, place| {
+            let said = stage.order(&["show", &stage.named("phone")]);
+            assert_eq!(said.code, 0, "killed {place}, what lay in the log is lost: {said:?}");
+            if place.contains("2nd") {
+                let said = stage.order(&["show", &stage.named("later")]);
+                assert_eq!(said.code, 0, "killed {place}, what was answered is lost: {said:?}");
+            }
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a database is moved away while it is open",
+        steps: &["store: save what is open"],
+        prepare: |stage| drop(stage.site.ostler(["create", &stage.named("phone"), "--external"]).well()),
+        act: |stage| {
+            fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");
+            stage.again(&["create", &stage.named("refused"), "--external"]);
+        },
+        // As the log says: the copy that was saved takes its place, without the log of the other. Where there is no
+        // copy, what was moved away is moved back.
+        mend: |stage| {
+            let own = stage.site.data_dir().join("ostler.db");
+            let saved = saved_copy(stage);
+            stage.kept = if saved.is_some() { "saved" } else { "moved back" }.to_owned();
+            let Some(saved) = saved else {
+                return fs::rename(moved_away(stage), own).expect("it is moved back");
+            };
+            for log in ["ostler.db-wal", "ostler.db-shm"] {
+                let _absent = fs::remove_file(stage.site.data_dir().join(log));
+            }
+            fs::rename(saved, own).expect("the copy is put there");
+        },
+        check: |stage, place| {
+            let wanted = if place.starts_with("after") { "saved" } else { "moved back" };
+            assert_eq!(stage.kept, wanted, "killed {place}");
+            let said = stage.order(&["show", &stage.named("phone")]);
+            assert_eq!(said.code, 0, "killed {place}, what was open is lost: {said:?}");
+            let said = stage.order(&["show", &stage.named("refused")]);
+            assert_eq!(said.code, 3, "killed {place}, what was refused is there: {said:?}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "a database is put back from an older copy, and a container made since is adopted",
+        steps: &["adopt container"],
+        places_per_site: 1,
+        set: |stage| {
+            stage.site.serve();
+            make(&stage.site, "elder");
+            stage.copy = Some(stage.site.copy_database());
+            stage.site.ostler(["recreate", "elder"]).well();
+            stage.site.until_status("elder", "online");
+            let container = stage.site.show("elder")["container_id"].as_str().map(str::to_owned);
+            stage.kept = container.expect("it has a container");
+        },
+        meanwhile: |stage| {
+            let copy = stage.copy.take().expect("a copy was made");
+            stage.site.put_back(&copy);
+        },
+        act: |stage| stage.again(&["adopt", "--all"]),
+        then: |stage| drop(stage.order(&["adopt", "--all"])),
+        check: |stage, place| {
+            let doctor = stage.site.json(["doctor"]).to_string();
+            assert!(!doctor.contains("recovering"), "killed {place}, the recovery does not end: {doctor}");
+            let row = stage.site.show("elder");
+            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
+            assert_eq!(row["container_id"], stage.kept.as_str(), "killed {place}, it is another container");
         },
         ..SCENARIO
     },
@@ -147,6 +230,21 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
 ];
+
+/// Where a person moves the open database.
+fn moved_away(stage: &Stage) -> PathBuf {
+    stage.site.directory().join("moved-away.db")
+}
+
+/// The copy that the daemon saved. One that was never written is empty.
+fn saved_copy(stage: &Stage) -> Option<PathBuf> {
+    let files = fs::read_dir(stage.site.data_dir()).expect("the data directory can be read");
+    let mut files = files.filter_map(|file| Some(file.ok()?.path()));
+    files.find(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with("ostler.rescued-") && fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
+    })
+}
 
 fn instance_in(sql: &Connection) -> String {
     let query = "SELECT lower(hex(instance)) FROM registry";
