@@ -22,11 +22,13 @@ use crate::{
 };
 
 /// Longer than the three minutes of silence after which an agent is degraded.
-const STOPPED: Duration = Duration::from_secs(195);
+const STOPPED: Duration = Duration::from_secs(185);
 const STOPPED_LONG: Duration = Duration::from_mins(15);
-/// How long it is watched afterwards: two turns of the pass that judges silence.
-const WATCHED: Duration = Duration::from_secs(65);
+/// How long it is watched afterwards: more than a turn of the pass that judges silence.
+const WATCHED: Duration = Duration::from_secs(40);
 const BEAT_EVERY: Duration = Duration::from_secs(15);
+/// How long an agent waits for the answer to a heartbeat.
+const AGENTS_WAIT: Duration = Duration::from_secs(10);
 
 /// Events that say that a workspace was judged.
 const JUDGED: [&str; 6] = [
@@ -88,7 +90,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.count("heartbeats of an external agent that were answered", beats);
 }
 
-/// An external agent: its heartbeats wait while the daemon is stopped. Answers how many were answered.
+/// An external agent: its heartbeats are in vain while the daemon is stopped. Answers how many were answered.
 fn beat_from_elsewhere(
     site: &Site,
     (id, token): (String, String),
@@ -100,9 +102,8 @@ fn beat_from_elsewhere(
         while !over.load(Ordering::Relaxed) {
             let body = json!({ "workspace_id": id });
             let (token, caller) = (Some(token.as_str()), Some(id.as_str()));
-            let answer =
-                Request { method: "POST", path: "/registry/heartbeat", token, caller, body }.over_tcp(port);
-            beats += u64::from(answer.status == 200);
+            let beat = Request { method: "POST", path: "/registry/heartbeat", token, caller, body };
+            beats += u64::from(beat.try_over_tcp(port, AGENTS_WAIT) == Some(200));
             let began = Instant::now();
             while began.elapsed() < BEAT_EVERY && !over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(200));

@@ -37,6 +37,7 @@ mod upgrade;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
+    thread,
     time::Instant,
 };
 
@@ -76,6 +77,8 @@ struct Campaign {
     title: &'static str,
     what: &'static str,
     run: fn(&Settings, &mut Section),
+    /// Runs beside the others from the first on, because nearly all it does is wait.
+    beside: bool,
 }
 
 /// In the order in which they run: what is quick and finds most comes first.
@@ -85,12 +88,14 @@ const CAMPAIGNS: &[Campaign] = &[
         title: "Simulation",
         what: "lives of an installation, each a seed, with every rule looked at after every step",
         run: simulate::run,
+        beside: false,
     },
     Campaign {
         name: "mutants",
         title: "Mutation proof",
         what: "rules are left out of ostler, and the simulation has to miss each",
         run: mutants::run,
+        beside: false,
     },
     Campaign {
         name: "upgrade",
@@ -98,6 +103,7 @@ const CAMPAIGNS: &[Campaign] = &[
         what: "a database of every released schema, full of rows, migrates and keeps each; killed, crowded or newer, \
                it is left as it was",
         run: upgrade::run,
+        beside: false,
     },
     Campaign {
         name: "disk",
@@ -105,24 +111,28 @@ const CAMPAIGNS: &[Campaign] = &[
         what: "full disks, failing disks, logs cut at every byte and lost power: what was answered is there, what was \
                refused is not, what cannot be read is not replaced",
         run: disk::run,
+        beside: false,
     },
     Campaign {
         name: "hostile",
         title: "Hostile HTTP",
         what: "noise, slow-lorises and a flood of connections, while a thousand agents beat: none goes offline",
         run: hostile::run,
+        beside: false,
     },
     Campaign {
         name: "freeze",
         title: "A stopped daemon",
         what: "the real daemon is stopped for longer than any agent may be silent, and goes on: no workspace is judged",
         run: freeze::run,
+        beside: true,
     },
     Campaign {
         name: "crash-points",
         title: "Crash points",
         what: "kills the real daemon right before and right after every durable step, on real Podman",
         run: crash_points::run,
+        beside: false,
     },
     Campaign {
         name: "soak",
@@ -130,6 +140,7 @@ const CAMPAIGNS: &[Campaign] = &[
         what: "50 workspaces on a real Podman while containers, conmons, the service and the daemon are killed, things \
                are taken away and put in, and people give commands",
         run: soak::run,
+        beside: false,
     },
 ];
 
@@ -142,17 +153,16 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
         section.broke("the campaign panicked");
     }
     section.took_seconds = began.elapsed().as_secs_f64();
+    // Said at once, because others may run beside it.
+    let mut said = format!("{}:\n", campaign.title);
     for count in &section.counts {
-        println!("  {:>12}  {}", count.count, count.what);
+        said += &format!("  {:>12}  {}\n", count.count, count.what);
     }
     for broken in &section.broken {
-        println!("  BROKEN  {broken}");
+        said += &format!("  BROKEN  {broken}\n");
     }
-    println!(
-        "  {} in {:.0} s",
-        if section.broken.is_empty() { "held" } else { "BROKE" },
-        section.took_seconds
-    );
+    let end = if section.broken.is_empty() { "held" } else { "BROKE" };
+    println!("{said}  {end} in {:.0} s", section.took_seconds);
     section
 }
 
@@ -172,7 +182,15 @@ fn main() -> ExitCode {
         eprintln!("there is no campaign `{unknown}`; there are {}", known.join(", "));
         return ExitCode::from(2);
     }
-    let sections = CAMPAIGNS.iter().filter(wanted).map(|campaign| run(campaign, &settings)).collect();
+    let (beside, in_turn): (Vec<_>, Vec<_>) =
+        CAMPAIGNS.iter().filter(wanted).partition(|campaign| campaign.beside);
+    let sections = thread::scope(|threads| {
+        let beside: Vec<_> =
+            beside.into_iter().map(|campaign| threads.spawn(|| run(campaign, &settings))).collect();
+        let mut sections: Vec<_> = in_turn.into_iter().map(|campaign| run(campaign, &settings)).collect();
+        sections.extend(beside.into_iter().map(|section| section.join().expect("a panic in it is caught")));
+        sections
+    });
     let report = Report { long: settings.long, sections };
     let path = report.write().expect("the report can be written");
     let broken: usize = report.sections.iter().map(|section| section.broken.len()).sum();

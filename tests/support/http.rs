@@ -64,6 +64,17 @@ impl Request<'_> {
         self.over(stream)
     }
 
+    /// Asks on a port of loopback as a client does that gives up after so long and may ask again.
+    #[allow(dead_code, reason = "only campaigns have such clients")]
+    pub(crate) fn try_over_tcp(&self, port: u16, patience: Duration) -> Option<u16> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(patience)).ok()?;
+        stream.write_all(self.text().as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split(' ').nth(1)?.parse().ok()
+    }
+
     /// Asks on a unix socket, and answers the lines of the body as they come.
     #[track_caller]
     pub(crate) fn lines_over_socket(&self, socket: &Path) -> impl Iterator<Item = String> + use<> {
