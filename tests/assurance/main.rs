@@ -154,15 +154,11 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
     }
     section.took_seconds = began.elapsed().as_secs_f64();
     // Said at once, because others may run beside it.
-    let mut said = format!("{}:\n", campaign.title);
-    for count in &section.counts {
-        said += &format!("  {:>12}  {}\n", count.count, count.what);
-    }
-    for broken in &section.broken {
-        said += &format!("  BROKEN  {broken}\n");
-    }
+    let counts = section.counts.iter().map(|count| format!("  {:>12}  {}\n", count.count, count.what));
+    let broken = section.broken.iter().map(|broken| format!("  BROKEN  {broken}\n"));
+    let said: String = counts.chain(broken).collect();
     let end = if section.broken.is_empty() { "held" } else { "BROKE" };
-    println!("{said}  {end} in {:.0} s", section.took_seconds);
+    println!("{}:\n{said}  {end} in {:.0} s", campaign.title, section.took_seconds);
     section
 }
 

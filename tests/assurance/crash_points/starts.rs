@@ -130,7 +130,7 @@ pub(super) const ALL: &[Scenario] = &[
         mend: |stage| {
             let own = stage.site.data_dir().join("ostler.db");
             let saved = saved_copy(stage);
-            stage.kept = if saved.is_some() { "saved" } else { "moved back" }.to_owned();
+            stage.kept = String::from(if saved.is_some() { "saved" } else { "moved back" });
             let Some(saved) = saved else {
                 return fs::rename(moved_away(stage), own).expect("it is moved back");
             };
