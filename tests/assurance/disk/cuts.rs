@@ -148,9 +148,9 @@ impl Origin {
     }
 
     /// How many transactions lie whole in the first bytes of the log: the last frame of each carries the size of the
-    /// database after it, all others carry zero there.
+    /// database after it, all others carry zero there. The first is the log's own mark, which changes no row.
     fn commits_in(&self, bytes: usize) -> usize {
-        commits(&self.log).take_while(|end| *end <= bytes).count()
+        commits(&self.log).take_while(|end| *end <= bytes).count().saturating_sub(1)
     }
 }
 
