@@ -2,8 +2,9 @@
 //! same containers.
 //!
 //! The real binary on the real Podman. A reboot is simulated as far as a machine allows that goes on: the daemon is
-//! killed, and with it every process of its containers. What a real boot also takes away, Podman's own state below
-//! `/run`, is shared with whatever else runs here, and stays.
+//! stopped in good order, as a shutdown does, and then every container is killed. Podman hears of each end, as it
+//! does not when the power fails; and what a real boot also takes away, Podman's own state below `/run`, is shared
+//! with whatever else runs here, and stays.
 //!
 //! `cargo bench --bench boot` prints the figures; `-- --workspaces N` takes another number than 40.
 
