@@ -81,6 +81,9 @@ pub(crate) const SWEEPS: u8 = 1;
 /// See [`OPS`].
 pub(crate) const AGENTS: u8 = 2;
 
+/// How long events are kept.
+pub(crate) const EVENT_RETENTION: Duration = Duration::from_hours(30 * 24);
+
 /// An answer: its status, and its body where that is JSON.
 pub(crate) type AskFuture = Boxed<(u16, Value)>;
 
@@ -218,7 +221,7 @@ fn limits() -> Limits {
         absence_grace: Duration::from_mins(5),
         unknown_grace: Duration::from_mins(10),
         removed_retention: Duration::from_hours(30 * 24),
-        event_retention: Duration::from_hours(30 * 24),
+        event_retention: EVENT_RETENTION,
     }
 }
 

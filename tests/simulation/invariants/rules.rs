@@ -48,6 +48,8 @@ rules! {
     NobodyIsBlamed, "nobody-is-blamed", "4 it heals, and stops and asks", "nobody is called silent, slow or idle in less time than ostler has listened";
     RestartsAreOnTime, "restarts-are-on-time", "4 it heals, and stops and asks", "a driven daemon restarts what exited within 250 ms of its due time";
     RebootsAreFree, "reboots-are-free", "4 it heals, and stops and asks", "an exit with the host is not charged to the restart budget";
+    HistoryIsBounded, "history-is-bounded", "5 it costs nothing when idle", "events older than the retention are forgotten, and what an agent does over and over costs few of them";
+    IdsAreNoNames, "ids-are-no-names", "3 what you see is what is", "a whole id leads to its workspace, however another is named";
     MemoryIsBounded, "memory-is-bounded", "5 it costs nothing when idle", "what the daemon remembers of workspaces is bounded by the registered ones";
     ItHeals, "it-heals", "4 it heals, and stops and asks", "once faults stop, what should run runs, once, with a token that process, file and store agree on, and what should not does not";
 }

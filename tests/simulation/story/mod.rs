@@ -6,6 +6,7 @@
 
 mod behind_ports;
 mod book;
+mod bounds;
 mod hands;
 pub(crate) mod life;
 mod races;
@@ -154,7 +155,8 @@ impl Story {
         self.house.sim.reseed(seed, FIRST_STEP - 1);
         self.calm_down()?;
         self.witness.at_rest(&self.house)?;
-        self.the_last_word_counts()
+        self.the_last_word_counts()?;
+        self.growth_is_bounded()
     }
 
     fn check(&mut self) -> Result<(), Broken> {
