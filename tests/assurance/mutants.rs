@@ -18,7 +18,7 @@ use crate::{
     report::Section,
     simulate::{cores, quietly},
     simulation::{
-        copies,
+        copies, outside,
         story::life::{Life, rule_of},
     },
 };
@@ -81,6 +81,10 @@ fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
         if copies::play(seed).is_err() {
             put_in_force(None);
             return copies::play(seed).is_ok().then(|| (seed, "copies".to_owned()));
+        }
+        if let Err((scene, _)) = outside::play(seed) {
+            put_in_force(None);
+            return outside::play(seed).is_ok().then(|| (seed, scene.to_owned()));
         }
         let life = Life::of(seed);
         let broken = life.live().broken?;

@@ -10,6 +10,8 @@ mod found;
 pub(crate) mod house;
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
 pub(crate) mod invariants;
+#[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
+pub(crate) mod outside;
 mod pairs;
 mod people;
 mod race;

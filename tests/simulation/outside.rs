@@ -1,0 +1,180 @@
+//! What the world does to an installation beside ostler, in short scenes: hands that rename, freeze and prune at the
+//! engine, and agents that all fall silent at once.
+//!
+//! Each seed plays every scene on an installation of its own, and draws how many take part and what is ordered.
+
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use ostler::domain::{breaker, ids::WorkspaceId, observed::ContainerState};
+
+use super::{
+    executor::TaskOrder,
+    house::{House, IMAGE, at_once, request},
+    invariants::at_rest,
+    people::Word,
+};
+use crate::support::rng::Rng;
+
+/// A scene: what it is called where it breaks, and what is played.
+type Scene = (&'static str, fn(u64, &mut Rng) -> Result<(), String>);
+
+const SCENES: [Scene; 5] = [
+    ("a renamed container obeys", renamed_container_obeys),
+    ("what is paused by hand is left alone", what_is_paused_by_hand_is_left_alone),
+    ("an engine is known by what it shows", pruned_engine_is_recognised),
+    ("what a row forbids is stopped", what_a_row_forbids_is_stopped),
+    ("silence of many is no order to restart them", silence_of_many_restarts_few),
+];
+
+/// Longer than every grace.
+const MINUTES: usize = 16;
+
+fn say(house: &House, word: Word, id: WorkspaceId) -> u16 {
+    let (method, path, body) = word.request(id);
+    let (status, _answer) = house.sim.calmly(house.as_person(method, &path, body));
+    house.sim.quiesce();
+    status
+}
+
+fn some_online(house: &House, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
+    (0..=rng.below(most)).map(|number| house.online(&format!("w{number}"))).collect()
+}
+
+/// All passes, for a while; nobody speaks, and nobody approves anything.
+fn sweep_for_a_while(house: &House) {
+    for _ in 0..MINUTES {
+        house.sweep();
+        house.sim.quiesce();
+        house.sim.pass(Duration::from_mins(1));
+    }
+}
+
+fn nothing_is_held(house: &House) -> Result<(), String> {
+    for pass in ostler::sweep::all() {
+        if let Some(plan) = at_once(house.eye.held_plan(pass.name())).expect("the store answers") {
+            return Err(format!("{} is held: {}", pass.name(), plan.reason));
+        }
+    }
+    Ok(())
+}
+
+/// The row's own container, by its id and labels, is stopped when that is ordered, whatever it is called.
+fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
+    let house = House::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&house, 3, rng);
+    let id = rng.pick(&ids);
+    let container = house.row(id).container.ok_or("it has no container")?;
+    house.world.state().rename(&container, "bob");
+    let word = rng.pick(&[Word::Stop, Word::HibernateAnyway, Word::Restart, Word::Recreate, Word::Remove]);
+    let answer = say(&house, word, id);
+    let row = house.row(id);
+    let runs = house.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
+    if runs && row.status.forbids_running() {
+        return Err(format!("{word:?} was answered {answer}, the row is {}, and bob runs", row.status));
+    }
+    house.try_to_converge()?;
+    at_rest(&house)
+}
+
+/// A silence that somebody made by `podman pause` ends by nobody but a person.
+fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
+    let house = House::new(seed, TaskOrder::Seeded);
+    some_online(&house, 2, rng);
+    let id = house.heard(request("frozen", IMAGE));
+    let row = house.row(id);
+    let container = row.container.clone().ok_or("it has no container")?;
+    house.world.state().freeze(&container, true);
+    sweep_for_a_while(&house);
+    let now = house.row(id);
+    if now.container != row.container || now.incarnation != row.incarnation {
+        return Err(format!("it was started anew: {} in incarnation {}", now.status, now.incarnation));
+    }
+    let state = house.world.state().containers.get(&container).map(|c| c.state);
+    if state != Some(ContainerState::Paused) {
+        return Err(format!("its container was paused by hand, and is {state:?}"));
+    }
+    say(&house, Word::Stop, id);
+    house.try_to_converge()?;
+    at_rest(&house)
+}
+
+/// The sentinel goes with `podman volume prune`; a container that the registry knows says the same.
+fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
+    let house = House::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&house, 3, rng);
+    let pruned = house.world.state().prune_volumes();
+    let id = rng.pick(&ids);
+    let word = rng.pick(&[Word::Stop, Word::Restart, Word::Recreate]);
+    let answer = say(&house, word, id);
+    if answer >= 400 {
+        return Err(format!("{pruned:?} was pruned, and {word:?} was refused: {answer}"));
+    }
+    let sweeper = Arc::clone(&house.daemon.sweeper);
+    let look = house.sim.calmly(async move { sweeper.look().await.map(drop) });
+    look.map_err(|untrusted| format!("{pruned:?} was pruned: {untrusted}"))?;
+    house.try_to_converge()?;
+    at_rest(&house)
+}
+
+/// To stop what rows forbid is no destruction, however many there are: nobody has to approve it.
+fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
+    let house = House::new(seed, TaskOrder::Seeded);
+    let many = breaker::FLOOR + 2 + rng.below(4);
+    let ids: Vec<_> = (0..many).map(|number| house.online(&format!("w{number}"))).collect();
+    for id in &ids {
+        say(&house, Word::Stop, *id);
+        let container = house.row(*id).container.ok_or("it has no container")?;
+        house.world.state().run(&container);
+    }
+    sweep_for_a_while(&house);
+    nothing_is_held(&house)?;
+    let runs = ids.iter().filter(|id| house.container(**id).is_some_and(|c| c.state.may_run()));
+    match runs.count() {
+        0 => at_rest(&house),
+        left => Err(format!("{left} of {many} containers of paused workspaces run on")),
+    }
+}
+
+/// Whatever silences all agents at once does not restart them all.
+fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
+    let house = House::new(seed, TaskOrder::Seeded);
+    let many = breaker::FLOOR + 2 + rng.below(4);
+    let ids: Vec<_> = (0..many).map(|number| house.heard(request(&format!("w{number}"), IMAGE))).collect();
+    let first = ids.iter().map(|id| house.row(*id).incarnation).max();
+    sweep_for_a_while(&house);
+    let restarted: BTreeSet<_> =
+        ids.iter().filter(|id| Some(house.row(**id).incarnation) > first).copied().collect();
+    let limit = breaker::limit(many);
+    if restarted.len() > limit {
+        return Err(format!(
+            "{} of {many} silent agents were restarted, the limit is {limit}",
+            restarted.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Plays the scenes of a seed; answers which breaks, and how.
+pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
+    for (name, scene) in SCENES {
+        let mut rng = Rng::new(seed, 41);
+        catch_unwind(AssertUnwindSafe(|| scene(seed, &mut rng)))
+            .unwrap_or_else(|_| Err("it panicked".into()))
+            .map_err(|how| (name, how))?;
+    }
+    Ok(())
+}
+
+/// As many as a debug build plays in a few seconds; `tests/assurance` plays more.
+const SEEDS: u64 = 20;
+
+#[test]
+fn hands_and_silence_around_an_installation_break_no_promise() {
+    let broken: Vec<_> = (0..SEEDS).filter_map(|seed| Some((seed, play(seed).err()?))).collect();
+    assert!(broken.is_empty(), "{} of {SEEDS} seeds: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
+}
