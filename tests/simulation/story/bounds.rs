@@ -93,7 +93,9 @@ impl Story {
         self.witness.coverage.count(Rule::IdsAreNoNames, 1);
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),
-            found => Err(Rule::IdsAreNoNames.broken(format!("{one} leads to {found:?}"))),
+            found @ (Found::One(_) | Found::Many(_) | Found::None(_)) => {
+                Err(Rule::IdsAreNoNames.broken(format!("{one} leads to {found:?}")))
+            }
         }
     }
 }

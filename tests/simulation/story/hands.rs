@@ -140,6 +140,8 @@ impl Story {
             left -= next;
             self.house.sim.fire_next_timer();
         }
+        // A registry that came to own nothing meanwhile may have begun anew in that engine: what it made is there.
+        self.witness.elsewhere.extend(self.house.rows().into_iter().map(|row| row.id));
         self.house.world.lead_here();
         self.note("the socket leads to our engine again");
     }
