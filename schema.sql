@@ -44,6 +44,7 @@ CREATE TABLE workspaces (
     ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: when it ended by itself, as far as that counts against the budget
     restart_due_at          INTEGER,  -- when an offline one is started again
     purge_ordered_at        INTEGER,  -- its removal was to delete for good, and that is not carried out yet
+    delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -165,15 +166,68 @@ CREATE TABLE reports (
     events_full_at   INTEGER                    -- when the allowance of events that its agent may cause is full again
 ) STRICT;
 
--- What agents report for people to read: the newest of each, the older ones go.
+-- What a workspace did and received, newest kept. Clients of the field poll it.
 CREATE TABLE activity (
-    sequence   INTEGER PRIMARY KEY,
-    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
-    payload    TEXT NOT NULL,                   -- JSON
-    created_at INTEGER NOT NULL
+    sequence      INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- what clients use as a cursor
+    workspace     INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    activity_type TEXT NOT NULL CHECK (activity_type IN (
+                      'a2a_send', 'a2a_receive', 'task_update', 'agent_log', 'skill_promotion', 'memory_write',
+                      'error')),
+    source_id     TEXT,             -- workspace that sent it; null for a user
+    target_id     TEXT,
+    method        TEXT,
+    summary       TEXT,
+    status        TEXT NOT NULL,
+    error_detail  TEXT,
+    duration_ms   INTEGER,
+    request_body  TEXT,             -- JSON
+    response_body TEXT,             -- JSON
+    created_at    INTEGER NOT NULL,
+    waiting       INTEGER NOT NULL, -- 1 while an agent has yet to poll it: never dropped to make room
+    bytes         INTEGER NOT NULL  -- of the bodies, to bound what is kept
 ) STRICT;
 
 CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
+CREATE INDEX activity_kept ON activity (workspace, sequence, bytes) WHERE waiting = 0;
+CREATE INDEX activity_waiting ON activity (workspace, sequence, bytes) WHERE waiting = 1;
+
+-- Tasks that one workspace hands to another.
+CREATE TABLE delegations (
+    sequence         INTEGER PRIMARY KEY,
+    id               BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace        INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    target           BLOB NOT NULL CHECK (length(target) = 16), -- perhaps of no workspace that there is
+    idempotency_key  TEXT,
+    task             TEXT NOT NULL,
+    sent_by_ostler   INTEGER NOT NULL,  -- 0 where the agent has sent it, and only reports
+    status           TEXT NOT NULL CHECK (status IN ('pending', 'dispatched', 'queued', 'completed', 'failed')),
+    attempts         INTEGER NOT NULL DEFAULT 0,
+    error            TEXT,
+    response_preview TEXT,
+    created_at       INTEGER NOT NULL,
+    finished_at      INTEGER,
+    CHECK ((status IN ('completed', 'failed')) = (finished_at IS NOT NULL))
+) STRICT;
+
+CREATE INDEX delegations_of_workspace ON delegations (workspace, sequence);
+CREATE UNIQUE INDEX delegations_key ON delegations (workspace, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX delegations_open ON delegations (workspace, created_at) WHERE finished_at IS NULL;
+
+-- What agents write down for themselves, their team or everybody.
+CREATE TABLE memories (
+    sequence   INTEGER PRIMARY KEY,
+    id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    scope      TEXT NOT NULL CHECK (scope IN ('LOCAL', 'TEAM', 'GLOBAL')),
+    namespace  TEXT NOT NULL,
+    content    TEXT NOT NULL,
+    bytes      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
+CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';
 
 -- Tokens that may do everything, for people and programs that do not come over the local socket.
 CREATE TABLE admin_tokens (

@@ -66,6 +66,9 @@ pub struct CreateWorkspace {
     /// Whether it is started anew when it is busy and nothing comes of it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restart_when_wedged: bool,
+    /// `push` or `poll`: whether messages are sent to an external agent, or wait until it polls them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_mode: Option<String>,
 }
 
 /// `PATCH /workspaces/:id`: what is absent stays as it is.
@@ -75,14 +78,14 @@ pub struct PatchWorkspace {
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is for; empty for nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What it is for; empty or null for nothing.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
     pub role: Option<String>,
     /// 1 to 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<u8>,
-    /// The id, unique id prefix or name of the workspace above it; empty makes it a root.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The id, unique id prefix or name of the workspace above it; empty or null makes it a root.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
     pub parent_id: Option<String>,
     /// The runtime's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,11 @@ pub struct PatchWorkspace {
     pub restart_when_wedged: Option<bool>,
 }
 
+/// Null where a key is there and absent is something else: clients of the field make a root by `"parent_id": null`.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::<String>::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
+}
+
 /// `PATCH /workspaces/:id`, answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patched {
@@ -115,6 +123,9 @@ pub struct Patched {
     /// Whether its container has to be made anew for it to take effect.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_recreate: bool,
+    /// Keys of the request that ostler does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
 }
 
 /// `GET /registry/discover/:id`, answered.
@@ -180,15 +191,51 @@ pub struct GoneView {
     pub deleted: bool,
 }
 
-/// A report in `GET /workspaces/:id/activity`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A row in `GET /workspaces/:id/activity`, in the shape that clients of the field read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActivityView {
-    /// Its place among all reports.
-    pub id: i64,
-    /// As it was sent.
-    pub payload: serde_json::Value,
+    /// Its id: the cursor for `since_id`.
+    pub id: String,
+    /// Workspace that it is listed under.
+    pub workspace_id: String,
+    /// `a2a_receive`, `a2a_send`, `task_update`, …
+    pub activity_type: String,
+    /// Workspace that sent it; null for a user.
+    pub source_id: Option<String>,
+    /// Where it went.
+    pub target_id: Option<String>,
+    /// The method of the message; `notify` for a notice of the agent to its user.
+    pub method: Option<String>,
+    /// One line about it.
+    pub summary: Option<String>,
+    /// The message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_body: Option<Box<serde_json::value::RawValue>>,
+    /// The answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_body: Option<Box<serde_json::value::RawValue>>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: Option<i64>,
+    /// `ok`, `error`, or the agent's own word.
+    pub status: String,
+    /// Why it failed.
+    pub error_detail: Option<String>,
     /// When, RFC 3339.
     pub created_at: String,
+    /// Its place among all rows: what `ack` takes.
+    pub seq: i64,
+    /// Sender and text of a message that the proxy passed on or stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<ActivityData>,
+}
+
+/// Sender and text of a message, for clients that do not read the message itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityData {
+    /// `canvas_user` or `peer_agent`.
+    pub source: String,
+    /// Its text parts.
+    pub text: String,
 }
 
 /// `POST /admin/tokens`.
@@ -312,6 +359,9 @@ pub struct WorkspaceView {
     /// Why messages to it fail although it is up, where that can be seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
+    /// `poll` where messages wait until its agent polls them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_mode: Option<String>,
 }
 
 /// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
@@ -366,6 +416,9 @@ pub struct CreatedWorkspace {
     /// What does not work as asked on this machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Keys of the request that ostler does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
 }
 
 /// How an external agent connects.

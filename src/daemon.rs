@@ -156,6 +156,7 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
         tokio_task(ping_watchdog(Arc::clone(&house.clock), house.store.clone(), sweeps.clone()), &stop),
         tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
         tokio_task(door.keep_open_towards_workspaces(opened), &stop),
+        tokio_task(api.clone().carry_out_delegations(), &stop),
     ];
     // Agents call back at once: ready before these addresses are bound would be too early. Without an engine they
     // are bound later.

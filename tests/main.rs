@@ -10,6 +10,7 @@
 mod agents;
 mod cli;
 mod faults;
+mod field;
 mod house;
 mod http;
 mod keeper;

@@ -149,6 +149,7 @@ Examples:
   ostler create tester --parent builder --runtime agent --env-file test.env
   ostler create notes --image agent:1 --dir ~/notes:ro
   ostler create phone --external            prints how its agent connects")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct CreateArgs {
     /// Its name: letters, digits, and inside it `-`, `_`, `.` and single spaces
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -187,6 +188,9 @@ pub struct CreateArgs {
     /// Where an external agent is reached
     #[arg(long, requires = "external")]
     pub url: Option<String>,
+    /// Its agent polls its messages: they are stored for it, and not sent
+    #[arg(long, requires = "external", conflicts_with = "url")]
+    pub poll: bool,
     /// Put to sleep after so many idle minutes; a message wakes it
     #[arg(long, value_name = "MINUTES", conflicts_with = "external")]
     pub sleep_after: Option<u32>,

@@ -56,6 +56,8 @@ event_kinds! {
     Heartbeat = "WORKSPACE_HEARTBEAT",
     /// An agent began or ended a task. Told to whoever listens, never stored.
     TaskUpdated = "TASK_UPDATED",
+    /// A notice of an agent to its user. Sent to those who follow events; stored as activity.
+    AgentMessage = "AGENT_MESSAGE",
     /// Going to sleep.
     Hibernating = "WORKSPACE_HIBERNATING",
     /// Asleep.

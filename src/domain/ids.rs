@@ -60,6 +60,20 @@ uuid_id!(
     PlanId
 );
 
+uuid_id!(
+    /// A row of a workspace's activity; clients use it as a cursor.
+    ActivityId
+);
+
+uuid_id!(
+    /// A task that one workspace handed to another.
+    DelegationId
+);
+uuid_id!(
+    /// A memory of a workspace.
+    MemoryId
+);
+
 /// Text that is no id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an id: expected a UUID in lower case, such as 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")]

@@ -6,15 +6,18 @@
 //! keeps a sweep from deciding on one state and acting on another.
 
 pub mod access;
+pub mod activity;
 pub mod address;
 pub mod beat;
 pub mod bounds;
 pub mod breaker;
 pub mod budget;
+pub mod delegation;
 pub mod event;
 pub mod ids;
 pub mod lenient;
 pub mod liveness;
+pub mod memory;
 pub mod naming;
 pub mod observed;
 pub mod plan;

@@ -29,6 +29,13 @@ impl Timestamp {
         self > now + JUMP
     }
 
+    /// Reads an RFC 3339 time. A `+` that a query turned into a space is read as one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().replace(' ', "+");
+        text.parse::<jiff::Timestamp>().ok().map(|time| Self(time.as_millisecond()))
+    }
+
     /// The time that has passed since `earlier`; zero when `earlier` lies ahead (the clock was set back).
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

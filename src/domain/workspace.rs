@@ -35,6 +35,37 @@ impl Kind {
     }
 }
 
+/// How messages reach an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// They are sent to it, and their sender has its answer.
+    #[default]
+    Push,
+    /// They are stored until it polls them, and their sender is told so.
+    Poll,
+}
+
+impl Delivery {
+    /// Both ways.
+    pub const ALL: [Self; 2] = [Self::Push, Self::Poll];
+
+    /// The stored and sent form.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Poll => "poll",
+        }
+    }
+
+    /// The way of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|delivery| delivery.as_str() == word)
+    }
+}
+
 /// How a workspace sleeps, what it takes on, and what may be done with it when it is stuck.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Habits {
@@ -44,6 +75,8 @@ pub struct Habits {
     pub max_concurrent_tasks: Option<u32>,
     /// Whether it is started anew when it is busy and nothing comes of it.
     pub restart_when_wedged: bool,
+    /// How messages reach its agent; only an external one may poll.
+    pub delivery: Delivery,
 }
 
 /// The row.

@@ -191,6 +191,34 @@ impl FromRequestParts<Api> for PathId {
     }
 }
 
+/// The workspace of a route that is a workspace's own: it speaks for itself, or an admin for it.
+///
+/// To everybody else an unknown workspace looks like one that is not theirs: the token is no token here.
+pub(super) struct Own {
+    pub(super) id: WorkspaceId,
+    pub(super) by_admin: bool,
+}
+
+impl FromRequestParts<Api> for Own {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
+        let principal = Principal::from_request_parts(parts, api).await?;
+        let path = axum::extract::Path::<Vec<(String, String)>>::from_request_parts(parts, api).await;
+        let reference = path.ok().and_then(|axum::extract::Path(path)| path.into_iter().next());
+        let (_, reference) = reference.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+        match principal {
+            Principal::Admin => {
+                Ok(Self { id: api.resolve(&reference, Scope::Live).await?.id, by_admin: true })
+            }
+            Principal::Workspace(holder) => match WorkspaceId::from_client(&reference) {
+                Ok(id) if holder.workspace == id => Ok(Self { id, by_admin: false }),
+                _ => Err(invalid()),
+            },
+        }
+    }
+}
+
 /// The workspace that a header says is asking; the token has to be its own.
 pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
     let missing = || HttpError::invalid("X-Workspace-ID header is required");

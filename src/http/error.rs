@@ -35,6 +35,19 @@ impl HttpError {
         Self { status, message: message.into(), more: Vec::new(), retry_after_seconds }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether it says this besides the message.
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.more.iter().any(|(said, _)| *said == key)
+    }
+
     /// Adds what the protocol says besides the message.
     pub(super) fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
         self.more.push((key, value.into()));

@@ -6,8 +6,10 @@
 
 mod admission;
 mod auth;
+mod delegate;
 mod error;
 pub(crate) mod forward;
+mod journal;
 pub(crate) mod limits;
 pub mod listen;
 mod local;
@@ -63,6 +65,8 @@ struct Inner {
     refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
+    journal: journal::Journal,
+    delegations: delegate::Delegations,
     forwarder: Forwarder,
     resolver: Box<dyn Resolve>,
 }
@@ -164,6 +168,7 @@ impl Api {
         let (admission, lists) = (Admission::default(), Semaphore::new(LISTS));
         let listeners = proxy::Listeners::default();
         let refusals = refusals::Refusals::default();
+        let (journal, delegations) = (journal::Journal::default(), delegate::Delegations::default());
         Self(Arc::new(Inner {
             parts,
             buckets,
@@ -172,6 +177,8 @@ impl Api {
             refusals,
             wakes,
             listeners,
+            journal,
+            delegations,
             forwarder,
             resolver,
         }))

@@ -5,6 +5,7 @@
 //! an error. What a target is, is asked again after every change, from memory; nothing here trusts an earlier look.
 
 mod hold;
+mod mailbox;
 mod wake;
 
 use std::{
@@ -31,6 +32,7 @@ use super::{
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
     forward::{ForwardError, ForwardLimits, ForwardRequest, Target, call_id, complete_message},
+    journal::Exchange,
     listen::read_body,
     outbound::UrlError,
     routes::Path,
@@ -41,7 +43,7 @@ use crate::{
         ids::{Incarnation, WorkspaceId},
         status::Status,
         time::Awake,
-        workspace::Kind,
+        workspace::{Delivery, Kind},
     },
     mutation::{Mutation, is},
     ops::{Applied, Order},
@@ -49,6 +51,7 @@ use crate::{
 };
 
 use hold::{TRY_AGAIN, failed, hold, patience};
+use mailbox::queue;
 
 pub(super) use wake::WakeBudget;
 
@@ -156,10 +159,39 @@ async fn pass(
     let body = incoming.read(api).await?;
     let fresh_id = || api.0.entropy.uuid().to_string();
     let body = complete_message(&body, fresh_id).map_err(|error| HttpError::invalid(error.to_string()))?;
+    pass_on(api, from, to, headers, body).await
+}
+
+/// Whether messages to a workspace are stored for its agent to poll.
+pub(super) fn polls(api: &Api, to: WorkspaceId) -> bool {
+    let member = api.0.store.member(to);
+    member.is_some_and(|member| member.kind == Kind::External && member.delivery == Delivery::Poll)
+}
+
+/// Passes a complete message of an allowed sender on, or stores it where its target polls. One row of activity is
+/// written of it.
+pub(super) async fn pass_on(
+    api: &Api,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> HttpResult<Response> {
+    if polls(api, to) {
+        // Its row is the message. One that is refused has none: the agent would take it for a message.
+        return queue(api, from, to, &body).await;
+    }
+    let exchange = Exchange::begin(api, from, to, &body);
     let caller = from.map_or_else(|| "admin".to_owned(), |from| from.to_string());
     let until = api.0.clock.awake() + patience(&headers);
     let message = ForwardRequest { body, headers, caller };
-    deliver(api, from, to, &message, until).await
+    match deliver(api, from, to, &message, until).await {
+        Ok(answer) => Ok(exchange.follow(answer)),
+        Err(error) => {
+            exchange.failed(&error);
+            Err(error)
+        }
+    }
 }
 
 /// Delivers a message, and tries again while it is certain that none of it was sent: runtimes register, and so are

@@ -18,7 +18,8 @@ use super::{
     error::HttpError,
     proxy,
     routes::{
-        adopt, agents, doctor, events, exec, health, logs, registry, sweeps, tokens, trash, workspaces,
+        adopt, agents, delegations, doctor, elsewhere, events, exec, health, logs, memories, notify,
+        registry, sweeps, tokens, trash, workspaces,
     },
 };
 
@@ -28,6 +29,7 @@ pub fn router(api: Api) -> Router {
         .merge(proof_of_life())
         .merge(for_agents().route_layer(middleware::from_fn_with_state(api.clone(), admission::other)))
         .merge(messages().route_layer(middleware::from_fn_with_state(api.clone(), admission::message)))
+        .merge(elsewhere::routes())
         .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))
         .method_not_allowed_fallback(|| async {
             HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
@@ -102,7 +104,15 @@ fn for_agents() -> Router<Api> {
         .route("/registry/{id}/peers", get(registry::peers))
         .route("/workspaces/{reference}", get(workspaces::show).patch(workspaces::update))
         .route("/workspaces/{reference}/activity", get(agents::activity).post(agents::log_activity))
-        .route("/workspaces/{reference}/delegations", get(agents::delegations))
+        .route("/workspaces/{reference}/activity/ack", post(agents::acknowledge))
+        .route("/workspaces/{reference}/delegate", post(delegations::delegate))
+        .route("/workspaces/{reference}/delegations", get(delegations::list))
+        .route("/workspaces/{reference}/delegations/record", post(delegations::record))
+        .route("/workspaces/{reference}/delegations/{delegation}/update", post(delegations::update))
+        .route("/workspaces/{reference}/notify", post(notify::notify))
+        .route("/workspaces/{reference}/memories", get(memories::list).post(memories::remember))
+        .route("/workspaces/{reference}/memories/{memory}", delete(memories::forget))
+        .route("/workspaces/{reference}/v2/memories/{memory}", delete(memories::forget))
         .route("/workspaces/{reference}/hibernate", post(workspaces::hibernate))
         .route("/workspaces/{reference}/restart", post(workspaces::restart))
         .route("/workspaces/{reference}/state", get(agents::state))

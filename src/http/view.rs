@@ -11,7 +11,7 @@ use crate::{
         time::Timestamp,
         token::TokenRow,
         trash::TrashEntry,
-        workspace::{Kind, Workspace},
+        workspace::{Delivery, Kind, Workspace},
     },
     engine::DiskUsage,
     ops::Ops,
@@ -67,6 +67,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
         restart_when_wedged: row.habits.restart_when_wedged,
         port_note: None,
+        delivery_mode: (row.habits.delivery == Delivery::Poll).then(|| row.habits.delivery.as_str().into()),
     }
 }
 

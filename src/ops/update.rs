@@ -30,7 +30,7 @@ impl Ops {
             check_image(&spec.image)?;
         }
         match self.0.store.patch_workspace(id, patch, self.0.clock.now()).await? {
-            PatchResult::Patched(row) => Ok(self.needs(&before, &row)),
+            PatchResult::Patched(row) => Ok(self.needs(&row)),
             PatchResult::NameTaken => Err(OpError::NameTaken(name.unwrap_or(before.name))),
             PatchResult::ParentMissing => {
                 Err(OpError::Unprocessable("the new parent is not there, or was removed".into()))
@@ -43,10 +43,10 @@ impl Ops {
         }
     }
 
-    fn needs(&self, before: &Workspace, row: &Workspace) -> Needs {
+    fn needs(&self, row: &Workspace) -> Needs {
         let up = !matches!(row.status, Status::Removed | Status::AwaitingAgent) && row.container.is_some();
         let recreate = up && self.drifted(row);
-        // What a running process was told at its start: its place in the tree, in its environment.
-        Needs { restart: recreate || (up && before.parent != row.parent), recreate }
+        // A kept container keeps its environment, its parent's id too: a restart alone changes nothing of it.
+        Needs { restart: recreate, recreate }
     }
 }

@@ -25,7 +25,7 @@ use crate::domain::{
     status::{Cause, Status},
     time::Timestamp,
     token::TokenKind,
-    workspace::Kind,
+    workspace::{Delivery, Kind},
 };
 use crate::mutation::{Mutation, is};
 
@@ -41,10 +41,12 @@ pub enum Heard {
 }
 
 /// What an agent sends when it begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Registration {
     /// Where it is reached; only of an external one, and checked.
     pub url: Option<String>,
+    /// How messages are to reach it; only of an external one. `None` leaves what the row says.
+    pub delivery: Option<Delivery>,
     /// Its card, as JSON; `None` leaves what is stored.
     pub card: Option<Value>,
     /// Fields that were sent and could not be used.
@@ -148,7 +150,7 @@ impl Store {
                 if !holds {
                     return Ok(Heard::Unauthorized);
                 }
-                let Registration { url, card, refused } = registration;
+                let Registration { url, delivery, card, refused } = registration;
                 let card = card.map(|card| write_card(tx, member.key, &card)).transpose()?;
                 let refused = write_refused(tx, &member, refused)?;
                 if let Some(url) = url.as_deref().filter(|_| member.kind == Kind::External) {
@@ -157,6 +159,13 @@ impl Store {
                             "UPDATE workspaces SET url = ?2 WHERE key = ?1 AND kind = 'external'",
                         )?
                         .execute(params![member.key, (!url.is_empty()).then_some(url)])?;
+                }
+                if let Some(delivery) = delivery {
+                    tx.sql
+                        .prepare_cached(
+                            "UPDATE workspaces SET delivery_mode = ?2 WHERE key = ?1 AND kind = 'external'",
+                        )?
+                        .execute(params![member.key, delivery.as_str()])?;
                 }
                 let counts_as_use = holder.kind == TokenKind::Instance;
                 tx.sql

@@ -12,10 +12,12 @@ mod activity;
 mod admins;
 mod agents;
 mod beats;
+mod delegations;
 mod events;
 mod lane;
 mod lifecycle;
 mod log;
+mod memories;
 mod migrate;
 mod mirror;
 #[cfg(test)]
@@ -48,11 +50,13 @@ use lane::{Lanes, Writer};
 use log::OpenFile;
 use roster::SharedRoster;
 
-pub use activity::Activity;
+pub use activity::{Activity, ActivityPage, NewActivity, Queued, Summary};
 pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
 pub use beats::{Heard, Registration};
+pub use delegations::{Delegated, Delegation, NewDelegation};
 pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
+pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::Registry;
 pub use roster::{Bearer, Holder, Member, Said, manages_status};
@@ -74,7 +78,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 const READERS: usize = 2;
 
 /// Prepared statements a connection keeps: more than there are, so that none is ever prepared twice.
-const STATEMENTS: usize = 128;
+const STATEMENTS: usize = 192;
 
 /// The most memory a reading lane keeps pages in, in KiB. A small registry never fills it; in one with a
 /// million rows of history a listing of a thousand containers touches about half of it, again and again.

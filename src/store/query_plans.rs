@@ -20,16 +20,20 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::{
+    activity::ActivityQuery,
     beat::{Beat, Fields},
+    delegation::DelegationStatus,
     event::{Event, EventKind},
-    ids::{ContainerId, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
+    ids::{
+        ActivityId, ContainerId, DelegationId, InstanceId, MemoryId, PlanId, TokenId, TrashId, WorkspaceId,
+    },
     runtime::Tier,
     spec::Spec,
     status::Cause,
     time::Timestamp,
     token::TokenDigest,
     trash::{NamedContainer, Things, TrashReason},
-    workspace::Kind,
+    workspace::{Delivery, Kind},
 };
 
 /// Whole tables and indexes that may be read, each with the reason why that does not grow with history.
@@ -59,6 +63,9 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("trash", "the trash, which is emptied; listed whole"),
     ("trash USING INDEX trash_keep_until", "in the order of its end, up to a limit"),
     ("events", "in the order of its key, up to a limit"),
+    ("delegations USING INDEX delegations_open", "open ones only"),
+    ("d USING INDEX delegations_open", "open ones only"),
+    ("m USING INDEX memories_global", "memories for everybody, in the order of the key, up to a limit"),
 ];
 
 /// Statements that a person asks for by hand and that list history on purpose.
@@ -96,8 +103,10 @@ fn labels() -> BTreeSet<&'static str> {
         include_str!("admins.rs"),
         include_str!("agents.rs"),
         include_str!("beats.rs"),
+        include_str!("delegations.rs"),
         include_str!("events.rs"),
         include_str!("lifecycle.rs"),
+        include_str!("memories.rs"),
         include_str!("registry.rs"),
         include_str!("roster.rs"),
         include_str!("sweeps.rs"),
@@ -269,6 +278,66 @@ fn holder(store: &Store, number: u8) -> Holder {
     }
 }
 
+fn row(number: u128) -> NewActivity {
+    NewActivity {
+        id: ActivityId(id(number)),
+        workspace: WorkspaceId(id(1)),
+        activity_type: crate::domain::activity::RECEIVED,
+        source: None,
+        target: None,
+        method: None,
+        summary: Summary::Text(None),
+        status: "ok".into(),
+        error_detail: None,
+        duration_ms: None,
+        request_body: None,
+        response_body: None,
+        at: NOW,
+    }
+}
+
+fn drive_activity(store: &Store) {
+    let first = WorkspaceId(id(1));
+    at_once(store.log_activity(vec![row(1)]));
+    assert_eq!(at_once(store.queue_message(row(2))), Queued::Stored);
+    let after = ActivityQuery { after: Some(ActivityId(id(1))), ..ActivityQuery::default() };
+    for query in [ActivityQuery::default(), after] {
+        assert!(matches!(at_once(store.activity(first, query)), ActivityPage::Rows(_)));
+    }
+    at_once(store.note_notice(row(3), json!({})));
+    let delegation = NewDelegation {
+        id: DelegationId(id(1)),
+        workspace: first,
+        target: WorkspaceId(id(2)),
+        key: Some("key".into()),
+        task: "task".into(),
+        sent_by_ostler: true,
+        at: NOW,
+    };
+    assert_eq!(at_once(store.begin_delegation(delegation.clone())), Delegated::New);
+    assert_eq!(at_once(store.take_up_delegations(NOW)).len(), 1);
+    assert!(at_once(store.dispatch_delegation(delegation.id)));
+    at_once(store.move_delegation(first, delegation.id, DelegationStatus::Failed, (None, None), NOW));
+    at_once(store.begin_delegation(NewDelegation { id: DelegationId(id(2)), ..delegation }));
+    at_once(store.expire_delegations(first, NOW));
+    assert_eq!(at_once(store.delegations(first)).len(), 2);
+    let memory = Memory {
+        id: MemoryId(id(1)),
+        workspace: first,
+        content: "content".into(),
+        scope: crate::domain::memory::Scope::Team,
+        namespace: "n".into(),
+        created_at: NOW,
+    };
+    at_once(store.remember(memory));
+    for scope in crate::domain::memory::Scope::ALL.map(Some).into_iter().chain([None]) {
+        at_once(store.memories(first, MemoryQuery { scope, limit: 1, ..MemoryQuery::default() }));
+    }
+    at_once(store.forget_memory(first, MemoryId(id(1))));
+    let waiting = at_once(store.waiting_up_to(first, ActivityId(id(2)))).expect("one waits");
+    assert!(at_once(store.note_polled(first, waiting)));
+}
+
 /// Everything that agents tell, and what follows from it.
 fn drive_agents(store: &Store) {
     let first = WorkspaceId(id(1));
@@ -284,12 +353,16 @@ fn drive_agents(store: &Store) {
     at_once(store.note_refused_requests(speaks.workspace, "heartbeat", "why", NOW));
     at_once(store.note_registration(
         speaks,
-        Registration { url: None, card: Some(json!({})), refused: Fields::default() },
+        Registration {
+            url: None,
+            delivery: Some(Delivery::Push),
+            card: Some(json!({})),
+            refused: Fields::default(),
+        },
         NOW,
     ));
     at_once(store.note_card(speaks, json!({ "name": "one" }), NOW));
-    at_once(store.log_activity(first, json!({}), NOW));
-    at_once(store.activity(first));
+    drive_activity(store);
     at_once(store.describe(first));
     at_once(store.describe_all(Scope::Live));
     for of in [1, 2, 4] {

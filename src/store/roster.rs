@@ -24,7 +24,7 @@ use crate::domain::{
     status::Status,
     time::Timestamp,
     token::{TokenDigest, TokenKind},
-    workspace::Kind,
+    workspace::{Delivery, Kind},
 };
 
 /// A live workspace, as far as beats, tokens and the tree need it.
@@ -43,6 +43,8 @@ pub struct Member {
     pub host_port: Option<u16>,
     /// Where an external agent is reached.
     pub url: Option<Arc<str>>,
+    /// How messages reach its agent.
+    pub delivery: Delivery,
     /// What its last beat said.
     pub said: Said,
     tokens: Vec<TokenDigest>,
@@ -253,7 +255,7 @@ pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
 
 const MEMBERS: &str = "SELECT w.id, w.key, w.parent_id, w.kind, w.status, w.failure, w.incarnation, p.active_tasks, \
      r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at, w.host_port, w.url, \
-     r.refused, r.events_full_at \
+     r.refused, r.events_full_at, w.delivery_mode \
      FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
 
 fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
@@ -261,6 +263,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
     let (status, failure): (String, Option<String>) = (row.get(4)?, row.get(5)?);
     let text = |index| row.get::<_, Option<String>>(index).map(|text| Arc::from(text.unwrap_or_default()));
     let metadata: Option<String> = row.get(11)?;
+    let delivery: String = row.get(18)?;
     let member = Member {
         key: row.get(1)?,
         parent: row.get(2)?,
@@ -269,6 +272,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
         incarnation: row.get(6)?,
         host_port: row.get(14)?,
         url: row.get::<_, Option<String>>(15)?.map(Arc::from),
+        delivery: row::word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
         said: Said {
             active_tasks: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
             current_task: text(8)?,

@@ -9,11 +9,13 @@ use rusqlite::{
 use uuid::Uuid;
 
 use crate::domain::{
-    ids::{Incarnation, InstanceId, PlanId, TokenId, TrashId, WorkspaceId},
+    ids::{
+        ActivityId, DelegationId, Incarnation, InstanceId, MemoryId, PlanId, TokenId, TrashId, WorkspaceId,
+    },
     naming::WorkspaceName,
     status::Status,
     time::Timestamp,
-    workspace::{Habits, Kind, Workspace},
+    workspace::{Delivery, Habits, Kind, Workspace},
 };
 
 macro_rules! uuid_column {
@@ -31,7 +33,7 @@ macro_rules! uuid_column {
     )*};
 }
 
-uuid_column!(WorkspaceId, InstanceId, TrashId, TokenId, PlanId);
+uuid_column!(ActivityId, DelegationId, MemoryId, WorkspaceId, InstanceId, TrashId, TokenId, PlanId);
 
 impl ToSql for Timestamp {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -80,7 +82,8 @@ pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Syn
 pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runtime, w.tier, w.parent_id, \
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
      w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
-     w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at";
+     w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at, \
+     w.delivery_mode";
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
@@ -89,6 +92,7 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
     let spec: String = row.get(7)?;
     let (status, failure): (String, Option<String>) = (row.get(8)?, row.get(9)?);
     let container: Option<String> = row.get(13)?;
+    let delivery: String = row.get(26)?;
     Ok(Workspace {
         id: row.get(0)?,
         name: WorkspaceName::stored(row.get(1)?),
@@ -114,6 +118,7 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
             hibernation_idle_minutes: row.get(21)?,
             max_concurrent_tasks: row.get(22)?,
             restart_when_wedged: row.get(23)?,
+            delivery: word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
         },
         paused_with: row.get(24)?,
         restart_due_at: row.get(25)?,

@@ -389,9 +389,9 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
         .prepare_cached(
             "INSERT INTO workspaces (id, name, role, kind, runtime, tier, parent_id, spec, status, status_since,
                                      url, created_at, online_since, hibernation_idle_minutes, max_concurrent_tasks,
-                                     restart_when_wedged)
+                                     restart_when_wedged, delivery_mode)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, CASE ?9 WHEN 'online' THEN ?10 END, ?12, ?13,
-                     ?14)",
+                     ?14, ?15)",
         )?
         .execute(params![
             new.id,
@@ -407,7 +407,8 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
             new.url,
             new.habits.hibernation_idle_minutes,
             new.habits.max_concurrent_tasks,
-            new.habits.restart_when_wedged
+            new.habits.restart_when_wedged,
+            new.habits.delivery.as_str()
         ])?;
     add_pulse(tx, new.id)?;
     if let Some(token) = &new.token {

@@ -14,6 +14,7 @@ fn created() -> CreatedWorkspace {
         external: false,
         connection: None,
         notes: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 

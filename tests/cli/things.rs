@@ -49,6 +49,7 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         hibernation_idle_minutes: None,
         restart_when_wedged: false,
         port_note: None,
+        delivery_mode: None,
     }
 }
 

@@ -280,7 +280,7 @@ async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
         .await;
 }
 
-const ROUTES: [(&str, &str); 28] = [
+const ROUTES: [(&str, &str); 29] = [
     ("POST", "/registry/heartbeat"),
     ("POST", "/registry/register"),
     ("POST", "/registry/update-card"),
@@ -304,6 +304,7 @@ const ROUTES: [(&str, &str); 28] = [
     ("POST", "/exec/ID/start"),
     ("POST", "/admin/tokens"),
     ("GET", "/WORD/ID/WORD"),
+    ("GET", "/WORD/ID"),
     ("GET", "/health"),
     ("POST", "/registry/heartbeat"),
     ("POST", "/registry/heartbeat"),

@@ -3,15 +3,21 @@
 //! Each test is named for the row it holds ostler to. Statuses and bodies are compared to the byte wherever the
 //! protocol says what they are, because the runtimes in the field compare texts.
 
+mod activity;
 mod agent;
 mod auth;
 mod beats;
 mod containers;
+mod delegations;
 mod events;
 mod failing;
 mod hostile;
+mod keys;
 mod load;
+mod memories;
+mod notify;
 mod peers;
+mod poll;
 mod proxy;
 mod reports;
 mod workspaces;

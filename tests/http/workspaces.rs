@@ -232,10 +232,10 @@ async fn an_admin_moves_a_workspace_where_that_makes_no_cycle() {
         assert_eq!(keys_of(&answer.json()), ["error"]);
     }
     let moved = registry.order(patch(&grandchild.id, json!({ "parent_id": root.id }))).await;
-    moved.is(200, r#"{"status":"updated","needs_restart":true}"#);
+    moved.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
     assert_eq!(grandchild.show().await["parent_id"], json!(root.id));
     let freed = registry.order(patch(&grandchild.id, json!({ "parent_id": "" }))).await;
-    freed.is(200, r#"{"status":"updated","needs_restart":true}"#);
+    freed.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
     assert_eq!(grandchild.show().await["parent_id"], json!(null));
 }
 
@@ -437,30 +437,6 @@ async fn the_51st_live_token_is_too_many() {
     let first = registry.order(Ask::get(&path)).await.well()["tokens"][7]["id"].as_str().unwrap().to_owned();
     registry.order(Ask::new("DELETE", format!("{path}/{first}"))).await.well();
     assert_eq!(registry.order(Ask::post(&path)).await.status, 201, "one revoked makes room for one");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn activity_is_logged_and_read_newest_first() {
-    let registry = Registry::start().await;
-    let one = registry.online("one").await;
-    let path = format!("/workspaces/{}/activity", one.id);
-    one.ask(Ask::get(&path)).await.is(200, "[]");
-    for number in 0..3 {
-        let report = Ask::post(&path).json(json!({ "activity_type": "dig", "number": number }));
-        one.ask(report).await.is(200, r#"{"status":"logged"}"#);
-    }
-    let told = one.ask(Ask::get(&path)).await.well();
-    let numbers: Vec<_> = told.as_array().unwrap().iter().map(|row| &row["payload"]["number"]).collect();
-    assert_eq!(numbers, [2, 1, 0]);
-    assert_eq!(keys_of(&told[0]), ["created_at", "id", "payload"]);
-    one.ask(Ask::post(&path).body("nonsense")).await.refuses(400, "invalid request body");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn delegations_are_an_array() {
-    let registry = Registry::start().await;
-    let one = registry.online("one").await;
-    one.ask(Ask::get(format!("/workspaces/{}/delegations", one.id))).await.is(200, "[]");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{
     daemon::{Site, sees_the_engine, until},
-    podman::{inspected, podman_says},
+    podman::podman_says,
 };
 
 fn revoked(run: &Value) -> Vec<&str> {
@@ -89,6 +89,8 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
     let token = site.token_in_volume("worker");
     let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
     let sentinel = format!("ostler-{}", site.instance());
+    // A container that is known by its id would be evidence of the same engine: nothing at all is left in sight.
+    podman_says(["rm", "--force", "--time", "0", &container]);
     podman_says(["volume", "rm", &sentinel]);
 
     for _ in 0..3 {
@@ -104,7 +106,6 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
     }
     assert_ne!(site.ostler(["restart", "worker"]).code, 0, "an engine that nobody knows was changed");
     assert!(site.is_valid("worker", &token));
-    assert_eq!(inspected(&container, "{{.State.Status}}").unwrap(), "running");
     let doctor = site.ostler(["doctor"]);
     assert!(doctor.code == 1 && doctor.stdout.contains("--accept-engine"), "{doctor:?}");
 

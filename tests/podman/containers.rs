@@ -233,13 +233,13 @@ async fn the_exit_code_of_a_container_is_kept() {
 }
 
 #[tokio::test]
-async fn a_container_paused_from_outside_still_counts_as_running() {
+async fn container_paused_by_hand_is_seen_paused() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("frozen")).await;
     podman_says(["pause", id.as_str()]);
     let seen = scene.engine.inspect_container(&id).await.unwrap();
     podman_says(["unpause", id.as_str()]);
-    assert_eq!(seen.state, ContainerState::Running);
+    assert_eq!(seen.state, ContainerState::Paused);
 }
 
 #[tokio::test]

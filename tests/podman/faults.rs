@@ -8,7 +8,7 @@ use std::{
 
 use ostler::{
     clock::SystemClock,
-    domain::observed::ContainerState,
+    domain::{ids::ContainerId, observed::ContainerState},
     engine::{
         Engine, ExecRequest, LogRequest, Trouble,
         bounded::{Bounded, Deadlines},
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{LABEL, Scene, request, unframed};
 use crate::support::{
     engine_proxy::{EngineProxy, Fault, Gate, Moment, Rule},
-    podman::engine_at,
+    podman::{engine_at, image, podman_says},
 };
 
 #[tokio::test]
@@ -253,7 +253,18 @@ async fn a_log_that_breaks_off_says_so() {
     use futures_util::StreamExt;
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
-    let id = scene.running(&scene.script("talker", "echo one; sleep 600")).await;
+    // A log elsewhere than ostler puts it is read over the socket, never from its file.
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = format!("path={}", directory.path().join("other.log").display());
+    let label = format!("{LABEL}={}", scene.id);
+    let id = podman_says(
+        [
+            ["run", "-d", "--label", &label, "--log-driver", "k8s-file", "--log-opt", &options].as_slice(),
+            &["--network", "none", image(), "sh", "-c", "echo one; exec sleep 600"],
+        ]
+        .concat(),
+    );
+    let id: ContainerId = id.trim().to_owned().try_into().expect("an id");
     let mut log =
         scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap();
     assert_eq!(log.next().await.expect("a line").unwrap().bytes, b"one\n");

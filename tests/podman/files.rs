@@ -53,7 +53,7 @@ async fn a_file_that_is_not_there_is_absent_and_a_large_one_is_refused() {
     assert_eq!(scene.engine.read_file(&id, "/tmp/edge").await.unwrap().len(), 1 << 20);
     for refused in ["/tmp/large", "/tmp"] {
         let error = scene.engine.read_file(&id, refused).await.unwrap_err();
-        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert_eq!(error.trouble, Trouble::Conflict, "{error}");
     }
 }
 

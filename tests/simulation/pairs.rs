@@ -278,11 +278,8 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
             Act::Remove => drop(ops.remove(id, false, false).await),
             Act::Restart => drop(ops.restart(id).await),
             Act::Register => {
-                let registration = Registration {
-                    url: None,
-                    card: Some(serde_json::json!({})),
-                    refused: ostler::domain::beat::Fields::default(),
-                };
+                let registration =
+                    Registration { card: Some(serde_json::json!({})), ..Registration::default() };
                 drop(hearing.note_registration(holder, registration, clock.now()).await);
             }
             Act::Beat => drop(hearing.note_beat(holder, well(), clock.now()).await),

@@ -440,7 +440,8 @@ async fn long_log_is_moved_into_the_file_while_serving() {
     let killed = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
     let store = Store::open(killed.path()).unwrap();
-    assert_eq!(store.events_after(0, 1000).await.unwrap().len(), 400);
+    // Older ones may be gone: the history is bounded in bytes.
+    assert_eq!(store.newest_events(None, 1).await.unwrap().first().map(|event| event.id), Some(400));
 }
 
 #[tokio::test]

@@ -263,11 +263,7 @@ async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing
     fixture.start(id, minute(1)).await.unwrap();
     let before = fixture.dump();
     assert_eq!(fixture.store.note_beat(old, Beat::default(), minute(2)).await, Ok(Heard::Unauthorized));
-    let registration = Registration {
-        url: None,
-        card: Some(serde_json::json!({})),
-        refused: ostler::domain::beat::Fields::default(),
-    };
+    let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
     assert_eq!(fixture.store.note_registration(old, registration, minute(2)).await, Ok(Heard::Unauthorized));
     assert_eq!(fixture.store.note_card(old, serde_json::json!({}), minute(2)).await, Ok(Heard::Unauthorized));
     assert_eq!(fixture.dump(), before, "a beat of the incarnation before was written down");

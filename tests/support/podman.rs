@@ -275,7 +275,7 @@ fn run(command: &mut Command) -> Result<String, String> {
 /// The `containers.conf` this machine needs, or `None` where Podman runs as it is.
 ///
 /// Each setting answers a condition under which a plain `podman run` fails.
-fn configuration() -> Option<&'static Path> {
+pub(crate) fn configuration() -> Option<&'static Path> {
     static CONFIGURATION: OnceLock<Option<PathBuf>> = OnceLock::new();
     let made = CONFIGURATION.get_or_init(|| {
         let text = needed_settings();

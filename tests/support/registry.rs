@@ -256,6 +256,10 @@ impl Registry {
         });
         let stop = CancellationToken::new();
         let serving = vec![
+            tokio::spawn({
+                let (api, stop) = (api.clone(), stop.clone());
+                async move { stop.run_until_cancelled(api.carry_out_delegations()).await.unwrap_or_default() }
+            }),
             tokio::spawn(serve_agents(listener, api, Arc::clone(&clock), tasks, stop.clone())),
             tokio::spawn(driver.drive(stop.clone())),
         ];

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, types::Value};
 
+/// Columns that a migration gave another name: table, old name, new name.
+const RENAMED: &[(&str, &str, &str)] = &[("activity", "payload", "request_body")];
+
 /// The rows of every table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tables(BTreeMap<String, Table>);
@@ -55,8 +58,12 @@ impl Tables {
                 lost.push(format!("the table {name} is gone"));
                 continue;
             };
-            let places: Vec<_> =
-                table.columns.iter().map(|column| new.columns.iter().position(|n| n == column)).collect();
+            let place = |column: &String| {
+                let renamed = RENAMED.iter().find(|(of, old, _)| (*of, *old) == (name, column));
+                let now = renamed.map_or(column.as_str(), |(_, _, new)| new);
+                new.columns.iter().position(|column| column == now)
+            };
+            let places: Vec<_> = table.columns.iter().map(place).collect();
             for (column, place) in table.columns.iter().zip(&places) {
                 if place.is_none() {
                     lost.push(format!("the column {name}.{column} is gone"));

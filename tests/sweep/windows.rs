@@ -62,11 +62,7 @@ impl Household {
         let Some(Bearer::Workspace(holder)) = house.eye.bearer(&digest, house.sim.now()) else {
             panic!("its token is good")
         };
-        let registration = Registration {
-            url: None,
-            card: Some(serde_json::json!({})),
-            refused: ostler::domain::beat::Fields::default(),
-        };
+        let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
         let heard = at_once(house.eye.note_registration(holder, registration, house.sim.now())).unwrap();
         assert_eq!(heard, Heard::Noted);
         let household = Self { house, witness, online, degraded, busy, idle, starting, external: made.id };

@@ -75,6 +75,7 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         dir,
         config_file,
         external,
+        poll,
         url,
         sleep_after,
         max_tasks,
@@ -106,6 +107,7 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         hibernation_idle_minutes: sleep_after,
         max_concurrent_tasks: max_tasks,
         restart_when_wedged,
+        delivery_mode: poll.then(|| "poll".to_owned()),
     })
 }
 

@@ -94,6 +94,7 @@ fn sentence(event_type: &str) -> String {
         "WORKSPACE_UPDATED" => "was changed",
         "WORKSPACE_HEARTBEAT" => "sent a beat",
         "TASK_UPDATED" => "began or ended a task",
+        "AGENT_MESSAGE" => "told its user something",
         "AGENT_CARD_UPDATED" => "sent another card",
         "AGENT_FIELDS_REFUSED" => "sent fields that cannot be used; what is stored of them stays",
         "AGENT_REQUESTS_REFUSED" => "has an agent whose requests are refused",

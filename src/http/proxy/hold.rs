@@ -124,7 +124,7 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     let passage = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
     if member.status == Status::Paused || api.0.store.is_below_paused(to) {
-        return Err(HttpError::conflict("workspace is paused, or one above it is: resume it first"));
+        return Err(paused());
     }
     match (member.status, passage) {
         (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
@@ -142,4 +142,9 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
 pub(super) fn failed(failure: Failure) -> HttpError {
     let why = format!("workspace has failed ({}): `ostler why` says more", failure.as_str());
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
+}
+
+/// The workspace is not to run, nor to receive.
+pub(super) fn paused() -> HttpError {
+    HttpError::conflict("workspace is paused, or one above it is: resume it first")
 }

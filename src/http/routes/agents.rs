@@ -8,18 +8,27 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use uuid::Uuid;
 
 use super::super::{
     Api,
-    auth::{self, OwnSocket, PathId, Presented, Principal, presented},
+    auth::{self, Own, OwnSocket, PathId, Presented, Principal, presented},
     error::{HttpError, HttpResult},
     listen::read_body,
 };
+use super::Query;
 use crate::{
-    api::{ActivityView, GoneView, StateView},
-    domain::{lenient, status::Status},
-    store::Bearer,
+    api::{ActivityData, ActivityView, GoneView, StateView},
+    domain::{
+        activity::{self, ActivityQuery, NOTIFY, RECEIVED, Sender, TYPES},
+        ids::{ActivityId, WorkspaceId},
+        lenient,
+        status::Status,
+        time::Timestamp,
+    },
+    store::{Activity, ActivityPage, Bearer, NewActivity, Summary},
 };
 
 /// The largest report.
@@ -62,53 +71,212 @@ pub(in super::super) async fn state(
     Ok(Json(state).into_response())
 }
 
-/// There are none: messages go through the proxy. Runtimes ask all the same, and want an array.
-pub(in super::super) async fn delegations(
-    State(api): State<Api>,
-    principal: Principal,
-    PathId(id): PathId,
-) -> HttpResult<Json<Vec<Value>>> {
-    principal.speak_for(id)?;
-    exists(&api, id)?;
-    Ok(Json(Vec::new()))
-}
-
-fn exists(api: &Api, id: crate::domain::ids::WorkspaceId) -> HttpResult<()> {
-    api.0.store.member(id).map(drop).ok_or_else(|| HttpError::not_found("workspace not found"))
+/// An agent's report of its work. Keys that are not in the protocol are ignored.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Report {
+    activity_type: String,
+    source_id: Option<String>,
+    target_id: Option<String>,
+    method: Option<String>,
+    summary: Option<String>,
+    status: Option<String>,
+    error_detail: Option<String>,
+    duration_ms: Option<i64>,
+    request_body: Option<Box<RawValue>>,
+    response_body: Option<Box<RawValue>>,
+    metadata: Option<Box<RawValue>>,
 }
 
 pub(in super::super) async fn log_activity(
     State(api): State<Api>,
-    principal: Principal,
-    PathId(id): PathId,
+    own: Own,
     request: Request,
 ) -> HttpResult<Json<Value>> {
-    principal.speak_for(id)?;
-    if !principal.is_admin() {
-        api.0.buckets.reports.check(id).map_err(HttpError::too_many)?;
+    if !own.by_admin {
+        api.0.buckets.reports.check(own.id).map_err(HttpError::too_many)?;
     }
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
-    let report = lenient::value(&bytes).ok_or_else(|| HttpError::invalid("invalid request body"))?;
-    if api.0.store.log_activity(id, report, api.0.clock.now()).await? {
-        Ok(Json(json!({ "status": "logged" })))
-    } else {
-        Err(HttpError::not_found("workspace not found"))
+    let report: Report = serde_json::from_str(&lenient::repaired(&bytes))
+        .map_err(|_| HttpError::invalid("invalid request body"))?;
+    let row = report.into_row(&api, own.id)?;
+    api.0.store.log_activity(vec![row]).await?;
+    Ok(Json(json!({ "status": "logged" })))
+}
+
+impl Report {
+    fn into_row(self, api: &Api, of: WorkspaceId) -> HttpResult<NewActivity> {
+        let Some(activity_type) = TYPES.into_iter().find(|known| *known == self.activity_type) else {
+            let known = TYPES.join(", ");
+            return Err(HttpError::invalid(format!("invalid activity_type, must be one of: {known}")));
+        };
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        if let Some(source) = given(self.source_id)
+            && source.parse() != Ok(of)
+        {
+            return Err(HttpError::forbidden("source_id must match authenticated workspace"));
+        }
+        let json = |body: Option<Box<RawValue>>| body.map(|body| body.get().to_owned());
+        Ok(NewActivity {
+            id: ActivityId(api.0.entropy.uuid()),
+            workspace: of,
+            activity_type,
+            source: Some(of),
+            target: given(self.target_id),
+            method: given(self.method),
+            summary: Summary::Text(given(self.summary)),
+            status: given(self.status).unwrap_or_else(|| "ok".into()),
+            error_detail: given(self.error_detail),
+            duration_ms: self.duration_ms,
+            request_body: json(self.request_body.or(self.metadata)),
+            response_body: json(self.response_body),
+            at: api.0.clock.now(),
+        })
+    }
+}
+
+/// The query of [`activity`], each value as it was sent: what is invalid is judged one by one.
+#[derive(Deserialize)]
+pub(in super::super) struct Filters {
+    #[serde(rename = "type")]
+    activity_type: Option<String>,
+    source: Option<String>,
+    limit: Option<String>,
+    peer_id: Option<String>,
+    since_secs: Option<String>,
+    before_ts: Option<String>,
+    since_id: Option<String>,
+}
+
+/// The longest time that `since_secs` looks back.
+const SINCE_MAX: Duration = Duration::from_hours(30 * 24);
+
+const UNKNOWN_CURSOR: &str = "since_id cursor not found: start again without it";
+
+impl Filters {
+    fn into_query(self, now: Timestamp) -> HttpResult<ActivityQuery> {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let sender = match given(self.source).as_deref() {
+            None => None,
+            Some("canvas") => Some(Sender::User),
+            Some("agent") => Some(Sender::Agent),
+            Some(_) => return Err(HttpError::invalid("source must be 'canvas' or 'agent'")),
+        };
+        let peer = given(self.peer_id).map(|peer| Uuid::try_parse(&peer)).transpose();
+        let peer = peer.map_err(|_| HttpError::invalid("peer_id must be a UUID"))?;
+        let since = match given(self.since_secs) {
+            None => None,
+            Some(text) => {
+                let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds > 0);
+                let invalid = || HttpError::invalid("since_secs must be a positive integer");
+                Some(now - Duration::from_secs(seconds.ok_or_else(invalid)?).min(SINCE_MAX))
+            }
+        };
+        let before = match given(self.before_ts) {
+            None => None,
+            Some(text) => {
+                let invalid = || HttpError::invalid("before_ts must be an RFC 3339 time");
+                Some(Timestamp::parse(&text).ok_or_else(invalid)?)
+            }
+        };
+        let gone = || HttpError::new(StatusCode::GONE, UNKNOWN_CURSOR);
+        let after = given(self.since_id).map(|text| text.parse()).transpose().map_err(|_| gone())?;
+        Ok(ActivityQuery {
+            activity_type: given(self.activity_type),
+            sender,
+            peer: peer.map(|peer| peer.hyphenated().to_string()),
+            since,
+            before,
+            after,
+            limit: activity::limit(self.limit.as_deref()),
+        })
     }
 }
 
 pub(in super::super) async fn activity(
     State(api): State<Api>,
-    principal: Principal,
-    PathId(id): PathId,
+    own: Own,
+    Query(filters): Query<Filters>,
 ) -> HttpResult<Json<Vec<ActivityView>>> {
-    principal.speak_for(id)?;
-    exists(&api, id)?;
+    let query = filters.into_query(api.0.clock.now())?;
     let _permit = api.list_permit().await;
-    let reports = api.0.store.activity(id).await?;
-    let view = |report: crate::store::Activity| ActivityView {
-        id: report.id,
-        payload: report.payload,
-        created_at: report.created_at.to_string(),
-    };
-    Ok(Json(reports.into_iter().map(view).collect()))
+    api.write_gathered().await;
+    let cursor = query.after.filter(|_| !own.by_admin);
+    let page = api.0.store.activity(own.id, query).await?;
+    // A cursor says that everything up to it has arrived: from now on that is history. An admin who looks on polls
+    // nothing.
+    if let Some(cursor) = cursor
+        && let Some(up_to) = api.0.store.waiting_up_to(own.id, cursor).await?
+    {
+        api.0.store.note_polled(own.id, up_to).await?;
+    }
+    match page {
+        ActivityPage::Rows(rows) => Ok(Json(rows.into_iter().map(|row| row_view(row, own.id)).collect())),
+        ActivityPage::UnknownCursor => Err(HttpError::new(StatusCode::GONE, UNKNOWN_CURSOR)),
+    }
+}
+
+fn row_view(row: Activity, of: WorkspaceId) -> ActivityView {
+    let raw = |text: Option<String>| text.and_then(|text| RawValue::from_string(text).ok());
+    let data = message_data(&row, of);
+    ActivityView {
+        id: row.id.to_string(),
+        workspace_id: of.to_string(),
+        activity_type: row.activity_type.into(),
+        source_id: row.source,
+        target_id: row.target,
+        method: row.method,
+        summary: row.summary,
+        request_body: raw(row.request_body),
+        response_body: raw(row.response_body),
+        duration_ms: row.duration_ms,
+        status: row.status,
+        error_detail: row.error_detail,
+        created_at: row.at.to_string(),
+        seq: row.sequence,
+        data,
+    }
+}
+
+/// Sender and text of a message that the proxy brought: clients of the field's SDK read nothing else. Rows that an
+/// agent reported and its own notices have none: an SDK client would answer them, and its answer, for ever.
+fn message_data(row: &Activity, of: WorkspaceId) -> Option<ActivityData> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        params: Params,
+    }
+    #[derive(Deserialize)]
+    struct Params {
+        message: Message,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        parts: Vec<Value>,
+    }
+    let by_itself = row.source.as_ref().is_some_and(|source| *source == of.to_string());
+    if by_itself || row.activity_type != RECEIVED || row.method.as_deref() == Some(NOTIFY) {
+        return None;
+    }
+    let envelope: Envelope = serde_json::from_str(row.request_body.as_deref()?).ok()?;
+    let texts = envelope.params.message.parts.iter().filter_map(|part| part["text"].as_str());
+    let source = if row.source.is_some() { "peer_agent" } else { "canvas_user" };
+    Some(ActivityData { source: source.into(), text: texts.collect::<Vec<_>>().join("\n") })
+}
+
+/// How far an agent that polls has read.
+#[derive(Deserialize)]
+pub(in super::super) struct Ack {
+    acked_seq: i64,
+}
+
+pub(in super::super) async fn acknowledge(
+    State(api): State<Api>,
+    own: Own,
+    request: Request,
+) -> HttpResult<Json<Value>> {
+    let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
+    let Ack { acked_seq } =
+        serde_json::from_slice(&bytes).map_err(|_| HttpError::invalid("invalid request body"))?;
+    api.0.store.note_polled(own.id, acked_seq).await?;
+    Ok(Json(json!({ "status": "acked", "acked_seq": acked_seq })))
 }

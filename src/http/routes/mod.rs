@@ -2,11 +2,16 @@
 
 pub(super) mod adopt;
 pub(super) mod agents;
+pub(super) mod delegations;
 pub(super) mod doctor;
+pub(super) mod elsewhere;
 pub(super) mod events;
 pub(super) mod exec;
 pub(super) mod health;
+mod keys;
 pub(super) mod logs;
+pub(super) mod memories;
+pub(super) mod notify;
 pub(super) mod registry;
 pub(super) mod sweeps;
 pub(super) mod tokens;
@@ -24,7 +29,12 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Api, auth, error::HttpError, listen::read_body};
+use super::{
+    Api,
+    auth::{self, OwnSocket},
+    error::HttpError,
+    listen::read_body,
+};
 use crate::domain::lenient;
 
 /// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
@@ -52,6 +62,44 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(rejection) => Err(HttpError::invalid(format!("invalid request body: {}", told(&rejection)))),
         }
+    }
+}
+
+/// How long a body of an agent may take to arrive.
+pub(super) const AGENT_BODY_LIMIT: Duration = Duration::from_secs(10);
+
+/// A JSON body in which keys that ostler does not know are left out and named, so that clients of the field, which
+/// send keys of other servers, get what they ask for. A key that looks like one of ours misspelt is refused, and so is
+/// every unknown key on the local socket: that is ostler's own command line, which knows them all.
+pub(super) struct LenientBody<T> {
+    pub(super) body: T,
+    pub(super) ignored: Vec<String>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Api> for LenientBody<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, state: &Api) -> Result<Self, HttpError> {
+        if request.extensions().get::<OwnSocket>().is_some() {
+            let Body(body) = Body::from_request(request, state).await?;
+            return Ok(Self { body, ignored: Vec::new() });
+        }
+        let Body(mut object) =
+            Body::<serde_json::Map<String, serde_json::Value>>::from_request(request, state).await?;
+        let known = keys::of::<T>();
+        let mut ignored = Vec::new();
+        for key in object.keys().filter(|key| !known.contains(&key.as_str())) {
+            if let Some(nearest) = keys::misspelt(key, known) {
+                return Err(HttpError::invalid(format!(
+                    "invalid request body: there is no key `{key}`: is it `{nearest}`?"
+                )));
+            }
+            ignored.push(key.clone());
+        }
+        object.retain(|key, _| known.contains(&key.as_str()));
+        let body = serde_json::from_value(serde_json::Value::Object(object));
+        let body = body.map_err(|error| HttpError::invalid(format!("invalid request body: {error}")))?;
+        Ok(Self { body, ignored })
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
         ids::WorkspaceId,
         lenient,
         status::Status,
-        workspace::Kind,
+        workspace::{Delivery, Kind},
     },
     store::{Bearer, Described, Heard, Holder, Registration, StoreError, manages_status},
 };
@@ -361,6 +361,9 @@ pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request
 struct Registering {
     id: Named,
     url: Option<String>,
+    /// Whether there is no url at all, which is only right for an agent that polls.
+    without_url: bool,
+    delivery_mode: Option<String>,
     card: Option<Value>,
     refused: Fields,
 }
@@ -369,16 +372,20 @@ struct Registering {
 /// never another. A field that is missing altogether is an invalid body (wire protocol, §4).
 fn registering(body: &[u8], cut: bool) -> Option<Registering> {
     let text = lenient::repaired(body);
-    let fields = lenient::fields(&text, &["id", Field::Url.as_str(), Field::AgentCard.as_str()]);
+    let names = ["id", Field::Url.as_str(), Field::AgentCard.as_str(), "delivery_mode"];
+    let fields = lenient::fields(&text, &names);
     let fields = fields.or_else(|| cut.then(lenient::Fields::default))?;
     let id = named(&fields, "id", cut)?;
-    if fields.whole
-        && [Field::Url, Field::AgentCard]
-            .map(|field| fields.get(field.as_str()))
-            .contains(&lenient::Field::Absent)
-    {
+    let is_missing = |field: Field| fields.whole && fields.get(field.as_str()) == lenient::Field::Absent;
+    if is_missing(Field::AgentCard) {
         return None;
     }
+    let without_url = is_missing(Field::Url);
+    let delivery_mode = match fields.get("delivery_mode") {
+        lenient::Field::Value(Value::String(word)) => Some(word),
+        lenient::Field::Value(other) => Some(other.to_string()),
+        lenient::Field::Absent | lenient::Field::Unreadable => None,
+    };
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
     let url = unfit.get(Field::Url, |value| match value {
         Value::String(url) => Some(url).filter(|url| url.len() <= URL_MAX_BYTES),
@@ -392,7 +399,7 @@ fn registering(body: &[u8], cut: bool) -> Option<Registering> {
             refused.insert(field);
         }
     }
-    Some(Registering { id, url, card, refused })
+    Some(Registering { id, url, without_url, delivery_mode, card, refused })
 }
 
 pub(in super::super) async fn register(State(api): State<Api>, request: Request) -> HttpResult<Response> {
@@ -400,35 +407,85 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
     let read = registering(&told.body, told.cut).ok_or_else(|| told.refused(&api))?;
     let holder = told.speaks_for(&api, &read.id).await?;
     api.pace(holder.workspace).await;
-    let Registering { url, card, refused, .. } = read;
-    let external = api.0.store.member(holder.workspace).is_some_and(|member| member.kind == Kind::External);
-    let (mut refused, mut url_refused) = (refused, None);
-    // What a container says of itself is its address inside; where it is reached is known better here.
-    let url = match url.filter(|_| external) {
-        Some(url) if !url.is_empty() => match api.check_url(&url).await {
-            Ok(_) => Some(url),
-            // A runtime registers once. That the resolver fails in that moment says nothing about the agent: it has
-            // registered, and the url that is known stays.
-            Err(error @ UrlError::Unresolved { .. }) => {
-                tracing::warn!(workspace = %holder.workspace, %error, "registered without its url");
-                refused.insert(Field::Url);
-                url_refused = Some(error.to_string());
-                None
-            }
-            Err(error) => return Err(error.into()),
-        },
-        none_or_empty => none_or_empty,
-    };
-    let registration = Registration { url, card, refused };
+    let Registering { url, without_url, delivery_mode, card, mut refused, .. } = read;
+    let Reached { url, delivery, answered_delivery, url_refused } =
+        reached(&api, holder, url, without_url, delivery_mode).await?;
+    if url_refused.is_some() {
+        refused.insert(Field::Url);
+    }
+    let registration = Registration { url, delivery, card, refused };
     let writing = api.0.listening.writing(&api.0.clock);
     let heard = api.0.store.note_registration(holder, registration, api.0.clock.now()).await;
     drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
     api.0.refusals.forget(holder.workspace);
-    Ok(match url_refused {
-        None => json(r#"{"status":"registered"}"#),
-        Some(why) => Json(serde_json::json!({ "status": "registered", "url_refused": why })).into_response(),
-    })
+    let mut answer = serde_json::json!({ "status": "registered" });
+    if let Some(delivery) = answered_delivery {
+        answer["delivery_mode"] = delivery.as_str().into();
+    }
+    if let Some(why) = url_refused {
+        answer["url_refused"] = why.into();
+    }
+    Ok(Json(answer).into_response())
+}
+
+/// Where and how an agent is reached from its registration on.
+struct Reached {
+    /// Its url; `None` leaves what is stored.
+    url: Option<String>,
+    /// What the row is to say; `None` leaves it.
+    delivery: Option<Delivery>,
+    /// What the agent is told: only where it asked, or where messages will not be sent to it.
+    answered_delivery: Option<Delivery>,
+    /// Why the url it sent is not used, although the registration counts.
+    url_refused: Option<String>,
+}
+
+/// Where and how an agent is reached, as it registers. A container is always sent to, at a port that ostler knows. The
+/// `remote://` urls of the field's SDK say that nothing listens: that is polling, whether or not it says so.
+async fn reached(
+    api: &Api,
+    holder: Holder,
+    url: Option<String>,
+    without_url: bool,
+    delivery_mode: Option<String>,
+) -> HttpResult<Reached> {
+    let asked = match delivery_mode.as_deref() {
+        None | Some("") => None,
+        Some(word) => Some(
+            Delivery::parse(word)
+                .ok_or_else(|| HttpError::invalid("delivery_mode must be 'push' or 'poll'"))?,
+        ),
+    };
+    let member = api.0.store.member(holder.workspace);
+    let Some(member) = member.filter(|member| member.kind == Kind::External) else {
+        if without_url {
+            return Err(body_is_invalid());
+        }
+        let answered_delivery = asked.map(|_| Delivery::Push);
+        return Ok(Reached { url: None, delivery: None, answered_delivery, url_refused: None });
+    };
+    let remote = url.as_deref().is_some_and(|url| url.starts_with("remote://"));
+    let delivery = asked.or_else(|| remote.then_some(Delivery::Poll));
+    let now = delivery.unwrap_or(member.delivery);
+    let answered_delivery = (asked.is_some() || now == Delivery::Poll).then_some(now);
+    let (url, url_refused) = match (now, url) {
+        // Never called, so never judged, and not kept either.
+        (Delivery::Poll, _) => (Some(String::new()), None),
+        (Delivery::Push, None) if without_url => return Err(body_is_invalid()),
+        (Delivery::Push, Some(url)) if !url.is_empty() => match api.check_url(&url).await {
+            Ok(_) => (Some(url), None),
+            // A runtime registers once. That the resolver fails in that moment says nothing about the agent: it has
+            // registered, and the url that is known stays.
+            Err(error @ UrlError::Unresolved { .. }) => {
+                tracing::warn!(workspace = %holder.workspace, %error, "registered without its url");
+                (None, Some(error.to_string()))
+            }
+            Err(error) => return Err(error.into()),
+        },
+        (Delivery::Push, empty_or_unusable) => (empty_or_unusable, None),
+    };
+    Ok(Reached { url, delivery, answered_delivery, url_refused })
 }
 
 pub(in super::super) async fn update_card(State(api): State<Api>, request: Request) -> HttpResult<Response> {
@@ -460,14 +517,16 @@ pub(in super::super) async fn discover(
     if !api.0.store.may_communicate(caller, id, api.0.access.root_siblings) {
         return Err(HttpError::forbidden("not authorized to discover this workspace"));
     }
+    let polls = row.habits.delivery == Delivery::Poll;
     let reachable = match row.status {
         Status::Online
         | Status::Degraded
         | Status::Provisioning
         | Status::Offline
         | Status::Hibernating
-        | Status::Hibernated => row.kind == Kind::Container || row.url.is_some(),
-        Status::Failed(_) | Status::Paused | Status::AwaitingAgent | Status::Removed => false,
+        | Status::Hibernated => row.kind == Kind::Container || row.url.is_some() || polls,
+        Status::AwaitingAgent => polls,
+        Status::Failed(_) | Status::Paused | Status::Removed => false,
     };
     if !reachable {
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "workspace not available")

@@ -18,7 +18,7 @@ use super::{
         error::{HttpError, HttpResult},
         view,
     },
-    Body, Path, Query,
+    Body, LenientBody, Path, Query,
     registry::proxy_url,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
         runtime::Tier,
         spec::{Access, Spec},
         status::Status,
-        workspace::{Habits, Kind, Workspace},
+        workspace::{Delivery, Habits, Kind, Workspace},
     },
     ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal},
     store::{Scope, WorkspacePatch},
@@ -117,7 +117,7 @@ pub(in super::super) async fn update(
     State(api): State<Api>,
     principal: Principal,
     Path(reference): Path<String>,
-    Body(body): Body<PatchWorkspace>,
+    LenientBody { body, ignored }: LenientBody<PatchWorkspace>,
 ) -> HttpResult<Json<Patched>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
     principal.speak_for(row.id)?;
@@ -139,6 +139,7 @@ pub(in super::super) async fn update(
         status: "updated".into(),
         needs_restart: needs.restart,
         needs_recreate: needs.recreate,
+        ignored,
     }))
 }
 
@@ -181,6 +182,7 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
         max_concurrent_tasks: max_concurrent_tasks
             .map_or(row.habits.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
         restart_when_wedged: restart_when_wedged.unwrap_or(row.habits.restart_when_wedged),
+        delivery: row.habits.delivery,
     };
     let spec = image.map(|image| Spec { image, ..row.spec.clone() });
     Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
@@ -202,7 +204,7 @@ fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
 
 pub(in super::super) async fn create(
     State(api): State<Api>,
-    Body(body): Body<CreateWorkspace>,
+    LenientBody { body, ignored }: LenientBody<CreateWorkspace>,
 ) -> HttpResult<(StatusCode, Json<CreatedWorkspace>)> {
     let name = body.name.clone();
     let request = validated(&api, body).await?;
@@ -230,6 +232,7 @@ pub(in super::super) async fn create(
         external: connection.is_some(),
         connection,
         notes,
+        ignored,
     };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -252,7 +255,12 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
         hibernation_idle_minutes,
         max_concurrent_tasks,
         restart_when_wedged,
+        delivery_mode,
     } = body;
+    // Clients of the field send an empty text for nothing.
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let (role, runtime, image) = (given(role), given(runtime), given(image));
+    let (parent_id, url, workspace_dir) = (given(parent_id), given(url), given(workspace_dir));
     let name: WorkspaceName = name
         .parse()
         .map_err(|error: crate::domain::naming::InvalidName| HttpError::invalid(error.to_string()))?;
@@ -260,7 +268,9 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     let tier = tier.map_or(Ok(Tier::default()), Tier::try_from);
     let tier = tier.map_err(|error| HttpError::invalid(error.to_string()))?;
     let workspace_access = match workspace_access.as_deref() {
-        None | Some("read_write") => Access::ReadWrite,
+        None | Some("" | "read_write") => Access::ReadWrite,
+        // The field's word for a workspace without a directory of the host.
+        Some("none") if workspace_dir.is_none() => Access::ReadWrite,
         Some("read_only") => Access::ReadOnly,
         Some(other) => {
             return Err(HttpError::invalid(format!(
@@ -280,6 +290,16 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
             "only an external workspace has a url: add --external or leave it out",
         ));
     }
+    let delivery = match delivery_mode.as_deref() {
+        None | Some("") => Delivery::Push,
+        Some(word) => Delivery::parse(word)
+            .ok_or_else(|| HttpError::invalid("delivery_mode must be 'push' or 'poll'"))?,
+    };
+    if delivery == Delivery::Poll && !external {
+        return Err(HttpError::invalid("only an external workspace can poll: its agent runs elsewhere"));
+    }
+    // The url of an agent that polls is never called.
+    let url = url.filter(|_| delivery == Delivery::Push);
     if let Some(url) = &url {
         api.check_url(url).await?;
     }
@@ -287,6 +307,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
         hibernation_idle_minutes: hibernation_idle_minutes.filter(|minutes| *minutes > 0),
         max_concurrent_tasks: max_concurrent_tasks.filter(|tasks| *tasks > 0),
         restart_when_wedged,
+        delivery,
     };
     let spec =
         Spec { image: image.unwrap_or_default(), command, env, workspace_dir, workspace_access, config };

@@ -21,3 +21,88 @@ CREATE TABLE history (
     bytes    INTEGER NOT NULL  -- payloads, and 128 for each event
 ) STRICT;
 INSERT INTO history (only_row, bytes) SELECT 1, COALESCE(sum(octet_length(payload) + 128), 0) FROM events;
+-- Activity in the rows that clients of the field poll. Old rows are kept; what they sent is their request body.
+ALTER TABLE activity RENAME TO activity_v2;
+DROP INDEX activity_of_workspace;
+CREATE TABLE activity (
+    sequence      INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- what clients use as a cursor
+    workspace     INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    activity_type TEXT NOT NULL CHECK (activity_type IN (
+                      'a2a_send', 'a2a_receive', 'task_update', 'agent_log', 'skill_promotion', 'memory_write',
+                      'error')),
+    source_id     TEXT,             -- workspace that sent it; null for a user
+    target_id     TEXT,
+    method        TEXT,
+    summary       TEXT,
+    status        TEXT NOT NULL,
+    error_detail  TEXT,
+    duration_ms   INTEGER,
+    request_body  TEXT,             -- JSON
+    response_body TEXT,             -- JSON
+    created_at    INTEGER NOT NULL,
+    waiting       INTEGER NOT NULL, -- 1 while an agent has yet to poll it: never dropped to make room
+    bytes         INTEGER NOT NULL  -- of the bodies, to bound what is kept
+) STRICT;
+
+CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
+CREATE INDEX activity_kept ON activity (workspace, sequence, bytes) WHERE waiting = 0;
+CREATE INDEX activity_waiting ON activity (workspace, sequence, bytes) WHERE waiting = 1;
+
+INSERT INTO activity (sequence, id, workspace, activity_type, source_id, target_id, method, summary, status,
+                      error_detail, request_body, created_at, waiting, bytes)
+SELECT o.sequence, randomblob(16), o.workspace,
+       CASE WHEN o.payload ->> '$.activity_type' IN ('a2a_send', 'a2a_receive', 'task_update', 'agent_log',
+                 'skill_promotion', 'memory_write', 'error')
+            THEN o.payload ->> '$.activity_type' ELSE 'agent_log' END,
+       lower(substr(hex(w.id), 1, 8) || '-' || substr(hex(w.id), 9, 4) || '-' || substr(hex(w.id), 13, 4) || '-'
+             || substr(hex(w.id), 17, 4) || '-' || substr(hex(w.id), 21)),
+       CASE json_type(o.payload, '$.target_id') WHEN 'text' THEN o.payload ->> '$.target_id' END,
+       CASE json_type(o.payload, '$.method') WHEN 'text' THEN o.payload ->> '$.method' END,
+       CASE json_type(o.payload, '$.summary') WHEN 'text' THEN o.payload ->> '$.summary' END,
+       CASE json_type(o.payload, '$.status') WHEN 'text' THEN o.payload ->> '$.status' ELSE 'ok' END,
+       CASE json_type(o.payload, '$.error_detail') WHEN 'text' THEN o.payload ->> '$.error_detail' END,
+       o.payload, o.created_at, 0, length(CAST(o.payload AS BLOB))
+FROM activity_v2 o JOIN workspaces w ON w.key = o.workspace
+WHERE json_valid(o.payload);
+DROP TABLE activity_v2;
+
+-- How messages reach an external agent: sent to its url, or stored until it polls them.
+ALTER TABLE workspaces ADD COLUMN delivery_mode TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll'));
+
+-- Tasks that one workspace hands to another.
+CREATE TABLE delegations (
+    sequence         INTEGER PRIMARY KEY,
+    id               BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace        INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    target           BLOB NOT NULL CHECK (length(target) = 16), -- perhaps of no workspace that there is
+    idempotency_key  TEXT,
+    task             TEXT NOT NULL,
+    sent_by_ostler   INTEGER NOT NULL,  -- 0 where the agent has sent it, and only reports
+    status           TEXT NOT NULL CHECK (status IN ('pending', 'dispatched', 'queued', 'completed', 'failed')),
+    attempts         INTEGER NOT NULL DEFAULT 0,
+    error            TEXT,
+    response_preview TEXT,
+    created_at       INTEGER NOT NULL,
+    finished_at      INTEGER,
+    CHECK ((status IN ('completed', 'failed')) = (finished_at IS NOT NULL))
+) STRICT;
+
+CREATE INDEX delegations_of_workspace ON delegations (workspace, sequence);
+CREATE UNIQUE INDEX delegations_key ON delegations (workspace, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX delegations_open ON delegations (workspace, created_at) WHERE finished_at IS NULL;
+
+-- What agents write down for themselves, their team or everybody.
+CREATE TABLE memories (
+    sequence   INTEGER PRIMARY KEY,
+    id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    scope      TEXT NOT NULL CHECK (scope IN ('LOCAL', 'TEAM', 'GLOBAL')),
+    namespace  TEXT NOT NULL,
+    content    TEXT NOT NULL,
+    bytes      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
+CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';

@@ -51,7 +51,10 @@ pub(super) const ALL: &[Scenario] = &[
                 ("/registry/register".into(), json!({ "id": me, "url": "", "agent_card": card })),
                 ("/registry/heartbeat".into(), json!({ "workspace_id": me, "uptime_seconds": 1 })),
                 ("/registry/update-card".into(), json!({ "workspace_id": me, "agent_card": card })),
-                (format!("/workspaces/{id}/activity"), json!({ "did": stage.round })),
+                (
+                    format!("/workspaces/{id}/activity"),
+                    json!({ "activity_type": "agent_log", "summary": format!("round {}", stage.round) }),
+                ),
             ] {
                 stage.say(&path, &token, &body);
             }
@@ -59,6 +62,66 @@ pub(super) const ALL: &[Scenario] = &[
         check: |stage, place| {
             let (_, token) = identity(stage);
             assert!(stage.site.is_valid("phone", &token), "killed {place}, its token is no longer good");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an agent hands a task over, notifies its user, remembers and polls",
+        steps: &[
+            "begin delegation",
+            "dispatch delegation",
+            "move delegation",
+            "take up delegations",
+            "expire delegations",
+            "note notice",
+            "remember",
+            "forget memory",
+            "queue message",
+            "note polled",
+        ],
+        set: |stage| {
+            stage.site.serve();
+            stage.site.ostler(["create", "phone", "--external", "--poll"]).well();
+            let id = stage.site.show("phone")["id"].as_str().expect("an id").to_owned();
+            let token = stage.site.ostler(["token", "issue", "phone"]).well();
+            stage.kept = format!("{id} {}", token.trim());
+        },
+        prepare: |stage| {
+            let (id, token) = identity(stage);
+            // One of each that the daemon finds: a memory to delete, a message that waits, a task without a result.
+            let memory = json!({ "content": "tea", "scope": "LOCAL" });
+            stage.say(&format!("/workspaces/{id}/memories"), &token, &memory);
+            stage.say(&format!("/workspaces/{id}/a2a"), &token, &json!({ "method": "message/send" }));
+            let record = json!({ "target_id": id, "task": "dig", "delegation_id": uuid::Uuid::from_u128(milliseconds()) });
+            stage.say(&format!("/workspaces/{id}/delegations/record"), &token, &record);
+            let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE);
+            database.execute("UPDATE delegations SET created_at = 0", []).expect("they are made older");
+        },
+        act: |stage| {
+            let (id, token) = identity(stage);
+            let path = |what: &str| format!("/workspaces/{id}/{what}");
+            let task = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "dig" });
+            stage.say(&path("delegations"), &token, &Value::Null);
+            stage.say(&path("memories"), &token, &json!({ "content": "tea", "scope": "LOCAL" }));
+            stage.say(&path("notify"), &token, &json!({ "message": "done" }));
+            stage.say(&path("a2a"), &token, &json!({ "method": "message/send" }));
+            stage.say(&path("activity/ack"), &token, &json!({ "acked_seq": i64::MAX }));
+            let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+            let memory =
+                database.query_row("SELECT id FROM memories LIMIT 1", [], |row| row.get::<_, Vec<u8>>(0));
+            let memory = uuid::Uuid::from_slice(&memory.expect("a memory")).expect("an id");
+            stage.ask("DELETE", &path(&format!("memories/{memory}")), &token, &Value::Null);
+            stage.say(&path("delegate"), &token, &task);
+        },
+        check: |stage, place| {
+            let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+            let open = "SELECT count(*) FROM delegations WHERE finished_at IS NULL AND sent_by_ostler = 1";
+            crate::support::daemon::until(&format!("no task is left open after a kill {place}"), || {
+                database
+                    .query_row(open, [], |row| row.get::<_, u32>(0))
+                    .is_ok_and(|open| open == 0)
+                    .then_some(())
+            });
         },
         ..SCENARIO
     },

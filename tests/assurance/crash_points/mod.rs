@@ -115,9 +115,13 @@ impl Stage {
 
     /// Says what an agent says, which the daemon may die of.
     fn say(&self, path: &str, token: &str, body: &serde_json::Value) {
+        self.ask(if body.is_null() { "GET" } else { "POST" }, path, token, body);
+    }
+
+    /// The same, by any method.
+    fn ask(&self, method: &str, path: &str, token: &str, body: &serde_json::Value) {
         use std::io::{Read, Write};
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let method = if body.is_empty() { "GET" } else { "POST" };
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.site.network_port())) else {
             return;
         };

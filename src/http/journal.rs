@@ -1,0 +1,233 @@
+//! The journal of messages: one row of activity for each message that reached the proxy, listed under its target.
+//!
+//! Rows are written behind the messages: they are gathered in memory and go to the store together, so that a message
+//! waits for no disk. Whoever reads activity has what is gathered written first. A crash loses the rows of the last
+//! moment, never a message. (A message to an agent that polls is stored before its sender is answered, and not here.)
+
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    response::Response,
+};
+use http_body_util::BodyExt;
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{Api, error::HttpError};
+use crate::{
+    domain::{
+        activity::{BODY_KEPT_BYTES, RECEIVED},
+        ids::{ActivityId, WorkspaceId},
+        time::{Awake, Timestamp},
+    },
+    store::{NewActivity, Summary},
+};
+
+/// How long rows are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// The most rows in memory. Beyond them, which takes a store that cannot write, the newest are dropped.
+const GATHERED_MAX: usize = 2048;
+
+/// The longest method and reason that a row holds, in bytes.
+const METHOD_MAX: usize = 128;
+const REASON_MAX: usize = 1024;
+
+/// Rows that are not written yet.
+#[derive(Default)]
+pub(super) struct Journal {
+    gathered: Mutex<Gathered>,
+    /// Held while rows are written, so that a reader waits for rows that another task has taken.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    rows: Vec<Row>,
+    scheduled: bool,
+    dropped: u64,
+}
+
+/// A row before its bodies are looked at.
+struct Row {
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+    method: Option<String>,
+    request: Kept,
+    response: Kept,
+    status: u16,
+    failed: Option<String>,
+    took: Duration,
+    at: Timestamp,
+}
+
+/// A body, as far as it is kept.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    length: u64,
+}
+
+impl Kept {
+    fn add(&mut self, data: &[u8]) {
+        self.length += data.len() as u64;
+        if self.length <= BODY_KEPT_BYTES as u64 {
+            self.bytes.extend_from_slice(data);
+        } else {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// The body as JSON; nothing where it is none.
+    fn json(self) -> Option<String> {
+        if self.length > BODY_KEPT_BYTES as u64 {
+            return Some(format!(r#"{{"truncated":true,"bytes":{}}}"#, self.length));
+        }
+        let text = String::from_utf8(self.bytes).ok()?;
+        serde_json::from_str::<IgnoredAny>(&text).is_ok().then_some(text)
+    }
+}
+
+/// The method of a message.
+pub(super) fn method_of(message: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Method<'a> {
+        #[serde(borrow)]
+        method: Option<Cow<'a, str>>,
+    }
+    let method = serde_json::from_slice::<Method<'_>>(message).ok()?.method?;
+    Some(cut(method.into_owned(), METHOD_MAX))
+}
+
+/// At most so many bytes of a text, cut between characters.
+pub(super) fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
+/// A message on its way. Its row is written when this is dropped, whatever came of it.
+pub(super) struct Exchange {
+    api: Api,
+    began: Awake,
+    row: Option<Row>,
+}
+
+impl Exchange {
+    /// Begins with a message that is about to be held or sent.
+    pub(super) fn begin(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId, message: &Bytes) -> Self {
+        let mut request = Kept::default();
+        request.add(message);
+        let row = Row {
+            from,
+            to,
+            method: method_of(message),
+            request,
+            response: Kept::default(),
+            status: 0,
+            failed: Some("the caller went away before there was an answer".into()),
+            took: Duration::ZERO,
+            at: Timestamp(0),
+        };
+        Self { api: api.clone(), began: api.0.clock.awake(), row: Some(row) }
+    }
+
+    /// The message did not get there, or not in time.
+    pub(super) fn failed(mut self, error: &HttpError) {
+        if let Some(row) = &mut self.row {
+            row.status = error.status().as_u16();
+            row.failed = Some(cut(error.message().to_owned(), REASON_MAX));
+        }
+    }
+
+    /// Follows the answer to its end.
+    pub(super) fn follow(mut self, answer: Response) -> Response {
+        if let Some(row) = &mut self.row {
+            row.status = answer.status().as_u16();
+            row.failed = (row.status >= 400).then(|| format!("the agent answered {}", answer.status()));
+        }
+        answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.row) {
+                    row.response.add(data);
+                }
+                frame
+            }))
+        })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(mut row) = self.row.take() {
+            row.took = self.api.0.clock.awake().since(self.began);
+            row.at = self.api.0.clock.now();
+            self.api.gather(row);
+        }
+    }
+}
+
+impl Row {
+    fn complete(self, id: ActivityId) -> NewActivity {
+        NewActivity {
+            id,
+            workspace: self.to,
+            activity_type: RECEIVED,
+            source: self.from,
+            target: Some(self.to.to_string()),
+            method: self.method,
+            status: if self.failed.is_some() { "error" } else { "ok" }.into(),
+            error_detail: self.failed.clone(),
+            summary: Summary::Message { failed: self.failed },
+            duration_ms: Some(i64::try_from(self.took.as_millis()).unwrap_or(i64::MAX)),
+            request_body: self.request.json(),
+            response_body: self.response.json(),
+            at: self.at,
+        }
+    }
+}
+
+impl Api {
+    fn gather(&self, row: Row) {
+        let schedule = {
+            let mut gathered = self.0.journal.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            if gathered.rows.len() >= GATHERED_MAX {
+                gathered.dropped += 1;
+                return;
+            }
+            gathered.rows.push(row);
+            !std::mem::replace(&mut gathered.scheduled, true)
+        };
+        if schedule {
+            let api = self.clone();
+            self.0.spawn.spawn(Box::pin(async move {
+                api.0.clock.sleep(GATHER).await;
+                api.write_gathered().await;
+            }));
+        }
+    }
+
+    /// Writes what is gathered.
+    pub(super) async fn write_gathered(&self) {
+        let _writing = self.0.journal.writing.lock().await;
+        let Gathered { rows, dropped, .. } = {
+            let mut gathered = self.0.journal.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *gathered)
+        };
+        if dropped > 0 {
+            tracing::warn!(rows = dropped, "activity was dropped: the store did not keep up");
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let count = rows.len();
+        let fresh = || ActivityId(self.0.entropy.uuid());
+        let rows = rows.into_iter().map(|row| row.complete(fresh())).collect();
+        if let Err(error) = self.0.store.log_activity(rows).await {
+            tracing::warn!(%error, rows = count, "activity was not written");
+        }
+    }
+}

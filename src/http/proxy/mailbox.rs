@@ -1,0 +1,79 @@
+//! Messages to an agent that polls: stored, and answered with "queued".
+
+use axum::{
+    Json,
+    body::Bytes,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::hold::paused;
+use crate::{
+    domain::{
+        activity::RECEIVED,
+        ids::{ActivityId, WorkspaceId},
+        status::Status,
+    },
+    http::{
+        Api,
+        error::{HttpError, HttpResult},
+        journal::method_of,
+    },
+    store::{NewActivity, Queued, Summary},
+};
+
+/// The largest message that is stored.
+const QUEUED_MAX_BYTES: usize = 1 << 20;
+/// When a sender whose message found no room is to try again, in seconds.
+const TRY_AGAIN: u64 = 15;
+
+/// Stores a message for an agent that polls. Its sender hears "queued" once it is stored, and not before.
+pub(super) async fn queue(
+    api: &Api,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+    body: &Bytes,
+) -> HttpResult<Response> {
+    let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
+    if member.status == Status::Paused || api.0.store.is_below_paused(to) {
+        return Err(paused());
+    }
+    if body.len() > QUEUED_MAX_BYTES {
+        let why = "a message to an agent that polls has 1 MiB at most";
+        return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| HttpError::invalid("the message is not UTF-8"))?;
+    let method = method_of(body);
+    let row = NewActivity {
+        id: ActivityId(api.0.entropy.uuid()),
+        workspace: to,
+        activity_type: RECEIVED,
+        source: from,
+        target: Some(to.to_string()),
+        method: method.clone(),
+        summary: Summary::Message { failed: None },
+        status: "ok".into(),
+        error_detail: None,
+        duration_ms: Some(0),
+        request_body: Some(text.to_owned()),
+        response_body: None,
+        at: api.0.clock.now(),
+    };
+    match api.0.store.queue_message(row).await? {
+        Queued::Stored => {
+            for id in from.into_iter().chain([to]) {
+                api.0.ops.traffic().note(id);
+            }
+            let told = json!({ "status": "queued", "delivery_mode": "poll", "method": method });
+            Ok(Json(told).into_response())
+        }
+        Queued::Full => {
+            let why = "the workspace's agent has not polled its messages: no more are stored until it does";
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)
+                .with("status", "mailbox_full")
+                .retry_after(TRY_AGAIN))
+        }
+        Queued::Gone => Err(HttpError::gone()),
+    }
+}

@@ -1,0 +1,147 @@
+//! The keys of a request's body: which a type knows, and which look like one of them misspelt.
+
+use std::fmt;
+
+use serde::{
+    Deserializer,
+    de::{DeserializeOwned, Error, Visitor},
+    forward_to_deserialize_any,
+};
+
+/// Keys that clients of the field send and that ostler has no use for. They are near to none of ours by accident.
+const OF_THE_FIELD: [&str; 12] = [
+    "canvas",
+    "x",
+    "y",
+    "model",
+    "template",
+    "budget_limit",
+    "secrets",
+    "collapsed",
+    "description",
+    "delivery_mode",
+    "workspace_dir",
+    "workspace_access",
+];
+
+/// The keys that a type reads.
+pub(super) fn of<T: DeserializeOwned>() -> &'static [&'static str] {
+    match T::deserialize(Fields) {
+        Err(Found(fields)) => fields,
+        Ok(_) => &[],
+    }
+}
+
+/// The known key that a key is probably meant to be: one or two letters away.
+pub(super) fn misspelt(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    if OF_THE_FIELD.contains(&key) {
+        return None;
+    }
+    // Of three letters two wrong ones leave nothing to know it by.
+    let near = |word: &&'static str| match distance(key, word) {
+        1 => true,
+        2 => word.len() > 3 && key.len() > 3,
+        _ => false,
+    };
+    known.iter().filter(|word| near(word)).min_by_key(|word| distance(key, word)).copied()
+}
+
+/// How many letters have to be changed, added, left out or swapped with their neighbour.
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(64).collect(), other.chars().collect());
+    let width = other.len() + 1;
+    let mut table: Vec<usize> = (0..(one.len() + 1) * width).map(|at| at / width + at % width).collect();
+    for row in 1..=one.len() {
+        for column in 1..width {
+            let same = one[row - 1] == other[column - 1];
+            let at = |row: usize, column: usize| table[row * width + column];
+            let mut least = (at(row - 1, column) + 1)
+                .min(at(row, column - 1) + 1)
+                .min(at(row - 1, column - 1) + usize::from(!same));
+            if row > 1 && column > 1 && one[row - 1] == other[column - 2] && one[row - 2] == other[column - 1]
+            {
+                least = least.min(at(row - 2, column - 2) + 1);
+            }
+            table[row * width + column] = least;
+        }
+    }
+    table.last().copied().unwrap_or(0)
+}
+
+/// Reads nothing, and fails with the fields that it is asked for.
+struct Fields;
+
+#[derive(Debug)]
+struct Found(&'static [&'static str]);
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Found {}
+
+impl Error for Found {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for Fields {
+    type Error = Found;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Found> {
+        Err(Found(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Found> {
+        Err(Found(fields))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CreateWorkspace, PatchWorkspace};
+
+    #[test]
+    fn keys_of_a_type_are_its_fields() {
+        assert!(of::<CreateWorkspace>().contains(&"workspace_dir"));
+        assert!(of::<PatchWorkspace>().contains(&"parent_id"));
+        assert!(of::<String>().is_empty());
+    }
+
+    #[test]
+    fn misspelt_keys_are_found_and_foreign_ones_are_not() {
+        let known = of::<CreateWorkspace>();
+        for (key, meant) in [
+            ("nmae", "name"),
+            ("nam", "name"),
+            ("teir", "tier"),
+            ("parent", "parent_id"),
+            ("Name", "name"),
+            ("comand", "command"),
+            ("imgae", "image"),
+            ("uri", "url"),
+            ("runtimes", "runtime"),
+            ("workspacedir", "workspace_dir"),
+        ] {
+            let found = misspelt(key, known);
+            assert!(found == Some(meant) || (key == "parent" && found.is_none()), "{key}: {found:?}");
+        }
+        for key in OF_THE_FIELD.into_iter().chain(["x1", "ui", "labels", "owner", "é", ""]) {
+            assert_eq!(misspelt(key, known), None, "{key}");
+        }
+    }
+}

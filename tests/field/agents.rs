@@ -1,0 +1,246 @@
+//! Agents that are sent to, with the habits of servers in the field: what they write is written byte by byte.
+
+#![allow(clippy::disallowed_methods, reason = "real servers, whose tasks are tokio's")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use crate::support::{
+    registry::{Hand, Registry},
+    wire::{Ask, Wire},
+};
+
+const REPLY: &str =
+    r#"{"jsonrpc":"2.0","id":"1","result":{"kind":"message","parts":[{"kind":"text","text":"hi"}]}}"#;
+
+/// How a server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// As one would.
+    Plain,
+    /// In chunks.
+    Chunked,
+    /// In chunks, and broken off.
+    ChunkedCut,
+    /// As a stream of events.
+    Sse,
+    /// Somewhere else.
+    Redirect,
+    /// With this status.
+    Status(u16),
+    /// With a length that it does not keep.
+    ShortOfLength,
+    /// In two writes with a pause: the head, then the body.
+    Slow,
+    /// Without a body.
+    NoContent,
+}
+
+/// A server on a port of this machine. Ends when it is dropped.
+struct Server {
+    asked: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Server {
+    async fn listen(port: u16, habit: Habit) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let serving = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                tokio::spawn(serve(stream, habit, Arc::clone(&count)));
+            }
+        });
+        (Self { asked, serving }, address)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// Reads one request, whole; `None` where the connection ends before.
+async fn read(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let length =
+                text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+            if bytes.len() >= end + 4 + length.unwrap_or(0_usize) {
+                return Some(bytes);
+            }
+        }
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&buffer[..read]);
+    }
+}
+
+async fn serve(mut stream: TcpStream, habit: Habit, asked: Arc<AtomicUsize>) {
+    while read(&mut stream).await.is_some() {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let length = REPLY.len();
+        let json = "content-type: application/json\r\n";
+        let (head, body) = match habit {
+            Habit::Plain | Habit::Slow => {
+                (format!("HTTP/1.1 200 OK\r\n{json}content-length: {length}\r\n\r\n"), REPLY.to_owned())
+            }
+            Habit::Chunked => (
+                format!("HTTP/1.1 200 OK\r\n{json}transfer-encoding: chunked\r\n\r\n"),
+                format!("5\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n", &REPLY[..5], length - 5, &REPLY[5..]),
+            ),
+            Habit::ChunkedCut => (
+                format!("HTTP/1.1 200 OK\r\n{json}transfer-encoding: chunked\r\n\r\n"),
+                format!("5\r\n{}\r\n", &REPLY[..5]),
+            ),
+            Habit::Sse => (
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n".to_owned(),
+                format!("data: {REPLY}\n\n"),
+            ),
+            Habit::Redirect => (
+                "HTTP/1.1 307 Temporary Redirect\r\nlocation: /workspaces/x/stop\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                String::new(),
+            ),
+            Habit::Status(status) => (
+                format!("HTTP/1.1 {status} So\r\n{json}content-length: {length}\r\n\r\n"),
+                REPLY.to_owned(),
+            ),
+            Habit::ShortOfLength => (
+                format!("HTTP/1.1 200 OK\r\n{json}content-length: {}\r\n\r\n", length + 9),
+                REPLY.to_owned(),
+            ),
+            Habit::NoContent => ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), String::new()),
+        };
+        let _left = stream.write_all(head.as_bytes()).await;
+        if habit == Habit::Slow {
+            // Its body comes when the head has been read by then, or not: both have to do.
+            tokio::task::yield_now().await;
+        }
+        let _left = stream.write_all(body.as_bytes()).await;
+        if !matches!(
+            habit,
+            Habit::Plain
+                | Habit::Slow
+                | Habit::Chunked
+                | Habit::Status(_)
+                | Habit::Redirect
+                | Habit::NoContent
+        ) {
+            return;
+        }
+    }
+}
+
+fn hello() -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": "1", "method": "message/send",
+        "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": "hi" }] } },
+    })
+}
+
+/// Sends a message; `None` where the answer was seen to be cut.
+async fn whole(from: &Hand<'_>, to: &Hand<'_>) -> Option<(u16, String)> {
+    let mut wire = Wire::open(from.registry.address).await;
+    let ask = from.message(to).token(&from.token).json(hello()).header("Connection", "close");
+    wire.write(&ask.bytes()).await;
+    let answer = wire.try_answer().await?;
+    Some((answer.status, answer.text()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_every_habit_arrive_whole_or_are_seen_to_be_cut() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    for (number, habit) in [
+        Habit::Plain,
+        Habit::Slow,
+        Habit::Chunked,
+        Habit::Sse,
+        Habit::NoContent,
+        Habit::Status(400),
+        Habit::Status(404),
+        Habit::Status(409),
+        Habit::Status(429),
+        Habit::Status(500),
+        Habit::Status(503),
+        Habit::ChunkedCut,
+        Habit::ShortOfLength,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (server, address) = Server::listen(0, habit).await;
+        let to = registry.external_at(&format!("to {number}"), &format!("http://{address}/")).await;
+        let answer = whole(&from, &to).await;
+        match habit {
+            Habit::Plain | Habit::Slow | Habit::Chunked => {
+                assert_eq!(answer, Some((200, REPLY.to_owned())), "{habit:?}");
+            }
+            Habit::Sse => assert_eq!(answer, Some((200, format!("data: {REPLY}\n\n"))), "{habit:?}"),
+            Habit::NoContent => assert_eq!(answer, Some((204, String::new())), "{habit:?}"),
+            Habit::Status(status) => assert_eq!(answer, Some((status, REPLY.to_owned())), "{habit:?}"),
+            Habit::ChunkedCut | Habit::Redirect | Habit::ShortOfLength => {
+                assert!(answer.is_none_or(|(status, _)| status == 502), "{habit:?} looks whole");
+            }
+        }
+        assert_eq!(server.asked(), 1, "{habit:?}: a message is sent once");
+        // One row each, and the status says how it went.
+        let rows = to.ask(Ask::get(format!("/workspaces/{}/activity", to.id))).await.well();
+        assert_eq!(rows.as_array().unwrap().len(), 1, "{habit:?}: {rows}");
+        if let Habit::Status(_) = habit {
+            assert_eq!(rows[0]["status"], "error", "{habit:?}: {rows}");
+        }
+    }
+}
+
+/// A redirect would send a caller that follows it to a route of ostler, with the caller's own token.
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_of_an_agent_are_not_followed() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let (server, address) = Server::listen(0, Habit::Redirect).await;
+    let to = registry.external_at("to", &format!("http://{address}/")).await;
+    let (status, _) = whole(&from, &to).await.expect("an answer");
+    assert!((300..=399).contains(&status) || status == 502, "{status}");
+    assert_eq!(server.asked(), 1);
+    assert_eq!(to.status().await, "online", "nothing was stopped");
+}
+
+/// Listens on another port than the one its container publishes, or never.
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_that_never_listens_is_an_error_with_its_reason() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let never = registry.online("never").await;
+    let ask = from.message(&never).header("X-Timeout", "1").json(hello());
+    let answer = from.ask(ask).await;
+    assert!(matches!(answer.status, 502 | 503), "{answer:?}");
+    assert!(
+        answer.json()["error"].is_string() || answer.json()["error"]["message"].is_string(),
+        "{answer:?}"
+    );
+    let rows = never.ask(Ask::get(format!("/workspaces/{}/activity", never.id))).await.well();
+    assert_eq!(rows[0]["status"], "error", "{rows}");
+}

@@ -1,0 +1,272 @@
+//! Programs of the field that register, poll and report, each as it behaves.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::{Hand, Registry, until},
+    wire::Ask,
+};
+
+/// A message as peers send it.
+fn message(text: &str) -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": "1", "method": "message/send",
+        "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": text }] } },
+    })
+}
+
+/// Which program polls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// Takes every row of its type, its text from `data`. Replies to peers and users.
+    Sdk,
+    /// Takes every row of its type, its text from the message. Replies to peers only, without X-Workspace-ID.
+    Cli,
+    /// Asks without a type, and takes what users send.
+    Bridge,
+}
+
+/// A program at work: its cursor is all it remembers.
+struct Poller<'r> {
+    program: Program,
+    hand: Hand<'r>,
+    cursor: Option<String>,
+    /// Whether it has given up for good, as the CLI does at most errors.
+    stopped: bool,
+    /// What its handler was called with.
+    handled: Vec<String>,
+    /// Rows whose sender it could not tell: the SDK's handler raises at them.
+    raised: usize,
+}
+
+impl<'r> Poller<'r> {
+    fn new(program: Program, hand: Hand<'r>) -> Self {
+        Self { program, hand, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
+    }
+
+    /// One poll; answers how many rows it took for new messages.
+    async fn poll(&mut self) -> usize {
+        if self.stopped {
+            return 0;
+        }
+        let mut query: Vec<String> = match self.program {
+            Program::Sdk => vec!["type=a2a_receive".into(), "limit=100".into()],
+            Program::Cli => vec!["type=a2a_receive".into(), "limit=50".into()],
+            Program::Bridge if self.cursor.is_none() => vec!["since_secs=30".into()],
+            Program::Bridge => Vec::new(),
+        };
+        query.extend(self.cursor.as_ref().map(|cursor| format!("since_id={cursor}")));
+        let path = format!("/workspaces/{}/activity?{}", self.hand.id, query.join("&"));
+        let answer = self.hand.ask(Ask::get(path)).await;
+        match answer.status {
+            200 => {}
+            410 => {
+                self.cursor = None;
+                return 0;
+            }
+            status => {
+                self.stopped = (400..500).contains(&status);
+                return 0;
+            }
+        }
+        let rows = answer.json().as_array().expect("a bare array").clone();
+        let mut taken = 0;
+        for row in &rows {
+            // The last row of a page is the cursor: of the first, descending page the oldest.
+            self.cursor = row["id"].as_str().map(ToOwned::to_owned);
+            taken += usize::from(self.take(row).await);
+        }
+        taken
+    }
+
+    /// Takes a row for a message, or not; replies to it.
+    async fn take(&mut self, row: &Value) -> bool {
+        let source = row["source_id"].as_str();
+        let text = match self.program {
+            Program::Sdk => row["data"]["text"].as_str().unwrap_or_default().to_owned(),
+            Program::Cli => {
+                let text = row["request_body"]["params"]["message"]["parts"][0]["text"].as_str();
+                text.unwrap_or_default().to_owned()
+            }
+            Program::Bridge if source.is_some() || row["method"] == "notify" => return false,
+            Program::Bridge => row["summary"].as_str().unwrap_or_default().to_owned(),
+        };
+        self.handled.push(text.clone());
+        let kind = row["data"]["source"].as_str();
+        match (self.program, source) {
+            (_, Some(peer)) => {
+                let mut reply =
+                    Ask::post(format!("/workspaces/{peer}/a2a")).json(message(&format!("re: {text}")));
+                if self.program == Program::Sdk {
+                    reply = reply.header("X-Workspace-ID", &self.hand.id);
+                }
+                self.hand.ask(reply).await.well();
+            }
+            (Program::Sdk, None) if kind == Some("canvas_user") => self.notify(&text).await,
+            (Program::Sdk, None) => self.raised += 1,
+            (Program::Bridge, None) => self.notify(&text).await,
+            (Program::Cli, None) => {}
+        }
+        true
+    }
+
+    async fn notify(&self, text: &str) {
+        let body = json!({ "message": format!("re: {text}") });
+        self.hand.ask(Ask::post(format!("/workspaces/{}/notify", self.hand.id)).json(body)).await.well();
+    }
+}
+
+/// Registers as the program does: the SDK without a mode and with a url of its own scheme.
+async fn register(program: Program, hand: &Hand<'_>) {
+    let body = match program {
+        Program::Sdk => json!({ "url": "remote://no-inbound" }),
+        Program::Cli | Program::Bridge => json!({ "url": "", "delivery_mode": "poll" }),
+    };
+    hand.register(body).await.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
+    for program in [Program::Sdk, Program::Cli, Program::Bridge] {
+        let registry = Registry::start().await;
+        let hand = registry.external("poller", json!({})).await;
+        register(program, &hand).await;
+        let peer = registry.external("peer", json!({ "delivery_mode": "poll" })).await;
+        let mut poller = Poller::new(program, hand.clone());
+        assert_eq!(poller.poll().await, 0, "{program:?}: nothing has come yet");
+        for number in 0..3 {
+            peer.tell(&hand, message(&format!("peer {number}"))).await.well();
+            let user =
+                Ask::post(format!("/workspaces/{}/a2a", hand.id)).json(message(&format!("user {number}")));
+            registry.order(user).await.well();
+        }
+        for _ in 0..4 {
+            poller.poll().await;
+        }
+        let before = poller.handled.len();
+        for _ in 0..3 {
+            assert_eq!(
+                poller.poll().await,
+                0,
+                "{program:?} takes old rows for new ones: {:?}",
+                poller.handled
+            );
+        }
+        let handled: BTreeSet<_> = poller.handled.iter().map(String::as_str).collect();
+        let expected = match program {
+            Program::Bridge => 3,
+            Program::Sdk | Program::Cli => 6,
+        };
+        let own = poller.handled.iter().filter(|text| text.starts_with("re: ")).count();
+        assert_eq!(own, 0, "{program:?} answers itself: {:?}", poller.handled);
+        let texts = handled.iter().filter(|text| !text.is_empty()).count();
+        assert!(texts >= expected || program == Program::Bridge, "{program:?}: {handled:?}");
+        // The first page comes twice, by the programs' own doing, and the SDK stumbles over its own notices, once each.
+        assert!(before <= 2 * 6 + 6, "{program:?} was called {before} times");
+        assert!(!poller.stopped, "{program:?} has stopped");
+        // What it sent is with the peer, once for each time it was called, and nothing is under itself.
+        let path = format!("/workspaces/{}/activity?type=a2a_receive&limit=500", peer.id);
+        let replies = peer.ask(Ask::get(path)).await.well();
+        let replies = replies.as_array().unwrap().len();
+        let from_peer = poller.handled.iter().filter(|text| text.starts_with("peer ")).count();
+        assert_eq!(replies, from_peer, "{program:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pollers_begin_again_after_a_410() {
+    for program in [Program::Sdk, Program::Cli, Program::Bridge] {
+        let registry = Registry::start().await;
+        let hand = registry.external("poller", json!({})).await;
+        register(program, &hand).await;
+        let mut poller = Poller::new(program, hand.clone());
+        poller.cursor = Some("00000000-0000-4000-8000-000000000000".into());
+        poller.poll().await;
+        assert_eq!(poller.cursor, None, "{program:?}: it cleared its cursor");
+        registry.order(Ask::post(format!("/workspaces/{}/a2a", hand.id)).json(message("user"))).await.well();
+        assert_eq!(poller.poll().await, 1, "{program:?}");
+        assert!(!poller.stopped);
+    }
+}
+
+/// A poller at its pace is never refused by a limit: the CLI would stop for good at a 429.
+#[tokio::test(flavor = "multi_thread")]
+async fn pollers_are_not_limited_at_their_pace() {
+    let registry = Registry::start().await;
+    let hand = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
+    let mut poller = Poller::new(Program::Cli, hand.clone());
+    for _ in 0..60 {
+        poller.poll().await;
+        hand.beat(json!({})).await.well();
+    }
+    assert!(!poller.stopped);
+}
+
+/// The SDK's `register` never sends its bearer: without one nothing is registered, whatever the body says.
+#[tokio::test(flavor = "multi_thread")]
+async fn register_without_a_bearer_is_no_bootstrap() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    let body = json!({ "id": one.id, "url": "remote://no-inbound", "agent_card": {} });
+    let answer = registry.ask(Ask::post("/registry/register").json(body)).await;
+    answer.refuses(401, "missing workspace auth token");
+    assert_eq!(one.status().await, "awaiting_agent");
+}
+
+/// A runtime's loop beside its heartbeats: delegations that have ended are told once, to itself and to its user.
+#[tokio::test(flavor = "multi_thread")]
+async fn beat_loop_tells_each_result_once() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({ "delivery_mode": "poll" })).await;
+    let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
+    let path = |what: &str| format!("/workspaces/{}/{what}", one.id);
+    let delegated = one.ask(Ask::post(path("delegate")).json(gone)).await;
+    assert_eq!(delegated.status, 202, "a runtime takes nothing else: {delegated:?}");
+    let id = delegated.json()["delegation_id"].clone();
+    let mut told = BTreeSet::new();
+    until("the loop has a result", async || {
+        one.beat(json!({})).await.well();
+        let rows = one.ask(Ask::get(path("delegations"))).await.well();
+        let ended = |row: &&Value| row["status"] == "completed" || row["status"] == "failed";
+        for row in rows.as_array().unwrap().iter().filter(ended) {
+            assert_eq!(row["source_id"], json!(one.id), "it takes only its own");
+            if told.insert(row["delegation_id"].to_string()) {
+                assert_eq!(row["method"], "delegate_result", "the result comes before its delegation");
+                one.ask(Ask::post(path("a2a")).json(message("it ended"))).await.well();
+                one.ask(Ask::post(path("notify")).json(json!({ "message": "it ended" }))).await.well();
+            }
+        }
+        (!told.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(told.len(), 1);
+    // `check_task_status`: the first row of that id, whole.
+    let rows = one.ask(Ask::get(path("delegations"))).await.well();
+    let first = rows.as_array().unwrap().iter().find(|row| row["delegation_id"] == id).unwrap().clone();
+    assert!(first["status"] == "failed" && first["error"].is_string(), "{first}");
+    // A completion notice of a runtime lacks a message: refused, harmless.
+    let notice = one.ask(Ask::post(path("notify")).json(json!({ "type": "delegation_complete" }))).await;
+    notice.refuses(400, "message is required");
+}
+
+/// Prompt recall takes the list's last ten; `commit_memory` demands 201.
+#[tokio::test(flavor = "multi_thread")]
+async fn memories_are_committed_and_recalled() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let path = format!("/workspaces/{}/memories", one.id);
+    for number in 0..12 {
+        let body = json!({ "content": format!("fact {number}"), "scope": "LOCAL" });
+        assert_eq!(one.ask(Ask::post(&path).json(body)).await.status, 201);
+    }
+    let all = one.ask(Ask::get(&path)).await.well();
+    let all = all.as_array().expect("a bare array");
+    assert_eq!(
+        (all.len(), &all[0]["content"], &all[11]["content"]),
+        (12, &json!("fact 11"), &json!("fact 0"))
+    );
+    let found = one.ask(Ask::get(format!("{path}?scope=LOCAL&q=FACT%207"))).await.well();
+    assert_eq!(found.as_array().unwrap().len(), 1);
+}

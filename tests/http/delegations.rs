@@ -1,0 +1,292 @@
+//! Delegations (§12): handed over, carried out, asked for, reported; across a restart of the daemon.
+
+use ostler::{
+    domain::ids::{DelegationId, WorkspaceId},
+    store::{Delegated, NewDelegation},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::agent::{Agent, Says};
+use crate::support::{
+    registry::{Hand, Registry, until},
+    wire::{Answer, Ask, keys_of},
+};
+
+const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"kind":"text","text":"done"}]}}"#;
+
+fn well() -> Says {
+    Says::This(200, "application/json", REPLY.into())
+}
+
+async fn delegate(from: &Hand<'_>, body: Value) -> Answer {
+    from.ask(Ask::post(format!("/workspaces/{}/delegate", from.id)).json(body)).await
+}
+
+async fn list(of: &Hand<'_>) -> Vec<Value> {
+    let ask = Ask::get(format!("/workspaces/{}/delegations", of.id));
+    of.ask(ask).await.well().as_array().expect("a bare array").clone()
+}
+
+/// The first row of a delegation that has ended, as a runtime looks for it.
+async fn ended(of: &Hand<'_>, id: &str) -> Value {
+    until(&format!("delegation {id} ends"), async || {
+        let rows = list(of).await;
+        let ends = |row: &&Value| row["status"] == "completed" || row["status"] == "failed";
+        rows.iter().find(|row| row["delegation_id"] == id && ends(row)).cloned()
+    })
+    .await
+}
+
+fn id_of(answer: &Answer) -> String {
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["delegation_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delegation_is_carried_out_and_polled() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(well()).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    let from = registry.online("from").await;
+    from.ask(Ask::get(format!("/workspaces/{}/delegations", from.id))).await.is(200, "[]");
+    let answer = delegate(&from, json!({ "target_id": to.id, "task": "dig" })).await;
+    let told = answer.has(202, &["delegation_id", "status", "target_id"]);
+    assert_eq!((&told["status"], &told["target_id"]), (&json!("delegated"), &json!(to.id)));
+    let id = id_of(&answer);
+    let result = ended(&from, &id).await;
+    assert_eq!(
+        keys_of(&result),
+        [
+            "created_at",
+            "delegation_id",
+            "id",
+            "method",
+            "response_preview",
+            "source_id",
+            "status",
+            "summary",
+            "target_id",
+            "type"
+        ]
+    );
+    for (key, value) in [
+        ("type", json!("delegation")),
+        ("method", json!("delegate_result")),
+        ("source_id", json!(from.id)),
+        ("target_id", json!(to.id)),
+        ("status", json!("completed")),
+        ("response_preview", json!("done")),
+    ] {
+        assert_eq!(result[key], value, "{key} of {result}");
+    }
+    // The result sorts before its delegation, whose status follows.
+    let rows = list(&from).await;
+    let methods: Vec<_> = rows.iter().map(|row| (&row["method"], &row["status"])).collect();
+    let completed = json!("completed");
+    assert_eq!(methods, [(&json!("delegate_result"), &completed), (&json!("delegate"), &completed)]);
+    assert_ne!(rows[0]["id"], rows[1]["id"], "each row has an id of its own");
+    // What the agent was sent.
+    let asked = &agent.asked()[0];
+    let body = asked.json();
+    assert_eq!(asked.headers["x-workspace-id"], from.id.as_str());
+    assert_eq!(body["params"]["message"]["messageId"], json!(id));
+    assert_eq!(body["params"]["metadata"]["delegation_id"], json!(id));
+    assert_eq!(body["params"]["message"]["parts"][0]["text"], "dig");
+    // A message like any other: one row under its target, none under the delegator.
+    let rows = to.ask(Ask::get(format!("/workspaces/{}/activity", to.id))).await.well();
+    assert_eq!((rows.as_array().unwrap().len(), &rows[0]["source_id"]), (1, &json!(from.id)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delegation_requests_are_refused_in_the_fields_words() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.online("two").await);
+    for (body, error) in [
+        (json!({}), "invalid delegation request"),
+        (json!({ "target_id": two.id }), "invalid delegation request"),
+        (json!({ "target_id": two.id, "task": "" }), "invalid delegation request"),
+        (json!({ "target_id": "two", "task": "t" }), "target_id must be a valid UUID"),
+        (json!({ "target_id": one.id, "task": "t" }), "self-delegation not permitted"),
+    ] {
+        delegate(&one, body).await.refuses(400, error);
+    }
+    // The field's SDK posts to the target's id with its own token.
+    let foreign = Ask::post(format!("/workspaces/{}/delegate", two.id)).json(json!({ "task": "t" }));
+    one.ask(foreign).await.refuses(401, "invalid workspace auth token");
+    assert!(list(&one).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_and_forbidden_targets_end_as_failed() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    let child = registry.online_below("child", &one).await;
+    let other = registry.online("other").await;
+    for (target, word) in
+        [("00000000-0000-4000-8000-000000000000", "not found"), (&child.id, "access denied")]
+    {
+        let from = if word == "not found" { &one } else { &other };
+        let id = id_of(&delegate(from, json!({ "target_id": target, "task": "t" })).await);
+        let row = ended(from, &id).await;
+        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(word), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn same_key_is_handed_over_once_until_it_fails() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(well()).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    let from = registry.online("from").await;
+    let body = json!({ "target_id": to.id, "task": "dig", "idempotency_key": "k" });
+    let id = id_of(&delegate(&from, body.clone()).await);
+    ended(&from, &id).await;
+    let again = delegate(&from, body.clone()).await;
+    let told = again.has(200, &["delegation_id", "idempotent_hit", "status", "target_id"]);
+    assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("completed")));
+    assert_eq!(agent.asked().len(), 1, "done once");
+    // The key is the delegator's own.
+    let other = registry.online("other").await;
+    assert_ne!(id_of(&delegate(&other, body.clone()).await), id);
+    // A failed one runs again, as a new delegation.
+    let gone = json!({
+        "target_id": "00000000-0000-4000-8000-000000000000", "task": "t", "idempotency_key": "f",
+    });
+    let first = id_of(&delegate(&from, gone.clone()).await);
+    ended(&from, &first).await;
+    let second = id_of(&delegate(&from, gone).await);
+    assert_ne!(first, second);
+    ended(&from, &second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_agent_are_told() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    for (number, (says, word)) in [
+        (Says::This(500, "text/plain", b"broken".to_vec()), "answered 500 Internal Server Error: broken"),
+        (
+            Says::This(200, "application/json", br#"{"error":{"code":1,"message":"not mine"}}"#.to_vec()),
+            "not mine",
+        ),
+        (
+            Says::This(200, "application/json", br#"{"result":{"status":{"state":"failed"}}}"#.to_vec()),
+            "ended as failed",
+        ),
+        (Says::This(200, "text/html", b"<html>".to_vec()), "answered 200 OK: <html>"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let agent = Agent::saying(says).await;
+        let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
+        let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
+        let row = ended(&from, &id).await;
+        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(word), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delegation_to_a_poller_is_queued() {
+    let registry = Registry::start().await;
+    let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
+    let from = registry.online("from").await;
+    let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "dig" })).await);
+    until("it is queued", async || (list(&from).await[0]["status"] == "queued").then_some(())).await;
+    let rows = to.ask(Ask::get(format!("/workspaces/{}/activity?type=a2a_receive", to.id))).await.well();
+    assert_eq!(rows[0]["request_body"]["params"]["metadata"]["delegation_id"], json!(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runtime_records_and_updates_its_own_delegations() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.online("two").await);
+    let id = Uuid::from_u128(7).to_string();
+    let record = || {
+        let body = json!({ "target_id": two.id, "task": "dig", "delegation_id": id });
+        Ask::post(format!("/workspaces/{}/delegations/record", one.id)).json(body)
+    };
+    for _ in 0..2 {
+        let told = one.ask(record()).await.has(202, &["delegation_id", "status"]);
+        assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("recorded")));
+    }
+    registry.ask(record()).await.refuses(401, "missing workspace auth token");
+    let path = format!("/workspaces/{}/delegations/{id}/update", one.id);
+    let update = |body: Value| Ask::post(&path).json(body);
+    let odd = one.ask(update(json!({ "status": "queued" }))).await;
+    odd.refuses(400, "status must be 'completed' or 'failed'");
+    let body = json!({ "status": "completed", "response_preview": "é".repeat(400) });
+    let told = one.ask(update(body)).await.has(200, &["delegation_id", "status"]);
+    assert_eq!(told["status"], "completed");
+    let rows = list(&one).await;
+    assert_eq!((rows.len(), rows[0]["response_preview"].as_str().unwrap().len()), (2, 300), "{rows:#?}");
+    // An end is an end.
+    let told = one.ask(update(json!({ "status": "failed", "error": "late" }))).await.well();
+    assert_eq!(told["status"], "completed");
+    let foreign = two.ask(Ask::post(format!("/workspaces/{}/delegations/{id}/update", two.id)).json(json!({
+        "status": "failed"
+    })));
+    foreign.await.refuses(404, "delegation not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_delegations_are_bounded() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
+    let id: WorkspaceId = one.id.parse().unwrap();
+    let new = |number: u128| NewDelegation {
+        id: DelegationId(Uuid::from_u128(number)),
+        workspace: id,
+        target: two.id.parse().unwrap(),
+        key: None,
+        task: "t".into(),
+        sent_by_ostler: false,
+        at: registry.clock.now(),
+    };
+    for number in 0..64 {
+        assert_eq!(registry.store.begin_delegation(new(number)).await.unwrap(), Delegated::New);
+    }
+    let full = delegate(&one, json!({ "target_id": two.id, "task": "t" })).await;
+    assert_eq!(full.status, 429, "{full:?}");
+    assert!(list(&one).await.len() <= 50);
+}
+
+/// What was never sent is sent by the next daemon, once; what may have been sent is told as failed, and not sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_delegations_end_or_run_once_after_a_restart() {
+    let registry = Registry::start().await;
+    let silent = Agent::saying(Says::Nothing).await;
+    let agent = Agent::saying(well()).await;
+    let slow = registry.external_at("slow", &silent.url()).await.id;
+    let to = registry.external_at("to", &agent.url()).await.id;
+    let from = registry.external("from", json!({})).await;
+    let sent =
+        id_of(&delegate(&from, json!({ "target_id": slow, "task": "t", "idempotency_key": "k" })).await);
+    until("it is sent", async || (silent.asked().len() == 1).then_some(())).await;
+    // One that a crash kept from being sent.
+    let pending = DelegationId(Uuid::from_u128(9));
+    let new = NewDelegation {
+        id: pending,
+        workspace: from.id.parse().unwrap(),
+        target: to.parse().unwrap(),
+        key: None,
+        task: "dig".into(),
+        sent_by_ostler: true,
+        at: registry.clock.now(),
+    };
+    registry.store.begin_delegation(new).await.unwrap();
+    let (id, token) = (from.id.clone(), from.token.clone());
+    let registry = registry.restart().await;
+    let from = Hand { registry: &registry, id, token };
+    let row = ended(&from, &sent).await;
+    assert_eq!(row["status"], "failed");
+    assert!(row["error"].as_str().unwrap().contains("restarted"), "{row}");
+    assert_eq!(silent.asked().len(), 1, "not sent a second time");
+    assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
+    assert_eq!(agent.asked().len(), 1);
+    // Its key is free again: whoever wants it done says so.
+    let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
+    ended(&from, &id_of(&delegate(&from, body).await)).await;
+    assert_eq!(agent.asked().len(), 2);
+}

@@ -1,0 +1,218 @@
+//! Agents that poll (§11): how they register, how messages reach them, and what their senders hear.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::{Hand, Registry},
+    wire::{Answer, Ask},
+};
+
+const QUEUED: &str = r#"{"status":"queued","delivery_mode":"poll","method":"message/send"}"#;
+
+fn hello(text: &str) -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": "1", "method": "message/send",
+        "params": { "message": { "messageId": "m", "role": "user", "parts": [{ "kind": "text", "text": text }] } },
+    })
+}
+
+async fn poller<'r>(registry: &'r Registry, name: &str) -> Hand<'r> {
+    let hand = registry.external(name, json!({})).await;
+    let answer = hand.register(json!({ "url": "", "delivery_mode": "poll" })).await;
+    answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
+    hand
+}
+
+async fn polled(hand: &Hand<'_>, query: &str) -> Vec<Value> {
+    let ask = Ask::get(format!("/workspaces/{}/activity?type=a2a_receive{query}", hand.id));
+    hand.ask(ask).await.well().as_array().expect("an array").clone()
+}
+
+fn same(answer: &Answer, expected: &Value) {
+    assert_eq!((answer.status, &answer.json()), (200, expected), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_to_a_poller_is_stored_and_queued() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
+    let queued: Value = serde_json::from_str(QUEUED).unwrap();
+    same(&from.tell(&to, hello("hi")).await, &queued);
+    let rows = polled(&to, "").await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    let row = &rows[0];
+    assert_eq!((&row["source_id"], &row["target_id"]), (&json!(from.id), &json!(to.id)));
+    assert_eq!(row["request_body"], hello("hi"), "the whole message, to be read by the agent");
+    assert_eq!(row["data"], json!({ "source": "peer_agent", "text": "hi" }));
+    assert!(row.get("response_body").is_none(), "it has no answer yet: {row}");
+    // A user's message has no source; its answer is the poller's own message.
+    same(&registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("you"))).await, &queued);
+    assert_eq!(polled(&to, "&source=canvas").await[0]["source_id"], Value::Null);
+    // The peer answers by a message of its own, without X-Workspace-ID: the bearer says who it is.
+    let back = poller(&registry, "back").await;
+    let reply = Ask::post(format!("/workspaces/{}/a2a", back.id)).json(hello("answer"));
+    same(&to.ask(reply).await, &queued);
+    assert_eq!(polled(&back, "").await[0]["source_id"], json!(to.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_poller_still_has_its_messages_stored() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
+    assert_eq!(to.status().await, "awaiting_agent");
+    from.tell(&to, hello("early")).await.well();
+    let found = Ask::get(format!("/registry/discover/{}", to.id)).header("X-Workspace-ID", &from.id);
+    from.ask(found).await.well();
+    to.order("pause").await.well();
+    assert_eq!(from.tell(&to, hello("late")).await.status, 409, "paused is paused");
+    to.order("resume").await.well();
+    let texts: Vec<_> = polled(&to, "").await.iter().map(|row| row["data"]["text"].clone()).collect();
+    assert!(texts.contains(&json!("early")), "{texts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn register_chooses_the_delivery_mode() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({})).await;
+    for (body, status, answer) in [
+        (json!({ "url": "" }), 200, r#"{"status":"registered"}"#),
+        (
+            json!({ "url": "", "delivery_mode": "push" }),
+            200,
+            r#"{"status":"registered","delivery_mode":"push"}"#,
+        ),
+        // The field's SDK: a url of a scheme of its own, and no mode.
+        (json!({ "url": "remote://no-inbound" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
+        // What the row says stays.
+        (json!({ "url": "" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
+        (json!({ "url": "ftp://never.checked" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
+        (
+            json!({ "url": "", "delivery_mode": "push" }),
+            200,
+            r#"{"status":"registered","delivery_mode":"push"}"#,
+        ),
+        (json!({ "delivery_mode": "pull" }), 400, r#"{"error":"delivery_mode must be 'push' or 'poll'"}"#),
+    ] {
+        one.register(body.clone()).await.is(status, answer);
+    }
+    let remote = one.register(json!({ "url": "remote://x", "delivery_mode": "push" })).await;
+    assert_eq!(remote.status, 400, "{remote:?}");
+    // Without a url at all, as the CLI of the field does.
+    let bare = json!({ "id": one.id, "agent_card": {}, "delivery_mode": "poll" });
+    let answer = one.ask(Ask::post("/registry/register").json(bare)).await;
+    answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
+    assert_eq!(one.show().await["delivery_mode"], "poll");
+    // A container is always sent to.
+    let container = registry.begun("container", json!({})).await;
+    let answer = container.register(json!({ "delivery_mode": "poll" })).await;
+    answer.is(200, r#"{"status":"registered","delivery_mode":"push"}"#);
+    let unauthenticated = json!({ "id": one.id, "url": "remote://no-inbound", "agent_card": {} });
+    let answer = registry.ask(Ask::post("/registry/register").json(unauthenticated)).await;
+    answer.refuses(401, "missing workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_takes_a_delivery_mode() {
+    let registry = Registry::start().await;
+    let one = registry.external("one", json!({ "delivery_mode": "poll", "url": "remote://x" })).await;
+    let shown = one.show().await;
+    assert_eq!((&shown["delivery_mode"], &shown["status"]), (&json!("poll"), &json!("awaiting_agent")));
+    for (body, word) in [
+        (json!({ "name": "x", "external": true, "delivery_mode": "pull" }), "delivery_mode must be"),
+        (
+            json!({ "name": "x", "image": "i", "delivery_mode": "poll" }),
+            "only an external workspace can poll",
+        ),
+    ] {
+        let refused = registry.order(Ask::post("/workspaces").json(body)).await;
+        assert!(refused.status == 400 && refused.text().contains(word), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sender_hears_of_an_agent_without_a_url() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.external_at("to", "").await);
+    let answer = from.tell(&to, hello("hi")).await;
+    assert!(answer.status == 502 && answer.text().contains("has no url"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unpolled_messages_are_never_dropped() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
+    from.tell(&to, hello("first")).await.well();
+    let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
+    // Reports of its own push history out, never a message that waits.
+    let id: ostler::domain::ids::WorkspaceId = to.id.parse().unwrap();
+    let row = |number: u128| ostler::store::NewActivity {
+        id: ostler::domain::ids::ActivityId(uuid::Uuid::from_u128(number)),
+        workspace: id,
+        activity_type: "a2a_receive",
+        source: None,
+        target: None,
+        method: None,
+        summary: ostler::store::Summary::Text(None),
+        status: "ok".into(),
+        error_detail: None,
+        duration_ms: None,
+        request_body: None,
+        response_body: None,
+        at: registry.clock.now(),
+    };
+    registry.store.log_activity((0..600).map(row).collect()).await.unwrap();
+    assert_eq!(polled(&to, &format!("&since_id={first}&limit=500")).await.len(), 500);
+    // With the cursor on it, it counts as received, and is history like the rest.
+    registry.store.log_activity((1000..1600).map(row).collect()).await.unwrap();
+    let gone = to.ask(Ask::get(format!("/workspaces/{}/activity?since_id={first}", to.id))).await;
+    assert_eq!(gone.status, 410, "{gone:?}");
+    // A full mailbox refuses, and takes messages again once it was read.
+    for number in 0..500 {
+        let row = row(10_000 + number);
+        assert_eq!(registry.store.queue_message(row).await.unwrap(), ostler::store::Queued::Stored);
+    }
+    let full = from.tell(&to, hello("too much")).await;
+    assert_eq!(
+        (full.status, &full.json()["error"]["data"]["status"]),
+        (503, &json!("mailbox_full")),
+        "{full:?}"
+    );
+    assert!(full.header("retry-after").is_some());
+    // An admin who looks on has polled nothing.
+    let newest = polled(&to, "&limit=1").await.remove(0);
+    let looks = format!("/workspaces/{}/activity?since_id={}", to.id, newest["id"].as_str().unwrap());
+    registry.order(Ask::get(&looks)).await.well();
+    assert_eq!(from.tell(&to, hello("too much")).await.status, 503);
+    let ack = json!({ "acked_seq": newest["seq"] });
+    to.ask(Ask::post(format!("/workspaces/{}/activity/ack", to.id)).json(ack)).await.well();
+    from.tell(&to, hello("room")).await.well();
+    let ack = Ask::post(format!("/workspaces/{}/activity/ack", to.id)).body("{}");
+    to.ask(ack).await.refuses(400, "invalid request body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_messages_survive_a_restart() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
+    from.tell(&to, hello("kept")).await.well();
+    let (id, token) = (to.id.clone(), to.token.clone());
+    let registry = registry.restart().await;
+    let to = Hand { registry: &registry, id, token };
+    assert_eq!(polled(&to, "").await[0]["data"]["text"], "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_message_to_a_poller_is_refused() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
+    let answer = from.tell(&to, hello(&"x".repeat(1 << 20))).await;
+    assert!(answer.status == 413 && answer.text().contains("polls has 1 MiB at most"), "{answer:?}");
+    from.tell(&to, hello(&"x".repeat(900 << 10))).await.well();
+    let rows = polled(&to, "").await;
+    assert_eq!(rows.len(), 1, "what was refused is no message");
+    assert_eq!(
+        rows[0]["request_body"]["params"]["message"]["parts"][0]["text"].as_str().unwrap().len(),
+        900 << 10
+    );
+}
