@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -419,14 +419,18 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
     drop(writing);
     answered(heard.map_err(deaf(&api))?)?;
     api.0.refusals.forget(holder.workspace);
-    let mut answer = serde_json::json!({ "status": "registered" });
-    if let Some(delivery) = answered_delivery {
-        answer["delivery_mode"] = delivery.as_str().into();
-    }
-    if let Some(why) = url_refused {
-        answer["url_refused"] = why.into();
-    }
-    Ok(Json(answer).into_response())
+    let delivery_mode = answered_delivery.map(Delivery::as_str);
+    Ok(Json(Registered { status: "registered", delivery_mode, url_refused }).into_response())
+}
+
+/// The answer to a register.
+#[derive(Serialize)]
+struct Registered {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_mode: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url_refused: Option<String>,
 }
 
 /// Where and how an agent is reached from its registration on.
