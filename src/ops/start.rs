@@ -151,6 +151,12 @@ impl Ops {
             tracing::warn!(workspace = %row.name, %error, "its container will never start again: it gets another");
             let order = StartOrder { new_container: true, ..order };
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
+        } else if let Err(OpError::Engine(error)) = &started
+            && error.trouble == Trouble::Absent
+        {
+            // Somebody removed it after it was looked at: the next look finds none, and makes one.
+            tracing::warn!(workspace = %row.name, %error, "its container went away during the start: it gets another");
+            started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         }
         match started {
             Err(error @ (OpError::Impossible(_) | OpError::Invalid(_))) => {
@@ -568,6 +574,7 @@ impl Inner {
                     last = Some(error);
                     continue;
                 }
+                Err(error) if error.trouble == Trouble::Absent => return Err(error.into()),
                 Err(error) => return Err(self.verdict(error, start_failure).await),
             }
             if self.still_starting(id, begun.incarnation).await? {

@@ -62,6 +62,24 @@ fn a_start_whose_answer_comes_after_the_deadline_ends_with_one_container_and_one
     assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the first start was taken for good");
 }
 
+#[test]
+fn container_removed_while_it_is_started_is_replaced() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), HASTY);
+    site.serve();
+    make(&site, "w");
+    site.ostler(["stop", "w"]).well();
+    let removed = AtomicBool::new(false);
+    proxy.observe(move |request, moment| {
+        if moment == Moment::Arrived && is_start(request) && !removed.swap(true, Ordering::AcqRel) {
+            podman_says(["rm", "--force", "--time=0", &container_of(request)]);
+        }
+    });
+    site.ostler(["start", "w"]).well();
+    assert_one_of_each(&site, "w");
+    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "nothing was removed");
+}
+
 /// The first start is lost for the daemon, and takes effect right before the request that `when` names.
 fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) {
     let proxy = EngineProxy::start();
