@@ -178,6 +178,14 @@ impl Ops {
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
+        // The socket may lead to another engine by now. A container made there must not become the row's own: by its
+        // id, that engine would be taken for ours from then on.
+        if prepared.made_now
+            && let Err(error) = self.0.recognise_engine().await
+        {
+            self.0.discard(row.id, &prepared).await;
+            return Err(error.into());
+        }
         let cause = order.cause_from(row.status).unwrap_or(Cause::Restart);
         let done = {
             // After a boot everything is to be started at once. A pull, which may take long, is over by now. The row is
