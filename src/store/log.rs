@@ -8,7 +8,7 @@
 //! that was made through SQLite says `open` by itself, an older one has another number, and one of a daemon that
 //! was stopped says `closed`: none of them fits the log.
 //!
-//! SQLite's own automatic checkpoints are off: they would move `open` into the file.
+//! SQLite's own automatic checkpoints are off, also when the database is closed: they would move `open` into the file.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{OpenError, StoreError, StoreResult, private_file};
 use crate::crash_point;
@@ -78,7 +78,8 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
             path: path.to_owned(),
             found: "the marks of the two files differ".to_owned(),
         }),
-        Err(error) => Err(OpenError::ForeignLog { path: path.to_owned(), found: error.to_string() }),
+        // Whatever the log is: the file itself cannot be read, and moving the log away would not mend it.
+        Err(error) => Err(OpenError::Damaged { path: path.to_owned(), found: error.to_string() }),
     }
 }
 
@@ -122,6 +123,8 @@ impl OpenFile {
     pub(super) fn begin(sql: &Connection, path: &Path) -> Result<Self, OpenError> {
         let place = |source| OpenError::Place { path: path.to_owned(), source };
         sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(StoreError::from)?;
+        // Nor one at the end: on a full disk it would move a part of the log, with the mark `open`, into the file.
+        sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(StoreError::from)?;
         let log = log_of(path);
         let file_place = place_of(path).map_err(place)?;
         let mut open = Self {
