@@ -57,7 +57,7 @@ impl Ops {
     pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
         let spec = self.0.complete(&request)?;
         if !request.external {
-            self.accept_engine_if_nothing_is_owned().await?;
+            self.refuse_another_engine().await?;
         }
         let id = WorkspaceId(self.0.entropy.uuid());
         let _reservation = self.0.actors.reserve(id);

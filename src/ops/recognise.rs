@@ -42,16 +42,15 @@ impl Inner {
 }
 
 impl Ops {
-    /// Makes the sentinel again where it is gone and the registry owns nothing in any engine: nothing can be mistaken
-    /// then, and a first creation would wait for ever.
-    pub(super) async fn accept_engine_if_nothing_is_owned(&self) -> OpResult<()> {
-        let accepted = self.0.store.registry().await?.is_some_and(|registry| {
-            registry.engine_accepted_at.is_some() && registry.recovering_since.is_none()
-        });
-        if accepted && self.0.store.owns_nothing().await? {
-            // Where the engine gives no answer, the start of what is created says so.
-            if let Ok(false) = trusted::has_sentinel(&*self.0.engine, self.0.settings.instance).await {
-                self.accept_engine().await?;
+    /// Refuses what would wait for an engine that answers and is not the accepted one: only an operator can say that it
+    /// is the right one. Rejected: accepting it where the registry owns nothing, because the socket may lead to another
+    /// user's engine just then, and the workspace would stay there. An engine that gives no answer is waited for.
+    pub(super) async fn refuse_another_engine(&self) -> OpResult<()> {
+        let registry = self.0.store.registry().await?;
+        if registry.is_some_and(|registry| registry.engine_accepted_at.is_some()) {
+            match self.0.recognise_engine().await {
+                Err(error @ Untrusted::SentinelMissing(_)) => return Err(error.into()),
+                Ok(()) | Err(Untrusted::NoAnswer(_) | Untrusted::RegistryFailed(_)) => {}
             }
         }
         Ok(())

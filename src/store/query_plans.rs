@@ -423,7 +423,6 @@ fn drive_sweeps(store: &Store) {
     at_once(store.up_rows());
     at_once(store.provisioning_rows());
     at_once(store.live_count());
-    at_once(store.owns_nothing());
     at_once(store.purges_ordered());
     at_once(store.swept_since(NOW));
     let stale = StaleTokens { workspace: first, older_than: Timestamp(NOW.0 + 1), without_age: false };

@@ -369,22 +369,6 @@ impl Store {
             .await
     }
 
-    /// Whether nothing in any engine belongs to this registry: it has neither workspaces in containers nor anything in
-    /// the trash.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn owns_nothing(&self) -> StoreResult<bool> {
-        self.lanes
-            .read("owns nothing", |sql| {
-                let text = "SELECT NOT EXISTS (SELECT 1 FROM workspaces w
-                                               WHERE w.status <> 'removed' AND w.kind = 'container')
-                               AND NOT EXISTS (SELECT 1 FROM trash)";
-                Ok(sql.prepare_cached(text)?.query_row([], |row| row.get(0))?)
-            })
-            .await
-    }
-
     /// The workspaces that destructive actions of passes have hit since then.
     ///
     /// # Errors

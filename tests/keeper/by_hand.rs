@@ -239,12 +239,16 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
 }
 
 #[test]
-fn first_create_after_a_prune_of_an_empty_registry_does_not_wait() {
+fn first_create_after_a_prune_of_an_empty_registry_is_refused_with_advice() {
     let mut site = Site::new(HASTY);
     site.serve();
     let sentinel = format!("ostler-{}", site.instance());
     until("the engine is accepted", || has_volume(&sentinel).then_some(()));
     podman_says(["volume", "rm", &sentinel]);
+    let refused = site.ostler(["create", "worker", "--image", crate::support::podman::image()]);
+    assert_ne!(refused.code, 0, "it would wait for ever: {refused:?}");
+    assert!(refused.stderr.contains("--accept-engine"), "{refused:?}");
+    site.ostler(["doctor", "--accept-engine"]).well();
     site.create("worker", &[]);
     assert!(has_volume(&sentinel));
 }

@@ -12,7 +12,7 @@ use ostler::{
 };
 
 use super::{
-    super::{executor::Owner, faults, house::at_once},
+    super::{executor::Owner, faults},
     Story, Unread,
     book::open,
     running,
@@ -113,10 +113,6 @@ impl Story {
     pub(super) fn lead_elsewhere_or_back(&mut self) {
         if self.house.world.is_elsewhere() {
             self.lead_back();
-        } else if at_once(self.house.eye.owns_nothing()).expect("the store answers") {
-            // Whoever owns nothing anywhere may begin in any engine, by design: that one is the accepted one then, and
-            // to lead back from it would be the detour.
-            self.note("the socket stays: nothing is owned yet");
         } else {
             self.house.world.lead_elsewhere();
             self.count("the socket led to another engine");
