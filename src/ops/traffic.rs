@@ -87,7 +87,7 @@ impl Traffic {
     /// before this daemon started.
     ///
     /// # Errors
-    /// [`FallingAsleep`] while its workspace is being put to sleep.
+    /// `FallingAsleep` while its workspace is being put to sleep.
     pub fn run(&self, exec: &ExecId) -> Result<Option<Passage>, FallingAsleep> {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(exec);
         match prepared {

@@ -857,7 +857,7 @@ impl Engine for Podman {
         })
     }
 
-    /// From the log's file where it can be read here, without the service; see [`log_file`].
+    /// From the log's file where it can be read here, without the service; see `log_file`.
     ///
     /// podman-api: its log asks only when first polled, and a follower of a silent container never learns that the
     /// container is missing. So the container is inspected first.

@@ -135,7 +135,7 @@ impl Report {
     }
 }
 
-/// The query of [`activity`], each value as it was sent: what is invalid is judged one by one.
+/// The query of [`activity()`], each value as it was sent: what is invalid is judged one by one.
 #[derive(Deserialize)]
 pub(in super::super) struct Filters {
     #[serde(rename = "type")]
