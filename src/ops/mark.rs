@@ -15,7 +15,7 @@ use crate::{
         time::Timestamp,
         token::redact_tokens,
     },
-    engine::{Trouble, log_tail},
+    engine::log_tail,
     mutation::{Mutation, is},
     store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
@@ -38,16 +38,13 @@ impl Ops {
         }
         let seen = match &row.container {
             None => None,
-            Some(container) => match self.0.engine.inspect_container(container).await {
-                Ok(seen) if seen.state.may_run() => return Ok(Applied::Raced("its container runs".into())),
-                Ok(seen) => Some(seen),
-                Err(_) if is(Mutation::UnknownIsGone) => None,
-                Err(error) if error.trouble == Trouble::Absent => {
-                    // Another engine knows nothing of it either, and it runs on in ours.
-                    self.0.recognise_engine().await?;
-                    None
+            Some(container) => match self.0.find_container(container).await {
+                Ok(Some(seen)) if seen.state.may_run() => {
+                    return Ok(Applied::Raced("its container runs".into()));
                 }
-                Err(error) => return Err(error.into()),
+                Ok(seen) => seen,
+                Err(_) if is(Mutation::UnknownIsGone) => None,
+                Err(error) => return Err(error),
             },
         };
         // Nothing that this process saw running: it ended with the host, or while the daemon was not running.

@@ -73,6 +73,8 @@ impl Ops {
         self.0.recognise_engine().await?;
         let things = self.0.things_of(&row).await?;
         if things == Things::default() {
+            // Another engine holds nothing of it either, and the socket may have come to lead there since.
+            self.0.recognise_engine().await?;
             return Ok(Applied::Done("it owned nothing".into()));
         }
         let order = PutAway {

@@ -4,8 +4,15 @@ use async_trait::async_trait;
 
 use super::{Inner, OpResult, Ops};
 use crate::{
-    domain::{ids::WorkspaceId, naming::LABEL_WORKSPACE, observed::ObservedContainer},
-    engine::trusted::{self, Evidence, Untrusted},
+    domain::{
+        ids::{ContainerId, WorkspaceId},
+        naming::LABEL_WORKSPACE,
+        observed::ObservedContainer,
+    },
+    engine::{
+        InspectedContainer, Trouble,
+        trusted::{self, Evidence, Untrusted},
+    },
     store::Store,
 };
 
@@ -38,6 +45,24 @@ impl Inner {
     /// Whether the engine is the one that was accepted.
     pub(super) async fn recognise_engine(&self) -> Result<(), Untrusted> {
         trusted::recognise(&*self.engine, self.settings.instance, &OwnContainers(&self.store)).await
+    }
+
+    /// A container as the accepted engine shows it; `None` when that engine does not know it.
+    ///
+    /// Another engine knows nothing of it either, and the socket may lead back to ours between its answer and a
+    /// recognition. So an absence counts only when it is seen between two recognitions, as in a [`trusted::look`].
+    pub(super) async fn find_container(&self, id: &ContainerId) -> OpResult<Option<InspectedContainer>> {
+        match self.engine.inspect_container(id).await {
+            Err(error) if error.trouble == Trouble::Absent => {}
+            other => return Ok(Some(other?)),
+        }
+        self.recognise_engine().await?;
+        match self.engine.inspect_container(id).await {
+            Err(error) if error.trouble == Trouble::Absent => {}
+            other => return Ok(Some(other?)),
+        }
+        self.recognise_engine().await?;
+        Ok(None)
     }
 }
 

@@ -74,11 +74,12 @@ impl Ops {
         if let Some(error) = in_use {
             return Err(error);
         }
-        // An engine that is not ours shows nothing, which looks like success.
+        // An engine that is not ours shows nothing, which looks like success: so it is recognised before and after.
         self.0.recognise_engine().await?;
         if self.0.things_of(&row).await? != Things::default() {
             return Err(OpError::Conflict("something of it is still in the engine".into()));
         }
+        self.0.recognise_engine().await?;
         Ok(if self.0.store.finish_purge(id, self.0.clock.now()).await? {
             Applied::Done("deleted for good".into())
         } else {

@@ -160,6 +160,8 @@ impl Ops {
         }
         match started {
             Err(error @ (OpError::Impossible(_) | OpError::Invalid(_))) => {
+                // Another engine lacks every image and volume, which says nothing of this workspace.
+                self.0.recognise_engine().await?;
                 self.0.note_impossible(id, &error).await?;
                 Err(error)
             }
@@ -427,6 +429,8 @@ impl Inner {
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
+        // Noted of another engine, it would be missed in ours from then on.
+        self.recognise_engine().await?;
         self.note_work_volume(row).await
     }
 
