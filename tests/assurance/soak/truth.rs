@@ -77,6 +77,12 @@ struct Container {
     pid: i64,
 }
 
+/// Whether a process is there and has not ended.
+fn is_alive(pid: &Value) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|state| !stat.is_empty() && !state.starts_with(['Z', 'X']))
+}
+
 /// Where to look.
 pub(super) struct Truth<'a> {
     pub(super) site: &'a Site,
@@ -203,7 +209,8 @@ impl Truth<'_> {
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
-            runs: container["State"] == "running",
+            // Where its conmon was killed nobody tells Podman of its end, and it is called running for good.
+            runs: container["State"] == "running" && is_alive(&container["Pid"]),
             pid: container["Pid"].as_i64().unwrap_or_default(),
         };
         listed.iter().map(container).collect()
@@ -288,7 +295,8 @@ impl Truth<'_> {
             }
         } else {
             checks.that(NONE_RUNS, running.is_empty(), || {
-                format!("{} run: {row:#}\n{}", names(), self.why(&id))
+                let pids: Vec<_> = running.iter().map(|container| container.pid).collect();
+                format!("{} run as {pids:?}: {row:#}\n{}", names(), self.why(&id))
             });
         }
     }
