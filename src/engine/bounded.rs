@@ -179,6 +179,11 @@ impl Engine for Bounded {
             .await
     }
 
+    async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
+        let call = || format!("read {path} of container {}", id.short());
+        self.read(call, self.engine.file_holds(id, path, content)).await
+    }
+
     async fn ensure_network(
         &self,
         name: &str,

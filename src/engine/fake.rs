@@ -760,6 +760,11 @@ impl Engine for FakeEngine {
         .await
     }
 
+    /// Under the name and the faults of `read_file`: it is the same question.
+    async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
+        Ok(self.read_file(id, path).await? == content)
+    }
+
     async fn ensure_network(
         &self,
         name: &str,

@@ -456,6 +456,13 @@ pub trait Engine: Send + Sync {
     /// [`Trouble::Conflict`] when it is no regular file (a directory, a FIFO) or too large to be one of ours.
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>>;
 
+    /// Whether a small file of a container's volume, running or not, has exactly this content. Errors as those of
+    /// [`read_file`](Self::read_file).
+    ///
+    /// For content that exists nowhere else, such as a new token: the engine may compare a file of this host, and takes
+    /// equal content for the proof that it is the container's.
+    async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool>;
+
     /// Makes the network, with DNS, where it is missing.
     async fn ensure_network(
         &self,

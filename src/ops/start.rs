@@ -642,12 +642,12 @@ impl Inner {
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         if !is(Mutation::NoReadBack) {
             let unreadable = |error: &EngineError| format!("{path} cannot be read back: {}", error.message);
-            let read = match self.engine.read_file(container, &path).await {
-                Ok(read) => read,
+            match self.engine.file_holds(container, &path, token.expose().as_bytes()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
+                }
                 Err(error) => return Err(self.verdict(error, unreadable).await),
-            };
-            if read != token.expose().as_bytes() {
-                return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
             }
         }
         let row = self.row(id).await?;

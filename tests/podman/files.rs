@@ -3,6 +3,7 @@
 use ostler::engine::{ContainerSpec, Engine, FileToWrite, Trouble};
 
 use super::{AGENT, Scene, token_file};
+use crate::support::engine_proxy::EngineProxy;
 
 /// podman-api: what is sent to a directory above the mount point lands under the volume.
 #[tokio::test]
@@ -67,4 +68,53 @@ async fn a_file_name_never_leaves_the_volume() {
         let error = scene.engine.write_file(&id, "/configs", &file).await.unwrap_err();
         assert_eq!(error.trouble, Trouble::Other, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_compared_without_the_services_archive() {
+    let proxy = EngineProxy::start();
+    let scene = Scene::behind(&proxy);
+    let mount = scene.volume("config", "/configs").await;
+    let id = scene.created(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
+    let path = "/configs/.auth_token";
+    let holds = async |content: &str| scene.engine.file_holds(&id, path, content.as_bytes()).await;
+    let archives = || proxy.seen().iter().filter(|seen| seen.path.ends_with("/archive")).count();
+    scene.engine.write_file(&id, "/configs", &token_file("a token")).await.unwrap();
+    let written = archives();
+    assert!(holds("a token").await.unwrap());
+    assert_eq!(archives(), written, "the service was asked for what its volume shows");
+
+    // What differs is the service's to judge: the directory seen here could be another storage's.
+    for other in ["another", "a tok", "a token and more", ""] {
+        assert!(!holds(other).await.unwrap(), "{other:?}");
+    }
+    assert_eq!(archives(), written + 4);
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_a_token_is_told_by_the_service() {
+    let scene = Scene::new();
+    let mount = scene.volume("config", "/configs").await;
+    let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
+    let trouble = async || {
+        scene.engine.file_holds(&id, "/configs/.auth_token", b"a token").await.map_err(|error| error.trouble)
+    };
+    assert_eq!(trouble().await, Err(Trouble::Absent));
+    scene.shell(&id, "cd /configs; echo -n 'a token' >real; ln -s real .auth_token").await;
+    assert_eq!(
+        trouble().await,
+        scene
+            .engine
+            .read_file(&id, "/configs/.auth_token")
+            .await
+            .map(|read| read == b"a token")
+            .map_err(|error| error.trouble)
+    );
+    for blocked in ["mkfifo", "mkdir"] {
+        scene.shell(&id, &format!("cd /configs; rm .auth_token; {blocked} .auth_token")).await;
+        assert_eq!(trouble().await, Err(Trouble::Conflict), "{blocked}");
+    }
+    // Where no volume is mounted, there is nothing to see here.
+    scene.shell(&id, "echo -n 'a token' >/tmp/file").await;
+    assert!(scene.engine.file_holds(&id, "/tmp/file", b"a token").await.unwrap());
 }

@@ -102,6 +102,10 @@ struct InspectionMount {
     kind: String,
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    source: PathBuf,
+    #[serde(default)]
+    destination: String,
 }
 
 #[derive(Deserialize)]
@@ -190,6 +194,13 @@ pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i
         ended_unheard: false,
     };
     (seen, pid, conmon_pid)
+}
+
+/// The name and the directory of the volume that a container mounts at exactly this path.
+pub(super) fn volume_at(inspection: Inspection, target: &str) -> Option<(String, PathBuf)> {
+    let mut mounts = inspection.mounts.into_iter().flatten();
+    let mount = mounts.find(|mount| mount.destination == target && mount.kind == "volume")?;
+    Some((mount.name, mount.source))
 }
 
 fn variable(pair: &str) -> (String, String) {

@@ -6,10 +6,13 @@
 //! container's or another user's storage would look like one whose volumes are all gone.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, chown},
     path::Path,
 };
+
+use rustix::fs::{Mode, OFlags, open, openat};
 
 use crate::domain::runtime::User;
 
@@ -37,6 +40,25 @@ pub(super) fn make(name: &str, mount_point: &Path, owner: User) -> io::Result<()
     })
 }
 
+/// Reads a regular file directly below a volume's directory, one byte more than `length` at most.
+///
+/// What is in there is the agent's: no link is followed, and nothing is opened that could block.
+pub(super) fn read(name: &str, mount_point: &Path, file: &str, length: usize) -> io::Result<Vec<u8>> {
+    if !is_ours_to_see(name, mount_point) || file.is_empty() || file.contains('/') {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = open(mount_point, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let opened = openat(&directory, file, flags | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+    let opened = fs::File::from(opened);
+    if !opened.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut content = Vec::with_capacity(length + 1);
+    opened.take(length as u64 + 1).read_to_end(&mut content)?;
+    Ok(content)
+}
+
 fn is_ours_to_see(name: &str, mount_point: &Path) -> bool {
     mount_point.is_absolute()
         && mount_point
@@ -48,7 +70,9 @@ fn is_ours_to_see(name: &str, mount_point: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use rustix::fs::FileType;
 
     #[test]
     fn only_a_storage_that_can_be_seen_can_miss_a_directory() {
@@ -61,6 +85,33 @@ mod tests {
         assert!(!is_missing("w", &mount_point), "a directory of another name is no proof");
         fs::create_dir(&mount_point).unwrap();
         assert!(!is_missing("v", &mount_point));
+    }
+
+    #[test]
+    fn only_a_regular_file_of_the_volume_itself_is_read() {
+        let storage = tempfile::tempdir().unwrap();
+        let mount_point = storage.path().join("v").join("_data");
+        fs::create_dir_all(&mount_point).unwrap();
+        let at = |name: &str| mount_point.join(name);
+        fs::write(at("token"), "secret").unwrap();
+        fs::write(storage.path().join("outside"), "secret").unwrap();
+        symlink("token", at("link")).unwrap();
+        symlink("../../outside", at("out")).unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(read("v", &mount_point, "token", 6).unwrap(), b"secret");
+        assert_eq!(read("v", &mount_point, "token", 3).unwrap(), b"secr", "a longer file looks equal");
+        for file in
+            ["none", "link", "out", "directory", "fifo", "", ".", "..", "../../outside", "/etc/passwd"]
+        {
+            assert!(read("v", &mount_point, file, 6).is_err(), "{file:?} was read");
+        }
+        assert!(read("w", &mount_point, "token", 6).is_err(), "a directory of another name is no proof");
+        symlink("_data", storage.path().join("v").join("other")).unwrap();
+        assert!(
+            read("v", &storage.path().join("v").join("other"), "token", 6).is_err(),
+            "a link was followed"
+        );
     }
 
     #[test]
