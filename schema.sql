@@ -45,6 +45,7 @@ CREATE TABLE workspaces (
     restart_due_at          INTEGER,  -- when an offline one is started again
     purge_ordered_at        INTEGER,  -- its removal was to delete for good, and that is not carried out yet
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
+    removed_with            BLOB,  -- the workspace whose removal took this one along, and whose undelete brings it back
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -67,6 +68,7 @@ CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hiber
 CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, status, kind)
     WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
 CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
+CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
 
 -- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
 CREATE TABLE pulse (

@@ -484,6 +484,8 @@ fn is_zero(number: &usize) -> bool {
 pub struct Undelete {
     /// The name to come back under, where the old one is taken.
     pub name: Option<String>,
+    /// Leave removed what the same removal took along from below it.
+    pub only: bool,
 }
 
 /// `POST /workspaces/:id/start`.

@@ -18,6 +18,8 @@ pub enum Mutation {
     SilentChange,
     /// An undelete takes back what is being deleted.
     UndeleteWhatIsDeleted,
+    /// An undelete leaves in the trash what the removal took along.
+    UndeleteAlone,
     /// A beat counts whatever became of its token and incarnation on the way.
     HearAnyIncarnation,
     /// A claim for the trash does not look at the row again.
@@ -112,6 +114,11 @@ impl Mutation {
             Self::UndeleteWhatIsDeleted,
             "undelete-what-is-deleted",
             "an undelete takes back what is being deleted",
+        ),
+        (
+            Self::UndeleteAlone,
+            "undelete-alone",
+            "an undelete leaves in the trash what the removal took along",
         ),
         (
             Self::HearAnyIncarnation,

@@ -494,10 +494,12 @@ pub struct RmArgs {
 /// `undelete`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The workspace comes back stopped; start it with `ostler start`.
+The workspace comes back stopped, and with it what `rm --cascade` removed along with it; start them with
+`ostler start`.
 
 Examples:
   ostler undelete builder
+  ostler undelete builder --only              without the workspaces below it
   ostler undelete 6f1c --name old-builder     where the name is taken again")]
 pub struct UndeleteArgs {
     /// Name, id or beginning of the id
@@ -506,6 +508,9 @@ pub struct UndeleteArgs {
     /// Come back under another name
     #[arg(long = "name", value_name = "NEW")]
     pub new_name: Option<String>,
+    /// Leave removed what was removed along with it
+    #[arg(long)]
+    pub only: bool,
     /// Do not wait until it is done
     #[arg(long)]
     pub no_wait: bool,

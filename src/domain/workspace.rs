@@ -122,6 +122,8 @@ pub struct Workspace {
     pub habits: Habits,
     /// The workspace whose pause took this one along.
     pub paused_with: Option<WorkspaceId>,
+    /// The workspace whose removal took this one along, and whose undelete brings it back.
+    pub removed_with: Option<WorkspaceId>,
     /// When it is started again, where it is offline and the budget allows it.
     pub restart_due_at: Option<Timestamp>,
     /// When it was created.

@@ -1,6 +1,6 @@
 //! Giving things back from the trash: the old name again, then the entry goes.
 
-use super::{AdoptRequest, Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use super::{AdoptRequest, Affected, Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
     crash_point,
     domain::{
@@ -24,7 +24,7 @@ impl Ops {
             return Err(OpError::Conflict("it is being deleted for good and cannot come back".into()));
         }
         match found.reason {
-            TrashReason::Removed => self.undelete(found.workspace, None).await,
+            TrashReason::Removed => self.restore_removed(found.workspace).await,
             TrashReason::Unknown => {
                 if !self.0.store.begin_restore(entry).await? && found.state != TrashState::Restoring {
                     return Err(gone());
@@ -39,6 +39,24 @@ impl Ops {
                 found.keep_until
             ))),
         }
+    }
+
+    /// Undeletes the workspace of an entry, with what the same removal took along.
+    async fn restore_removed(&self, id: WorkspaceId) -> OpResult<Applied> {
+        let affected = self.undelete(id, None, false).await?;
+        let (own, along): (Vec<_>, Vec<_>) = affected.into_iter().partition(|affected| affected.id == id);
+        let own = own.into_iter().next().map_or_else(|| Err(super::not_found()), |own| own.result)?;
+        let Applied::Done(said) = own else { return Ok(own) };
+        let mut told = vec![said];
+        for Affected { id, result } in along {
+            let name = self.0.row(id).await?.name;
+            let what = match result {
+                Ok(Applied::Done(said) | Applied::Raced(said)) => said,
+                Err(error) => error.to_string(),
+            };
+            told.push(format!("{name}: {what}"));
+        }
+        Ok(Applied::Done(told.join("; ")))
     }
 
     pub(super) async fn restore_now(

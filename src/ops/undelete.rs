@@ -1,20 +1,26 @@
-//! Undelete: the row comes back paused, and what it owned comes back to it.
+//! Undelete: the rows come back paused, and what they owned comes back to them.
 
-use super::{Applied, OpError, OpResult, Ops, Order};
+use super::{Affected, Applied, OpError, OpResult, Ops, Order};
 use crate::{
-    domain::{ids::WorkspaceId, naming::WorkspaceName},
-    store::UndeleteResult,
+    domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
+    store::{LeftRemoved, UndeleteResult, UndeletedAlong},
 };
 
 impl Ops {
-    /// Takes a removal back.
+    /// Undoes a removal: of the workspace and, unless `only`, of what the same removal took along from below it. The
+    /// answer has the workspace itself first, then the others, parents first.
     ///
     /// # Errors
-    /// When there is nothing to take back, its name is taken, or what it owned was deleted for good.
-    pub async fn undelete(&self, id: WorkspaceId, name: Option<WorkspaceName>) -> OpResult<Applied> {
+    /// When there is nothing to undelete, its name is taken, or what it owned was deleted for good.
+    pub async fn undelete(
+        &self,
+        id: WorkspaceId,
+        name: Option<WorkspaceName>,
+        only: bool,
+    ) -> OpResult<Vec<Affected>> {
         let row = self.0.row(id).await?;
         let wanted = name.clone().unwrap_or_else(|| row.name.clone());
-        match self.0.store.undelete_workspace(id, name, self.0.clock.now()).await? {
+        match self.0.store.undelete_workspace(id, name, only, self.0.clock.now()).await? {
             UndeleteResult::NotThere => Err(OpError::Conflict(format!(
                 "workspace `{}` is not removed: it is {}",
                 row.name, row.status
@@ -26,14 +32,39 @@ impl Ops {
                 "what workspace `{}` owned is being deleted for good and cannot come back",
                 row.name
             ))),
-            UndeleteResult::Back { .. } => {
-                for entry in self.0.store.trash_of(vec![id]).await? {
-                    if entry.state == crate::domain::trash::TrashState::Restoring {
-                        self.order(id, Order::Restore(entry.id)).await?;
-                    }
+            UndeleteResult::Back { along, .. } => {
+                let said = "back, and paused: `ostler start` brings it up";
+                let mut affected = vec![Affected { id, result: self.give_back(id, said).await }];
+                for UndeletedAlong { id, name, left } in along {
+                    let result = match left {
+                        Some(left) => Err(OpError::Conflict(why_left(id, &name, &left))),
+                        None => self.give_back(id, &format!("back with {wanted}, and paused")).await,
+                    };
+                    affected.push(Affected { id, result });
                 }
-                Ok(Applied::Done("back, and paused: `ostler start` brings it up".into()))
+                Ok(affected)
             }
         }
+    }
+
+    async fn give_back(&self, id: WorkspaceId, said: &str) -> OpResult<Applied> {
+        for entry in self.0.store.trash_of(vec![id]).await? {
+            if entry.state == TrashState::Restoring {
+                self.order(id, Order::Restore(entry.id)).await?;
+            }
+        }
+        Ok(Applied::Done(said.to_owned()))
+    }
+}
+
+fn why_left(id: WorkspaceId, name: &WorkspaceName, left: &LeftRemoved) -> String {
+    match left {
+        LeftRemoved::NameTaken => {
+            format!(
+                "a workspace named `{name}` exists: `ostler undelete {id} --name NEW` brings this one back"
+            )
+        }
+        LeftRemoved::Deleted => "what it owned is deleted for good and cannot come back".to_owned(),
+        LeftRemoved::Below(above) => format!("it comes back with `{above}`, which is above it"),
     }
 }

@@ -11,7 +11,9 @@ use super::{
     events::was_undeleted_after,
     lane::Tx,
     row::conversion,
-    workspaces::{StatusChange, change_status, descendants, event_of, many, one, paused_in_chain},
+    workspaces::{
+        StatusChange, change_status, descendants, event_of, many, one, parents_first, paused_in_chain,
+    },
 };
 use crate::domain::{
     budget::{Next, RestartBudget},
@@ -394,25 +396,6 @@ fn pause_one(
             .execute(params![row.id, with])?;
     }
     Ok(paused)
-}
-
-/// In an order in which nobody comes before the one above it.
-fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
-    let mut left = rows;
-    let mut ordered: Vec<Workspace> = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let below: std::collections::BTreeSet<_> = left.iter().map(|row| row.id).collect();
-        let (later, now): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|row| row.parent.is_some_and(|parent| below.contains(&parent)));
-        if now.is_empty() {
-            // A cycle, which the store does not make: then in any order.
-            ordered.extend(later);
-            break;
-        }
-        ordered.extend(now);
-        left = later;
-    }
-    ordered
 }
 
 fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> StoreResult<bool> {

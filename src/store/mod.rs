@@ -64,8 +64,9 @@ pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{DeadToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
-    AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, NewWorkspace, PatchResult,
-    PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, WorkspaceEdit, WorkspacePatch,
+    AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, LeftRemoved, NewWorkspace,
+    PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, UndeletedAlong, WorkspaceEdit,
+    WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.

@@ -454,7 +454,7 @@ fn drive_trash(store: &Store) {
     at_once(store.begin_delete(entry, DeleteGuard::Named, Some("pass"), NOW));
     at_once(store.keep_after_all(entry));
     at_once(store.drop_from_trash(entry, "volume-21".into()));
-    at_once(store.undelete_workspace(removed, None, NOW));
+    at_once(store.undelete_workspace(removed, None, false, NOW));
     at_once(store.finish_restore(entry, NOW));
     at_once(store.remove_workspace(removed, true, false, NOW));
     at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))

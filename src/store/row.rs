@@ -83,7 +83,7 @@ pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runt
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
      w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
      w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at, \
-     w.delivery_mode";
+     w.delivery_mode, w.removed_with";
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
@@ -122,5 +122,6 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         },
         paused_with: row.get(24)?,
         restart_due_at: row.get(25)?,
+        removed_with: row.get(27)?,
     })
 }

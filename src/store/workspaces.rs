@@ -1,5 +1,7 @@
 //! Workspaces: their rows, and the one function that changes a status.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
@@ -162,10 +164,12 @@ pub enum RemoveResult {
 /// What came of an undelete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UndeleteResult {
-    /// The row is back, paused. Whether the trash held something of it.
+    /// The row is back, paused.
     Back {
         /// Whether things are on their way back from the trash.
         restoring: bool,
+        /// The workspaces that the same removal took along, parents first.
+        along: Vec<UndeletedAlong>,
     },
     /// A live workspace has that name.
     NameTaken,
@@ -173,6 +177,28 @@ pub enum UndeleteResult {
     Deleted,
     /// There is no removed row.
     NotThere,
+}
+
+/// What an undelete did with a workspace that the same removal had taken along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UndeletedAlong {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its name.
+    pub name: WorkspaceName,
+    /// Why it is still removed; `None` when it is back.
+    pub left: Option<LeftRemoved>,
+}
+
+/// Why an undelete left a workspace removed that the same removal had taken along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeftRemoved {
+    /// A live workspace has its name.
+    NameTaken,
+    /// What it owned has been, or is being, deleted for good.
+    Deleted,
+    /// The workspace above it is left removed, and it comes back with that one.
+    Below(WorkspaceName),
 }
 
 /// A row rebuilt from labels.
@@ -277,7 +303,8 @@ pub enum PatchResult {
 /// The one way a status is written. Answers whether it was: no row in an allowed status, or of another
 /// incarnation, is "raced", and nothing is told of it.
 ///
-/// Whatever was to follow from the status before goes with it: a restart that was due, a pause that took it along.
+/// Whatever was to follow from the status before goes with it: a restart that was due, a pause or a removal that took it
+/// along.
 /// A person's start, resume or pause begins the restart budget anew.
 pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
@@ -296,7 +323,8 @@ pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: Event
             "UPDATE workspaces SET status = ?2, failure = ?3, status_detail = ?4, status_since = ?5,
                removed_at = CASE ?2 WHEN 'removed' THEN ?5 END,
                online_since = CASE ?2 WHEN 'online' THEN COALESCE(online_since, ?5) WHEN 'degraded' THEN online_since END,
-               paused_with = NULL, restart_due_at = NULL, ends = CASE WHEN ?9 THEN '[]' ELSE ends END
+               paused_with = NULL, removed_with = NULL, restart_due_at = NULL,
+               ends = CASE WHEN ?9 THEN '[]' ELSE ends END
              WHERE id = ?1 AND (?6 IS NULL OR incarnation = ?6) AND (?8 IS NULL OR kind = ?8)
                AND status || COALESCE(':' || failure, '') IN (SELECT value FROM rarray(?7))",
         )?
@@ -759,6 +787,10 @@ impl Store {
                 let mut removed = vec![id];
                 removed.extend(below);
                 for workspace in &removed {
+                    let along = Some(id).filter(|_| *workspace != id);
+                    // What had been stopped by itself is not to start with the others, should they come back.
+                    let stopped = one(tx.sql, *workspace)?
+                        .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
                     let told = if *workspace == id {
                         json!({ "cascade_deleted": removed.len() - 1 })
                     } else {
@@ -774,11 +806,12 @@ impl Store {
                     };
                     change_status(tx, &change, EventKind::Removed)?;
                     revoke_instance_tokens(tx, *workspace, at)?;
-                    if purge {
-                        tx.sql
-                            .prepare_cached("UPDATE workspaces SET purge_ordered_at = ?2 WHERE id = ?1")?
-                            .execute(params![workspace, at])?;
-                    }
+                    tx.sql
+                        .prepare_cached(
+                            "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
+                               purge_ordered_at = CASE WHEN ?4 THEN ?5 ELSE purge_ordered_at END WHERE id = ?1",
+                        )?
+                        .execute(params![workspace, along, along.filter(|_| !stopped), purge, at])?;
                     tx.sql
                         .prepare_cached(
                             "DELETE FROM pulse WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)",
@@ -791,7 +824,8 @@ impl Store {
     }
 
     /// Takes a removal back: the row is paused again, and what it owned is marked as on its way back,
-    /// in one transaction. A parent that is removed is let go: the row comes back as a root.
+    /// in one transaction. A parent that is removed is let go: the row comes back as a root. Unless `only`, what the
+    /// same removal took along from below it comes back too, parents first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -799,6 +833,7 @@ impl Store {
         &self,
         id: WorkspaceId,
         name: Option<WorkspaceName>,
+        only: bool,
         at: Timestamp,
     ) -> StoreResult<UndeleteResult> {
         self.lanes
@@ -806,31 +841,21 @@ impl Store {
                 let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Removed) else {
                     return Ok(UndeleteResult::NotThere);
                 };
-                let name = name.unwrap_or(row.name);
+                let name = name.unwrap_or_else(|| row.name.clone());
                 if name_taken(tx.sql, &name)? {
                     return Ok(UndeleteResult::NameTaken);
                 }
                 if is_deleted(tx, id)? && !is(Mutation::UndeleteWhatIsDeleted) {
                     return Ok(UndeleteResult::Deleted);
                 }
-                tx.sql
-                    .prepare_cached(
-                        "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL, parent_id =
-                           (SELECT p.id FROM workspaces p WHERE p.id = workspaces.parent_id AND p.status <> 'removed')
-                         WHERE id = ?1",
-                    )?
-                    .execute(params![id, name.as_str()])?;
-                let change = StatusChange {
-                    workspace: id,
-                    cause: Cause::Undelete,
-                    incarnation: None,
-                    detail: None,
-                    told: json!({ "name": name }),
-                    at,
-                };
-                change_status(tx, &change, EventKind::Undeleted)?;
-                add_pulse(tx, id)?;
-                Ok(UndeleteResult::Back { restoring: begin_restore(tx, id)? })
+                let below =
+                    if only || is(Mutation::UndeleteAlone) { Vec::new() } else { removed_along(tx, &row)? };
+                let restoring = bring_back(tx, id, &name, None, at)?;
+                let along = bring_back_along(tx, id, below, at)?;
+                if !is(Mutation::UndeleteAlone) {
+                    regroup_left_removed(tx, id)?;
+                }
+                Ok(UndeleteResult::Back { restoring, along })
             })
             .await
     }
@@ -908,6 +933,7 @@ impl Store {
                     change_status(tx, &change(Cause::Undelete), EventKind::Undeleted)?;
                     add_pulse(tx, id)?;
                     begin_restore(tx, id)?;
+                    regroup_left_removed(tx, id)?;
                 }
                 let moved = if adopted.running {
                     change_status(tx, &change(Cause::Adopt), EventKind::Adopted)?
@@ -970,6 +996,122 @@ impl Store {
             })
             .await
     }
+}
+
+/// What the removal of a workspace took along from below it and is still removed, parents first.
+fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
+    let removal = row.removed_with.unwrap_or(row.id);
+    let group =
+        parents_first(many(tx.sql, "WHERE w.removed_with = ?1 ORDER BY w.created_at, w.key", [removal])?);
+    if removal == row.id {
+        return Ok(group);
+    }
+    let mut within = BTreeSet::from([row.id]);
+    let mut below = Vec::new();
+    for other in group {
+        if other.parent.is_some_and(|parent| within.contains(&parent)) {
+            within.insert(other.id);
+            below.push(other);
+        }
+    }
+    Ok(below)
+}
+
+/// Undeletes one row. Answers whether things of it are on their way back from the trash.
+fn bring_back(
+    tx: &mut Tx<'_>,
+    id: WorkspaceId,
+    name: &WorkspaceName,
+    along: Option<(WorkspaceId, bool)>,
+    at: Timestamp,
+) -> StoreResult<bool> {
+    tx.sql
+        .prepare_cached(
+            "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL, parent_id =
+               (SELECT p.id FROM workspaces p WHERE p.id = workspaces.parent_id AND p.status <> 'removed')
+             WHERE id = ?1",
+        )?
+        .execute(params![id, name.as_str()])?;
+    let with = along.map(|(with, _)| with);
+    let change = StatusChange {
+        workspace: id,
+        cause: Cause::Undelete,
+        incarnation: None,
+        detail: None,
+        told: json!({ "name": name, "undeleted_with": with }),
+        at,
+    };
+    change_status(tx, &change, EventKind::Undeleted)?;
+    if let Some((with, true)) = along {
+        tx.sql
+            .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
+            .execute(params![id, with])?;
+    }
+    add_pulse(tx, id)?;
+    begin_restore(tx, id)
+}
+
+/// Undeletes what the same removal took along, unless it cannot come back. What is below one whose name is taken waits
+/// for that one, because it would lose its place in the tree.
+fn bring_back_along(
+    tx: &mut Tx<'_>,
+    with: WorkspaceId,
+    below: Vec<Workspace>,
+    at: Timestamp,
+) -> StoreResult<Vec<UndeletedAlong>> {
+    let mut waiting: BTreeMap<WorkspaceId, WorkspaceName> = BTreeMap::new();
+    let mut along = Vec::with_capacity(below.len());
+    for row in below {
+        let above = row.parent.and_then(|parent| waiting.get(&parent)).cloned();
+        let left = if let Some(above) = above {
+            waiting.insert(row.id, above.clone());
+            Some(LeftRemoved::Below(above))
+        } else if is_deleted(tx, row.id)? {
+            Some(LeftRemoved::Deleted)
+        } else if name_taken(tx.sql, &row.name)? {
+            waiting.insert(row.id, row.name.clone());
+            Some(LeftRemoved::NameTaken)
+        } else {
+            bring_back(tx, row.id, &row.name, Some((with, row.paused_with.is_some())), at)?;
+            None
+        };
+        along.push(UndeletedAlong { id: row.id, name: row.name, left });
+    }
+    Ok(along)
+}
+
+/// What a removal took along and its undelete has left removed belongs to the highest that is left above it: that one
+/// brings it back.
+fn regroup_left_removed(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
+    let left = parents_first(many(tx.sql, "WHERE w.removed_with = ?1", [back])?);
+    let mut highest: BTreeMap<WorkspaceId, WorkspaceId> = BTreeMap::new();
+    for row in left {
+        let above = row.parent.and_then(|parent| highest.get(&parent)).copied();
+        highest.insert(row.id, above.unwrap_or(row.id));
+        tx.sql
+            .prepare_cached("UPDATE workspaces SET removed_with = ?2 WHERE id = ?1")?
+            .execute(params![row.id, above])?;
+    }
+    Ok(())
+}
+
+/// In an order in which nobody comes before the one above it.
+pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
+    let mut left = rows;
+    let mut ordered: Vec<Workspace> = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let below: BTreeSet<_> = left.iter().map(|row| row.id).collect();
+        let (later, now): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|row| row.parent.is_some_and(|parent| below.contains(&parent)));
+        if now.is_empty() {
+            // A cycle, which the store does not make: then in any order.
+            ordered.extend(later);
+            break;
+        }
+        ordered.extend(now);
+        left = later;
+    }
+    ordered
 }
 
 /// Whether what a removed row owned has been, or is being, deleted for good.

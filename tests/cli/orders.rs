@@ -173,7 +173,7 @@ fn undelete_can_bring_back_under_another_name() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/6f1c/undelete", 200, &outcome("paused"));
     assert_snapshot!("undelete", daemon.run(&["undelete", "6f1c", "--name", "builder"]).transcript());
-    assert_eq!(daemon.requests(), [r#"POST /workspaces/6f1c/undelete {"name":"builder"}"#]);
+    assert_eq!(daemon.requests(), [r#"POST /workspaces/6f1c/undelete {"name":"builder","only":false}"#]);
 }
 
 #[test]

@@ -107,10 +107,21 @@ fn children_are_taken_down_only_when_told_so_and_all_come_back() {
     assert_eq!(site.json(["ls"]), Value::Array(Vec::new()));
     assert_eq!(site.sweep_all().to_string().matches("applied").count(), 0, "a removal left work behind");
 
-    for name in ["top", "middle", "bottom"] {
-        site.ostler(["undelete", name]).well();
-    }
+    // The list of commands in the README goes on with what came back.
+    let back = site.ostler(["undelete", "top"]);
+    assert!(back.code == 0 && back.stdout.contains("middle") && back.stdout.contains("bottom"), "{back:?}");
     assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the tree has come apart");
+    assert_eq!(
+        site.json(["trash", "ls"]),
+        Value::Array(Vec::new()),
+        "something of the tree is left in the trash"
+    );
+    site.ostler(["start", "top"]).well();
+    for name in ["top", "middle", "bottom"] {
+        until(&format!("{name}, which ran before the removal, is online"), || {
+            (site.show(name)["status"] == "online").then_some(())
+        });
+    }
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn an_undelete_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "undelete",
         prepare: removed,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.undelete(id, None).await }),
+        begin: |house, id, over| begin(house, over, |ops| async move { ops.undelete(id, None, false).await }),
         ends: &[REMOVED, PAUSED],
     });
 }
@@ -366,8 +366,8 @@ fn work_for_settle(house: &mut House) -> WorkspaceId {
     house.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
     until_taken(house, "create workspace");
     house.crash(|_| false);
-    let back = at_once(house.eye.undelete_workspace(restoring, None, house.sim.now())).unwrap();
-    assert_eq!(back, UndeleteResult::Back { restoring: true });
+    let back = at_once(house.eye.undelete_workspace(restoring, None, false, house.sim.now())).unwrap();
+    assert_eq!(back, UndeleteResult::Back { restoring: true, along: vec![] });
     let paused = house.online("paused");
     house.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
     for running in [paused, stirring] {

@@ -71,7 +71,7 @@ fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
     house.sim.spawn(Owner::Daemon, {
         let ops = house.daemon.ops.clone();
         async move {
-            ops.undelete(id, None).await.expect("it comes back");
+            ops.undelete(id, None, false).await.expect("it comes back");
             ops.remove(id, false, false).await.expect("it is removed again");
         }
     });
@@ -192,7 +192,7 @@ fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
     house.crash(|_| false);
     house.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it has a row by then");
     house.converge();
-    house.calmly(|ops| async move { ops.undelete(id, None).await }).expect("it comes back");
+    house.calmly(|ops| async move { ops.undelete(id, None, false).await }).expect("it comes back");
     house.converge();
     let trash = at_once(house.eye.trash()).expect("the store answers");
     assert_eq!(trash, Vec::new(), "what a live workspace owns is kept in the trash");
@@ -234,7 +234,7 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
             house.sim.step_calmly();
         }
         house.sim.run_ready();
-        at_once(house.eye.undelete_workspace(worker, None, house.sim.now())).expect("it comes back");
+        at_once(house.eye.undelete_workspace(worker, None, false, house.sim.now())).expect("it comes back");
         house.converge();
         let status = house.status(worker);
         assert_eq!(status, Status::Paused, "undeleted after {steps} steps of a resume that was said before");
@@ -251,7 +251,7 @@ fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undelete
         house.remove_container(id);
         until_held(&house, at, |ops| async move { drop(ops.start(id, false).await) });
         at_once(house.eye.remove_workspace(id, false, false, house.sim.now())).expect("it is removed");
-        at_once(house.eye.undelete_workspace(id, None, house.sim.now())).expect("it comes back");
+        at_once(house.eye.undelete_workspace(id, None, false, house.sim.now())).expect("it comes back");
         house.converge();
         assert_eq!(house.status(id), Status::Paused, "undeleted when the start before had come to {at}");
         assert!(!runs(&house, id), "it is said to be paused, and runs");

@@ -153,6 +153,13 @@ impl Words {
         Some(*said)
     }
 
+    /// The answer to what was said says that it was carried out for this one too.
+    pub(super) fn along(&mut self, id: WorkspaceId, said: Said) {
+        let words = self.said.entry(id).or_default();
+        let later = words.partition_point(|other| other.number < said.number);
+        words.insert(later, said);
+    }
+
     /// Who was not answered was promised nothing.
     pub(super) fn interrupt(&mut self, looks: usize) {
         let orders = self.orders;

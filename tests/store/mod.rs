@@ -12,6 +12,7 @@ mod rows;
 mod statuses;
 mod tokens;
 mod trash;
+mod undelete;
 
 use std::{
     fmt::Write as _,

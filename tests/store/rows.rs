@@ -52,15 +52,18 @@ async fn undelete_into_a_taken_name_needs_another_one() {
     fixture.remove(old, minute(1)).await;
     fixture.container("alpha").await;
     let before = fixture.dump();
-    assert_eq!(fixture.store.undelete_workspace(old, None, minute(2)).await, Ok(UndeleteResult::NameTaken));
+    assert_eq!(
+        fixture.store.undelete_workspace(old, None, false, minute(2)).await,
+        Ok(UndeleteResult::NameTaken)
+    );
     assert_eq!(fixture.dump(), before, "a refused undelete left something");
 
-    let back = fixture.store.undelete_workspace(old, Some(name("gamma")), minute(3)).await;
-    assert_eq!(back, Ok(UndeleteResult::Back { restoring: false }));
+    let back = fixture.store.undelete_workspace(old, Some(name("gamma")), false, minute(3)).await;
+    assert_eq!(back, Ok(UndeleteResult::Back { restoring: false, along: vec![] }));
     let row = fixture.row(old).await;
     assert_eq!((row.name.as_str(), row.status, row.removed_at), ("gamma", Status::Paused, None));
     assert_eq!(
-        fixture.store.undelete_workspace(old, None, minute(4)).await,
+        fixture.store.undelete_workspace(old, None, false, minute(4)).await,
         Ok(UndeleteResult::NotThere),
         "a live row was undeleted"
     );
@@ -132,13 +135,13 @@ async fn a_child_whose_parent_is_removed_comes_back_as_a_root() {
     let root = fixture.container("root").await;
     let child = fixture.child("child", root).await;
     fixture.remove(root, minute(1)).await;
-    fixture.store.undelete_workspace(child, None, minute(2)).await.unwrap();
+    fixture.store.undelete_workspace(child, None, false, minute(2)).await.unwrap();
     assert_eq!(fixture.row(child).await.parent, None);
 
     fixture.force(child, Status::Online);
     let other = fixture.child("other", child).await;
     fixture.remove(other, minute(3)).await;
-    fixture.store.undelete_workspace(other, None, minute(4)).await.unwrap();
+    fixture.store.undelete_workspace(other, None, false, minute(4)).await.unwrap();
     assert_eq!(fixture.row(other).await.parent, Some(child), "a live parent is kept");
 }
 
@@ -390,7 +393,7 @@ async fn generation_rises_with_every_order_and_with_no_heartbeat() {
     raised("a pause").await;
     fixture.store.remove_workspace(id, false, false, minute(2)).await.unwrap();
     raised("a removal").await;
-    fixture.store.undelete_workspace(id, None, minute(3)).await.unwrap();
+    fixture.store.undelete_workspace(id, None, false, minute(3)).await.unwrap();
     raised("an undelete").await;
 
     let before = generation(&fixture).await;

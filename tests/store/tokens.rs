@@ -84,7 +84,7 @@ async fn a_token_is_valid_for_its_workspace_until_it_expires_is_revoked_or_the_w
         fixture.valid(&instance, minute(3)).await.is_none()
             && fixture.valid(&kept, minute(3)).await.is_none()
     );
-    fixture.store.undelete_workspace(id, None, minute(4)).await.unwrap();
+    fixture.store.undelete_workspace(id, None, false, minute(4)).await.unwrap();
     assert!(
         fixture.valid(&kept, minute(4)).await.is_some(),
         "what a person issued comes back with the workspace"

@@ -65,7 +65,8 @@ fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
     if outcome.purged == Some(true) {
         return format!("{name}{below} deleted for good");
     }
-    format!("{name}{below} removed; `ostler undelete {}` takes it back", quoted(name))
+    let them = if outcome.cascade_deleted == 0 { "it" } else { "them" };
+    format!("{name}{below} removed; `ostler undelete {}` takes {them} back", quoted(name))
 }
 
 fn has_children(args: &RmArgs, outcome: &RemoveOutcome) -> Failure {

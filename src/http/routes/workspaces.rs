@@ -516,8 +516,9 @@ pub(in super::super) async fn undelete(
 ) -> HttpResult<Json<OrderOutcome>> {
     let name = body.name.map(|name| name.parse::<WorkspaceName>()).transpose();
     let name = name.map_err(|error| HttpError::invalid(error.to_string()))?;
-    let order = |ops: Ops, id| async move { ops.undelete(id, name).await };
-    ordered(&api, (&reference, Scope::Removed), query.wait, order).await
+    let id = api.resolve(&reference, Scope::Removed).await?.id;
+    cascaded(&api, id, query.wait, |ops: Ops, id| async move { ops.undelete(id, name, body.only).await })
+        .await
 }
 
 #[derive(Deserialize)]

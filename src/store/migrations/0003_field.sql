@@ -106,3 +106,11 @@ CREATE TABLE memories (
 
 CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
 CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';
+
+-- `rm --cascade`: what a removal took along comes back with its undelete. Older removals said so in their events only.
+ALTER TABLE workspaces ADD COLUMN removed_with BLOB;
+CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
+UPDATE workspaces SET removed_with = (
+    SELECT unhex(replace(e.payload ->> '$.removed_with', '-', '')) FROM events e
+    WHERE e.workspace = workspaces.id AND e.event_type = 'WORKSPACE_REMOVED' ORDER BY e.sequence DESC LIMIT 1)
+WHERE status = 'removed';

@@ -177,6 +177,7 @@ impl Witness {
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         self.every_change_is_told_and_legal(events, rows)?;
+        self.trees_come_back(rows)?;
         self.who_is_asleep_does_not_run(house, events, rows)?;
         for event in events {
             self.deaths_are_real(house, rows, event)?;
@@ -237,6 +238,27 @@ impl Witness {
                 let told = self.told.get(&row.id);
                 let how = format!("{} is {}, and the events say {told:?}", row.name, row.status);
                 return Err(Rule::ChangesAreTold.broken(how));
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 1: what `rm --cascade` took along is not left to the trash's retention while its owner believes it back.
+    fn trees_come_back(&mut self, rows: &[Workspace]) -> Result<(), Broken> {
+        for row in rows {
+            let Some(with) = row.removed_with else { continue };
+            self.coverage.count(Rule::TreesComeBack, 1);
+            if row.status != Status::Removed {
+                let how = format!("{} is {} and says with whom it was removed", row.name, row.status);
+                return Err(Rule::TreesComeBack.broken(how));
+            }
+            if let Some(back) = rows.iter().find(|other| other.id == with && other.status != Status::Removed)
+            {
+                let how = format!(
+                    "{} was removed along with {}, which is back: {}",
+                    row.name, back.name, back.status
+                );
+                return Err(Rule::TreesComeBack.broken(how));
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ macro_rules! rules {
 
 rules! {
     LiveVolumesStay, "live-volumes-stay", "1 nothing is lost", "no volume of a live workspace is deleted or lies in the trash, and its work volume is there";
+    TreesComeBack, "trees-come-back", "1 nothing is lost", "what a removal took along does not stay removed with one that is back";
     DeletionIsOrdered, "deletion-is-ordered", "1 nothing is lost", "a volume is deleted on a person's word, not taken back since, and by nobody else before its retention";
     DeletedIsGone, "deleted-is-gone", "3 what you see is what is", "what is said to be deleted for good is there no more";
     DeathsAreReal, "deaths-are-real", "3 what you see is what is", "nobody is called offline whose container was seen to run, or was not seen";

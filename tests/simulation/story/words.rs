@@ -134,6 +134,14 @@ impl Story {
             if let Some(which) = gone {
                 book.has_gone(which, status);
             }
+            if let (Word::Undelete, true, Some(said)) = (word, granted, said) {
+                let back =
+                    answer["along"].as_array().into_iter().flatten().filter(|one| one["failed"] != true);
+                for id in back.filter_map(|one| one["id"].as_str()?.parse().ok()) {
+                    book.words.along(id, said);
+                    book.count("undeleted along with another");
+                }
+            }
             if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
                 && status != "confirmation_required"
                 && granted

@@ -1,0 +1,131 @@
+//! An undelete of a tree: what the removal took along comes back with the workspace it was ordered for.
+
+use ostler::{
+    domain::{ids::WorkspaceId, status::Status},
+    store::{LeftRemoved, RemoveResult, UndeleteResult, UndeletedAlong},
+};
+
+use super::{Fixture, minute, name, trash::REMOVED};
+
+struct Tree {
+    fixture: Fixture,
+    root: WorkspaceId,
+    left: WorkspaceId,
+    leaf: WorkspaceId,
+}
+
+impl Tree {
+    async fn new() -> Self {
+        let fixture = Fixture::new().await;
+        let root = fixture.container("root").await;
+        let left = fixture.child("left", root).await;
+        let leaf = fixture.child("leaf", left).await;
+        Self { fixture, root, left, leaf }
+    }
+
+    async fn remove(&self, id: WorkspaceId, at: i64) {
+        let removed = self.fixture.store.remove_workspace(id, true, false, minute(at)).await.unwrap();
+        assert!(matches!(removed, RemoveResult::Removed { .. }), "{removed:?}");
+    }
+
+    async fn undelete(&self, id: WorkspaceId, only: bool, at: i64) -> Vec<UndeletedAlong> {
+        let result = self.fixture.store.undelete_workspace(id, None, only, minute(at)).await.unwrap();
+        let UndeleteResult::Back { along, .. } = result else { panic!("{result:?}") };
+        along
+    }
+
+    async fn statuses(&self) -> [&'static str; 3] {
+        let mut statuses = [""; 3];
+        for (status, id) in statuses.iter_mut().zip([self.root, self.left, self.leaf]) {
+            *status = self.fixture.row(id).await.status.as_str();
+        }
+        statuses
+    }
+}
+
+fn back(id: WorkspaceId, of: &str) -> UndeletedAlong {
+    UndeletedAlong { id, name: name(of), left: None }
+}
+
+#[tokio::test]
+async fn undelete_brings_back_what_the_removal_took_along() {
+    let tree = Tree::new().await;
+    tree.remove(tree.root, 1).await;
+    let along = tree.undelete(tree.root, false, 2).await;
+    assert_eq!(along, [back(tree.left, "left"), back(tree.leaf, "leaf")], "parents come first");
+    assert_eq!(tree.statuses().await, ["paused"; 3]);
+    let parents = [tree.fixture.row(tree.left).await.parent, tree.fixture.row(tree.leaf).await.parent];
+    assert_eq!(parents, [Some(tree.root), Some(tree.left)], "the tree has come apart");
+    let started: Vec<_> = tree.fixture.store.paused_along_with(tree.root).await.unwrap();
+    assert_eq!(started.len(), 2, "a start of the root brings up what came back with it");
+}
+
+#[tokio::test]
+async fn undelete_leaves_what_was_removed_or_stopped_by_itself() {
+    let tree = Tree::new().await;
+    let stopped = tree.fixture.child("stopped", tree.root).await;
+    tree.remove(tree.leaf, 1).await;
+    tree.fixture.store.pause_workspace(stopped, minute(1)).await.unwrap();
+    tree.remove(tree.root, 2).await;
+    let along = tree.undelete(tree.root, false, 3).await;
+    assert_eq!(along, [back(tree.left, "left"), back(stopped, "stopped")]);
+    assert_eq!(tree.statuses().await, ["paused", "paused", "removed"]);
+    let started = tree.fixture.store.paused_along_with(tree.root).await.unwrap();
+    let started: Vec<_> = started.iter().map(|row| row.id).collect();
+    assert_eq!(started, [tree.left], "what had been stopped by itself is not to start with the root");
+}
+
+#[tokio::test]
+async fn undelete_of_one_only_leaves_the_rest_to_be_undeleted() {
+    let tree = Tree::new().await;
+    tree.remove(tree.root, 1).await;
+    assert_eq!(tree.undelete(tree.root, true, 2).await, []);
+    assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
+    // Removed again without them, it does not take back what an earlier removal took along.
+    tree.remove(tree.root, 3).await;
+    assert_eq!(tree.undelete(tree.root, false, 4).await, []);
+    assert_eq!(tree.undelete(tree.left, false, 5).await, [back(tree.leaf, "leaf")]);
+    assert_eq!(tree.statuses().await, ["paused"; 3]);
+    assert_eq!(tree.fixture.row(tree.left).await.parent, Some(tree.root));
+}
+
+#[tokio::test]
+async fn undelete_below_a_removed_parent_brings_back_its_own_tree() {
+    let tree = Tree::new().await;
+    let right = tree.fixture.child("right", tree.root).await;
+    tree.remove(tree.root, 1).await;
+    assert_eq!(tree.undelete(tree.left, false, 2).await, [back(tree.leaf, "leaf")]);
+    assert_eq!(tree.statuses().await, ["removed", "paused", "paused"]);
+    assert_eq!(tree.undelete(tree.root, false, 3).await, [back(right, "right")]);
+    assert_eq!(tree.fixture.row(right).await.status, Status::Paused);
+}
+
+#[tokio::test]
+async fn undelete_reports_what_cannot_come_back_along() {
+    let tree = Tree::new().await;
+    tree.remove(tree.root, 1).await;
+    tree.fixture.container("left").await;
+    let along = tree.undelete(tree.root, false, 2).await;
+    let left = [
+        UndeletedAlong { left: Some(LeftRemoved::NameTaken), ..back(tree.left, "left") },
+        UndeletedAlong { left: Some(LeftRemoved::Below(name("left"))), ..back(tree.leaf, "leaf") },
+    ];
+    assert_eq!(along, left);
+    assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
+    let other = tree.fixture.store.undelete_workspace(tree.left, Some(name("other")), false, minute(3)).await;
+    let along = vec![back(tree.leaf, "leaf")];
+    assert_eq!(other, Ok(UndeleteResult::Back { restoring: false, along }));
+    assert_eq!(tree.statuses().await, ["paused"; 3]);
+}
+
+#[tokio::test]
+async fn undelete_leaves_what_is_being_deleted_for_good() {
+    let tree = Tree::new().await;
+    tree.remove(tree.root, 1).await;
+    let entry = tree.fixture.kept(tree.left, REMOVED).await;
+    assert!(tree.fixture.begin_delete(entry).await);
+    let along = tree.undelete(tree.root, false, 2).await;
+    let left = UndeletedAlong { left: Some(LeftRemoved::Deleted), ..back(tree.left, "left") };
+    assert_eq!(along, [left, back(tree.leaf, "leaf")]);
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing is above it any more");
+}
