@@ -70,6 +70,12 @@ impl EngineError {
     pub fn new(trouble: Trouble, call: impl Into<String>, message: impl Into<String>) -> Self {
         Self { trouble, call: call.into(), message: message.into() }
     }
+
+    /// Whether no engine answered: nothing is known, and the same call may succeed later.
+    #[must_use]
+    pub fn gave_no_answer(&self) -> bool {
+        matches!(self.trouble, Trouble::Unreachable | Trouble::TimedOut)
+    }
 }
 
 /// The message of the [`Trouble::Conflict`] that a file met which is regular and longer than 1 MiB.

@@ -118,8 +118,45 @@ pub(super) struct Actors {
     begun: Mutex<BTreeMap<WorkspaceId, (Incarnation, Timestamp)>>,
     /// Workspaces whose container this process has seen running in a listing.
     seen_running: Mutex<BTreeSet<WorkspaceId>>,
+    /// Orders that met an engine which gave no answer: the sweeps go on with them once it does.
+    waiting: Mutex<BTreeMap<WorkspaceId, Waiting>>,
     /// Starts that may touch the engine at once.
     pub(super) starts: Semaphore,
+}
+
+/// What waits for the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Start,
+    Stop,
+}
+
+impl Waiting {
+    fn of(order: &Order) -> Option<Self> {
+        match order {
+            Order::Start(_) | Order::RestartDue => Some(Self::Start),
+            Order::Stop { .. } | Order::FinishHibernation => Some(Self::Stop),
+            Order::PutAway(_)
+            | Order::PutAwayRemoved
+            | Order::Purge
+            | Order::FinishPutAway(_)
+            | Order::Restore(_)
+            | Order::Delete { .. }
+            | Order::Adopt(_)
+            | Order::TakeTokenOver
+            | Order::RestartUnwell { .. }
+            | Order::ForgetNetwork
+            | Order::MarkOffline(_)
+            | Order::MarkReady(..) => None,
+        }
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::Start => "start: waits until Podman answers",
+            Self::Stop => "stop: waits until Podman answers",
+        }
+    }
 }
 
 /// Keeps a workspace busy until an order of its own does.
@@ -145,6 +182,7 @@ impl Actors {
             reserved: Mutex::default(),
             begun: Mutex::default(),
             seen_running: Mutex::default(),
+            waiting: Mutex::default(),
             starts: Semaphore::new(concurrent_starts.clamp(1, Semaphore::MAX_PERMITS)),
         }
     }
@@ -180,6 +218,20 @@ impl Actors {
         seen.retain(|workspace| is_live(*workspace));
         drop(seen);
         unpoisoned(&self.begun).retain(|workspace, _| is_live(*workspace));
+        // The engine answers: a start is begun again by a sweep, a stop has something left to stop or has not.
+        unpoisoned(&self.waiting).retain(|workspace, what| {
+            *what == Waiting::Stop && running.contains(workspace) && is_live(*workspace)
+        });
+    }
+
+    /// Keeps whether an order waits for the engine, by what came of it.
+    fn note_waiting(&self, workspace: WorkspaceId, order: Option<Waiting>, done: &OpResult<Applied>) {
+        let Some(order) = order else { return };
+        let mut waiting = unpoisoned(&self.waiting);
+        match done {
+            Err(OpError::Engine(error)) if error.gave_no_answer() => waiting.insert(workspace, order),
+            Ok(_) | Err(_) => waiting.remove(&workspace),
+        };
     }
 
     /// Whether this process knows that a container of that incarnation ran while this process did.
@@ -189,11 +241,14 @@ impl Actors {
 
     /// How many workspaces are remembered.
     pub(super) fn remembered(&self) -> usize {
-        unpoisoned(&self.begun).len() + unpoisoned(&self.seen_running).len()
+        unpoisoned(&self.begun).len() + unpoisoned(&self.seen_running).len() + unpoisoned(&self.waiting).len()
     }
 
     pub(super) fn operation(&self, workspace: WorkspaceId) -> Option<String> {
-        self.lock().get(&workspace).map(|queue| queue.phase.clone()).filter(|phase| !phase.is_empty())
+        let phase = self.lock().get(&workspace).map(|queue| queue.phase.clone());
+        phase
+            .filter(|phase| !phase.is_empty())
+            .or_else(|| unpoisoned(&self.waiting).get(&workspace).map(|what| what.says().to_owned()))
     }
 
     /// Queues an order. Answers whether an actor has to be started for it.
@@ -269,12 +324,14 @@ impl Ops {
         while let Some((order, waiters)) = self.0.actors.pop(workspace) {
             may_release_children |=
                 matches!(order, Order::Start(_) | Order::RestartDue | Order::MarkOffline(_));
+            let may_wait = Waiting::of(&order);
             // A panic in one order must not leave the workspace without an actor for ever.
             let done = AssertUnwindSafe(self.carry_out(workspace, order)).catch_unwind().await;
             let done = done.unwrap_or_else(|_| {
                 tracing::error!(%workspace, "an order panicked; the sweeps finish what it began");
                 Err(OpError::Conflict("an internal fault interrupted this; see the log".into()))
             });
+            self.0.actors.note_waiting(workspace, may_wait, &done);
             self.0.actors.say(workspace, String::new());
             for waiter in waiters {
                 // Nobody waiting any more is no fault.

@@ -47,6 +47,8 @@ pub struct Created {
     pub id: WorkspaceId,
     /// The token of an external one: the only time it is in the clear.
     pub token: Option<Token>,
+    /// Why its start has to wait: the engine gives no answer.
+    pub waits: Option<String>,
 }
 
 impl Ops {
@@ -56,9 +58,7 @@ impl Ops {
     /// When the request is impossible or the store cannot take it: nothing was made then.
     pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
         let spec = self.0.complete(&request)?;
-        if !request.external {
-            self.refuse_another_engine().await?;
-        }
+        let waits = if request.external { None } else { self.refuse_another_engine().await? };
         let id = WorkspaceId(self.0.entropy.uuid());
         let _reservation = self.0.actors.reserve(id);
         let token = request.external.then(|| self.0.entropy.token());
@@ -88,7 +88,7 @@ impl Ops {
         if !request.external {
             let _carried_out_anyway = self.submit(id, Order::Start(StartOrder::default()));
         }
-        Ok(Created { id, token })
+        Ok(Created { id, token, waits: waits.map(|error| error.to_string()) })
     }
 }
 

@@ -6,11 +6,13 @@
 use super::{Applied, OpError, OpResult, Ops, Order, start::StartOrder};
 use crate::{
     domain::{
+        event::EventKind,
         ids::WorkspaceId,
         naming::WorkspaceName,
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
+    engine::EngineError,
     store::{PauseResult, StatusChange, Unless},
 };
 
@@ -48,13 +50,32 @@ impl Ops {
         let mut affected = Vec::with_capacity(stops.len());
         for (id, stop) in stops {
             let result = match stop {
-                Some(stop) => stop.await.unwrap_or(Err(OpError::Stopping)),
+                Some(stop) => match stop.await.unwrap_or(Err(OpError::Stopping)) {
+                    Err(OpError::Engine(error)) if error.gave_no_answer() => {
+                        self.accepted(id, &error).await?
+                    }
+                    result => result,
+                },
                 None => Ok(Applied::Done("paused".into())),
             };
             affected.push(Affected { id, result });
         }
         affected.reverse();
         Ok(affected)
+    }
+
+    /// The row says paused, and `settle` stops the container once the engine answers: the order is accepted, and the
+    /// answer says that it is not carried out yet.
+    async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
+        let row = self.0.row(id).await?;
+        if !row.status.forbids_running() {
+            return Ok(Err(error.clone().into()));
+        }
+        let told = serde_json::json!({ "container": row.container, "error": error.to_string() });
+        self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(id), told, None).await?;
+        let said =
+            format!("its container will be stopped when Podman is back. It gives no answer now ({error})");
+        Ok(Ok(Applied::Done(said)))
     }
 
     fn submit_stop(&self, id: WorkspaceId) -> tokio::sync::oneshot::Receiver<OpResult<Applied>> {

@@ -10,7 +10,7 @@ use crate::{
         observed::ObservedContainer,
     },
     engine::{
-        InspectedContainer, Trouble,
+        EngineError, InspectedContainer, Trouble,
         trusted::{self, Evidence, Untrusted},
     },
     store::Store,
@@ -69,15 +69,17 @@ impl Inner {
 impl Ops {
     /// Refuses what would wait for an engine that answers and is not the accepted one: only an operator can say that it
     /// is the right one. Rejected: accepting it where the registry owns nothing, because the socket may lead to another
-    /// user's engine just then, and the workspace would stay there. An engine that gives no answer is waited for.
-    pub(super) async fn refuse_another_engine(&self) -> OpResult<()> {
+    /// user's engine just then, and the workspace would stay there. An engine that gives no answer is waited for; the
+    /// answer is its error.
+    pub(super) async fn refuse_another_engine(&self) -> OpResult<Option<EngineError>> {
         let registry = self.0.store.registry().await?;
         if registry.is_some_and(|registry| registry.engine_accepted_at.is_some()) {
             match self.0.recognise_engine().await {
                 Err(error @ Untrusted::SentinelMissing(_)) => return Err(error.into()),
-                Ok(()) | Err(Untrusted::NoAnswer(_) | Untrusted::RegistryFailed(_)) => {}
+                Err(Untrusted::NoAnswer(error)) => return Ok(Some(error)),
+                Ok(()) | Err(Untrusted::RegistryFailed(_)) => return Ok(None),
             }
         }
-        Ok(())
+        Ok(self.0.engine.describe().await.err().filter(EngineError::gave_no_answer))
     }
 }

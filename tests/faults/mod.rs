@@ -6,6 +6,7 @@
 mod bad_input;
 mod contention;
 mod crashes;
+mod engine_away;
 mod engine_lost;
 mod identity;
 mod late_starts;

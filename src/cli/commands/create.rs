@@ -24,6 +24,10 @@ use super::order;
 pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Result<u8, Failure> {
     let wait = !args.no_wait;
     let mut created: CreatedWorkspace = session.client.post("/workspaces", &request(args)?).await?;
+    // Before the wait, because a note may say how long that takes.
+    for note in created.notes.iter().filter(|_| !session.out.json()) {
+        output::note(&printable(note));
+    }
     let mut failure = None;
     let mut place = String::new();
     if wait && !created.external {
@@ -36,9 +40,6 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Resu
         session.out.value(&created)?;
     } else if failure.is_none() {
         order::tell(session, &created.name, &created.status, &place)?;
-        for note in &created.notes {
-            output::note(&printable(note));
-        }
         if let Some(connection) = &created.connection {
             show_connection(session, connection)?;
         }

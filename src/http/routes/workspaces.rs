@@ -213,7 +213,10 @@ pub(in super::super) async fn create(
         notes.push(NEVER_IDLE.to_owned());
     }
     let ops = api.0.ops.clone();
-    let Created { id, token } = api.detached(async move { ops.create(request).await }).await?;
+    let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
+    notes.extend(
+        waits.map(|why| format!("it is started when Podman is back, which gives no answer now: {why}")),
+    );
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
     let connection = token.map(|token| {
         let platform_url = api.0.ops.settings().platform_url();
