@@ -135,6 +135,14 @@ const CAMPAIGNS: &[Campaign] = &[
         beside: false,
     },
     Campaign {
+        name: "storm",
+        title: "kill -9 in a storm of commands",
+        what: "the real daemon is killed again and again while operators give commands to six workspaces: nothing is \
+               lost or held, and it converges by itself",
+        run: soak::storm::run,
+        beside: false,
+    },
+    Campaign {
         name: "soak",
         title: "Real Podman soak",
         what: "50 workspaces on a real Podman while containers, conmons, the service and the daemon are killed, things \

@@ -11,6 +11,7 @@
 mod chaos;
 mod foreign;
 mod people;
+pub(crate) mod storm;
 mod truth;
 
 use std::{
@@ -46,6 +47,8 @@ const LONG: Duration = Duration::from_mins(10);
 const PEOPLE: usize = 3;
 /// How many workspaces come up at a time in the beginning.
 const AT_ONCE: usize = 6;
+/// How long after a command the next one comes, about, in milliseconds.
+const BETWEEN_COMMANDS: usize = 500;
 /// The content of this file, in each work volume, is what must not be lost.
 const MARKER: &str = "soak-marker";
 /// Ends at once when told to, and remembers with which token it was started.
@@ -93,6 +96,16 @@ struct Record {
 }
 
 impl Record {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            story: Mutex::default(),
+            counts: Mutex::default(),
+            markers: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+
     fn tell(&self, line: impl AsRef<str>) {
         let at = self.began.elapsed().as_secs_f64();
         self.story.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
@@ -150,16 +163,16 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-pub(crate) fn run(settings: &Settings, section: &mut Section) {
+/// The seed of this run, told before anything is chosen by it.
+fn seed_of(settings: &Settings) -> u64 {
     let seed = settings.seed.unwrap_or_else(|| u64::from(SystemEntropy.uuid().as_fields().0));
     println!("  seed {seed}");
-    let record = Record {
-        began: Instant::now(),
-        story: Mutex::default(),
-        counts: Mutex::default(),
-        markers: Mutex::default(),
-        over: AtomicBool::new(false),
-    };
+    seed
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    let seed = seed_of(settings);
+    let record = Record::new();
     let lasts = if settings.long { LONG } else { CI };
     let mut service = Service::start();
     // It goes last of all, however this ends.
@@ -182,8 +195,16 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
-            threads
-                .spawn(move || Person { tree, operator, record, rng, keeps_record: number < PEOPLE }.live());
+            let person = Person {
+                tree,
+                operator,
+                record,
+                rng,
+                keeps_record: number < PEOPLE,
+                between_commands: BETWEEN_COMMANDS,
+                may_create: true,
+            };
+            threads.spawn(move || person.live());
         }
         // However the chaos ends, the people go home: else nobody would ever hear of it.
         let _home = Home(&record.over);
@@ -202,7 +223,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let workspaces: Vec<_> = rows(&operator, true).iter().map(|row| text(&row["id"])).collect();
     site.stop();
     let daemon_log = fs::read_to_string(&log).unwrap_or_default();
-    keep_story(&record, &daemon_log, seed);
+    keep_story("soak", &record, &daemon_log, seed);
     drop((foreign, site, service));
     drop(sweeper);
     remove_half_made(&workspaces, section);
@@ -308,12 +329,12 @@ fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
 }
 
 /// Leaves the whole story beside the report, for whoever has to find out what went wrong.
-fn keep_story(record: &Record, daemon_log: &str, seed: u64) {
+fn keep_story(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
     let story = record.story.lock().expect("nobody panics here").join("\n");
     let directory = report::directory();
     fs::create_dir_all(&directory).expect("the directory of the report is made");
     let text = format!("seed {seed}\n{story}\n\nthe daemon's log:\n{daemon_log}");
-    fs::write(directory.join("soak.log"), text).expect("the story is written");
+    fs::write(directory.join(format!("{campaign}.log")), text).expect("the story is written");
 }
 
 /// Takes away what carries our label, also when the campaign fails: again and again, because a Podman that has more to

@@ -14,8 +14,6 @@ use crate::support::{
     rng::Rng,
 };
 
-/// How long after a command the next one comes, about.
-const BETWEEN_COMMANDS: usize = 500;
 /// A tree grows no further than this.
 const MOST_MEMBERS: usize = 20;
 /// How long a command may take, in seconds.
@@ -74,6 +72,14 @@ impl Tree {
         tree
     }
 
+    /// A parent and its child.
+    pub(super) fn of_two(root: &str, being: Being) -> Self {
+        let mut tree = Self { members: Vec::new(), root: root.to_owned() };
+        tree.push(root.to_owned(), None, being);
+        tree.push(format!("{root}-child"), Some(0), being);
+        tree
+    }
+
     fn push(&mut self, name: String, parent: Option<usize>, being: Being) -> usize {
         self.members.push(Member { name, parent, being, told: Told::Unclear });
         self.members.len() - 1
@@ -118,6 +124,10 @@ pub(super) struct Person<'a> {
     pub(super) rng: Rng,
     /// Whether what was answered is held against ostler. Who does not, gives any command at any time.
     pub(super) keeps_record: bool,
+    /// How long after a command the next one comes, about, in milliseconds.
+    pub(super) between_commands: usize,
+    /// Whether workspaces are created on the way.
+    pub(super) may_create: bool,
 }
 
 impl Person<'_> {
@@ -126,10 +136,10 @@ impl Person<'_> {
         while !self.record.over.load(Ordering::Acquire) {
             match self.rng.below(12) {
                 0 => self.look_around(),
-                1 if self.tree.members.len() < MOST_MEMBERS => self.create(),
+                1 if self.may_create && self.tree.members.len() < MOST_MEMBERS => self.create(),
                 _ => self.order(),
             }
-            pause(&mut self.rng, BETWEEN_COMMANDS);
+            pause(&mut self.rng, self.between_commands);
         }
         if !self.keeps_record {
             for member in &mut self.tree.members {

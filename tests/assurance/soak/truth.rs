@@ -66,7 +66,25 @@ impl Checks<'_> {
             self.section.broke(format!("{promise}: {}", otherwise()));
         }
     }
+
+    /// The table of what was checked; each of these promises has to have been.
+    fn report(self, promises: &[&'static str]) {
+        let Self { section, of } = self;
+        let checked = |promise: &str| of.get(promise).map_or(0, |(checked, _)| *checked);
+        for promise in promises {
+            section.expect(checked(promise) > 0, || format!("never looked at: {promise}"));
+        }
+        let counts = |promise: &&'static str| {
+            let (checked, broken) = of.get(promise).copied().unwrap_or_default();
+            [(*promise).to_owned(), checked.to_string(), broken.to_string()]
+        };
+        let table: Vec<_> = PROMISES.iter().filter(|promise| checked(promise) > 0).map(counts).collect();
+        section.table("What must hold in the end", ["promise", "checked", "broken"], table);
+    }
 }
+
+/// Promises that a site is held to which nobody helps: those that every run has something to look at for.
+const BY_ITSELF: [&str; 6] = [WORK, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC];
 
 /// A container of ours, as Podman tells it.
 struct Container {
@@ -107,6 +125,7 @@ impl Truth<'_> {
             checks.that(CONVERGED, false, || broken.clone());
         }
         self.look(&mut checks);
+        self.look_at_parked(&mut checks);
         self.look_at_history(&mut checks);
         for touched in foreign.touched() {
             checks.that(FOREIGN, false, || touched);
@@ -114,20 +133,24 @@ impl Truth<'_> {
         checks.of.entry(FOREIGN).or_default().0 += foreign.len() as u64;
         self.look_at_lost_work(&mut checks);
         self.take_back(&mut checks);
+        self.look_at_log(&mut checks);
+        checks.report(&PROMISES);
+    }
+
+    /// Looks at everything without a hand in it: for a site that has come to rest by itself.
+    pub(super) fn find_out_as_it_is(&self, section: &mut Section) {
+        let mut checks = Checks { section, of: BTreeMap::new() };
+        self.look(&mut checks);
+        self.look_at_history(&mut checks);
+        self.look_at_log(&mut checks);
+        checks.report(&BY_ITSELF);
+    }
+
+    fn look_at_log(&self, checks: &mut Checks<'_>) {
         let log = self.site.log();
         checks.that(NO_PANIC, !log.contains("panicked"), || {
             log.lines().filter(|line| line.contains("panicked")).collect::<Vec<_>>().join("\n")
         });
-        let counts = |promise: &&'static str| {
-            let (checked, broken) = checks.of.get(promise).copied().unwrap_or_default();
-            [(*promise).to_owned(), checked.to_string(), broken.to_string()]
-        };
-        let table: Vec<_> = PROMISES.iter().map(counts).collect();
-        for promise in PROMISES {
-            let checked = checks.of.get(promise).is_some_and(|(checked, _)| *checked > 0);
-            checks.section.expect(checked, || format!("never looked at: {promise}"));
-        }
-        section.table("What must hold in the end", ["promise", "checked", "broken"], table);
     }
 
     /// Runs every pass, and approves what is held, until nothing is left to do.
@@ -407,6 +430,10 @@ impl Truth<'_> {
                 )
             });
         }
+    }
+
+    fn look_at_parked(&self, checks: &mut Checks<'_>) {
+        let live = rows(self.operator, false);
         let crasher = live.iter().find(|row| row["name"] == CRASHER);
         checks
             .that(PARKED, crasher.is_some_and(|row| row["failure"] == "parked"), || format!("{crasher:#?}"));

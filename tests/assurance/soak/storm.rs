@@ -1,0 +1,194 @@
+//! `kill -9` of the daemon, again and again, while several operators give commands to the same few workspaces.
+//!
+//! Nothing else goes wrong and nobody helps afterwards: no pass is run and no plan approved by hand. The daemon, with
+//! the periods and the breaker that it has by default, has to finish by itself what its predecessors began.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    Home, Operator, Record, Sweeper, mark_all, pause,
+    people::{Being, Person, Tree},
+    rows, seed_of, text,
+    truth::Truth,
+    until_up,
+};
+use crate::{
+    Settings,
+    report::Section,
+    support::{
+        daemon::Site,
+        podman::{Service, podman_says},
+        rng::Rng,
+    },
+};
+
+const KILLS: usize = 30;
+const KILLS_LONG: usize = 120;
+/// How long a daemon lives, in milliseconds, about. Starts and stops take as long: most are broken off half-way.
+const LIFE: usize = 1_500;
+/// How long after a command the next one comes, about, in milliseconds.
+const BETWEEN_COMMANDS: usize = 120;
+/// Trees of two: a parent and its child, so that stops and starts take another along.
+const TREES: usize = 3;
+/// How long what was begun may take to be finished: two turns of the slowest pass that has to do with it.
+const PATIENCE: Duration = Duration::from_mins(2);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+fn configuration() -> String {
+    let first = 32_000 + std::process::id() % 14 * 50;
+    format!(
+        "ports = \"{first}-{}\"\n[runtimes.plain]\nstop_grace = \"2s\"\n[runtimes.agent]\nstop_grace = \"2s\"\n",
+        first + 49
+    )
+}
+
+pub(crate) fn run(settings: &Settings, section: &mut Section) {
+    let seed = seed_of(settings);
+    let record = Record::new();
+    let service = Service::start();
+    // It goes last of all, however this ends.
+    #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
+    let sweeper;
+    let mut site = Site::on(&service.socket(), &configuration());
+    site.serve();
+    let instance = site.instance();
+    sweeper = Sweeper(instance.clone());
+    let operator = Operator::of(&site);
+    let mut rng = Rng::new(seed, 0);
+    let mut trees = plant(&operator);
+    mark_all(&instance, &operator, &record, &mut rng);
+    section.count("workspaces", rows(&operator, false).len() as u64);
+
+    let kills = if settings.long { KILLS_LONG } else { KILLS };
+    let refused = thread::scope(|threads| {
+        for (number, tree) in trees.iter_mut().enumerate() {
+            let (operator, record) = (operator.clone(), &record);
+            let rng = Rng::new(seed, 10 + number as u64);
+            let person = Person {
+                tree,
+                operator,
+                record,
+                rng,
+                keeps_record: true,
+                between_commands: BETWEEN_COMMANDS,
+                may_create: false,
+            };
+            threads.spawn(move || person.live());
+        }
+        let _home = Home(&record.over);
+        let refused = kill_again_and_again(&mut site, &record, &mut rng, kills);
+        record.over.store(true, Ordering::Release);
+        refused
+    });
+    section.count("kill -9 of the daemon", kills as u64);
+    for refused in refused {
+        section.broke(format!("the daemon did not start again after it was killed: {refused}"));
+    }
+    let wounds = super::chaos::Wounds::default();
+    let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
+    let began = Instant::now();
+    let restless = loop {
+        match restless(&site, &operator) {
+            None => break None,
+            Some(restless) if began.elapsed() > PATIENCE => break Some(restless),
+            Some(_) => thread::sleep(LOOK_EVERY),
+        }
+    };
+    section.count("seconds until nothing was left to do", began.elapsed().as_secs());
+    section.expect(restless.is_none(), || {
+        format!("after {} s it has not converged by itself: {restless:?}", PATIENCE.as_secs())
+    });
+    truth.find_out_as_it_is(section);
+    for (what, count) in record.counts.lock().expect("nobody panics here").clone() {
+        section.count(what, count);
+    }
+    site.stop();
+    super::keep_story("storm", &record, &site.log(), seed);
+    drop((site, service));
+    drop(sweeper);
+    let left = Sweeper(instance).left();
+    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+}
+
+fn plant(operator: &Operator) -> Vec<Tree> {
+    let mut trees: Vec<_> = (0..TREES)
+        .map(|number| {
+            let being = if number == 0 { Being::Agent } else { Being::Plain };
+            Tree::of_two(&format!("storm-{number}"), being)
+        })
+        .collect();
+    let mut made = Vec::new();
+    for tree in &mut trees {
+        for member in &tree.members {
+            let parent = member.parent.map(|at| tree.members[at].name.clone());
+            super::give_birth(operator, &member.name, member.being, parent.as_deref(), true);
+            made.push(member.name.clone());
+        }
+        tree.forget_nothing();
+    }
+    until_up(operator, &made);
+    trees
+}
+
+/// Answers what a daemon said that did not start again.
+fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
+    let mut refused = Vec::new();
+    for kill in 1..=kills {
+        pause(rng, LIFE);
+        site.kill();
+        record.tell(format!("kill {kill} of the daemon"));
+        if let Err(said) = site.try_serve() {
+            refused.push(said);
+            site.serve();
+        }
+    }
+    refused
+}
+
+/// What is on its way, held, or otherwise than its row says; `None` where all is at rest.
+fn restless(site: &Site, operator: &Operator) -> Option<String> {
+    let mut restless = String::new();
+    let rows = rows(operator, false);
+    if rows.is_empty() {
+        return Some("no rows are shown".into());
+    }
+    let filter = format!("label=ostler.instance={}", site.instance());
+    let listed = podman_says(["ps", "--no-trunc", "--format", "{{.ID}}", "--filter", &filter]);
+    let running: Vec<_> = listed.lines().collect();
+    let mut expected = 0;
+    for row in &rows {
+        let status = text(&row["status"]);
+        let on_its_way = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
+        if on_its_way || !row["operation"].is_null() {
+            let _infallible = write!(restless, "{} is {status}: {}; ", row["name"], row["operation"]);
+        }
+        let up = ["online", "degraded"].contains(&status.as_str());
+        expected += usize::from(up);
+        if up != running.contains(&text(&row["container_id"]).as_str()) {
+            let _infallible = write!(restless, "{} is {status}, its container otherwise; ", row["name"]);
+        }
+    }
+    if running.len() != expected {
+        let _infallible = write!(restless, "{} containers run, for {expected} rows; ", running.len());
+    }
+    let settled = |entry: &&Value| entry["state"] != "kept";
+    for entry in site.trash().iter().filter(settled) {
+        let _infallible = write!(restless, "an entry of the trash is {}; ", entry["state"]);
+    }
+    let passes = operator.ostler(60, ["sweep", "ls", "--json"]);
+    let passes: Vec<Value> = serde_json::from_str(&passes.stdout).unwrap_or_default();
+    if passes.is_empty() {
+        restless.push_str("no passes are shown; ");
+    }
+    for pass in passes.iter().filter(|pass| !pass["held"].is_null()) {
+        let _infallible = write!(restless, "{} holds a plan: {}; ", pass["name"], pass["held"]);
+    }
+    (!restless.is_empty()).then_some(restless)
+}
