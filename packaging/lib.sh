@@ -289,12 +289,15 @@ podman_here() {
 
 answers_ping() { [ "$(curl -s -m 5 --unix-socket "$1" http://d/_ping 2>/dev/null)" = OK ]; }
 
+answers_or_ended() { answers_ping "$1" || is_ended podman; }
+
 # start_podman_service SOCKET [CONTAINERS_CONF]
 start_podman_service() {
 	local socket=$1 conf=${2:-}
 	(umask 077 && mkdir -p "$(dirname "$socket")")
 	start_background podman env ${conf:+CONTAINERS_CONF="$conf"} podman system service --time=0 "unix://$socket"
-	wait_until 30 answers_ping "$socket" || die \
+	# One that ended by itself, or could not begin, will not answer later.
+	wait_until 30 answers_or_ended "$socket" && answers_ping "$socket" || die \
 		"podman system service did not answer on $socket within 30 s: $(tail -n 3 "$(state_dir)/podman.log")" \
 		"read $(state_dir)/podman.log"
 	say "started podman system service on $socket (log: $(state_dir)/podman.log)"

@@ -497,7 +497,11 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
     let mut checks = vec![doctor::fail(
         "daemon",
         format!("nobody serves {}", config.socket().display()),
-        "start it: `ostler serve`, or `systemctl start ostler`",
+        if rustix::process::getuid().is_root() {
+            "start it: `ostler serve`, or `systemctl start ostler`"
+        } else {
+            "start it: `ostler serve`, or `systemctl --user start ostler`"
+        },
     )];
     let clock: SharedClock = Arc::new(SystemClock::start());
     match engine_of(&config, &clock) {

@@ -29,6 +29,9 @@ pub use network::{AskReach, Network, Reach, registry_mark};
 /// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
 const LOW_DISK_BYTES: u64 = 512 << 20;
 
+/// Free space below which the doctor fails: the next batch of changes may not fit.
+const FULL_DISK_BYTES: u64 = 16 << 20;
+
 /// An engine that uses more of a core than this is busy with something: idle, it uses none.
 const BUSY_ENGINE_CORES: f64 = 0.8;
 
@@ -317,13 +320,45 @@ pub fn disk(data_dir: &std::path::Path) -> Check {
     match rustix::fs::statvfs(data_dir) {
         Ok(space) => {
             let free = space.f_bavail * space.f_frsize;
-            let found = format!("{} MiB free for {}", free >> 20, data_dir.display());
-            if free < LOW_DISK_BYTES {
-                warn("disk", found, "free some space: a full disk stops every change")
-            } else {
-                ok("disk", found)
-            }
+            // File systems without a table of inodes say that they have none at all.
+            let no_inodes = space.f_files > 0 && space.f_favail == 0;
+            room(free, no_inodes, &data_dir.display().to_string())
         }
         Err(error) => fail("disk", format!("{}: {error}", data_dir.display()), "check the data directory"),
+    }
+}
+
+fn room(free: u64, no_inodes: bool, place: &str) -> Check {
+    let found = format!("{} MiB free for {place}", free >> 20);
+    if no_inodes {
+        fail("disk", format!("{found}, and no inode is left for a new file"), "delete files you do not need")
+    } else if free < FULL_DISK_BYTES {
+        fail("disk", found, "free some space: no change can be stored")
+    } else if free < LOW_DISK_BYTES {
+        warn("disk", found, "free some space: a full disk stops every change")
+    } else {
+        ok("disk", found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_check_fails_when_nothing_can_be_stored() {
+        for (free, no_inodes, verdict) in [
+            (0, false, "fail"),
+            (FULL_DISK_BYTES - 1, false, "fail"),
+            (FULL_DISK_BYTES, false, "warn"),
+            (LOW_DISK_BYTES, false, "ok"),
+            (LOW_DISK_BYTES, true, "fail"),
+        ] {
+            assert_eq!(
+                room(free, no_inodes, "/data").verdict,
+                verdict,
+                "{free} bytes, no inodes: {no_inodes}"
+            );
+        }
     }
 }

@@ -473,7 +473,7 @@ pub struct RecreateArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Container and volumes go into the trash and are kept there for `sweep.trash_retention` (14 days).
-With workspaces below it, nothing is removed unless `--cascade` is given.
+With workspaces below it, nothing is removed unless `--cascade` is given. `--purge` asks first on a terminal.
 
 Examples:
   ostler rm builder
@@ -489,6 +489,9 @@ pub struct RmArgs {
     /// Delete container and volumes at once and for good
     #[arg(long)]
     pub purge: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// `undelete`

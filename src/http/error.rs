@@ -92,7 +92,8 @@ impl HttpError {
     /// The same, where what was not found is a parent: then the request makes no sense as it stands.
     pub(super) fn about_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
-            Self::invalid(format!("the parent is not there: {}", self.message))
+            let message = format!("the parent is not there: {}", self.message);
+            Self::new(StatusCode::NOT_FOUND, message)
         } else {
             self
         }

@@ -1,8 +1,15 @@
 //! Remove: the rows first, in one transaction; their things follow.
 
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::{broadcast, oneshot};
+
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
+    clock::within,
     domain::{
+        event::{Event, EventKind},
         ids::WorkspaceId,
         naming::WorkspaceName,
         status::Status,
@@ -10,6 +17,9 @@ use crate::{
     },
     store::{DeleteGuard, RemoveResult},
 };
+
+/// How long a removal waits for the trash to show what it put there.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What came of a removal.
 #[derive(Clone, Debug)]
@@ -33,6 +43,8 @@ impl Ops {
     /// # Errors
     /// When there is no such workspace.
     pub async fn remove(&self, id: WorkspaceId, cascade: bool, purge: bool) -> OpResult<Removal> {
+        // Before anything is claimed, so that no claim is missed.
+        let claims = self.0.store.subscribe();
         match self.0.store.remove_workspace(id, cascade, purge, self.0.clock.now()).await? {
             RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
             RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
@@ -42,8 +54,12 @@ impl Ops {
                 // any is waited for.
                 let begun: Vec<_> =
                     removed.iter().rev().map(|workspace| self.submit(*workspace, order.clone())).collect();
-                let mut purged = purge.then_some(Ok(()));
-                for answer in begun.into_iter().filter(|_| purge) {
+                if !purge {
+                    self.until_claimed(&removed, begun, claims).await;
+                    return Ok(Removal::Removed { cascaded: removed.len() - 1, purged: None });
+                }
+                let mut purged = Some(Ok(()));
+                for answer in begun {
                     if let Err(error) = gone(answer.await.unwrap_or(Err(OpError::Stopping))) {
                         purged = Some(Err(error));
                     }
@@ -51,6 +67,35 @@ impl Ops {
                 Ok(Removal::Removed { cascaded: removed.len() - 1, purged })
             }
         }
+    }
+
+    /// Waits until the trash shows what was removed. The stops may take their whole grace: those are not waited for, nor
+    /// is an engine that gives no answer.
+    async fn until_claimed(
+        &self,
+        removed: &[WorkspaceId],
+        begun: Vec<oneshot::Receiver<OpResult<Applied>>>,
+        mut claims: broadcast::Receiver<Event>,
+    ) {
+        let ended = removed.iter().rev().zip(begun).map(|(id, answer)| answer.map(|_| *id));
+        let mut ended: FuturesUnordered<_> = ended.collect();
+        let mut left: BTreeSet<_> = removed.iter().copied().collect();
+        let waiting = async {
+            while !left.is_empty() {
+                tokio::select! {
+                    biased;
+                    Some(id) = ended.next() => left.remove(&id),
+                    claim = claims.recv() => match claim {
+                        Ok(event) if event.event_type == EventKind::ContainerReaped.as_str() => {
+                            event.workspace_id.is_some_and(|id| left.remove(&id))
+                        }
+                        Ok(_) => false,
+                        Err(_) => break,
+                    },
+                };
+            }
+        };
+        let _shown_later = within(&*self.0.clock, CLAIMED_WITHIN, waiting).await;
     }
 
     /// Puts what a removed workspace still owns into the trash, and deletes all that lies there of it.

@@ -106,7 +106,7 @@ async fn what_cannot_be_made_is_refused_with_its_reason() {
         (json!({ "name": "x", "runtime": "unheard" }), 400, "unheard"),
         (json!({ "name": "x", "image": "a b" }), 400, "image"),
         (json!({ "name": "x", "url": "http://127.0.0.1:9", "image": IMAGE }), 400, "url"),
-        (json!({ "name": "x", "external": true, "parent_id": "nobody" }), 400, "parent"),
+        (json!({ "name": "x", "external": true, "parent_id": "nobody" }), 404, "parent"),
         (json!({ "name": "taken", "external": true }), 409, "taken"),
         (json!("x"), 400, "invalid request body"),
     ] {

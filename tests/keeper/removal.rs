@@ -103,6 +103,11 @@ fn children_are_taken_down_only_when_told_so_and_all_come_back() {
     }
 
     site.ostler(["rm", "--cascade", "top"]).well();
+    assert_eq!(
+        site.json(["trash", "ls"]).as_array().unwrap().len(),
+        3,
+        "the trash does not show what was removed"
+    );
     until_kept(&site, 3);
     assert_eq!(site.json(["ls"]), Value::Array(Vec::new()));
     assert_eq!(site.sweep_all().to_string().matches("applied").count(), 0, "a removal left work behind");

@@ -92,6 +92,16 @@ fn image(workspace: &WorkspaceView) -> String {
     }
 }
 
+/// The longest note in a list; `show` has all of it.
+const NOTE_CHARS: usize = 100;
+
+fn shortened(note: String) -> String {
+    if note.chars().count() <= NOTE_CHARS {
+        return note;
+    }
+    note.chars().take(NOTE_CHARS - 1).chain(['…']).collect()
+}
+
 /// The one thing most worth knowing.
 fn remark(workspace: &WorkspaceView) -> String {
     let detail = workspace.status_detail.as_deref();
@@ -101,7 +111,7 @@ fn remark(workspace: &WorkspaceView) -> String {
         .or(detail)
         .map(|said| printable(said.lines().next().unwrap_or_default()));
     match said {
-        Some(said) => said,
+        Some(said) => shortened(said),
         None if workspace.drifted => {
             format!("drifted: `ostler recreate {}`", super::order::quoted(&workspace.name))
         }

@@ -1,5 +1,7 @@
 //! `ostler rm`
 
+use std::io::{self, IsTerminal as _};
+
 use hyper::{Method, StatusCode};
 
 use crate::{
@@ -9,7 +11,7 @@ use crate::{
         args::RmArgs,
         client::{self, NOTHING, workspace},
         failure::{Exit, Failure},
-        spinner,
+        output, spinner,
         text::count,
     },
 };
@@ -17,6 +19,13 @@ use crate::{
 use super::order::quoted;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<u8, Failure> {
+    if args.purge && !args.yes && io::stdin().is_terminal() && !session.out.json() {
+        let below = if args.cascade { " and everything below it" } else { "" };
+        if !output::confirm(&format!("Delete {}{below} for good, volumes too?", args.name)) {
+            output::note("Nothing was removed.");
+            return Ok(0);
+        }
+    }
     let path = format!("{}?confirm={}&purge={}", workspace(&args.name), args.cascade, args.purge);
     let order = session.client.ask(Method::DELETE, &path, NOTHING);
     let answer = spinner::while_carried_out(session, &args.name, order).await?;
