@@ -49,6 +49,11 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                     while let Some((mutation, name, says)) = wanted.get(next.fetch_add(1, Ordering::Relaxed))
                     {
                         let how = hunt(*mutation, settings.first_seed, within);
+                        // Said at once: one that is not found takes as long as all the others.
+                        match &how {
+                            Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
+                            None => println!("  {name}: NOT noticed in {within} lives"),
+                        }
                         let one = Found { name, says, how };
                         found.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                     }
