@@ -359,6 +359,21 @@ pub struct WorkspaceView {
     /// Why messages to it fail although it is up, where that can be seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
+    /// Which limits of its container do not hold on this host. This and the four below: of one workspace, for admins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_note: Option<String>,
+    /// The command in place of the image's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// The names of its environment variables; values may be secrets and are never shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_names: Vec<String>,
+    /// The directory of this machine at /workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_dir: Option<String>,
+    /// How long the text for /configs/config.yaml is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_bytes: Option<usize>,
     /// `poll` where messages wait until its agent polls them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_mode: Option<String>,

@@ -285,10 +285,23 @@ fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
 /// Whether the engine answers.
 pub async fn engine(engine: &dyn Engine) -> Check {
     match engine.describe().await {
-        Ok(info) => ok(
-            "engine",
-            format!("{} at {}{}", info.version, info.address, if info.rootless { ", rootless" } else { "" }),
-        ),
+        Ok(info) => {
+            let found = format!(
+                "{} at {}{}",
+                info.version,
+                info.address,
+                if info.rootless { ", rootless" } else { "" }
+            );
+            match info.limits_note() {
+                None => ok("engine", found),
+                Some(note) => warn(
+                    "engine",
+                    format!("{found}; {note}"),
+                    "one workspace can take the whole machine. Rootless limits need cgroup v2 with the controllers \
+                     delegated to the user (systemd: `Delegate=yes` for user@.service)",
+                ),
+            }
+        }
         Err(error) => {
             fail("engine", error.to_string(), format!("start Podman's service: {}", engine.commands().start))
         }

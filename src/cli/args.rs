@@ -203,7 +203,7 @@ pub struct CreateArgs {
     /// Do not wait until it is online
     #[arg(long)]
     pub no_wait: bool,
-    /// The command in place of the image's own
+    /// The command in place of the image's own; an ENTRYPOINT of the image stays and gets it as arguments
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -455,7 +455,7 @@ pub struct RestartArgs {
 /// `recreate`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The volumes stay. What was written elsewhere in the old container goes into the trash with it.
+The volumes stay. What was written elsewhere in the old container, a home directory too, goes into the trash with it.
 `ostler ls` marks workspaces that need this as drifted.
 
 Examples:

@@ -133,6 +133,8 @@ pub struct State {
     pub unheard: BTreeSet<usize>,
     /// Whether it says that it is rootless, and so forwards ports in user space.
     pub rootless: bool,
+    /// The limits that it says it ignores.
+    pub ignored_limits: Vec<&'static str>,
     /// How often anything may have changed: by a call that took effect, or by a hand.
     pub changes: u64,
     made: u128,
@@ -526,7 +528,8 @@ impl Engine for FakeEngine {
     async fn describe(&self) -> EngineResult<EngineInfo> {
         self.call("describe", "", |state, _| {
             let rootless = state.rootless;
-            Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless })
+            let ignored_limits = state.ignored_limits.clone();
+            Ok(EngineInfo { version: "Fake 1".into(), address: "memory".into(), rootless, ignored_limits })
         })
         .await
     }

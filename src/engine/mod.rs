@@ -93,6 +93,19 @@ pub struct EngineInfo {
     pub address: String,
     /// Whether it runs without root.
     pub rootless: bool,
+    /// The limits of containers that it ignores on this host.
+    pub ignored_limits: Vec<&'static str>,
+}
+
+impl EngineInfo {
+    /// Says which limits of containers do not hold; `None` when all do.
+    #[must_use]
+    pub fn limits_note(&self) -> Option<String> {
+        let ignored = &self.ignored_limits;
+        (!ignored.is_empty()).then(|| {
+            format!("limits of {} do not hold: Podman ignores them on this host", ignored.join(" and "))
+        })
+    }
 }
 
 /// One file, written whole.

@@ -67,6 +67,11 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
         restart_when_wedged: row.habits.restart_when_wedged,
         port_note: None,
+        limits_note: None,
+        command: Vec::new(),
+        env_names: Vec::new(),
+        workspace_dir: None,
+        config_bytes: None,
         delivery_mode: (row.habits.delivery == Delivery::Poll).then(|| row.habits.delivery.as_str().into()),
     }
 }

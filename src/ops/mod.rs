@@ -255,7 +255,8 @@ impl Inner {
         self.settings.runtimes.get(name).ok_or_else(|| {
             let known: Vec<_> = self.settings.runtimes.keys().map(String::as_str).collect();
             OpError::Invalid(format!(
-                "the configuration has no runtime `{name}`; it has {}. A plain image needs none (`{PLAIN}`)",
+                "the configuration that the daemon has read has no runtime `{name}`; it has {}. One that was added since is \
+                 known after a restart of the daemon (containers run on). A plain image needs none (`{PLAIN}`)",
                 known.join(", ")
             ))
         })

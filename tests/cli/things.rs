@@ -49,6 +49,11 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         hibernation_idle_minutes: None,
         restart_when_wedged: false,
         port_note: None,
+        limits_note: None,
+        command: Vec::new(),
+        env_names: Vec::new(),
+        workspace_dir: None,
+        config_bytes: None,
         delivery_mode: None,
     }
 }

@@ -6,7 +6,10 @@ use ostler::{
 };
 use serde_json::{Value, json};
 
-use crate::support::registry::Registry;
+use crate::support::{
+    registry::{IMAGE, Registry},
+    wire::Ask,
+};
 
 async fn made(registry: &Registry, name: &str, more: Value) -> (String, ContainerSpec) {
     let one = registry.begun(name, more).await;
@@ -86,4 +89,26 @@ async fn the_token_file_holds_a_token_and_nothing_else() {
     assert_eq!(token.len(), 43, "no newline");
     assert!(token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)));
     assert_eq!(files["config.yaml"], b"name: one\n", "{id}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_spec_of_a_workspace_are_shown_without_values() {
+    let registry = Registry::start().await;
+    let ask = |name: &str| {
+        Ask::post("/workspaces").json(json!({
+            "name": name, "image": IMAGE, "command": ["serve", "--all"], "config": "model: small",
+            "env": { "API_KEY": "of-the-operator", "LEVEL": "debug" },
+        }))
+    };
+    let all_hold = registry.order(ask("one")).await.json();
+    assert!(all_hold.get("notes").is_none(), "{all_hold}");
+    registry.world.state().ignored_limits = vec!["memory", "cpu"];
+    let made = registry.order(ask("two")).await.json();
+    let note = "limits of memory and cpu do not hold: Podman ignores them on this host";
+    assert_eq!(made["notes"], json!([note]));
+    let shown = registry.order(Ask::get("/workspaces/two")).await.json();
+    assert_eq!(shown["limits_note"], note);
+    assert_eq!((&shown["command"], &shown["config_bytes"]), (&json!(["serve", "--all"]), &json!(12)));
+    assert_eq!(shown["env_names"], json!(["API_KEY", "LEVEL"]));
+    assert!(!shown.to_string().contains("of-the-operator"), "a value may be a secret: {shown}");
 }

@@ -70,6 +70,18 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
         ("runtime", Some(if workspace.external { "external".to_owned() } else { workspace.runtime })),
         ("tier", Some(workspace.tier.to_string())),
         ("image", workspace.image),
+        ("command", (!workspace.command.is_empty()).then(|| workspace.command.join(" "))),
+        (
+            "env",
+            (!workspace.env_names.is_empty())
+                .then(|| format!("{} (values hidden)", workspace.env_names.join(", "))),
+        ),
+        ("dir", workspace.workspace_dir),
+        (
+            "config",
+            workspace.config_bytes.map(|bytes| format!("/configs/config.yaml, {bytes} bytes as created")),
+        ),
+        ("limits", workspace.limits_note),
         ("container", workspace.container_id.map(|id| id.get(..12).unwrap_or(&id).to_owned())),
         ("starts", Some(workspace.incarnation.to_string())),
         ("url", workspace.url),

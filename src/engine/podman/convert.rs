@@ -341,9 +341,31 @@ pub(super) fn exec_options(request: &ExecRequest) -> podman_api::opts::ExecCreat
     }
 }
 
+/// The limits that Podman drops from every container with no more than a warning: all where it runs without root on
+/// cgroup v1, those of missing controllers on v2.
+pub(super) fn ignored_limits(rootless: bool, version: &str, controllers: &[String]) -> Vec<&'static str> {
+    let limits = [("memory", "memory"), ("cpu", "cpu"), ("pids", "processes")];
+    let holds = |controller: &str| match version {
+        "v1" => !rootless,
+        "v2" => controllers.iter().any(|one| one == controller),
+        // A version that is not known says nothing about limits.
+        _ => true,
+    };
+    limits.into_iter().filter(|(controller, _)| !holds(controller)).map(|(_, limit)| limit).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_ignored_without_root_on_v1_and_without_controllers_on_v2() {
+        let some = ["memory".to_owned(), "pids".to_owned()];
+        assert_eq!(ignored_limits(true, "v1", &some), ["memory", "cpu", "processes"]);
+        assert!(ignored_limits(false, "v1", &some).is_empty());
+        assert_eq!(ignored_limits(true, "v2", &some), ["cpu"]);
+        assert!(ignored_limits(true, "", &[]).is_empty());
+    }
     use crate::domain::runtime::User;
 
     fn spec() -> ContainerSpec {

@@ -94,6 +94,12 @@ const USE_OVER: Duration = Duration::from_millis(300);
 const END_LOOKS: u32 = 20;
 const END_LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// What Podman says of its host once: neither changes while its service runs.
+struct Host {
+    rootless: bool,
+    ignored_limits: Vec<&'static str>,
+}
+
 /// A Podman service.
 pub struct Podman {
     address: SocketAddress,
@@ -101,7 +107,7 @@ pub struct Podman {
     raw: Raw,
     clock: SystemClock,
     /// A service does not change in this, so it is asked once.
-    rootless: OnceCell<bool>,
+    host: OnceCell<Host>,
     /// Nor in this: whether the processes it reports on can be seen from here.
     sees_processes: OnceCell<bool>,
     /// First processes of containers.
@@ -191,7 +197,7 @@ impl Podman {
             api: podman_api::Podman::unix(address.path()),
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
-            rootless: OnceCell::new(),
+            host: OnceCell::new(),
             sees_processes: OnceCell::new(),
             processes: Mutex::default(),
         }
@@ -349,11 +355,13 @@ impl Podman {
         }
     }
 
-    async fn ask_rootless(&self, call: &str) -> EngineResult<bool> {
-        let info = self.api.info().await.map_err(self.failed(call))?;
-        let rootless = info.host.and_then(|host| host.security?.rootless);
-        rootless
-            .ok_or_else(|| EngineError::new(Trouble::Other, call, "it does not say whether it runs as root"))
+    async fn ask_host(&self, call: &str) -> EngineResult<Host> {
+        let silent = || EngineError::new(Trouble::Other, call, "it does not say whether it runs as root");
+        let host = self.api.info().await.map_err(self.failed(call))?.host.ok_or_else(silent)?;
+        let rootless = host.security.and_then(|security| security.rootless).ok_or_else(silent)?;
+        let version = host.cgroup_version.unwrap_or_default();
+        let controllers = host.cgroup_controllers.unwrap_or_default();
+        Ok(Host { rootless, ignored_limits: convert::ignored_limits(rootless, &version, &controllers) })
     }
 
     async fn mount_point(&self, call: &str, name: &str) -> EngineResult<(PathBuf, BTreeMap<String, String>)> {
@@ -601,8 +609,13 @@ impl Engine for Podman {
     async fn describe(&self) -> EngineResult<EngineInfo> {
         let call = "ask Podman who it is";
         let version = self.api.ping().await.map_err(self.failed(call))?.libpod_api_version;
-        let rootless = *self.rootless.get_or_try_init(|| self.ask_rootless(call)).await?;
-        Ok(EngineInfo { version: format!("Podman {version}"), address: self.address.to_string(), rootless })
+        let host = self.host.get_or_try_init(|| self.ask_host(call)).await?;
+        Ok(EngineInfo {
+            version: format!("Podman {version}"),
+            address: self.address.to_string(),
+            rootless: host.rootless,
+            ignored_limits: host.ignored_limits.clone(),
+        })
     }
 
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {

@@ -1,6 +1,6 @@
 //! Workspaces: shown, made, moved, removed.
 
-use std::future::Future;
+use std::{future::Future, os::unix::fs::MetadataExt as _};
 
 use axum::{
     Json,
@@ -31,11 +31,12 @@ use crate::{
         ids::WorkspaceId,
         liveness::SILENT_AFTER,
         naming::{AGENT_PORT, WorkspaceName},
-        runtime::Tier,
+        runtime::{PLAIN, Tier, User},
         spec::{Access, Spec},
         status::Status,
         workspace::{Delivery, Habits, Kind, Workspace},
     },
+    engine::EngineInfo,
     ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal},
     store::{Scope, WorkspacePatch},
 };
@@ -101,10 +102,64 @@ pub(in super::super) async fn show(
              messages to it fail"
         ));
     }
+    if principal.is_admin() && row.kind == Kind::Container {
+        view.limits_note = limits_note(&api).await;
+        view.command.clone_from(&row.spec.command);
+        view.env_names = row.spec.env.keys().cloned().collect();
+        view.workspace_dir.clone_from(&row.spec.workspace_dir);
+        view.config_bytes = row.spec.config.as_ref().map(String::len);
+    }
     if !principal.is_admin() {
         view.url = Some(proxy_url(&platform_url(&api, &headers), row.id));
     }
     Ok(Json(view))
+}
+
+/// How long an answer waits for the engine to say which limits hold.
+const LIMITS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Which limits of containers do not hold, as far as the engine says so at once.
+async fn limits_note(api: &Api) -> Option<String> {
+    engine_info(api).await?.limits_note()
+}
+
+async fn engine_info(api: &Api) -> Option<EngineInfo> {
+    crate::clock::within(&*api.0.clock, LIMITS_WITHIN, api.0.engine.describe()).await?.ok()
+}
+
+/// What does not work as asked on this host.
+async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
+    if request.external {
+        return Vec::new();
+    }
+    let Some(info) = engine_info(api).await else { return Vec::new() };
+    let runtime = api.0.ops.settings().runtimes.get(request.runtime.as_deref().unwrap_or(PLAIN));
+    let shared = request.spec.workspace_dir.as_deref().filter(|_| {
+        // Rootless, the ids inside are others than on the host: only a container could tell.
+        request.spec.workspace_access == Access::ReadWrite && !info.rootless
+    });
+    let closed = shared.zip(runtime).and_then(|(directory, runtime)| {
+        let found = std::fs::metadata(directory).ok()?;
+        (!may_write(runtime.user, found.uid(), found.gid(), found.mode())).then(|| {
+            format!(
+                "its user {0} cannot write to {directory}: `chown {0} {directory}`, or share it as {directory}:ro",
+                runtime.user
+            )
+        })
+    });
+    info.limits_note().into_iter().chain(closed).collect()
+}
+
+fn may_write(user: User, owner: u32, group: u32, mode: u32) -> bool {
+    // The class of the user decides alone: an owner without the bit may not write where others may.
+    let bit = if user.uid == owner {
+        0o200
+    } else if user.gid == group {
+        0o020
+    } else {
+        0o002
+    };
+    user.uid == 0 || mode & bit != 0
 }
 
 fn removed_error(row: &Workspace) -> HttpError {
@@ -212,6 +267,7 @@ pub(in super::super) async fn create(
     if request.habits.hibernation_idle_minutes.is_some() && !api.0.ops.sees_connections().await {
         notes.push(NEVER_IDLE.to_owned());
     }
+    notes.extend(notes_for(&api, &request).await);
     let ops = api.0.ops.clone();
     let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
     notes.extend(
@@ -564,4 +620,24 @@ pub(in super::super) async fn remove(
             (StatusCode::CONFLICT, Json(outcome)).into_response()
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_is_writable_by_the_class_of_its_user() {
+        let user = User { uid: 1000, gid: 1000 };
+        for (owner, group, mode, may) in [
+            (1000, 0, 0o755, true),
+            (0, 0, 0o755, false),
+            (0, 1000, 0o775, true),
+            (0, 0, 0o777, true),
+            (1000, 1000, 0o077, false),
+        ] {
+            assert_eq!(may_write(user, owner, group, mode), may, "{owner}:{group} {mode:o}");
+        }
+        assert!(may_write(User { uid: 0, gid: 0 }, 7, 7, 0o700), "root may");
+    }
 }
