@@ -65,7 +65,7 @@ struct Request {
 
 /// Every route, with what stands for an id and for a word; what an admin is asked last, because it is left out where an
 /// answer has no end.
-const FOR_AGENTS: [(&str, &str); 18] = [
+const FOR_AGENTS: [(&str, &str); 27] = [
     ("POST", "/registry/heartbeat"),
     ("POST", "/registry/register"),
     ("POST", "/registry/update-card"),
@@ -77,7 +77,16 @@ const FOR_AGENTS: [(&str, &str); 18] = [
     ("POST", "/workspaces/ID/a2a"),
     ("POST", "/workspaces/ID/activity"),
     ("GET", "/workspaces/ID/activity"),
+    ("POST", "/workspaces/ID/activity/ack"),
+    ("POST", "/workspaces/ID/delegate"),
     ("GET", "/workspaces/ID/delegations"),
+    ("POST", "/workspaces/ID/delegations/record"),
+    ("POST", "/workspaces/ID/delegations/WORD/update"),
+    ("POST", "/workspaces/ID/notify"),
+    ("GET", "/workspaces/ID/memories?q=WORD"),
+    ("POST", "/workspaces/ID/memories"),
+    ("DELETE", "/workspaces/ID/memories/WORD"),
+    ("DELETE", "/workspaces/ID/v2/memories/WORD"),
     ("POST", "/workspaces/ID/hibernate?force=WORD"),
     ("POST", "/workspaces/ID/restart?wait=false"),
     ("GET", "/workspaces/ID/state"),
@@ -115,6 +124,20 @@ const FOR_ADMINS: [(&str, &str); 24] = [
 ];
 /// Of those, so many an admin may be asked in noise: the rest would change what others here stand on, or never end.
 const ASKED_OF_ADMINS: usize = 21;
+
+/// Where there is nothing, and nothing is meant to be.
+const NOWHERE: [&str; 6] = [
+    "/WORD",
+    "/nowhere/ID",
+    "/registry/WORD",
+    "/workspaces/ID/nothing",
+    "/workspaces/ID/tokens/WORD/more",
+    "/registry/ID/peers/WORD",
+];
+/// What others of the field have, and ostler has not.
+const ELSEWHERE: [&str; 4] =
+    ["/approvals/pending", "/canvas/ID", "/workspaces/ID/secrets", "/workspaces/ID/files/WORD"];
+const TO_ELSEWHERE: &str = "requests to what others have";
 
 const WORDS: [&str; 22] = [
     "true",
@@ -209,6 +232,18 @@ fn fields(path: &str, id: &str, rng: &mut Rng) -> Vec<(String, String)> {
             ("method", "\"message/send\"".into()),
             ("params", "{\"message\":{\"parts\":[{\"text\":\"hi\"}]}}".into()),
         ]
+    } else if path.ends_with("/delegate") {
+        vec![("target_id", quoted(id)), ("task", "\"noise\"".into()), ("idempotency_key", "\"k\"".into())]
+    } else if path.ends_with("/record") {
+        vec![("target_id", quoted(id)), ("delegation_id", quoted(id)), ("task", "\"noise\"".into())]
+    } else if path.ends_with("/update") {
+        vec![("status", "\"completed\"".into()), ("response_preview", "\"noise\"".into())]
+    } else if path.ends_with("/notify") {
+        vec![("message", "\"noise\"".into()), ("attachments", "[]".into())]
+    } else if path.ends_with("/memories") {
+        vec![("content", "\"noise\"".into()), ("scope", "\"LOCAL\"".into())]
+    } else if path.ends_with("/ack") {
+        vec![("acked_seq", "0".into())]
     } else if path.contains("/tokens") {
         vec![("name", "\"noise\"".into()), ("expires_in_seconds", "60".into())]
     } else if path == "/workspaces" {
@@ -349,6 +384,11 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
 /// Of a body that is longer, so much of the report of an agent is read.
 const REPORT_READ: usize = 64 << 10;
 
+/// Whether that id is the asker's: ids are the same in any case.
+fn is_asker(id: Option<&str>, asker: &str) -> bool {
+    id.is_some_and(|id| id.eq_ignore_ascii_case(asker))
+}
+
 /// Whether a heartbeat or a registration may be taken for the asker's own: it names it, or it is flawed and names it,
 /// or it is too long and what is read of it names nobody. Then the token says whose it is.
 fn reports_of(asker: &str, body: &[u8], key: &str) -> bool {
@@ -356,8 +396,13 @@ fn reports_of(asker: &str, body: &[u8], key: &str) -> bool {
     let is_unnamed = body.len() > REPORT_READ && !read.contains(&format!("\"{key}\""));
     is_unnamed
         || match names(body, key) {
-            Ok(named) => named.as_deref() == Some(asker),
-            Err(_flawed) => read.contains(&format!("\"{key}\":\"{asker}\"")),
+            Ok(named) => is_asker(named.as_deref(), asker),
+            Err(_flawed) => {
+                let before = format!("\"{key}\":\"");
+                let ids = read.match_indices(&before).map(|(at, _)| &read[at + before.len()..]);
+                let mut ids = ids.filter_map(|from| from.split_once('"'));
+                ids.any(|(id, _)| is_asker(Some(id), asker))
+            }
         }
 }
 
@@ -375,7 +420,7 @@ fn may_succeed(
     if matches!(path, "/health" | "/ready") {
         return true;
     }
-    let own = named == asker;
+    let own = is_asker(Some(named), asker);
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     match voice {
         Voice::Nobody | Voice::Garbled | Voice::Stale => false,
@@ -385,15 +430,23 @@ fn may_succeed(
             ("POST", ["registry", "heartbeat" | "update-card"]) => reports_of(asker, body, "workspace_id"),
             ("POST", ["registry", "register"]) => reports_of(asker, body, "id"),
             ("POST", ["registry", "check-access"]) => {
-                names(body, "caller_id").is_ok_and(|named| named.as_deref() == Some(asker))
+                names(body, "caller_id").is_ok_and(|named| is_asker(named.as_deref(), asker))
             }
             ("GET" | "HEAD", ["registry", "discover", _]) => claims == Some(asker),
             ("GET" | "HEAD", ["registry", _, "peers"]) => own,
             ("GET" | "HEAD", ["workspaces", _]) => true,
             ("PATCH", ["workspaces", _]) => own,
             ("POST", ["workspaces", _, "a2a"]) => claims.is_none_or(|claims| claims == asker),
-            ("POST", ["workspaces", _, "activity" | "hibernate" | "restart"]) => own,
-            ("GET" | "HEAD", ["workspaces", _, "activity" | "delegations" | "state"]) => own,
+            (
+                "POST",
+                ["workspaces", _, "activity" | "delegate" | "hibernate" | "memories" | "notify" | "restart"],
+            ) => own,
+            ("POST", ["workspaces", _, "activity", "ack"] | ["workspaces", _, "delegations", "record"]) => {
+                own
+            }
+            ("POST", ["workspaces", _, "delegations", _, "update"]) => own,
+            ("DELETE", ["workspaces", _, "memories", _] | ["workspaces", _, "v2", "memories", _]) => own,
+            ("GET" | "HEAD", ["workspaces", _, "activity" | "delegations" | "memories" | "state"]) => own,
             _ => false,
         },
     }
@@ -446,14 +499,18 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         Voice::Nobody => None,
         Voice::Garbled => Some(match rng.below(6) {
             0 => "Bearer".to_owned(),
-            1 => format!("bearer {}", asker.token),
-            2 => format!("Bearer  {}", asker.token),
+            1 => format!("Bearer{}", asker.token),
+            2 => format!("Bearer {0} {0}", asker.token),
             3 => format!("Bearer {}", &asker.token[1..]),
             4 => format!("Bearer {}\u{e4}", asker.token),
             _ => format!("Basic {}", asker.token),
         }),
         Voice::Stale => Some(format!("Bearer {}", stale.token)),
-        Voice::Workspace => Some(format!("Bearer {}", asker.token)),
+        // The scheme is written in any case, with one space after it or several (RFC 9110, 11.1 and 11.4).
+        Voice::Workspace => {
+            let scheme = rng.pick(&["Bearer ", "Bearer ", "Bearer ", "bearer ", "BEARER  "]);
+            Some(format!("{scheme}{}", asker.token))
+        }
         Voice::Admin => Some(format!("Bearer {}", target.admin)),
     };
     lines.extend(token.map(|token| format!("Authorization: {token}")));
@@ -483,6 +540,23 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         }
     };
     Request { kind, bytes, head: method == "HEAD", whole: true, may_succeed }
+}
+
+/// A request to where nothing is. Nobody's may succeed, an admin's neither.
+fn nowhere(rng: &mut Rng, target: &Target) -> Request {
+    let asker = rng.pick(&target.noisy);
+    let (kind, template) = if rng.one_in(4) {
+        (TO_ELSEWHERE, rng.pick(&ELSEWHERE))
+    } else {
+        ("requests to where nothing is", rng.pick(&NOWHERE))
+    };
+    let path =
+        template.replace("ID", &asker.id).replace("WORD", rng.pick(&["x", "%00", "-1", "a%2fb", "noisy-0"]));
+    let method = rng.pick(&["GET", "POST", "DELETE", "PATCH"]);
+    let token = if rng.one_in(4) { target.admin.clone() } else { asker.token };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {token}\r\n");
+    let bytes = format!("{head}Content-Length: 2\r\n\r\n{{}}").into_bytes();
+    Request { kind, bytes, head: false, whole: true, may_succeed: false }
 }
 
 /// Bytes that are no request, or several, or one that ends nowhere.
@@ -585,6 +659,7 @@ fn request(seed: u64, number: u64, target: &Target) -> Request {
         0..=3 => malformed(&mut rng, target),
         4..=5 => garbled(&mut rng, target),
         6 => endless(&mut rng, target),
+        7..=8 => nowhere(&mut rng, target),
         _ => to_a_route(&mut rng, target),
     }
 }
@@ -677,6 +752,7 @@ fn check(answer: &Answer, request: &Request, notes: &Notes) -> Result<(), String
         400..=499 => Ok(()),
         // Agents that are not there (§6), and what depends on the engine.
         502 | 503 => Ok(()),
+        501 if request.kind == TO_ELSEWHERE || !request.whole => Ok(()),
         _ => Err(format!("a status that nothing documents: {}", told())),
     }
 }
