@@ -212,6 +212,7 @@ async fn worst_agent_harms_none_of_the_others() {
         large: 30,
         unread: 60,
         writes: 40,
+        redirects: 10,
         lasts: Duration::from_secs(5),
     };
     let figures = play(Arc::clone(&daemon), scale).await;

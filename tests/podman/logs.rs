@@ -1,20 +1,15 @@
 //! A container's output.
 
-use std::{
-    fs,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use futures_util::StreamExt;
 use ostler::{
-    clock::{Clock, SystemClock},
     domain::{ids::ContainerId, runtime::Limits},
     engine::{ContainerSpec, Engine, LogRequest, LogStream, Trouble, log_tail},
 };
 
-use super::{LABEL, LOOK_EVERY, Scene, eventually};
-use crate::support::podman::{Service, engine_at, image, inspected, podman_says};
+use super::{LABEL, Scene, WAIT_LIMIT, eventually};
+use crate::support::podman::{Service, ServiceProcess, engine_at, image, inspected, podman_says};
 
 async fn read(mut log: LogStream) -> [String; 2] {
     let mut read = [String::new(), String::new()];
@@ -83,44 +78,6 @@ async fn a_container_that_goes_before_its_log_is_read_is_absent_too() {
     assert_eq!(error.trouble, Trouble::Absent, "{error}");
 }
 
-/// Looks between two readings of the processor time: long enough for a busy service to show.
-const IDLE_LOOKS: u32 = 20;
-
-/// The process behind a socket.
-struct Process(i32);
-
-impl Process {
-    fn of(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).expect("the service listens");
-        Self(rustix::net::sockopt::socket_peercred(stream).expect("it has a peer").pid.as_raw_nonzero().get())
-    }
-
-    /// Processor time used so far, in clock ticks of 10 ms.
-    fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the service runs");
-        let fields: Vec<_> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
-        [11, 12].map(|field: usize| fields[field].parse::<u64>().expect("a number")).iter().sum()
-    }
-
-    /// The most memory it ever had resident, in KiB.
-    fn peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the service runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-        peak.trim().trim_end_matches(" kB").parse().expect("a number")
-    }
-
-    /// Waits until it uses less than a tenth of a core.
-    async fn is_idle(&self) {
-        let clock = SystemClock::start();
-        eventually("Podman's service is idle", || async {
-            let (before, since) = (self.ticks(), clock.awake());
-            clock.sleep(LOOK_EVERY * IDLE_LOOKS).await;
-            ((self.ticks() - before) * 10 * 10 <= clock.awake().0 - since.0).then_some(())
-        })
-        .await;
-    }
-}
-
 impl Scene {
     /// A container with a log limit of its own and enough of the machine to fill it.
     fn writer(&self, what: &str, log_bytes: u64, script: &str) -> ContainerSpec {
@@ -148,7 +105,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     const BYTES: usize = 60_000_000;
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
-    let process = Process::of(&service.socket());
+    let process = ServiceProcess::of(&service.socket());
     let talk =
         "printf '1%%\\r2%%\\r' >&2; head -c 60000000 /dev/zero | tr '\\0' x; echo end >&2; exec sleep 600";
     let id = scene.running(&scene.writer("endless", 1 << 30, talk)).await;
@@ -172,7 +129,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     followed.next().await.expect("something").expect("the log is read");
     drop(followed);
 
-    process.is_idle().await;
+    process.is_idle_within(WAIT_LIMIT).await.unwrap_or_else(|why| panic!("{why}"));
     let grown = process.peak_kib().saturating_sub(before) >> 10;
     assert!(grown < 32, "the service grew by {grown} MiB");
 }
@@ -182,7 +139,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
 async fn engine_stays_idle_when_only_it_can_read_the_log() {
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
-    let process = Process::of(&service.socket());
+    let process = ServiceProcess::of(&service.socket());
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("other.log");
     let talk = "head -c 4000000 /dev/zero | tr '\\0' x; echo; seq 1 100000; printf open; exec sleep 600";
@@ -203,7 +160,7 @@ async fn engine_stays_idle_when_only_it_can_read_the_log() {
     assert_eq!(scene.log(&id, Some(3)).await, ["99999\n100000\nopen", ""]);
     let [out, _] = scene.log(&id, Some(100_002)).await;
     assert_eq!((out.len(), out.lines().count()), (4_000_001 + 588_895 + 4, 100_002));
-    process.is_idle().await;
+    process.is_idle_within(WAIT_LIMIT).await.unwrap_or_else(|why| panic!("{why}"));
 }
 
 #[tokio::test]

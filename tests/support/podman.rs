@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use ostler::engine::podman::{Podman, socket::SocketAddress};
+use ostler::{
+    clock::{Clock as _, SystemClock},
+    engine::podman::{Podman, socket::SocketAddress},
+};
 
 const IMAGE: &str = "localhost/ostler-test:latest";
 const DEMO_IMAGE: &str = "localhost/ostler-test-demo-agent:latest";
@@ -108,6 +111,49 @@ impl Drop for Service {
         // With its input at an end, the keeper ends the service, tidies up and ends.
         drop(self.keeper.stdin.take());
         let _ended = self.keeper.wait();
+    }
+}
+
+/// The time between two readings of the processor time: long enough for a busy service to show.
+const IDLE_LOOK: Duration = Duration::from_secs(2);
+
+/// The process behind a service's socket.
+pub(crate) struct ServiceProcess(i32);
+
+impl ServiceProcess {
+    pub(crate) fn of(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the service listens");
+        Self(rustix::net::sockopt::socket_peercred(stream).expect("it has a peer").pid.as_raw_nonzero().get())
+    }
+
+    /// Processor time used so far, in clock ticks of 10 ms.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the service runs");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+        [11, 12].map(|field: usize| fields[field].parse::<u64>().expect("a number")).iter().sum()
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the service runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Waits until it uses less than a tenth of a core; says so where it never does.
+    pub(crate) async fn is_idle_within(&self, limit: Duration) -> Result<(), String> {
+        let clock = SystemClock::start();
+        loop {
+            let (before, since) = (self.ticks(), clock.awake());
+            clock.sleep(IDLE_LOOK).await;
+            let (used, took) = ((self.ticks() - before) * 10, clock.awake().0 - since.0);
+            if used * 10 <= took {
+                return Ok(());
+            }
+            if u128::from(clock.awake().0) > limit.as_millis() {
+                return Err(format!("Podman's service stays busy: {used} ms of {took} ms"));
+            }
+        }
     }
 }
 

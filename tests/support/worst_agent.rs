@@ -1,7 +1,7 @@
 //! One agent at its worst against the real daemon, while others send heartbeats.
 //!
-//! All of them come from one address, as containers do under rootless Podman. The daemon has no engine: every workspace
-//! is an external one, which is all that this is about.
+//! All of them come from one address, as containers do under rootless Podman. Without an engine every workspace is an
+//! external one; with one the worst agent also writes a line without end, and its log is read.
 
 #![allow(clippy::disallowed_methods, reason = "real processes and sockets take real time")]
 
@@ -19,10 +19,15 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 use super::{
-    http::Request,
+    http::{Answer, Request},
+    podman::{self, Cleanup, ServiceProcess},
     wire::{Ask, Wire},
 };
 
@@ -46,6 +51,8 @@ pub(crate) struct Scale {
     pub(crate) unread: usize,
     /// Writes of each kind.
     pub(crate) writes: usize,
+    /// Messages to an agent that answers each with a redirect to an order.
+    pub(crate) redirects: usize,
     /// How long all of it together goes on.
     pub(crate) lasts: Duration,
 }
@@ -65,6 +72,10 @@ pub(crate) struct Figures {
     pub(crate) memory: Vec<(String, Memory)>,
     /// Bytes that the database's files have grown by.
     pub(crate) grown: u64,
+    /// What came of a redirect that came through, or of a log that was not read, or of an engine that stays busy.
+    pub(crate) wrong: Vec<String>,
+    /// How often the tail of a line without end was read.
+    pub(crate) tails: u64,
 }
 
 impl Figures {
@@ -87,11 +98,13 @@ pub(crate) struct Memory {
     pub(crate) anonymous_kib: u64,
 }
 
-/// A daemon without an engine.
+/// A daemon, with an engine or without one.
 pub(crate) struct Daemon {
     directory: TempDir,
     process: Child,
     address: SocketAddr,
+    /// Where its engine listens, if it has one, and what removes what it made there.
+    engine: Option<(PathBuf, Cleanup)>,
 }
 
 impl Drop for Daemon {
@@ -110,6 +123,11 @@ pub(crate) struct Who {
 
 impl Daemon {
     pub(crate) fn start(program: &str) -> Self {
+        Self::start_on(program, None)
+    }
+
+    /// Starts one whose engine listens there.
+    pub(crate) fn start_on(program: &str, engine: Option<PathBuf>) -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-load-").tempdir().expect("a temp directory");
         let place = |name: &str| directory.path().join(name);
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -121,22 +139,31 @@ impl Daemon {
         );
         fs::write(place("config.toml"), config).expect("the config is written");
         let log = fs::File::create(place("serve.log")).expect("a log");
+        let socket = engine.clone().unwrap_or_else(|| place("nobody.sock"));
         let process = Command::new(program)
             .arg("serve")
             .env("OSTLER_DATA_DIR", place("data"))
             .env("OSTLER_RUNTIME_DIR", place("run"))
             .env("OSTLER_CONFIG", place("config.toml"))
-            .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", place("nobody.sock").display()))
+            .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", socket.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
-        let daemon = Self { directory, process, address };
+        let mut daemon = Self { directory, process, address, engine: None };
         let begun = Instant::now();
         while std::os::unix::net::UnixStream::connect(daemon.socket()).is_err() {
             assert!(begun.elapsed() < PATIENCE, "the daemon does not serve:\n{}", daemon.log());
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(socket) = engine {
+            let mirror =
+                fs::read(daemon.directory.path().join("data/instance.json")).expect("the mirror is there");
+            let mirror: Value = serde_json::from_slice(&mirror).expect("the mirror is JSON");
+            let instance = mirror["instance"].as_str().expect("it names the instance");
+            let made = Cleanup::of_label(format!("ostler.instance={instance}"));
+            daemon.engine = Some((socket, made.and_name(format!("ostler-{instance}"))));
         }
         daemon
     }
@@ -167,9 +194,39 @@ impl Daemon {
     }
 
     fn status(&self, id: &str) -> Value {
-        let path = format!("/workspaces/{id}");
-        let request = Request { method: "GET", path: &path, token: None, caller: None, body: Value::Null };
-        request.over_socket(&self.socket()).expect(200).json()["status"].clone()
+        self.says(&format!("/workspaces/{id}")).json()["status"].clone()
+    }
+
+    fn says(&self, path: &str) -> Answer {
+        let request = Request { method: "GET", path, token: None, caller: None, body: Value::Null };
+        request.over_socket(&self.socket()).expect(200)
+    }
+
+    /// Makes a container that writes 60 MB without a line feed, and reads its log's tail for so long: `why` and the
+    /// log's end by itself read it as well. Answers how often it was read.
+    fn read_endless_line(&self, lasts: Duration) -> Result<u64, String> {
+        let talk = "head -c 60000000 /dev/zero | tr '\\0' x; exec sleep 3600";
+        let name = format!("writer-{}", self.database_bytes());
+        let body = json!({ "name": name, "image": podman::image(), "command": ["sh", "-c", talk] });
+        let create = Request { method: "POST", path: "/workspaces", token: None, caller: None, body };
+        let id = create.over_socket(&self.socket()).expect(201).json()["id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let (begun, mut read) = (Instant::now(), 0);
+        while begun.elapsed() < lasts || read == 0 {
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("the log of {id} ({}) cannot be read", self.status(&id)));
+            }
+            let path = format!("/workspaces/{id}/logs?tail=5");
+            let look = Request { method: "GET", path: &path, token: None, caller: None, body: Value::Null };
+            let answer = look.over_socket(&self.socket());
+            if answer.status == 200 && answer.body.len() > 1000 {
+                read += 1;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(read)
     }
 
     fn memory(&self) -> Memory {
@@ -193,6 +250,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", silent.local_addr().expect("its address"));
     let (worst, target) = (daemon.create("worst", None), daemon.create("target", Some(&url)));
+    let victim = daemon.create("victim", None);
+    let (deputy, redirecting) = redirect_to(&daemon, &victim).await;
     let others: Vec<_> =
         (0..scale.others).map(|number| daemon.create(&format!("other-{number}"), None)).collect();
     let held = tokio::spawn(async move {
@@ -212,8 +271,11 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let beating = beat(&daemon, &others, scale.every, &figures, &stop);
     let before = daemon.database_bytes();
     figures.lock().unwrap().memory.push(("before".into(), daemon.memory()));
-    let attack = Attack { daemon: Arc::clone(&daemon), worst, target, figures: Arc::clone(&figures), scale };
-    for what in ["messages in flight", "large messages", "unread lists", "writes", "all together"] {
+    let attack =
+        Attack { daemon: Arc::clone(&daemon), worst, target, deputy, figures: Arc::clone(&figures), scale };
+    let each =
+        ["messages in flight", "large messages", "unread lists", "writes", "redirects", "a line without end"];
+    for what in each.into_iter().chain(["all together"]) {
         let peak = watch(&daemon, attack.run(what)).await;
         figures.lock().unwrap().memory.push((format!("at most: {what}"), peak));
     }
@@ -225,11 +287,20 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     }
     figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
     figures.lock().unwrap().grown = daemon.database_bytes().saturating_sub(before);
+    if let Some((socket, _)) = &daemon.engine
+        && let Err(why) = ServiceProcess::of(socket).is_idle_within(PATIENCE).await
+    {
+        figures.lock().unwrap().wrong.push(why);
+    }
     stop.store(true, Ordering::Release);
     for beats in beating.join_all().await {
         figures.lock().unwrap().heartbeats += beats;
     }
     held.abort();
+    redirecting.abort();
+    if daemon.status(&victim.id) == "paused" {
+        figures.lock().unwrap().wrong.push("a redirect was followed: its victim is paused".into());
+    }
     for who in &others {
         let status = daemon.status(&who.id);
         if status != "online" {
@@ -238,6 +309,28 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     }
     let mut figures = figures.lock().unwrap();
     std::mem::take(&mut *figures)
+}
+
+/// An agent that answers every message with a redirect: to an order that only an admin may give.
+async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let order = format!("http://{}/workspaces/{}/stop", daemon.address, victim.id);
+    let answers = tokio::spawn(async move {
+        let answer = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: {order}\r\nRefresh: 0;url={order}\r\n\
+             Connection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut read = vec![0; 64 << 10];
+                let _request = stream.read(&mut read).await;
+                let _closed = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (daemon.create("deputy", Some(&url)), answers)
 }
 
 /// The others, each on a new connection every time, as many clients do.
@@ -304,6 +397,7 @@ struct Attack {
     daemon: Arc<Daemon>,
     worst: Who,
     target: Who,
+    deputy: Who,
     figures: Arc<Mutex<Figures>>,
     scale: Scale,
 }
@@ -317,14 +411,56 @@ impl Attack {
             "large messages" => self.hold(what, scale.large, LARGEST - 1000, lasts).await,
             "unread lists" => self.leave_unread(lasts).await,
             "writes" => self.write().await,
+            "redirects" => self.be_redirected().await,
+            "a line without end" => self.write_endless_line(lasts).await,
             _ => {
                 tokio::join!(
                     self.hold("messages in flight", scale.in_flight, 10, lasts),
                     self.hold("large messages", scale.large, LARGEST - 1000, lasts),
                     self.leave_unread(lasts),
-                    self.write()
+                    self.write(),
+                    self.be_redirected(),
+                    self.write_endless_line(lasts)
                 );
             }
+        }
+    }
+
+    /// Messages to an agent that redirects: what comes back must not make a caller do anything.
+    async fn be_redirected(&self) {
+        let message = json!({ "jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {} });
+        let path = format!("/workspaces/{}/a2a", self.deputy.id);
+        let bytes = Ask::post(path).token(&self.worst.token).json(message).bytes();
+        for _ in 0..self.scale.redirects {
+            let answer = match Wire::try_open(self.daemon.address).await {
+                Some(mut wire) => {
+                    wire.write(&bytes).await;
+                    wire.try_answer().await
+                }
+                None => None,
+            };
+            let mut figures = self.figures.lock().unwrap();
+            figures.count("redirects", answer.as_ref().map_or(0, |answer| answer.status));
+            if let Some(answer) = answer
+                && (matches!(answer.status, 200..=399)
+                    || ["location", "refresh"].iter().any(|name| answer.header(name).is_some()))
+            {
+                figures.wrong.push(format!("a redirect came through: {answer:?}"));
+            }
+        }
+    }
+
+    /// Where there is an engine: one workspace whose container writes a line without end.
+    async fn write_endless_line(&self, lasts: Duration) {
+        if self.daemon.engine.is_none() {
+            return;
+        }
+        let daemon = Arc::clone(&self.daemon);
+        let read = tokio::task::spawn_blocking(move || daemon.read_endless_line(lasts)).await;
+        let mut figures = self.figures.lock().unwrap();
+        match read.expect("it does not panic") {
+            Ok(read) => figures.tails += read,
+            Err(why) => figures.wrong.push(why),
         }
     }
 
@@ -418,6 +554,7 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
             u64::try_from(figures.slowest.as_millis()).unwrap_or(u64::MAX),
         ),
         ("KiB that the database grew by".into(), figures.grown >> 10),
+        ("times that the tail of a line without end was read".into(), figures.tails),
     ];
     for (when, memory) in &figures.memory {
         lines.push((format!("KiB resident {when}"), memory.resident_kib));
@@ -430,7 +567,8 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
 
 /// What has to hold, whatever the scale.
 pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<String> {
-    let mut broken: Vec<_> = figures.missed.iter().take(5).cloned().collect();
+    let mut broken: Vec<_> =
+        figures.missed.iter().take(5).chain(figures.wrong.iter().take(5)).cloned().collect();
     let (peak, after) = (
         figures.memory.iter().map(|(_, now)| memory(*now)).max().unwrap_or_default(),
         memory(figures.after()),
@@ -443,6 +581,9 @@ pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<S
     }
     if figures.grown >= 20 << 20 {
         broken.push(format!("the database grew by {} MiB, more than 20", figures.grown >> 20));
+    }
+    if figures.answers.get("redirects: 502").is_none_or(|count| *count == 0) {
+        broken.push("no redirect was refused with 502: the deputy is not reached".into());
     }
     let refused = figures.answers.iter().filter(|(what, _)| what.ends_with(" 429") || what.ends_with(" 503"));
     if refused.count() == 0 {

@@ -25,8 +25,9 @@ use crate::{
     Settings,
     report::Section,
     support::{
+        podman::{self, Service},
         wire::Ask,
-        worst_agent::{self, Daemon, Scale},
+        worst_agent::{self, Daemon, Memory, Scale},
     },
 };
 use agents::{Agent, Heard};
@@ -108,9 +109,12 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     runtime.shutdown_background();
 }
 
-/// One agent at its worst, against the program as it is: its memory is the memory of what is shipped.
+/// One agent at its worst, against the program as it is and real Podman: its memory is the memory of what is shipped.
 async fn worst(settings: &Settings, section: &mut Section) {
-    let daemon = Arc::new(Daemon::start(env!("CARGO_BIN_EXE_ostler")));
+    podman::image();
+    let service = Service::start();
+    let program = env!("CARGO_BIN_EXE_ostler");
+    let daemon = Arc::new(Daemon::start_on(program, Some(service.socket())));
     let scale = Scale {
         others: 50,
         every: Duration::from_millis(500),
@@ -118,13 +122,18 @@ async fn worst(settings: &Settings, section: &mut Section) {
         large: 200,
         unread: 150,
         writes: 500,
+        redirects: 200,
         lasts: if settings.long { LONG } else { SHORT },
     };
     let figures = worst_agent::play(Arc::clone(&daemon), scale).await;
     for (what, figure) in worst_agent::lines(&figures) {
         section.count(what, figure);
     }
-    for broken in worst_agent::broken(&figures, |memory| memory.resident_kib) {
+    // Cargo names the directory of a profile after it. Without optimisation the program's own pages are 23 MiB, which
+    // nobody ships: there only what is the process's own is judged.
+    let is_shipped = !std::path::Path::new(program).parent().is_some_and(|place| place.ends_with("debug"));
+    let judged = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
+    for broken in worst_agent::broken(&figures, judged) {
         section.broke(broken);
     }
 }
@@ -282,7 +291,8 @@ fn tell_crowds(notes: &Notes, section: &mut Section) {
 }
 
 fn tell_noise(notes: &Notes, section: &mut Section) {
-    for (status, least) in [(200, 200), (400, 500), (401, 500), (403, 200), (404, 200), (405, 100), (413, 10)]
+    for (status, least) in
+        [(200, 200), (400, 500), (401, 500), (403, 200), (404, 200), (405, 100), (413, 10), (501, 20)]
     {
         let count = notes.counted(&noise::answered(status));
         section.expect(count >= least, || {
