@@ -23,6 +23,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// So many requests are made on one connection, at most.
 const PER_LINE: u64 = 50;
 
+/// So many requests each seed makes, however long that takes.
+const AT_LEAST: u64 = 1000;
+
 /// Whom it concerns.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -669,10 +672,11 @@ pub(super) fn answered(status: u16) -> String {
     format!("answers of {status}")
 }
 
-/// Makes noise until then.
+/// Makes noise until then, and as much as that.
 pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant) {
     let (mut number, mut line) = (0, None);
-    while Instant::now() < until {
+    // A busy machine makes fewer of them in that time, and what they are about has to be reached there too.
+    while Instant::now() < until || number < AT_LEAST {
         let request = request(seed, number, &target);
         notes.count(request.kind);
         let from = loopback(3, usize::try_from((seed * 40 + number / PER_LINE) % 200).expect("below 200"));
