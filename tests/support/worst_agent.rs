@@ -281,7 +281,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     }
     // What was held is given back.
     let begun = Instant::now();
-    let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (16 << 10);
+    let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (4 << 10);
     while daemon.memory().anonymous_kib > most && begun.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
