@@ -42,8 +42,8 @@ pub enum Trouble {
     ImageMissing,
     /// A host port is taken by somebody else.
     PortInUse,
-    /// An earlier start of this container was broken off half-way, and what it left holds the container's port without
-    /// the engine knowing. The engine never starts this one; one made anew starts.
+    /// An earlier start of this container was broken off half-way, and what it left holds the container's port, or its
+    /// mount, without the engine knowing. The engine never starts this one; one made anew starts.
     HalfStarted,
     /// No engine answers.
     Unreachable,

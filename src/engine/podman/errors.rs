@@ -109,7 +109,10 @@ impl Failure {
 
 /// Words by which an answer is told, whatever its status. The first that fits counts. Upper and lower
 /// case matter: netavark's "Address already in use" is the DNS server's port, not the container's.
-const WORDS: [(&str, Trouble); 10] = [
+const WORDS: [(&str, Trouble); 11] = [
+    // A service that was killed while it mounted: its storage takes the container for mounted ever after, and says
+    // "no such file" of the directory, which is no word on any file of the container.
+    ("mounting storage for container", Trouble::HalfStarted),
     ("address already in use", Trouble::PortInUse),
     ("image not known", Trouble::ImageMissing),
     ("no such image", Trouble::ImageMissing),
@@ -217,6 +220,12 @@ mod tests {
             (404, "no volume with name \"v\" found: no such volume", Trouble::Absent),
             (500, "failed to find image x: x: image not known", Trouble::ImageMissing),
             (404, "no such image: x: image not known", Trouble::ImageMissing),
+            (
+                404,
+                "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file or \
+                 directory: no such file or directory",
+                Trouble::HalfStarted,
+            ),
             (404, "no such image", Trouble::ImageMissing),
             (
                 500,
