@@ -1095,7 +1095,7 @@ fn regroup_left_removed(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
     Ok(())
 }
 
-/// In an order in which nobody comes before the one above it.
+/// Sorts rows so that each parent comes before its children.
 pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     let mut left = rows;
     let mut ordered: Vec<Workspace> = Vec::with_capacity(left.len());

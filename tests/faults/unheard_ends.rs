@@ -11,7 +11,7 @@ use super::{
 };
 use crate::support::{
     daemon::{Site, until},
-    podman::{directory_of, image, inspected, podman},
+    podman::{directory_of, has_ended, image, inspected, podman},
 };
 
 /// Kills conmon and then the process; waits until the process is gone.
@@ -37,11 +37,7 @@ fn end_while(container: &str, state: &str) {
         kill_process(process, Signal::KILL).expect("it can be killed");
     }
     let process = pids.split(' ').next_back().expect("there are two");
-    until("its process is gone", || {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let ended = stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']));
-        (stat.is_empty() || ended).then_some(())
-    });
+    until("its process is gone", || has_ended(process).then_some(()));
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman heard of it");
 }
 

@@ -151,6 +151,22 @@ fn nobody_is_called_dead_by_another_engine() {
 }
 
 #[test]
+fn container_is_not_called_gone_when_ours_is_recognised_after_another_engine_answered() {
+    let house = house();
+    let id = house.online("w");
+    let incarnation = house.row(id).incarnation;
+    house.world.lead_elsewhere();
+    until_held(&house, "inspect_container", |ops| async move {
+        drop(ops.order(id, Order::MarkOffline(incarnation)).await);
+    });
+    house.sim.take(house.sim.held()[0].id);
+    house.world.lead_here();
+    house.sim.quiesce();
+    assert!(runs(&house, id), "it ran all the time");
+    assert_eq!(house.status(id), Status::Online, "the other engine's \"no such container\" was believed");
+}
+
+#[test]
 fn what_cannot_go_back_stays_in_the_trash() {
     let mut house = house();
     for with_container in [false, true] {

@@ -449,3 +449,9 @@ fn append(files: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, m
     header.set_size(content.len() as u64);
     files.append_data(&mut header, path, content).expect("a file is packed");
 }
+
+/// Whether a process has ended, whether or not its parent has taken notice of that.
+pub(crate) fn has_ended(pid: impl std::fmt::Display) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['Z', 'X']))
+}

@@ -1,7 +1,7 @@
 //! `kill -9` of the daemon, again and again, while several operators give commands to the same few workspaces.
 //!
-//! Nothing else goes wrong and nobody helps afterwards: no pass is run and no plan approved by hand. The daemon, with
-//! the periods and the breaker that it has by default, has to finish by itself what its predecessors began.
+//! Nothing else fails, and no operator runs a pass or approves a plan afterwards. The daemon has its default periods and
+//! breaker, and has to finish what the killed daemons began.
 
 use std::{
     fmt::Write as _,

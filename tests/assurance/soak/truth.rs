@@ -23,7 +23,7 @@ use crate::{
     report::Section,
     support::{
         daemon::{Site, until},
-        podman::podman_says,
+        podman::{has_ended, podman_says},
     },
 };
 
@@ -93,12 +93,6 @@ struct Container {
     workspace: String,
     runs: bool,
     pid: i64,
-}
-
-/// Whether a process is there and has not ended.
-fn is_alive(pid: &Value) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|state| !stat.is_empty() && !state.starts_with(['Z', 'X']))
 }
 
 /// Where to look.
@@ -233,7 +227,7 @@ impl Truth<'_> {
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
             // Where its conmon was killed nobody tells Podman of its end, and it is called running for good.
-            runs: container["State"] == "running" && is_alive(&container["Pid"]),
+            runs: container["State"] == "running" && !has_ended(&container["Pid"]),
             pid: container["Pid"].as_i64().unwrap_or_default(),
         };
         listed.iter().map(container).collect()
