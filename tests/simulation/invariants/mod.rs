@@ -59,6 +59,8 @@ pub(crate) struct Witness {
     pub(crate) across_jump: BTreeSet<&'static str>,
     /// What a person said may go for good.
     pub(crate) may_go: Vec<MayGo>,
+    /// Whose removal was last seen to be for good, and at which look.
+    purged: BTreeMap<WorkspaceId, usize>,
     /// Whom a person allowed an empty work volume in the place of one that is gone.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
@@ -160,6 +162,10 @@ impl Witness {
         self.one_holder(house, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
         self.trash = at_once(house.eye.trash()).expect("the store answers");
+        if self.is_told && self.rows.iter().any(|row| row.status == Status::Removed) {
+            let purges = at_once(house.eye.purges_ordered()).expect("the store answers");
+            self.purged.extend(purges.iter().map(|row| (row.id, self.looks)));
+        }
         if events.is_empty() {
             return Ok(());
         }
@@ -357,14 +363,18 @@ impl Witness {
     }
 
     /// Whether a person said of a workspace, or of one that was above it then, that it may go for good, and it was not
-    /// undeleted after that had been answered. What was said meanwhile may have been carried out either way round.
+    /// undeleted after that had been answered, or carried out.
     fn may_go(&self, id: WorkspaceId) -> bool {
         let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
         let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
-        let holds =
-            |end: Option<usize>| end.is_none_or(|end| undeleted.is_none_or(|undeleted| undeleted <= end));
-        self.may_go.iter().any(|said| said.whom.contains(&id) && holds(said.answered))
+        let purged = self.purged.get(&id).copied();
+        let holds = |said: &MayGo| {
+            // What has not been answered may have been carried out before or after an undelete: the row tells.
+            let until = said.answered.or(purged.filter(|_| said.tree.is_some()));
+            until.is_none_or(|until| undeleted.is_none_or(|undeleted| undeleted <= until))
+        };
+        self.may_go.iter().any(|said| said.whom.contains(&id) && holds(said))
     }
 
     /// The rows as they were at the last look.

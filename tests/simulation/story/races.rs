@@ -18,11 +18,12 @@ use super::{
 impl Story {
     /// One of them.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
-        match self.house.sim.choose(|rng| rng.below(5)) {
+        match self.house.sim.choose(|rng| rng.below(6)) {
             0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
             1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
             2 if !self.temper.driven => self.give_back_what_was_unknown(),
             3 => self.change_their_minds_about_a_tree(),
+            4 => self.take_a_purge_back(),
             _ => self.start_by_hand_what_is_being_started(),
         }
     }
@@ -69,6 +70,21 @@ impl Story {
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
+    }
+
+    /// A purge is taken back while it is on its way, and its workspace is removed again: this time to be kept.
+    fn take_a_purge_back(&mut self) -> Result<(), Broken> {
+        let Some(id) = self.any_workspace() else { return Ok(()) };
+        self.say(id, Word::Purge);
+        let far = self.house.sim.choose(|rng| rng.below(25));
+        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        self.house.sim.run_ready();
+        let of_the_purge = self.house.sim.held();
+        for word in [Word::Undelete, Word::Remove] {
+            self.say(id, word);
+            self.go_on_for(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
+        }
+        self.go_on_for(100, |seen| seen.side != SWEEPS)
     }
 
     /// A person runs `podman start` on what ostler is just about to start.
