@@ -20,7 +20,10 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Mutex, atomic::AtomicBool},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -93,6 +96,8 @@ struct Record {
     /// By workspace id.
     markers: Mutex<BTreeMap<String, String>>,
     over: AtomicBool,
+    /// How many commands a daemon has answered, whatever it said.
+    answered: AtomicUsize,
 }
 
 impl Record {
@@ -103,6 +108,7 @@ impl Record {
             counts: Mutex::default(),
             markers: Mutex::default(),
             over: AtomicBool::new(false),
+            answered: AtomicUsize::new(0),
         }
     }
 
@@ -203,6 +209,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: number < PEOPLE,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: true,
+                makes_sure: false,
             };
             threads.spawn(move || person.live());
         }

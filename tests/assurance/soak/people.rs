@@ -18,6 +18,10 @@ use crate::support::{
 const MOST_MEMBERS: usize = 20;
 /// How long a command may take, in seconds.
 const LIMIT: u32 = 60;
+/// The exit code of a command that no daemon answered.
+const NOT_ANSWERED: i32 = 5;
+/// How often somebody who makes sure says it again.
+const TRIES: usize = 10;
 
 /// What a workspace is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +132,8 @@ pub(super) struct Person<'a> {
     pub(super) between_commands: usize,
     /// Whether workspaces are created on the way.
     pub(super) may_create: bool,
+    /// Whether it is asked again, in the end, where nothing clear was answered.
+    pub(super) makes_sure: bool,
 }
 
 impl Person<'_> {
@@ -141,9 +147,28 @@ impl Person<'_> {
             }
             pause(&mut self.rng, self.between_commands);
         }
+        if self.makes_sure {
+            self.make_sure();
+        }
         if !self.keeps_record {
             for member in &mut self.tree.members {
                 member.told = Told::Unclear;
+            }
+        }
+    }
+
+    /// Stops each of which nothing clear is known, until that was answered.
+    fn make_sure(&mut self) {
+        for at in 0..self.tree.members.len() {
+            for _ in 0..TRIES {
+                if self.tree.members[at].told != Told::Unclear {
+                    break;
+                }
+                self.stop(at);
+                if self.tree.members[at].told == Told::Unclear {
+                    let name = self.tree.members[at].name.clone();
+                    self.hear(at, &["undelete", &name], Told::Stopped(None));
+                }
             }
         }
     }
@@ -153,6 +178,9 @@ impl Person<'_> {
         let said = self.operator.ostler(LIMIT, arguments.iter().copied());
         let verb = arguments[0];
         self.record.count(format!("ostler {verb}"));
+        if said.code != NOT_ANSWERED {
+            self.record.answered.fetch_add(1, Ordering::AcqRel);
+        }
         if said.code != 0 {
             self.record.count(format!("ostler {verb}, answered with exit code {}", said.code));
         }

@@ -33,6 +33,10 @@ const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
 /// How long a daemon lives, in milliseconds, about. Starts and stops take as long: most are broken off half-way.
 const LIFE: usize = 1_500;
+/// Every other daemon gives so many answers first, at most: on a slow machine nobody would ever be answered else.
+const ANSWERS: usize = 8;
+/// However long those take, it is killed then.
+const LONGEST_LIFE: Duration = Duration::from_secs(20);
 /// How long after a command the next one comes, about, in milliseconds.
 const BETWEEN_COMMANDS: usize = 120;
 /// Trees of two: a parent and its child, so that stops and starts take another along.
@@ -40,6 +44,7 @@ const TREES: usize = 3;
 /// How long what was begun may take to be finished: two turns of the slowest pass that has to do with it.
 const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(50);
 
 fn configuration() -> String {
     let first = 32_000 + std::process::id() % 14 * 50;
@@ -67,7 +72,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.count("workspaces", rows(&operator, false).len() as u64);
 
     let kills = if settings.long { KILLS_LONG } else { KILLS };
-    let refused = thread::scope(|threads| {
+    let (refused, began) = thread::scope(|threads| {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
@@ -79,13 +84,15 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: true,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: false,
+                // The others converge without another word.
+                makes_sure: number == 0,
             };
             threads.spawn(move || person.live());
         }
         let _home = Home(&record.over);
         let refused = kill_again_and_again(&mut site, &record, &mut rng, kills);
         record.over.store(true, Ordering::Release);
-        refused
+        (refused, Instant::now())
     });
     section.count("kill -9 of the daemon", kills as u64);
     for refused in refused {
@@ -93,7 +100,6 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     }
     let wounds = super::chaos::Wounds::default();
     let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
-    let began = Instant::now();
     let restless = loop {
         match restless(&site, &operator) {
             None => break None,
@@ -101,7 +107,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             Some(_) => thread::sleep(LOOK_EVERY),
         }
     };
-    section.count("seconds until nothing was left to do", began.elapsed().as_secs());
+    section.count("seconds from the last kill until nothing was left to do", began.elapsed().as_secs());
     section.expect(restless.is_none(), || {
         format!("after {} s it has not converged by itself: {restless:?}", PATIENCE.as_secs())
     });
@@ -141,6 +147,12 @@ fn plant(operator: &Operator) -> Vec<Tree> {
 fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
     let mut refused = Vec::new();
     for kill in 1..=kills {
+        let answers = if rng.one_in(2) { 1 + rng.below(ANSWERS) } else { 0 };
+        let enough = record.answered.load(Ordering::Acquire) + answers;
+        let begun = Instant::now();
+        while record.answered.load(Ordering::Acquire) < enough && begun.elapsed() < LONGEST_LIFE {
+            thread::sleep(LOOK_FOR_ANSWERS);
+        }
         pause(rng, LIFE);
         site.kill();
         record.tell(format!("kill {kill} of the daemon"));
