@@ -46,6 +46,7 @@ CREATE TABLE workspaces (
     purge_ordered_at        INTEGER,  -- its removal was to delete for good, and that is not carried out yet
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
     removed_with            BLOB,  -- the workspace whose removal took this one along, and whose undelete brings it back
+    config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config is written over the file in its volume
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;

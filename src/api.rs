@@ -93,6 +93,21 @@ pub struct PatchWorkspace {
     /// The image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The command; empty for the runtime's or the image's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Variables of its environment to set; null removes one. Others stay.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Option<String>>,
+    /// Another host directory at `/workspace`, where there is one already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_dir: Option<String>,
+    /// `read_only` or `read_write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_access: Option<String>,
+    /// The text of `/configs/config.yaml`: the next start writes it over the one that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
     /// Where an external agent is reached; empty for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -123,6 +138,9 @@ pub struct Patched {
     /// Whether its container has to be made anew for it to take effect.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_recreate: bool,
+    /// What of it does not work as asked, or not as expected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Keys of the request that ostler does not know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
@@ -280,6 +298,7 @@ pub struct AdminTokenView {
 
 /// A workspace, in lists and alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the contract")]
 pub struct WorkspaceView {
     /// Its id.
     pub id: String,
@@ -359,7 +378,7 @@ pub struct WorkspaceView {
     /// Why messages to it fail although it is up, where that can be seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
-    /// Which limits of its container do not hold on this host. This and the four below: of one workspace, for admins.
+    /// Which limits of its container do not hold on this host. This and the six below: of one workspace, for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_note: Option<String>,
     /// The command in place of the image's own.
@@ -371,6 +390,12 @@ pub struct WorkspaceView {
     /// The directory of this machine at /workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_dir: Option<String>,
+    /// `read_only` where it may only be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_access: Option<String>,
+    /// Whether the next start writes that text over the file that is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub config_pending: bool,
     /// How long the text for /configs/config.yaml is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_bytes: Option<usize>,

@@ -385,7 +385,9 @@ What is not given stays as it is. What a container is made from takes effect wit
 Examples:
   ostler set builder --sleep-after 30
   ostler set builder --parent lead
-  ostler set builder --name tester --role 'runs the tests'")]
+  ostler set builder --name tester --role 'runs the tests'
+  ostler set builder --env LEVEL=debug --unset-env API_KEY
+  ostler set builder -- serve --all && ostler recreate builder")]
 pub struct SetArgs {
     /// Name, id or beginning of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -408,6 +410,24 @@ pub struct SetArgs {
     /// The image
     #[arg(long)]
     pub image: Option<String>,
+    /// A variable of its environment, others stay; without a value, this environment's
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// A file of such variables, one per line; `--env` comes before it
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// A variable to remove from its environment
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    pub unset_env: Vec<String>,
+    /// Another directory of this machine at /workspace; never in place of a volume
+    #[arg(long, value_name = "PATH[:ro]")]
+    pub dir: Option<String>,
+    /// The file for /configs/config.yaml: its next start writes it over the one that is there
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// The command of its runtime or image again, in place of the one given
+    #[arg(long, conflicts_with = "command")]
+    pub default_command: bool,
     /// Where an external agent is reached; empty for nowhere
     #[arg(long)]
     pub url: Option<String>,
@@ -420,6 +440,9 @@ pub struct SetArgs {
     /// Whether it is started anew when it is busy and nothing comes of it
     #[arg(long, value_name = "BOOL")]
     pub restart_when_wedged: Option<bool>,
+    /// The command in place of the image's own; an ENTRYPOINT of the image stays and gets it as arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
 }
 
 /// `stop`

@@ -114,6 +114,8 @@ pub struct Workspace {
     pub host_port: Option<u16>,
     /// The hash of what its container was made from; another hash now means it has drifted.
     pub container_spec_hash: Option<String>,
+    /// Whether the configuration of its spec is to be written over the one in its config volume at the next start.
+    pub config_pending: bool,
     /// Whether a work volume was made for it. If so and it is gone, nothing starts by itself.
     pub has_work_volume: bool,
     /// Where an external agent is reached.

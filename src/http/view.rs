@@ -71,6 +71,8 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         command: Vec::new(),
         env_names: Vec::new(),
         workspace_dir: None,
+        workspace_access: None,
+        config_pending: false,
         config_bytes: None,
         delivery_mode: (row.habits.delivery == Delivery::Poll).then(|| row.habits.delivery.as_str().into()),
     }

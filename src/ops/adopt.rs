@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    Applied, Inner, OpError, OpResult, Ops, Order, OwnContainers, start::CONFIG_DIRECTORY,
-    start::OWN_VARIABLES, start::StartOrder, start::TOKEN_FILE,
+    Applied, Inner, OpError, OpResult, Ops, Order, OwnContainers, start::CONFIG_DIRECTORY, start::StartOrder,
+    start::TOKEN_FILE,
 };
 use crate::{
     domain::{
@@ -21,7 +21,7 @@ use crate::{
         observed::Observed,
         plan::Inventory,
         recovery::{Contradicted, contradiction, newer_container},
-        spec::{LabelledSpec, Spec},
+        spec::{LabelledSpec, OWN_VARIABLES, Spec},
         status::Cause,
         token::Token,
         trash::Things,

@@ -1,16 +1,12 @@
 //! Create: the row first, durably, with its mirror, then everything in the engine.
 
-use super::{
-    Inner, OpError, OpResult, Ops, Order,
-    pause::below_paused,
-    start::{OWN_VARIABLES, StartOrder},
-};
+use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
         naming::WorkspaceName,
         runtime::{PLAIN, Tier},
-        spec::{Access, Spec},
+        spec::{Access, InvalidSpec, Spec, Unfit},
         token::Token,
         workspace::{Habits, Kind},
     },
@@ -92,15 +88,10 @@ impl Ops {
     }
 }
 
-/// Refuses what cannot be the name of an image, before a row says that it is one.
-pub(super) fn check_image(image: &str) -> OpResult<()> {
-    if image.is_empty() {
-        return Err(OpError::Invalid("an image needs a name".into()));
+impl From<InvalidSpec> for OpError {
+    fn from(error: InvalidSpec) -> Self {
+        Self::Invalid(error.to_string())
     }
-    if image.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(OpError::Invalid(format!("the image `{image}` holds white space")));
-    }
-    Ok(())
 }
 
 impl Inner {
@@ -116,31 +107,12 @@ impl Inner {
                 OpError::Invalid("no image was given, and the runtime names none: add --image".into())
             })?;
         }
-        check_image(&spec.image)?;
         if spec.command.is_empty() {
             spec.command.clone_from(&runtime.command);
         }
-        if let Some(directory) = &spec.workspace_dir
-            && !directory.starts_with('/')
-        {
-            return Err(OpError::Invalid(format!("the directory `{directory}` is not an absolute path")));
-        }
-        let is_no_name = |key: &&String| {
-            key.is_empty() || key.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control())
-        };
-        if let Some(key) = spec.env.keys().find(is_no_name) {
-            return Err(OpError::Invalid(format!("{key:?} cannot name an environment variable")));
-        }
-        if let Some(key) = spec.env.keys().find(|key| OWN_VARIABLES.contains(&key.as_str())) {
-            return Err(OpError::Invalid(format!(
-                "the variable {key} is set by ostler itself: leave it out. `network.platform_url` changes the address \
-                 that agents are told"
-            )));
-        }
+        spec.check()?;
         if request.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
-            return Err(OpError::Invalid(
-                "tier 1 has no /workspace: leave out --dir or choose tier 2".into(),
-            ));
+            return Err(OpError::Invalid(Unfit::Sandbox.to_string()));
         }
         if spec.workspace_dir.is_none() {
             spec.workspace_access = Access::ReadWrite;

@@ -234,7 +234,7 @@ impl Ops {
             .settings
             .runtimes
             .get(&row.runtime)
-            .is_some_and(|runtime| *made_from != start::spec_hash(row, runtime, &self.0.settings))
+            .is_some_and(|runtime| !start::is_made_from(made_from, row, runtime, &self.0.settings))
     }
 
     /// Requests on their way to agents.

@@ -30,7 +30,7 @@ use crate::{
         observed::ContainerState,
         plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
-        spec::{Access, LabelledSpec},
+        spec::{Access, LabelledSpec, Spec},
         status::{Cause, Failure, Status},
         token::Token,
         trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
@@ -93,9 +93,20 @@ struct Prepared {
 /// What a container is made from, as a hash: when it differs from the row's, the container has drifted.
 /// The address by which it reaches ostler and the kind of its network are part of that: both are fixed when the
 /// container is made.
-pub(super) fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
+/// The configuration is not: it lies in a volume, and a start writes it.
+fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
+    hash_of(&Spec { config: None, ..row.spec.clone() }, row, runtime, settings)
+}
+
+/// Whether a container with that hash was made from what the row says now. A hash of an older version covers the
+/// configuration too.
+pub(super) fn is_made_from(hash: &str, row: &Workspace, runtime: &Runtime, settings: &Settings) -> bool {
+    hash == spec_hash(row, runtime, settings) || hash == hash_of(&row.spec, row, runtime, settings)
+}
+
+fn hash_of(spec: &Spec, row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
     let made_from = json!({
-        "spec": row.spec,
+        "spec": spec,
         "tier": row.tier,
         "user": runtime.user,
         "limits": runtime.limits(row.tier),
@@ -448,7 +459,7 @@ impl Inner {
 
     async fn note_work_volume(&self, row: &Workspace) -> OpResult<()> {
         if !row.has_work_volume {
-            let edit = WorkspaceEdit { has_work_volume: Some(true) };
+            let edit = WorkspaceEdit { has_work_volume: Some(true), ..WorkspaceEdit::default() };
             self.store.edit_workspace(row.id, edit).await?;
         }
         Ok(())
@@ -653,22 +664,30 @@ impl Inner {
         let row = self.row(id).await?;
         let Some(config) = row.spec.config.or_else(|| runtime.config_template.clone()) else { return Ok(()) };
         let path = format!("{CONFIG_DIRECTORY}/{CONFIG_FILE}");
+        // Read with the configuration it belongs to: a change that comes now stays pending.
+        let pending = row.config_pending;
         match self.engine.read_file(container, &path).await {
-            Ok(_) => Ok(()),
+            Ok(_) if !pending => Ok(()),
             // A regular file that is merely long is the agent's own. What no runtime could read as a configuration (a
             // directory, a FIFO) is replaced, as a missing one is made.
-            Err(error) if error.trouble == Trouble::Conflict && error.message == TOO_LONG => Ok(()),
-            Err(error) if matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => {
+            Err(error) if error.trouble == Trouble::Conflict && error.message == TOO_LONG && !pending => {
+                Ok(())
+            }
+            Err(error) if !matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => {
+                let unreadable = |error: &EngineError| format!("{path} cannot be read: {}", error.message);
+                Err(self.verdict(error, unreadable).await)
+            }
+            Ok(_) | Err(_) => {
                 let config_file = file(CONFIG_FILE, &config, 0o644);
                 crash_point::before("start: write its configuration");
                 let written = self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await;
                 self.see_written(&config_file, written).await?;
                 crash_point::after("start: write its configuration");
+                if pending {
+                    let edit = WorkspaceEdit { config_written: Some(config), ..WorkspaceEdit::default() };
+                    self.store.edit_workspace(id, edit).await?;
+                }
                 Ok(())
-            }
-            Err(error) => {
-                let unreadable = |error: &EngineError| format!("{path} cannot be read: {}", error.message);
-                Err(self.verdict(error, unreadable).await)
             }
         }
     }
@@ -745,7 +764,7 @@ impl Inner {
 fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Environment {
     let mut env = runtime.env.clone();
     env.extend(row.spec.env.clone());
-    // What the protocol promises comes last: nothing may speak for another workspace by its environment.
+    // What the protocol promises comes last (`OWN_VARIABLES` of the spec): nothing may speak for another workspace by its environment.
     env.insert("WORKSPACE_ID".into(), row.id.to_string());
     env.insert("WORKSPACE_CONFIG_PATH".into(), CONFIG_DIRECTORY.into());
     env.insert("PLATFORM_URL".into(), platform_url);
@@ -753,10 +772,6 @@ fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Envi
     env.insert("PARENT_ID".into(), row.parent.map(|parent| parent.to_string()).unwrap_or_default());
     Environment(env)
 }
-
-/// The variables [`environment`] sets by itself.
-pub(super) const OWN_VARIABLES: [&str; 5] =
-    ["WORKSPACE_ID", "WORKSPACE_CONFIG_PATH", "PLATFORM_URL", "TIER", "PARENT_ID"];
 
 fn mounts(row: &Workspace) -> Vec<Mount> {
     let volume = |kind, target: &str| Mount {
@@ -798,4 +813,66 @@ fn start_failure(error: &EngineError) -> String {
         );
     }
     format!("its container does not start: {}", error.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ids::InstanceId, naming::WorkspaceName, time::Timestamp, workspace::Habits};
+
+    #[test]
+    fn container_is_made_from_its_spec_with_or_without_config() {
+        let runtime = Runtime::plain();
+        let settings = Settings {
+            instance: InstanceId(uuid::Uuid::nil()),
+            runtimes: BTreeMap::new(),
+            ports: crate::store::PortRange { first: 1, last: 2 },
+            platform_port: 1,
+            platform_url: None,
+            isolate: false,
+            log_bytes: 0,
+            trash_retention: std::time::Duration::ZERO,
+            restart: crate::domain::budget::RestartBudget::default(),
+            concurrent_starts: 1,
+        };
+        let row = Workspace {
+            id: WorkspaceId(uuid::Uuid::nil()),
+            name: WorkspaceName::stored("one".into()),
+            role: None,
+            kind: Kind::Container,
+            runtime: "plain".into(),
+            tier: Tier::default(),
+            parent: None,
+            spec: Spec { image: "image".into(), config: Some("first".into()), ..Spec::default() },
+            status: Status::Online,
+            status_detail: None,
+            status_since: Timestamp(0),
+            incarnation: Incarnation(1),
+            container: None,
+            container_serial: 1,
+            host_port: None,
+            container_spec_hash: None,
+            config_pending: false,
+            has_work_volume: true,
+            url: None,
+            habits: Habits::default(),
+            paused_with: None,
+            removed_with: None,
+            restart_due_at: None,
+            created_at: Timestamp(0),
+            removed_at: None,
+        };
+        let now = spec_hash(&row, &runtime, &settings);
+        let of_older_version = hash_of(&row.spec, &row, &runtime, &settings);
+        assert_ne!(now, of_older_version);
+        let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
+        assert!(is_made_from(&now, &row) && is_made_from(&of_older_version, &row), "nothing has changed");
+
+        let mut other = row.clone();
+        other.spec.config = Some("second".into());
+        assert!(is_made_from(&now, &other), "the configuration lies in a volume");
+        let mut other = row.clone();
+        other.spec.env.insert("A".into(), "1".into());
+        assert!(!is_made_from(&now, &other) && !is_made_from(&of_older_version, &other));
+    }
 }

@@ -57,7 +57,7 @@ pub struct Described {
 }
 
 /// How many columns come before those of [`VITALS`].
-const AFTER: usize = 28;
+const AFTER: usize = 29;
 
 const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
      p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state, \

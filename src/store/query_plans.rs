@@ -206,7 +206,10 @@ fn drive_workspaces(store: &Store) {
         at_once(store.workspaces(scope));
     }
     at_once(store.allot(first, PortRange::default(), vec![]));
-    at_once(store.edit_workspace(first, WorkspaceEdit { has_work_volume: Some(true) }));
+    at_once(store.edit_workspace(
+        first,
+        WorkspaceEdit { has_work_volume: Some(true), config_written: Some(String::new()) },
+    ));
     at_once(store.begin_start(begin(1, token(11)))).expect("begun");
     at_once(store.begin_start(begin(4, token(12)))).expect("begun");
     let change = StatusChange {

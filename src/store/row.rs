@@ -83,7 +83,7 @@ pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runt
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
      w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
      w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at, \
-     w.delivery_mode, w.removed_with";
+     w.delivery_mode, w.removed_with, w.config_pending";
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
@@ -110,6 +110,7 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         container_serial: row.get(14)?,
         host_port: row.get(15)?,
         container_spec_hash: row.get(16)?,
+        config_pending: row.get(28)?,
         has_work_volume: row.get(17)?,
         url: row.get(18)?,
         created_at: row.get(19)?,

@@ -19,7 +19,7 @@ use crate::domain::{
     ids::{ContainerId, IdPrefix, Incarnation, WorkspaceId, id_prefix},
     naming::WorkspaceName,
     runtime::Tier,
-    spec::Spec,
+    spec::{Spec, SpecPatch, Unfit},
     status::{Cause, Status},
     time::Timestamp,
     workspace::{Habits, Kind, Workspace},
@@ -260,6 +260,8 @@ pub struct AdoptedContainer {
 pub struct WorkspaceEdit {
     /// A work volume was made, or is known to be gone for good.
     pub has_work_volume: Option<bool>,
+    /// This configuration was written over the one in the config volume. Another one may be pending by now.
+    pub config_written: Option<String>,
 }
 
 /// What a person, or an agent of itself, changes of a row. What is `None` stays.
@@ -275,8 +277,8 @@ pub struct WorkspacePatch {
     pub parent: Option<Option<WorkspaceId>>,
     /// Its runtime.
     pub runtime: Option<String>,
-    /// What its container is made from.
-    pub spec: Option<Spec>,
+    /// What its container is made from, applied to what the row says then: two changes at once both count.
+    pub spec: SpecPatch,
     /// Where an external agent is reached; empty for nowhere.
     pub url: Option<String>,
     /// How it sleeps and so on.
@@ -296,6 +298,8 @@ pub enum PatchResult {
     Cycle,
     /// The new parent, or one above it, is paused, and this workspace is not: this one.
     ParentPaused(WorkspaceName),
+    /// This workspace cannot be changed so.
+    Unfit(Unfit),
     /// There is no live row.
     NotThere,
 }
@@ -614,12 +618,18 @@ impl Store {
     pub async fn edit_workspace(&self, id: WorkspaceId, edit: WorkspaceEdit) -> StoreResult<()> {
         self.lanes
             .write("edit workspace", move |tx| {
-                let WorkspaceEdit { has_work_volume } = edit;
+                let WorkspaceEdit { has_work_volume, config_written } = edit;
+                // Compared with the row: a change that was made meanwhile stays pending.
+                let written = match config_written {
+                    Some(config) => one(tx.sql, id)?.is_some_and(|row| row.spec.config == Some(config)),
+                    None => false,
+                };
                 tx.sql
                     .prepare_cached(
-                        "UPDATE workspaces SET has_work_volume = COALESCE(?2, has_work_volume) WHERE id = ?1",
+                        "UPDATE workspaces SET has_work_volume = COALESCE(?2, has_work_volume),
+                           config_pending = CASE WHEN ?3 THEN 0 ELSE config_pending END WHERE id = ?1",
                     )?
-                    .execute(params![id, has_work_volume])?;
+                    .execute(params![id, has_work_volume, written])?;
                 Ok(())
             })
             .await
@@ -660,6 +670,19 @@ impl Store {
                         return Ok(PatchResult::ParentPaused(paused));
                     }
                 }
+                if row.kind == Kind::External && spec != SpecPatch::default() {
+                    return Ok(PatchResult::Unfit(Unfit::External));
+                }
+                let changes_place = tier.is_some() || spec.workspace_dir.is_some();
+                let config_pending = row.config_pending || spec.config.is_some();
+                let spec = match spec.apply(&row.spec) {
+                    Ok(spec) => spec,
+                    Err(unfit) => return Ok(PatchResult::Unfit(unfit)),
+                };
+                if changes_place && spec.workspace_dir.is_some() && tier.unwrap_or(row.tier) == Tier::SANDBOX
+                {
+                    return Ok(PatchResult::Unfit(Unfit::Sandbox));
+                }
                 let new = Workspace {
                     name: name.unwrap_or_else(|| row.name.clone()),
                     role: role
@@ -667,7 +690,8 @@ impl Store {
                     tier: tier.unwrap_or(row.tier),
                     parent: parent.unwrap_or(row.parent),
                     runtime: runtime.unwrap_or_else(|| row.runtime.clone()),
-                    spec: spec.unwrap_or_else(|| row.spec.clone()),
+                    spec,
+                    config_pending,
                     url: url.map_or_else(|| row.url.clone(), |url| Some(url).filter(|url| !url.is_empty())),
                     habits: habits.unwrap_or(row.habits),
                     ..row.clone()
@@ -1130,7 +1154,8 @@ fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
     tx.sql
         .prepare_cached(
             "UPDATE workspaces SET name = ?2, role = ?3, tier = ?4, parent_id = ?5, runtime = ?6, spec = ?7, url = ?8,
-               hibernation_idle_minutes = ?9, max_concurrent_tasks = ?10, restart_when_wedged = ?11 WHERE id = ?1",
+               hibernation_idle_minutes = ?9, max_concurrent_tasks = ?10, restart_when_wedged = ?11, config_pending = ?12
+             WHERE id = ?1",
         )?
         .execute(params![
             new.id,
@@ -1143,7 +1168,8 @@ fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
             new.url,
             new.habits.hibernation_idle_minutes,
             new.habits.max_concurrent_tasks,
-            new.habits.restart_when_wedged
+            new.habits.restart_when_wedged,
+            new.config_pending
         ])?;
     Ok(())
 }
@@ -1163,6 +1189,18 @@ fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     note(old.runtime != new.runtime, "runtime", json!(new.runtime));
     note(old.spec.image != new.spec.image, "image", json!(new.spec.image));
     note(old.spec != new.spec, "spec", json!("changed"));
+    let (old_env, new_env) = (&old.spec.env, &new.spec.env);
+    let keys: BTreeSet<_> = old_env.keys().chain(new_env.keys()).collect();
+    let keys: Vec<_> = keys.into_iter().filter(|key| old_env.get(*key) != new_env.get(*key)).collect();
+    note(!keys.is_empty(), "env", json!(keys));
+    note(old.spec.command != new.spec.command, "command", json!("changed"));
+    let place = |spec: &Spec| (spec.workspace_dir.clone(), spec.workspace_access);
+    note(place(&old.spec) != place(&new.spec), "workspace_dir", json!("changed"));
+    note(
+        old.spec.config != new.spec.config || old.config_pending != new.config_pending,
+        "config",
+        json!("changed"),
+    );
     note(old.url != new.url, "url", json!(new.url));
     note(
         old.habits != new.habits,

@@ -1,7 +1,7 @@
 //! Orders: what is sent, what is waited for, and what is told.
 
 use insta::assert_snapshot;
-use ostler::api::{Child, CreatedWorkspace, OrderOutcome, RemoveOutcome, WorkspaceView};
+use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};
 
 use super::things;
 use crate::support::cli::FakeDaemon;
@@ -129,6 +129,62 @@ fn create_sends_every_flag() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let sent = daemon.requests()[0].replace(dir.to_str().unwrap(), "[DIR]");
     assert_snapshot!("create_request", sent);
+}
+
+#[test]
+fn set_sends_every_part_of_the_container() {
+    let daemon = FakeDaemon::start();
+    let notes = vec!["a note".to_owned()];
+    let patched = Patched {
+        status: "updated".into(),
+        needs_restart: true,
+        needs_recreate: true,
+        notes,
+        ignored: Vec::new(),
+    };
+    daemon.answers("PATCH /workspaces/builder", 200, &patched);
+    let home = crate::support::cli::home();
+    let dir = home.path().canonicalize().unwrap();
+    let config = dir.join("config.yaml");
+    std::fs::write(&config, "model: local\n").unwrap();
+    let (bound, config) = (format!("{}:ro", dir.display()), config.to_str().unwrap());
+    let changes = [
+        "-e",
+        "LEVEL=debug",
+        "--unset-env",
+        "OLD",
+        "--dir",
+        &bound,
+        "--config-file",
+        config,
+        "--",
+        "sleep",
+        "-x",
+    ];
+    let ran = daemon.run(&[&["set", "builder"], &changes[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("a note") && ran.stderr.contains("ostler recreate builder"),
+        "{}",
+        ran.stderr
+    );
+    let sent = daemon.requests()[0].replace(dir.to_str().unwrap(), "[DIR]");
+    assert_snapshot!("set_request", sent);
+
+    let default = daemon.run(&["set", "builder", "--default-command"]);
+    assert_eq!(
+        (default.code, daemon.requests()[1].as_str()),
+        (0, r#"PATCH /workspaces/builder {"command":[]}"#)
+    );
+    for wrong in [
+        &["--default-command", "--", "x"][..],
+        &["-e", "A=1", "--unset-env", "A"],
+        &["--dir", "/nowhere/at/all"],
+        &["--"],
+    ] {
+        let ran = daemon.run(&[&["set", "builder"], wrong].concat());
+        assert_eq!((ran.code, daemon.requests().len()), (2, 2), "{wrong:?}: {}", ran.stderr);
+    }
 }
 
 #[test]

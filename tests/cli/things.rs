@@ -53,6 +53,8 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         command: Vec::new(),
         env_names: Vec::new(),
         workspace_dir: None,
+        workspace_access: None,
+        config_pending: false,
         config_bytes: None,
         delivery_mode: None,
     }

@@ -7,6 +7,7 @@ mod activity;
 mod agent;
 mod auth;
 mod beats;
+mod changes;
 mod containers;
 mod delegations;
 mod events;

@@ -1,7 +1,7 @@
 //! What runs is what the row says, whoever had a hand in it.
 
 use crate::support::{
-    daemon::Site,
+    daemon::{Site, until},
     podman::{has_volume, inspected, podman_says},
 };
 
@@ -59,6 +59,58 @@ fn a_stopped_workspace_stays_stopped_whoever_starts_its_container() {
     site.ostler(["start", "worker"]).well();
     site.ostler(["restart", "worker"]).well();
     assert_eq!(site.show("worker")["container_id"], container);
+}
+
+#[test]
+fn changed_env_command_config_and_directory_are_in_force_when_recreated() {
+    let mut site = Site::new("");
+    site.serve();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(two.path().join("file"), "of two\n").unwrap();
+    let config = two.path().join("config.yaml");
+    let place = |directory: &tempfile::TempDir| directory.path().to_str().unwrap().to_owned();
+    std::fs::write(&config, "first\n").unwrap();
+    let config_path = config.to_str().unwrap();
+    let directory = format!("{}:ro", place(&one));
+    site.create(
+        "worker",
+        &["-e", "LEVEL=info", "-e", "OLD=1", "--dir", &directory, "--config-file", config_path],
+    );
+    std::fs::write(&config, "second\n").unwrap();
+    let directory = format!("{}:ro", place(&two));
+    let set = [
+        "set",
+        "worker",
+        "-e",
+        "LEVEL=debug",
+        "--unset-env",
+        "OLD",
+        "--dir",
+        &directory,
+        "--config-file",
+        config_path,
+        "--",
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; echo changed command; while :; do sleep 3600 & wait; done",
+    ];
+    let set = site.ostler(set);
+    assert!(set.code == 0 && set.stderr.contains("ostler recreate worker"), "{set:?}");
+    let read = || {
+        let read = "echo $LEVEL $OLD; cat /configs/config.yaml; cat /workspace/file 2>/dev/null";
+        site.ostler(["exec", "worker", "--", "sh", "-c", read]).stdout
+    };
+    assert_eq!(read(), "info 1\nfirst\n", "what runs is left alone");
+
+    site.ostler(["recreate", "worker"]).well();
+    assert_eq!(read(), "debug\nsecond\nof two\n");
+    assert_eq!(site.show("worker")["drifted"], false);
+    until("the changed command runs", || {
+        site.ostler(["logs", "worker"]).stdout.contains("changed command").then_some(())
+    });
+    site.ostler(["exec", "worker", "--", "sh", "-c", "echo own > /configs/config.yaml"]).well();
+    site.ostler(["restart", "worker"]).well();
+    assert_eq!(read(), "debug\nown\nof two\n", "it is written once");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use ostler::{
         event::EventKind,
         ids::{Incarnation, WorkspaceId},
         runtime::Tier,
-        spec::Spec,
+        spec::{Spec, SpecPatch},
         status::{Cause, Status},
         trash::TrashReason,
         workspace::Kind,
@@ -13,7 +13,7 @@ use ostler::{
     store::{
         AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, Mirror,
         MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
-        WorkspaceEdit,
+        WorkspaceEdit, WorkspacePatch,
     },
 };
 use serde_json::json;
@@ -352,12 +352,37 @@ async fn a_workspace_is_found_by_name_id_or_prefix_and_a_live_one_before_a_remov
 async fn an_edit_changes_what_it_names() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
-    let edit = |has_work_volume| fixture.store.edit_workspace(id, WorkspaceEdit { has_work_volume });
+    let edit = |has_work_volume| {
+        fixture.store.edit_workspace(id, WorkspaceEdit { has_work_volume, ..WorkspaceEdit::default() })
+    };
     edit(Some(true)).await.unwrap();
     edit(None).await.unwrap();
     assert!(fixture.row(id).await.has_work_volume);
     edit(Some(false)).await.unwrap();
     assert!(!fixture.row(id).await.has_work_volume);
+}
+
+#[tokio::test]
+async fn written_config_leaves_a_newer_one_pending() {
+    let fixture = Fixture::new().await;
+    let id = fixture.container("alpha").await;
+    let change = async |text: &str| {
+        let spec = SpecPatch { config: Some(text.into()), ..SpecPatch::default() };
+        let patch = WorkspacePatch { spec, ..WorkspacePatch::default() };
+        fixture.store.patch_workspace(id, patch, minute(1)).await.unwrap();
+    };
+    let written = async |text: &str| {
+        let edit = WorkspaceEdit { config_written: Some(text.into()), ..WorkspaceEdit::default() };
+        fixture.store.edit_workspace(id, edit).await.unwrap();
+    };
+    change("first").await;
+    change("second").await;
+    written("first").await;
+    assert!(fixture.row(id).await.config_pending, "the newer one was never written");
+    written("second").await;
+    assert!(!fixture.row(id).await.config_pending);
+    change("second").await;
+    assert!(fixture.row(id).await.config_pending, "the same text again is to be written again");
 }
 
 /// The generation of the registry.

@@ -84,11 +84,7 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
         no_wait: _,
         command,
     } = args;
-    let mut variables = BTreeMap::new();
-    if let Some(file) = env_file {
-        variables.extend(read_env_file(&file)?);
-    }
-    variables.extend(environment(&env)?);
+    let variables = variables(&env, env_file.as_deref())?;
     let (workspace_dir, workspace_access) = dir.map(|dir| directory(&dir)).transpose()?.unzip();
     let config = config_file.map(|file| read(&file)).transpose()?;
     Ok(CreateWorkspace {
@@ -112,11 +108,21 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
     })
 }
 
+/// `--env` and `--env-file` together.
+pub(super) fn variables(env: &[String], file: Option<&Path>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut variables = BTreeMap::new();
+    if let Some(file) = file {
+        variables.extend(read_env_file(file)?);
+    }
+    variables.extend(environment(env)?);
+    Ok(variables)
+}
+
 fn wrong(error: anyhow::Error) -> Failure {
     Failure::from_error(Exit::Usage, error)
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+pub(super) fn read(file: &Path) -> Result<String, Failure> {
     fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display())).map_err(wrong)
 }
 
@@ -182,7 +188,7 @@ fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> 
 }
 
 /// `PATH`, `PATH:ro` or `PATH:rw`, made absolute: the daemon has another working directory.
-fn directory(given: &str) -> Result<(String, String), Failure> {
+pub(super) fn directory(given: &str) -> Result<(String, String), Failure> {
     let (path, access) = match given.rsplit_once(':') {
         Some((path, "ro")) => (path, "read_only"),
         Some((path, "rw")) => (path, "read_write"),

@@ -63,6 +63,10 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
         let name = super::order::quoted(&workspace.name);
         format!("its container was made from something else: `ostler recreate {name}` applies what holds now")
     });
+    let read_only = workspace.workspace_access.is_some();
+    let dir = workspace.workspace_dir.map(|dir| if read_only { format!("{dir} (read-only)") } else { dir });
+    let when = if workspace.config_pending { "written at its next start" } else { "as given" };
+    let config = workspace.config_bytes.map(|bytes| format!("/configs/config.yaml, {bytes} bytes {when}"));
     vec![
         ("id", Some(workspace.id)),
         ("role", workspace.role),
@@ -76,11 +80,8 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
             (!workspace.env_names.is_empty())
                 .then(|| format!("{} (values hidden)", workspace.env_names.join(", "))),
         ),
-        ("dir", workspace.workspace_dir),
-        (
-            "config",
-            workspace.config_bytes.map(|bytes| format!("/configs/config.yaml, {bytes} bytes as created")),
-        ),
+        ("dir", dir),
+        ("config", config),
         ("limits", workspace.limits_note),
         ("container", workspace.container_id.map(|id| id.get(..12).unwrap_or(&id).to_owned())),
         ("starts", Some(workspace.incarnation.to_string())),

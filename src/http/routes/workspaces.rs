@@ -32,7 +32,7 @@ use crate::{
         liveness::SILENT_AFTER,
         naming::{AGENT_PORT, WorkspaceName},
         runtime::{PLAIN, Tier, User},
-        spec::{Access, Spec},
+        spec::{Access, Spec, SpecPatch},
         status::Status,
         workspace::{Delivery, Habits, Kind, Workspace},
     },
@@ -107,6 +107,9 @@ pub(in super::super) async fn show(
         view.command.clone_from(&row.spec.command);
         view.env_names = row.spec.env.keys().cloned().collect();
         view.workspace_dir.clone_from(&row.spec.workspace_dir);
+        let read_only = row.spec.workspace_access == Access::ReadOnly;
+        view.workspace_access = read_only.then(|| "read_only".to_owned());
+        view.config_pending = row.config_pending;
         view.config_bytes = row.spec.config.as_ref().map(String::len);
     }
     if !principal.is_admin() {
@@ -133,12 +136,22 @@ async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
         return Vec::new();
     }
     let Some(info) = engine_info(api).await else { return Vec::new() };
-    let runtime = api.0.ops.settings().runtimes.get(request.runtime.as_deref().unwrap_or(PLAIN));
-    let shared = request.spec.workspace_dir.as_deref().filter(|_| {
-        // Rootless, the ids inside are others than on the host: only a container could tell.
-        request.spec.workspace_access == Access::ReadWrite && !info.rootless
-    });
-    let closed = shared.zip(runtime).and_then(|(directory, runtime)| {
+    let runtime = request.runtime.as_deref().unwrap_or(PLAIN);
+    let shared = request.spec.workspace_dir.as_deref().zip(Some(request.spec.workspace_access));
+    info.limits_note().into_iter().chain(closed_directory(api, &info, runtime, shared)).collect()
+}
+
+/// Says that the user of a runtime cannot write to a directory that it is to write to.
+fn closed_directory(
+    api: &Api,
+    info: &EngineInfo,
+    runtime: &str,
+    shared: Option<(&str, Access)>,
+) -> Option<String> {
+    let runtime = api.0.ops.settings().runtimes.get(runtime);
+    // Rootless, the ids inside are others than on the host: only a container could tell.
+    let shared = shared.filter(|(_, access)| *access == Access::ReadWrite && !info.rootless);
+    shared.zip(runtime).and_then(|((directory, _), runtime)| {
         let found = std::fs::metadata(directory).ok()?;
         (!may_write(runtime.user, found.uid(), found.gid(), found.mode())).then(|| {
             format!(
@@ -146,8 +159,34 @@ async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
                 runtime.user
             )
         })
-    });
-    info.limits_note().into_iter().chain(closed).collect()
+    })
+}
+
+/// What of a change does not work as asked, or not as expected.
+async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) -> Vec<String> {
+    let spec = &patch.spec;
+    let mut notes = Vec::new();
+    let absent = |key: &&String| !row.spec.env.contains_key(*key);
+    let removed = spec.env.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key);
+    for key in removed.filter(absent) {
+        notes.push(format!("its environment had no variable {key}"));
+    }
+    if spec.config.is_some() {
+        notes.push(
+            "its next start writes the configuration over the file that is there, whoever changed it".into(),
+        );
+    }
+    let shared = (spec.workspace_dir.is_some() || spec.workspace_access.is_some())
+        .then(|| spec.workspace_dir.as_deref().or(row.spec.workspace_dir.as_deref()))
+        .flatten();
+    if let Some(shared) = shared
+        && let Some(info) = engine_info(api).await
+    {
+        let access = spec.workspace_access.unwrap_or(row.spec.workspace_access);
+        let runtime = patch.runtime.as_deref().unwrap_or(&row.runtime);
+        notes.extend(closed_directory(api, &info, runtime, Some((shared, access))));
+    }
+    notes
 }
 
 fn may_write(user: User, owner: u32, group: u32, mode: u32) -> bool {
@@ -188,12 +227,14 @@ pub(in super::super) async fn update(
         api.0.buckets.changes.check(row.id).map_err(HttpError::too_many)?;
     }
     let patch = patch(&api, &row, body).await?;
+    let notes = notes_for_change(&api, &row, &patch).await;
     let (ops, id) = (api.0.ops.clone(), row.id);
     let needs = api.detached(async move { ops.update(id, patch).await }).await?;
     Ok(Json(Patched {
         status: "updated".into(),
         needs_restart: needs.restart,
         needs_recreate: needs.recreate,
+        notes,
         ignored,
     }))
 }
@@ -206,6 +247,11 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
         parent_id,
         runtime,
         image,
+        command,
+        env,
+        workspace_dir,
+        workspace_access,
+        config,
         url,
         hibernation_idle_minutes,
         max_concurrent_tasks,
@@ -239,8 +285,25 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
         restart_when_wedged: restart_when_wedged.unwrap_or(row.habits.restart_when_wedged),
         delivery: row.habits.delivery,
     };
-    let spec = image.map(|image| Spec { image, ..row.spec.clone() });
+    let given = workspace_dir.as_ref().filter(|directory| !directory.is_empty());
+    let has_directory = given.or(row.spec.workspace_dir.as_ref()).is_some();
+    let workspace_access = access(workspace_access.as_deref(), has_directory)?;
+    let spec = SpecPatch { image, command, env, workspace_dir, workspace_access, config };
     Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
+}
+
+/// The access that a request names for a directory.
+fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>> {
+    match named {
+        None | Some("") => Ok(None),
+        Some("read_write") => Ok(Some(Access::ReadWrite)),
+        // The field's word for a workspace without a directory of the host.
+        Some("none") if !has_directory => Ok(None),
+        Some("read_only") => Ok(Some(Access::ReadOnly)),
+        Some(other) => Err(HttpError::invalid(format!(
+            "workspace_access `{other}` is not known: choose read_only or read_write"
+        ))),
+    }
 }
 
 const NEVER_IDLE: &str = "it is not put to sleep by itself: connections to its port cannot be seen from here. ostler has \
@@ -326,17 +389,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     let role = bounded_role(role)?;
     let tier = tier.map_or(Ok(Tier::default()), Tier::try_from);
     let tier = tier.map_err(|error| HttpError::invalid(error.to_string()))?;
-    let workspace_access = match workspace_access.as_deref() {
-        None | Some("" | "read_write") => Access::ReadWrite,
-        // The field's word for a workspace without a directory of the host.
-        Some("none") if workspace_dir.is_none() => Access::ReadWrite,
-        Some("read_only") => Access::ReadOnly,
-        Some(other) => {
-            return Err(HttpError::invalid(format!(
-                "workspace_access `{other}` is not known: choose read_only or read_write"
-            )));
-        }
-    };
+    let workspace_access = access(workspace_access.as_deref(), workspace_dir.is_some())?.unwrap_or_default();
     let parent = match parent_id {
         None => None,
         Some(reference) => {

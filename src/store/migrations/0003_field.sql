@@ -114,3 +114,6 @@ UPDATE workspaces SET removed_with = (
     SELECT unhex(replace(e.payload ->> '$.removed_with', '-', '')) FROM events e
     WHERE e.workspace = workspaces.id AND e.event_type = 'WORKSPACE_REMOVED' ORDER BY e.sequence DESC LIMIT 1)
 WHERE status = 'removed';
+
+-- `set --config-file`: it is written over the file in the config volume once, at the next start.
+ALTER TABLE workspaces ADD COLUMN config_pending INTEGER NOT NULL DEFAULT 0;
