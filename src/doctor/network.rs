@@ -368,7 +368,8 @@ fn between(network: &Network) -> Check {
             "tree",
             format!(
                 "{TREE}. It does not govern packets: all workspaces share one network and reach each other's ports. \
-                 `network.isolate = true` gives each a network of its own and drops packets between them"
+                 `network.isolate = true` gives each a network of its own and drops packets between them; an agent can \
+                 tell ostler's requests by `X-Ostler-Proof`"
             ),
         );
     }
@@ -381,7 +382,8 @@ fn between(network: &Network) -> Check {
             "tree",
             format!("{TREE}. Packets between workspaces may pass, although `network.isolate` is set: {why}"),
             "ostler needs root and `nft` (Debian's nftables) to drop them; a rootless Podman offers only its own \
-             `isolate` option, which netavark before 1.5 loses when a container stops",
+             `isolate` option, which netavark before 1.5 loses when a container stops. An agent can tell ostler's \
+             requests from a neighbour's by the header `X-Ostler-Proof`",
         ),
     }
 }

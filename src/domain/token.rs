@@ -68,10 +68,55 @@ impl fmt::Debug for Token {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
+impl TokenDigest {
+    /// The proof that a request comes from ostler, for the owner of the token with this digest.
+    #[must_use]
+    pub fn proof(&self) -> Proof {
+        Proof(hex(&Sha256::digest(format!("{PROOF_LABEL}{}", hex(&self.0)))))
+    }
+}
+
 impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[digest]")
     }
+}
+
+/// What is hashed together with a token's digest. It keeps a proof apart from any other hash of the digest.
+const PROOF_LABEL: &str = "ostler-proof:";
+
+/// Shows an agent that a request comes from ostler, and not from a neighbour on its network: the SHA-256 of
+/// `ostler-proof:` and the token's SHA-256, both in lower-case hexadecimal.
+///
+/// Only ostler (from the digest that it stores) and the token's owner (from the token) can compute it, so nothing new
+/// is stored or handed out, and a proof is valid exactly as long as its token. Whoever sees a proof cannot present it
+/// as a token: authentication compares the SHA-256 of what is presented with the digest, and to get from the proof to
+/// the digest, or from the digest to the token, needs the preimage of a SHA-256 of 32 random bytes. The text that is
+/// hashed has a fixed length and the hash is compared as a whole, so an HMAC would add nothing, and agents in a shell
+/// have `sha256sum` but no HMAC. Rejected: a secret in a variable or a file of its own, which would need a column,
+/// rotation and adoption rules, and would not reach containers that run already.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proof(String);
+
+impl Proof {
+    /// The value itself, for the one place that writes it into a request.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[proof]")
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    bytes.iter().flat_map(digits).collect()
 }
 
 /// Replaces every word of a text that is a token, by what `is_token` says of its digest. A word that merely looks
@@ -170,8 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn proof_is_what_an_agent_computes_with_sha256sum() {
+        // printf %s "$token" | sha256sum; printf 'ostler-proof:%s' "$that" | sha256sum
+        let token = Token::from_random([0xA7; TOKEN_BYTES]);
+        assert_eq!(
+            token.digest().proof().expose(),
+            "25ddce2083cdc657bf8e5f4ad48b2c5907ba3cf4ccd18eca460d52abb835203b"
+        );
+    }
+
+    #[test]
+    fn proof_is_no_token_and_differs_for_each_token() {
+        let (one, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
+        let proof = one.digest().proof();
+        assert_ne!(proof, other.digest().proof());
+        assert!(Token::parse(proof.expose()).is_none(), "a proof has the form of a token");
+    }
+
+    #[test]
     fn nothing_printed_holds_the_token() {
         let token = Token::from_random([3; TOKEN_BYTES]);
+        let proof = token.digest().proof();
+        assert!(!format!("{proof:?}").contains(proof.expose()));
         let shown = format!("{token:?} {:?}", token.digest());
         assert!(!shown.contains(token.expose()) && !shown.contains(&token.prefix()), "{shown}");
     }

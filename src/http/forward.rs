@@ -44,7 +44,7 @@ use tokio_util::either::Either;
 use super::outbound::Checked;
 use crate::{
     clock::{SharedClock, within},
-    domain::time::Awake,
+    domain::{time::Awake, token::Proof},
 };
 
 use headers::{card_request, clean_answer, passes_back, to_agent, wanted_limit};
@@ -62,9 +62,19 @@ const PROVING: Duration = Duration::from_secs(1);
 /// The most bytes read ahead of one answer. It bounds the answer's head, too.
 const BUFFER: usize = 64 * 1024;
 
-/// Where a message goes.
+/// An agent: where it is reached, and what proves to it that a request comes from ostler. Both belong to one
+/// workspace, so that no other one is ever sent its proof.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) struct Target {
+    /// Where.
+    pub(crate) place: Place,
+    /// One for each token that the agent may hold.
+    pub(crate) proofs: Vec<Proof>,
+}
+
+/// Where an agent is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
     /// A container's port on this machine.
     Local(SocketAddr),
     /// An external agent, at the address that was judged.
@@ -273,9 +283,9 @@ impl Forwarder {
         // connection closes, and a cut one would look whole. In HTTP/1.1 it is chunked, and a cut is visible.
         head.version = Version::HTTP_11;
         watch.heard();
-        let kept_at = match target {
-            Target::Local(address) => Some((Arc::clone(&self.pool), *address)),
-            Target::Checked(_) => None,
+        let kept_at = match &target.place {
+            Place::Local(address) => Some((Arc::clone(&self.pool), *address)),
+            Place::Checked(_) => None,
         };
         let mut body = Streamed::new(incoming, upstream, kept_at, watch, limits.response);
         if body.incoming.is_end_stream() {
@@ -294,7 +304,7 @@ impl Forwarder {
         target: &Target,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(Response<Incoming>, Upstream), ForwardError> {
-        if let Target::Local(address) = target
+        if let Place::Local(address) = &target.place
             && let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.take(*address, cx))).await
         {
             match kept.send(request).await {
@@ -312,16 +322,16 @@ impl Forwarder {
 
     async fn connect(&self, target: &Target) -> Result<Upstream, ForwardError> {
         let connecting = async {
-            let address = match target {
-                Target::Local(address) => *address,
-                Target::Checked(checked) => checked.address(),
+            let address = match &target.place {
+                Place::Local(address) => *address,
+                Place::Checked(checked) => checked.address(),
             };
             let stream = self.dial.connect(address).await.map_err(not_connected)?;
-            let stream = match target {
-                Target::Checked(checked) if checked.tls() => {
+            let stream = match &target.place {
+                Place::Checked(checked) if checked.tls() => {
                     Either::Right(Box::new(self.secured(stream, checked.host()).await?))
                 }
-                Target::Checked(_) | Target::Local(_) => Either::Left(stream),
+                Place::Checked(_) | Place::Local(_) => Either::Left(stream),
             };
             let mut http = http1::Builder::new();
             http.max_buf_size(BUFFER);

@@ -31,7 +31,7 @@ use super::{
     admission::Admitted,
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
-    forward::{ForwardError, ForwardLimits, ForwardRequest, Target, call_id, complete_message},
+    forward::{ForwardError, ForwardLimits, ForwardRequest, Place, Target, call_id, complete_message},
     journal::Exchange,
     listen::read_body,
     outbound::UrlError,
@@ -300,10 +300,10 @@ fn unreachable(why: impl Display) -> HttpError {
 }
 
 async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
-    match member.kind {
+    let place = match member.kind {
         Kind::Container => {
             let port = member.host_port.ok_or_else(|| unreachable("its container has no port"))?;
-            Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+            Place::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         }
         Kind::External => {
             let url = member.url.as_deref().ok_or_else(|| unreachable("it has no url"))?;
@@ -317,9 +317,10 @@ async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
                     UrlError::Refused { .. } => "the host in its url leads to an address that is not allowed",
                 })
             })?;
-            Ok(Target::Checked(checked))
+            Place::Checked(checked)
         }
-    }
+    };
+    Ok(Target { place, proofs: member.proofs(api.0.clock.now()) })
 }
 
 fn limits(api: &Api, to: WorkspaceId, member: &Member) -> ForwardLimits {

@@ -23,7 +23,7 @@ use crate::domain::{
     ids::{Incarnation, TokenId, WorkspaceId},
     status::Status,
     time::Timestamp,
-    token::{TokenDigest, TokenKind},
+    token::{Proof, TokenDigest, TokenKind},
     workspace::{Delivery, Kind},
 };
 
@@ -48,6 +48,19 @@ pub struct Member {
     /// What its last beat said.
     pub said: Said,
     tokens: Vec<TokenDigest>,
+    /// Those of them that its agent may hold, with the end of their validity: a container's is the instance token in
+    /// its volume, an external agent's can be any of its api tokens.
+    held: Vec<(TokenDigest, Option<Timestamp>)>,
+}
+
+impl Member {
+    /// The proofs that a request comes from ostler, one for each live token that the agent may hold. None when all are
+    /// revoked or expired: then the agent cannot authenticate to ostler either.
+    #[must_use]
+    pub fn proofs(&self, now: Timestamp) -> Vec<Proof> {
+        let live = self.held.iter().filter(|(_, expires_at)| expires_at.is_none_or(|end| end > now));
+        live.map(|(digest, _)| digest.proof()).collect()
+    }
 }
 
 /// What the last beat said.
@@ -158,6 +171,13 @@ impl Roster {
             && let Some(member) = self.members.get_mut(&holder.workspace)
         {
             member.tokens.push(digest);
+            let of_agent = match member.kind {
+                Kind::Container => TokenKind::Instance,
+                Kind::External => TokenKind::Api,
+            };
+            if holder.kind == of_agent {
+                member.held.push((digest, known.expires_at));
+            }
             self.tokens.insert(digest, known);
         }
     }
@@ -287,6 +307,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
             token_used_at: row.get(13)?,
         },
         tokens: Vec::new(),
+        held: Vec::new(),
     };
     Ok((row.get(0)?, member))
 }
@@ -389,6 +410,7 @@ impl Roster {
     fn tidy(&mut self) {
         for member in self.members.values_mut() {
             member.tokens.sort_by_key(|digest| digest.0);
+            member.held.sort_by_key(|(digest, _)| digest.0);
         }
         self.admins.sort_by_key(|digest| digest.0);
     }

@@ -41,6 +41,12 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// The values of the header that proves that ostler asks.
+    pub(super) fn proofs(&self) -> Vec<String> {
+        let values = self.headers.get_all("x-ostler-proof").iter();
+        values.map(|value| value.to_str().expect("a proof is ASCII").to_owned()).collect()
+    }
+
     #[track_caller]
     pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")

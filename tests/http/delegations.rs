@@ -88,6 +88,7 @@ async fn delegation_is_carried_out_and_polled() {
     assert_ne!(rows[0]["id"], rows[1]["id"], "each row has an id of its own");
     // What the agent was sent.
     let asked = &agent.asked()[0];
+    assert_eq!(asked.proofs(), [to.proof()]);
     let body = asked.json();
     assert_eq!(asked.headers["x-workspace-id"], from.id.as_str());
     assert_eq!(body["params"]["message"]["messageId"], json!(id));

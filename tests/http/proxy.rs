@@ -10,7 +10,7 @@ use tokio::{
 
 use super::agent::{Agent, Says};
 use crate::support::{
-    registry::{Hand, Registry, Wanted, until},
+    registry::{Hand, Registry, Wanted, proof_of, until},
     wire::{Answer, Ask, Wire, keys_of},
 };
 
@@ -125,6 +125,57 @@ async fn the_callers_token_never_reaches_the_agent() {
     assert!(!all.contains(&from.token) && !all.contains("1.2.3.4"), "{all}");
     assert_eq!(asked.headers["x-workspace-id"], from.id.as_str(), "who asks is told");
     assert_eq!(asked.headers["a2a-version"], "0.3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_is_shown_the_proof_of_its_own_token() {
+    let registry = Registry::start().await;
+    let (from, away, far) = pair(&registry, well()).await;
+    let to = registry.online("container").await;
+    let near = Agent::at(to.port().await, well()).await;
+    // A client cannot choose it, not even as one of several values.
+    let forged = |to: &Hand<'_>| from.message(to).header("X-Ostler-Proof", from.proof()).json(bare());
+    for (to, agent) in [(&to, &near), (&away, &far)] {
+        from.ask(forged(to)).await.is(200, REPLY);
+        assert_eq!(agent.asked()[0].proofs(), [to.proof()]);
+    }
+    assert_ne!(to.proof(), away.proof(), "a neighbour could compute it");
+    // And nobody is let in by it.
+    let shown = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
+    shown
+        .header("X-Workspace-ID", &to.id)
+        .to(registry.address)
+        .await
+        .refuses(401, "invalid workspace auth token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proof_changes_when_the_token_does() {
+    let registry = Registry::start().await;
+    let (from, away, far) = pair(&registry, well()).await;
+    let to = registry.online("container").await;
+    let near = Agent::at(to.port().await, well()).await;
+    from.tell(&to, bare()).await.is(200, REPLY);
+    // An api token of a container's workspace is not what its agent has.
+    let another = Ask::post(format!("/workspaces/{}/tokens", to.id)).json(json!({}));
+    registry.order(another).await;
+    to.order("restart").await;
+    let anew = Hand { token: registry.token_in_volume(&to.id).await, ..to.clone() };
+    assert_ne!(anew.token, to.token);
+    anew.beat(json!({})).await.well();
+    from.tell(&to, bare()).await.is(200, REPLY);
+    let shown: Vec<_> = near.asked().iter().map(super::agent::Asked::proofs).collect();
+    assert_eq!(shown, [[to.proof()], [anew.proof()]]);
+    // An external agent may hold either of two, until one is revoked.
+    let made =
+        registry.order(Ask::post(format!("/workspaces/{}/tokens", away.id)).json(json!({}))).await.json();
+    let second = made["auth_token"].as_str().unwrap_or_else(|| panic!("a token: {made}")).to_owned();
+    from.tell(&away, bare()).await.is(200, REPLY);
+    let mut both = [away.proof(), proof_of(&second)];
+    let mut shown = far.asked()[0].proofs();
+    both.sort();
+    shown.sort();
+    assert_eq!(shown, both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,6 +420,9 @@ async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
     answer.is(200, REPLY);
     let asked: Vec<_> = agent.asked().iter().map(|asked| asked.path.clone()).collect();
     assert_eq!(asked, ["/.well-known/agent.json", "/"], "once it has answered, the message follows");
+    for asked in agent.asked() {
+        assert_eq!(asked.proofs(), [to.proof()], "{}", asked.path);
+    }
     from.tell(&to, hello()).await.is(200, REPLY);
     assert_eq!(agent.asked().len(), 3, "an agent that has answered is not asked again");
 }

@@ -27,6 +27,7 @@ use ostler::{
         ports::PortRange,
         runtime::{AGENT, PLAIN, Runtime},
         time::{Awake, Timestamp},
+        token::Token,
         workspace::Workspace,
     },
     engine::{
@@ -398,6 +399,11 @@ impl Registry {
     }
 }
 
+/// The proof that the owner of this token expects.
+pub(crate) fn proof_of(token: &str) -> String {
+    Token::parse(token).expect("a token").digest().proof().expose().to_owned()
+}
+
 /// A workspace and its token, as its agent has them.
 #[derive(Clone)]
 pub(crate) struct Hand<'r> {
@@ -446,6 +452,11 @@ impl Hand<'_> {
     /// An admin's order about it, such as `pause`.
     pub(crate) async fn order(&self, verb: &str) -> Answer {
         self.registry.order(Ask::post(format!("/workspaces/{}/{verb}", self.id))).await
+    }
+
+    /// What ostler's requests to its agent have to carry.
+    pub(crate) fn proof(&self) -> String {
+        proof_of(&self.token)
     }
 
     /// A message from it to another.

@@ -7,10 +7,13 @@ use axum::{
 use http_body_util::Full;
 use std::time::Duration;
 
-use super::{ForwardError, ForwardRequest, Target};
+use super::{ForwardError, ForwardRequest, Place, Target};
 
 /// Who asks, told to the agent.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
+
+/// Shows the agent that ostler sends the request, see [`crate::domain::token::Proof`]. A caller's own does not pass.
+const PROOF: HeaderName = HeaderName::from_static("x-ostler-proof");
 
 /// Seconds that the caller wants to wait at most.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
@@ -87,10 +90,11 @@ pub(super) fn card_request(target: &Target) -> Result<Request<Full<Bytes>>, Forw
     Ok(request)
 }
 
+/// Every request to an agent is made here, so that each carries the proof.
 fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Full<Bytes>>, ForwardError> {
-    let (host, uri) = match target {
-        Target::Local(address) => (address.to_string(), Uri::from_static("/")),
-        Target::Checked(checked) => {
+    let (host, uri) = match &target.place {
+        Place::Local(address) => (address.to_string(), Uri::from_static("/")),
+        Place::Checked(checked) => {
             let path = checked.uri().path_and_query().map_or("/", |path| path.as_str());
             let uri = path.parse().map_err(|_| unsayable("the agent's url"))?;
             (checked.uri().authority().map(ToString::to_string).unwrap_or_default(), uri)
@@ -101,8 +105,13 @@ fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Fu
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unsayable("the agent's host"))?);
-    if matches!(target, Target::Checked(_)) {
+    if matches!(target.place, Place::Checked(_)) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    for proof in &target.proofs {
+        let mut value = HeaderValue::try_from(proof.expose()).map_err(|_| unsayable("the proof"))?;
+        value.set_sensitive(true);
+        headers.append(PROOF, value);
     }
     Ok(request)
 }

@@ -10,7 +10,10 @@ use tokio::{
 use super::{headers::TIMEOUT, message::NotJson, pool::KEPT_FOR, *};
 use crate::{
     clock::Clock as _,
-    domain::address::Allow,
+    domain::{
+        address::Allow,
+        token::{TOKEN_BYTES, Token},
+    },
     http::{
         outbound::{check, tests::Answers},
         testing::HandClock,
@@ -35,7 +38,7 @@ impl Agent {
     }
 
     fn target(&self) -> Target {
-        Target::Local(self.address())
+        Target { place: Place::Local(self.address()), proofs: vec![proof()] }
     }
 
     async fn accepts(&self) -> Caller {
@@ -70,6 +73,11 @@ impl Caller {
     }
 }
 
+/// What the agents of these tests are shown.
+fn proof() -> Proof {
+    Token::from_random([7; TOKEN_BYTES]).digest().proof()
+}
+
 fn message() -> ForwardRequest {
     ForwardRequest { body: "{}".into(), headers: HeaderMap::new(), caller: "caller-id".into() }
 }
@@ -102,6 +110,7 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
         ("proxy-authorization", "Basic secret"),
         ("cookie", "session=secret"),
         ("x-api-key", "secret"),
+        ("x-ostler-proof", "forged"),
         ("x-forwarded-for", "10.0.0.1"),
         ("forwarded", "for=10.0.0.1"),
         ("host", "ostler.example.com"),
@@ -146,6 +155,7 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
             "last-event-id: 7",
             "traceparent: 00-1-2-00",
             "x-a2a-extensions: https://example.com/ext",
+            &format!("x-ostler-proof: {}", proof().expose()),
             "x-timeout: 60",
             "x-workspace-id: caller-id",
         ]
@@ -251,7 +261,7 @@ async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
     let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
     let allow = Allow { private: false, loopback: true };
     let checked = check(&format!("https://agent.invalid:{port}/"), allow, &names, &*clock).await.unwrap();
-    let target = Target::Checked(checked);
+    let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
     let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         drop(agent.accepts().await);
     });
@@ -262,19 +272,20 @@ async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
 async fn a_port_that_accepts_and_closes_does_not_prove_a_listener() {
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    let (proof, ()) = tokio::join!(forwarder.prove(&target, &limits), async {
+    let (proven, ()) = tokio::join!(forwarder.prove(&target, &limits), async {
         drop(agent.accepts().await);
     });
-    assert_eq!(proof, Err(ForwardError::Refused));
+    assert_eq!(proven, Err(ForwardError::Refused));
     for answer in [HELLO, "HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 302 x\r\n\r\n"] {
-        let (proof, heard) = tokio::join!(forwarder.prove(&target, &limits), async {
+        let (proven, heard) = tokio::join!(forwarder.prove(&target, &limits), async {
             let mut caller = agent.accepts().await;
             let heard = caller.reads().await;
             caller.says(answer).await;
             heard
         });
-        assert_eq!(proof, Ok(()), "{answer}");
+        assert_eq!(proven, Ok(()), "{answer}");
         assert!(heard.starts_with("GET /.well-known/agent.json HTTP/1.1\r\n"), "{heard}");
+        assert!(heard.contains(&format!("x-ostler-proof: {}\r\n", proof().expose())), "{heard}");
     }
 }
 
@@ -591,7 +602,8 @@ async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now()
     let url = format!("http://agent.invalid:{port}/a2a/in?x=1");
     // It resolves once; asked again it would be an address that is refused, and the test would fail.
     let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
-    let target = Target::Checked(check(&url, allow, &names, &*clock).await.unwrap());
+    let checked = check(&url, allow, &names, &*clock).await.unwrap();
+    let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
     let limits = limits();
     for _ in 0..2 {
         let (answer, heard) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
@@ -632,7 +644,7 @@ async fn an_https_agent_has_to_prove_its_name() {
         let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
         let allow = Allow { private: false, loopback: true };
         let checked = check(&format!("https://{name}:{port}/"), allow, &names, &*clock).await.unwrap();
-        let target = Target::Checked(checked);
+        let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
         let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let caller = agent.accepts().await;
             // It fails on this side as well where the other does not believe it.

@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use ostler::{
-    domain::naming::LABEL_WORKSPACE,
+    domain::{
+        naming::LABEL_WORKSPACE,
+        token::{Proof, Token},
+    },
     engine::fake::{FakeContainer, World},
     http::PipeTo,
 };
@@ -41,15 +44,19 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
             return Err(refused());
         }
         let own = container.spec.labels.get(LABEL_WORKSPACE).cloned().unwrap_or_default();
+        // The process reads its token when it starts; while it runs, its volume holds the same one.
+        let token = state.token_file(container);
+        let token = token.and_then(|token| Token::parse(&String::from_utf8(token).ok()?));
+        let proof = token.map(|token| token.digest().proof());
         drop(state);
         let (here, there) = tokio::io::duplex(16 * 1024);
         let mood = sim.choose(|rng| rng.below(10));
-        sim.spawn(Owner::Engine, answer(there, own, Arc::clone(&book), mood));
+        sim.spawn(Owner::Engine, answer(there, own, proof, Arc::clone(&book), mood));
         Ok(here)
     })
 }
 
-async fn answer(mut wire: DuplexStream, own: String, book: Shared, mood: usize) {
+async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book: Shared, mood: usize) {
     let mut heard = Vec::new();
     let mut piece = [0; 2048];
     // The body of these messages ends with two braces more than anything in the head.
@@ -63,6 +70,14 @@ async fn answer(mut wire: DuplexStream, own: String, book: Shared, mood: usize) 
     {
         let mut book = open(&book);
         book.arrived += 1;
+        let carried: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("x-ostler-proof: ")).collect();
+        // Where its volume was wiped, its process alone knows the token.
+        if proof.is_some_and(|proof| carried != [proof.expose()]) {
+            book.broke(Rule::MessagesArrive.broken(format!(
+                "a message arrived at {own} with {} proofs, and not with the one of its token",
+                carried.len()
+            )));
+        }
         let meant = book
             .sent
             .iter()
