@@ -4,7 +4,7 @@
 //! ids and times as text, and nothing of the layers that fill them. A field is never renamed or taken
 //! away; the snapshot tests hold it to that.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -857,6 +857,53 @@ pub struct Check {
     pub found: String,
     /// What to do about it.
     pub advice: Option<String>,
+}
+
+/// `GET /config`: the daemon's configuration, and how the one that it would read now differs from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningConfig {
+    /// The file that the daemon has read; null if there was none.
+    pub file: Option<PathBuf>,
+    /// Every key with the value in force.
+    pub settings: Vec<RunningSetting>,
+    /// The keys that differ.
+    pub differences: Vec<ConfigDifference>,
+    /// Why the file cannot be read or used now. The daemon keeps the values it has, and would not start with the file.
+    pub problem: Option<String>,
+}
+
+/// A key of the daemon's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningSetting {
+    /// Such as `sweep.unknown_grace`.
+    pub key: String,
+    /// As written in TOML, without the values of environment variables; null where nothing is set.
+    pub value: Option<String>,
+}
+
+/// A key that has another value in the file than in the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigDifference {
+    /// Such as `sweep.unknown_grace`; `runtimes.NAME` for a runtime that only one of them has.
+    pub key: String,
+    /// In the daemon, as written in TOML; null where nothing is set. The values of environment variables are not
+    /// shown, so both may read the same.
+    pub running: Option<String>,
+    /// In the file, or by its absence the default.
+    pub configured: Option<String>,
+    /// What applies it: `reload` or `restart`.
+    pub applied_by: String,
+}
+
+/// `POST /reload`, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The file that was read; null if there is none.
+    pub file: Option<PathBuf>,
+    /// What was changed, with the values before (`running`) and from now on (`configured`).
+    pub applied: Vec<ConfigDifference>,
+    /// What waits for a restart of the daemon.
+    pub waiting: Vec<ConfigDifference>,
 }
 
 /// `GET /ready`, answered.

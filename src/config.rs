@@ -8,6 +8,7 @@
 //! Every problem of a file is collected before the first is told: nobody should have to start a daemon
 //! four times to mend four lines.
 
+mod difference;
 mod keys;
 mod template;
 mod value;
@@ -30,6 +31,7 @@ use crate::domain::{
     ports::PortRange,
     runtime::{AGENT, PLAIN, Runtime},
 };
+pub use difference::{Difference, differences};
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
 
@@ -580,16 +582,7 @@ impl Loading {
     }
 
     fn settings(&mut self) -> Vec<Setting> {
-        let mut shown = Vec::new();
-        for key in KEYS {
-            let value = (key.slot)(&mut self.config).show();
-            shown.push((key.path.to_owned(), value));
-        }
-        for (name, runtime) in &mut self.config.runtimes {
-            for key in RUNTIME_KEYS {
-                shown.push((format!("runtimes.{name}.{}", key.path), (key.slot)(runtime).show()));
-            }
-        }
+        let shown = difference::values(&mut self.config);
         let source = |key: &str| self.place(key).short();
         shown.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
     }

@@ -5,9 +5,11 @@
 
 mod gates;
 mod packets;
+mod reload;
 
 use std::{
     collections::BTreeMap,
+    io::{self, IsTerminal as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -18,17 +20,17 @@ use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{Notify, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{gates::Gates, packets::Packets};
+use self::{gates::Gates, packets::Packets, reload::Running};
 use crate::{
     api,
     clock::{Boxed, Clock, SharedClock, SystemClock, within},
-    config::Config,
+    config::{Config, Overrides},
     doctor::{self, Doctor, DoctorParts, Network, Reach},
-    domain::address::Allow,
+    domain::{address::Allow, ids::InstanceId},
     engine::{
         Engine,
         bounded::{Bounded, Deadlines},
@@ -38,14 +40,12 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, Dial, Vitals, listen, run_view, serve_agents, serve_local},
+    http::{Api, ApiParts, Dial, Vitals, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
-    ops::{HostAddresses, Ops, Parts, Settings},
+    ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
-    sweep::{
-        self, Driver, DriverHandle, Limits, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine,
-    },
+    sweep::{self, Driver, DriverHandle, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine},
     tasks::{SharedSpawn, TokioTasks},
     wake::Wake,
 };
@@ -76,17 +76,19 @@ struct House {
     listening: Listening,
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it. `overrides` tell how the configuration was read, and is read again.
 ///
 /// # Errors
 /// Why it cannot be served; nothing was changed then.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     raise_descriptors();
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let told = stop.clone();
-    let serving = serve_until(config, stop);
+    let (reload, terminal) = (Arc::new(Notify::new()), Terminal::at_start());
+    let serving = serve_until(config, overrides, Arc::clone(&reload), stop);
     tokio::pin!(serving);
     loop {
         tokio::select! {
@@ -94,7 +96,26 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             done = &mut serving => return done,
             _ = terminate.recv() => told.cancel(),
             _ = interrupt.recv() => told.cancel(),
+            _ = hangup.recv() => if terminal.was_closed() { told.cancel() } else { reload.notify_one() },
         }
+    }
+}
+
+/// Whether a terminal was there at the start. When it is closed, the kernel sends SIGHUP, which ends a daemon that was
+/// started by hand as it always did; any other SIGHUP asks for a reload.
+struct Terminal(bool);
+
+impl Terminal {
+    fn at_start() -> Self {
+        Self(Self::is_there())
+    }
+
+    fn is_there() -> bool {
+        io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+    }
+
+    fn was_closed(&self) -> bool {
+        self.0 && !Self::is_there()
     }
 }
 
@@ -119,11 +140,16 @@ fn raise_descriptors() {
     }
 }
 
-/// Serves until `stop`.
+/// Serves until `stop`. `reload` asks for the configuration to be read again.
 ///
 /// # Errors
 /// Why it cannot be served; nothing was changed then.
-pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve_until(
+    config: Config,
+    overrides: Overrides,
+    reload: Arc<Notify>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let _directory = Lock::data_directory(&config.data_dir)?;
     let store = Store::open(&config.data_dir)?;
     let clock: SharedClock = Arc::new(SystemClock::start());
@@ -145,7 +171,9 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
         calls,
     );
     let packets = Arc::new(Packets::new(house.registry.instance));
-    let api = api_of(&house, &config, sweeps.clone(), &packets);
+    let running = Running::new(config.clone(), overrides, house.ops.clone(), house.registry.instance);
+    let running = Arc::new(running);
+    let api = api_of(&house, &config, sweeps.clone(), &packets, &running);
     let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop, packets };
     // Bound before anything is changed: who cannot be reached keeps nobody.
     let serving = door.open_known()?;
@@ -157,6 +185,7 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> anyhow::Res
         tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
         tokio_task(door.keep_open_towards_workspaces(opened), &stop),
         tokio_task(api.clone().carry_out_delegations(), &stop),
+        tokio_task(running.reload_when(reload), &stop),
     ];
     // Agents call back at once: ready before these addresses are bound would be too early. Without an engine they
     // are bound later.
@@ -345,7 +374,7 @@ fn build(
         entropy: Arc::new(SystemEntropy),
         spawn: Arc::new(spawn.clone()),
         mirror: Arc::clone(&mirror),
-        settings: settings_of(config, &registry),
+        settings: settings_of(config, registry.instance),
         wake,
     });
     let sweeper = Arc::new(Sweeper::new(SweeperParts {
@@ -355,21 +384,14 @@ fn build(
         clock: Arc::clone(&clock),
         entropy: Arc::new(SystemEntropy),
         instance: registry.instance,
-        limits: Limits {
-            absence_grace: config.sweep.absence_grace,
-            unknown_grace: config.sweep.unknown_grace,
-            removed_retention: config.sweep.trash_retention,
-            event_retention: config.sweep.event_retention,
-        },
-        runtimes: config.runtimes.clone(),
         listening: listening.clone(),
     }));
     Ok(House { store, engine, clock, spawn, ops, sweeper, registry, mirror, listening })
 }
 
-fn settings_of(config: &Config, registry: &Registry) -> Settings {
+fn settings_of(config: &Config, instance: InstanceId) -> Settings {
     Settings {
-        instance: registry.instance,
+        instance,
         runtimes: config.runtimes.clone(),
         ports: config.ports,
         platform_port: config.network.port,
@@ -378,11 +400,31 @@ fn settings_of(config: &Config, registry: &Registry) -> Settings {
         log_bytes: config.engine.log_size,
         trash_retention: config.sweep.trash_retention,
         restart: config.restart,
+        limits: Limits {
+            absence_grace: config.sweep.absence_grace,
+            unknown_grace: config.sweep.unknown_grace,
+            removed_retention: config.sweep.trash_retention,
+            event_retention: config.sweep.event_retention,
+        },
+        access: Access {
+            root_siblings: config.access.root_siblings,
+            wakes_per_hour: config.access.wakes_per_hour,
+            external: Allow {
+                private: config.external.allow_private,
+                loopback: config.external.allow_loopback,
+            },
+        },
         concurrent_starts: config.engine.concurrent_starts(),
     }
 }
 
-fn api_of(house: &House, config: &Config, sweeps: DriverHandle, packets: &Arc<Packets>) -> Api {
+fn api_of(
+    house: &House,
+    config: &Config,
+    sweeps: DriverHandle,
+    packets: &Arc<Packets>,
+    running: &Arc<Running>,
+) -> Api {
     let doctor = Doctor::new(DoctorParts {
         store: house.store.clone(),
         engine: Arc::clone(&house.engine),
@@ -390,6 +432,7 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle, packets: &Arc<Pa
         instance: house.registry.instance,
         data_dir: config.data_dir.clone(),
         network: network_of(house.ops.clone(), config, Arc::clone(packets)),
+        configuration: Arc::<Running>::clone(running),
     });
     Api::new(ApiParts {
         store: house.store.clone(),
@@ -403,14 +446,6 @@ fn api_of(house: &House, config: &Config, sweeps: DriverHandle, packets: &Arc<Pa
         runtime_dir: config.runtime_dir.clone(),
         entropy: Arc::new(SystemEntropy),
         listening: house.listening.clone(),
-        access: Access {
-            root_siblings: config.access.root_siblings,
-            wakes_per_hour: config.access.wakes_per_hour,
-            external: Allow {
-                private: config.external.allow_private,
-                loopback: config.external.allow_loopback,
-            },
-        },
         dial: Dial::Tcp,
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! It changes nothing. Each check is a question of its own, so one that cannot be answered hides no other.
 
+mod configuration;
 mod network;
 
 use std::{path::PathBuf, sync::Arc};
@@ -24,6 +25,7 @@ use crate::{
     sweep::{self, OwnContainers},
 };
 
+pub use configuration::{BuiltIn, Configured};
 pub use network::{AskReach, Network, Reach, registry_mark};
 
 /// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
@@ -56,6 +58,8 @@ pub struct DoctorParts {
     pub data_dir: PathBuf,
     /// Where agents are heard.
     pub network: Network,
+    /// The configuration in force, and the file it came from.
+    pub configuration: Arc<dyn Configured>,
 }
 
 /// Something in order.
@@ -90,6 +94,7 @@ impl Doctor {
         checks.push(engine(&*self.0.engine).await);
         checks.extend(engine_use(&*self.0.engine).await);
         checks.push(disk(&self.0.data_dir));
+        checks.push(configuration::check(&self.configuration().running()));
         checks.extend(self.listing().await);
         let of_store = [
             self.place().await,
@@ -102,6 +107,12 @@ impl Doctor {
         checks.extend(of_store.into_iter().map(|check| check.unwrap_or_else(|error| store_fails(&error))));
         checks.extend(self.network().await.unwrap_or_else(|error| vec![store_fails(&error)]));
         DoctorReport { checks }
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn configuration(&self) -> &dyn Configured {
+        &*self.0.configuration
     }
 
     async fn listing(&self) -> Vec<Check> {

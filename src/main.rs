@@ -86,7 +86,7 @@ impl Host for Process {
     async fn serve(&self) -> Result<(), Failure> {
         let config = self.load()?.config;
         start_logging(&config.log)?;
-        Ok(daemon::serve(config).await?)
+        Ok(daemon::serve(config, self.overrides.clone()).await?)
     }
 
     async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure> {

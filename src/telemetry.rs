@@ -1,13 +1,18 @@
 //! Logs: to standard error, because standard output belongs to answers.
 
-use std::io;
+use std::{io, sync::OnceLock};
 
 use anyhow::{Context as _, anyhow};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 /// The crates that speak to the engine write its whole answers at `trace`: whatever those hold, what
 /// workspaces print among it, is not the log's. They have nothing else to say.
 const SILENCED: [&str; 2] = ["containers_api=debug", "podman_api=debug"];
+
+/// Replaces the filter of the log. Its type names the form of a line, which is settled at the start.
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts logging what passes `filter`; as JSON, one object per line, or for people.
 ///
@@ -16,15 +21,34 @@ const SILENCED: [&str; 2] = ["containers_api=debug", "podman_api=debug"];
 /// # Errors
 /// When `filter` is none, or logging was started before.
 pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
+    let logs = fmt().with_env_filter(parse(filter)?).with_writer(io::stderr);
+    let (set_filter, started): (SetFilter, _) = if json {
+        let logs = logs.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+        let handle = logs.reload_handle();
+        (Box::new(move |filter| handle.reload(filter)), logs.try_init())
+    } else {
+        let logs = logs.with_target(false).with_ansi(std::env::var_os("NO_COLOR").is_none());
+        let logs = logs.with_filter_reloading();
+        let handle = logs.reload_handle();
+        (Box::new(move |filter| handle.reload(filter)), logs.try_init())
+    };
+    started.map_err(|why| anyhow!("logging cannot be started: {why}"))?;
+    SET_FILTER.set(set_filter).map_err(|_| anyhow!("logging was started before"))
+}
+
+/// Logs what passes `filter` from now on.
+///
+/// # Errors
+/// When `filter` is none, or logging was not started.
+pub fn set_filter(filter: &str) -> anyhow::Result<()> {
+    let set_filter = SET_FILTER.get().context("logging was not started")?;
+    set_filter(parse(filter)?).context("the log filter cannot be replaced")
+}
+
+fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     let mut filter = EnvFilter::builder().parse(filter).context("the log filter is not understood")?;
     for directive in SILENCED {
         filter = filter.add_directive(directive.parse()?);
     }
-    let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = if json {
-        logs.json().flatten_event(true).with_current_span(false).try_init()
-    } else {
-        logs.with_target(false).with_ansi(std::env::var_os("NO_COLOR").is_none()).try_init()
-    };
-    started.map_err(|why| anyhow!("logging cannot be started: {why}"))
+    Ok(filter)
 }

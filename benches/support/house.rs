@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use ostler::{
     clock::{SharedClock, SystemClock},
-    doctor::{Doctor, DoctorParts, Network},
+    doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -29,11 +29,11 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, Dial, listen, serve_agents},
+    http::{Api, ApiParts, Dial, listen, serve_agents},
     listening::Listening,
-    ops::{Ops, Parts, Settings},
+    ops::{Access, Limits, Ops, Parts, Settings},
     store::{BeginStart, Mirror, NewWorkspace, Registry, Store, TokenIssue},
-    sweep::{self, Driver, Limits, Sweeper, SweeperParts},
+    sweep::{self, Driver, Sweeper, SweeperParts},
     tasks::{AtOnce, TokioTasks},
     wake::Wake,
 };
@@ -132,7 +132,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         mirror: Arc::clone(&mirror),
         settings: Settings {
             instance: INSTANCE,
-            runtimes: runtimes.clone(),
+            runtimes,
             ports: PortRange::default(),
             platform_port: 7700,
             platform_url: None,
@@ -140,6 +140,13 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             log_bytes: 10 << 20,
             trash_retention: Duration::from_hours(14 * 24),
             restart: RestartBudget::default(),
+            limits: Limits {
+                absence_grace: Duration::from_mins(5),
+                unknown_grace: Duration::from_mins(5),
+                removed_retention: Duration::from_hours(24),
+                event_retention: Duration::from_hours(24),
+            },
+            access: Access { root_siblings: true, wakes_per_hour: 12, external: Allow::default() },
             concurrent_starts: 2,
         },
         wake,
@@ -151,13 +158,6 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         clock: Arc::clone(&clock),
         entropy: Arc::new(SystemEntropy),
         instance: INSTANCE,
-        limits: Limits {
-            absence_grace: Duration::from_mins(5),
-            unknown_grace: Duration::from_mins(5),
-            removed_retention: Duration::from_hours(24),
-            event_retention: Duration::from_hours(24),
-        },
-        runtimes,
         listening: listening.clone(),
     });
     let (_driver, sweeps) =
@@ -176,6 +176,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             packets: Arc::new(|| Ok(())),
             reach: Arc::new(|| Box::pin(async { Err("nothing runs here".to_owned()) })),
         },
+        configuration: Arc::new(BuiltIn),
     });
     Api::new(ApiParts {
         store,
@@ -189,7 +190,6 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         runtime_dir: directory.to_owned(),
         entropy: Arc::new(SystemEntropy),
         listening,
-        access: Access { root_siblings: true, wakes_per_hour: 12, external: Allow::default() },
         dial: Dial::Tcp,
     })
 }

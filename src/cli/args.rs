@@ -51,7 +51,8 @@ pub enum Command {
     /// Run the daemon
     #[command(after_help = "\
 Logs go to standard error: for people on a terminal, as JSON otherwise (`log.format`).
-It stops at SIGTERM or Ctrl-C; the workspaces' containers run on.
+It stops at SIGTERM or Ctrl-C; the workspaces' containers run on. SIGHUP makes it read its
+configuration again (`ostler reload`).
 
 Examples:
   ostler serve
@@ -117,6 +118,17 @@ Examples:
     Doctor(DoctorArgs),
     /// The configuration
     Config(ConfigArgs),
+    /// Make the daemon read its configuration again
+    #[command(after_help = "\
+Runtimes, access, restart budgets, graces, retentions and the log's level apply at once: to
+whatever begins from then on. What is in use since the start (ports, addresses, directories, the
+engine's socket) is listed, and waits for a restart. A configuration with an error changes nothing.
+SIGHUP does the same, and reports in the daemon's log.
+
+Examples:
+  ostler config show                what differs now
+  ostler reload")]
+    Reload,
     /// Print completions for a shell
     #[command(after_help = "\
 Examples:
@@ -804,7 +816,7 @@ pub struct ConfigArgs {
 /// A command about the configuration.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show every key, its value, and where that comes from
+    /// Show every key, its value, where that comes from, and where the running daemon differs
     Show,
     /// Write a commented file; never over one that exists
     Init,

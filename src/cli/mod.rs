@@ -49,7 +49,7 @@ pub trait Host {
     fn config_template(&self) -> String;
 }
 
-/// What `config show --json` prints.
+/// What `config show --json` prints, besides how the daemon differs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Configuration {
     /// The file it was read from, if there is one.
@@ -114,7 +114,8 @@ pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
         Command::Events(args) => c::events::run(&session()?, &args).await,
         Command::Why(args) => c::why::run(&session()?, &args).await,
         Command::Doctor(args) => c::doctor::run(&session()?, &args).await,
-        Command::Config(args) => c::config::run(out, host, args.command),
+        Command::Config(args) => c::config::run(out, host, args.command).await,
+        Command::Reload => c::reload::run(&session()?).await,
         Command::Completions(args) => c::completions::run(out, &args),
         Command::Man(args) => c::man::run(out, &args),
     }

@@ -281,3 +281,96 @@ fn wrong_value_is_refused_with_what_would_be_right() {
         assert_eq!(read_text(text).unwrap_err(), message, "{text}");
     }
 }
+
+/// A file that gives every key another value than its default.
+const EVERYTHING_ELSE: &str = r#"
+data_dir = "/other"
+runtime_dir = "/else"
+ports = "25000-25100"
+[engine]
+socket = "unix:///x.sock"
+read_deadline = "1s"
+change_deadline = "1s"
+pull_deadline = "1s"
+concurrent_starts = 7
+log_size = "1MiB"
+[network]
+isolate = true
+port = 7000
+platform_url = "http://x"
+listen = ["127.0.0.1"]
+[access]
+root_siblings = false
+wakes_per_hour = 1
+[external]
+allow_private = true
+allow_loopback = true
+[restart]
+first_backoff = "1s"
+longest_backoff = "2s"
+reset_after = "3s"
+ends_allowed = 9
+window = "4s"
+[sweep]
+absence_grace = "1s"
+unknown_grace = "1s"
+trash_retention = "1s"
+event_retention = "1s"
+look_every = "1s"
+[log]
+level = "trace"
+format = "json"
+[runtimes.agent]
+env = { KEY = "other" }
+stop_grace = "1s"
+[runtimes.new]
+image = "agent:1"
+"#;
+
+fn keys(differences: &[Difference]) -> Vec<&str> {
+    differences.iter().map(|one| one.key.as_str()).collect()
+}
+
+#[test]
+fn each_key_is_applied_by_a_reload_or_waits_for_a_restart() {
+    let running = Config::at("/data".into(), "/run".into());
+    let new = read_text(EVERYTHING_ELSE).unwrap();
+    let all = differences(&running, &new);
+    let of_runtimes = ["runtimes.agent.stop_grace", "runtimes.agent.env", "runtimes.new"];
+    let expected: Vec<_> = KEYS.iter().map(|key| key.path).chain(of_runtimes).collect();
+    assert_eq!(keys(&all), expected, "the file above changes every key");
+    let next = running.reloaded(&new);
+    let waiting = differences(&next, &new);
+    assert_eq!(
+        keys(&waiting),
+        [
+            "data_dir",
+            "runtime_dir",
+            "ports",
+            "engine.socket",
+            "engine.read_deadline",
+            "engine.change_deadline",
+            "engine.pull_deadline",
+            "engine.concurrent_starts",
+            "network.isolate",
+            "network.port",
+            "network.platform_url",
+            "network.listen",
+            "sweep.look_every",
+            "log.format",
+        ],
+        "these wait for a restart; a new key belongs here, or into `Config::reloaded`"
+    );
+    let applied = differences(&running, &next);
+    assert_eq!(applied.len() + waiting.len(), all.len(), "a key is applied or waits");
+}
+
+#[test]
+fn difference_shows_no_value_of_a_variable() {
+    let running = read_text("[runtimes.agent]\nenv = { KEY = \"hunter1\" }").unwrap();
+    let new = read_text("[runtimes.agent]\nenv = { KEY = \"hunter2\" }").unwrap();
+    let found = differences(&running, &new);
+    assert_eq!(keys(&found), ["runtimes.agent.env"], "the value differs");
+    assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+    assert_eq!(found[0].before, found[0].after);
+}

@@ -12,7 +12,8 @@ use crate::domain::runtime::{Readiness, Tier, User};
 
 use super::LogFormat;
 
-/// A place in the configuration for one value.
+/// A place in the configuration for one value. Two are equal if their values are.
+#[derive(PartialEq)]
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
     Text(&'a mut Option<String>),

@@ -171,7 +171,7 @@ async fn attempt(api: &Api, delegation: &Delegation) -> HttpResult<Ended> {
     if api.0.store.member(to).is_none() {
         return Ok(Ended::Failed("workspace not found".into()));
     }
-    if !api.0.store.may_communicate(from, to, api.0.access.root_siblings) {
+    if !api.0.store.may_communicate(from, to, api.access().root_siblings) {
         let why = "access denied: workspaces cannot communicate per hierarchy rules";
         return Ok(Ended::Failed(why.into()));
     }

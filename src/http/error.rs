@@ -193,7 +193,7 @@ impl From<OpError> for HttpError {
         }
         let status = match &error {
             OpError::NotFound(_) => StatusCode::NOT_FOUND,
-            OpError::Invalid(_) => StatusCode::BAD_REQUEST,
+            OpError::Invalid(_) | OpError::NoRuntime { .. } => StatusCode::BAD_REQUEST,
             OpError::Conflict(_) | OpError::NameTaken(_) | OpError::Busy { .. } => StatusCode::CONFLICT,
             OpError::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             OpError::TooManyTokens(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -31,11 +31,11 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use crate::{
     clock::SharedClock,
     doctor::Doctor,
-    domain::{address::Allow, ids::WorkspaceId},
+    domain::ids::WorkspaceId,
     engine::Engine,
     entropy::SharedEntropy,
     listening::Listening,
-    ops::{OpError, Ops},
+    ops::{Access, OpError, Ops},
     store::{Mirror, Store},
     sweep::DriverHandle,
     tasks::SharedSpawn,
@@ -103,21 +103,8 @@ pub struct ApiParts {
     pub entropy: SharedEntropy,
     /// Since when ostler listens.
     pub listening: Listening,
-    /// Who may talk to whom, and where external agents may be.
-    pub access: Access,
     /// How agents are connected to.
     pub dial: Dial,
-}
-
-/// Who may talk to whom, and where external agents may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Whether workspaces without a parent may talk to each other.
-    pub root_siblings: bool,
-    /// How often one workspace may wake another within an hour.
-    pub wakes_per_hour: u32,
-    /// Where external agents may be.
-    pub external: Allow,
 }
 
 /// What one workspace may ask: an agent at work makes a few requests in a minute.
@@ -162,7 +149,7 @@ impl Api {
             changes: limiter(CHANGES),
             orders: limiter(ORDERS),
         };
-        let wakes = proxy::WakeBudget::new(parts.access.wakes_per_hour);
+        let wakes = proxy::WakeBudget::default();
         let forwarder = Forwarder::new(Arc::clone(&parts.clock), parts.dial.clone());
         let resolver = Box::new(SystemResolver);
         let (admission, lists) = (Admission::default(), Semaphore::new(LISTS));
@@ -184,6 +171,11 @@ impl Api {
         }))
     }
 
+    /// Who may talk to whom, by the settings in force.
+    fn access(&self) -> Access {
+        self.0.ops.settings().access
+    }
+
     /// Waits for the turn of a heartbeat or registration, which is never refused.
     async fn pace(&self, workspace: WorkspaceId) {
         let wait = self.0.buckets.beats.pace(workspace, PACED_FOR);
@@ -200,7 +192,7 @@ impl Api {
 
     /// Whether an external agent may be at a url.
     async fn check_url(&self, url: &str) -> Result<Checked, UrlError> {
-        outbound::check(url, self.0.access.external, &*self.0.resolver, &*self.0.clock).await
+        outbound::check(url, self.access().external, &*self.0.resolver, &*self.0.clock).await
     }
 
     /// Runs work to its end whether or not this future is still waited for.
@@ -213,6 +205,19 @@ impl Api {
             // The client may have gone: the work was done all the same.
             let _gone = answer.send(work.await);
         }));
-        done.await.unwrap_or(Err(OpError::Stopping))
+        done.await.unwrap_or(Err(OpError::Stopping)).map_err(|error| self.with_unread_runtime(error))
+    }
+
+    /// The same error, or, where the runtime that is missing is in the configuration file, an error that says so.
+    fn with_unread_runtime(&self, error: OpError) -> OpError {
+        let OpError::NoRuntime { name, .. } = &error else { return error };
+        let configuration = self.0.doctor.configuration();
+        if !configuration.file_has_runtime(name) {
+            return error;
+        }
+        OpError::Invalid(format!(
+            "the runtime `{name}` is in the configuration file, but the daemon has not read it since: run \
+             `ostler reload`, then try again"
+        ))
     }
 }

@@ -152,7 +152,7 @@ async fn pass(
         }
     };
     if let Some(from) = from
-        && !api.0.store.may_communicate(from, to, api.0.access.root_siblings)
+        && !api.0.store.may_communicate(from, to, api.access().root_siblings)
     {
         return Err(HttpError::forbidden("access denied: workspaces cannot communicate per hierarchy rules"));
     }

@@ -18,8 +18,8 @@ use super::{
     error::HttpError,
     proxy,
     routes::{
-        adopt, agents, delegations, doctor, elsewhere, events, exec, health, logs, memories, notify,
-        registry, sweeps, tokens, trash, workspaces,
+        adopt, agents, configuration, delegations, doctor, elsewhere, events, exec, health, logs, memories,
+        notify, registry, sweeps, tokens, trash, workspaces,
     },
 };
 
@@ -149,6 +149,8 @@ fn for_admins() -> Router<Api> {
         .route("/events", get(events::list))
         .route("/events/stream", get(events::stream))
         .route("/events/{reference}", get(events::list_of))
+        .route("/config", get(configuration::show))
+        .route("/reload", post(configuration::reload))
         .route("/doctor", get(doctor::show))
         .route("/doctor/accept-engine", post(doctor::accept_engine))
 }

@@ -11,7 +11,7 @@ impl Ops {
     pub async fn accept_engine(&self) -> OpResult<()> {
         let info = self.0.engine.describe().await?;
         crash_point::before("accept: make the sentinel");
-        trusted::accept(&*self.0.engine, self.0.settings.instance).await?;
+        trusted::accept(&*self.0.engine, self.0.settings().instance).await?;
         crash_point::after("accept: make the sentinel");
         let engine = format!("{} at {}", info.version, info.address);
         self.0.store.accept_engine(self.0.clock.now(), engine).await?;

@@ -69,7 +69,7 @@ impl Ops {
     /// # Errors
     /// When there is no listing to go by.
     pub async fn unknown(&self) -> OpResult<Vec<(AdoptRequest, Option<LabelledSpec>)>> {
-        let instance = self.0.settings.instance;
+        let instance = self.0.settings().instance;
         let listing =
             trusted::look(&*self.0.engine, &*self.0.clock, instance, &OwnContainers(&self.0.store)).await?;
         let inventory = Inventory::of(instance, listing.observed());
@@ -193,7 +193,7 @@ impl Ops {
             return self.pause_what_is_down(id, known).await;
         };
         let (labels, seen) = self.0.look_at(id, &container.id).await?;
-        let serial = match container_owner(self.0.settings.instance, &container.name, &labels) {
+        let serial = match container_owner(self.0.settings().instance, &container.name, &labels) {
             Owner::Workspace(_, serial) => serial,
             Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
         };
@@ -265,7 +265,7 @@ impl Ops {
                 container.id.short()
             ))
         })?;
-        let serial = match container_owner(self.0.settings.instance, &container.name, &labels) {
+        let serial = match container_owner(self.0.settings().instance, &container.name, &labels) {
             Owner::Workspace(_, serial) => serial,
             Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
         };
@@ -326,7 +326,7 @@ impl Inner {
         }
         let containers = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let observed = Observed { containers, volumes: Vec::new() };
-        let inventory = Inventory::of(self.settings.instance, &observed);
+        let inventory = Inventory::of(self.settings().instance, &observed);
         let entries = self.store.trash_of(vec![row.id]).await?;
         match newer_container(row, &inventory, &entries) {
             None => Ok(()),
@@ -384,7 +384,8 @@ impl Inner {
     }
 
     fn rebuilt_spec(&self, labelled: &LabelledSpec, seen: &InspectedContainer) -> Spec {
-        let of_runtime = self.settings.runtimes.get(&labelled.runtime).map(|runtime| &runtime.env);
+        let settings = self.settings();
+        let of_runtime = settings.runtimes.get(&labelled.runtime).map(|runtime| &runtime.env);
         let env = seen.env.0.iter().filter(|(key, value)| {
             let engines = ["PATH", "HOSTNAME", "HOME", "TERM", "container"].contains(&key.as_str());
             let runtimes = of_runtime.is_some_and(|env| env.get(*key) == Some(*value));

@@ -74,7 +74,7 @@ impl Ops {
             incarnation,
             reason: reason.clone(),
             told,
-            budget: self.0.settings.restart,
+            budget: self.0.settings().restart,
             charged: !while_down,
         };
         let now = self.0.clock.now();

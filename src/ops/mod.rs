@@ -22,6 +22,7 @@ mod remove;
 mod restart;
 mod restart_unwell;
 mod restore;
+mod settings;
 mod start;
 mod stop;
 mod tokens;
@@ -30,18 +31,15 @@ mod undelete;
 mod update;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use crate::{
     clock::SharedClock,
     domain::{
-        budget::RestartBudget,
-        ids::{ContainerId, Incarnation, InstanceId, WorkspaceId},
+        ids::{ContainerId, Incarnation, WorkspaceId},
         naming::WorkspaceName,
-        ports::PortRange,
         runtime::{PLAIN, Runtime},
         time::Timestamp,
         workspace::Workspace,
@@ -62,51 +60,10 @@ pub use put_away::PutAway;
 pub use recognise::OwnContainers;
 pub use remove::Removal;
 pub use restart_unwell::RESTART_DUE;
+pub use settings::{Access, Limits, Settings};
 pub use start::StartOrder;
 pub use traffic::{Passage, Traffic};
 pub use update::Needs;
-
-/// What ops need to know of the configuration.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Whose labels things carry.
-    pub instance: InstanceId,
-    /// Runtimes by name; always holds `plain`.
-    pub runtimes: BTreeMap<String, Runtime>,
-    /// Host ports to allot.
-    pub ports: PortRange,
-    /// The port agents reach ostler on.
-    pub platform_port: u16,
-    /// The url agents reach ostler at, in place of the network's gateway.
-    pub platform_url: Option<String>,
-    /// Whether each workspace has a network of its own, with packets between them kept back.
-    pub isolate: bool,
-    /// The size in bytes at which a container's log is dropped and begun again.
-    pub log_bytes: u64,
-    /// How long the trash keeps things.
-    pub trash_retention: Duration,
-    /// How often what ended by itself is started again.
-    pub restart: RestartBudget,
-    /// How many containers are started at once, at least 1.
-    pub concurrent_starts: usize,
-}
-
-impl Settings {
-    /// What containers are told of where ostler is, for people: the gateway's address is the engine's to know.
-    #[must_use]
-    pub fn told_to_agents(&self) -> String {
-        self.platform_url.clone().unwrap_or_else(|| {
-            let network = crate::domain::naming::instance_name(self.instance);
-            format!("the gateway of network {network}, port {}", self.platform_port)
-        })
-    }
-
-    /// Where agents reach ostler, as far as it is settled without asking the engine for the gateway.
-    #[must_use]
-    pub fn platform_url(&self) -> String {
-        self.platform_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.platform_port))
-    }
-}
 
 /// Carries out orders. Cheap to clone.
 #[derive(Clone)]
@@ -119,7 +76,8 @@ struct Inner {
     entropy: SharedEntropy,
     spawn: SharedSpawn,
     mirror: Arc<Mirror>,
-    settings: Settings,
+    /// Replaced as a whole by a reload.
+    settings: RwLock<Arc<Settings>>,
     actors: actor::Actors,
     traffic: Traffic,
     wake: Wake,
@@ -163,7 +121,7 @@ impl Ops {
             entropy,
             spawn,
             mirror,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             actors,
             traffic,
             wake,
@@ -230,11 +188,11 @@ impl Ops {
     #[must_use]
     pub fn drifted(&self, row: &Workspace) -> bool {
         let Some(made_from) = &row.container_spec_hash else { return false };
-        self.0
-            .settings
+        let settings = self.settings();
+        settings
             .runtimes
             .get(&row.runtime)
-            .is_some_and(|runtime| !start::is_made_from(made_from, row, runtime, &self.0.settings))
+            .is_some_and(|runtime| !start::is_made_from(made_from, row, runtime, &settings))
     }
 
     /// Requests on their way to agents.
@@ -243,22 +201,29 @@ impl Ops {
         &self.0.traffic
     }
 
-    /// The configuration.
+    /// The settings in force. What is decided together reads them once: a reload may replace them in between.
     #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.0.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.0.settings()
+    }
+
+    /// Replaces the settings: whatever begins from now on uses the new ones. `concurrent_starts` alone is read
+    /// when the process starts.
+    pub fn replace_settings(&self, settings: Settings) {
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 }
 
 impl Inner {
-    fn runtime(&self, name: &str) -> Result<&Runtime, OpError> {
-        self.settings.runtimes.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.settings.runtimes.keys().map(String::as_str).collect();
-            OpError::Invalid(format!(
-                "the configuration that the daemon has read has no runtime `{name}`; it has {}. One that was added since is \
-                 known after a restart of the daemon (containers run on). A plain image needs none (`{PLAIN}`)",
-                known.join(", ")
-            ))
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn runtime(&self, name: &str) -> Result<Runtime, OpError> {
+        let settings = self.settings();
+        settings.runtimes.get(name).cloned().ok_or_else(|| OpError::NoRuntime {
+            name: name.to_owned(),
+            known: settings.runtimes.keys().cloned().collect(),
         })
     }
 
@@ -291,6 +256,17 @@ pub enum OpError {
     /// What was asked makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The configuration that the daemon has read has no such runtime.
+    #[error(
+        "the daemon knows no runtime `{name}`; it knows {}. Choose one of these, or add `[runtimes.{name}]` to the \
+         configuration and run `ostler reload`. A workspace of a plain image needs none (`{PLAIN}`)", known.join(", ")
+    )]
+    NoRuntime {
+        /// The name that was asked for.
+        name: String,
+        /// The runtimes that the daemon knows.
+        known: Vec<String>,
+    },
     /// It cannot be done as things stand.
     #[error("{0}")]
     Conflict(String),

@@ -137,10 +137,10 @@ impl Ops {
                 rootless: true,
             });
         }
-        if !self.0.settings.isolate {
+        if !self.0.settings().isolate {
             self.0.shared_network().await?;
         }
-        let instance = self.0.settings.instance.to_string();
+        let instance = self.0.settings().instance.to_string();
         let networks = self.0.engine.list_networks(LABEL_INSTANCE, &instance).await?;
         self.0.gateways.note(networks.into_iter().map(|network| network.info));
         Ok(HostAddresses { addresses: self.0.gateways.addresses(), lan_sees_it: false, rootless: false })
@@ -164,7 +164,7 @@ impl Ops {
     /// # Errors
     /// When the engine gives no answer.
     pub async fn forget_networks(&self, owning: &BTreeSet<WorkspaceId>) -> OpResult<()> {
-        let instance = self.0.settings.instance.to_string();
+        let instance = self.0.settings().instance.to_string();
         for network in self.0.engine.list_networks(LABEL_INSTANCE, &instance).await? {
             let workspace = network.labels.get(LABEL_WORKSPACE).and_then(|id| id.parse().ok());
             let Some(workspace) = workspace else { continue };
@@ -201,16 +201,16 @@ impl Ops {
 impl Inner {
     /// Makes the network of a workspace's container where it is missing.
     pub(super) async fn network_of(&self, workspace: WorkspaceId) -> OpResult<WorkspaceNetwork> {
-        let (name, info) = if self.settings.isolate {
+        let (name, info) = if self.settings().isolate {
             let name = network_name(workspace);
             let labels = BTreeMap::from([
-                (LABEL_INSTANCE.to_owned(), self.settings.instance.to_string()),
+                (LABEL_INSTANCE.to_owned(), self.settings().instance.to_string()),
                 (LABEL_WORKSPACE.to_owned(), workspace.to_string()),
             ]);
             let info = self.make_network(&name, &labels, true).await?;
             (name, info)
         } else {
-            (instance_name(self.settings.instance), self.shared_network().await?)
+            (instance_name(self.settings().instance), self.shared_network().await?)
         };
         // Before the container exists: agents register once, as soon as they run, and never again.
         self.gateways.note([info]);
@@ -220,8 +220,8 @@ impl Inner {
 
     /// The network that all workspaces share, which is made where it is missing.
     async fn shared_network(&self) -> OpResult<NetworkInfo> {
-        let network = instance_name(self.settings.instance);
-        let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings.instance.to_string())]);
+        let network = instance_name(self.settings().instance);
+        let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings().instance.to_string())]);
         self.make_network(&network, &labels, false).await
     }
 
@@ -238,7 +238,7 @@ impl Inner {
     }
 
     async fn url_for_containers(&self, gateway: Option<IpAddr>) -> OpResult<String> {
-        if let Some(url) = &self.settings.platform_url {
+        if let Some(url) = &self.settings().platform_url {
             return Ok(url.clone());
         }
         let rootless = self.engine.describe().await?.rootless;
@@ -247,7 +247,7 @@ impl Inner {
             Some(IpAddr::V4(address)) => address.to_string(),
             None => ROOTLESS_HOST.to_owned(),
         };
-        Ok(format!("http://{host}:{}", self.settings.platform_port))
+        Ok(format!("http://{host}:{}", self.settings().platform_port))
     }
 }
 

@@ -55,7 +55,7 @@ impl Ops {
             evidence: order.evidence,
             things: order.things,
             guard: order.guard,
-            keep_until: at + self.0.settings.trash_retention,
+            keep_until: at + self.0.settings().trash_retention,
             swept_by: order.swept_by,
         };
         match self.0.store.claim_for_trash(claim, at).await? {

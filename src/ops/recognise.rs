@@ -44,7 +44,7 @@ impl Evidence for OwnContainers<'_> {
 impl Inner {
     /// Whether the engine is the one that was accepted.
     pub(super) async fn recognise_engine(&self) -> Result<(), Untrusted> {
-        trusted::recognise(&*self.engine, self.settings.instance, &OwnContainers(&self.store)).await
+        trusted::recognise(&*self.engine, self.settings().instance, &OwnContainers(&self.store)).await
     }
 
     /// A container as the accepted engine shows it; `None` when that engine does not know it.

@@ -55,7 +55,7 @@ impl Ops {
         if let Some(paused) = self.0.paused_by_hand(&self.0.row(id).await?).await? {
             return Ok(Applied::Raced(paused));
         }
-        let (budget, now) = (self.0.settings.restart, self.0.clock.now());
+        let (budget, now) = (self.0.settings().restart, self.0.clock.now());
         if !self.0.store.claim_restart_of_unwell(id, unless, budget, (why, swept_by), now).await? {
             return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
         }

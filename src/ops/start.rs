@@ -170,7 +170,7 @@ impl Ops {
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         }
         match started {
-            Err(error @ (OpError::Impossible(_) | OpError::Invalid(_))) => {
+            Err(error @ (OpError::Impossible(_) | OpError::Invalid(_) | OpError::NoRuntime { .. })) => {
                 // Another engine lacks every image and volume, which says nothing of this workspace.
                 self.0.recognise_engine().await?;
                 self.0.note_impossible(id, &error).await?;
@@ -186,7 +186,7 @@ impl Ops {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        let runtime = self.0.runtime(&row.runtime)?.clone();
+        let runtime = self.0.runtime(&row.runtime)?;
         self.0.recognise_engine().await?;
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
@@ -352,7 +352,7 @@ impl Inner {
     /// count it as its workspace's.
     async fn give_name_back(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
-        if let Owner::Trash(..) = container_owner(self.settings.instance, &kept.name, &labels) {
+        if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
             crash_point::before("start: give its container the name back");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
@@ -470,7 +470,7 @@ impl Inner {
     async fn allot(&self, row: &Workspace, own: Option<u16>) -> OpResult<Option<(u32, u16)>> {
         let mut taken = Vec::new();
         while taken.len() < 64 {
-            let allotted = self.store.allot(row.id, self.settings.ports, taken.clone()).await?;
+            let allotted = self.store.allot(row.id, self.settings().ports, taken.clone()).await?;
             let Some((serial, port)) = allotted else { break };
             if own == Some(port) || self.engine.port_is_free(port).await {
                 return Ok(Some((serial, port)));
@@ -482,17 +482,17 @@ impl Inner {
         }
         Err(OpError::Impossible(format!(
             "no free port is left in {}: free some, or widen `ports` in the configuration",
-            self.settings.ports
+            self.settings().ports
         )))
     }
 
     fn spec_hash(&self, row: &Workspace, runtime: &Runtime) -> String {
-        spec_hash(row, runtime, &self.settings)
+        spec_hash(row, runtime, &self.settings())
     }
 
     fn labels(&self, id: WorkspaceId) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (LABEL_INSTANCE.to_owned(), self.settings.instance.to_string()),
+            (LABEL_INSTANCE.to_owned(), self.settings().instance.to_string()),
             (LABEL_WORKSPACE.to_owned(), id.to_string()),
         ])
     }
@@ -536,7 +536,7 @@ impl Inner {
             read_only_root: row.tier == Tier::SANDBOX,
             privileged: runtime.privileged_tiers.contains(&row.tier),
             stop_grace: runtime.stop_grace,
-            log_bytes: self.settings.log_bytes,
+            log_bytes: self.settings().log_bytes,
         })
     }
 
@@ -550,7 +550,7 @@ impl Inner {
             evidence: "another container took its place".into(),
             things: Things { container: Some(old.clone()), volumes: Vec::new() },
             guard: ClaimGuard::NotTheRows(old.id.clone()),
-            keep_until: self.clock.now() + self.settings.trash_retention,
+            keep_until: self.clock.now() + self.settings().trash_retention,
             swept_by: None,
         }
     }
@@ -833,6 +833,17 @@ mod tests {
             log_bytes: 0,
             trash_retention: std::time::Duration::ZERO,
             restart: crate::domain::budget::RestartBudget::default(),
+            limits: crate::ops::Limits {
+                absence_grace: std::time::Duration::ZERO,
+                unknown_grace: std::time::Duration::ZERO,
+                removed_retention: std::time::Duration::ZERO,
+                event_retention: std::time::Duration::ZERO,
+            },
+            access: crate::ops::Access {
+                root_siblings: true,
+                wakes_per_hour: 1,
+                external: crate::domain::address::Allow::default(),
+            },
             concurrent_starts: 1,
         };
         let row = Workspace {

@@ -95,7 +95,7 @@ impl Inner {
     }
 
     pub(super) fn stop_grace(&self, row: &Workspace) -> std::time::Duration {
-        self.settings
+        self.settings()
             .runtimes
             .get(&row.runtime)
             .map_or(std::time::Duration::from_secs(10), |runtime| runtime.stop_grace)
@@ -128,7 +128,7 @@ impl Inner {
     pub(super) async fn containers_of(&self, row: &Workspace) -> OpResult<Vec<ContainerId>> {
         let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let ours = listed.into_iter().filter(|container| {
-            match container_owner(self.settings.instance, &container.name, &container.labels) {
+            match container_owner(self.settings().instance, &container.name, &container.labels) {
                 Owner::Workspace(workspace, _) => workspace == row.id,
                 // What lies in the trash is stopped already, but for one that is on its way back.
                 Owner::Trash(..) => row.container.as_ref() == Some(&container.id),
@@ -140,7 +140,7 @@ impl Inner {
             row.container.as_ref().filter(|own| !ours.contains(*own) && !is(Mutation::NamesAreProof))
         {
             match self.engine.inspect_container(own).await {
-                Ok(seen) if is_labelled_as(self.settings.instance, row.id, &seen.labels) => {
+                Ok(seen) if is_labelled_as(self.settings().instance, row.id, &seen.labels) => {
                     ours.push(seen.id);
                 }
                 Ok(_) => {}

@@ -1,7 +1,6 @@
 //! What a pass may touch, and the look at the engine that due passes share.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +15,7 @@ use crate::{
         ids::{InstanceId, WorkspaceId},
         plan::Inventory,
         presence::Presence,
-        runtime::{Readiness, Runtime},
+        runtime::Readiness,
         time::{Awake, Timestamp},
     },
     engine::{
@@ -25,22 +24,9 @@ use crate::{
     },
     entropy::SharedEntropy,
     listening::{Listening, jumped, offset},
-    ops::{Ops, OwnContainers},
+    ops::{Limits, Ops, OwnContainers},
     store::{Store, StoreError},
 };
-
-/// The sweeps' numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long a container has to be absent before tokens are stale.
-    pub absence_grace: Duration,
-    /// How long something unknown has to be seen before it is put away.
-    pub unknown_grace: Duration,
-    /// How long removed rows are remembered.
-    pub removed_retention: Duration,
-    /// How long events are kept.
-    pub event_retention: Duration,
-}
 
 /// The moment on which a run decides: the clocks, and what the engine showed, if the pass has to see it.
 #[derive(Clone, Debug)]
@@ -99,10 +85,6 @@ pub struct SweeperParts {
     pub entropy: SharedEntropy,
     /// Whose things.
     pub instance: InstanceId,
-    /// The numbers.
-    pub limits: Limits,
-    /// Runtimes by name.
-    pub runtimes: BTreeMap<String, Runtime>,
     /// Since when ostler listens.
     pub listening: Listening,
 }
@@ -133,8 +115,6 @@ pub struct Sweeper {
     pub(super) clock: SharedClock,
     pub(super) entropy: SharedEntropy,
     pub(super) instance: InstanceId,
-    pub(super) limits: Limits,
-    runtimes: BTreeMap<String, Runtime>,
     listening: Listening,
     memory: Mutex<Memory>,
     /// How many listings were begun.
@@ -150,8 +130,7 @@ impl Sweeper {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: SweeperParts) -> Self {
-        let SweeperParts { store, engine, ops, clock, entropy, instance, limits, runtimes, listening } =
-            parts;
+        let SweeperParts { store, engine, ops, clock, entropy, instance, listening } = parts;
         Self {
             store,
             engine,
@@ -159,8 +138,6 @@ impl Sweeper {
             clock,
             entropy,
             instance,
-            limits,
-            runtimes,
             listening,
             memory: Mutex::default(),
             looks: AtomicU64::default(),
@@ -315,15 +292,21 @@ impl Sweeper {
         self.memory().presence.size() + self.ops.remembered()
     }
 
+    /// The graces and retentions in force. A run reads them once.
+    pub(super) fn limits(&self) -> Limits {
+        self.ops.settings().limits
+    }
+
     /// The readiness of a runtime; of one that the configuration no longer has, the one that never
     /// moves a status by itself.
     pub(super) fn readiness(&self, runtime: &str) -> Readiness {
-        self.runtimes.get(runtime).map_or(Readiness::Heartbeat, |runtime| runtime.readiness)
+        self.ops.settings().runtimes.get(runtime).map_or(Readiness::Heartbeat, |runtime| runtime.readiness)
     }
 
     /// How long a start of that runtime may take until it is heard; none where nobody waits for a beat.
     pub(super) fn provisioning_limit(&self, runtime: &str) -> Option<Duration> {
-        let runtime = self.runtimes.get(runtime)?;
+        let settings = self.ops.settings();
+        let runtime = settings.runtimes.get(runtime)?;
         (runtime.readiness == Readiness::Heartbeat).then_some(runtime.provisioning_limit)
     }
 

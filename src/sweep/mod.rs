@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store::StoreError};
 
 pub use crate::ops::OwnContainers;
-pub use context::{Limits, Look, Seen, Sweeper, SweeperParts};
+pub use context::{Look, Seen, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
 pub use passes::{LOOK_EVERY, all, all_looking};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};

@@ -11,6 +11,7 @@ mod exec;
 mod exits;
 mod help;
 mod orders;
+mod reload;
 mod streams;
 mod terminals;
 mod things;

@@ -20,14 +20,16 @@ use super::things;
 use crate::support::cli::FakeDaemon;
 
 /// A terminal: what a person holds, and what a process is given.
-struct Terminal {
+pub(super) struct Terminal {
     person: File,
     process: File,
 }
 
 impl Terminal {
-    fn open(columns: u16) -> Self {
-        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    pub(super) fn open(columns: u16) -> Self {
+        // A process that inherited the user's side would keep the terminal open.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let person = openpt(flags).unwrap();
         grantpt(&person).unwrap();
         unlockpt(&person).unwrap();
         let name = ptsname(&person, Vec::new()).unwrap();
@@ -37,7 +39,7 @@ impl Terminal {
         Self { person: person.into(), process }
     }
 
-    fn run(&self, mut command: Command) -> Child {
+    pub(super) fn run(&self, mut command: Command) -> Child {
         let end = || self.process.try_clone().unwrap();
         command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
     }
@@ -111,7 +113,7 @@ fn a_shell_is_given_the_terminal_and_gives_it_back() {
     );
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if condition() {
             return;

@@ -161,6 +161,17 @@ async fn roots_are_no_peers_where_that_is_switched_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn access_rules_change_when_settings_are_replaced() {
+    let registry = Registry::start().await;
+    let (one, _other) = (registry.online("one").await, registry.online("other").await);
+    assert_eq!(one.peers("").await, ["other"]);
+    let mut settings = (*registry.ops.settings()).clone();
+    settings.access.root_siblings = false;
+    registry.ops.replace_settings(settings);
+    assert_eq!(one.peers("").await, [""; 0], "roots are no peers any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_access_answers_an_admin_and_the_caller_itself() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;

@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use ostler::{
     clock::{Boxed, SharedClock},
-    doctor::{Doctor, DoctorParts, Network},
+    doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         beat::Beat,
@@ -43,14 +43,12 @@ use ostler::{
         fake::{FakeContainer, FakeEngine, FakeVolume, World},
         trusted,
     },
-    http::{Access, Api, ApiParts, Dial, PipeTo, router},
+    http::{Api, ApiParts, Dial, PipeTo, router},
     identity,
     listening::Listening,
-    ops::{CreateRequest, OpResult, Ops, Parts, Settings},
+    ops::{Access, CreateRequest, Limits, OpResult, Ops, Parts, Settings},
     store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store, TokenIssue},
-    sweep::{
-        Driver, DriverHandle, Limits, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine,
-    },
+    sweep::{Driver, DriverHandle, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine},
     tasks::AtOnce,
     wake::Wake,
 };
@@ -208,6 +206,8 @@ fn settings() -> Settings {
         log_bytes: 10 << 20,
         trash_retention: Duration::from_hours(14 * 24),
         restart: RestartBudget::default(),
+        limits: limits(),
+        access: Access { root_siblings: true, wakes_per_hour: 60, external: Allow::default() },
         concurrent_starts: 2,
     }
 }
@@ -315,6 +315,7 @@ impl House {
                 packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
             },
+            configuration: Arc::new(BuiltIn),
         });
         router(Api::new(ApiParts {
             store,
@@ -328,7 +329,6 @@ impl House {
             runtime_dir: PathBuf::new(),
             entropy: sim.entropy(),
             listening: daemon.listening.clone(),
-            access: Access { root_siblings: true, wakes_per_hour: 60, external: Allow::default() },
             dial: Dial::Pipe(Arc::clone(&plan.pipe_to)),
         }))
     }
@@ -610,8 +610,6 @@ fn start(
         clock: Arc::clone(&clock),
         entropy: sim.entropy(),
         instance,
-        limits: limits(),
-        runtimes: runtimes(),
         listening: listening.clone(),
     });
     let sweeper = Arc::new((plan.change_sweeper)(sweeper));

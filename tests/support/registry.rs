@@ -19,7 +19,7 @@ use std::{
 
 use ostler::{
     clock::{Boxed, Clock, SharedClock, SystemClock},
-    doctor::{Doctor, DoctorParts, Network},
+    doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -35,12 +35,12 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     entropy::SystemEntropy,
-    http::{Access, Api, ApiParts, Dial, listen, serve_agents},
+    http::{Api, ApiParts, Dial, listen, serve_agents},
     identity,
     listening::Listening,
-    ops::{Ops, Parts, Settings},
+    ops::{Access, Limits, Ops, Parts, Settings},
     store::{FILE_NAME, Mirror, Store},
-    sweep::{self, Driver, DriverHandle, Limits, Mode, Run, Sweeper, SweeperParts},
+    sweep::{self, Driver, DriverHandle, Mode, Run, Sweeper, SweeperParts},
     tasks::{AtOnce, SharedSpawn, TokioTasks},
     wake::Wake,
 };
@@ -194,7 +194,7 @@ impl Registry {
             mirror: Arc::clone(&mirror),
             settings: Settings {
                 instance,
-                runtimes: runtimes.clone(),
+                runtimes,
                 ports,
                 platform_port: address.port(),
                 platform_url: None,
@@ -202,6 +202,13 @@ impl Registry {
                 log_bytes: 10 << 20,
                 trash_retention: Duration::from_hours(14 * 24),
                 restart: wanted.restart,
+                limits: Limits {
+                    absence_grace: Duration::from_mins(5),
+                    unknown_grace: Duration::from_mins(10),
+                    removed_retention: Duration::from_hours(30 * 24),
+                    event_retention: Duration::from_hours(30 * 24),
+                },
+                access: wanted.access,
                 concurrent_starts: 2,
             },
             wake,
@@ -214,13 +221,6 @@ impl Registry {
             clock: Arc::clone(&clock),
             entropy: Arc::new(SystemEntropy),
             instance,
-            limits: Limits {
-                absence_grace: Duration::from_mins(5),
-                unknown_grace: Duration::from_mins(10),
-                removed_retention: Duration::from_hours(30 * 24),
-                event_retention: Duration::from_hours(30 * 24),
-            },
-            runtimes,
             listening: listening.clone(),
         });
         let (driver, sweeps) =
@@ -239,6 +239,7 @@ impl Registry {
                 packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
             },
+            configuration: Arc::new(BuiltIn),
         });
         let api = Api::new(ApiParts {
             store: store.clone(),
@@ -252,7 +253,6 @@ impl Registry {
             runtime_dir: directory.path().join("run"),
             entropy: Arc::new(SystemEntropy),
             listening: listening.clone(),
-            access: wanted.access,
             dial: Dial::Tcp,
         });
         let stop = CancellationToken::new();

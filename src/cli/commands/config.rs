@@ -3,32 +3,60 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{
-    Configuration, Host,
-    args::ConfigCommand,
-    failure::{Exit, Failure},
-    output::{Cell, Output, Tone},
+use crate::{
+    api::{ConfigDifference, RunningConfig},
+    cli::{
+        Configuration, Host,
+        args::ConfigCommand,
+        client::Client,
+        failure::{Exit, Failure},
+        output::{self, Cell, Output, Tone},
+    },
 };
 
-pub(in crate::cli) fn run(out: Output, host: &dyn Host, command: ConfigCommand) -> Result<u8, Failure> {
+/// The configuration as this command reads it, and the daemon's beside it.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    configuration: Configuration,
+    /// None where no daemon answers.
+    daemon: Option<Daemon>,
+}
+
+/// How the running daemon differs.
+#[derive(Serialize)]
+struct Daemon {
+    /// The file that it has read.
+    file: Option<PathBuf>,
+    /// Why it cannot use its file now.
+    problem: Option<String>,
+    differences: Vec<ConfigDifference>,
+}
+
+/// What applies a difference that the daemon does not see when it reads its configuration again.
+const BY_OTHER: &str = "other";
+
+pub(in crate::cli) async fn run(out: Output, host: &dyn Host, command: ConfigCommand) -> Result<u8, Failure> {
     match command {
-        ConfigCommand::Show => show(out, host),
+        ConfigCommand::Show => show(out, host).await,
         ConfigCommand::Init => init(out, host),
-        ConfigCommand::Check => check(out, host),
+        ConfigCommand::Check => check(out, host).await,
     }
 }
 
-fn show(out: Output, host: &dyn Host) -> Result<u8, Failure> {
-    let configuration = host.configuration()?;
+async fn show(out: Output, host: &dyn Host) -> Result<u8, Failure> {
+    let shown = shown(host).await?;
     if out.json() {
-        out.value(&configuration)?;
+        out.value(&shown)?;
         return Ok(0);
     }
+    let Shown { configuration, daemon } = shown;
     out.line(&origin(host, &configuration))?;
     out.line("")?;
     let rows = configuration.settings.into_iter().map(|setting| {
@@ -41,7 +69,94 @@ fn show(out: Output, host: &dyn Host) -> Result<u8, Failure> {
         [setting.key.into(), value, source]
     });
     out.table(["KEY", "VALUE", "FROM"], rows.collect())?;
+    if let Some(daemon) = daemon {
+        show_daemon(out, &daemon)?;
+    }
     Ok(0)
+}
+
+fn show_daemon(out: Output, daemon: &Daemon) -> Result<(), Failure> {
+    if let Some(problem) = &daemon.problem {
+        out.line("")?;
+        out.line(&format!(
+            "The running daemon keeps its values, because it cannot read its configuration: {problem}"
+        ))?;
+    }
+    if daemon.differences.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    out.line("The running daemon has other values:")?;
+    out.line("")?;
+    let rows = daemon.differences.iter().map(|one| {
+        let applied_by = match one.applied_by.as_str() {
+            "reload" => "`ostler reload`".to_owned(),
+            "restart" => "a restart of the daemon".to_owned(),
+            _ => format!(
+                "- (the daemon reads {}, with its own environment and flags)",
+                named(daemon.file.as_deref())
+            ),
+        };
+        let [running, configured] = values(one);
+        [one.key.clone().into(), running, configured, applied_by.into()]
+    });
+    out.table(["KEY", "DAEMON", "CONFIGURED", "APPLIED BY"], rows.collect())
+}
+
+fn named(file: Option<&Path>) -> String {
+    file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string())
+}
+
+/// The cells of a difference: the daemon's value and the other one.
+pub(super) fn values(difference: &ConfigDifference) -> [Cell; 2] {
+    let cell = |value: &Option<String>, hint: &str| match value {
+        Some(value) => Cell::from(format!("{}{hint}", value.replace('\n', "\\n"))),
+        None => Cell::toned(Tone::Dim, "-"),
+    };
+    // What an environment variable holds is not shown.
+    let hint = if difference.running == difference.configured { " (other values)" } else { "" };
+    [cell(&difference.running, ""), cell(&difference.configured, hint)]
+}
+
+/// The configuration, and how the daemon differs from it, if one answers.
+async fn shown(host: &dyn Host) -> Result<Shown, Failure> {
+    let configuration = host.configuration()?;
+    let answer: Result<RunningConfig, Failure> = Client::new(host.socket()?).get("/config").await;
+    let daemon = match answer {
+        Ok(running) => Some(compare(&configuration, running)),
+        Err(failure) => {
+            if !failure.is_unreachable() {
+                output::note("The daemon could not be asked for its configuration:");
+                let _told = failure.report();
+            }
+            None
+        }
+    };
+    Ok(Shown { configuration, daemon })
+}
+
+/// The differences that the daemon finds itself, and those between its values and this command's: the daemon may read
+/// another file, and has an environment of its own.
+fn compare(configuration: &Configuration, running: RunningConfig) -> Daemon {
+    let RunningConfig { file, settings, mut differences, problem } = running;
+    let of_daemon = |key: &str| settings.iter().find(|one| one.key == key).and_then(|one| one.value.as_ref());
+    let mut others = Vec::new();
+    for own in &configuration.settings {
+        let is_told = differences.iter().any(|told| {
+            own.key.strip_prefix(&told.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        });
+        let value = of_daemon(&own.key);
+        if !is_told && value != own.value.as_ref() {
+            others.push(ConfigDifference {
+                key: own.key.clone(),
+                running: value.cloned(),
+                configured: own.value.clone(),
+                applied_by: BY_OTHER.to_owned(),
+            });
+        }
+    }
+    differences.extend(others);
+    Daemon { file, problem, differences }
 }
 
 fn origin(host: &dyn Host, configuration: &Configuration) -> String {
@@ -51,12 +166,24 @@ fn origin(host: &dyn Host, configuration: &Configuration) -> String {
     }
 }
 
-fn check(out: Output, host: &dyn Host) -> Result<u8, Failure> {
-    let configuration = host.configuration()?;
+async fn check(out: Output, host: &dyn Host) -> Result<u8, Failure> {
+    let Shown { configuration, daemon } = shown(host).await?;
     if out.json() {
-        out.value(&json!({ "ok": true, "file": configuration.file }))?;
-    } else {
-        out.line(&format!("ok, {}", origin(host, &configuration)))?;
+        out.value(&json!({ "ok": true, "file": configuration.file, "daemon": daemon }))?;
+        return Ok(0);
+    }
+    out.line(&format!("ok, {}", origin(host, &configuration)))?;
+    let Some(daemon) = daemon else { return Ok(0) };
+    for (applied_by, next) in [
+        ("reload", "`ostler reload` applies them"),
+        ("restart", "they wait for a restart of the daemon"),
+        (BY_OTHER, "the daemon has another file, environment or flags; `ostler config show` compares"),
+    ] {
+        let keys = daemon.differences.iter().filter(|one| one.applied_by == applied_by);
+        let keys: Vec<_> = keys.map(|one| one.key.as_str()).collect();
+        if !keys.is_empty() {
+            out.line(&format!("the running daemon has other values for {}: {next}", keys.join(", ")))?;
+        }
     }
     Ok(0)
 }

@@ -14,6 +14,7 @@ pub(super) mod man;
 pub(super) mod message;
 mod order;
 pub(super) mod recreate;
+pub(super) mod reload;
 pub(super) mod restart;
 pub(super) mod rm;
 pub(super) mod set;

@@ -102,7 +102,10 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
 }
 
 fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<oneshot::Receiver<OpError>> {
-    api.0.wakes.begin(from, to, api.0.clock.awake()).map_err(HttpError::too_many)?;
+    api.0
+        .wakes
+        .begin(from, to, api.0.clock.awake(), api.access().wakes_per_hour)
+        .map_err(HttpError::too_many)?;
     let (failed, outcome) = oneshot::channel();
     let (api, own) = (api.clone(), api);
     // The sender may go away; whoever was woken is woken all the same.

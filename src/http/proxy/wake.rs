@@ -10,8 +10,8 @@ use crate::domain::{ids::WorkspaceId, time::Awake};
 
 /// How often one workspace may wake another: two that greet each other every hour by accident never sleep otherwise.
 /// Messages that come while their target is being woken wait along, and cost nobody a wake.
+#[derive(Default)]
 pub(in crate::http) struct WakeBudget {
-    per_hour: usize,
     wakes: Mutex<Wakes>,
 }
 
@@ -24,20 +24,22 @@ struct Wakes {
 }
 
 impl WakeBudget {
-    pub(in crate::http) fn new(per_hour: u32) -> Self {
-        Self { per_hour: usize::try_from(per_hour).unwrap_or(usize::MAX), wakes: Mutex::default() }
-    }
-
     /// Begins a wake, which [`Self::end`] has to end, or says in how many seconds there may be another. An admin
     /// wakes without a limit.
-    pub(super) fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId, now: Awake) -> Result<(), u64> {
+    pub(super) fn begin(
+        &self,
+        from: Option<WorkspaceId>,
+        to: WorkspaceId,
+        now: Awake,
+        per_hour: u32,
+    ) -> Result<(), u64> {
         const HOUR: Duration = Duration::from_hours(1);
         let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(from), false) = (from, wakes.under_way.contains_key(&to)) {
             wakes.woken.retain(|_, times| times.back().is_some_and(|last| now.since(*last) < HOUR));
             let times = wakes.woken.entry((from, to)).or_default();
             times.retain(|at| now.since(*at) < HOUR);
-            if times.len() >= self.per_hour {
+            if times.len() >= usize::try_from(per_hour).unwrap_or(usize::MAX) {
                 let free_in = times.front().map_or(HOUR, |first| HOUR.saturating_sub(now.since(*first)));
                 return Err(free_in.as_secs().max(1));
             }
@@ -70,31 +72,32 @@ mod tests {
 
     #[test]
     fn a_sender_wakes_another_only_so_often_within_an_hour() {
-        let budget = WakeBudget::new(2);
+        let budget = WakeBudget::default();
         let (a, b) = (id(1), id(2));
         let minute = 60_000;
         let take = |budget: &WakeBudget, from, to, now| {
-            budget.begin(Some(from), to, Awake(now)).inspect(|()| budget.end(to))
+            budget.begin(Some(from), to, Awake(now), 2).inspect(|()| budget.end(to))
         };
         assert_eq!(take(&budget, a, b, 0), Ok(()));
         assert_eq!(take(&budget, a, b, 10 * minute), Ok(()));
         assert_eq!(take(&budget, a, b, 20 * minute), Err(40 * 60));
         assert_eq!(take(&budget, b, a, 20 * minute), Ok(()), "another pair has its own");
         assert_eq!(take(&budget, a, b, 61 * minute), Ok(()));
-        assert_eq!(take(&WakeBudget::new(0), a, b, 0), Err(3600));
+        let none = WakeBudget::default().begin(Some(a), b, Awake(0), 0);
+        assert_eq!(none, Err(3600));
     }
 
     #[test]
     fn who_waits_along_while_it_is_woken_wakes_nobody() {
-        let budget = WakeBudget::new(1);
+        let budget = WakeBudget::default();
         let (a, b, c) = (id(1), id(2), id(3));
-        assert_eq!(budget.begin(Some(a), b, Awake(0)), Ok(()));
-        assert_eq!(budget.begin(Some(a), b, Awake(1)), Ok(()));
-        assert_eq!(budget.begin(Some(c), b, Awake(1)), Ok(()));
+        assert_eq!(budget.begin(Some(a), b, Awake(0), 1), Ok(()));
+        assert_eq!(budget.begin(Some(a), b, Awake(1), 1), Ok(()));
+        assert_eq!(budget.begin(Some(c), b, Awake(1), 1), Ok(()));
         for _ in 0..3 {
             budget.end(b);
         }
-        assert!(budget.begin(Some(a), b, Awake(2)).is_err(), "it has had its one");
-        assert_eq!(budget.begin(Some(c), b, Awake(2)), Ok(()), "it has had none");
+        assert!(budget.begin(Some(a), b, Awake(2), 1).is_err(), "it has had its one");
+        assert_eq!(budget.begin(Some(c), b, Awake(2), 1), Ok(()), "it has had none");
     }
 }

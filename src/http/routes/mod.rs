@@ -2,6 +2,7 @@
 
 pub(super) mod adopt;
 pub(super) mod agents;
+pub(super) mod configuration;
 pub(super) mod delegations;
 pub(super) mod doctor;
 pub(super) mod elsewhere;

@@ -518,7 +518,7 @@ pub(in super::super) async fn discover(
     let PathId(id) = target?;
     let found = api.0.store.workspace(id).await?.filter(|row| row.status != Status::Removed);
     let row = found.ok_or_else(|| HttpError::not_found("workspace not found"))?;
-    if !api.0.store.may_communicate(caller, id, api.0.access.root_siblings) {
+    if !api.0.store.may_communicate(caller, id, api.access().root_siblings) {
         return Err(HttpError::forbidden("not authorized to discover this workspace"));
     }
     let polls = row.habits.delivery == Delivery::Poll;
@@ -566,7 +566,7 @@ pub(in super::super) async fn peers(
     let platform_url = auth::platform_url(&api, &headers);
     // The permit outlives the rows and the text that is made of them.
     let _permit = api.list_permit().await;
-    let peers = api.0.store.peers(id, api.0.access.root_siblings).await?;
+    let peers = api.0.store.peers(id, api.access().root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {
         wanted.is_empty() || matches(peer.row.name.as_str()) || peer.row.role.as_deref().is_some_and(matches)
     });
@@ -621,6 +621,6 @@ pub(in super::super) async fn check_access(
     let AccessBody { caller_id, target_id } =
         serde_json::from_slice(&bytes).map_err(|_| body_is_invalid())?;
     principal.speak_for(caller_id)?;
-    let allowed = api.0.store.may_communicate(caller_id, target_id, api.0.access.root_siblings);
+    let allowed = api.0.store.may_communicate(caller_id, target_id, api.access().root_siblings);
     Ok(Json(AccessAnswer { allowed }).into_response())
 }

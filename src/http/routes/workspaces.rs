@@ -72,7 +72,7 @@ pub(in super::super) async fn show(
     };
     if let Principal::Workspace(holder) = principal {
         let removed = row.status == Status::Removed;
-        let may = || api.0.store.may_communicate(holder.workspace, row.id, api.0.access.root_siblings);
+        let may = || api.0.store.may_communicate(holder.workspace, row.id, api.access().root_siblings);
         if !removed && !of_itself && !may() {
             return Err(HttpError::forbidden("not authorized to see this workspace"));
         }
@@ -148,7 +148,8 @@ fn closed_directory(
     runtime: &str,
     shared: Option<(&str, Access)>,
 ) -> Option<String> {
-    let runtime = api.0.ops.settings().runtimes.get(runtime);
+    let settings = api.0.ops.settings();
+    let runtime = settings.runtimes.get(runtime);
     // Rootless, the ids inside are others than on the host: only a container could tell.
     let shared = shared.filter(|(_, access)| *access == Access::ReadWrite && !info.rootless);
     shared.zip(runtime).and_then(|((directory, _), runtime)| {

@@ -40,7 +40,7 @@ impl Pass for EmptyTrash {
         let now = look.asked_at();
         let owning = look.seen()?.inventory.workspaces();
         sweeper.ops.forget_networks(&owning.iter().copied().collect()).await?;
-        sweeper.store.forget_removed(now - sweeper.limits.removed_retention, owning, BATCH).await?;
+        sweeper.store.forget_removed(now - sweeper.limits().removed_retention, owning, BATCH).await?;
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl Pass for ForgetHistory {
         if is(Mutation::KeepAllHistory) {
             return Ok(());
         }
-        let before = look.asked_at() - sweeper.limits.event_retention;
+        let before = look.asked_at() - sweeper.limits().event_retention;
         for _batch in 0..BATCHES_MAX {
             let forgotten = sweeper.store.forget_events(before, BATCH).await?;
             if forgotten < BATCH as usize {

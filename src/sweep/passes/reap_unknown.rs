@@ -38,7 +38,7 @@ impl Pass for ReapUnknown {
             busy: &sweeper.ops.busy(),
             presence: &seen.presence,
             now: look.awake(),
-            grace: sweeper.limits.unknown_grace,
+            grace: sweeper.limits().unknown_grace,
         };
         Ok(plan::reap_unknown(&seen.inventory, &input))
     }

@@ -31,7 +31,7 @@ impl Pass for RevokeStaleTokens {
 
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
         let seen = look.seen()?;
-        let grace = sweeper.limits.absence_grace;
+        let grace = sweeper.limits().absence_grace;
         let older_than = look.asked_at() - grace;
         let candidates = sweeper.store.stale_candidates(seen.inventory.with_container(), older_than).await?;
         Ok(plan::revoke_stale_tokens(&candidates, &seen.presence, look.awake(), grace, older_than))

@@ -1,0 +1,41 @@
+//! `ostler reload`
+
+use super::config;
+use crate::{
+    api::{ConfigDifference, Reloaded},
+    cli::{Session, failure::Failure, output::Output},
+};
+
+pub(in crate::cli) async fn run(session: &Session<'_>) -> Result<u8, Failure> {
+    let reloaded: Reloaded = session.client.post("/reload", &()).await?;
+    let out = session.out;
+    if out.json() {
+        out.value(&reloaded)?;
+        return Ok(0);
+    }
+    let Reloaded { file, applied, waiting } = reloaded;
+    let file = file.map_or_else(|| "no file".to_owned(), |file| format!("file: {}", file.display()));
+    if applied.is_empty() && waiting.is_empty() {
+        out.line(&format!("nothing has changed, {file}"))?;
+        return Ok(0);
+    }
+    out.line(&format!("reloaded, {file}"))?;
+    list(out, "Applied now:", ["KEY", "BEFORE", "NOW"], &applied)?;
+    let title = "Not applied until the daemon is restarted (containers run on):";
+    list(out, title, ["KEY", "DAEMON", "CONFIGURED"], &waiting)?;
+    Ok(0)
+}
+
+fn list(out: Output, title: &str, head: [&str; 3], changes: &[ConfigDifference]) -> Result<(), Failure> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    out.line(title)?;
+    out.line("")?;
+    let rows = changes.iter().map(|one| {
+        let [before, after] = config::values(one);
+        [one.key.clone().into(), before, after]
+    });
+    out.table(head, rows.collect())
+}

@@ -1,0 +1,105 @@
+//! How two configurations differ, and what of a new one a running daemon takes.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Config, EngineConfig, LogConfig, SweepConfig,
+    keys::{KEYS, RUNTIME_KEYS},
+};
+use crate::domain::runtime::Runtime;
+
+/// A key whose value differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Such as `sweep.unknown_grace`; `runtimes.NAME` for a runtime that only one of the two has.
+    pub key: String,
+    /// As it would be written in the file, without the values of environment variables; none where nothing is set.
+    pub before: Option<String>,
+    /// The other one's value.
+    pub after: Option<String>,
+}
+
+impl Config {
+    /// This configuration with what of `new` takes effect without a restart.
+    ///
+    /// The rest is in use since the start, such as sockets, locks, deadlines of the engine's client and periods.
+    #[must_use]
+    pub fn reloaded(&self, new: &Self) -> Self {
+        Self {
+            file: new.file.clone(),
+            engine: EngineConfig { log_size: new.engine.log_size, ..self.engine.clone() },
+            access: new.access.clone(),
+            external: new.external.clone(),
+            restart: new.restart,
+            sweep: SweepConfig { look_every: self.sweep.look_every, ..new.sweep.clone() },
+            runtimes: new.runtimes.clone(),
+            log: LogConfig { level: new.log.level.clone(), ..self.log.clone() },
+            ..self.clone()
+        }
+    }
+
+    /// Every key with its value as it would be written in the file, in the order of the template.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, Option<String>)> {
+        values(&mut self.clone())
+    }
+}
+
+pub(super) fn values(config: &mut Config) -> Vec<(String, Option<String>)> {
+    let mut values = Vec::new();
+    for key in KEYS {
+        values.push((key.path.to_owned(), (key.slot)(config).show()));
+    }
+    for (name, runtime) in &mut config.runtimes {
+        for key in RUNTIME_KEYS {
+            values.push((format!("runtimes.{name}.{}", key.path), (key.slot)(runtime).show()));
+        }
+    }
+    values
+}
+
+/// The keys whose values differ, in the order of the template. Values are compared, not their texts: a text does not
+/// show what an environment variable holds.
+#[must_use]
+pub fn differences(before: &Config, after: &Config) -> Vec<Difference> {
+    // A key reaches its field through a mutable reference only.
+    let (mut before, mut after) = (before.clone(), after.clone());
+    let mut found = Vec::new();
+    for key in KEYS {
+        let (one, other) = ((key.slot)(&mut before), (key.slot)(&mut after));
+        if one != other {
+            found.push(Difference { key: key.path.to_owned(), before: one.show(), after: other.show() });
+        }
+    }
+    let names: BTreeSet<String> = before.runtimes.keys().chain(after.runtimes.keys()).cloned().collect();
+    for name in names {
+        match (before.runtimes.get_mut(&name), after.runtimes.get_mut(&name)) {
+            (Some(before), Some(after)) => {
+                for key in RUNTIME_KEYS {
+                    let (one, other) = ((key.slot)(before), (key.slot)(after));
+                    if one != other {
+                        let key = format!("runtimes.{name}.{}", key.path);
+                        found.push(Difference { key, before: one.show(), after: other.show() });
+                    }
+                }
+            }
+            (before, after) => found.push(Difference {
+                key: format!("runtimes.{name}"),
+                before: before.map(inline),
+                after: after.map(inline),
+            }),
+        }
+    }
+    found
+}
+
+/// A runtime on one line, with the keys that differ from a plain one.
+fn inline(runtime: &mut Runtime) -> String {
+    let mut plain = Runtime::plain();
+    let set = RUNTIME_KEYS.iter().filter_map(|key| {
+        let (value, usual) = ((key.slot)(runtime), (key.slot)(&mut plain));
+        if value == usual { None } else { Some(format!("{} = {}", key.path, value.show()?)) }
+    });
+    let set: Vec<_> = set.collect();
+    if set.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", set.join(", ")) }
+}
