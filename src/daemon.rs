@@ -40,7 +40,7 @@ use crate::{
         },
     },
     entropy::SystemEntropy,
-    http::{Api, ApiParts, Dial, Vitals, listen, run_view, serve_agents, serve_local},
+    http::{Api, ApiParts, Dial, Vitals, is_own_address, listen, run_view, serve_agents, serve_local},
     identity::{self, Lock},
     listening::Listening,
     ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
@@ -460,9 +460,14 @@ fn network_of(ops: Ops, config: &Config, packets: Arc<Packets>) -> Network {
         reach: Arc::new(move || {
             let ops = ops.clone();
             Box::pin(async move {
-                let HostAddresses { addresses, lan_sees_it, .. } =
+                let HostAddresses { addresses, lan_sees_it, told, .. } =
                     ops.host_addresses().await.map_err(|error| error.to_string())?;
-                Ok(Reach { addresses, lan_sees_it })
+                let outdated = told.into_iter().filter(|(_, address)| !is_own_address(*address));
+                Ok(Reach {
+                    addresses,
+                    lan_sees_it,
+                    outdated: outdated.map(|(workspace, _)| workspace).collect(),
+                })
             })
         }),
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ACCEPT_EVERY, packets::Packets};
 use crate::{
     clock::SharedClock,
-    http::{Api, listen, serve_agents},
+    http::{Api, is_own_address, listen, serve_agents, serve_agents_of_this_host},
     ops::Ops,
     tasks::SharedSpawn,
 };
@@ -54,10 +54,14 @@ impl Gates {
             if found.rootless {
                 self.packets.cannot("Podman is rootless, and its networks are out of ostler's reach");
                 if let Some(address) = self.ops.own_address() {
-                    self.close_all_but(|open| open == address);
-                    self.open_all([address], !address.is_loopback(), &mut told);
+                    self.ops.gateways().note_host(address);
                 }
-                self.ops.gateways().note_served(u64::MAX);
+                let known = gateways.borrow_and_update().clone();
+                // First the new one: a container that starts meanwhile is told it.
+                self.open_all(known.host, true, &mut told);
+                // Containers that run were told an earlier one. It serves them as long as this host has it.
+                self.close_all_but(|open| known.host == Some(open) || is_own_address(open));
+                self.ops.gateways().note_served(known.version);
             } else {
                 let known = gateways.borrow_and_update().clone();
                 if self.isolate {
@@ -82,7 +86,7 @@ impl Gates {
     fn open_all(
         &mut self,
         addresses: impl IntoIterator<Item = IpAddr>,
-        lan_sees_it: bool,
+        this_host_only: bool,
         told: &mut String,
     ) {
         for address in addresses.into_iter().filter(|_| self.listens) {
@@ -92,20 +96,16 @@ impl Gates {
             let at = SocketAddr::new(address, self.port);
             match listen::bind(at, true) {
                 Ok(listener) => {
-                    if lan_sees_it {
-                        tracing::warn!(
-                            address = %at,
-                            "listening for workspaces on an address that other machines may reach too. Everything but \
-                             health needs a token; a firewall rule, or `network.listen`, keeps others out"
-                        );
-                    } else {
-                        tracing::info!(address = %at, "listening for workspaces");
-                    }
+                    tracing::info!(address = %at, this_host_only, "listening for workspaces");
                     let stop = self.stop.child_token();
                     self.open.insert(address, stop.clone());
                     let (api, clock) = (self.api.clone(), Arc::clone(&self.clock));
-                    let work = serve_agents(listener, api, clock, Arc::clone(&self.spawn), stop);
-                    self.spawn.spawn(Box::pin(work));
+                    let spawn = Arc::clone(&self.spawn);
+                    self.spawn.spawn(if this_host_only {
+                        Box::pin(serve_agents_of_this_host(listener, api, clock, spawn, stop))
+                    } else {
+                        Box::pin(serve_agents(listener, api, clock, spawn, stop))
+                    });
                 }
                 Err(error) => warn_once(told, &format!("cannot listen on {at}: {error}")),
             }

@@ -15,7 +15,7 @@ use crate::{
     api::{Check, Health},
     clock::{Boxed, within},
     domain::{
-        ids::{ContainerId, InstanceId},
+        ids::{ContainerId, InstanceId, WorkspaceId},
         naming::{AGENT_PORT, WorkspaceName},
         status::Status,
         time::Timestamp,
@@ -63,8 +63,11 @@ else echo "no tool"; fi"#;
 pub struct Reach {
     /// The addresses: one, or the gateway of each workspace's network.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether other machines can reach them too.
+    /// Whether packets of other machines reach them too. Where the configuration names no addresses, ostler closes
+    /// connections that do not come from this host.
     pub lan_sees_it: bool,
+    /// Workspaces whose container was told an address that this host does not have any more.
+    pub outdated: BTreeSet<WorkspaceId>,
 }
 
 /// Asks the engine for a [`Reach`], or says why there is none.
@@ -108,6 +111,7 @@ impl Doctor {
         let reached = self.reached(&rows).await;
         let is_reached = reached.verdict == "ok" && newest_heartbeat(&rows, self.0.clock.now()).is_some();
         let mut checks = vec![reached, heard_at(network, &reach, is_reached)];
+        checks.extend(reach.as_ref().ok().and_then(|reach| told_outdated(&rows, &reach.outdated)));
         checks.extend(self.not_listening(&rows).await);
         checks.push(between(network));
         Ok(checks)
@@ -305,6 +309,20 @@ fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> 
     }
 }
 
+/// Containers that cannot reach this host, because its address has changed since they started.
+fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
+    let is_outdated = |one: &&Described| place(one).is_some() && outdated.contains(&one.row.id);
+    let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        warn(
+            "address",
+            format!("this host's address has changed, and these workspaces still use the old one: {}", names.join(", ")),
+            "`ostler restart NAME` gives a workspace the new one. Agents that send heartbeats are restarted after \
+             missing them",
+        )
+    })
+}
+
 /// Where ostler listens for agents, and who else sees that.
 fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Check {
     let mut seen_by_others = Vec::new();
@@ -318,7 +336,7 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
         note(IpAddr::from([127, 0, 0, 1]), false);
         if let Ok(reach) = reach {
             for address in &reach.addresses {
-                note(*address, reach.lan_sees_it);
+                note(*address, false);
             }
         }
     }
@@ -352,7 +370,9 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
         );
     }
     if seen_by_others.is_empty() {
-        return ok("listen", heard);
+        let closes = network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it);
+        let closes = if closes { "; connections from other machines are closed" } else { "" };
+        return ok("listen", format!("{heard}{closes}"));
     }
     warn(
         "listen",
@@ -453,6 +473,7 @@ mod tests {
         let reach = reach.map(|(address, lan_sees_it)| Reach {
             addresses: BTreeSet::from([address.parse().unwrap()]),
             lan_sees_it,
+            outdated: BTreeSet::new(),
         });
         let check = heard_at(&network, &reach.map_err(str::to_owned), false);
         (check.verdict, check.found)
@@ -465,8 +486,11 @@ mod tests {
         assert_eq!(verdict, "ok", "{found}");
         assert!(found.ends_with("127.0.0.1:7717 and 10.89.0.1:7717"), "{found}");
         assert_eq!(listening(&["127.0.0.1", "10.89.0.1"], gateway).0, "ok", "the gateway is the host's own");
+        let (verdict, found) = listening(&[], Ok(("192.168.1.10", true)));
+        assert_eq!(verdict, "ok", "rootless, other machines are turned away: {found}");
+        assert!(found.ends_with("192.168.1.10:7717; connections from other machines are closed"), "{found}");
         for (listen, reach) in [
-            (&[][..], Ok(("192.168.1.10", true))),
+            (&["192.168.1.10"][..], Ok(("192.168.1.10", true))),
             (&["0.0.0.0"], gateway),
             (&["::"], gateway),
             (&["192.168.1.10"], gateway),

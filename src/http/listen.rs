@@ -165,6 +165,25 @@ pub async fn serve(
     serve_from(listener, router, limits, clock, spawn, stop).await;
 }
 
+/// The same for connections from this host only: those of other machines are closed before anything is read.
+///
+/// Rootless, containers reach ostler at this host's own address, which other machines can reach too. The user-space
+/// network of a rootless Podman (slirp4netns, pasta) connects from a process of this host, and the kernel then gives a
+/// connection to an address of this host that same address as its source. A packet that comes from outside with an
+/// address of this host as its source is dropped by the kernel, so the source cannot be forged.
+pub async fn serve_this_host(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    clock: SharedClock,
+    spawn: SharedSpawn,
+    stop: CancellationToken,
+) {
+    let is_own = super::outbound::is_own_address;
+    let local = ThisHost { listener, is_own, clock: Arc::clone(&clock), refusals: Mutex::default() };
+    serve_from(local, router, limits, clock, spawn, stop).await;
+}
+
 /// Where connections come from; tests have one that fails.
 trait Accept: Send {
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
@@ -173,6 +192,36 @@ trait Accept: Send {
 impl Accept for TcpListener {
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
         Self::accept(self)
+    }
+}
+
+/// Accepts connections from this host only.
+struct ThisHost<A> {
+    listener: A,
+    is_own: fn(IpAddr) -> bool,
+    clock: SharedClock,
+    refusals: Mutex<Refusals>,
+}
+
+impl<A: Accept + Sync> Accept for ThisHost<A> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let (stream, peer) = self.listener.accept().await?;
+            let source = peer.ip();
+            // The second look is at the kernel's tables, for a source that the connecting process chose.
+            if stream.local_addr().is_ok_and(|local| local.ip() == source) || (self.is_own)(source) {
+                return Ok((stream, peer));
+            }
+            drop(stream);
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(refused) = refusals.count(&*self.clock) {
+                tracing::warn!(
+                    peer = %source, refused,
+                    "closed connections from other machines: this address serves only this host's workspaces. \
+                     `network.listen` names addresses that serve other machines"
+                );
+            }
+        }
     }
 }
 
@@ -209,8 +258,13 @@ async fn serve_from(
                 rest = REST;
                 let pulse = Arc::new(Pulse::new(Arc::clone(&clock), counted_as(peer.ip())));
                 let (slot, evicted) = Slots::take(&slots, &pulse);
-                if evicted {
-                    refusals.count(peer.ip(), &*clock);
+                if evicted && let Some(evicted) = refusals.count(&*clock) {
+                    let peer = peer.ip();
+                    tracing::warn!(
+                        %peer, evicted,
+                        "too many connections: those that have shown no token are closed first, then those of the \
+                         workspace that holds most"
+                    );
                 }
                 let connection = Connection {
                     pulse,
@@ -251,7 +305,7 @@ fn was_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Evictions since the last log message.
+/// Evictions or refusals since the last log message.
 #[derive(Default)]
 struct Refusals {
     untold: u64,
@@ -259,17 +313,15 @@ struct Refusals {
 }
 
 impl Refusals {
-    fn count(&mut self, peer: IpAddr, clock: &dyn Clock) {
+    /// Counts one. Returns how many there were since the last log message if another one is due.
+    fn count(&mut self, clock: &dyn Clock) -> Option<u64> {
         self.untold += 1;
         let now = clock.awake();
-        if self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY) {
-            tracing::warn!(
-                %peer, evicted = self.untold,
-                "too many connections: those that have shown no token are closed first, then those of the workspace \
-                 that holds most"
-            );
+        self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY).then(|| {
+            let untold = self.untold;
             *self = Self { untold: 0, told_at: Some(now) };
-        }
+            untold
+        })
     }
 }
 
@@ -1181,6 +1233,49 @@ mod tests {
         assert_eq!(rests, [50, 100, 200, 400, 800, 1000, 1000]);
         stop.cancel();
         served.await.unwrap();
+    }
+
+    /// Connections that seem to come from these addresses, one after the other.
+    struct From(TcpListener, Mutex<VecDeque<IpAddr>>);
+
+    impl Accept for From {
+        async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+            let (stream, peer) = self.0.accept().await?;
+            let source = self.1.lock().unwrap().pop_front().expect("another source");
+            Ok((stream, SocketAddr::new(source, peer.port())))
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_from_another_machine_is_closed_at_the_hosts_address() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = listener.local_addr().unwrap();
+        let sources = ["192.0.2.9", "172.17.0.2", "127.0.0.1", "192.0.2.7"];
+        let sources = sources.map(|source| source.parse().unwrap());
+        let local = ThisHost {
+            listener: From(listener, Mutex::new(sources.into())),
+            // A process of this host may connect from another one of its addresses.
+            is_own: |source| source.to_string() == "192.0.2.7",
+            clock: Arc::new(HandClock::default()),
+            refusals: Mutex::default(),
+        };
+        let mut peers = Vec::new();
+        for _ in sources {
+            peers.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut served = Vec::new();
+        for _ in 0..2 {
+            served.push(local.accept().await.unwrap());
+        }
+        let by: Vec<_> = served.iter().map(|(_, peer)| peer.ip()).collect();
+        assert_eq!(by, sources[2..], "only this host is served");
+        for peer in &mut peers[..2] {
+            let mut read = Vec::new();
+            let _reset_is_an_end_too = peer.read_to_end(&mut read).await;
+            assert!(read.is_empty(), "another machine was answered");
+        }
+        assert!(super::super::outbound::is_own_address("127.0.0.1".parse().unwrap()));
+        assert!(!super::super::outbound::is_own_address("198.51.100.9".parse().unwrap()));
     }
 
     fn pieces(pieces: &[&'static str]) -> Body {

@@ -132,6 +132,17 @@ pub async fn serve_local(
         .await
 }
 
+/// Serves every route on a TCP listener until `stop`, to connections from this host only; see [`listen::serve_this_host`].
+pub async fn serve_agents_of_this_host(
+    listener: TcpListener,
+    api: Api,
+    clock: SharedClock,
+    spawn: SharedSpawn,
+    stop: CancellationToken,
+) {
+    listen::serve_this_host(listener, router(api), ConnectionLimits::default(), clock, spawn, stop).await;
+}
+
 /// Serves every route on a TCP listener until `stop`.
 pub async fn serve_agents(
     listener: TcpListener,

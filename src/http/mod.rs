@@ -47,7 +47,8 @@ use limits::{Limiter, Rate};
 use outbound::{Checked, Resolve, SystemResolver, UrlError};
 
 pub use forward::{Dial, PipeTo};
-pub use local::{serve_agents, serve_local};
+pub use local::{serve_agents, serve_agents_of_this_host, serve_local};
+pub(crate) use outbound::is_own_address;
 pub use router::router;
 pub(crate) use view::run as run_view;
 pub use vitals::{StoreState, Vitals};

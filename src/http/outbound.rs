@@ -52,6 +52,11 @@ impl Resolve for SystemResolver {
     }
 }
 
+/// Whether this machine has an address now.
+pub(crate) fn is_own_address(address: IpAddr) -> bool {
+    SystemResolver.surroundings().own.contains(&address)
+}
+
 /// IPv4: an address on a line of its own, and below it what it is: `/32 host LOCAL`, `/24 link UNICAST`.
 fn read_fib_trie(text: &str, around: &mut Surroundings) {
     let mut address = None;

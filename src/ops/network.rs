@@ -9,7 +9,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,6 +43,8 @@ pub struct HostAddresses {
     pub lan_sees_it: bool,
     /// Whether the engine is rootless.
     pub rootless: bool,
+    /// Rootless: the address that the container of each workspace was told, of those that this process started.
+    pub told: BTreeMap<WorkspaceId, IpAddr>,
 }
 
 /// How long a start waits for its gateway to be served. It goes on without: an agent that cannot register is noticed.
@@ -55,6 +60,9 @@ pub struct Gateways {
     served: watch::Sender<u64>,
     /// Whether there is a task that serves them: not in tests.
     attended: AtomicBool,
+    /// Rootless: the address of this host when the container of each workspace was last started, which Podman writes
+    /// into the container's `/etc/hosts`.
+    told: Mutex<BTreeMap<WorkspaceId, IpAddr>>,
 }
 
 /// What [`Gateways`] knows at one time.
@@ -64,6 +72,8 @@ pub struct KnownGateways {
     pub version: u64,
     /// Each gateway, with the subnet it belongs to.
     pub gateways: BTreeMap<IpAddr, Option<Subnet>>,
+    /// Rootless: this host's own address, by which containers reach it instead.
+    pub host: Option<IpAddr>,
 }
 
 impl Gateways {
@@ -77,6 +87,32 @@ impl Gateways {
     /// This version is served now.
     pub fn note_served(&self, version: u64) {
         self.served.send_replace(version);
+    }
+
+    /// Containers that start from now on reach this host at this address: the engine is rootless.
+    pub fn note_host(&self, address: IpAddr) {
+        self.known.send_if_modified(|known| {
+            let changed = known.host != Some(address);
+            known.host = Some(address);
+            known.version += u64::from(changed);
+            changed
+        });
+    }
+
+    /// Before a container starts: rootless, Podman tells it the address that this host has at that moment, so that one
+    /// has to be served first. Does nothing before [`Self::note_host`] said that the engine is rootless.
+    pub(super) async fn before_start(
+        &self,
+        workspace: WorkspaceId,
+        address: Option<IpAddr>,
+        clock: &dyn Clock,
+    ) {
+        let is_rootless = self.known.borrow().host.is_some();
+        if let Some(address) = address.filter(|_| is_rootless) {
+            self.note_host(address);
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace, address);
+            self.ready(clock).await;
+        }
     }
 
     fn addresses(&self) -> BTreeSet<IpAddr> {
@@ -135,6 +171,7 @@ impl Ops {
                 addresses: BTreeSet::from([address]),
                 lan_sees_it: !address.is_loopback(),
                 rootless: true,
+                told: self.0.told_addresses(),
             });
         }
         if !self.0.settings().isolate {
@@ -143,7 +180,8 @@ impl Ops {
         let instance = self.0.settings().instance.to_string();
         let networks = self.0.engine.list_networks(LABEL_INSTANCE, &instance).await?;
         self.0.gateways.note(networks.into_iter().map(|network| network.info));
-        Ok(HostAddresses { addresses: self.0.gateways.addresses(), lan_sees_it: false, rootless: false })
+        let addresses = self.0.gateways.addresses();
+        Ok(HostAddresses { addresses, lan_sees_it: false, rootless: false, told: BTreeMap::new() })
     }
 
     /// The gateways that this process knows of, for the one task that listens on them.
@@ -199,6 +237,17 @@ impl Ops {
 }
 
 impl Inner {
+    /// See [`Gateways::before_start`].
+    pub(super) async fn serve_before_start(&self, workspace: WorkspaceId) {
+        self.gateways.before_start(workspace, own_address().ok(), &*self.clock).await;
+    }
+
+    fn told_addresses(&self) -> BTreeMap<WorkspaceId, IpAddr> {
+        let mut told = self.gateways.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|workspace, _| self.store.is_live(*workspace));
+        told.clone()
+    }
+
     /// Makes the network of a workspace's container where it is missing.
     pub(super) async fn network_of(&self, workspace: WorkspaceId) -> OpResult<WorkspaceNetwork> {
         let (name, info) = if self.settings().isolate {
@@ -257,4 +306,33 @@ fn own_address() -> std::io::Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
     Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn start_waits_until_the_hosts_new_address_is_served() {
+        let (gateways, clock) = (Gateways::default(), SystemClock::start());
+        let [home, cafe] = ["192.0.2.10", "198.51.100.7"].map(|address| address.parse().unwrap());
+        let workspace = WorkspaceId(uuid::Uuid::from_u128(1));
+        let mut served = gateways.attend();
+        let starts = |address| gateways.before_start(workspace, Some(address), &clock).now_or_never();
+        assert!(starts(home).is_some(), "nothing to wait for: the engine is not known to be rootless");
+        gateways.note_host(home);
+        gateways.note_served(served.borrow_and_update().version);
+        assert!(starts(home).is_some(), "the address is served");
+        assert!(!served.has_changed().unwrap());
+
+        assert!(starts(cafe).is_none(), "it was told an address that is not served yet");
+        let known = served.borrow_and_update().clone();
+        assert_eq!(known.host, Some(cafe), "the listener is not moved before the start");
+        gateways.note_served(known.version);
+        assert!(starts(cafe).is_some());
+        assert_eq!(gateways.told.lock().unwrap().get(&workspace), Some(&cafe));
+    }
 }

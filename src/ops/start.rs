@@ -589,6 +589,7 @@ impl Inner {
                 return Ok(None);
             }
             phase.say("start: starting its container");
+            self.serve_before_start(id).await;
             crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {
                 Ok(()) => crash_point::after("start: start its container"),
