@@ -1,6 +1,9 @@
 //! Reads the configuration again while the daemon runs.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    fs,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::Context as _;
 use tokio::sync::Notify;
@@ -45,6 +48,16 @@ impl Running {
 
     /// The configuration as the daemon would read it now.
     fn read(&self, running: &Config) -> anyhow::Result<Config> {
+        // A pipe is empty at its second reading, which would count as a file without keys, and one that nothing writes
+        // to blocks.
+        let path = self.overrides.path();
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            anyhow::bail!(
+                "{} is not a regular file and cannot be read again: write the configuration to a file and restart the \
+                 daemon with that",
+                path.display()
+            );
+        }
         let read = config::load(&self.overrides)?.config;
         // Without a file the defaults would apply: a file that is being replaced is away for a moment.
         if let (Some(file), None) = (&running.file, &read.file) {

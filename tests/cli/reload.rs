@@ -190,6 +190,22 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     assert_eq!(served.run(&["reload"]).code, 0, "a correct file is applied again");
 }
 
+/// `--config <(generate)` is a pipe, and empty at its second reading.
+#[test]
+fn reload_refuses_a_pipe_in_place_of_the_file() {
+    let served = Served::start(EXTRA);
+    let good = served.home.path().join("good.toml");
+    fs::write(&good, text(served.port, EXTRA)).unwrap();
+    fs::remove_file(served.file()).unwrap();
+    assert!(Command::new("mkfifo").arg(served.file()).status().unwrap().success());
+    let refused = served.run_with(&good, &["reload"]);
+    assert!(refused.code == 2 && refused.stderr.contains("not a regular file"), "{}", refused.transcript());
+    let doctor = served.run_with(&good, &["doctor"]);
+    assert!(doctor.stdout.contains("not a regular file"), "{}", doctor.transcript());
+    let created = served.run_with(&good, &CREATE);
+    assert_eq!(created.code, 0, "the runtime stays known: {}", created.transcript());
+}
+
 #[test]
 fn config_show_tells_what_reload_cannot_apply() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
