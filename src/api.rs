@@ -490,6 +490,9 @@ pub struct RemoveOutcome {
     /// How many below it were removed too.
     #[serde(default)]
     pub cascade_deleted: usize,
+    /// What is not done yet, while the engine gives no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// Whether what it owned is deleted for good by now, where that was ordered (`?purge=true`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,

@@ -200,6 +200,7 @@ impl From<OpError> for HttpError {
             // The request was fine; what it depends on (image, port, volume) is not.
             OpError::Impossible(_) => StatusCode::FAILED_DEPENDENCY,
             OpError::Engine(_)
+            | OpError::NotStarted(_)
             | OpError::Untrusted(_)
             | OpError::Store(_)
             | OpError::Mirror(_)

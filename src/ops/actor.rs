@@ -224,13 +224,12 @@ impl Actors {
         });
     }
 
-    /// Keeps whether an order waits for the engine, by what came of it.
-    fn note_waiting(&self, workspace: WorkspaceId, order: Option<Waiting>, done: &OpResult<Applied>) {
-        let Some(order) = order else { return };
+    /// Keeps whether something waits for the engine, after an order that it answered or that waits for it.
+    fn note_waiting(&self, workspace: WorkspaceId, waits: Option<Waiting>) {
         let mut waiting = unpoisoned(&self.waiting);
-        match done {
-            Err(OpError::Engine(error)) if error.gave_no_answer() => waiting.insert(workspace, order),
-            Ok(_) | Err(_) => waiting.remove(&workspace),
+        match waits {
+            Some(what) => waiting.insert(workspace, what),
+            None => waiting.remove(&workspace),
         };
     }
 
@@ -331,7 +330,9 @@ impl Ops {
                 tracing::error!(%workspace, "an order panicked; the sweeps finish what it began");
                 Err(OpError::Conflict("an internal fault interrupted this; see the log".into()))
             });
-            self.0.actors.note_waiting(workspace, may_wait, &done);
+            if let Some(what) = may_wait {
+                self.note_waiting(workspace, what, &done).await;
+            }
             self.0.actors.say(workspace, String::new());
             for waiter in waiters {
                 // Nobody waiting any more is no fault.
@@ -341,6 +342,19 @@ impl Ops {
         // After the actor is gone: what waits for its parent is begun only when that is not busy any more.
         if may_release_children {
             self.0.wake.after(RESTART_DUE, Duration::ZERO);
+        }
+    }
+
+    /// Keeps what waits for the engine, by what came of an order. A start that nothing tries again waits for nothing, and
+    /// leaves what waited before it.
+    async fn note_waiting(&self, workspace: WorkspaceId, what: Waiting, done: &OpResult<Applied>) {
+        match done {
+            Err(OpError::Engine(error)) if error.gave_no_answer() => {
+                if what == Waiting::Stop || self.0.is_begun_again(workspace).await {
+                    self.0.actors.note_waiting(workspace, Some(what));
+                }
+            }
+            Ok(_) | Err(_) => self.0.actors.note_waiting(workspace, None),
         }
     }
 

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase, start::StartOrder};
+use super::{
+    Applied, OpError, OpResult, Ops, Order,
+    actor::Phase,
+    start::{StartOrder, not_started},
+};
 use crate::{
     domain::{
         ids::WorkspaceId,
@@ -19,7 +23,7 @@ impl Ops {
     ///
     /// # Errors
     /// When it works on something and is not forced, when its status allows no sleep, or when its container was not
-    /// seen stopped: it is hibernating then, and `settle` goes on.
+    /// seen stopped: it is hibernating then, and `settle` goes on. An engine that gives no answer is waited for.
     pub async fn hibernate(&self, id: WorkspaceId, force: bool) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
@@ -44,7 +48,10 @@ impl Ops {
                 }
             }
         }
-        self.order(id, Order::FinishHibernation).await
+        match self.order(id, Order::FinishHibernation).await {
+            Err(OpError::Engine(error)) if error.gave_no_answer() => self.accepted(id, &error).await?,
+            done => done,
+        }
     }
 
     /// Puts a workspace to sleep that was idle since then, unless something has happened there meanwhile.
@@ -129,7 +136,7 @@ impl Ops {
         self.refuse_below_paused(&row).await?;
         match row.status {
             Status::Hibernating => {
-                let _seen_below = self.order(id, Order::FinishHibernation).await?;
+                let _seen_below = not_started(self.order(id, Order::FinishHibernation).await)?;
             }
             Status::Hibernated => {}
             Status::Online | Status::Degraded | Status::Provisioning => {
@@ -147,6 +154,6 @@ impl Ops {
             }
         }
         let order = StartOrder { cause: Some(Cause::Wake), ..StartOrder::default() };
-        self.order(id, Order::Start(order)).await
+        self.order_start(id, order).await
     }
 }

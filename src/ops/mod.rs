@@ -291,6 +291,9 @@ pub enum OpError {
     /// The engine failed, or gave no answer.
     #[error("the engine could not do it: {0}")]
     Engine(#[from] EngineError),
+    /// The engine gave no answer before anything was started, and nothing tries it again.
+    #[error("nothing was started, because Podman gives no answer: {0}. Order it again when Podman is back")]
+    NotStarted(EngineError),
     /// The engine is not the one to work with.
     #[error(transparent)]
     Untrusted(Untrusted),

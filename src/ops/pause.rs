@@ -64,9 +64,9 @@ impl Ops {
         Ok(affected)
     }
 
-    /// The row says paused, and `settle` stops the container once the engine answers: the order is accepted, and the
+    /// The row says that nothing of it may run, and `settle` stops the container once the engine answers: the order is accepted, and the
     /// answer says that it is not carried out yet.
-    async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
+    pub(super) async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
         let row = self.0.row(id).await?;
         if !row.status.forbids_running() {
             return Ok(Err(error.clone().into()));
@@ -130,7 +130,7 @@ impl Ops {
 
     async fn resume_one(&self, row: &Workspace, order: StartOrder) -> OpResult<Applied> {
         match row.kind {
-            Kind::Container => self.order(row.id, Order::Start(order)).await,
+            Kind::Container => self.order_start(row.id, order).await,
             Kind::External if row.status == Status::Paused => {
                 let change = StatusChange {
                     workspace: row.id,

@@ -1,6 +1,6 @@
 //! Recreate: a new container in place of the old one, which goes into the trash; the volumes stay.
 
-use super::{Applied, OpResult, Ops, Order, start::StartOrder};
+use super::{Applied, OpResult, Ops, start::StartOrder};
 use crate::domain::ids::WorkspaceId;
 
 impl Ops {
@@ -12,6 +12,6 @@ impl Ops {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let order = StartOrder { even_if_running: true, new_container: true, ..order };
-        self.order(id, Order::Start(order)).await
+        self.order_start(id, order).await
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         status::Status,
         trash::{Things, TrashEntry, TrashState},
     },
+    engine::EngineError,
     store::{DeleteGuard, RemoveResult},
 };
 
@@ -30,6 +31,8 @@ pub enum Removal {
         cascaded: usize,
         /// What came of the purge, where one was ordered: an error says what is not deleted yet.
         purged: Option<OpResult<()>>,
+        /// Why what they own is not in the trash yet: the engine gives no answer.
+        waits: Option<EngineError>,
     },
     /// It has children and was not told to take them along: nothing was done.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
@@ -55,8 +58,8 @@ impl Ops {
                 let begun: Vec<_> =
                     removed.iter().rev().map(|workspace| self.submit(*workspace, order.clone())).collect();
                 if !purge {
-                    self.until_claimed(&removed, begun, claims).await;
-                    return Ok(Removal::Removed { cascaded: removed.len() - 1, purged: None });
+                    let waits = self.until_claimed(&removed, begun, claims).await;
+                    return Ok(Removal::Removed { cascaded: removed.len() - 1, purged: None, waits });
                 }
                 let mut purged = Some(Ok(()));
                 for answer in begun {
@@ -64,27 +67,33 @@ impl Ops {
                         purged = Some(Err(error));
                     }
                 }
-                Ok(Removal::Removed { cascaded: removed.len() - 1, purged })
+                Ok(Removal::Removed { cascaded: removed.len() - 1, purged, waits: None })
             }
         }
     }
 
     /// Waits until the trash shows what was removed. The stops may take their whole grace: those are not waited for, nor
-    /// is an engine that gives no answer.
+    /// is an engine that gives no answer: its error is the answer.
     async fn until_claimed(
         &self,
         removed: &[WorkspaceId],
         begun: Vec<oneshot::Receiver<OpResult<Applied>>>,
         mut claims: broadcast::Receiver<Event>,
-    ) {
-        let ended = removed.iter().rev().zip(begun).map(|(id, answer)| answer.map(|_| *id));
+    ) -> Option<EngineError> {
+        let ended = removed.iter().rev().zip(begun).map(|(id, answer)| answer.map(|done| (*id, done)));
+        let mut waits = None;
         let mut ended: FuturesUnordered<_> = ended.collect();
         let mut left: BTreeSet<_> = removed.iter().copied().collect();
         let waiting = async {
             while !left.is_empty() {
                 tokio::select! {
                     biased;
-                    Some(id) = ended.next() => left.remove(&id),
+                    Some((id, done)) = ended.next() => {
+                        if let Ok(Err(OpError::Engine(error))) = done && error.gave_no_answer() {
+                            waits = Some(error);
+                        }
+                        left.remove(&id)
+                    }
                     claim = claims.recv() => match claim {
                         Ok(event) if event.event_type == EventKind::ContainerReaped.as_str() => {
                             event.workspace_id.is_some_and(|id| left.remove(&id))
@@ -96,6 +105,7 @@ impl Ops {
             }
         };
         let _shown_later = within(&*self.0.clock, CLAIMED_WITHIN, waiting).await;
+        waits
     }
 
     /// Puts what a removed workspace still owns into the trash, and deletes all that lies there of it.

@@ -1,6 +1,6 @@
 //! Restart: stop and start as a new incarnation, in one order.
 
-use super::{Applied, OpResult, Ops, Order, start::StartOrder};
+use super::{Applied, OpResult, Ops, start::StartOrder};
 use crate::domain::{ids::WorkspaceId, status::Cause};
 
 impl Ops {
@@ -12,7 +12,7 @@ impl Ops {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let order = StartOrder { even_if_running: true, ..order };
-        self.order(id, Order::Start(order)).await
+        self.order_start(id, order).await
     }
 
     /// Restarts a workspace on its own word: only from where nobody has put it.
@@ -22,6 +22,6 @@ impl Ops {
     pub async fn restart_itself(&self, id: WorkspaceId) -> OpResult<Applied> {
         let order =
             StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };
-        self.order(id, Order::Start(order)).await
+        self.order_start(id, order).await
     }
 }

@@ -135,6 +135,14 @@ impl Ops {
         Ok((row, StartOrder { cause, said_after, ..StartOrder::default() }))
     }
 
+    /// Gives a start and waits for what comes of it.
+    pub(super) async fn order_start(&self, id: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
+        let done = self.order(id, Order::Start(order)).await;
+        let gave_up = matches!(&done, Err(OpError::Engine(error)) if error.gave_no_answer());
+        // Once its transaction has begun, the sweeps go on with it.
+        if gave_up && !self.0.is_begun_again(id).await { not_started(done) } else { done }
+    }
+
     pub(super) async fn start_now(
         &self,
         id: WorkspaceId,
@@ -265,7 +273,24 @@ impl Ops {
     }
 }
 
+/// Says of a start that an engine without an answer has kept from beginning that nothing tries it again.
+pub(super) fn not_started(done: OpResult<Applied>) -> OpResult<Applied> {
+    match done {
+        Err(OpError::Engine(error)) if error.gave_no_answer() => Err(OpError::NotStarted(error)),
+        done => done,
+    }
+}
+
 impl Inner {
+    /// Whether the sweeps start a workspace again when the engine answers. A row that cannot be read counts as one that
+    /// they do not.
+    pub(super) async fn is_begun_again(&self, id: WorkspaceId) -> bool {
+        self.row(id).await.is_ok_and(|row| {
+            row.status == Status::Provisioning
+                || (row.status == Status::Offline && row.restart_due_at.is_some())
+        })
+    }
+
     /// Why this order has nothing to do any more, if so.
     async fn not_to_be_started(&self, row: &Workspace, order: &StartOrder) -> OpResult<Option<String>> {
         if row.status != Status::Provisioning && order.cause_from(row.status).is_none() {

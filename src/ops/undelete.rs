@@ -50,7 +50,16 @@ impl Ops {
     async fn give_back(&self, id: WorkspaceId, said: &str) -> OpResult<Applied> {
         for entry in self.0.store.trash_of(vec![id]).await? {
             if entry.state == TrashState::Restoring {
-                self.order(id, Order::Restore(entry.id)).await?;
+                match self.order(id, Order::Restore(entry.id)).await {
+                    // The row is back, and `settle` finishes what is being restored.
+                    Err(OpError::Engine(error)) if error.gave_no_answer() => {
+                        return Ok(Applied::Done(format!(
+                            "back, and paused; its container and volumes are restored when Podman is back. It gives \
+                             no answer now ({error})"
+                        )));
+                    }
+                    done => drop(done?),
+                }
             }
         }
         Ok(Applied::Done(said.to_owned()))

@@ -236,6 +236,7 @@ fn undelete_can_bring_back_under_another_name() {
 fn rm_tells_how_to_take_it_back() {
     let daemon = FakeDaemon::start();
     let removed = |cascade_deleted| RemoveOutcome {
+        detail: None,
         status: "removed".into(),
         cascade_deleted,
         purged: None,
@@ -260,6 +261,7 @@ fn rm_with_children_removes_nothing_and_names_them() {
     let daemon = FakeDaemon::start();
     let child = |name: &str| Child { id: things::TESTER.into(), name: name.into() };
     let asked = RemoveOutcome {
+        detail: None,
         status: "confirmation_required".into(),
         cascade_deleted: 0,
         purged: None,

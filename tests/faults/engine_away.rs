@@ -45,3 +45,82 @@ fn orders_are_accepted_and_shown_while_podman_is_away() {
         (state() == "exited" && late["status"] == "online" && !waits).then_some(())
     });
 }
+
+/// Names of the workspaces that own the entries of the trash.
+fn in_trash(site: &Site) -> Vec<String> {
+    let entries = site.trash();
+    entries.iter().filter_map(|entry| entry["workspace_name"].as_str().map(Into::into)).collect()
+}
+
+#[test]
+fn order_is_kept_or_changes_nothing_while_podman_is_away() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), HASTY);
+    site.serve();
+    for name in ["sleeper", "asleep", "up", "gone", "back"] {
+        super::make(&site, name);
+    }
+    site.ostler(["hibernate", "asleep"]).well();
+    let container = |name: &str| site.show(name)["container_id"].as_str().unwrap().to_owned();
+    let (sleeper, gone) = (container("sleeper"), container("gone"));
+    let state = |container: &str| inspected(container, "{{.State.Status}}");
+    let up = site.show("up");
+    site.ostler(["rm", "back"]).well();
+    until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    proxy.refuse();
+
+    let hibernated = site.ostler(["hibernate", "sleeper"]);
+    assert!(
+        hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman is back"),
+        "a hibernation that is written down is no failure: {hibernated:?}"
+    );
+    let shown = site.show("sleeper");
+    assert_eq!(
+        (&shown["status"], &shown["operation"]),
+        (&"hibernating".into(), &"stop: waits until Podman answers".into()),
+        "its container still runs"
+    );
+    assert_eq!(state(&sleeper).as_deref(), Some("running"));
+
+    for (order, name, status) in [
+        ("wake", "asleep", "hibernated"),
+        ("start", "asleep", "hibernated"),
+        ("restart", "up", "online"),
+        ("recreate", "up", "online"),
+        ("wake", "sleeper", "hibernating"),
+    ] {
+        let refused = site.ostler([order, name]);
+        assert!(
+            refused.code == 1 && refused.stderr.contains("nothing was started"),
+            "{order} says that it did nothing: {refused:?}"
+        );
+        let shown = site.show(name);
+        assert_eq!(shown["status"], status, "{order}: {shown}");
+        let waits = shown["operation"].as_str().unwrap_or_default().starts_with("start");
+        assert!(!waits, "{order} is not tried again, and nothing may say so: {shown}");
+    }
+    assert_eq!(site.show("up")["incarnation"], up["incarnation"]);
+
+    let removed = site.ostler(["rm", "gone"]);
+    assert!(
+        removed.code == 0 && removed.stdout.contains("when Podman is back"),
+        "its container runs on until then: {removed:?}"
+    );
+
+    let undeleted = site.ostler(["undelete", "back"]);
+    assert!(undeleted.code == 0 && undeleted.stdout.contains("when Podman is back"), "{undeleted:?}");
+    assert_eq!(site.show("back")["status"], "paused");
+
+    proxy.listen();
+    until("what was accepted is done, and nothing else", || {
+        site.sweep_all();
+        let (sleeping, asleep, now) = (site.show("sleeper"), site.show("asleep"), site.show("up"));
+        let stopped = [&sleeper, &gone].map(|container| state(container).as_deref() != Some("running"));
+        (sleeping["status"] == "hibernated" && stopped == [true, true] && in_trash(&site) == ["gone"]).then(
+            || {
+                assert_eq!((&asleep["status"], &now["status"]), (&"hibernated".into(), &"online".into()));
+                assert_eq!(now["incarnation"], up["incarnation"]);
+            },
+        )
+    });
+}

@@ -12,7 +12,7 @@ use crate::{
         client::{self, NOTHING, workspace},
         failure::{Exit, Failure},
         output, spinner,
-        text::count,
+        text::{count, printable},
     },
 };
 
@@ -75,7 +75,9 @@ fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
         return format!("{name}{below} deleted for good");
     }
     let them = if outcome.cascade_deleted == 0 { "it" } else { "them" };
-    format!("{name}{below} removed; `ostler undelete {}` takes {them} back", quoted(name))
+    let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+    let detail = detail.unwrap_or_default();
+    format!("{name}{below} removed{detail}; `ostler undelete {}` takes {them} back", quoted(name))
 }
 
 fn has_children(args: &RmArgs, outcome: &RemoveOutcome) -> Failure {

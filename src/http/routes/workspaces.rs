@@ -651,7 +651,13 @@ pub(in super::super) async fn remove(
     let (ops, id) = (api.0.ops.clone(), row.id);
     let removal = api.detached(async move { ops.remove(id, query.confirm, query.purge).await }).await?;
     Ok(match removal {
-        Removal::Removed { cascaded, purged } => Json(RemoveOutcome {
+        Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
+            detail: waits.map(|error| {
+                format!(
+                    "what runs of it is stopped, and goes into the trash, when Podman is back. It gives no answer now \
+                     ({error})"
+                )
+            }),
             status: "removed".into(),
             cascade_deleted: cascaded,
             purged: purged.as_ref().map(Result::is_ok),
