@@ -12,13 +12,13 @@ use crate::{
     clock::SharedClock,
     domain::{
         ids::InstanceId,
-        naming::instance_name,
+        naming::{VolumeKind, instance_name, volume_name},
         plan::{Inventory, KnownRow},
         status::Status,
         trash::TrashState,
     },
     engine::{
-        Engine, EngineUse,
+        Engine, EngineUse, Trouble,
         trusted::{self, Untrusted},
     },
     store::{Scope, Store, StoreError, StoreResult},
@@ -126,6 +126,10 @@ impl Doctor {
                 };
                 let mut checks = vec![self.sentinel(listing.observed().containers.len()).await];
                 checks.extend(paused(&inventory, &rows));
+                match self.lost_work().await {
+                    Ok(lost) => checks.extend(lost),
+                    Err(error) => checks.push(store_fails(&error)),
+                }
                 if !inventory.foreign.is_empty() {
                     let names: Vec<_> =
                         inventory.foreign.iter().map(|container| container.name.as_str()).collect();
@@ -164,6 +168,37 @@ impl Doctor {
         let rows = self.0.store.known_rows(shown).await?;
         inventory.recognise(&rows, &entries);
         Ok(rows)
+    }
+
+    /// Workspaces at rest whose work volume is gone, if any: nobody else notices before they are to start.
+    async fn lost_work(&self) -> StoreResult<Option<Check>> {
+        let mut lost = Vec::new();
+        for row in self.0.store.workspaces(Scope::Live).await? {
+            if !row.has_work_volume || !row.wants_work_volume() {
+                continue;
+            }
+            let work = volume_name(row.id, VolumeKind::Work);
+            let gone = match self.0.engine.inspect_volume(&work).await {
+                Ok(seen) => seen.directory_missing,
+                Err(error) => error.trouble == Trouble::Absent,
+            };
+            if gone {
+                lost.push(format!("{} ({work})", row.name));
+            }
+        }
+        // What another engine does not know is not lost: ours has to have answered after the last of them.
+        let own = OwnContainers(&self.0.store);
+        if lost.is_empty()
+            || trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await.is_err()
+        {
+            return Ok(None);
+        }
+        Ok(Some(fail(
+            "work",
+            format!("the work volume is gone of {}", lost.join(", ")),
+            "bring it back (is a disk not mounted? did `podman system prune --volumes` take it?); \
+             `ostler start NAME --new-volume` begins with an empty one",
+        )))
     }
 
     async fn sentinel(&self, containers: usize) -> Check {

@@ -133,3 +133,11 @@ pub struct Workspace {
     /// When it was removed.
     pub removed_at: Option<Timestamp>,
 }
+
+impl Workspace {
+    /// Whether it works in a volume of its own: not in a directory of the host's, and not a sandbox.
+    #[must_use]
+    pub fn wants_work_volume(&self) -> bool {
+        self.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
+    }
+}

@@ -122,11 +122,6 @@ fn hash_of(spec: &Spec, row: &Workspace, runtime: &Runtime, settings: &Settings)
     digest.iter().take(12).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Whether the row wants a work volume of its own.
-fn wants_work_volume(row: &Workspace) -> bool {
-    row.tier != Tier::SANDBOX && row.spec.workspace_dir.is_none()
-}
-
 impl Ops {
     /// What is to be started, and what a person says who sees it so.
     pub(super) async fn start_by_person(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
@@ -441,7 +436,7 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         }
-        if !wants_work_volume(row) {
+        if !row.wants_work_volume() {
             return Ok(());
         }
         let work = volume_name(row.id, VolumeKind::Work);
