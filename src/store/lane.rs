@@ -46,6 +46,8 @@ pub(super) struct Tx<'c> {
     overheard: bool,
     /// The registry's generation before this transaction raised it, and since.
     raised: Option<(i64, i64)>,
+    /// Whether the last batch that changed something, or tried to, could not be written.
+    pub(super) was_refused: bool,
 }
 
 /// What is known of a workspace inside a transaction.
@@ -204,6 +206,8 @@ pub(super) struct Writer {
     mirror: Option<Arc<Mirror>>,
     /// Whether a commit is not in the mirror yet.
     mirror_is_behind: bool,
+    /// Whether the last batch that changed something, or tried to, could not be written.
+    was_refused: bool,
     /// The file behind the connection; none in memory.
     file: Option<OpenFile>,
 }
@@ -215,7 +219,16 @@ impl Writer {
         passing: broadcast::Sender<Passing>,
         roster: SharedRoster,
     ) -> Self {
-        Self { sql, feed, passing, roster, mirror: None, mirror_is_behind: false, file: None }
+        Self {
+            sql,
+            feed,
+            passing,
+            roster,
+            mirror: None,
+            mirror_is_behind: false,
+            was_refused: false,
+            file: None,
+        }
     }
 
     pub(super) fn with_mirror(mut self, mirror: Arc<Mirror>) -> Self {
@@ -319,8 +332,10 @@ impl Writer {
     /// everybody's failure.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let mut results = Vec::with_capacity(jobs.len());
+        let before = self.changes();
         match self.commit(&mut jobs, &mut results) {
             Ok(committed) => {
+                self.was_refused &= self.changes() == before;
                 // Before anybody is answered: who was told that a token is revoked may rely on it.
                 self.remember(committed.heard, committed.fresh, committed.admins);
                 for (job, result) in jobs.into_iter().zip(results) {
@@ -335,6 +350,7 @@ impl Writer {
                 }
             }
             Err(error) => {
+                self.was_refused = true;
                 for job in jobs {
                     job.answer(Err(error.clone()));
                 }
@@ -387,6 +403,7 @@ impl Writer {
             passing: Vec::new(),
             overheard: self.passing.receiver_count() > 0,
             raised: None,
+            was_refused: self.was_refused,
         };
         for job in jobs {
             let before = (tx.told.len(), tx.heard.len(), tx.passing.len(), tx.raised);
@@ -447,7 +464,18 @@ impl Writer {
 
 /// Reads what the roster has to know of what changed, while it cannot fail any more without undoing the change.
 fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
-    let Tx { sql, roster: _, told, touched, admins_touched, heard, passing, overheard: _, raised: _ } = tx;
+    let Tx {
+        sql,
+        roster: _,
+        told,
+        touched,
+        admins_touched,
+        heard,
+        passing,
+        overheard: _,
+        raised: _,
+        was_refused: _,
+    } = tx;
     let read = |id| Ok((id, Fresh::read(sql, id)?));
     let fresh = touched.into_iter().map(read).collect::<StoreResult<_>>()?;
     let admins = admins_touched.then(|| roster::admins(sql)).transpose()?;
@@ -678,11 +706,13 @@ mod tests {
         assert_eq!(count(&look), 0, "a part of a batch was kept, whose callers were told that it failed");
         assert!(events.try_recv().is_err(), "an event was sent of what was rolled back");
 
+        assert!(writer.was_refused, "nobody is told that nothing can be written");
         writer.sql.pragma_update(None, "max_page_count", 1_000_000).unwrap();
         let (answer, job) = told(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
         assert_eq!(count(&look), 1);
+        assert!(!writer.was_refused, "what can be written again is called full");
     }
 
     fn told(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {

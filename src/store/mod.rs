@@ -404,12 +404,19 @@ impl Store {
         self.feed.subscribe()
     }
 
-    /// Waits for both lanes: a writer or reader that is stuck gives no answer. Writes nothing.
+    /// Waits for both lanes: a writer or reader that is stuck gives no answer. Where the last change could not be
+    /// written, one is tried that takes room in the database and beside it; otherwise nothing is written.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// When the store cannot answer, or cannot write.
     pub async fn ping(&self) -> StoreResult<()> {
-        self.lanes.write("ping", |_| Ok(())).await?;
+        let tried = |tx: &mut lane::Tx<'_>| {
+            if tx.was_refused {
+                tx.raise()?;
+            }
+            Ok(())
+        };
+        self.lanes.write("ping", tried).await?;
         self.lanes.read("ping", |sql| Ok(sql.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
 

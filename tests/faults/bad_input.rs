@@ -213,7 +213,12 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
         assert_eq!(shown.code, 3, "what was refused is there: {shown:?}");
         break;
     }
-    assert!(site.ostler(["ls"]).well().contains("before"));
+    let listed = site.ostler(["ls"]);
+    assert!(listed.stdout.contains("before"), "{listed:?}");
+    assert!(
+        listed.stderr.contains("out of date"),
+        "nothing can be stored, and ls does not say so: {listed:?}"
+    );
     let instance = site.instance();
     let rows = site.json(["ls"]);
     let known = |workspace: &str| rows.as_array().unwrap().iter().any(|row| row["id"] == workspace);
@@ -228,6 +233,7 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
         fs::remove_file(filling).unwrap();
     }
     converge(&site);
+    assert_eq!(site.ostler(["ls"]).stderr, "", "there is room again");
     assert_truthful(&site);
     make(&site, "after");
     converge(&site);

@@ -27,6 +27,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<
     workspaces.sort_by(|one, other| one.name.cmp(&other.name));
     let rows = if args.flat { flat(&workspaces) } else { tree(&workspaces) };
     session.out.table(["NAME", "ID", "STATUS", "SINCE", "TIER", "IMAGE", "NOTE"], rows)?;
+    super::note_if_not_ready(session).await;
     Ok(0)
 }
 

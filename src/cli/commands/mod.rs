@@ -29,3 +29,13 @@ pub(super) mod trash;
 pub(super) mod undelete;
 pub(super) mod wake;
 pub(super) mod why;
+
+/// Says on standard error why what was shown may have changed since it was stored, if so.
+async fn note_if_not_ready(session: &super::Session<'_>) {
+    let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
+    if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE
+        && let super::failure::Failure::Told { error, .. } = answer.refusal()
+    {
+        super::output::note(&format!("This may be out of date: {error}. `ostler doctor` says more."));
+    }
+}

@@ -26,6 +26,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Resul
             session.out.line(&format!("  {key}  {}", printable(&value)))?;
         }
     }
+    super::note_if_not_ready(session).await;
     Ok(0)
 }
 

@@ -45,6 +45,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     for event in &events {
         tell(session, event)?;
     }
+    super::note_if_not_ready(session).await;
     Ok(0)
 }
 
