@@ -348,6 +348,11 @@ impl Door<'_> {
             port: self.config.network.port,
             stop: self.stop.clone(),
             listens: self.config.network.listen.is_empty(),
+            // Where workspaces are told another address, the gateways need not be listened on.
+            listen: match self.config.network.platform_url {
+                None => self.config.network.listen.clone(),
+                Some(_) => Vec::new(),
+            },
             isolate: self.config.network.isolate,
             packets: Arc::clone(&self.packets),
             open: BTreeMap::new(),
@@ -455,17 +460,19 @@ fn network_of(ops: Ops, config: &Config, packets: Arc<Packets>) -> Network {
         listen: config.network.listen.clone(),
         port: config.network.port,
         told_to_agents: ops.settings().told_to_agents(),
+        is_url_configured: config.network.platform_url.is_some(),
         isolate: config.network.isolate,
         packets: Arc::new(move || packets.state()),
         reach: Arc::new(move || {
             let ops = ops.clone();
             Box::pin(async move {
-                let HostAddresses { addresses, lan_sees_it, told, .. } =
+                let HostAddresses { addresses, lan_sees_it, rootless, told, .. } =
                     ops.host_addresses().await.map_err(|error| error.to_string())?;
                 let outdated = told.into_iter().filter(|(_, address)| !is_own_address(*address));
                 Ok(Reach {
                     addresses,
                     lan_sees_it,
+                    rootless,
                     outdated: outdated.map(|(workspace, _)| workspace).collect(),
                 })
             })

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ACCEPT_EVERY, packets::Packets};
 use crate::{
     clock::SharedClock,
+    domain::address::uncovered,
     http::{Api, is_own_address, listen, serve_agents, serve_agents_of_this_host},
     ops::Ops,
     tasks::SharedSpawn,
@@ -31,6 +32,8 @@ pub(super) struct Gates {
     pub(super) stop: CancellationToken,
     /// Whether to listen here at all: not where `network.listen` names addresses.
     pub(super) listens: bool,
+    /// The configured addresses that must cover those by which workspaces reach this host; none without such a need.
+    pub(super) listen: Vec<IpAddr>,
     /// Whether packets between workspaces are to be dropped.
     pub(super) isolate: bool,
     pub(super) packets: Arc<Packets>,
@@ -52,11 +55,15 @@ impl Gates {
         let mut opened = Some(opened);
         loop {
             if found.rootless {
-                self.packets.cannot("Podman is rootless, and its networks are out of ostler's reach");
+                self.packets
+                    .cannot("Podman is rootless, and its networks are out of ostler's reach", self.isolate);
                 if let Some(address) = self.ops.own_address() {
                     self.ops.gateways().note_host(address);
                 }
                 let known = gateways.borrow_and_update().clone();
+                if let Some(host) = known.host {
+                    self.warn_of_uncovered(&[host], &mut told);
+                }
                 // First the new one: a container that starts meanwhile is told it.
                 self.open_all(known.host, true, &mut told);
                 // Containers that run were told an earlier one. It serves them as long as this host has it.
@@ -67,6 +74,8 @@ impl Gates {
                 if self.isolate {
                     self.packets.keep_apart(known.gateways.values().flatten()).await;
                 }
+                let gateways: Vec<_> = known.gateways.keys().copied().collect();
+                self.warn_of_uncovered(&gateways, &mut told);
                 self.close_all_but(|address| known.gateways.contains_key(&address));
                 self.open_all(known.gateways.keys().copied(), false, &mut told);
                 self.ops.gateways().note_served(known.version);
@@ -80,6 +89,18 @@ impl Gates {
                 changed = gateways.changed() => if changed.is_err() { return },
                 () = self.clock.sleep(ADDRESS_EVERY) => {}
             }
+        }
+    }
+
+    /// `network.listen` is obeyed even where it cuts the workspaces off, so it has to be said.
+    fn warn_of_uncovered(&self, addresses: &[IpAddr], told: &mut String) {
+        let missing: Vec<_> = uncovered(&self.listen, addresses).iter().map(ToString::to_string).collect();
+        if !missing.is_empty() {
+            let text = format!(
+                "`network.listen` does not name the address that they are told: {}. Add it, or leave `network.listen` out",
+                missing.join(", ")
+            );
+            warn_once(told, &text);
         }
     }
 

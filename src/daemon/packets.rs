@@ -11,6 +11,8 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{domain::ids::InstanceId, engine::Subnet};
 
+const NOT_DROPPED: &str = "packets between workspaces are not dropped, although `network.isolate` is set";
+
 /// The table, and whether the last change of it succeeded.
 #[derive(Debug)]
 pub(super) struct Packets {
@@ -30,14 +32,18 @@ impl Packets {
         let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
         let applied = load(rules(&self.table, &subnets)).await;
         if let Err(error) = &applied {
-            tracing::warn!(%error, "packets between workspaces are not dropped, although `network.isolate` is set");
+            tracing::warn!(%error, "{NOT_DROPPED}");
         }
         *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = applied;
     }
 
-    /// Notes that packets cannot be dropped here.
-    pub(super) fn cannot(&self, why: &str) {
-        *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Err(why.to_owned());
+    /// Notes that packets cannot be dropped here, and warns once where they should be.
+    pub(super) fn cannot(&self, why: &str, is_wanted: bool) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if is_wanted && state.as_ref().err().is_none_or(|known| known != why) {
+            tracing::warn!(error = %why, "{NOT_DROPPED}");
+        }
+        *state = Err(why.to_owned());
     }
 
     /// Whether packets are dropped; why not, if not.

@@ -15,8 +15,9 @@ use crate::{
     api::{Check, Health},
     clock::{Boxed, within},
     domain::{
+        address::uncovered,
         ids::{ContainerId, InstanceId, WorkspaceId},
-        naming::{AGENT_PORT, WorkspaceName},
+        naming::{AGENT_PORT, LABEL_INSTANCE, WorkspaceName, instance_name, network_name},
         status::Status,
         time::Timestamp,
         token::redact_tokens,
@@ -68,6 +69,8 @@ pub struct Reach {
     pub lan_sees_it: bool,
     /// Workspaces whose container was told an address that this host does not have any more.
     pub outdated: BTreeSet<WorkspaceId>,
+    /// Whether the engine is rootless.
+    pub rootless: bool,
 }
 
 /// Asks the engine for a [`Reach`], or says why there is none.
@@ -82,12 +85,24 @@ pub struct Network {
     pub port: u16,
     /// Where agents are told to reach ostler, for people.
     pub told_to_agents: String,
-    /// Whether each workspace has a network of its own.
+    /// Whether agents are told [`Self::told_to_agents`] instead of an address of [`Reach`].
+    pub is_url_configured: bool,
+    /// Whether containers that are made now get a network of their own.
     pub isolate: bool,
     /// Whether packets between those networks are dropped; why not, if not.
     pub packets: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Where workspaces reach this host.
     pub reach: AskReach,
+}
+
+/// A container and its networks.
+#[derive(Clone, Debug)]
+struct Attached {
+    /// The workspace's name, or the container's where no row knows it.
+    name: String,
+    /// The name that the workspace's own network has.
+    own: Option<String>,
+    networks: Vec<String>,
 }
 
 /// What a container answered.
@@ -113,8 +128,30 @@ impl Doctor {
         let mut checks = vec![reached, heard_at(network, &reach, is_reached)];
         checks.extend(reach.as_ref().ok().and_then(|reach| told_outdated(&rows, &reach.outdated)));
         checks.extend(self.not_listening(&rows).await);
-        checks.push(between(network));
+        let attached = self.attached(&rows).await;
+        let rootless = reach.is_ok_and(|reach| reach.rootless);
+        checks.push(between(network, rootless, self.0.instance, &attached));
         Ok(checks)
+    }
+
+    /// The networks of this instance's containers, as the engine has them: the setting says only where new containers go.
+    async fn attached(&self, rows: &[Described]) -> Result<Vec<Attached>, String> {
+        let instance = self.0.instance.to_string();
+        let listed = self.0.engine.list_containers(LABEL_INSTANCE, Some(&instance)).await;
+        let listed = listed.map_err(|error| error.to_string())?;
+        let attached = listed.into_iter().filter_map(|container| {
+            let row = rows.iter().find(|one| one.row.container.as_ref() == Some(&container.id));
+            let (name, own) = match row {
+                Some(one) => (one.row.name.to_string(), Some(network_name(one.row.id))),
+                // What no row knows shares its network all the same, as long as it runs.
+                None if container.state.may_run() => (format!("container {}", container.name), None),
+                None => return None,
+            };
+            Some(Attached { name, own, networks: container.networks })
+        });
+        let mut attached: Vec<_> = attached.collect();
+        attached.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(attached)
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
@@ -369,41 +406,165 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
             "ostler goes on by itself once the engine tells the address; `network.listen` names one",
         );
     }
+    if let Some(cut_off) = cut_off(network, reach, is_reached) {
+        return warn("listen", format!("{heard}; {cut_off}"), ADD_LISTEN);
+    }
     if seen_by_others.is_empty() {
         let closes = network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it);
         let closes = if closes { "; connections from other machines are closed" } else { "" };
         return ok("listen", format!("{heard}{closes}"));
     }
+    let rootless = reach.as_ref().is_ok_and(|reach| reach.rootless);
+    let keeps_out = if rootless {
+        "a firewall rule for the interfaces of other machines keeps others out. `network.listen` cannot: workspaces of a \
+         rootless Podman need this address too"
+    } else {
+        "a firewall rule, or `network.listen`, keeps others out"
+    };
     warn(
         "listen",
         format!("{heard}; other machines may see {}", seen_by_others.join(" and ")),
-        "everything but health needs a token; a firewall rule, or `network.listen`, keeps others out",
+        format!("everything but health needs a token; {keeps_out}"),
     )
 }
 
-fn between(network: &Network) -> Check {
+const ADD_LISTEN: &str = "add the address to `network.listen`, leave `network.listen` out, or say by \
+                          `network.platform_url` where workspaces reach ostler instead";
+
+/// Which of the addresses that workspaces are told `network.listen` leaves out.
+fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Option<String> {
+    let reach = reach.as_ref().ok().filter(|_| !network.is_url_configured)?;
+    // A rootless Podman of another version may lead workspaces to another address. One that arrived shows that.
+    if is_reached && reach.rootless {
+        return None;
+    }
+    let missing = uncovered(&network.listen, &reach.addresses);
+    (!missing.is_empty()).then(|| {
+        let missing: Vec<_> = missing.iter().take(MOST_ADDRESSES).map(ToString::to_string).collect();
+        format!(
+            "workspaces are told {}, which `network.listen` does not name, so their heartbeats do not arrive",
+            missing.join(" and ")
+        )
+    })
+}
+
+/// Which packets pass between workspaces, by what their containers are attached to.
+fn between(
+    network: &Network,
+    rootless: bool,
+    instance: InstanceId,
+    attached: &Result<Vec<Attached>, String>,
+) -> Check {
     const TREE: &str = "it governs who may discover and message whom";
-    if !network.isolate {
-        return ok(
+    let attached = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            return warn(
+                "tree",
+                format!("{TREE}. Which packets pass between workspaces is not known: {error}"),
+                "run `ostler doctor` again once Podman answers",
+            );
+        }
+    };
+    if network.isolate {
+        between_isolated(TREE, &(network.packets)(), rootless, &sharing(attached))
+    } else {
+        between_shared(TREE, rootless, &apart_from(&instance_name(instance), attached))
+    }
+}
+
+/// Containers that are in one network with another one.
+fn sharing(attached: &[Attached]) -> Vec<&str> {
+    let shares = |one: &Attached| {
+        let mut others = attached.iter().filter(|other| other.name != one.name);
+        others.any(|other| other.networks.iter().any(|network| one.networks.contains(network)))
+    };
+    attached.iter().filter(|one| shares(one)).map(|one| one.name.as_str()).collect()
+}
+
+/// Containers that are not in the network that workspaces share.
+fn apart_from<'a>(shared: &str, attached: &'a [Attached]) -> Vec<&'a str> {
+    let is_apart = |one: &&Attached| {
+        one.own.as_ref().is_some_and(|own| one.networks.contains(own))
+            && !one.networks.iter().any(|network| network == shared)
+    };
+    attached.iter().filter(is_apart).map(|one| one.name.as_str()).collect()
+}
+
+/// The most workspaces that one line names.
+const MOST_NAMES: usize = 20;
+
+fn names(all: &[&str]) -> String {
+    let listed = all.len().min(MOST_NAMES);
+    match all.len() - listed {
+        0 => all.join(", "),
+        more => format!("{} and {more} more", all[..listed].join(", ")),
+    }
+}
+
+const RECREATE: &str = "the setting counts for containers that are made from now on: `ostler recreate NAME` moves one \
+                        (it restarts; its volumes stay)";
+
+fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sharing: &[&str]) -> Check {
+    let still = match sharing {
+        [] => String::new(),
+        sharing => format!(" Still in one network, where they reach each other's ports: {}.", names(sharing)),
+    };
+    match packets {
+        Ok(()) if sharing.is_empty() => ok(
+            "tree",
+            format!("{tree}. Packets to workspaces are dropped but from this host (`network.isolate`)"),
+        ),
+        Ok(()) => warn(
+            "tree",
+            format!("{tree}. Packets between workspaces' networks are dropped (`network.isolate`).{still}"),
+            RECREATE,
+        ),
+        Err(why) => {
+            let needed = if rootless {
+                "with a rootless Podman ostler cannot drop them; Podman's own `isolate` option, which netavark before 1.5 \
+                 loses when a container stops, is all there is."
+            } else {
+                "ostler needs root and `nft` (Debian's nftables) to drop them."
+            };
+            let proof =
+                "An agent can tell ostler's requests from a neighbour's by the header `X-Ostler-Proof`";
+            let recreate = if sharing.is_empty() { String::new() } else { format!("\n{RECREATE}") };
+            warn(
+                "tree",
+                format!(
+                    "{tree}. Packets between workspaces may pass, although `network.isolate` is set: {why}.{still}"
+                ),
+                format!("{needed} {proof}{recreate}"),
+            )
+        }
+    }
+}
+
+fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
+    let isolate = if rootless {
+        "With a rootless Podman ostler cannot drop packets between workspaces: `network.isolate = true` gives each a \
+         network of its own, which Podman may or may not keep apart"
+    } else {
+        "`network.isolate = true` gives each a network of its own and drops packets between them"
+    };
+    let proof = "an agent can tell ostler's requests by `X-Ostler-Proof`";
+    let packets = "It does not govern packets:";
+    match apart {
+        [] => ok(
             "tree",
             format!(
-                "{TREE}. It does not govern packets: all workspaces share one network and reach each other's ports. \
-                 `network.isolate = true` gives each a network of its own and drops packets between them; an agent can \
-                 tell ostler's requests by `X-Ostler-Proof`"
+                "{tree}. {packets} all workspaces share one network and reach each other's ports. {isolate}; {proof}"
             ),
-        );
-    }
-    match (network.packets)() {
-        Ok(()) => ok(
-            "tree",
-            format!("{TREE}. Packets to workspaces are dropped but from this host (`network.isolate`)"),
         ),
-        Err(why) => warn(
+        apart => warn(
             "tree",
-            format!("{TREE}. Packets between workspaces may pass, although `network.isolate` is set: {why}"),
-            "ostler needs root and `nft` (Debian's nftables) to drop them; a rootless Podman offers only its own \
-             `isolate` option, which netavark before 1.5 loses when a container stops. An agent can tell ostler's \
-             requests from a neighbour's by the header `X-Ostler-Proof`",
+            format!(
+                "{tree}. {packets} workspaces share one network and reach each other's ports, but for those that were made \
+                 while `network.isolate` was set and may still be cut off from the others: {}",
+                names(apart)
+            ),
+            RECREATE,
         ),
     }
 }
@@ -461,22 +622,109 @@ mod tests {
         assert_eq!(unframed(&stream), "one tw");
     }
 
-    fn listening(listen: &[&str], reach: Result<(&str, bool), &str>) -> (String, String) {
-        let network = Network {
+    fn network(listen: &[&str]) -> Network {
+        Network {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             port: 7717,
             told_to_agents: TOLD.into(),
+            is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),
             reach: Arc::new(|| unreachable!("what it answers is handed over")),
-        };
+        }
+    }
+
+    fn listening(listen: &[&str], reach: Result<(&str, bool), &str>) -> (String, String) {
+        // An address that other machines see is a rootless engine's.
         let reach = reach.map(|(address, lan_sees_it)| Reach {
             addresses: BTreeSet::from([address.parse().unwrap()]),
             lan_sees_it,
+            rootless: lan_sees_it,
             outdated: BTreeSet::new(),
         });
-        let check = heard_at(&network, &reach.map_err(str::to_owned), false);
-        (check.verdict, check.found)
+        let check = heard_at(&network(listen), &reach.map_err(str::to_owned), false);
+        (check.verdict, format!("{} {}", check.found, check.advice.unwrap_or_default()).trim().to_owned())
+    }
+
+    #[test]
+    fn listen_that_leaves_out_the_workspaces_address_is_warned_of() {
+        for (listen, reach) in [
+            (&["127.0.0.1"][..], Ok(("192.168.1.10", true))),
+            (&["127.0.0.1"], Ok(("10.89.0.1", false))),
+            (&["127.0.0.1", "10.89.7.1"], Ok(("10.89.0.1", false))),
+        ] {
+            let (verdict, text) = listening(listen, reach);
+            assert_eq!(verdict, "warn", "{text}");
+            let address = reach.unwrap().0;
+            assert!(text.contains(&format!("workspaces are told {address}")), "{text}");
+        }
+        assert_eq!(listening(&["0.0.0.0"], Ok(("10.89.0.1", false))).1.find("are told"), None);
+        let told = Network { is_url_configured: true, ..network(&["127.0.0.1"]) };
+        let reach = Reach {
+            addresses: BTreeSet::from(["10.89.0.1".parse().unwrap()]),
+            lan_sees_it: false,
+            rootless: false,
+            outdated: BTreeSet::new(),
+        };
+        assert_eq!(heard_at(&told, &Ok(reach), false).verdict, "ok", "they are told another address");
+    }
+
+    #[test]
+    fn rootless_listen_advice_does_not_cut_workspaces_off() {
+        let (verdict, text) = listening(&[], Ok(("192.168.1.10", true)));
+        assert_eq!(verdict, "warn", "{text}");
+        assert!(text.contains("`network.listen` cannot"), "{text}");
+        let (_, text) = listening(&["0.0.0.0"], Ok(("10.89.0.1", false)));
+        assert!(text.contains("or `network.listen`, keeps others out"), "{text}");
+    }
+
+    const INSTANCE: InstanceId = InstanceId(uuid::Uuid::from_u128(1));
+
+    fn attached(all: &[(&str, &str)]) -> Result<Vec<Attached>, String> {
+        Ok(all
+            .iter()
+            .map(|(name, network)| Attached {
+                name: (*name).to_owned(),
+                own: Some(format!("{name}-net")),
+                networks: vec![(*network).to_owned()],
+            })
+            .collect())
+    }
+
+    fn tree(isolate: bool, rootless: bool, all: &[(&str, &str)]) -> Check {
+        let packets: Result<(), String> = if rootless { Err("rootless".into()) } else { Ok(()) };
+        let network = Network { isolate, packets: Arc::new(move || packets.clone()), ..network(&[]) };
+        between(&network, rootless, INSTANCE, &attached(all))
+    }
+
+    #[test]
+    fn tree_check_follows_the_networks_that_containers_are_in() {
+        let shared = &instance_name(INSTANCE)[..];
+        let check = tree(true, false, &[("x3", shared), ("x4", shared), ("x5", "x5-net")]);
+        assert_eq!(check.verdict, "warn", "{check:?}");
+        assert!(check.found.contains("x3, x4") && !check.found.contains("x5"), "{check:?}");
+        assert!(check.advice.is_some_and(|advice| advice.contains("ostler recreate")), "no advice");
+        let check = tree(true, false, &[("x3", shared), ("x5", "x5-net")]);
+        assert_eq!(check.verdict, "ok", "one alone in a network reaches no other: {check:?}");
+
+        let check = tree(false, false, &[("x3", shared), ("x5", "x5-net")]);
+        assert_eq!(check.verdict, "warn", "{check:?}");
+        assert!(check.found.contains("cut off from the others: x5"), "{check:?}");
+        assert_eq!(tree(false, false, &[("x3", shared), ("x4", shared)]).verdict, "ok");
+
+        let unknown = between(&network(&[]), false, INSTANCE, &Err("no answer".into()));
+        assert_eq!(unknown.verdict, "warn", "{unknown:?}");
+    }
+
+    #[test]
+    fn rootless_tree_check_does_not_promise_that_packets_are_dropped() {
+        let shared = &instance_name(INSTANCE)[..];
+        let check = tree(false, true, &[("x3", shared)]);
+        assert!(!check.found.contains("and drops packets"), "{check:?}");
+        assert!(check.found.contains("cannot drop packets"), "{check:?}");
+        let check = tree(true, true, &[("x3", "x3-net")]);
+        assert_eq!(check.verdict, "warn", "{check:?}");
+        assert!(check.advice.is_some_and(|advice| !advice.contains("needs root")), "wrong advice");
     }
 
     #[test]

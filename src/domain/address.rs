@@ -117,6 +117,17 @@ pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusa
     (is_of_the_internet(ip) && around.is_attached(ip) && !allow.private).then_some(Refusal::Attached)
 }
 
+/// Those of `wanted` on which a daemon that listens on `listen` is not reached. An empty `listen` means that the daemon
+/// picks every address that is needed.
+#[must_use]
+pub fn uncovered<'a>(listen: &[IpAddr], wanted: impl IntoIterator<Item = &'a IpAddr>) -> Vec<IpAddr> {
+    // `::` takes IPv4 too unless the host's `net.ipv6.bindv6only` says otherwise.
+    let covers =
+        |on: &IpAddr, ip: &IpAddr| on == ip || (on.is_unspecified() && (on.is_ipv6() || ip.is_ipv4()));
+    let is_missing = |ip: &&IpAddr| !listen.is_empty() && !listen.iter().any(|on| covers(on, ip));
+    wanted.into_iter().filter(is_missing).copied().collect()
+}
+
 fn is_of_the_internet(ip: IpAddr) -> bool {
     let nothing = Allow::default();
     match ip {

@@ -78,6 +78,8 @@ pub struct ObservedContainer {
     pub exit_code: Option<i32>,
     /// When its process was last started, to the second.
     pub started_at: Option<Timestamp>,
+    /// Names of the networks that it is attached to, running or not.
+    pub networks: Vec<String>,
 }
 
 /// Something that happened to a container. News, not knowledge: it may be late, come twice or not at all,

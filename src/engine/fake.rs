@@ -547,6 +547,7 @@ impl Engine for FakeEngine {
                     state: container.state,
                     exit_code: container.exit_code,
                     started_at: container.started_at,
+                    networks: vec![container.spec.network.clone()],
                 })
                 .collect()
         })

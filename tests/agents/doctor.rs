@@ -10,7 +10,7 @@ use crate::support::{
 
 /// What the doctor found under a name.
 #[track_caller]
-fn check(site: &Site, name: &str) -> Value {
+pub(super) fn check(site: &Site, name: &str) -> Value {
     let said = site.ostler(["doctor", "--json"]);
     let report: Value =
         serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));

@@ -1,6 +1,6 @@
 //! What `network.isolate` claims, shown by packets: between containers, their gateways and their published ports.
 
-use super::{Agent, make};
+use super::{Agent, doctor::check, make};
 use crate::support::{daemon::Site, podman::podman_says};
 
 /// The port inside a container on which an agent listens.
@@ -91,6 +91,37 @@ fn workspaces_of_a_shared_network_reach_each_other() {
     assert!(one.reaches(&other.address, AGENT_PORT), "README and doctor say that they reach each other");
     assert!(!one.reaches(&one.gateway, other.host_port), "published ports are this host's own");
     assert!(one.reaches(&one.gateway, site.network_port()), "ostler is reached by the gateway");
+}
+
+/// The setting counts for containers that are made from then on; packets go by what the others are attached to.
+#[test]
+fn doctor_names_containers_that_kept_their_network() {
+    let mut site = Site::new("[network]\nisolate = false\n");
+    site.serve();
+    site.create_all(&[("x3", None), ("x4", None), ("x5", None)]);
+    site.stop();
+    site.configure("[network]\nisolate = true\n");
+    site.serve();
+    let rules = Rules::of(&site);
+    site.ostler(["recreate", "x5"]).well();
+    let tree = check(&site, "tree");
+    assert_eq!(tree["verdict"], "warn", "x3 and x4 share a network: {tree}");
+    let found = tree["found"].as_str().unwrap();
+    assert!(found.contains("x3, x4") && !found.contains("x5"), "{tree}");
+    // A container that does not run is attached all the same.
+    site.ostler(["stop", "x4"]).well();
+    assert!(check(&site, "tree")["found"].as_str().unwrap().contains("x3, x4"));
+    site.ostler(["recreate", "x3"]).well();
+    let tree = check(&site, "tree");
+    assert_eq!(tree["verdict"], "ok", "x4 is alone in the old network: {tree}");
+
+    site.stop();
+    site.configure("[network]\nisolate = false\n");
+    site.serve();
+    let tree = check(&site, "tree");
+    assert_eq!(tree["verdict"], "warn", "x3 and x5 kept networks of their own: {tree}");
+    assert!(tree["found"].as_str().unwrap().ends_with("cut off from the others: x3, x5"), "{tree}");
+    drop(rules);
 }
 
 #[test]

@@ -311,6 +311,7 @@ impl House {
                 listen: Vec::new(),
                 port: 7700,
                 told_to_agents: String::new(),
+                is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),

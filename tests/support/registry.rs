@@ -235,6 +235,7 @@ impl Registry {
                 listen: vec![address.ip()],
                 port: address.port(),
                 told_to_agents: ops.settings().told_to_agents(),
+                is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
                 reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),

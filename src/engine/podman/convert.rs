@@ -50,6 +50,7 @@ pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContain
         state,
         exit_code: entry.exit_code.filter(|_| state == ContainerState::Exited),
         started_at: entry.started_at.filter(|s| *s > 0).map(|s| Timestamp(s.saturating_mul(1000))),
+        networks: entry.networks.unwrap_or_default(),
         id,
     })
 }
