@@ -406,26 +406,25 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
             "ostler goes on by itself once the engine tells the address; `network.listen` names one",
         );
     }
+    let mut found = heard;
+    let mut advice = Vec::new();
     if let Some(cut_off) = cut_off(network, reach, is_reached) {
-        return warn("listen", format!("{heard}; {cut_off}"), ADD_LISTEN);
+        found = format!("{found}; {cut_off}");
+        advice.push(ADD_LISTEN.to_owned());
     }
-    if seen_by_others.is_empty() {
-        let closes = network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it);
-        let closes = if closes { "; connections from other machines are closed" } else { "" };
-        return ok("listen", format!("{heard}{closes}"));
+    if !seen_by_others.is_empty() {
+        found = format!("{found}; other machines may see {}", seen_by_others.join(" and "));
+        let keeps_out = if reach.as_ref().is_ok_and(|reach| reach.rootless) {
+            "a firewall rule for the interfaces of other machines keeps others out, and so does leaving `network.listen` out: \
+             ostler then closes their connections. Naming other addresses would cut the workspaces off"
+        } else {
+            "a firewall rule, or `network.listen`, keeps others out"
+        };
+        advice.push(format!("everything but health needs a token; {keeps_out}"));
+    } else if network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it) {
+        found.push_str("; connections from other machines are closed");
     }
-    let rootless = reach.as_ref().is_ok_and(|reach| reach.rootless);
-    let keeps_out = if rootless {
-        "a firewall rule for the interfaces of other machines keeps others out. `network.listen` cannot: workspaces of a \
-         rootless Podman need this address too"
-    } else {
-        "a firewall rule, or `network.listen`, keeps others out"
-    };
-    warn(
-        "listen",
-        format!("{heard}; other machines may see {}", seen_by_others.join(" and ")),
-        format!("everything but health needs a token; {keeps_out}"),
-    )
+    if advice.is_empty() { ok("listen", found) } else { warn("listen", found, advice.join("\n")) }
 }
 
 const ADD_LISTEN: &str = "add the address to `network.listen`, leave `network.listen` out, or say by \
@@ -671,9 +670,9 @@ mod tests {
 
     #[test]
     fn rootless_listen_advice_does_not_cut_workspaces_off() {
-        let (verdict, text) = listening(&[], Ok(("192.168.1.10", true)));
+        let (verdict, text) = listening(&["0.0.0.0"], Ok(("192.168.1.10", true)));
         assert_eq!(verdict, "warn", "{text}");
-        assert!(text.contains("`network.listen` cannot"), "{text}");
+        assert!(text.contains("leaving `network.listen` out"), "{text}");
         let (_, text) = listening(&["0.0.0.0"], Ok(("10.89.0.1", false)));
         assert!(text.contains("or `network.listen`, keeps others out"), "{text}");
     }
