@@ -41,7 +41,7 @@ use crate::{
     },
     entropy::SystemEntropy,
     http::{Api, ApiParts, Dial, Vitals, is_own_address, listen, run_view, serve_agents, serve_local},
-    identity::{self, Lock},
+    identity::{self, IdentityError, Lock},
     listening::Listening,
     ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
@@ -541,33 +541,83 @@ const RESTORE: &str = "if the error above says nothing better: restore a backup 
 /// # Errors
 /// Never: what cannot be found out is a finding.
 pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport> {
-    let mut checks = vec![doctor::fail(
-        "daemon",
-        format!("nobody serves {}", config.socket().display()),
-        if rustix::process::getuid().is_root() {
-            "start it: `ostler serve`, or `systemctl start ostler`"
-        } else {
-            "start it: `ostler serve`, or `systemctl --user start ostler`"
-        },
-    )];
+    // The directory first: a daemon that would be refused is not to be started.
+    let registry = registry_offline(&config.data_dir).await;
+    let mut checks = vec![daemon_offline(&config, registry.verdict == "fail")];
     let clock: SharedClock = Arc::new(SystemClock::start());
     match engine_of(&config, &clock) {
         Ok(engine) => checks.push(doctor::engine(&*engine).await),
         Err(error) => checks.push(doctor::fail("engine", format!("{error:#}"), "see `ostler config show`")),
     }
     checks.push(doctor::disk(existing_part(&config.data_dir)));
-    checks.push(match Store::open_read_only(&config.data_dir) {
-        Ok(store) => match store.registry().await {
-            Ok(Some(registry)) => doctor::ok("registry", format!("instance {}", registry.instance)),
-            Ok(None) => doctor::ok("registry", "new, without an identity"),
-            Err(error) => doctor::fail("registry", error.to_string(), RESTORE),
-        },
-        Err(_) if !config.data_dir.join(crate::store::FILE_NAME).exists() => {
-            doctor::ok("registry", "none yet: the first `ostler serve` makes it")
-        }
-        Err(error) => doctor::fail("registry", error.to_string(), RESTORE),
-    });
+    checks.push(registry);
     Ok(api::DoctorReport { checks })
+}
+
+/// Why no daemon answered, and whether to start one.
+fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
+    let socket = config.socket();
+    let shown = socket.display();
+    if let Err(error) = std::os::unix::net::UnixStream::connect(&socket)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return doctor::fail(
+            "daemon",
+            format!("whether a daemon serves {shown} cannot be seen: {error}"),
+            "run this as the user whom the data directory belongs to, or name your own with --data-dir",
+        );
+    }
+    let advice = if is_refused {
+        "see `registry` below first: until that is settled, `ostler serve` refuses to start"
+    } else if rustix::process::getuid().is_root() {
+        "start it: `ostler serve`, or `systemctl start ostler`"
+    } else {
+        "start it: `ostler serve`, or `systemctl --user start ostler`"
+    };
+    doctor::fail("daemon", format!("no daemon serves {shown}"), advice)
+}
+
+/// The registry's files, as a start would find them.
+async fn registry_offline(data_dir: &Path) -> api::Check {
+    let fail =
+        |error: &dyn std::fmt::Display, advice: &str| doctor::fail("registry", error.to_string(), advice);
+    let record = match identity::refuse_copy(data_dir) {
+        Ok(record) => record,
+        Err(error) => return fail(&error, "nothing was changed; the error says what to decide"),
+    };
+    match data_dir.join(crate::store::FILE_NAME).try_exists() {
+        Ok(true) => {}
+        Err(error) => {
+            return fail(
+                &format!("{}: {error}", data_dir.display()),
+                "run this as the user whom the data directory belongs to, or name your own with --data-dir",
+            );
+        }
+        Ok(false) => {
+            return match record {
+                None => doctor::ok("registry", "none yet: the first `ostler serve` makes it"),
+                Some(record) => doctor::warn(
+                    "registry",
+                    format!(
+                        "the database is gone, and the mirror says that it was instance {}",
+                        record.instance
+                    ),
+                    "put ostler.db back if you have a copy. Without one `ostler serve` makes a new registry that changes \
+                     nothing by itself, and `ostler adopt --dry-run` shows what it can take back",
+                ),
+            };
+        }
+    }
+    let store = match Store::open_read_only(data_dir) {
+        Ok(store) => store,
+        Err(error) => return fail(&error, RESTORE),
+    };
+    match identity::refuse_mixed(&store, record.as_ref(), data_dir).await {
+        Ok(Some(registry)) => doctor::ok("registry", format!("instance {}", registry.instance)),
+        Ok(None) => doctor::ok("registry", "new, without an identity"),
+        Err(IdentityError::Store(error)) => fail(&error, RESTORE),
+        Err(error) => fail(&error, "nothing was changed; the error says what to decide"),
+    }
 }
 
 fn existing_part(path: &Path) -> &Path {

@@ -202,6 +202,43 @@ fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
     Err(IdentityError::Untrusted { path: path.to_owned(), found })
 }
 
+/// What a start would refuse a data directory for, as far as reading can show it. Nothing is changed or locked.
+///
+/// # Errors
+/// Why a daemon does not serve this directory.
+pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityError> {
+    let mirror = Mirror::Directory(data_dir.to_owned());
+    let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
+    let Some(record) = mirror.read().map_err(place)? else { return Ok(None) };
+    if record.is_of_another(mirror.place().map_err(place)?) {
+        return Err(IdentityError::Copied { path: data_dir.to_owned() });
+    }
+    Ok(Some(record))
+}
+
+/// The registry that a database holds, if its mirror is that registry's too. Nothing is changed.
+///
+/// # Errors
+/// Why a daemon does not serve them together.
+pub async fn refuse_mixed(
+    store: &Store,
+    record: Option<&MirrorRecord>,
+    data_dir: &Path,
+) -> Result<Option<Registry>, IdentityError> {
+    let registry = store.registry().await?;
+    if let (Some(registry), Some(record)) = (registry, record)
+        && registry.instance != record.instance
+        && !has_become_it(store, &registry).await?
+    {
+        return Err(IdentityError::Mixed {
+            path: data_dir.to_owned(),
+            database: registry.instance,
+            mirror: record.instance,
+        });
+    }
+    Ok(registry)
+}
+
 /// Finds out who this registry is: a new one, the one it was, or one that was lost.
 ///
 /// # Errors
@@ -222,7 +259,7 @@ pub async fn establish(
     {
         return Err(IdentityError::Copied { path: data_dir.to_owned() });
     }
-    let registry = match (store.registry().await?, &known_record) {
+    let registry = match (refuse_mixed(store, known_record.as_ref(), data_dir).await?, &known_record) {
         (None, None) => {
             let instance = InstanceId(entropy.uuid());
             Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None }
@@ -234,15 +271,6 @@ pub async fn establish(
             recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
-        (Some(registry), Some(record))
-            if registry.instance != record.instance && !has_become_it(store, &registry).await? =>
-        {
-            return Err(IdentityError::Mixed {
-                path: data_dir.to_owned(),
-                database: registry.instance,
-                mirror: record.instance,
-            });
-        }
         (Some(registry), _) => registry,
     };
     let was_there = store.registry().await?.is_some();

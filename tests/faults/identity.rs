@@ -58,6 +58,9 @@ fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
     for told in [copied.data_dir().display().to_string().as_str(), "is a copy", "doctor --accept-copy"] {
         assert!(said.stderr.contains(told), "`{told}` is missing: {said:?}");
     }
+    let doctor = copied.ostler(["doctor"]);
+    assert!(doctor.stdout.contains("is a copy"), "the doctor does not say what a start would: {doctor:?}");
+    assert!(!doctor.stdout.contains("start it: `ostler serve`"), "{doctor:?}");
 
     // Accepted, but the original is served: there is still only one.
     original.serve();
@@ -87,4 +90,37 @@ fn the_socket_of_a_killed_daemon_stands_in_nobodys_way() {
     assert!(said.stderr.contains("ostler serve"), "no next step: {said:?}");
     site.serve();
     site.ostler(["ls"]).well();
+}
+
+#[test]
+fn doctor_says_that_the_directory_is_another_users() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::new(HASTY);
+    std::fs::create_dir(site.data_dir()).expect("the directory is made");
+    std::fs::set_permissions(site.data_dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("its mode");
+    site.run_as(65_534);
+    let doctor = site.ostler(["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(doctor.stdout.contains("Permission denied"), "{doctor:?}");
+    for wrong in ["start it:", "none yet", "ok    registry"] {
+        assert!(!doctor.stdout.contains(wrong), "{wrong:?}: {doctor:?}");
+    }
+}
+
+#[test]
+fn doctor_says_that_the_database_is_gone() {
+    let mut site = Site::new(HASTY);
+    site.serve();
+    let instance = site.instance();
+    site.stop();
+    site.lose_database();
+    let doctor = site.ostler(["doctor"]);
+    assert!(
+        doctor.stdout.contains(&instance) && doctor.stdout.contains("the database is gone"),
+        "{doctor:?}"
+    );
+    assert!(!doctor.stdout.contains("none yet"), "{doctor:?}");
 }
