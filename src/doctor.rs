@@ -5,7 +5,7 @@
 mod configuration;
 mod network;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use crate::{
     api::{Check, DoctorReport},
@@ -14,8 +14,9 @@ use crate::{
         ids::InstanceId,
         naming::{VolumeKind, instance_name, volume_name},
         plan::{Inventory, KnownRow},
+        spec::LabelledSpec,
         status::Status,
-        trash::TrashState,
+        trash::{Things, TrashEntry, TrashState},
     },
     engine::{
         Engine, EngineUse, Trouble,
@@ -120,12 +121,13 @@ impl Doctor {
         match trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await {
             Ok(listing) => {
                 let mut inventory = Inventory::of(self.0.instance, listing.observed());
-                let rows = match self.rows_of(&mut inventory).await {
-                    Ok(rows) => rows,
+                let (rows, entries) = match self.rows_of(&mut inventory).await {
+                    Ok(known) => known,
                     Err(error) => return vec![store_fails(&error)],
                 };
                 let mut checks = vec![self.sentinel(listing.observed().containers.len()).await];
                 checks.extend(paused(&inventory, &rows));
+                checks.extend(unknown(&inventory, &rows, &entries));
                 match self.lost_work().await {
                     Ok(lost) => checks.extend(lost),
                     Err(error) => checks.push(store_fails(&error)),
@@ -160,14 +162,14 @@ impl Doctor {
         }
     }
 
-    /// The rows of what a listing shows; renamed containers of theirs are recognised in it.
-    async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<Vec<KnownRow>> {
+    /// The rows and trash entries of what a listing shows; renamed containers of theirs are recognised in it.
+    async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<KnownRow>, Vec<TrashEntry>)> {
         let mut shown = inventory.workspaces();
         shown.extend(inventory.named_by_foreign());
         let entries = self.0.store.trash_of(shown.clone()).await?;
         let rows = self.0.store.known_rows(shown).await?;
         inventory.recognise(&rows, &entries);
-        Ok(rows)
+        Ok((rows, entries))
     }
 
     /// Workspaces at rest whose work volume is gone, if any: nobody else notices before they are to start.
@@ -294,7 +296,10 @@ impl Doctor {
     async fn trash(&self) -> StoreResult<Check> {
         let entries = self.0.store.trash().await?;
         let open = entries.iter().filter(|entry| entry.state != TrashState::Kept).count();
-        let found = format!("{} entries, {open} of them on their way", entries.len());
+        let found = match entries.len() {
+            1 => format!("1 entry, {open} on its way"),
+            count => format!("{count} entries, {open} of them on their way"),
+        };
         if entries.is_empty() {
             return Ok(ok("trash", found));
         }
@@ -306,6 +311,41 @@ impl Doctor {
             Err(_) => ok("trash", format!("{found}; the engine does not say what they cost in disk")),
         })
     }
+}
+
+/// The most unknown workspaces that one line names.
+const MOST_UNKNOWN: usize = 20;
+
+/// Workspaces of this instance in the engine that neither a row nor the trash knows, if any.
+fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> Option<Check> {
+    let known: BTreeSet<_> =
+        rows.iter().map(|row| row.id).chain(entries.iter().map(|entry| entry.workspace)).collect();
+    let unknown: Vec<_> = inventory.workspaces().into_iter().filter(|id| !known.contains(id)).collect();
+    if unknown.is_empty() {
+        return None;
+    }
+    let named = unknown.iter().take(MOST_UNKNOWN).map(|id| {
+        let own = inventory.containers.get(id).into_iter().flatten().map(|(_, container)| container);
+        let trashed = inventory.trashed.get(id).into_iter().flatten().map(|(_, container)| container);
+        let name = own.chain(trashed).find_map(|container| LabelledSpec::of(&container.labels));
+        let name = name.map_or_else(|| id.to_string(), |spec| spec.name.to_string());
+        match inventory.newest_of(*id) {
+            Some(Things { container: Some(_), .. }) => name,
+            Some(_) => format!("{name} (volumes only)"),
+            None => format!("{name} (in a trash that was lost)"),
+        }
+    });
+    let named: Vec<_> = named.collect();
+    let more = match unknown.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(warn(
+        "unknown",
+        format!("in Podman with our labels, and in no row: {}{more}", named.join(", ")),
+        "`ostler adopt NAME` takes back what has a container outside the trash. What is left is moved into the trash after \
+         `sweep.unknown_grace` (not while the registry is recovering): `ostler trash restore NAME` takes it back from there",
+    ))
 }
 
 /// Containers that an operator has paused, if any.

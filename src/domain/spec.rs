@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::WorkspaceId, naming::WorkspaceName, runtime::Tier};
+use super::{
+    ids::WorkspaceId,
+    naming::{LABEL_SPEC, WorkspaceName},
+    runtime::Tier,
+};
 
 /// Whether the container may write to a bound host directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,4 +240,12 @@ pub struct LabelledSpec {
     /// Whether it may be written to.
     #[serde(default)]
     pub workspace_access: Access,
+}
+
+impl LabelledSpec {
+    /// Reads it from a container's labels; `None` where there is none that can be read.
+    #[must_use]
+    pub fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
+        serde_json::from_str(labels.get(LABEL_SPEC)?).ok()
+    }
 }

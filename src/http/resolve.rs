@@ -5,7 +5,7 @@ use super::{
     error::{HttpError, HttpResult},
 };
 use crate::{
-    domain::{naming::WorkspaceName, workspace::Workspace},
+    domain::{naming::WorkspaceName, trash::TrashEntry, workspace::Workspace},
     store::{Found, Scope},
 };
 
@@ -26,16 +26,43 @@ impl Api {
                     ids.join(", ")
                 )))
             }
+            Found::None(names) if scope == Scope::Removed => Err(self.no_removed(reference, &names).await?),
             Found::None(names) => Err(HttpError::not_found(format!(
-                "workspace not found: nothing {} `{reference}`{}",
-                if scope == Scope::Removed { "removed is called" } else { "is called" },
-                suggestion(reference, &names)
+                "workspace not found: nothing is called `{reference}`{}",
+                suggestion(reference, &names).unwrap_or_else(|| ". `ostler ls` shows what there is".into())
             ))),
         }
     }
+
+    /// Without a row there is nothing to undelete, and still something to restore: after a lost database the trash holds
+    /// what belonged to removed workspaces.
+    async fn no_removed(&self, reference: &str, names: &[WorkspaceName]) -> HttpResult<HttpError> {
+        let entries = self.0.store.trash().await?;
+        let is_meant = |entry: &&TrashEntry| {
+            entry.workspace_name == reference
+                || (reference.len() >= 4 && entry.workspace.to_string().starts_with(reference))
+        };
+        let next = match entries.iter().filter(is_meant).collect::<Vec<_>>()[..] {
+            [] => suggestion(reference, names).unwrap_or_else(|| {
+                ". `ostler ls --removed` shows what was removed, `ostler trash ls` what is in the trash, and `ostler doctor` \
+                 what Podman holds that the registry does not know"
+                    .into()
+            }),
+            [entry] => format!(
+                ", but the trash holds what belonged to it: `ostler trash restore {}` brings it back",
+                entry.id
+            ),
+            _ => ", but the trash holds what belonged to it: `ostler trash ls` shows the entries, `ostler trash restore ID` \
+                  brings one back"
+                .into(),
+        };
+        Ok(HttpError::not_found(format!(
+            "workspace not found: nothing removed is called `{reference}`{next}"
+        )))
+    }
 }
 
-fn suggestion(reference: &str, names: &[WorkspaceName]) -> String {
+fn suggestion(reference: &str, names: &[WorkspaceName]) -> Option<String> {
     let lower = reference.to_lowercase();
     let mut near: Vec<_> = names
         .iter()
@@ -44,11 +71,7 @@ fn suggestion(reference: &str, names: &[WorkspaceName]) -> String {
         .collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let near: Vec<_> = near.iter().take(SUGGESTIONS).map(|(_, name)| format!("`{name}`")).collect();
-    if near.is_empty() {
-        ". `ostler ls` shows what there is".into()
-    } else {
-        format!(". Did you mean {}?", near.join(" or "))
-    }
+    (!near.is_empty()).then(|| format!(". Did you mean {}?", near.join(" or ")))
 }
 
 #[cfg(test)]
@@ -59,7 +82,8 @@ mod tests {
     fn near_names_are_suggested_the_nearest_first() {
         let names: Vec<WorkspaceName> =
             ["backend", "frontend", "frontends"].iter().map(|name| name.parse().unwrap()).collect();
-        assert_eq!(suggestion("frontent", &names), ". Did you mean `frontend` or `frontends`?");
-        assert_eq!(suggestion("xyz", &names), ". `ostler ls` shows what there is");
+        let near = suggestion("frontent", &names);
+        assert_eq!(near.as_deref(), Some(". Did you mean `frontend` or `frontends`?"));
+        assert_eq!(suggestion("xyz", &names), None);
     }
 }

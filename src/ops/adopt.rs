@@ -403,7 +403,7 @@ impl Inner {
 }
 
 fn labelled_spec(labels: &BTreeMap<String, String>) -> Option<LabelledSpec> {
-    serde_json::from_str(labels.get(LABEL_SPEC)?).ok()
+    LabelledSpec::of(labels)
 }
 
 /// Parents before children, so that a child finds its parent's row. A cycle in the labels ends the walk.

@@ -34,9 +34,32 @@ fn ls_shows_removed_ones_when_asked() {
 }
 
 #[test]
+fn ls_of_a_lost_registry_points_at_adopt() {
+    let daemon = FakeDaemon::start();
+    daemon.answers_bytes("GET /workspaces", 200, b"[]");
+    let item =
+        br#"{"workspace_id":"6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11","name":"builder","container_id":null,
+                    "volumes":[],"adopted":true,"detail":""}"#;
+    let outcome = [&br#"{"items":["#[..], item, br#"],"recovering":true}"#].concat();
+    daemon.answers_bytes("POST /adopt", 200, &outcome);
+    let said = daemon.run(&["ls"]).stderr;
+    for told in ["recovering", "1 workspace that it does not know", "ostler adopt --all", "ostler doctor"] {
+        assert!(said.contains(told), "no {told:?} in {said}");
+    }
+    assert!(!said.contains("ostler create"), "a lost registry is no new one: {said}");
+
+    let daemon = FakeDaemon::start();
+    daemon.answers_bytes("GET /workspaces", 200, b"[]");
+    daemon.answers_bytes("POST /adopt", 500, br#"{"error":"the engine gave no answer"}"#);
+    let said = daemon.run(&["ls"]).stderr;
+    assert!(said.contains("could not be found out") && said.contains("ostler doctor"), "{said}");
+}
+
+#[test]
 fn ls_of_nothing_says_how_to_begin() {
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
+    daemon.answers_bytes("POST /adopt", 200, br#"{"items":[],"recovering":false}"#);
     both!(daemon, "ls_empty", ["ls"]);
 }
 

@@ -284,3 +284,39 @@ fn copy_put_over_the_database_of_a_killed_daemon_is_refused() {
     std::fs::copy(&database, copied.path().join("ostler.db")).unwrap();
     assert!(!log.exists(), "a stopped daemon left its log beside the database");
 }
+
+/// Its container lies in the engine under the name of a trash entry that no database has.
+#[test]
+fn removed_workspace_is_found_by_name_after_the_registry_was_lost() {
+    let mut site = Site::new(AT_ONCE);
+    site.serve();
+    site.create_all(&[("kept", None), ("gone", None)]);
+    site.ostler(["rm", "gone"]).well();
+    // A removal is accepted first and carried out then.
+    until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    site.kill();
+    site.lose_database();
+    site.serve();
+
+    let said = site.ostler(["ls"]).stderr;
+    assert!(said.contains("recovering") && said.contains("ostler adopt"), "{said}");
+    let unknown = |report: &Value| -> Option<Value> {
+        report["checks"].as_array()?.iter().find(|check| check["name"] == "unknown").cloned()
+    };
+    let check = unknown(&site.json(["doctor"])).expect("the doctor shows what no row knows");
+    let found = check["found"].as_str().unwrap();
+    assert!(found.contains("kept") && found.contains("gone (in a trash that was lost)"), "{check}");
+
+    site.json(["adopt", "--all"]);
+    let check = unknown(&site.json(["doctor"])).expect("one is left");
+    assert!(!check["found"].as_str().unwrap().contains("kept"), "{check}");
+    until("what was removed is in the trash", || {
+        site.sweep("reap_unknown");
+        (!site.trash().is_empty()).then_some(())
+    });
+    assert_eq!(unknown(&site.json(["doctor"])), None, "the trash knows it now");
+    let refused = site.ostler(["undelete", "gone"]);
+    assert!(refused.stderr.contains("ostler trash restore"), "{refused:?}");
+    site.ostler(["trash", "restore", "gone"]).well();
+    assert_eq!(site.show("gone")["status"], "paused");
+}

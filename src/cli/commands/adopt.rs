@@ -34,7 +34,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Resul
 
 fn tell(session: &Session<'_>, outcome: &AdoptOutcome, asking: bool) -> Result<(), Failure> {
     if outcome.items.is_empty() {
-        output::note("There is nothing to adopt.");
+        output::note(
+            "There is nothing to adopt. `ostler doctor` shows what else the registry does not know.",
+        );
     } else {
         let rows = outcome.items.iter().map(|item| row(item, asking)).collect();
         session.out.table(["ID", "NAME", "", "HOLDS", "WHAT"], rows)?;

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    api::WorkspaceView,
+    api::{Adopt, AdoptOutcome, WorkspaceView},
     cli::{
         Session,
         args::LsArgs,
         failure::Failure,
         output::{self, Cell, Tone},
-        text::{self, printable},
+        text::{self, count, printable},
     },
 };
 
@@ -21,7 +21,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<
         return Ok(0);
     }
     if workspaces.is_empty() {
-        output::note("There are no workspaces yet: `ostler create NAME --image IMAGE` makes one.");
+        output::note(&nothing(session).await);
         return Ok(0);
     }
     workspaces.sort_by(|one, other| one.name.cmp(&other.name));
@@ -29,6 +29,31 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<
     session.out.table(["NAME", "ID", "STATUS", "SINCE", "TIER", "IMAGE", "NOTE"], rows)?;
     super::note_if_not_ready(session).await;
     Ok(0)
+}
+
+/// What to say of an empty registry: it may be new, or it may have been lost.
+async fn nothing(session: &Session<'_>) -> String {
+    let question = Adopt { which: Vec::new(), all: false, dry_run: true, instance: None };
+    let asked: Result<AdoptOutcome, _> = session.client.post("/adopt", &question).await;
+    let Ok(AdoptOutcome { items, recovering }) = asked else {
+        return "The registry has no workspaces, and whether Podman holds any could not be found out: `ostler doctor` says \
+                why. `ostler create NAME --image IMAGE` makes one."
+            .to_owned();
+    };
+    let adoptable = items.iter().filter(|item| item.adopted).count();
+    let lost = if recovering { "The registry was lost or restored and is recovering: " } else { "" };
+    match (adoptable, items.len()) {
+        (0, 0) if !recovering => {
+            "There are no workspaces yet: `ostler create NAME --image IMAGE` makes one.".to_owned()
+        }
+        (0, 0) => format!("{lost}it has no workspaces, and Podman holds none. `ostler doctor` says what to do."),
+        (adoptable, all) => format!(
+            "{lost}it has no workspaces, but Podman holds {}, {adoptable} of which can be adopted. `ostler adopt --dry-run` \
+             shows them, `ostler adopt --all` takes them back, `ostler doctor` says more.",
+            count(all, "workspace that it does not know", "workspaces that it does not know"),
+        )
+        .replacen("it has", if recovering { "it has" } else { "The registry has" }, 1),
+    }
 }
 
 type Row = [Cell; 7];
