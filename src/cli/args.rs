@@ -180,12 +180,13 @@ pub struct CreateArgs {
     #[arg(long)]
     pub runtime: Option<String>,
     /// How much of the machine it gets: 1 sandbox, 2 512 MiB, 3 2 GiB, 4 4 GiB [default: 2]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4), allow_negative_numbers = true)]
     pub tier: Option<u8>,
     /// A variable of its environment; without a value, this environment's
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// A file of such variables, one per line; `--env` comes before it
+    /// A file of such variables, one per line; `--env` comes before it. Lines that begin with `#` are comments; a value is
+    /// everything after `=`, quotes and `#` included
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
     /// A directory of this machine at /workspace, in place of a volume
@@ -203,11 +204,11 @@ pub struct CreateArgs {
     /// Its agent polls its messages: they are stored for it, and not sent
     #[arg(long, requires = "external", conflicts_with = "url")]
     pub poll: bool,
-    /// Put to sleep after so many idle minutes; a message wakes it
-    #[arg(long, value_name = "MINUTES", conflicts_with = "external")]
+    /// Put to sleep after so many idle minutes, 0 for never; a message wakes it
+    #[arg(long, value_name = "MINUTES", conflicts_with = "external", allow_negative_numbers = true)]
     pub sleep_after: Option<u32>,
     /// How many tasks its agent takes on at once, for its peers to know
-    #[arg(long, value_name = "TASKS")]
+    #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
     /// Start it anew when it is busy and nothing comes of it
     #[arg(long, conflicts_with = "external")]
@@ -265,7 +266,7 @@ pub struct LogsArgs {
     #[arg(long, short)]
     pub follow: bool,
     /// Only the last lines, looked for in the last 16 MiB
-    #[arg(long, short = 'n', value_name = "LINES")]
+    #[arg(long, short = 'n', value_name = "LINES", allow_negative_numbers = true)]
     pub tail: Option<u32>,
 }
 
@@ -411,7 +412,7 @@ pub struct SetArgs {
     #[arg(long)]
     pub role: Option<String>,
     /// How much of the machine it gets
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4), allow_negative_numbers = true)]
     pub tier: Option<u8>,
     /// The workspace above it; empty for none
     #[arg(long, value_name = "NAME")]
@@ -444,10 +445,10 @@ pub struct SetArgs {
     #[arg(long)]
     pub url: Option<String>,
     /// Put to sleep after so many idle minutes; 0 for never
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     pub sleep_after: Option<u32>,
     /// How many tasks its agent takes on at once; 0 for unknown
-    #[arg(long, value_name = "TASKS")]
+    #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
     /// Whether it is started anew when it is busy and nothing comes of it
     #[arg(long, value_name = "BOOL")]
@@ -757,7 +758,8 @@ pub struct EventsArgs {
         short = 'n',
         value_name = "COUNT",
         default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
     )]
     pub limit: u32,
 }
@@ -779,7 +781,8 @@ pub struct WhyArgs {
         short = 'n',
         value_name = "COUNT",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
     )]
     pub limit: u32,
 }

@@ -62,6 +62,10 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
             "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
              \"box:7717\"",
         ),
+        (
+            "[network]\nlisten = [\"127.0.0.1\", \"999.1.1.1\"]",
+            "config.toml:2: `network.listen`: expected an address without a port, such as \"127.0.0.1\", found \"999.1.1.1\"",
+        ),
         ("[network]\nisolate = 1", "config.toml:2: `network.isolate`: expected true or false, found 1"),
         ("data_dir = \"here\"", "config.toml:1: `data_dir`: expected an absolute path, found \"here\""),
         (

@@ -242,16 +242,14 @@ fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
 /// A list, or, as the environment has it, texts between commas.
 fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
     let what = "a list of addresses without ports, such as [\"127.0.0.1\", \"192.168.1.10\"]";
-    let texts: Option<Vec<&str>> = match (given.as_array(), given.as_str()) {
-        (Some(list), _) => list.iter().map(|one| one.get_ref().as_str()).collect(),
-        (None, Some(text)) => Some(text.split(',').map(str::trim).collect()),
-        (None, None) => None,
-    };
-    let parsed = texts.map(|texts| texts.into_iter().map(str::parse).collect::<Result<Vec<_>, _>>());
-    match parsed {
-        Some(Ok(list)) if !list.is_empty() => Ok(list),
-        Some(Ok(_) | Err(_)) | None => Err(expected(what, given)),
+    let element = "an address without a port, such as \"127.0.0.1\"";
+    if let Some(text) = given.as_str() {
+        let parse = |one: &str| one.parse().map_err(|_| format!("expected {element}, found {one:?}"));
+        return text.split(',').map(|one| parse(one.trim())).collect();
     }
+    let list = given.as_array().filter(|list| !list.is_empty()).ok_or_else(|| expected(what, given))?;
+    let parse = |one: &DeValue<'_>| one.as_str().and_then(|text| text.parse().ok());
+    list.iter().map(|one| parse(one.get_ref()).ok_or_else(|| expected(element, one.get_ref()))).collect()
 }
 
 fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {

@@ -114,3 +114,19 @@ fn a_line_of_an_env_file_without_a_value_is_refused_with_its_place() {
     assert_eq!(ran.code, 2);
     assert_eq!(ran.stderr, format!("error: {}:2: expected KEY=VALUE\n", file.display()));
 }
+
+#[test]
+fn negative_number_is_refused_as_the_options_value() {
+    let daemon = FakeDaemon::start();
+    for args in [
+        &["create", "x", "--sleep-after", "-5"][..],
+        &["set", "x", "--sleep-after", "-5"],
+        &["set", "x", "--tier", "-5"],
+        &["logs", "x", "--tail", "-5"],
+    ] {
+        let ran = daemon.run(args);
+        assert_eq!(ran.code, 2, "of {args:?}");
+        assert!(ran.stderr.contains("invalid value '-5'"), "of {args:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("-- -5"), "the tip is wrong: {}", ran.stderr);
+    }
+}

@@ -149,5 +149,5 @@ pub(super) fn failed(failure: Failure) -> HttpError {
 
 /// The workspace is not to run, nor to receive.
 pub(super) fn paused() -> HttpError {
-    HttpError::conflict("workspace is paused, or one above it is: resume it first")
+    HttpError::conflict("workspace is paused, or one above it is: start that one first (`ostler start`)")
 }
