@@ -679,21 +679,19 @@ mod tests {
 
     const INSTANCE: InstanceId = InstanceId(uuid::Uuid::from_u128(1));
 
-    fn attached(all: &[(&str, &str)]) -> Result<Vec<Attached>, String> {
-        Ok(all
-            .iter()
-            .map(|(name, network)| Attached {
-                name: (*name).to_owned(),
-                own: Some(format!("{name}-net")),
-                networks: vec![(*network).to_owned()],
-            })
-            .collect())
+    fn attached(all: &[(&str, &str)]) -> Vec<Attached> {
+        let one = |(name, network): &(&str, &str)| Attached {
+            name: (*name).to_owned(),
+            own: Some(format!("{name}-net")),
+            networks: vec![(*network).to_owned()],
+        };
+        all.iter().map(one).collect()
     }
 
     fn tree(isolate: bool, rootless: bool, all: &[(&str, &str)]) -> Check {
         let packets: Result<(), String> = if rootless { Err("rootless".into()) } else { Ok(()) };
         let network = Network { isolate, packets: Arc::new(move || packets.clone()), ..network(&[]) };
-        between(&network, rootless, INSTANCE, &attached(all))
+        between(&network, rootless, INSTANCE, &Ok(attached(all)))
     }
 
     #[test]
