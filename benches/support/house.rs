@@ -172,6 +172,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             listen: Vec::new(),
             port: 0,
             told_to_agents: String::new(),
+            is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),
             reach: Arc::new(|| Box::pin(async { Err("nothing runs here".to_owned()) })),
