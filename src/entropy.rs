@@ -6,6 +6,9 @@ use uuid::{Builder, Uuid};
 
 use crate::domain::token::{TOKEN_BYTES, Token};
 
+/// What the character `-` stands for in base64url.
+const HYPHEN: u8 = 62;
+
 /// Gives random bytes.
 pub trait Entropy: Send + Sync {
     /// Fills the buffer.
@@ -22,6 +25,11 @@ pub trait Entropy: Send + Sync {
     fn token(&self) -> Token {
         let mut bytes = [0; TOKEN_BYTES];
         self.fill(&mut bytes);
+        // A token that begins with a hyphen, and so its shown prefix, would be taken for an option on a command line.
+        // Clearing one bit of its first six avoids that; the other 255 stay random.
+        if bytes[0] >> 2 == HYPHEN {
+            bytes[0] &= 0x7f;
+        }
         Token::from_random(bytes)
     }
 }
@@ -38,5 +46,26 @@ impl Entropy for SystemEntropy {
     fn fill(&self, bytes: &mut [u8]) {
         // A kernel without randomness cannot issue a token that anybody should trust: better to end here.
         getrandom::fill(bytes).expect("the operating system gives random bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Constant(u8);
+
+    impl Entropy for Constant {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(self.0);
+        }
+    }
+
+    #[test]
+    fn token_never_begins_like_an_option() {
+        for byte in 0..=u8::MAX {
+            let token = Constant(byte).token();
+            assert!(!token.expose().starts_with('-'), "made of {byte:#x}: {}", token.prefix());
+        }
     }
 }
