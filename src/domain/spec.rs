@@ -214,6 +214,10 @@ impl SpecPatch {
     }
 }
 
+/// What [`LabelledSpec`] does not hold: labels are fixed when a container is made, and hold no secrets.
+pub const NOT_IN_LABELS: &str = "api tokens, --sleep-after, --max-tasks and --restart-when-wedged, and every change \
+                                 (name, parent, image and so on) since its container was made, are lost";
+
 /// The part of a workspace that its container's label keeps: enough to rebuild a lost row, no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledSpec {

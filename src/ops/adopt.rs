@@ -21,7 +21,7 @@ use crate::{
         observed::Observed,
         plan::Inventory,
         recovery::{Contradicted, contradiction, newer_container},
-        spec::{LabelledSpec, OWN_VARIABLES, Spec},
+        spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, Spec},
         status::Cause,
         token::Token,
         trash::Things,
@@ -275,7 +275,7 @@ impl Ops {
             Some(_) => "its token goes on working".into(),
             None => "no token was found: a restart issues one".into(),
         });
-        said.push("api tokens and later renames are lost".into());
+        said.push(NOT_IN_LABELS.into());
         let name = self.0.free_name(&labelled.name, id).await?;
         let work = volume_name(id, VolumeKind::Work);
         let adopted = AdoptedWorkspace {

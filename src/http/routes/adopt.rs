@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     api::{Adopt, AdoptItem, AdoptOutcome},
-    domain::{ids::InstanceId, spec::LabelledSpec},
+    domain::{
+        ids::InstanceId,
+        spec::{LabelledSpec, NOT_IN_LABELS},
+    },
     identity,
     ops::{AdoptRequest, Applied},
 };
@@ -98,7 +101,7 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
             (Some(known), _, _) => known.difference.describe().into(),
             (None, None, _) => "only volumes are left: there is no container to rebuild its row from".into(),
             (None, Some(_), None) => "its container carries no readable description".into(),
-            (None, Some(_), Some(_)) => "can be adopted; api tokens and later renames are lost".into(),
+            (None, Some(_), Some(_)) => format!("can be adopted; {NOT_IN_LABELS}"),
         },
     }
 }
