@@ -47,6 +47,7 @@ CREATE TABLE workspaces (
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
     removed_with            BLOB,  -- the workspace whose removal took this one along, and whose undelete brings it back
     config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config is written over the file in its volume
+    was_below               BLOB,  -- of a root: the removed parent below which it goes back when that one is undeleted
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -70,6 +71,7 @@ CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, statu
     WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
 CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
 CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
+CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
 
 -- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
 CREATE TABLE pulse (

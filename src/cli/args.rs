@@ -477,6 +477,8 @@ pub struct StopArgs {
 /// `restart`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A stopped workspace is started, with what was stopped along with it.
+
 Examples:
   ostler restart builder")]
 pub struct RestartArgs {
@@ -492,6 +494,7 @@ pub struct RestartArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The volumes stay. What was written elsewhere in the old container, a home directory too, goes into the trash with it.
+A stopped or hibernated workspace is started, with what was stopped along with it.
 `ostler ls` marks workspaces that need this as drifted.
 
 Examples:
@@ -678,8 +681,13 @@ Examples:
         /// Name, id or beginning of the id; of an admin token, its own id
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
-        /// The token's id, from `token ls`
-        #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
+        /// The token's id, or what it begins with, from `token ls`
+        // Tokens that older versions issued may begin with a hyphen.
+        #[arg(
+            value_parser = NonEmptyStringValueParser::new(),
+            required_unless_present = "admin",
+            allow_hyphen_values = true
+        )]
         token: Option<String>,
         /// Revoke an admin token
         #[arg(long, conflicts_with = "token")]

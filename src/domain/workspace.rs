@@ -140,4 +140,16 @@ impl Workspace {
     pub fn wants_work_volume(&self) -> bool {
         self.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
     }
+
+    /// Says why an order for a container cannot be carried out for an external workspace. `so` continues "its agent runs
+    /// elsewhere". For a paused one it says what resumes it.
+    #[must_use]
+    pub fn runs_elsewhere(&self, so: &str) -> String {
+        let next = if self.status == Status::Paused {
+            format!("It is paused here: `ostler start {}` resumes it", self.name)
+        } else {
+            format!("`ostler why {}` says what is known of it", self.name)
+        };
+        format!("workspace `{}` is external: its agent runs elsewhere, {so}. {next}", self.name)
+    }
 }

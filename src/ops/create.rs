@@ -7,10 +7,11 @@ use crate::{
         naming::WorkspaceName,
         runtime::{PLAIN, Tier},
         spec::{Access, InvalidSpec, Spec, Unfit},
+        status::{Failure, Status},
         token::Token,
         workspace::{Habits, Kind},
     },
-    store::{CreateResult, NewWorkspace, TokenIssue},
+    store::{CreateResult, Found, NewWorkspace, Scope, TokenIssue},
 };
 
 /// A workspace to make, validated as far as can be without looking anything up.
@@ -74,7 +75,7 @@ impl Ops {
             habits: request.habits,
         };
         match self.0.store.create_workspace(new, self.0.clock.now()).await? {
-            CreateResult::NameTaken => return Err(OpError::NameTaken(request.name)),
+            CreateResult::NameTaken => return Err(self.0.name_taken(request.name).await?),
             CreateResult::ParentMissing => {
                 return Err(OpError::Invalid("the parent is not there, or was removed".into()));
             }
@@ -118,6 +119,22 @@ impl Inner {
             spec.workspace_access = Access::ReadWrite;
         }
         Ok(spec)
+    }
+
+    /// Why a name is taken. A workspace whose creation failed is mended, not made again.
+    async fn name_taken(&self, name: WorkspaceName) -> OpResult<OpError> {
+        let found = self.store.find_workspace(name.to_string(), Scope::Live).await?;
+        let failed = matches!(&found, Found::One(row) if row.name == name
+            && matches!(row.status, Status::Failed(Failure::StartError)));
+        Ok(if failed {
+            OpError::Conflict(format!(
+                "a workspace named `{name}` exists already, and its start failed (`ostler why {name}`). Mend it: `ostler \
+                 set {name} --image IMAGE` names another image, `ostler start {name}` tries again. Or choose another \
+                 name, or `ostler rm {name}` first"
+            ))
+        } else {
+            OpError::NameTaken(name)
+        })
     }
 
     pub(super) fn issue(&self, token: &Token) -> TokenIssue {

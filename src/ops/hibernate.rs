@@ -27,10 +27,7 @@ impl Ops {
     pub async fn hibernate(&self, id: WorkspaceId, force: bool) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
-            return Err(OpError::Conflict(format!(
-                "workspace `{}` is external: its agent runs elsewhere, and sleeps there",
-                row.name
-            )));
+            return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot put it to sleep")));
         }
         if row.status == Status::Hibernated {
             return Ok(Applied::Done("it sleeps already".into()));
@@ -133,6 +130,9 @@ impl Ops {
     /// When it is below a paused one, or cannot be started.
     pub async fn wake(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
+        if row.kind == Kind::External {
+            return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot wake it")));
+        }
         self.refuse_below_paused(&row).await?;
         match row.status {
             Status::Hibernating => {

@@ -55,7 +55,7 @@ pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
 pub use network::{Gateways, HostAddresses, KnownGateways};
-pub use pause::Affected;
+pub use pause::{Affected, Up};
 pub use put_away::PutAway;
 pub use recognise::OwnContainers;
 pub use remove::Removal;

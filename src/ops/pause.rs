@@ -25,6 +25,20 @@ pub struct Affected {
     pub result: OpResult<Applied>,
 }
 
+/// How an operator's order brings a workspace up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Up {
+    /// Start it unless it runs.
+    Start {
+        /// Whether an empty work volume may replace one that is gone.
+        new_volume: bool,
+    },
+    /// Stop it, if it runs, and start it again in its container.
+    Restart,
+    /// Start it in a new container.
+    Recreate,
+}
+
 impl Ops {
     /// Pauses a workspace and everything below it, and sees their containers stopped. Paused already is success.
     ///
@@ -95,14 +109,25 @@ impl Ops {
     /// # Errors
     /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
     pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
+        self.bring_up(id, Up::Start { new_volume }).await
+    }
+
+    /// Starts, restarts or recreates a workspace, and starts what was paused along with it: whichever order brings it
+    /// up, nothing that was stopped with it stays behind. That includes workspaces whose own start failed, or was cut off
+    /// by a crash, when it was resumed before.
+    ///
+    /// # Errors
+    /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
+    pub async fn bring_up(&self, id: WorkspaceId, how: Up) -> OpResult<Vec<Affected>> {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
-        let paused = row.status == Status::Paused;
-        let along = if paused { self.0.store.paused_along_with(id).await? } else { Vec::new() };
-        let mut affected = vec![Affected {
-            id,
-            result: self.resume_one(&row, StartOrder { new_volume, ..order.clone() }).await,
-        }];
+        let along = self.0.store.paused_along_with(id).await?;
+        let own = match how {
+            Up::Start { new_volume } => StartOrder { new_volume, ..order.clone() },
+            Up::Restart => StartOrder { even_if_running: true, ..order.clone() },
+            Up::Recreate => StartOrder { even_if_running: true, new_container: true, ..order.clone() },
+        };
+        let mut affected = vec![Affected { id, result: self.resume_one(&row, own).await }];
         // One after the other, parents first: a child is not started below one that is paused.
         for row in along {
             affected
@@ -147,10 +172,7 @@ impl Ops {
                     Applied::Raced("its status changed meanwhile".into())
                 })
             }
-            Kind::External => Err(OpError::Conflict(format!(
-                "workspace `{}` is external: its agent runs elsewhere and is started there",
-                row.name
-            ))),
+            Kind::External => Err(OpError::Conflict(row.runs_elsewhere("and is started there"))),
         }
     }
 
@@ -168,7 +190,7 @@ pub(super) fn below_paused(parent: &WorkspaceName) -> OpError {
     OpError::Conflict(format!("parent workspace \"{parent}\" is paused — resume it first"))
 }
 
-fn own(affected: Vec<Affected>, id: WorkspaceId) -> OpResult<Applied> {
+pub(super) fn own(affected: Vec<Affected>, id: WorkspaceId) -> OpResult<Applied> {
     let own = affected.into_iter().find(|affected| affected.id == id);
     own.map_or_else(|| Err(OpError::NotFound("workspace not found".into())), |affected| affected.result)
 }

@@ -1,18 +1,16 @@
 //! Restart: stop and start as a new incarnation, in one order.
 
-use super::{Applied, OpResult, Ops, start::StartOrder};
+use super::{Applied, OpResult, Ops, Up, pause::own, start::StartOrder};
 use crate::domain::{ids::WorkspaceId, status::Cause};
 
 impl Ops {
-    /// Restarts a workspace, whatever it is now; its container and file system stay.
+    /// Restarts a workspace, whatever it is now; its container and file system stay. What was paused along with it is
+    /// started too.
     ///
     /// # Errors
     /// When it cannot be started.
     pub async fn restart(&self, id: WorkspaceId) -> OpResult<Applied> {
-        let (row, order) = self.start_by_person(id).await?;
-        self.refuse_below_paused(&row).await?;
-        let order = StartOrder { even_if_running: true, ..order };
-        self.order_start(id, order).await
+        own(self.bring_up(id, Up::Restart).await?, id)
     }
 
     /// Restarts a workspace on its own word: only from where nobody has put it.

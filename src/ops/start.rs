@@ -147,10 +147,7 @@ impl Ops {
         let (row, by_now) = self.0.row_by_now(id).await?;
         let order = StartOrder { said_after: order.said_after.or(Some(by_now)), ..order };
         if row.kind == Kind::External {
-            return Err(OpError::Conflict(format!(
-                "workspace `{}` is external: its agent runs elsewhere and is started there",
-                row.name
-            )));
+            return Err(OpError::Conflict(row.runs_elsewhere("and is started there")));
         }
         if let Some(raced) = self.0.not_to_be_started(&row, &order).await? {
             return Ok(Applied::Raced(raced));
@@ -317,27 +314,31 @@ impl Inner {
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
         phase.say("start: looking at its container");
-        let (mut runs, mut never_starts) = (false, false);
+        let (mut runs, mut never_starts, mut port_lost) = (false, false, false);
         let held = match &row.container {
             None => None,
             Some(id) => match self.engine.inspect_container(id).await {
                 Ok(seen) => {
                     (runs, never_starts) = (seen.state.may_run(), !seen.can_start_again());
+                    port_lost = !self.has_its_port(row, seen.host_port).await?;
                     Some(NamedContainer { id: seen.id, name: seen.name })
                 }
                 Err(error) if error.trouble == Trouble::Absent => None,
                 Err(error) => return Err(error.into()),
             },
         };
-        // One that the engine will never start again is replaced, and lies in the trash with what it held.
-        if let (Some(kept), false) = (&held, order.new_container || never_starts) {
+        // One that the engine will never start again, or whose port is another workspace's, is replaced, and is in the
+        // trash with what it held.
+        if let (Some(kept), false) = (&held, order.new_container || never_starts || port_lost) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.give_name_back(row, kept).await?;
             let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(row, runtime));
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
         }
-        self.ensure_image(&row.spec.image, phase).await?;
+        // What makes a new container once the image is there: a plain start goes on with the kept one.
+        let again = if held.is_some() && !never_starts && !port_lost { "recreate" } else { "start" };
+        self.ensure_image(row, again, phase).await?;
         if self.row(row.id).await?.status == Status::Removed {
             return Ok(None);
         }
@@ -355,7 +356,7 @@ impl Inner {
                     // What was looked at a moment ago may have been taken away since: a second look says what is gone.
                     self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
                 }
-                return Err(self.verdict(error, |error| refused(error, &spec)).await);
+                return Err(self.verdict(error, |error| refused(error, &spec, row, again)).await);
             }
         };
         crash_point::after("start: make its container");
@@ -365,6 +366,20 @@ impl Inner {
             made_now: true,
             replaces: held,
         }))
+    }
+
+    /// Whether the row knows the port that its container publishes, which is fixed when a container is made. While a
+    /// registry is recovering, ports of containers that it does not know are allotted again: one that is adopted or
+    /// restored later may publish a port that belongs to another row by then.
+    async fn has_its_port(&self, row: &Workspace, published: Option<u16>) -> OpResult<bool> {
+        match published {
+            Some(_) if row.host_port != published => {
+                let edit = WorkspaceEdit { host_port: published, ..WorkspaceEdit::default() };
+                self.store.edit_workspace(row.id, edit).await?;
+                Ok(self.row(row.id).await?.host_port == published)
+            }
+            Some(_) | None => Ok(true),
+        }
     }
 
     /// A kept container that lies under a trash name is given its own name back. A rename into the trash that the
@@ -387,7 +402,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn ensure_image(&self, image: &str, phase: &Phase) -> OpResult<()> {
+    async fn ensure_image(&self, row: &Workspace, again: &str, phase: &Phase) -> OpResult<()> {
+        let (name, image) = (&row.name, &row.spec.image);
         phase.say(format!("start: looking for image {image}"));
         if self.engine.has_image(image).await? {
             return Ok(());
@@ -397,8 +413,9 @@ impl Inner {
         crash_point::before("start: pull its image");
         self.engine.pull_image(image, &progress).await.map_err(|error| match error.trouble {
             Trouble::ImageMissing => OpError::Impossible(format!(
-                "image `{image}` is not on this machine and cannot be pulled: {}. Check its name, or build or load \
-                 it here (`podman images` shows what there is), then `ostler start` again",
+                "image `{image}` is not on this machine and cannot be pulled: {}. Build or load it here (`podman \
+                 images` shows what there is), or name another (`ostler set {name} --image IMAGE`), then `ostler \
+                 {again} {name}`",
                 error.message
             )),
             Trouble::Absent
@@ -619,7 +636,11 @@ impl Inner {
                     continue;
                 }
                 Err(error) if error.trouble == Trouble::Absent => return Err(error.into()),
-                Err(error) => return Err(self.verdict(error, start_failure).await),
+                Err(error) => {
+                    let shared = self.row(id).await?.spec.workspace_dir;
+                    let failure = |error: &EngineError| start_failure(error, shared.as_deref(), runtime.user);
+                    return Err(self.verdict(error, failure).await);
+                }
             }
             if self.still_starting(id, begun.incarnation).await? {
                 return Ok(Some(begun.incarnation));
@@ -815,25 +836,30 @@ fn mounts(row: &Workspace) -> Vec<Mount> {
     mounts
 }
 
-fn refused(error: &EngineError, spec: &ContainerSpec) -> String {
+fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &str) -> String {
     if error.trouble == Trouble::ImageMissing {
         return format!(
-            "image `{}` went away while the container was made. Build or load it again, then `ostler start`",
-            spec.image
+            "image `{}` went away while the container was made. Build or load it again, then `ostler {again} {}`",
+            spec.image, row.name
         );
     }
     format!("the engine refused to make its container: {}", error.message)
 }
 
-fn start_failure(error: &EngineError) -> String {
+fn start_failure(error: &EngineError, shared: Option<&str>, user: User) -> String {
     if error.trouble == Trouble::PortInUse {
         return format!(
-            "its port on this host is in use by another program ({}). End that program and `ostler start` again, or \
-             `ostler recreate` to get another port",
+            "its port on this host is in use ({}). `ostler recreate` gives it another port; or end what uses the port, \
+             then `ostler start`",
             error.message
         );
     }
-    format!("its container does not start: {}", error.message)
+    // The runtime names the directory inside alone.
+    let denied = error.message.to_ascii_lowercase().contains("permission denied");
+    let shared = shared.filter(|_| denied).map_or_else(String::new, |shared| {
+        format!(". /workspace is {shared} on this host: its user {user} must be able to enter that directory")
+    });
+    format!("its container does not start: {}{shared}", error.message)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Affected, Applied, OpError, OpResult, Ops, Order};
 use crate::{
     domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
-    store::{LeftRemoved, UndeleteResult, UndeletedAlong},
+    store::{LeftRemoved, UndeleteResult, UndeletedAlong, UndeletedPlace},
 };
 
 impl Ops {
@@ -32,9 +32,10 @@ impl Ops {
                 "what workspace `{}` owned is being deleted for good and cannot come back",
                 row.name
             ))),
-            UndeleteResult::Back { along, .. } => {
-                let said = "back, and paused: `ostler start` brings it up";
-                let mut affected = vec![Affected { id, result: self.give_back(id, said).await }];
+            UndeleteResult::Back { along, place, .. } => {
+                let said =
+                    format!("back, and paused: `ostler start` brings it up{}", described(&wanted, &place));
+                let mut affected = vec![Affected { id, result: self.give_back(id, &said).await }];
                 for UndeletedAlong { id, name, left } in along {
                     let result = match left {
                         Some(left) => Err(OpError::Conflict(why_left(id, &name, &left))),
@@ -64,6 +65,28 @@ impl Ops {
         }
         Ok(Applied::Done(said.to_owned()))
     }
+}
+
+/// What the undelete did to the tree, as the continuation of a sentence; empty where nothing has moved.
+fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String {
+    let listed =
+        |names: &[WorkspaceName]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let lost = place.removed_parent.as_ref().map(|parent| {
+        format!(
+            ". Its parent `{parent}` is removed, so it is at the top of the tree: it goes back when that one is undeleted, \
+             or `ostler set {name} --parent NAME` moves it"
+        )
+    });
+    let returned =
+        (!place.returned.is_empty()).then(|| format!(". Below it again: {}", listed(&place.returned)));
+    let left = place.left_roots.first().map(|first| {
+        format!(
+            ". Not paused, and so still at the top of the tree: {}. Once `{name}` is started, `ostler set {first} \
+             --parent {name}` moves one back",
+            listed(&place.left_roots)
+        )
+    });
+    [lost, returned, left].into_iter().flatten().collect()
 }
 
 fn why_left(id: WorkspaceId, name: &WorkspaceName, left: &LeftRemoved) -> String {

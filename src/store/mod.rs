@@ -65,8 +65,8 @@ pub use tokens::{DeadToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
     AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, LeftRemoved, NewWorkspace,
-    PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, UndeletedAlong, WorkspaceEdit,
-    WorkspacePatch,
+    PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, UndeletedAlong,
+    UndeletedPlace, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.

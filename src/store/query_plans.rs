@@ -208,7 +208,11 @@ fn drive_workspaces(store: &Store) {
     at_once(store.allot(first, PortRange::default(), vec![]));
     at_once(store.edit_workspace(
         first,
-        WorkspaceEdit { has_work_volume: Some(true), config_written: Some(String::new()) },
+        WorkspaceEdit {
+            has_work_volume: Some(true),
+            config_written: Some(String::new()),
+            host_port: Some(1),
+        },
     ));
     at_once(store.begin_start(begin(1, token(11)))).expect("begun");
     at_once(store.begin_start(begin(4, token(12)))).expect("begun");

@@ -170,6 +170,8 @@ pub enum UndeleteResult {
         restoring: bool,
         /// The workspaces that the same removal took along, parents first.
         along: Vec<UndeletedAlong>,
+        /// What became of its place in the tree, and of workspaces that had been below it.
+        place: UndeletedPlace,
     },
     /// A live workspace has that name.
     NameTaken,
@@ -177,6 +179,17 @@ pub enum UndeleteResult {
     Deleted,
     /// There is no removed row.
     NotThere,
+}
+
+/// What an undelete did to the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UndeletedPlace {
+    /// Its parent, which is removed: the workspace is a root until that one is undeleted.
+    pub removed_parent: Option<WorkspaceName>,
+    /// Workspaces that had become roots because their parent was removed, and are below it again.
+    pub returned: Vec<WorkspaceName>,
+    /// Workspaces of that kind that stay roots, because they are not paused: nothing runs below a paused parent.
+    pub left_roots: Vec<WorkspaceName>,
 }
 
 /// What an undelete did with a workspace that the same removal had taken along.
@@ -262,6 +275,8 @@ pub struct WorkspaceEdit {
     pub has_work_volume: Option<bool>,
     /// This configuration was written over the one in the config volume. Another one may be pending by now.
     pub config_written: Option<String>,
+    /// The port that its own container publishes. Ignored when the row is removed, or another row has that port.
+    pub host_port: Option<u16>,
 }
 
 /// What a person, or an agent of itself, changes of a row. What is `None` stays.
@@ -521,13 +536,14 @@ impl Store {
                         None => names(sql, within).map(Found::None),
                     };
                 }
-                let named = many(
+                let mut named = many(
                     sql,
                     &format!(
                         "WHERE w.name = ?1 AND {within} ORDER BY w.status = 'removed', w.removed_at DESC"
                     ),
                     [&reference],
                 )?;
+                prefer_restorable(sql, &mut named)?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
                 // Names that read as the beginning of an id are refused today. An older one is not preferred to the id.
                 let shadowing = prefix.filter(|prefix| prefix.looks_like_an_id() && !named.is_empty());
@@ -548,8 +564,9 @@ impl Store {
                 if named.len() > 1 {
                     return Ok(Found::Many(named.into_iter().map(|w| (w.name, w.id)).collect()));
                 }
-                let by_id =
+                let mut by_id =
                     prefix.map(|prefix| by_id_prefix(sql, prefix, within)).transpose()?.unwrap_or_default();
+                prefer_restorable(sql, &mut by_id)?;
                 if by_id.len() > 1 {
                     return Ok(Found::Many(by_id.into_iter().map(|w| (w.name, w.id)).collect()));
                 }
@@ -618,7 +635,7 @@ impl Store {
     pub async fn edit_workspace(&self, id: WorkspaceId, edit: WorkspaceEdit) -> StoreResult<()> {
         self.lanes
             .write("edit workspace", move |tx| {
-                let WorkspaceEdit { has_work_volume, config_written } = edit;
+                let WorkspaceEdit { has_work_volume, config_written, host_port } = edit;
                 // Compared with the row: a change that was made meanwhile stays pending.
                 let written = match config_written {
                     Some(config) => one(tx.sql, id)?.is_some_and(|row| row.spec.config == Some(config)),
@@ -627,9 +644,17 @@ impl Store {
                 tx.sql
                     .prepare_cached(
                         "UPDATE workspaces SET has_work_volume = COALESCE(?2, has_work_volume),
-                           config_pending = CASE WHEN ?3 THEN 0 ELSE config_pending END WHERE id = ?1",
+                           config_pending = CASE WHEN ?3 THEN 0 ELSE config_pending END,
+                           host_port = CASE
+                             WHEN ?4 IS NULL OR status = 'removed' THEN host_port
+                             WHEN EXISTS (SELECT 1 FROM workspaces o WHERE o.host_port = ?4 AND o.id <> ?1) THEN host_port
+                             ELSE ?4 END
+                         WHERE id = ?1",
                     )?
-                    .execute(params![id, has_work_volume, written])?;
+                    .execute(params![id, has_work_volume, written, host_port])?;
+                if host_port.is_some() {
+                    tx.touch(id);
+                }
                 Ok(())
             })
             .await
@@ -696,6 +721,12 @@ impl Store {
                     habits: habits.unwrap_or(row.habits),
                     ..row.clone()
                 };
+                if parent.is_some() {
+                    // An operator has given it a place: no undelete moves it any more.
+                    tx.sql
+                        .prepare_cached("UPDATE workspaces SET was_below = NULL WHERE id = ?1")?
+                        .execute([id])?;
+                }
                 if new != row {
                     write_patch(tx, &new)?;
                     tx.tell(at, EventKind::Updated, Some(id), what_changed(&row, &new), None)?;
@@ -848,7 +879,8 @@ impl Store {
     }
 
     /// Takes a removal back: the row is paused again, and what it owned is marked as on its way back,
-    /// in one transaction. A parent that is removed is let go: the row comes back as a root. Unless `only`, what the
+    /// in one transaction. A row whose parent is removed comes back as a root, and goes back below that parent when the
+    /// parent is undeleted, unless an operator has moved it or started it meanwhile. Unless `only`, what the
     /// same removal took along from below it comes back too, parents first.
     ///
     /// # Errors
@@ -869,17 +901,20 @@ impl Store {
                 if name_taken(tx.sql, &name)? {
                     return Ok(UndeleteResult::NameTaken);
                 }
-                if is_deleted(tx, id)? && !is(Mutation::UndeleteWhatIsDeleted) {
+                if is_deleted(tx.sql, id)? && !is(Mutation::UndeleteWhatIsDeleted) {
                     return Ok(UndeleteResult::Deleted);
                 }
                 let below =
                     if only || is(Mutation::UndeleteAlone) { Vec::new() } else { removed_along(tx, &row)? };
                 let restoring = bring_back(tx, id, &name, None, at)?;
-                let along = bring_back_along(tx, id, below, at)?;
+                let mut place =
+                    UndeletedPlace { removed_parent: removed_parent(tx.sql, id)?, ..Default::default() };
+                return_below(tx, id, &mut place, at)?;
+                let along = bring_back_along(tx, id, below, &mut place, at)?;
                 if !is(Mutation::UndeleteAlone) {
                     regroup_left_removed(tx, id)?;
                 }
-                Ok(UndeleteResult::Back { restoring, along })
+                Ok(UndeleteResult::Back { restoring, along, place })
             })
             .await
     }
@@ -951,7 +986,7 @@ impl Store {
                     at,
                 };
                 if row.status == Status::Removed {
-                    if name_taken(tx.sql, &row.name)? || is_deleted(tx, id)? {
+                    if name_taken(tx.sql, &row.name)? || is_deleted(tx.sql, id)? {
                         return Ok(false);
                     }
                     change_status(tx, &change(Cause::Undelete), EventKind::Undeleted)?;
@@ -1051,18 +1086,23 @@ fn bring_back(
 ) -> StoreResult<bool> {
     tx.sql
         .prepare_cached(
-            "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL, parent_id =
-               (SELECT p.id FROM workspaces p WHERE p.id = workspaces.parent_id AND p.status <> 'removed')
+            "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL,
+               was_below = (SELECT p.id FROM workspaces p
+                            WHERE p.id = COALESCE(workspaces.parent_id, workspaces.was_below) AND p.status = 'removed'),
+               parent_id = (SELECT p.id FROM workspaces p
+                            WHERE p.id = COALESCE(workspaces.parent_id, workspaces.was_below) AND p.status <> 'removed')
              WHERE id = ?1",
         )?
         .execute(params![id, name.as_str()])?;
     let with = along.map(|(with, _)| with);
+    let reason = removed_parent(tx.sql, id)?
+        .map(|parent| format!("its parent `{parent}` is removed: it is at the top of the tree now"));
     let change = StatusChange {
         workspace: id,
         cause: Cause::Undelete,
         incarnation: None,
         detail: None,
-        told: json!({ "name": name, "undeleted_with": with }),
+        told: json!({ "name": name, "undeleted_with": with, "reason": reason }),
         at,
     };
     change_status(tx, &change, EventKind::Undeleted)?;
@@ -1075,12 +1115,51 @@ fn bring_back(
     begin_restore(tx, id)
 }
 
+/// The removed parent below which a root belongs.
+fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<WorkspaceName>> {
+    let mut query = sql.prepare_cached(
+        "SELECT p.name FROM workspaces w JOIN workspaces p ON p.id = w.was_below
+         WHERE w.id = ?1 AND w.parent_id IS NULL AND p.status = 'removed'",
+    )?;
+    let name: Option<String> = query.query_row([id], |row| row.get(0)).optional()?;
+    Ok(name.map(WorkspaceName::stored))
+}
+
+/// Puts workspaces that were undeleted while this parent was removed back below it. One that is not paused stays where
+/// it is, because the parent is.
+fn return_below(
+    tx: &mut Tx<'_>,
+    parent: WorkspaceId,
+    place: &mut UndeletedPlace,
+    at: Timestamp,
+) -> StoreResult<()> {
+    for row in many(tx.sql, "WHERE w.was_below = ?1 ORDER BY w.created_at, w.key", [parent])? {
+        let may_move = row.status != Status::Removed && row.parent.is_none();
+        // A removed row keeps its mark: its own undelete comes to it.
+        if !may_move || descendants(tx.sql, row.id)?.contains(&parent) {
+            continue;
+        }
+        if row.status != Status::Paused {
+            place.left_roots.push(row.name);
+            continue;
+        }
+        tx.sql
+            .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
+            .execute([row.id, parent])?;
+        let told = json!({ "parent_id": parent, "reason": "its parent was undeleted: it is below it again" });
+        tx.tell(at, EventKind::Updated, Some(row.id), told, None)?;
+        place.returned.push(row.name);
+    }
+    Ok(())
+}
+
 /// Undeletes what the same removal took along, unless it cannot come back. What is below one whose name is taken waits
 /// for that one, because it would lose its place in the tree.
 fn bring_back_along(
     tx: &mut Tx<'_>,
     with: WorkspaceId,
     below: Vec<Workspace>,
+    place: &mut UndeletedPlace,
     at: Timestamp,
 ) -> StoreResult<Vec<UndeletedAlong>> {
     let mut waiting: BTreeMap<WorkspaceId, WorkspaceName> = BTreeMap::new();
@@ -1090,13 +1169,14 @@ fn bring_back_along(
         let left = if let Some(above) = above {
             waiting.insert(row.id, above.clone());
             Some(LeftRemoved::Below(above))
-        } else if is_deleted(tx, row.id)? {
+        } else if is_deleted(tx.sql, row.id)? {
             Some(LeftRemoved::Deleted)
         } else if name_taken(tx.sql, &row.name)? {
             waiting.insert(row.id, row.name.clone());
             Some(LeftRemoved::NameTaken)
         } else {
             bring_back(tx, row.id, &row.name, Some((with, row.paused_with.is_some())), at)?;
+            return_below(tx, row.id, place, at)?;
             None
         };
         along.push(UndeletedAlong { id: row.id, name: row.name, left });
@@ -1138,10 +1218,27 @@ pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     ordered
 }
 
+/// A workspace that was deleted for good is no candidate beside one that is there, or can come back. If nothing else
+/// fits, it stays: its history can still be read.
+fn prefer_restorable(sql: &Connection, candidates: &mut Vec<Workspace>) -> StoreResult<()> {
+    if candidates.len() < 2 {
+        return Ok(());
+    }
+    let mut kept = Vec::with_capacity(candidates.len());
+    for row in candidates.iter() {
+        if row.status != Status::Removed || !is_deleted(sql, row.id)? {
+            kept.push(row.clone());
+        }
+    }
+    if !kept.is_empty() {
+        *candidates = kept;
+    }
+    Ok(())
+}
+
 /// Whether what a removed row owned has been, or is being, deleted for good.
-fn is_deleted(tx: &Tx<'_>, id: WorkspaceId) -> StoreResult<bool> {
-    Ok(tx
-        .sql
+fn is_deleted(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
+    Ok(sql
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND purged_at IS NOT NULL)
                  OR EXISTS (SELECT 1 FROM trash

@@ -121,7 +121,7 @@ fn a_port_that_somebody_took_while_the_workspace_slept_is_named() {
     site.ostler(["stop", "sleeper"]).well();
     let squatter = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let said = site.ostler(["start", "sleeper"]);
-    assert_refused(&said, 1, &["in use by another program", &port.to_string(), "ostler start"]);
+    assert_refused(&said, 1, &["is in use", &port.to_string(), "ostler start"]);
     converge(&site);
     assert_truthful(&site);
     drop(squatter);

@@ -358,6 +358,133 @@ async fn nothing_is_moved_below_a_paused_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restart_of_a_stopped_parent_starts_what_was_stopped_along() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let child = registry.online_below("child", &root).await;
+    for verb in ["restart", "recreate", "resume"] {
+        root.order("pause").await.well();
+        assert_eq!(child.status().await, "paused", "what is below is paused along");
+        let answer = root.order(verb).await.well();
+        assert_eq!(answer["along"][0]["name"], "child", "the {verb} does not name it: {answer}");
+        assert_eq!(child.status().await, "provisioning", "the {verb} left it stopped");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_brings_back_what_an_earlier_start_left_stopped() {
+    let registry = Registry::start().await;
+    let root = registry.online("root").await;
+    let child = registry.online_below("child", &root).await;
+    let own = registry.online_below("own", &root).await;
+    own.order("pause").await.well();
+    root.order("pause").await.well();
+    let image = registry.world.state().images.clone();
+    registry.order(patch(&child.id, json!({ "image": "agent:none" }))).await.well();
+    // As after a crash between the parent's start and the child's.
+    let sql = rusqlite::Connection::open(registry.database()).unwrap();
+    let held = "UPDATE workspaces SET container_id = NULL WHERE name = 'child'";
+    assert_eq!(sql.execute(held, []).unwrap(), 1);
+    let answer = root.order("resume").await.well();
+    assert_eq!((&answer["along"][0]["name"], &answer["along"][0]["failed"]), (&"child".into(), &true.into()));
+    assert_eq!(child.status().await, "paused");
+    registry.order(patch(&child.id, json!({ "image": image.first().unwrap() }))).await.well();
+    let answer = root.order("resume").await.well();
+    assert_eq!(answer["along"].as_array().map(Vec::len), Some(1), "{answer}");
+    assert_eq!(child.status().await, "provisioning", "a second start of its parent left it stopped");
+    assert_eq!(own.status().await, "paused", "what was stopped by itself stays stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_takes_another_port_when_its_own_is_another_workspaces() {
+    let registry = Registry::start().await;
+    let lost = registry.online("lost").await;
+    lost.order("pause").await.well();
+    let (port, container) = (lost.port().await, lost.show().await["container_id"].clone());
+    let sql = rusqlite::Connection::open(registry.database()).unwrap();
+    let forget = || sql.execute("UPDATE workspaces SET host_port = NULL WHERE name = 'lost'", []).unwrap();
+    // As a row that was rebuilt without its port: nobody else has it, and the container stays.
+    forget();
+    lost.order("resume").await.well();
+    let shown = lost.show().await;
+    assert_eq!((&shown["host_port"], &shown["container_id"]), (&port.into(), &container), "{shown}");
+    // Allotted to another workspace while the registry did not know of it.
+    lost.order("pause").await.well();
+    forget();
+    let other = registry.online("other").await;
+    assert_eq!(other.port().await, port, "the port is not allotted again, and nothing is tested");
+    lost.order("resume").await.well();
+    let shown = lost.show().await;
+    assert_ne!(shown["host_port"], port, "{shown}");
+    assert_ne!(shown["container_id"], container, "a container keeps its port for life: {shown}");
+    assert_eq!(other.status().await, "online");
+    let trash = registry.order(Ask::get("/trash")).await.well();
+    assert_eq!(trash[0]["container_id"], container, "its old container is not in the trash: {trash}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn external_workspace_says_so_when_an_order_needs_a_container() {
+    let registry = Registry::start().await;
+    let away = registry.external("away", json!({})).await;
+    let said = "workspace `away` is external: its agent runs elsewhere";
+    for verb in ["resume", "restart", "recreate", "wake", "hibernate"] {
+        away.order(verb).await.refuses_with(409, said);
+    }
+    let exec = Ask::post(format!("/workspaces/{}/exec", away.id)).json(json!({ "command": ["id"] }));
+    registry.order(exec).await.refuses_with(409, said);
+    registry.order(Ask::get(format!("/workspaces/{}/logs", away.id))).await.refuses_with(409, said);
+    assert_eq!(away.order("pause").await.status, 200);
+    away.order("wake").await.refuses_with(409, "`ostler start away` resumes it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_image_names_the_order_that_helps() {
+    let registry = Registry::start().await;
+    let one = registry.online("one").await;
+    registry.order(patch(&one.id, json!({ "image": "agent:none" }))).await.well();
+    one.order("recreate").await.refuses_with(424, "then `ostler recreate one`");
+    let made = registry.create("two", json!({ "image": "agent:none" })).await;
+    registry.until_status(made["id"].as_str().unwrap(), "failed(start_error)").await;
+    let detail = registry.show(made["id"].as_str().unwrap()).await["status_detail"].to_string();
+    assert!(
+        detail.contains("`ostler set two --image IMAGE`") && detail.contains("`ostler start two`"),
+        "{detail}"
+    );
+    let again = registry.order(Ask::post("/workspaces").json(json!({ "name": "two", "image": IMAGE }))).await;
+    again.refuses_with(409, "`ostler set two --image IMAGE`");
+    let again = registry.order(Ask::post("/workspaces").json(json!({ "name": "one", "image": IMAGE }))).await;
+    again.refuses_with(409, "Choose another name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undelete_ignores_what_was_purged_under_that_name() {
+    let registry = Registry::start().await;
+    let purged = registry.online("one").await;
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}?purge=true", purged.id))).await.well();
+    registry.order(Ask::post("/workspaces/one/undelete")).await.refuses_with(409, "deleted for good");
+    let kept = registry.online("one").await;
+    registry.order(delete(&kept.id)).await.well();
+    assert_eq!(registry.order(Ask::post("/workspaces/one/undelete")).await.well()["id"], kept.id);
+    assert_eq!(kept.status().await, "paused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undelete_says_that_its_parent_is_removed_and_returns_below_it() {
+    let registry = Registry::start().await;
+    let parent = registry.online("parent").await;
+    let child = registry.online_below("child", &parent).await;
+    registry.order(delete(&child.id)).await.well();
+    registry.order(delete(&parent.id)).await.well();
+    let back = child.order("undelete").await.well().to_string();
+    assert!(back.contains("`parent` is removed") && back.contains("at the top of the tree"), "{back}");
+    let why = registry.event(&child.id, "WORKSPACE_UNDELETED").await["payload"].to_string();
+    assert!(why.contains("`parent` is removed"), "{why}");
+    let back = parent.order("undelete").await.well().to_string();
+    assert!(back.contains("Below it again: `child`"), "{back}");
+    assert_eq!(child.show().await["parent_id"], parent.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_works_on_something_is_put_to_sleep_by_force_only() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;

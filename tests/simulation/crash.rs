@@ -17,7 +17,7 @@ use std::{
 use ostler::{
     domain::{ids::WorkspaceId, observed::ContainerState, status::Status},
     ops::{OpResult, Ops},
-    store::{RemoveResult, UndeleteResult},
+    store::{RemoveResult, UndeleteResult, UndeletedPlace},
     sweep::Mode,
 };
 
@@ -367,7 +367,10 @@ fn work_for_settle(house: &mut House) -> WorkspaceId {
     until_taken(house, "create workspace");
     house.crash(|_| false);
     let back = at_once(house.eye.undelete_workspace(restoring, None, false, house.sim.now())).unwrap();
-    assert_eq!(back, UndeleteResult::Back { restoring: true, along: vec![] });
+    assert_eq!(
+        back,
+        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+    );
     let paused = house.online("paused");
     house.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
     for running in [paused, stirring] {

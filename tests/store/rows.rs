@@ -13,7 +13,7 @@ use ostler::{
     store::{
         AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, Mirror,
         MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
-        WorkspaceEdit, WorkspacePatch,
+        UndeletedPlace, WorkspaceEdit, WorkspacePatch,
     },
 };
 use serde_json::json;
@@ -59,7 +59,10 @@ async fn undelete_into_a_taken_name_needs_another_one() {
     assert_eq!(fixture.dump(), before, "a refused undelete left something");
 
     let back = fixture.store.undelete_workspace(old, Some(name("gamma")), false, minute(3)).await;
-    assert_eq!(back, Ok(UndeleteResult::Back { restoring: false, along: vec![] }));
+    assert_eq!(
+        back,
+        Ok(UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() })
+    );
     let row = fixture.row(old).await;
     assert_eq!((row.name.as_str(), row.status, row.removed_at), ("gamma", Status::Paused, None));
     assert_eq!(

@@ -8,7 +8,9 @@ use ostler::{
         status::Status,
         trash::{Things, TrashReason, TrashState},
     },
-    store::{AdoptedWorkspace, ClaimGuard, DeleteGuard, NewClaim, RemoveResult, UndeleteResult},
+    store::{
+        AdoptedWorkspace, ClaimGuard, DeleteGuard, NewClaim, RemoveResult, UndeleteResult, UndeletedPlace,
+    },
 };
 
 use super::{Fixture, T0, claim, minute, name, things, uuid};
@@ -207,7 +209,10 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
     assert_eq!(fixture.dump(), before, "a refused undelete left something");
     fixture.store.keep_after_all(entry).await.unwrap();
-    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true, along: vec![] });
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+    );
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
     assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
     let row = fixture.row(id).await;
@@ -227,7 +232,10 @@ async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
     let ordered = async || fixture.store.purges_ordered().await.unwrap().len();
     remove(true, 1).await;
     assert_eq!(ordered().await, 1, "the order is not kept");
-    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: false, along: vec![] });
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() }
+    );
     assert_eq!(ordered().await, 0, "an undelete takes the order back");
     remove(false, 1).await;
     let entry = fixture.kept(id, REMOVED).await;
@@ -237,7 +245,10 @@ async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
         !purge().await,
         "what was taken back from the purge, and removed again without one, was deleted for good"
     );
-    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true, along: vec![] });
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+    );
     fixture.store.finish_restore(entry, minute(4)).await.unwrap();
     remove(true, 5).await;
     let entry = fixture.kept(id, REMOVED).await;
@@ -271,7 +282,7 @@ async fn what_was_deleted_for_good_cannot_be_undeleted() {
     fixture.remove(bare, minute(1)).await;
     assert_eq!(
         fixture.undelete(bare).await,
-        UndeleteResult::Back { restoring: false, along: vec![] },
+        UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() },
         "a workspace that never owned anything has lost nothing"
     );
 }
@@ -284,7 +295,10 @@ async fn a_row_gives_up_what_it_held_with_its_last_entry_only() {
     assert!(fixture.begin_delete(late).await);
     fixture.store.finish_delete(late, minute(4)).await.unwrap();
     assert!(fixture.row(id).await.container.is_some(), "what the other entry holds was forgotten");
-    assert_eq!(fixture.undelete(id).await, UndeleteResult::Back { restoring: true, along: vec![] });
+    assert_eq!(
+        fixture.undelete(id).await,
+        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+    );
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
 }
 

@@ -2,7 +2,7 @@
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status},
-    store::{LeftRemoved, RemoveResult, UndeleteResult, UndeletedAlong},
+    store::{LeftRemoved, RemoveResult, UndeleteResult, UndeletedAlong, UndeletedPlace, WorkspacePatch},
 };
 
 use super::{Fixture, minute, name, trash::REMOVED};
@@ -114,7 +114,7 @@ async fn undelete_reports_what_cannot_come_back_along() {
     assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
     let other = tree.fixture.store.undelete_workspace(tree.left, Some(name("other")), false, minute(3)).await;
     let along = vec![back(tree.leaf, "leaf")];
-    assert_eq!(other, Ok(UndeleteResult::Back { restoring: false, along }));
+    assert_eq!(other, Ok(UndeleteResult::Back { restoring: false, along, place: UndeletedPlace::default() }));
     assert_eq!(tree.statuses().await, ["paused"; 3]);
 }
 
@@ -128,4 +128,75 @@ async fn undelete_leaves_what_is_being_deleted_for_good() {
     let left = UndeletedAlong { left: Some(LeftRemoved::Deleted), ..back(tree.left, "left") };
     assert_eq!(along, [left, back(tree.leaf, "leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing is above it any more");
+}
+
+/// `leaf` is undeleted while `left`, which was removed after it, is still removed.
+async fn leaf_without_its_parent() -> Tree {
+    let tree = Tree::new().await;
+    tree.remove(tree.leaf, 1).await;
+    tree.remove(tree.left, 2).await;
+    tree.undelete(tree.leaf, false, 3).await;
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None);
+    tree
+}
+
+async fn place_after_undelete(tree: &Tree, id: WorkspaceId) -> UndeletedPlace {
+    let result = tree.fixture.store.undelete_workspace(id, None, false, minute(9)).await.unwrap();
+    let UndeleteResult::Back { place, .. } = result else { panic!("{result:?}") };
+    place
+}
+
+#[tokio::test]
+async fn undelete_of_a_parent_takes_back_the_child_that_came_before() {
+    let tree = leaf_without_its_parent().await;
+    let place = place_after_undelete(&tree, tree.left).await;
+    assert_eq!(place.returned, [name("leaf")]);
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+    let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
+    assert_eq!(started, [], "it was undeleted by itself, and starts by itself");
+    // Removed and undeleted once more, it goes straight back below its parent.
+    tree.remove(tree.leaf, 10).await;
+    tree.undelete(tree.leaf, false, 11).await;
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+}
+
+#[tokio::test]
+async fn undelete_of_a_removed_root_finds_its_parent_again() {
+    let tree = leaf_without_its_parent().await;
+    tree.remove(tree.leaf, 4).await;
+    tree.undelete(tree.left, false, 5).await;
+    assert_eq!(tree.fixture.row(tree.leaf).await.status, Status::Removed);
+    tree.undelete(tree.leaf, false, 6).await;
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+}
+
+#[tokio::test]
+async fn undelete_of_a_parent_leaves_a_child_that_was_moved_or_runs() {
+    for parent in [None, Some("root")] {
+        let tree = leaf_without_its_parent().await;
+        let parent = parent.map(|_| tree.root);
+        let patch = WorkspacePatch { parent: Some(parent), ..WorkspacePatch::default() };
+        tree.fixture.store.patch_workspace(tree.leaf, patch, minute(4)).await.unwrap();
+        assert_eq!(place_after_undelete(&tree, tree.left).await, UndeletedPlace::default());
+        assert_eq!(tree.fixture.row(tree.leaf).await.parent, parent, "it was given that place");
+    }
+    let tree = leaf_without_its_parent().await;
+    tree.fixture.force(tree.leaf, Status::Online);
+    let place = place_after_undelete(&tree, tree.left).await;
+    assert_eq!(place.left_roots, [name("leaf")]);
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing runs below what is paused");
+}
+
+#[tokio::test]
+async fn undelete_of_a_parent_makes_no_cycle() {
+    let tree = leaf_without_its_parent().await;
+    // Started, it stays a root when its parent comes back; then the parent is moved below it, and both are removed.
+    tree.fixture.force(tree.leaf, Status::Online);
+    tree.undelete(tree.left, false, 4).await;
+    let patch = WorkspacePatch { parent: Some(Some(tree.leaf)), ..WorkspacePatch::default() };
+    tree.fixture.store.patch_workspace(tree.left, patch, minute(5)).await.unwrap();
+    tree.remove(tree.leaf, 6).await;
+    tree.undelete(tree.leaf, false, 7).await;
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None);
+    assert_eq!(tree.fixture.row(tree.left).await.parent, Some(tree.leaf));
 }

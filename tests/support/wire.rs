@@ -55,6 +55,13 @@ impl Answer {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
     }
 
+    /// This status, and an error that holds this text.
+    #[track_caller]
+    pub(crate) fn refuses_with(&self, status: u16, part: &str) {
+        let error = self.json()["error"].to_string();
+        assert!(self.status == status && error.contains(part), "not {status} with {part:?}: {self:?}");
+    }
+
     /// This status, and an object with these keys and no others; answers it.
     #[track_caller]
     pub(crate) fn has(&self, status: u16, keys: &[&str]) -> Value {

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
+    domain::workspace::Kind,
     engine::{Engine, ExecId, ExecRequest, Trouble},
     store::Scope,
 };
@@ -31,6 +32,9 @@ pub(in super::super) async fn create(
     Body(body): Body<CreateExec>,
 ) -> HttpResult<Json<CreatedExec>> {
     let row = api.resolve(&reference, Scope::Live).await?;
+    if row.kind == Kind::External {
+        return Err(HttpError::conflict(row.runs_elsewhere("and so do its commands")));
+    }
     api.0.ops.traffic().note(row.id);
     if body.command.is_empty() {
         return Err(HttpError::invalid("no command was given"));

@@ -16,6 +16,7 @@ use super::{
     Path, Query,
 };
 use crate::{
+    domain::workspace::Kind,
     engine::{LogChunk, LogRequest},
     store::Scope,
 };
@@ -33,6 +34,9 @@ pub(in super::super) async fn stream(
     Query(query): Query<LogsQuery>,
 ) -> HttpResult<Response> {
     let row = api.resolve(&reference, Scope::Any).await?;
+    if row.kind == Kind::External {
+        return Err(HttpError::conflict(row.runs_elsewhere("and so does its log")));
+    }
     let container = row.container.ok_or_else(|| {
         HttpError::conflict(format!("workspace `{}` has no container yet, and so no log", row.name))
     })?;

@@ -37,7 +37,7 @@ use crate::{
         workspace::{Delivery, Habits, Kind, Workspace},
     },
     engine::EngineInfo,
-    ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal},
+    ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal, Up},
     store::{Scope, WorkspacePatch},
 };
 
@@ -141,26 +141,21 @@ async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
     info.limits_note().into_iter().chain(closed_directory(api, &info, runtime, shared)).collect()
 }
 
-/// Says that the user of a runtime cannot write to a directory that it is to write to.
+/// Says that the user of a runtime cannot work in a directory that it is to work in.
 fn closed_directory(
     api: &Api,
     info: &EngineInfo,
     runtime: &str,
     shared: Option<(&str, Access)>,
 ) -> Option<String> {
+    let (directory, access) = shared?;
     let settings = api.0.ops.settings();
-    let runtime = settings.runtimes.get(runtime);
-    // Rootless, the ids inside are others than on the host: only a container could tell.
-    let shared = shared.filter(|(_, access)| *access == Access::ReadWrite && !info.rootless);
-    shared.zip(runtime).and_then(|((directory, _), runtime)| {
-        let found = std::fs::metadata(directory).ok()?;
-        (!may_write(runtime.user, found.uid(), found.gid(), found.mode())).then(|| {
-            format!(
-                "its user {0} cannot write to {directory}: `chown {0} {directory}`, or share it as {directory}:ro",
-                runtime.user
-            )
-        })
-    })
+    let runtime = settings.runtimes.get(runtime)?;
+    let found = std::fs::metadata(directory).ok()?;
+    // Rootless Podman runs as this process's user.
+    let service = if info.rootless { Some(std::fs::metadata("/proc/self").ok()?.uid()) } else { None };
+    let shared = Shared { path: directory, owner: found.uid(), group: found.gid(), mode: found.mode() };
+    closed(&shared, access, runtime.user, service)
 }
 
 /// What of a change does not work as asked, or not as expected.
@@ -190,16 +185,46 @@ async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) ->
     notes
 }
 
-fn may_write(user: User, owner: u32, group: u32, mode: u32) -> bool {
+/// A directory of this host that is to be bound into a container.
+struct Shared<'a> {
+    path: &'a str,
+    owner: u32,
+    group: u32,
+    mode: u32,
+}
+
+/// Why the user of a container cannot work in the directory, and what helps. `service` is the user of a rootless
+/// Podman. Its containers' ids are subordinate ids: only their root is that user, and which id another user of theirs
+/// has on the host is known to Podman alone, so nothing is said of directories that belong to someone else.
+fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>) -> Option<String> {
+    let Shared { path, owner, group, mode } = *shared;
     // The class of the user decides alone: an owner without the bit may not write where others may.
-    let bit = if user.uid == owner {
-        0o200
-    } else if user.gid == group {
-        0o020
-    } else {
-        0o002
+    let bits = match service {
+        Some(service) if user.uid == 0 || owner != service => return None,
+        None if user.uid == 0 => return None,
+        None if user.uid == owner => mode >> 6 & 0o7,
+        None if user.gid == group => mode >> 3 & 0o7,
+        Some(_) | None => mode & 0o7,
     };
-    user.uid == 0 || mode & bit != 0
+    let (enters, writes) = (bits & 0o5 == 0o5, bits & 0o2 != 0);
+    let cannot = match (enters, access) {
+        (false, _) => "cannot enter and read",
+        (true, Access::ReadWrite) if !writes => "cannot write to",
+        (true, Access::ReadWrite | Access::ReadOnly) => return None,
+    };
+    let why = format!("its user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
+    Some(match (service, enters) {
+        (Some(_), true) => format!(
+            "{why}: with rootless Podman it is another user of this host than you. `podman unshare chown {user} {path}` \
+             gives it the directory, or share it as {path}:ro"
+        ),
+        (Some(_), false) => format!(
+            "{why}: with rootless Podman it is another user of this host than you. `podman unshare chown {user} {path}` \
+             gives it the directory, `chmod o+rx {path}` lets everybody read it"
+        ),
+        (None, true) => format!("{why}: `chown {user} {path}`, or share it as {path}:ro"),
+        (None, false) => format!("{why}: share another directory, or open this one to that user"),
+    })
 }
 
 fn removed_error(row: &Workspace) -> HttpError {
@@ -601,15 +626,13 @@ pub(in super::super) async fn restart(
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
     // Over the wire a restart also applies what was changed since the container was made.
-    let (id, admin, drifted) = (row.id, principal.is_admin(), api.0.ops.drifted(&row));
-    let order = |ops: Ops, id| async move {
-        match (admin, drifted) {
-            (true, true) => ops.recreate(id).await,
-            (true, false) => ops.restart(id).await,
-            (false, _) => ops.restart_itself(id).await,
-        }
-    };
-    ordered_for(&api, id, query.wait, order).await
+    let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
+    if principal.is_admin() {
+        let order = |ops: Ops, id| async move { ops.bring_up(id, how).await };
+        return cascaded(&api, row.id, query.wait, order).await;
+    }
+    let order = |ops: Ops, id| async move { ops.restart_itself(id).await };
+    ordered_for(&api, row.id, query.wait, order).await
 }
 
 pub(in super::super) async fn recreate(
@@ -617,8 +640,9 @@ pub(in super::super) async fn recreate(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let order = |ops: Ops, id| async move { ops.recreate(id).await };
-    ordered(&api, (&reference, Scope::Live), query.wait, order).await
+    let id = api.resolve(&reference, Scope::Live).await?.id;
+    let order = |ops: Ops, id| async move { ops.bring_up(id, Up::Recreate).await };
+    cascaded(&api, id, query.wait, order).await
 }
 
 pub(in super::super) async fn undelete(
@@ -689,15 +713,42 @@ mod tests {
     #[test]
     fn directory_is_writable_by_the_class_of_its_user() {
         let user = User { uid: 1000, gid: 1000 };
-        for (owner, group, mode, may) in [
-            (1000, 0, 0o755, true),
-            (0, 0, 0o755, false),
-            (0, 1000, 0o775, true),
-            (0, 0, 0o777, true),
-            (1000, 1000, 0o077, false),
+        let said = |user, (owner, group, mode), access, service| {
+            closed(&Shared { path: "/d", owner, group, mode }, access, user, service)
+        };
+        for (directory, writable) in [
+            ((1000, 0, 0o755), true),
+            ((0, 0, 0o755), false),
+            ((0, 1000, 0o775), true),
+            ((0, 0, 0o777), true),
+            ((1000, 1000, 0o077), false),
         ] {
-            assert_eq!(may_write(user, owner, group, mode), may, "{owner}:{group} {mode:o}");
+            let said = said(user, directory, Access::ReadWrite, None);
+            assert_eq!(said.is_none(), writable, "{directory:?}: {said:?}");
         }
-        assert!(may_write(User { uid: 0, gid: 0 }, 7, 7, 0o700), "root may");
+        assert_eq!(said(User { uid: 0, gid: 0 }, (7, 7, 0o700), Access::ReadWrite, None), None, "root may");
+        assert_eq!(said(user, (0, 0, 0o755), Access::ReadOnly, None), None, "it may read");
+        let closed_to = said(user, (0, 0, 0o700), Access::ReadOnly, None).expect("it cannot enter");
+        assert!(closed_to.contains("cannot enter and read /d (mode 0700)"), "{closed_to}");
+    }
+
+    #[test]
+    fn own_directory_of_a_rootless_user_is_closed_to_the_containers_user() {
+        let user = User { uid: 1000, gid: 1000 };
+        let said = |user, owner, mode, access| {
+            closed(&Shared { path: "/d", owner, group: 1000, mode }, access, user, Some(1000))
+        };
+        let own = said(user, 1000, 0o700, Access::ReadWrite).expect("a subordinate id is another user");
+        assert!(own.contains("cannot enter and read /d") && own.contains("podman unshare chown"), "{own}");
+        let own = said(user, 1000, 0o755, Access::ReadWrite).expect("others may not write");
+        assert!(own.contains("cannot write to /d") && own.contains("/d:ro"), "{own}");
+        assert_eq!(said(user, 1000, 0o755, Access::ReadOnly), None);
+        assert_eq!(said(user, 1000, 0o777, Access::ReadWrite), None);
+        assert_eq!(
+            said(User { uid: 0, gid: 0 }, 1000, 0o700, Access::ReadWrite),
+            None,
+            "its root is the user"
+        );
+        assert_eq!(said(user, 100_999, 0o700, Access::ReadWrite), None, "it may be that very id");
     }
 }

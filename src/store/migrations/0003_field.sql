@@ -117,3 +117,7 @@ WHERE status = 'removed';
 
 -- `set --config-file`: it is written over the file in the config volume once, at the next start.
 ALTER TABLE workspaces ADD COLUMN config_pending INTEGER NOT NULL DEFAULT 0;
+
+-- An undelete below a removed parent makes a root; it goes back below that parent when the parent is undeleted.
+ALTER TABLE workspaces ADD COLUMN was_below BLOB;
+CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
