@@ -195,7 +195,7 @@ impl Doctor {
         {
             return Ok(None);
         }
-        Ok(Some(fail(
+        Ok(Some(warn(
             "work",
             format!("the work volume is gone of {}", lost.join(", ")),
             "bring it back (is a disk not mounted? did `podman system prune --volumes` take it?); \

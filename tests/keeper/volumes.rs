@@ -71,10 +71,12 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
     podman_says(["volume", "rm", &of_volume]);
 
     let doctor = site.ostler(["doctor"]);
-    assert_eq!(doctor.code, 1, "{doctor:?}");
     let lost =
         doctor.stdout.lines().find(|line| line.contains("the work volume is gone")).unwrap_or_default();
-    assert!(lost.contains(&of_directory) && lost.contains(&of_volume), "{doctor:?}");
+    assert!(
+        lost.starts_with("warn") && lost.contains(&of_directory) && lost.contains(&of_volume),
+        "{doctor:?}"
+    );
 
     for name in ["directory", "volume"] {
         let refused = site.ostler(["start", name]);
