@@ -251,6 +251,12 @@ async fn attempt(
         forwarder.prove(target, &limits).await?;
         api.0.listeners.proven(api, to, member.incarnation);
     }
+    // It may have been started again while the engine or its agent was waited for: nothing is sent with the proof of a
+    // token that it no longer holds.
+    let is_another = |now: &Member| now.incarnation != member.incarnation;
+    if api.0.store.member(to).as_ref().is_some_and(is_another) {
+        return Err(ForwardError::NotConnected("it was started again meanwhile".into()));
+    }
     let answer = forwarder.forward(target, message, &limits).await;
     if matches!(answer, Err(ForwardError::Broken(_))) {
         // It may have stopped listening behind a port that goes on accepting.
