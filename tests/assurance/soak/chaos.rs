@@ -292,8 +292,14 @@ impl<'a> Chaos<'a> {
         let id = text(&row.expect("nobody removes this one")["id"]);
         let volume = format!("ostler-{id}-work");
         until("the work volume is deleted", || {
-            for target in self.targets().iter().filter(|target| target.workspace == id) {
-                try_podman(&["rm", "--force", "--time=0", &target.id]);
+            // Ended ones and those in the trash mount it too.
+            let mounting = podman()
+                .args(["ps", "--all", "--quiet", "--no-trunc", "--filter"])
+                .arg(format!("volume={volume}"))
+                .output();
+            let mounting = mounting.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            for container in mounting.unwrap_or_default().lines() {
+                try_podman(&["rm", "--force", "--time=0", container]);
             }
             (try_podman(&["volume", "rm", &volume]) || !has_volume(&volume)).then_some(())
         });
