@@ -176,13 +176,17 @@ impl Doctor {
     async fn lost_work(&self) -> StoreResult<Option<Check>> {
         let mut lost = Vec::new();
         for row in self.0.store.workspaces(Scope::Live).await? {
-            if !row.has_work_volume || !row.wants_work_volume() {
+            // Podman lets nobody delete a volume that a running container mounts.
+            let is_up = matches!(row.status, Status::Online | Status::Degraded | Status::Provisioning);
+            if is_up || !row.has_work_volume || !row.wants_work_volume() {
                 continue;
             }
             let work = volume_name(row.id, VolumeKind::Work);
             let gone = match self.0.engine.inspect_volume(&work).await {
                 Ok(seen) => seen.directory_missing,
-                Err(error) => error.trouble == Trouble::Absent,
+                Err(error) if error.trouble == Trouble::Absent => true,
+                // Each of the others would wait for as long. The check of the engine tells of this.
+                Err(_) => return Ok(None),
             };
             if gone {
                 lost.push(format!("{} ({work})", row.name));

@@ -64,7 +64,7 @@ impl Gates {
                 if let Some(host) = known.host {
                     self.warn_of_uncovered(&[host], &mut told);
                 }
-                // First the new one: a container that starts meanwhile is told it.
+                // The new address is bound first: a container that starts meanwhile is told it.
                 self.open_all(known.host, true, &mut told);
                 // Containers that run were told an earlier one. It serves them as long as this host has it.
                 self.close_all_but(|open| known.host == Some(open) || is_own_address(open));

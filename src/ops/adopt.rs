@@ -84,7 +84,7 @@ impl Ops {
             if let Some(things) = inventory.newest_of(id) {
                 let label =
                     things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
-                let spec = label.and_then(|container| labelled_spec(&container.labels));
+                let spec = label.and_then(|container| LabelledSpec::of(&container.labels));
                 found.push((AdoptRequest { workspace: id, things, known: None }, spec));
             }
         }
@@ -101,7 +101,7 @@ impl Ops {
                 let spec = container
                     .as_ref()
                     .and_then(|container| inventory.container(row.id, &container.id))
-                    .and_then(|container| labelled_spec(&container.labels))
+                    .and_then(|container| LabelledSpec::of(&container.labels))
                     // For the order of parents and children.
                     .map(|spec| LabelledSpec { parent: row.parent, ..spec });
                 let things = Things { container, volumes: Vec::new() };
@@ -259,7 +259,7 @@ impl Ops {
             ))
         })?;
         let (labels, seen) = self.0.look_at(id, &container.id).await?;
-        let labelled = labelled_spec(&labels).ok_or_else(|| {
+        let labelled = LabelledSpec::of(&labels).ok_or_else(|| {
             OpError::Conflict(format!(
                 "container {} carries no readable {LABEL_SPEC} label",
                 container.id.short()
@@ -400,10 +400,6 @@ impl Inner {
             config: None,
         }
     }
-}
-
-fn labelled_spec(labels: &BTreeMap<String, String>) -> Option<LabelledSpec> {
-    LabelledSpec::of(labels)
 }
 
 /// Parents before children, so that a child finds its parent's row. A cycle in the labels ends the walk.

@@ -140,7 +140,7 @@ async fn agent_is_shown_the_proof_of_its_own_token() {
         assert_eq!(agent.asked()[0].proofs(), [to.proof()]);
     }
     assert_ne!(to.proof(), away.proof(), "a neighbour could compute it");
-    // And nobody is let in by it.
+    // It does not authenticate anybody to ostler either.
     let shown = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
     shown
         .header("X-Workspace-ID", &to.id)

@@ -20,7 +20,7 @@ const MOST_MEMBERS: usize = 20;
 const LIMIT: u32 = 60;
 /// The exit code of a command that no daemon answered.
 const NOT_ANSWERED: i32 = 5;
-/// How often somebody who makes sure says it again.
+/// How often a command without a clear answer is repeated at the end, at most.
 const TRIES: usize = 10;
 
 /// What a workspace is made of.
