@@ -250,3 +250,10 @@ CREATE TABLE log_mark (
     base     INTEGER NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
 ) STRICT;
+
+-- How workspaces reached this host when the engine last answered: served at a start until it answers again. One row.
+CREATE TABLE host_reach (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    rootless INTEGER NOT NULL,
+    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, with spaces between
+) STRICT;

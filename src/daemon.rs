@@ -356,6 +356,7 @@ impl Door<'_> {
             isolate: self.config.network.isolate,
             packets: Arc::clone(&self.packets),
             open: BTreeMap::new(),
+            kept: None,
         };
         gates.keep_open(opened)
     }
@@ -436,7 +437,7 @@ fn api_of(
         clock: Arc::clone(&house.clock),
         instance: house.registry.instance,
         data_dir: config.data_dir.clone(),
-        network: network_of(house.ops.clone(), config, Arc::clone(packets)),
+        network: network_of(house, config, Arc::clone(packets)),
         configuration: Arc::<Running>::clone(running),
     });
     Api::new(ApiParts {
@@ -455,7 +456,9 @@ fn api_of(
     })
 }
 
-fn network_of(ops: Ops, config: &Config, packets: Arc<Packets>) -> Network {
+fn network_of(house: &House, config: &Config, packets: Arc<Packets>) -> Network {
+    let ops = house.ops.clone();
+    let bound = ops.clone();
     Network {
         listen: config.network.listen.clone(),
         port: config.network.port,
@@ -463,6 +466,11 @@ fn network_of(ops: Ops, config: &Config, packets: Arc<Packets>) -> Network {
         is_url_configured: config.network.platform_url.is_some(),
         isolate: config.network.isolate,
         packets: Arc::new(move || packets.state()),
+        since: house.clock.now(),
+        bound: Arc::new(move || {
+            let ops = bound.clone();
+            Box::pin(async move { ops.bound_addresses().await })
+        }),
         reach: Arc::new(move || {
             let ops = ops.clone();
             Box::pin(async move {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub use configuration::{BuiltIn, Configured};
-pub use network::{AskReach, Network, Reach, registry_mark};
+pub use network::{AskBound, AskReach, Network, Reach, registry_mark};
 
 /// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
 const LOW_DISK_BYTES: u64 = 512 << 20;

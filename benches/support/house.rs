@@ -1,7 +1,7 @@
 //! ostler as its daemon builds it, but with an engine that runs nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -175,6 +175,8 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),
+            since: Timestamp(0),
+            bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
             reach: Arc::new(|| Box::pin(async { Err("nothing runs here".to_owned()) })),
         },
         configuration: Arc::new(BuiltIn),

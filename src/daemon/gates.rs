@@ -1,7 +1,7 @@
 //! The listeners for workspaces: bound while their networks come and go, and moved when this host's address changes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -16,6 +16,7 @@ use crate::{
     domain::address::uncovered,
     http::{Api, is_own_address, listen, serve_agents, serve_agents_of_this_host},
     ops::Ops,
+    store::HostReach,
     tasks::SharedSpawn,
 };
 
@@ -38,6 +39,8 @@ pub(super) struct Gates {
     pub(super) isolate: bool,
     pub(super) packets: Arc<Packets>,
     pub(super) open: BTreeMap<IpAddr, CancellationToken>,
+    /// What the store keeps for the next start.
+    pub(super) kept: Option<HostReach>,
 }
 
 impl Gates {
@@ -45,7 +48,13 @@ impl Gates {
     pub(super) async fn keep_open(mut self, opened: oneshot::Sender<()>) {
         let mut gateways = self.ops.gateways().attend();
         let mut told = String::new();
+        match self.ops.last_reach().await {
+            Ok(kept) => self.kept = kept,
+            Err(error) => warn_once(&mut told, &error.to_string()),
+        }
         let found = loop {
+            // Before the engine is asked: containers run on while it is away, and it may take long to give no answer.
+            self.open_last(&mut told);
             match self.ops.host_addresses().await {
                 Ok(found) => break found,
                 Err(error) => warn_once(&mut told, &error.to_string()),
@@ -68,6 +77,7 @@ impl Gates {
                 self.open_all(known.host, true, &mut told);
                 // Containers that run were told an earlier one. It serves them as long as this host has it.
                 self.close_all_but(|open| known.host == Some(open) || is_own_address(open));
+                self.keep(HostReach { rootless: true, gateways: BTreeSet::new() }).await;
                 self.ops.gateways().note_served(known.version);
             } else {
                 let known = gateways.borrow_and_update().clone();
@@ -78,6 +88,8 @@ impl Gates {
                 self.warn_of_uncovered(&gateways, &mut told);
                 self.close_all_but(|address| known.gateways.contains_key(&address));
                 self.open_all(known.gateways.keys().copied(), false, &mut told);
+                // Before a start goes on: its container may outlive this process, and the engine's next answer.
+                self.keep(HostReach { rootless: false, gateways: gateways.into_iter().collect() }).await;
                 self.ops.gateways().note_served(known.version);
             }
             if let Some(opened) = opened.take() {
@@ -102,6 +114,35 @@ impl Gates {
             );
             warn_once(told, &text);
         }
+    }
+
+    /// Serves what was served when the engine last answered, as far as it is this host's. A network may be gone since,
+    /// and its gateway another network's: the engine's answer corrects that. Rules for packets stay as they are in the
+    /// kernel until then.
+    fn open_last(&mut self, told: &mut String) {
+        let Some(last) = self.kept.clone() else { return };
+        if last.rootless {
+            self.open_all(self.ops.own_address(), true, told);
+        } else {
+            self.open_all(last.gateways.into_iter().filter(|address| is_own_address(*address)), false, told);
+        }
+        self.note_bound();
+    }
+
+    async fn keep(&mut self, reach: HostReach) {
+        self.note_bound();
+        if self.kept.as_ref() == Some(&reach) {
+            return;
+        }
+        match self.ops.keep_reach(reach.clone()).await {
+            Ok(()) => self.kept = Some(reach),
+            // Tried again. Only a start while the engine is away would miss it.
+            Err(error) => tracing::warn!(%error, "the addresses for workspaces could not be stored"),
+        }
+    }
+
+    fn note_bound(&self) {
+        self.ops.gateways().note_bound(self.open.keys().copied().collect());
     }
 
     fn open_all(

@@ -76,6 +76,9 @@ pub struct Reach {
 /// Asks the engine for a [`Reach`], or says why there is none.
 pub type AskReach = Arc<dyn Fn() -> Boxed<Result<Reach, String>> + Send + Sync>;
 
+/// Tells which addresses are bound for workspaces.
+pub type AskBound = Arc<dyn Fn() -> Boxed<BTreeSet<IpAddr>> + Send + Sync>;
+
 /// Where agents are heard, and what they are told.
 #[derive(Clone)]
 pub struct Network {
@@ -91,6 +94,10 @@ pub struct Network {
     pub isolate: bool,
     /// Whether packets between those networks are dropped; why not, if not.
     pub packets: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Since when this process listens: a heartbeat from before says nothing of it.
+    pub since: Timestamp,
+    /// Which addresses are bound for workspaces, besides those that the configuration names and loopback.
+    pub bound: AskBound,
     /// Where workspaces reach this host.
     pub reach: AskReach,
 }
@@ -124,8 +131,15 @@ impl Doctor {
         let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
         let rows = self.0.store.describe_all(Scope::Live).await?;
         let reached = self.reached(&rows).await;
-        let is_reached = reached.verdict == "ok" && newest_heartbeat(&rows, self.0.clock.now()).is_some();
-        let mut checks = vec![reached, heard_at(network, &reach, is_reached)];
+        let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
+            Proof::Reached
+        } else if rows.iter().any(|one| place(one).is_some()) {
+            Proof::Missing
+        } else {
+            Proof::NobodyRuns
+        };
+        let bound = (network.bound)().await;
+        let mut checks = vec![reached, heard_at(network, &reach, &bound, proof)];
         checks.extend(reach.as_ref().ok().and_then(|reach| told_outdated(&rows, &reach.outdated)));
         checks.extend(self.not_listening(&rows).await);
         let attached = self.attached(&rows).await;
@@ -161,8 +175,14 @@ impl Doctor {
         let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
         match asked.unwrap_or(Err("no answer came in time")) {
             Ok(check) => check,
-            Err(why) => without_asking(rows, self.0.clock.now(), &self.0.network.told_to_agents, why),
+            Err(why) => {
+                without_asking(rows, self.newest_heartbeat(rows), &self.0.network.told_to_agents, why)
+            }
         }
+    }
+
+    fn newest_heartbeat<'a>(&self, rows: &'a [Described]) -> Option<(Duration, &'a WorkspaceName)> {
+        newest_heartbeat(rows, self.0.clock.now(), self.0.network.since)
     }
 
     /// Agents that send heartbeats and accept no connections.
@@ -212,9 +232,7 @@ impl Doctor {
                 }
                 // A command inside gives no answer at all where its stream broke, as beside containers that come and go.
                 // A heartbeat that has arrived says more than that.
-                Heard::Otherwise(_, said)
-                    if said == NO_ANSWER && newest_heartbeat(rows, self.0.clock.now()).is_some() =>
-                {
+                Heard::Otherwise(_, said) if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() => {
                     why = "a question asked inside brought no answer";
                 }
                 Heard::Otherwise(url, said) => {
@@ -319,16 +337,26 @@ fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
     )
 }
 
-/// The newest heartbeat of a container, if it is fresh: for how long it has been there, and the sender's name.
-fn newest_heartbeat(rows: &[Described], now: Timestamp) -> Option<(Duration, &WorkspaceName)> {
+/// The newest heartbeat of a container, if it is fresh and came to this process: for how long it has been there, and
+/// the sender's name.
+fn newest_heartbeat(
+    rows: &[Described],
+    now: Timestamp,
+    since: Timestamp,
+) -> Option<(Duration, &WorkspaceName)> {
     let beats = rows.iter().filter(|one| one.row.kind == Kind::Container);
     let newest = beats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max()?;
-    Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= FRESH_BEAT)
+    Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= FRESH_BEAT && newest.0 >= since)
 }
 
 /// Without an answer from inside, a heartbeat that has just arrived is proof as well.
-fn without_asking(rows: &[Described], now: Timestamp, told: &str, why: &str) -> Check {
-    match newest_heartbeat(rows, now) {
+fn without_asking(
+    rows: &[Described],
+    newest_heartbeat: Option<(Duration, &WorkspaceName)>,
+    told: &str,
+    why: &str,
+) -> Check {
+    match newest_heartbeat {
         Some((ago, name)) => {
             ok("network", format!("`{name}` reaches ostler: it beat {} s ago ({why})", ago.as_secs()))
         }
@@ -360,8 +388,21 @@ fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option
     })
 }
 
+/// Whether a running workspace has shown that it reaches this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Reached,
+    Missing,
+    NobodyRuns,
+}
+
 /// Where ostler listens for agents, and who else sees that.
-fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Check {
+fn heard_at(
+    network: &Network,
+    reach: &Result<Reach, String>,
+    bound: &BTreeSet<IpAddr>,
+    proof: Proof,
+) -> Check {
     let mut seen_by_others = Vec::new();
     let mut addresses = Vec::new();
     let mut note = |address: IpAddr, others: bool| {
@@ -371,10 +412,8 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
     };
     if network.listen.is_empty() {
         note(IpAddr::from([127, 0, 0, 1]), false);
-        if let Ok(reach) = reach {
-            for address in &reach.addresses {
-                note(*address, false);
-            }
+        for address in bound {
+            note(*address, false);
         }
     }
     for address in &network.listen {
@@ -390,25 +429,14 @@ fn heard_at(network: &Network, reach: &Result<Reach, String>, is_reached: bool) 
         more => format!(" and {more} more gateways of workspaces' networks"),
     };
     let heard = format!("agents are heard on {}{more}", addresses[..listed].join(" and "));
-    if let (true, Err(why)) = (network.listen.is_empty(), reach) {
-        if is_reached {
-            return ok(
-                "listen",
-                format!(
-                    "{heard}, and at the address by which workspaces reach this host; which one that is cannot be asked \
-                     now: {why}"
-                ),
-            );
-        }
-        return warn(
-            "listen",
-            format!("{heard} only, and workspaces not at all yet: {why}"),
-            "ostler goes on by itself once the engine tells the address; `network.listen` names one",
-        );
+    if network.listen.is_empty()
+        && let Some(check) = unserved(network, reach, bound, &heard, proof)
+    {
+        return check;
     }
     let mut found = heard;
     let mut advice = Vec::new();
-    if let Some(cut_off) = cut_off(network, reach, is_reached) {
+    if let Some(cut_off) = cut_off(network, reach, proof == Proof::Reached) {
         found = format!("{found}; {cut_off}");
         advice.push(ADD_LISTEN.to_owned());
     }
@@ -444,6 +472,71 @@ fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -
             "workspaces are told {}, which `network.listen` does not name, so their heartbeats do not arrive",
             missing.join(" and ")
         )
+    })
+}
+
+/// Where the addresses by which workspaces reach this host are not known now, or not bound.
+fn unserved(
+    network: &Network,
+    reach: &Result<Reach, String>,
+    bound: &BTreeSet<IpAddr>,
+    heard: &str,
+    proof: Proof,
+) -> Option<Check> {
+    let port = network.port;
+    let why = match reach {
+        Ok(reach) => {
+            let missing: Vec<_> = reach.addresses.difference(bound).collect();
+            let named = missing.iter().take(MOST_ADDRESSES);
+            let named: Vec<_> = named.map(|address| SocketAddr::new(**address, port).to_string()).collect();
+            // Those that are told another address, by `network.platform_url`, may need none of these.
+            let verdict: fn(&str, String, String) -> Check =
+                if proof == Proof::Reached || network.is_url_configured { warn } else { fail };
+            return (!missing.is_empty()).then(|| {
+                verdict(
+                    "listen",
+                    format!(
+                        "{heard}, and not on {} of {} addresses by which workspaces reach this host: {}",
+                        missing.len(),
+                        reach.addresses.len(),
+                        named.join(" and ")
+                    ),
+                    format!(
+                        "ostler tries again every 30 s, and its log says what is in the way. If another program has \
+                         port {port} there, choose another one with `network.port`"
+                    ),
+                )
+            });
+        }
+        Err(why) => why,
+    };
+    let goes_on = "ostler goes on by itself once the engine tells the address; `network.listen` names one";
+    Some(match (bound.is_empty(), proof) {
+        (false, Proof::Reached | Proof::NobodyRuns) => ok(
+            "listen",
+            format!(
+                "{heard}, by which workspaces reached this host before; where they do now cannot be asked: {why}"
+            ),
+        ),
+        (false, Proof::Missing) => warn(
+            "listen",
+            format!(
+                "{heard}, by which workspaces reached this host before; whether they still do is not known, and where \
+                 they do now cannot be asked: {why}"
+            ),
+            goes_on,
+        ),
+        (true, Proof::NobodyRuns) => {
+            warn("listen", format!("{heard} only, and workspaces not at all yet: {why}"), goes_on)
+        }
+        (true, Proof::Reached) => {
+            ok("listen", format!("{heard}; where workspaces reach this host cannot be asked now: {why}"))
+        }
+        (true, Proof::Missing) => fail(
+            "listen",
+            format!("{heard} only, and no workspace that runs is known to reach ostler: {why}"),
+            goes_on,
+        ),
     })
 }
 
@@ -629,11 +722,27 @@ mod tests {
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),
+            since: Timestamp(0),
+            bound: Arc::new(|| unreachable!("what it answers is handed over")),
             reach: Arc::new(|| unreachable!("what it answers is handed over")),
         }
     }
 
     fn listening(listen: &[&str], reach: Result<(&str, bool), &str>) -> (String, String) {
+        let bound = reach.map_or("", |(address, _)| address);
+        with_bound(listen, reach, bound, Proof::NobodyRuns)
+    }
+
+    fn addresses(bound: &str) -> BTreeSet<IpAddr> {
+        bound.split_whitespace().map(|address| address.parse().unwrap()).collect()
+    }
+
+    fn with_bound(
+        listen: &[&str],
+        reach: Result<(&str, bool), &str>,
+        bound: &str,
+        proof: Proof,
+    ) -> (String, String) {
         // An address that other machines see is a rootless engine's.
         let reach = reach.map(|(address, lan_sees_it)| Reach {
             addresses: BTreeSet::from([address.parse().unwrap()]),
@@ -641,7 +750,7 @@ mod tests {
             rootless: lan_sees_it,
             outdated: BTreeSet::new(),
         });
-        let check = heard_at(&network(listen), &reach.map_err(str::to_owned), false);
+        let check = heard_at(&network(listen), &reach.map_err(str::to_owned), &addresses(bound), proof);
         (check.verdict, format!("{} {}", check.found, check.advice.unwrap_or_default()).trim().to_owned())
     }
 
@@ -665,7 +774,11 @@ mod tests {
             rootless: false,
             outdated: BTreeSet::new(),
         };
-        assert_eq!(heard_at(&told, &Ok(reach), false).verdict, "ok", "they are told another address");
+        assert_eq!(
+            heard_at(&told, &Ok(reach), &BTreeSet::new(), Proof::NobodyRuns).verdict,
+            "ok",
+            "they are told another address"
+        );
     }
 
     #[test]
@@ -722,6 +835,31 @@ mod tests {
         let check = tree(true, true, &[("x3", "x3-net")]);
         assert_eq!(check.verdict, "warn", "{check:?}");
         assert!(check.advice.is_some_and(|advice| !advice.contains("needs root")), "wrong advice");
+    }
+
+    #[test]
+    fn addresses_that_are_not_bound_are_reported() {
+        use Proof::{Missing, NobodyRuns, Reached};
+        let gateway = Ok(("10.89.0.1", false));
+        let last = "127.0.0.1:7717 and 10.89.0.1:7717";
+        for (reach, bound, proof, verdict, told) in [
+            (gateway, "", Missing, "fail", "not on 1 of 1 addresses"),
+            (gateway, "", NobodyRuns, "fail", "10.89.0.1:7717"),
+            (gateway, "", Reached, "warn", "not on 1 of 1 addresses"),
+            (gateway, "10.89.0.1", Missing, "ok", last),
+            (Err("away"), "10.89.0.1", Reached, "ok", last),
+            (Err("away"), "10.89.0.1", NobodyRuns, "ok", last),
+            (Err("away"), "10.89.0.1", Missing, "warn", last),
+            (Err("away"), "", Missing, "fail", "127.0.0.1:7717 only"),
+            (Err("away"), "", NobodyRuns, "warn", "127.0.0.1:7717 only"),
+            (Err("away"), "", Reached, "ok", "127.0.0.1:7717"),
+        ] {
+            let (found, text) = with_bound(&[], reach, bound, proof);
+            assert!(
+                found == verdict && text.contains(told),
+                "{reach:?}, {bound}, {proof:?}: {found}, {text}"
+            );
+        }
     }
 
     #[test]

@@ -24,14 +24,20 @@ mod testing;
 mod view;
 mod vitals;
 
-use std::{future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, within},
     doctor::Doctor,
-    domain::ids::WorkspaceId,
+    domain::{ids::WorkspaceId, time::Awake},
     engine::Engine,
     entropy::SharedEntropy,
     listening::Listening,
@@ -66,6 +72,8 @@ struct Inner {
     refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
+    /// When a question to the engine was last not answered in time.
+    unanswered_at: Mutex<Option<Awake>>,
     journal: journal::Journal,
     delegations: delegate::Delegations,
     forwarder: Forwarder,
@@ -127,6 +135,11 @@ const ORDERS: Rate = Rate { each: Duration::from_secs(10), burst: 10 };
 /// Lists that are made at a time: each may be in memory twice, as rows and as text.
 const LISTS: usize = 4;
 
+/// How long an answer waits for what the engine would add to it.
+const ASKING_ENGINE: Duration = Duration::from_secs(1);
+/// How long after an answer that did not come in time the engine is not asked for additions.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// A bucket for each workspace and kind of write.
 struct Buckets {
     requests: Limiter<WorkspaceId>,
@@ -165,11 +178,26 @@ impl Api {
             refusals,
             wakes,
             listeners,
+            unanswered_at: Mutex::default(),
             journal,
             delegations,
             forwarder,
             resolver,
         }))
+    }
+
+    /// Asks the engine something that an answer of ostler's can do without: for [`ASKING_ENGINE`], and not at all
+    /// while an engine that gave no answer in time is likely to give none again.
+    async fn ask_engine<T>(&self, question: impl Future<Output = T>) -> Option<T> {
+        let now = self.0.clock.awake();
+        let unanswered_at = *self.0.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if unanswered_at.is_some_and(|at| now.since(at) < ASK_AGAIN) {
+            return None;
+        }
+        let answer = within(&*self.0.clock, ASKING_ENGINE, question).await;
+        let unanswered_at = answer.is_none().then(|| self.0.clock.awake());
+        *self.0.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner) = unanswered_at;
+        answer
     }
 
     /// Who may talk to whom, by the settings in force.

@@ -38,7 +38,6 @@ use super::{
     routes::Path,
 };
 use crate::{
-    clock::within,
     domain::{
         ids::{Incarnation, WorkspaceId},
         status::Status,
@@ -70,8 +69,6 @@ const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 /// How often the container is inspected while connections to it are refused. Its end is an event too; this is for an
 /// event that does not come.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long a message waits for the engine to say how it forwards ports.
-const ASKING_ENGINE: Duration = Duration::from_secs(1);
 /// The port inside a container that is published (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
 
@@ -269,7 +266,7 @@ async fn attempt(
 /// Podman forwards ports in user space, accepts every connection and closes it when the agent does not listen.
 #[derive(Default)]
 pub(super) struct Listeners {
-    /// Whether ports are forwarded in user space; asked of the engine once.
+    /// Whether ports are forwarded in user space; asked of the engine once, where nothing else has asked it.
     in_user_space: OnceCell<bool>,
     known: Mutex<HashMap<WorkspaceId, Incarnation>>,
 }
@@ -277,11 +274,14 @@ pub(super) struct Listeners {
 impl Listeners {
     async fn needs_proof(&self, api: &Api, id: WorkspaceId, incarnation: Incarnation) -> bool {
         let asked = async || {
-            let described = within(&*api.0.clock, ASKING_ENGINE, api.0.engine.describe()).await;
+            let described = api.ask_engine(api.0.engine.describe()).await;
             described.and_then(Result::ok).map(|engine| engine.rootless).ok_or(())
         };
-        // An engine that does not answer is taken for one that needs it: that costs a request.
-        let in_user_space = self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true);
+        let in_user_space = match api.0.ops.gateways().is_rootless() {
+            Some(rootless) => rootless,
+            // An engine that does not answer is taken for one that needs it: that costs a request.
+            None => self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true),
+        };
         in_user_space && self.lock().get(&id) != Some(&incarnation)
     }
 

@@ -28,6 +28,7 @@ use crate::{
         status::Status,
     },
     engine::{NetworkInfo, Subnet, Trouble},
+    store::HostReach,
 };
 
 /// The name of the host in containers of a rootless Podman, which writes it into `/etc/hosts` at every start.
@@ -60,6 +61,10 @@ pub struct Gateways {
     served: watch::Sender<u64>,
     /// Whether there is a task that serves them: not in tests.
     attended: AtomicBool,
+    /// The addresses that are bound now for workspaces.
+    bound: Mutex<BTreeSet<IpAddr>>,
+    /// Whether the engine is rootless, as it said last: to an earlier process, where it has not answered this one.
+    rootless: Mutex<Option<bool>>,
     /// Rootless: the address of this host when the container of each workspace was last started, which Podman writes
     /// into the container's `/etc/hosts`.
     told: Mutex<BTreeMap<WorkspaceId, IpAddr>>,
@@ -87,6 +92,28 @@ impl Gateways {
     /// This version is served now.
     pub fn note_served(&self, version: u64) {
         self.served.send_replace(version);
+    }
+
+    /// These addresses are bound now for workspaces, and no others.
+    pub fn note_bound(&self, addresses: BTreeSet<IpAddr>) {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// The addresses that are bound now for workspaces.
+    #[must_use]
+    pub fn bound(&self) -> BTreeSet<IpAddr> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the engine is rootless, as it said last: to an earlier process, where it has not answered this one.
+    /// `None` where no task serves workspaces, and before it has read what was kept.
+    #[must_use]
+    pub fn is_rootless(&self) -> Option<bool> {
+        *self.rootless.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_rootless(&self, rootless: bool) {
+        *self.rootless.lock().unwrap_or_else(PoisonError::into_inner) = Some(rootless);
     }
 
     /// Containers that start from now on reach this host at this address: the engine is rootless.
@@ -182,6 +209,35 @@ impl Ops {
         self.0.gateways.note(networks.into_iter().map(|network| network.info));
         let addresses = self.0.gateways.addresses();
         Ok(HostAddresses { addresses, lan_sees_it: false, rootless: false, told: BTreeMap::new() })
+    }
+
+    /// How workspaces reached this host when the engine last answered, perhaps to an earlier process. `None` before
+    /// the first time.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn last_reach(&self) -> OpResult<Option<HostReach>> {
+        let last = self.0.store.host_reach().await?;
+        if let Some(last) = &last {
+            self.0.gateways.note_rootless(last.rootless);
+        }
+        Ok(last)
+    }
+
+    /// Keeps how workspaces reach this host, by an answer of the engine, for a start while it is away.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn keep_reach(&self, reach: HostReach) -> OpResult<()> {
+        self.0.gateways.note_rootless(reach.rootless);
+        self.0.store.keep_host_reach(reach).await?;
+        Ok(())
+    }
+
+    /// The addresses that are bound for workspaces, once every network that is known is served.
+    pub async fn bound_addresses(&self) -> BTreeSet<IpAddr> {
+        self.0.gateways.ready(&*self.0.clock).await;
+        self.0.gateways.bound()
     }
 
     /// The gateways that this process knows of, for the one task that listens on them.

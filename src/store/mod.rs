@@ -58,7 +58,7 @@ pub use delegations::{Delegated, Delegation, NewDelegation};
 pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
-pub use registry::Registry;
+pub use registry::{HostReach, Registry};
 pub use roster::{Bearer, Holder, Member, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{DeadToken, NewApiToken, StaleTokens, TokenIssue};

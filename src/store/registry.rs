@@ -1,5 +1,7 @@
 //! Who this registry is, and whether it trusts itself.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
@@ -17,6 +19,15 @@ pub struct Registry {
     pub recovering_since: Option<Timestamp>,
     /// When the engine was accepted; from then on its sentinel has to be there.
     pub engine_accepted_at: Option<Timestamp>,
+}
+
+/// How workspaces reached this host when the engine last answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostReach {
+    /// Whether the engine is rootless: containers then reach an address of this host, and it has no gateways.
+    pub rootless: bool,
+    /// The gateways of the workspaces' networks.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 impl Store {
@@ -132,6 +143,48 @@ impl Store {
                     tx.tell(at, EventKind::RegistryRecovering, None, why, None)?;
                 }
                 Ok(became > 0)
+            })
+            .await
+    }
+
+    /// What [`Self::keep_host_reach`] kept last, or `None` before the first time.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn host_reach(&self) -> StoreResult<Option<HostReach>> {
+        self.lanes
+            .read("host reach", |sql| {
+                let mut query = sql.prepare_cached("SELECT rootless, gateways FROM host_reach")?;
+                Ok(query
+                    .query_row([], |row| {
+                        let gateways: String = row.get(1)?;
+                        Ok(HostReach {
+                            rootless: row.get(0)?,
+                            gateways: gateways
+                                .split(' ')
+                                .filter_map(|address| address.parse().ok())
+                                .collect(),
+                        })
+                    })
+                    .optional()?)
+            })
+            .await
+    }
+
+    /// Keeps how workspaces reach this host, for a start while the engine is away.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn keep_host_reach(&self, reach: HostReach) -> StoreResult<()> {
+        self.lanes
+            .write("keep host reach", move |tx| {
+                let gateways: Vec<_> = reach.gateways.iter().map(ToString::to_string).collect();
+                tx.sql.execute(
+                    "INSERT INTO host_reach (only_row, rootless, gateways) VALUES (1, ?1, ?2)
+                     ON CONFLICT (only_row) DO UPDATE SET rootless = excluded.rootless, gateways = excluded.gateways",
+                    params![reach.rootless, gateways.join(" ")],
+                )?;
+                Ok(())
             })
             .await
     }

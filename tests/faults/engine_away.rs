@@ -1,9 +1,13 @@
 //! Orders while Podman gives no answer: accepted, shown as not done, and carried out when it is back.
 
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+
 use crate::support::{
     daemon::{Site, until},
-    engine_proxy::EngineProxy,
-    podman::inspected,
+    engine_proxy::{EngineProxy, Fault, Rule},
+    podman::{demo_image, inspected},
 };
 
 use super::HASTY;
@@ -123,4 +127,58 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
             },
         )
     });
+}
+
+/// What the doctor says of the addresses on which agents are heard.
+fn listen_of(site: &Site) -> Value {
+    let said = site.ostler(["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|why| panic!("{why}: {said:?}"));
+    let checks = report["checks"].as_array().expect("a report has checks");
+    checks.iter().find(|check| check["name"] == "listen").expect("it tells where agents are heard").clone()
+}
+
+#[test]
+fn agents_reach_a_daemon_that_starts_while_podman_is_away() {
+    let proxy = EngineProxy::start();
+    let mut site = Site::on(proxy.socket_path(), "[engine]\nread_deadline = \"5s\"\n");
+    site.serve();
+    site.ostler(["create", "kid", "--runtime", "agent", "--image", demo_image()]).well();
+    let container = site.show("kid")["container_id"].as_str().unwrap().to_owned();
+    let gateway = inspected(&container, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}").unwrap();
+    let gateway = SocketAddr::new(gateway.parse().expect("an address"), site.network_port());
+    let is_heard = || TcpStream::connect(gateway).is_ok();
+    assert!(is_heard(), "containers reach {gateway}");
+
+    for frozen in [false, true] {
+        site.stop();
+        assert!(!is_heard(), "nobody listens at {gateway}");
+        if frozen {
+            proxy.listen();
+            proxy.set_rules([Rule::when(|_| true, Fault::Hang)]);
+        } else {
+            proxy.refuse();
+        }
+        site.serve();
+        until("agents reach it again, without Podman", || is_heard().then_some(()));
+        let listen = listen_of(&site);
+        let found = listen["found"].as_str().unwrap();
+        assert!(
+            found.contains(&gateway.to_string()) && listen["verdict"] != "fail",
+            "the doctor tells what is bound, frozen: {frozen}: {listen}"
+        );
+        let answer = site.ostler(["message", "kid", "hi"]);
+        assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
+    }
+    // Further messages ask nothing of an engine that has just given no answer.
+    let asked = proxy.count("GET", "");
+    for _ in 0..3 {
+        site.ostler(["message", "kid", "hi"]).well();
+    }
+    let more = &proxy.seen()[asked.min(proxy.seen().len())..];
+    let notes = more.iter().filter(|request| request.path.contains(&container)).count();
+    assert_eq!(notes, 0, "each message asks a frozen Podman: {more:?}");
+
+    proxy.set_rules([]);
+    until("the engine's answer is in force", || (listen_of(&site)["verdict"] == "ok").then_some(()));
+    assert!(is_heard(), "the address is kept when Podman is back");
 }

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -314,6 +314,8 @@ impl House {
                 is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
+                since: Timestamp(0),
+                bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
                 reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
             },
             configuration: Arc::new(BuiltIn),

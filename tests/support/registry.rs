@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::{
@@ -238,6 +238,8 @@ impl Registry {
                 is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
+                since: Timestamp(0),
+                bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
                 reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
             },
             configuration: Arc::new(BuiltIn),

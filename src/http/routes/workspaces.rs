@@ -96,7 +96,10 @@ pub(in super::super) async fn show(
         view.host_port = None;
         view.status_detail = None;
     }
-    if principal.is_admin() && fresh_heartbeat && api.0.ops.listens(&row).await == Some(false) {
+    if principal.is_admin()
+        && fresh_heartbeat
+        && api.ask_engine(api.0.ops.listens(&row)).await.flatten() == Some(false)
+    {
         view.port_note = Some(format!(
             "its agent sends heartbeats, but no process in its container accepts connections on port {AGENT_PORT}: \
              messages to it fail"
@@ -118,16 +121,13 @@ pub(in super::super) async fn show(
     Ok(Json(view))
 }
 
-/// How long an answer waits for the engine to say which limits hold.
-const LIMITS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Which limits of containers do not hold, as far as the engine says so at once.
 async fn limits_note(api: &Api) -> Option<String> {
     engine_info(api).await?.limits_note()
 }
 
 async fn engine_info(api: &Api) -> Option<EngineInfo> {
-    crate::clock::within(&*api.0.clock, LIMITS_WITHIN, api.0.engine.describe()).await?.ok()
+    api.ask_engine(api.0.engine.describe()).await?.ok()
 }
 
 /// What does not work as asked on this host.

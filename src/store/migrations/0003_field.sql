@@ -121,3 +121,10 @@ ALTER TABLE workspaces ADD COLUMN config_pending INTEGER NOT NULL DEFAULT 0;
 -- An undelete below a removed parent makes a root; it goes back below that parent when the parent is undeleted.
 ALTER TABLE workspaces ADD COLUMN was_below BLOB;
 CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
+
+-- How workspaces reached this host when the engine last answered: served at a start until it answers again. One row.
+CREATE TABLE host_reach (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    rootless INTEGER NOT NULL,
+    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, with spaces between
+) STRICT;
