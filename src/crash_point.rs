@@ -35,6 +35,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("accept engine", "the registry trusts that engine"),
     ("accept: write the mirror", "the mirror says that an engine was accepted"),
     ("reach: make the network", "the network of the workspaces, or of one of them, is there"),
+    ("keep host reach", "how workspaces reach this host is kept for the next start"),
     // How a workspace comes to be, and is changed.
     ("create workspace", "the row of a new workspace"),
     ("patch workspace", "what people may change of a row"),
