@@ -29,6 +29,7 @@ pub(super) const ALL: &[Scenario] = &[
             "accept: write the mirror",
             "2nd mirror: replace the file",
             "reach: make the network",
+            "keep host reach",
         ],
         places_per_site: 1,
         set: |_| {},
