@@ -192,6 +192,9 @@ fn drive_workspaces(store: &Store) {
     at_once(store.begin_recovery(NOW, 1, String::new()));
     at_once(store.end_recovery(NOW, String::new()));
     at_once(store.accept_engine(NOW, String::new()));
+    let gateways = [std::net::IpAddr::from([10, 89, 0, 1])].into();
+    at_once(store.keep_host_reach(HostReach { rootless: false, gateways }));
+    at_once(store.host_reach());
     at_once(store.become_instance(InstanceId(id(2)), NOW));
     for (number, parent) in [(1, None), (2, Some(1)), (3, Some(2)), (4, None)] {
         at_once(store.create_workspace(workspace(number, parent), NOW));

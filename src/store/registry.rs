@@ -154,7 +154,8 @@ impl Store {
     pub async fn host_reach(&self) -> StoreResult<Option<HostReach>> {
         self.lanes
             .read("host reach", |sql| {
-                let mut query = sql.prepare_cached("SELECT rootless, gateways FROM host_reach")?;
+                let mut query =
+                    sql.prepare_cached("SELECT rootless, gateways FROM host_reach WHERE only_row = 1")?;
                 Ok(query
                     .query_row([], |row| {
                         let gateways: String = row.get(1)?;
