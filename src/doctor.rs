@@ -91,22 +91,31 @@ impl Doctor {
 
     /// Looks at everything.
     pub async fn examine(&self) -> DoctorReport {
-        let mut checks = vec![ok("daemon", format!("ostler {} answers", env!("CARGO_PKG_VERSION")))];
-        checks.push(engine(&*self.0.engine).await);
-        checks.extend(engine_use(&*self.0.engine).await);
+        // All at once: an engine that hangs costs one deadline, not one for each question.
+        let (engine, engine_use, listing, trash, network, of_store) = tokio::join!(
+            engine(&*self.0.engine),
+            engine_use(&*self.0.engine),
+            self.listing(),
+            self.trash(),
+            self.network(),
+            async {
+                [
+                    self.place().await,
+                    self.registry().await,
+                    self.workspaces().await,
+                    self.agents().await,
+                    self.held().await,
+                ]
+            },
+        );
+        let mut checks = vec![ok("daemon", format!("ostler {} answers", env!("CARGO_PKG_VERSION"))), engine];
+        checks.extend(engine_use);
         checks.push(disk(&self.0.data_dir));
         checks.push(configuration::check(&self.configuration().running()));
-        checks.extend(self.listing().await);
-        let of_store = [
-            self.place().await,
-            self.registry().await,
-            self.workspaces().await,
-            self.agents().await,
-            self.held().await,
-            self.trash().await,
-        ];
-        checks.extend(of_store.into_iter().map(|check| check.unwrap_or_else(|error| store_fails(&error))));
-        checks.extend(self.network().await.unwrap_or_else(|error| vec![store_fails(&error)]));
+        checks.extend(listing);
+        let of_store = of_store.into_iter().chain([trash]);
+        checks.extend(of_store.map(|check| check.unwrap_or_else(|error| store_fails(&error))));
+        checks.extend(network.unwrap_or_else(|error| vec![store_fails(&error)]));
         DoctorReport { checks }
     }
 

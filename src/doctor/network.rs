@@ -23,7 +23,7 @@ use crate::{
         token::redact_tokens,
         workspace::Kind,
     },
-    engine::{EngineResult, ExecRequest},
+    engine::{EngineResult, ExecRequest, Trouble},
     store::{Described, Scope, StoreResult},
 };
 
@@ -127,10 +127,15 @@ impl Doctor {
     /// Whether workspaces reach ostler, where it listens, and what the tree does not govern.
     pub(super) async fn network(&self) -> StoreResult<Vec<Check>> {
         let network = &self.0.network;
-        let reach = within(&*self.0.clock, DEADLINE, (network.reach)()).await;
-        let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
         let rows = self.0.store.describe_all(Scope::Live).await?;
-        let reached = self.reached(&rows).await;
+        let (reach, reached, not_listening, attached, bound) = tokio::join!(
+            within(&*self.0.clock, DEADLINE, (network.reach)()),
+            self.reached(&rows),
+            self.not_listening(&rows),
+            self.attached(&rows),
+            (network.bound)(),
+        );
+        let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
         let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
             Proof::Reached
         } else if rows.iter().any(|one| place(one).is_some()) {
@@ -138,11 +143,9 @@ impl Doctor {
         } else {
             Proof::NobodyRuns
         };
-        let bound = (network.bound)().await;
         let mut checks = vec![reached, heard_at(network, &reach, &bound, proof)];
         checks.extend(reach.as_ref().ok().and_then(|reach| told_outdated(&rows, &reach.outdated)));
-        checks.extend(self.not_listening(&rows).await);
-        let attached = self.attached(&rows).await;
+        checks.extend(not_listening);
         let rootless = reach.is_ok_and(|reach| reach.rootless);
         checks.push(between(network, rootless, self.0.instance, &attached));
         Ok(checks)
@@ -193,12 +196,14 @@ impl Doctor {
             let (Some(container), Some(port)) = (&one.row.container, one.row.host_port) else { continue };
             let is_up = matches!(one.row.status, Status::Online | Status::Degraded);
             let is_heard = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= FRESH_BEAT);
-            if is_up
-                && is_heard
-                && let Ok(Some(sockets)) = self.0.engine.sockets(container, AGENT_PORT, port).await
-                && !sockets.listens
-            {
-                found.push(one.row.name.to_string());
+            if !(is_up && is_heard) {
+                continue;
+            }
+            match self.0.engine.sockets(container, AGENT_PORT, port).await {
+                Ok(Some(sockets)) if !sockets.listens => found.push(one.row.name.to_string()),
+                // Each of the others would wait for as long.
+                Err(error) if error.trouble == Trouble::TimedOut => break,
+                Ok(_) | Err(_) => {}
             }
         }
         (!found.is_empty()).then(|| {
