@@ -4,8 +4,14 @@
 //! store, and the next daemon ends it as failed: whether the agent did the task is not known. A task whose agent could
 //! not be reached is sent a second time, as clients of the field expect; both messages carry the delegation's id as
 //! their `messageId`, and the result says that it was sent twice.
+//!
+//! Each delegator has its share of those that are under way, and delegators take turns: an agent whose peers take half
+//! an hour to answer delays its own tasks, and nobody else's.
+
+mod answer;
 
 use std::{
+    collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -13,41 +19,36 @@ use std::{
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderValue, StatusCode},
-    response::Response,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http_body_util::{BodyExt, Limited};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{
-    Api,
-    error::{HttpError, HttpResult},
-    journal::cut,
-    proxy,
-};
+use self::answer::{Ended, read};
+use super::{Api, error::HttpResult, journal::cut, proxy};
 use crate::{
     clock::within,
     domain::{
         delegation::{ANSWER_LIMIT, DelegationStatus, PREVIEW_BYTES, RETRY_AFTER},
-        ids::DelegationId,
+        ids::{DelegationId, WorkspaceId},
     },
-    store::Delegation,
+    store::{Attempt, Dispatched, Waiting},
 };
 
-/// The most that is read of an answer.
-const ANSWER_MAX_BYTES: usize = 4 << 20;
+/// How many delegations are under way at once; the others wait their turn.
+const AT_ONCE: usize = 256;
 
-/// How many delegations are carried out at once; the others wait their turn.
-const AT_ONCE: usize = 64;
+/// How many of one delegator. They are not counted among its messages in flight, which are refused when there are too
+/// many: a delegation was accepted, and waits. So this is what bounds them.
+const AT_ONCE_OF_ONE: usize = 8;
 
 /// How long to wait before the store is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Delegations that wait to be carried out.
 pub(super) struct Delegations {
-    wanted: mpsc::UnboundedSender<Delegation>,
-    queue: Mutex<Option<mpsc::UnboundedReceiver<Delegation>>>,
+    wanted: mpsc::UnboundedSender<Waiting>,
+    queue: Mutex<Option<mpsc::UnboundedReceiver<Waiting>>>,
 }
 
 impl Default for Delegations {
@@ -57,10 +58,54 @@ impl Default for Delegations {
     }
 }
 
+/// Delegations whose turn has not come, by delegator.
+#[derive(Default)]
+struct Turns {
+    /// The delegator whose turn is next comes first.
+    waiting: VecDeque<(WorkspaceId, VecDeque<Waiting>)>,
+    /// How many of each are under way.
+    running: HashMap<WorkspaceId, usize>,
+}
+
+impl Turns {
+    fn add(&mut self, new: Waiting) {
+        match self.waiting.iter_mut().find(|(workspace, _)| *workspace == new.workspace) {
+            Some((_, waiting)) => waiting.push_back(new),
+            None => self.waiting.push_back((new.workspace, [new].into())),
+        }
+    }
+
+    /// The next one that may begin. It is under way until its [`Turns::end`].
+    fn begin(&mut self) -> Option<Waiting> {
+        let may = |(workspace, _): &(WorkspaceId, _)| {
+            self.running.get(workspace).is_none_or(|n| *n < AT_ONCE_OF_ONE)
+        };
+        let turn = self.waiting.iter().position(may)?;
+        let (workspace, mut waiting) = self.waiting.remove(turn)?;
+        let next = waiting.pop_front();
+        if !waiting.is_empty() {
+            self.waiting.push_back((workspace, waiting));
+        }
+        if next.is_some() {
+            *self.running.entry(workspace).or_default() += 1;
+        }
+        next
+    }
+
+    fn end(&mut self, of: WorkspaceId) {
+        if let Some(running) = self.running.get_mut(&of) {
+            *running -= 1;
+            if *running == 0 {
+                self.running.remove(&of);
+            }
+        }
+    }
+}
+
 impl Api {
     /// Hands a pending delegation over, to be carried out. Where nothing carries out any, it stays pending.
-    pub(super) fn carry_out(&self, delegation: Delegation) {
-        let _nothing_carries_out = self.0.delegations.wanted.send(delegation);
+    pub(super) fn carry_out(&self, waiting: Waiting) {
+        let _nothing_carries_out = self.0.delegations.wanted.send(waiting);
     }
 
     /// Carries out delegations: first those that the daemon before left pending, then the new ones. Runs until it is
@@ -75,54 +120,51 @@ impl Api {
             }
             self.0.clock.sleep(ASK_AGAIN).await;
         };
-        let mut left_over = left_over.into_iter();
-        let mut running = FuturesUnordered::new();
+        let mut turns = Turns::default();
+        for one in left_over {
+            turns.add(one);
+        }
+        let (api, mut running) = (&self, FuturesUnordered::new());
         loop {
             while running.len() < AT_ONCE
-                && let Some(next) = left_over.next()
+                && let Some(next) = turns.begin()
             {
-                running.push(carry_out(&self, next));
+                running.push(async move {
+                    carry_out(api, next).await;
+                    next.workspace
+                });
             }
             tokio::select! {
-                next = queue.recv(), if running.len() < AT_ONCE => {
+                next = queue.recv() => {
                     let Some(next) = next else { return };
-                    running.push(carry_out(&self, next));
+                    turns.add(next);
                 }
-                Some(()) = running.next(), if !running.is_empty() => {}
+                Some(ended) = running.next(), if !running.is_empty() => turns.end(ended),
             }
         }
     }
 }
 
-/// How an attempt ended.
-enum Ended {
-    /// With the agent's answer.
-    Answered(String),
-    /// The task is stored for an agent that polls.
-    Queued,
-    /// Without an answer.
-    Failed(String),
-}
-
-async fn carry_out(api: &Api, delegation: Delegation) {
-    match api.0.store.dispatch_delegation(delegation.id).await {
-        Ok(true) => {}
-        Ok(false) => return,
-        Err(error) => {
-            tracing::warn!(delegation = %delegation.id, %error, "a delegation was not sent");
-            return;
+async fn carry_out(api: &Api, waiting: Waiting) {
+    // Its delegator was told that it is delegated: a store that is busy right now is asked until it has noted that.
+    let dispatched = loop {
+        match api.0.store.dispatch_delegation(waiting, Attempt::First, api.0.clock.now()).await {
+            Ok(Some(dispatched)) => break dispatched,
+            Ok(None) => return,
+            Err(error) => tracing::warn!(delegation = %waiting.id, %error, "a delegation was not sent yet"),
         }
-    }
-    let ended = within(&*api.0.clock, ANSWER_LIMIT, attempts(api, &delegation)).await;
+        api.0.clock.sleep(ASK_AGAIN).await;
+    };
+    let ended = within(&*api.0.clock, ANSWER_LIMIT, attempts(api, waiting, &dispatched)).await;
     let ended = ended.unwrap_or_else(|| Ended::Failed("the agent did not answer within 30 minutes".into()));
     let (status, error, preview) = match ended {
         Ended::Answered(text) => (DelegationStatus::Completed, None, Some(cut(text, PREVIEW_BYTES))),
         Ended::Queued => (DelegationStatus::Queued, None, None),
         Ended::Failed(why) => (DelegationStatus::Failed, Some(cut(why, 1024)), None),
     };
-    // The agent has answered: a store that is busy right now is asked until it has taken that down.
+    // The agent has answered: the same.
     loop {
-        let (id, of, at) = (delegation.id, delegation.workspace, api.0.clock.now());
+        let (Waiting { id, workspace: of }, at) = (waiting, api.0.clock.now());
         match api.0.store.move_delegation(of, id, status, (error.clone(), preview.clone()), at).await {
             Ok(_) => return,
             Err(error) => {
@@ -133,8 +175,8 @@ async fn carry_out(api: &Api, delegation: Delegation) {
     }
 }
 
-async fn attempts(api: &Api, delegation: &Delegation) -> Ended {
-    let first = attempt(api, delegation).await;
+async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended {
+    let first = attempt(api, waiting, dispatched).await;
     let error = match first {
         Ok(ended) => return ended,
         Err(error) => error,
@@ -144,12 +186,12 @@ async fn attempts(api: &Api, delegation: &Delegation) -> Ended {
         return Ended::Failed(error.message().to_owned());
     }
     api.0.clock.sleep(RETRY_AFTER).await;
-    match api.0.store.dispatch_delegation(delegation.id).await {
-        Ok(true) => {}
-        Ok(false) => return Ended::Failed("the delegation was ended meanwhile".into()),
+    match api.0.store.dispatch_delegation(waiting, Attempt::Second, api.0.clock.now()).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ended::Failed("the delegation was ended meanwhile".into()),
         Err(store) => return Ended::Failed(format!("{}; not sent again: {store}", error.message())),
     }
-    match attempt(api, delegation).await {
+    match attempt(api, waiting, dispatched).await {
         Ok(ended) => ended,
         Err(error) => Ended::Failed(format!("{} (sent twice)", error.message())),
     }
@@ -166,8 +208,8 @@ fn message(id: DelegationId, task: &str) -> Bytes {
     json!({ "jsonrpc": "2.0", "id": id, "method": "message/send", "params": params }).to_string().into()
 }
 
-async fn attempt(api: &Api, delegation: &Delegation) -> HttpResult<Ended> {
-    let (from, to) = (delegation.workspace, delegation.target);
+async fn attempt(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> HttpResult<Ended> {
+    let (from, to) = (waiting.workspace, dispatched.target);
     if api.0.store.member(to).is_none() {
         return Ok(Ended::Failed("workspace not found".into()));
     }
@@ -177,7 +219,7 @@ async fn attempt(api: &Api, delegation: &Delegation) -> HttpResult<Ended> {
     }
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
-    let message = message(delegation.id, &delegation.task);
+    let message = message(waiting.id, &dispatched.task);
     let queued = proxy::polls(api, to);
     let answer = proxy::pass_on(api, Some(from), to, headers, message).await?;
     if queued {
@@ -186,86 +228,44 @@ async fn attempt(api: &Api, delegation: &Delegation) -> HttpResult<Ended> {
     read(answer).await
 }
 
-async fn read(answer: Response) -> HttpResult<Ended> {
-    let status = answer.status();
-    let cut_off = || HttpError::new(StatusCode::BAD_GATEWAY, "the agent's answer was cut");
-    let body = Limited::new(answer.into_body(), ANSWER_MAX_BYTES).collect().await.map_err(|_| cut_off())?;
-    let body = body.to_bytes();
-    let value = serde_json::from_slice::<Value>(&body).ok();
-    if status.is_success()
-        && let Some(value) = value
-    {
-        return Ok(judged(&value));
-    }
-    let text = String::from_utf8_lossy(&body);
-    Ok(Ended::Failed(format!("the agent answered {status}: {}", cut(text.into_owned(), PREVIEW_BYTES))))
-}
-
-/// Whether an answer is one, or a failure in JSON-RPC's or in a task's words.
-fn judged(answer: &Value) -> Ended {
-    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
-        let message = error["message"].as_str().map_or_else(|| error.to_string(), ToOwned::to_owned);
-        return Ended::Failed(format!("the agent answered with an error: {message}"));
-    }
-    let result = &answer["result"];
-    let text = texts_of(result);
-    let state = result["status"]["state"].as_str().unwrap_or_default();
-    if ["failed", "rejected", "canceled", "TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"]
-        .contains(&state)
-    {
-        return Ended::Failed(format!("the agent's task ended as {state}: {text}"));
-    }
-    Ended::Answered(if text.is_empty() { result.to_string() } else { text })
-}
-
-/// The text of a message, or of a task's artifacts and its status.
-fn texts_of(result: &Value) -> String {
-    let artifacts = result["artifacts"].as_array().into_iter().flatten();
-    let carriers = [result, &result["message"], &result["status"]["message"]].into_iter().chain(artifacts);
-    let parts = carriers.flat_map(|carrier| carrier["parts"].as_array().into_iter().flatten());
-    parts.filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(answer: &Value) -> (bool, String) {
-        match judged(answer) {
-            Ended::Answered(text) => (true, text),
-            Ended::Failed(why) => (false, why),
-            Ended::Queued => panic!("an answer is never queued"),
-        }
+    const fn waiting(workspace: u128, number: u128) -> Waiting {
+        let id = DelegationId(uuid::Uuid::from_u128(workspace * 1000 + number));
+        Waiting { id, workspace: WorkspaceId(uuid::Uuid::from_u128(workspace)) }
     }
 
     #[test]
-    fn answers_are_read_in_every_shape() {
-        for (answer, well, text) in [
-            (
-                json!({ "result": { "parts": [{ "text": "a" }, { "kind": "data" }, { "text": "b" }] } }),
-                true,
-                "a\nb",
-            ),
-            (json!({ "result": { "message": { "parts": [{ "text": "a" }] } } }), true, "a"),
-            (
-                json!({ "result": { "status": { "state": "completed" }, "artifacts": [
-                    { "parts": [{ "text": "a" }] }, { "parts": [{ "text": "b" }] }] } }),
-                true,
-                "a\nb",
-            ),
-            (json!({ "result": "plain" }), true, "\"plain\""),
-            (
-                json!({ "result": { "status": { "state": "failed", "message": { "parts": [{ "text": "why" }] } } } }),
-                false,
-                "the agent's task ended as failed: why",
-            ),
-            (
-                json!({ "error": { "code": -1, "message": "no" } }),
-                false,
-                "the agent answered with an error: no",
-            ),
-        ] {
-            assert_eq!(told(&answer), (well, text.to_owned()), "{answer}");
+    fn delegators_take_turns_within_their_share() {
+        let mut turns = Turns::default();
+        for number in 0..10 {
+            turns.add(waiting(1, number));
         }
+        turns.add(waiting(2, 0));
+        turns.add(waiting(3, 0));
+        let mut begun = vec![];
+        while let Some(next) = turns.begin() {
+            begun.push(next);
+        }
+        let own = |range: std::ops::Range<u128>| range.map(|number| waiting(1, number));
+        let expected: Vec<_> = own(0..1).chain([waiting(2, 0), waiting(3, 0)]).chain(own(1..8)).collect();
+        assert_eq!(begun, expected, "in turn, and of one no more than its share");
+        turns.add(waiting(4, 0));
+        assert_eq!(turns.begin(), Some(waiting(4, 0)), "nobody waits for the one that has its share");
+        for one in begun.into_iter().chain([waiting(4, 0)]) {
+            turns.end(one.workspace);
+        }
+        assert_eq!(
+            (turns.begin(), turns.begin(), turns.begin()),
+            (Some(waiting(1, 8)), Some(waiting(1, 9)), None)
+        );
+        turns.end(waiting(1, 8).workspace);
+        turns.end(waiting(1, 9).workspace);
+        assert!(
+            turns.running.is_empty() && turns.waiting.is_empty(),
+            "nothing is remembered of what is over"
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A row says what is known for certain. It is `pending` until a moment before the task is sent, `dispatched` from
 //! then on, so that a crash in between is told apart from one before: what was never sent may be sent, what may have
-//! been sent ends as failed and says so. An open row is never dropped to make room.
+//! been sent ends as failed and says so. An open row is never dropped to make room; it ends when it is [`DEADLINE`]
+//! old, before anything is decided by it: whether there is room for another, and whether it is sent.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,6 +20,12 @@ const OPEN_MAX: i64 = 64;
 const KEPT: u32 = 100;
 /// Delegations in one answer.
 const LISTED: u32 = 50;
+
+/// Ends the open delegations that are too old. The rest of the condition says whose.
+const EXPIRE: &str = "UPDATE delegations SET status = 'failed', finished_at = ?1,
+       error = CASE WHEN sent_by_ostler = 1 AND status = 'pending'
+                    THEN 'not sent: its turn did not come within 6 hours' ELSE 'no result within 6 hours' END
+     WHERE finished_at IS NULL AND created_at < ?2";
 
 /// A delegation to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +57,7 @@ pub struct Delegation {
     pub target: WorkspaceId,
     /// Name of the target, while it is there.
     pub target_name: Option<String>,
-    /// The task.
+    /// The first 200 characters of the task.
     pub task: String,
     /// What has become of it.
     pub status: DelegationStatus,
@@ -66,20 +73,50 @@ pub struct Delegation {
     pub finished_at: Option<Timestamp>,
 }
 
+/// A delegation that waits to be sent. Its task stays in the store until then, so that many of them are small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its id.
+    pub id: DelegationId,
+    /// Workspace that hands the task over.
+    pub workspace: WorkspaceId,
+}
+
+/// What is about to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatched {
+    /// Workspace that gets it.
+    pub target: WorkspaceId,
+    /// The task.
+    pub task: String,
+}
+
+/// Which time a task is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was never sent.
+    First,
+    /// It was sent once, and its agent could not be reached.
+    Second,
+}
+
 /// What came of handing a task over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delegated {
     /// It is written down.
     New,
-    /// The key has one already that has not failed: this one.
+    /// The key or the id has one already that does not begin again: this one.
     Same(Box<Delegation>),
+    /// Another workspace has one of that id.
+    Taken,
     /// The workspace has as many open ones as it may have.
     TooMany,
     /// The workspace is gone.
     Gone,
 }
 
-const COLUMNS: &str = "d.id, w.id, d.target, t.name, d.task, d.status, d.attempts, d.error, d.response_preview, \
+/// Of a task its beginning. The whole of it is read only to be sent.
+const COLUMNS: &str = "d.id, w.id, d.target, t.name, substr(d.task, 1, 200), d.status, d.attempts, d.error, d.response_preview, \
      d.created_at, d.finished_at";
 
 const FROM: &str = "FROM delegations d JOIN workspaces w ON w.key = d.workspace \
@@ -109,8 +146,19 @@ fn key_of(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<i64>> {
         .optional()?)
 }
 
+/// Ends the open delegations of a workspace that are too old.
+fn expire(sql: &Connection, workspace: i64, at: Timestamp) -> StoreResult<()> {
+    sql.prepare_cached(&format!("{EXPIRE} AND workspace = ?3"))?.execute(params![
+        at,
+        at - DEADLINE,
+        workspace
+    ])?;
+    Ok(())
+}
+
 impl Store {
-    /// Writes a delegation down, as pending. A failed one of the same key makes room for it.
+    /// Writes a delegation down, as pending. A failed one of the same key makes room for it, and so does a failed one
+    /// that was recorded under its id.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -118,25 +166,31 @@ impl Store {
         self.lanes
             .write("begin delegation", move |tx| {
                 let Some(key) = key_of(tx.sql, new.workspace)? else { return Ok(Delegated::Gone) };
-                if let Some(text) = &new.key {
-                    let found = tx
-                        .sql
-                        .prepare_cached(&format!(
-                            "SELECT {COLUMNS} {FROM} WHERE d.workspace = ?1 AND d.idempotency_key = ?2"
-                        ))?
-                        .query_row(params![key, text], delegation)
-                        .optional()?;
-                    match found {
-                        Some(same) if same.status != DelegationStatus::Failed => {
-                            return Ok(Delegated::Same(same.into()));
-                        }
-                        Some(failed) => {
-                            tx.sql
-                                .prepare_cached("UPDATE delegations SET idempotency_key = NULL WHERE id = ?1")?
-                                .execute([failed.id])?;
-                        }
-                        None => {}
+                expire(tx.sql, key, new.at)?;
+                let id_has = tx
+                    .sql
+                    .prepare_cached(&format!("SELECT {COLUMNS}, d.sent_by_ostler {FROM} WHERE d.id = ?1"))?
+                    .query_row([new.id], |row| Ok((row.get::<_, bool>(11)?, delegation(row)?)))
+                    .optional()?;
+                let key_has = tx
+                    .sql
+                    .prepare_cached(&format!(
+                        "SELECT {COLUMNS} {FROM} WHERE d.workspace = ?1 AND d.idempotency_key = ?2"
+                    ))?
+                    .query_row(params![key, new.key], delegation)
+                    .optional()?;
+                match (&id_has, &key_has) {
+                    (Some((_, other)), _) if other.workspace != new.workspace => return Ok(Delegated::Taken),
+                    // What ostler carried out is over: its agent has been told so.
+                    (Some((sent_by_ostler, same)), _)
+                        if *sent_by_ostler || same.status != DelegationStatus::Failed =>
+                    {
+                        return Ok(Delegated::Same(same.clone().into()));
                     }
+                    (_, Some(same)) if same.status != DelegationStatus::Failed => {
+                        return Ok(Delegated::Same(same.clone().into()));
+                    }
+                    _ => {}
                 }
                 let open: i64 = tx
                     .sql
@@ -146,6 +200,15 @@ impl Store {
                     .query_row([key], |row| row.get(0))?;
                 if open >= OPEN_MAX {
                     return Ok(Delegated::TooMany);
+                }
+                if let Some((_, failed)) = id_has {
+                    // As a new row: the newest is listed first.
+                    tx.sql.prepare_cached("DELETE FROM delegations WHERE id = ?1")?.execute([failed.id])?;
+                }
+                if let Some(failed) = key_has {
+                    tx.sql
+                        .prepare_cached("UPDATE delegations SET idempotency_key = NULL WHERE id = ?1")?
+                        .execute([failed.id])?;
                 }
                 tx.sql
                     .prepare_cached(
@@ -174,22 +237,36 @@ impl Store {
             .await
     }
 
-    /// Notes that a task is about to be sent, for the first time or again. `false` when it has ended meanwhile: then
-    /// it must not be sent.
+    /// Notes that a task is about to be sent, and answers it. `None` when it must not be: it has ended meanwhile, or
+    /// somebody else has noted this attempt. So a delegation that is known twice is sent once.
     ///
     /// # Errors
     /// When the store cannot answer: then it must not be sent either.
-    pub async fn dispatch_delegation(&self, id: DelegationId) -> StoreResult<bool> {
+    pub async fn dispatch_delegation(
+        &self,
+        waiting: Waiting,
+        attempt: Attempt,
+        at: Timestamp,
+    ) -> StoreResult<Option<Dispatched>> {
+        let (status, sent) = match attempt {
+            Attempt::First => (DelegationStatus::Pending, 0),
+            Attempt::Second => (DelegationStatus::Dispatched, 1),
+        };
         self.lanes
             .write("dispatch delegation", move |tx| {
-                let changed = tx
+                let Some(key) = key_of(tx.sql, waiting.workspace)? else { return Ok(None) };
+                expire(tx.sql, key, at)?;
+                Ok(tx
                     .sql
                     .prepare_cached(
                         "UPDATE delegations SET status = 'dispatched', attempts = attempts + 1
-                         WHERE id = ?1 AND status IN ('pending', 'dispatched')",
+                         WHERE id = ?1 AND workspace = ?2 AND status = ?3 AND attempts = ?4
+                         RETURNING target, task",
                     )?
-                    .execute([id])?;
-                Ok(changed > 0)
+                    .query_row(params![waiting.id, key, status.as_str(), sent], |row| {
+                        Ok(Dispatched { target: row.get(0)?, task: row.get(1)? })
+                    })
+                    .optional()?)
             })
             .await
     }
@@ -228,11 +305,11 @@ impl Store {
     }
 
     /// What a daemon before this one left open: those that it never sent, to be sent now. Those that it may have sent
-    /// end as failed.
+    /// end as failed, and so do those that are too old: nobody expects them to be done now.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn take_up_delegations(&self, at: Timestamp) -> StoreResult<Vec<Delegation>> {
+    pub async fn take_up_delegations(&self, at: Timestamp) -> StoreResult<Vec<Waiting>> {
         self.lanes
             .write("take up delegations", move |tx| {
                 tx.sql
@@ -244,42 +321,48 @@ impl Store {
                                               AND status = 'dispatched')",
                     )?
                     .execute([at])?;
-                let mut query = tx.sql.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM delegations d INDEXED BY delegations_open
-                     JOIN workspaces w ON w.key = d.workspace LEFT JOIN workspaces t ON t.id = d.target
+                tx.sql
+                    .prepare_cached(&EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1))?
+                    .execute([at, at - DEADLINE])?;
+                let mut query = tx.sql.prepare_cached(
+                    "SELECT d.id, w.id FROM delegations d INDEXED BY delegations_open
+                     JOIN workspaces w ON w.key = d.workspace
                      WHERE d.finished_at IS NULL AND d.sent_by_ostler = 1 AND d.status = 'pending'
-                     ORDER BY d.sequence"
-                ))?;
-                let pending = query.query_map([], delegation)?.collect::<Result<_, _>>()?;
+                     ORDER BY d.sequence",
+                )?;
+                let waiting = |row: &rusqlite::Row<'_>| Ok(Waiting { id: row.get(0)?, workspace: row.get(1)? });
+                let pending = query.query_map([], waiting)?.collect::<Result<_, _>>()?;
                 Ok(pending)
             })
             .await
     }
 
-    /// Ends the open delegations of a workspace that have had no result for too long.
+    /// The delegations of a workspace, newest first, once those that have had no result for too long are ended.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn expire_delegations(&self, of: WorkspaceId, at: Timestamp) -> StoreResult<usize> {
-        self.lanes
-            .write("expire delegations", move |tx| {
-                Ok(tx
-                    .sql
+    pub async fn delegations(&self, of: WorkspaceId, at: Timestamp) -> StoreResult<Vec<Delegation>> {
+        // Polled all the time: only what has to be ended costs a write.
+        let overdue = self
+            .lanes
+            .read("overdue delegations", move |sql| {
+                Ok(sql
                     .prepare_cached(
-                        "UPDATE delegations SET status = 'failed', finished_at = ?3, error = 'no result within 6 hours'
-                         WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1) AND finished_at IS NULL
-                           AND created_at < ?2",
+                        "SELECT EXISTS (SELECT 1 FROM delegations
+                                        WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)
+                                          AND finished_at IS NULL AND created_at < ?2)",
                     )?
-                    .execute(params![of, at - DEADLINE, at])?)
+                    .query_row(params![of, at - DEADLINE], |row| row.get::<_, bool>(0))?)
             })
-            .await
-    }
-
-    /// The delegations of a workspace, newest first.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn delegations(&self, of: WorkspaceId) -> StoreResult<Vec<Delegation>> {
+            .await?;
+        if overdue {
+            self.lanes
+                .write("expire delegations", move |tx| match key_of(tx.sql, of)? {
+                    Some(key) => expire(tx.sql, key, at),
+                    None => Ok(()),
+                })
+                .await?;
+        }
         self.lanes
             .read("delegations", move |sql| {
                 let mut query = sql.prepare_cached(&format!(

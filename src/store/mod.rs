@@ -54,7 +54,7 @@ pub use activity::{Activity, ActivityPage, NewActivity, Queued, Summary};
 pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
 pub use beats::{Heard, Registration};
-pub use delegations::{Delegated, Delegation, NewDelegation};
+pub use delegations::{Attempt, Delegated, Delegation, Dispatched, NewDelegation, Waiting};
 pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};

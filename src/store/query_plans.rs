@@ -325,12 +325,15 @@ fn drive_activity(store: &Store) {
         at: NOW,
     };
     assert_eq!(at_once(store.begin_delegation(delegation.clone())), Delegated::New);
-    assert_eq!(at_once(store.take_up_delegations(NOW)).len(), 1);
-    assert!(at_once(store.dispatch_delegation(delegation.id)));
+    let waiting = at_once(store.take_up_delegations(NOW)).pop().expect("one waits");
+    assert!(at_once(store.dispatch_delegation(waiting, Attempt::First, NOW)).is_some());
     at_once(store.move_delegation(first, delegation.id, DelegationStatus::Failed, (None, None), NOW));
-    at_once(store.begin_delegation(NewDelegation { id: DelegationId(id(2)), ..delegation }));
-    at_once(store.expire_delegations(first, NOW));
-    assert_eq!(at_once(store.delegations(first)).len(), 2);
+    at_once(store.begin_delegation(NewDelegation { id: DelegationId(id(2)), ..delegation.clone() }));
+    let recorded = NewDelegation { id: DelegationId(id(3)), key: None, sent_by_ostler: false, ..delegation };
+    at_once(store.begin_delegation(recorded.clone()));
+    at_once(store.move_delegation(first, recorded.id, DelegationStatus::Failed, (None, None), NOW));
+    assert_eq!(at_once(store.begin_delegation(recorded)), Delegated::New, "its failed one makes room");
+    assert_eq!(at_once(store.delegations(first, NOW + crate::domain::delegation::DEADLINE * 2)).len(), 3);
     let memory = Memory {
         id: MemoryId(id(1)),
         workspace: first,

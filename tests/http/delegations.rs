@@ -1,15 +1,19 @@
 //! Delegations (§12): handed over, carried out, asked for, reported; across a restart of the daemon.
 
+use std::time::Duration;
+
 use ostler::{
     domain::ids::{DelegationId, WorkspaceId},
+    entropy::{Entropy as _, SystemEntropy},
     store::{Delegated, NewDelegation},
 };
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::agent::{Agent, Says};
 use crate::support::{
-    registry::{Hand, Registry, until},
+    registry::{Hand, Registry, Wanted, until},
     wire::{Answer, Ask, keys_of},
 };
 
@@ -41,6 +45,43 @@ async fn ended(of: &Hand<'_>, id: &str) -> Value {
 fn id_of(answer: &Answer) -> String {
     assert_eq!(answer.status, 202, "{answer:?}");
     answer.json()["delegation_id"].as_str().unwrap().to_owned()
+}
+
+/// One that was handed over so long ago.
+async fn begun_before(of: &Hand<'_>, to: &str, age: Duration, sent_by_ostler: bool) -> DelegationId {
+    let id = DelegationId(SystemEntropy.uuid());
+    let new = NewDelegation {
+        id,
+        workspace: of.id.parse().unwrap(),
+        target: to.parse().unwrap(),
+        key: None,
+        task: "dig".into(),
+        sent_by_ostler,
+        at: of.registry.clock.now() - age,
+    };
+    assert_eq!(of.registry.store.begin_delegation(new).await.unwrap(), Delegated::New);
+    id
+}
+
+fn database(registry: &Registry) -> Connection {
+    let sql = Connection::open(registry.database()).expect("the database opens");
+    sql.busy_timeout(Duration::from_secs(10)).expect("a timeout is set");
+    sql
+}
+
+/// Status and error of a row.
+fn written(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
+    let query = "SELECT status, error FROM delegations WHERE id = ?1";
+    let row = database(registry).query_row(query, [id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)));
+    row.expect("there is such a row")
+}
+
+/// As on a full disk, without one.
+const FULL: &str = "CREATE TRIGGER full BEFORE UPDATE ON delegations
+                    BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+
+fn hasty() -> Wanted {
+    Wanted { speed: 20, ..Wanted::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,4 +331,215 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
     ended(&from, &id_of(&delegate(&from, body).await)).await;
     assert_eq!(agent.asked().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_delegator_gets_its_turn() {
+    let registry = Registry::start().await;
+    let (silent, agent) = (Agent::saying(Says::Nothing).await, Agent::saying(well()).await);
+    let slow = registry.external_at("slow", &silent.url()).await.id;
+    let to = registry.external_at("to", &agent.url()).await.id;
+    let (greedy, other) = (registry.online("greedy").await, registry.online("other").await);
+    for number in 0..64 {
+        let task = json!({ "target_id": slow, "task": format!("{number}") });
+        let ask = Ask::post(format!("/workspaces/{}/delegate", greedy.id)).json(task);
+        assert_eq!(registry.order(ask).await.status, 202, "number {number}");
+    }
+    until("its share is sent", async || (silent.asked().len() >= 8).then_some(())).await;
+    let id = id_of(&delegate(&other, json!({ "target_id": to, "task": "dig" })).await);
+    assert_eq!(ended(&other, &id).await["status"], "completed");
+    assert_eq!(silent.asked().len(), 8, "the greedy one's others wait until some of these have ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overdue_delegations_make_room() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
+    for _ in 0..64 {
+        begun_before(&one, &two.id, Duration::from_hours(7), false).await;
+    }
+    id_of(&delegate(&one, json!({ "target_id": two.id, "task": "t" })).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overdue_delegation_ends_however_many_are_newer() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
+    let overdue = begun_before(&one, &two.id, Duration::from_hours(7), false).await;
+    for _ in 0..60 {
+        // Not through the front door, which would end the overdue one.
+        let sql = "INSERT INTO delegations (id, workspace, target, task, sent_by_ostler, status, created_at)
+                   SELECT randomblob(16), workspace, target, task, 0, 'pending', ?1 FROM delegations LIMIT 1";
+        database(&registry).execute(sql, [registry.clock.now().0]).unwrap();
+    }
+    list(&one).await;
+    assert_eq!(written(&registry, overdue), ("failed".into(), Some("no result within 6 hours".into())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_answer_completes_a_delegation_with_its_beginning() {
+    let registry = Registry::start().await;
+    let from = registry.online("from").await;
+    let long = "x".repeat(5 << 20);
+    for (number, (result, status, text)) in [
+        (
+            json!({ "parts": [{ "kind": "text", "text": format!("begins {long}") }] }),
+            "completed",
+            "begins xxx",
+        ),
+        (
+            json!({ "status": { "state": "failed" }, "parts": [{ "text": format!("why {long}") }] }),
+            "failed",
+            "why xxx",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = json!({ "jsonrpc": "2.0", "id": "1", "result": result }).to_string();
+        let agent = Agent::saying(Says::This(200, "application/json", answer.into())).await;
+        let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
+        let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
+        let row = ended(&from, &id).await;
+        let field = if status == "completed" { "response_preview" } else { "error" };
+        let told = row[field].as_str().unwrap_or_default();
+        assert!(row["status"] == status && told.contains(text), "{row}");
+        assert_eq!(agent.asked().len(), 1, "a long answer is one: the task is not sent again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delegation_is_sent_once_the_store_can_write_again() {
+    let registry = Registry::wanting(hasty()).await;
+    let agent = Agent::saying(well()).await;
+    let to = registry.external_at("to", &agent.url()).await.id;
+    let from = registry.online("from").await;
+    database(&registry).execute_batch(FULL).unwrap();
+    let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);
+    // The one loop has come to it before it comes to this one.
+    let after = DelegationId(Uuid::parse_str(&id).unwrap());
+    registry.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!((written(&registry, after).0.as_str(), agent.asked().len()), ("pending", 0));
+    database(&registry).execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(ended(&from, &id).await["status"], "completed");
+    assert_eq!(agent.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
+    let registry = Registry::start().await;
+    let agent = Agent::saying(well()).await;
+    let to = registry.external_at("to", &agent.url()).await.id;
+    let from = registry.external("from", json!({})).await;
+    let late = begun_before(&from, &to, Duration::from_hours(50), true).await;
+    // Written after it, which ends nothing of the kind before: as old, but not too old.
+    let timely = begun_before(&from, &to, Duration::from_hours(5), true).await;
+    let (id, token) = (from.id.clone(), from.token.clone());
+    database(&registry)
+        .execute(
+            "UPDATE delegations SET status = 'pending', finished_at = NULL, error = NULL WHERE id = ?1",
+            [late.0.as_bytes()],
+        )
+        .unwrap();
+    let registry = registry.restart().await;
+    let from = Hand { registry: &registry, id, token };
+    assert_eq!(ended(&from, &timely.to_string()).await["status"], "completed");
+    let row = ended(&from, &late.to_string()).await;
+    assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains("not sent"), "{row}");
+    assert_eq!(agent.asked().len(), 1, "only the timely one is sent");
+}
+
+/// While what a daemon before left open cannot be taken up, new ones wait: each is then known twice, and sent once.
+#[tokio::test(flavor = "multi_thread")]
+async fn delegation_is_sent_once_however_often_it_is_known() {
+    let registry = Registry::wanting(hasty()).await;
+    let (silent, agent) = (Agent::saying(Says::Nothing).await, Agent::saying(well()).await);
+    let slow = registry.external_at("slow", &silent.url()).await.id;
+    let to = registry.external_at("to", &agent.url()).await.id;
+    let from = registry.external("from", json!({})).await;
+    let old = id_of(&delegate(&from, json!({ "target_id": slow, "task": "old" })).await);
+    until("it is sent", async || (silent.asked().len() == 1).then_some(())).await;
+    database(&registry).execute_batch(FULL).unwrap();
+    let (id, token) = (from.id.clone(), from.token.clone());
+    let registry = registry.restart().await;
+    let from = Hand { registry: &registry, id, token };
+    let new = id_of(&delegate(&from, json!({ "target_id": slow, "task": "new" })).await);
+    let last = id_of(&delegate(&from, json!({ "target_id": to, "task": "last" })).await);
+    database(&registry).execute_batch("DROP TRIGGER full").unwrap();
+    ended(&from, &old).await;
+    ended(&from, &last).await;
+    until("it is sent", async || (silent.asked().len() > 1).then_some(())).await;
+    let sent = silent.asked().iter().filter(|asked| asked.json()["id"] == json!(new)).count();
+    assert_eq!((sent, agent.asked().len()), (1, 1), "each is sent once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.online("two").await);
+    let record = async |of: &Hand<'_>, id: &str| {
+        let body = json!({ "target_id": two.id, "task": "dig", "delegation_id": id });
+        of.ask(Ask::post(format!("/workspaces/{}/delegations/record", of.id)).json(body)).await
+    };
+    let update = async |of: &Hand<'_>, id: &str, status: &str| {
+        let path = format!("/workspaces/{}/delegations/{id}/update", of.id);
+        of.ask(Ask::post(path).json(json!({ "status": status, "error": "no" }))).await.well()["status"]
+            .clone()
+    };
+    // Its own, which has failed: it begins again, as with a key.
+    let own = Uuid::from_u128(7).to_string();
+    assert_eq!(record(&one, &own).await.status, 202);
+    assert_eq!(update(&one, &own, "failed").await, "failed");
+    for _ in 0..2 {
+        assert_eq!(record(&one, &own).await.status, 202, "a failed one is recorded again, and that twice");
+    }
+    let rows = list(&one).await;
+    assert_eq!((rows.len(), &rows[0]["status"]), (1, &json!("pending")), "{rows:#?}");
+    assert_eq!(update(&one, &own, "completed").await, "completed");
+    assert_eq!(record(&one, &own).await.status, 202);
+    assert_eq!(list(&one).await[0]["status"], "completed", "one that is completed keeps its end");
+    // One that ostler carries out.
+    let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
+    let carried = id_of(&delegate(&one, gone).await);
+    ended(&one, &carried).await;
+    assert_eq!(record(&one, &carried).await.status, 202);
+    assert_eq!(ended(&one, &carried).await["status"], "failed", "it keeps its end");
+    // Another's.
+    let taken = record(&two, &own).await;
+    taken.refuses(409, "delegation_id is in use: record the delegation under a new one");
+    assert!(list(&two).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_and_keys_do_not_meet() {
+    let registry = Registry::start().await;
+    let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
+    let id = Uuid::from_u128(8).to_string();
+    let recorded = json!({ "target_id": two.id, "task": "dig", "delegation_id": id });
+    let recorded = Ask::post(format!("/workspaces/{}/delegations/record", one.id)).json(recorded);
+    assert_eq!(one.ask(recorded).await.status, 202);
+    let keyed = json!({ "target_id": two.id, "task": "fill", "idempotency_key": id });
+    assert_ne!(id_of(&delegate(&one, keyed).await), id);
+}
+
+/// The target is heard of all the time and goes on with its answer: nothing else would end it.
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
+    let registry = Registry::wanting(Wanted { speed: 600, ..Wanted::default() }).await;
+    let (events, endless) = tokio::sync::mpsc::unbounded_channel();
+    let agent = Agent::saying(Says::Events(endless)).await;
+    let to = registry.external_at("to", &agent.url()).await;
+    let from = registry.external("from", json!({})).await;
+    let begun = registry.clock.now();
+    let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
+    let row = until("it ends", async || {
+        to.beat(json!({})).await;
+        let _sent = events.send(" ".into());
+        let rows = list(&from).await;
+        rows.iter().find(|row| row["delegation_id"] == id && row["status"] == "failed").cloned()
+    })
+    .await;
+    assert!(row["error"].as_str().unwrap().contains("did not answer within 30 minutes"), "{row}");
+    assert!(registry.clock.now().since(begun) >= Duration::from_mins(30));
+    until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
 }

@@ -5,6 +5,7 @@
 
 mod beats;
 mod commits;
+mod delegations;
 mod files;
 mod held_plans;
 mod old;

@@ -21,18 +21,18 @@ use super::{
 };
 use crate::{
     domain::{
-        delegation::{DEADLINE, DelegationStatus, PREVIEW_BYTES},
+        delegation::{DelegationStatus, PREVIEW_BYTES},
         ids::{DelegationId, WorkspaceId},
         time::Timestamp,
     },
-    store::{Delegated, Delegation, NewDelegation},
+    store::{Delegated, Delegation, NewDelegation, Waiting},
 };
 
 /// The largest task, with the rest of its request.
 const TASK_MAX_BYTES: usize = 64 << 10;
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 256;
-/// The longest line about a task, in bytes.
+/// The longest line about a task, in bytes. The store answers no more of it than as many characters.
 const SUMMARY_MAX: usize = 200;
 /// Rows in one answer.
 const ROWS_MAX: usize = 50;
@@ -66,6 +66,11 @@ fn too_many() -> HttpError {
         .retry_after(60)
 }
 
+/// Whose it is stays untold.
+fn taken() -> HttpError {
+    HttpError::conflict("delegation_id is in use: record the delegation under a new one")
+}
+
 /// Hands a task over. Whether the target may be reached is found out later, and told as the delegation's end.
 pub(in super::super) async fn delegate(
     State(api): State<Api>,
@@ -82,31 +87,20 @@ pub(in super::super) async fn delegate(
     if wanted.task.is_empty() || key.as_ref().is_some_and(|key| key.len() > KEY_MAX) {
         return Err(HttpError::invalid(INVALID));
     }
+    let waiting = Waiting { id: DelegationId(api.0.entropy.uuid()), workspace: own.id };
     let new = NewDelegation {
-        id: DelegationId(api.0.entropy.uuid()),
-        workspace: own.id,
+        id: waiting.id,
+        workspace: waiting.workspace,
         target,
         key,
         task: wanted.task,
         sent_by_ostler: true,
         at: api.0.clock.now(),
     };
-    match api.0.store.begin_delegation(new.clone()).await? {
+    match api.0.store.begin_delegation(new).await? {
         Delegated::New => {
-            api.carry_out(Delegation {
-                id: new.id,
-                workspace: new.workspace,
-                target,
-                target_name: None,
-                task: new.task,
-                status: DelegationStatus::Pending,
-                attempts: 0,
-                error: None,
-                response_preview: None,
-                created_at: new.at,
-                finished_at: None,
-            });
-            let told = json!({ "delegation_id": new.id, "status": "delegated", "target_id": target });
+            api.carry_out(waiting);
+            let told = json!({ "delegation_id": waiting.id, "status": "delegated", "target_id": target });
             Ok((StatusCode::ACCEPTED, Json(told)))
         }
         Delegated::Same(same) => {
@@ -116,6 +110,7 @@ pub(in super::super) async fn delegate(
             });
             Ok((StatusCode::OK, Json(told)))
         }
+        Delegated::Taken => Err(taken()),
         Delegated::TooMany => Err(too_many()),
         Delegated::Gone => Err(HttpError::gone()),
     }
@@ -135,8 +130,8 @@ pub(in super::super) async fn record(
         id,
         workspace: own.id,
         target,
-        // Recorded twice, it is one.
-        key: Some(id.to_string()),
+        // Recorded twice, it is one: by its id.
+        key: None,
         task: wanted.task,
         sent_by_ostler: false,
         at: api.0.clock.now(),
@@ -145,6 +140,7 @@ pub(in super::super) async fn record(
         Delegated::New | Delegated::Same(_) => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "delegation_id": id, "status": "recorded" }))))
         }
+        Delegated::Taken => Err(taken()),
         Delegated::TooMany => Err(too_many()),
         Delegated::Gone => Err(HttpError::gone()),
     }
@@ -181,13 +177,7 @@ pub(in super::super) async fn update(
 /// The rows that runtimes poll: for each delegation one of itself, and one of its result once there is one. The result
 /// comes first: a runtime takes the first row of a delegation that has ended, and that has to be the result.
 pub(in super::super) async fn list(State(api): State<Api>, own: Own) -> HttpResult<Json<Vec<Value>>> {
-    let now = api.0.clock.now();
-    let mut all = api.0.store.delegations(own.id).await?;
-    let overdue = |one: &Delegation| !one.status.is_end() && one.created_at < now - DEADLINE;
-    if all.iter().any(overdue) {
-        api.0.store.expire_delegations(own.id, now).await?;
-        all = api.0.store.delegations(own.id).await?;
-    }
+    let all = api.0.store.delegations(own.id, api.0.clock.now()).await?;
     let mut rows: Vec<(Timestamp, Value)> = all.iter().flat_map(rows_of).collect();
     // Newest first. Stable: of the same time, a result stays before its delegation.
     rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));

@@ -1,0 +1,289 @@
+//! What an agent's answer says of the task that it was handed.
+//!
+//! An answer may be as large as one to a message, and a delegation keeps a line of it. So it is read as it comes, and
+//! what is in memory of it is small: its long strings are cut, and of an answer that is long without them only the
+//! beginning is read.
+
+use axum::{http::StatusCode, response::Response};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use crate::{
+    domain::delegation::PREVIEW_BYTES,
+    http::{
+        error::{HttpError, HttpResult},
+        journal::cut,
+    },
+};
+
+/// The most of an answer that is in memory. Up to this size nothing is reserved, as everywhere: what bounds it is how
+/// many delegations there are at once.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// What is kept of a string: more than any that is told.
+const STRING_KEPT_BYTES: usize = 4 << 10;
+
+/// What a line begins with that is told of an answer whose end was not read.
+const CUT: &str = "(the answer was not read to its end) ";
+
+/// How an attempt ended.
+pub(super) enum Ended {
+    /// With the agent's answer.
+    Answered(String),
+    /// The task is stored for an agent that polls.
+    Queued,
+    /// Without an answer.
+    Failed(String),
+}
+
+/// Reads an answer to its end, or to the limit.
+///
+/// # Errors
+/// When the agent goes away in it.
+pub(super) async fn read(answer: Response) -> HttpResult<Ended> {
+    let status = answer.status();
+    let (mut body, mut gist) = (answer.into_body(), Gist::default());
+    while !gist.is_full()
+        && let Some(frame) = body.frame().await
+    {
+        let frame =
+            frame.map_err(|_| HttpError::new(StatusCode::BAD_GATEWAY, "the agent's answer was cut"))?;
+        gist.add(frame.data_ref().map_or(&[], |data| data));
+    }
+    Ok(told(status, &gist))
+}
+
+/// An answer with its long strings cut: what it says remains, and it has a size.
+#[derive(Default)]
+struct Gist {
+    kept: Vec<u8>,
+    place: Place,
+    escaped: bool,
+}
+
+/// Where in a JSON text one is.
+#[derive(Default)]
+enum Place {
+    #[default]
+    Between,
+    /// In a string, after so many of its bytes.
+    In(usize),
+    /// In the part of a string that is left out.
+    Beyond,
+}
+
+impl Gist {
+    fn is_full(&self) -> bool {
+        self.kept.len() > KEPT_BYTES
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        for &byte in data {
+            if self.is_full() {
+                return;
+            }
+            let in_escape = self.escaped;
+            self.escaped = byte == b'\\' && !in_escape;
+            // No escape and no character of several bytes goes on with one of these.
+            let is_new =
+                !in_escape && (byte == b' ' || byte.is_ascii_alphabetic() && !byte.is_ascii_hexdigit());
+            self.place = match self.place {
+                Place::Between if byte == b'"' => Place::In(0),
+                Place::Between => Place::Between,
+                _ if byte == b'"' && !in_escape => Place::Between,
+                Place::In(length) if length >= STRING_KEPT_BYTES && is_new => Place::Beyond,
+                Place::In(length) => Place::In(length + 1),
+                Place::Beyond => Place::Beyond,
+            };
+            if !matches!(self.place, Place::Beyond) {
+                self.kept.push(byte);
+            }
+        }
+    }
+}
+
+fn told(status: StatusCode, gist: &Gist) -> Ended {
+    let (body, is_whole) = (&gist.kept, !gist.is_full());
+    let value = if is_whole { serde_json::from_slice(body).ok() } else { closed(body) };
+    if status.is_success()
+        && let Some(value) = value
+    {
+        return match judged(&value) {
+            // The agent has answered, and with success as far as is known. That there is more is told as well: a task
+            // may say only there that it has failed.
+            Ended::Answered(text) if !is_whole => Ended::Answered(format!("{CUT}{text}")),
+            ended @ (Ended::Answered(_) | Ended::Queued | Ended::Failed(_)) => ended,
+        };
+    }
+    let text = String::from_utf8_lossy(body);
+    Ended::Failed(format!("the agent answered {status}: {}", cut(text.into_owned(), PREVIEW_BYTES)))
+}
+
+/// The value at the beginning of a JSON text: what is open where it was cut is closed there. Where that is within an
+/// escape it is closed before it, and within a name or a number after the last value.
+fn closed(beginning: &[u8]) -> Option<Value> {
+    const LONGEST_ESCAPE: usize = r"\ud83d\ude00".len();
+    let text = String::from_utf8_lossy(beginning);
+    let (whole, comma) = close(&text);
+    let escapes = text.rmatch_indices('\\').map(|(at, _)| at);
+    let escapes = escapes.take_while(|at| at + LONGEST_ESCAPE >= text.len());
+    let earlier = escapes.chain([comma]).map(|end| close(&text[..end]).0);
+    [whole].into_iter().chain(earlier).find_map(|text| serde_json::from_str(&text).ok())
+}
+
+/// The text with what is open in it closed, and where its last comma is.
+fn close(text: &str) -> (String, usize) {
+    let (mut open, mut in_string, mut escaped, mut comma) = (Vec::new(), false, false, 0);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' => open.push('}'),
+            b'[' => open.push(']'),
+            b'}' | b']' => drop(open.pop()),
+            b',' => comma = at,
+            _ => {}
+        }
+    }
+    let closing = in_string.then_some('"').into_iter().chain(open.into_iter().rev());
+    (text.chars().chain(closing).collect(), comma)
+}
+
+/// Whether an answer is one, or a failure in JSON-RPC's or in a task's words.
+fn judged(answer: &Value) -> Ended {
+    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+        let message = error["message"].as_str().map_or_else(|| error.to_string(), ToOwned::to_owned);
+        return Ended::Failed(format!("the agent answered with an error: {message}"));
+    }
+    let result = &answer["result"];
+    let text = texts_of(result);
+    let state = result["status"]["state"].as_str().unwrap_or_default();
+    if ["failed", "rejected", "canceled", "TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"]
+        .contains(&state)
+    {
+        return Ended::Failed(format!("the agent's task ended as {state}: {text}"));
+    }
+    Ended::Answered(if text.is_empty() { result.to_string() } else { text })
+}
+
+/// The text of a message, or of a task's artifacts and its status.
+fn texts_of(result: &Value) -> String {
+    let artifacts = result["artifacts"].as_array().into_iter().flatten();
+    let carriers = [result, &result["message"], &result["status"]["message"]].into_iter().chain(artifacts);
+    let parts = carriers.flat_map(|carrier| carrier["parts"].as_array().into_iter().flatten());
+    parts.filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(ended: Ended) -> (bool, String) {
+        match ended {
+            Ended::Answered(text) => (true, text),
+            Ended::Failed(why) => (false, why),
+            Ended::Queued => panic!("an answer is never queued"),
+        }
+    }
+
+    #[test]
+    fn answers_are_read_in_every_shape() {
+        for (answer, well, text) in [
+            (
+                json!({ "result": { "parts": [{ "text": "a" }, { "kind": "data" }, { "text": "b" }] } }),
+                true,
+                "a\nb",
+            ),
+            (json!({ "result": { "message": { "parts": [{ "text": "a" }] } } }), true, "a"),
+            (
+                json!({ "result": { "status": { "state": "completed" }, "artifacts": [
+                    { "parts": [{ "text": "a" }] }, { "parts": [{ "text": "b" }] }] } }),
+                true,
+                "a\nb",
+            ),
+            (json!({ "result": "plain" }), true, "\"plain\""),
+            (
+                json!({ "result": { "status": { "state": "failed", "message": { "parts": [{ "text": "why" }] } } } }),
+                false,
+                "the agent's task ended as failed: why",
+            ),
+            (
+                json!({ "error": { "code": -1, "message": "no" } }),
+                false,
+                "the agent answered with an error: no",
+            ),
+        ] {
+            assert_eq!(words(judged(&answer)), (well, text.to_owned()), "{answer}");
+        }
+    }
+    /// In pieces, as it may come.
+    fn said(answer: &str) -> (bool, String) {
+        let mut gist = Gist::default();
+        for piece in answer.as_bytes().chunks(1000) {
+            gist.add(piece);
+        }
+        assert!(gist.kept.capacity() <= 2 * KEPT_BYTES, "more is in memory than may be");
+        words(told(StatusCode::OK, &gist))
+    }
+
+    /// Smileys are written as pairs of escapes, as most libraries do.
+    fn written(value: &Value) -> String {
+        value.to_string().replace('\u{1f600}', r"\ud83d\ude00")
+    }
+
+    #[test]
+    fn long_texts_are_read_to_their_end() {
+        for long in ["long words ", r"YmFzZTY0", "é\n\u{1f600}\\\"z\u{7}"].map(|text| text.repeat(30_000)) {
+            let parts = json!([{ "text": "a" }, { "text": long }]);
+            let message = written(&json!({ "result": { "parts": parts } }));
+            let (well, text) = said(&message);
+            assert!(
+                well && text.starts_with(&format!("a\n{}", cut(long.clone(), 1000))),
+                "{}",
+                cut(text, 100)
+            );
+            let failed = written(&json!({ "result": { "parts": parts, "status": { "state": "failed" } } }));
+            assert!(!said(&failed).0, "what comes after the text is read");
+        }
+    }
+
+    #[test]
+    fn answers_of_many_parts_are_read_as_far_as_they_go() {
+        let many = vec![json!({ "text": "é\n\u{1f600}" }); 3_000];
+        let message = written(&json!({ "result": { "parts": many } }));
+        let error = written(&json!({ "error": { "code": -1, "data": many, "message": "no" } }));
+        let late = written(&json!({ "result": { "parts": many, "status": { "state": "failed" } } }));
+        // However it happens to be cut.
+        for shift in 0..50 {
+            let said = |answer: &str| said(&format!("{}{answer}", " ".repeat(shift)));
+            let (well, text) = said(&message);
+            let text =
+                text.strip_prefix(CUT).unwrap_or_else(|| panic!("shift {shift}: {}", cut(text.clone(), 100)));
+            assert!(well && text.starts_with("é\n\u{1f600}\né") && text.len() > 10_000, "shift {shift}");
+            assert!(!said(&error).0, "shift {shift}");
+            // How it ended is not known, and nothing else is told.
+            let (well, text) = said(&late);
+            assert!(well && text.starts_with(CUT), "shift {shift}");
+        }
+        assert!(!said(&"<html>".repeat(20_000)).0, "no answer of an agent");
+    }
+
+    #[test]
+    fn cut_texts_are_closed() {
+        for (cut, value) in [
+            (r#"{"a":[1,{"b":"c"#, json!({ "a": [1, { "b": "c" }] })),
+            (r#"{"a":[1,{"b":"c\u00"#, json!({ "a": [1, { "b": "c" }] })),
+            (r#"{"a":1,"b"#, json!({ "a": 1 })),
+            (r#"{"a":1,"b":"#, json!({ "a": 1 })),
+            (r#"{"a":[1,2,tr"#, json!({ "a": [1, 2] })),
+            (r#"{"a":",","b":{"#, json!({ "a": ",", "b": {} })),
+        ] {
+            assert_eq!(closed(cut.as_bytes()), Some(value), "{cut}");
+        }
+        assert_eq!(closed(b"<html>"), None);
+    }
+}
