@@ -51,6 +51,8 @@ pub struct ActivityQuery {
     pub after: Option<ActivityId>,
     /// At most so many.
     pub limit: u32,
+    /// Asked by the agent itself: messages that wait for it are left out of no page for their age.
+    pub is_poll: bool,
 }
 
 impl Default for ActivityQuery {
@@ -63,6 +65,7 @@ impl Default for ActivityQuery {
             before: None,
             after: None,
             limit: LIMIT_DEFAULT,
+            is_poll: false,
         }
     }
 }

@@ -217,14 +217,19 @@ fn activity(row: &rusqlite::Row<'_>) -> rusqlite::Result<Activity> {
     })
 }
 
-fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
+/// Which rows a query is about; with `?1`, and `?2` for a place among all rows.
+const ASKED_FOR: &str = "(?3 IS NULL OR activity_type = ?3) AND (?4 IS NULL OR (source_id IS NULL) = ?4) \
+     AND (?5 IS NULL OR source_id = ?5 OR target_id = ?5)";
+
+/// Rows after a place, or the newest.
+fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
     let order = if after.is_some() { "ASC" } else { "DESC" };
+    // What waits has not arrived, however long ago it was sent.
     let text = format!(
         "SELECT {COLUMNS} FROM activity INDEXED BY activity_of_workspace
-         WHERE workspace = ?1 AND sequence > ?2 AND (?3 IS NULL OR activity_type = ?3)
-           AND (?4 IS NULL OR (source_id IS NULL) = ?4) AND (?5 IS NULL OR source_id = ?5 OR target_id = ?5)
-           AND (?6 IS NULL OR created_at >= ?6) AND (?7 IS NULL OR created_at < ?7)
-         ORDER BY sequence {order} LIMIT ?8"
+         WHERE workspace = ?1 AND sequence > ?2 AND {ASKED_FOR}
+           AND (?6 IS NULL OR created_at >= ?6 OR (?7 AND waiting = 1)) AND (?8 IS NULL OR created_at < ?8)
+         ORDER BY sequence {order} LIMIT ?9"
     );
     let mut query_rows = sql.prepare_cached(&text)?;
     let rows = query_rows.query_map(
@@ -235,6 +240,7 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
             query.sender.map(|sender| sender == Sender::User),
             query.peer,
             query.since,
+            query.is_poll,
             query.before,
             query.limit
         ],
@@ -251,6 +257,55 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
         }
     }
     Ok(page)
+}
+
+/// The oldest message that waits, or, up to a place, the newest.
+fn waiting(
+    sql: &Connection,
+    key: i64,
+    query: &ActivityQuery,
+    up_to: Option<i64>,
+) -> StoreResult<Option<i64>> {
+    let (which, upper) = up_to.map_or(("min", i64::MAX), |place| ("max", place));
+    let text = format!(
+        "SELECT {which}(sequence) FROM activity INDEXED BY activity_waiting
+         WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
+    );
+    let sender = query.sender.map(|sender| sender == Sender::User);
+    Ok(sql
+        .prepare_cached(&text)?
+        .query_row(params![key, upper, query.activity_type, sender, query.peer], |row| row.get(0))?)
+}
+
+fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
+    let page = rows(sql, key, query, after)?;
+    if !query.is_poll || after.is_some() || query.before.is_some() {
+        return Ok(page);
+    }
+    // A client takes a row of this page as its cursor, and a cursor retires all that waited before it. So the page has
+    // to begin at the oldest message that waits, even where the newest rows do not reach back to it.
+    let Some(oldest) = waiting(sql, key, query, None)? else { return Ok(page) };
+    if page.last().is_some_and(|last| last.sequence <= oldest) {
+        return Ok(page);
+    }
+    let mut page = rows(sql, key, query, Some(oldest - 1))?;
+    page.reverse();
+    Ok(page)
+}
+
+/// The place of a cursor among a workspace's rows.
+fn place(sql: &Connection, key: i64, cursor: ActivityId) -> StoreResult<Option<i64>> {
+    Ok(sql
+        .prepare_cached("SELECT sequence FROM activity WHERE id = ?1 AND workspace = ?2")?
+        .query_row(params![cursor, key], |row| row.get(0))
+        .optional()?)
+}
+
+fn key_of(sql: &Connection, of: WorkspaceId) -> StoreResult<Option<i64>> {
+    Ok(sql
+        .prepare_cached("SELECT key FROM workspaces WHERE id = ?1")?
+        .query_row([of], |row| row.get(0))
+        .optional()?)
 }
 
 impl Store {
@@ -319,21 +374,27 @@ impl Store {
             .await
     }
 
-    /// Notes that an agent has polled everything up to a row: none of it waits any more. Answers whether anything did.
+    /// Notes that an agent has polled what a query is about up to a row: none of it waits any more. Other messages go on
+    /// waiting: it was not sent those. Answers whether anything waited.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn note_polled(&self, of: WorkspaceId, up_to: i64) -> StoreResult<bool> {
+    pub async fn note_polled(&self, of: WorkspaceId, up_to: i64, query: ActivityQuery) -> StoreResult<bool> {
         self.lanes
             .write("note polled", move |tx| {
-                let changed = tx
-                    .sql
-                    .prepare_cached(
-                        "UPDATE activity SET waiting = 0
-                         WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1) AND waiting = 1
-                           AND sequence <= ?2",
-                    )?
-                    .execute(params![of, up_to])?;
+                let Some(key) = key_of(tx.sql, of)? else { return Ok(false) };
+                let text = format!(
+                    "UPDATE activity SET waiting = 0
+                     WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
+                );
+                let sender = query.sender.map(|sender| sender == Sender::User);
+                let changed = tx.sql.prepare_cached(&text)?.execute(params![
+                    key,
+                    up_to,
+                    query.activity_type,
+                    sender,
+                    query.peer
+                ])?;
                 if changed > 0 {
                     prune(tx, of)?;
                 }
@@ -342,20 +403,17 @@ impl Store {
             .await
     }
 
-    /// The newest message up to a row that waits to be polled, as a place among all rows.
+    /// The newest message that waits, of those that a query with a cursor is about and up to that cursor, as a place
+    /// among all rows.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn waiting_up_to(&self, of: WorkspaceId, cursor: ActivityId) -> StoreResult<Option<i64>> {
+    pub async fn waiting_up_to(&self, of: WorkspaceId, query: ActivityQuery) -> StoreResult<Option<i64>> {
         self.lanes
             .read("waiting up to", move |sql| {
-                Ok(sql
-                    .prepare_cached(
-                        "SELECT max(sequence) FROM activity
-                         WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1) AND waiting = 1
-                           AND sequence <= (SELECT sequence FROM activity WHERE id = ?2)",
-                    )?
-                    .query_row(params![of, cursor], |row| row.get(0))?)
+                let (Some(key), Some(cursor)) = (key_of(sql, of)?, query.after) else { return Ok(None) };
+                let Some(place) = place(sql, key, cursor)? else { return Ok(None) };
+                waiting(sql, key, &query, Some(place))
             })
             .await
     }
@@ -367,21 +425,13 @@ impl Store {
     pub async fn activity(&self, of: WorkspaceId, query: ActivityQuery) -> StoreResult<ActivityPage> {
         self.lanes
             .read("activity", move |sql| {
-                let key: Option<i64> = sql
-                    .prepare_cached("SELECT key FROM workspaces WHERE id = ?1")?
-                    .query_row([of], |row| row.get(0))
-                    .optional()?;
-                let Some(key) = key else { return Ok(ActivityPage::Rows(Vec::new())) };
+                let Some(key) = key_of(sql, of)? else { return Ok(ActivityPage::Rows(Vec::new())) };
                 let after = match query.after {
                     None => None,
-                    Some(cursor) => {
-                        let found: Option<i64> = sql
-                            .prepare_cached("SELECT sequence FROM activity WHERE id = ?1 AND workspace = ?2")?
-                            .query_row(params![cursor, key], |row| row.get(0))
-                            .optional()?;
-                        let Some(sequence) = found else { return Ok(ActivityPage::UnknownCursor) };
-                        Some(sequence)
-                    }
+                    Some(cursor) => match place(sql, key, cursor)? {
+                        None => return Ok(ActivityPage::UnknownCursor),
+                        found => found,
+                    },
                 };
                 page(sql, key, &query, after).map(ActivityPage::Rows)
             })

@@ -311,7 +311,8 @@ fn drive_activity(store: &Store) {
     at_once(store.log_activity(vec![row(1)]));
     assert_eq!(at_once(store.queue_message(row(2))), Queued::Stored);
     let after = ActivityQuery { after: Some(ActivityId(id(1))), ..ActivityQuery::default() };
-    for query in [ActivityQuery::default(), after] {
+    let poll = ActivityQuery { is_poll: true, limit: 1, ..ActivityQuery::default() };
+    for query in [ActivityQuery::default(), poll, after] {
         assert!(matches!(at_once(store.activity(first, query)), ActivityPage::Rows(_)));
     }
     at_once(store.note_notice(row(3), json!({})));
@@ -347,8 +348,9 @@ fn drive_activity(store: &Store) {
         at_once(store.memories(first, MemoryQuery { scope, limit: 1, ..MemoryQuery::default() }));
     }
     at_once(store.forget_memory(first, MemoryId(id(1))));
-    let waiting = at_once(store.waiting_up_to(first, ActivityId(id(2)))).expect("one waits");
-    assert!(at_once(store.note_polled(first, waiting)));
+    let polled = ActivityQuery { after: Some(ActivityId(id(2))), ..ActivityQuery::default() };
+    let waiting = at_once(store.waiting_up_to(first, polled.clone())).expect("one waits");
+    assert!(at_once(store.note_polled(first, waiting, polled)));
 }
 
 /// Everything that agents tell, and what follows from it.

@@ -1,5 +1,15 @@
 //! Agents that poll (§11): how they register, how messages reach them, and what their senders hear.
 
+use std::{collections::BTreeSet, time::Duration};
+
+use ostler::{
+    domain::{
+        activity::{ActivityQuery, Sender},
+        ids::{ActivityId, WorkspaceId},
+        time::Timestamp,
+    },
+    store::{NewActivity, Queued, Summary},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -138,6 +148,25 @@ async fn sender_hears_of_an_agent_without_a_url() {
     assert!(answer.status == 502 && answer.text().contains("has no url"), "{answer:?}");
 }
 
+/// A message as the proxy stores it.
+fn row(of: WorkspaceId, number: u32, at: Timestamp) -> NewActivity {
+    NewActivity {
+        id: ActivityId(uuid::Uuid::from_u128(number.into())),
+        workspace: of,
+        activity_type: "a2a_receive",
+        source: None,
+        target: None,
+        method: None,
+        summary: Summary::Text(None),
+        status: "ok".into(),
+        error_detail: None,
+        duration_ms: None,
+        request_body: Some(hello(&number.to_string()).to_string()),
+        response_body: None,
+        at,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unpolled_messages_are_never_dropped() {
     let registry = Registry::start().await;
@@ -145,22 +174,8 @@ async fn unpolled_messages_are_never_dropped() {
     from.tell(&to, hello("first")).await.well();
     let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
     // Reports of its own push history out, never a message that waits.
-    let id: ostler::domain::ids::WorkspaceId = to.id.parse().unwrap();
-    let row = |number: u128| ostler::store::NewActivity {
-        id: ostler::domain::ids::ActivityId(uuid::Uuid::from_u128(number)),
-        workspace: id,
-        activity_type: "a2a_receive",
-        source: None,
-        target: None,
-        method: None,
-        summary: ostler::store::Summary::Text(None),
-        status: "ok".into(),
-        error_detail: None,
-        duration_ms: None,
-        request_body: None,
-        response_body: None,
-        at: registry.clock.now(),
-    };
+    let id = to.id.parse().unwrap();
+    let row = |number| row(id, number, registry.clock.now());
     registry.store.log_activity((0..600).map(row).collect()).await.unwrap();
     assert_eq!(polled(&to, &format!("&since_id={first}&limit=500")).await.len(), 500);
     // With the cursor on it, it counts as received, and is history like the rest.
@@ -170,7 +185,7 @@ async fn unpolled_messages_are_never_dropped() {
     // A full mailbox refuses, and takes messages again once it was read.
     for number in 0..500 {
         let row = row(10_000 + number);
-        assert_eq!(registry.store.queue_message(row).await.unwrap(), ostler::store::Queued::Stored);
+        assert_eq!(registry.store.queue_message(row).await.unwrap(), Queued::Stored);
     }
     let full = from.tell(&to, hello("too much")).await;
     assert_eq!(
@@ -189,6 +204,62 @@ async fn unpolled_messages_are_never_dropped() {
     from.tell(&to, hello("room")).await.well();
     let ack = Ask::post(format!("/workspaces/{}/activity/ack", to.id)).body("{}");
     to.ask(ack).await.refuses(400, "invalid request body");
+}
+
+/// Polls as the field's SDK does: the oldest row of the first page is the cursor, later the newest of each.
+async fn polled_to_the_end(to: &Hand<'_>, first: &str) -> Vec<Value> {
+    let mut rows = polled(to, first).await;
+    let mut cursor = rows.last().expect("something was sent")["id"].as_str().unwrap().to_owned();
+    loop {
+        let more = polled(to, &format!("&limit=100&since_id={cursor}")).await;
+        let Some(newest) = more.last() else { return rows };
+        cursor = newest["id"].as_str().unwrap().to_owned();
+        rows.extend(more);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_reaches_a_poller_that_was_away() {
+    let registry = Registry::start().await;
+    let firsts = ["&limit=100", "&limit=100&since_secs=30", "&limit=100&source=canvas"];
+    for (of, first) in (0..).zip(firsts) {
+        let to = poller(&registry, &format!("to-{of}")).await;
+        let sent_at = registry.clock.now() - Duration::from_mins(1);
+        for number in 0..150 {
+            let row = NewActivity {
+                id: ActivityId(uuid::Uuid::from_u128(1000 * of + u128::from(number))),
+                ..row(to.id.parse().unwrap(), number, sent_at)
+            };
+            assert_eq!(registry.store.queue_message(row).await.unwrap(), Queued::Stored);
+        }
+        let rows = polled_to_the_end(&to, first).await;
+        let texts: BTreeSet<_> =
+            rows.iter().filter_map(|row| row["data"]["text"].as_str()?.parse::<u32>().ok()).collect();
+        assert_eq!(texts, (0..150).collect(), "with a first page of {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursor_retires_only_messages_that_were_asked_for() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
+    registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("of a user"))).await.well();
+    from.tell(&to, hello("of an agent")).await.well();
+    let cursor = polled(&to, "&source=agent").await[0]["id"].as_str().unwrap().to_owned();
+    polled(&to, &format!("&source=agent&since_id={cursor}")).await;
+    let id = to.id.parse().unwrap();
+    let query =
+        |sender| ActivityQuery { after: Some(cursor.parse().unwrap()), sender, ..ActivityQuery::default() };
+    let waits = |sender| registry.store.waiting_up_to(id, query(sender));
+    assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "it has arrived");
+    assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "it was never sent");
+    // A cursor of somebody else's row is unknown, and retires nothing.
+    let other = poller(&registry, "other").await;
+    from.tell(&other, hello("later")).await.well();
+    let foreign = polled(&other, "").await[0]["id"].as_str().unwrap().to_owned();
+    let gone = to.ask(Ask::get(format!("/workspaces/{}/activity?since_id={foreign}", to.id))).await;
+    assert_eq!(gone.status, 410, "{gone:?}");
+    assert!(waits(None).await.unwrap().is_some(), "it was never sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]

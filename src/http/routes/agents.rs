@@ -189,6 +189,7 @@ impl Filters {
             before,
             after,
             limit: activity::limit(self.limit.as_deref()),
+            is_poll: false,
         })
     }
 }
@@ -198,17 +199,17 @@ pub(in super::super) async fn activity(
     own: Own,
     Query(filters): Query<Filters>,
 ) -> HttpResult<Json<Vec<ActivityView>>> {
-    let query = filters.into_query(api.0.clock.now())?;
+    // An admin who looks on polls nothing.
+    let query = ActivityQuery { is_poll: !own.by_admin, ..filters.into_query(api.0.clock.now())? };
     let _permit = api.list_permit().await;
     api.write_gathered().await;
-    let cursor = query.after.filter(|_| !own.by_admin);
-    let page = api.0.store.activity(own.id, query).await?;
-    // A cursor says that everything up to it has arrived: from now on that is history. An admin who looks on polls
-    // nothing.
-    if let Some(cursor) = cursor
-        && let Some(up_to) = api.0.store.waiting_up_to(own.id, cursor).await?
+    let page = api.0.store.activity(own.id, query.clone()).await?;
+    // A cursor says that what was asked for up to it has arrived: from now on that is history.
+    if query.is_poll
+        && query.after.is_some()
+        && let Some(up_to) = api.0.store.waiting_up_to(own.id, query.clone()).await?
     {
-        api.0.store.note_polled(own.id, up_to).await?;
+        api.0.store.note_polled(own.id, up_to, query).await?;
     }
     match page {
         ActivityPage::Rows(rows) => Ok(Json(rows.into_iter().map(|row| row_view(row, own.id)).collect())),
@@ -277,6 +278,6 @@ pub(in super::super) async fn acknowledge(
     let bytes = read_body(request.into_body(), ACTIVITY_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let Ack { acked_seq } =
         serde_json::from_slice(&bytes).map_err(|_| HttpError::invalid("invalid request body"))?;
-    api.0.store.note_polled(own.id, acked_seq).await?;
+    api.0.store.note_polled(own.id, acked_seq, ActivityQuery::default()).await?;
     Ok(Json(json!({ "status": "acked", "acked_seq": acked_seq })))
 }
