@@ -78,13 +78,13 @@ impl Reply {
         Ok(None)
     }
 
-    /// The refusal, where it was the daemon and no agent that answered.
-    pub(super) async fn refusal(mut self) -> Failure {
+    /// What the daemon said, where it was no agent that answered.
+    pub(super) async fn read<T: DeserializeOwned>(mut self) -> Result<T, Failure> {
         let mut body = Vec::new();
         while let Ok(Some(data)) = self.next().await {
             body.extend_from_slice(&data);
         }
-        Answer { status: self.status, body: body.into() }.refusal()
+        Answer { status: self.status, body: body.into() }.read()
     }
 }
 

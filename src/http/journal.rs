@@ -6,15 +6,18 @@
 
 use std::{
     borrow::Cow,
+    pin::Pin,
     sync::{Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
+    http::header::CONTENT_TYPE,
     response::Response,
 };
-use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Api, error::HttpError};
@@ -143,20 +146,81 @@ impl Exchange {
         }
     }
 
-    /// Follows the answer to its end.
+    /// Follows the answer to its end. Only an answer that came whole is written down as one.
     pub(super) fn follow(mut self, answer: Response) -> Response {
+        let status = answer.status();
+        let is_refusal = status.as_u16() >= 400;
+        let is_stream = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes().trim_ascii_start().to_ascii_lowercase().starts_with(b"text/event-stream")
+        });
         if let Some(row) = &mut self.row {
-            row.status = answer.status().as_u16();
-            row.failed = (row.status >= 400).then(|| format!("the agent answered {}", answer.status()));
+            row.status = status.as_u16();
+            row.failed = if is_refusal {
+                Some(format!("the agent answered {status}"))
+            } else {
+                // Streams of events have no end of their own: whoever has heard enough goes.
+                (!is_stream).then(|| "the caller went away before the end of the answer".into())
+            };
         }
         answer.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.row) {
+            let mut followed = Followed { body, exchange: self, is_refusal };
+            if followed.body.is_end_stream() {
+                followed.note(None);
+            }
+            Body::new(followed)
+        })
+    }
+}
+
+/// An answer on its way to the caller.
+struct Followed {
+    body: Body,
+    exchange: Exchange,
+    is_refusal: bool,
+}
+
+impl Followed {
+    /// Notes the end of the answer, and what is wrong with it.
+    fn note(&mut self, failed: Option<String>) {
+        if let Some(row) = &mut self.exchange.row
+            && !self.is_refusal
+        {
+            row.failed = failed;
+        }
+    }
+}
+
+impl HttpBody for Followed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.note(None),
+            Some(Err(error)) => self.note(Some(cut(format!("the answer broke off: {error}"), REASON_MAX))),
+            Some(Ok(frame)) => {
+                if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.exchange.row) {
                     row.response.add(data);
                 }
-                frame
-            }))
-        })
+                // Whoever writes it to a caller knows its length, and will not ask for its end.
+                if self.body.is_end_stream() {
+                    self.note(None);
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

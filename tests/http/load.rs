@@ -105,7 +105,12 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
         .await;
     is_well(&greedy).await;
     held.lock().await.clear();
-    until("what has ended makes room", async || refused(&greedy).await.is_none().then_some(())).await;
+    until("what has ended makes room", async || {
+        let large = message(&"x".repeat(5 << 20));
+        let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(large)).await;
+        (agent.asked().len() > 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

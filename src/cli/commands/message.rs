@@ -31,7 +31,14 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Res
         .exchange(&format!("{}/a2a", workspace(name)), &version.request(&text), version.headers())
         .await?;
     if !reply.headers.contains_key(ANSWERED_BY) {
-        return Err(reply.refusal().await);
+        // A refusal; or the agent polls, and its answer will be a message of its own.
+        let told: Value = reply.read().await?;
+        if session.out.json() {
+            session.out.value(&told)?;
+        } else {
+            session.out.line(&format!("stored for {} until its agent polls", printable(name)))?;
+        }
+        return Ok(0);
     }
     let mut printer = Printer { session, name, printed: Vec::new(), failure: None };
     printer.print(reply).await?;

@@ -7,16 +7,24 @@ use crate::{
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> Result<u8, Failure> {
-    // Only for the note: whatever is wrong with the reference or the daemon, the order itself says it.
-    let before = session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
+    // Only for the notes: whatever is wrong with the reference or the daemon, the order itself says it.
+    let view = async || session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
+    let before = view().await;
     let code = give(session, &args.name, "recreate", &(), Wait::unless(args.no_wait, Wait::Online)).await?;
-    output::note(
-        "What was written outside /configs and /workspace, a home directory too, goes to the trash with the old \
+    let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
+    if !args.no_wait && of(view().await) == of(before.clone()) {
+        // Another start came first, and the answer said so: no container was replaced.
+        return Ok(code);
+    }
+    let (goes, started) =
+        if args.no_wait { ("will go", "will be started") } else { ("goes", "is started now") };
+    output::note(&format!(
+        "What was written outside /configs and /workspace, a home directory too, {goes} to the trash with the old \
          container.",
-    );
+    ));
     if let Some(before) = before.filter(|before| ["paused", "hibernated"].contains(&before.status.as_str())) {
         output::note(&format!(
-            "It was {}, and is started now: `ostler stop {}` stops it again.",
+            "It was {}, and {started}: `ostler stop {}` stops it again.",
             before.status,
             quoted(&before.name)
         ));
