@@ -140,15 +140,15 @@ impl ServiceProcess {
         peak.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Waits until it uses less than a tenth of a core; says so where it never does.
-    pub(crate) async fn is_idle_within(&self, limit: Duration) -> Result<(), String> {
+    /// Waits until it uses less than a tenth of a core, and tells how long that took; says so where it never does.
+    pub(crate) async fn is_idle_within(&self, limit: Duration) -> Result<Duration, String> {
         let clock = SystemClock::start();
         loop {
             let (before, since) = (self.ticks(), clock.awake());
             clock.sleep(IDLE_LOOK).await;
             let (used, took) = ((self.ticks() - before) * 10, clock.awake().0 - since.0);
             if used * 10 <= took {
-                return Ok(());
+                return Ok(Duration::from_millis(since.0));
             }
             if u128::from(clock.awake().0) > limit.as_millis() {
                 return Err(format!("Podman's service stays busy: {used} ms of {took} ms"));

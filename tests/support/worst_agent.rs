@@ -76,6 +76,8 @@ pub(crate) struct Figures {
     pub(crate) wrong: Vec<String>,
     /// How often the tail of a line without end was read.
     pub(crate) tails: u64,
+    /// How long after the last attack the engine's service was idle.
+    pub(crate) engine_idle_after: Duration,
 }
 
 impl Figures {
@@ -279,19 +281,20 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
         let peak = watch(&daemon, attack.run(what)).await;
         figures.lock().unwrap().memory.push((format!("at most: {what}"), peak));
     }
-    // What was held is given back.
     let begun = Instant::now();
+    if let Some((socket, _)) = &daemon.engine {
+        match ServiceProcess::of(socket).is_idle_within(PATIENCE).await {
+            Ok(after) => figures.lock().unwrap().engine_idle_after = after,
+            Err(why) => figures.lock().unwrap().wrong.push(why),
+        }
+    }
+    // What was held is given back, within a minute.
     let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (4 << 10);
-    while daemon.memory().anonymous_kib > most && begun.elapsed() < Duration::from_secs(20) {
+    while daemon.memory().anonymous_kib > most && begun.elapsed() < Duration::from_mins(1) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
     figures.lock().unwrap().grown = daemon.database_bytes().saturating_sub(before);
-    if let Some((socket, _)) = &daemon.engine
-        && let Err(why) = ServiceProcess::of(socket).is_idle_within(PATIENCE).await
-    {
-        figures.lock().unwrap().wrong.push(why);
-    }
     stop.store(true, Ordering::Release);
     for beats in beating.join_all().await {
         figures.lock().unwrap().heartbeats += beats;
@@ -555,6 +558,7 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
         ),
         ("KiB that the database grew by".into(), figures.grown >> 10),
         ("times that the tail of a line without end was read".into(), figures.tails),
+        ("s after which the engine's service was idle".into(), figures.engine_idle_after.as_secs()),
     ];
     for (when, memory) in &figures.memory {
         lines.push((format!("KiB resident {when}"), memory.resident_kib));

@@ -1,0 +1,119 @@
+//! What `network.isolate` costs at a hundred workspaces: each of them has a network of its own then, and packets between
+//! those are dropped by rules of the kernel.
+//!
+//! The real binary on the real Podman, once with one network for all and once with a network for each, in one run.
+//! It needs root and nftables. `cargo bench --bench isolation` prints the figures; `-- --workspaces N` takes another
+//! number than 100.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints, stops at what it did not expect, and measures real time"
+)]
+
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests, which use the rest")]
+mod support;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use support::daemon::Site;
+
+/// How many restarts are timed once all workspaces run.
+const RESTARTS: usize = 15;
+/// For how long the daemon is watched while nothing happens.
+const WATCHED: Duration = Duration::from_secs(30);
+
+/// What one way of connecting workspaces costs.
+struct Cost {
+    /// The creation of eight at a time, for the first and the last of them, in seconds.
+    first: f64,
+    last: f64,
+    create_all: f64,
+    /// One workspace, until it is online again. The middle of several, in seconds.
+    restart: f64,
+    /// Memory of the daemon, in MiB.
+    memory: f64,
+    /// Processor time of the daemon while nothing happens, as a part of one core.
+    idle: f64,
+}
+
+fn measure(workspaces: usize, isolate: bool, place: u32) -> Cost {
+    let first_port = 29_000 + place * 400 + std::process::id() % 7 * 800;
+    let last_port = first_port + 2 * u32::try_from(workspaces).unwrap();
+    let mut site = Site::new(&format!(
+        "ports = \"{first_port}-{last_port}\"\n[network]\nisolate = {isolate}\n[runtimes.plain]\nstop_grace = \"1s\"\n"
+    ));
+    site.serve();
+    let names: Vec<_> = (0..workspaces).map(|number| format!("w{number}")).collect();
+    let mut batches = Vec::new();
+    for some in names.chunks(8) {
+        let began = Instant::now();
+        site.create_all(&some.iter().map(|name| (name.as_str(), None)).collect::<Vec<_>>());
+        batches.push(began.elapsed().as_secs_f64() / some.len() as f64);
+    }
+    let mut restarts: Vec<_> = (0..RESTARTS)
+        .map(|number| {
+            let began = Instant::now();
+            site.ostler(["restart", &names[number * workspaces / RESTARTS]]).well();
+            began.elapsed().as_secs_f64()
+        })
+        .collect();
+    restarts.sort_by(f64::total_cmp);
+    let process = site.pid();
+    let before = processor(process);
+    std::thread::sleep(WATCHED);
+    Cost {
+        first: batches[0],
+        last: batches[batches.len() - 2],
+        create_all: batches.iter().sum::<f64>() / batches.len() as f64 * workspaces as f64,
+        restart: restarts[RESTARTS / 2],
+        memory: resident_kib(process) / 1024.0,
+        idle: (processor(process) - before) / WATCHED.as_secs_f64(),
+    }
+}
+
+/// The processor time of all threads of a process, in seconds.
+fn processor(process: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let nanos = threads.filter_map(|thread| {
+        let times = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum()).as_secs_f64()
+}
+
+fn resident_kib(process: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--workspaces").skip(1);
+    let workspaces = arguments.next().map_or(100, |number| number.parse().unwrap());
+    let shared = measure(workspaces, false, 0);
+    let isolated = measure(workspaces, true, 1);
+    println!("| {workspaces} workspaces | one network | one for each | ratio |");
+    println!("|---|---|---|---|");
+    type Figure = fn(&Cost) -> f64;
+    let figures: [(&str, Figure, usize); 6] = [
+        ("creation of all, seconds", |cost| cost.create_all, 1),
+        ("creation of one of the first, seconds", |cost| cost.first, 2),
+        ("creation of one of the last, seconds", |cost| cost.last, 2),
+        ("restart of one, seconds", |cost| cost.restart, 2),
+        ("memory of the daemon, MiB", |cost| cost.memory, 1),
+        ("a core's time while nothing happens, %", |cost| cost.idle * 100.0, 2),
+    ];
+    for (what, figure, digits) in figures {
+        let (shared, isolated) = (figure(&shared), figure(&isolated));
+        let ratio = isolated / shared;
+        println!("| {what} | {shared:.digits$} | {isolated:.digits$} | {ratio:.2} |");
+    }
+}
