@@ -24,8 +24,9 @@ use crate::{
 /// Longer than the three minutes of silence after which an agent is degraded.
 const STOPPED: Duration = Duration::from_secs(185);
 const STOPPED_LONG: Duration = Duration::from_mins(15);
-/// How long it is watched afterwards: more than a turn of the pass that judges silence.
-const WATCHED: Duration = Duration::from_secs(40);
+/// How long it is watched afterwards: more than a turn of the pass that judges silence, and than an agent that waited in
+/// vain for an answer needs until its next heartbeat.
+const WATCHED: Duration = Duration::from_mins(1);
 const BEAT_EVERY: Duration = Duration::from_secs(15);
 /// How long an agent waits for the answer to a heartbeat.
 const AGENTS_WAIT: Duration = Duration::from_secs(10);
@@ -57,13 +58,15 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     for name in &names {
         site.until_status(name, "online");
     }
-    let before: Vec<_> = names.iter().map(|name| site.show(name)).collect();
+    let shown = || names.iter().map(|name| site.show(name)).collect::<Vec<_>>();
+    let before = shown();
     let newest = newest_event(&site);
     let pid = Pid::from_raw(i32::try_from(site.pid()).expect("a pid")).expect("a pid");
     let stopped = if settings.long { STOPPED_LONG } else { STOPPED };
     kill_process(pid, Signal::STOP).expect("the daemon is stopped");
     thread::sleep(stopped);
     kill_process(pid, Signal::CONT).expect("the daemon goes on");
+    let resumed = shown();
     section.count("seconds in which the daemon was stopped", stopped.as_secs());
     let began = Instant::now();
     while began.elapsed() < WATCHED {
@@ -77,6 +80,11 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 });
             }
         }
+    }
+    for ((name, then), now) in names.iter().zip(&resumed).zip(&shown()) {
+        let has_beaten = then["last_heartbeat_at"] != now["last_heartbeat_at"];
+        section
+            .expect(has_beaten || *name == "plain", || format!("{name} is not heard after the stop: {now}"));
     }
     let events = site.admin("GET", "/events?limit=1000", Value::Null).json();
     for event in events.as_array().expect("events are a list") {

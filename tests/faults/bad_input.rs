@@ -12,6 +12,7 @@ use super::{
     truth::{assert_truthful, containers, converge, text, volumes},
 };
 use crate::support::{
+    assert_root,
     daemon::{Said, Site},
     podman::image,
 };
@@ -173,14 +174,6 @@ impl Drop for Mounted {
     }
 }
 
-fn may_mount() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("not tried: mounting takes root");
-    }
-    root
-}
-
 fn fill(directory: &Path) -> PathBuf {
     let path = directory.join("filling");
     let mut file = fs::File::create(&path).unwrap();
@@ -191,9 +184,7 @@ fn fill(directory: &Path) -> PathBuf {
 
 #[test]
 fn a_full_disk_is_named_and_nothing_is_half_made() {
-    if !may_mount() {
-        return;
-    }
+    assert_root();
     let mut site = Site::new(HASTY);
     let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=8m", "ostler-test"]);
     site.serve();
@@ -243,9 +234,7 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
 
 #[test]
 fn a_start_on_a_full_disk_takes_nothing_for_damaged() {
-    if !may_mount() {
-        return;
-    }
+    assert_root();
     let mut site = Site::new(HASTY);
     let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=4m", "ostler-test"]);
     let filling = fill(&site.data_dir());
@@ -288,9 +277,7 @@ fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
 
 #[test]
 fn a_read_only_data_directory_is_named_and_nothing_is_changed() {
-    if !may_mount() {
-        return;
-    }
+    assert_root();
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "kept");

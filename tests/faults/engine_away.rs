@@ -169,7 +169,7 @@ fn agents_reach_a_daemon_that_starts_while_podman_is_away() {
         let answer = site.ostler(["message", "kid", "hi"]);
         assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
     }
-    // Further messages ask nothing of an engine that has just given no answer.
+    // Further messages ask nothing about their container of an engine that has just given no answer.
     let asked = proxy.seen().len();
     for _ in 0..3 {
         site.ostler(["message", "kid", "hi"]).well();

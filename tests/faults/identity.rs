@@ -9,7 +9,10 @@ use super::{
     HASTY, make,
     truth::{assert_truthful, converge},
 };
-use crate::support::daemon::{Said, Site};
+use crate::support::{
+    assert_root,
+    daemon::{Said, Site},
+};
 
 /// Runs a daemon that is to be refused.
 #[track_caller]
@@ -94,9 +97,7 @@ fn the_socket_of_a_killed_daemon_stands_in_nobodys_way() {
 
 #[test]
 fn doctor_says_that_the_directory_is_another_users() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    assert_root();
     let mut site = Site::new(HASTY);
     std::fs::create_dir(site.data_dir()).expect("the directory is made");
     std::fs::set_permissions(site.data_dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700))

@@ -1,5 +1,10 @@
 //! Messages between agents (§6), row by row.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use ostler::engine::{Trouble, fake::Fault};
 use serde_json::{Value, json};
 use tokio::{
@@ -761,6 +766,26 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), wakes);
     answer.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_ask_an_engine_that_hangs_only_once() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let _agent = Agent::at(to.port().await, well()).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    registry.world.inject(move |call| match call.method {
+        "describe" => {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Fault::Lost
+        }
+        _ => Fault::None,
+    });
+    for _ in 0..4 {
+        from.tell(&to, bare()).await.is(200, REPLY);
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "each message waits for an engine that gives no answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{Fixture, T0, dump, new_workspace, registry, uuid};
+use crate::support::assert_root;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
@@ -232,19 +233,15 @@ fn a_path_with_every_kind_of_letter_is_opened() {
     assert!(data.join(FILE_NAME).exists());
 }
 
-/// A file system of its own. Only root may make one: others are told, and the rest of this is theirs too,
-/// in the store's own tests of a database that may not grow.
+/// A file system of its own. Only root may make one.
 pub(super) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    pub(super) fn new(size: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("not root: a full disk is tried by the store's own tests only");
-            return None;
-        }
+    pub(super) fn new(size: &str) -> Self {
+        assert_root();
         let disk = Self(tempfile::tempdir().unwrap());
         disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "ostler-test"]);
-        Some(disk)
+        disk
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
@@ -279,7 +276,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_needs() {
-    let Some(disk) = SmallDisk::new("2m") else { return };
+    let disk = SmallDisk::new("2m");
     let store = Store::open(&disk.data()).unwrap();
     store.found_registry(registry()).await.unwrap();
     let mirror = Mirror::Directory(disk.data());
@@ -477,7 +474,7 @@ async fn writes_are_refused_when_another_file_took_the_database_place() {
 
 #[tokio::test]
 async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt() {
-    let Some(disk) = SmallDisk::new("2m") else { return };
+    let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();
     let said = refused(&disk.data(), "although the disk allows nothing").to_string();
@@ -493,7 +490,7 @@ async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt(
 async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
-    let Some(disk) = SmallDisk::new("2m") else { return };
+    let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     for file in [FILE_NAME, "ostler.db-wal"] {
         fs::copy(fixture.directory().join(file), disk.data().join(file)).unwrap();
@@ -510,7 +507,7 @@ async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
 
 #[tokio::test]
 async fn a_read_only_disk_is_said_and_writing_works_again_when_it_is_writable() {
-    let Some(disk) = SmallDisk::new("2m") else { return };
+    let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);
     let bytes = healthy().await;

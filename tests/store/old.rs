@@ -73,7 +73,7 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
 /// What stands beside the database under the name of a copy is one: messages tell people to put it in its place.
 #[test]
 fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
-    let Some(disk) = SmallDisk::new("2m") else { return };
+    let disk = SmallDisk::new("2m");
     std::fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);
     let sql = Connection::open(&path).unwrap();

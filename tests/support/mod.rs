@@ -13,3 +13,9 @@ pub(crate) mod tables;
 pub(crate) mod truth;
 pub(crate) mod wire;
 pub(crate) mod worst_agent;
+
+/// Fails where this is not root. A test that went by without it would be counted as one that had tried.
+#[track_caller]
+pub(crate) fn assert_root() {
+    assert!(rustix::process::geteuid().is_root(), "this test takes root: it mounts, or changes users");
+}
