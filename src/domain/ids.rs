@@ -76,8 +76,13 @@ uuid_id!(
 
 /// Text that is no id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an id: expected a UUID in lower case, such as 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")]
+#[error("`{0}` is not an id: expected a UUID with hyphens, such as 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")]
 pub struct InvalidId(pub String);
+
+/// Text that is no id of a container.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a container id: expected 64 hexadecimal digits in lower case")]
+pub struct InvalidContainerId(pub String);
 
 /// The ids that begin with what somebody typed: 4 to 32 hexadecimal digits in any case, with hyphens where an id has
 /// them or with none. The whole id is the longest prefix.
@@ -171,10 +176,10 @@ impl ContainerId {
 }
 
 impl TryFrom<String> for ContainerId {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
+    type Error = InvalidContainerId;
+    fn try_from(text: String) -> Result<Self, InvalidContainerId> {
         let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if hex { Ok(Self(text)) } else { Err(InvalidId(text)) }
+        if hex { Ok(Self(text)) } else { Err(InvalidContainerId(text)) }
     }
 }
 
@@ -193,6 +198,14 @@ impl fmt::Display for ContainerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusal_of_an_id_says_what_is_expected() {
+        let refused = WorkspaceId::from_client("two").unwrap_err().to_string();
+        assert!(refused.contains("a UUID with hyphens") && !refused.contains("lower case"), "{refused}");
+        let refused = ContainerId::try_from("two".to_owned()).unwrap_err().to_string();
+        assert!(refused.contains("64 hexadecimal digits") && !refused.contains("UUID"), "{refused}");
+    }
 
     #[test]
     fn only_the_lower_case_hyphenated_form_is_an_id() {

@@ -147,8 +147,12 @@ impl Ops {
     /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
     async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
-        if row.status != Status::Paused || row.paused_with != Some(with) {
-            return Ok(Applied::Raced(format!("it is {} by itself meanwhile", row.status)));
+        match (row.status, row.paused_with) {
+            (Status::Paused, Some(paused_with)) if paused_with == with => {}
+            (Status::Paused, _) => {
+                return Ok(Applied::Raced("it was stopped separately meanwhile, so it stays paused".into()));
+            }
+            (status, _) => return Ok(Applied::Raced(format!("it is {status} meanwhile"))),
         }
         self.resume_one(&row, order).await
     }

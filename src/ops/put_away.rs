@@ -60,7 +60,9 @@ impl Ops {
         };
         match self.0.store.claim_for_trash(claim, at).await? {
             Some(entry) => self.0.finish_claim(&entry, phase).await,
-            None => Ok(Applied::Raced("it was claimed by somebody else meanwhile".into())),
+            None => Ok(Applied::Raced(
+                "it changed meanwhile: a workspace needs it again, or it is in the trash already".into(),
+            )),
         }
     }
 

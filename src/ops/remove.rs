@@ -138,7 +138,9 @@ impl Ops {
         Ok(if self.0.store.finish_purge(id, self.0.clock.now()).await? {
             Applied::Done("deleted for good".into())
         } else {
-            Applied::Raced("it was undeleted meanwhile".into())
+            Applied::Raced(
+                "it was undeleted meanwhile, or something of it is on its way back from the trash".into(),
+            )
         })
     }
 
