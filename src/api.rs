@@ -642,7 +642,7 @@ pub struct TrashOutcome {
 pub struct Adopt {
     /// Names, workspace ids or unique id prefixes of unknown things; with none and `all`, every one.
     pub which: Vec<String>,
-    /// Adopt everything unknown and end the recovery.
+    /// Adopt everything unknown. Ends the recovery, unless something with a container could not be adopted.
     pub all: bool,
     /// Only say what would be done.
     pub dry_run: bool,
@@ -914,6 +914,9 @@ pub struct Reloaded {
 pub struct Ready {
     /// `ready`.
     pub status: String,
+    /// Whether the registry was lost or restored, and what it does not know waits for an operator.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovering: bool,
 }
 
 /// `GET /health`.

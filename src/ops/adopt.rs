@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    Applied, Inner, OpError, OpResult, Ops, Order, OwnContainers, start::CONFIG_DIRECTORY, start::StartOrder,
-    start::TOKEN_FILE,
+    Applied, Inner, OpError, OpResult, Ops, Order, OwnContainers,
+    start::{self, CONFIG_DIRECTORY, StartOrder, TOKEN_FILE},
+    undelete,
 };
 use crate::{
     domain::{
@@ -29,7 +30,10 @@ use crate::{
     },
     engine::{InspectedContainer, Trouble, trusted},
     mutation::{Mutation, is},
-    store::{AdoptedContainer, AdoptedWorkspace, Found, Scope, StatusChange, TokenIssue},
+    store::{
+        AdoptedContainer, AdoptedWorkspace, ContainerAdoption, Found, HeldToken, Scope, StatusChange,
+        TokenIssue,
+    },
 };
 
 /// Something unknown that may be adopted.
@@ -111,30 +115,33 @@ impl Ops {
         Ok(parents_first(found))
     }
 
-    /// Ends the recovery when nothing unknown is left to decide upon, or when a person decided for all.
+    /// Ends the recovery when nothing unknown is left to decide upon, or when an operator adopted all (`adopted_all`) and
+    /// nothing with a container is left: without the hold, the sweeps stop and move what could not be adopted.
     /// Agents of known rows that were started since the registry's copy was made keep their tokens.
     ///
     /// # Errors
     /// When there is no listing to go by, or the engine or the store cannot answer: the recovery goes on.
-    pub async fn end_recovery_if_settled(&self, decided_for_all: bool) -> OpResult<()> {
-        // Without an end of the recovery nothing is put right by itself: what an adoption could not take over would be
-        // stopped, or started, right after it.
-        if self.unknown().await?.iter().any(|(request, _)| request.known.is_some()) {
+    pub async fn end_recovery_if_settled(&self, adopted_all: bool) -> OpResult<()> {
+        let left = self.unknown().await?;
+        if left.iter().any(|(request, _)| request.known.is_some() || request.things.container.is_some()) {
             return Ok(());
         }
-        let why = if decided_for_all {
-            "a person adopted everything there was"
-        } else if self.unknown().await?.is_empty() {
-            "nothing unknown is left"
-        } else {
-            return Ok(());
+        let why = match (left.len(), adopted_all) {
+            (0, true) => "an operator adopted everything there was".to_owned(),
+            (0, false) => "nothing unknown is left".to_owned(),
+            (left, true) => {
+                format!(
+                    "an operator adopted everything that has a container; of {left} others only volumes are left"
+                )
+            }
+            (_, false) => return Ok(()),
         };
         if self.0.is_recovering().await? {
             for row in self.0.store.workspaces(Scope::Live).await? {
                 self.order(row.id, Order::TakeTokenOver).await?;
             }
         }
-        self.0.store.end_recovery(self.0.clock.now(), why.into()).await?;
+        self.0.store.end_recovery(self.0.clock.now(), why).await?;
         Ok(())
     }
 
@@ -188,7 +195,6 @@ impl Ops {
 
     /// Settles a row that the engine contradicts.
     async fn adopt_known(&self, id: WorkspaceId, known: &Contradicted, evidence: &str) -> OpResult<Applied> {
-        let changed = || OpError::Conflict("it has changed meanwhile: nothing was done".into());
         let Some(container) = known.difference.container() else {
             return self.pause_what_is_down(id, known).await;
         };
@@ -199,10 +205,9 @@ impl Ops {
         };
         let running = seen.state.may_run();
         let token = self.0.token_of(&container.id).await?;
-        let said = match (running, &token) {
-            (true, Some(_)) => "running on; its token goes on working",
-            (true, None) => "running on; no token was found: a restart issues one",
-            (false, _) => "paused",
+        let spec_hash = match LabelledSpec::of(&labels) {
+            Some(labelled) => self.0.newer_spec_hash(id, &labelled, &seen).await?,
+            None => None,
         };
         let adopted = AdoptedContainer {
             workspace: id,
@@ -211,14 +216,31 @@ impl Ops {
             serial,
             host_port: seen.host_port,
             running,
+            spec_hash,
             token,
             evidence: evidence.to_owned(),
         };
-        if self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
-            Ok(Applied::Done(format!("adopted as `{}`: {said}", known.name)))
-        } else {
-            Err(changed())
-        }
+        let name = &known.name;
+        Err(OpError::Conflict(match self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
+            ContainerAdoption::Adopted { token, place } => {
+                let said = described(name, running, token);
+                let place = undelete::described(name, &place);
+                let drift = if self.drifted(&self.0.row(id).await?) {
+                    format!(
+                        ". Its container was made from other settings than this registry has, and a restart replaces it \
+                         by one with these: see `ostler show {name}` first"
+                    )
+                } else {
+                    String::new()
+                };
+                return Ok(Applied::Done(format!("adopted as `{name}`: {said}{place}{drift}")));
+            }
+            ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
+            ContainerAdoption::NameTaken => format!(
+                "a workspace named `{name}` exists: `ostler undelete {id} --name NEW`, then adopt it again"
+            ),
+            ContainerAdoption::Deleted => "what it owned is deleted for good and cannot come back".into(),
+        }))
     }
 
     /// A row that is up by its status and whose container does not run becomes paused: whether it was stopped, removed
@@ -270,14 +292,9 @@ impl Ops {
             Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
         };
         let token = self.0.token_of(&container.id).await?;
-        let mut said = vec![if seen.state.may_run() { "running on" } else { "paused" }.to_owned()];
-        said.push(match &token {
-            Some(_) => "its token goes on working".into(),
-            None => "no token was found: a restart issues one".into(),
-        });
-        said.push(NOT_IN_LABELS.into());
         let name = self.0.free_name(&labelled.name, id).await?;
         let work = volume_name(id, VolumeKind::Work);
+        let (running, spec) = (seen.state.may_run(), self.0.rebuilt_spec(&labelled, &seen));
         let adopted = AdoptedWorkspace {
             id,
             name: name.clone(),
@@ -285,20 +302,38 @@ impl Ops {
             runtime: labelled.runtime.clone(),
             tier: labelled.tier,
             parent: labelled.parent,
-            spec: self.0.rebuilt_spec(&labelled, &seen),
+            spec_hash: self.0.labelled_hash(&labelled, &spec),
+            spec,
             container: Some(container.id.clone()),
             serial,
             host_port: seen.host_port,
             has_work_volume: seen.volumes.contains(&work),
-            running: seen.state.may_run(),
+            running,
             token,
             evidence: evidence.to_owned(),
         };
-        match self.0.store.adopt_workspace(adopted, self.0.clock.now()).await? {
-            Some(_) => {}
-            None => return Err(OpError::Conflict("it is known or claimed by now: nothing was done".into())),
+        let Some(token) = self.0.store.adopt_workspace(adopted, self.0.clock.now()).await? else {
+            return Err(OpError::Conflict(
+                "it is known or claimed by now, or another workspace took its name: nothing was done".into(),
+            ));
+        };
+        let detail = format!("{}; {NOT_IN_LABELS}", described(&name, running, token));
+        Ok(Adopted { name, detail })
+    }
+}
+
+/// What became of the process and of the token that it holds.
+fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
+    match (running, token) {
+        (true, HeldToken::Live) => "running on; its token goes on working".to_owned(),
+        (true, HeldToken::Refused) => format!(
+            "running on, but the token that it holds is not valid, because it was revoked or issued for something else: \
+             `ostler restart {name}` issues one"
+        ),
+        (true, HeldToken::NotFound) => {
+            format!("running on, but no token was found: `ostler restart {name}` issues one")
         }
-        Ok(Adopted { name, detail: said.join("; ") })
+        (false, _) => "paused".to_owned(),
     }
 }
 
@@ -381,6 +416,31 @@ impl Inner {
         named
             .or_else(|_| format!("adopted-{}", &id[..8]).parse())
             .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
+    }
+
+    /// Hash of what a container was made from, as its labels and `spec` show. What they do not hold, the settings and the
+    /// runtime of that time, is taken to be as it is now. `None` where that runtime is no longer configured.
+    fn labelled_hash(&self, labelled: &LabelledSpec, spec: &Spec) -> Option<String> {
+        let settings = self.settings();
+        let runtime = settings.runtimes.get(&labelled.runtime)?;
+        let made_from = start::MadeFrom { spec, tier: labelled.tier, parent: labelled.parent };
+        Some(start::hash_of(&made_from, runtime, &settings))
+    }
+
+    /// Hash of what a container that came after its row was made from. Its environment counts as the row's when it has
+    /// all of that: what the image adds cannot be told from what was set since.
+    async fn newer_spec_hash(
+        &self,
+        id: WorkspaceId,
+        labelled: &LabelledSpec,
+        seen: &InspectedContainer,
+    ) -> OpResult<Option<String>> {
+        let mut spec = self.rebuilt_spec(labelled, seen);
+        let of_row = self.row(id).await?.spec.env;
+        if of_row.iter().all(|(key, value)| seen.env.0.get(key) == Some(value)) {
+            spec.env = of_row;
+        }
+        Ok(self.labelled_hash(labelled, &spec))
     }
 
     fn rebuilt_spec(&self, labelled: &LabelledSpec, seen: &InspectedContainer) -> Spec {

@@ -95,25 +95,36 @@ struct Prepared {
 /// container is made.
 /// The configuration is not: it lies in a volume, and a start writes it.
 fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
-    hash_of(&Spec { config: None, ..row.spec.clone() }, row, runtime, settings)
+    let spec = Spec { config: None, ..row.spec.clone() };
+    hash_of(&MadeFrom { spec: &spec, tier: row.tier, parent: row.parent }, runtime, settings)
 }
 
 /// Whether a container with that hash was made from what the row says now. A hash of an older version covers the
 /// configuration too.
 pub(super) fn is_made_from(hash: &str, row: &Workspace, runtime: &Runtime, settings: &Settings) -> bool {
-    hash == spec_hash(row, runtime, settings) || hash == hash_of(&row.spec, row, runtime, settings)
+    let with_config = MadeFrom { spec: &row.spec, tier: row.tier, parent: row.parent };
+    hash == spec_hash(row, runtime, settings) || hash == hash_of(&with_config, runtime, settings)
 }
 
-fn hash_of(spec: &Spec, row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
+/// What of a workspace is fixed when its container is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MadeFrom<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) tier: Tier,
+    pub(super) parent: Option<WorkspaceId>,
+}
+
+pub(super) fn hash_of(made_from: &MadeFrom<'_>, runtime: &Runtime, settings: &Settings) -> String {
+    let &MadeFrom { spec, tier, parent } = made_from;
     let made_from = json!({
         "spec": spec,
-        "tier": row.tier,
+        "tier": tier,
         "user": runtime.user,
-        "limits": runtime.limits(row.tier),
+        "limits": runtime.limits(tier),
         "env": runtime.env,
         "stop_grace_ms": u64::try_from(runtime.stop_grace.as_millis()).unwrap_or(u64::MAX),
-        "privileged": runtime.privileged_tiers.contains(&row.tier),
-        "parent": row.parent,
+        "privileged": runtime.privileged_tiers.contains(&tier),
+        "parent": parent,
         "platform_url": settings.platform_url,
         "platform_port": settings.platform_port,
         "isolate": settings.isolate,
@@ -921,7 +932,8 @@ mod tests {
             removed_at: None,
         };
         let now = spec_hash(&row, &runtime, &settings);
-        let of_older_version = hash_of(&row.spec, &row, &runtime, &settings);
+        let with_config = MadeFrom { spec: &row.spec, tier: row.tier, parent: row.parent };
+        let of_older_version = hash_of(&with_config, &runtime, &settings);
         assert_ne!(now, of_older_version);
         let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
         assert!(is_made_from(&now, &row) && is_made_from(&of_older_version, &row), "nothing has changed");

@@ -68,7 +68,7 @@ impl Ops {
 }
 
 /// What the undelete did to the tree, as the continuation of a sentence; empty where nothing has moved.
-fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String {
+pub(super) fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String {
     let listed =
         |names: &[WorkspaceName]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let lost = place.removed_parent.as_ref().map(|parent| {

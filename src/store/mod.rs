@@ -61,12 +61,12 @@ pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::{HostReach, Registry};
 pub use roster::{Bearer, Holder, Member, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
-pub use tokens::{DeadToken, NewApiToken, StaleTokens, TokenIssue};
+pub use tokens::{DeadToken, HeldToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
-    AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, CreateResult, Found, LeftRemoved, NewWorkspace,
-    PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, UndeletedAlong,
-    UndeletedPlace, WorkspaceEdit, WorkspacePatch,
+    AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, ContainerAdoption, CreateResult, Found,
+    LeftRemoved, NewWorkspace, PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
+    UndeletedAlong, UndeletedPlace, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.
@@ -156,9 +156,9 @@ impl ErrorKind {
             }
             Self::Mirror => ". Nothing was changed",
             Self::Replaced => {
-                ". Nothing is written any more, because it would be lost at the next start. What is open was saved as \
-                 `ostler.rescued-*.db` in the data directory: stop ostler, put that copy in the place of ostler.db, with \
-                 no ostler.db-wal and ostler.db-shm beside it, and start"
+                ". Nothing is written any more, because it would be lost at the next start. The log says whether the open \
+                 database was saved as `ostler.rescued-*.db` in the data directory. If it was, stop ostler, put that copy \
+                 in the place of ostler.db, with no ostler.db-wal and ostler.db-shm beside it, and start"
             }
             Self::Other => "",
         }

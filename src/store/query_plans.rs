@@ -238,11 +238,13 @@ fn drive_workspaces(store: &Store) {
         serial: 2,
         host_port: None,
         running: true,
+        spec_hash: None,
         token: Some(token(77)),
         evidence: String::new(),
     };
     at_once(store.begin_recovery(NOW, 0, String::new()));
-    assert!(at_once(store.adopt_container(newer, NOW)));
+    let adopted = at_once(store.adopt_container(newer, NOW));
+    assert!(matches!(adopted, ContainerAdoption::Adopted { .. }), "{adopted:?}");
     at_once(store.end_recovery(NOW, String::new()));
 }
 
@@ -260,6 +262,7 @@ fn adopted(number: u128) -> AdoptedWorkspace {
         host_port: None,
         has_work_volume: false,
         running: false,
+        spec_hash: None,
         token: Some(token(15)),
         evidence: String::new(),
     }

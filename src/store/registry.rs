@@ -78,6 +78,8 @@ impl Store {
     }
 
     /// Begins to hold everything unknown. `generation` is the mirror's, so that the next loss shows again.
+    /// Purges that are ordered and not carried out are cancelled: what is to be deleted for good may have been undeleted
+    /// since the copy was made, and the trash keeps it for its time.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -89,7 +91,12 @@ impl Store {
                        generation = MAX(generation, ?2)",
                     params![at, generation],
                 )?;
-                tx.tell(at, EventKind::RegistryRecovering, None, json!({ "reason": why }), None)
+                let cancelled = tx.sql.execute(
+                    "UPDATE workspaces SET purge_ordered_at = NULL WHERE purge_ordered_at IS NOT NULL",
+                    [],
+                )?;
+                let told = json!({ "reason": why, "purges_cancelled": cancelled });
+                tx.tell(at, EventKind::RegistryRecovering, None, told, None)
             })
             .await
     }

@@ -362,8 +362,10 @@ impl Store {
     pub async fn purges_ordered(&self) -> StoreResult<Vec<KnownRow>> {
         self.lanes
             .read("purges ordered", |sql| {
-                let text =
-                    format!("SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.purge_ordered_at IS NOT NULL");
+                let text = format!(
+                    "SELECT {KNOWN_COLUMNS} FROM workspaces w
+                     WHERE w.purge_ordered_at IS NOT NULL AND w.status = 'removed'"
+                );
                 known_rows(sql, &text, [])
             })
             .await

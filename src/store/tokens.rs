@@ -101,14 +101,38 @@ pub(super) fn rotate_instance_token(
     Ok(())
 }
 
-/// Makes the token that a process holds the live one of an incarnation. One that was revoked stays so.
+/// The token in the volume of a container that is adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldToken {
+    /// It is the workspace's live instance token.
+    Live,
+    /// It is not valid: it was revoked, or issued for something else.
+    Refused,
+    /// There is none.
+    NotFound,
+}
+
+impl HeldToken {
+    /// The word in the event.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "taken over",
+            Self::Refused => "refused",
+            Self::NotFound => "none found",
+        }
+    }
+}
+
+/// Makes the token that a process holds the live one of an incarnation. A token that was revoked, or issued for another
+/// workspace, is not valid afterwards either.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
     incarnation: Incarnation,
-    held: &TokenIssue,
+    held: Option<&TokenIssue>,
     at: Timestamp,
-) -> StoreResult<()> {
+) -> StoreResult<HeldToken> {
+    let Some(held) = held else { return Ok(HeldToken::NotFound) };
     let kept = tx
         .sql
         .prepare_cached(
@@ -117,15 +141,18 @@ pub(super) fn take_token(
                AND workspace = (SELECT key FROM workspaces WHERE id = ?1)",
         )?
         .execute(params![workspace, held.digest.0, incarnation])?;
-    let known = kept > 0
-        || tx
-            .sql
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM tokens WHERE digest = ?1)")?
-            .query_row([held.digest.0], |row| row.get(0))?;
-    if known {
-        return Ok(());
+    if kept > 0 {
+        return Ok(HeldToken::Live);
     }
-    rotate_instance_token(tx, workspace, incarnation, held, at)
+    let known: bool = tx
+        .sql
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM tokens WHERE digest = ?1)")?
+        .query_row([held.digest.0], |row| row.get(0))?;
+    if known {
+        return Ok(HeldToken::Refused);
+    }
+    rotate_instance_token(tx, workspace, incarnation, held, at)?;
+    Ok(HeldToken::Live)
 }
 
 /// Revokes every live instance token of a workspace; answers how many there were.

@@ -10,7 +10,7 @@ use super::{
     events::{newest_sequence, was_undeleted_after},
     lane::Tx,
     row::{self, WORKSPACE_COLUMNS, workspace},
-    tokens::{TokenIssue, revoke_instance_tokens, rotate_instance_token, take_token},
+    tokens::{HeldToken, TokenIssue, revoke_instance_tokens, rotate_instance_token, take_token},
     trash::{NewClaim, begin_restore, insert_claim},
 };
 use crate::domain::{
@@ -241,6 +241,8 @@ pub struct AdoptedWorkspace {
     pub has_work_volume: bool,
     /// Whether its process runs: then the row is online, otherwise paused.
     pub running: bool,
+    /// Hash of what the container was made from, as far as its labels show; `None` where they show nothing.
+    pub spec_hash: Option<String>,
     /// The token its process holds.
     pub token: Option<TokenIssue>,
     /// What it was decided on.
@@ -262,10 +264,30 @@ pub struct AdoptedContainer {
     pub host_port: Option<u16>,
     /// Whether its process runs: then the row is online, otherwise paused.
     pub running: bool,
+    /// Hash of what the container was made from, as far as its labels show; `None` where they show nothing.
+    pub spec_hash: Option<String>,
     /// The token its process holds.
     pub token: Option<TokenIssue>,
     /// What it was decided on.
     pub evidence: String,
+}
+
+/// What came of the adoption of a known workspace's container. Only `Adopted` has changed anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerAdoption {
+    /// The row has taken the container over.
+    Adopted {
+        /// Whether the token that its process holds is valid.
+        token: HeldToken,
+        /// What the return of a removed row did to the tree.
+        place: UndeletedPlace,
+    },
+    /// The row has changed since it was decided on, or the recovery has ended.
+    Changed,
+    /// The row is removed, and a live workspace has its name.
+    NameTaken,
+    /// The row is removed, and what it owned has been, or is being, deleted for good.
+    Deleted,
 }
 
 /// What may be changed of a row besides its status.
@@ -863,8 +885,9 @@ impl Store {
                     revoke_instance_tokens(tx, *workspace, at)?;
                     tx.sql
                         .prepare_cached(
+                            // An order that an earlier removal left is none for this one.
                             "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
-                               purge_ordered_at = CASE WHEN ?4 THEN ?5 ELSE purge_ordered_at END WHERE id = ?1",
+                               purge_ordered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",
                         )?
                         .execute(params![workspace, along, along.filter(|_| !stopped), purge, at])?;
                     tx.sql
@@ -920,7 +943,7 @@ impl Store {
     }
 
     /// Rebuilds a row from labels. `None` when there is a row, a claim on its things, or the name is
-    /// taken; otherwise the registry's generation.
+    /// taken; otherwise what became of the token that its process holds.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -928,7 +951,7 @@ impl Store {
         &self,
         adopted: AdoptedWorkspace,
         at: Timestamp,
-    ) -> StoreResult<Option<i64>> {
+    ) -> StoreResult<Option<HeldToken>> {
         self.lanes
             .write("adopt workspace", move |tx| {
                 let known: bool = tx
@@ -941,7 +964,7 @@ impl Store {
                 if known || name_taken(tx.sql, &adopted.name)? {
                     return Ok(None);
                 }
-                insert_adopted(tx, &adopted, at)?;
+                let token = insert_adopted(tx, &adopted, at)?;
                 // From here on what is on its way back is this row's: removed before all of it is back, it goes
                 // where a removed row's things go, and an undelete finds it.
                 tx.sql
@@ -949,18 +972,22 @@ impl Store {
                         "UPDATE trash SET reason = 'removed' WHERE workspace = ?1 AND state = 'restoring'",
                     )?
                     .execute([adopted.id])?;
-                tx.raise_known().map(Some)
+                tx.raise_known()?;
+                Ok(Some(token))
             })
             .await
     }
 
     /// While the registry is recovering: a known row takes over the container that the engine has of it, and the token
-    /// that this container holds. A removed row comes back. `false` when the row changed meanwhile, its name or its
-    /// things are taken, or the recovery has ended.
+    /// that this container holds. A removed row comes back as with an undelete.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn adopt_container(&self, adopted: AdoptedContainer, at: Timestamp) -> StoreResult<bool> {
+    pub async fn adopt_container(
+        &self,
+        adopted: AdoptedContainer,
+        at: Timestamp,
+    ) -> StoreResult<ContainerAdoption> {
         self.lanes
             .write("adopt container", move |tx| {
                 let id = adopted.workspace;
@@ -970,10 +997,25 @@ impl Store {
                     .query_row([], |row| row.get(0))?;
                 let row = one(tx.sql, id)?
                     .filter(|row| row.incarnation == adopted.incarnation && row.kind == Kind::Container);
-                let Some(row) = row.filter(|_| recovering) else { return Ok(false) };
-                let change = |cause| StatusChange {
+                let Some(row) = row.filter(|_| recovering) else { return Ok(ContainerAdoption::Changed) };
+                let mut place = UndeletedPlace::default();
+                if row.status == Status::Removed {
+                    if is_deleted(tx.sql, id)? {
+                        return Ok(ContainerAdoption::Deleted);
+                    }
+                    if name_taken(tx.sql, &row.name)? {
+                        return Ok(ContainerAdoption::NameTaken);
+                    }
+                    bring_back(tx, id, &row.name, None, at)?;
+                    place.removed_parent = removed_parent(tx.sql, id)?;
+                    return_below(tx, id, &mut place, at)?;
+                    regroup_left_removed(tx, id)?;
+                }
+                let incarnation = row.incarnation.next();
+                let token = take_token(tx, id, incarnation, adopted.token.as_ref(), at)?;
+                let change = StatusChange {
                     workspace: id,
-                    cause,
+                    cause: if adopted.running { Cause::Adopt } else { Cause::Pause },
                     incarnation: None,
                     detail: Some("adopted".to_owned()),
                     told: json!({
@@ -981,32 +1023,19 @@ impl Store {
                         "status": if adopted.running { Status::Online } else { Status::Paused }.as_str(),
                         "container": adopted.container,
                         "evidence": adopted.evidence,
-                        "token": if adopted.token.is_some() { "taken over" } else { "none found" },
+                        "token": token.as_str(),
                     }),
                     at,
                 };
-                if row.status == Status::Removed {
-                    if name_taken(tx.sql, &row.name)? || is_deleted(tx.sql, id)? {
-                        return Ok(false);
-                    }
-                    change_status(tx, &change(Cause::Undelete), EventKind::Undeleted)?;
-                    add_pulse(tx, id)?;
-                    begin_restore(tx, id)?;
-                    regroup_left_removed(tx, id)?;
-                }
-                let moved = if adopted.running {
-                    change_status(tx, &change(Cause::Adopt), EventKind::Adopted)?
-                } else {
-                    change_status(tx, &change(Cause::Pause), EventKind::Adopted)?
-                };
-                if !moved {
+                if !change_status(tx, &change, EventKind::Adopted)? {
                     tx.raise()?;
-                    tx.tell(at, EventKind::Adopted, Some(id), change(Cause::Adopt).told, None)?;
+                    tx.tell(at, EventKind::Adopted, Some(id), change.told, None)?;
                 }
-                let incarnation = row.incarnation.next();
+                // What the row's own container was made from is still known.
                 tx.sql
                     .prepare_cached(
-                        "UPDATE workspaces SET incarnation = ?2, container_id = ?3, container_spec_hash = NULL,
+                        "UPDATE workspaces SET incarnation = ?2, container_id = ?3,
+                           container_spec_hash = CASE WHEN container_id = ?3 THEN container_spec_hash ELSE ?6 END,
                            container_serial = MAX(container_serial, ?4),
                            host_port = CASE WHEN EXISTS (SELECT 1 FROM workspaces o WHERE o.host_port = ?5 AND o.id <> ?1)
                                             THEN NULL ELSE ?5 END
@@ -1017,12 +1046,10 @@ impl Store {
                         incarnation,
                         adopted.container.as_str(),
                         adopted.serial,
-                        adopted.host_port
+                        adopted.host_port,
+                        adopted.spec_hash
                     ])?;
-                if let Some(token) = &adopted.token {
-                    take_token(tx, id, incarnation, token, at)?;
-                }
-                Ok(true)
+                Ok(ContainerAdoption::Adopted { token, place })
             })
             .await
     }
@@ -1311,7 +1338,7 @@ fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     Value::Object(told)
 }
 
-fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) -> StoreResult<()> {
+fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) -> StoreResult<HeldToken> {
     let status = if adopted.running { Status::Online } else { Status::Paused };
     let port_taken: bool = tx
         .sql
@@ -1321,10 +1348,10 @@ fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) ->
         .prepare_cached(
             "INSERT INTO workspaces (id, name, role, kind, runtime, tier, parent_id, spec, status, status_since,
                                      status_detail, incarnation, container_id, container_serial, host_port,
-                                     has_work_volume, created_at)
+                                     has_work_volume, created_at, container_spec_hash)
              VALUES (?1, ?2, ?3, 'container', ?4, ?5,
                      (SELECT id FROM workspaces WHERE id = ?6 AND status <> 'removed'), ?7, ?8, ?9, ?10, ?11, ?12,
-                     ?13, ?14, ?15, ?9)",
+                     ?13, ?14, ?15, ?9, ?16)",
         )?
         .execute(params![
             adopted.id,
@@ -1341,20 +1368,20 @@ fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) ->
             adopted.container.as_ref().map(ContainerId::as_str),
             adopted.serial,
             adopted.host_port.filter(|_| !port_taken),
-            adopted.has_work_volume
+            adopted.has_work_volume,
+            adopted.spec_hash
         ])?;
     add_pulse(tx, adopted.id)?;
-    if let Some(token) = &adopted.token {
-        rotate_instance_token(tx, adopted.id, Incarnation(1), token, at)?;
-    }
+    let token = take_token(tx, adopted.id, Incarnation(1), adopted.token.as_ref(), at)?;
     let told = json!({
         "name": adopted.name,
         "status": status.as_str(),
         "container": adopted.container,
         "evidence": adopted.evidence,
-        "token": if adopted.token.is_some() { "taken over" } else { "none found" },
+        "token": token.as_str(),
     });
-    tx.tell(at, EventKind::Adopted, Some(adopted.id), told, None)
+    tx.tell(at, EventKind::Adopted, Some(adopted.id), told, None)?;
+    Ok(token)
 }
 
 pub(super) fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<WorkspaceId>> {

@@ -56,6 +56,23 @@ fn ls_of_a_lost_registry_points_at_adopt() {
 }
 
 #[test]
+fn ls_says_that_the_registry_is_recovering() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &things::household());
+    daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready"}"#);
+    assert_eq!(daemon.run(&["ls"]).stderr, "");
+
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &things::household());
+    daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready","recovering":true}"#);
+    let ls = daemon.run(&["ls"]);
+    for said in ["recovering", "ostler adopt --dry-run"] {
+        assert!(ls.stderr.contains(said), "no {said:?} in {}", ls.stderr);
+    }
+    assert_eq!(ls.stderr.lines().count(), 1, "{}", ls.stderr);
+}
+
+#[test]
 fn ls_of_nothing_says_how_to_begin() {
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
@@ -153,6 +170,7 @@ fn adopt_fails_when_something_was_not_adopted() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /adopt", 200, &things::adoption(false));
     assert_snapshot!("adopt_refused", daemon.run(&["adopt", "tester"]).transcript());
+    assert_snapshot!("adopt_all_refused", daemon.run(&["adopt", "--all"]).transcript());
 }
 
 #[test]

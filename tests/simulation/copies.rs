@@ -2,7 +2,8 @@
 //!
 //! Orders are given, a copy is kept, more orders are given, the last of them perhaps cut off by a kill, and the copy is
 //! put back. Then nothing that runs is stopped or moved by itself, nothing that was stopped comes up, and whatever
-//! differs is said: the registry is recovering. Once everything is adopted, what ran still runs, with a live token.
+//! differs is said: the registry is recovering. Once everything is adopted, what ran still runs, with a live token, and
+//! what is removed then can be undeleted: a purge that was ordered before the copy and undone since is not carried out.
 
 use std::{
     collections::BTreeMap,
@@ -14,15 +15,16 @@ use std::{
 use ostler::{
     domain::{
         ids::{ContainerId, WorkspaceId},
+        naming::LABEL_SPEC,
         observed::ContainerState,
         status::Status,
         workspace::Workspace,
     },
     ops::AdoptRequest,
-    store::{Bearer, Scope, Store},
+    store::{Bearer, RemoveResult, Scope, Store},
     tasks::AtOnce,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     executor::{Owner, TaskOrder},
@@ -90,6 +92,31 @@ fn sweep_for_a_while(house: &House) {
     }
 }
 
+/// Orders a purge that is not carried out before the copy is made. `None` where every workspace is removed.
+fn order_purge(house: &House, rng: &mut Rng) -> Option<WorkspaceId> {
+    let live: Vec<_> = house.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
+    if live.is_empty() {
+        return None;
+    }
+    let id = rng.pick(&live).id;
+    let removed = at_once(house.eye.remove_workspace(id, true, true, house.sim.now()));
+    assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
+    Some(id)
+}
+
+/// Removes everything without a purge: all of it can be undeleted.
+fn removals_keep_volumes(house: &House) -> Result<(), String> {
+    let before = volumes(house);
+    for row in house.rows().into_iter().filter(|row| row.status != Status::Removed) {
+        let (method, path, body) = Word::Remove.request(row.id);
+        house.sim.calmly(house.as_person(method, &path, body));
+    }
+    sweep_for_a_while(house);
+    let after = volumes(house);
+    let lost: Vec<_> = before.iter().filter(|volume| !after.contains(volume)).collect();
+    if lost.is_empty() { Ok(()) } else { Err(format!("a removal without purge deleted {lost:?} for good")) }
+}
+
 fn run(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed, 40);
     let mut house = House::new(seed, TaskOrder::Seeded);
@@ -100,7 +127,13 @@ fn run(seed: u64) -> Result<(), String> {
         say(&house, &mut rng, number);
     }
     house.sim.quiesce();
+    let undone = rng.one_in(3).then(|| order_purge(&house, &mut rng)).flatten();
     let copy = house.disk.copy().expect("a database in memory is copied");
+    for word in [Word::Undelete, Word::Recreate] {
+        if let Some((method, path, body)) = undone.map(|id| word.request(id)) {
+            house.sim.calmly(house.as_person(method, &path, body));
+        }
+    }
     for number in 0..=rng.below(4) {
         say(&house, &mut rng, 100 + number);
     }
@@ -187,7 +220,7 @@ fn run(seed: u64) -> Result<(), String> {
             return Err(format!("{} is {}, and the token of its process is dead", row.name, row.status));
         }
     }
-    Ok(())
+    removals_keep_volumes(&house)
 }
 
 /// Plays the life of a seed; answers how it breaks a promise.
@@ -202,4 +235,103 @@ const SEEDS: u64 = 40;
 fn older_copy_put_back_stops_and_starts_nothing() {
     let broken: Vec<_> = (0..SEEDS).filter_map(|seed| Some((seed, play(seed).err()?))).collect();
     assert!(broken.is_empty(), "{} of {SEEDS} seeds: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
+}
+
+/// Adopts everything; answers the items and whether the registry is still recovering.
+fn adopt_all(house: &House) -> (Vec<Value>, bool) {
+    let (status, answer) = house.sim.calmly(house.as_person("POST", "/adopt", Some(json!({ "all": true }))));
+    assert_eq!(status, 200, "{answer}");
+    (answer["items"].as_array().unwrap().clone(), answer["recovering"].as_bool().unwrap())
+}
+
+/// Puts this in the place of the label that describes the container; answers what was there.
+fn relabel(house: &House, id: WorkspaceId, label: &str) -> String {
+    let mut state = house.world.state();
+    let container = state.containers.values_mut().find(|container| container.name.contains(&id.to_string()));
+    container.unwrap().spec.labels.insert(LABEL_SPEC.into(), label.into()).unwrap()
+}
+
+#[test]
+fn recovery_goes_on_while_a_container_could_not_be_adopted() {
+    let house = House::new(1, TaskOrder::AsWoken);
+    let id = house.furnish_unknown();
+    let label = relabel(&house, id, "unreadable");
+    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
+    let (items, recovering_still) = adopt_all(&house);
+    assert_eq!(items[0]["adopted"], false, "{items:#?}");
+    let before = containers(&house);
+    sweep_for_a_while(&house);
+    assert_eq!(containers(&house), before, "what could not be adopted was stopped and moved to the trash");
+    assert!(recovering_still && recovering(&house), "the recovery ended");
+
+    relabel(&house, id, &label);
+    let (items, recovering_still) = adopt_all(&house);
+    assert_eq!((&items[0]["adopted"], recovering_still), (&true.into(), false), "{items:#?}");
+    sweep_for_a_while(&house);
+    assert_eq!(containers(&house), before, "what was adopted runs on");
+}
+
+#[test]
+fn recovery_ends_where_only_volumes_are_left() {
+    let house = House::new(2, TaskOrder::AsWoken);
+    house.furnish_unknown();
+    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
+    house.world.state().containers.clear();
+    let (items, recovering_still) = adopt_all(&house);
+    assert_eq!((&items[0]["adopted"], recovering_still), (&false.into(), false), "{items:#?}");
+}
+
+fn drifted(house: &House, id: WorkspaceId) -> bool {
+    let (_, shown) = house.sim.calmly(house.as_person("GET", &format!("/workspaces/{id}"), None));
+    shown["drifted"].as_bool().unwrap_or_else(|| panic!("{shown}"))
+}
+
+fn set_tier(house: &House, id: WorkspaceId, tier: u8) {
+    let body = json!({ "tier": tier });
+    let (status, answer) =
+        house.sim.calmly(house.as_person("PATCH", &format!("/workspaces/{id}"), Some(body)));
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn say_to(house: &House, id: WorkspaceId, word: Word) {
+    let (method, path, body) = word.request(id);
+    let (status, answer) = house.sim.calmly(house.as_person(method, &path, body));
+    assert!(status < 300, "{word:?}: {answer}");
+    house.sim.quiesce();
+}
+
+#[test]
+fn workspace_rebuilt_from_labels_drifts_when_it_is_changed() {
+    let house = House::new(3, TaskOrder::AsWoken);
+    let id = house.furnish_unknown();
+    adopt_all(&house);
+    assert!(!drifted(&house, id), "nothing was changed");
+    set_tier(&house, id, 3);
+    assert!(drifted(&house, id), "its container is still of the tier before");
+    say_to(&house, id, Word::Stop);
+    say_to(&house, id, Word::Start);
+    assert!(drifted(&house, id), "a start keeps the container");
+}
+
+#[test]
+fn adopted_container_of_a_known_row_shows_drift() {
+    let mut house = House::new(4, TaskOrder::AsWoken);
+    let (kept, made) = (house.online("kept"), house.online("made"));
+    say_to(&house, kept, Word::Stop);
+    let copy = house.disk.copy().unwrap();
+    say_to(&house, kept, Word::Start);
+    set_tier(&house, made, 3);
+    say_to(&house, made, Word::Recreate);
+    house.put_back(copy);
+    let (items, _) = adopt_all(&house);
+    assert!(items.len() == 2 && items.iter().all(|item| item["adopted"] == true), "{items:#?}");
+    let says_so = |name: &str| {
+        let item = items.iter().find(|item| item["name"] == name).unwrap();
+        item["detail"].as_str().unwrap().contains("ostler show")
+    };
+    assert!(says_so("made") && !says_so("kept"), "{items:#?}");
+    assert!(!drifted(&house, kept), "it is the container that the row knows");
+    assert!(drifted(&house, made), "it was made from what the copy does not know");
+    set_tier(&house, kept, 3);
+    assert!(drifted(&house, kept), "what its container was made from was forgotten");
 }

@@ -3,23 +3,25 @@
 use ostler::{
     domain::{
         event::EventKind,
-        ids::{Incarnation, WorkspaceId},
+        ids::{Incarnation, TokenId, WorkspaceId},
         runtime::Tier,
         spec::{Spec, SpecPatch},
         status::{Cause, Status},
+        token::Token,
         trash::TrashReason,
         workspace::Kind,
     },
     store::{
-        AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, CreateResult, DeleteGuard, Found, Mirror,
-        MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
-        UndeletedPlace, WorkspaceEdit, WorkspacePatch,
+        AdoptedContainer, AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, ContainerAdoption, CreateResult,
+        DeleteGuard, Found, HeldToken, Mirror, MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope,
+        StatusChange, TokenIssue, UndeleteResult, UndeletedPlace, WorkspaceEdit, WorkspacePatch,
     },
 };
 use serde_json::json;
 
 use super::{
-    Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, token, uuid,
+    Fixture, T0, claim, commits, container_id, digest, minute, name, new_workspace, pin_log, strings, token,
+    trash::REMOVED, uuid,
 };
 
 #[tokio::test]
@@ -213,6 +215,7 @@ fn adopted(id: WorkspaceId, called: &str) -> AdoptedWorkspace {
         host_port: Some(21_500),
         has_work_volume: true,
         running: true,
+        spec_hash: None,
         token: None,
         evidence: "its labels".into(),
     }
@@ -224,7 +227,7 @@ async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
     let (held, issue) = token();
     let id = WorkspaceId(uuid());
     let made = AdoptedWorkspace { token: Some(issue), ..adopted(id, "alpha") };
-    assert_eq!(fixture.store.adopt_workspace(made.clone(), T0).await, Ok(Some(1)));
+    assert_eq!(fixture.store.adopt_workspace(made.clone(), T0).await, Ok(Some(HeldToken::Live)));
     let row = fixture.row(id).await;
     assert_eq!((row.status, row.incarnation, row.container_serial), (Status::Online, Incarnation(1), 4));
     assert_eq!((row.host_port, row.container), (Some(21_500), made.container.clone()));
@@ -254,16 +257,151 @@ async fn an_adopted_workspace_that_is_stopped_is_paused_and_never_takes_a_port_f
 }
 
 #[tokio::test]
-async fn an_adoption_that_fails_leaves_nothing() {
+async fn adopted_workspace_with_the_token_of_another_gets_no_token() {
     let fixture = Fixture::new().await;
-    let (_, issue) = token();
+    let (held, issue) = token();
     let first = AdoptedWorkspace { token: Some(issue.clone()), ..adopted(WorkspaceId(uuid()), "alpha") };
+    let owner = first.id;
     fixture.store.adopt_workspace(first, T0).await.unwrap();
-    let before = fixture.dump();
-    // The digest is another row's: two containers that hold one token, by way of a copied volume.
+    // Two containers that hold one token, by way of a copied volume.
+    let issue = TokenIssue { id: TokenId(uuid()), ..issue };
     let copy = AdoptedWorkspace { token: Some(issue), ..adopted(WorkspaceId(uuid()), "beta") };
-    assert!(fixture.store.adopt_workspace(copy, T0).await.is_err());
+    let id = copy.id;
+    assert_eq!(fixture.store.adopt_workspace(copy, T0).await, Ok(Some(HeldToken::Refused)));
+    assert!(fixture.store.live_tokens(id, T0).await.unwrap().is_empty(), "a token speaks for two workspaces");
+    assert!(
+        matches!(fixture.store.bearer(&digest(&held), T0), Some(Bearer::Workspace(holder)) if holder.workspace == owner)
+    );
+    let told = strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
+    assert!(told[1].contains(r#""token":"refused""#), "{told:?}");
+}
+
+/// An adoption of what the engine has of a row, in a registry that is recovering.
+async fn adopt(
+    fixture: &Fixture,
+    id: WorkspaceId,
+    running: bool,
+    token: Option<TokenIssue>,
+) -> ContainerAdoption {
+    let adopted = AdoptedContainer {
+        workspace: id,
+        incarnation: fixture.row(id).await.incarnation,
+        container: container_id(),
+        serial: 9,
+        host_port: None,
+        running,
+        spec_hash: None,
+        token,
+        evidence: "its labels".into(),
+    };
+    fixture.store.adopt_container(adopted, minute(5)).await.unwrap()
+}
+
+fn taken_over(token: HeldToken) -> ContainerAdoption {
+    ContainerAdoption::Adopted { token, place: UndeletedPlace::default() }
+}
+
+#[tokio::test]
+async fn adoption_reports_a_revoked_token_as_refused() {
+    let fixture = Fixture::new().await;
+    let (id, held) = fixture.online("alpha", T0).await;
+    let issued = fixture.store.live_tokens(id, T0).await.unwrap().remove(0);
+    assert!(fixture.store.revoke_token(id, issued.id, minute(1)).await.unwrap());
+    fixture.store.begin_recovery(minute(2), 9, "restored".into()).await.unwrap();
+
+    let again =
+        |token: &Token| TokenIssue { id: TokenId(uuid()), digest: digest(token), prefix: token.prefix() };
+    assert_eq!(adopt(&fixture, id, true, Some(again(&held))).await, taken_over(HeldToken::Refused));
+    let told = strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
+    assert!(told[0].contains(r#""token":"refused""#), "the event says that a revoked token works: {told:?}");
+    assert!(fixture.store.live_tokens(id, minute(6)).await.unwrap().is_empty(), "a revoked token is live");
+
+    assert_eq!(adopt(&fixture, id, true, None).await, taken_over(HeldToken::NotFound));
+    let (other, issue) = token();
+    assert_eq!(adopt(&fixture, id, true, Some(issue)).await, taken_over(HeldToken::Live));
+    assert_eq!(
+        adopt(&fixture, id, true, Some(again(&other))).await,
+        taken_over(HeldToken::Live),
+        "it is live already"
+    );
+}
+
+#[tokio::test]
+async fn adopted_row_is_not_purged_by_an_earlier_order() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    fixture.store.begin_recovery(T0, 9, "restored".into()).await.unwrap();
+    let remove = async |purge, at| {
+        let removed = fixture.store.remove_workspace(id, false, purge, minute(at)).await.unwrap();
+        assert!(matches!(removed, RemoveResult::Removed { .. }), "{removed:?}");
+    };
+    let ordered = async || fixture.store.purges_ordered().await.unwrap().len();
+    remove(true, 1).await;
+    assert_eq!(ordered().await, 1, "the order is not kept");
+    assert_eq!(adopt(&fixture, id, true, None).await, taken_over(HeldToken::NotFound));
+    let left = "SELECT count(*) FROM workspaces WHERE purge_ordered_at IS NOT NULL";
+    assert_eq!(fixture.number(left), 0, "the live row keeps the order");
+
+    // A registry in which an older version left the order.
+    fixture.side().execute("UPDATE workspaces SET purge_ordered_at = 1", []).unwrap();
+    assert_eq!(ordered().await, 0, "a live workspace is to be purged");
+    remove(false, 6).await;
+    assert_eq!(ordered().await, 0, "a removal without --purge deletes for good");
+    let entry = fixture.kept(id, REMOVED).await;
+    let deleted =
+        fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(7)).await.unwrap();
+    assert!(!deleted, "what a plain removal put into the trash is deleted for good");
+}
+
+#[tokio::test]
+async fn purges_are_cancelled_when_an_older_copy_is_put_back() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    fixture.store.remove_workspace(id, false, true, minute(1)).await.unwrap();
+    fixture.store.begin_recovery(minute(2), 9, "restored".into()).await.unwrap();
+    assert!(
+        fixture.store.purges_ordered().await.unwrap().is_empty(),
+        "what may have been undeleted since the copy is deleted for good"
+    );
+    let told =
+        strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'REGISTRY_RECOVERING'");
+    assert!(told[0].contains(r#""purges_cancelled":1"#), "{told:?}");
+}
+
+#[tokio::test]
+async fn adopted_row_finds_its_place_in_the_tree_as_an_undeleted_one_does() {
+    let fixture = Fixture::new().await;
+    let (root, _) = fixture.online("root", T0).await;
+    let child = fixture.child("child", root).await;
+    fixture.store.begin_recovery(T0, 9, "restored".into()).await.unwrap();
+    fixture.store.remove_workspace(root, true, false, minute(1)).await.unwrap();
+
+    let place = UndeletedPlace { removed_parent: Some(name("root")), ..UndeletedPlace::default() };
+    let alone = ContainerAdoption::Adopted { token: HeldToken::NotFound, place };
+    assert_eq!(adopt(&fixture, child, false, None).await, alone);
+    assert_eq!(fixture.row(child).await.parent, None, "a live workspace is below a removed one");
+    assert_eq!(fixture.row(child).await.status, Status::Paused);
+    let place = UndeletedPlace { returned: vec![name("child")], ..UndeletedPlace::default() };
+    let back = ContainerAdoption::Adopted { token: HeldToken::NotFound, place };
+    assert_eq!(adopt(&fixture, root, true, None).await, back);
+    assert_eq!(fixture.row(child).await.parent, Some(root));
+}
+
+#[tokio::test]
+async fn adoption_of_a_removed_row_says_why_it_cannot_come_back() {
+    let fixture = Fixture::new().await;
+    let (id, _) = fixture.online("alpha", T0).await;
+    fixture.remove(id, minute(1)).await;
+    assert_eq!(adopt(&fixture, id, true, None).await, ContainerAdoption::Changed, "nothing is recovering");
+    fixture.store.begin_recovery(minute(2), 9, "restored".into()).await.unwrap();
+    let other = fixture.container("alpha").await;
+    let before = fixture.dump();
+    assert_eq!(adopt(&fixture, id, true, None).await, ContainerAdoption::NameTaken);
     assert_eq!(fixture.dump(), before);
+    fixture.remove(other, minute(3)).await;
+    let entry = fixture.kept(id, REMOVED).await;
+    assert!(fixture.begin_delete(entry).await);
+    assert_eq!(adopt(&fixture, id, true, None).await, ContainerAdoption::Deleted);
 }
 
 #[tokio::test]

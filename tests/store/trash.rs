@@ -173,6 +173,7 @@ fn adopted(id: WorkspaceId) -> AdoptedWorkspace {
         host_port: None,
         has_work_volume: true,
         running: false,
+        spec_hash: None,
         token: None,
         evidence: "its labels".into(),
     }

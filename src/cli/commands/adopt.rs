@@ -15,12 +15,13 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Resul
     let AdoptArgs { which, all, dry_run, instance } = args;
     // Nothing chosen is a question, not an order.
     let asking = dry_run || (which.is_empty() && !all && instance.is_none());
+    let adopts_all = all && !asking;
     let order = Adopt { which, all, dry_run: asking, instance };
     let outcome: AdoptOutcome = session.client.post("/adopt", &order).await?;
     if session.out.json() {
         session.out.value(&outcome)?;
     } else {
-        tell(session, &outcome, asking)?;
+        tell(session, &outcome, asking, adopts_all)?;
     }
     let left = outcome.items.iter().filter(|item| !item.adopted).count();
     if left == 0 || asking {
@@ -32,7 +33,12 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Resul
     ))
 }
 
-fn tell(session: &Session<'_>, outcome: &AdoptOutcome, asking: bool) -> Result<(), Failure> {
+fn tell(
+    session: &Session<'_>,
+    outcome: &AdoptOutcome,
+    asking: bool,
+    adopts_all: bool,
+) -> Result<(), Failure> {
     if outcome.items.is_empty() {
         output::note(
             "There is nothing to adopt. `ostler doctor` shows what else the registry does not know.",
@@ -46,7 +52,15 @@ fn tell(session: &Session<'_>, outcome: &AdoptOutcome, asking: bool) -> Result<(
             "Nothing was changed. `ostler adopt NAME…` adopts these, `ostler adopt --all` everything.",
         );
     }
-    if outcome.recovering {
+    let left = outcome.items.iter().filter(|item| !item.adopted && item.container_id.is_some()).count();
+    if outcome.recovering && adopts_all && left > 0 {
+        output::note(&format!(
+            "The recovery goes on: {} could not be adopted, and nothing is started, stopped or reaped by itself until \
+             then. Remove the cause, and run `ostler adopt --all` again. What you do not want goes into the trash: \
+             `ostler sweep show reap_unknown` says how.",
+            count(left, "container", "containers"),
+        ));
+    } else if outcome.recovering {
         output::note(
             "The registry was lost or restored and is recovering: until `ostler adopt --all`, or until every \
              unknown thing was decided on, nothing is started, stopped or reaped by itself.",

@@ -30,12 +30,18 @@ pub(super) mod undelete;
 pub(super) mod wake;
 pub(super) mod why;
 
-/// Says on standard error why what was shown may have changed since it was stored, if so.
+/// Says on standard error why what was shown may differ from what is there: the daemon is not ready, or the registry is
+/// recovering.
 async fn note_if_not_ready(session: &super::Session<'_>) {
     let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
     if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE
         && let super::failure::Failure::Told { error, .. } = answer.refusal()
     {
         super::output::note(&format!("This may be out of date: {error}. `ostler doctor` says more."));
+    } else if answer.read::<crate::api::Ready>().is_ok_and(|ready| ready.recovering) {
+        super::output::note(
+            "The registry was lost or restored and is recovering: this may not be all there is. `ostler adopt --dry-run` \
+             shows what it does not know.",
+        );
     }
 }

@@ -29,8 +29,10 @@ pub(in super::super) async fn show(State(api): State<Api>, request: Request) -> 
 
 pub(in super::super) async fn ready(State(api): State<Api>) -> HttpResult<Json<Ready>> {
     let vitals = Vitals::take(&api.0.store, &api.0.sweeps, &*api.0.clock).await;
-    match vitals.not_ready() {
-        None => Ok(Json(Ready { status: "ready".into() })),
-        Some(why) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)),
+    if let Some(why) = vitals.not_ready() {
+        return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why));
     }
+    let registry = api.0.store.registry().await?;
+    let recovering = registry.is_some_and(|registry| registry.recovering_since.is_some());
+    Ok(Json(Ready { status: "ready".into(), recovering }))
 }
