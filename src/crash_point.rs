@@ -65,6 +65,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("note container end", "a container that ended by itself is written down, with when to start it again"),
     ("put off restart", "a restart that could not be tried is put off"),
     ("claim restart of unwell", "a start anew of what gives no good sign of life"),
+    ("give back restart", "such a start that did not happen is taken back"),
     ("flag wedged", "what is busy and makes no progress is flagged"),
     // What agents say.
     ("note beat", "a heartbeat"),

@@ -106,6 +106,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
         token: issue,
         not_undeleted_after: None,
         replaces: None,
+        unwell: None,
         at,
     };
     store.begin_start(begin).await.unwrap().unwrap();

@@ -78,6 +78,10 @@ pub enum Order {
 }
 
 impl Order {
+    fn restarts_unwell(&self) -> bool {
+        matches!(self, Self::RestartUnwell { .. })
+    }
+
     /// Whether another of the same kind is done with this one. It counts from when it was said last then.
     fn is_joined_by(&mut self, other: &Self) -> bool {
         if let (Self::Start(this), Self::Start(other)) = (&mut *self, other) {
@@ -107,6 +111,8 @@ type Waiter = oneshot::Sender<OpResult<Applied>>;
 struct Queue {
     waiting: VecDeque<(Order, Vec<Waiter>)>,
     phase: String,
+    /// Whether the order being carried out is a restart of what gives no good sign of life.
+    restarts_unwell: bool,
 }
 
 /// The actors at work.
@@ -197,6 +203,13 @@ impl Actors {
         self.lock().keys().copied().chain(reserved).collect()
     }
 
+    pub(super) fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
+        let restarts = |queue: &Queue| {
+            queue.restarts_unwell || queue.waiting.iter().any(|(order, _)| order.restarts_unwell())
+        };
+        self.lock().iter().filter(|(_, queue)| restarts(queue)).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn reserve(&self, workspace: WorkspaceId) -> Reservation<'_> {
         unpoisoned(&self.reserved).insert(workspace);
         Reservation { actors: self, workspace }
@@ -268,7 +281,11 @@ impl Actors {
     /// The next order, or the end of the actor: decided under one lock, so that no order falls between.
     fn pop(&self, workspace: WorkspaceId) -> Option<(Order, Vec<Waiter>)> {
         let mut queues = self.lock();
-        let next = queues.get_mut(&workspace).and_then(|queue| queue.waiting.pop_front());
+        let next = queues.get_mut(&workspace).and_then(|queue| {
+            let next = queue.waiting.pop_front();
+            queue.restarts_unwell = next.as_ref().is_some_and(|(order, _)| order.restarts_unwell());
+            next
+        });
         if next.is_none() {
             queues.remove(&workspace);
         }

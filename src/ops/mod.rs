@@ -136,6 +136,12 @@ impl Ops {
         self.0.actors.busy()
     }
 
+    /// The workspaces that a pass has ordered to be started anew, for as long as no event tells of it.
+    #[must_use]
+    pub fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
+        self.0.actors.restarting_unwell()
+    }
+
     /// Whether this process brought that incarnation up: then a row that is still provisioning is only
     /// waiting for its agent, and nothing was interrupted.
     #[must_use]

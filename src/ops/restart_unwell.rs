@@ -56,12 +56,24 @@ impl Ops {
             return Ok(Applied::Raced(paused));
         }
         let (budget, now) = (self.0.settings().restart, self.0.clock.now());
-        if !self.0.store.claim_restart_of_unwell(id, unless, budget, (why, swept_by), now).await? {
+        let Some(claimed) = self.0.store.claim_restart_of_unwell(id, unless, budget, now).await? else {
             return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
+        };
+        let order = StartOrder {
+            cause: Some(Cause::Restart),
+            even_if_running: true,
+            unwell: Some((swept_by, why)),
+            ..StartOrder::default()
+        };
+        let done = self.start_now(id, order, phase).await;
+        if !matches!(done, Ok(Applied::Done(_))) {
+            // It was no restart unless its transaction has begun, and the next turn of the pass tries again. Should the
+            // stop have been carried out all the same, that end is charged when it is seen.
+            if let Err(error) = self.0.store.give_back_restart(claimed).await {
+                tracing::warn!(workspace = %id, %error, "a restart that did not happen stays charged");
+            }
         }
-        let order =
-            StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };
-        self.start_now(id, order, phase).await
+        done
     }
 }
 

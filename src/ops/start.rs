@@ -67,6 +67,8 @@ pub struct StartOrder {
     pub new_volume: bool,
     /// The newest event when this was said, by default when it is begun: who is undeleted after it does not come up by it.
     pub said_after: Option<i64>,
+    /// The pass that decided on it because nothing good was heard, and why.
+    pub unwell: Option<(&'static str, String)>,
 }
 
 impl StartOrder {
@@ -217,7 +219,7 @@ impl Ops {
             phase.say("start: waiting for other starts");
             let _place = self.0.actors.starts.acquire().await;
             self.0
-                .begin_and_run((row.id, &row.name), (cause, order.said_after), &runtime, &prepared, phase)
+                .begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase)
                 .await
         };
         match done {
@@ -607,7 +609,7 @@ impl Inner {
     async fn begin_and_run(
         &self,
         (id, name): (WorkspaceId, &WorkspaceName),
-        (cause, said_after): (Cause, Option<i64>),
+        (cause, order): (Cause, &StartOrder),
         runtime: &Runtime,
         prepared: &Prepared,
         phase: &Phase,
@@ -626,8 +628,9 @@ impl Inner {
                 container: prepared.container.clone(),
                 spec_hash: prepared.spec_hash.clone(),
                 token: self.issue(&token),
-                not_undeleted_after: said_after,
+                not_undeleted_after: order.said_after,
                 replaces: prepared.replaces.as_ref().map(|old| self.claim_of_replaced(name, id, old)),
+                unwell: order.unwell.clone(),
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };

@@ -575,6 +575,7 @@ mod tests {
             token,
             not_undeleted_after: None,
             replaces: None,
+            unwell: None,
             at: NOW,
         };
         at_once(store.begin_start(begin)).unwrap();

@@ -86,6 +86,16 @@ pub enum GoneResult {
     Raced,
 }
 
+/// A restart that was taken out of a budget before it was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimedRestart {
+    workspace: WorkspaceId,
+    /// The incarnation that it is to end.
+    incarnation: Incarnation,
+    /// When it was charged.
+    at: Timestamp,
+}
+
 /// The end of a container, as it is written down.
 #[derive(Clone, Debug)]
 pub struct ContainerEnd {
@@ -264,8 +274,14 @@ impl Store {
             .await
     }
 
-    /// Takes a restart of something that runs and gives no good sign of life out of its budget. `false` means
+    /// Takes a restart of something that runs and gives no good sign of life out of its budget. `None` means
     /// that the budget allows none, or that it was heard since, or is no longer degraded.
+    ///
+    /// Before the start, not in its transaction: the old process is stopped before that. If this process ended in
+    /// between, an end that nobody charges (it came while the daemon was down) would lead to a restart that nobody
+    /// charges, and a daemon that is killed each time at that moment would restart without a bound. So a crash leaves
+    /// the charge; a restart that did not happen is taken back by [`Store::give_back_restart`]. What happened is told
+    /// by the start's transaction.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -274,19 +290,42 @@ impl Store {
         id: WorkspaceId,
         unless: Unless,
         budget: RestartBudget,
-        (why, swept_by): (String, &'static str),
         at: Timestamp,
-    ) -> StoreResult<bool> {
+    ) -> StoreResult<Option<ClaimedRestart>> {
         self.lanes
             .write("claim restart of unwell", move |tx| {
-                let degraded = one(tx.sql, id)?.is_some_and(|row| row.status == Status::Degraded);
-                if !degraded || !holds(tx.sql, id, unless, at)? {
-                    return Ok(false);
+                let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Degraded) else {
+                    return Ok(None);
+                };
+                if !holds(tx.sql, id, unless, at)? {
+                    return Ok(None);
                 }
                 let (ends, _) = spent(tx.sql, id)?;
-                let Next::Restart { ends, .. } = budget.judge(&ends, None, at) else { return Ok(false) };
+                let Next::Restart { ends, .. } = budget.judge(&ends, None, at) else { return Ok(None) };
                 write_ends(tx, id, &ends, None)?;
-                tx.tell(at, EventKind::RestartedSilent, Some(id), json!({ "reason": why }), Some(swept_by))?;
+                Ok(Some(ClaimedRestart { workspace: id, incarnation: row.incarnation, at }))
+            })
+            .await
+    }
+
+    /// Takes a charge back whose restart did not happen: no incarnation has begun since. Answers whether there was
+    /// one to take back.
+    ///
+    /// # Errors
+    /// When the store cannot answer. The charge stays then.
+    pub async fn give_back_restart(&self, claimed: ClaimedRestart) -> StoreResult<bool> {
+        self.lanes
+            .write("give back restart", move |tx| {
+                let ClaimedRestart { workspace, incarnation, at } = claimed;
+                if one(tx.sql, workspace)?.is_none_or(|row| row.incarnation != incarnation) {
+                    return Ok(false);
+                }
+                let (mut ends, _) = spent(tx.sql, workspace)?;
+                let Some(place) = ends.iter().rposition(|end| *end == at) else { return Ok(false) };
+                ends.remove(place);
+                tx.sql
+                    .prepare_cached("UPDATE workspaces SET ends = ?2 WHERE id = ?1")?
+                    .execute(params![workspace, json!(ends).to_string()])?;
                 Ok(true)
             })
             .await

@@ -55,7 +55,7 @@ pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
 pub use beats::{Heard, Registration};
 pub use delegations::{Attempt, Delegated, Delegation, Dispatched, NewDelegation, Waiting};
-pub use lifecycle::{ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
+pub use lifecycle::{ClaimedRestart, ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::{HostReach, Registry};

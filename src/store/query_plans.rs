@@ -161,6 +161,7 @@ fn begin(number: u128, token: TokenIssue) -> BeginStart {
         token,
         not_undeleted_after: Some(0),
         replaces: None,
+        unwell: None,
         at: NOW,
     }
 }
@@ -393,7 +394,9 @@ fn drive_agents(store: &Store) {
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
     let silent = Unless::HeardSince(Timestamp(NOW.0 + 1));
-    at_once(store.claim_restart_of_unwell(first, silent, budget, (String::new(), "pass"), NOW));
+    if let Some(claimed) = at_once(store.claim_restart_of_unwell(first, silent, budget, NOW)) {
+        at_once(store.give_back_restart(claimed));
+    }
     let change = |cause| StatusChange {
         workspace: first,
         cause,

@@ -136,6 +136,9 @@ pub struct BeginStart {
     /// The container whose place it takes: claimed for the trash in the same transaction, so that a crash leaves a
     /// claim to finish and never a container that nothing explains.
     pub replaces: Option<NewClaim>,
+    /// The pass that decided on it because nothing good was heard, and why: told of and counted here, where the
+    /// restart happens.
+    pub unwell: Option<(&'static str, String)>,
     /// When.
     pub at: Timestamp,
 }
@@ -811,6 +814,11 @@ impl Store {
                     };
                     if !change_status(tx, &change, EventKind::Provisioning)? {
                         return Ok(None);
+                    }
+                    // Not above: a further attempt of the same order is no further restart.
+                    if let Some((swept_by, why)) = begin.unwell {
+                        let told = json!({ "reason": why });
+                        tx.tell(begin.at, EventKind::RestartedSilent, Some(row.id), told, Some(swept_by))?;
                     }
                 }
                 let incarnation = row.incarnation.next();

@@ -265,8 +265,11 @@ impl Sweeper {
             return Ok(Judged { apply, held: waiting, hold: Some((id, reason)), reserved: None });
         }
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
-        let (reserved, beside) =
+        let (reserved, mut beside) =
             self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
+        // A restart outlasts the run that ordered it, and is told of only when it happens. Asked before the events are:
+        // one that is told of meanwhile is among these still.
+        beside.extend(self.ops.restarting_unwell());
         let hold = self.reason_to_hold(&actions, look, beside, &is_approved).await?;
         let Some(reason) = hold else {
             self.drop_used_up(pass, before, &actions).await?;

@@ -4,6 +4,7 @@
 //! Nothing is mocked: a statement that a database refuses is found by no mock.
 
 mod beats;
+mod budgets;
 mod commits;
 mod delegations;
 mod files;
@@ -170,6 +171,7 @@ impl Fixture {
             token: issue,
             not_undeleted_after: None,
             replaces: None,
+            unwell: None,
             at,
         };
         let started = self.store.begin_start(begin).await.unwrap()?;

@@ -165,6 +165,7 @@ async fn a_removed_row_is_never_started() {
             token: token().1,
             not_undeleted_after: None,
             replaces: None,
+            unwell: None,
             at: minute(2),
         };
         assert_eq!(fixture.store.begin_start(begin).await, Ok(None), "{cause:?} started a removed row");

@@ -1,15 +1,25 @@
 //! The breaker: above its limit nothing is done, and an approval releases what it lists.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ostler::{
     domain::{
         ids::{ContainerId, WorkspaceId},
+        liveness::{RESTART_SILENT_AFTER, SILENT_AFTER},
         naming::container_name,
         status::Status,
         token::TokenKind,
     },
-    engine::fake::FakeContainer,
+    engine::{
+        Trouble,
+        fake::{FakeContainer, Fault},
+    },
     store::Approval,
     sweep::Outcome,
 };
@@ -155,6 +165,64 @@ fn restarts_for_silence_count_for_an_hour() {
     be_silent_for(&house, Duration::from_mins(15));
     held(&house, "check_heartbeats");
     assert!(others.iter().all(|id| house.row(*id).incarnation.0 == 1), "more within the hour are not");
+}
+
+fn restarts_told(house: &House, id: WorkspaceId) -> usize {
+    let events = at_once(house.eye.newest_events(Some(id), 500)).unwrap();
+    events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
+}
+
+/// The engine refuses what a start needs before it has begun.
+#[test]
+fn restart_that_did_not_happen_is_neither_charged_nor_told() {
+    for step in ["inspect_volume", "stop_container"] {
+        let house = House::new(8, TaskOrder::AsWoken);
+        let id = house.heard(request("w", IMAGE));
+        let engine_off = Arc::new(AtomicBool::new(true));
+        house.world.inject({
+            let off = Arc::clone(&engine_off);
+            move |call| {
+                // Not of the sentinel, without which nothing is looked at.
+                let of_start = call.object.contains(&id.to_string()) || call.method == "stop_container";
+                let is_refused = call.method == step && of_start && off.load(Ordering::Relaxed);
+                if is_refused { Fault::Before(Trouble::Other) } else { Fault::None }
+            }
+        });
+        be_silent_for(&house, Duration::from_mins(18));
+        assert_eq!(house.row(id).incarnation.0, 1, "{step}: it was started");
+        assert_eq!(restarts_told(&house, id), 0, "{step}: a restart was told that did not happen");
+        engine_off.store(false, Ordering::Relaxed);
+        be_silent_for(&house, Duration::from_mins(1));
+        assert_eq!(house.row(id).incarnation.0, 2, "{step}: what did not happen has spent the budget");
+        assert_eq!(restarts_told(&house, id), 1, "{step}");
+    }
+}
+
+#[test]
+fn restarts_in_progress_count_before_they_are_told() {
+    let house = House::new(9, TaskOrder::AsWoken);
+    house.world.inject(|call| match call.method {
+        "stop_container" => Fault::Slow(Duration::from_secs(15)),
+        _ => Fault::None,
+    });
+    let all: Vec<_> = (0..6).map(|n| house.heard(request(&format!("w{n}"), IMAGE))).collect();
+    let (first, others) = all.split_at(3);
+    house.sim.pass(Duration::from_secs(10));
+    for id in others {
+        house.beat(*id, well());
+    }
+    house.sim.pass(SILENT_AFTER);
+    house.run("check_heartbeats");
+    house.sim.pass(RESTART_SILENT_AFTER.saturating_sub(Duration::from_secs(10)));
+    let begun = house.run("check_heartbeats");
+    let restarts = begun.actions.iter().filter(|one| one.planned.action.key().starts_with("restart"));
+    assert_eq!(restarts.count(), 3, "the first three are due: {begun:#?}");
+    house.sim.pass(Duration::from_secs(12));
+    assert!(first.iter().all(|id| restarts_told(&house, *id) == 0), "their old processes are being stopped");
+    held(&house, "check_heartbeats");
+    house.sim.quiesce();
+    assert!(first.iter().all(|id| house.row(*id).incarnation.0 == 2), "three are within the limit");
+    assert!(others.iter().all(|id| house.row(*id).incarnation.0 == 1), "more at the same time are not");
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::{SCENARIO, Scenario, Stage};
-use crate::support::hasty::{creation, make};
+use crate::support::{
+    engine_proxy::{Fault, Rule},
+    hasty::{creation, make},
+};
 
 /// So many minutes of silence pass in so many seconds.
 const PACE: u32 = 60;
@@ -143,23 +146,38 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "an agent is busy and unwell, and makes no progress",
         steps: &["flag wedged", "claim restart of unwell"],
-        change: |config| {
-            // In its own time the engine has to be given longer.
-            let config = config.replace("read_deadline = \"1m\"", "read_deadline = \"1h\"");
-            config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
-        },
-        set: |stage| {
-            stage.site.tell_daemons("ASSURANCE_PACE", Some(format!("{PACE} {}", milliseconds())));
-            stage.site.serve();
-            stage.site.ostler(creation("w", &["--restart-when-wedged"])).well();
-        },
-        prepare: keep_identity,
         act: |stage| beat(stage, 1, 1.0),
-        then: |stage| {
-            stage.site.ostler(["restart", "w"]).well();
-            keep_identity(stage);
-            beat(stage, 0, 0.0);
+        ..WEDGED
+    },
+    Scenario {
+        name: "the engine refuses the restart of an agent that makes no progress",
+        steps: &["give back restart"],
+        act: |stage| {
+            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
+            beat(stage, 1, 1.0);
         },
-        ..SCENARIO
+        mend: |stage| stage.proxy.set_rules([]),
+        ..WEDGED
     },
 ];
+
+/// An agent that may be started anew when it makes no progress, in quick time.
+const WEDGED: Scenario = Scenario {
+    change: |config| {
+        // In its own time the engine has to be given longer.
+        let config = config.replace("read_deadline = \"1m\"", "read_deadline = \"1h\"");
+        config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
+    },
+    set: |stage| {
+        stage.site.tell_daemons("ASSURANCE_PACE", Some(format!("{PACE} {}", milliseconds())));
+        stage.site.serve();
+        stage.site.ostler(creation("w", &["--restart-when-wedged"])).well();
+    },
+    prepare: keep_identity,
+    then: |stage| {
+        stage.site.ostler(["restart", "w"]).well();
+        keep_identity(stage);
+        beat(stage, 0, 0.0);
+    },
+    ..SCENARIO
+};
