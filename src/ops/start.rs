@@ -218,9 +218,7 @@ impl Ops {
             // looked at again in the transaction.
             phase.say("start: waiting for other starts");
             let _place = self.0.actors.starts.acquire().await;
-            self.0
-                .begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase)
-                .await
+            self.0.begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase).await
         };
         match done {
             Ok(Some(incarnation)) => {
@@ -362,15 +360,16 @@ impl Inner {
         phase.say("start: making its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
         crash_point::before("start: make its container");
-        let container = match self.engine.create_container(&spec).await {
+        let mut made = self.engine.create_container(&spec).await;
+        if made.as_ref().is_err_and(|error| error.trouble == Trouble::Absent) {
+            // What was looked at a moment ago may have been taken away since: a second look says what is gone, or makes
+            // what may be made again.
+            self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
+            made = self.engine.create_container(&spec).await;
+        }
+        let container = match made {
             Ok(container) => container,
-            Err(error) => {
-                if error.trouble == Trouble::Absent {
-                    // What was looked at a moment ago may have been taken away since: a second look says what is gone.
-                    self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
-                }
-                return Err(self.verdict(error, |error| refused(error, &spec, row, again)).await);
-            }
+            Err(error) => return Err(self.verdict(error, |error| refused(error, &spec, row, again)).await),
         };
         crash_point::after("start: make its container");
         Ok(Some(Prepared {
@@ -635,7 +634,7 @@ impl Inner {
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
             phase.say("start: writing its token");
-            self.write_files(id, runtime, &prepared.container, &token).await?;
+            self.write_files((id, name), runtime, &prepared.container, &token).await?;
             if !self.still_starting(id, begun.incarnation).await? {
                 return Ok(None);
             }
@@ -649,11 +648,11 @@ impl Inner {
                     last = Some(error);
                     continue;
                 }
-                Err(error) if error.trouble == Trouble::Absent => return Err(error.into()),
                 Err(error) => {
                     let shared = self.row(id).await?.spec.workspace_dir;
-                    let failure = |error: &EngineError| start_failure(error, shared.as_deref(), runtime.user);
-                    return Err(self.verdict(error, failure).await);
+                    let failure =
+                        |error: &EngineError| start_failure(error, name, shared.as_deref(), runtime.user);
+                    return Err(self.verdict_of(&prepared.container, error, failure).await);
                 }
             }
             if self.still_starting(id, begun.incarnation).await? {
@@ -679,6 +678,23 @@ impl Inner {
         OpError::Impossible(tell(&error))
     }
 
+    /// The same of what was asked of a container. One that somebody has removed meanwhile is no refusal: the order begins
+    /// again, and makes another. A file that is not there is absent too, so the container itself is looked at.
+    async fn verdict_of(
+        &self,
+        container: &ContainerId,
+        error: EngineError,
+        tell: impl FnOnce(&EngineError) -> String,
+    ) -> OpError {
+        if error.trouble == Trouble::Absent {
+            match self.engine.inspect_container(container).await {
+                Ok(_) => {}
+                Err(error) => return OpError::Engine(error),
+            }
+        }
+        self.verdict(error, tell).await
+    }
+
     async fn still_starting(&self, id: WorkspaceId, incarnation: Incarnation) -> OpResult<bool> {
         let row = self.row(id).await?;
         // A beat that comes before this look has made it online already, or degraded if that is what it said.
@@ -690,7 +706,7 @@ impl Inner {
     /// file of root's, 0600, would be unreadable to the one it is for.
     async fn write_files(
         &self,
-        id: WorkspaceId,
+        (id, workspace): (WorkspaceId, &WorkspaceName),
         runtime: &Runtime,
         container: &ContainerId,
         token: &Token,
@@ -704,17 +720,21 @@ impl Inner {
         let token_file = file(TOKEN_FILE, token.expose(), 0o600);
         crash_point::before("start: write its token");
         let written = self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await;
-        self.see_written(&token_file, written).await?;
+        self.see_written((id, workspace), container, &token_file, written).await?;
         crash_point::after("start: write its token");
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         if !is(Mutation::NoReadBack) {
-            let unreadable = |error: &EngineError| format!("{path} cannot be read back: {}", error.message);
+            let look_into = look_into(id, workspace);
+            let unreadable =
+                |error: &EngineError| format!("{path} cannot be read back: {}. {look_into}", error.message);
             match self.engine.file_holds(container, &path, token.expose().as_bytes()).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    return Err(OpError::Impossible(format!("{path} does not hold what was written to it")));
+                    return Err(OpError::Impossible(format!(
+                        "{path} does not hold what was written to it. {look_into}"
+                    )));
                 }
-                Err(error) => return Err(self.verdict(error, unreadable).await),
+                Err(error) => return Err(self.verdict_of(container, error, unreadable).await),
             }
         }
         let row = self.row(id).await?;
@@ -730,14 +750,16 @@ impl Inner {
                 Ok(())
             }
             Err(error) if !matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => {
-                let unreadable = |error: &EngineError| format!("{path} cannot be read: {}", error.message);
-                Err(self.verdict(error, unreadable).await)
+                let look_into = look_into(id, workspace);
+                let unreadable =
+                    |error: &EngineError| format!("{path} cannot be read: {}. {look_into}", error.message);
+                Err(self.verdict_of(container, error, unreadable).await)
             }
             Ok(_) | Err(_) => {
                 let config_file = file(CONFIG_FILE, &config, 0o644);
                 crash_point::before("start: write its configuration");
                 let written = self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await;
-                self.see_written(&config_file, written).await?;
+                self.see_written((id, workspace), container, &config_file, written).await?;
                 crash_point::after("start: write its configuration");
                 if pending {
                     let edit = WorkspaceEdit { config_written: Some(config), ..WorkspaceEdit::default() };
@@ -750,17 +772,20 @@ impl Inner {
 
     /// A healthy engine that refuses to write into the config volume speaks of what the agent has made of that volume,
     /// and says the same at every start: an operator has to look into it.
-    async fn see_written(&self, file: &FileToWrite, written: EngineResult<()>) -> OpResult<()> {
+    async fn see_written(
+        &self,
+        (id, workspace): (WorkspaceId, &WorkspaceName),
+        container: &ContainerId,
+        file: &FileToWrite,
+        written: EngineResult<()>,
+    ) -> OpResult<()> {
         let Err(error) = written else { return Ok(()) };
         let name = &file.name;
+        let look_into = look_into(id, workspace);
         let refused = |error: &EngineError| {
-            format!(
-                "{CONFIG_DIRECTORY}/{name} cannot be written: {}. Remove what is in the way from its config volume \
-                 (`podman volume inspect` shows where it is), then `ostler start`",
-                error.message
-            )
+            format!("{CONFIG_DIRECTORY}/{name} cannot be written: {}. {look_into}", error.message)
         };
-        Err(self.verdict(error, refused).await)
+        Err(self.verdict_of(container, error, refused).await)
     }
 
     /// Deletes a container that this order made and no row names. One that a row names stays; one that
@@ -860,11 +885,21 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
     format!("the engine refused to make its container: {}", error.message)
 }
 
-fn start_failure(error: &EngineError, shared: Option<&str>, user: User) -> String {
+/// What to do about a file in the config volume that a healthy engine will not write or read. What keeps it from that is
+/// the engine's to say: something of the agent's in the file's place, a full disk.
+fn look_into(id: WorkspaceId, name: &WorkspaceName) -> String {
+    let volume = volume_name(id, VolumeKind::Config);
+    format!(
+        "Put that right in its config volume (`podman volume inspect {volume}` shows where it is), then `ostler start \
+         {name}`"
+    )
+}
+
+fn start_failure(error: &EngineError, name: &WorkspaceName, shared: Option<&str>, user: User) -> String {
     if error.trouble == Trouble::PortInUse {
         return format!(
-            "its port on this host is in use ({}). `ostler recreate` gives it another port; or end what uses the port, \
-             then `ostler start`",
+            "its port on this host is in use ({}). `ostler recreate {name}` gives it another port; or end what uses the \
+             port, then `ostler start {name}`",
             error.message
         );
     }

@@ -6,11 +6,11 @@ use ostler::{
     domain::{
         beat::Beat,
         ids::WorkspaceId,
-        naming::LABEL_WORKSPACE,
+        naming::{LABEL_WORKSPACE, VolumeKind, volume_name},
         runtime::AGENT,
         status::{Failure, Status},
     },
-    engine::fake::Fault,
+    engine::{Trouble, fake::Fault},
     ops::{CreateRequest, OpError},
 };
 
@@ -166,6 +166,50 @@ fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
             break;
         }
     }
+}
+
+/// Whatever the start asks of it next.
+#[test]
+fn container_removed_at_any_step_of_a_start_is_made_again() {
+    for after in 0.. {
+        let house = House::new(10, TaskOrder::AsWoken);
+        let id = house.online("w");
+        house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        let ops = house.daemon.ops.clone();
+        house.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
+        let under_way = (0..after).all(|_| house.sim.step_calmly());
+        house.remove_container(id);
+        house.sim.quiesce();
+        let row = house.row(id);
+        let why = row.status_detail;
+        assert!(!matches!(row.status, Status::Failed(_)), "removed after step {after} of the start: {why:?}");
+        house.converge();
+        assert_eq!(house.status(id), Status::Online, "removed after step {after} of the start");
+        at_rest(&house).unwrap_or_else(|broken| panic!("removed after step {after} of the start: {broken}"));
+        if !under_way {
+            break;
+        }
+    }
+}
+
+#[test]
+fn refused_write_of_the_token_names_workspace_and_volume() {
+    let house = House::new(11, TaskOrder::AsWoken);
+    house.world.inject(|call| match call.method {
+        "write_file" => Fault::Before(Trouble::Other),
+        _ => Fault::None,
+    });
+    let made = request("w", IMAGE);
+    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    house.sim.quiesce();
+    let row = house.row(id);
+    assert_eq!(row.status, Status::Failed(Failure::StartError));
+    let why = row.status_detail.expect("it says why");
+    let volume = volume_name(id, VolumeKind::Config);
+    assert!(
+        why.contains(&format!("podman volume inspect {volume}")) && why.contains("ostler start w"),
+        "{why}"
+    );
 }
 
 /// Its first word may come before the order that started it has looked again, and be that it is unwell.
