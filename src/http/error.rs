@@ -191,10 +191,15 @@ impl From<OpError> for HttpError {
         if let OpError::Busy { active_tasks } = error {
             return Self::conflict(error.to_string()).with("active_tasks", active_tasks);
         }
+        if let OpError::InUse { open_requests, .. } = error {
+            return Self::conflict(error.to_string()).with("open_requests", open_requests);
+        }
         let status = match &error {
             OpError::NotFound(_) => StatusCode::NOT_FOUND,
             OpError::Invalid(_) | OpError::NoRuntime { .. } => StatusCode::BAD_REQUEST,
-            OpError::Conflict(_) | OpError::NameTaken(_) | OpError::Busy { .. } => StatusCode::CONFLICT,
+            OpError::Conflict(_) | OpError::NameTaken(_) | OpError::Busy { .. } | OpError::InUse { .. } => {
+                StatusCode::CONFLICT
+            }
             OpError::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             OpError::TooManyTokens(_) => StatusCode::TOO_MANY_REQUESTS,
             // The request was fine; what it depends on (image, port, volume) is not.

@@ -1,11 +1,13 @@
 //! Hibernate and wake: the row says hibernating, the container is seen stopped, then it says hibernated.
 
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::{
     Applied, OpError, OpResult, Ops, Order,
     actor::Phase,
     start::{StartOrder, not_started},
+    traffic::Stir,
 };
 use crate::{
     domain::{
@@ -17,6 +19,18 @@ use crate::{
     mutation::{Mutation, is},
     store::{Drowsy, SleepResult, StatusChange},
 };
+
+/// What came of a claim for sleep.
+enum Claimed {
+    /// The row says hibernating; this tells when its container was seen stopped.
+    Begun(oneshot::Receiver<OpResult<Applied>>),
+    /// It works on so many tasks.
+    Busy(u32),
+    /// So many messages or commands are on their way.
+    InUse(u32),
+    /// Something happened to it since, or its status allows no sleep.
+    Raced,
+}
 
 impl Ops {
     /// Puts a workspace to sleep, on a person's or its own word. Asleep already is success.
@@ -32,11 +46,16 @@ impl Ops {
         if row.status == Status::Hibernated {
             return Ok(Applied::Done("it sleeps already".into()));
         }
-        if row.status != Status::Hibernating {
+        let finished = if row.status == Status::Hibernating {
+            self.submit(id, Order::FinishHibernation)
+        } else {
             match self.claim_sleep(&row, Drowsy::Ordered { force }).await? {
-                SleepResult::Begun => {}
-                SleepResult::Busy(active_tasks) => return Err(OpError::Busy { active_tasks }),
-                SleepResult::Raced => {
+                Claimed::Begun(finished) => finished,
+                Claimed::Busy(active_tasks) => return Err(OpError::Busy { active_tasks }),
+                Claimed::InUse(open_requests) => {
+                    return Err(OpError::InUse { name: row.name, open_requests });
+                }
+                Claimed::Raced => {
                     let status = self.0.row(id).await?.status;
                     return Err(OpError::Conflict(format!(
                         "workspace `{}` is {status}: only one that is online or degraded can be put to sleep",
@@ -44,8 +63,8 @@ impl Ops {
                     )));
                 }
             }
-        }
-        match self.order(id, Order::FinishHibernation).await {
+        };
+        match finished.await.unwrap_or(Err(OpError::Stopping)) {
             Err(OpError::Engine(error)) if error.gave_no_answer() => self.accepted(id, &error).await?,
             done => done,
         }
@@ -66,29 +85,49 @@ impl Ops {
             return Ok(Applied::Raced(paused));
         }
         match self.claim_sleep(&row, Drowsy::Idle { since, evidence }).await? {
-            SleepResult::Begun => self.order(id, Order::FinishHibernation).await,
-            SleepResult::Busy(_) | SleepResult::Raced => {
+            Claimed::Begun(finished) => finished.await.unwrap_or(Err(OpError::Stopping)),
+            Claimed::Busy(_) | Claimed::InUse(_) | Claimed::Raced => {
                 Ok(Applied::Raced("something happened there".into()))
             }
         }
     }
 
-    /// Closes it to messages and claims it in one guarded update. It stays closed until the container is stopped.
-    async fn claim_sleep(&self, row: &Workspace, why: Drowsy) -> OpResult<SleepResult> {
+    /// Closes it to messages, claims it in one guarded update, and orders the rest. It stays closed until the container
+    /// is stopped.
+    ///
+    /// The claim is a task of its own: a sweep whose time is up, or a client that goes away, drops whoever waits here,
+    /// and the store may carry the claim out all the same. Only who has the store's answer knows whether to open the
+    /// door again. Too early, and a message is on its way to a container that is about to be stopped; never, and every
+    /// message to it waits in vain.
+    async fn claim_sleep(&self, row: &Workspace, why: Drowsy) -> OpResult<Claimed> {
         let (id, traffic) = (row.id, &self.0.traffic);
         let (idle_since, force) = match &why {
             Drowsy::Ordered { force } => (None, *force),
             Drowsy::Idle { since, .. } => (Some(*since), false),
         };
-        if !traffic.close_if_quiet(id, idle_since) && !force {
-            return Ok(SleepResult::Busy(traffic.open(id)));
+        match traffic.close_if_quiet(id, idle_since) {
+            Err(Stir::Open(open)) if !force => return Ok(Claimed::InUse(open)),
+            Err(Stir::Recent) if !force => return Ok(Claimed::Raced),
+            Ok(()) | Err(_) => {}
         }
-        let now = self.0.clock.now();
-        let claimed = self.0.store.begin_hibernation(id, why, now).await;
-        if !matches!(claimed, Ok(SleepResult::Begun)) {
-            traffic.reopen(id);
-        }
-        Ok(claimed?)
+        let (told, answer) = oneshot::channel();
+        let ops = self.clone();
+        self.0.spawn.spawn(Box::pin(async move {
+            let now = ops.0.clock.now();
+            let claimed = match ops.0.store.begin_hibernation(id, why, now).await {
+                // Ordered here: without it, a row that is moved on from hibernating would stay closed for ever.
+                Ok(SleepResult::Begun) => Ok(Claimed::Begun(ops.submit(id, Order::FinishHibernation))),
+                Ok(SleepResult::Busy(tasks)) => Ok(Claimed::Busy(tasks)),
+                Ok(SleepResult::Raced) => Ok(Claimed::Raced),
+                Err(error) => Err(error.into()),
+            };
+            if !matches!(claimed, Ok(Claimed::Begun(_))) {
+                ops.0.traffic.reopen(id);
+            }
+            // Nobody waiting any more is no fault.
+            let _gone = told.send(claimed);
+        }));
+        answer.await.unwrap_or(Err(OpError::Stopping))
     }
 
     pub(super) async fn finish_hibernation_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {

@@ -288,6 +288,17 @@ pub enum OpError {
         /// So many.
         active_tasks: u32,
     },
+    /// Somebody uses it.
+    #[error(
+        "workspace is in use: messages or commands in progress: {open_requests}. Wait until they have ended, or break \
+         them off: `ostler hibernate {name} --force`"
+    )]
+    InUse {
+        /// Whose.
+        name: WorkspaceName,
+        /// So many messages and commands are in progress.
+        open_requests: u32,
+    },
     /// The name is taken.
     #[error("a workspace named `{0}` exists already. Choose another name, or `ostler rm` that one first")]
     NameTaken(WorkspaceName),

@@ -49,6 +49,15 @@ pub struct Passage {
 #[error("the workspace is going to sleep. `ostler wake` it, then run the command again")]
 pub struct FallingAsleep;
 
+/// Why a workspace is not closed to requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stir {
+    /// So many are on their way.
+    Open(u32),
+    /// Something happened there since.
+    Recent,
+}
+
 impl Traffic {
     pub(super) fn new(clock: SharedClock) -> Self {
         Self { flows: Arc::default(), prepared: Arc::default(), clock }
@@ -127,17 +136,20 @@ impl Traffic {
     }
 
     /// Closes a workspace to requests, if none is on its way and, where given, nothing happened since.
-    pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> bool {
+    pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> Result<(), Stir> {
         let now = self.clock.now();
         let mut flows = self.lock();
         let flow = flows.entry(id).or_default();
         let active = |since| flow.active_at.is_some_and(|at| at > since && !at.is_ahead_of(now));
         let active = idle_since.is_some_and(active);
-        if flow.open > 0 || active {
-            return false;
+        if flow.open > 0 {
+            return Err(Stir::Open(flow.open));
+        }
+        if active {
+            return Err(Stir::Recent);
         }
         flow.closed = true;
-        true
+        Ok(())
     }
 
     /// Lets requests through again; what they find is for the row to say.

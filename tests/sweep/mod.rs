@@ -5,5 +5,6 @@ mod driver;
 mod graces;
 mod idempotence;
 mod reboots;
+mod sleep;
 mod starts;
 mod windows;
