@@ -1,9 +1,10 @@
 //! Connections to published ports, which do not pass through ostler.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::Ops;
 use crate::{
+    clock::Boxed,
     domain::{
         ids::{ContainerId, WorkspaceId},
         naming::AGENT_PORT,
@@ -11,7 +12,7 @@ use crate::{
         status::Status,
         workspace::Workspace,
     },
-    engine::Sockets,
+    engine::{EngineResult, Sockets},
 };
 
 /// After so long a connection that was closed a moment ago is not one of the proxy's own: the kernel remembers it for a
@@ -24,26 +25,24 @@ impl Ops {
         &self,
         containers: Vec<(WorkspaceId, ContainerId, u16)>,
     ) -> BTreeSet<WorkspaceId> {
-        let mut unseen = BTreeSet::new();
-        for (id, container, port) in containers {
-            match self.0.engine.sockets(&container, AGENT_PORT, port).await {
-                Ok(Some(Sockets { open, closed, .. })) => {
-                    let now = self.0.clock.now();
-                    let passed = self.0.traffic.passed_at(id);
-                    let is_own = passed.is_some_and(|at| now.since(at) < OWN_CLOSED_FOR);
-                    if open || (closed && !is_own) {
-                        self.0.traffic.note(id);
-                    }
-                }
-                // A container that has just ended is not visible either; the passes for that see to it.
-                Ok(None) => drop(unseen.insert(id)),
-                Err(error) => {
-                    tracing::debug!(%error, workspace = %id, "connections to a workspace's port could not be seen");
-                    unseen.insert(id);
-                }
+        let mut seen = BTreeSet::new();
+        let ids: BTreeSet<_> = containers.iter().map(|(id, ..)| *id).collect();
+        let engine = Arc::clone(&self.0.engine);
+        let ask = move |container: ContainerId, port| -> Boxed<EngineResult<Option<Sockets>>> {
+            let engine = Arc::clone(&engine);
+            Box::pin(async move { engine.sockets(&container, AGENT_PORT, port).await })
+        };
+        ask_each(containers, ask, |id, Sockets { open, closed, .. }| {
+            seen.insert(id);
+            let now = self.0.clock.now();
+            let passed = self.0.traffic.passed_at(id);
+            let is_own = passed.is_some_and(|at| now.since(at) < OWN_CLOSED_FOR);
+            if open || (closed && !is_own) {
+                self.0.traffic.note(id);
             }
-        }
-        unseen
+        })
+        .await;
+        &ids - &seen
     }
 
     /// Whether a process in a workspace's container accepts connections from outside on the agent's port; `None` where
@@ -62,5 +61,59 @@ impl Ops {
     /// Whether connections to published ports can be seen, without which nothing is put to sleep by itself.
     pub async fn sees_connections(&self) -> bool {
         self.0.engine.sees_sockets().await
+    }
+}
+
+/// Asks of one after the other, and tells of those that were seen, until the engine gives no answer: each of the others
+/// would wait for as long.
+async fn ask_each(
+    containers: Vec<(WorkspaceId, ContainerId, u16)>,
+    ask: impl Fn(ContainerId, u16) -> Boxed<EngineResult<Option<Sockets>>>,
+    mut saw: impl FnMut(WorkspaceId, Sockets),
+) {
+    for (id, container, port) in containers {
+        match ask(container, port).await {
+            Ok(Some(sockets)) => saw(id, sockets),
+            // A container that has just ended is not visible either; the passes for that see to it.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, workspace = %id, "connections to a workspace's port could not be seen");
+                if error.gave_no_answer() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use super::*;
+    use crate::engine::{EngineError, Trouble};
+
+    #[tokio::test]
+    async fn frozen_engine_is_asked_of_one_workspace_only() {
+        let containers: Vec<_> = (1..=5_u16)
+            .map(|port| {
+                let container = ContainerId::try_from("c".repeat(64)).unwrap();
+                (WorkspaceId(uuid::Uuid::from_u128(u128::from(port))), container, port)
+            })
+            .collect();
+        let (asked, mut seen) = (AtomicU16::new(0), Vec::new());
+        let ask = |_, port| -> Boxed<EngineResult<Option<Sockets>>> {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let error = |trouble| EngineError::new(trouble, "look at its sockets", "why");
+            let answer = match port {
+                1 => Err(error(Trouble::Other)),
+                2 => Ok(Some(Sockets::default())),
+                _ => Err(error(Trouble::TimedOut)),
+            };
+            Box::pin(std::future::ready(answer))
+        };
+        ask_each(containers, ask, |id, _| seen.push(id.0.as_u128())).await;
+        assert_eq!(seen, [2], "a refusal for one says nothing of the next");
+        assert_eq!(asked.into_inner(), 3, "an engine that gave no answer was asked again");
     }
 }
