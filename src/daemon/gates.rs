@@ -82,7 +82,7 @@ impl Gates {
             } else {
                 let known = gateways.borrow_and_update().clone();
                 if self.isolate {
-                    self.packets.keep_apart(known.gateways.values().flatten()).await;
+                    self.packets.keep_apart(known.gateways.values().flatten(), &*self.clock).await;
                 }
                 let gateways: Vec<_> = known.gateways.keys().copied().collect();
                 self.warn_of_uncovered(&gateways, &mut told);

@@ -5,11 +5,18 @@
 //! A dropped packet is dropped whatever other tables say, so this table needs no place among theirs. It names
 //! workspaces' subnets only and is replaced in one transaction, so a reload never lets a packet through.
 
-use std::{fmt::Write as _, process::Stdio, sync::Mutex};
+use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::{domain::ids::InstanceId, engine::Subnet};
+use crate::{
+    clock::{Clock, within},
+    domain::ids::InstanceId,
+    engine::Subnet,
+};
+
+/// How long `nft` may take. The gateways of new networks are served by whoever waits for it.
+const LOADING: Duration = Duration::from_secs(10);
 
 const NOT_DROPPED: &str = "packets between workspaces are not dropped, although `network.isolate` is set";
 
@@ -28,9 +35,9 @@ impl Packets {
     }
 
     /// Lets only answers, and this host itself, through to these subnets.
-    pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>) {
+    pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>, clock: &dyn Clock) {
         let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
-        let applied = load(rules(&self.table, &subnets)).await;
+        let applied = load("nft", rules(&self.table, &subnets), clock).await;
         if let Err(error) = &applied {
             tracing::warn!(%error, "{NOT_DROPPED}");
         }
@@ -69,8 +76,17 @@ fn rules(table: &str, subnets: &[&Subnet]) -> String {
     )
 }
 
-async fn load(rules: String) -> Result<(), String> {
-    let started = Command::new("nft")
+async fn load(program: &str, rules: String, clock: &dyn Clock) -> Result<(), String> {
+    // Dropped at the limit, it is killed.
+    let told = within(clock, LOADING, feed(program, rules)).await;
+    told.unwrap_or_else(|| {
+        let seconds = LOADING.as_secs();
+        Err(format!("`nft` did not end within {seconds} s. ostler tries again; `nft list tables` shows whether it answers"))
+    })
+}
+
+async fn feed(program: &str, rules: String) -> Result<(), String> {
+    let started = Command::new(program)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -97,7 +113,40 @@ async fn load(rules: String) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
     use super::*;
+    use crate::{
+        clock::Boxed,
+        domain::time::{Awake, Timestamp},
+    };
+
+    /// Every limit is over at once.
+    struct Over;
+
+    impl Clock for Over {
+        fn now(&self) -> Timestamp {
+            Timestamp(0)
+        }
+
+        fn awake(&self) -> Awake {
+            Awake(0)
+        }
+
+        fn sleep(&self, _duration: Duration) -> Boxed<()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn nft_that_hangs_is_not_waited_for_and_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let hangs = directory.path().join("nft");
+        fs::write(&hangs, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        fs::set_permissions(&hangs, fs::Permissions::from_mode(0o755)).unwrap();
+        let applied = load(hangs.to_str().unwrap(), "x".repeat(1 << 20), &Over).await;
+        assert!(applied.as_ref().is_err_and(|why| why.contains("within 10 s")), "{applied:?}");
+    }
 
     #[test]
     fn the_table_is_replaced_whole_and_names_every_subnet() {
