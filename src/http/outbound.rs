@@ -7,11 +7,12 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
     time::Duration,
 };
 
 use axum::http::Uri;
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::{Boxed, Clock, within},
@@ -39,7 +40,7 @@ pub(crate) struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+        Box::pin(look_up(&LOOK_UPS, move || Ok((host.as_str(), port).to_socket_addrs()?.collect())))
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -50,6 +51,24 @@ impl Resolve for SystemResolver {
         read_ipv6_routes(&read("/proc/net/ipv6_route"), &mut around);
         around
     }
+}
+
+/// Names that are looked up at once. Beside name servers that do not answer, a look-up holds its thread for longer than
+/// anybody waits for it, and the threads for files come from the same pool.
+static LOOK_UPS: Semaphore = Semaphore::const_new(16);
+
+/// Looks a name up in a thread, once there is a place. The place is free when the thread is, whoever has given up
+/// waiting for it.
+async fn look_up<T: Send + 'static>(
+    places: &'static Semaphore,
+    look: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let place = places.acquire().await.map_err(io::Error::other)?;
+    let looked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        look()
+    });
+    looked.await.map_err(io::Error::other)?
 }
 
 /// Whether this machine has an address now.
@@ -459,6 +478,29 @@ pub(super) mod tests {
         assert_eq!(around.attached, [(ip("8.8.4.0"), 24), (ip("2a00:1450::"), 64)]);
         let here = SystemResolver.surroundings();
         assert!(here.own.contains(&ip("127.0.0.1")), "this machine has its loopback: {here:?}");
+    }
+
+    #[tokio::test]
+    async fn look_up_that_was_given_up_keeps_its_place_until_it_ends() {
+        static PLACES: Semaphore = Semaphore::const_new(1);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let mut first = Box::pin(look_up(&PLACES, move || {
+            let _sent = begun.send(());
+            let _ended = ends.recv();
+            Ok(1)
+        }));
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("it has not ended"),
+            begun = has_begun => begun.unwrap(),
+        }
+        drop(first);
+        let mut second = Box::pin(look_up(&PLACES, || Ok(2)));
+        assert!(futures_util::poll!(&mut second).is_pending(), "a thread beside the one that is busy");
+        assert_eq!(PLACES.available_permits(), 0, "the busy thread's place was given away");
+        end.send(()).unwrap();
+        assert_eq!(second.await.unwrap(), 2);
     }
 
     #[tokio::test]
