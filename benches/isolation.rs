@@ -56,7 +56,7 @@ fn measure(workspaces: usize, isolate: bool, place: u32) -> Cost {
     for some in names.chunks(8) {
         let began = Instant::now();
         site.create_all(&some.iter().map(|name| (name.as_str(), None)).collect::<Vec<_>>());
-        batches.push(began.elapsed().as_secs_f64() / some.len() as f64);
+        batches.push(began.elapsed().as_secs_f64() / count(some.len()));
     }
     let mut restarts: Vec<_> = (0..RESTARTS)
         .map(|number| {
@@ -72,11 +72,15 @@ fn measure(workspaces: usize, isolate: bool, place: u32) -> Cost {
     Cost {
         first: batches[0],
         last: batches[batches.len() - 2],
-        create_all: batches.iter().sum::<f64>() / batches.len() as f64 * workspaces as f64,
+        create_all: batches.iter().sum::<f64>() / count(batches.len()) * count(workspaces),
         restart: restarts[RESTARTS / 2],
         memory: resident_kib(process) / 1024.0,
         idle: (processor(process) - before) / WATCHED.as_secs_f64(),
     }
+}
+
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap())
 }
 
 /// The processor time of all threads of a process, in seconds.
@@ -95,6 +99,9 @@ fn resident_kib(process: u32) -> f64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// What is shown of a cost.
+type Figure = fn(&Cost) -> f64;
+
 fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--workspaces").skip(1);
     let workspaces = arguments.next().map_or(100, |number| number.parse().unwrap());
@@ -102,7 +109,6 @@ fn main() {
     let isolated = measure(workspaces, true, 1);
     println!("| {workspaces} workspaces | one network | one for each | ratio |");
     println!("|---|---|---|---|");
-    type Figure = fn(&Cost) -> f64;
     let figures: [(&str, Figure, usize); 6] = [
         ("creation of all, seconds", |cost| cost.create_all, 1),
         ("creation of one of the first, seconds", |cost| cost.first, 2),

@@ -213,7 +213,7 @@ async fn polled_to_the_end(to: &Hand<'_>, first: &str) -> Vec<Value> {
     loop {
         let more = polled(to, &format!("&limit=100&since_id={cursor}")).await;
         let Some(newest) = more.last() else { return rows };
-        cursor = newest["id"].as_str().unwrap().to_owned();
+        newest["id"].as_str().unwrap().clone_into(&mut cursor);
         rows.extend(more);
     }
 }
