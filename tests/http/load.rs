@@ -216,8 +216,10 @@ async fn worst_agent_harms_none_of_the_others() {
         large: 30,
         unread: 60,
         writes: 40,
+        delegations: 60,
         redirects: 10,
         lasts: Duration::from_secs(5),
+        settles: Duration::from_secs(10),
     };
     let figures = play(Arc::clone(&daemon), scale).await;
     for (what, figure) in lines(&figures) {

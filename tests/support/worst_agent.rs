@@ -51,10 +51,14 @@ pub(crate) struct Scale {
     pub(crate) unread: usize,
     /// Writes of each kind.
     pub(crate) writes: usize,
+    /// Tasks handed to an agent whose answers are long and do not end.
+    pub(crate) delegations: usize,
     /// Messages to an agent that answers each with a redirect to an order.
     pub(crate) redirects: usize,
     /// How long all of it together goes on.
     pub(crate) lasts: Duration,
+    /// How long what was held may take at most to be given back.
+    pub(crate) settles: Duration,
 }
 
 /// What was measured.
@@ -254,6 +258,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let (worst, target) = (daemon.create("worst", None), daemon.create("target", Some(&url)));
     let victim = daemon.create("victim", None);
     let (deputy, redirecting) = redirect_to(&daemon, &victim).await;
+    let (talker, talking) = talk_without_end(&daemon).await;
+    let delegator = daemon.create("delegator", None);
     let others: Vec<_> =
         (0..scale.others).map(|number| daemon.create(&format!("other-{number}"), None)).collect();
     let held = tokio::spawn(async move {
@@ -273,10 +279,25 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let beating = beat(&daemon, &others, scale.every, &figures, &stop);
     let before = daemon.database_bytes();
     figures.lock().unwrap().memory.push(("before".into(), daemon.memory()));
-    let attack =
-        Attack { daemon: Arc::clone(&daemon), worst, target, deputy, figures: Arc::clone(&figures), scale };
-    let each =
-        ["messages in flight", "large messages", "unread lists", "writes", "redirects", "a line without end"];
+    let attack = Attack {
+        daemon: Arc::clone(&daemon),
+        worst,
+        target,
+        deputy,
+        talker,
+        delegator,
+        figures: Arc::clone(&figures),
+        scale,
+    };
+    let each = [
+        "messages in flight",
+        "large messages",
+        "unread lists",
+        "writes",
+        "delegations",
+        "redirects",
+        "a line without end",
+    ];
     for what in each.into_iter().chain(["all together"]) {
         let peak = watch(&daemon, attack.run(what)).await;
         figures.lock().unwrap().memory.push((format!("at most: {what}"), peak));
@@ -288,9 +309,9 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
             Err(why) => figures.lock().unwrap().wrong.push(why),
         }
     }
-    // What was held is given back, within a minute.
+    // What was held is given back in time, but for the tasks whose answers go on.
     let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (4 << 10);
-    while daemon.memory().anonymous_kib > most && begun.elapsed() < Duration::from_mins(1) {
+    while daemon.memory().anonymous_kib > most && begun.elapsed() < scale.settles {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
@@ -301,6 +322,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     }
     held.abort();
     redirecting.abort();
+    talking.abort();
     if daemon.status(&victim.id) == "paused" {
         figures.lock().unwrap().wrong.push("a redirect was followed: its victim is paused".into());
     }
@@ -334,6 +356,27 @@ async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHa
         }
     });
     (daemon.create("deputy", Some(&url)), answers)
+}
+
+/// An agent that answers every message with a text of some MiB, and does not come to its end.
+async fn talk_without_end(daemon: &Daemon) -> (Who, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let answers = tokio::spawn(async move {
+        let mut talking = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            talking.spawn(async move {
+                let mut read = vec![0; 128 << 10];
+                let _request = stream.read(&mut read).await;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\n\r\n\
+                            {\"result\":{\"parts\":[{\"text\":\"";
+                let _begun = stream.write_all(head.as_bytes()).await;
+                let _said = stream.write_all(&vec![b'x'; 5 << 20]).await;
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    (daemon.create("talker", Some(&url)), answers)
 }
 
 /// The others, each on a new connection every time, as many clients do.
@@ -401,6 +444,8 @@ struct Attack {
     worst: Who,
     target: Who,
     deputy: Who,
+    talker: Who,
+    delegator: Who,
     figures: Arc<Mutex<Figures>>,
     scale: Scale,
 }
@@ -414,6 +459,7 @@ impl Attack {
             "large messages" => self.hold(what, scale.large, LARGEST - 1000, lasts).await,
             "unread lists" => self.leave_unread(lasts).await,
             "writes" => self.write().await,
+            "delegations" => self.delegate(lasts).await,
             "redirects" => self.be_redirected().await,
             "a line without end" => self.write_endless_line(lasts).await,
             _ => {
@@ -422,11 +468,25 @@ impl Attack {
                     self.hold("large messages", scale.large, LARGEST - 1000, lasts),
                     self.leave_unread(lasts),
                     self.write(),
+                    self.delegate(lasts),
                     self.be_redirected(),
                     self.write_endless_line(lasts)
                 );
             }
         }
+    }
+
+    /// Tasks of one workspace, all handed to the agent that goes on talking, for so long.
+    async fn delegate(&self, lasts: Duration) {
+        let path = format!("/workspaces/{}/delegate", self.delegator.id);
+        for number in 0..self.scale.delegations {
+            let task =
+                json!({ "target_id": self.talker.id, "task": format!("{number} {}", "x".repeat(30 << 10)) });
+            let bytes = Ask::post(&path).token(&self.delegator.token).json(task).bytes();
+            let status = status_of(self.daemon.address, &bytes).await;
+            self.figures.lock().unwrap().count("delegations", status);
+        }
+        tokio::time::sleep(lasts).await;
     }
 
     /// Messages to an agent that redirects: what comes back must not make a caller do anything.
@@ -514,7 +574,9 @@ impl Attack {
         let id = &self.worst.id;
         let number = AtomicU64::new(0);
         let next = || number.fetch_add(1, Ordering::Relaxed);
-        let kinds: [(&str, &(dyn Fn() -> Ask + Sync)); 5] = [
+        let recorded = AtomicU64::new(0);
+        let delegation = |number: u64| uuid::Uuid::from_u128(number.into());
+        let kinds: [(&str, &(dyn Fn() -> Ask + Sync)); 10] = [
             ("role", &|| {
                 let role = format!("{}{}", next(), "x".repeat(1000));
                 Ask::new("PATCH", format!("/workspaces/{id}")).json(json!({ "role": role }))
@@ -530,6 +592,30 @@ impl Attack {
             ("activity", &|| {
                 let report = json!({ "activity_type": "task_update", "summary": format!("{}{}", next(), "x".repeat(15 << 10)) });
                 Ask::post(format!("/workspaces/{id}/activity")).json(report)
+            }),
+            ("notice", &|| {
+                let notice = json!({ "message": format!("{}{}", next(), "x".repeat(15 << 10)) });
+                Ask::post(format!("/workspaces/{id}/notify")).json(notice)
+            }),
+            ("memory", &|| {
+                let memory =
+                    json!({ "content": format!("{}{}", next(), "x".repeat(15 << 10)), "scope": "LOCAL" });
+                Ask::post(format!("/workspaces/{id}/memories")).json(memory)
+            }),
+            ("acknowledgement", &|| {
+                Ask::post(format!("/workspaces/{id}/activity/ack")).json(json!({ "acked_seq": next() }))
+            }),
+            ("record", &|| {
+                let (delegation, task) =
+                    (delegation(recorded.fetch_add(1, Ordering::Relaxed)), "x".repeat(30 << 10));
+                let record =
+                    json!({ "target_id": self.target.id, "task": task, "delegation_id": delegation });
+                Ask::post(format!("/workspaces/{id}/delegations/record")).json(record)
+            }),
+            ("update", &|| {
+                let update = json!({ "status": "completed", "response_preview": "x".repeat(15 << 10) });
+                let delegation = delegation(recorded.load(Ordering::Relaxed).saturating_sub(1));
+                Ask::post(format!("/workspaces/{id}/delegations/{delegation}/update")).json(update)
             }),
             ("flips", &|| {
                 let rate = if next().is_multiple_of(2) { 0.0 } else { 1.0 };

@@ -122,8 +122,10 @@ async fn worst(settings: &Settings, section: &mut Section) {
         large: 200,
         unread: 150,
         writes: 500,
+        delegations: 60,
         redirects: 200,
         lasts: if settings.long { LONG } else { SHORT },
+        settles: Duration::from_mins(1),
     };
     let figures = worst_agent::play(Arc::clone(&daemon), scale).await;
     for (what, figure) in worst_agent::lines(&figures) {
