@@ -9,6 +9,7 @@ use ostler::{
 };
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use uuid::Uuid;
 
 use super::agent::{Agent, Says};
@@ -542,4 +543,28 @@ async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
     assert!(row["error"].as_str().unwrap().contains("did not answer within 30 minutes"), "{row}");
     assert!(registry.clock.now().since(begun) >= Duration::from_mins(30));
     until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
+}
+
+/// Its agent has closed the connection after the first one, and may have done it: the same id tells it so.
+#[tokio::test(flavor = "multi_thread")]
+async fn task_is_sent_a_second_time_and_no_third() {
+    let registry = Registry::wanting(hasty()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let to = registry.external_at("to", &url).await.id;
+    let from = registry.online("from").await;
+    let asked = async || {
+        let (mut stream, _) = listener.accept().await.expect("it is connected to");
+        let mut read = vec![0; 16 << 10];
+        let length = stream.read(&mut read).await.expect("it is asked");
+        String::from_utf8_lossy(&read[..length]).into_owned()
+    };
+    let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);
+    for number in 1..=2 {
+        assert!(asked().await.contains(&format!(r#""messageId":"{id}""#)), "number {number}");
+    }
+    let row = ended(&from, &id).await;
+    assert_eq!(row["status"], "failed");
+    assert!(row["error"].as_str().unwrap().ends_with("(sent twice)"), "{row}");
+    assert!(row["summary"].as_str().unwrap().ends_with("failed (sent twice)"), "{row}");
 }
