@@ -496,9 +496,9 @@ pub(super) mod tests {
             begun = has_begun => begun.unwrap(),
         }
         drop(first);
-        let mut second = Box::pin(look_up(&PLACES, || Ok(2)));
-        assert!(futures_util::poll!(&mut second).is_pending(), "a thread beside the one that is busy");
         assert_eq!(PLACES.available_permits(), 0, "the busy thread's place was given away");
+        let mut second = Box::pin(look_up(&PLACES, || Ok(2)));
+        assert!(futures_util::poll!(&mut second).is_pending(), "it has no place");
         end.send(()).unwrap();
         assert_eq!(second.await.unwrap(), 2);
     }
