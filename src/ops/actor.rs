@@ -33,6 +33,8 @@ pub enum Order {
         /// The pass that found it, if one did: then it is told of and counted.
         swept: Option<(&'static str, String)>,
     },
+    /// See the containers of an undeleted row stopped, unless it was started since.
+    StopUndeleted,
     /// Put things into the trash.
     PutAway(PutAway),
     /// Put whatever the removed row still owns into the trash.
@@ -141,7 +143,7 @@ impl Waiting {
     fn of(order: &Order) -> Option<Self> {
         match order {
             Order::Start(_) | Order::RestartDue => Some(Self::Start),
-            Order::Stop { .. } | Order::FinishHibernation => Some(Self::Stop),
+            Order::Stop { .. } | Order::StopUndeleted | Order::FinishHibernation => Some(Self::Stop),
             Order::PutAway(_)
             | Order::PutAwayRemoved
             | Order::Purge
@@ -380,6 +382,7 @@ impl Ops {
         match order {
             Order::Start(order) => self.start_now(workspace, order, &phase).await,
             Order::Stop { swept } => self.stop_now(workspace, swept, &phase).await,
+            Order::StopUndeleted => self.stop_undeleted_now(workspace, &phase).await,
             Order::PutAway(order) => self.put_away_now(workspace, order, &phase).await,
             Order::PutAwayRemoved => self.put_away_removed_now(workspace, &phase).await,
             Order::Purge => self.purge_now(workspace, &phase).await,

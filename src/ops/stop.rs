@@ -46,6 +46,18 @@ impl Ops {
         Ok(Applied::Done("its container is stopped".into()))
     }
 
+    /// Whatever the removal had not stopped when it was undone.
+    pub(super) async fn stop_undeleted_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+        phase.say("undelete: seeing its container stopped");
+        let row = self.0.row(id).await?;
+        if !row.status.forbids_running() {
+            return Ok(Applied::Raced(format!("it is {} now", row.status)));
+        }
+        self.0.recognise_engine().await?;
+        self.stop_containers_of(&row).await?;
+        Ok(Applied::Done("its container is stopped".into()))
+    }
+
     /// Pauses a row once more, and with it whatever was made or came up below it meanwhile: nothing is to be started,
     /// or to run, below what is paused.
     async fn pause_again(&self, row: &Workspace) -> OpResult<()> {

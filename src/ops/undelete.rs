@@ -63,7 +63,20 @@ impl Ops {
                 }
             }
         }
-        Ok(Applied::Done(said.to_owned()))
+        // Undeleted before its container was stopped and moved to the trash, it would run on until the next sweep.
+        if self.0.row(id).await?.container.is_none() {
+            return Ok(Applied::Done(said.to_owned()));
+        }
+        match self.order(id, Order::StopUndeleted).await {
+            Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
+                "back, and paused; its container will be stopped when Podman is back. It gives no answer now ({error})"
+            ))),
+            Err(OpError::Engine(error)) => Err(OpError::Conflict(format!(
+                "it is back, and paused, but its container was not seen stopped ({error}): ostler goes on trying"
+            ))),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Applied::Done(said.to_owned())),
+        }
     }
 }
 

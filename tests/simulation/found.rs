@@ -14,6 +14,7 @@ use ostler::{
         trash::TrashState,
     },
     ops::{CreateRequest, Ops, Order},
+    store::RemoveResult,
     sweep::Mode,
 };
 
@@ -397,4 +398,18 @@ fn work_that_is_taken_away_in_the_middle_of_a_start_is_missed_in_the_same_words(
     assert!(answer.contains("volume missing") && answer.contains("--new-volume"), "{answer}");
     let work = volume_name(id, VolumeKind::Work);
     assert!(!house.world.state().volumes.contains_key(&work), "an empty one took its place");
+}
+
+/// An undelete that comes before the container of the removed workspace was stopped.
+#[test]
+fn undelete_reports_paused_once_the_container_is_stopped() {
+    let house = house();
+    let id = house.online("w");
+    let removed = at_once(house.eye.remove_workspace(id, false, false, house.sim.now()));
+    assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
+    let undelete = house.as_person("POST", &format!("/workspaces/{id}/undelete"), None);
+    let (status, answer) = house.sim.calmly(undelete);
+    let state = house.container(id).unwrap().state;
+    assert!(status == 200 && !state.may_run(), "it is {state:?}: {answer}");
+    assert_eq!(house.status(id), Status::Paused);
 }
