@@ -256,9 +256,12 @@ fn recovery_goes_on_while_a_container_could_not_be_adopted() {
     let house = House::new(1, TaskOrder::AsWoken);
     let id = house.furnish_unknown();
     let label = relabel(&house, id, "unreadable");
+    let ready = || house.sim.calmly(house.as_person("GET", "/ready", None));
+    assert_eq!(ready(), (200, json!({ "status": "ready" })));
     at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
     let (items, recovering_still) = adopt_all(&house);
     assert_eq!(items[0]["adopted"], false, "{items:#?}");
+    assert_eq!(ready(), (200, json!({ "status": "ready", "recovering": true })));
     let before = containers(&house);
     sweep_for_a_while(&house);
     assert_eq!(containers(&house), before, "what could not be adopted was stopped and moved to the trash");
