@@ -105,7 +105,8 @@ impl Ops {
             Drowsy::Ordered { force } => (None, *force),
             Drowsy::Idle { since, .. } => (Some(*since), false),
         };
-        match traffic.close_if_quiet(id, idle_since) {
+        let closed = traffic.close_if_quiet(id, idle_since);
+        match closed {
             Err(Stir::Open(open)) if !force => return Ok(Claimed::InUse(open)),
             Err(Stir::Recent) if !force => return Ok(Claimed::Raced),
             Ok(()) | Err(_) => {}
@@ -121,8 +122,8 @@ impl Ops {
                 Ok(SleepResult::Raced) => Ok(Claimed::Raced),
                 Err(error) => Err(error.into()),
             };
-            if !matches!(claimed, Ok(Claimed::Begun(_))) {
-                ops.0.traffic.reopen(id);
+            if closed.is_ok() && !matches!(claimed, Ok(Claimed::Begun(_))) {
+                ops.0.traffic.unclose(id);
             }
             // Nobody waiting any more is no fault.
             let _gone = told.send(claimed);

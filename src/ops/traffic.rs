@@ -19,7 +19,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     open: u32,
-    closed: bool,
+    /// By how many claims for sleep it is closed.
+    closed: u32,
     active_at: Option<Timestamp>,
     sent_at: Option<Timestamp>,
     /// When a request of the proxy last began or ended.
@@ -69,7 +70,7 @@ impl Traffic {
         let now = self.clock.now();
         let mut flows = self.lock();
         let target = flows.entry(to).or_default();
-        if target.closed {
+        if target.closed > 0 {
             return None;
         }
         target.open += 1;
@@ -148,14 +149,21 @@ impl Traffic {
         if active {
             return Err(Stir::Recent);
         }
-        flow.closed = true;
+        flow.closed += 1;
         Ok(())
+    }
+
+    /// Takes one claim back. While another one is undecided, no request comes through.
+    pub(super) fn unclose(&self, id: WorkspaceId) {
+        if let Some(flow) = self.lock().get_mut(&id) {
+            flow.closed = flow.closed.saturating_sub(1);
+        }
     }
 
     /// Lets requests through again; what they find is for the row to say.
     pub(super) fn reopen(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
-            flow.closed = false;
+            flow.closed = 0;
         }
     }
 
@@ -171,7 +179,7 @@ impl Traffic {
             .collect();
         // Who is quiet and written down costs no memory for ever.
         flows.retain(|_, flow| {
-            flow.open > 0 || flow.closed || flow.active_at.is_some_and(|at| self.is_recent(at))
+            flow.open > 0 || flow.closed > 0 || flow.active_at.is_some_and(|at| self.is_recent(at))
         });
         fresh
     }

@@ -61,6 +61,34 @@ fn refused_sleep_that_nobody_waits_for_lets_messages_through() {
     assert!(takes_messages(&house, id), "messages to it wait in vain");
 }
 
+/// One is refused while the store has not answered to the other.
+#[test]
+fn refused_sleep_does_not_open_what_another_has_closed() {
+    let house = House::new(4, TaskOrder::AsWoken);
+    let id = house.heard(request("w", IMAGE));
+    given_up_at_its_claim(&house, id);
+    let ops = house.daemon.ops.clone();
+    house.sim.spawn(Owner::Daemon, async move { drop(ops.hibernate(id, false).await) });
+    let claims = loop {
+        house.sim.run_ready();
+        let held = house.sim.held();
+        let Some(other) = held.iter().find(|held| held.label != "begin hibernation") else { break held };
+        house.sim.take(other.id);
+    };
+    assert_eq!(claims.len(), 2, "both claim it");
+    house.beat(id, Beat { active_tasks: 1, ..well() });
+    house.sim.take(claims[0].id);
+    house.sim.run_ready();
+    house.beat(id, well());
+    assert!(
+        !takes_messages(&house, id),
+        "a message is let through to a container that is about to be stopped"
+    );
+    house.sim.quiesce();
+    assert_eq!(house.status(id), Status::Hibernated);
+    assert!(takes_messages(&house, id), "messages to it wait in vain");
+}
+
 #[test]
 fn workspace_in_use_is_not_said_to_have_tasks() {
     let house = House::new(3, TaskOrder::AsWoken);
