@@ -535,11 +535,11 @@ impl Witness {
     /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no
     /// more workspaces than the breaker's limit, what a person approved aside.
     fn the_breaker_held(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
-        // What a person ordered is looked at by nobody: under a clock that was set back, more may have been hit within the
-        // hour before it than any sweep would have.
+        // What a person ordered is looked at by nobody, and neither is what a row forbids: under a clock that was set back,
+        // more may have been hit within the hour before it than any sweep would have.
         let told = &event.payload;
         let is_counted = match event.event_type.as_str() {
-            "TOKENS_REVOKED" | "CONTAINER_STOPPED" | "WORKSPACE_RESTARTED_SILENT" => true,
+            "TOKENS_REVOKED" | "WORKSPACE_RESTARTED_SILENT" => true,
             "CONTAINER_REAPED" => told["reason"] == "unknown" || told["reason"] == "stray",
             "TRASH_DELETED" => {
                 told["phase"] == "claimed for deletion" && !self.was_ordered(&told["trash_id"])
