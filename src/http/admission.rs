@@ -29,10 +29,14 @@ use super::{
     Api,
     auth::{self, OwnSocket, Presented, Verified},
     error::HttpError,
-    listen::{BodyError, read_body_within},
+    forward::call_id,
+    listen::{BodyError, read_body, read_body_within},
 };
 use crate::{clock::Clock, domain::ids::WorkspaceId, store::Bearer};
 
+/// The largest body that is read of a message that was refused before, and how long that may take.
+const REFUSED_MAX_BYTES: usize = 64 << 10;
+const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 /// Messages of one workspace in flight. An agent that delegates to all its peers at once has a few.
 const MESSAGES: usize = 32;
 /// Messages of all workspaces in flight.
@@ -284,15 +288,20 @@ impl Admitted {
     }
 }
 
-/// Admits a workspace's request, or refuses it before its body is read. Whom no valid token speaks for, the handler
-/// refuses with its own words.
-pub(super) async fn admit(class: Class, api: Api, mut request: Request, next: Next) -> Response<Body> {
+/// Admits a workspace's request, or refuses it before its body is read, which is given back then. Whom no valid token
+/// speaks for, the handler refuses with its own words.
+async fn admit(
+    class: Class,
+    api: &Api,
+    mut request: Request,
+    next: Next,
+) -> Result<Response<Body>, (Refusal, Body)> {
     let own_socket = request.extensions().get::<OwnSocket>().is_some();
     let bearer = match auth::presented(request.headers(), own_socket) {
         Presented::OwnSocket => Some(Bearer::Admin),
         Presented::Nothing => None,
         Presented::Token(token) => {
-            let found = auth::bearer(&api, token, request.extensions());
+            let found = auth::bearer(api, token, request.extensions());
             if let Some(found) = found {
                 request.extensions_mut().insert(Verified(found));
             }
@@ -300,14 +309,14 @@ pub(super) async fn admit(class: Class, api: Api, mut request: Request, next: Ne
         }
     };
     let who = match bearer {
-        None => return next.run(request).await,
+        None => return Ok(next.run(request).await),
         Some(Bearer::Admin) => None,
         Some(Bearer::Workspace(holder)) => Some(holder.workspace),
     };
     let admission = &api.0.admission;
     let entry = match admission.enter(who, class) {
         Ok(entry) => entry,
-        Err(refusal) => return HttpError::from(refusal).into_response(),
+        Err(refusal) => return Err((refusal, request.into_body())),
     };
     request.extensions_mut().insert(Admitted { admission: admission.clone(), who });
     let answer = next.run(request).await;
@@ -317,25 +326,43 @@ pub(super) async fn admit(class: Class, api: Api, mut request: Request, next: Ne
         Class::Other => answer.size_hint_of_body(),
     };
     if size <= SMALL {
-        return answer.map(|body| Body::new(Guarded { body, guard: entry, bind: None }));
+        return Ok(answer.map(|body| Body::new(Guarded { body, guard: entry, bind: None })));
     }
-    match admission.reserve(who, size) {
+    Ok(match admission.reserve(who, size) {
         Ok(reserved) => {
             let bind = Some(Arc::new(reserved));
             answer.map(|body| Body::new(Guarded { body, guard: entry, bind }))
         }
         Err(refusal) => HttpError::from(refusal).into_response(),
+    })
+}
+
+/// Admits a message. Its refusal is in the sender's protocol, so a small body is read even so.
+pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
+    match admit(Class::Message, &api, request, next).await {
+        Ok(answer) => answer,
+        Err((refusal, body)) => refuse_unread(&api, refusal.into(), body).await,
     }
 }
 
-/// [`admit`] for messages.
-pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
-    admit(Class::Message, api, request, next).await
+/// Admits everything else.
+pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
+    let answer = admit(Class::Other, &api, request, next).await;
+    answer.unwrap_or_else(|(refusal, _)| HttpError::from(refusal).into_response())
 }
 
-/// [`admit`] for everything else.
-pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
-    admit(Class::Other, api, request, next).await
+/// [`refuse`] for a message of whose body nothing was read yet. Only a small one is: who is refused must not cost much.
+pub(super) async fn refuse_unread(api: &Api, error: HttpError, body: Body) -> Response<Body> {
+    let read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await;
+    refuse(error, &read.unwrap_or_default())
+}
+
+/// The answer to a message that is refused: a JSON-RPC error if it is a JSON-RPC request with an id.
+pub(super) fn refuse(error: HttpError, message: &[u8]) -> Response<Body> {
+    match call_id(message) {
+        Some(id) => error.into_rpc(&id),
+        None => error.into_response(),
+    }
 }
 
 trait SizeOfBody {

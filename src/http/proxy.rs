@@ -19,21 +19,19 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_ENCODING},
+    response::Response,
 };
 use http_body_util::BodyExt;
-use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 
 use super::{
     Api,
-    admission::Admitted,
+    admission::{Admitted, refuse, refuse_unread},
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
-    forward::{ForwardError, ForwardLimits, ForwardRequest, Place, Target, call_id, complete_message},
+    forward::{ForwardError, ForwardLimits, ForwardRequest, Place, Target, complete_message},
     journal::Exchange,
-    listen::read_body,
     outbound::UrlError,
     routes::Path,
 };
@@ -58,9 +56,6 @@ pub(super) use wake::WakeBudget;
 const MESSAGE_MAX_BYTES: usize = 10 << 20;
 /// How long a message may take to arrive.
 const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
-/// The largest body that is read of a message that was refused before, and how long that may take.
-const REFUSED_MAX_BYTES: usize = 64 << 10;
-const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 /// Tells an agent's answer from ostler's own: set on every answer that an agent gave, and never passed on from one.
 const ANSWERED_BY: HeaderName = HeaderName::from_static("ostler-answered-by");
 /// How long until the next attempt to connect; doubled up to the longest.
@@ -98,15 +93,6 @@ impl Incoming {
         }
         Ok(self.read.clone())
     }
-
-    /// The id of the JSON-RPC request, if it is one. Of a body that was not read yet, only a small one is: who is
-    /// refused must not cost much.
-    async fn call_id(mut self, api: &Api) -> Option<Box<RawValue>> {
-        if let Some(body) = self.unread.take() {
-            self.read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await.ok()?;
-        }
-        call_id(&self.read)
-    }
 }
 
 /// Handles a message. ostler's own refusals are JSON-RPC errors if and only if the message is a JSON-RPC 2.0 request
@@ -122,9 +108,9 @@ pub(super) async fn message(
     let mut incoming = Incoming { unread: Some(body), read: Bytes::new(), admitted };
     match pass(&api, principal, &reference, parts.headers, &mut incoming).await {
         Ok(answer) => answer,
-        Err(error) => match incoming.call_id(&api).await {
-            Some(id) => error.into_rpc(&id),
-            None => error.into_response(),
+        Err(error) => match incoming.unread {
+            Some(unread) => refuse_unread(&api, error, unread).await,
+            None => refuse(error, &incoming.read),
         },
     }
 }
@@ -152,6 +138,12 @@ async fn pass(
         && !api.0.store.may_communicate(from, to, api.access().root_siblings)
     {
         return Err(HttpError::forbidden("access denied: workspaces cannot communicate per hierarchy rules"));
+    }
+    // It is looked into, and completed.
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        let why = format!("a message with `Content-Encoding: {encoding}` is not read: send it as it is");
+        return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let body = incoming.read(api).await?;
     let fresh_id = || api.0.entropy.uuid().to_string();

@@ -80,8 +80,25 @@ pub enum Order {
 }
 
 impl Order {
-    fn restarts_unwell(&self) -> bool {
-        matches!(self, Self::RestartUnwell { .. })
+    fn aim(&self) -> Aim {
+        match self {
+            Self::Start(_) => Aim::Start,
+            Self::RestartUnwell { .. } => Aim::RestartUnwell,
+            Self::Stop { .. } | Self::StopUndeleted | Self::PutAwayRemoved | Self::FinishHibernation => {
+                Aim::Stop
+            }
+            Self::PutAway(_)
+            | Self::Purge
+            | Self::FinishPutAway(_)
+            | Self::Restore(_)
+            | Self::Delete { .. }
+            | Self::Adopt(_)
+            | Self::TakeTokenOver
+            | Self::RestartDue
+            | Self::ForgetNetwork
+            | Self::MarkOffline(_)
+            | Self::MarkReady(..) => Aim::Other,
+        }
     }
 
     /// Whether another of the same kind is done with this one. It counts from when it was said last then.
@@ -109,12 +126,31 @@ pub enum Applied {
 
 type Waiter = oneshot::Sender<OpResult<Applied>>;
 
+/// What an order does to a workspace that others may ask about before it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// To bring it up, because somebody ordered that.
+    Start,
+    /// To start anew what gives no good sign of life.
+    RestartUnwell,
+    /// To see it stopped.
+    Stop,
+    Other,
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Order, Vec<Waiter>)>,
     phase: String,
-    /// Whether the order being carried out is a restart of what gives no good sign of life.
-    restarts_unwell: bool,
+    /// What the order being carried out is for.
+    current: Option<Aim>,
+}
+
+impl Queue {
+    /// What its orders are for, in their order.
+    fn aims(&self) -> impl DoubleEndedIterator<Item = Aim> {
+        self.current.into_iter().chain(self.waiting.iter().map(|(order, _)| order.aim()))
+    }
 }
 
 /// The actors at work.
@@ -206,10 +242,17 @@ impl Actors {
     }
 
     pub(super) fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
-        let restarts = |queue: &Queue| {
-            queue.restarts_unwell || queue.waiting.iter().any(|(order, _)| order.restarts_unwell())
-        };
+        let restarts = |queue: &Queue| queue.aims().any(|aim| aim == Aim::RestartUnwell);
         self.lock().iter().filter(|(_, queue)| restarts(queue)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the last word about it is an order to start it, which is not carried out yet.
+    pub(super) fn is_to_start(&self, workspace: WorkspaceId) -> bool {
+        let queues = self.lock();
+        let last = queues
+            .get(&workspace)
+            .and_then(|queue| queue.aims().rev().find(|aim| matches!(aim, Aim::Start | Aim::Stop)));
+        last == Some(Aim::Start)
     }
 
     pub(super) fn reserve(&self, workspace: WorkspaceId) -> Reservation<'_> {
@@ -285,7 +328,7 @@ impl Actors {
         let mut queues = self.lock();
         let next = queues.get_mut(&workspace).and_then(|queue| {
             let next = queue.waiting.pop_front();
-            queue.restarts_unwell = next.as_ref().is_some_and(|(order, _)| order.restarts_unwell());
+            queue.current = next.as_ref().map(|(order, _)| order.aim());
             next
         });
         if next.is_none() {

@@ -142,6 +142,13 @@ impl Ops {
         self.0.actors.restarting_unwell()
     }
 
+    /// Whether an order to start it was the last that was given and is not carried out yet: then a row that says paused
+    /// is about to change.
+    #[must_use]
+    pub fn is_to_start(&self, id: WorkspaceId) -> bool {
+        self.0.actors.is_to_start(id)
+    }
+
     /// Whether this process brought that incarnation up: then a row that is still provisioning is only
     /// waiting for its agent, and nothing was interrupted.
     #[must_use]

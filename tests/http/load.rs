@@ -38,6 +38,19 @@ fn is_told_when_to_come_back(answer: &Answer) {
     assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
 }
 
+/// The same for a JSON-RPC request, in its own shape.
+fn call_is_told_when_to_come_back(answer: &Answer) {
+    let told = answer.json();
+    assert_eq!(
+        (answer.status, &told["jsonrpc"], &told["id"]),
+        (429, &json!("2.0"), &json!("1")),
+        "{answer:?}"
+    );
+    let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
+    assert_eq!(seconds, told["error"]["data"]["retry_after"].as_u64(), "{answer:?}");
+}
+
 async fn is_well(one: &Hand<'_>) {
     one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
 }
@@ -53,7 +66,8 @@ async fn messages_in_flight_are_capped_per_workspace() {
         held.push(begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await);
     }
     until("all are at the agent", async || (agent.asked().len() == MESSAGES).then_some(())).await;
-    is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
+    call_is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
+    is_told_when_to_come_back(&greedy.tell(&to, json!({ "method": "message/send" })).await);
     // What is not a message has places of its own, and proof of life has no limit at all.
     greedy.ask(Ask::get(format!("/registry/{}/peers", greedy.id))).await.well();
     is_well(&greedy).await;

@@ -1,8 +1,11 @@
 //! Messages between agents (§6), row by row.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use ostler::engine::{Trouble, fake::Fault};
@@ -350,7 +353,7 @@ async fn what_has_failed_or_awaits_its_agent_is_not_started() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_container_is_found_out_and_started_again() {
     let mut wanted = Wanted::default();
-    wanted.restart.first_backoff = std::time::Duration::from_millis(1);
+    wanted.restart.first_backoff = Duration::from_millis(1);
     let registry = Registry::wanting(wanted).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
@@ -699,8 +702,9 @@ async fn a_message_under_way_keeps_its_target_awake() {
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
-    let busy = to.order("hibernate").await.has(409, &["error", "active_tasks"]);
-    assert_eq!(busy, json!({ "error": "workspace has active tasks", "active_tasks": 1 }));
+    let busy = to.order("hibernate").await.has(409, &["error", "open_requests"]);
+    assert_eq!(busy["open_requests"], 1, "{busy}");
+    assert!(busy["error"].as_str().unwrap().starts_with("workspace is in use"), "{busy}");
     drop(wire);
     until("nobody waits any more", async || (to.order("hibernate").await.status == 200).then_some(())).await;
 }
@@ -766,6 +770,41 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), wakes);
     answer.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_waits_for_a_start_that_was_accepted() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("stop").await.well();
+    registry.world.inject(|call| match call.method {
+        "inspect_container" => Fault::Slow(Duration::from_millis(500)),
+        _ => Fault::None,
+    });
+    to.order("start?wait=false").await.well();
+    assert_eq!(to.status().await, "paused", "the start has only been accepted");
+    let comes_up = async {
+        until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
+        let token = registry.token_in_volume(&to.id).await;
+        let agent = Agent::at(to.port().await, well()).await;
+        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        agent
+    };
+    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up);
+    answer.is(200, REPLY);
+    registry.world.heal();
+    // A stop that is ordered later has the last word.
+    to.order("stop").await.well();
+    assert_eq!(from.tell(&to, bare()).await.status, 409, "it is to stay so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encoded_message_is_refused_with_the_reason() {
+    let registry = Registry::start().await;
+    let (from, to, _agent) = pair(&registry, well()).await;
+    let ask = |encoding: &str| from.message(&to).header("Content-Encoding", encoding).json(bare());
+    from.ask(ask("gzip")).await.refuses_with(415, "Content-Encoding: gzip");
+    from.ask(ask("identity")).await.is(200, REPLY);
 }
 
 #[tokio::test(flavor = "multi_thread")]

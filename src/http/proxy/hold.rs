@@ -77,6 +77,9 @@ pub(super) async fn hold(
 
 /// The answer to a message whose target did not come up in time.
 async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
+    if api.0.store.member(to).is_some_and(|member| member.status == Status::Paused) {
+        return paused();
+    }
     let later = |why: &str| HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(TRY_AGAIN);
     if api.0.store.member(to).is_some_and(|member| member.status == Status::Offline) {
         let name = name_of(api, to).await;
@@ -126,19 +129,28 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     // Counted first: from here on it is not put to sleep. While it is being, there is no passage.
     let passage = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    if member.status == Status::Paused || api.0.store.is_below_paused(to) {
+    // Whoever was told that its start is under way expects the next message to wait for it.
+    let is_to_stay = member.status == Status::Paused && !api.0.ops.is_to_start(to);
+    if is_to_stay || api.0.store.is_below_paused(to) {
         return Err(paused());
     }
     match (member.status, passage) {
         (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
         (Status::Online | Status::Degraded, None)
-        | (Status::Provisioning | Status::Offline | Status::Hibernating | Status::Hibernated, _) => Ok(None),
+        | (
+            Status::Provisioning
+            | Status::Offline
+            | Status::Hibernating
+            | Status::Hibernated
+            | Status::Paused,
+            _,
+        ) => Ok(None),
         (Status::Failed(failure), _) => Err(failed(failure)),
         (Status::AwaitingAgent, _) => {
             let why = "workspace is external and its agent is not there";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "awaiting_agent"))
         }
-        (Status::Paused | Status::Removed, _) => Err(HttpError::gone()),
+        (Status::Removed, _) => Err(HttpError::gone()),
     }
 }
 
