@@ -9,11 +9,9 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +24,7 @@ use tempfile::TempDir;
 use super::{
     http::{Answer, Request},
     podman::{self, Cleanup},
+    ports::PortWindow,
 };
 
 /// How long anything a test waits for may take on a machine that has other things to do.
@@ -33,15 +32,6 @@ const PATIENCE: Duration = Duration::from_mins(3);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The files of a database.
 const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
-/// How many host ports a site has. Sites of tests that run at once should not fight over one.
-const PORTS_PER_SITE: u32 = 20;
-const PORT_WINDOWS: u32 = 390;
-/// Where sites listen for agents: outside the range from which the kernel gives ports away by itself.
-const NETWORK_PORTS: u32 = 10_000;
-const FIRST_NETWORK_PORT: u32 = 10_900;
-
-/// How many sites this process has made: each has a window of ports of its own.
-static SITES: AtomicU32 = AtomicU32::new(0);
 
 /// What came of a command.
 #[derive(Debug)]
@@ -72,18 +62,17 @@ impl Said {
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
-    /// Which site of this process it is, counted from 0.
-    number: u32,
     /// Whether the configuration names its ports itself.
     names_ports: bool,
-    /// Where its agents reach it. The same for every daemon of the site: containers are told once.
-    network_port: u16,
     /// Whom ostler runs as, where not whoever runs the tests.
     user: Option<u32>,
     /// What is more in the environment of its daemons.
     environment: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
+    /// The same for every daemon of the site: containers are told once where their registry is. Free again when those are
+    /// removed, so it comes last.
+    ports: PortWindow,
 }
 
 impl Site {
@@ -97,14 +86,12 @@ impl Site {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
         fs::write(directory.path().join("config.toml"), config).expect("the config is written");
-        let number = SITES.fetch_add(1, Ordering::Relaxed);
         let names_ports = config.contains("ports");
         Self {
             directory,
             engine_socket: engine_socket.to_owned(),
-            number,
+            ports: PortWindow::take(),
             names_ports,
-            network_port: free_network_port(number),
             user: None,
             environment: BTreeMap::new(),
             daemon: None,
@@ -155,19 +142,12 @@ impl Site {
             .env("OSTLER_RUNTIME_DIR", self.directory.path().join("run"))
             .env("OSTLER_CONFIG", self.directory.path().join("config.toml"))
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", self.engine_socket.display()))
-            .env("OSTLER_NETWORK_PORT", self.network_port.to_string())
+            .env("OSTLER_NETWORK_PORT", self.ports.network().to_string())
             .env("NO_COLOR", "1");
         if !self.names_ports {
-            command.env("OSTLER_PORTS", self.ports());
+            command.env("OSTLER_PORTS", self.ports.range());
         }
         command
-    }
-
-    /// Tests may run in processes of their own or in one, so the process's id and a number tell sites apart.
-    fn ports(&self) -> String {
-        let window = (std::process::id() * 7 + self.number) % PORT_WINDOWS;
-        let first = 21_000 + window * PORTS_PER_SITE;
-        format!("{first}-{}", first + PORTS_PER_SITE - 1)
     }
 
     /// What the environment of its daemons says from the next start on; without a value, it says nothing.
@@ -376,7 +356,7 @@ impl Site {
         token: Option<&str>,
         body: Value,
     ) -> Answer {
-        Request { method, path, token, caller: Some(caller), body }.over_tcp(self.network_port)
+        Request { method, path, token, caller: Some(caller), body }.over_tcp(self.network_port())
     }
 
     /// Every event from now on, as it is committed.
@@ -390,7 +370,7 @@ impl Site {
 
     /// The port on which the site's agents are heard.
     pub(crate) fn network_port(&self) -> u16 {
-        self.network_port
+        self.ports.network()
     }
 
     /// Events of a workspace, newest first.
@@ -490,16 +470,6 @@ impl Drop for Site {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
-}
-
-/// A port that is free on every address right now: on loopback, and on the bridge that is yet to come.
-fn free_network_port(site: u32) -> u16 {
-    let first = std::process::id() * 13 + site * 101;
-    (0..NETWORK_PORTS)
-        .map(|step| FIRST_NETWORK_PORT + (first + step) % NETWORK_PORTS)
-        .filter_map(|port| u16::try_from(port).ok())
-        .find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok())
-        .expect("a port is free")
 }
 
 /// Waits until something is so.

@@ -7,6 +7,7 @@ pub(crate) mod hasty;
 pub(crate) mod http;
 pub(crate) mod old_schemas;
 pub(crate) mod podman;
+pub(crate) mod ports;
 pub(crate) mod registry;
 pub(crate) mod rng;
 pub(crate) mod tables;
