@@ -127,10 +127,16 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let path = parts.uri.to_string();
     inner.asked.lock().unwrap().push(Asked { path, headers: parts.headers, body });
     let mut watch = Watch(Arc::clone(&inner), false);
-    let says = std::mem::replace(&mut *inner.says.lock().unwrap(), Says::Nothing);
+    // Under one lock: another request must not find nothing to say meanwhile.
+    let says = {
+        let mut says = inner.says.lock().unwrap();
+        match &*says {
+            Says::This(status, content_type, body) => Says::This(*status, content_type, body.clone()),
+            Says::Events(_) | Says::Nothing => std::mem::replace(&mut *says, Says::Nothing),
+        }
+    };
     match says {
         Says::This(status, content_type, body) => {
-            *inner.says.lock().unwrap() = Says::This(status, content_type, body.clone());
             watch.done();
             Response::builder()
                 .status(status)
