@@ -321,8 +321,10 @@ impl Store {
                                               AND status = 'dispatched')",
                     )?
                     .execute([at])?;
+                // Those that their delegator sends are its own to ask for, and end when it does.
+                let text = EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1);
                 tx.sql
-                    .prepare_cached(&EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1))?
+                    .prepare_cached(&format!("{text} AND sent_by_ostler = 1"))?
                     .execute([at, at - DEADLINE])?;
                 let mut query = tx.sql.prepare_cached(
                     "SELECT d.id, w.id FROM delegations d INDEXED BY delegations_open
