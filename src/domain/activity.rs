@@ -55,6 +55,14 @@ pub struct ActivityQuery {
     pub is_poll: bool,
 }
 
+impl ActivityQuery {
+    /// Whether a message has to be a user's, if that matters.
+    #[must_use]
+    pub fn from_user(&self) -> Option<bool> {
+        self.sender.map(|sender| sender == Sender::User)
+    }
+}
+
 impl Default for ActivityQuery {
     fn default() -> Self {
         Self {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Store, StoreResult, lane::Tx, row::word};
 use crate::domain::{
-    activity::{ActivityQuery, Sender, TYPES},
+    activity::{ActivityQuery, TYPES},
     event::EventKind,
     ids::{ActivityId, WorkspaceId},
     time::Timestamp,
@@ -237,7 +237,7 @@ fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
             key,
             after.unwrap_or(0),
             query.activity_type,
-            query.sender.map(|sender| sender == Sender::User),
+            query.from_user(),
             query.peer,
             query.since,
             query.is_poll,
@@ -271,10 +271,11 @@ fn waiting(
         "SELECT {which}(sequence) FROM activity INDEXED BY activity_waiting
          WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
     );
-    let sender = query.sender.map(|sender| sender == Sender::User);
     Ok(sql
         .prepare_cached(&text)?
-        .query_row(params![key, upper, query.activity_type, sender, query.peer], |row| row.get(0))?)
+        .query_row(params![key, upper, query.activity_type, query.from_user(), query.peer], |row| {
+            row.get(0)
+        })?)
 }
 
 fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
@@ -387,12 +388,11 @@ impl Store {
                     "UPDATE activity SET waiting = 0
                      WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
                 );
-                let sender = query.sender.map(|sender| sender == Sender::User);
                 let changed = tx.sql.prepare_cached(&text)?.execute(params![
                     key,
                     up_to,
                     query.activity_type,
-                    sender,
+                    query.from_user(),
                     query.peer
                 ])?;
                 if changed > 0 {

@@ -215,6 +215,39 @@ fn restart_and_recreate_wait_for_online_too() {
 }
 
 #[test]
+fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
+    let daemon = FakeDaemon::start();
+    daemon.answers(&by_id(), 200, &things::builder("online"));
+    daemon.answers("GET /workspaces/builder", 200, &things::builder("online"));
+    for (more, told) in [(&["--no-wait"][..], Some("will go to the trash")), (&[], None)] {
+        let query = if more.is_empty() { "" } else { "?wait=false" };
+        daemon.answers(&format!("POST /workspaces/builder/recreate{query}"), 200, &outcome("provisioning"));
+        let ran = daemon.run(&[&["recreate", "builder"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        match told {
+            Some(told) => assert!(ran.stderr.contains(told), "{}", ran.stderr),
+            // The container is the same before and after: another start came first.
+            None => assert!(!ran.stderr.contains("trash"), "{}", ran.stderr),
+        }
+    }
+}
+
+#[test]
+fn message_to_an_agent_that_polls_says_that_it_is_stored() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces/builder", 200, &things::builder("online"));
+    let queued = serde_json::json!({ "status": "queued", "delivery_mode": "poll", "method": "message/send" });
+    daemon.answers("POST /workspaces/builder/a2a", 200, &queued);
+    let ran = daemon.run(&["message", "builder", "hi"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "stored for builder until its agent polls\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn stop_tells_what_is() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/builder/stop", 200, &outcome("paused"));

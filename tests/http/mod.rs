@@ -10,6 +10,7 @@ mod beats;
 mod changes;
 mod containers;
 mod delegations;
+mod doctor;
 mod events;
 mod failing;
 mod hostile;

@@ -1,0 +1,35 @@
+//! What the doctor costs while Podman gives no answer.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use ostler::engine::fake::Fault;
+
+use crate::support::{
+    registry::{Registry, until},
+    wire::{Ask, Wire},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_asks_a_frozen_engine_everything_at_once() {
+    let registry = Registry::start().await;
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let record = Arc::clone(&asked);
+    registry.world.inject(move |call| {
+        record.lock().unwrap().insert(call.method);
+        Fault::Lost
+    });
+    let mut doctor = Wire::open(registry.address).await;
+    doctor.write(&Ask::get("/doctor").token(&registry.admin).bytes()).await;
+    // A pass lists nothing before the sentinel's volume is found, so it is the doctor that asks for containers here.
+    until("all its questions are asked, and none is answered", async || {
+        let asked = asked.lock().unwrap();
+        ["describe", "inspect_volume", "list_containers"]
+            .iter()
+            .all(|name| asked.contains(name))
+            .then_some(())
+    })
+    .await;
+}
