@@ -194,7 +194,7 @@ impl Doctor {
             let gone = match self.0.engine.inspect_volume(&work).await {
                 Ok(seen) => seen.directory_missing,
                 Err(error) if error.trouble == Trouble::Absent => true,
-                // Each of the others would wait for as long. The check of the engine tells of this.
+                // Each further call would wait for as long. The engine check reports this.
                 Err(_) => return Ok(None),
             };
             if gone {

@@ -15,7 +15,7 @@ use crate::{
     engine::Subnet,
 };
 
-/// How long `nft` may take. The gateways of new networks are served by whoever waits for it.
+/// How long `nft` may take. The task that serves the gateways of new networks waits for it.
 const LOADING: Duration = Duration::from_secs(10);
 
 const NOT_DROPPED: &str = "packets between workspaces are not dropped, although `network.isolate` is set";

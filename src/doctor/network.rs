@@ -76,7 +76,7 @@ pub struct Reach {
 /// Asks the engine for a [`Reach`], or says why there is none.
 pub type AskReach = Arc<dyn Fn() -> Boxed<Result<Reach, String>> + Send + Sync>;
 
-/// Tells which addresses are bound for workspaces.
+/// Returns the addresses that are bound for workspaces.
 pub type AskBound = Arc<dyn Fn() -> Boxed<BTreeSet<IpAddr>> + Send + Sync>;
 
 /// Where agents are heard, and what they are told.

@@ -6,7 +6,7 @@
 //! their `messageId`, and the result says that it was sent twice.
 //!
 //! Each delegator has its share of those that are under way, and delegators take turns: an agent whose peers take half
-//! an hour to answer delays its own tasks, and nobody else's.
+//! an hour to answer delays its own tasks only.
 
 mod answer;
 
@@ -146,7 +146,7 @@ impl Api {
 }
 
 async fn carry_out(api: &Api, waiting: Waiting) {
-    // Its delegator was told that it is delegated: a store that is busy right now is asked until it has noted that.
+    // The delegator got 202, so a failed write is retried until it succeeds.
     let dispatched = loop {
         match api.0.store.dispatch_delegation(waiting, Attempt::First, api.0.clock.now()).await {
             Ok(Some(dispatched)) => break dispatched,
@@ -162,7 +162,7 @@ async fn carry_out(api: &Api, waiting: Waiting) {
         Ended::Queued => (DelegationStatus::Queued, None, None),
         Ended::Failed(why) => (DelegationStatus::Failed, Some(cut(why, 1024)), None),
     };
-    // The agent has answered: the same.
+    // The agent has answered: retried for the same reason.
     loop {
         let (Waiting { id, workspace: of }, at) = (waiting, api.0.clock.now());
         match api.0.store.move_delegation(of, id, status, (error.clone(), preview.clone()), at).await {

@@ -158,7 +158,7 @@ impl Exchange {
             row.failed = if is_refusal {
                 Some(format!("the agent answered {status}"))
             } else {
-                // Streams of events have no end of their own: whoever has heard enough goes.
+                // An event stream has no end of its own: the caller closes it.
                 (!is_stream).then(|| "the caller went away before the end of the answer".into())
             };
         }
@@ -172,7 +172,7 @@ impl Exchange {
     }
 }
 
-/// An answer on its way to the caller.
+/// The body of an answer that is being sent to the caller.
 struct Followed {
     body: Body,
     exchange: Exchange,
@@ -206,7 +206,7 @@ impl HttpBody for Followed {
                 if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.exchange.row) {
                     row.response.add(data);
                 }
-                // Whoever writes it to a caller knows its length, and will not ask for its end.
+                // The server knows the length, and does not poll for the end after the last frame.
                 if self.body.is_end_stream() {
                     self.note(None);
                 }

@@ -57,8 +57,8 @@ impl Resolve for SystemResolver {
 /// anybody waits for it, and the threads for files come from the same pool.
 static LOOK_UPS: Semaphore = Semaphore::const_new(16);
 
-/// Looks a name up in a thread, once there is a place. The place is free when the thread is, whoever has given up
-/// waiting for it.
+/// Looks a name up in a thread, once there is a permit. The thread holds the permit until the lookup ends, also when the
+/// caller has stopped waiting.
 async fn look_up<T: Send + 'static>(
     places: &'static Semaphore,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -129,11 +129,11 @@ type Waiter = oneshot::Sender<OpResult<Applied>>;
 /// What an order does to a workspace that others may ask about before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aim {
-    /// To bring it up, because somebody ordered that.
+    /// A start that was ordered.
     Start,
-    /// To start anew what gives no good sign of life.
+    /// A restart of a degraded or stalled workspace.
     RestartUnwell,
-    /// To see it stopped.
+    /// A stop, removal or hibernation.
     Stop,
     Other,
 }

@@ -64,8 +64,8 @@ impl Ops {
     }
 }
 
-/// Asks of one after the other, and tells of those that were seen, until the engine gives no answer: each of the others
-/// would wait for as long.
+/// Asks for one container after the other and reports each answer. The first timeout ends it: each further call would
+/// wait for as long.
 async fn ask_each(
     containers: Vec<(WorkspaceId, ContainerId, u16)>,
     ask: impl Fn(ContainerId, u16) -> Boxed<EngineResult<Option<Sockets>>>,

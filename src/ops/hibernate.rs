@@ -22,11 +22,11 @@ use crate::{
 
 /// What came of a claim for sleep.
 enum Claimed {
-    /// The row says hibernating; this tells when its container was seen stopped.
+    /// The row says hibernating; the receiver resolves once the container is stopped.
     Begun(oneshot::Receiver<OpResult<Applied>>),
     /// It works on so many tasks.
     Busy(u32),
-    /// So many messages or commands are on their way.
+    /// This many requests are in flight.
     InUse(u32),
     /// Something happened to it since, or its status allows no sleep.
     Raced,
@@ -125,7 +125,7 @@ impl Ops {
             if closed.is_ok() && !matches!(claimed, Ok(Claimed::Begun(_))) {
                 ops.0.traffic.unclose(id);
             }
-            // Nobody waiting any more is no fault.
+            // The caller may have stopped waiting.
             let _gone = told.send(claimed);
         }));
         answer.await.unwrap_or(Err(OpError::Stopping))

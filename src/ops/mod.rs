@@ -136,7 +136,7 @@ impl Ops {
         self.0.actors.busy()
     }
 
-    /// The workspaces that a pass has ordered to be started anew, for as long as no event tells of it.
+    /// Workspaces whose restart was ordered by a pass and is not reported by an event yet.
     #[must_use]
     pub fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
         self.0.actors.restarting_unwell()
@@ -295,7 +295,7 @@ pub enum OpError {
         /// So many.
         active_tasks: u32,
     },
-    /// Somebody uses it.
+    /// Requests to it are in flight.
     #[error(
         "workspace is in use: messages or commands in progress: {open_requests}. Wait until they have ended, or break \
          them off: `ostler hibernate {name} --force`"

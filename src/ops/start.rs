@@ -67,7 +67,7 @@ pub struct StartOrder {
     pub new_volume: bool,
     /// The newest event when this was said, by default when it is begun: who is undeleted after it does not come up by it.
     pub said_after: Option<i64>,
-    /// The pass that decided on it because nothing good was heard, and why.
+    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and why.
     pub unwell: Option<(&'static str, String)>,
 }
 

@@ -53,7 +53,7 @@ pub struct FallingAsleep;
 /// Why a workspace is not closed to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stir {
-    /// So many are on their way.
+    /// This many requests are in flight.
     Open(u32),
     /// Something happened there since.
     Recent,

@@ -181,7 +181,7 @@ impl Store {
                     .optional()?;
                 match (&id_has, &key_has) {
                     (Some((_, other)), _) if other.workspace != new.workspace => return Ok(Delegated::Taken),
-                    // What ostler carried out is over: its agent has been told so.
+                    // ostler has sent this one and reported its end: it does not begin again.
                     (Some((sent_by_ostler, same)), _)
                         if *sent_by_ostler || same.status != DelegationStatus::Failed =>
                     {
@@ -238,7 +238,7 @@ impl Store {
     }
 
     /// Notes that a task is about to be sent, and answers it. `None` when it must not be: it has ended meanwhile, or
-    /// somebody else has noted this attempt. So a delegation that is known twice is sent once.
+    /// this attempt was noted before. So a delegation that is queued twice is sent once.
     ///
     /// # Errors
     /// When the store cannot answer: then it must not be sent either.
@@ -305,7 +305,7 @@ impl Store {
     }
 
     /// What a daemon before this one left open: those that it never sent, to be sent now. Those that it may have sent
-    /// end as failed, and so do those that are too old: nobody expects them to be done now.
+    /// end as failed, and so do those that are too old.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -136,8 +136,8 @@ pub struct BeginStart {
     /// The container whose place it takes: claimed for the trash in the same transaction, so that a crash leaves a
     /// claim to finish and never a container that nothing explains.
     pub replaces: Option<NewClaim>,
-    /// The pass that decided on it because nothing good was heard, and why: told of and counted here, where the
-    /// restart happens.
+    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and why. The event is written in this
+    /// transaction, where the restart happens.
     pub unwell: Option<(&'static str, String)>,
     /// When.
     pub at: Timestamp,

@@ -267,8 +267,8 @@ impl Sweeper {
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         let (reserved, mut beside) =
             self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
-        // A restart outlasts the run that ordered it, and is told of only when it happens. Asked before the events are:
-        // one that is told of meanwhile is among these still.
+        // A restart outlasts the run that ordered it, and its event is written only when it begins. Read before the events:
+        // a restart whose event is written in between is still in this set.
         beside.extend(self.ops.restarting_unwell());
         let hold = self.reason_to_hold(&actions, look, beside, &is_approved).await?;
         let Some(reason) = hold else {

@@ -545,7 +545,7 @@ async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
     until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
 }
 
-/// Its agent has closed the connection after the first one, and may have done it: the same id tells it so.
+/// The agent closed the connection after the first attempt and may have done the task: both carry the same id.
 #[tokio::test(flavor = "multi_thread")]
 async fn task_is_sent_a_second_time_and_no_third() {
     let registry = Registry::wanting(hasty()).await;

@@ -253,7 +253,7 @@ async fn cursor_retires_only_messages_that_were_asked_for() {
     let waits = |sender| registry.store.waiting_up_to(id, query(sender));
     assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "it has arrived");
     assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "it was never sent");
-    // A cursor of somebody else's row is unknown, and retires nothing.
+    // Another workspace's row is an unknown cursor, and retires nothing.
     let other = poller(&registry, "other").await;
     from.tell(&other, hello("later")).await.well();
     let foreign = polled(&other, "").await[0]["id"].as_str().unwrap().to_owned();

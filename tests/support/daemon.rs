@@ -70,8 +70,8 @@ pub(crate) struct Site {
     environment: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
-    /// The same for every daemon of the site: containers are told once where their registry is. Free again when those are
-    /// removed, so it comes last.
+    /// The same for every daemon of the site, because a container gets its `PLATFORM_URL` once. Last, so that it is
+    /// released after the containers are removed.
     ports: PortWindow,
 }
 

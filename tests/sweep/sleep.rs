@@ -1,4 +1,4 @@
-//! Putting to sleep, when whoever asked for it does not wait for the end, or must not be obeyed.
+//! Hibernation whose caller stops waiting, or that is refused.
 
 use std::time::Duration;
 

@@ -20,10 +20,10 @@ use crate::{
 /// many delegations there are at once.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// What is kept of a string: more than any that is told.
+/// The most that is kept of one string; more than [`PREVIEW_BYTES`].
 const STRING_KEPT_BYTES: usize = 4 << 10;
 
-/// What a line begins with that is told of an answer whose end was not read.
+/// Prefix of the preview of an answer whose end was not read.
 const CUT: &str = "(the answer was not read to its end) ";
 
 /// How an attempt ended.
@@ -39,7 +39,7 @@ pub(super) enum Ended {
 /// Reads an answer to its end, or to the limit.
 ///
 /// # Errors
-/// When the agent goes away in it.
+/// When the agent closes the connection before the end.
 pub(super) async fn read(answer: Response) -> HttpResult<Ended> {
     let status = answer.status();
     let (mut body, mut gist) = (answer.into_body(), Gist::default());
@@ -265,7 +265,7 @@ mod tests {
                 text.strip_prefix(CUT).unwrap_or_else(|| panic!("shift {shift}: {}", cut(text.clone(), 100)));
             assert!(well && text.starts_with("é\n\u{1f600}\né") && text.len() > 10_000, "shift {shift}");
             assert!(!said(&error).0, "shift {shift}");
-            // How it ended is not known, and nothing else is told.
+            // How it ended is unknown, and the result says so.
             let (well, text) = said(&late);
             assert!(well && text.starts_with(CUT), "shift {shift}");
         }

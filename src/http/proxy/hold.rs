@@ -129,7 +129,7 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     // Counted first: from here on it is not put to sleep. While it is being, there is no passage.
     let passage = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    // Whoever was told that its start is under way expects the next message to wait for it.
+    // The operator got a success for the start order: a message waits for it instead of being refused.
     let is_to_stay = member.status == Status::Paused && !api.0.ops.is_to_start(to);
     if is_to_stay || api.0.store.is_below_paused(to) {
         return Err(paused());
