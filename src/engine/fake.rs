@@ -875,8 +875,15 @@ impl Engine for FakeEngine {
         Ok(heard)
     }
 
-    async fn create_exec(&self, _id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {
-        Err(EngineError::new(Trouble::Other, "prepare a command", "the fake engine runs no commands"))
+    async fn create_exec(&self, id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {
+        let refused = |trouble, why: &str| Err(EngineError::new(trouble, "prepare a command", why));
+        match self.world.state().containers.get(id) {
+            None => refused(Trouble::Absent, "no such container"),
+            Some(container) if !container.state.may_run() => {
+                refused(Trouble::Conflict, "the container does not run")
+            }
+            Some(_) => refused(Trouble::Other, "the fake engine runs no commands"),
+        }
     }
 
     async fn start_exec(&self, _exec: &ExecId, _tty: bool) -> EngineResult<Box<dyn Duplex>> {

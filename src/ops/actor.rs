@@ -80,25 +80,8 @@ pub enum Order {
 }
 
 impl Order {
-    fn aim(&self) -> Aim {
-        match self {
-            Self::Start(_) => Aim::Start,
-            Self::RestartUnwell { .. } => Aim::RestartUnwell,
-            Self::Stop { .. } | Self::StopUndeleted | Self::PutAwayRemoved | Self::FinishHibernation => {
-                Aim::Stop
-            }
-            Self::PutAway(_)
-            | Self::Purge
-            | Self::FinishPutAway(_)
-            | Self::Restore(_)
-            | Self::Delete { .. }
-            | Self::Adopt(_)
-            | Self::TakeTokenOver
-            | Self::RestartDue
-            | Self::ForgetNetwork
-            | Self::MarkOffline(_)
-            | Self::MarkReady(..) => Aim::Other,
-        }
+    fn restarts_unwell(&self) -> bool {
+        matches!(self, Self::RestartUnwell { .. })
     }
 
     /// Whether another of the same kind is done with this one. It counts from when it was said last then.
@@ -126,31 +109,12 @@ pub enum Applied {
 
 type Waiter = oneshot::Sender<OpResult<Applied>>;
 
-/// What an order does to a workspace that others may ask about before it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
-    /// A start that was ordered.
-    Start,
-    /// A restart of a degraded or stalled workspace.
-    RestartUnwell,
-    /// A stop, removal or hibernation.
-    Stop,
-    Other,
-}
-
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Order, Vec<Waiter>)>,
     phase: String,
-    /// What the order being carried out is for.
-    current: Option<Aim>,
-}
-
-impl Queue {
-    /// What its orders are for, in their order.
-    fn aims(&self) -> impl DoubleEndedIterator<Item = Aim> {
-        self.current.into_iter().chain(self.waiting.iter().map(|(order, _)| order.aim()))
-    }
+    /// Whether the order being carried out is a restart of what gives no good sign of life.
+    restarts_unwell: bool,
 }
 
 /// The actors at work.
@@ -242,17 +206,10 @@ impl Actors {
     }
 
     pub(super) fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
-        let restarts = |queue: &Queue| queue.aims().any(|aim| aim == Aim::RestartUnwell);
+        let restarts = |queue: &Queue| {
+            queue.restarts_unwell || queue.waiting.iter().any(|(order, _)| order.restarts_unwell())
+        };
         self.lock().iter().filter(|(_, queue)| restarts(queue)).map(|(id, _)| *id).collect()
-    }
-
-    /// Whether the last word about it is an order to start it, which is not carried out yet.
-    pub(super) fn is_to_start(&self, workspace: WorkspaceId) -> bool {
-        let queues = self.lock();
-        let last = queues
-            .get(&workspace)
-            .and_then(|queue| queue.aims().rev().find(|aim| matches!(aim, Aim::Start | Aim::Stop)));
-        last == Some(Aim::Start)
     }
 
     pub(super) fn reserve(&self, workspace: WorkspaceId) -> Reservation<'_> {
@@ -328,7 +285,7 @@ impl Actors {
         let mut queues = self.lock();
         let next = queues.get_mut(&workspace).and_then(|queue| {
             let next = queue.waiting.pop_front();
-            queue.current = next.as_ref().map(|(order, _)| order.aim());
+            queue.restarts_unwell = next.as_ref().is_some_and(|(order, _)| order.restarts_unwell());
             next
         });
         if next.is_none() {

@@ -6,6 +6,7 @@
 //! the row again before it acts. Orders belong to nobody: a client that goes away does not stop one.
 
 mod accept_engine;
+mod accepted_starts;
 mod actor;
 mod adopt;
 mod connections;
@@ -51,6 +52,7 @@ use crate::{
     wake::Wake,
 };
 
+pub use accepted_starts::AcceptedStarts;
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
@@ -79,6 +81,7 @@ struct Inner {
     /// Replaced as a whole by a reload.
     settings: RwLock<Arc<Settings>>,
     actors: actor::Actors,
+    accepted_starts: AcceptedStarts,
     traffic: Traffic,
     wake: Wake,
     /// The gateways of the networks known so far.
@@ -123,6 +126,7 @@ impl Ops {
             mirror,
             settings: RwLock::new(Arc::new(settings)),
             actors,
+            accepted_starts: AcceptedStarts::default(),
             traffic,
             wake,
             gateways: Gateways::default(),
@@ -142,11 +146,10 @@ impl Ops {
         self.0.actors.restarting_unwell()
     }
 
-    /// Whether an order to start it was the last that was given and is not carried out yet: then a row that says paused
-    /// is about to change.
+    /// The orders to start something that were accepted and are not carried out yet.
     #[must_use]
-    pub fn is_to_start(&self, id: WorkspaceId) -> bool {
-        self.0.actors.is_to_start(id)
+    pub fn accepted_starts(&self) -> &AcceptedStarts {
+        &self.0.accepted_starts
     }
 
     /// Whether this process brought that incarnation up: then a row that is still provisioning is only

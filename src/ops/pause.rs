@@ -108,8 +108,12 @@ impl Ops {
     ///
     /// # Errors
     /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
-    pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
-        self.bring_up(id, Up::Start { new_volume }).await
+    pub fn resume(
+        &self,
+        id: WorkspaceId,
+        new_volume: bool,
+    ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
+        self.bring_up(id, Up::Start { new_volume })
     }
 
     /// Starts, restarts or recreates a workspace, and starts what was paused along with it: whichever order brings it
@@ -118,7 +122,26 @@ impl Ops {
     ///
     /// # Errors
     /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
-    pub async fn bring_up(&self, id: WorkspaceId, how: Up) -> OpResult<Vec<Affected>> {
+    pub fn bring_up(
+        &self,
+        id: WorkspaceId,
+        how: Up,
+    ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
+        // Before anything is waited for: whoever tells that the order is accepted has called this, and messages that
+        // come after that wait for it.
+        let replaces = match how {
+            Up::Start { .. } => None,
+            Up::Restart | Up::Recreate => self.0.store.member(id).map(|member| member.incarnation),
+        };
+        let accepted = self.0.accepted_starts.add(id, replaces);
+        let ops = self.clone();
+        async move {
+            let _until_done = accepted;
+            ops.bring_up_now(id, how).await
+        }
+    }
+
+    async fn bring_up_now(&self, id: WorkspaceId, how: Up) -> OpResult<Vec<Affected>> {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;

@@ -59,7 +59,7 @@ pub use lifecycle::{ClaimedRestart, ContainerEnd, Drowsy, GoneResult, PauseResul
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::{HostReach, Registry};
-pub use roster::{Bearer, Holder, Member, Said, manages_status};
+pub use roster::{Bearer, Holder, Member, Pause, Said, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
 pub use tokens::{DeadToken, HeldToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};

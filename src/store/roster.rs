@@ -37,6 +37,8 @@ pub struct Member {
     pub kind: Kind,
     /// What it is.
     pub status: Status,
+    /// The workspace whose pause paused it too.
+    pub paused_with: Option<WorkspaceId>,
     /// Its incarnation.
     pub incarnation: Incarnation,
     /// The port of 127.0.0.1 its container publishes.
@@ -61,6 +63,17 @@ impl Member {
         let live = self.held.iter().filter(|(_, expires_at)| expires_at.is_none_or(|end| end > now));
         live.map(|(digest, _)| digest.proof()).collect()
     }
+}
+
+/// Whether a pause keeps a workspace from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Neither it nor anything above it is paused.
+    None,
+    /// An order that was accepted ends it.
+    Ends,
+    /// It is to stay.
+    Lasts,
 }
 
 /// What the last beat said.
@@ -223,16 +236,20 @@ impl Roster {
     }
 
     /// Whether a workspace above this one is paused.
-    fn is_below_paused(&self, id: WorkspaceId) -> bool {
-        let mut at = id;
+    fn pause(&self, id: WorkspaceId, starts: &dyn Fn(WorkspaceId) -> bool) -> Pause {
+        let mut pause = Pause::None;
+        let mut at = Some(id);
         for _ in 0..STEPS_MAX {
-            let Some(parent) = self.members.get(&at).and_then(|member| member.parent) else { return false };
-            if self.members.get(&parent).is_some_and(|member| member.status == Status::Paused) {
-                return true;
+            let Some((id, member)) = at.and_then(|id| Some((id, self.members.get(&id)?))) else { break };
+            if member.status == Status::Paused {
+                if !starts(id) && !member.paused_with.is_some_and(starts) {
+                    return Pause::Lasts;
+                }
+                pause = Pause::Ends;
             }
-            at = parent;
+            at = member.parent;
         }
-        false
+        pause
     }
 
     pub(super) fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
@@ -275,7 +292,7 @@ pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
 
 const MEMBERS: &str = "SELECT w.id, w.key, w.parent_id, w.kind, w.status, w.failure, w.incarnation, p.active_tasks, \
      r.current_task, r.sample_error, r.runtime_state, r.runtime_metadata, p.last_heartbeat_at, p.token_used_at, w.host_port, w.url, \
-     r.refused, r.events_full_at, w.delivery_mode \
+     r.refused, r.events_full_at, w.delivery_mode, w.paused_with \
      FROM workspaces w LEFT JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key";
 
 fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
@@ -290,6 +307,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
         kind: row::word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
         status: row::word("status", &status, Status::parse(&status, failure.as_deref()))?,
         incarnation: row.get(6)?,
+        paused_with: row.get(19)?,
         host_port: row.get(14)?,
         url: row.get::<_, Option<String>>(15)?.map(Arc::from),
         delivery: row::word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
@@ -375,10 +393,11 @@ impl super::Store {
         self.roster.read().members.contains_key(&id)
     }
 
-    /// Whether a workspace above this one is paused.
+    /// Whether a workspace is paused, or one above it is. `starts` says which workspaces are about to be started: with
+    /// them comes back what was paused along with them.
     #[must_use]
-    pub fn is_below_paused(&self, id: WorkspaceId) -> bool {
-        self.roster.read().is_below_paused(id)
+    pub fn pause(&self, id: WorkspaceId, starts: impl Fn(WorkspaceId) -> bool) -> Pause {
+        self.roster.read().pause(id, &starts)
     }
 
     /// Whether two workspaces may talk to each other (wire protocol, §4).

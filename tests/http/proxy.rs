@@ -8,12 +8,16 @@ use std::{
     time::Duration,
 };
 
-use ostler::engine::{Trouble, fake::Fault};
+use ostler::{
+    engine::{Trouble, fake::Fault},
+    ops::Up,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    time::sleep,
 };
 
 use super::agent::{Agent, Says};
@@ -772,27 +776,33 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     answer.is(200, REPLY);
 }
 
+/// How long a message that should wait gets to show that it does not.
+const CHANCE: Duration = Duration::from_millis(300);
+
+/// The workspace's next process comes up: its agent says that it is there.
+async fn comes_up<'a>(to: &Hand<'a>) -> Hand<'a> {
+    until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
+    let anew = Hand { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
+    anew.beat(json!({})).await.well();
+    anew
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn message_waits_for_a_start_that_was_accepted() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    registry.world.inject(|call| match call.method {
-        "inspect_container" => Fault::Slow(Duration::from_millis(500)),
-        _ => Fault::None,
-    });
-    to.order("start?wait=false").await.well();
-    assert_eq!(to.status().await, "paused", "the start has only been accepted");
+    // Accepted, and nothing of it is carried out before the message has had its chance.
+    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let comes_up = async {
-        until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
-        let token = registry.token_in_volume(&to.id).await;
+        sleep(CHANCE).await;
         let agent = Agent::at(to.port().await, well()).await;
-        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        let (started, _) = tokio::join!(accepted, comes_up(&to));
+        started.expect("it is started");
         agent
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up);
     answer.is(200, REPLY);
-    registry.world.heal();
     // A stop that is ordered later has the last word.
     to.order("stop").await.well();
     assert_eq!(from.tell(&to, bare()).await.status, 409, "it is to stay so");
@@ -851,4 +861,86 @@ async fn registration_counts_when_its_url_does_not_resolve() {
     to.register(json!({ "url": agent.url() })).await.is(200, r#"{"status":"registered"}"#);
     to.register(json!({ "url": "http://agent.invalid/" })).await.has(200, &["status", "url_refused"]);
     from.tell(&to, bare()).await.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
+    let registry = Registry::start().await;
+    let lead = registry.online("lead").await;
+    let child = registry.online_below("child", &lead).await;
+    let alone = registry.online_below("alone", &lead).await;
+    alone.order("stop").await.well();
+    lead.order("stop").await.well();
+    let accepted = registry.ops.resume(lead.id.parse().unwrap(), false);
+    let message =
+        |to: &Hand<'_>| registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare()));
+    message(&alone)
+        .await
+        .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
+    let comes_up = async {
+        sleep(CHANCE).await;
+        let agent = Agent::at(child.port().await, well()).await;
+        let (started, ..) = tokio::join!(accepted, comes_up(&lead), comes_up(&child));
+        started.expect("it is started");
+        agent
+    };
+    let (answer, _agent) = tokio::join!(message(&child), comes_up);
+    answer.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_after_an_accepted_restart_reaches_the_new_process() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let agent = Agent::at(to.port().await, well()).await;
+    let accepted = registry.ops.bring_up(to.id.parse().unwrap(), Up::Restart);
+    let restarts = async {
+        sleep(CHANCE).await;
+        let (restarted, anew) = tokio::join!(accepted, comes_up(&to));
+        restarted.expect("it is restarted");
+        anew
+    };
+    let (answer, anew) = tokio::join!(from.ask(from.message(&to).json(bare())), restarts);
+    answer.is(200, REPLY);
+    let proofs: Vec<_> = agent.asked().iter().map(super::agent::Asked::proofs).collect();
+    assert_eq!(proofs, [[anew.proof()]], "the process of before the restart was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_goes_to_the_old_process_when_its_accepted_restart_fails() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    let _agent = Agent::at(to.port().await, well()).await;
+    registry.world.inject(|call| match call.method {
+        "inspect_container" => Fault::Before(Trouble::Conflict),
+        _ => Fault::None,
+    });
+    let accepted = registry.ops.bring_up(to.id.parse().unwrap(), Up::Restart);
+    let fails = async {
+        sleep(CHANCE).await;
+        accepted.await
+    };
+    let (answer, failed) = tokio::join!(from.ask(from.message(&to).json(bare())), fails);
+    assert!(failed.unwrap().into_iter().all(|affected| affected.result.is_err()), "the engine refuses");
+    answer.is(200, REPLY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_waits_for_a_start_that_was_accepted() {
+    let registry = Registry::start().await;
+    let to = registry.online("to").await;
+    to.order("stop").await.well();
+    let command = || {
+        registry.order(Ask::post(format!("/workspaces/{}/exec", to.id)).json(json!({ "command": ["true"] })))
+    };
+    command().await.refuses_with(409, "its container does not run");
+    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
+    let starts = async {
+        sleep(CHANCE).await;
+        accepted.await
+    };
+    let (answer, started) = tokio::join!(command(), starts);
+    started.expect("it is started");
+    // The fake engine says so of a container that runs.
+    answer.refuses_with(503, "the fake engine runs no commands");
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ostler::engine::{ContainerSpec, Engine};
 
-use super::Scene;
+use super::{Scene, eventually};
 use crate::support::podman::podman_says;
 
 /// podman-api: without `dns_enabled` a network has no DNS, and aliases find nobody.
@@ -21,8 +21,12 @@ async fn containers_of_a_network_find_each_other_by_alias() {
     let aliases = vec!["first-alias".to_owned()];
     scene.running(&ContainerSpec { aliases, ..member("first") }).await;
     let second = scene.running(&member("second")).await;
-    let found = scene.shell(&second, "nslookup first-alias. | tail -n +3").await;
-    assert!(found.contains("Address"), "{found}");
+    // Podman does not wait for the resolver of a network that it begins to serve.
+    eventually("the alias is found", || async {
+        let found = scene.shell(&second, "nslookup first-alias. | tail -n +3").await;
+        found.contains("Address").then_some(())
+    })
+    .await;
     let gateway = scene.shell(&second, "ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'").await;
     assert_eq!(Some(gateway.parse().unwrap()), info.gateway);
 }

@@ -18,7 +18,7 @@ use crate::{
         error::{HttpError, HttpResult},
     },
     ops::{OpError, Passage},
-    store::Member,
+    store::{Member, Pause},
 };
 
 /// How long a message waits for its target to come up.
@@ -44,6 +44,7 @@ pub(super) async fn hold(
     }
     // Heard from before the next look on, so that no change falls in between.
     let mut feed = api.0.store.subscribe();
+    let mut starts_ended = api.0.ops.accepted_starts().ended();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
     loop {
         if let Some(ready) = look(api, from, to)? {
@@ -59,6 +60,7 @@ pub(super) async fn hold(
                 tokio::select! {
                     biased;
                     failed = failure(&mut waking) => return Some(failed),
+                    Ok(()) = starts_ended.changed() => return None,
                     event = feed.recv() => match event {
                         Ok(event) if event.workspace_id == Some(to) => return None,
                         Ok(_) => {}
@@ -77,7 +79,7 @@ pub(super) async fn hold(
 
 /// The answer to a message whose target did not come up in time.
 async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
-    if api.0.store.member(to).is_some_and(|member| member.status == Status::Paused) {
+    if api.0.store.pause(to, |_| false) != Pause::None {
         return paused();
     }
     let later = |why: &str| HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(TRY_AGAIN);
@@ -130,13 +132,18 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     let passage = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
     // The operator got a success for the start order: a message waits for it instead of being refused.
-    let is_to_stay = member.status == Status::Paused && !api.0.ops.is_to_start(to);
-    if is_to_stay || api.0.store.is_below_paused(to) {
+    let starts = api.0.ops.accepted_starts();
+    let pause = api.0.store.pause(to, |id| starts.has(id));
+    if pause == Pause::Lasts {
         return Err(paused());
+    }
+    if pause == Pause::Ends || starts.will_replace(to, member.status, member.incarnation) {
+        return Ok(None);
     }
     match (member.status, passage) {
         (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
         (Status::Online | Status::Degraded, None)
+        // Paused only if it changed between the looks above: an event tells of it.
         | (
             Status::Provisioning
             | Status::Offline

@@ -13,14 +13,13 @@ use crate::{
     domain::{
         activity::RECEIVED,
         ids::{ActivityId, WorkspaceId},
-        status::Status,
     },
     http::{
         Api,
         error::{HttpError, HttpResult},
         journal::method_of,
     },
-    store::{NewActivity, Queued, Summary},
+    store::{NewActivity, Pause, Queued, Summary},
 };
 
 /// The largest message that is stored.
@@ -35,8 +34,11 @@ pub(super) async fn queue(
     to: WorkspaceId,
     body: &Bytes,
 ) -> HttpResult<Response> {
-    let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    if member.status == Status::Paused || api.0.store.is_below_paused(to) {
+    if api.0.store.member(to).is_none() {
+        return Err(HttpError::gone());
+    }
+    let starts = api.0.ops.accepted_starts();
+    if api.0.store.pause(to, |id| starts.has(id)) == Pause::Lasts {
         return Err(paused());
     }
     if body.len() > QUEUED_MAX_BYTES {

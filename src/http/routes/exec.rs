@@ -1,6 +1,6 @@
 //! Commands inside a workspace's container: prepared, then joined by upgrading the connection.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -21,10 +21,17 @@ use super::{
 };
 use crate::{
     api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
-    domain::workspace::Kind,
+    clock::within,
+    domain::{
+        status::Status,
+        workspace::{Kind, Workspace},
+    },
     engine::{Engine, ExecId, ExecRequest, Trouble},
-    store::Scope,
+    store::{Pause, Scope},
 };
+
+/// How long a command waits for a start that was accepted: as long as a message.
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(in super::super) async fn create(
     State(api): State<Api>,
@@ -36,6 +43,7 @@ pub(in super::super) async fn create(
         return Err(HttpError::conflict(row.runs_elsewhere("and so do its commands")));
     }
     api.0.ops.traffic().note(row.id);
+    let row = once_started(&api, row).await?;
     if body.command.is_empty() {
         return Err(HttpError::invalid("no command was given"));
     }
@@ -56,6 +64,30 @@ pub(in super::super) async fn create(
         Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::Absent) => Err(not_running()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The row once the start that was accepted for it is carried out, so that a command can follow `start --no-wait`.
+async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
+    let starts = api.0.ops.accepted_starts();
+    let mut ended = starts.ended();
+    let carried_out = async {
+        let mut row = row;
+        loop {
+            let is_up = matches!(row.status, Status::Online | Status::Degraded)
+                && !starts.will_replace(row.id, row.status, row.incarnation);
+            let comes = starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
+            if is_up || !comes || ended.changed().await.is_err() {
+                return HttpResult::Ok(row);
+            }
+            row = api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)?;
+        }
+    };
+    within(&*api.0.clock, START_LIMIT, carried_out).await.unwrap_or_else(|| {
+        Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "its start is not carried out yet: try again later",
+        ))
+    })
 }
 
 /// An exec's id as the engine gives it: nothing in it may change the request it is put into.

@@ -566,7 +566,7 @@ pub(in super::super) async fn resume(
     Body(body): Body<api::Start>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let id = api.resolve(&reference, Scope::Live).await?.id;
-    let order = |ops: Ops, id| async move { ops.resume(id, body.new_volume).await };
+    let order = |ops: Ops, id| ops.resume(id, body.new_volume);
     cascaded(&api, id, query.wait, order).await
 }
 
@@ -628,7 +628,7 @@ pub(in super::super) async fn restart(
     // Over the wire a restart also applies what was changed since the container was made.
     let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
     if principal.is_admin() {
-        let order = |ops: Ops, id| async move { ops.bring_up(id, how).await };
+        let order = |ops: Ops, id| ops.bring_up(id, how);
         return cascaded(&api, row.id, query.wait, order).await;
     }
     let order = |ops: Ops, id| async move { ops.restart_itself(id).await };
@@ -641,7 +641,7 @@ pub(in super::super) async fn recreate(
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let id = api.resolve(&reference, Scope::Live).await?.id;
-    let order = |ops: Ops, id| async move { ops.bring_up(id, Up::Recreate).await };
+    let order = |ops: Ops, id| ops.bring_up(id, Up::Recreate);
     cascaded(&api, id, query.wait, order).await
 }
 
