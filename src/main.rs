@@ -12,8 +12,8 @@ use ostler::{
     daemon, telemetry,
 };
 
-// glibc's allocator keeps what a few large messages took up, in the arena of every thread that read one; this one gives
-// pages back soon. Without transparent huge pages (`no_thp`): with them each of its small heaps takes up 2 MiB.
+// glibc's allocator keeps what a few large messages took up, in the arena of every thread that read one, and mimalloc's
+// version 2 what threads had that ended; version 3 gives pages back soon. Without transparent huge pages (`no_thp`): with them each of its small heaps takes up 2 MiB.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

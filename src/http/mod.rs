@@ -17,6 +17,7 @@ pub(crate) mod outbound;
 mod proxy;
 mod refusals;
 mod resolve;
+mod rest_of_body;
 mod router;
 mod routes;
 #[cfg(test)]

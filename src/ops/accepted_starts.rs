@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 
 use crate::domain::{
     ids::{Incarnation, WorkspaceId},
@@ -17,14 +17,15 @@ use crate::domain::{
 };
 
 /// The accepted starts of all workspaces.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AcceptedStarts(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// For each order, the incarnation that it replaces, if it is a restart.
     orders: Mutex<BTreeMap<WorkspaceId, Vec<Option<Incarnation>>>>,
-    ended: watch::Sender<()>,
+    // No `watch`, which wakes those who wait in an order that it draws: the simulator repeats a life to the letter.
+    ended: broadcast::Sender<()>,
 }
 
 /// Counts as an accepted start until it is dropped.
@@ -47,11 +48,16 @@ impl Drop for AcceptedStart {
             }
         }
         drop(orders);
-        self.all.0.ended.send_replace(());
+        // Nobody may wait.
+        let _heard = self.all.0.ended.send(());
     }
 }
 
 impl AcceptedStarts {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared { orders: Mutex::default(), ended: broadcast::Sender::new(1) }))
+    }
+
     pub(super) fn add(&self, workspace: WorkspaceId, replaces: Option<Incarnation>) -> AcceptedStart {
         self.orders().entry(workspace).or_default().push(replaces);
         AcceptedStart { all: self.clone(), workspace, replaces }
@@ -73,13 +79,25 @@ impl AcceptedStarts {
             .is_some_and(|of| of.iter().any(|replaces| replaces.map_or(is_down, |old| old == incarnation)))
     }
 
-    /// Changes whenever one has been carried out or has failed.
+    /// Hears whenever one has been carried out or has failed.
     #[must_use]
-    pub fn ended(&self) -> watch::Receiver<()> {
-        self.0.ended.subscribe()
+    pub fn ends(&self) -> StartEnds {
+        StartEnds(self.0.ended.subscribe())
     }
 
     fn orders(&self) -> MutexGuard<'_, BTreeMap<WorkspaceId, Vec<Option<Incarnation>>>> {
         self.0.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`AcceptedStarts::ends`].
+#[derive(Debug)]
+pub struct StartEnds(broadcast::Receiver<()>);
+
+impl StartEnds {
+    /// Waits until one has ended since this was made or last asked.
+    pub async fn next(&mut self) {
+        // Too many to be told one by one are as good as one. Nothing closes it while the sender is held by whoever asks.
+        let _one_or_more = self.0.recv().await;
     }
 }

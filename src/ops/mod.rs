@@ -126,7 +126,7 @@ impl Ops {
             mirror,
             settings: RwLock::new(Arc::new(settings)),
             actors,
-            accepted_starts: AcceptedStarts::default(),
+            accepted_starts: AcceptedStarts::new(),
             traffic,
             wake,
             gateways: Gateways::default(),

@@ -260,6 +260,39 @@ async fn a_message_above_10_mib_is_too_large() {
     assert_eq!(agent.asked().len(), 1);
 }
 
+/// A JS client reports a broken pipe, and never sees the answer, when the connection is closed while it sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_large_request_that_is_refused_gets_the_answer() {
+    let registry = Registry::start().await;
+    let (from, to, _agent) = pair(&registry, well()).await;
+    let large = "x".repeat(24 << 20);
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{large}"}}"#);
+    let activity = Ask::post(format!("/workspaces/{}/activity", from.id));
+    for (ask, status) in [
+        (from.message(&to).token(&from.token).body(body.clone()), 413),
+        (from.message(&to).token("nobodys").body(body.clone()), 401),
+        (Ask::post("/workspaces/nobody/a2a").token(&registry.admin).body(body.clone()), 404),
+        (activity.token(&from.token).header("X-Workspace-ID", &from.id).body(body.clone()), 413),
+    ] {
+        let mut wire = Wire::open(registry.address).await;
+        wire.write_whole(&ask.bytes()).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+    // One that sends its body only if it is asked for is refused at once, and sends nothing.
+    let mut wire = Wire::open(registry.address).await;
+    let head = format!(
+        "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: o\r\nAuthorization: Bearer {}\r\nX-Workspace-ID: {}\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        to.id,
+        from.token,
+        from.id,
+        body.len()
+    );
+    wire.write_whole(head.as_bytes()).await;
+    assert_eq!(wire.answer().await.status, 413);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_row_is_not_found_and_a_removed_one_is_gone() {
     let registry = Registry::start().await;

@@ -179,6 +179,18 @@ impl Wire {
         let _closed = self.stream.write_all(bytes).await;
     }
 
+    /// Writes as a client does that reads only once it has sent everything.
+    #[track_caller]
+    pub(crate) fn write_whole(&mut self, bytes: &[u8]) -> impl Future<Output = ()> {
+        let at = std::panic::Location::caller();
+        async move {
+            let written = self.stream.write_all(bytes).await;
+            written.unwrap_or_else(|error| {
+                panic!("the connection broke while a request was sent ({at}): {error}")
+            });
+        }
+    }
+
     /// Says that nothing more will be written.
     pub(crate) async fn finish(&mut self) {
         let _closed = self.stream.shutdown().await;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use hyper::{Method, StatusCode};
 
 use crate::{
-    api::RemoveOutcome,
+    api::{RemoveOutcome, WorkspaceView},
     cli::{
         Session,
         args::RmArgs,
@@ -20,6 +20,9 @@ use super::order::quoted;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<u8, Failure> {
     if args.purge && !args.yes && io::stdin().is_terminal() && !session.out.json() {
+        // Nobody is asked about what is not there.
+        let _there: WorkspaceView =
+            session.client.ask(Method::GET, &workspace(&args.name), NOTHING).await?.read()?;
         let below = if args.cascade { " and everything below it" } else { "" };
         if !output::confirm(&format!("Delete {}{below} for good, volumes too?", args.name)) {
             output::note("Nothing was removed.");

@@ -44,7 +44,7 @@ pub(super) async fn hold(
     }
     // Heard from before the next look on, so that no change falls in between.
     let mut feed = api.0.store.subscribe();
-    let mut starts_ended = api.0.ops.accepted_starts().ended();
+    let mut starts_ended = api.0.ops.accepted_starts().ends();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
     loop {
         if let Some(ready) = look(api, from, to)? {
@@ -60,7 +60,7 @@ pub(super) async fn hold(
                 tokio::select! {
                     biased;
                     failed = failure(&mut waking) => return Some(failed),
-                    Ok(()) = starts_ended.changed() => return None,
+                    () = starts_ended.next() => return None,
                     event = feed.recv() => match event {
                         Ok(event) if event.workspace_id == Some(to) => return None,
                         Ok(_) => {}

@@ -69,16 +69,17 @@ pub(in super::super) async fn create(
 /// The row once the start that was accepted for it is carried out, so that a command can follow `start --no-wait`.
 async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
-    let mut ended = starts.ended();
+    let mut ends = starts.ends();
     let carried_out = async {
         let mut row = row;
         loop {
             let is_up = matches!(row.status, Status::Online | Status::Degraded)
                 && !starts.will_replace(row.id, row.status, row.incarnation);
             let comes = starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
-            if is_up || !comes || ended.changed().await.is_err() {
+            if is_up || !comes {
                 return HttpResult::Ok(row);
             }
+            ends.next().await;
             row = api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)?;
         }
     };

@@ -39,12 +39,14 @@ pub(in super::super) async fn empty(
     Body(body): Body<EmptyTrash>,
 ) -> HttpResult<Json<Vec<TrashOutcome>>> {
     let entries = api.0.store.trash().await?;
-    let meant: Vec<TrashEntry> = if body.entries.is_empty() {
+    let mut meant: Vec<TrashEntry> = if body.entries.is_empty() {
         entries
     } else {
         let named = body.entries.iter().map(|reference| which(reference, &entries).cloned());
         named.collect::<Result<_, _>>()?
     };
+    // Podman deletes no volume that a container mounts, even one that lies in another entry.
+    meant.sort_by_key(|entry| entry.things.container.is_none());
     let mut outcomes = Vec::new();
     for entry in meant {
         let (ops, id) = (api.0.ops.clone(), entry.id);
