@@ -31,7 +31,6 @@ use super::{
     error::HttpError,
     forward::call_id,
     listen::{BodyError, read_body, read_body_within},
-    rest_of_body::RestOfBody,
 };
 use crate::{clock::Clock, domain::ids::WorkspaceId, store::Bearer};
 
@@ -340,33 +339,20 @@ async fn admit(
 
 /// Admits a message. Its refusal is in the sender's protocol, so a small body is read even so.
 pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
-    let (request, rest) = RestOfBody::keep(request);
-    let answer = match admit(Class::Message, &api, request, next).await {
+    match admit(Class::Message, &api, request, next).await {
         Ok(answer) => answer,
         Err((refusal, body)) => refuse_unread(&api, refusal.into(), body).await,
-    };
-    after_all_of(rest, &api, answer).await
+    }
 }
 
 /// Admits everything else.
 pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
-    let (request, rest) = RestOfBody::keep(request);
     let answer = admit(Class::Other, &api, request, next).await;
-    let answer = answer.unwrap_or_else(|(refusal, _)| HttpError::from(refusal).into_response());
-    after_all_of(rest, &api, answer).await
+    answer.unwrap_or_else(|(refusal, _)| HttpError::from(refusal).into_response())
 }
 
-/// An answer that its client is ready to read. A client that was too slow already is not waited for once more.
-async fn after_all_of(rest: Option<RestOfBody>, api: &Api, answer: Response<Body>) -> Response<Body> {
-    if let Some(rest) = rest
-        && answer.status() != StatusCode::REQUEST_TIMEOUT
-    {
-        rest.discard(&*api.0.clock).await;
-    }
-    answer
-}
-
-/// [`refuse`] for a message of whose body nothing was read yet. Only a small one is: who is refused must not cost much.
+/// [`refuse`] for a message of whose body nothing was read yet. Only a small one is kept: who is refused must not cost
+/// memory.
 pub(super) async fn refuse_unread(api: &Api, error: HttpError, body: Body) -> Response<Body> {
     let read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await;
     refuse(error, &read.unwrap_or_default())

@@ -49,7 +49,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
-use super::{admission::Refusal, error::HttpError};
+use super::{
+    admission::Refusal,
+    error::HttpError,
+    rest_of_body::{Discards, RestOfBody},
+};
 use crate::{
     clock::{Clock, SharedClock, within},
     domain::{ids::WorkspaceId, time::Awake},
@@ -240,6 +244,7 @@ async fn serve_from(
     let slots = Slots::new(limits);
     // Built once: a router without missing state answers with less work for each request.
     let router: Router = router.with_state(());
+    let discards = Discards::new();
     let open = TaskTracker::new();
     let mut rest = REST;
     let mut refusals = Refusals::default();
@@ -271,6 +276,7 @@ async fn serve_from(
                     slots: Arc::clone(&slots),
                     http: http.clone(),
                     router: router.clone(),
+                    discards: discards.clone(),
                     limits,
                     clock: Arc::clone(&clock),
                     // One of its own, because asking whether it was cancelled takes its lock.
@@ -495,6 +501,7 @@ struct Connection {
     slots: Arc<Slots>,
     http: http1::Builder,
     router: Router,
+    discards: Discards,
     limits: ConnectionLimits,
     clock: SharedClock,
     stop: CancellationToken,
@@ -502,8 +509,15 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
-        let Self { pulse, slots, http, router, limits, clock, stop } = self;
-        let service = Conversation { router, peer, pulse: Arc::clone(&pulse), slots };
+        let Self { pulse, slots, http, router, discards, limits, clock, stop } = self;
+        let service = Conversation {
+            router,
+            peer,
+            pulse: Arc::clone(&pulse),
+            slots,
+            discards,
+            clock: Arc::clone(&clock),
+        };
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             biased;
@@ -594,6 +608,8 @@ struct Conversation {
     peer: SocketAddr,
     pulse: Arc<Pulse>,
     slots: Arc<Slots>,
+    discards: Discards,
+    clock: SharedClock,
 }
 
 /// Whether a request names its host as RFC 9112 (section 3.2) wants it: once, or, before HTTP/1.1, at most once. Where
@@ -616,15 +632,39 @@ impl Service<Request<Incoming>> for Conversation {
         let came_over = CameOver { pulse: Arc::clone(&self.pulse), slots: Arc::clone(&self.slots) };
         request.extensions_mut().insert(came_over);
         // Named through the trait it is always ready, so nobody has to ask it first.
-        let route = names_its_host(&request).then(|| self.router.clone().call(request));
+        let mut router = self.router.clone();
+        let names_its_host = names_its_host(&request);
+        let route = match RestOfBody::keep(request) {
+            Ok(request) if names_its_host => Route::Usual(router.call(request)),
+            Ok(_) => Route::NoHost,
+            Err((request, rest)) => {
+                let (discards, clock) = (self.discards.clone(), Arc::clone(&self.clock));
+                Route::Large(Box::pin(async move {
+                    let answer =
+                        if names_its_host { router.call(request).await? } else { no_host().into_response() };
+                    Ok(discards.before(answer, rest, &*clock).await)
+                }))
+            }
+        };
         Answering { route, at_work: Some(at_work) }
     }
 }
 
+fn no_host() -> HttpError {
+    HttpError::invalid("a request needs exactly one Host header")
+}
+
+enum Route {
+    Usual(RouteFuture<Infallible>),
+    /// One whose body is large.
+    Large(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>),
+    /// One that does not name its host.
+    NoHost,
+}
+
 /// A handler at work.
 struct Answering {
-    /// None where the request does not name its host.
-    route: Option<RouteFuture<Infallible>>,
+    route: Route,
     at_work: Option<AtWork>,
 }
 
@@ -633,8 +673,9 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = match &mut self.route {
-            Some(route) => ready!(Pin::new(route).poll(cx))?,
-            None => HttpError::invalid("a request needs exactly one Host header").into_response(),
+            Route::Usual(route) => ready!(Pin::new(route).poll(cx))?,
+            Route::Large(route) => ready!(route.as_mut().poll(cx))?,
+            Route::NoHost => no_host().into_response(),
         };
         let at_work = self.at_work.take();
         Poll::Ready(Ok(response.map(|body| Answer { body, _at_work: at_work })))

@@ -16,22 +16,51 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    extract::Request,
-    http::header::EXPECT,
+    http::{Request, Response, StatusCode, header::EXPECT},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, within};
 
 /// A body of this size is in the kernel's buffers by the time it is refused.
 const SMALL: u64 = 64 << 10;
-/// The most that is discarded: several times the largest message.
-const DISCARDED_MAX: usize = 64 << 20;
+/// The most that is discarded: a few of the largest messages.
+const DISCARDED_MAX: usize = 32 << 20;
+/// How many are, at once.
+const AT_ONCE: usize = 16;
 /// How long that may take. The answer waits for it.
 const DISCARD_LIMIT: Duration = Duration::from_secs(5);
 /// Who sends nothing for so long waits for the answer. Longer than a round trip of any network that agents are in.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How many requests of a listener may have their rest discarded at once. It costs time, and whoever is refused may
+/// have shown no token: beyond these a connection ends as it does without all this.
+#[derive(Clone)]
+pub(super) struct Discards(Arc<Semaphore>);
+
+impl Discards {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(AT_ONCE)))
+    }
+
+    /// Gives a refusal once its client is ready to read it. A client that was too slow is not waited for once more.
+    pub(super) async fn before(
+        &self,
+        answer: Response<Body>,
+        rest: RestOfBody,
+        clock: &dyn Clock,
+    ) -> Response<Body> {
+        if answer.status() != StatusCode::REQUEST_TIMEOUT
+            && rest.is_coming()
+            && let Ok(_permit) = self.0.try_acquire()
+        {
+            rest.discard(clock).await;
+        }
+        answer
+    }
+}
 
 /// The body of a request, which its handler reads too.
 #[derive(Clone)]
@@ -45,22 +74,23 @@ struct Shared {
 }
 
 impl RestOfBody {
-    /// Keeps hold of a request's body. `None` for a small one.
-    pub(super) fn keep(request: Request) -> (Request, Option<Self>) {
+    /// Keeps hold of a request's body, unless that is small: then the request is given back.
+    pub(super) fn keep(request: Request<Incoming>) -> Result<Request<Incoming>, (Request<Body>, Self)> {
         if request.body().size_hint().upper().is_some_and(|most| most <= SMALL) {
-            return (request, None);
+            return Ok(request);
         }
         let (parts, body) = request.into_parts();
         let waits = parts.headers.contains_key(EXPECT);
-        let rest = Self(Arc::new(Shared { body: Mutex::new(body), waits, asked: AtomicBool::new(false) }));
-        (Request::from_parts(parts, Body::new(rest.clone())), Some(rest))
+        let rest = Self(Arc::new(Shared {
+            body: Mutex::new(Body::new(body)),
+            waits,
+            asked: AtomicBool::new(false),
+        }));
+        Err((Request::from_parts(parts, Body::new(rest.clone())), rest))
     }
 
-    /// Receives and discards what is left of it.
-    pub(super) async fn discard(mut self, clock: &dyn Clock) {
-        if self.is_end_stream() || (self.0.waits && !self.0.asked.load(Ordering::Relaxed)) {
-            return;
-        }
+    /// Receives and discards what is left of it before its answer is given.
+    async fn discard(mut self, clock: &dyn Clock) {
         let mut left = DISCARDED_MAX;
         let discard = async {
             while let Some(Some(Ok(frame))) = within(clock, PAUSE, self.frame()).await {
@@ -72,6 +102,11 @@ impl RestOfBody {
         };
         // Whoever has not sent it by then sees the connection end.
         let _in_time = within(clock, DISCARD_LIMIT, discard).await;
+    }
+
+    /// Whether the client is sending, or about to, without having been read to the end.
+    fn is_coming(&self) -> bool {
+        !self.is_end_stream() && (!self.0.waits || self.0.asked.load(Ordering::Relaxed))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Body) -> T) -> T {

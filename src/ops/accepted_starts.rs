@@ -1,20 +1,17 @@
 //! Orders of people to start something, from the moment they are accepted until they are carried out.
 //!
-//! Until its transaction the row still says what it said before the order: paused, failed, or up with the process that a
-//! restart is about to end. Whoever was told that the order is accepted expects the next message to wait for what
-//! comes of it.
+//! Until its transaction the row still says what it said before the order: paused, or failed. Whoever was told that the
+//! order is accepted expects the next message to wait for what comes of it. A restart is not waited for: its old process
+//! answers until it is stopped, which may be long after, when an image is pulled first.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::broadcast;
 
-use crate::domain::{
-    ids::{Incarnation, WorkspaceId},
-    status::Status,
-};
+use crate::domain::ids::WorkspaceId;
 
 /// The accepted starts of all workspaces.
 #[derive(Clone, Debug)]
@@ -22,10 +19,15 @@ pub struct AcceptedStarts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// For each order, the incarnation that it replaces, if it is a restart.
-    orders: Mutex<BTreeMap<WorkspaceId, Vec<Option<Incarnation>>>>,
+    orders: Mutex<Orders>,
     // No `watch`, which wakes those who wait in an order that it draws: the simulator repeats a life to the letter.
     ended: broadcast::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    of: BTreeMap<WorkspaceId, BTreeSet<u64>>,
+    next: u64,
 }
 
 /// Counts as an accepted start until it is dropped.
@@ -33,59 +35,74 @@ struct Shared {
 pub(super) struct AcceptedStart {
     all: AcceptedStarts,
     workspace: WorkspaceId,
-    replaces: Option<Incarnation>,
+    number: u64,
 }
 
 impl Drop for AcceptedStart {
     fn drop(&mut self) {
-        let mut orders = self.all.orders();
-        if let Some(of) = orders.get_mut(&self.workspace) {
-            if let Some(at) = of.iter().position(|replaces| *replaces == self.replaces) {
-                of.swap_remove(at);
-            }
-            if of.is_empty() {
-                orders.remove(&self.workspace);
-            }
-        }
-        drop(orders);
-        // Nobody may wait.
-        let _heard = self.all.0.ended.send(());
+        self.all.end([self.workspace], |number| number == self.number);
     }
 }
+
+/// A moment between accepted starts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AcceptedBefore(u64);
 
 impl AcceptedStarts {
     pub(super) fn new() -> Self {
         Self(Arc::new(Shared { orders: Mutex::default(), ended: broadcast::Sender::new(1) }))
     }
 
-    pub(super) fn add(&self, workspace: WorkspaceId, replaces: Option<Incarnation>) -> AcceptedStart {
-        self.orders().entry(workspace).or_default().push(replaces);
-        AcceptedStart { all: self.clone(), workspace, replaces }
+    pub(super) fn add(&self, workspace: WorkspaceId) -> AcceptedStart {
+        let mut orders = self.orders();
+        let number = orders.next;
+        orders.next += 1;
+        orders.of.entry(workspace).or_default().insert(number);
+        drop(orders);
+        AcceptedStart { all: self.clone(), workspace, number }
+    }
+
+    pub(super) fn so_far(&self) -> AcceptedBefore {
+        AcceptedBefore(self.orders().next)
+    }
+
+    /// A stop that was given after these has the last word.
+    pub(super) fn overrule(
+        &self,
+        workspaces: impl IntoIterator<Item = WorkspaceId>,
+        accepted: AcceptedBefore,
+    ) {
+        self.end(workspaces, |number| number < accepted.0);
+    }
+
+    fn end(&self, workspaces: impl IntoIterator<Item = WorkspaceId>, which: impl Fn(u64) -> bool) {
+        let mut orders = self.orders();
+        for workspace in workspaces {
+            if let Some(of) = orders.of.get_mut(&workspace) {
+                of.retain(|number| !which(*number));
+                if of.is_empty() {
+                    orders.of.remove(&workspace);
+                }
+            }
+        }
+        drop(orders);
+        // Nobody may wait.
+        let _heard = self.0.ended.send(());
     }
 
     /// Whether one is about to bring this workspace up.
     #[must_use]
     pub fn has(&self, workspace: WorkspaceId) -> bool {
-        self.orders().contains_key(&workspace)
+        self.orders().of.contains_key(&workspace)
     }
 
-    /// Whether one is about to replace what a row with this status and incarnation says.
-    #[must_use]
-    pub fn will_replace(&self, workspace: WorkspaceId, status: Status, incarnation: Incarnation) -> bool {
-        let is_down = matches!(status, Status::Paused | Status::Failed(_));
-        let orders = self.orders();
-        orders
-            .get(&workspace)
-            .is_some_and(|of| of.iter().any(|replaces| replaces.map_or(is_down, |old| old == incarnation)))
-    }
-
-    /// Hears whenever one has been carried out or has failed.
+    /// Hears whenever one has been carried out, has failed, or was overruled.
     #[must_use]
     pub fn ends(&self) -> StartEnds {
         StartEnds(self.0.ended.subscribe())
     }
 
-    fn orders(&self) -> MutexGuard<'_, BTreeMap<WorkspaceId, Vec<Option<Incarnation>>>> {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
         self.0.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

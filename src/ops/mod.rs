@@ -52,7 +52,7 @@ use crate::{
     wake::Wake,
 };
 
-pub use accepted_starts::AcceptedStarts;
+pub use accepted_starts::{AcceptedStarts, StartEnds};
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};

@@ -3,7 +3,7 @@
 //! Whoever is paused along with another remembers with whom, and comes back with it: a workspace that a person had
 //! paused by itself stays paused when its parent is resumed.
 
-use super::{Applied, OpError, OpResult, Ops, Order, start::StartOrder};
+use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
 use crate::{
     domain::{
         event::EventKind,
@@ -46,11 +46,13 @@ impl Ops {
     /// When nothing could be paused. What came of each stop is in the answer: where one failed the row says paused
     /// all the same, and `settle` goes on trying.
     pub async fn pause(&self, id: WorkspaceId) -> OpResult<Vec<Affected>> {
+        let accepted = self.0.accepted_starts.so_far();
         let paused = match self.0.store.pause_workspace(id, self.0.clock.now()).await? {
             PauseResult::Paused(paused) => paused,
             PauseResult::BelowPaused(parent) => return Err(below_paused(&parent)),
             PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
         };
+        self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
         // Children first: nothing is left running below a workspace that is stopped. All are begun before any is
         // waited for, because each may take its whole grace.
         let mut stops = Vec::with_capacity(paused.len());
@@ -129,32 +131,34 @@ impl Ops {
     ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
         // Before anything is waited for: whoever tells that the order is accepted has called this, and messages that
         // come after that wait for it.
-        let replaces = match how {
-            Up::Start { .. } => None,
-            Up::Restart | Up::Recreate => self.0.store.member(id).map(|member| member.incarnation),
-        };
-        let accepted = self.0.accepted_starts.add(id, replaces);
+        let accepted = self.0.accepted_starts.add(id);
         let ops = self.clone();
-        async move {
-            let _until_done = accepted;
-            ops.bring_up_now(id, how).await
-        }
+        async move { ops.bring_up_now(id, how, accepted).await }
     }
 
-    async fn bring_up_now(&self, id: WorkspaceId, how: Up) -> OpResult<Vec<Affected>> {
+    async fn bring_up_now(
+        &self,
+        id: WorkspaceId,
+        how: Up,
+        accepted: AcceptedStart,
+    ) -> OpResult<Vec<Affected>> {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;
+        // Each for itself from here on: whose start is over is not waited for because of another's.
+        let along: Vec<_> = along.into_iter().map(|row| (self.0.accepted_starts.add(row.id), row)).collect();
         let own = match how {
             Up::Start { new_volume } => StartOrder { new_volume, ..order.clone() },
             Up::Restart => StartOrder { even_if_running: true, ..order.clone() },
             Up::Recreate => StartOrder { even_if_running: true, new_container: true, ..order.clone() },
         };
         let mut affected = vec![Affected { id, result: self.resume_one(&row, own).await }];
+        drop(accepted);
         // One after the other, parents first: a child is not started below one that is paused.
-        for row in along {
+        for (accepted, row) in along {
             affected
                 .push(Affected { id: row.id, result: self.resume_along(row.id, id, order.clone()).await });
+            drop(accepted);
         }
         Ok(affected)
     }

@@ -433,6 +433,8 @@ fn pause_one(
         tx.sql
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![row.id, with])?;
+        // No event tells of what only changes with whom it comes back.
+        tx.touch(row.id);
     }
     Ok(paused)
 }

@@ -235,7 +235,7 @@ impl Roster {
         refusing.map(|(id, member)| (*id, member.said.refused)).collect()
     }
 
-    /// Whether a workspace above this one is paused.
+    /// See [`super::Store::pause`].
     fn pause(&self, id: WorkspaceId, starts: &dyn Fn(WorkspaceId) -> bool) -> Pause {
         let mut pause = Pause::None;
         let mut at = Some(id);

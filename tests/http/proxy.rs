@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ostler::{
-    engine::{Trouble, fake::Fault},
-    ops::Up,
-};
+use ostler::engine::{Trouble, fake::Fault};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -922,40 +919,53 @@ async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_after_an_accepted_restart_reaches_the_new_process() {
-    let registry = Registry::start().await;
-    let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let agent = Agent::at(to.port().await, well()).await;
-    let accepted = registry.ops.bring_up(to.id.parse().unwrap(), Up::Restart);
-    let restarts = async {
-        sleep(CHANCE).await;
-        let (restarted, anew) = tokio::join!(accepted, comes_up(&to));
-        restarted.expect("it is restarted");
-        anew
-    };
-    let (answer, anew) = tokio::join!(from.ask(from.message(&to).json(bare())), restarts);
-    answer.is(200, REPLY);
-    let proofs: Vec<_> = agent.asked().iter().map(super::agent::Asked::proofs).collect();
-    assert_eq!(proofs, [[anew.proof()]], "the process of before the restart was asked");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn message_goes_to_the_old_process_when_its_accepted_restart_fails() {
+async fn message_sent_as_soon_as_a_start_is_accepted_waits_for_it() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let _agent = Agent::at(to.port().await, well()).await;
-    registry.world.inject(|call| match call.method {
-        "inspect_container" => Fault::Before(Trouble::Conflict),
-        _ => Fault::None,
+    for _ in 0..5 {
+        to.order("stop").await.well();
+        registry.world.inject(|call| match call.method {
+            "inspect_container" => Fault::Slow(CHANCE),
+            _ => Fault::None,
+        });
+        to.order("start?wait=false").await.well();
+        let (answer, _) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up(&to));
+        answer.is(200, REPLY);
+        registry.world.heal();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_after_an_accepted_start_has_the_last_word() {
+    let registry = Registry::start().await;
+    let (from, to) = (registry.online("from").await, registry.online("to").await);
+    to.order("stop").await.well();
+    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
+    to.order("stop").await.well();
+    from.tell(&to, bare())
+        .await
+        .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
+    drop(accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_to_a_started_parent_does_not_wait_for_its_children() {
+    let registry = Registry::start().await;
+    let lead = registry.online("lead").await;
+    let child = registry.online_below("child", &lead).await;
+    lead.order("stop").await.well();
+    let slow = registry.row(&child.id).await.container.expect("it has a container").to_string();
+    registry.world.inject(move |call| {
+        if call.method == "inspect_container" && call.object == slow { Fault::Lost } else { Fault::None }
     });
-    let accepted = registry.ops.bring_up(to.id.parse().unwrap(), Up::Restart);
-    let fails = async {
-        sleep(CHANCE).await;
-        accepted.await
-    };
-    let (answer, failed) = tokio::join!(from.ask(from.message(&to).json(bare())), fails);
-    assert!(failed.unwrap().into_iter().all(|affected| affected.result.is_err()), "the engine refuses");
-    answer.is(200, REPLY);
+    let _agent = Agent::at(lead.port().await, well()).await;
+    lead.order("start?wait=false").await.well();
+    comes_up(&lead).await;
+    let message = Ask::post(format!("/workspaces/{}/a2a", lead.id)).json(bare());
+    registry.order(message).await.is(200, REPLY);
+    let command = Ask::post(format!("/workspaces/{}/exec", lead.id)).json(json!({ "command": ["true"] }));
+    registry.order(command).await.refuses_with(503, "the fake engine runs no commands");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -271,6 +271,8 @@ fn a_pause_in_the_middle_of_its_parents_resume_has_the_last_word() {
         house.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
         let under_way = (0..after).all(|_| house.sim.step_calmly());
         let said = house.calmly(|ops| async move { ops.pause(child).await });
+        let store = house.daemon.hearing.clone();
+        assert!(house.calmly(|_| async move { store.memory_is_true().await }).unwrap(), "after step {after}");
         house.sim.quiesce();
         if said.is_ok() {
             assert_eq!(house.status(child), Status::Paused, "paused after step {after} of the resume");

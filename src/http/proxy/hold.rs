@@ -51,7 +51,8 @@ pub(super) async fn hold(
             return Ok(ready);
         }
         let status = api.0.store.member(to).map(|member| member.status);
-        if matches!(status, Some(Status::Hibernated | Status::Hibernating)) && waking.is_none() {
+        let sleeps = matches!(status, Some(Status::Hibernated | Status::Hibernating));
+        if sleeps && waking.is_none() && !api.0.ops.accepted_starts().has(to) {
             waking = Some(wake(api, from, to)?);
         }
         let left = until.since(api.0.clock.awake());
@@ -137,7 +138,7 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     if pause == Pause::Lasts {
         return Err(paused());
     }
-    if pause == Pause::Ends || starts.will_replace(to, member.status, member.incarnation) {
+    if pause == Pause::Ends || (matches!(member.status, Status::Failed(_)) && starts.has(to)) {
         return Ok(None);
     }
     match (member.status, passage) {

@@ -43,10 +43,10 @@ pub(in super::super) async fn create(
         return Err(HttpError::conflict(row.runs_elsewhere("and so do its commands")));
     }
     api.0.ops.traffic().note(row.id);
-    let row = once_started(&api, row).await?;
     if body.command.is_empty() {
         return Err(HttpError::invalid("no command was given"));
     }
+    let row = once_started(&api, row).await?;
     let not_running = || {
         HttpError::conflict(format!(
             "workspace `{}` is {}: its container does not run. `ostler start {}` first",
@@ -70,25 +70,19 @@ pub(in super::super) async fn create(
 async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();
+    let is_up = |row: &Workspace| matches!(row.status, Status::Online | Status::Degraded);
+    let is_to_come = || starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
+    if is_up(&row) || !is_to_come() {
+        return Ok(row);
+    }
     let carried_out = async {
-        let mut row = row;
-        loop {
-            let is_up = matches!(row.status, Status::Online | Status::Degraded)
-                && !starts.will_replace(row.id, row.status, row.incarnation);
-            let comes = starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
-            if is_up || !comes {
-                return HttpResult::Ok(row);
-            }
+        while is_to_come() {
             ends.next().await;
-            row = api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)?;
         }
     };
-    within(&*api.0.clock, START_LIMIT, carried_out).await.unwrap_or_else(|| {
-        Err(HttpError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "its start is not carried out yet: try again later",
-        ))
-    })
+    // What is not there in time is refused as what does not run.
+    let _in_time = within(&*api.0.clock, START_LIMIT, carried_out).await;
+    api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)
 }
 
 /// An exec's id as the engine gives it: nothing in it may change the request it is put into.

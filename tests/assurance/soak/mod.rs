@@ -209,7 +209,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: number < PEOPLE,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: true,
-                makes_sure: false,
+                // A slow machine may answer nothing in time, and then there were nothing to be held to.
+                makes_sure: number == 0,
             };
             threads.spawn(move || person.live());
         }
