@@ -406,7 +406,8 @@ pub struct WorkspaceView {
 
 /// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
 ///
-/// Orders are carried out whether or not the client stays: with `?wait=false` the answer comes at once.
+/// Orders are carried out whether or not the client stays: with `?wait=false` the answer comes as soon as the order is
+/// queued, or is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderOutcome {
     /// The workspace's id.
@@ -420,6 +421,9 @@ pub struct OrderOutcome {
     /// The workspaces below it that the order was for too, and what came of each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub along: Vec<AffectedView>,
+    /// Whether the order is only queued, because nobody waits: the status is the one of before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
 }
 
 /// What came of an order for a workspace below the one it was given for.

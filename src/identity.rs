@@ -325,6 +325,9 @@ async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, Store
 
 /// A person says that this copy goes on and the original is no longer used.
 ///
+/// What is a copy may be one of before: its mirror was copied with the database, and cannot tell. So the mirror says that
+/// there is something newer, and the next start holds what the registry does not know.
+///
 /// # Errors
 /// When the directory is in use or its mirror cannot be written.
 pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
@@ -333,7 +336,12 @@ pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let mark = mirror.place().map_err(place)?;
     crash_point::before("identity: accept a copy");
-    mirror.update(|record| *record = record.clone().placed(mark)).map_err(place)?;
+    mirror
+        .update(|record| {
+            *record = record.clone().placed(mark);
+            record.generation += 1;
+        })
+        .map_err(place)?;
     crash_point::after("identity: accept a copy");
     Ok(())
 }
@@ -488,7 +496,11 @@ mod tests {
         let refused = established(&store, copy.0.path()).await;
         assert!(matches!(refused, Err(IdentityError::Copied { .. })), "{refused:?}");
         accept_copy(copy.0.path()).unwrap();
-        established(&store, copy.0.path()).await.unwrap();
+        let registry = established(&store, copy.0.path()).await.unwrap();
+        assert!(
+            registry.recovering_since.is_some(),
+            "a backup that is put back is a copy too, and may be old"
+        );
     }
 
     #[tokio::test]

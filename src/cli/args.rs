@@ -229,7 +229,7 @@ Examples:
   ostler ls --removed          what `undelete` can bring back
   ostler ls --json | jq -r '.[] | select(.status == \"failed\") | .name'")]
 pub struct LsArgs {
-    /// Removed ones too
+    /// The removed ones instead
     #[arg(long)]
     pub removed: bool,
     /// A plain list with ids, not a tree

@@ -1,12 +1,14 @@
 //! The client of the daemon's socket.
 //!
 //! One connection per request: on a unix socket it costs microseconds, and no state can go stale.
-//! Nothing here has a deadline, because an order may rightly take as long as an image takes to pull;
-//! a daemon that is gone is noticed by its closed socket.
+//! No request has a deadline, because an order may rightly take as long as an image takes to pull. A daemon that is gone
+//! is noticed by its closed socket, and one that is frozen because it does not answer a simple question beside it.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -20,11 +22,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, task::JoinSet};
+use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 
 use crate::api::ErrorBody;
 
 use super::failure::{Exit, Failure};
+
+/// How long an answer is waited for before the daemon is asked whether it is alive.
+const ASK_AFTER: Duration = Duration::from_secs(5);
+/// How long that may take: longer than a busy machine needs for the simplest of answers.
+const SILENT_AFTER: Duration = Duration::from_secs(15);
 
 /// A request without a body.
 pub(super) const NOTHING: Option<&()> = None;
@@ -193,8 +200,38 @@ impl Client {
         let mut driver = JoinSet::new();
         // Its failure is the request's failure too, and told there.
         driver.spawn(async { drop(connection.with_upgrades().await) });
-        let response = sender.send_request(request).await.map_err(lost)?;
-        Ok((response, driver))
+        let mut response = pin!(sender.send_request(request));
+        loop {
+            match timeout(ASK_AFTER, &mut response).await {
+                Ok(response) => return Ok((response.map_err(lost)?, driver)),
+                Err(_) if self.is_silent().await => return Err(self.frozen()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether a daemon accepts connections and does not even say that it is alive.
+    async fn is_silent(&self) -> bool {
+        let says = async {
+            let stream = UnixStream::connect(&self.socket).await?;
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+            let mut driver = JoinSet::new();
+            driver.spawn(async { drop(connection.await) });
+            let request =
+                request(Method::GET, "/health", Vec::new()).map_err(|_| io::ErrorKind::InvalidInput)?;
+            sender.send_request(request).await.map(drop).map_err(io::Error::other)
+        };
+        // Any failure says that it is at work, if only at ending: the request's own connection tells more.
+        timeout(SILENT_AFTER, says).await.is_err()
+    }
+
+    fn frozen(&self) -> Failure {
+        let what = format!("the daemon at {} has stopped answering", self.socket.display());
+        Failure::new(Exit::Unreachable, what).next(
+            "look whether its process is stopped (`kill -CONT` lets it go on) or the machine overloaded; an order that it \
+             has received may still be carried out",
+        )
     }
 
     fn unreachable(&self, error: io::Error) -> Failure {

@@ -26,14 +26,14 @@ use crate::clock::{Clock, within};
 
 /// A body of this size is in the kernel's buffers by the time it is refused.
 const SMALL: u64 = 64 << 10;
-/// The most that is discarded: a few of the largest messages.
-const DISCARDED_MAX: usize = 32 << 20;
+/// The most that is discarded: what a person who sends a file as a message may send.
+const DISCARDED_MAX: usize = 128 << 20;
 /// How many are, at once.
 const AT_ONCE: usize = 16;
 /// How long that may take. The answer waits for it.
-const DISCARD_LIMIT: Duration = Duration::from_secs(5);
+const DISCARD_LIMIT: Duration = Duration::from_secs(15);
 /// Who sends nothing for so long waits for the answer. Longer than a round trip of any network that agents are in.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How many requests of a listener may have their rest discarded at once. It costs time, and whoever is refused may
 /// have shown no token: beyond these a connection ends as it does without all this.

@@ -334,6 +334,9 @@ impl Ops {
             let ops = self.clone();
             self.0.spawn.spawn(Box::pin(async move { ops.work(workspace).await }));
         }
+        if let Some(queued) = &self.1 {
+            queued.tell();
+        }
         answer
     }
 

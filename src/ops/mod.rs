@@ -36,6 +36,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
     clock::SharedClock,
     domain::{
@@ -69,7 +71,20 @@ pub use update::Needs;
 
 /// Carries out orders. Cheap to clone.
 #[derive(Clone)]
-pub struct Ops(Arc<Inner>);
+pub struct Ops(Arc<Inner>, Option<Arc<Queued>>);
+
+/// Tells, once, that an order has its place behind those that were given before it: what could refuse it before that has
+/// not.
+struct Queued(Mutex<Option<oneshot::Sender<()>>>);
+
+impl Queued {
+    fn tell(&self) {
+        if let Some(waiter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Nobody waiting any more is no fault.
+            let _gone = waiter.send(());
+        }
+    }
+}
 
 struct Inner {
     store: Store,
@@ -117,7 +132,7 @@ impl Ops {
         let Parts { store, engine, clock, entropy, spawn, mirror, settings, wake } = parts;
         let traffic = Traffic::new(Arc::clone(&clock));
         let actors = actor::Actors::new(settings.concurrent_starts);
-        Self(Arc::new(Inner {
+        let inner = Inner {
             store,
             engine,
             clock,
@@ -131,7 +146,8 @@ impl Ops {
             wake,
             gateways: Gateways::default(),
             paused: Mutex::default(),
-        }))
+        };
+        Self(Arc::new(inner), None)
     }
 
     /// The workspaces somebody is at work on.
@@ -144,6 +160,13 @@ impl Ops {
     #[must_use]
     pub fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
         self.0.actors.restarting_unwell()
+    }
+
+    /// The same, for one order of somebody who waits no longer than until it is queued: then `queued` hears, or it is
+    /// dropped with the order.
+    #[must_use]
+    pub fn telling(&self, queued: oneshot::Sender<()>) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::new(Queued(Mutex::new(Some(queued))))))
     }
 
     /// The orders to start something that were accepted and are not carried out yet.

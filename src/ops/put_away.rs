@@ -46,6 +46,15 @@ impl Ops {
     ) -> OpResult<Applied> {
         phase.say("trash: putting its things away");
         self.0.recognise_engine().await?;
+        let things = match order.swept_by {
+            // A purge may have ended since the listing that the pass went by: an entry for what is gone would claim that
+            // it can come back.
+            Some(_) => self.0.still_there(order.things).await?,
+            None => order.things,
+        };
+        if things == Things::default() {
+            return Ok(Applied::Raced("what was to be put away is gone".into()));
+        }
         let at = self.0.clock.now();
         let claim = NewClaim {
             id: TrashId(self.0.entropy.uuid()),
@@ -53,7 +62,7 @@ impl Ops {
             workspace_name: order.name,
             reason: order.reason,
             evidence: order.evidence,
-            things: order.things,
+            things,
             guard: order.guard,
             keep_until: at + self.0.settings().trash_retention,
             swept_by: order.swept_by,
@@ -99,6 +108,14 @@ impl Ops {
     }
 }
 
+fn is_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
+    match inspected {
+        Ok(_) => Ok(true),
+        Err(error) if error.trouble == Trouble::Absent => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Inner {
     /// The row's container and the workspace's volumes, those that are there and in no trash entry.
     pub(super) async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
@@ -127,6 +144,24 @@ impl Inner {
             }
         }
         Ok(things)
+    }
+
+    /// Those of the things that the engine still has.
+    async fn still_there(&self, things: Things) -> OpResult<Things> {
+        let mut left = Things::default();
+        if let Some(container) = things.container
+            && is_there(self.engine.inspect_container(&container.id).await)?
+        {
+            left.container = Some(container);
+        }
+        for volume in things.volumes {
+            if is_there(self.engine.inspect_volume(&volume).await)? {
+                left.volumes.push(volume);
+            }
+        }
+        // Another engine has none of it.
+        self.recognise_engine().await?;
+        Ok(left)
     }
 
     /// Stops and names what runs although it lies in the trash, or lies there under another name: a call that had been

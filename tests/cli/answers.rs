@@ -238,3 +238,13 @@ fn doctor_fails_only_when_a_check_fails() {
     both!(daemon, "doctor", ["doctor"]);
     assert_snapshot!("doctor_fails", daemon.run(&["doctor", "--accept-engine"]).transcript());
 }
+
+#[test]
+fn daemon_that_is_frozen_is_noticed() {
+    let home = crate::support::cli::home();
+    let socket = std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap();
+    let ran = crate::support::cli::run_in(&home, &["ls"], &[], "");
+    drop(socket);
+    assert_eq!(ran.code, 5, "{}", ran.transcript());
+    assert!(ran.transcript().contains("has stopped answering"), "{}", ran.transcript());
+}

@@ -20,6 +20,7 @@ fn created() -> CreatedWorkspace {
 
 fn outcome(status: &str) -> OrderOutcome {
     OrderOutcome {
+        accepted: false,
         id: things::BUILDER.into(),
         name: "builder".into(),
         status: status.into(),

@@ -937,6 +937,39 @@ async fn message_sent_as_soon_as_a_start_is_accepted_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn orders_that_nobody_waits_for_are_carried_out_in_their_order() {
+    let registry = Registry::start().await;
+    let lead = registry.online("lead").await;
+    let child = registry.online_below("child", &lead).await;
+    for _ in 0..10 {
+        lead.order("stop?wait=false").await.well();
+        let said = lead.order("start?wait=false").await.well();
+        assert_eq!(said["accepted"], true, "{said}");
+        comes_up(&lead).await;
+        comes_up(&child).await;
+        lead.order("hibernate?wait=false&force=true").await.well();
+        lead.order("wake").await.well();
+        comes_up(&lead).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_that_is_refused_is_refused_whether_or_not_anybody_waits() {
+    let registry = Registry::start().await;
+    let lead = registry.online("lead").await;
+    let child = registry.online_below("child", &lead).await;
+    lead.order("stop").await.well();
+    for (of, verb) in
+        [(&lead, "wake"), (&lead, "hibernate"), (&child, "start"), (&child, "recreate"), (&child, "restart")]
+    {
+        let waited = of.order(verb).await;
+        let not = of.order(&format!("{verb}?wait=false")).await;
+        assert_eq!((waited.status, waited.json()), (not.status, not.json()), "{verb}");
+        assert_eq!(waited.status, 409, "{verb}: {waited:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stop_after_an_accepted_start_has_the_last_word() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);

@@ -3,9 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use ostler::{
-    domain::naming::instance_name,
+    domain::{
+        naming::{VolumeKind, instance_name, volume_name},
+        trash::{Things, TrashReason},
+    },
     engine::trusted::Untrusted,
-    ops::{Applied, OpError},
+    ops::{Applied, OpError, Order, PutAway},
+    store::ClaimGuard,
     sweep::{Driver, Mode, Outcome, Sight},
 };
 
@@ -126,4 +130,26 @@ fn one_look_without_a_running_container_marks_nobody_offline() {
     house.sim.quiesce();
     house.converge();
     at_rest(&house).unwrap();
+}
+
+/// Found by a stranger: with Podman away while `rm --purge` was given, a sweep went by a listing from before the purge.
+#[test]
+fn what_was_purged_since_a_listing_gets_no_trash_entry() {
+    let house = House::new(1, TaskOrder::AsWoken);
+    let id = house.online("w");
+    house.calmly(|ops| async move { ops.remove(id, false, true).await }).expect("it is purged");
+    house.sim.quiesce();
+    let from_before = Order::PutAway(PutAway {
+        name: "w".into(),
+        reason: TrashReason::Removed,
+        evidence: "a listing".into(),
+        things: Things { container: None, volumes: vec![volume_name(id, VolumeKind::Work)] },
+        guard: ClaimGuard::RowRemoved,
+        swept_by: Some("reap_removed"),
+    });
+    let done = house.calmly(|ops| async move { ops.order(id, from_before).await });
+    assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
+    let store = house.daemon.hearing.clone();
+    let trash = house.calmly(|_| async move { store.trash().await }).unwrap();
+    assert_eq!(trash, [], "nothing of it can come back");
 }

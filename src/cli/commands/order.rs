@@ -71,7 +71,15 @@ pub(super) async fn give_with(
         session.out.value(&outcome)?;
     } else if failure.is_none() {
         let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-        tell(session, &printable(&outcome.name), &outcome.status, &detail.unwrap_or_default())?;
+        let detail = if outcome.accepted {
+            format!(
+                " now, and {verb} is ordered: `ostler why {}` tells what comes of it",
+                quoted(&outcome.name)
+            )
+        } else {
+            detail.unwrap_or_default()
+        };
+        tell(session, &printable(&outcome.name), &outcome.status, &detail)?;
         for along in outcome.along.iter().filter(|along| !along.failed) {
             let detail = along.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
             tell(

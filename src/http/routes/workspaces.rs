@@ -11,6 +11,8 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
+use tokio::sync::oneshot;
+
 use super::{
     super::{
         Api,
@@ -485,23 +487,46 @@ async fn ordered_for<W>(
 where
     W: Future<Output = Result<Applied, OpError>> + Send + 'static,
 {
-    let work = order(api.0.ops.clone(), id);
-    let detail = if wait {
-        match api.detached(work).await? {
-            Applied::Done(said) => Some(said),
-            Applied::Raced(why) => Some(format!("nothing was done: {why}")),
-        }
+    let applied = if wait {
+        Some(api.detached(order(api.0.ops.clone(), id)).await?)
     } else {
-        api.0.spawn.spawn(Box::pin(async move {
-            if let Err(error) = work.await {
-                tracing::warn!(workspace = %id, %error, "an order that nobody waited for failed");
-            }
-        }));
-        None
+        queued(api, id, order).await?
     };
     let row = api.0.store.workspace(id).await?;
     let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
-    Ok(Json(outcome(&row, detail)))
+    Ok(Json(match applied {
+        Some(Applied::Done(said)) => outcome(&row, Some(said)),
+        Some(Applied::Raced(why)) => outcome(&row, Some(format!("nothing was done: {why}"))),
+        // What the row says was so before the order.
+        None => OrderOutcome { accepted: true, detail: None, ..outcome(&row, None) },
+    }))
+}
+
+/// Gives an order and waits until it is queued behind those of before, so that the next one comes after it; answers what
+/// came of one that was over before.
+async fn queued<W>(
+    api: &Api,
+    id: WorkspaceId,
+    order: impl FnOnce(Ops, WorkspaceId) -> W,
+) -> Result<Option<Applied>, OpError>
+where
+    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
+{
+    let (told, queued) = oneshot::channel();
+    let (answer, mut done) = oneshot::channel();
+    let work = order(api.0.ops.telling(told), id);
+    api.0.spawn.spawn(Box::pin(async move {
+        if let Err(Err(error)) = answer.send(work.await) {
+            tracing::warn!(workspace = %id, %error, "an order that nobody waited for failed");
+        }
+    }));
+    tokio::select! {
+        biased;
+        done = &mut done => return done.unwrap_or(Err(OpError::Stopping)).map(Some),
+        Ok(()) = queued => return Ok(None),
+        else => {}
+    }
+    done.await.unwrap_or(Err(OpError::Stopping)).map(Some)
 }
 
 fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
@@ -511,6 +536,7 @@ fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
         status: row.status.as_str().into(),
         detail: detail.or_else(|| row.status_detail.clone()),
         along: Vec::new(),
+        accepted: false,
     }
 }
 
@@ -524,11 +550,17 @@ async fn cascaded<W>(
 where
     W: Future<Output = Result<Vec<Affected>, OpError>> + Send + 'static,
 {
-    let work = order(api.0.ops.clone(), id);
     if !wait {
-        let own = |_: Ops, _| async move { work.await.map(|_| Applied::Done(String::new())) };
+        let own = |ops, id| {
+            let work = order(ops, id);
+            async move {
+                let own = work.await?.into_iter().find(|affected| affected.id == id);
+                own.map_or_else(|| Ok(Applied::Done(String::new())), |affected| affected.result)
+            }
+        };
         return ordered_for(api, id, false, own).await;
     }
+    let work = order(api.0.ops.clone(), id);
     let affected = api.detached(work).await?;
     let mut own = None;
     let mut along = Vec::new();
