@@ -132,6 +132,7 @@ build_packages() {
 	cat <<-'LIST'
 		gcc: compiles the SQLite that ostler carries, and links
 		libc6-dev: the headers gcc needs for that
+		make: builds the allocator that ostler carries
 	LIST
 }
 

@@ -78,6 +78,10 @@ fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
     assert_eq!(copied.show("kept")["status"], "online");
     let said = refused(at_runtime_dir(&mut original.command(), &copied));
     assert!(said.stderr.contains(&format!("process {}", copied.pid())), "{said:?}");
+    // The original went on meanwhile: a copy knows nothing of what came after it, and holds it.
+    let doctor = copied.ostler(["doctor"]);
+    assert!(doctor.stdout.contains("recovering since"), "{doctor:?}");
+    copied.ostler(["adopt", "--all"]).well();
     converge(&copied);
     assert_truthful(&copied);
 }

@@ -14,7 +14,11 @@ use crate::{
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Result<u8, Failure> {
     if args.accept_copy {
         session.host.accept_copy().await?;
-        output::note("This data directory is the one from now on. Start the daemon with `ostler serve`.");
+        output::note(
+            "This data directory is the one from now on. Start the daemon with `ostler serve`. The copy may be from \
+             before, so it holds everything as it is until you have looked: `ostler adopt --dry-run` shows what \
+             differs, `ostler adopt --all` takes it over.",
+        );
         return Ok(0);
     }
     let report = if args.accept_engine {
