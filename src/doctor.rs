@@ -1,6 +1,6 @@
-//! The doctor: looks at everything that could be wrong, says what it found and what to do.
+//! The doctor: runs diagnostic checks and reports for each what it found and what to do about it.
 //!
-//! It changes nothing. Each check is a question of its own, so one that cannot be answered hides no other.
+//! It changes nothing. Checks are independent: one that cannot be completed does not hide the others.
 
 mod configuration;
 mod network;
@@ -29,51 +29,51 @@ use crate::{
 pub use configuration::{BuiltIn, Configured};
 pub use network::{AskBound, AskReach, Network, Reach, registry_mark};
 
-/// Free space below which the doctor warns: a registry needs little, containers' logs and images more.
+/// Free bytes below which the disk check warns. The registry needs little; container logs and images need more.
 const LOW_DISK_BYTES: u64 = 512 << 20;
 
-/// Free space below which the doctor fails: the next batch of changes may not fit.
+/// Free bytes below which the disk check fails: the store's next batch of changes may not fit.
 const FULL_DISK_BYTES: u64 = 16 << 20;
 
-/// An engine that uses more of a core than this is busy with something: idle, it uses none.
+/// Share of a core above which the engine check warns. An idle engine uses none.
 const BUSY_ENGINE_CORES: f64 = 0.8;
 
-/// An engine with more memory than this has lost some: it takes 40 MiB, and 70 with 200 containers.
+/// Memory of the engine's process above which the check warns of a leak. Podman uses 40 MiB, 70 with 200 containers.
 const LARGE_ENGINE_BYTES: u64 = 512 << 20;
 
-/// Looks at a running ostler.
+/// Runs the checks of a running daemon.
 #[derive(Clone)]
 pub struct Doctor(Arc<DoctorParts>);
 
-/// What a [`Doctor`] looks at.
+/// The dependencies of a [`Doctor`].
 pub struct DoctorParts {
-    /// The registry.
+    /// The registry's database.
     pub store: Store,
-    /// The engine, bounded.
+    /// The engine, with deadlines on its calls.
     pub engine: Arc<dyn Engine>,
-    /// The clock.
+    /// Wall clock and timers.
     pub clock: SharedClock,
-    /// Whose things.
+    /// The instance whose containers and volumes are checked.
     pub instance: InstanceId,
-    /// Where the registry lives.
+    /// The directory that contains the database; its file system is checked for free space.
     pub data_dir: PathBuf,
-    /// Where agents are heard.
+    /// Where the daemon listens for agents, and how workspaces reach it.
     pub network: Network,
     /// The configuration in force, and the file it came from.
     pub configuration: Arc<dyn Configured>,
 }
 
-/// Something in order.
+/// Builds a check with the verdict `ok`.
 pub fn ok(name: &str, found: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: "ok".into(), found: found.into(), advice: None }
 }
 
-/// Something to know about.
+/// Builds a check with the verdict `warn`.
 pub fn warn(name: &str, found: impl Into<String>, advice: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: "warn".into(), found: found.into(), advice: Some(advice.into()) }
 }
 
-/// Something broken.
+/// Builds a check with the verdict `fail`.
 pub fn fail(name: &str, found: impl Into<String>, advice: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: "fail".into(), found: found.into(), advice: Some(advice.into()) }
 }
@@ -83,15 +83,15 @@ fn store_fails(error: &StoreError) -> Check {
 }
 
 impl Doctor {
-    /// Puts the parts together.
+    /// Wraps `parts` for shared use; clones share them.
     #[must_use]
     pub fn new(parts: DoctorParts) -> Self {
         Self(Arc::new(parts))
     }
 
-    /// Looks at everything.
+    /// Runs all checks.
     pub async fn examine(&self) -> DoctorReport {
-        // All at once: an engine that hangs costs one deadline, not one for each question.
+        // Concurrent: an engine that hangs costs one deadline in total, not one for each check.
         let (engine, engine_use, listing, trash, network, of_store) = tokio::join!(
             engine(&*self.0.engine),
             engine_use(&*self.0.engine),
@@ -171,7 +171,8 @@ impl Doctor {
         }
     }
 
-    /// The rows and trash entries of what a listing shows; renamed containers of theirs are recognised in it.
+    /// Returns the rows and trash entries of the workspaces in `inventory`. Containers that were renamed by hand are
+    /// assigned to them in `inventory`.
     async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<KnownRow>, Vec<TrashEntry>)> {
         let mut shown = inventory.workspaces();
         shown.extend(inventory.named_by_foreign());
@@ -181,11 +182,13 @@ impl Doctor {
         Ok((rows, entries))
     }
 
-    /// Workspaces at rest whose work volume is gone, if any: nobody else notices before they are to start.
+    /// Warns of workspaces that do not run and whose work volume is gone, if any.
+    ///
+    /// Without this check a missing volume shows only at the next start.
     async fn lost_work(&self) -> StoreResult<Option<Check>> {
         let mut lost = Vec::new();
         for row in self.0.store.workspaces(Scope::Live).await? {
-            // Podman lets nobody delete a volume that a running container mounts.
+            // Podman does not delete a volume that a running container mounts.
             let is_up = matches!(row.status, Status::Online | Status::Degraded | Status::Provisioning);
             if is_up || !row.has_work_volume || !row.wants_work_volume() {
                 continue;
@@ -194,14 +197,15 @@ impl Doctor {
             let gone = match self.0.engine.inspect_volume(&work).await {
                 Ok(seen) => seen.directory_missing,
                 Err(error) if error.trouble == Trouble::Absent => true,
-                // Each further call would wait for as long. The engine check reports this.
+                // Each further call could run into the same deadline. The engine check reports the error.
                 Err(_) => return Ok(None),
             };
             if gone {
                 lost.push(format!("{} ({work})", row.name));
             }
         }
-        // What another engine does not know is not lost: ours has to have answered after the last of them.
+        // A volume missing in another engine is not lost: after the last inspection, verify that this is the accepted
+        // engine.
         let own = OwnContainers(&self.0.store);
         if lost.is_empty()
             || trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await.is_err()
@@ -326,10 +330,10 @@ impl Doctor {
     }
 }
 
-/// The most unknown workspaces that one line names.
+/// The most unknown workspaces that one check names.
 const MOST_UNKNOWN: usize = 20;
 
-/// Workspaces of this instance in the engine that neither a row nor the trash knows, if any.
+/// Warns of workspaces of this instance in the engine that have neither a row nor a trash entry, if any.
 fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> Option<Check> {
     let known: BTreeSet<_> =
         rows.iter().map(|row| row.id).chain(entries.iter().map(|entry| entry.workspace)).collect();
@@ -361,7 +365,7 @@ fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> 
     ))
 }
 
-/// Containers that an operator has paused, if any.
+/// Warns of containers that an operator paused with `podman pause`, if any.
 fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
     let paused = inventory.with_paused();
     let names: Vec<_> = rows
@@ -381,7 +385,7 @@ fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
     })
 }
 
-/// Whether the engine answers.
+/// Checks that the engine answers and that it can enforce resource limits.
 pub async fn engine(engine: &dyn Engine) -> Check {
     match engine.describe().await {
         Ok(info) => {
@@ -407,7 +411,7 @@ pub async fn engine(engine: &dyn Engine) -> Check {
     }
 }
 
-/// What the engine's own process uses, where it can be seen.
+/// Checks CPU and memory use of the engine's own process; `None` if they cannot be read.
 async fn engine_use(engine: &dyn Engine) -> Option<Check> {
     let EngineUse { process, memory_bytes, cores } = engine.process_use().await.ok()??;
     let found = format!(
@@ -426,13 +430,13 @@ async fn engine_use(engine: &dyn Engine) -> Option<Check> {
     })
 }
 
-/// Whether there is room beside the database.
+/// Checks free space and free inodes in the file system of `data_dir`.
 #[must_use]
 pub fn disk(data_dir: &std::path::Path) -> Check {
     match rustix::fs::statvfs(data_dir) {
         Ok(space) => {
             let free = space.f_bavail * space.f_frsize;
-            // File systems without a table of inodes say that they have none at all.
+            // File systems without an inode table (Btrfs) report 0 inodes in total.
             let no_inodes = space.f_files > 0 && space.f_favail == 0;
             room(free, no_inodes, &data_dir.display().to_string())
         }

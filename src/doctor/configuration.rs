@@ -1,24 +1,24 @@
-//! Whether the daemon runs with what its configuration file says.
+//! Checks whether the daemon runs with the values of its configuration file.
 
 use super::{fail, ok, warn};
 use crate::api::{Check, Reloaded, RunningConfig};
 
-/// The configuration in force, and the file that it came from.
+/// Access to the configuration in force and the file that it was read from.
 pub trait Configured: Send + Sync {
-    /// The values in force, and how the file differs from them now.
+    /// Returns the values in force and how the file now differs from them.
     fn running(&self) -> RunningConfig;
 
-    /// Reads the file again and applies what can be applied while the daemon runs: all of that, or nothing.
+    /// Reads the file again and applies every change that does not need a restart: all of them or none.
     ///
     /// # Errors
-    /// Why the file cannot be used: the place and the reason. Nothing was changed then.
+    /// If the file cannot be used: the position in the file and the reason. Nothing is changed then.
     fn reload(&self) -> Result<Reloaded, String>;
 
-    /// Whether the file, as it is now, has this runtime.
+    /// Whether the file, as it is now, defines this runtime.
     fn file_has_runtime(&self, name: &str) -> bool;
 }
 
-/// A configuration that was given in code: there is no file, and nothing to reload.
+/// A configuration that was built in code: it has no file, and a reload does nothing.
 pub struct BuiltIn;
 
 impl Configured for BuiltIn {

@@ -1,4 +1,4 @@
-//! Whether workspaces reach ostler: proven from inside one of them, because nothing on the host can tell.
+//! Checks whether workspaces reach ostler, by a request from inside one of them: it cannot be determined from the host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,28 +27,28 @@ use crate::{
     store::{Described, Scope, StoreResult},
 };
 
-/// How long looking for somebody who reaches ostler may take. A tool inside gives up after 5 s.
+/// Time limit of the check from inside the containers, for all of them together. A tool in a container stops after 5 s.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A beat no older than this is proof too.
+/// A heartbeat no older than this also proves that a workspace reaches ostler.
 const FRESH_BEAT: Duration = Duration::from_mins(2);
 
-/// How much of what a container says is read: nobody there may fill the daemon's memory.
+/// The most bytes of output that are read from a container, so that none can fill the daemon's memory.
 const MOST_SAID: u64 = 16 << 10;
 
-/// How many characters of it are shown.
+/// How many characters of that output are shown.
 const MOST_SHOWN: usize = 200;
 
-/// The most addresses that one line names.
+/// The most addresses that one check names.
 const MOST_ADDRESSES: usize = 4;
 
-/// What is shown where nothing was said.
+/// Shown if the output is empty.
 const NO_ANSWER: &str = "no answer";
 
 const NO_SHELL: &str = "/bin/sh could be run in no running workspace";
 
-/// Asks from inside a container, with whatever it has. Not every wget can be told a limit, so `timeout` is, where
-/// there is one that takes it so.
+/// Script that requests `/health` from inside a container, with whichever of curl, wget and python3 it has. Not every
+/// wget has a time limit, so it runs under `timeout` where one exists that takes its arguments this way.
 const ASK: &str = r#"url=${PLATFORM_URL:-}/health limit=
 exec 2>&1
 echo "asking $url"
@@ -59,72 +59,72 @@ elif command -v python3 >/dev/null; then
     python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read(999).decode())' "$url"
 else echo "no tool"; fi"#;
 
-/// The addresses by which workspaces reach this host.
+/// How workspaces reach this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The addresses: one, or the gateway of each workspace's network.
+    /// The addresses: a single one, or the gateway of each workspace's network.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether packets of other machines reach them too. Where the configuration names no addresses, ostler closes
+    /// Whether packets from other machines reach them too. If the configuration names no addresses, ostler closes
     /// connections that do not come from this host.
     pub lan_sees_it: bool,
-    /// Workspaces whose container was told an address that this host does not have any more.
+    /// Workspaces whose container was given an address that this host no longer has.
     pub outdated: BTreeSet<WorkspaceId>,
-    /// Whether the engine is rootless.
+    /// Whether Podman runs rootless.
     pub rootless: bool,
 }
 
-/// Asks the engine for a [`Reach`], or says why there is none.
+/// Asks the engine for a [`Reach`]; the error is the reason why it is not known.
 pub type AskReach = Arc<dyn Fn() -> Boxed<Result<Reach, String>> + Send + Sync>;
 
 /// Returns the addresses that are bound for workspaces.
 pub type AskBound = Arc<dyn Fn() -> Boxed<BTreeSet<IpAddr>> + Send + Sync>;
 
-/// Where agents are heard, and what they are told.
+/// Where the daemon listens for agents, and which address agents are given.
 #[derive(Clone)]
 pub struct Network {
-    /// The addresses that the configuration names; none stands for loopback and [`Reach::addresses`].
+    /// The addresses in the configuration; empty means loopback and [`Reach::addresses`].
     pub listen: Vec<IpAddr>,
-    /// The port.
+    /// The port of every listener for agents.
     pub port: u16,
-    /// Where agents are told to reach ostler, for people.
+    /// Description of the URL that agents are given, for display.
     pub told_to_agents: String,
-    /// Whether agents are told [`Self::told_to_agents`] instead of an address of [`Reach`].
+    /// Whether agents are given [`Self::told_to_agents`] instead of an address of [`Reach`].
     pub is_url_configured: bool,
-    /// Whether containers that are made now get a network of their own.
+    /// Whether containers created from now on get a network of their own.
     pub isolate: bool,
-    /// Whether packets between those networks are dropped; why not, if not.
+    /// `Ok` if packets between those networks are dropped, otherwise the reason why they are not.
     pub packets: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-    /// Since when this process listens: a heartbeat from before says nothing of it.
+    /// When this process started to listen. An earlier heartbeat does not prove that this process is reached.
     pub since: Timestamp,
-    /// Which addresses are bound for workspaces, besides those that the configuration names and loopback.
+    /// The addresses that are bound for workspaces, besides those in the configuration and loopback.
     pub bound: AskBound,
-    /// Where workspaces reach this host.
+    /// The addresses at which workspaces reach this host.
     pub reach: AskReach,
 }
 
 /// A container and its networks.
 #[derive(Clone, Debug)]
 struct Attached {
-    /// The workspace's name, or the container's where no row knows it.
+    /// The workspace's name, or the container's if it belongs to no row.
     name: String,
-    /// The name that the workspace's own network has.
+    /// The name of the workspace's own network.
     own: Option<String>,
     networks: Vec<String>,
 }
 
-/// What a container answered.
+/// Result of the request from inside a container.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
-    /// This ostler, at this url.
+    /// This daemon answered at this URL.
     Ostler(String),
-    /// Not this ostler: the url, and what was said instead.
+    /// This daemon did not answer: the URL, and the output that came instead.
     Otherwise(String, String),
-    /// Nothing could be asked, because of this.
+    /// The request could not be made, for this reason.
     NotAsked(&'static str),
 }
 
 impl Doctor {
-    /// Whether workspaces reach ostler, where it listens, and what the tree does not govern.
+    /// Checks whether workspaces reach ostler, where it listens, and which packets pass between workspaces.
     pub(super) async fn network(&self) -> StoreResult<Vec<Check>> {
         let network = &self.0.network;
         let rows = self.0.store.describe_all(Scope::Live).await?;
@@ -151,7 +151,8 @@ impl Doctor {
         Ok(checks)
     }
 
-    /// The networks of this instance's containers, as the engine has them: the setting says only where new containers go.
+    /// Lists this instance's containers with the networks that they are attached to in the engine. `network.isolate`
+    /// cannot answer this: it applies only to containers created after it was set.
     async fn attached(&self, rows: &[Described]) -> Result<Vec<Attached>, String> {
         let instance = self.0.instance.to_string();
         let listed = self.0.engine.list_containers(LABEL_INSTANCE, Some(&instance)).await;
@@ -160,7 +161,7 @@ impl Doctor {
             let row = rows.iter().find(|one| one.row.container.as_ref() == Some(&container.id));
             let (name, own) = match row {
                 Some(one) => (one.row.name.to_string(), Some(network_name(one.row.id))),
-                // What no row knows shares its network all the same, as long as it runs.
+                // A running container without a row shares its network with others too.
                 None if container.state.may_run() => (format!("container {}", container.name), None),
                 None => return None,
             };
@@ -188,7 +189,7 @@ impl Doctor {
         newest_heartbeat(rows, self.0.clock.now(), self.0.network.since)
     }
 
-    /// Agents that send heartbeats and accept no connections.
+    /// Warns of agents that send heartbeats and accept no connections, if any.
     async fn not_listening(&self, rows: &[Described]) -> Option<Check> {
         let now = self.0.clock.now();
         let mut found = Vec::new();
@@ -201,7 +202,7 @@ impl Doctor {
             }
             match self.0.engine.sockets(container, AGENT_PORT, port).await {
                 Ok(Some(sockets)) if !sockets.listens => found.push(one.row.name.to_string()),
-                // Each of the others would wait for as long.
+                // Each further call could run into the same deadline.
                 Err(error) if error.trouble == Trouble::TimedOut => break,
                 Ok(_) | Err(_) => {}
             }
@@ -218,14 +219,17 @@ impl Doctor {
         })
     }
 
-    /// Asks from inside of the first workspace where that can be done.
+    /// Makes the request from inside the first of `running` in which it is possible.
+    ///
+    /// # Errors
+    /// The last reason why the request could not be made, if it was possible in none.
     async fn ask_one(&self, rows: &[Described], running: &[&Described]) -> Result<Check, &'static str> {
         let mut why = "no workspace runs";
         for one in running {
             let Some(container) = &one.row.container else { continue };
             let heard = match self.said_inside(container).await {
                 Ok(said) => heard(&said, &registry_mark(self.0.instance)),
-                // It may end at any moment, and not every image has a shell.
+                // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
                     tracing::debug!(%error, workspace = %one.row.name, "the doctor could not ask from inside");
                     Heard::NotAsked(NO_SHELL)
@@ -235,8 +239,8 @@ impl Doctor {
                 Heard::Ostler(url) => {
                     return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
                 }
-                // A command inside gives no answer at all where its stream broke, as beside containers that come and go.
-                // A heartbeat that has arrived says more than that.
+                // The output is empty if the exec stream broke off, which happens while other containers start and
+                // stop. A heartbeat that arrived is stronger evidence than empty output.
                 Heard::Otherwise(_, said) if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() => {
                     why = "a question asked inside brought no answer";
                 }
@@ -262,13 +266,13 @@ impl Doctor {
         let exec = self.0.engine.create_exec(container, &request).await?;
         let mut stream = self.0.engine.start_exec(&exec, false).await?.take(MOST_SAID);
         let mut said = Vec::new();
-        // What was said before a stream broke off tells as much.
+        // Output that arrived before the stream broke off is used as well.
         let _broken = stream.read_to_end(&mut said).await;
         Ok(said)
     }
 }
 
-/// In which order running containers are asked; `None` for what does not run.
+/// Rank in the order in which running containers are asked; `None` if the workspace has no running container.
 fn place(one: &Described) -> Option<u8> {
     if one.row.kind != Kind::Container {
         return None;
@@ -287,8 +291,10 @@ fn place(one: &Described) -> Option<u8> {
     }
 }
 
-/// What `/health` answers to tell this registry from another one: a digest, because the instance's id is also the label
-/// of every container, and strangers need not learn it.
+/// Returns the mark by which `/health` identifies this registry.
+///
+/// It is a digest of the instance's id: the id itself is the label of every container, and `/health` is open to callers
+/// without a token.
 #[must_use]
 pub fn registry_mark(instance: InstanceId) -> String {
     let digest = Sha256::digest(format!("ostler health {instance}"));
@@ -296,7 +302,7 @@ pub fn registry_mark(instance: InstanceId) -> String {
     format!("{mark:016x}")
 }
 
-/// What both outputs of a command said, without the frames they came in.
+/// Returns stdout and stderr of a command in the order received, without the stream's frame headers.
 fn unframed(mut stream: &[u8]) -> String {
     let mut said = Vec::new();
     while let Some(([_, _, _, _, length @ ..], rest)) = stream.split_first_chunk::<8>() {
@@ -322,7 +328,7 @@ fn heard(stream: &[u8], own_mark: &str) -> Heard {
         Ok(health) if health.registry == own_mark => Heard::Ostler(url),
         Ok(_) => Heard::Otherwise(url, "the ostler of another registry answered".into()),
         Err(_) => {
-            // A traceback ends with what went wrong.
+            // The last line of a Python traceback is the error.
             let last = answer.lines().next_back().unwrap_or(NO_ANSWER);
             Heard::Otherwise(url, last.chars().take(MOST_SHOWN).collect())
         }
@@ -342,8 +348,8 @@ fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
     )
 }
 
-/// The newest heartbeat of a container, if it is fresh and came to this process: for how long it has been there, and
-/// the sender's name.
+/// Returns the age and the sender of the newest heartbeat of a container, if it is at most [`FRESH_BEAT`] old and
+/// arrived at this process, that is, not before `since`.
 fn newest_heartbeat(
     rows: &[Described],
     now: Timestamp,
@@ -354,7 +360,7 @@ fn newest_heartbeat(
     Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= FRESH_BEAT && newest.0 >= since)
 }
 
-/// Without an answer from inside, a heartbeat that has just arrived is proof as well.
+/// The network check without an answer from inside a container: a recent heartbeat is proof as well.
 fn without_asking(
     rows: &[Described],
     newest_heartbeat: Option<(Duration, &WorkspaceName)>,
@@ -379,7 +385,7 @@ fn without_asking(
     }
 }
 
-/// Containers that cannot reach this host, because its address has changed since they started.
+/// Warns of containers that use an address which this host had when they started and no longer has, if any.
 fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
     let is_outdated = |one: &&Described| place(one).is_some() && outdated.contains(&one.row.id);
     let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
@@ -393,7 +399,7 @@ fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option
     })
 }
 
-/// Whether a running workspace has shown that it reaches this process.
+/// Whether a running workspace has been proven to reach this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     Reached,
@@ -401,7 +407,7 @@ enum Proof {
     NobodyRuns,
 }
 
-/// Where ostler listens for agents, and who else sees that.
+/// Checks where ostler listens for agents, and whether other machines reach those addresses.
 fn heard_at(
     network: &Network,
     reach: &Result<Reach, String>,
@@ -463,10 +469,10 @@ fn heard_at(
 const ADD_LISTEN: &str = "add the address to `network.listen`, leave `network.listen` out, or say by \
                           `network.platform_url` where workspaces reach ostler instead";
 
-/// Which of the addresses that workspaces are told `network.listen` leaves out.
+/// Describes the addresses that workspaces are given and `network.listen` does not cover, if any.
 fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Option<String> {
     let reach = reach.as_ref().ok().filter(|_| !network.is_url_configured)?;
-    // A rootless Podman of another version may lead workspaces to another address. One that arrived shows that.
+    // Another version of rootless Podman may route workspaces to another address. If one was reached, it does.
     if is_reached && reach.rootless {
         return None;
     }
@@ -480,7 +486,7 @@ fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -
     })
 }
 
-/// Where the addresses by which workspaces reach this host are not known now, or not bound.
+/// Result of the listen check if the addresses at which workspaces reach this host are not known, or not all bound.
 fn unserved(
     network: &Network,
     reach: &Result<Reach, String>,
@@ -494,7 +500,7 @@ fn unserved(
             let missing: Vec<_> = reach.addresses.difference(bound).collect();
             let named = missing.iter().take(MOST_ADDRESSES);
             let named: Vec<_> = named.map(|address| SocketAddr::new(**address, port).to_string()).collect();
-            // Those that are told another address, by `network.platform_url`, may need none of these.
+            // Workspaces that are given another address by `network.platform_url` may need none of these.
             let verdict: fn(&str, String, String) -> Check =
                 if proof == Proof::Reached || network.is_url_configured { warn } else { fail };
             return (!missing.is_empty()).then(|| {
@@ -545,7 +551,7 @@ fn unserved(
     })
 }
 
-/// Which packets pass between workspaces, by what their containers are attached to.
+/// Checks which packets pass between workspaces, from the networks that their containers are attached to.
 fn between(
     network: &Network,
     rootless: bool,
@@ -570,7 +576,7 @@ fn between(
     }
 }
 
-/// Containers that are in one network with another one.
+/// Names of the containers that share a network with another container.
 fn sharing(attached: &[Attached]) -> Vec<&str> {
     let shares = |one: &Attached| {
         let mut others = attached.iter().filter(|other| other.name != one.name);
@@ -579,7 +585,7 @@ fn sharing(attached: &[Attached]) -> Vec<&str> {
     attached.iter().filter(|one| shares(one)).map(|one| one.name.as_str()).collect()
 }
 
-/// Containers that are not in the network that workspaces share.
+/// Names of the containers that are in their workspace's own network and not in the shared one.
 fn apart_from<'a>(shared: &str, attached: &'a [Attached]) -> Vec<&'a str> {
     let is_apart = |one: &&Attached| {
         one.own.as_ref().is_some_and(|own| one.networks.contains(own))
@@ -588,7 +594,7 @@ fn apart_from<'a>(shared: &str, attached: &'a [Attached]) -> Vec<&'a str> {
     attached.iter().filter(is_apart).map(|one| one.name.as_str()).collect()
 }
 
-/// The most workspaces that one line names.
+/// The most workspaces that one check names.
 const MOST_NAMES: usize = 20;
 
 fn names(all: &[&str]) -> String {
@@ -672,7 +678,7 @@ mod tests {
 
     const TOLD: &str = "http://10.89.0.1:7717";
 
-    /// As it comes: in frames, cut anywhere.
+    /// The stream as the engine sends it: one frame for each part, which may end anywhere in the text.
     fn framed(parts: &[&str]) -> Vec<u8> {
         let mut stream = Vec::new();
         for part in parts {
@@ -748,7 +754,7 @@ mod tests {
         bound: &str,
         proof: Proof,
     ) -> (String, String) {
-        // An address that other machines see is a rootless engine's.
+        // Only a rootless engine has an address that other machines reach.
         let reach = reach.map(|(address, lan_sees_it)| Reach {
             addresses: BTreeSet::from([address.parse().unwrap()]),
             lan_sees_it,
