@@ -1,17 +1,16 @@
-//! Requests and answers, shared by the CLI and the HTTP server.
+//! Request and response bodies, shared by the CLI and the HTTP server.
 //!
-//! These types are the contract of `--json` and of the admin routes: plain data with public fields,
-//! ids and times as text, and nothing of the layers that fill them. A field is never renamed or taken
-//! away; the snapshot tests hold it to that.
+//! These types define the JSON of `--json` and of the admin routes. They are plain data with public fields, ids and
+//! times are text, and they depend on no other layer. Fields are never renamed or removed; snapshot tests check this.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The body of every error answer.
+/// The body of every error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What happened, why, and what to do next.
+    /// What failed, why, and what to do next.
     pub error: String,
 }
 
@@ -19,126 +18,126 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateWorkspace {
-    /// Its name.
+    /// Unique among live workspaces.
     pub name: String,
-    /// What it is for.
+    /// The purpose of the workspace, as free text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// The runtime's name; `plain` where none is given. `external` makes an external workspace.
+    /// Name of the runtime; default `plain`. `external` creates an external workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
-    /// The image; the runtime's where none is given.
+    /// Image; default: the runtime's image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The command in place of the image's own.
+    /// Command that replaces the image's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// 1 to 4; 2 where none is given.
+    /// 1 to 4; default 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<u8>,
-    /// The id, unique id prefix or name of the workspace above it.
+    /// Id, unique id prefix or name of the parent workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<String>,
-    /// Whether its agent runs elsewhere.
+    /// Whether the agent runs outside ostler's containers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
-    /// Where an external agent is reached.
+    /// URL at which an external agent is reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// A host directory bound at `/workspace`.
+    /// Absolute path of a host directory, mounted at `/workspace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_dir: Option<String>,
     /// `read_only` or `read_write`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_access: Option<String>,
-    /// Environment of its container.
+    /// Environment variables of the container.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// The text of `/configs/config.yaml`.
+    /// Content of `/configs/config.yaml`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// It is put to sleep after so many idle minutes; never where there are none.
+    /// Idle minutes after which the workspace hibernates; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hibernation_idle_minutes: Option<u32>,
-    /// How many tasks its agent takes on at once, for peers to know.
+    /// Number of tasks that the agent accepts at once; shown to peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrent_tasks: Option<u32>,
-    /// Whether it is started anew when it is busy and nothing comes of it.
+    /// Whether to restart the workspace when it is stalled (busy without progress).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restart_when_wedged: bool,
-    /// `push` or `poll`: whether messages are sent to an external agent, or wait until it polls them.
+    /// `push`: messages are sent to the external agent. `poll`: messages are stored until the agent polls them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery_mode: Option<String>,
 }
 
-/// `PATCH /workspaces/:id`: what is absent stays as it is.
+/// `PATCH /workspaces/:id`. Absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatchWorkspace {
-    /// Its name.
+    /// New name, unique among live workspaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is for; empty or null for nothing.
+    /// The purpose of the workspace; empty or null clears it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
     pub role: Option<String>,
     /// 1 to 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<u8>,
-    /// The id, unique id prefix or name of the workspace above it; empty or null makes it a root.
+    /// Id, unique id prefix or name of the new parent; empty or null makes the workspace a root.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
     pub parent_id: Option<String>,
-    /// The runtime's name.
+    /// Name of the new runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
-    /// The image.
+    /// The new image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The command; empty for the runtime's or the image's own.
+    /// The new command; empty selects the command of the runtime or of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Variables of its environment to set; null removes one. Others stay.
+    /// Environment variables to set; null removes one. Variables that are not named stay.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Option<String>>,
-    /// Another host directory at `/workspace`, where there is one already.
+    /// Another host directory for `/workspace`. Allowed only if the workspace has a host directory already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_dir: Option<String>,
     /// `read_only` or `read_write`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_access: Option<String>,
-    /// The text of `/configs/config.yaml`: the next start writes it over the one that is there.
+    /// Content of `/configs/config.yaml`. The next start overwrites the existing file with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// Where an external agent is reached; empty for nowhere.
+    /// URL at which an external agent is reached; empty clears it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// It is put to sleep after so many idle minutes; 0 for never.
+    /// Idle minutes after which the workspace hibernates; 0: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hibernation_idle_minutes: Option<u32>,
-    /// How many tasks its agent takes on at once; 0 for unknown.
+    /// Number of tasks that the agent accepts at once; 0: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrent_tasks: Option<u32>,
-    /// Whether it is started anew when it is busy and nothing comes of it.
+    /// Whether to restart the workspace when it is stalled (busy without progress).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_when_wedged: Option<bool>,
 }
 
-/// Null where a key is there and absent is something else: clients of the field make a root by `"parent_id": null`.
+/// Reads null as an empty text, which differs from an absent key: existing clients make a root by `"parent_id": null`.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
 }
 
-/// `PATCH /workspaces/:id`, answered.
+/// Response to `PATCH /workspaces/:id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patched {
-    /// `updated`.
+    /// Always `updated`.
     pub status: String,
-    /// Whether its process has to be started anew for it to take effect.
+    /// Whether the change takes effect only after a restart of the workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_restart: bool,
-    /// Whether its container has to be made anew for it to take effect.
+    /// Whether the change takes effect only after its container is recreated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_recreate: bool,
-    /// What of it does not work as asked, or not as expected.
+    /// Requested settings that do not work as asked, or not as expected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Keys of the request that ostler does not know.
@@ -146,113 +145,113 @@ pub struct Patched {
     pub ignored: Vec<String>,
 }
 
-/// `GET /registry/discover/:id`, answered.
+/// Response to `GET /registry/discover/:id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discovered {
-    /// Its id.
+    /// Id of the workspace.
     pub id: String,
-    /// Where the asker reaches it: through ostler.
+    /// URL for the caller's messages; it leads through ostler.
     pub url: String,
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
 }
 
 /// A workspace in `GET /registry/:id/peers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
-    /// Its id.
+    /// Id of the peer.
     pub id: String,
-    /// Its name.
+    /// Name of the peer.
     pub name: String,
-    /// What it is for.
+    /// The purpose of the peer.
     pub role: Option<String>,
     /// 1 to 4.
     pub tier: u8,
     /// `provisioning`, `online`, …
     pub status: String,
-    /// Where the asker reaches it: through ostler.
+    /// URL for the caller's messages; it leads through ostler.
     pub url: String,
-    /// The id of the workspace above it.
+    /// Id of the parent workspace.
     pub parent_id: Option<String>,
-    /// How many tasks it works on.
+    /// Number of tasks that the agent is working on, as last reported.
     pub active_tasks: u32,
-    /// What its agent says of itself.
+    /// The agent's self-description, as last reported.
     pub agent_card: Option<serde_json::Value>,
 }
 
-/// `POST /registry/check-access`, answered.
+/// Response to `POST /registry/check-access`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessAnswer {
-    /// Whether the two may talk to each other.
+    /// Whether the two workspaces may exchange messages.
     pub allowed: bool,
 }
 
-/// `GET /workspaces/:id/state`, answered.
+/// Response to `GET /workspaces/:id/state`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateView {
-    /// Its id.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// `provisioning`, `online`, …
     pub status: String,
-    /// Whether it is paused.
+    /// Whether the workspace is paused.
     pub paused: bool,
-    /// `false`.
+    /// Always `false`.
     pub deleted: bool,
 }
 
-/// `GET /workspaces/:id/state`, answered for one that is removed or never was.
+/// Response to `GET /workspaces/:id/state` for a workspace that was removed or never existed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoneView {
-    /// Its id.
+    /// The id that was asked for.
     pub workspace_id: String,
-    /// `true`.
+    /// Always `true`.
     pub deleted: bool,
 }
 
-/// A row in `GET /workspaces/:id/activity`, in the shape that clients of the field read.
+/// A row in `GET /workspaces/:id/activity`, in the format that existing clients read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActivityView {
-    /// Its id: the cursor for `since_id`.
+    /// Id of the row; the cursor for `since_id`.
     pub id: String,
-    /// Workspace that it is listed under.
+    /// Workspace under which the row is listed.
     pub workspace_id: String,
     /// `a2a_receive`, `a2a_send`, `task_update`, …
     pub activity_type: String,
-    /// Workspace that sent it; null for a user.
+    /// Workspace that sent the message; null for a user.
     pub source_id: Option<String>,
-    /// Where it went.
+    /// Workspace that the message was sent to.
     pub target_id: Option<String>,
-    /// The method of the message; `notify` for a notice of the agent to its user.
+    /// Method of the message; `notify` for a notification from the agent to its user.
     pub method: Option<String>,
-    /// One line about it.
+    /// One-line summary.
     pub summary: Option<String>,
-    /// The message.
+    /// The request message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_body: Option<Box<serde_json::value::RawValue>>,
-    /// The answer.
+    /// The response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_body: Option<Box<serde_json::value::RawValue>>,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: Option<i64>,
-    /// `ok`, `error`, or the agent's own word.
+    /// `ok`, `error`, or a value that the agent reported.
     pub status: String,
-    /// Why it failed.
+    /// Reason of the failure.
     pub error_detail: Option<String>,
-    /// When, RFC 3339.
+    /// Time of the row, RFC 3339.
     pub created_at: String,
-    /// Its place among all rows: what `ack` takes.
+    /// Sequence number among all rows; the argument of `ack`.
     pub seq: i64,
-    /// Sender and text of a message that the proxy passed on or stored.
+    /// Sender and text of a message that the proxy forwarded or stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<ActivityData>,
 }
 
-/// Sender and text of a message, for clients that do not read the message itself.
+/// Sender and text of a message, for clients that do not parse the message itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivityData {
     /// `canvas_user` or `peer_agent`.
     pub source: String,
-    /// Its text parts.
+    /// The text parts of the message.
     pub text: String,
 }
 
@@ -260,18 +259,18 @@ pub struct ActivityData {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssueAdminToken {
-    /// What it is for.
+    /// The purpose of the token.
     pub name: String,
-    /// How long it is valid, in seconds; for ever where none is given.
+    /// Lifetime in seconds; absent: unlimited.
     pub expires_in_seconds: Option<u64>,
 }
 
-/// `POST /admin/tokens`, answered. Shown this once.
+/// Response to `POST /admin/tokens`. The token is shown only here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedAdminToken {
-    /// The token.
+    /// The token in plain text.
     pub auth_token: String,
-    /// What it is for.
+    /// The purpose of the token.
     pub name: String,
 }
 
@@ -284,180 +283,181 @@ impl std::fmt::Debug for IssuedAdminToken {
 /// A token in `GET /admin/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminTokenView {
-    /// The row's id, by which it is revoked.
+    /// Id of the row; used to revoke the token.
     pub id: String,
-    /// What it is for.
+    /// The purpose of the token.
     pub name: String,
-    /// The token's first characters.
+    /// The first characters of the token.
     pub prefix: String,
-    /// When it was issued, RFC 3339.
+    /// Time of issue, RFC 3339.
     pub created_at: String,
-    /// From when on it is invalid, RFC 3339.
+    /// Time from which the token is invalid, RFC 3339; null: never.
     pub expires_at: Option<String>,
 }
 
-/// A workspace, in lists and alone.
+/// A workspace, in lists and in single responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a field of the contract")]
 pub struct WorkspaceView {
-    /// Its id.
+    /// Id of the workspace.
     pub id: String,
-    /// Its name.
+    /// Unique among live workspaces.
     pub name: String,
-    /// What it is for.
+    /// The purpose of the workspace.
     pub role: Option<String>,
     /// 1 to 4.
     pub tier: u8,
     /// `provisioning`, `online`, …
     pub status: String,
-    /// Of a failed one: `provision_timeout`, `start_error` or `parked`.
+    /// Kind of failure of a failed workspace: `provision_timeout`, `start_error` or `parked`.
     pub failure: Option<String>,
-    /// Why it is in this status, where there is something to say.
+    /// Reason for the status, if there is one.
     pub status_detail: Option<String>,
-    /// Since when, RFC 3339.
+    /// Time of the last status change, RFC 3339.
     pub status_since: String,
-    /// Where it is reached.
+    /// URL at which the agent is reached.
     pub url: Option<String>,
-    /// The id of the workspace above it.
+    /// Id of the parent workspace.
     pub parent_id: Option<String>,
-    /// The runtime's name.
+    /// Name of the runtime.
     pub runtime: String,
-    /// Whether its agent runs elsewhere.
+    /// Whether the agent runs outside ostler's containers.
     pub external: bool,
-    /// The image.
+    /// The image; null if there is none.
     pub image: Option<String>,
-    /// How often it was started.
+    /// Number of starts so far.
     pub incarnation: u32,
-    /// The engine's id of its container.
+    /// The engine's id of the container.
     pub container_id: Option<String>,
-    /// The port of 127.0.0.1 its container publishes.
+    /// The port of 127.0.0.1 that the container publishes.
     pub host_port: Option<u16>,
-    /// Whether its container was made from something else than its row says now: `recreate` applies it.
+    /// Whether the container was created from another specification than the current row. `recreate` applies the row.
     pub drifted: bool,
-    /// What ostler is doing with it right now, such as `start: pulling image …`.
+    /// The operation in progress, such as `start: pulling image …`.
     pub operation: Option<String>,
-    /// When it was created, RFC 3339.
+    /// Time of creation, RFC 3339.
     pub created_at: String,
-    /// When it was removed, RFC 3339.
+    /// Time of removal, RFC 3339.
     pub removed_at: Option<String>,
-    /// How many tasks it works on.
+    /// Number of tasks that the agent is working on, as last reported.
     pub active_tasks: u32,
-    /// How many it takes on at once, where it is known.
+    /// Number of tasks that the agent accepts at once; null if unknown.
     pub max_concurrent_tasks: Option<u32>,
-    /// The share of its recent requests that failed.
+    /// Share of the agent's recent requests that failed, 0 to 1, as last reported.
     pub last_error_rate: f64,
-    /// One of its recent errors; nobody but itself and an admin is told.
+    /// One of the agent's recent errors; shown only to the workspace itself and to admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sample_error: Option<String>,
-    /// For how long its agent has been up, in seconds.
+    /// Uptime of the agent in seconds, as last reported.
     pub uptime_seconds: i64,
-    /// What it works on; nobody but itself and an admin is told.
+    /// The agent's current task; shown only to the workspace itself and to admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_task: Option<String>,
-    /// What its agent has spent this month, in cents.
+    /// The agent's spending of this month in cents, as last reported.
     pub monthly_spend: i64,
-    /// Its agent's own word for how it is.
+    /// State that the agent last reported, in its own words.
     pub runtime_state: String,
-    /// What its agent says of itself.
+    /// The agent's self-description, as last reported.
     pub agent_card: Option<serde_json::Value>,
-    /// When its agent was last heard, RFC 3339.
+    /// Time of the last heartbeat, RFC 3339.
     pub last_heartbeat_at: Option<String>,
-    /// When something last happened there, RFC 3339.
+    /// Time of the last activity, RFC 3339.
     pub last_activity_at: Option<String>,
-    /// Since when it is flagged as busy without result, RFC 3339.
+    /// Time at which the workspace was flagged as stalled (busy without progress), RFC 3339.
     pub wedged_since: Option<String>,
-    /// Fields that its agent last sent and that could not be used.
+    /// Fields of the agent's last report that were unusable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields_refused: Vec<String>,
-    /// When it is started again, where it is offline, RFC 3339.
+    /// Time of the next automatic restart of an offline workspace, RFC 3339.
     pub restart_due_at: Option<String>,
-    /// It is put to sleep after so many idle minutes.
+    /// Idle minutes after which the workspace hibernates; null: never.
     pub hibernation_idle_minutes: Option<u32>,
-    /// Whether it is started anew when it is busy and nothing comes of it.
+    /// Whether the workspace is restarted when it is stalled (busy without progress).
     pub restart_when_wedged: bool,
-    /// Why messages to it fail although it is up, where that can be seen.
+    /// Why messages to a running workspace fail, if that can be detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
-    /// Which limits of its container do not hold on this host. This and the six below: of one workspace, for admins.
+    /// Container limits that this host does not enforce. This field and the next six are filled only when a single
+    /// workspace is requested by an admin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_note: Option<String>,
-    /// The command in place of the image's own.
+    /// Command that replaces the image's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// The names of its environment variables; values may be secrets and are never shown.
+    /// Names of the environment variables. Values may be secrets and are never shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
-    /// The directory of this machine at /workspace.
+    /// Host directory mounted at `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_dir: Option<String>,
-    /// `read_only` where it may only be read.
+    /// `read_only` if the container may not write to `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_access: Option<String>,
-    /// Whether the next start writes that text over the file that is there.
+    /// Whether the next start overwrites `/configs/config.yaml` with the text in the registry.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub config_pending: bool,
-    /// How long the text for /configs/config.yaml is.
+    /// Length in bytes of the text for `/configs/config.yaml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_bytes: Option<usize>,
-    /// `poll` where messages wait until its agent polls them.
+    /// `poll` if messages are stored until the agent polls them; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_mode: Option<String>,
 }
 
-/// What came of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
+/// Result of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
 ///
-/// Orders are carried out whether or not the client stays: with `?wait=false` the answer comes as soon as the order is
-/// queued, or is refused.
+/// An order is carried out even if the client disconnects. With `?wait=false` the response is sent as soon as the order
+/// is queued or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderOutcome {
-    /// The workspace's id.
+    /// Id of the workspace.
     pub id: String,
-    /// Its name.
+    /// Name of the workspace.
     pub name: String,
-    /// The status the row really has afterwards.
+    /// Status of the row after the order.
     pub status: String,
-    /// What there is to say about it, such as why it failed and what to do next.
+    /// Details, such as why the order failed and what to do next.
     pub detail: Option<String>,
-    /// The workspaces below it that the order was for too, and what came of each.
+    /// Descendants that the order included, each with its result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub along: Vec<AffectedView>,
-    /// Whether the order is only queued, because nobody waits: the status is the one of before.
+    /// Whether the order is only queued, because the client does not wait. `status` is then the one before the order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accepted: bool,
 }
 
-/// What came of an order for a workspace below the one it was given for.
+/// Result of an order for a descendant of the workspace that the order named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffectedView {
-    /// Its id.
+    /// Id of the descendant.
     pub id: String,
-    /// Its name.
+    /// Name of the descendant.
     pub name: String,
-    /// The status the row really has afterwards.
+    /// Status of the row after the order.
     pub status: String,
-    /// What there is to say about it.
+    /// Details of the result.
     pub detail: Option<String>,
-    /// Whether it could not be done.
+    /// Whether the order failed for this workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
 }
 
-/// `POST /workspaces`, answered.
+/// Response to `POST /workspaces`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedWorkspace {
-    /// Its id.
+    /// Id of the new workspace.
     pub id: String,
-    /// Its name.
+    /// Name of the new workspace.
     pub name: String,
-    /// Its status.
+    /// Status of the row.
     pub status: String,
-    /// `true` for an external one.
+    /// `true` for an external workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
-    /// How an external agent connects; holds its token, shown this once.
+    /// How an external agent connects. Contains its token, which is shown only here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
-    /// What does not work as asked on this machine.
+    /// Requested settings that do not work as asked on this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Keys of the request that ostler does not know.
@@ -465,18 +465,18 @@ pub struct CreatedWorkspace {
     pub ignored: Vec<String>,
 }
 
-/// How an external agent connects.
+/// Addresses and token for an external agent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// Its id.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Where ostler is reached.
+    /// Base URL of ostler.
     pub platform_url: String,
-    /// Its token.
+    /// The agent's token in plain text.
     pub auth_token: String,
-    /// Where it registers.
+    /// URL for registering.
     pub registry_endpoint: String,
-    /// Where it beats.
+    /// URL for heartbeats.
     pub heartbeat_endpoint: String,
 }
 
@@ -486,27 +486,27 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// `DELETE /workspaces/:id[?confirm=true]`, answered.
+/// Response to `DELETE /workspaces/:id[?confirm=true]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveOutcome {
-    /// `removed`, or `confirmation_required` when there are children.
+    /// `removed`, or `confirmation_required` if the workspace has children.
     pub status: String,
-    /// How many below it were removed too.
+    /// Number of descendants that were removed too.
     #[serde(default)]
     pub cascade_deleted: usize,
-    /// What is not done yet, while the engine gives no answer.
+    /// Work that is still pending while the engine does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Whether what it owned is deleted for good by now, where that was ordered (`?purge=true`).
+    /// Whether the workspace's container and volumes are permanently deleted. Present if `?purge=true` was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,
-    /// Why it is not; ostler goes on trying.
+    /// Why they are not deleted yet; ostler keeps trying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purge_error: Option<String>,
-    /// The children that would go too.
+    /// Children that a confirmed removal would include.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
-    /// How many there are.
+    /// Number of `children`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub children_count: usize,
 }
@@ -514,9 +514,9 @@ pub struct RemoveOutcome {
 /// A child in a [`RemoveOutcome`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Child {
-    /// Its id.
+    /// Id of the child.
     pub id: String,
-    /// Its name.
+    /// Name of the child.
     pub name: String,
 }
 
@@ -529,9 +529,9 @@ fn is_zero(number: &usize) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Undelete {
-    /// The name to come back under, where the old one is taken.
+    /// New name for the restored workspace, if the old one is taken.
     pub name: Option<String>,
-    /// Leave removed what the same removal took along from below it.
+    /// Restore only this workspace, not the descendants that the same removal included.
     pub only: bool,
 }
 
@@ -539,33 +539,33 @@ pub struct Undelete {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Start {
-    /// Make a new, empty work volume where the old one is gone.
+    /// Create a new, empty work volume if the old one is gone.
     pub new_volume: bool,
 }
 
 /// A token in `GET /workspaces/:id/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
-    /// The row's id, by which it is revoked.
+    /// Id of the row; used to revoke the token.
     pub id: String,
-    /// The token's first characters.
+    /// The first characters of the token.
     pub prefix: String,
     /// `instance` or `api`.
     pub kind: String,
-    /// When it was issued, RFC 3339.
+    /// Time of issue, RFC 3339.
     pub created_at: String,
-    /// When it was last used, RFC 3339.
+    /// Time of the last use, RFC 3339.
     pub last_used_at: Option<String>,
-    /// From when on it is invalid, RFC 3339.
+    /// Time from which the token is invalid, RFC 3339; null: never.
     pub expires_at: Option<String>,
 }
 
-/// `GET /workspaces/:id/tokens`: the live ones.
+/// Response to `GET /workspaces/:id/tokens`: the valid tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenList {
-    /// The tokens.
+    /// The valid tokens of the workspace.
     pub tokens: Vec<TokenView>,
-    /// How many.
+    /// Number of `tokens`.
     pub count: usize,
 }
 
@@ -573,16 +573,16 @@ pub struct TokenList {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssueToken {
-    /// How long it is valid, in seconds; for ever where none is given.
+    /// Lifetime in seconds; absent: unlimited.
     pub expires_in_seconds: Option<u64>,
 }
 
-/// `POST /workspaces/:id/tokens`, answered. Shown this once.
+/// Response to `POST /workspaces/:id/tokens`. The token is shown only here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedToken {
-    /// The token.
+    /// The token in plain text.
     pub auth_token: String,
-    /// Whom it speaks for.
+    /// Workspace that owns the token.
     pub workspace_id: String,
 }
 
@@ -595,31 +595,31 @@ impl std::fmt::Debug for IssuedToken {
 /// An entry of `GET /trash`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrashView {
-    /// Its id.
+    /// Id of the entry.
     pub id: String,
-    /// Whose things these were.
+    /// Workspace that owned the container and volumes.
     pub workspace_id: String,
-    /// What it was called.
+    /// Name of that workspace at the time.
     pub workspace_name: String,
     /// `removed`, `unknown`, `stray` or `replaced`.
     pub reason: String,
-    /// What that was decided on.
+    /// The evidence on which the move to the trash was decided.
     pub evidence: String,
     /// The engine's id of the container.
     pub container_id: Option<String>,
-    /// Names of the volumes.
+    /// Names of the volumes in the entry.
     pub volumes: Vec<String>,
-    /// What it costs in disk, in bytes, where the engine says so.
+    /// Disk usage in bytes, if the engine reports it.
     pub size_bytes: Option<u64>,
     /// `claimed`, `kept`, `restoring` or `deleting`.
     pub state: String,
-    /// When it was put there, RFC 3339.
+    /// Time of the move to the trash, RFC 3339.
     pub created_at: String,
-    /// Until when it is kept, RFC 3339.
+    /// Time until which the entry is kept, RFC 3339.
     pub keep_until: String,
 }
 
-/// `POST /trash/empty`: entries to delete for good; all of them where none is named.
+/// `POST /trash/empty`: the entries to delete permanently; an empty list selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmptyTrash {
@@ -627,16 +627,16 @@ pub struct EmptyTrash {
     pub entries: Vec<String>,
 }
 
-/// What came of `POST /trash/empty` and `POST /trash/:id/restore`, per entry.
+/// Result of `POST /trash/empty` and `POST /trash/:id/restore` for one entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrashOutcome {
-    /// The entry's id.
+    /// Id of the entry.
     pub id: String,
-    /// Whose things these were.
+    /// Name of the workspace that owned the container and volumes.
     pub workspace_name: String,
-    /// Whether it was done.
+    /// Whether the operation succeeded.
     pub done: bool,
-    /// What was done, or why not.
+    /// What was done, or why it failed.
     pub detail: String,
 }
 
@@ -644,37 +644,37 @@ pub struct TrashOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Adopt {
-    /// Names, workspace ids or unique id prefixes of unknown things; with none and `all`, every one.
+    /// Names, workspace ids or unique id prefixes of unknown workspaces. Empty with `all`: every one.
     pub which: Vec<String>,
-    /// Adopt everything unknown. Ends the recovery, unless something with a container could not be adopted.
+    /// Adopt every unknown workspace. Ends the recovery, unless something with a container could not be adopted.
     pub all: bool,
-    /// Only say what would be done.
+    /// Only report what would be done.
     pub dry_run: bool,
     /// Take over the labels of this instance, into an empty registry.
     pub instance: Option<String>,
 }
 
-/// What came of an adoption.
+/// Result of an adoption.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptOutcome {
-    /// What was, or would be, adopted, and what could not be.
+    /// The workspaces that were adopted or would be adopted, and those that could not be.
     pub items: Vec<AdoptItem>,
-    /// Whether the registry is still recovering: unknown things are held until decided upon.
+    /// Whether the registry is still recovering: unknown containers and volumes are kept until an operator decides.
     pub recovering: bool,
 }
 
-/// One unknown workspace.
+/// One unknown workspace in the result of an adoption.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptItem {
-    /// The workspace's id, from the labels.
+    /// Id of the workspace, from the labels.
     pub workspace_id: String,
-    /// Its name, from the labels.
+    /// Name of the workspace, from the labels.
     pub name: String,
     /// The engine's id of the container.
     pub container_id: Option<String>,
-    /// Names of its volumes.
+    /// Names of the volumes of the workspace.
     pub volumes: Vec<String>,
-    /// Whether it was adopted (or would be).
+    /// Whether the workspace was adopted, or would be in a dry run.
     pub adopted: bool,
     /// What was done and what could not be rebuilt.
     pub detail: String,
@@ -683,68 +683,68 @@ pub struct AdoptItem {
 /// A pass in `GET /sweeps`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassView {
-    /// Its name.
+    /// Name of the pass, such as `settle`.
     pub name: String,
-    /// What it does, in a line.
+    /// One-line description.
     pub summary: String,
-    /// How often, in seconds.
+    /// Interval between runs, in seconds.
     pub period_seconds: u64,
-    /// Whether it runs now.
+    /// Whether the pass is running now.
     pub running: bool,
-    /// The last run, if there was one.
+    /// The last run; null if there was none.
     pub last: Option<PassRun>,
-    /// The plan that waits for approval, if any.
+    /// The plan that waits for approval; null if there is none.
     pub held: Option<HeldPlan>,
 }
 
 /// One run of a pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassRun {
-    /// The pass.
+    /// Name of the pass.
     pub pass: String,
-    /// When it began, RFC 3339.
+    /// Start time, RFC 3339.
     pub started_at: String,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub took_ms: u64,
     /// `done`, `dry_run`, `held`, `untrusted` (no listing to act on), `failed`, `timed_out` or `panicked`.
     pub outcome: String,
-    /// Why, where there is something to say.
+    /// Reason for the outcome, if there is one.
     pub detail: Option<String>,
-    /// What was planned, and what came of each.
+    /// The planned actions, each with its result.
     pub actions: Vec<ActionView>,
-    /// What is being watched and will be acted on if it stays so.
+    /// Findings that become actions if they persist.
     pub watching: Vec<String>,
-    /// How many actions were left for the next run.
+    /// Number of actions left for the next run.
     pub left_over: usize,
 }
 
 /// One planned action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionView {
-    /// What is done to what, such as `put container 6f1c0c5e0d0f into the trash`.
+    /// The action and its target, such as `put container 6f1c0c5e0d0f into the trash`.
     pub action: String,
-    /// The workspace's name or id.
+    /// Name or id of the workspace.
     pub workspace: String,
-    /// What it was decided on.
+    /// The evidence on which the action was decided.
     pub evidence: String,
     /// `planned`, `applied`, `raced` (the row changed meanwhile: skipped), `failed`, `held`.
     pub result: String,
-    /// Why, where there is something to say.
+    /// Reason for the result, if there is one.
     pub detail: Option<String>,
 }
 
-/// A plan the breaker held.
+/// A plan that the circuit breaker held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldPlan {
-    /// Its id, for `ostler sweep approve`.
+    /// Id of the plan; the argument of `ostler sweep approve`.
     pub id: String,
-    /// The pass.
+    /// Name of the pass.
     pub pass: String,
-    /// Why it was held.
+    /// Why the plan was held.
     pub reason: String,
-    /// When, RFC 3339.
+    /// Time at which it was held, RFC 3339.
     pub held_at: String,
-    /// Exactly what approving it allows.
+    /// The actions that an approval allows; no others.
     pub actions: Vec<ActionView>,
 }
 
@@ -752,9 +752,9 @@ pub struct HeldPlan {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunSweeps {
-    /// Names of passes; every one where none is given.
+    /// Names of the passes; empty selects all.
     pub passes: Vec<String>,
-    /// Only plan.
+    /// Plan without applying.
     pub dry_run: bool,
 }
 
@@ -762,45 +762,46 @@ pub struct RunSweeps {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovePlan {
-    /// The plan's id or unique id prefix.
+    /// Id or unique id prefix of the plan.
     pub plan_id: String,
 }
 
-/// The first thing on a stream of events whose client has seen events that the registry does not have: it was restored
-/// from an older copy, and the sequence goes on from there.
+/// First message of an event stream whose client has seen event ids that the registry does not have.
+///
+/// This happens when the registry was restored from an older copy; the sequence continues from the copy's last event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsReset {
     /// Always true.
     pub reset: bool,
-    /// The newest event there is.
+    /// Id of the newest event in the registry.
     pub last_event_id: i64,
 }
 
 /// An event, in `GET /events`, `GET /events/:workspaceId` and the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
-    /// Its sequence number.
+    /// Sequence number of the event.
     pub id: i64,
     /// `WORKSPACE_ONLINE`, …
     pub event_type: String,
-    /// Whom it concerns.
+    /// Workspace that the event concerns; null if it concerns none.
     pub workspace_id: Option<String>,
-    /// The particulars.
+    /// Fields that depend on `event_type`.
     pub payload: serde_json::Value,
-    /// When, RFC 3339.
+    /// Time of the event, RFC 3339.
     pub created_at: String,
 }
 
-/// Something that `GET /events/stream` tells in passing: it is not stored, and has no id.
+/// A transient event on `GET /events/stream`: it is not stored and has no id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassingView {
-    /// What: `WORKSPACE_HEARTBEAT`, `TASK_UPDATED`.
+    /// `WORKSPACE_HEARTBEAT` or `TASK_UPDATED`.
     pub event_type: String,
-    /// Whom it concerns.
+    /// Workspace that the event concerns.
     pub workspace_id: String,
-    /// The particulars.
+    /// Fields that depend on `event_type`.
     pub payload: serde_json::Value,
-    /// When.
+    /// Time of the event, RFC 3339.
     pub created_at: String,
 }
 
@@ -808,132 +809,134 @@ pub struct PassingView {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateExec {
-    /// The command and its arguments.
+    /// The command followed by its arguments.
     pub command: Vec<String>,
-    /// Whether it gets a terminal.
+    /// Whether to allocate a terminal.
     pub tty: bool,
-    /// Whether its input is connected.
+    /// Whether standard input is connected.
     pub stdin: bool,
-    /// Added to its environment.
+    /// Environment variables to add.
     pub env: BTreeMap<String, String>,
-    /// Who it runs as, where not the agent.
+    /// User inside the container; absent: the agent's user.
     pub user: Option<String>,
 }
 
-/// `POST /workspaces/:id/exec`, answered. `POST /exec/:id/start?tty=…&stays=…` then upgrades the connection
-/// (`Upgrade: tcp`, 101) to the command's stream: raw with a terminal, otherwise in frames of an
-/// 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and bytes. With `stays=true` the client keeps its
-/// side open until it leaves, and the command is ended when it does.
+/// Response to `POST /workspaces/:id/exec`.
+///
+/// `POST /exec/:id/start?tty=…&stays=…` then upgrades the connection (`Upgrade: tcp`, 101) to the command's stream.
+/// With a terminal the stream is raw. Otherwise it consists of frames: an 8-byte header (stream 1 or 2, three zero
+/// bytes, big-endian length) followed by the bytes. `stays=true` declares that the client keeps its sending side open
+/// until it leaves; ostler then ends the command when the client disconnects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedExec {
-    /// The command's id.
+    /// Id of the command.
     pub id: String,
 }
 
 /// `POST /exec/:id/resize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResizeExec {
-    /// Width.
+    /// Width in characters.
     pub columns: u16,
-    /// Height.
+    /// Height in lines.
     pub rows: u16,
 }
 
 /// `GET /exec/:id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecStatus {
-    /// The code it ended with; none while it runs.
+    /// Exit code; null while the command runs.
     pub exit_code: Option<i32>,
 }
 
-/// `GET /doctor`, and `POST /doctor/{accept-engine,accept-copy}` answer with one too.
+/// Response to `GET /doctor` and to `POST /doctor/{accept-engine,accept-copy}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoctorReport {
-    /// What was looked at.
+    /// One entry for each check that ran.
     pub checks: Vec<Check>,
 }
 
-/// One thing the doctor looked at.
+/// One check of the doctor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What, such as `engine`.
+    /// Name of the check, such as `engine`.
     pub name: String,
     /// `ok`, `warn` or `fail`.
     pub verdict: String,
-    /// What was found.
+    /// What the check found.
     pub found: String,
-    /// What to do about it.
+    /// What to do about it, if anything.
     pub advice: Option<String>,
 }
 
-/// `GET /config`: the daemon's configuration, and how the one that it would read now differs from it.
+/// `GET /config`: the configuration in force, and how it differs from the file's current content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningConfig {
-    /// The file that the daemon has read; null if there was none.
+    /// The file that the daemon read; null if there was none.
     pub file: Option<PathBuf>,
     /// Every key with the value in force.
     pub settings: Vec<RunningSetting>,
-    /// The keys that differ.
+    /// The keys whose value in the file differs from the value in force.
     pub differences: Vec<ConfigDifference>,
-    /// Why the file cannot be read or used now. The daemon keeps the values it has, and would not start with the file.
+    /// Why the file cannot be read or used now. The daemon keeps its values, but would refuse to start with this file.
     pub problem: Option<String>,
 }
 
-/// A key of the daemon's configuration.
+/// A key of the daemon's configuration and its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningSetting {
-    /// Such as `sweep.unknown_grace`.
+    /// Name of the key, such as `sweep.unknown_grace`.
     pub key: String,
-    /// As written in TOML, without the values of environment variables; null where nothing is set.
+    /// The value in TOML syntax, without the values of environment variables; null if unset.
     pub value: Option<String>,
 }
 
-/// A key that has another value in the file than in the daemon.
+/// A key whose value in the file differs from the value in the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigDifference {
-    /// Such as `sweep.unknown_grace`; `runtimes.NAME` for a runtime that only one of them has.
+    /// Name of the key, such as `sweep.unknown_grace`; `runtimes.NAME` if only one side has the runtime.
     pub key: String,
-    /// In the daemon, as written in TOML; null where nothing is set. The values of environment variables are not
-    /// shown, so both may read the same.
+    /// Value in the daemon in TOML syntax; null if unset. Values of environment variables are hidden, so `running` and
+    /// `configured` may look equal.
     pub running: Option<String>,
-    /// In the file, or by its absence the default.
+    /// Value in the file, or the default if the file does not set the key.
     pub configured: Option<String>,
-    /// What applies it: `reload` or `restart`.
+    /// How the change takes effect: `reload` or `restart`.
     pub applied_by: String,
 }
 
-/// `POST /reload`, answered.
+/// Response to `POST /reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The file that was read; null if there is none.
     pub file: Option<PathBuf>,
-    /// What was changed, with the values before (`running`) and from now on (`configured`).
+    /// Keys that were applied, with the old value (`running`) and the new one (`configured`).
     pub applied: Vec<ConfigDifference>,
-    /// What waits for a restart of the daemon.
+    /// Keys that take effect only after a restart of the daemon.
     pub waiting: Vec<ConfigDifference>,
 }
 
-/// `GET /ready`, answered.
+/// Response to `GET /ready`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// `ready`.
+    /// Always `ready`.
     pub status: String,
-    /// Whether the registry was lost or restored, and what it does not know waits for an operator.
+    /// Whether the registry was lost or restored, so that containers it does not know wait for an operator's decision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovering: bool,
 }
 
-/// `GET /health`.
+/// Response to `GET /health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`.
+    /// Always `ok`.
     pub status: String,
-    /// Tells this registry from another one: the same for the life of a data directory, and no secret.
+    /// Identifies this registry: constant for the lifetime of a data directory, and not secret.
     pub registry: String,
-    /// The daemon's version; admins only.
+    /// Version of the daemon; only for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The daemon's process id; admins only.
+    /// Process id of the daemon; only for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
 }
