@@ -1,31 +1,28 @@
-//! A machine in a box: tasks, time, and everything that has an effect, in an order that somebody chooses.
+//! A deterministic executor: tasks, time and every external effect, in an order that the test chooses.
 //!
-//! Most of what went wrong in systems like this one went wrong *between* two steps. So nothing here
-//! happens by itself. A task runs until it waits; what it asked of the world (a transaction, an engine
-//! call) is [`Held`] until the test takes it; time stands still until the test moves it. Whoever drives a
-//! [`Sim`] therefore decides the whole order of events, by a seed (`smoke.rs`) or one after the other
-//! until none is left (`race.rs`, `crash.rs`).
+//! Most failures of systems like this one happened *between* two steps. So nothing here happens by itself. A task runs
+//! until it waits. What it requested from outside (a transaction, an engine call) is [`Held`] until the test takes it.
+//! Time stands still until the test moves it. The driver of a [`Sim`] therefore decides the whole order of events: by
+//! a seed (`story/mod.rs`), or by enumerating every order (`race.rs`, `crash.rs`).
 //!
 //! # Guarantees
-//! - One thread, no clock and no randomness of the host: the same seed and the same choices give the same
-//!   history, to the letter.
-//! - An effect happens whole, at the moment it is taken, and at most once. A task that gave up waiting
-//!   does not undo it, as with a real engine.
-//! - [`Sim::crash`] drops every task of the daemon in the middle of whatever it was doing, and every
-//!   transaction that was not carried out. What the engine was asked is the test's to keep or to drop:
-//!   a request may still arrive after its sender has died.
+//! - One thread, and neither clock nor randomness of the host: the same seed and the same choices give exactly the
+//!   same history.
+//! - An effect happens completely, at the moment it is taken, and at most once. A task that stops waiting does not
+//!   undo it, as with a real engine.
+//! - [`Sim::crash`] drops every task of the daemon wherever it is, and every transaction that was not carried out. The
+//!   test decides which outstanding engine calls to keep: a request may still arrive after its sender has died.
 //!
 //! # Assumptions
-//! - Between two waits a task only computes: no other task can see it half way. Tasks of a
-//!   multi-threaded runtime do run side by side there, but share nothing other than locked maps that are
-//!   never held across a wait.
-//! - The store answers within an instant: [`Sim::next_timer`] is not to be fired while one of its effects
-//!   is held. The engine may take as long as it likes.
+//! - Between two waits a task only computes; no other task can observe an intermediate state. On a multi-threaded
+//!   runtime tasks do run in parallel there, but share only locked maps whose locks are never held across a wait.
+//! - The store answers within an instant: do not fire [`Sim::next_timer`] while one of its effects is held. The engine
+//!   may take any time.
 //!
 //! # Limits
-//! - Transactions and queries of the store may take effect in any order, which is more than the daemon's
-//!   one writer allows. No test needs the stricter order so far.
-//! - The disk is honest: what was committed is there after a crash.
+//! - Transactions and queries of the store may take effect in any order; the daemon's single writer allows fewer
+//!   orders. No test needs the stricter order so far.
+//! - The disk is reliable: what was committed is there after a crash.
 
 use std::{
     collections::BTreeMap,
@@ -49,50 +46,48 @@ use ostler::{
 
 use crate::support::rng::Rng;
 
-/// Whom a task belongs to: who takes it along when they die.
+/// The process that a task belongs to and ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
-    /// The daemon: gone in a crash.
+    /// The daemon: dropped in a crash.
     Daemon,
-    /// A second installation's daemon: goes on when the first one dies.
+    /// A second installation's daemon: continues when the first one crashes.
     Neighbour,
-    /// The engine, and whoever else lives outside: goes on without a daemon.
+    /// The engine and other external actors: continue without a daemon.
     Engine,
 }
 
-/// Where an effect happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// A transaction or a query.
     Store,
-    /// A call of the engine.
+    /// An engine call.
     Engine,
 }
 
 /// The order in which ready tasks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskOrder {
-    /// As they were woken. What they compute commutes, so an exhaustive search needs no other order.
+    /// In wake-up order. The tasks' computations commute, so an exhaustive search needs no other order.
     AsWoken,
-    /// As the seed says.
+    /// In an order chosen by the seed.
     Seeded,
 }
 
-/// An effect somebody asked for and nobody has let happen yet.
+/// A requested effect that has not been carried out yet.
 pub(crate) struct Held {
-    /// Names it; later ones have greater numbers.
+    /// Unique; increases with the time of the request.
     pub(crate) id: u64,
-    /// What it is: the store's name of the transaction, the engine's of the method.
+    /// The store's name of the transaction, or the engine's name of the method.
     pub(crate) label: &'static str,
-    /// Where it happens.
     pub(crate) place: Place,
-    /// Which of several actors asked, where a test tells them apart.
+    /// Which of several actors requested it, where a test distinguishes them.
     pub(crate) side: u8,
     owner: Owner,
     effect: Box<dyn FnOnce() + Send>,
 }
 
-/// What a test may know of a [`Held`] effect.
+/// The public part of a [`Held`] effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) id: u64,
@@ -114,7 +109,7 @@ struct Core {
     awake: u64,
     tasks: BTreeMap<u64, Slot>,
     held: Vec<Held>,
-    /// By due time, then by age. A waiting task's waker; gone once it was fired.
+    /// Ordered by due time, then by age. The value is the waiting task's waker; an entry is removed when it fires.
     timers: BTreeMap<(u64, u64), Option<Waker>>,
     made: u64,
     order: TaskOrder,
@@ -122,7 +117,7 @@ struct Core {
     ids: Rng,
 }
 
-/// The machine. Cheap to clone.
+/// The simulated machine. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sim {
     core: Arc<Mutex<Core>>,
@@ -143,11 +138,11 @@ impl Wake for TaskWaker {
     }
 }
 
-/// The most steps anything calm may take: more is a loop without an end.
+/// Most steps without faults or races that an operation may take; more is taken for an endless loop.
 const CALM_STEPS: usize = 200_000;
 
 impl Sim {
-    /// A machine whose choices and ids come from `seed`. Its clock stands in November 2023.
+    /// A machine whose choices and ids come from `seed`. Its wall clock starts in November 2023.
     pub(crate) fn new(seed: u64, order: TaskOrder) -> Self {
         let core = Core {
             wall: 1_700_000_000_000,
@@ -168,12 +163,12 @@ impl Sim {
         self.core.lock().unwrap()
     }
 
-    /// Choices come from another stream of the seed from now on.
+    /// Takes choices from another stream of the seed from now on.
     pub(crate) fn reseed(&self, seed: u64, stream: u64) {
         self.core().choices = Rng::new(seed, stream);
     }
 
-    /// The seed's choices.
+    /// Makes a choice with the seed's generator.
     pub(crate) fn choose<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
         choose(&mut self.core().choices)
     }
@@ -182,12 +177,12 @@ impl Sim {
         self.clock_of(Owner::Engine)
     }
 
-    /// A clock of which it is known how often its owner has read it.
+    /// A clock that counts how often its owner has read it.
     pub(crate) fn clock_of(&self, owner: Owner) -> SharedClock {
         Arc::new(SimClock { sim: self.clone(), owner })
     }
 
-    /// How often somebody has read the wall clock.
+    /// How often `owner` has read the wall clock.
     pub(crate) fn readings(&self, owner: Owner) -> u64 {
         self.core().readings.get(&owner).copied().unwrap_or_default()
     }
@@ -201,12 +196,12 @@ impl Sim {
         Arc::new(SimSpawn { sim: self.clone(), owner })
     }
 
-    /// Holds effects at `place`, asked for by `side`.
+    /// A stage that holds effects at `place`, requested by `side`.
     pub(crate) fn stage(&self, place: Place, side: u8) -> Arc<dyn Stage> {
         self.stage_of(Owner::Daemon, place, side)
     }
 
-    /// The same, for one of several daemons.
+    /// Like `stage`, for one of several daemons.
     pub(crate) fn stage_of(&self, owner: Owner, place: Place, side: u8) -> Arc<dyn Stage> {
         Arc::new(SimStage { sim: self.clone(), owner, place, side })
     }
@@ -217,7 +212,7 @@ impl Sim {
         let id = core.made;
         let waker = TaskWaker { task: id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) };
         let waker = Arc::new(waker);
-        // The flag lives in the waker; a task that is about to be polled clears it through the slot.
+        // The flag is in the waker; [`Requeued`] clears it when the task is polled.
         let slot = Slot {
             owner,
             future: Some(Box::pin(Requeued { waker: Arc::clone(&waker), task: Box::pin(task) })),
@@ -228,12 +223,12 @@ impl Sim {
         self.woken.lock().unwrap().push(id);
     }
 
-    /// Runs every task until each of them waits for something.
+    /// Runs every task until each of them waits.
     pub(crate) fn run_ready(&self) {
         while self.run_one() {}
     }
 
-    /// Runs one of the tasks that were woken, until it waits for something. `false` when there is none.
+    /// Runs one woken task until it waits. `false` if no task was woken.
     pub(crate) fn run_one(&self) -> bool {
         while let Some(id) = self.next_woken() {
             let Some((mut future, waker)) = self
@@ -244,7 +239,7 @@ impl Sim {
             else {
                 continue;
             };
-            // The lock is free here: the task will want time, ids and the stage.
+            // The lock must be free here: the task takes it for time, ids and the stage.
             let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             let mut core = self.core();
             if done {
@@ -270,13 +265,13 @@ impl Sim {
         Some(woken.remove(index))
     }
 
-    /// What is held, the oldest first.
+    /// The held effects, oldest first.
     pub(crate) fn held(&self) -> Vec<Seen> {
         let seen = |held: &Held| Seen { id: held.id, label: held.label, place: held.place, side: held.side };
         self.core().held.iter().map(seen).collect()
     }
 
-    /// Lets a held effect happen.
+    /// Carries out a held effect.
     pub(crate) fn take(&self, id: u64) {
         let held = self.remove(id);
         (held.effect)();
@@ -292,7 +287,7 @@ impl Sim {
         Timestamp(self.core().wall)
     }
 
-    /// How long it is until the next timer.
+    /// Time until the next timer.
     pub(crate) fn next_timer(&self) -> Option<Duration> {
         let core = self.core();
         core.timers
@@ -300,11 +295,11 @@ impl Sim {
             .map(|((due, _), _)| Duration::from_millis(due.saturating_sub(core.awake)))
     }
 
-    /// Time passes until the next timer, which fires. Answers whether there was one.
+    /// Advances time to the next timer and fires it. `false` if there is none.
     pub(crate) fn fire_next_timer(&self) -> bool {
         let mut core = self.core();
         let Some(((due, _), waker)) = core.timers.pop_first() else { return false };
-        // One that fell due while the machine was frozen fires late.
+        // A timer that became due while the machine was frozen fires late.
         let passed = due.saturating_sub(core.awake);
         core.awake += passed;
         core.wall += i64::try_from(passed).expect("a test's time is short");
@@ -315,14 +310,14 @@ impl Sim {
         true
     }
 
-    /// Time passes in which no task runs and no timer fires: as for a process that is stopped.
+    /// Advances time without running tasks or firing timers, like a stopped process.
     pub(crate) fn freeze(&self, time: Duration) {
         let mut core = self.core();
         core.awake += u64::try_from(time.as_millis()).unwrap();
         core.wall += i64::try_from(time.as_millis()).unwrap();
     }
 
-    /// Time passes in which nothing was due.
+    /// Advances time while no timer exists.
     pub(crate) fn idle(&self, time: Duration) {
         let mut core = self.core();
         assert!(core.timers.is_empty(), "something is due");
@@ -330,13 +325,13 @@ impl Sim {
         core.wall += i64::try_from(time.as_millis()).unwrap();
     }
 
-    /// The wall clock is set, or the machine was asleep: awake time does not move.
+    /// Moves the wall clock only: it was set, or the machine was suspended. Awake time does not move.
     pub(crate) fn jump(&self, by_ms: i64) {
         self.core().wall += by_ms;
     }
 
-    /// The daemon dies. Of the engine calls it had asked for and that have not happened, those that
-    /// `survives` names may still happen; nothing else of it does.
+    /// Ends the daemon. Of its outstanding engine calls, those that `survives` selects may still happen; all its other
+    /// effects are dropped.
     pub(crate) fn crash(&self, mut survives: impl FnMut(Seen) -> bool) {
         let mut core = self.core();
         let dead = core.tasks.iter().filter(|(_, slot)| slot.owner == Owner::Daemon).map(|(id, _)| *id);
@@ -347,13 +342,13 @@ impl Sim {
             held.owner != Owner::Daemon || (held.place == Place::Engine && survives(seen))
         });
         core.held = kept;
-        // Dropping a task cancels its timers, for which it needs the lock.
+        // Dropping a task cancels its timers, which takes the lock.
         drop(core);
         dropped_tasks.clear();
         drop(dropped);
     }
 
-    /// Drops everything. Tasks hold the machine and the machine holds them: without this, nobody lets go.
+    /// Drops all tasks and effects. Tasks and the machine refer to each other; without this, neither is freed.
     pub(crate) fn end(&self) {
         let mut core = self.core();
         let (tasks, held) = (mem::take(&mut core.tasks), mem::take(&mut core.held));
@@ -362,7 +357,7 @@ impl Sim {
         drop(held);
     }
 
-    /// One step without surprises: the oldest effect is taken. `false` when none was held.
+    /// Runs the ready tasks and takes the oldest effect. `false` if none was held.
     pub(crate) fn step_calmly(&self) -> bool {
         self.run_ready();
         let Some(oldest) = self.held().first().copied() else { return false };
@@ -370,7 +365,7 @@ impl Sim {
         true
     }
 
-    /// Carries `work` out without surprises, time passing as it needs.
+    /// Runs `work` to its end without faults or races; advances time as needed.
     pub(crate) fn calmly<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let done = Arc::new(Mutex::new(None));
         let answer = Arc::clone(&done);
@@ -388,7 +383,7 @@ impl Sim {
         panic!("this does not end");
     }
 
-    /// So much time passes without surprises.
+    /// Advances time by `time` without faults or races.
     pub(crate) fn pass(&self, time: Duration) {
         let until = self.core().awake + u64::try_from(time.as_millis()).expect("a test's time is short");
         for _ in 0..CALM_STEPS {
@@ -411,7 +406,7 @@ impl Sim {
         panic!("there is no end to what happens within {time:?}");
     }
 
-    /// Everything that was begun comes to its end, time passing as it needs.
+    /// Runs everything that has begun to its end; advances time as needed.
     pub(crate) fn quiesce(&self) {
         for _ in 0..CALM_STEPS {
             if !self.step_calmly() && !self.fire_next_timer() {
@@ -463,7 +458,7 @@ impl Clock for SimClock {
     }
 }
 
-/// Waits for its timer; takes it along when it is dropped.
+/// Waits for its timer; dropping it removes the timer.
 struct Sleep {
     sim: Sim,
     key: (u64, u64),

@@ -1,7 +1,7 @@
-//! A whole installation on the machine of `executor.rs`: disk, engine, and the daemon between them.
+//! A whole installation on the simulated machine of `executor.rs`: disk, engine, and the daemon between them.
 //!
-//! The disk, the mirror and the engine's world outlive the daemon, as they do in reality; [`House::crash`]
-//! takes the daemon alone, and [`House::start_daemon`] does what its next start would do.
+//! Disk, mirror and the engine's state survive the daemon, as in reality. [`House::crash`] drops only the daemon;
+//! [`House::start_daemon`] does what its next start does.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -59,62 +59,61 @@ use uuid::Uuid;
 
 use super::executor::{Owner, Place, Sim, TaskOrder};
 
-/// The image everything here runs.
+/// Image of every container here.
 pub(crate) const IMAGE: &str = "agent:1";
-/// The token of the person at every installation.
+/// Admin token of every installation.
 const ADMIN: &str = "YW4gYWRtaW4gdG9rZW4sIG9mIDMyIGJ5dGVzIGluIGE";
-/// An image that a pull can fetch.
+/// An image that only a pull can provide.
 pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
 pub(crate) const INSTANCE: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
-/// The installation next door, and one whose daemon nobody sees.
+/// The second installation, which runs a daemon ([`House::neighbour`]). `NEIGHBOUR` below has only containers.
 const NEXT_DOOR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
-/// Who asks: so that a test can tell an order's effects from a sweep's.
+/// Which component asks for an effect, so that a test can tell a command's effects from a sweep's.
 pub(crate) const OPS: u8 = 0;
 /// See [`OPS`].
 pub(crate) const SWEEPS: u8 = 1;
 /// See [`OPS`].
 pub(crate) const AGENTS: u8 = 2;
 
-/// How long events are kept.
+/// Retention of events.
 pub(crate) const EVENT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
-/// An answer: its status, and its body where that is JSON.
+/// A response: its HTTP status, and its body; `Null` where the body is not JSON.
 pub(crate) type AskFuture = Boxed<(u16, Value)>;
 
-/// One life of the daemon.
+/// One run of the daemon, from start to crash.
 pub(crate) struct Daemon {
     pub(crate) ops: Ops,
     pub(crate) sweeper: Arc<Sweeper>,
-    /// Where what agents say is written down.
+    /// The store through which agents' reports are recorded.
     pub(crate) hearing: Store,
     listening: Listening,
-    /// Its clock.
     clock: SharedClock,
-    /// Asks the driver, which may not be driving.
+    /// Queries the driver, which does not run unless the plan is `driven`.
     sweeps: DriverHandle,
     stop_driving: CancellationToken,
-    /// Every route, without a connection before it; made when something is first asked.
+    /// Every route, called without a connection. Built at the first request.
     routes: OnceCell<Router>,
 }
 
 impl Daemon {
-    /// How many things the daemon remembers of workspaces beside the store.
+    /// Number of per-workspace entries that the daemon keeps in memory outside the store.
     pub(crate) fn remembered(&self) -> usize {
         self.ops.remembered()
     }
 
-    /// What the driver runs right now.
+    /// Names of the passes that the driver is running now.
     pub(crate) fn running_passes(&self) -> Vec<&'static str> {
         let statuses = self.sweeps.statuses();
         statuses.into_iter().filter(|status| status.running).map(|status| status.name).collect()
     }
 }
 
-/// Whose installation a house is.
+/// Identity of an installation: its instance id, and the owner of its tasks.
 #[derive(Clone, Copy)]
 struct Whose {
     instance: InstanceId,
@@ -124,27 +123,27 @@ struct Whose {
 const OURS: Whose = Whose { instance: INSTANCE, owner: Owner::Daemon };
 const NEIGHBOURS: Whose = Whose { instance: NEXT_DOOR, owner: Owner::Neighbour };
 
-/// The installation.
+/// A simulated installation.
 pub(crate) struct House {
     pub(crate) sim: Sim,
     pub(crate) world: Arc<World>,
     pub(crate) daemon: Daemon,
-    /// Sees what is committed, at once and without a step.
+    /// Reads committed data at once, without a simulation step.
     pub(crate) eye: Store,
     pub(crate) disk: Disk,
     mirror: Arc<Mirror>,
     plan: Plan,
 }
 
-/// What every daemon of a house is like.
+/// What stays the same for every daemon of one installation.
 #[derive(Clone)]
 struct Plan {
     whose: Whose,
-    /// Changes its sweeper: for checks of the checks.
+    /// Applied to the sweeper at every start. Tests of the invariants use it to plant a defect.
     change_sweeper: fn(Sweeper) -> Sweeper,
-    /// Whether the driver runs the passes when they are due; otherwise a test does.
+    /// Whether the driver runs due passes; otherwise the test runs them.
     driven: bool,
-    /// Who answers at an agent's address.
+    /// Connects to an agent's address.
     pipe_to: PipeTo,
 }
 
@@ -158,14 +157,14 @@ impl Plan {
 impl Drop for House {
     fn drop(&mut self) {
         self.sim.end();
-        // One that panicked in the middle of a transaction is not worth having.
+        // A disk whose user panicked in the middle of a transaction is not reused.
         if !std::thread::panicking() {
             USED.with_borrow_mut(|used| used.push(self.disk.clone()));
         }
     }
 }
 
-/// The answer of something that does not wait.
+/// The result of a future that never waits.
 pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing in here waits")
 }
@@ -175,8 +174,8 @@ thread_local! {
     static USED: RefCell<Vec<Disk>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A migrated disk with nothing on it but the token of the person: one that a house has left, wiped, or a copy of the
-/// first. Migrating and preparing statements takes longer than anything else at the beginning of a house.
+/// A migrated disk that holds only the admin token: a wiped disk of an earlier house, or a copy of the first one.
+/// Migrating and preparing statements is the slowest part of building a house.
 fn blank_disk() -> Disk {
     let used = USED.with_borrow_mut(Vec::pop);
     let disk = match used {
@@ -231,12 +230,12 @@ impl House {
         Self::planned(seed, order, Plan::of(OURS))
     }
 
-    /// The same, with a sweeper that is changed at every start: for checks of the checks.
+    /// Like `new`, with a sweeper that is changed at every start: for tests of the invariants.
     pub(crate) fn with_sweeper(seed: u64, order: TaskOrder, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
         Self::planned(seed, order, Plan { change_sweeper, ..Plan::of(OURS) })
     }
 
-    /// One whose passes the driver runs when they are due, or a test does, and whose agents can be reached.
+    /// An installation with reachable agents. The driver runs due passes if `driven`, else the test does.
     pub(crate) fn with_agents(sim: Sim, world: Arc<World>, driven: bool, pipe_to: PipeTo) -> Self {
         Self::on(sim, world, Plan { driven, pipe_to, ..Plan::of(OURS) })
     }
@@ -259,22 +258,22 @@ impl House {
         Self { sim, world, daemon, eye, disk, mirror, plan }
     }
 
-    /// What the daemon does first: identity, mirror, sentinel, then everything in memory anew.
+    /// What a starting daemon does first: identity, mirror, sentinel; then it builds all in-memory state again.
     pub(crate) fn start_daemon(&mut self) {
         self.daemon = start(&self.sim, &self.disk, &self.eye, &self.world, &self.mirror, &self.plan);
     }
 
-    /// Whose containers are its own.
+    /// Instance id whose label its containers carry.
     pub(crate) fn instance(&self) -> InstanceId {
         self.plan.whose.instance
     }
 
-    /// A request of the person, over the routes that everybody uses.
+    /// A request with the admin token, over the daemon's ordinary routes.
     pub(crate) fn as_person(&self, method: &str, path: &str, body: Option<Value>) -> AskFuture {
         self.ask(method, path, ADMIN, body)
     }
 
-    /// A request with this token, over the routes that everybody uses.
+    /// A request with this token, over the daemon's ordinary routes.
     pub(crate) fn ask(&self, method: &str, path: &str, token: &str, body: Option<Value>) -> AskFuture {
         let request = Request::builder()
             .method(method)
@@ -336,8 +335,8 @@ impl House {
         }))
     }
 
-    /// The daemon listens to what the engine tells of containers. The look after each connection is left to the
-    /// passes a test runs, where no driver does.
+    /// Subscribes the daemon to the engine's container events. Without a driver, the snapshot that is due after each
+    /// connection is left to the passes that a test runs.
     pub(crate) fn watch(&self) {
         let Whose { instance, owner } = self.plan.whose;
         let watch = Watch {
@@ -352,8 +351,8 @@ impl House {
         self.sim.spawn(owner, watch_engine(watch));
     }
 
-    /// The daemon's process does not run for so long, and goes on then. Where a test runs the passes, a tick is taken
-    /// to have been due when it began.
+    /// Stops the daemon's process for `time`, then resumes it. Where a test runs the passes, a tick counts as due at
+    /// the moment the freeze began.
     pub(crate) fn freeze(&self, time: Duration) {
         if !self.plan.driven {
             self.daemon.listening.expect_tick(self.sim.clock().awake());
@@ -361,8 +360,8 @@ impl House {
         self.sim.freeze(time);
     }
 
-    /// The host starts again: the daemon's process ends, and every container of its workspaces, and then the daemon
-    /// starts. Answers whose containers ran.
+    /// Reboots the host: ends the daemon and every container of its workspaces, then starts the daemon. Returns the
+    /// workspaces whose containers ran.
     pub(crate) fn reboot(&mut self) -> Vec<WorkspaceId> {
         self.sim.crash(|_| false);
         let mut ran = Vec::new();
@@ -378,20 +377,21 @@ impl House {
         ran
     }
 
-    /// Kills the daemon and starts it again. `survives` says which engine calls in flight still arrive.
+    /// Kills the daemon and starts it again. `survives` selects the in-flight engine calls that still arrive.
     pub(crate) fn crash(&mut self, survives: impl FnMut(super::executor::Seen) -> bool) {
         self.sim.crash(survives);
         self.start_daemon();
     }
 
-    /// Finds out whose registry the disk holds, and whether it is older than its mirror, as a daemon does first.
+    /// Determines which registry the disk holds and whether it is older than its mirror, as a starting daemon does
+    /// first.
     pub(crate) fn establish(&self) -> Registry {
         let (clock, entropy) = (self.sim.clock(), self.sim.entropy());
         let establish = identity::establish(&self.eye, &self.mirror, Path::new(""), &*clock, &*entropy);
         at_once(establish).expect("this registry may be served")
     }
 
-    /// The daemon is killed, a copy is put in the place of its database, and it starts again.
+    /// Kills the daemon, replaces its database with a copy, and starts it again.
     pub(crate) fn put_back(&mut self, copy: Disk) {
         self.sim.crash(|_| false);
         copy.mirror_to(Arc::clone(&self.mirror));
@@ -401,7 +401,7 @@ impl House {
         self.start_daemon();
     }
 
-    /// Every row, removed ones too.
+    /// Every row, including removed ones.
     pub(crate) fn rows(&self) -> Vec<Workspace> {
         at_once(self.eye.workspaces(Scope::Any)).expect("the store answers")
     }
@@ -414,7 +414,7 @@ impl House {
         self.row(id).status
     }
 
-    /// An order, carried out to its answer without surprises.
+    /// Runs a command to its answer, without faults or races.
     pub(crate) fn calmly<T, F>(&self, order: impl FnOnce(Ops) -> F) -> T
     where
         T: Send + 'static,
@@ -423,7 +423,7 @@ impl House {
         self.sim.calmly(order(self.daemon.ops.clone()))
     }
 
-    /// A workspace that is up.
+    /// Creates a plain workspace and checks that it is online.
     pub(crate) fn online(&self, name: &str) -> WorkspaceId {
         let made = request(name, IMAGE);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
@@ -432,7 +432,7 @@ impl House {
         id
     }
 
-    /// A workspace whose agent speaks the protocol, started and not heard yet.
+    /// Creates a workspace of the `agent` runtime and starts it; no heartbeat has been received yet.
     pub(crate) fn unheard(&self, made: CreateRequest) -> WorkspaceId {
         let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
@@ -441,7 +441,7 @@ impl House {
         id
     }
 
-    /// A workspace whose agent speaks the protocol, up and heard.
+    /// Creates a workspace of the `agent` runtime that is online after its first heartbeat.
     pub(crate) fn heard(&self, made: CreateRequest) -> WorkspaceId {
         let id = self.unheard(made);
         assert_eq!(self.beat(id, well()), Some(Heard::Noted));
@@ -449,7 +449,8 @@ impl House {
         id
     }
 
-    /// Whom the token speaks for that the process in a workspace's container holds, if one runs.
+    /// Token owner of the token that the process in a workspace's container holds; `None` if no container runs or the
+    /// token is not valid for a workspace.
     pub(crate) fn holder(&self, id: WorkspaceId) -> Option<Holder> {
         let container = self.container(id).filter(|container| container.state.may_run())?;
         let token = token_of(container.held_token.as_deref())?;
@@ -459,14 +460,14 @@ impl House {
         }
     }
 
-    /// The agent in a workspace's container says something, and is heard at once. `None` where none runs that could
-    /// be heard.
+    /// Sends a heartbeat from the agent in a workspace's container, recorded at once. `None` if no process with a
+    /// valid token runs.
     pub(crate) fn beat(&self, id: WorkspaceId, beat: Beat) -> Option<Heard> {
         let holder = self.holder(id)?;
         Some(at_once(self.eye.note_beat(holder, beat, self.daemon.clock.now())).expect("the store answers"))
     }
 
-    /// Every agent that runs says that it is well, and so does whoever once said that it was not.
+    /// Sends a healthy heartbeat from every running agent, and for every degraded workspace, whatever its runtime.
     pub(crate) fn all_beat(&self) {
         let speaks = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
         for row in self.rows().into_iter().filter(speaks) {
@@ -474,19 +475,19 @@ impl House {
         }
     }
 
-    /// The driver ends; what it has begun goes on. A test sweeps from now on.
+    /// Stops the driver; passes that have begun go on. From now on the test runs the passes.
     pub(crate) fn put_driver_to_rest(&self) {
         self.daemon.stop_driving.cancel();
         self.sim.run_ready();
     }
 
-    /// A trusted look, without surprises.
+    /// A snapshot from a trusted listing, without faults or races.
     pub(crate) fn look(&self) -> Look {
         let sweeper = Arc::clone(&self.daemon.sweeper);
         self.sim.calmly(async move { sweeper.look().await }).expect("the listing is trusted")
     }
 
-    /// One look and one run of every pass on it, without surprises.
+    /// Takes one snapshot and runs every pass on it once, without faults or races.
     pub(crate) fn sweep(&self) -> Vec<Run> {
         let sweeper = Arc::clone(&self.daemon.sweeper);
         self.sim.calmly(async move {
@@ -499,7 +500,7 @@ impl House {
         })
     }
 
-    /// One look and one run of a pass, without surprises.
+    /// Takes one snapshot and runs one pass on it, without faults or races.
     pub(crate) fn run(&self, pass: &str) -> Run {
         let (sweeper, pass) = (Arc::clone(&self.daemon.sweeper), pass_named(pass));
         self.sim.calmly(async move {
@@ -508,16 +509,16 @@ impl House {
         })
     }
 
-    /// Cycles of all passes, every agent beating and a person approving what is held, until there is nothing left to
-    /// do, to watch or to wait for. The world has to be well.
+    /// Runs cycles of all passes until nothing is left to do, to watch or to wait for. In each cycle every agent sends
+    /// a heartbeat, and every plan that the breaker holds is approved. The engine must be free of faults.
     ///
     /// # Panics
-    /// When that takes more than a fixed number of cycles: it does not converge.
+    /// If it does not converge within a fixed number of cycles.
     pub(crate) fn converge(&self) -> Vec<Run> {
         self.try_to_converge().unwrap_or_else(|left| panic!("{left}"))
     }
 
-    /// The same; says what is left to do after a fixed number of cycles, if anything is.
+    /// Like `converge`; after the fixed number of cycles, `Err` lists what is left to do.
     pub(crate) fn try_to_converge(&self) -> Result<Vec<Run>, String> {
         const CYCLES: usize = 60;
         let mut last = Vec::new();
@@ -548,19 +549,19 @@ impl House {
         Err(format!("after {CYCLES} cycles there is still something to do or to watch: {left}"))
     }
 
-    /// A workspace's container by its row, as the engine has it.
+    /// The container that a workspace's row names, as the engine has it.
     pub(crate) fn container(&self, id: WorkspaceId) -> Option<FakeContainer> {
         let container = self.row(id).container?;
         self.world.state().containers.get(&container).cloned()
     }
 
-    /// Its container goes away behind ostler's back.
+    /// Removes a workspace's container at the engine, without the daemon.
     pub(crate) fn remove_container(&self, id: WorkspaceId) {
         let container = self.row(id).container.expect("it has one");
         self.world.state().remove(&container);
     }
 
-    /// Things of ours that no row knows.
+    /// Adds a container and volumes with this instance's labels that no row knows.
     pub(crate) fn furnish_unknown(&self) -> WorkspaceId {
         let id = WorkspaceId(self.sim.entropy().uuid());
         furnish(&self.world, INSTANCE, id, &container_name(id, 1));
@@ -568,7 +569,7 @@ impl House {
     }
 }
 
-/// An engine with nothing in it but what is not ours to touch.
+/// An engine that holds two images (one only pullable) and containers that the daemon must not touch.
 pub(crate) fn furnished_world() -> Arc<World> {
     let world = Arc::new(World::default());
     world.state().images.insert(IMAGE.to_owned());
@@ -577,7 +578,7 @@ pub(crate) fn furnished_world() -> Arc<World> {
     world
 }
 
-/// A connection to the engine, with its deadlines.
+/// A connection to the engine, with the daemon's deadlines.
 fn engine(sim: &Sim, world: &Arc<World>, owner: Owner, side: u8) -> Arc<dyn Engine> {
     let stage = sim.stage_of(owner, Place::Engine, side);
     let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
@@ -631,7 +632,7 @@ fn start(
     Daemon { ops, sweeper, hearing, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
-/// Identity, mirror and sentinel, made at the first start and found at the later ones.
+/// Creates identity, mirror and sentinel at the first start; finds them at later ones.
 fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
     if at_once(eye.registry()).unwrap().is_some() {
         return;
@@ -647,12 +648,12 @@ fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instan
     at_once(eye.accept_engine(sim.now(), "fake".into())).unwrap();
 }
 
-/// The pass of that name.
+/// The pass with this name.
 pub(crate) fn pass_named(name: &str) -> Arc<dyn Pass> {
     ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass")
 }
 
-/// A container workspace of the plain runtime.
+/// A request for a container workspace of the plain runtime.
 pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
     CreateRequest {
         name: name.parse().expect("a good name"),
@@ -667,17 +668,17 @@ pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
     }
 }
 
-/// The token in a file, or in a process.
+/// Parses the token from the bytes of a file or of a process.
 pub(crate) fn token_of(bytes: Option<&[u8]>) -> Option<Token> {
     Token::parse(std::str::from_utf8(bytes?).ok()?)
 }
 
-/// What an agent says that is well.
+/// A healthy heartbeat.
 pub(crate) fn well() -> Beat {
     Beat { uptime_seconds: 60, ..Beat::default() }
 }
 
-/// Whether an order was carried out, for histories.
+/// The outcome of a command as text, for the recorded history.
 pub(crate) fn told<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
     match answer {
         Ok(done) => format!("{done:?}"),
@@ -685,7 +686,7 @@ pub(crate) fn told<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
     }
 }
 
-/// A running container with its volumes, as somebody else's or a lost row's.
+/// Adds a running container with its volumes, as another installation or a lost row would leave it.
 fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
     let labelled = serde_json::json!({
         "name": "found", "runtime": PLAIN, "tier": 2, "image": IMAGE,
@@ -727,7 +728,7 @@ fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
         }
         state.volumes.insert(volume_name(id, kind), volume);
     }
-    // The fake itself hands out small ones.
+    // The fake engine itself assigns small ids.
     let key = ContainerId::try_from(format!("{:064x}", id.0.as_u128())).unwrap();
     let container = FakeContainer {
         name: name.to_owned(),
@@ -742,18 +743,19 @@ fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
     state.containers.insert(key, container);
 }
 
-/// No two have the same.
+/// A token text unique to the id.
 fn token_of_found(id: WorkspaceId) -> String {
     format!("{:032x}AAAAAAAAAAA", id.0.as_u128())
 }
 
-/// What is not ours to touch: a neighbour installation's workspace, and a person's copy of one of ours.
+/// Adds what the daemon must not touch: a workspace of another installation, and a copy of one of ours that a user
+/// made.
 fn furnish_foreign(world: &World) {
     let neighbours = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0001));
     furnish(world, NEIGHBOUR, neighbours, &container_name(neighbours, 1));
     let copied = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0002));
     furnish(world, INSTANCE, copied, "debugging-copy");
-    // The copy mounts volumes of its own name; those of ours by name and label would be unknown things.
+    // The copy mounts volumes of its own names; volumes with our names and labels would count as unknown ones.
     let mut state = world.state();
     for kind in VolumeKind::ALL {
         state.volumes.remove(&volume_name(copied, kind));

@@ -1,5 +1,5 @@
-//! What must hold: after every step, whatever went wrong ([`Witness::check`]), and once everything that
-//! goes wrong has stopped ([`at_rest`]). Each function names the promise it guards.
+//! The invariants: after every step, whatever failed ([`Witness::check`]), and once all faults have stopped
+//! ([`at_rest`]). Each function names the promise of the design that it guards.
 
 mod rest;
 mod rules;
@@ -31,74 +31,74 @@ use super::house::{House, at_once};
 pub(crate) use rest::at_rest;
 pub(crate) use rules::{Broken, Coverage, Rule};
 
-/// Watches a house from its first day.
+/// Observes an installation from its first step.
 #[derive(Default)]
 pub(crate) struct Witness {
     last_event: i64,
     calls_seen: usize,
-    /// By the events alone.
+    /// Each workspace's status according to the events alone.
     told: BTreeMap<WorkspaceId, Status>,
     foreign: BTreeMap<ContainerId, (String, ContainerState, u32)>,
-    /// Config volumes that a test emptied: their agents have no token file until they are started anew.
+    /// Workspaces whose config volume a test emptied: their agents have no token file until they are restarted.
     pub(crate) wiped: BTreeSet<WorkspaceId>,
-    /// Workspaces whose work volume a test took away.
+    /// Workspaces whose work volume a test deleted.
     pub(crate) robbed: BTreeSet<WorkspaceId>,
-    /// Whether a person approves what the breaker holds: then it limits nothing.
+    /// Whether every plan that the breaker holds is approved. The breaker then limits nothing.
     pub(crate) approving: bool,
-    /// Workspaces whose containers a person has started by hand.
+    /// Workspaces whose containers a user started directly at the engine.
     pub(crate) hands: BTreeSet<WorkspaceId>,
-    /// Whether calls may arrive late: then anything may be started at any time.
+    /// Whether engine calls may arrive late. Containers may then start at any time.
     pub(crate) late_starts: bool,
-    /// Since when ostler has listened without a break, in awake time: a start, or a jump of the clock.
+    /// Awake time since which ostler has received heartbeats without interruption. A start or a clock jump resets it.
     pub(crate) listening_since: Awake,
-    /// Who was up when the host started again, and has not been restarted since.
+    /// Workspaces that ran when the host rebooted and have not been restarted since.
     pub(crate) rebooted: BTreeSet<WorkspaceId>,
-    /// Whether it is told what people say and when ostler listens, as a story does.
+    /// Whether it is informed of operator actions and of when ostler receives heartbeats, as a scenario does.
     pub(crate) is_told: bool,
-    /// Passes that had begun before the clock last jumped: what they decided was decided before.
+    /// Passes that were running at the last clock jump: their decisions date from before it.
     pub(crate) across_jump: BTreeSet<&'static str>,
-    /// What a person said may go for good.
+    /// Purges that an operator ordered.
     pub(crate) may_go: Vec<MayGo>,
-    /// Whose removal was last seen to be for good, and at which look.
+    /// Workspaces with a purge order, and the check at which it was last seen.
     purged: BTreeMap<WorkspaceId, usize>,
-    /// Whom a person allowed an empty work volume in the place of one that is gone.
+    /// Workspaces for which an operator allowed an empty work volume in place of a lost one.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
-    /// Whom a person has put to rest, or the budget has parked, and when, by the count of looks.
+    /// Workspaces that an operator paused or the restart budget parked, and the check at which that was first seen.
     resting: BTreeMap<WorkspaceId, usize>,
-    /// Who has left that rest and was not removed, since this was last asked for, and since when it rested: a person
-    /// has to have said so.
+    /// Workspaces that left that state without being removed, and since which check they had been in it. An operator
+    /// must have ordered it. Cleared by each query.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
-    /// What everybody was, and from which look on.
+    /// Status history of every workspace: the check at which each status began.
     pub(crate) been: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
-    /// What anybody ever was.
+    /// Every status that any workspace ever had.
     pub(crate) reached: BTreeSet<Status>,
-    /// How often everything was looked at.
+    /// Number of checks so far.
     pub(crate) looks: usize,
-    /// How often each rule had something to be held against.
+    /// How often each rule had a case to check.
     pub(crate) coverage: Coverage,
-    /// How far disk and engine had changed at the last look, and what the tables said then.
+    /// Change counters of disk and engine at the last check. The fields below are the tables at that check.
     seen: Option<(u64, u64)>,
     rows: Vec<Workspace>,
     trash: Vec<TrashEntry>,
     /// The trash before the last change.
     known_trash: Vec<TrashEntry>,
-    /// Workspaces whose work volume may have been made while the socket led elsewhere.
+    /// Workspaces whose work volume may have been created while the socket pointed to another engine.
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
 
-/// A person said that what is in the trash may go for good.
+/// An operator's order to delete contents of the trash for good.
 #[derive(Clone)]
 pub(crate) struct MayGo {
-    /// The workspace that was named, where it was said of what is below it too.
+    /// The root of the tree, where the order was for a whole tree.
     pub(crate) tree: Option<WorkspaceId>,
-    /// Of whom it was said: all that were in the tree until that was answered, wherever they are now.
+    /// Workspaces concerned: all that were in the tree at any time before the answer, wherever they are now.
     pub(crate) whom: BTreeSet<WorkspaceId>,
-    /// By which look it had been answered.
+    /// The check by which the order had been answered.
     pub(crate) answered: Option<usize>,
 }
 
 impl MayGo {
-    /// Takes in who is in the tree now: the word may be carried out on them.
+    /// Adds the workspaces that are in the tree now: the order may be carried out on them.
     pub(crate) fn note_tree(&mut self, rows: &[Workspace]) {
         let Some(root) = self.tree else { return };
         let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
@@ -110,12 +110,13 @@ impl MayGo {
 }
 
 impl Witness {
-    /// Begins to watch.
+    /// Starts observing an installation.
     pub(crate) fn of(house: &House) -> Self {
         Self { foreign: foreign(house), ..Self::default() }
     }
 
-    /// Everything that must hold after every step. Where neither disk nor engine has changed since, it still does.
+    /// Checks everything that must hold after every step. Rules whose inputs (disk, engine) did not change are
+    /// skipped.
     pub(crate) fn check(&mut self, house: &House) -> Result<(), Broken> {
         self.looks += 1;
         let now = (house.disk.changes(), house.world.state().changes);
@@ -139,19 +140,19 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a workspace is removed, or was never there, by the last look.
+    /// Whether a workspace was removed, or did not exist, at the last check.
     pub(crate) fn is_removed(&self, id: WorkspaceId) -> bool {
         self.told.get(&id).is_none_or(|status| *status == Status::Removed)
     }
 
-    /// What must be so once nothing goes wrong any more, counted.
+    /// Checks, and counts, what must hold once all faults have stopped.
     pub(crate) fn at_rest(&mut self, house: &House) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
         rest::at_rest_but(house, &self.robbed)
     }
 
-    /// What follows from the tables alone, after a change of them.
+    /// Checks that depend on the tables alone, after a change of them.
     fn the_tables_agree(&mut self, house: &House) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
         if !at_once(house.eye.memory_is_true()).expect("the store answers") {
@@ -201,7 +202,7 @@ impl Witness {
     fn sequence_is_whole(&mut self, events: &[Event]) -> Result<(), Broken> {
         for event in events {
             self.coverage.count(Rule::SequenceIsWhole, 1);
-            // The first look finds what the blank disk holds.
+            // The first check finds the events of the blank disk.
             if self.last_event > 0 && event.id != self.last_event + 1 {
                 let (last, next) = (self.last_event, event.id);
                 return Err(Rule::SequenceIsWhole.broken(format!("after event {last} comes {next}")));
@@ -211,8 +212,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 3, what you see is what is: the history of events is the history of statuses, and every
-    /// move is one of [`MOVES`]. Among them: nothing but an undelete brings a removed workspace back.
+    /// Promise 3, what you see is what is: the statuses in the tables are those of the events, and every transition is
+    /// one of [`MOVES`]. Only an undelete brings a removed workspace back.
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
@@ -249,7 +250,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 1: what `rm --cascade` took along is not left to the trash's retention while its owner believes it back.
+    /// Promise 1: what `rm --cascade` removed together comes back together. No descendant stays removed, subject to
+    /// the trash's retention, after its owner was undeleted.
     fn trees_come_back(&mut self, rows: &[Workspace]) -> Result<(), Broken> {
         for row in rows {
             let Some(with) = row.removed_with else { continue };
@@ -270,7 +272,7 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a workspace had that status at some moment from that look on.
+    /// Whether a workspace had that status at any time from that check on.
     pub(crate) fn was(&self, id: WorkspaceId, status: &str, since: usize) -> bool {
         let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
         let before = been.iter().rev().find(|(look, _)| *look < since);
@@ -278,7 +280,7 @@ impl Witness {
         before.into_iter().chain(from_then).any(|(_, was)| was.as_str() == status)
     }
 
-    /// Promise 3: when it is said that a workspace sleeps, none of its containers runs.
+    /// Promise 3: when a workspace is reported hibernated, none of its containers runs.
     fn who_is_asleep_does_not_run(
         &mut self,
         house: &House,
@@ -300,8 +302,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 1, nothing is lost: nothing of a live workspace is deleted, and none of its volumes lies
-    /// in the trash, other than on its way back.
+    /// Promise 1, nothing is lost: nothing of a live workspace is deleted, and none of its volumes is in the trash,
+    /// except while it is being restored.
     fn no_volume_of_a_live_workspace_goes(
         &mut self,
         house: &House,
@@ -362,33 +364,34 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a person said of a workspace, or of one that was above it then, that it may go for good, and it was not
-    /// undeleted after that had been answered, or carried out.
+    /// Whether an operator ordered the purge of a workspace, or of one that was above it at that time, and the
+    /// workspace was not undeleted after the order was answered or carried out.
     fn may_go(&self, id: WorkspaceId) -> bool {
         let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
         let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
         let purged = self.purged.get(&id).copied();
         let holds = |said: &MayGo| {
-            // What has not been answered may have been carried out before or after an undelete: the row tells.
+            // An unanswered order may have been carried out before or after an undelete; the row's purge order
+            // decides.
             let until = said.answered.or(purged.filter(|_| said.tree.is_some()));
             until.is_none_or(|until| undeleted.is_none_or(|undeleted| undeleted <= until))
         };
         self.may_go.iter().any(|said| said.whom.contains(&id) && holds(said))
     }
 
-    /// The rows as they were at the last look.
+    /// The rows at the last check.
     pub(crate) fn rows(&self) -> &[Workspace] {
         &self.rows
     }
 
-    /// Whether a work volume was made in this engine and not taken away by a hand. One that was made while the socket
-    /// led elsewhere is there.
+    /// Whether the work volume was created in this engine and not deleted by a test. A volume created while the socket
+    /// pointed to another engine is in that engine.
     fn was_here(&self, id: WorkspaceId) -> bool {
         !self.robbed.contains(&id) && !self.elsewhere.contains(&id)
     }
 
-    /// Lessons: neighbours' containers were reaped. What is not ours stays as it was found.
+    /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
     fn foreign_containers_are_untouched(&self, house: &House) -> Result<(), Broken> {
         let now = foreign(house);
         if now == self.foreign {
@@ -399,8 +402,8 @@ impl Witness {
         }
     }
 
-    /// Promise 2, from the holder's side: while a row says online, the process in its container holds a
-    /// token that is valid for it.
+    /// Promise 2, from the token owner's side: while a row is online, the process in its container holds a token that
+    /// is valid for it.
     fn who_is_online_holds_a_live_token(&mut self, house: &House, rows: &[Workspace]) -> Result<(), Broken> {
         let rule = Rule::OnlineHoldsToken;
         for row in rows.iter().filter(|row| row.status == Status::Online) {
@@ -421,8 +424,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 2, no holder of a live container loses its token to a sweep: what a sweep revokes is not the
-    /// token of the incarnation whose container is there.
+    /// Promise 2, no holder of a live container loses its token to a sweep: a sweep never revokes the token of the
+    /// current incarnation while its container exists.
     fn no_holder_loses_its_token(
         &mut self,
         house: &House,
@@ -452,7 +455,7 @@ impl Witness {
         Ok(())
     }
 
-    /// Lessons: healthy containers were restarted because an engine's error was read as "not running".
+    /// Lesson from the field: healthy containers were restarted because an engine error was read as "not running".
     fn deaths_are_real(&mut self, house: &House, rows: &[Workspace], event: &Event) -> Result<(), Broken> {
         if event.event_type != "WORKSPACE_OFFLINE" {
             return Ok(());
@@ -490,8 +493,9 @@ impl Witness {
             .broken(format!("entry {} was deleted for good, and {left:?} are there", entry.id)))
     }
 
-    /// The moment in which a start issues its token is the one in which nobody may hold another: two would work on one
-    /// volume. A hand at the engine, or a call that arrives late, may start anything at any time.
+    /// When a start issues its token, no process of an older incarnation may run: two would work on one volume. Exempt
+    /// are containers that a user started at the engine and calls that arrive late; both may start anything at any
+    /// time.
     fn one_holder(&mut self, house: &House, before: &[Workspace]) -> Result<(), Broken> {
         let began = |row: &&Workspace| {
             let known = before.iter().find(|known| known.id == row.id);
@@ -504,8 +508,8 @@ impl Witness {
                 continue;
             }
             self.coverage.count(Rule::OneHolder, 1);
-            // What began to run since everything was last looked at may have begun after it; and a start that was given
-            // up on may be carried out after the process was seen stopped.
+            // A container that began to run since the last check may have begun after the token was issued. An
+            // abandoned start may be carried out after the process was seen stopped.
             let runs_on = |id: &ContainerId, container: &FakeContainer| {
                 container.state.may_run()
                     && container.started_after <= self.calls_seen
@@ -523,7 +527,7 @@ impl Witness {
         Ok(())
     }
 
-    /// The start's transaction issues one and revokes the others; and what persons made is theirs to end.
+    /// The start's transaction issues one token and revokes the others. Tokens that operators made are not concerned.
     fn one_live_token(&mut self, house: &House, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for row in rows.iter().filter(|row| events.iter().any(|event| event.workspace_id == Some(row.id))) {
             rest::at_most_one_live_token(house, row)?;
@@ -532,11 +536,11 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no
-    /// more workspaces than the breaker's limit, what a person approved aside.
+    /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no more
+    /// workspaces than the breaker's limit, not counting approved plans.
     fn the_breaker_held(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
-        // What a person ordered is looked at by nobody, and neither is what a row forbids: under a clock that was set back,
-        // more may have been hit within the hour before it than any sweep would have.
+        // What an operator ordered, and what a row forbids, does not pass the breaker. After the clock was set back,
+        // those may have hit more within the past hour than a sweep is allowed to.
         let told = &event.payload;
         let is_counted = match event.event_type.as_str() {
             "TOKENS_REVOKED" | "WORKSPACE_RESTARTED_SILENT" => true,
@@ -552,7 +556,7 @@ impl Witness {
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
         let hit = at_once(house.eye.swept_since(hour_ago)).expect("the store answers").len();
-        // Rows not removed plus unknown ones, from above: every workspace anybody ever heard of.
+        // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
         let mut known: BTreeSet<_> = house.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
             house
@@ -571,17 +575,17 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether a person put into the trash what lies under that id.
+    /// Whether an operator's action moved the trash entry with this id to the trash.
     fn was_ordered(&self, entry: &serde_json::Value) -> bool {
         self.known_trash
             .iter()
             .any(|known| *entry == known.id.to_string() && known.reason.ordered_by_person())
     }
 
-    /// Design, §5: what ended with the host is no failure.
+    /// Design, §5: an exit together with the host is not a failure.
     fn reboots_are_free(&mut self, event: &Event) -> Result<(), Broken> {
         let Some(id) = event.workspace_id.filter(|_| status_told(event).is_some()) else { return Ok(()) };
-        // Whatever else happens to it first (a start by hand or by order) ends what the reboot has to do with it.
+        // The first other transition (a start at the engine or by a command) ends the exemption.
         if !self.rebooted.remove(&id) || event.event_type != "WORKSPACE_OFFLINE" || self.late_starts {
             return Ok(());
         }
@@ -593,8 +597,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 4, and the design's word on time: silence, slowness and idleness are charged for no more time than
-    /// ostler has listened without a break.
+    /// Promise 4, and the design's rule on time: silence, slowness and idleness are measured only over time in which
+    /// ostler received heartbeats without interruption.
     fn nobody_is_blamed(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
         let told = &event.payload;
         let (least, by) = match event.event_type.as_str() {
@@ -622,7 +626,8 @@ impl Witness {
     }
 }
 
-/// Whether a container was inspected since its process began, by somebody who was answered, or never was.
+/// Whether a container was inspected, with an answer that arrived, since its process began; true if it was never
+/// inspected.
 fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
     let looks = |(at, call): &(usize, &Call)| {
         call.method == "inspect_container" && call.object == id.as_str() && !state.unheard.contains(at)
@@ -631,19 +636,20 @@ fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool 
     last.is_none_or(|(looked, _)| looked >= container.started_after)
 }
 
-/// The windows of the design, once more: of the agents here, and of the shortest idle time anybody is given.
+/// The limits of the design, repeated here: for the `agent` runtime, and the shortest idle time that any workspace is
+/// given.
 const SILENT_AFTER: Duration = Duration::from_mins(3);
 const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
 const LEAST_IDLE: Duration = Duration::from_mins(10);
 const UNKNOWN_GRACE: Duration = Duration::from_mins(10);
 const ABSENCE_GRACE: Duration = Duration::from_mins(5);
 
-/// Whether only a person's word ends it.
+/// Whether only an operator can end this status.
 fn rests(status: Status) -> bool {
     matches!(status, Status::Paused | Status::Failed(Failure::Parked | Failure::StartError))
 }
 
-/// Whether an event may tell of a move by that cause, besides where it leads.
+/// Whether an event can report a transition with that cause, apart from its target status.
 fn tells_of(event: &Event, cause: Cause) -> bool {
     match event.event_type.as_str() {
         "WORKSPACE_UNDELETED" => cause == Cause::Undelete,
@@ -652,7 +658,7 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
     }
 }
 
-/// The status an event tells of.
+/// The status that an event reports.
 fn status_told(event: &Event) -> Option<Status> {
     let failed =
         if event.payload["source"] == "start" { Failure::StartError } else { Failure::ProvisionTimeout };
@@ -673,7 +679,7 @@ fn status_told(event: &Event) -> Option<Status> {
     })
 }
 
-/// A workspace's containers, whatever they are called, other than a person's copy.
+/// All containers with a workspace's label, whatever their names.
 fn containers_of(state: &State, id: WorkspaceId) -> Vec<(&ContainerId, &FakeContainer)> {
     let of = |container: &FakeContainer| container.spec.labels.get(LABEL_WORKSPACE) == Some(&id.to_string());
     state.containers.iter().filter(|(_, container)| of(container)).collect()
@@ -688,7 +694,7 @@ fn parse(token: Option<&[u8]>) -> Option<Token> {
     Token::parse(std::str::from_utf8(token?).ok()?)
 }
 
-/// Whether a token is valid and speaks for this workspace, compared by digest as everywhere.
+/// Whether a token is valid and belongs to this workspace's current incarnation. Compared by digest, as in the daemon.
 pub(crate) fn is_live(house: &House, row: &Workspace, token: Option<&[u8]>) -> bool {
     let Some(token) = parse(token) else { return false };
     let Some(Bearer::Workspace(holder)) = house.eye.bearer(&token.digest(), house.sim.now()) else {
@@ -707,7 +713,7 @@ fn describe_token(token: Option<&[u8]>) -> String {
     }
 }
 
-/// The containers that are not ours by label, or not by name.
+/// Containers without this instance's label or without a name of ours.
 fn foreign(house: &House) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
     let state = house.world.state();
     let instance = house.instance().to_string();

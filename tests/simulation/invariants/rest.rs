@@ -1,4 +1,4 @@
-//! What must be so once nothing goes wrong any more.
+//! What must hold once all faults have stopped.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +18,12 @@ use super::{
     Broken, Rule, containers_of, describe_token, is_live,
 };
 
-/// What must be so once nothing goes wrong any more and the sweeps have nothing left to do.
+/// Checks what must hold once all faults have stopped and the sweeps have nothing left to do.
 pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
     at_rest_but(house, &BTreeSet::new())
 }
 
-/// The same, where the files of some workspaces cannot be made whole: their work is lost, so nothing starts them anew.
+/// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
 pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
     let trash = at_once(house.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
@@ -46,8 +46,8 @@ pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Resu
     Ok(())
 }
 
-/// Promise 4, it heals by itself, and promise 2 at rest: one running container for what should run, and
-/// process, file and store agree on its token; none for what should not.
+/// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
+/// container, and process, file and store agree on its token; any other has none.
 fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace) -> Result<(), Broken> {
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
@@ -55,7 +55,7 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
     let what = format!("{} is {} ({detail}) with {} running containers", row.name, row.status, running.len());
     let what = Rule::ItHeals.broken(what);
     match row.status {
-        // Where its agent runs nobody here knows.
+        // The simulation does not model where an external agent runs.
         Status::Online | Status::Degraded | Status::AwaitingAgent if row.kind == Kind::External => Ok(()),
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
@@ -73,7 +73,7 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
             }
             Ok(())
         }
-        // One that was not heard in time is rescued by the first beat: what still runs was heard by now.
+        // The first heartbeat rescues a start that timed out; by now every running agent has sent one.
         Status::Hibernated
         | Status::Paused
         | Status::Removed
@@ -88,14 +88,15 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
     }
 }
 
-/// Whether its token was wiped, and somebody started it by hand: it is never heard, and rightly called so.
+/// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
+/// right.
 fn is_unheard_for_good(house: &House, state: &State, row: &Workspace) -> bool {
     let speaks = |container: &FakeContainer| is_live(house, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
         && containers_of(state, row.id).iter().all(|(_, container)| !speaks(container))
 }
 
-/// No strays: a container of a workspace is the one its row names, or lies in the trash.
+/// No strays: every container of a workspace is the one its row names, or is in the trash.
 fn every_container_is_the_rows_or_in_the_trash(
     state: &State,
     row: &Workspace,
@@ -113,7 +114,7 @@ fn every_container_is_the_rows_or_in_the_trash(
     Ok(())
 }
 
-/// Promise 1: what a removed workspace owned can be brought back.
+/// Promise 1: what a removed workspace owned can be restored.
 fn what_a_removed_row_owned_lies_in_the_trash(
     state: &State,
     row: &Workspace,
@@ -134,7 +135,7 @@ fn what_a_removed_row_owned_lies_in_the_trash(
     }
 }
 
-/// One at most, and no other than that of the incarnation that the row is in.
+/// At most one live instance token, and only that of the row's current incarnation.
 pub(super) fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> {
     let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
     let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();

@@ -1,19 +1,19 @@
-//! The table of rules: their names, the promises they guard, and what they say.
+//! The table of rules: name, promise of the design, and statement of each.
 
 use std::fmt::Display;
 
-/// A broken promise, in words. They begin with the name of the rule, where it is one of [`Rule`].
+/// Description of a violation. Begins with the rule's name, if it concerns a [`Rule`].
 pub(crate) type Broken = String;
 
-/// Declares the rules with their names and the promises they guard, once.
+/// Declares the rules with their names and promises in one place.
 macro_rules! rules {
     ($($rule:ident, $name:literal, $promise:literal, $says:literal;)*) => {
-        /// What must hold.
+        /// The invariants.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Rule { $(#[doc = $says] $rule,)* }
 
         impl Rule {
-            /// Every rule, its name, the promise of the design that it guards, and what it says.
+            /// Every rule with its name, the promise of the design that it guards, and its statement.
             pub(crate) const ALL: &[(Self, &'static str, &'static str, &'static str)] =
                 &[$((Self::$rule, $name, $promise, $says),)*];
         }
@@ -56,18 +56,18 @@ rules! {
 }
 
 impl Rule {
-    /// Its name.
+    /// The rule's name in reports, in kebab case.
     pub(crate) fn name(self) -> &'static str {
         Self::ALL[self as usize].1
     }
 
-    /// It does not hold.
+    /// Describes a violation of this rule.
     pub(crate) fn broken(self, how: impl Display) -> Broken {
         format!("[{}] {how}", self.name())
     }
 }
 
-/// How often each rule had something to be held against.
+/// How often each rule had a case to check.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Coverage(pub(crate) [u64; Rule::ALL.len()]);
 
