@@ -1,4 +1,6 @@
-//! Workspaces: their rows, and the one function that changes a status.
+//! Workspace rows: create, look up, patch, change status, start, remove, undelete, adopt.
+//!
+//! `change_status` is the only function that writes a status.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,54 +30,54 @@ use crate::mutation::{Mutation, is};
 
 pub use crate::domain::ports::PortRange;
 
-/// A workspace to be made.
+/// A workspace to create.
 #[derive(Clone, Debug)]
 pub struct NewWorkspace {
-    /// Its identity, never used before.
+    /// Must be unused.
     pub id: WorkspaceId,
-    /// Its name.
+    /// Unique among live workspaces.
     pub name: WorkspaceName,
-    /// What it is for.
+    /// Free text that describes its purpose.
     pub role: Option<String>,
     /// Container or external.
     pub kind: Kind,
-    /// The name of its runtime.
+    /// Name of its runtime.
     pub runtime: String,
-    /// Its tier.
+    /// Privilege tier.
     pub tier: Tier,
-    /// Above it in the tree.
+    /// Parent in the tree; `None` makes it a root.
     pub parent: Option<WorkspaceId>,
-    /// What its container is made from.
+    /// Input from which its container is created.
     pub spec: Spec,
-    /// Where an external agent is reached.
+    /// URL of an external agent.
     pub url: Option<String>,
-    /// Its first api token, for an external one.
+    /// First API token of an external workspace.
     pub token: Option<TokenIssue>,
-    /// How it sleeps and wakes, and what may be done with it when it is stuck.
+    /// Policy: hibernation, concurrency, restart when wedged, delivery.
     pub habits: Habits,
 }
 
-/// What came of making one.
+/// Result of creating a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateResult {
-    /// Made; the registry's generation is now this.
+    /// Created; contains the registry's new generation.
     Created(i64),
     /// A live workspace has that name.
     NameTaken,
-    /// The parent is not there, or removed.
+    /// The parent does not exist, or is removed.
     ParentMissing,
-    /// The parent, or one above it, is paused: this one.
+    /// The parent, or one of its ancestors, is paused: this one.
     ParentPaused(WorkspaceName),
 }
 
-/// Which rows are meant.
+/// Which rows a query considers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Not removed.
+    /// Rows that are not removed.
     Live,
-    /// Removed only.
+    /// Removed rows only.
     Removed,
-    /// All; a live row comes before a removed one of the same name.
+    /// All rows; a live row comes before a removed one of the same name.
     Any,
 }
 
@@ -89,267 +91,267 @@ impl Scope {
     }
 }
 
-/// What a name, id or id prefix led to.
+/// Result of resolving a name, id or id prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// This one.
+    /// Exactly one row matches.
     One(Box<Workspace>),
-    /// Several: their names and ids.
+    /// Several rows match: their names and ids.
     Many(Vec<(WorkspaceName, WorkspaceId)>),
-    /// None; these are the names there are.
+    /// No row matches; contains the names that exist (at most 10000).
     None(Vec<WorkspaceName>),
 }
 
-/// A change of status. The allowed sources come from the cause.
+/// A status change. The cause determines the allowed source statuses.
 #[derive(Clone, Debug)]
 pub struct StatusChange {
-    /// Whose.
+    /// Workspace whose status changes.
     pub workspace: WorkspaceId,
-    /// Why; decides sources and target.
+    /// Determines the allowed source statuses and the target status.
     pub cause: Cause,
-    /// Only this incarnation, where the cause speaks of one.
+    /// Applies only to this incarnation; `None` applies to any.
     pub incarnation: Option<Incarnation>,
-    /// What to show beside the status.
+    /// Text shown beside the status.
     pub detail: Option<String>,
-    /// The event's particulars.
+    /// Payload of the emitted event.
     pub told: Value,
-    /// When.
+    /// Becomes `status_since` and the event's time.
     pub at: Timestamp,
 }
 
-/// The one transaction of a start: from here on a listing shows the container.
+/// Input of the transaction that begins a start; once it commits, a listing shows the container.
 #[derive(Clone, Debug)]
 pub struct BeginStart {
-    /// Whose.
+    /// Workspace to start.
     pub workspace: WorkspaceId,
-    /// Restart, start by a person, or resume. A row that is provisioning already stays so.
+    /// Restart, start by an operator, or resume. A row that is already provisioning keeps its status.
     pub cause: Cause,
-    /// The container that is about to be started.
+    /// The container that is started next; the row names it before it runs.
     pub container: ContainerId,
-    /// The hash of what it was made from.
+    /// Hash of the input the container was created from.
     pub spec_hash: String,
-    /// The new instance token.
+    /// Instance token of the new incarnation.
     pub token: TokenIssue,
-    /// The newest event when this was ordered. Who was removed since, and is back and paused, does not come up by it:
-    /// the row looks as it did before.
+    /// Sequence number of the newest event when the start was ordered. The start is refused if the workspace was
+    /// undeleted after it: a workspace that was removed and restored as paused cannot be told apart by its row.
     pub not_undeleted_after: Option<i64>,
-    /// The container whose place it takes: claimed for the trash in the same transaction, so that a crash leaves a
-    /// claim to finish and never a container that nothing explains.
+    /// The container that this start replaces. It is claimed for the trash in the same transaction, so that a crash
+    /// leaves a claim to finish and never an unexplained container.
     pub replaces: Option<NewClaim>,
-    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and why. The event is written in this
-    /// transaction, where the restart happens.
+    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason. The event is written
+    /// in this transaction, because the restart happens here.
     pub unwell: Option<(&'static str, String)>,
-    /// When.
+    /// Time of the status change and of the events.
     pub at: Timestamp,
 }
 
-/// A begun start.
+/// Result of a start that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begun {
-    /// The new incarnation.
+    /// Incarnation of the new container process.
     pub incarnation: Incarnation,
 }
 
-/// What came of a removal.
+/// Result of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoveResult {
-    /// The rows say removed now.
+    /// The status of all these rows is now `removed`.
     Removed {
-        /// This one and those below it.
+        /// The workspace and its descendants.
         removed: Vec<WorkspaceId>,
     },
-    /// It has children, and the removal was not to cascade.
+    /// It has children, and `cascade` was not set: its direct children.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
-    /// There is no live row.
+    /// No live row has this id.
     NotThere,
 }
 
-/// What came of an undelete.
+/// Result of an undelete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UndeleteResult {
-    /// The row is back, paused.
+    /// The row exists again, with status `paused`.
     Back {
-        /// Whether things are on their way back from the trash.
+        /// Whether an entry of the trash is being restored to it.
         restoring: bool,
-        /// The workspaces that the same removal took along, parents first.
+        /// The descendants that the same removal took along, parents first.
         along: Vec<UndeletedAlong>,
-        /// What became of its place in the tree, and of workspaces that had been below it.
+        /// Effect on its position in the tree, and on workspaces that used to be below it.
         place: UndeletedPlace,
     },
     /// A live workspace has that name.
     NameTaken,
-    /// What it owned has been, or is being, deleted for good.
+    /// Its resources were purged, or are being purged.
     Deleted,
-    /// There is no removed row.
+    /// No removed row has this id.
     NotThere,
 }
 
-/// What an undelete did to the tree.
+/// Effect of an undelete on the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UndeletedPlace {
-    /// Its parent, which is removed: the workspace is a root until that one is undeleted.
+    /// Its removed parent: until that one is undeleted, the workspace is a root.
     pub removed_parent: Option<WorkspaceName>,
-    /// Workspaces that had become roots because their parent was removed, and are below it again.
+    /// Workspaces that had become roots because their parent was removed, and are now below it again.
     pub returned: Vec<WorkspaceName>,
-    /// Workspaces of that kind that stay roots, because they are not paused: nothing runs below a paused parent.
+    /// Like `returned`, but they stay roots because they are not paused: nothing may run below a paused parent.
     pub left_roots: Vec<WorkspaceName>,
 }
 
-/// What an undelete did with a workspace that the same removal had taken along.
+/// Effect of an undelete on a workspace that the same removal took along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndeletedAlong {
-    /// Its id.
+    /// Id of the descendant.
     pub id: WorkspaceId,
-    /// Its name.
+    /// Name of the descendant, as stored.
     pub name: WorkspaceName,
-    /// Why it is still removed; `None` when it is back.
+    /// Why it is still removed; `None` if it was undeleted too.
     pub left: Option<LeftRemoved>,
 }
 
-/// Why an undelete left a workspace removed that the same removal had taken along.
+/// Why an undelete leaves a descendant of the same removal removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeftRemoved {
     /// A live workspace has its name.
     NameTaken,
-    /// What it owned has been, or is being, deleted for good.
+    /// Its resources were purged, or are being purged.
     Deleted,
-    /// The workspace above it is left removed, and it comes back with that one.
+    /// This ancestor stays removed; undeleting the ancestor restores this one too.
     Below(WorkspaceName),
 }
 
-/// A row rebuilt from labels.
+/// A row reconstructed from container and volume labels.
 #[derive(Clone, Debug)]
 pub struct AdoptedWorkspace {
-    /// The identity from the labels.
+    /// Id from the labels.
     pub id: WorkspaceId,
-    /// The name from the labels, or one that is free.
+    /// Name from the labels, or another that is free.
     pub name: WorkspaceName,
-    /// The role at that time.
+    /// Role recorded in the labels.
     pub role: Option<String>,
-    /// Runtime.
+    /// Runtime from the labels.
     pub runtime: String,
-    /// Tier.
+    /// Tier from the labels.
     pub tier: Tier,
-    /// Parent, where it has a row.
+    /// Parent; stored only if it has a live row.
     pub parent: Option<WorkspaceId>,
-    /// What the container was made from.
+    /// Input from which its container was created.
     pub spec: Spec,
-    /// The container, if it is still there.
+    /// Its container; `None` if it no longer exists.
     pub container: Option<ContainerId>,
-    /// The serial in its name.
+    /// Serial number in the container's name.
     pub serial: u32,
-    /// The port it publishes.
+    /// Port that the container publishes.
     pub host_port: Option<u16>,
-    /// Whether the work volume is there.
+    /// Whether its work volume exists.
     pub has_work_volume: bool,
-    /// Whether its process runs: then the row is online, otherwise paused.
+    /// Whether its process runs: the row is then `online`, otherwise `paused`.
     pub running: bool,
-    /// Hash of what the container was made from, as far as its labels show; `None` where they show nothing.
+    /// Hash of the input its container was created from, as far as its labels show it; `None` if they do not.
     pub spec_hash: Option<String>,
-    /// The token its process holds.
+    /// Token found in the volume of the container.
     pub token: Option<TokenIssue>,
-    /// What it was decided on.
+    /// Evidence for the adoption; part of the event.
     pub evidence: String,
 }
 
-/// The container of a known workspace that a registry put back from a copy does not know, or knows as something else.
+/// A container of a known workspace that a restored registry does not know, or knows under other data.
 #[derive(Clone, Debug)]
 pub struct AdoptedContainer {
-    /// The workspace that owns it.
+    /// Workspace that owns the container.
     pub workspace: WorkspaceId,
-    /// The incarnation of the row that this was decided on.
+    /// Incarnation of the row that the decision was based on; another one refuses the adoption.
     pub incarnation: Incarnation,
-    /// The container.
+    /// Id in the engine.
     pub container: ContainerId,
-    /// The serial in its name.
+    /// Serial number in the container's name.
     pub serial: u32,
-    /// The port it publishes.
+    /// Port that the container publishes.
     pub host_port: Option<u16>,
-    /// Whether its process runs: then the row is online, otherwise paused.
+    /// Whether its process runs: the row is then `online`, otherwise `paused`.
     pub running: bool,
-    /// Hash of what the container was made from, as far as its labels show; `None` where they show nothing.
+    /// Hash of the input the container was created from, as far as its labels show it; `None` if they do not.
     pub spec_hash: Option<String>,
-    /// The token its process holds.
+    /// Token found in the volume of the container.
     pub token: Option<TokenIssue>,
-    /// What it was decided on.
+    /// Evidence for the adoption; part of the event.
     pub evidence: String,
 }
 
-/// What came of the adoption of a known workspace's container. Only `Adopted` has changed anything.
+/// Result of adopting a container of a known workspace. Only `Adopted` changes anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerAdoption {
-    /// The row has taken the container over.
+    /// The row now refers to the container.
     Adopted {
-        /// Whether the token that its process holds is valid.
+        /// Whether the token that the process holds is valid.
         token: HeldToken,
-        /// What the return of a removed row did to the tree.
+        /// Effect on the tree, if the row was removed before.
         place: UndeletedPlace,
     },
-    /// The row has changed since it was decided on, or the recovery has ended.
+    /// The row changed after the decision, or the recovery has ended.
     Changed,
     /// The row is removed, and a live workspace has its name.
     NameTaken,
-    /// The row is removed, and what it owned has been, or is being, deleted for good.
+    /// The row is removed, and its resources were purged or are being purged.
     Deleted,
 }
 
-/// What may be changed of a row besides its status.
+/// Changes of a row that do not affect its status; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct WorkspaceEdit {
-    /// A work volume was made, or is known to be gone for good.
+    /// Whether it has a work volume: `true` when one was created, `false` when it is gone for good.
     pub has_work_volume: Option<bool>,
-    /// This configuration was written over the one in the config volume. Another one may be pending by now.
+    /// Configuration that was written to the config volume. It clears `config_pending` only if the row still has it.
     pub config_written: Option<String>,
-    /// The port that its own container publishes. Ignored when the row is removed, or another row has that port.
+    /// Port that its current container publishes. Ignored if the row is removed, or if another row has that port.
     pub host_port: Option<u16>,
 }
 
-/// What a person, or an agent of itself, changes of a row. What is `None` stays.
+/// Changes that an operator, or an agent for its own workspace, requests. `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkspacePatch {
-    /// Its name.
+    /// Unique among live workspaces.
     pub name: Option<WorkspaceName>,
-    /// What it is for; empty for nothing.
+    /// Free text; empty clears it.
     pub role: Option<String>,
-    /// Its tier.
+    /// Privilege tier.
     pub tier: Option<Tier>,
-    /// Above it; `Some(None)` makes it a root.
+    /// Parent in the tree; `Some(None)` makes it a root.
     pub parent: Option<Option<WorkspaceId>>,
-    /// Its runtime.
+    /// Name of its runtime.
     pub runtime: Option<String>,
-    /// What its container is made from, applied to what the row says then: two changes at once both count.
+    /// Applied to the row's spec inside the transaction, so that two concurrent patches both take effect.
     pub spec: SpecPatch,
-    /// Where an external agent is reached; empty for nowhere.
+    /// URL of an external agent; empty clears it.
     pub url: Option<String>,
-    /// How it sleeps and so on.
+    /// Policy: hibernation, concurrency, restart when wedged.
     pub habits: Option<Habits>,
 }
 
-/// What came of a patch.
+/// Result of a patch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PatchResult {
-    /// The row now.
+    /// The row after the patch.
     Patched(Box<Workspace>),
     /// A live workspace has that name.
     NameTaken,
-    /// The new parent is not there, or removed.
+    /// The new parent does not exist, or is removed.
     ParentMissing,
-    /// The new parent is the workspace itself, or below it.
+    /// The new parent is the workspace itself, or one of its descendants.
     Cycle,
-    /// The new parent, or one above it, is paused, and this workspace is not: this one.
+    /// The new parent, or one of its ancestors, is paused, and this workspace is not: this one.
     ParentPaused(WorkspaceName),
-    /// This workspace cannot be changed so.
+    /// The patch is not applicable to this workspace.
     Unfit(Unfit),
-    /// There is no live row.
+    /// No live row has this id.
     NotThere,
 }
 
-/// The one way a status is written. Answers whether it was: no row in an allowed status, or of another
-/// incarnation, is "raced", and nothing is told of it.
+/// Writes a status; the only function that does. Returns whether it was written.
 ///
-/// Whatever was to follow from the status before goes with it: a restart that was due, a pause or a removal that took it
-/// along.
-/// A person's start, resume or pause begins the restart budget anew.
+/// `false` means raced: no row is in an allowed status, or it has another incarnation; then no event is emitted.
+///
+/// The change clears whatever was to follow from the previous status: a due restart, and the links `paused_with` and
+/// `removed_with`. A start, resume or pause by an operator resets the restart budget.
 pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
     let sources = if is(Mutation::DenyList) {
@@ -399,7 +401,7 @@ fn code(status: Status) -> String {
     }
 }
 
-/// The event that tells of a cause.
+/// Returns the event type that reports a status change with this cause.
 pub(super) fn event_of(cause: Cause) -> EventKind {
     match cause {
         Cause::AgentHeard | Cause::ContainerReady => EventKind::Online,
@@ -496,7 +498,7 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
 }
 
 impl Store {
-    /// Makes a workspace's row. Everything else of it comes later, and only if this succeeded.
+    /// Creates a workspace's row. The caller creates everything else afterwards, and only if this succeeded.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -522,7 +524,7 @@ impl Store {
             .await
     }
 
-    /// One row, removed or not.
+    /// Returns a row, removed or not.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -530,7 +532,7 @@ impl Store {
         self.lanes.read("workspace", move |sql| one(sql, id)).await
     }
 
-    /// The same, with the newest event by then: what is told of the row afterwards has a greater number.
+    /// Like `Store::workspace`, with the sequence number of the newest event. Later events have greater numbers.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -543,7 +545,7 @@ impl Store {
             .await
     }
 
-    /// Finds a row by name, id or unique id prefix. An exact name wins over a prefix.
+    /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -552,7 +554,8 @@ impl Store {
             .read("find workspace", move |sql| {
                 let within = scope.condition();
                 let prefix = id_prefix(&reference);
-                // A whole id is never a name: one workspace cannot get the orders of another by its name.
+                // A complete id is never looked up as a name: otherwise a workspace named like an id would receive the
+                // orders meant for another.
                 if let Some(prefix) =
                     prefix.filter(|prefix| prefix.whole().is_some() && !is(Mutation::NamesBeforeIds))
                 {
@@ -570,7 +573,8 @@ impl Store {
                 )?;
                 prefer_restorable(sql, &mut named)?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
-                // Names that read as the beginning of an id are refused today. An older one is not preferred to the id.
+                // New names that look like an id prefix are refused. For a name from before that rule the result is
+                // ambiguous: it takes no precedence over a matching id.
                 let shadowing = prefix.filter(|prefix| prefix.looks_like_an_id() && !named.is_empty());
                 if let Some(prefix) = shadowing.filter(|_| !is(Mutation::NamesBeforeIds)) {
                     let mut all = by_id_prefix(sql, prefix, within)?;
@@ -603,7 +607,7 @@ impl Store {
             .await
     }
 
-    /// Rows, oldest first.
+    /// Returns rows, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -615,9 +619,10 @@ impl Store {
             .await
     }
 
-    /// Hands out the next container name's serial, and a host port where the row has none
-    /// that will do. `None` when the row is gone or the range is used up (`taken` ports,
-    /// found busy on the host, are passed over).
+    /// Allocates the next container serial number, and a host port if the row has none or its port is in `taken`.
+    ///
+    /// Returns `None` if the row is gone or the range has no free port. `taken` lists ports that were found busy on the
+    /// host.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -653,7 +658,7 @@ impl Store {
             .await
     }
 
-    /// Changes what has no bearing on the status.
+    /// Changes fields that do not affect the status.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -661,7 +666,7 @@ impl Store {
         self.lanes
             .write("edit workspace", move |tx| {
                 let WorkspaceEdit { has_work_volume, config_written, host_port } = edit;
-                // Compared with the row: a change that was made meanwhile stays pending.
+                // Compare with the row: a change made since the write stays pending.
                 let written = match config_written {
                     Some(config) => one(tx.sql, id)?.is_some_and(|row| row.spec.config == Some(config)),
                     None => false,
@@ -685,7 +690,7 @@ impl Store {
             .await
     }
 
-    /// Changes what a person may change, all of it or nothing.
+    /// Applies a patch, completely or not at all.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -713,7 +718,7 @@ impl Store {
                     if parent == id || descendants(tx.sql, id)?.contains(&parent) {
                         return Ok(PatchResult::Cycle);
                     }
-                    // Nothing runs below what is paused, and nothing is moved there that may.
+                    // Nothing may run below a paused workspace, so only a paused one may be moved there.
                     if row.status != Status::Paused
                         && let Some(paused) = paused_in_chain(tx.sql, parent)?
                     {
@@ -747,7 +752,7 @@ impl Store {
                     ..row.clone()
                 };
                 if parent.is_some() {
-                    // An operator has given it a place: no undelete moves it any more.
+                    // An operator has chosen its position: a later undelete of the former parent must not move it.
                     tx.sql
                         .prepare_cached("UPDATE workspaces SET was_below = NULL WHERE id = ?1")?
                         .execute([id])?;
@@ -761,7 +766,7 @@ impl Store {
             .await
     }
 
-    /// Changes a status. `false` means raced: the row is in no allowed status, or of another incarnation.
+    /// Changes a status. `false` means raced: the row is in no allowed status, or has another incarnation.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -774,8 +779,8 @@ impl Store {
             .await
     }
 
-    /// Begins a start: the next incarnation, its container, its token, and the older ones revoked, in
-    /// one transaction. `None` means raced.
+    /// Begins a start in one transaction: new incarnation, container and token; older tokens are revoked. `None` means
+    /// raced.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -815,7 +820,7 @@ impl Store {
                     if !change_status(tx, &change, EventKind::Provisioning)? {
                         return Ok(None);
                     }
-                    // Not above: a further attempt of the same order is no further restart.
+                    // Only in this branch: another attempt of the same order is not another restart.
                     if let Some((swept_by, why)) = begin.unwell {
                         let told = json!({ "reason": why });
                         tx.tell(begin.at, EventKind::RestartedSilent, Some(row.id), told, Some(swept_by))?;
@@ -829,11 +834,11 @@ impl Store {
                     )?
                     .execute(params![row.id, incarnation, begin.container.as_str(), begin.spec_hash])?;
                 if let Some(replaced) = begin.replaces {
-                    // `None` in a second attempt: the first has claimed it.
+                    // Returns `None` in a second attempt: the first one has claimed it.
                     insert_claim(tx, replaced, begin.at)?;
                 }
                 rotate_instance_token(tx, row.id, incarnation, &begin.token, begin.at)?;
-                // A new process: what the old one worked on is over.
+                // A new process has no active tasks and no error rate yet.
                 tx.sql
                     .prepare_cached(
                         "UPDATE pulse SET active_tasks = 0, error_rate = 0, wedged_since = NULL
@@ -845,8 +850,10 @@ impl Store {
             .await
     }
 
-    /// Removes a row and, with `cascade`, everything below it. Their instance tokens go with them;
-    /// what they own in the engine follows later. With `purge` that is deleted for good, which the rows remember.
+    /// Removes a row and, with `cascade`, its descendants, and revokes their instance tokens.
+    ///
+    /// Their resources in the engine are removed later. With `purge` the rows record that these are to be deleted
+    /// permanently.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -873,7 +880,7 @@ impl Store {
                 removed.extend(below);
                 for workspace in &removed {
                     let along = Some(id).filter(|_| *workspace != id);
-                    // What had been stopped by itself is not to start with the others, should they come back.
+                    // A workspace that was paused separately must not start with the others when they are restored.
                     let stopped = one(tx.sql, *workspace)?
                         .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
                     let told = if *workspace == id {
@@ -893,7 +900,7 @@ impl Store {
                     revoke_instance_tokens(tx, *workspace, at)?;
                     tx.sql
                         .prepare_cached(
-                            // An order that an earlier removal left is none for this one.
+                            // A purge order of an earlier removal does not apply to this one.
                             "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
                                purge_ordered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",
                         )?
@@ -909,10 +916,11 @@ impl Store {
             .await
     }
 
-    /// Takes a removal back: the row is paused again, and what it owned is marked as on its way back,
-    /// in one transaction. A row whose parent is removed comes back as a root, and goes back below that parent when the
-    /// parent is undeleted, unless an operator has moved it or started it meanwhile. Unless `only`, what the
-    /// same removal took along from below it comes back too, parents first.
+    /// Undoes a removal: the row becomes `paused`, and its trash entry `restoring`, in one transaction.
+    ///
+    /// A row whose parent is removed becomes a root. It moves back below that parent when the parent is undeleted,
+    /// unless an operator has moved or started it in the meantime. Unless `only` is set, the descendants that the same
+    /// removal took along are undeleted too, parents first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -950,8 +958,8 @@ impl Store {
             .await
     }
 
-    /// Rebuilds a row from labels. `None` when there is a row, a claim on its things, or the name is
-    /// taken; otherwise what became of the token that its process holds.
+    /// Reconstructs a row from labels, and returns whether the token of its process is valid. `None` if there is a row
+    /// or a trash claim for the workspace, or if the name is taken.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -973,8 +981,8 @@ impl Store {
                     return Ok(None);
                 }
                 let token = insert_adopted(tx, &adopted, at)?;
-                // From here on what is on its way back is this row's: removed before all of it is back, it goes
-                // where a removed row's things go, and an undelete finds it.
+                // From here on, an entry that is being restored belongs to this row. If the row is removed before the
+                // restore finishes, the entry is treated like that of any removed row, and an undelete finds it.
                 tx.sql
                     .prepare_cached(
                         "UPDATE trash SET reason = 'removed' WHERE workspace = ?1 AND state = 'restoring'",
@@ -986,8 +994,8 @@ impl Store {
             .await
     }
 
-    /// While the registry is recovering: a known row takes over the container that the engine has of it, and the token
-    /// that this container holds. A removed row comes back as with an undelete.
+    /// While the registry is recovering, lets a known row take over its container in the engine, and the token that
+    /// this container holds. A removed row is undeleted first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -1039,7 +1047,7 @@ impl Store {
                     tx.raise()?;
                     tx.tell(at, EventKind::Adopted, Some(id), change.told, None)?;
                 }
-                // What the row's own container was made from is still known.
+                // If it is the container that the row names, its spec hash is still known.
                 tx.sql
                     .prepare_cached(
                         "UPDATE workspaces SET incarnation = ?2, container_id = ?3,
@@ -1062,8 +1070,9 @@ impl Store {
             .await
     }
 
-    /// The oldest removed rows that own nothing any more and whose retention has passed are forgotten.
-    /// Answers how many.
+    /// Deletes the oldest removed rows that own nothing any more and whose retention has passed. Returns how many.
+    ///
+    /// At most `limit` rows, none of `keep`, and none that has a trash entry or a child row.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -1092,7 +1101,7 @@ impl Store {
     }
 }
 
-/// What the removal of a workspace took along from below it and is still removed, parents first.
+/// Returns the descendants that the removal of this workspace took along and that are still removed, parents first.
 fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
     let removal = row.removed_with.unwrap_or(row.id);
     let group =
@@ -1111,7 +1120,7 @@ fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
     Ok(below)
 }
 
-/// Undeletes one row. Answers whether things of it are on their way back from the trash.
+/// Undeletes one row. Returns whether an entry of the trash is being restored to it.
 fn bring_back(
     tx: &mut Tx<'_>,
     id: WorkspaceId,
@@ -1150,7 +1159,7 @@ fn bring_back(
     begin_restore(tx, id)
 }
 
-/// The removed parent below which a root belongs.
+/// Returns the removed parent that a root is to move back below.
 fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<WorkspaceName>> {
     let mut query = sql.prepare_cached(
         "SELECT p.name FROM workspaces w JOIN workspaces p ON p.id = w.was_below
@@ -1160,8 +1169,8 @@ fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Works
     Ok(name.map(WorkspaceName::stored))
 }
 
-/// Puts workspaces that were undeleted while this parent was removed back below it. One that is not paused stays where
-/// it is, because the parent is.
+/// Moves workspaces that were undeleted while `parent` was removed back below it. One that is not paused stays a root,
+/// because `parent` is paused.
 fn return_below(
     tx: &mut Tx<'_>,
     parent: WorkspaceId,
@@ -1170,7 +1179,7 @@ fn return_below(
 ) -> StoreResult<()> {
     for row in many(tx.sql, "WHERE w.was_below = ?1 ORDER BY w.created_at, w.key", [parent])? {
         let may_move = row.status != Status::Removed && row.parent.is_none();
-        // A removed row keeps its mark: its own undelete comes to it.
+        // A removed row keeps `was_below`: its own undelete reads it.
         if !may_move || descendants(tx.sql, row.id)?.contains(&parent) {
             continue;
         }
@@ -1188,8 +1197,8 @@ fn return_below(
     Ok(())
 }
 
-/// Undeletes what the same removal took along, unless it cannot come back. What is below one whose name is taken waits
-/// for that one, because it would lose its place in the tree.
+/// Undeletes the descendants that the same removal took along, where possible. Descendants of one whose name is taken
+/// wait for that one, because they would lose their position in the tree.
 fn bring_back_along(
     tx: &mut Tx<'_>,
     with: WorkspaceId,
@@ -1219,8 +1228,8 @@ fn bring_back_along(
     Ok(along)
 }
 
-/// What a removal took along and its undelete has left removed belongs to the highest that is left above it: that one
-/// brings it back.
+/// Regroups the rows of a removal that its undelete left removed: each belongs to its highest ancestor that is still
+/// removed, so that undeleting that ancestor restores it.
 fn regroup_left_removed(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
     let left = parents_first(many(tx.sql, "WHERE w.removed_with = ?1", [back])?);
     let mut highest: BTreeMap<WorkspaceId, WorkspaceId> = BTreeMap::new();
@@ -1243,7 +1252,7 @@ pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
         let (later, now): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|row| row.parent.is_some_and(|parent| below.contains(&parent)));
         if now.is_empty() {
-            // A cycle, which the store does not make: then in any order.
+            // A cycle, which the store never creates: keep the remaining rows in any order.
             ordered.extend(later);
             break;
         }
@@ -1253,8 +1262,8 @@ pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     ordered
 }
 
-/// A workspace that was deleted for good is no candidate beside one that is there, or can come back. If nothing else
-/// fits, it stays: its history can still be read.
+/// Drops purged workspaces from the candidates if any other candidate is live or can be restored. Otherwise they stay:
+/// their history can still be read.
 fn prefer_restorable(sql: &Connection, candidates: &mut Vec<Workspace>) -> StoreResult<()> {
     if candidates.len() < 2 {
         return Ok(());
@@ -1271,7 +1280,7 @@ fn prefer_restorable(sql: &Connection, candidates: &mut Vec<Workspace>) -> Store
     Ok(())
 }
 
-/// Whether what a removed row owned has been, or is being, deleted for good.
+/// Returns whether the resources of a removed row were purged, or are being purged.
 fn is_deleted(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
     Ok(sql
         .prepare_cached(
@@ -1306,7 +1315,7 @@ fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
     Ok(())
 }
 
-/// The names of what changed, with values where they can be no secret.
+/// Returns the names of the changed fields, with values only where they cannot contain secrets.
 fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     let mut told = serde_json::Map::new();
     let mut note = |changed: bool, key: &str, value: Value| {
@@ -1403,7 +1412,7 @@ pub(super) fn descendants(sql: &Connection, id: WorkspaceId) -> StoreResult<Vec<
     Ok(query.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// The nearest paused workspace among this one and those above it.
+/// Returns the nearest paused workspace among this one and its ancestors.
 pub(super) fn paused_in_chain(sql: &Connection, from: WorkspaceId) -> StoreResult<Option<WorkspaceName>> {
     let mut query = sql.prepare_cached(
         "WITH RECURSIVE above (id, parent_id, name, status, depth) AS (
@@ -1425,7 +1434,7 @@ fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// A prefix of an id is a range of ids, which the primary index answers.
+/// An id prefix is a range of ids, which the primary index answers.
 fn by_id_prefix(sql: &Connection, prefix: IdPrefix, within: &str) -> StoreResult<Vec<Workspace>> {
     let text = format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5");
     many(sql, &text, params![prefix.first, prefix.last])
