@@ -1,8 +1,8 @@
-//! One actor per workspace: whatever changes its things in the engine happens here, one at a time.
+//! One actor per workspace: it carries out every engine change for that workspace, one at a time.
 //!
-//! Orders queue, none is dropped, and an order equal to the last one waiting joins it instead of being
-//! done twice. Actors exist only while there is something to do. Because a pass submits its actions here
-//! like everybody else, no sweep ever acts between two steps of a start.
+//! Orders are queued and never dropped. An order equal to the last one waiting joins it instead of being done twice.
+//! An actor exists only while it has orders. Sweep passes submit their actions here like every other caller, so no
+//! sweep acts between two steps of a start.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,59 +23,59 @@ use crate::domain::{
 };
 use crate::store::{DeleteGuard, Unless};
 
-/// Something to do with a workspace's things in the engine.
+/// An action on a workspace's containers, volumes or network in the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
-    /// Bring its container up as a new incarnation.
+    /// Start its container as a new incarnation.
     Start(StartOrder),
-    /// See its containers stopped, as long as its row forbids that they run.
+    /// Stop its containers and verify that they are stopped, as long as its row forbids that they run.
     Stop {
-        /// The pass that found it, if one did: then it is told of and counted.
+        /// The pass that found it and its evidence, for the event; `None` for an operator's order.
         swept: Option<(&'static str, String)>,
     },
-    /// See the containers of an undeleted row stopped, unless it was started since.
+    /// Stop the containers of an undeleted row and verify it, unless the row was started since.
     StopUndeleted,
-    /// Put things into the trash.
+    /// Move things to the trash.
     PutAway(PutAway),
-    /// Put whatever the removed row still owns into the trash.
+    /// Move everything that the removed row still owns to the trash.
     PutAwayRemoved,
-    /// Delete for good whatever the removed row owned.
+    /// Permanently delete everything that the removed row owned.
     Purge,
-    /// Finish a claim that was left half done.
+    /// Finish a trash claim that was interrupted.
     FinishPutAway(TrashId),
-    /// Give things back from the trash to a live row.
+    /// Restore a trash entry to its live row.
     Restore(TrashId),
-    /// Delete a trash entry for good.
+    /// Permanently delete a trash entry.
     Delete {
-        /// Which.
+        /// The entry to delete.
         entry: TrashId,
-        /// Only if this is so.
+        /// Condition that must still hold.
         guard: DeleteGuard,
-        /// The pass, if one decided it.
+        /// The pass that decided it; `None` for an operator's order.
         swept_by: Option<&'static str>,
     },
-    /// Rebuild its row.
+    /// Rebuild the row from the engine.
     Adopt(AdoptOrder),
-    /// Make the token its running process holds the current one, if the registry never heard of it.
+    /// Make the token of its running process the current one, if the registry does not know that token.
     TakeTokenOver,
-    /// See the container of a row that is falling asleep stopped.
+    /// Stop the container of a hibernating row and verify it.
     FinishHibernation,
-    /// Start again what is offline, if that is due.
+    /// Start an offline workspace again, if its restart is due.
     RestartDue,
-    /// Start anew what runs and gives no good sign of life, unless it has given one.
+    /// Restart a running workspace that is degraded or stalled, unless it has recovered since.
     RestartUnwell {
-        /// What keeps it from being done.
+        /// Precondition for the restart.
         unless: Unless,
-        /// Why, for people.
+        /// The reason, shown to operators.
         why: String,
-        /// The pass that decided it: the breaker counts it.
+        /// The pass that decided it; the breaker counts it.
         swept_by: &'static str,
     },
-    /// Delete its network, unless it is back or a container belongs to it.
+    /// Delete its network, unless the workspace is live again or a container uses the network.
     ForgetNetwork,
-    /// Note that its container is gone or has ended, after another look.
+    /// Inspect the container again; if it is gone or has exited, mark the workspace offline.
     MarkOffline(Incarnation),
-    /// Note that its container runs, after another look.
+    /// Inspect the container again; if it runs, mark the workspace ready.
     MarkReady(Incarnation, ContainerId),
 }
 
@@ -84,7 +84,7 @@ impl Order {
         matches!(self, Self::RestartUnwell { .. })
     }
 
-    /// Whether another of the same kind is done with this one. It counts from when it was said last then.
+    /// Whether `other` is merged into this order. A merged start takes the later `said_after` of the two.
     fn is_joined_by(&mut self, other: &Self) -> bool {
         if let (Self::Start(this), Self::Start(other)) = (&mut *self, other) {
             let said_after = this.said_after.max(other.said_after);
@@ -98,12 +98,12 @@ impl Order {
     }
 }
 
-/// What came of an order.
+/// The result of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It was done; what there is to say about it.
+    /// It was carried out; a description for the caller.
     Done(String),
-    /// What it was decided on no longer holds: nothing was done.
+    /// Its precondition no longer holds: nothing was done.
     Raced(String),
 }
 
@@ -113,26 +113,26 @@ type Waiter = oneshot::Sender<OpResult<Applied>>;
 struct Queue {
     waiting: VecDeque<(Order, Vec<Waiter>)>,
     phase: String,
-    /// Whether the order being carried out is a restart of what gives no good sign of life.
+    /// Whether the order being carried out is a `RestartUnwell`.
     restarts_unwell: bool,
 }
 
-/// The actors at work.
+/// The queues of all workspaces, and what this process remembers about them.
 pub(super) struct Actors {
     queues: Mutex<BTreeMap<WorkspaceId, Queue>>,
-    /// Rows that are being made: nobody is at work on them yet, and somebody is about to be.
+    /// Rows that are being created, before their first order is queued; they count as busy.
     reserved: Mutex<BTreeSet<WorkspaceId>>,
-    /// The incarnations this process brought up, and when.
+    /// The incarnations that this process started, and when.
     begun: Mutex<BTreeMap<WorkspaceId, (Incarnation, Timestamp)>>,
     /// Workspaces whose container this process has seen running in a listing.
     seen_running: Mutex<BTreeSet<WorkspaceId>>,
-    /// Orders that met an engine which gave no answer: the sweeps go on with them once it does.
+    /// Orders that failed because the engine gave no answer: the sweeps repeat them once it answers.
     waiting: Mutex<BTreeMap<WorkspaceId, Waiting>>,
-    /// Starts that may touch the engine at once.
+    /// Limits how many starts use the engine at once.
     pub(super) starts: Semaphore,
 }
 
-/// What waits for the engine.
+/// The kind of action that is repeated when the engine answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
     Start,
@@ -167,7 +167,7 @@ impl Waiting {
     }
 }
 
-/// Keeps a workspace busy until an order of its own does.
+/// Keeps a workspace busy until its first order is queued.
 pub(super) struct Reservation<'a> {
     actors: &'a Actors,
     workspace: WorkspaceId,
@@ -200,7 +200,7 @@ impl Actors {
     }
 
     pub(super) fn busy(&self) -> BTreeSet<WorkspaceId> {
-        // Reservations first: one that ends has become an order by then.
+        // Reservations first: when one ends, its order is already in the queue.
         let reserved = unpoisoned(&self.reserved).clone();
         self.lock().keys().copied().chain(reserved).collect()
     }
@@ -226,20 +226,21 @@ impl Actors {
         begun.filter(|(of, _)| *of == incarnation).map(|(_, at)| at)
     }
 
-    /// Takes in a listing: these workspaces have a running container. Forgets those that are not registered any more.
+    /// Records the workspaces that have a running container, from a listing. Drops entries of workspaces that are no
+    /// longer registered.
     pub(super) fn note_running(&self, running: &[WorkspaceId], is_live: &dyn Fn(WorkspaceId) -> bool) {
         let mut seen = unpoisoned(&self.seen_running);
         seen.extend(running);
         seen.retain(|workspace| is_live(*workspace));
         drop(seen);
         unpoisoned(&self.begun).retain(|workspace, _| is_live(*workspace));
-        // The engine answers: a start is begun again by a sweep, a stop has something left to stop or has not.
+        // The engine answers: a sweep repeats a waiting start, and a waiting stop remains only if its container runs.
         unpoisoned(&self.waiting).retain(|workspace, what| {
             *what == Waiting::Stop && running.contains(workspace) && is_live(*workspace)
         });
     }
 
-    /// Keeps whether something waits for the engine, after an order that it answered or that waits for it.
+    /// Records or clears what waits for the engine, after an order.
     fn note_waiting(&self, workspace: WorkspaceId, waits: Option<Waiting>) {
         let mut waiting = unpoisoned(&self.waiting);
         match waits {
@@ -248,12 +249,12 @@ impl Actors {
         };
     }
 
-    /// Whether this process knows that a container of that incarnation ran while this process did.
+    /// Whether this process started that incarnation, or has seen a container of the workspace running in a listing.
     pub(super) fn has_run(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
         self.begun_at(workspace, incarnation).is_some() || unpoisoned(&self.seen_running).contains(&workspace)
     }
 
-    /// How many workspaces are remembered.
+    /// Number of entries remembered about workspaces.
     pub(super) fn remembered(&self) -> usize {
         unpoisoned(&self.begun).len() + unpoisoned(&self.seen_running).len() + unpoisoned(&self.waiting).len()
     }
@@ -265,7 +266,7 @@ impl Actors {
             .or_else(|| unpoisoned(&self.waiting).get(&workspace).map(|what| what.says().to_owned()))
     }
 
-    /// Queues an order. Answers whether an actor has to be started for it.
+    /// Queues an order. Returns whether an actor has to be spawned for it.
     fn push(&self, workspace: WorkspaceId, order: Order, waiter: Waiter) -> bool {
         let mut queues = self.lock();
         let idle = !queues.contains_key(&workspace);
@@ -280,7 +281,7 @@ impl Actors {
         idle
     }
 
-    /// The next order, or the end of the actor: decided under one lock, so that no order falls between.
+    /// The next order; `None` ends the actor. Both are decided under one lock, so that no order is lost in between.
     fn pop(&self, workspace: WorkspaceId) -> Option<(Order, Vec<Waiter>)> {
         let mut queues = self.lock();
         let next = queues.get_mut(&workspace).and_then(|queue| {
@@ -301,7 +302,7 @@ impl Actors {
     }
 }
 
-/// Lets an order say what it is doing.
+/// Reports the current phase of an order.
 #[derive(Clone)]
 pub(super) struct Phase {
     inner: Arc<Inner>,
@@ -315,15 +316,15 @@ impl Phase {
 }
 
 impl Ops {
-    /// Gives an order and waits for what comes of it. Dropping the future does not take it back.
+    /// Submits an order and waits for its result. Dropping the future does not cancel the order.
     ///
     /// # Errors
-    /// Why it was not carried out.
+    /// The reason why it was not carried out.
     pub async fn order(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
         self.submit(workspace, order).await.unwrap_or(Err(OpError::Stopping))
     }
 
-    /// Gives an order. It is carried out whether or not the answer is waited for.
+    /// Submits an order. It is carried out even if the receiver is dropped.
     pub(super) fn submit(
         &self,
         workspace: WorkspaceId,
@@ -357,18 +358,19 @@ impl Ops {
             }
             self.0.actors.say(workspace, String::new());
             for waiter in waiters {
-                // Nobody waiting any more is no fault.
+                // The receiver may have been dropped; that is not an error.
                 let _gone = waiter.send(done.clone());
             }
         }
-        // After the actor is gone: what waits for its parent is begun only when that is not busy any more.
+        // Only after the actor has ended: a workspace that waits for its parent starts only when the parent is no
+        // longer busy.
         if may_release_children {
             self.0.wake.after(RESTART_DUE, Duration::ZERO);
         }
     }
 
-    /// Keeps what waits for the engine, by what came of an order. A start that nothing tries again waits for nothing, and
-    /// leaves what waited before it.
+    /// Records from an order's result whether its action waits for the engine. A start that no sweep repeats changes
+    /// nothing: an earlier entry stays.
     async fn note_waiting(&self, workspace: WorkspaceId, what: Waiting, done: &OpResult<Applied>) {
         match done {
             Err(OpError::Engine(error)) if error.gave_no_answer() => {

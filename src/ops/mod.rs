@@ -1,9 +1,9 @@
-//! What people and passes can order, one file per verb.
+//! The use cases of operators and sweep passes, one file per verb.
 //!
-//! Intent is written first: pause and remove change the row and only then the container; the sweeps
-//! drive the engine to what the row says, should this process end in between. Every call that changes
-//! something in the engine runs as an [`Order`] under that workspace's actor (`actor.rs`), which reads
-//! the row again before it acts. Orders belong to nobody: a client that goes away does not stop one.
+//! Intent is written first: pause and remove change the row and only then the container. If this process ends in
+//! between, the sweeps bring the engine to the state in the row. Every call that changes the engine runs as an
+//! [`Order`] under that workspace's actor (`actor.rs`), which reads the row again before it acts. An order is
+//! independent of its client: a client that disconnects does not cancel it.
 
 mod accept_engine;
 mod accepted_starts;
@@ -73,14 +73,13 @@ pub use update::Needs;
 #[derive(Clone)]
 pub struct Ops(Arc<Inner>, Option<Arc<Queued>>);
 
-/// Tells, once, that an order has its place behind those that were given before it: what could refuse it before that has
-/// not.
+/// Signals, once, that an order is queued behind earlier ones: from then on, no check before the queue can refuse it.
 struct Queued(Mutex<Option<oneshot::Sender<()>>>);
 
 impl Queued {
     fn tell(&self) {
         if let Some(waiter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Nobody waiting any more is no fault.
+            // The receiver may have been dropped; that is not an error.
             let _gone = waiter.send(());
         }
     }
@@ -101,32 +100,32 @@ struct Inner {
     wake: Wake,
     /// The gateways of the networks known so far.
     gateways: Gateways,
-    /// Workspaces whose container the last listing showed paused.
+    /// Workspaces whose container was paused in the last listing.
     paused: Mutex<BTreeSet<WorkspaceId>>,
 }
 
-/// What the ops are made of.
+/// The dependencies of [`Ops`].
 pub struct Parts {
     /// The registry.
     pub store: Store,
-    /// The engine, bounded.
+    /// The engine; every call has a time limit.
     pub engine: Arc<dyn Engine>,
-    /// The clock.
+    /// Wall clock and timers.
     pub clock: SharedClock,
-    /// Randomness.
+    /// Source of ids and tokens.
     pub entropy: SharedEntropy,
-    /// Tasks.
+    /// Spawns actors and background tasks.
     pub spawn: SharedSpawn,
-    /// The mirror beside the registry.
+    /// The mirror file beside the registry.
     pub mirror: Arc<Mirror>,
     /// The configuration.
     pub settings: Settings,
-    /// Asks for passes before their turn.
+    /// Requests passes before their next scheduled run.
     pub wake: Wake,
 }
 
 impl Ops {
-    /// Puts the parts together.
+    /// Builds the use cases from their dependencies.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, engine, clock, entropy, spawn, mirror, settings, wake } = parts;
@@ -150,7 +149,7 @@ impl Ops {
         Self(Arc::new(inner), None)
     }
 
-    /// The workspaces somebody is at work on.
+    /// Workspaces with an order queued or in progress, or a row that is being created.
     #[must_use]
     pub fn busy(&self) -> BTreeSet<WorkspaceId> {
         self.0.actors.busy()
@@ -162,68 +161,68 @@ impl Ops {
         self.0.actors.restarting_unwell()
     }
 
-    /// The same, for one order of somebody who waits no longer than until it is queued: then `queued` hears, or it is
+    /// A clone for one order whose caller waits only until it is queued: `queued` receives a message then, or is
     /// dropped with the order.
     #[must_use]
     pub fn telling(&self, queued: oneshot::Sender<()>) -> Self {
         Self(Arc::clone(&self.0), Some(Arc::new(Queued(Mutex::new(Some(queued))))))
     }
 
-    /// The orders to start something that were accepted and are not carried out yet.
+    /// Start orders that were accepted and are not finished yet.
     #[must_use]
     pub fn accepted_starts(&self) -> &AcceptedStarts {
         &self.0.accepted_starts
     }
 
-    /// Whether this process brought that incarnation up: then a row that is still provisioning is only
-    /// waiting for its agent, and nothing was interrupted.
+    /// Whether this process started that incarnation. If so, a row that is still provisioning only waits for its
+    /// agent, and its start was not interrupted.
     #[must_use]
     pub fn has_begun(&self, workspace: WorkspaceId, incarnation: Incarnation) -> bool {
         self.begun_at(workspace, incarnation).is_some()
     }
 
-    /// When this process brought that incarnation up.
+    /// When this process started that incarnation; `None` if it did not.
     #[must_use]
     pub fn begun_at(&self, workspace: WorkspaceId, incarnation: Incarnation) -> Option<Timestamp> {
         self.0.actors.begun_at(workspace, incarnation)
     }
 
-    /// Takes in which workspaces have a running container, by a trusted listing. What this process has never seen
-    /// running ended before it did its first look: with the host, or while the daemon was down.
+    /// Records which workspaces have a running container, from a trusted listing. A container that this process has
+    /// never seen running ended before its first listing: with the host, or while the daemon was down.
     pub fn note_running(&self, running: &[WorkspaceId]) {
         self.0.actors.note_running(running, &|workspace| self.0.store.is_live(workspace));
     }
 
-    /// How many workspaces are remembered beside the store: at most two entries for each that is registered.
+    /// Number of entries about workspaces that are kept in memory: at most two for each registered workspace.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.0.actors.remembered()
     }
 
-    /// Gives an order and does not wait for what comes of it.
+    /// Submits an order and does not wait for its result.
     pub fn begin(&self, workspace: WorkspaceId, order: Order) {
         let _carried_out_anyway = self.submit(workspace, order);
     }
 
-    /// What is being done with a workspace right now, for people.
+    /// The current operation on a workspace, as text for operators.
     #[must_use]
     pub fn operation(&self, workspace: WorkspaceId) -> Option<String> {
         self.0.actors.operation(workspace)
     }
 
-    /// Keeps which workspaces' containers a listing showed paused.
+    /// Records which workspaces' containers were paused in a listing.
     pub fn note_paused(&self, paused: BTreeSet<WorkspaceId>) {
         *self.0.paused.lock().unwrap_or_else(PoisonError::into_inner) = paused;
     }
 
-    /// What there is to say about a workspace whose container the last listing showed paused by hand.
+    /// A message for a workspace whose container was paused by hand in the last listing; `None` for others.
     #[must_use]
     pub fn paused_by_hand(&self, row: &Workspace) -> Option<String> {
         let paused = self.0.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(&row.id);
         row.container.as_ref().filter(|_| paused).map(paused_by_hand)
     }
 
-    /// Whether a workspace's container was made from something else than its row says now.
+    /// Whether a workspace's container was made from other settings than its row has now.
     #[must_use]
     pub fn drifted(&self, row: &Workspace) -> bool {
         let Some(made_from) = &row.container_spec_hash else { return false };
@@ -234,20 +233,20 @@ impl Ops {
             .is_some_and(|runtime| !start::is_made_from(made_from, row, runtime, &settings))
     }
 
-    /// Requests on their way to agents.
+    /// The in-flight requests to agents.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
-    /// The settings in force. What is decided together reads them once: a reload may replace them in between.
+    /// The current settings. Read them once for decisions that belong together: a reload may replace them in between.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {
         self.0.settings()
     }
 
-    /// Replaces the settings: whatever begins from now on uses the new ones. `concurrent_starts` alone is read
-    /// when the process starts.
+    /// Replaces the settings for everything that begins from now on. `concurrent_starts` alone is read only when the
+    /// process starts.
     pub fn replace_settings(&self, settings: Settings) {
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
@@ -270,13 +269,13 @@ impl Inner {
         self.store.workspace(id).await?.ok_or_else(not_found)
     }
 
-    /// The same, with the newest event by then.
+    /// Same as `row`, with the id of the newest event at that time.
     async fn row_by_now(&self, id: WorkspaceId) -> Result<(Workspace, i64), OpError> {
         self.store.workspace_by_now(id).await?.ok_or_else(not_found)
     }
 }
 
-/// Says that a container is paused, and how to end that.
+/// Says that a container is paused, and how to resume it.
 #[must_use]
 pub fn paused_by_hand(container: &ContainerId) -> String {
     format!("its container is paused by hand: `podman unpause {}` lets it go on", container.short())
@@ -289,71 +288,71 @@ fn not_found() -> OpError {
 /// Why an order was not carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpError {
-    /// There is nothing of that name or id.
+    /// No object has that name or id.
     #[error("{0}")]
     NotFound(String),
-    /// What was asked makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The configuration that the daemon has read has no such runtime.
+    /// The loaded configuration has no such runtime.
     #[error(
         "the daemon knows no runtime `{name}`; it knows {}. Choose one of these, or add `[runtimes.{name}]` to the \
          configuration and run `ostler reload`. A workspace of a plain image needs none (`{PLAIN}`)", known.join(", ")
     )]
     NoRuntime {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The runtimes that the daemon knows.
+        /// The configured runtimes.
         known: Vec<String>,
     },
-    /// It cannot be done as things stand.
+    /// The current state does not allow it.
     #[error("{0}")]
     Conflict(String),
-    /// What was asked contradicts what is there.
+    /// The request contradicts the current state.
     #[error("{0}")]
     Unprocessable(String),
-    /// It has as many tokens as it may have.
+    /// The workspace has the maximum number of tokens.
     #[error("{0}")]
     TooManyTokens(String),
-    /// It works on something.
+    /// The workspace has active tasks.
     #[error("workspace has active tasks")]
     Busy {
-        /// So many.
+        /// Number of active tasks.
         active_tasks: u32,
     },
-    /// Requests to it are in flight.
+    /// Requests to the workspace are in flight.
     #[error(
         "workspace is in use: messages or commands in progress: {open_requests}. Wait until they have ended, or break \
          them off: `ostler hibernate {name} --force`"
     )]
     InUse {
-        /// Whose.
+        /// The workspace.
         name: WorkspaceName,
-        /// So many messages and commands are in progress.
+        /// Number of messages and commands in progress.
         open_requests: u32,
     },
     /// The name is taken.
     #[error("a workspace named `{0}` exists already. Choose another name, or `ostler rm` that one first")]
     NameTaken(WorkspaceName),
-    /// It cannot succeed until somebody changes something: image, port, volume.
+    /// It cannot succeed until an operator changes something: image, port, volume.
     #[error("{0}")]
     Impossible(String),
     /// The engine failed, or gave no answer.
     #[error("the engine could not do it: {0}")]
     Engine(#[from] EngineError),
-    /// The engine gave no answer before anything was started, and nothing tries it again.
+    /// The engine gave no answer before anything was started, and no sweep repeats the order.
     #[error("nothing was started, because Podman gives no answer: {0}. Order it again when Podman is back")]
     NotStarted(EngineError),
-    /// The engine is not the one to work with.
+    /// The engine is not the one that belongs to this registry.
     #[error(transparent)]
     Untrusted(Untrusted),
-    /// The store could not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file beside the database could not be written.
+    /// The mirror file beside the database could not be written.
     #[error("cannot write the instance's mirror file: {0}. Make the data directory writable")]
     Mirror(String),
-    /// The order was given up: this process is ending.
+    /// The order was abandoned because this process is stopping.
     #[error("ostler is stopping; what was begun is finished at its next start")]
     Stopping,
 }
@@ -367,5 +366,5 @@ impl From<Untrusted> for OpError {
     }
 }
 
-/// What an op answers.
+/// Result of a use case.
 pub type OpResult<T> = Result<T, OpError>;

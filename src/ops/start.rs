@@ -1,16 +1,16 @@
-//! Start: always in the same order, so that no crash and no race leaves a container with the wrong token.
+//! Start: one fixed order of steps, so that no crash and no race leaves a container with the wrong token.
 //!
-//! Prepare (image, volumes, a container *created*) → see the old holder stopped → one transaction
-//! (incarnation + 1, new token, older ones revoked) → token file written and read back → row read again →
-//! container started → row read again. From the transaction on, every listing shows the container, which
-//! is what keeps the stale-token sweep away from its token. If preparing fails, whatever runs goes on.
+//! Prepare (image, volumes, a container *created*) → verify that the previous token owner's container is stopped → one
+//! transaction (incarnation + 1, new token, older tokens revoked) → write the token file and read it back → re-read
+//! the row → start the container → re-read the row. From the transaction on, every listing shows the container, which
+//! protects its token from `revoke_stale_tokens`. If preparing fails, a running container is not touched.
 //!
-//! A start that timed out or found the container running was not this start: the process may hold an
-//! older token. It is seen stopped, and everything from the transaction on begins again.
+//! If the engine's start call times out or reports that the container runs already, the running process may hold an
+//! older token. The container is then stopped and verified, and all steps from the transaction on are repeated.
 //!
-//! Limit: a write of the token that was given up on, and that the engine carries out all the same after a later
-//! start has read its own back, leaves an older token in the file. Nothing tells that from an agent that
-//! saved what `register` answered it; a restart puts it right.
+//! Limit: a token write that timed out, and that the engine carries out after a later start has read its own token
+//! back, leaves an older token in the file. It cannot be told from an agent that saved the token from its `register`
+//! answer. A restart repairs it.
 
 use std::collections::BTreeMap;
 
@@ -44,36 +44,37 @@ use crate::{
     store::{BeginStart, ClaimGuard, NewClaim, StatusChange, WorkspaceEdit},
 };
 
-/// Where agents find their configuration and token.
+/// Mount point of the config volume: the agent's configuration and token.
 pub(super) const CONFIG_DIRECTORY: &str = "/configs";
-/// The token's file name in there.
+/// Name of the token file in `CONFIG_DIRECTORY`.
 pub(super) const TOKEN_FILE: &str = ".auth_token";
-/// The configuration's file name in there.
+/// Name of the configuration file in `CONFIG_DIRECTORY`.
 const CONFIG_FILE: &str = "config.yaml";
-/// How often one order begins again after a start that was not its own.
+/// Maximum number of start calls for one order, when each times out or finds the container running.
 const ATTEMPTS: u32 = 3;
 
-/// How to start.
+/// Parameters of a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartOrder {
-    /// What moves the status; `None` for a row that is provisioning already. A person's order moves
-    /// whatever may be started at all.
+    /// Cause of the status change; `None` for a row that is already provisioning. `StartByPerson` stands for any cause
+    /// by which an operator may start a workspace.
     pub cause: Option<Cause>,
-    /// Whether a running container is stopped and started too.
+    /// Whether a running container is stopped and started again.
     pub even_if_running: bool,
-    /// Whether the container is made anew.
+    /// Whether the container is replaced by a new one.
     pub new_container: bool,
-    /// Whether an empty work volume may take the place of one that is gone.
+    /// Whether a new, empty work volume may replace a missing one.
     pub new_volume: bool,
-    /// The newest event when this was said, by default when it is begun: who is undeleted after it does not come up by it.
+    /// Id of the newest event when the order was given; if `None`, when the start begins. If the workspace was removed
+    /// and undeleted after that event, the start is abandoned.
     pub said_after: Option<i64>,
-    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and why.
+    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason.
     pub unwell: Option<(&'static str, String)>,
 }
 
 impl StartOrder {
-    /// What moves a row that this order finds in that status, as narrow as can be: a stop that comes
-    /// between the order's look at the row and its transaction has to make the transaction fail.
+    /// The narrowest cause that applies to a row with this status; `None` if the order may not start it. Narrow, so
+    /// that a stop between the order's read of the row and its transaction makes the transaction fail.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
         let persons = [Cause::Restart, Cause::Resume, Cause::StartByPerson];
@@ -86,29 +87,28 @@ impl StartOrder {
 struct Prepared {
     container: ContainerId,
     spec_hash: String,
-    /// Whether this order made it.
+    /// Whether this order created it.
     made_now: bool,
-    /// The container it replaces.
+    /// The container that it replaces.
     replaces: Option<NamedContainer>,
 }
 
-/// What a container is made from, as a hash: when it differs from the row's, the container has drifted.
-/// The address by which it reaches ostler and the kind of its network are part of that: both are fixed when the
-/// container is made.
-/// The configuration is not: it lies in a volume, and a start writes it.
+/// Hash of everything a container is made from; a container whose hash differs from its row's has drifted. It covers
+/// the platform URL, the platform port and the kind of network, which are fixed when a container is created. It does
+/// not cover the configuration, which is in a volume and is written by a start.
 fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
     let spec = Spec { config: None, ..row.spec.clone() };
     hash_of(&MadeFrom { spec: &spec, tier: row.tier, parent: row.parent }, runtime, settings)
 }
 
-/// Whether a container with that hash was made from what the row says now. A hash of an older version covers the
-/// configuration too.
+/// Whether `hash` matches the row's current settings. Hashes of older versions also cover the configuration, so both
+/// forms are compared.
 pub(super) fn is_made_from(hash: &str, row: &Workspace, runtime: &Runtime, settings: &Settings) -> bool {
     let with_config = MadeFrom { spec: &row.spec, tier: row.tier, parent: row.parent };
     hash == spec_hash(row, runtime, settings) || hash == hash_of(&with_config, runtime, settings)
 }
 
-/// What of a workspace is fixed when its container is made.
+/// The fields of a workspace that are fixed when its container is created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MadeFrom<'a> {
     pub(super) spec: &'a Spec,
@@ -136,18 +136,18 @@ pub(super) fn hash_of(made_from: &MadeFrom<'_>, runtime: &Runtime, settings: &Se
 }
 
 impl Ops {
-    /// What is to be started, and what a person says who sees it so.
+    /// Returns the row and an operator's start order that was decided on this row.
     pub(super) async fn start_by_person(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
         let (row, by_now) = self.0.row_by_now(id).await?;
         let (cause, said_after) = (Some(Cause::StartByPerson), Some(by_now));
         Ok((row, StartOrder { cause, said_after, ..StartOrder::default() }))
     }
 
-    /// Gives a start and waits for what comes of it.
+    /// Submits a start and waits for its result.
     pub(super) async fn order_start(&self, id: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
         let done = self.order(id, Order::Start(order)).await;
         let gave_up = matches!(&done, Err(OpError::Engine(error)) if error.gave_no_answer());
-        // Once its transaction has begun, the sweeps go on with it.
+        // If the row is already provisioning, or a restart is due, the sweeps repeat the start.
         if gave_up && !self.0.is_begun_again(id).await { not_started(done) } else { done }
     }
 
@@ -171,20 +171,21 @@ impl Ops {
             && error.trouble == Trouble::HalfStarted
             && !is(Mutation::KeepHalfStarted)
         {
-            // As with one that ended unheard: another takes its place, and it lies in the trash with what it held.
+            // Treated like a container with `ended_unheard`: a new one replaces it, and the old one goes to the trash
+            // with its data.
             tracing::warn!(workspace = %row.name, %error, "its container will never start again: it gets another");
             let order = StartOrder { new_container: true, ..order };
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         } else if let Err(OpError::Engine(error)) = &started
             && error.trouble == Trouble::Absent
         {
-            // Somebody removed it after it was looked at: the next look finds none, and makes one.
+            // It was removed after this order inspected it: the second run finds none, and creates one.
             tracing::warn!(workspace = %row.name, %error, "its container went away during the start: it gets another");
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         }
         match started {
             Err(error @ (OpError::Impossible(_) | OpError::Invalid(_) | OpError::NoRuntime { .. })) => {
-                // Another engine lacks every image and volume, which says nothing of this workspace.
+                // A different engine lacks every image and volume, which is no evidence about this workspace.
                 self.0.recognise_engine().await?;
                 self.0.note_impossible(id, &error).await?;
                 Err(error)
@@ -204,8 +205,8 @@ impl Ops {
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));
         };
-        // The socket may lead to another engine by now. A container made there must not become the row's own: by its
-        // id, that engine would be taken for ours from then on.
+        // The socket may lead to a different engine by now. A container created there must not become the row's
+        // container: from then on, its id would identify that engine as ours.
         if prepared.made_now
             && let Err(error) = self.0.recognise_engine().await
         {
@@ -214,8 +215,8 @@ impl Ops {
         }
         let cause = order.cause_from(row.status).unwrap_or(Cause::Restart);
         let done = {
-            // After a boot everything is to be started at once. A pull, which may take long, is over by now. The row is
-            // looked at again in the transaction.
+            // Limits how many starts run at once, as after a boot. Acquired only here because pulling the image, which
+            // can take long, is done by now. The transaction checks the row again.
             phase.say("start: waiting for other starts");
             let _place = self.0.actors.starts.acquire().await;
             self.0.begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase).await
@@ -226,7 +227,7 @@ impl Ops {
                 if prepared.replaces.is_some()
                     && let Err(error) = self.finish_replacing(row.id, phase).await
                 {
-                    // It is started all the same; `settle` finishes the claim.
+                    // The workspace is started anyway; `settle` finishes the claim.
                     tracing::warn!(workspace = %row.id, %error, "the replaced container is not in the trash yet");
                 }
                 if runtime.readiness == Readiness::Container {
@@ -246,7 +247,7 @@ impl Ops {
         }
     }
 
-    /// Puts the container into the trash that the start's transaction has claimed.
+    /// Moves the replaced container, which the start's transaction has claimed, to the trash.
     async fn finish_replacing(&self, id: WorkspaceId, phase: &Phase) -> OpResult<()> {
         let claimed =
             |entry: &TrashEntry| entry.reason == TrashReason::Replaced && entry.state == TrashState::Claimed;
@@ -256,8 +257,8 @@ impl Ops {
         Ok(())
     }
 
-    /// Looks again once the container has run for long enough. Should this process end before, the
-    /// sweeps see it.
+    /// Inspects the container again after `READY_AFTER` and marks the workspace online or offline. If this process
+    /// ends before that, the sweeps do it.
     fn watch_readiness(&self, id: WorkspaceId, incarnation: Incarnation, container: ContainerId) {
         let ops = self.clone();
         let watch: Boxed<()> = Box::pin(async move {
@@ -265,7 +266,7 @@ impl Ops {
             let seen = match ops.0.engine.inspect_container(&container).await {
                 Ok(seen) => seen.state.may_run(),
                 Err(error) if error.trouble == Trouble::Absent => false,
-                // Unknown: the sweeps will know better.
+                // State unknown: the sweeps decide.
                 Err(_) => return,
             };
             let order =
@@ -276,7 +277,7 @@ impl Ops {
     }
 }
 
-/// Says of a start that an engine without an answer has kept from beginning that nothing tries it again.
+/// Turns "no answer from the engine" into `OpError::NotStarted`: no sweep repeats this start.
 pub(super) fn not_started(done: OpResult<Applied>) -> OpResult<Applied> {
     match done {
         Err(OpError::Engine(error)) if error.gave_no_answer() => Err(OpError::NotStarted(error)),
@@ -285,8 +286,7 @@ pub(super) fn not_started(done: OpResult<Applied>) -> OpResult<Applied> {
 }
 
 impl Inner {
-    /// Whether the sweeps start a workspace again when the engine answers. A row that cannot be read counts as one that
-    /// they do not.
+    /// Whether the sweeps start the workspace again when the engine answers. `false` if the row cannot be read.
     pub(super) async fn is_begun_again(&self, id: WorkspaceId) -> bool {
         self.row(id).await.is_ok_and(|row| {
             row.status == Status::Provisioning
@@ -294,7 +294,7 @@ impl Inner {
         })
     }
 
-    /// Why this order has nothing to do any more, if so.
+    /// The reason why this order has become pointless; `None` if the start is still needed.
     async fn not_to_be_started(&self, row: &Workspace, order: &StartOrder) -> OpResult<Option<String>> {
         if row.status != Status::Provisioning && order.cause_from(row.status).is_none() {
             return Ok(Some(format!("it is {} now", row.status)));
@@ -316,7 +316,7 @@ impl Inner {
         }
     }
 
-    /// Everything that can fail without touching what runs. `None` when the row was removed meanwhile.
+    /// All steps that can fail without affecting a running container. `None` if the row was removed meanwhile.
     async fn prepare(
         &self,
         row: &Workspace,
@@ -338,8 +338,8 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             },
         };
-        // One that the engine will never start again, or whose port is another workspace's, is replaced, and is in the
-        // trash with what it held.
+        // A container that the engine will never start again, or whose port belongs to another workspace, is replaced.
+        // The old one goes to the trash with its data.
         if let (Some(kept), false) = (&held, order.new_container || never_starts || port_lost) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.give_name_back(row, kept).await?;
@@ -347,7 +347,8 @@ impl Inner {
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
         }
-        // What makes a new container once the image is there: a plain start goes on with the kept one.
+        // The command that creates a new container once the image exists: a plain start would reuse the kept
+        // container.
         let again = if held.is_some() && !never_starts && !port_lost { "recreate" } else { "start" };
         self.ensure_image(row, again, phase).await?;
         if self.row(row.id).await?.status == Status::Removed {
@@ -362,8 +363,8 @@ impl Inner {
         crash_point::before("start: make its container");
         let mut made = self.engine.create_container(&spec).await;
         if made.as_ref().is_err_and(|error| error.trouble == Trouble::Absent) {
-            // What was looked at a moment ago may have been taken away since: a second look says what is gone, or makes
-            // what may be made again.
+            // A volume may have been removed since the check. The second check reports what is missing, or creates
+            // again what may be created.
             self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
             made = self.engine.create_container(&spec).await;
         }
@@ -380,9 +381,9 @@ impl Inner {
         }))
     }
 
-    /// Whether the row knows the port that its container publishes, which is fixed when a container is made. While a
-    /// registry is recovering, ports of containers that it does not know are allotted again: one that is adopted or
-    /// restored later may publish a port that belongs to another row by then.
+    /// Whether the row's port is the one that its container publishes, which is fixed at creation; updates the row if
+    /// that port is free. While a registry is recovering, ports of containers that it does not know are allotted
+    /// again: a container that is adopted or restored later may publish a port that belongs to another row by then.
     async fn has_its_port(&self, row: &Workspace, published: Option<u16>) -> OpResult<bool> {
         match published {
             Some(_) if row.host_port != published => {
@@ -394,16 +395,16 @@ impl Inner {
         }
     }
 
-    /// A kept container that lies under a trash name is given its own name back. A rename into the trash that the
-    /// engine carried out after it was given up on, and after the thing was restored, leaves one: no listing would
-    /// count it as its workspace's.
+    /// Renames a kept container that has a trash name back to its own name; otherwise no listing attributes it to its
+    /// workspace. A rename into the trash that timed out, and that the engine carried out after the container was
+    /// restored, leaves such a name.
     async fn give_name_back(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
             crash_point::before("start: give its container the name back");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
-                // Somebody else's container has that name by now. The row knows its own by the id.
+                // A container that is not ours has that name. The row identifies its container by id.
                 Err(error) if error.trouble == Trouble::Conflict => {
                     tracing::warn!(workspace = %row.name, %error, "its container keeps its trash name");
                 }
@@ -442,8 +443,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Sees that the volumes are there. Only a workspace that never had a work volume gets one by
-    /// itself: an empty one in place of lost work would hide the loss.
+    /// Creates missing volumes. A work volume is created only for a workspace that never had one, or with
+    /// `new_volume`: an empty volume in place of lost work would hide the loss.
     async fn ensure_volumes(
         &self,
         row: &Workspace,
@@ -489,7 +490,7 @@ impl Inner {
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
-        // Noted of another engine, it would be missed in ours from then on.
+        // If a volume of another engine were recorded here, ours would report it as lost from then on.
         self.recognise_engine().await?;
         self.note_work_volume(row).await
     }
@@ -498,7 +499,7 @@ impl Inner {
         let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
         crash_point::before("start: make a volume");
         match self.engine.create_volume(&spec).await {
-            // A creation that was thought to have failed took effect after all.
+            // An earlier creation was reported as failed, and succeeded.
             Err(error) if error.trouble == Trouble::Conflict => {}
             other => other?,
         }
@@ -514,8 +515,8 @@ impl Inner {
         Ok(())
     }
 
-    /// A new serial for the container's name, and a port that nobody on the host has right now. `own` is
-    /// the port that this workspace's own running container holds: that one is not somebody else's.
+    /// Allots a new serial for the container's name, and a port that is free on the host now. `own` is the port of
+    /// this workspace's own running container and counts as free. `None` if the row was removed meanwhile.
     async fn allot(&self, row: &Workspace, own: Option<u16>) -> OpResult<Option<(u32, u16)>> {
         let mut taken = Vec::new();
         while taken.len() < 64 {
@@ -589,7 +590,7 @@ impl Inner {
         })
     }
 
-    /// The claim on the container whose place another one takes. Its volumes stay with the workspace.
+    /// The trash claim on the container that is replaced. Its volumes stay with the workspace.
     fn claim_of_replaced(&self, name: &WorkspaceName, id: WorkspaceId, old: &NamedContainer) -> NewClaim {
         NewClaim {
             id: TrashId(self.entropy.uuid()),
@@ -604,7 +605,7 @@ impl Inner {
         }
     }
 
-    /// From the transaction to a running container. `None` when somebody else moved the row.
+    /// All steps from the transaction to the running container. `None` if the row was changed by another action.
     async fn begin_and_run(
         &self,
         (id, name): (WorkspaceId, &WorkspaceName),
@@ -661,14 +662,14 @@ impl Inner {
             self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
             return Ok(None);
         }
-        // Nothing may run that this order did not see started.
+        // The container must not run with a start that this order could not verify.
         self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
         Err(last.map_or_else(|| OpError::Impossible("it could not be started".into()), OpError::Engine))
     }
 
-    /// Whether a refusal is about this workspace, which a person has to look into, or about an engine
-    /// that is unwell, which passes by itself: an engine that still shows our sentinel meant what it said. A container
-    /// that was started half-way is the engine's affair, and healed with another.
+    /// Whether an engine error is permanent (an operator has to act) or transient: it counts as permanent if the
+    /// engine still shows our sentinel. A half-started container is always transient, because a new container solves
+    /// it.
     async fn verdict(&self, error: EngineError, tell: impl FnOnce(&EngineError) -> String) -> OpError {
         let engines_own =
             matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut | Trouble::HalfStarted);
@@ -678,8 +679,9 @@ impl Inner {
         OpError::Impossible(tell(&error))
     }
 
-    /// The same of what was asked of a container. One that somebody has removed meanwhile is no refusal: the order begins
-    /// again, and makes another. A file that is not there is absent too, so the container itself is looked at.
+    /// Same as `verdict`, for a call on a container. If the container was removed meanwhile, the error stays "absent":
+    /// the order begins again with a new container. A missing file is also reported as absent, so the container is
+    /// inspected.
     async fn verdict_of(
         &self,
         container: &ContainerId,
@@ -697,13 +699,13 @@ impl Inner {
 
     async fn still_starting(&self, id: WorkspaceId, incarnation: Incarnation) -> OpResult<bool> {
         let row = self.row(id).await?;
-        // A beat that comes before this look has made it online already, or degraded if that is what it said.
+        // A heartbeat before this read has already made it online, or degraded if the agent reported that.
         let up = matches!(row.status, Status::Provisioning | Status::Online | Status::Degraded);
         Ok(row.incarnation == incarnation && up)
     }
 
-    /// The token, read back, and the configuration where there is none. Written with the agent's uid: a
-    /// file of root's, 0600, would be unreadable to the one it is for.
+    /// Writes the token and reads it back; writes the configuration if it is missing or changed. The files belong to
+    /// the agent's uid: the agent could not read a token file of root's with mode 0600.
     async fn write_files(
         &self,
         (id, workspace): (WorkspaceId, &WorkspaceName),
@@ -740,12 +742,12 @@ impl Inner {
         let row = self.row(id).await?;
         let Some(config) = row.spec.config.or_else(|| runtime.config_template.clone()) else { return Ok(()) };
         let path = format!("{CONFIG_DIRECTORY}/{CONFIG_FILE}");
-        // Read with the configuration it belongs to: a change that comes now stays pending.
+        // Read together with the configuration: a change after this point stays pending.
         let pending = row.config_pending;
         match self.engine.read_file(container, &path).await {
             Ok(_) if !pending => Ok(()),
-            // A regular file that is merely long is the agent's own. What no runtime could read as a configuration (a
-            // directory, a FIFO) is replaced, as a missing one is made.
+            // A regular file that is too long to read is the agent's own and stays. Anything that no runtime can read
+            // as a configuration (a directory, a FIFO) is replaced, like a missing file.
             Err(error) if error.trouble == Trouble::Conflict && error.message == TOO_LONG && !pending => {
                 Ok(())
             }
@@ -770,8 +772,8 @@ impl Inner {
         }
     }
 
-    /// A healthy engine that refuses to write into the config volume speaks of what the agent has made of that volume,
-    /// and says the same at every start: an operator has to look into it.
+    /// Reports a failed write into the config volume. If a healthy engine refuses it, the cause is what the agent left
+    /// in the volume, or a full disk: every start would fail in the same way, and an operator has to act.
     async fn see_written(
         &self,
         (id, workspace): (WorkspaceId, &WorkspaceName),
@@ -788,13 +790,13 @@ impl Inner {
         Err(self.verdict_of(container, error, refused).await)
     }
 
-    /// Deletes a container that this order made and no row names. One that a row names stays; one that
-    /// cannot be deleted now is a stray, which `settle` puts away.
+    /// Deletes a container that this order created, unless a row names it. If it cannot be deleted now, it is a stray
+    /// that `settle` moves to the trash.
     async fn discard(&self, id: WorkspaceId, prepared: &Prepared) {
         if !prepared.made_now {
             return;
         }
-        // Unknown is not "no": without an answer it stays, as a stray at worst.
+        // If the store cannot answer, the container is kept: at worst it is a stray.
         let Ok(row) = self.store.workspace(id).await else { return };
         let named = row.is_some_and(|row| row.container.as_ref() == Some(&prepared.container));
         if named {
@@ -809,7 +811,7 @@ impl Inner {
         }
     }
 
-    /// Writes down that a start cannot succeed, in rows of which nothing runs. Paused ones stay paused.
+    /// Marks a workspace without a running container as unable to start. Paused workspaces stay paused.
     async fn note_impossible(&self, id: WorkspaceId, error: &OpError) -> OpResult<()> {
         let row = self.row(id).await?;
         let change = |cause| StatusChange {
@@ -820,7 +822,7 @@ impl Inner {
             told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        // By the narrowest cause: a stop that comes in between is not to be overwritten.
+        // Uses the narrowest cause, so that a stop in between is not overwritten.
         let retry = match row.status {
             Status::Offline | Status::Failed(Failure::ProvisionTimeout) => Some(Cause::Restart),
             Status::Failed(Failure::StartError) => Some(Cause::StartByPerson),
@@ -845,7 +847,8 @@ impl Inner {
 fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Environment {
     let mut env = runtime.env.clone();
     env.extend(row.spec.env.clone());
-    // What the protocol promises comes last (`OWN_VARIABLES` of the spec): nothing may speak for another workspace by its environment.
+    // Last, so that they override the row's environment (`OWN_VARIABLES` of the spec): a container must not be able to
+    // pass for another workspace by its environment.
     env.insert("WORKSPACE_ID".into(), row.id.to_string());
     env.insert("WORKSPACE_CONFIG_PATH".into(), CONFIG_DIRECTORY.into());
     env.insert("PLATFORM_URL".into(), platform_url);
@@ -885,8 +888,8 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
     format!("the engine refused to make its container: {}", error.message)
 }
 
-/// What to do about a file in the config volume that a healthy engine will not write or read. What keeps it from that is
-/// the engine's to say: something of the agent's in the file's place, a full disk.
+/// Tells the operator what to do about a file in the config volume that a healthy engine cannot write or read. The
+/// engine's message gives the cause: something else of the agent's in the file's place, a full disk.
 fn look_into(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
     format!(
@@ -903,7 +906,7 @@ fn start_failure(error: &EngineError, name: &WorkspaceName, shared: Option<&str>
             error.message
         );
     }
-    // The runtime names the directory inside alone.
+    // The OCI runtime's message names only the directory inside the container.
     let denied = error.message.to_ascii_lowercase().contains("permission denied");
     let shared = shared.filter(|_| denied).map_or_else(String::new, |shared| {
         format!(". /workspace is {shared} on this host: its user {user} must be able to enter that directory")
