@@ -1,4 +1,4 @@
-//! Between columns and the domain's types.
+//! Conversions between columns and domain types.
 
 use std::rc::Rc;
 
@@ -59,17 +59,17 @@ impl FromSql for Incarnation {
     }
 }
 
-/// A list of ids for `rarray(?)`.
+/// A list of ids, to bind to `rarray(?)`.
 pub(super) fn ids(ids: &[WorkspaceId]) -> Rc<Vec<Value>> {
     Rc::new(ids.iter().map(|id| Value::Blob(id.0.as_bytes().to_vec())).collect())
 }
 
-/// A list of texts for `rarray(?)`.
+/// A list of texts, to bind to `rarray(?)`.
 pub(super) fn texts<T: AsRef<str>>(texts: &[T]) -> Rc<Vec<Value>> {
     Rc::new(texts.iter().map(|text| Value::Text(text.as_ref().to_owned())).collect())
 }
 
-/// What a stored word is turned back into, or an error that names it.
+/// Unwraps a parsed enum column; the error names the column and the unknown value.
 pub(super) fn word<T>(column: &str, found: &str, parsed: Option<T>) -> rusqlite::Result<T> {
     parsed.ok_or_else(|| conversion(format!("column {column} holds `{found}`")))
 }
@@ -78,7 +78,7 @@ pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Syn
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
 }
 
-/// The columns [`workspace`] reads, in its order.
+/// Columns that [`workspace`] reads, in its order.
 pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runtime, w.tier, w.parent_id, \
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
      w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \

@@ -1,7 +1,7 @@
-//! What the passes ask, and the plans the breaker holds.
+//! Queries of the sweep passes, and the plans that the breaker holds.
 //!
-//! Every query here grows with the live rows or with what the listing shows, never with removed
-//! history; a test reads the query plans.
+//! The cost of every query here depends on the live rows or on the listing, never on removed history; a test reads the
+//! query plans.
 
 use std::collections::HashSet;
 
@@ -19,44 +19,44 @@ use crate::domain::{
     workspace::Kind,
 };
 
-/// A plan to hold.
+/// Plan to hold until an operator approves it.
 #[derive(Clone, Debug)]
 pub struct NewHeldPlan {
-    /// Its identity.
+    /// Id by which an operator approves it.
     pub id: PlanId,
-    /// The pass.
+    /// Name of the pass that made the plan.
     pub pass: &'static str,
-    /// Why it is held.
+    /// Why the breaker holds it.
     pub reason: String,
-    /// The actions, exactly, as JSON.
+    /// Exact actions, as JSON.
     pub plan: serde_json::Value,
 }
 
-/// A held plan.
+/// Plan that is held, or approved and not used up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPlanRow {
-    /// Its identity.
+    /// Id by which an operator approves it.
     pub id: PlanId,
-    /// The pass.
+    /// Name of the pass that made the plan.
     pub pass: String,
-    /// Why it is held.
+    /// Why the breaker holds it.
     pub reason: String,
-    /// The actions, as JSON.
+    /// Actions, as JSON.
     pub plan: serde_json::Value,
-    /// Since when.
+    /// When the breaker held it.
     pub held_at: Timestamp,
-    /// When a person approved it.
+    /// When an operator approved it; `None` before.
     pub approved_at: Option<Timestamp>,
 }
 
-/// What came of an approval.
+/// Result of approving a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Approval {
-    /// Approved, now or before.
+    /// The plan is approved, now or by an earlier call.
     Approved(HeldPlanRow),
-    /// The pass holds another plan now: this one's id.
+    /// The pass now holds another plan; contains that plan's id.
     Superseded(PlanId),
-    /// The pass holds nothing.
+    /// The pass holds no plan.
     NothingHeld,
 }
 
@@ -77,10 +77,10 @@ fn known(row: &Row<'_>) -> rusqlite::Result<KnownRow> {
     })
 }
 
-/// `NOT IN` an empty list matches everything: only a trusted listing may be passed in.
+/// Query for stale tokens. Pass only a trusted listing: `NOT IN` an empty list matches everything.
 ///
-/// It reads two narrow indexes and the pulse, and never the wide rows: those of the live lie scattered
-/// among the removed, a page each.
+/// It reads two narrow indexes and the pulse, and never the wide rows: the live ones are scattered among removed ones,
+/// one page each.
 fn stale() -> String {
     format!(
         "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
@@ -113,15 +113,15 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldPlanRow> {
 const HELD: &str = "SELECT pass, id, reason, plan, held_at, approved_at FROM held_plans";
 
 impl Store {
-    /// The rows, removed ones among them, of the workspaces a listing shows.
+    /// Returns the rows of the workspaces in a listing, removed ones included.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
         self.lanes
             .read("known rows", move |sql| {
-                // Nearly all of them, out of an index. Whichever changes before the second question is found by one
-                // of the two.
+                // Most rows come from a covering index. A row that leaves the index before the second query is found by
+                // that one.
                 let text = format!(
                     "SELECT {KNOWN_COLUMNS}
                      FROM rarray(?1) l CROSS JOIN workspaces w INDEXED BY workspaces_holding ON w.id = l.value
@@ -139,7 +139,7 @@ impl Store {
             .await
     }
 
-    /// How many of the workspaces a listing shows have a row, removed ones among them.
+    /// Counts the workspaces in a listing that have a row, removed ones included.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -154,8 +154,8 @@ impl Store {
             .await
     }
 
-    /// Workspaces with live instance tokens, none newer or used since `older_than`, whose containers are
-    /// not among the listed ones. The listing must be a trusted one.
+    /// Returns workspaces with live instance tokens, none issued or used at `older_than` or later, whose containers are
+    /// not in the listing. The listing must be trusted.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -181,7 +181,7 @@ impl Store {
             .await
     }
 
-    /// Container workspaces that are, or might be, up: online, degraded, offline.
+    /// Returns container workspaces that are or might be up: online, degraded, offline.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -198,7 +198,7 @@ impl Store {
             .await
     }
 
-    /// Workspaces being provisioned, the longest first.
+    /// Returns workspaces that are provisioning, longest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -213,10 +213,13 @@ impl Store {
             .await
     }
 
-    /// Rows that are online or degraded and were not heard at `heard_before` or later, or never, as far as the clock
-    /// that says `now` can tell: a beat that lies ahead of it is one of nobody knows when.
+    /// Returns online or degraded rows without a heartbeat at `heard_before` or later.
     ///
-    /// Driven by the pulse, which is narrow and holds live rows only; whoever was heard lately costs no second look.
+    /// A heartbeat more than 10 s later than `now` comes from a clock that was set back since; its real time is
+    /// unknown, so it does not count.
+    ///
+    /// The query starts from the pulse table, which is narrow and holds only live rows; a row with a recent heartbeat
+    /// costs no second lookup.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -248,8 +251,10 @@ impl Store {
             .await
     }
 
-    /// Rows that may sleep, work on nothing, and at which nothing has happened for as long as they may be idle, as far
-    /// as is written down. More may be known of them, and they may not have been listened to for so long.
+    /// Returns rows that may hibernate, have no active tasks, and have stored no activity for their idle minutes.
+    ///
+    /// The caller must check further: memory may know of later activity, and the liveness epoch may be shorter than the
+    /// idle minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -275,7 +280,7 @@ impl Store {
             .await
     }
 
-    /// Containers that are up and may sleep, with the ports they publish.
+    /// Returns containers that are up and may hibernate, with the ports they publish.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -296,7 +301,7 @@ impl Store {
             .await
     }
 
-    /// Rows on their way to sleep.
+    /// Returns rows whose hibernation has begun and not finished.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -312,8 +317,10 @@ impl Store {
             .await
     }
 
-    /// Offline rows whose restart is due by then, the longest due first, and when the next one is due. One that ended at a time still to come, by a
-    /// clock that has been set back since, is due too: its wait was minutes.
+    /// Returns offline rows whose restart is due by then, the longest due first, and when the next one is due.
+    ///
+    /// A row whose status is more than 10 s ahead of `by` is due too: the clock was set back since, and the wait was
+    /// only minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -340,7 +347,7 @@ impl Store {
             .await
     }
 
-    /// How many rows are not removed.
+    /// Counts the rows that are not removed.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -355,7 +362,7 @@ impl Store {
             .await
     }
 
-    /// Removed workspaces whose things are to be deleted for good, and may still be there.
+    /// Returns removed workspaces with a purge order: their resources may still exist.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -371,7 +378,7 @@ impl Store {
             .await
     }
 
-    /// The workspaces that destructive actions of passes have hit since then.
+    /// Returns the workspaces affected by destructive actions of passes since then.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -387,7 +394,7 @@ impl Store {
             .await
     }
 
-    /// The plan of a pass that is held, or approved and not yet used up.
+    /// Returns the plan of a pass that is held, or approved and not used up.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -400,7 +407,7 @@ impl Store {
             .await
     }
 
-    /// Holds a plan in place of the pass's earlier one, and tells of it.
+    /// Holds a plan, replacing an earlier one of the same pass, and emits an event.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -421,7 +428,7 @@ impl Store {
             .await
     }
 
-    /// A person approves a plan: exactly the one named.
+    /// Approves a held plan on behalf of an operator; only the one with this id.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -450,7 +457,7 @@ impl Store {
             .await
     }
 
-    /// The held plan's cause is gone, or it is used up.
+    /// Deletes a held plan: its cause no longer exists, or it was carried out.
     ///
     /// # Errors
     /// When the store cannot answer.
