@@ -1,7 +1,7 @@
-//! The composition root: open, build, spawn, notify, drain.
+//! The daemon's composition root: opens the store, builds all parts, starts the tasks, notifies systemd, drains.
 //!
-//! The only place that knows every layer. What fails here fails before anything was changed; an engine
-//! that is not there is no such failure, because the daemon waits for it, says so, and changes nothing.
+//! The only module that uses every layer. A start that fails has changed nothing. A missing engine does not fail the
+//! start: the daemon logs it, waits for the engine, and changes nothing until then.
 
 mod gates;
 mod packets;
@@ -50,20 +50,20 @@ use crate::{
     wake::Wake,
 };
 
-/// How long what is being done may take when the daemon is told to end. What is not done by then is
-/// finished at the next start.
+/// Time limit at shutdown for each of: every listener, the operations in progress, closing the store. Operations that
+/// are not done by then are finished at the next start.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long the start waits for an engine before it goes on without.
+/// How long the start waits for the engine before it continues without it.
 const FIRST_ACCEPT: Duration = Duration::from_secs(3);
 
-/// How often an engine that has not been accepted yet is asked again.
+/// Retry interval for an engine that has not been accepted yet.
 const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 
-/// Open files that are enough for all connections of two addresses, and for what is passed on and kept besides.
+/// Open files: enough for all connections of two listening addresses, and for forwarded and pooled connections.
 const DESCRIPTORS: u64 = 10_240;
 
-/// Everything that is built of a configuration.
+/// The app: everything that is built from a configuration.
 struct House {
     store: Store,
     engine: Arc<dyn Engine>,
@@ -76,10 +76,10 @@ struct House {
     listening: Listening,
 }
 
-/// Serves until a signal ends it. `overrides` tell how the configuration was read, and is read again.
+/// Serves until a signal ends it. A reload reads the configuration with the same `overrides` (flags and environment).
 ///
 /// # Errors
-/// Why it cannot be served; nothing was changed then.
+/// If the daemon cannot start; nothing was changed then.
 pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     raise_descriptors();
     let stop = CancellationToken::new();
@@ -101,8 +101,10 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a terminal was there at the start. When it is closed, the kernel sends SIGHUP, which ends a daemon that was
-/// started by hand as it always did; any other SIGHUP asks for a reload.
+/// Whether the daemon was started from a terminal.
+///
+/// When a terminal is closed, the kernel sends SIGHUP: that one ends a daemon that was started from the terminal, as is
+/// usual. Any other SIGHUP requests a reload.
 struct Terminal(bool);
 
 impl Terminal {
@@ -119,9 +121,10 @@ impl Terminal {
     }
 }
 
-/// Takes the descriptors that this process may have: by default it is given 1024 and may have many more. Connections
-/// of strangers would use those up long before they are as many as are served, and then neither agents nor the engine
-/// could be reached.
+/// Raises the soft limit of open files towards the hard limit, to at most [`DESCRIPTORS`].
+///
+/// The default soft limit is 1024. Unauthenticated connections would use it up long before they reach the limit of
+/// connections served, and then neither agents nor the engine could be reached.
 fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
@@ -140,10 +143,10 @@ fn raise_descriptors() {
     }
 }
 
-/// Serves until `stop`. `reload` asks for the configuration to be read again.
+/// Serves until `stop` is cancelled. Each notification of `reload` reloads the configuration.
 ///
 /// # Errors
-/// Why it cannot be served; nothing was changed then.
+/// If the daemon cannot start; nothing was changed then.
 async fn serve_until(
     config: Config,
     overrides: Overrides,
@@ -158,7 +161,7 @@ async fn serve_until(
     let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
     let (wake, calls) = Wake::new();
     let house = build(&config, store, mirror, registry, clock, wake)?;
-    // Asked once before the sweeps begin, so that a first start does not begin with a warning.
+    // One attempt before the sweeps begin, so that a first start does not log a warning.
     let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
     if let Some(Err(error)) = &accepted {
         tracing::warn!(%error, "the engine cannot be accepted yet; ostler waits for it and changes nothing");
@@ -175,7 +178,7 @@ async fn serve_until(
     let running = Arc::new(running);
     let api = api_of(&house, &config, sweeps.clone(), &packets, &running);
     let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop, packets };
-    // Bound before anything is changed: who cannot be reached keeps nobody.
+    // Bound before anything is changed: a daemon that agents cannot reach must not act on workspaces.
     let serving = door.open_known()?;
     let (opened, open) = oneshot::channel();
     let background = [
@@ -187,8 +190,8 @@ async fn serve_until(
         tokio_task(api.clone().carry_out_delegations(), &stop),
         tokio_task(running.reload_when(reload), &stop),
     ];
-    // Agents call back at once: ready before these addresses are bound would be too early. Without an engine they
-    // are bound later.
+    // Agents connect as soon as the daemon is ready, so these addresses are bound first. Without an engine they are
+    // bound later.
     if matches!(accepted, Some(Ok(_))) {
         let _opens_later = within(&*house.clock, FIRST_ACCEPT, open).await;
     }
@@ -204,20 +207,20 @@ async fn serve_until(
         task.abort();
     }
     for listener in serving {
-        // Each ends by itself, after what is in flight.
+        // Each listener ends by itself after its in-flight requests.
         let _ended = within(&*house.clock, DRAIN, listener).await;
     }
     if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
         tracing::warn!("some orders were not done in time; the next start finishes them");
     }
-    // Last: the database is one file from here on, and a copy of it is whole.
+    // Last: after this the database is a single file, and a copy of that file is complete.
     if within(&*house.clock, DRAIN, house.store.close()).await.is_none() {
         tracing::warn!("the database was not closed in time; its log (-wal) stays beside it");
     }
     ended.with_context(|| format!("cannot serve {}", socket.display()))
 }
 
-/// A stream that a client holds open for ever must not keep the daemon from ending.
+/// Awaits `served`, but for at most 1 s after `stop`: a client that keeps a stream open must not block the shutdown.
 async fn end_with(
     served: impl Future<Output = std::io::Result<()>>,
     stop: &CancellationToken,
@@ -241,11 +244,11 @@ fn tokio_task(
 }
 
 fn notify_ready() {
-    // Not under systemd is no fault.
+    // Fails if the daemon does not run under systemd, which is allowed.
     let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// Notifies the watchdog for as long as store and driver do their work: one that is stuck is restarted by systemd.
+/// Notifies systemd's watchdog while store and sweep driver make progress; systemd restarts a daemon that is stuck.
 async fn ping_watchdog(clock: SharedClock, store: Store, sweeps: DriverHandle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
@@ -259,7 +262,7 @@ async fn ping_watchdog(clock: SharedClock, store: Store, sweeps: DriverHandle) {
     }
 }
 
-/// Accepts the engine of a first start once it answers, then lets the sweeps look at it.
+/// Accepts the engine at a first start once it answers, then runs all passes.
 async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
     loop {
         match ops.accept_first_engine().await {
@@ -286,7 +289,7 @@ fn watch_of(house: &House, sweeps: DriverHandle) -> Watch {
     }
 }
 
-/// Where agents come in over TCP.
+/// The TCP listeners for agents.
 struct Door<'a> {
     api: Api,
     config: &'a Config,
@@ -296,7 +299,10 @@ struct Door<'a> {
 }
 
 impl Door<'_> {
-    /// Opens the addresses that are known without asking the engine: those configured, or loopback.
+    /// Binds the addresses that are known without asking the engine: the configured ones, or loopback.
+    ///
+    /// # Errors
+    /// If one of them cannot be bound.
     fn open_known(&self) -> anyhow::Result<Vec<Boxed<()>>> {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let configured = &self.config.network.listen;
@@ -316,7 +322,7 @@ impl Door<'_> {
         Ok(serving)
     }
 
-    /// Serves in a task of its own; the future that is answered resolves when that has ended.
+    /// Serves `listener` in a task of its own. The returned future resolves when that task has ended.
     fn serve(&self, listener: tokio::net::TcpListener) -> Boxed<()> {
         let (ended, end) = tokio::sync::oneshot::channel();
         let spawn: SharedSpawn = Arc::new(self.house.spawn.clone());
@@ -334,8 +340,8 @@ impl Door<'_> {
         Box::pin(async move { end.await.unwrap_or_default() })
     }
 
-    /// Keeps listening on the addresses by which workspaces reach this host: the gateways of their networks, which
-    /// need not exist yet, or, rootless, an address of this host. `opened` is told once the first ones are bound.
+    /// Keeps listening on the addresses at which workspaces reach this host: the gateways of their networks, which
+    /// need not exist yet, or, rootless, an address of this host. `opened` is completed once the first ones are bound.
     fn keep_open_towards_workspaces(
         &self,
         opened: oneshot::Sender<()>,
@@ -348,7 +354,7 @@ impl Door<'_> {
             port: self.config.network.port,
             stop: self.stop.clone(),
             listens: self.config.network.listen.is_empty(),
-            // Where workspaces are told another address, the gateways need not be listened on.
+            // If workspaces are given another address, the configured addresses need not cover the gateways.
             listen: match self.config.network.platform_url {
                 None => self.config.network.listen.clone(),
                 Some(_) => Vec::new(),
@@ -488,8 +494,13 @@ fn network_of(house: &House, config: &Config, packets: Arc<Packets>) -> Network 
     }
 }
 
-/// The engine, with deadlines. One that nobody serves yet is the place where it would be: the daemon
-/// starts all the same, and recovers when it comes.
+/// Connects to the engine, with deadlines on every call.
+///
+/// If its socket does not exist yet, the usual path is used: the daemon starts all the same, and works once the engine
+/// listens there.
+///
+/// # Errors
+/// If the configured address cannot be used.
 fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Engine>> {
     let environment = |name: &str| std::env::var(name).ok();
     let uid = rustix::process::geteuid().as_raw();
@@ -510,11 +521,11 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
     Ok(Arc::new(Bounded::new(Arc::new(Podman::connect(&address)), Arc::clone(clock), deadlines)))
 }
 
-/// Plans passes without a daemon and applies nothing. What only listening can tell (graces) shows as
-/// being watched.
+/// Plans passes without a daemon and applies nothing. Items that depend on time observed by a running daemon (graces)
+/// are shown as being watched.
 ///
 /// # Errors
-/// When there is no database to read, or no such pass.
+/// If there is no database to read, no such pass, or no snapshot of the engine.
 pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
     let store = Store::open_read_only(&config.data_dir)?;
     let registry =
@@ -540,16 +551,16 @@ pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<
     Ok(runs)
 }
 
-/// What to do about a database that cannot be read and whose error says nothing better.
+/// Advice for a database that cannot be read, if the error itself gives none.
 const RESTORE: &str = "if the error above says nothing better: restore a backup of ostler.db, and move ostler.db-wal and \
                        ostler.db-shm away first";
 
-/// Looks at everything that can be looked at without a daemon.
+/// Runs the checks that need no running daemon.
 ///
 /// # Errors
-/// Never: what cannot be found out is a finding.
+/// Never: a check that cannot be completed is reported as a failed check.
 pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport> {
-    // The directory first: a daemon that would be refused is not to be started.
+    // The directory first: if `ostler serve` would refuse to start, the advice must not be to start it.
     let registry = registry_offline(&config.data_dir).await;
     let mut checks = vec![daemon_offline(&config, registry.verdict == "fail")];
     let clock: SharedClock = Arc::new(SystemClock::start());
@@ -562,7 +573,7 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
     Ok(api::DoctorReport { checks })
 }
 
-/// Why no daemon answered, and whether to start one.
+/// Reports why no daemon answered, and whether to start one.
 fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     let socket = config.socket();
     let shown = socket.display();
@@ -585,7 +596,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     doctor::fail("daemon", format!("no daemon serves {shown}"), advice)
 }
 
-/// The registry's files, as a start would find them.
+/// Checks the registry's files as a start of the daemon would.
 async fn registry_offline(data_dir: &Path) -> api::Check {
     let fail =
         |error: &dyn std::fmt::Display, advice: &str| doctor::fail("registry", error.to_string(), advice);
@@ -628,14 +639,15 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
     }
 }
 
+/// The nearest ancestor of `path` that exists: the data directory is created by the first start.
 fn existing_part(path: &Path) -> &Path {
     path.ancestors().find(|part| part.exists()).unwrap_or(path)
 }
 
-/// Says that this data directory is the one to go on with, though it was copied.
+/// Accepts this data directory as the one to continue with, although it is a copy.
 ///
 /// # Errors
-/// When it is in use, or cannot be written.
+/// If the directory is in use or cannot be written.
 #[expect(clippy::unused_async, reason = "one signature for everything main calls")]
 pub async fn accept_copy(config: Config) -> anyhow::Result<()> {
     Ok(identity::accept_copy(&config.data_dir)?)

@@ -1,4 +1,4 @@
-//! The listeners for workspaces: bound while their networks come and go, and moved when this host's address changes.
+//! The listeners for workspaces: bound and closed as networks come and go, rebound when this host's address changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,8 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-/// How often addresses and rules are looked at again without a change: rootless, this host may have another address.
+/// How often addresses and packet rules are checked without a notification. Rootless, a change of this host's address
+/// sends none.
 const ADDRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// The listeners for workspaces.
@@ -31,20 +32,21 @@ pub(super) struct Gates {
     pub(super) spawn: SharedSpawn,
     pub(super) port: u16,
     pub(super) stop: CancellationToken,
-    /// Whether to listen here at all: not where `network.listen` names addresses.
+    /// Whether to bind these addresses: `false` if `network.listen` names addresses.
     pub(super) listens: bool,
-    /// The configured addresses that must cover those by which workspaces reach this host; none without such a need.
+    /// The configured addresses, which must cover those at which workspaces reach this host; empty if they need not.
     pub(super) listen: Vec<IpAddr>,
     /// Whether packets between workspaces are to be dropped.
     pub(super) isolate: bool,
     pub(super) packets: Arc<Packets>,
     pub(super) open: BTreeMap<IpAddr, CancellationToken>,
-    /// What the store keeps for the next start.
+    /// The reach that is stored for the next start of the daemon.
     pub(super) kept: Option<HostReach>,
 }
 
 impl Gates {
-    /// Serves what is known, and what becomes known later; `opened` is told once the first addresses are bound.
+    /// Serves the addresses that are known and those that become known later. `opened` is completed once the first
+    /// ones are bound.
     pub(super) async fn keep_open(mut self, opened: oneshot::Sender<()>) {
         let mut gateways = self.ops.gateways().attend();
         let mut told = String::new();
@@ -53,7 +55,7 @@ impl Gates {
             Err(error) => warn_once(&mut told, &error.to_string()),
         }
         let found = loop {
-            // Before the engine is asked: containers run on while it is away, and it may take long to give no answer.
+            // Before the engine is asked: containers run on while it is down, and the call may take long to fail.
             self.open_last(&mut told);
             match self.ops.host_addresses().await {
                 Ok(found) => break found,
@@ -73,9 +75,9 @@ impl Gates {
                 if let Some(host) = known.host {
                     self.warn_of_uncovered(&[host], &mut told);
                 }
-                // The new address is bound first: a container that starts meanwhile is told it.
+                // The new address is bound first: a container that starts meanwhile is given that one.
                 self.open_all(known.host, true, &mut told);
-                // Containers that run were told an earlier one. It serves them as long as this host has it.
+                // Running containers were given an earlier address. It stays bound while this host has it.
                 self.close_all_but(|open| known.host == Some(open) || is_own_address(open));
                 self.keep(HostReach { rootless: true, gateways: BTreeSet::new() }).await;
                 self.ops.gateways().note_served(known.version);
@@ -88,7 +90,8 @@ impl Gates {
                 self.warn_of_uncovered(&gateways, &mut told);
                 self.close_all_but(|address| known.gateways.contains_key(&address));
                 self.open_all(known.gateways.keys().copied(), false, &mut told);
-                // Before a start goes on: its container may outlive this process, and the engine's next answer.
+                // Stored before the waiting start continues: its container may run longer than this process does, and
+                // the engine may not answer the next process.
                 self.keep(HostReach { rootless: false, gateways: gateways.into_iter().collect() }).await;
                 self.ops.gateways().note_served(known.version);
             }
@@ -96,7 +99,7 @@ impl Gates {
                 // The daemon may have given up waiting for this.
                 let _given_up = opened.send(());
             }
-            // A bind that failed is tried again too, and so are rules that another program flushed.
+            // The interval also retries a failed bind, and restores rules that another program flushed.
             tokio::select! {
                 changed = gateways.changed() => if changed.is_err() { return },
                 () = self.clock.sleep(ADDRESS_EVERY) => {}
@@ -104,7 +107,7 @@ impl Gates {
         }
     }
 
-    /// `network.listen` is obeyed even where it cuts the workspaces off, so it has to be said.
+    /// Warns if `network.listen` leaves out addresses that workspaces use: it is obeyed even then, and cuts them off.
     fn warn_of_uncovered(&self, addresses: &[IpAddr], told: &mut String) {
         let missing: Vec<_> = uncovered(&self.listen, addresses).iter().map(ToString::to_string).collect();
         if !missing.is_empty() {
@@ -116,9 +119,10 @@ impl Gates {
         }
     }
 
-    /// Serves what was served when the engine last answered, as far as it is this host's. A network may be gone since,
-    /// and its gateway another network's: the engine's answer corrects that. Rules for packets stay as they are in the
-    /// kernel until then.
+    /// Binds the addresses that were served when the engine last answered and that this host still has.
+    ///
+    /// Since then a network may have been deleted and its gateway assigned to another one; the engine's next answer
+    /// corrects that. Until then the packet rules in the kernel stay unchanged.
     fn open_last(&mut self, told: &mut String) {
         let Some(last) = self.kept.clone() else { return };
         if last.rootless {
@@ -136,7 +140,7 @@ impl Gates {
         }
         match self.ops.keep_reach(reach.clone()).await {
             Ok(()) => self.kept = Some(reach),
-            // Tried again. Only a start while the engine is away would miss it.
+            // Retried at the next round. Only a daemon start while the engine is down would lack it.
             Err(error) => tracing::warn!(%error, "the addresses for workspaces could not be stored"),
         }
     }
@@ -186,7 +190,7 @@ impl Gates {
     }
 }
 
-/// Once, not every few seconds: an engine that is away is reported elsewhere too.
+/// Logs a warning unless the last one had the same text: retries come every few seconds.
 fn warn_once(told: &mut String, text: &str) {
     if told != text {
         tracing::warn!(error = %text, "workspaces cannot reach ostler yet; trying again");

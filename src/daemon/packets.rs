@@ -1,9 +1,9 @@
-//! Drops packets between workspaces, with a table of our own in the kernel's packet filter.
+//! Drops packets between workspaces, with a table of its own in the kernel's packet filter (nftables).
 //!
-//! Podman's `isolate` option cannot carry the claim alone: netavark 1.4 takes the jump to its isolation rules away
-//! again whenever any isolated container stops, and containers in networks without the option are let through always.
-//! A dropped packet is dropped whatever other tables say, so this table needs no place among theirs. It names
-//! workspaces' subnets only and is replaced in one transaction, so a reload never lets a packet through.
+//! Podman's `isolate` option is not sufficient: netavark 1.4 removes the jump to its isolation rules whenever any
+//! isolated container stops, and packets from networks without the option always pass. A packet that one nftables table
+//! drops stays dropped whatever other tables accept, so the order among them does not matter. This table names the
+//! subnets of workspaces only. It is replaced in one transaction, so no packet passes during a reload.
 
 use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     engine::Subnet,
 };
 
-/// How long `nft` may take. The task that serves the gateways of new networks waits for it.
+/// Time limit for `nft`. The task that serves the gateways of new networks waits for it.
 const LOADING: Duration = Duration::from_secs(10);
 
 const NOT_DROPPED: &str = "packets between workspaces are not dropped, although `network.isolate` is set";
 
-/// The table, and whether the last change of it succeeded.
+/// The table's name, and whether its last replacement succeeded.
 #[derive(Debug)]
 pub(super) struct Packets {
     table: String,
@@ -29,12 +29,12 @@ pub(super) struct Packets {
 
 impl Packets {
     pub(super) fn new(instance: InstanceId) -> Self {
-        // A table of its own for each installation: one must not take another's rules away.
+        // One table for each installation: none may remove the rules of another.
         let table = format!("ostler_{}", instance.to_string().replace('-', "_"));
         Self { table, state: Mutex::new(Err("no workspace has a network yet".into())) }
     }
 
-    /// Lets only answers, and this host itself, through to these subnets.
+    /// Drops forwarded packets to these subnets, except replies. Packets from this host are not forwarded and pass.
     pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>, clock: &dyn Clock) {
         let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
         let applied = load("nft", rules(&self.table, &subnets), clock).await;
@@ -44,7 +44,7 @@ impl Packets {
         *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = applied;
     }
 
-    /// Notes that packets cannot be dropped here, and warns once where they should be.
+    /// Records why packets cannot be dropped here, and warns once for each reason if dropping is configured.
     pub(super) fn cannot(&self, why: &str, is_wanted: bool) {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if is_wanted && state.as_ref().err().is_none_or(|known| known != why) {
@@ -53,16 +53,17 @@ impl Packets {
         *state = Err(why.to_owned());
     }
 
-    /// Whether packets are dropped; why not, if not.
+    /// `Ok` if packets are dropped, otherwise the reason why they are not.
     pub(super) fn state(&self) -> Result<(), String> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
-/// The whole table. `table` before `delete table` makes deleting succeed where there was none.
+/// Builds the `nft` script that replaces the table. `table` before `delete table` makes the deletion succeed if there
+/// was no table.
 ///
-/// Packets that stay inside a subnet pass: where bridges filter too, those come by here, and a subnet that another
-/// installation has been given since must go on working.
+/// Packets within one subnet pass. They reach this chain where bridged traffic is filtered too, and a subnet that has
+/// meanwhile been assigned to another installation must keep working.
 fn rules(table: &str, subnets: &[&Subnet]) -> String {
     let drops = subnets.iter().fold(String::new(), |mut drops, subnet| {
         // Writing into a String cannot fail.
@@ -77,7 +78,7 @@ fn rules(table: &str, subnets: &[&Subnet]) -> String {
 }
 
 async fn load(program: &str, rules: String, clock: &dyn Clock) -> Result<(), String> {
-    // Dropped at the limit, it is killed.
+    // At the time limit the future is dropped, which kills the process.
     let told = within(clock, LOADING, feed(program, rules)).await;
     told.unwrap_or_else(|| {
         let seconds = LOADING.as_secs();
@@ -121,7 +122,7 @@ mod tests {
         domain::time::{Awake, Timestamp},
     };
 
-    /// Every limit is over at once.
+    /// A clock whose sleeps return at once, so that every time limit has passed.
     struct Over;
 
     impl Clock for Over {

@@ -1,4 +1,4 @@
-//! Reads the configuration again while the daemon runs.
+//! Reloads the configuration while the daemon runs.
 
 use std::{
     fs,
@@ -20,9 +20,9 @@ use crate::{
 
 /// The configuration in force.
 pub(super) struct Running {
-    /// Locked for a whole reload: two at once could apply an older file last.
+    /// Locked for a whole reload: of two concurrent ones, the one that read the older file could be applied last.
     config: Mutex<Config>,
-    /// The flags and the environment that the daemon was started with: they go before the file at each reading.
+    /// The flags and environment that the daemon was started with. At each reading they take precedence over the file.
     overrides: Overrides,
     ops: Ops,
     instance: InstanceId,
@@ -46,10 +46,13 @@ impl Running {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration as the daemon would read it now.
+    /// Reads the configuration as a start of the daemon would now.
+    ///
+    /// # Errors
+    /// If the file is invalid, not a regular file, or gone although one was read before.
     fn read(&self, running: &Config) -> anyhow::Result<Config> {
-        // A pipe is empty at its second reading, which would count as a file without keys, and one that nothing writes
-        // to blocks.
+        // A pipe is empty at its second reading, which would look like a file without keys; a pipe without a writer
+        // blocks the reader.
         let path = self.overrides.path();
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             anyhow::bail!(
@@ -59,7 +62,7 @@ impl Running {
             );
         }
         let read = config::load(&self.overrides)?.config;
-        // Without a file the defaults would apply: a file that is being replaced is away for a moment.
+        // Without a file the defaults would apply, and a file that is being replaced may be missing for a moment.
         if let (Some(file), None) = (&running.file, &read.file) {
             anyhow::bail!("the configuration file {} is gone: write it again", file.display());
         }
