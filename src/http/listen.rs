@@ -1,14 +1,14 @@
-//! Serving a router on TCP, where strangers can reach it.
+//! Serves a router on TCP, where untrusted peers can connect.
 //!
-//! axum's own loop has no limits, which is right on a socket that only the owner can open and wrong
-//! here: a peer could hold connections without end, or send a header a byte an hour. So this one counts
-//! connections, bounds heads, and cuts a connection on which no request begins for a while. A request
-//! costs two counters, a look at the clock, and one lock of its own connection.
+//! axum's own loop has no limits. That is right on a socket that only the owner can open, and wrong here: a peer could
+//! hold connections without end, or send a header at one byte an hour. This loop counts connections, limits request
+//! heads, and closes a connection on which no request begins for `ConnectionLimits::idle`. A request costs two
+//! counter updates, one clock reading and one lock of its own connection.
 //!
-//! When the table is full, a connection is evicted instead of refusing the new one: first those that have
-//! shown no valid token, then those of whoever holds most. Connections are counted by workspace, not by
-//! address, as soon as a token has come over them: under rootless Podman all containers share one address,
-//! and one agent must not shut out the others.
+//! When the table is full, a connection is evicted instead of refusing the new one: first connections that have shown
+//! no valid token, then those of the owner with the most connections. Once a connection has carried a valid token it is
+//! counted by workspace, not by address: under rootless Podman all containers share one address, and one agent must not
+//! shut out the others.
 
 use std::{
     collections::HashMap,
@@ -60,49 +60,51 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-/// The most bytes of a request's head. Tokens and ids fit many times over.
+/// Largest request head, in bytes. Far more than tokens and ids need.
 const HEAD: usize = 16 * 1024;
 
-/// The most bytes that are read ahead or held back for one connection, in each direction. More than a
-/// head, because the pieces of a body are as large as this.
+/// Buffer size of one connection in each direction, in bytes.
+///
+/// Larger than `HEAD`, because a body arrives in pieces of up to this size.
 const BUFFER: usize = 64 * 1024;
 
-/// Connections that the kernel holds until they are accepted.
+/// Length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 1024;
 
-/// A peer that is gone without a word is found by keep-alive probes: after a minute of silence, four of
-/// them, 15 s apart. What was sent and not taken in for two minutes ends the connection too, so that a
-/// reader that stopped reading cannot hold its answer for ever.
+/// TCP keep-alive: after a minute without traffic, four probes, 15 s apart, detect a peer that vanished.
+///
+/// Data that stays unacknowledged for `UNTAKEN_MS` (two minutes, `TCP_USER_TIMEOUT`) also ends the connection, so that
+/// a client that stops reading cannot hold its response for ever.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 const UNTAKEN_MS: u32 = 120_000;
 
-/// How long accepting rests after an error that another try would meet again, and how long at most.
+/// First and longest pause after an accept error that an immediate retry would meet again; doubled in between.
 const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Connections that were told to give way and may not have ended yet, at most: beyond that newcomers wait
-/// in the kernel, so that no flood is faster than its own end.
+/// Most evicted connections that may still be closing.
+///
+/// Beyond this, new connections wait in the kernel, so that a flood opens connections no faster than they close.
 const GIVING_WAY: usize = 64;
 
-/// How often it is told in the log that there are too many connections.
+/// Shortest interval between two log messages about evicted or refused connections.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
-/// What connections may take up.
+/// Limits on connections and on their durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections of everybody.
+    /// All connections together.
     pub in_all: usize,
-    /// Connections of one address that have shown no token; of one /64 where it is IPv6, because a host has all of it.
+    /// Connections of one address without a valid token; for IPv6 of one /64, because a host has all of it.
     pub per_address: usize,
-    /// Connections of one workspace, by its token: more than the requests that it may have in flight.
+    /// Connections of one workspace, by its token. Above its limit of requests in flight.
     pub per_workspace: usize,
-    /// How long a connection may be without a request: until the first head is complete, and from the
-    /// end of an answer until the next head is complete. Agents beat every 30 s on one connection, so
-    /// this has to be well above that.
+    /// Longest time without a request: until the first head is complete, and from the end of a response until the next
+    /// head is complete. Agents send a heartbeat every 30 s on one connection, so this must be well above that.
     pub idle: Duration,
-    /// How long what is in flight may take once the server is told to stop.
+    /// Time for requests in flight to finish after the server is told to stop.
     pub drain: Duration,
 }
 
@@ -127,17 +129,19 @@ impl ConnectionLimits {
     }
 }
 
-/// Listens on `address`; with `freebind` also where no interface has it yet, such as the gateway of a
-/// bridge that Podman makes with its first container.
+/// Listens on `address`.
+///
+/// With `freebind` the address need not exist on an interface yet: the gateway of a bridge, for example, appears when
+/// Podman starts its first container.
 ///
 /// # Errors
-/// When the address is taken, or is none of this machine's and `freebind` is not given.
+/// When the address is in use, or does not belong to this machine and `freebind` is not set.
 pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // After a restart the old connections' last packets still hold the address for a minute.
+    // After a restart, old connections stay in TIME_WAIT for a minute and would block the bind.
     socket.set_reuseaddr(true)?;
     if freebind {
         match address {
@@ -145,7 +149,7 @@ pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
             SocketAddr::V6(_) => sockopt::set_ipv6_freebind(&socket, true)?,
         }
     }
-    // Linux gives these to every accepted connection, which saves setting them on each.
+    // Linux copies these options to every accepted connection, which saves setting them on each.
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, PROBE_AFTER)?;
@@ -156,8 +160,10 @@ pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `router` until `stop`; then ends connections without a request, and lets those with one
-/// finish it for as long as the limits say. Handlers find the peer as `ConnectInfo<SocketAddr>`.
+/// Serves `router` until `stop`.
+///
+/// Then it closes connections without a request and lets requests in flight finish within `ConnectionLimits::drain`.
+/// Handlers get the peer as `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -169,12 +175,12 @@ pub async fn serve(
     serve_from(listener, router, limits, clock, spawn, stop).await;
 }
 
-/// The same for connections from this host only: those of other machines are closed before anything is read.
+/// Like `serve`, but closes connections from other machines before anything is read.
 ///
-/// Rootless, containers reach ostler at this host's own address, which other machines can reach too. The user-space
-/// network of a rootless Podman (slirp4netns, pasta) connects from a process of this host, and the kernel then gives a
-/// connection to an address of this host that same address as its source. A packet that comes from outside with an
-/// address of this host as its source is dropped by the kernel, so the source cannot be forged.
+/// With rootless Podman, containers reach ostler at this host's own address, which other machines can reach too.
+/// Podman's user-space network (slirp4netns, pasta) connects from a process on this host, and for a connection to one
+/// of its own addresses the kernel uses that same address as the source. The kernel drops packets from outside that
+/// carry one of the host's addresses as source, so the source cannot be forged.
 pub async fn serve_this_host(
     listener: TcpListener,
     router: Router,
@@ -188,7 +194,7 @@ pub async fn serve_this_host(
     serve_from(local, router, limits, clock, spawn, stop).await;
 }
 
-/// Where connections come from; tests have one that fails.
+/// A source of connections; tests use one that fails.
 trait Accept: Send {
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
@@ -212,7 +218,8 @@ impl<A: Accept + Sync> Accept for ThisHost<A> {
         loop {
             let (stream, peer) = self.listener.accept().await?;
             let source = peer.ip();
-            // The second look is at the kernel's tables, for a source that the connecting process chose.
+            // The second check reads the kernel's tables: a local process may bind another of this host's addresses as
+            // its source.
             if stream.local_addr().is_ok_and(|local| local.ip() == source) || (self.is_own)(source) {
                 return Ok((stream, peer));
             }
@@ -238,11 +245,11 @@ async fn serve_from(
     stop: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    // The count of headers stays at hyper's 100, which it holds on the stack. Its own limit of time for
-    // a head would arm a timer for every request; `Pulse` does with one for each connection.
+    // The number of headers stays at hyper's limit of 100, which hyper keeps on the stack. hyper's own time limit for a
+    // head would arm a timer per request; `Pulse` needs one per connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
     let slots = Slots::new(limits);
-    // Built once: a router without missing state answers with less work for each request.
+    // The state is bound once: a router without missing state does less work per request.
     let router: Router = router.with_state(());
     let discards = Discards::new();
     let open = TaskTracker::new();
@@ -279,7 +286,7 @@ async fn serve_from(
                     discards: discards.clone(),
                     limits,
                     clock: Arc::clone(&clock),
-                    // One of its own, because asking whether it was cancelled takes its lock.
+                    // A child token per connection: checking for cancellation takes the token's lock.
                     stop: stop.child_token(),
                 };
                 let work = async move {
@@ -290,20 +297,20 @@ async fn serve_from(
             }
             Err(error) if was_about_one_connection(&error) => {}
             Err(error) => {
-                // Such as no more descriptors: the next try would fail at once too, and the next.
+                // For example, no free file descriptors: an immediate retry would fail again.
                 tracing::warn!(%error, "connections cannot be accepted; trying again in {} ms", rest.as_millis());
                 stop.run_until_cancelled(clock.sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
         }
     }
-    // Nobody is let in to wait for an answer that will not come.
+    // Stop accepting first: a new connection would wait for a response that never comes.
     drop(listener);
     open.close();
     open.wait().await;
 }
 
-/// Whether an error of accepting says only that the peer went away before it was served.
+/// Whether an accept error only means that the peer closed its connection before it was accepted.
 fn was_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -311,7 +318,7 @@ fn was_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Evictions or refusals since the last log message.
+/// Number of evictions or refusals since the last log message.
 #[derive(Default)]
 struct Refusals {
     untold: u64,
@@ -319,7 +326,7 @@ struct Refusals {
 }
 
 impl Refusals {
-    /// Counts one. Returns how many there were since the last log message if another one is due.
+    /// Counts one eviction or refusal. Returns the number since the last log message if a new one is due.
     fn count(&mut self, clock: &dyn Clock) -> Option<u64> {
         self.untold += 1;
         let now = clock.awake();
@@ -331,38 +338,38 @@ impl Refusals {
     }
 }
 
-/// Under whom a connection is counted.
+/// The owner under which a connection is counted.
 ///
-/// Addresses say little: without root all containers of a machine come from one. So a connection is counted under its
-/// peer's address only until a valid token has come over it.
+/// An address says little: with rootless Podman, all containers of a machine share one. A connection is counted under
+/// its peer's address only until it has carried a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
-    /// No valid token yet.
+    /// No valid token so far.
     Address(IpAddr),
-    /// The workspace whose token came last.
+    /// The workspace whose token was verified last.
     Workspace(WorkspaceId),
-    /// An admin.
+    /// An admin token was verified last.
     Admin,
 }
 
-/// The connections there are.
+/// The table of open connections.
 struct Slots {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
-    /// Notified when an evicted connection has ended.
+    /// Notified when an evicted connection has closed.
     gave_way: Notify,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: usize,
-    /// Evicted, and not ended yet.
+    /// Connections that were evicted and are still closing; no longer part of `in_all`.
     giving_way: usize,
-    /// In the order in which they came.
+    /// Per owner, in the order in which they were added.
     by_owner: HashMap<Owner, Vec<Arc<Pulse>>>,
 }
 
-/// One connection's slot, free again when this is dropped.
+/// The slot of one connection; freed on drop.
 struct Slot {
     slots: Arc<Slots>,
     pulse: Arc<Pulse>,
@@ -377,8 +384,8 @@ impl Slots {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot for a new connection. A new connection is never refused: where all slots are taken another one is
-    /// evicted. Answers whether that was so.
+    /// Takes a slot for a new connection, which is never refused: when the table is full, another connection is
+    /// evicted. Returns whether that happened.
     fn take(slots: &Arc<Self>, pulse: &Arc<Pulse>) -> (Slot, bool) {
         let owner = pulse.owner();
         let mut taken = slots.lock();
@@ -395,8 +402,8 @@ impl Slots {
         (Slot { slots: Arc::clone(slots), pulse: Arc::clone(pulse) }, evicted)
     }
 
-    /// Counts a connection under another owner. One more than that owner may have evicts another one of its own, so
-    /// that nobody else notices.
+    /// Moves a connection to another owner. If that owner is at its limit, one of its own connections is evicted, so
+    /// that other owners are not affected.
     fn belongs_to(&self, pulse: &Arc<Pulse>, owner: Owner) {
         let before = pulse.owner();
         if before == owner {
@@ -404,7 +411,7 @@ impl Slots {
         }
         let mut taken = self.lock();
         if !taken.remove(pulse) {
-            // Evicted meanwhile.
+            // Evicted in the meantime.
             return;
         }
         *pulse.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
@@ -415,7 +422,7 @@ impl Slots {
         taken.by_owner.entry(owner).or_default().push(Arc::clone(pulse));
     }
 
-    /// Waits while too many have been evicted and are still there.
+    /// Waits while `GIVING_WAY` or more evicted connections are still closing.
     async fn settled(&self) {
         while self.lock().giving_way >= GIVING_WAY {
             self.gave_way.notified().await;
@@ -424,15 +431,16 @@ impl Slots {
 }
 
 impl Taken {
-    /// The owner that loses a connection where there are too many in all: the address with most connections without a
-    /// token, or, where there are none such, whoever has most.
+    /// The owner that loses a connection when the table is full: the address with the most connections without a token,
+    /// or, if there is none, the owner with the most connections.
     fn largest(&self) -> Option<Owner> {
         let unknown = |owner: &Owner| matches!(owner, Owner::Address(_));
         let most = self.by_owner.iter().max_by_key(|(owner, pulses)| (unknown(owner), pulses.len()));
         most.map(|(owner, _)| *owner)
     }
 
-    /// Tells one of an owner's connections to end.
+    /// Evicts one of an owner's connections: cancels its `gives_way` token and removes it from the count. Returns
+    /// `false` if the owner has none.
     fn evict(&mut self, owner: Owner, newcomer: &Arc<Pulse>) -> bool {
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
         let Some(at) = first_to_go(owner, pulses) else { return false };
@@ -446,7 +454,7 @@ impl Taken {
         true
     }
 
-    /// Whether it was counted.
+    /// Removes a connection from the table. Returns `false` if it was not in it, because it was evicted.
     fn remove(&mut self, pulse: &Arc<Pulse>) -> bool {
         let owner = pulse.owner();
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
@@ -460,8 +468,10 @@ impl Taken {
     }
 }
 
-/// Which of an owner's connections is evicted first. Without a token the oldest: it had the most time to show one.
-/// Otherwise the one at rest for longest, and where all have a request in flight, the one whose request is oldest.
+/// Index of the owner's connection that is evicted first.
+///
+/// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
+/// if all have a request in flight, the one whose last completed request is oldest.
 fn first_to_go(owner: Owner, pulses: &[Arc<Pulse>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
         return (!pulses.is_empty()).then_some(0);
@@ -477,14 +487,14 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
         if !taken.remove(&self.pulse) {
-            // Evicted: its slot is another connection's already.
+            // Evicted: the slot was given to another connection already.
             taken.giving_way -= 1;
             self.slots.gave_way.notify_one();
         }
     }
 }
 
-/// The address under which a peer is counted.
+/// The key under which a peer's connections are counted: its IPv4 address, or the /64 of its IPv6 address.
 fn counted_as(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(peer) => {
@@ -495,7 +505,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// What a connection is served with.
+/// One accepted connection with everything needed to serve it.
 struct Connection {
     pulse: Arc<Pulse>,
     slots: Arc<Slots>,
@@ -521,7 +531,7 @@ impl Connection {
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             biased;
-            // How a connection ends is its peer's affair: what mattered was said by the handlers.
+            // A connection error is not reported: the peer closed, and handlers have reported what matters.
             _ended = served.as_mut() => return,
             () = pulse.stopped_for(limits.idle) => return,
             () = pulse.gives_way.cancelled() => return,
@@ -531,16 +541,16 @@ impl Connection {
     }
 }
 
-/// Whether a connection has a request in flight, and since when it has not; and whose it is.
+/// Activity of one connection: its owner, its requests in flight, and the time of the last one.
 struct Pulse {
     clock: SharedClock,
-    /// Under whom it is counted. Changed only under the lock of the table.
+    /// The owner under which it is counted. Changed only while the table is locked.
     owner: Mutex<Owner>,
-    /// Tells it to end, because its slot is needed.
+    /// Cancelled to close the connection when its slot is needed.
     gives_way: CancellationToken,
-    /// Requests in flight, from their complete head to the end of their answer's body.
+    /// Requests in flight: from a complete head to the end of the response body.
     busy: AtomicUsize,
-    /// When the last one ended, in awake milliseconds.
+    /// Time at which the last request ended, or the connection began, in awake milliseconds.
     quiet_since: AtomicU64,
 }
 
@@ -555,8 +565,10 @@ impl Pulse {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when there was no request for `limit`. Its timer is armed once in that time, not for
-    /// every request: what it finds when it fires says how much longer to wait.
+    /// Resolves when there has been no request for `limit`.
+    ///
+    /// The timer is armed once per `limit`, not for every request: when it fires, the remaining time is computed from
+    /// `quiet_since`.
     async fn stopped_for(&self, limit: Duration) {
         loop {
             let quiet = if self.busy.load(Ordering::Acquire) > 0 {
@@ -570,7 +582,7 @@ impl Pulse {
     }
 }
 
-/// The connection that a request came over, for the check of its token.
+/// The connection that a request arrived on. Request extension for token verification.
 #[derive(Clone)]
 pub(super) struct CameOver {
     pulse: Arc<Pulse>,
@@ -578,13 +590,13 @@ pub(super) struct CameOver {
 }
 
 impl CameOver {
-    /// A valid token came over it: from now on it is counted under that token's owner.
+    /// Records that a valid token arrived on the connection, which is counted under that token's owner from now on.
     pub(super) fn belongs_to(&self, owner: Owner) {
         self.slots.belongs_to(&self.pulse, owner);
     }
 }
 
-/// A request in flight.
+/// Guard of a request in flight; ends the request on drop.
 struct AtWork(Arc<Pulse>);
 
 impl AtWork {
@@ -596,13 +608,14 @@ impl AtWork {
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        // The time first: whoever sees nothing in flight has to see since when.
+        // The time is stored first: a reader that sees no request in flight must also see the time at which the last
+        // one ended.
         self.0.quiet_since.store(self.0.clock.awake().0, Ordering::Release);
         self.0.busy.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// The router, as hyper asks it.
+/// The router as a hyper service, for one connection.
 struct Conversation {
     router: Router,
     peer: SocketAddr,
@@ -612,8 +625,8 @@ struct Conversation {
     clock: SharedClock,
 }
 
-/// Whether a request names its host as RFC 9112 (section 3.2) wants it: once, or, before HTTP/1.1, at most once. Where
-/// it does not, two readers of the request may take it for two different ones.
+/// Whether the request has a valid number of `Host` headers (RFC 9112, section 3.2): exactly one, or, before HTTP/1.1,
+/// at most one. Otherwise two parsers may read the request as two different ones.
 fn names_its_host(request: &Request<Incoming>) -> bool {
     match request.headers().get_all(header::HOST).iter().count() {
         0 => request.version() < Version::HTTP_11,
@@ -631,7 +644,7 @@ impl Service<Request<Incoming>> for Conversation {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let came_over = CameOver { pulse: Arc::clone(&self.pulse), slots: Arc::clone(&self.slots) };
         request.extensions_mut().insert(came_over);
-        // Named through the trait it is always ready, so nobody has to ask it first.
+        // `poll_ready` of a `Router` always returns ready, so it is not called.
         let mut router = self.router.clone();
         let names_its_host = names_its_host(&request);
         let route = match RestOfBody::keep(request) {
@@ -656,13 +669,13 @@ fn no_host() -> HttpError {
 
 enum Route {
     Usual(RouteFuture<Infallible>),
-    /// One whose body is large.
+    /// The body is larger than 64 KiB, or of unknown length: what is left of it is discarded before the response.
     Large(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>),
-    /// One that does not name its host.
+    /// The `Host` header is missing or repeated.
     NoHost,
 }
 
-/// A handler at work.
+/// Future of a handler's response.
 struct Answering {
     route: Route,
     at_work: Option<AtWork>,
@@ -682,7 +695,7 @@ impl Future for Answering {
     }
 }
 
-/// An answer's body, whose end is the end of the request.
+/// A response body. The request is in flight until it is dropped.
 struct Answer {
     body: Body,
     _at_work: Option<AtWork>,
@@ -708,16 +721,16 @@ impl HttpBody for Answer {
     }
 }
 
-/// Why a request's body could not be had.
+/// Why a request body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// It is larger than allowed.
+    /// Larger than the limit.
     TooLarge,
-    /// It did not arrive in time.
+    /// Not complete within the time limit.
     TooSlow,
-    /// The connection broke, or it was not HTTP any more.
+    /// The connection broke, or the body was not valid HTTP.
     Broken,
-    /// There is no room for it now.
+    /// Refused by admission control: no memory left for it.
     NoRoom(Refusal),
 }
 
@@ -734,10 +747,10 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
-/// A request's whole body, of at most `most` bytes, within `limit` for all of it.
+/// Reads a request body of at most `most` bytes within `limit` in total.
 ///
 /// # Errors
-/// See [`BodyError`]. What is too large by its own announcement is refused before any of it is read.
+/// See [`BodyError`]. A body whose announced length is too large is refused before any of it is read.
 pub(crate) async fn read_body(
     body: Body,
     most: usize,
@@ -747,11 +760,13 @@ pub(crate) async fn read_body(
     read_body_within(body, most, limit, clock, &mut |_| Ok(())).await
 }
 
-/// The start of a body, of at most `keep` bytes, and whether there is more of it. What follows is received and discarded
-/// up to `most` bytes in all, so that an ordinary client has sent its request before it is answered.
+/// Reads the first `keep` bytes of a body, and reports whether there is more.
+///
+/// The rest is received and discarded, up to `most` bytes in all, so that an ordinary client has finished sending
+/// before it gets the response.
 ///
 /// # Errors
-/// When the start does not arrive within `limit`, or the connection breaks in it.
+/// When the start does not arrive within `limit`, or the connection breaks before it is complete.
 pub(crate) async fn read_start(
     mut body: Body,
     keep: usize,
@@ -773,7 +788,7 @@ pub(crate) async fn read_start(
             }
         }
     };
-    // What is discarded may as well not arrive.
+    // A timeout here is ignored: the rest is not needed.
     let _in_time = within(clock, limit, discard).await;
     Ok((start.slice(..keep), true))
 }
@@ -795,7 +810,8 @@ async fn gather_start(body: &mut Body, keep: usize) -> Result<Bytes, BodyError> 
     Ok(start.into())
 }
 
-/// The same, where `room` is asked for every size before that much of it is read. What announces its size asks once.
+/// Like `read_body`, but calls `room` with each size before that much memory is used; once, if the length is
+/// announced.
 ///
 /// # Errors
 /// See [`BodyError`].
@@ -822,10 +838,11 @@ async fn gather(
     room: &mut (dyn FnMut(usize) -> Result<(), BodyError> + Send),
 ) -> Result<Bytes, BodyError> {
     let Some(first) = next_data(&mut body, most).await? else { return Ok(Bytes::new()) };
-    // Nearly every body comes in one piece, which then needs no copy.
+    // Nearly every body arrives in one piece, which then needs no copy.
     let Some(second) = next_data(&mut body, most - first.len()).await? else { return Ok(first) };
     let mut whole = Vec::new();
-    // What is allocated is no memory yet, so an announcement costs nothing before its bytes come.
+    // Allocated pages use no memory until they are written, so a large announced length costs nothing before the bytes
+    // arrive.
     grow(&mut whole, announced.max((first.len() + second.len()) * 2).min(most), room)?;
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&second);
@@ -852,7 +869,7 @@ fn grow(
 
 async fn next_data(body: &mut Body, most: usize) -> Result<Option<Bytes>, BodyError> {
     while let Some(frame) = body.frame().await {
-        // Trailers say nothing that anybody here asks for.
+        // Trailers are ignored: no handler reads them.
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         return if data.len() > most { Err(BodyError::TooLarge) } else { Ok(Some(data)) };
     }
@@ -886,9 +903,9 @@ mod tests {
         clock: Arc<HandClock>,
         stop: CancellationToken,
         served: JoinHandle<()>,
-        /// Lets `/slow` answer.
+        /// Notified by a test to let `/slow` respond.
         go: Arc<Notify>,
-        /// `/slow` was asked.
+        /// Notified when `/slow` was requested.
         asked: Arc<Notify>,
     }
 
@@ -936,7 +953,7 @@ mod tests {
             self.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
         }
 
-        /// Reads until the answer contains the text.
+        /// Reads until the response contains the text.
         async fn hears(&mut self, text: &str) -> String {
             let mut heard = Vec::with_capacity(64 * 1024);
             loop {
@@ -952,7 +969,7 @@ mod tests {
         /// Reads until the server has closed the connection.
         async fn ends(&mut self) -> String {
             let mut heard = Vec::new();
-            // A reset is an end as well: the server may have left something unread.
+            // A reset also ends the connection: the server may have left data unread.
             let _end = self.0.read_to_end(&mut heard).await;
             String::from_utf8_lossy(&heard).into_owned()
         }
@@ -1009,7 +1026,7 @@ mod tests {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: ").await;
-        // The refusal may come, and with it the end, while this is still being sent.
+        // The server may refuse and close the connection while this is still being sent.
         let _reset = peer.0.write_all(&vec![b'a'; 200 * 1024]).await;
         let answer = peer.ends().await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -1058,7 +1075,7 @@ mod tests {
             server.clock.advance(Duration::from_secs(1));
             busy.push(peer);
         }
-        // All come from one address, and every request is in flight: a new connection is served all the same.
+        // All connections come from one address and have a request in flight: a new connection is served nevertheless.
         let mut next = Peer::new(&server).await;
         next.ask("/peer").await;
         next.hears("127.0.0.1").await;
@@ -1091,7 +1108,8 @@ mod tests {
         WorkspaceId(uuid::Uuid::from_u128(number))
     }
 
-    /// A table of slots, and how to take one: from an address, with a token of that workspace, if any.
+    /// Returns a table of slots and a function that takes a slot: from an address, and with the token of a workspace,
+    /// if one is given.
     #[expect(clippy::type_complexity, reason = "a closure's type has no shorter name")]
     fn slots(limits: ConnectionLimits) -> (Arc<Slots>, impl Fn(&str, Option<u128>) -> (Slot, bool)) {
         let slots = Slots::new(limits);
@@ -1163,11 +1181,11 @@ mod tests {
         at_rest.pulse.busy.store(0, Ordering::Release);
         let next = take("10.0.0.2", Some(1)).0;
         assert_eq!([&busy, &at_rest, &next].map(is_evicted), [false, true, false]);
-        // The same connection may serve another workspace later.
+        // A connection may carry another workspace's token later.
         table.belongs_to(&busy.pulse, Owner::Workspace(workspace(2)));
         let after = take("10.0.0.2", Some(1)).0;
         assert_eq!([&busy, &next, &after].map(is_evicted), [false, false, false]);
-        // What is evicted already is counted nowhere again.
+        // An evicted connection is not counted again.
         table.belongs_to(&at_rest.pulse, Owner::Workspace(workspace(2)));
         assert_eq!(table.lock().in_all, 3);
     }
@@ -1242,7 +1260,7 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), UNTAKEN_MS);
     }
 
-    /// Fails as often as it holds errors, then waits for ever.
+    /// Returns its errors one by one, then never resolves.
     struct Failing(Mutex<VecDeque<io::Error>>);
 
     impl Accept for Failing {
@@ -1276,7 +1294,7 @@ mod tests {
         served.await.unwrap();
     }
 
-    /// Connections that seem to come from these addresses, one after the other.
+    /// Reports these addresses as the sources of accepted connections, in order.
     struct From(TcpListener, Mutex<VecDeque<IpAddr>>);
 
     impl Accept for From {
@@ -1356,7 +1374,7 @@ mod tests {
     async fn a_body_that_drips_is_too_slow_as_a_whole() {
         let clock = Arc::new(HandClock::default());
         let ticking = Arc::clone(&clock);
-        // Each piece comes soon after the last, which a limit on pieces would never notice.
+        // Each piece comes soon after the previous one, so a limit per piece would not catch it.
         let dripping = Body::from_stream(stream::unfold((), move |()| {
             ticking.advance(Duration::from_secs(1));
             async {
