@@ -1,12 +1,12 @@
-//! The registry's file: the only user of SQLite.
+//! The registry's database: the only module that uses SQLite.
 //!
-//! Everything the rest of ostler knows of storage is [`Store`]: one method per question or change,
-//! taking and returning the domain's types, with no trace of SQL in a signature, so that another store
-//! can stand beside this one. The SQL of a noun lives in the file of that noun.
+//! The rest of ostler accesses storage through [`Store`]: one method per query or change, taking and returning domain
+//! types. No signature contains SQL, so that another store can be added beside this one. The SQL of a noun is in that
+//! noun's file.
 //!
-//! A change states its own guard (allowed statuses, incarnation, age) inside its transaction; what it
-//! returns says whether it applied. "Zero rows changed" means that somebody else was there first, and is
-//! an answer, not an error. [`StoreError`] is only ever the store being unable to answer at all.
+//! A change checks its own guard (allowed statuses, incarnation, age) inside its transaction and returns whether it
+//! applied. "Zero rows changed" means that another change came first; it is a result, not an error. [`StoreError`] only
+//! ever means that the store could not answer at all.
 
 mod activity;
 mod admins;
@@ -72,23 +72,25 @@ pub use workspaces::{
 /// The database's file name inside the data directory.
 pub const FILE_NAME: &str = "ostler.db";
 
-/// How long a statement waits for another connection.
+/// How long a statement waits for a lock that another connection holds.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// Reading lanes. Two, so that a long listing does not hold up a short look.
+/// Reading lanes: two, so that a long listing does not delay a short query.
 const READERS: usize = 2;
 
-/// Prepared statements a connection keeps: more than there are, so that none is ever prepared twice.
+/// Prepared statements cached per connection: more than exist, so that no statement is prepared twice.
 const STATEMENTS: usize = 192;
 
-/// The most memory a reading lane keeps pages in, in KiB. A small registry never fills it; in one with a
-/// million rows of history a listing of a thousand containers touches about half of it, again and again.
+/// Page cache limit of a reading lane, in KiB.
+///
+/// A small registry never fills it. In one with a million rows of history, a listing of a thousand containers
+/// repeatedly touches about half of it.
 const READER_CACHE_KIB: i64 = 16 * 1024;
 
-/// How many events a slow listener may lag behind before it has to catch up from the store.
+/// How many events a slow subscriber may lag behind before it has to catch up from the store.
 const FEED_CAPACITY: usize = 1024;
 
-/// The store could not answer. Never a statement about what is in it.
+/// The store could not answer. It never says anything about the stored data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {found}{}", kind.what(), kind.advice())]
 pub struct StoreError {
@@ -96,18 +98,18 @@ pub struct StoreError {
     kind: ErrorKind,
 }
 
-/// What is behind a [`StoreError`], by SQLite's code and never by its words.
+/// Error kind of a [`StoreError`], derived from SQLite's error code and never from its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ErrorKind {
-    /// The disk is full.
+    /// No space left on the disk.
     Full,
-    /// The disk, or its file system, failed.
+    /// The disk or its file system failed.
     Io,
-    /// The file or its directory cannot be written.
+    /// The file or its directory is not writable.
     ReadOnly,
-    /// A file cannot be opened: for lack of space, descriptors or permission.
+    /// A file cannot be opened for lack of space, descriptors or permission.
     CannotOpen,
-    /// The file is damaged.
+    /// The database file is damaged.
     Damaged,
     /// The mirror file could not be written, so nothing was changed.
     Mirror,
@@ -165,7 +167,7 @@ impl ErrorKind {
     }
 }
 
-/// What to do about a file that cannot be used.
+/// Returns advice for a file that cannot be used.
 pub(crate) fn advice_for(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::StorageFull {
         "Free some disk space; nothing was changed"
@@ -193,12 +195,12 @@ impl StoreError {
         Self { found, kind: ErrorKind::Replaced }
     }
 
-    /// What was found and what to do about it, for a message that says the rest itself.
+    /// Returns cause and advice without the introduction, for messages that have their own.
     fn found_and_advice(&self) -> String {
         format!("{}{}", self.found, self.kind.advice())
     }
 
-    /// A statement panicked, or the lanes ended before its turn came.
+    /// A statement panicked, or the lanes ended before it ran.
     fn unanswered() -> Self {
         Self::new("a statement got no answer, and the log says why")
     }
@@ -214,35 +216,35 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// What the store answers.
+/// Result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// Why a database was not opened. The file is left as it is.
+/// Why a database was not opened. The file is left unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The data directory or the file cannot be made or reached.
+    /// The data directory or the file cannot be created or accessed.
     #[error("cannot use {path}: {source}. {}", advice_for(source))]
     Place {
-        /// What could not be used.
+        /// File or directory that could not be used.
         path: PathBuf,
-        /// What the system said.
+        /// Error from the operating system.
         source: io::Error,
     },
-    /// Written by a later version.
+    /// The database was written by a later version.
     #[error(
         "{path} has schema version {version}, and this ostler knows only {known}: it was written by a newer \
          one. Install that version again, or restore a backup: put `ostler.backup-v{known}.db` in its place, with no \
          ostler.db-wal and ostler.db-shm beside it"
     )]
     Newer {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// Its schema version.
+        /// Schema version of the file.
         version: u32,
-        /// The newest this program knows.
+        /// Newest schema version this program supports.
         known: u32,
     },
-    /// Damaged.
+    /// The database is damaged.
     #[error(
         "{path} is damaged ({found}). It was left untouched. Stop ostler, copy the file somewhere safe, then \
          put a backup in its place (any `ostler.backup-*.db` beside it), or move it away and start: \
@@ -250,12 +252,12 @@ pub enum OpenError {
          ostler.db-shm away too: they belong to the damaged file"
     )]
     Damaged {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
         /// What is wrong with it.
         found: String,
     },
-    /// The log beside it belongs to another database.
+    /// The write-ahead log beside the file belongs to another database.
     #[error(
         "{wal} does not belong to {path} ({found}): the database was replaced, and the log of the one before still lies \
          beside it. Nothing was changed. If you have put a copy in its place, move ostler.db-wal and ostler.db-shm away \
@@ -264,45 +266,45 @@ pub enum OpenError {
         wal = log::log_of(path).display()
     )]
     ForeignLog {
-        /// The database.
+        /// Path of the database.
         path: PathBuf,
-        /// What shows it.
+        /// Evidence for it.
         found: String,
     },
-    /// Another program's database.
+    /// The file is a database of another program.
     #[error(
         "{path} is a database of another program. Choose another data directory with --data-dir. If it was \
          ostler's, it is damaged: put a backup in its place (any `ostler.backup-*.db` beside it), with no \
          ostler.db-wal and ostler.db-shm beside it"
     )]
     NotOurs {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
     },
-    /// The copy before a migration failed.
+    /// The backup before a migration failed; nothing was migrated.
     #[error("the database was not migrated, because it could not be copied to {copy} first: {found}")]
     Backup {
-        /// Where the copy was to be.
+        /// Path the backup was to be written to.
         copy: PathBuf,
-        /// What went wrong.
+        /// Cause and advice.
         found: String,
     },
     /// A migration failed and was rolled back.
     #[error("migration {name} failed and was rolled back: {found}. Please report this")]
     Migration {
-        /// Which.
+        /// Name of the migration.
         name: String,
-        /// What went wrong.
+        /// Error from SQLite.
         found: String,
     },
-    /// A setting could not be made.
+    /// A pragma or another setup step failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl OpenError {
-    /// A file that could not be used: damaged, unless the disk is what refused. Nobody should put a
-    /// backup in the place of a good database because the disk is full.
+    /// Classifies an error from reading the file: damaged, unless the disk caused it. A full disk must not lead a user
+    /// to replace a good database by a backup.
     fn unreadable(path: &Path, error: &rusqlite::Error) -> Self {
         if is_of_the_disk(error) {
             Self::Store(StoreError { found: error.to_string(), kind: ErrorKind::of(error) })
@@ -319,7 +321,7 @@ fn is_of_the_disk(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// The registry. Cheap to clone.
+/// Handle to the registry's database. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     lanes: Arc<Lanes>,
@@ -329,10 +331,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database in `data_dir`, making both where they are missing (0700 and 0600).
+    /// Opens the database in `data_dir`; creates a missing directory (0700) or file (0600).
     ///
     /// # Errors
-    /// [`OpenError`] says what to do; an existing file is never replaced.
+    /// [`OpenError`] says what to do. An existing file is never replaced.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE_NAME);
         private_directory(data_dir)?;
@@ -355,25 +357,26 @@ impl Store {
         Ok(Self { lanes: Arc::new(lanes), feed, passing, roster })
     }
 
-    /// Opens an existing database for reading only: another process may be writing to it.
+    /// Opens an existing database for reading only; another process may be writing to it.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read, or it is one that [`Store::open`] refuses.
+    /// If no database exists, it cannot be read, or [`Store::open`] would refuse it.
     pub fn open_read_only(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE_NAME);
         migrate::inspect(&path)?;
         let readers = (0..=READERS).map(|_| open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let mut readers = readers.into_iter();
         let Some(first) = readers.next() else { return Err(StoreError::closed().into()) };
-        // Nobody presents a token here, so nothing is kept in memory.
+        // No token is checked through this store, so the roster is not loaded.
         Self::of(writer(first), readers.collect(), path)
     }
 
-    /// A store on one connection whose every statement takes effect when `stage` says so. The
-    /// connection may be in memory, and survives the store: the simulator's crash drops everything else.
+    /// Creates a store on one connection whose statements take effect when `stage` says so.
+    ///
+    /// The connection may be in memory and outlives the store: a simulated crash drops everything else.
     ///
     /// # Panics
-    /// When a database in memory cannot be read.
+    /// If the database in memory cannot be read.
     #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
     pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
         let writer = disk.lock();
@@ -384,28 +387,30 @@ impl Store {
         Self { lanes: Arc::new(lanes), feed, passing, roster }
     }
 
-    /// Ends every lane: nothing is answered any more. The log is moved into the file, so that the database is one file
-    /// that can be copied.
+    /// Ends every lane; later calls fail. The log is moved into the file, so that the database can be copied as one
+    /// file.
     pub async fn close(&self) {
         self.lanes.close().await;
     }
 
-    /// Whether the database is still the file at its path: a write checks that first.
+    /// Checks that the database is still the file at its path. Every write checks this first.
     ///
     /// # Errors
-    /// [`StoreError`] says that it was deleted or replaced, and what to do.
+    /// [`StoreError`] says that the file was deleted or replaced, and what to do.
     pub async fn check_place(&self) -> StoreResult<()> {
         self.lanes.check_place().await
     }
 
-    /// Events from now on, in order, each after its commit.
+    /// Subscribes to stored events from now on, in order, each sent after its commit.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.feed.subscribe()
     }
 
-    /// Waits for both lanes: a writer or reader that is stuck gives no answer. Where the last change could not be
-    /// written, one is tried that takes room in the database and beside it; otherwise nothing is written.
+    /// Waits for the writing lane and for one reading lane: a stuck lane gives no answer.
+    ///
+    /// Writes nothing, unless the last change could not be written: then it tries a change that needs space in the
+    /// database and in the mirror.
     ///
     /// # Errors
     /// When the store cannot answer, or cannot write.
@@ -420,7 +425,7 @@ impl Store {
         self.lanes.read("ping", |sql| Ok(sql.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
 
-    /// What is told and not stored, from now on: beats, mostly.
+    /// Subscribes to transient events from now on: events that are not stored, mostly heartbeats.
     #[must_use]
     pub fn overhear(&self) -> broadcast::Receiver<Passing> {
         self.passing.subscribe()
@@ -433,17 +438,17 @@ fn writer(sql: Connection) -> Writer {
     Writer::new(sql, feed, passing, SharedRoster::default())
 }
 
-/// What survives a crash in the simulator: committed transactions, nothing else. Clones are one disk.
+/// Storage that survives a crash in the simulator: committed transactions only. Clones share one database.
 #[derive(Clone)]
 pub struct Disk {
     writer: Arc<Mutex<Writer>>,
 }
 
 impl Disk {
-    /// A fresh, migrated database in memory.
+    /// Creates a migrated database in memory.
     ///
     /// # Errors
-    /// When SQLite refuses, which it has no reason to.
+    /// If SQLite fails; not expected in memory.
     pub fn in_memory() -> Result<Self, OpenError> {
         let sql = Connection::open_in_memory().map_err(StoreError::from)?;
         furnish(&sql)?;
@@ -451,50 +456,50 @@ impl Disk {
         Ok(Self { writer: Arc::new(Mutex::new(writer(sql))) })
     }
 
-    /// Another one that holds what this one holds: a search that begins ten thousand times does not migrate as often.
+    /// Creates a copy of the database, so that a search with ten thousand runs does not migrate in each of them.
     ///
     /// # Errors
-    /// When SQLite refuses, which it has no reason to.
+    /// If SQLite fails; not expected in memory.
     pub fn copy(&self) -> Result<Self, OpenError> {
         let mut sql = Connection::open_in_memory().map_err(StoreError::from)?;
         self.lock().copy_to(&mut sql)?;
         furnish(&sql)?;
-        // Every lane's statements are on one connection here.
+        // All lanes share one connection here.
         sql.set_prepared_statement_cache_capacity(STATEMENTS * 4);
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
     }
 
-    /// Everything goes but the tables themselves, and what was prepared for them: a search that begins ten thousand
-    /// times prepares no statement twice.
+    /// Empties all tables and keeps the prepared statements, so that a search with ten thousand runs prepares each only
+    /// once.
     ///
     /// # Errors
-    /// When SQLite refuses, which it has no reason to.
+    /// If SQLite fails; not expected in memory.
     pub fn wipe(&self) -> StoreResult<()> {
         self.lock().wipe()
     }
 
-    /// The disk is full, but for so many pages: what needs more is refused by SQLite itself.
+    /// Simulates a full disk with `free_pages` left: SQLite itself refuses whatever needs more.
     ///
     /// # Panics
-    /// When a database in memory cannot be asked for its size.
+    /// If the database in memory cannot report its size.
     pub fn fill(&self, free_pages: u32) {
         self.lock().limit_to(Some(free_pages));
     }
 
-    /// There is room on the disk again.
+    /// Ends the simulated full disk.
     ///
     /// # Panics
-    /// When a database in memory cannot be told its size.
+    /// If the size limit of the database in memory cannot be set.
     pub fn free(&self) {
         self.lock().limit_to(None);
     }
 
-    /// Keeps the generation in this mirror from now on, as a database in a directory does in the file beside it.
+    /// Keeps the generation in this mirror too, as a database in a directory does in its mirror file.
     pub fn mirror_to(&self, mirror: Arc<Mirror>) {
         self.lock().mirror_to(mirror);
     }
 
-    /// How many rows were ever changed in it. Where it is what it was, nothing was written meanwhile.
+    /// Returns how many rows were ever changed. An unchanged number means that nothing was written meanwhile.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.lock().changes()
@@ -505,8 +510,9 @@ impl Disk {
     }
 }
 
-/// Makes a directory that only its owner may enter, and tightens one that is ours alone. One that holds
-/// other things (somebody said `--data-dir /tmp`) keeps its mode: the files in it are private all the same.
+/// Creates a directory with mode 0700, and sets that mode if everything in it is ostler's.
+///
+/// A directory that holds other files (`--data-dir /tmp`) keeps its mode; ostler's files in it are private anyway.
 fn private_directory(path: &Path) -> Result<(), OpenError> {
     let place = |source| OpenError::Place { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(place)?;
@@ -520,17 +526,17 @@ fn private_directory(path: &Path) -> Result<(), OpenError> {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(place)
 }
 
-/// Makes the file before SQLite does, because SQLite gives its own files the mode of this one.
+/// Creates the file before SQLite does: SQLite gives its auxiliary files the mode of this one.
 fn private_file(path: &Path) -> Result<(), OpenError> {
     let place = |source| OpenError::Place { path: path.to_owned(), source };
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(place)?;
     file.set_permissions(PermissionsExt::from_mode(0o600)).map_err(place)
 }
 
-/// What every connection has, wherever its database lies.
+/// Applies the pragmas and settings that every connection needs, on disk or in memory.
 fn furnish(sql: &Connection) -> StoreResult<()> {
-    // One plan for each statement, whatever is bound to it. Without this, SQLite plans a statement anew at every
-    // execution where a bound value could matter: a `LIMIT ?` is enough, or a partial index on a table deleted from.
+    // Plan each statement once, independent of bound values. Otherwise SQLite plans again at every execution where a
+    // bound value could matter: `LIMIT ?` is enough, or a partial index on a table that rows are deleted from.
     sql.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     sql.pragma_update(None, "foreign_keys", true)?;
     array::load_module(sql)?;

@@ -457,7 +457,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a held plan: its cause no longer exists, or it was carried out.
+    /// Deletes a held plan: its cause no longer exists, or it is used up.
     ///
     /// # Errors
     /// When the store cannot answer.
