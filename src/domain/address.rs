@@ -1,24 +1,24 @@
-//! Which addresses ostler lets itself be sent to.
+//! Which addresses the proxy may connect to.
 //!
-//! An external agent names the url that ostler's proxy will call, so whoever may name one could use the
-//! daemon to reach what only the daemon reaches: the cloud's metadata service, a database on loopback,
-//! the router next door. What is not plainly an address of the internet is refused; private networks and
-//! loopback can be allowed, because an agent on the next machine is a thing people have.
+//! An external agent supplies the url that ostler's proxy calls. Its author could make the daemon call services that
+//! only the daemon can reach: a cloud's metadata service, a database on loopback, a router on the local network. Every
+//! address that is not clearly on the public internet is refused. Private networks and loopback can be allowed, because
+//! agents on another machine of the same network are common.
 //!
-//! IPv6 can carry an IPv4 address in several ways. Those that a host or a gateway turns back into IPv4
-//! are judged by what they carry, so that no writing of an address gets past the rule for it.
+//! IPv6 can embed an IPv4 address in several ways. If a host or a gateway would extract it again, the embedded address
+//! is judged, so that no notation of an address evades its rule.
 //!
-//! Addresses of the internet can be next door too: a machine's own public address leads to the services on it, and
-//! with IPv6 every device of a home has a global address. So this machine's own addresses count as loopback, and the
-//! networks that it is directly attached to count as private. An address that a router translates to this machine
-//! cannot be seen from here.
+//! Public addresses can be local too: a machine's own public address leads to the services on it, and with IPv6 every
+//! device of a home has a global address. Therefore this machine's own addresses count as loopback, and the networks
+//! that it is directly attached to count as private. An address that a router translates to this machine cannot be
+//! detected here.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// What an operator allows besides addresses of the internet.
+/// What an operator allows in addition to public addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allow {
     /// Private networks: 10/8, 172.16/12, 192.168/16 and `fc00::/7`.
@@ -27,28 +27,28 @@ pub struct Allow {
     pub loopback: bool,
 }
 
-/// Why an address is refused.
+/// Reason for refusing an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It names no host: 0.0.0.0, `::`. A kernel takes it for this machine.
+    /// Names no host: 0.0.0.0, `::`. Kernels treat it as this machine.
     Unspecified,
-    /// It is this machine.
+    /// This machine.
     Loopback,
-    /// It is on a private network.
+    /// On a private network.
     Private,
-    /// It is an address of the internet, on a network that this machine is directly attached to.
+    /// A public address on a network that this machine is directly attached to.
     Attached,
-    /// It is only for the same wire; clouds serve credentials there.
+    /// Link-local; clouds serve credentials there.
     LinkLocal,
-    /// It is inside a carrier's network: 100.64/10.
+    /// Carrier-grade NAT: 100.64/10.
     CarrierNat,
-    /// It is for examples in documents.
+    /// Reserved for documentation.
     Documentation,
-    /// It is many hosts at once.
+    /// Multicast.
     Multicast,
-    /// It is every host of a network.
+    /// Broadcast.
     Broadcast,
-    /// No host of the internet has it: reserved, experimental, or belonging to a protocol.
+    /// Never a host on the internet: reserved, experimental, or assigned to a protocol.
     Reserved,
 }
 
@@ -74,9 +74,9 @@ impl fmt::Display for Refusal {
 /// The addresses of this machine, and the networks that it is directly attached to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Addresses of its own.
+    /// Addresses of this machine.
     pub own: Vec<IpAddr>,
-    /// Networks without a router in between: an address and the length of its prefix in bits.
+    /// Networks reached without a router: an address and the prefix length in bits.
     pub attached: Vec<(IpAddr, u8)>,
 }
 
@@ -96,7 +96,7 @@ impl Surroundings {
     }
 }
 
-/// Why ostler does not connect to `ip`; `None` when it may.
+/// The reason for not connecting to `ip`; `None` if it is allowed.
 #[must_use]
 pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusal> {
     let refusal = match ip {
@@ -110,18 +110,18 @@ pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusa
         IpAddr::V6(v6) => carried_v4(v6).map_or(ip, IpAddr::V4),
         IpAddr::V4(_) => ip,
     };
-    // What is refused as private or loopback was judged above: these are addresses of the internet, or allowed ones.
+    // Private and loopback addresses were judged above: what is left is public, or allowed.
     if is_of_the_internet(ip) && around.own.contains(&ip) {
         return (!allow.loopback).then_some(Refusal::Loopback);
     }
     (is_of_the_internet(ip) && around.is_attached(ip) && !allow.private).then_some(Refusal::Attached)
 }
 
-/// Those of `wanted` on which a daemon that listens on `listen` is not reached. An empty `listen` means that the daemon
-/// picks every address that is needed.
+/// The addresses of `wanted` on which a daemon that listens on `listen` cannot be reached. If `listen` is empty, the
+/// daemon listens on every address that it needs.
 #[must_use]
 pub fn uncovered<'a>(listen: &[IpAddr], wanted: impl IntoIterator<Item = &'a IpAddr>) -> Vec<IpAddr> {
-    // `::` takes IPv4 too unless the host's `net.ipv6.bindv6only` says otherwise.
+    // `::` also accepts IPv4 unless the host's `net.ipv6.bindv6only` says otherwise.
     let covers =
         |on: &IpAddr, ip: &IpAddr| on == ip || (on.is_unspecified() && (on.is_ipv6() || ip.is_ipv4()));
     let is_missing = |ip: &&IpAddr| !listen.is_empty() && !listen.iter().any(|on| covers(on, ip));
@@ -147,7 +147,7 @@ fn refused_v4(ip: Ipv4Addr, allow: Allow) -> Option<Refusal> {
         _ if ip.is_multicast() => Refusal::Multicast,
         _ if ip.is_broadcast() => Refusal::Broadcast,
         (100, 64..=127, _) => Refusal::CarrierNat,
-        // This network; protocol assignments; the retired 6to4 relay; benchmarks; the reserved top.
+        // In order: "this network" and the reserved top; protocol assignments; the retired 6to4 relay; benchmarks.
         (0 | 240..=255, _, _) | (192, 0, 0) | (192, 88, 99) | (198, 18 | 19, _) => Refusal::Reserved,
         _ => return None,
     };
@@ -169,16 +169,16 @@ fn refused_v6(ip: Ipv6Addr, allow: Allow) -> Option<Refusal> {
         _ if ip.is_unicast_link_local() => Refusal::LinkLocal,
         _ if ip.is_unique_local() => return (!allow.private).then_some(Refusal::Private),
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Refusal::Documentation,
-        // Protocol assignments, among them Teredo, which hides an IPv4 address, benchmarks and ORCHID.
+        // Protocol assignments, including Teredo (which embeds an IPv4 address), benchmarks and ORCHID.
         [0x2001, 0..=0x1ff, ..] => Refusal::Reserved,
         [0x2000..=0x3fff, ..] => return None,
-        // Only 2000::/3 was ever given to hosts of the internet.
+        // Only 2000::/3 has been assigned to hosts on the internet.
         _ => Refusal::Reserved,
     };
     Some(refusal)
 }
 
-/// The IPv4 address inside, where a host or a gateway on the way would take it out again.
+/// The embedded IPv4 address, if a host or a gateway on the path would extract it.
 fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let two = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
@@ -227,7 +227,7 @@ mod tests {
         for elsewhere in ["8.8.5.1", "8.8.3.255", "2a00:1450:0:1::1", "1.1.1.1"] {
             assert_eq!(judge(elsewhere, NOTHING), None, "{elsewhere}");
         }
-        // A private address that is allowed stays allowed, also where it is this machine's.
+        // An allowed private address stays allowed even if it belongs to this machine.
         assert_eq!(judge("192.168.1.5", PRIVATE), None);
         assert_eq!(judge("192.168.1.5", NOTHING), Some(Refusal::Private));
     }
@@ -294,7 +294,7 @@ mod tests {
             ("::169.254.169.254", Refusal::LinkLocal),
             ("64:ff9b::169.254.169.254", Refusal::LinkLocal),
             ("64:ff9b::255.255.255.255", Refusal::Broadcast),
-            // Local NAT64: where the address sits in it is the network's own choice.
+            // Local NAT64: the position of the IPv4 address in it is chosen by the network.
             ("64:ff9b:1::a9fe:a9fe", Refusal::Reserved),
             ("2002:a9fe:a9fe::1", Refusal::LinkLocal),
             ("2002:6440:1::", Refusal::CarrierNat),

@@ -1,7 +1,7 @@
-//! What a heartbeat says, and which moves it proves (wire protocol, §4).
+//! The content of a heartbeat and the status changes that it proves (wire protocol, §4).
 //!
-//! A runtime never looks at the answer of its beat, so everything that is to be known of it has to be
-//! drawn from beats alone: that it lives, that it is well, what it works on.
+//! A runtime never reads the answer to its heartbeat, so everything known about an agent has to be derived from the
+//! heartbeats alone: that it is alive, its health and its current task.
 
 use super::{
     status::{Cause, Failure, Status},
@@ -9,65 +9,65 @@ use super::{
     workspace::Kind,
 };
 
-/// From this error rate on an agent is unwell.
+/// An agent is degraded from this error rate on.
 pub const UNWELL_ERROR_RATE: f64 = 0.5;
-/// Below this error rate an agent is well again. Lower than the other, so that none flaps between the two.
+/// An agent recovers below this error rate. Lower than `UNWELL_ERROR_RATE`, so that the status does not flap.
 pub const WELL_ERROR_RATE: f64 = 0.1;
-/// The most a beat may say was spent, in cents.
+/// Largest spend that a heartbeat may report, in cents.
 pub const SPEND_MAX_CENTS: i64 = 1_000_000_000_000;
-/// The `runtime_state` of an agent that says of itself that it is stuck.
+/// The `runtime_state` of an agent that reports itself as stuck.
 pub const WEDGED: &str = "wedged";
 
-/// A heartbeat, clamped to what is allowed.
+/// A heartbeat, clamped to the allowed ranges.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beat {
-    /// The share of its recent requests that failed, 0 to 1.
+    /// Share of its recent requests that failed, 0 to 1.
     pub error_rate: f64,
     /// One of its recent errors.
     pub sample_error: String,
-    /// How many tasks it works on.
+    /// Number of tasks in progress.
     pub active_tasks: u32,
-    /// For how long it has been up; 0 leaves what is stored.
+    /// Uptime; 0 keeps the stored value.
     pub uptime_seconds: i64,
-    /// What it works on.
+    /// Description of the current task.
     pub current_task: String,
-    /// What it has spent this month; 0 leaves what is stored.
+    /// Spend of this month; 0 keeps the stored value.
     pub monthly_spend_cents: i64,
-    /// Empty when healthy, `wedged`, or a word of its own.
+    /// Empty if healthy, `wedged`, or a word of the runtime's own.
     pub runtime_state: String,
-    /// What it says of itself; absent leaves what is stored.
+    /// The runtime's metadata; `None` keeps the stored value.
     pub metadata: Option<Metadata>,
-    /// Fields that are not known from this heartbeat: what is stored of them stays.
+    /// Fields that this heartbeat does not provide; their stored values are kept.
     pub unknown: Fields,
-    /// Fields that were sent and could not be used, for the operator.
+    /// Fields that were sent but could not be used, for the operator.
     pub refused: Fields,
 }
 
-/// A field of what an agent reports, as it may be refused.
+/// A field of a heartbeat or a register that can be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Field {
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     ErrorRate,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     SampleError,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     ActiveTasks,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     UptimeSeconds,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     CurrentTask,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     MonthlySpend,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     RuntimeState,
-    /// Of a heartbeat.
+    /// Field of a heartbeat.
     RuntimeMetadata,
-    /// A heartbeat that is too large or ends in the middle.
+    /// The whole body of a heartbeat: too large or truncated.
     Body,
-    /// Of a register.
+    /// Field of a register.
     Url,
-    /// Of a register.
+    /// Field of a register.
     AgentCard,
 }
 
@@ -87,7 +87,7 @@ impl Field {
         Self::AgentCard,
     ];
 
-    /// Its name on the wire.
+    /// The name in the wire protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,38 +106,38 @@ impl Field {
     }
 }
 
-/// A set of fields. Stored and shown as their names, separated by commas.
+/// A set of fields. Stored and shown as the names, joined by `, `.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fields(u16);
 
 impl Fields {
-    /// What a register sends; all others belong to a heartbeat.
+    /// The fields of a register; all others belong to a heartbeat.
     pub const OF_REGISTER: Self = Self(1 << Field::Url as u16 | 1 << Field::AgentCard as u16);
 
-    /// Adds a field.
+    /// Adds a field to the set.
     pub fn insert(&mut self, field: Field) {
         self.0 |= 1 << field as u16;
     }
 
-    /// Whether a field is in it.
+    /// Whether the set contains the field.
     #[must_use]
     pub fn contains(self, field: Field) -> bool {
         self.0 & (1 << field as u16) != 0
     }
 
-    /// Whether it is empty.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// What is refused after a heartbeat (or a register) with these: the other's fields stay as they were.
+    /// The set after a heartbeat with these refused fields; those of the register are unchanged.
     #[must_use]
     pub fn after_heartbeat(self, refused: Self) -> Self {
         Self((self.0 & Self::OF_REGISTER.0) | (refused.0 & !Self::OF_REGISTER.0))
     }
 
-    /// The same after a register.
+    /// The set after a register with these refused fields; those of the heartbeat are unchanged.
     #[must_use]
     pub fn after_register(self, refused: Self) -> Self {
         Self((self.0 & !Self::OF_REGISTER.0) | (refused.0 & Self::OF_REGISTER.0))
@@ -149,7 +149,7 @@ impl Fields {
         Field::ALL.into_iter().filter(|field| self.contains(*field)).map(Field::as_str).collect()
     }
 
-    /// Reads the stored form. A name of another version is passed over.
+    /// Parses the stored form. Names of another version are ignored.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut fields = Self::default();
@@ -168,17 +168,18 @@ impl std::fmt::Display for Fields {
     }
 }
 
-/// What a runtime says of itself.
+/// Metadata that a runtime reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// As it was sent.
+    /// JSON as it was sent.
     pub json: String,
-    /// Whether it has the capability `status_mgmt`: its error rate says nothing of its health then.
+    /// Whether it has the capability `status_mgmt`; its error rate then says nothing about its health.
     pub manages_status: bool,
 }
 
 impl Beat {
-    /// Whether this is the beat that runtimes send at a change of task: it says nothing of their health.
+    /// Whether this is the short heartbeat that runtimes send when the task changes; it says nothing about their
+    /// health.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.error_rate <= 0.0
@@ -197,22 +198,23 @@ impl Beat {
     }
 }
 
-/// Whose beat it is.
+/// The workspace that a heartbeat belongs to, and how it was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// What the row says.
+    /// Status in the row.
     pub status: Status,
     /// Container or external.
     pub kind: Kind,
-    /// What it was sent with.
+    /// Kind of the token that authenticated the heartbeat.
     pub token: TokenKind,
-    /// Whether the runtime judges its health by itself.
+    /// Whether the runtime judges its health itself.
     pub manages_status: bool,
 }
 
-/// The moves a beat proves, in their order: an agent that comes up unwell is online, then degraded.
+/// The status changes that a heartbeat proves, in order: an agent that starts in bad health becomes online, then
+/// degraded.
 ///
-/// A beat with an `api` token of a container workspace belongs to no incarnation, so it proves nothing.
+/// A heartbeat with an `api` token of a container workspace belongs to no incarnation, so it proves nothing.
 #[must_use]
 pub fn moves(standing: Standing, beat: &Beat) -> Vec<Cause> {
     if standing.kind == Kind::Container && standing.token == TokenKind::Api {
@@ -242,13 +244,13 @@ pub fn moves(standing: Standing, beat: &Beat) -> Vec<Cause> {
     }
 }
 
-/// A register proves what a beat proves, but for recovery: it says nothing of errors.
+/// The status changes that a register proves: those of a heartbeat except recovery, because it reports no errors.
 #[must_use]
 pub fn moves_of_register(standing: Standing) -> Vec<Cause> {
     moves(standing, &Beat::default())
 }
 
-/// Cuts a text to at most so many bytes, at a character's boundary.
+/// Truncates a text to at most `most_bytes` bytes, at a character boundary.
 #[must_use]
 pub fn cut(mut text: String, most_bytes: usize) -> String {
     if text.len() > most_bytes {

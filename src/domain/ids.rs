@@ -1,4 +1,4 @@
-//! Identities, each a type of its own so that one can never be passed for another.
+//! Ids, each with its own type so that they cannot be confused.
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +18,7 @@ macro_rules! uuid_id {
             }
         }
 
-        /// Only the 36-character lower-case form is read: labels and names must round-trip to the letter.
+        /// Accepts only the 36-character lower-case form: labels and names must round-trip exactly.
         impl FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
@@ -28,10 +28,10 @@ macro_rules! uuid_id {
         }
 
         impl $name {
-            /// Reads an id that a client sent: the 36-character form in any case (RFC 9562, section 4).
+            /// Parses an id sent by a client: the 36-character form in any case (RFC 9562, section 4).
             ///
             /// # Errors
-            /// When the text is no id.
+            /// If the text is not an id.
             pub fn from_client(text: &str) -> Result<Self, InvalidId> {
                 text.to_ascii_lowercase().parse().map_err(|_| InvalidId(text.to_owned()))
             }
@@ -40,11 +40,11 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// A workspace. Given once, never used again: volumes are named by it.
+    /// A workspace. Never reused, because volumes are named after it.
     WorkspaceId
 );
 uuid_id!(
-    /// This installation's identity: the label that tells our containers from a neighbour's.
+    /// This installation: the label that distinguishes our containers from those of another instance.
     InstanceId
 );
 uuid_id!(
@@ -56,7 +56,7 @@ uuid_id!(
     TokenId
 );
 uuid_id!(
-    /// A plan the breaker held; a person approves it by this id.
+    /// A plan held by the breaker; an operator approves it by this id.
     PlanId
 );
 
@@ -66,7 +66,7 @@ uuid_id!(
 );
 
 uuid_id!(
-    /// A task that one workspace handed to another.
+    /// A task that one workspace delegated to another.
     DelegationId
 );
 uuid_id!(
@@ -74,18 +74,18 @@ uuid_id!(
     MemoryId
 );
 
-/// Text that is no id.
+/// A text that is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an id: expected a UUID with hyphens, such as 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11")]
 pub struct InvalidId(pub String);
 
-/// Text that is no id of a container.
+/// A text that is not a container id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a container id: expected 64 hexadecimal digits in lower case")]
 pub struct InvalidContainerId(pub String);
 
-/// The ids that begin with what somebody typed: 4 to 32 hexadecimal digits in any case, with hyphens where an id has
-/// them or with none. The whole id is the longest prefix.
+/// The range of ids with a given prefix: 4 to 32 hexadecimal digits in any case, with the hyphens of a UUID or without
+/// any. A complete id is the longest prefix.
 #[must_use]
 pub fn id_prefix(text: &str) -> Option<IdPrefix> {
     const HYPHENS: [usize; 4] = [8, 13, 18, 23];
@@ -111,32 +111,32 @@ pub fn id_prefix(text: &str) -> Option<IdPrefix> {
     Some(IdPrefix { first: bound("0")?, last: bound("f")?, digits: digits.len() })
 }
 
-/// A range of ids.
+/// A range of ids with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdPrefix {
-    /// The first id with this prefix.
+    /// The lowest id with this prefix.
     pub first: WorkspaceId,
-    /// The last one.
+    /// The highest id with this prefix.
     pub last: WorkspaceId,
-    /// How many digits were given: 4 to 32.
+    /// Number of digits given: 4 to 32.
     pub digits: usize,
 }
 
 impl IdPrefix {
-    /// The id, where all of it was given.
+    /// The id, if all 32 digits were given.
     #[must_use]
     pub fn whole(self) -> Option<WorkspaceId> {
         (self.digits == 32).then_some(self.first)
     }
 
-    /// Whether it is taken for an id rather than for a name: ids are shown with their first eight digits.
+    /// Whether it is read as an id rather than a name; output shows the first eight digits of ids.
     #[must_use]
     pub fn looks_like_an_id(self) -> bool {
         self.digits >= 8
     }
 }
 
-/// How many times a workspace has been started, counted from 1. Whatever speaks for an older one is late.
+/// Start counter of a workspace, counted from 1. Messages of an older incarnation are outdated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u32);
@@ -155,8 +155,8 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// The engine's id of a container: 64 hexadecimal digits, never a name, so that no character of it can
-/// change the request it is put into.
+/// The engine's container id: always 64 hexadecimal digits and never a name, so that it cannot change the request it is
+/// inserted into.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);

@@ -1,7 +1,7 @@
-//! Plans about agents rather than containers: who is silent, slow, stuck, idle, or due for another try.
+//! Plans about agents rather than containers: missed heartbeats, slow starts, stalled or idle agents, due restarts.
 //!
-//! All of them are given how long something has *lasted*, which counts only time in which somebody listened
-//! (`listening.rs`): none can blame anybody for what happened while nobody could have heard.
+//! They all measure time with `Lasted`, which counts only time in which the daemon could receive heartbeats
+//! (`listening.rs`). Time in which it could not is never held against an agent.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,56 +14,56 @@ use super::{
     workspace::Kind,
 };
 
-/// After so long without a beat an agent is silent (design, §3).
+/// Missed heartbeats count as silence after this time (design, §3).
 pub const SILENT_AFTER: Duration = Duration::from_mins(3);
-/// After so long as silent a container is started anew.
+/// A container is restarted this long after it was degraded for silence.
 pub const RESTART_SILENT_AFTER: Duration = Duration::from_mins(10);
-/// After so long without beat, message or progress a busy agent is flagged.
+/// A busy agent is flagged after this time without heartbeat, message or progress.
 pub const WEDGED_AFTER: Duration = Duration::from_mins(5);
 
-/// How long something has lasted, as far as somebody listened.
+/// Time since a point in time, counting only time in which the daemon could receive heartbeats.
 pub type Lasted<'a> = &'a (dyn Fn(Timestamp) -> Duration + Sync);
 
-/// A row that is up and from which no beat came for a while.
+/// An online or degraded row without a recent heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuietRow {
-    /// The row.
+    /// The workspace row.
     pub row: KnownRow,
     /// Container or external.
     pub kind: Kind,
-    /// When it was last heard.
+    /// Time of its last heartbeat.
     pub heard_at: Option<Timestamp>,
-    /// How many tasks it works on.
+    /// Number of tasks it last reported.
     pub active_tasks: u32,
-    /// When something last happened there.
+    /// Time of its last activity.
     pub active_at: Option<Timestamp>,
     /// Since when it is flagged as wedged.
     pub wedged_since: Option<Timestamp>,
-    /// Whether it may be started anew when it is wedged.
+    /// Whether the operator allows a restart when it is wedged.
     pub restart_when_wedged: bool,
 }
 
-/// A row that may sleep, and works on nothing.
+/// A row with a hibernation policy and without tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleRow {
-    /// The row.
+    /// The workspace row.
     pub row: KnownRow,
-    /// After so many idle minutes.
+    /// Minutes of idleness before it hibernates.
     pub idle_minutes: u32,
-    /// When something last happened there.
+    /// Time of its last activity.
     pub active_at: Option<Timestamp>,
-    /// Since when it is up: who was woken has not been idle before that.
+    /// Start of the current up-period; idleness does not reach further back, for example before a wake.
     pub online_since: Option<Timestamp>,
 }
 
-/// For how long nothing of all this has happened. Each is measured by itself: a time that lies ahead, because the
-/// clock was set back, is not the newest.
+/// Time since the latest of several events. Each is measured separately, because a timestamp in the future (the clock
+/// was set back) must not count as the latest.
 fn shortest(times: [Option<Timestamp>; 3], row: &KnownRow, lasted: Lasted<'_>) -> Duration {
     times.into_iter().flatten().map(lasted).min().unwrap_or_else(|| lasted(row.status_since))
 }
 
-/// `check_heartbeats`: external agents that are silent are waited for again; containers that run and are silent are
-/// degraded, and after a while started anew.
+/// `check_heartbeats`: silent external agents become `awaiting_agent`; silent containers become `degraded`, and are
+/// restarted after `RESTART_SILENT_AFTER`.
 #[must_use]
 pub fn check_heartbeats(
     rows: &[QuietRow],
@@ -114,8 +114,8 @@ pub fn check_heartbeats(
     plan
 }
 
-/// `flag_wedged`: agents that say they work on something, and from which nothing comes: no beat, no message, no
-/// progress. Flagged; started anew only where a person has said so beforehand.
+/// `flag_wedged`: agents that report tasks but show no heartbeat, message or progress. They are flagged, and restarted
+/// only if their operator has allowed that.
 #[must_use]
 pub fn flag_wedged(
     rows: &[QuietRow],
@@ -151,7 +151,8 @@ pub fn flag_wedged(
     plan
 }
 
-/// `hibernate_idle`: what may sleep, works on nothing, and was not needed for its idle minutes.
+/// `hibernate_idle`: workspaces with a hibernation policy and without tasks that had no activity for their idle
+/// minutes.
 #[must_use]
 pub fn hibernate_idle(
     rows: &[IdleRow],
@@ -175,8 +176,8 @@ pub fn hibernate_idle(
     plan
 }
 
-/// `time_out_provisioning`: starts from which no beat came within their runtime's limit. `begun_at` is when this
-/// process brought the container up: what ostler itself took before (an image to pull) is not held against it.
+/// `time_out_provisioning`: starts without a heartbeat within their runtime's limit. `begun_at` is the time at which
+/// this process started the container, so that the daemon's own work before it, such as an image pull, does not count.
 #[must_use]
 pub fn time_out_provisioning(
     rows: &[KnownRow],
@@ -187,7 +188,8 @@ pub fn time_out_provisioning(
 ) -> Plan {
     let mut plan = Plan::default();
     for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
-        // Without a limit, or not brought up by this process: `settle` begins that anew.
+        // A runtime without a limit, or a container that this process did not start; `settle` begins such a start
+        // again.
         let (Some(limit), Some(begun_at)) = (limit(&row.runtime), begun_at(row)) else { continue };
         let waited = lasted(begun_at).min(lasted(row.status_since));
         if waited < limit {
@@ -207,23 +209,23 @@ pub fn time_out_provisioning(
     plan
 }
 
-/// The restarts that a store knows of at a moment.
+/// The pending restarts in the store at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestartsDue {
-    /// Offline rows whose restart is due, and since when, the longest due first.
+    /// Offline rows whose restart is due, with the due time, the earliest first.
     pub rows: Vec<(KnownRow, Timestamp)>,
-    /// When the next restart is due after those.
+    /// Time of the next restart after those.
     pub next_at: Option<Timestamp>,
 }
 
-/// How long a restart waits for that of its parent. A parent that takes longer (an engine that does not answer, an
-/// image that is pulled) holds up its children no more.
+/// Longest wait of a restart for its parent's restart. A parent that takes longer (the engine does not answer, an image
+/// is being pulled) no longer delays its children.
 const WAIT_FOR_PARENT: Duration = Duration::from_mins(5);
-/// How soon a restart that waits for its parent is looked at again, should no wake-up come.
+/// Interval at which a restart that waits for its parent is checked again if no wake-up arrives.
 const LOOK_FOR_PARENT: Duration = Duration::from_secs(1);
 
-/// `restart_due`: what ended and may be tried again now, parents first: one whose parent is about to be restarted, or
-/// has an order in progress, waits for that.
+/// `restart_due`: offline workspaces whose backoff has passed, parents first. A workspace waits if its parent is about
+/// to be restarted or has an operation in progress.
 #[must_use]
 pub fn restart_due(
     due: &RestartsDue,

@@ -1,8 +1,7 @@
-//! Names: what people may call a workspace, and what ostler calls the things it makes in the engine.
+//! Allowed workspace names, and the names of the objects that ostler creates in the engine.
 //!
-//! Ownership needs labels *and* the name to agree. Labels alone prove nothing: an image made by
-//! committing a workspace carries them on, and a person's debugging copy must never be taken for the
-//! workspace itself.
+//! Ownership requires that labels *and* name match. Labels alone prove nothing: an image committed from a workspace
+//! keeps them, and a debugging copy made by hand must never be taken for the workspace.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -15,26 +14,26 @@ use super::{
 };
 use crate::mutation::{Mutation, is};
 
-/// Label that names the installation a thing belongs to.
+/// Label with the id of the installation that an object belongs to.
 pub const LABEL_INSTANCE: &str = "ostler.instance";
-/// Label that names the workspace a thing belongs to.
+/// Label with the id of the workspace that an object belongs to.
 pub const LABEL_WORKSPACE: &str = "ostler.workspace";
-/// Label that holds the [`super::spec::LabelledSpec`] as JSON, so that a lost registry can be rebuilt.
+/// Label with the [`super::spec::LabelledSpec`] as JSON, so that a lost registry can be rebuilt.
 pub const LABEL_SPEC: &str = "ostler.spec";
 
-/// The port agents listen on in their containers (wire protocol, §8).
+/// The port on which agents listen in their containers (wire protocol, §8).
 pub const AGENT_PORT: u16 = 8000;
 
-/// A workspace's name, unique among those not removed.
+/// A workspace's name, unique among workspaces that are not removed.
 ///
-/// Parsing is for names that are given now. What is stored or labelled was allowed when it was given, and is read as it
-/// is: a row with a name that is refused today stays reachable by its id.
+/// Parsing validates new names only. A stored or labelled name was valid when it was given and is read unchecked: a row
+/// whose name would be refused today stays reachable by its id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkspaceName(String);
 
 impl WorkspaceName {
-    /// A name as it is stored.
+    /// Wraps a stored name without validation.
     #[must_use]
     pub fn stored(name: String) -> Self {
         Self(name)
@@ -47,34 +46,34 @@ impl WorkspaceName {
     }
 }
 
-/// Why a text cannot be a workspace's name. Shows the offending part.
+/// Why a text is not a valid workspace name; the message shows the offending part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("the name is empty: give it 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
     Empty,
-    /// Too long.
+    /// More than `NAME_MAX_CHARS` characters.
     #[error("the name `{shown}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
     TooLong {
-        /// The name's beginning.
+        /// The first 20 characters.
         shown: String,
-        /// How many characters it has.
+        /// Number of characters.
         chars: usize,
     },
-    /// A character that is not allowed where it stands.
+    /// A character that is not allowed at its position.
     #[error(
         "the name `{name}` has {found:?} at position {position}: allowed are letters, digits, and inside \
          the name also `-`, `_`, `.` and single spaces"
     )]
     Character {
-        /// The name.
+        /// The whole name.
         name: String,
         /// The character.
         found: char,
-        /// Where it stands, counted from 1.
+        /// Its position, counted from 1.
         position: usize,
     },
-    /// It could be taken for an id, and would get orders that are meant for another workspace.
+    /// It could be read as an id and would receive orders meant for another workspace.
     #[error(
         "the name `{0}` reads as the beginning of an id: 8 or more of the digits 0-9 and a-f. Add another letter to it"
     )]
@@ -117,37 +116,37 @@ impl fmt::Display for WorkspaceName {
     }
 }
 
-/// `ostler-<workspace>-<serial>`: a workspace's container. The serial makes every attempt's name new.
+/// `ostler-<workspace>-<serial>`: a workspace's container. The serial makes the name of every attempt unique.
 #[must_use]
 pub fn container_name(workspace: WorkspaceId, serial: u32) -> String {
     format!("ostler-{workspace}-{serial}")
 }
 
-/// `ostler-<workspace>-net`: the network of one workspace, where `network.isolate` gives each its own.
+/// `ostler-<workspace>-net`: the network of one workspace if `network.isolate` is set.
 #[must_use]
 pub fn network_name(workspace: WorkspaceId) -> String {
     format!("ostler-{workspace}-net")
 }
 
-/// `ostler-trash-<entry>`: a container that lies in the trash.
+/// `ostler-trash-<entry>`: a container in the trash.
 #[must_use]
 pub fn trash_name(trash: TrashId) -> String {
     format!("ostler-trash-{trash}")
 }
 
-/// `ostler-<instance>`: the network, and the sentinel volume by which an engine is recognised.
+/// `ostler-<instance>`: the network, and the sentinel volume that identifies an engine.
 #[must_use]
 pub fn instance_name(instance: InstanceId) -> String {
     format!("ostler-{instance}")
 }
 
-/// Which of a workspace's two volumes.
+/// One of the two volumes of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VolumeKind {
-    /// `/configs`: configuration and the token. Rebuilt freely from the row.
+    /// `/configs`: configuration and token. Can be rebuilt from the row at any time.
     Config,
-    /// `/workspace`: the agent's work. Only `create` makes it.
+    /// `/workspace`: the agent's work. Made only by `create`.
     Work,
 }
 
@@ -169,20 +168,20 @@ pub fn volume_name(workspace: WorkspaceId, kind: VolumeKind) -> String {
     format!("ostler-{workspace}-{}", kind.suffix())
 }
 
-/// What a container's labels and name, taken together, say about whose it is.
+/// The owner of a container, from its labels and name together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Ours, as this workspace's container with this serial.
+    /// Ours: this workspace's container with this serial.
     Workspace(WorkspaceId, u32),
-    /// Ours, lying in the trash, once this workspace's.
+    /// Ours, in the trash; belonged to this workspace.
     Trash(TrashId, WorkspaceId),
-    /// Carries our label but not our name for it (a committed image, a person's copy): nobody touches it.
+    /// Has our label but not our name (a committed image, a copy made by hand). Must not be changed.
     Foreign,
-    /// Carries no label of this instance.
+    /// Has no label of this instance.
     Unrelated,
 }
 
-/// Reads a container's owner off its labels and its name.
+/// Determines a container's owner from its labels and name.
 #[must_use]
 pub fn container_owner(instance: InstanceId, name: &str, labels: &BTreeMap<String, String>) -> Owner {
     let Some(workspace) = labelled_workspace(instance, labels) else {
@@ -201,7 +200,7 @@ pub fn container_owner(instance: InstanceId, name: &str, labels: &BTreeMap<Strin
         .map_or(Owner::Foreign, |serial| Owner::Workspace(workspace, serial))
 }
 
-/// Whether labels say that a container is this workspace's, whatever its name says.
+/// Whether the labels assign a container to this workspace, regardless of its name.
 #[must_use]
 pub fn is_labelled_as(
     instance: InstanceId,
@@ -211,7 +210,7 @@ pub fn is_labelled_as(
     labelled_workspace(instance, labels) == Some(workspace)
 }
 
-/// The workspace a volume of ours belongs to: labels and name have to agree here too.
+/// The workspace that a volume belongs to; labels and name have to match.
 #[must_use]
 pub fn volume_owner(
     instance: InstanceId,

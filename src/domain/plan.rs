@@ -1,8 +1,8 @@
-//! What a pass wants done, decided before anything is done.
+//! The actions that a pass plans, computed before anything is changed.
 //!
-//! A plan is a list of [`Planned`] actions, each with the evidence it was decided on. Applying one makes
-//! no further choice; it only checks again that what it was decided on still holds. That is why a dry
-//! run costs nothing and why the breaker can hold, show and approve a plan as it stands.
+//! A plan is a list of [`Planned`] actions, each with the evidence for it. Applying a plan makes no further decisions;
+//! it only checks again that the evidence still holds. A dry run therefore costs nothing extra, and the breaker can
+//! hold, show and approve a plan unchanged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -22,190 +22,190 @@ use super::{
 };
 use crate::mutation::{Mutation, is};
 
-/// The part of a row that sweeps decide on.
+/// The columns of a workspace row that sweeps decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownRow {
-    /// Its identity.
+    /// Never reused by another workspace.
     pub id: WorkspaceId,
-    /// Its name.
+    /// Unique among live workspaces.
     pub name: String,
-    /// What it is.
+    /// Status stored in the row.
     pub status: Status,
-    /// Its container.
+    /// Container that the row expects; `None` for external workspaces and before the first start.
     pub container: Option<ContainerId>,
-    /// Its incarnation.
+    /// Start counter; guards actions against a restart in between.
     pub incarnation: Incarnation,
-    /// Since when it is what it is.
+    /// Time of the last status change.
     pub status_since: Timestamp,
-    /// The name of its runtime.
+    /// Name of its runtime in the configuration.
     pub runtime: String,
 }
 
-/// A workspace whose instance tokens are old enough and whose container a listing did not show.
+/// A workspace whose instance tokens are older than the grace and that has no container in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleCandidate {
-    /// Whose tokens.
+    /// Workspace that owns the tokens.
     pub workspace: WorkspaceId,
-    /// Its name.
+    /// Name of that workspace.
     pub name: String,
-    /// Its status.
+    /// Status of that workspace.
     pub status: String,
-    /// When the token was issued.
+    /// Creation time of the token.
     pub token_created_at: Timestamp,
-    /// When it was last used.
+    /// Last use of the token; `None` if it was never used.
     pub token_used_at: Option<Timestamp>,
 }
 
-/// One thing to do.
+/// One change that a pass asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Action {
-    /// Put what a removed workspace still owns into the trash.
+    /// Move to the trash what a removed workspace still owns.
     TrashRemoved {
-        /// Whose.
+        /// The removed workspace.
         workspace: WorkspaceId,
-        /// What.
+        /// The container and volumes to move.
         things: Things,
     },
-    /// Put what no row knows into the trash.
+    /// Move to the trash what carries our labels and belongs to no row.
     TrashUnknown {
-        /// Whose, by the labels.
+        /// Workspace named by the labels.
         workspace: WorkspaceId,
-        /// What.
+        /// The container and volumes to move.
         things: Things,
     },
-    /// Put a second container of a live workspace into the trash, without volumes.
+    /// Move a second container of a live workspace to the trash, without volumes.
     TrashStray {
-        /// Whose.
+        /// The live workspace.
         workspace: WorkspaceId,
-        /// Which.
+        /// The container to move.
         container: NamedContainer,
-        /// Whether it never ran: what a start left that was interrupted. It holds nobody's work.
+        /// True if it never ran: the remains of an interrupted start, which hold no work.
         #[serde(default)]
         never_ran: bool,
     },
-    /// Finish a claim that was left half done: stop, rename, keep.
+    /// Complete a move to the trash: stop, rename, mark as kept.
     FinishTrash {
-        /// Whose things.
+        /// Workspace that owned the things.
         workspace: WorkspaceId,
-        /// Which entry.
+        /// The trash entry: `claimed`, or `kept` with a container that runs or lost its trash name.
         entry: TrashId,
     },
-    /// Finish a restore that was left half done.
+    /// Finish an interrupted restore.
     FinishRestore {
-        /// Whose things.
+        /// Workspace that owns the things.
         workspace: WorkspaceId,
-        /// Which entry.
+        /// The trash entry in state `restoring`.
         entry: TrashId,
     },
-    /// Delete what a removed workspace owned, as its removal ordered.
+    /// Delete what a removed workspace owned, because it was removed with `--purge`.
     Purge {
-        /// Whose.
+        /// The removed workspace.
         workspace: WorkspaceId,
     },
-    /// Delete an entry for good.
+    /// Delete a trash entry permanently.
     DeleteTrash {
-        /// Whose things.
+        /// Workspace that owned the things.
         workspace: WorkspaceId,
-        /// Which entry.
+        /// The trash entry.
         entry: TrashId,
-        /// Whether a person put it there.
+        /// True if an operator moved it to the trash, or if its deletion has begun.
         ordered: bool,
     },
     /// Revoke the instance tokens of a workspace without a container.
     RevokeStaleTokens {
-        /// Whose.
+        /// Workspace that owns the tokens.
         workspace: WorkspaceId,
-        /// Tokens created or used at this time or later stay.
+        /// Tokens created or used at or after this time are not revoked.
         older_than: Timestamp,
     },
-    /// Stop the container of a workspace whose row forbids that it runs.
+    /// Stop the container of a workspace whose status forbids running.
     StopContainer {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// Which.
+        /// The container to stop.
         container: ContainerId,
     },
-    /// Start anew what a crash left in the middle of a start.
+    /// Begin a start again that a crash interrupted.
     StartAnew {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
     },
-    /// Note that a container is gone or has ended.
+    /// Set `offline` because the container is gone or has exited.
     MarkOffline {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// In which incarnation.
+        /// Guard: the incarnation it was decided on.
         incarnation: Incarnation,
-        /// Which container was expected.
+        /// Guard: the container that the row expected.
         container: Option<ContainerId>,
     },
-    /// Note that nothing was heard of an agent for too long.
+    /// Record that an agent missed its heartbeats for too long.
     MarkSilent {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// In which incarnation.
+        /// Guard: the incarnation it was decided on.
         incarnation: Incarnation,
-        /// Unless it was heard at this time or later.
+        /// Guard: no heartbeat was received at or after this time.
         heard_before: Timestamp,
-        /// Whether its agent runs elsewhere.
+        /// True for an external workspace.
         external: bool,
     },
-    /// Start anew what runs and is silent, or busy without result.
+    /// Restart a container that runs and misses heartbeats, or is busy without progress.
     RestartUnwell {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// Unless it was heard at this time or later.
+        /// Guard: no heartbeat was received at or after this time.
         heard_before: Timestamp,
     },
-    /// Note that a start took too long.
+    /// Set `failed(provision_timeout)` because a start took too long.
     TimeOutProvisioning {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// In which incarnation.
+        /// Guard: the incarnation it was decided on.
         incarnation: Incarnation,
-        /// Since when it is provisioning.
+        /// Guard: the row is provisioning since this time.
         since: Timestamp,
-        /// How long it may.
+        /// Limit of its runtime, in seconds.
         limit_seconds: u64,
     },
-    /// Put to sleep what does nothing.
+    /// Begin to hibernate an idle workspace.
     Hibernate {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// Unless something happened there after this time.
+        /// Guard: no activity after this time.
         idle_since: Timestamp,
     },
-    /// See the container of what falls asleep stopped.
+    /// Stop the container of a hibernating workspace and verify that it is stopped.
     FinishHibernation {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
     },
-    /// Flag what is busy without result.
+    /// Flag a workspace that is busy without progress.
     FlagWedged {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// Unless something came of it after this time.
+        /// Guard: no sign of progress after this time.
         quiet_since: Timestamp,
     },
-    /// Start again what ended, its wait being over.
+    /// Restart after an exit, once the backoff has passed.
     RestartDue {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
     },
-    /// Note that a container has run long enough.
+    /// Set `online` because the container has run long enough.
     MarkReady {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// In which incarnation.
+        /// Guard: the incarnation it was decided on.
         incarnation: Incarnation,
-        /// Which container.
+        /// Guard: the container that runs.
         container: ContainerId,
     },
 }
 
 impl Action {
-    /// Whom it concerns.
+    /// The workspace that the action applies to.
     #[must_use]
     pub fn workspace(&self) -> WorkspaceId {
         match self {
@@ -231,8 +231,8 @@ impl Action {
         }
     }
 
-    /// Whether it takes something away: at most a few of these per run. A stop takes nothing away that the row still
-    /// allows, and finishing a claim takes no more than what was claimed.
+    /// Whether it takes something away; each run is limited to a few of these. A stop is not destructive, since the row
+    /// no longer allows the container to run. Finishing a claim is not, since it takes only what was claimed.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         match self {
@@ -258,11 +258,11 @@ impl Action {
         }
     }
 
-    /// Whether it counts against the breaker: it could hurt somebody's work, and no operator ordered it by name.
+    /// Whether it counts against the breaker: it could destroy work, and no operator ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
-        // A restart takes the work of an agent that may only be unable to reach us: whatever silences many at once must
-        // not restart them all.
+        // A restart destroys the work of an agent that may only be unable to reach the daemon. One fault that cuts off
+        // many agents at once must not restart all of them.
         if let Self::RestartUnwell { .. } = self {
             return !is(Mutation::SilenceIsFree);
         }
@@ -289,8 +289,8 @@ impl Action {
         self.is_destructive() && !harmless
     }
 
-    /// Whether it waits while the registry is recovering: whatever starts, stops, deletes or revokes something. What
-    /// only writes down an observation does not.
+    /// Whether it waits while the registry is recovering: every action that starts, stops, deletes or revokes
+    /// something. Actions that only record an observation do not wait.
     #[must_use]
     pub fn waits_for_recovery(&self) -> bool {
         match self {
@@ -316,7 +316,8 @@ impl Action {
         }
     }
 
-    /// What makes it the same action in another run, for approvals. Points in time are left out.
+    /// Identifies the same action in another run, for approvals; deadlines and other times that change with every run
+    /// are left out.
     #[must_use]
     pub fn key(&self) -> String {
         if let Self::RevokeStaleTokens { workspace, .. } = self {
@@ -331,7 +332,7 @@ impl Action {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What it does, for people.
+    /// One phrase for the user.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -373,30 +374,30 @@ fn describe_things(things: &Things) -> String {
     if parts.is_empty() { "nothing".into() } else { parts.join(" and ") }
 }
 
-/// An action and what it was decided on.
+/// An action and the evidence for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {
-    /// What to do.
+    /// The change to apply.
     pub action: Action,
-    /// The workspace's name, as far as anybody knows.
+    /// Name of the workspace: from the row, else from the labels, else its id.
     pub name: String,
-    /// Why, in words a person can check.
+    /// The reason, in terms that a user can check.
     pub evidence: String,
 }
 
-/// What a pass wants done, and what it keeps an eye on.
+/// The result of a pass: actions for now and observations for later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// To be done.
+    /// Actions to apply now.
     pub actions: Vec<Planned>,
-    /// To be done later if it stays so.
+    /// Conditions that lead to an action if they last, one line each.
     pub watching: Vec<String>,
-    /// When the pass wants to run again, if that is before its turn.
+    /// Time of an extra run before the next regular one.
     pub again_at: Option<Timestamp>,
 }
 
 impl Plan {
-    /// Claims that a failed stop or a crash left open, of the reasons that are this pass's own.
+    /// Plans to finish the claims that a failed stop or a crash left open, limited to the trash reasons of this pass.
     fn finish_claims(
         &mut self,
         entries: &[TrashEntry],
@@ -416,12 +417,12 @@ impl Plan {
         }
     }
 
-    /// Puts actions of workspaces higher in the tree before those of workspaces below them; otherwise the order stays.
+    /// Sorts parents before their descendants; the order is otherwise kept.
     pub fn parents_first(&mut self, parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>) {
         self.actions.sort_by_cached_key(|planned| depth(planned.action.workspace(), parent));
     }
 
-    /// Asks for another run at that time, or at the earlier one that was asked for.
+    /// Requests another run at `at`; an earlier request stays.
     pub fn run_again_at(&mut self, at: Timestamp) {
         self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -431,21 +432,21 @@ impl Plan {
     }
 }
 
-/// A listing, sorted by whose things it shows. Foreign and unrelated containers do not appear.
+/// A listing, grouped by owning workspace. Unrelated containers are left out.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// Per workspace, its containers under our names for it, with their serials.
+    /// Per workspace: containers under our name for it, with the serial in that name.
     pub containers: BTreeMap<WorkspaceId, Vec<(u32, ObservedContainer)>>,
-    /// Per workspace, its containers under trash names.
+    /// Per workspace: containers under trash names.
     pub trashed: BTreeMap<WorkspaceId, Vec<(TrashId, ObservedContainer)>>,
-    /// Per workspace, its volumes' names.
+    /// Per workspace: names of its volumes.
     pub volumes: BTreeMap<WorkspaceId, Vec<String>>,
-    /// Containers with our label that are not ours to touch.
+    /// Containers with our instance label and a name that is not ours. They must not be changed.
     pub foreign: Vec<ObservedContainer>,
 }
 
 impl Inventory {
-    /// Sorts a listing.
+    /// Groups a listing by owner.
     #[must_use]
     pub fn of(instance: InstanceId, observed: &Observed) -> Self {
         let mut sorted = Self::default();
@@ -475,15 +476,15 @@ impl Inventory {
         sorted
     }
 
-    /// Workspaces that foreign containers name in their labels: one of those may be a row's own under another name.
+    /// Workspaces named in the labels of foreign containers. Such a container may be a row's own, renamed.
     #[must_use]
     pub fn named_by_foreign(&self) -> Vec<WorkspaceId> {
         let named: BTreeSet<_> = self.foreign.iter().filter_map(workspace_named_by).collect();
         named.into_iter().collect()
     }
 
-    /// Takes containers back that were renamed by hand. For a container that a row or a trash entry holds by its id,
-    /// that id and the labels are proof enough, whatever it is called now. All others stay foreign.
+    /// Reclassifies containers that were renamed by hand. If a row or a trash entry holds the container's id, that id
+    /// and the labels prove ownership, whatever the name is now. All others stay foreign.
     pub fn recognise(&mut self, rows: &[KnownRow], entries: &[TrashEntry]) {
         if is(Mutation::NamesAreProof) {
             return;
@@ -499,7 +500,7 @@ impl Inventory {
             if let Some(entry) = entry {
                 self.trashed.entry(entry.workspace).or_default().push((entry.id, container));
             } else if let Some(row) = row.filter(|row| row.container.as_ref() == Some(&container.id)) {
-                // The lowest serial: only a container under our own name may be taken for a newer one.
+                // Serial 0, the lowest: only a container under our own name may count as newer.
                 self.containers.entry(row.id).or_default().insert(0, (0, container));
             } else {
                 self.foreign.push(container);
@@ -507,14 +508,14 @@ impl Inventory {
         }
     }
 
-    /// Workspaces one of whose containers is paused (`podman pause`).
+    /// Workspaces with a container paused by `podman pause`.
     #[must_use]
     pub fn with_paused(&self) -> BTreeSet<WorkspaceId> {
         let paused = |(_, container): &(u32, ObservedContainer)| container.state == ContainerState::Paused;
         self.containers.iter().filter(|(_, own)| own.iter().any(paused)).map(|(id, _)| *id).collect()
     }
 
-    /// Every workspace that anything belongs to.
+    /// Every workspace that owns a container, a trashed container or a volume.
     #[must_use]
     pub fn workspaces(&self) -> Vec<WorkspaceId> {
         let all: BTreeSet<_> =
@@ -522,15 +523,15 @@ impl Inventory {
         all.into_iter().collect()
     }
 
-    /// Workspaces with a container under its own name: those whose tokens may have a holder.
+    /// Workspaces with a container of their own, in the trash or not: their tokens may be in use.
     #[must_use]
     pub fn with_container(&self) -> Vec<WorkspaceId> {
-        // A container under a trash name counts too: it may be on its way back.
+        // A container under a trash name counts too: a restore may be in progress.
         let all: BTreeSet<_> = self.containers.keys().chain(self.trashed.keys()).copied().collect();
         all.into_iter().collect()
     }
 
-    /// Any container of a workspace by its id, whatever its name.
+    /// Finds a container of a workspace by its id, under any name.
     #[must_use]
     pub fn container(&self, workspace: WorkspaceId, id: &ContainerId) -> Option<&ObservedContainer> {
         let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
@@ -538,8 +539,8 @@ impl Inventory {
         own.chain(trashed).find(|container| container.id == *id)
     }
 
-    /// A workspace's newest container (a running one first) and its volumes: what an adoption takes.
-    /// Containers under trash names are left out: those were put away once, and stay so.
+    /// The container (a running one first, then the highest serial) and the volumes that an adoption takes over.
+    /// Containers under trash names are left out: they were moved to the trash and stay there.
     #[must_use]
     pub fn newest_of(&self, workspace: WorkspaceId) -> Option<Things> {
         let own = self.containers.get(&workspace).into_iter().flatten();
@@ -551,8 +552,7 @@ impl Inventory {
             .then_some(Things { container, volumes })
     }
 
-    /// What of a workspace's things no trash entry holds, bundled: each container its own bundle, the
-    /// volumes with the first.
+    /// The workspace's things that no trash entry holds: one bundle per container, all volumes in the first bundle.
     fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<Things> {
         let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
         let trashed = self.trashed.get(&workspace).into_iter().flatten().map(|(_, container)| container);
@@ -582,7 +582,7 @@ impl Inventory {
     }
 }
 
-/// The items that trash entries hold.
+/// Container ids and volume names held by trash entries.
 struct Held<'a>(BTreeSet<&'a str>);
 
 impl<'a> Held<'a> {
@@ -599,7 +599,7 @@ impl<'a> Held<'a> {
     }
 }
 
-/// How many workspaces are above one. Bounded, should there be a cycle.
+/// Number of ancestors. Limited to `STEPS_MAX`, in case of a cycle.
 pub(super) fn depth(workspace: WorkspaceId, parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>) -> usize {
     std::iter::successors(parent(workspace), |above| parent(*above)).take(STEPS_MAX).count()
 }
@@ -612,7 +612,7 @@ fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
     rows.iter().map(|row| (row.id, row)).collect()
 }
 
-/// `reap_removed`: what removed rows still own, claims a crash left open, and purges that were not carried out.
+/// `reap_removed`: things that removed rows still own, open claims, and purges that were not carried out.
 #[must_use]
 pub fn reap_removed(
     inventory: &Inventory,
@@ -642,24 +642,24 @@ pub fn reap_removed(
     plan
 }
 
-/// What `reap_unknown` looks at besides the listing.
+/// Input of `reap_unknown` besides the listing.
 #[derive(Clone, Copy, Debug)]
 pub struct UnknownInput<'a> {
-    /// Rows, removed ones among them, of the workspaces the listing shows.
+    /// Rows of the workspaces in the listing, including removed ones.
     pub rows: &'a [KnownRow],
-    /// Trash entries of those workspaces, and everybody's that are on their way in or back.
+    /// Trash entries of those workspaces, and every entry that is being moved in or restored.
     pub entries: &'a [TrashEntry],
-    /// Workspaces with an operation in flight: left alone.
+    /// Workspaces with an operation in progress; skipped.
     pub busy: &'a BTreeSet<WorkspaceId>,
-    /// Since when things are seen.
+    /// Since when each thing has been listed.
     pub presence: &'a Presence,
-    /// When the listing was taken.
+    /// Time of the listing.
     pub now: Awake,
-    /// How long they have to be seen.
+    /// Minimum time that a thing must have been listed.
     pub grace: Duration,
 }
 
-/// `reap_unknown`: things of ours that neither a row nor the trash knows, seen for the grace.
+/// `reap_unknown`: things with our labels that no row and no trash entry holds, listed for at least the grace.
 #[must_use]
 pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
     let UnknownInput { rows, entries, busy, presence, now, grace } = *input;
@@ -709,7 +709,7 @@ fn labelled_name(inventory: &Inventory, workspace: WorkspaceId, things: &Things)
         .map_or_else(|| workspace.to_string(), |spec| spec.name.to_string())
 }
 
-/// `revoke_stale_tokens`: candidates whose container has been absent for the grace and two looks.
+/// `revoke_stale_tokens`: candidates whose container was absent for the grace and from two listings.
 #[must_use]
 pub fn revoke_stale_tokens(
     candidates: &[StaleCandidate],
@@ -721,8 +721,8 @@ pub fn revoke_stale_tokens(
     let mut plan = Plan::default();
     let asked_at = older_than + grace;
     for candidate in candidates {
-        // A listing older than the token's last sign of life says nothing about its holder: the container
-        // may have come and gone between two listings.
+        // A listing older than the token's last creation or use proves nothing about its owner: the container may have
+        // appeared and gone between two listings.
         let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
         let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.looks >= 2 && absent.time >= grace {
@@ -748,22 +748,22 @@ pub fn revoke_stale_tokens(
     plan
 }
 
-/// What `settle` looks at besides the listing.
+/// Input of `settle` besides the listing.
 #[derive(Clone, Copy, Debug)]
 pub struct SettleInput<'a> {
-    /// Rows of the workspaces the listing shows.
+    /// Rows of the workspaces in the listing.
     pub rows: &'a [KnownRow],
-    /// Rows that are provisioning without this process having brought them up.
+    /// Provisioning rows that this process did not start.
     pub interrupted: &'a [KnownRow],
-    /// Rows on their way to sleep.
+    /// Rows in status `hibernating`.
     pub falling_asleep: &'a [KnownRow],
-    /// Trash entries that are on their way in or back, and those of the containers that lie there.
+    /// Trash entries that are being moved in or restored, and those that hold a container in the listing.
     pub entries: &'a [TrashEntry],
-    /// Workspaces with an operation in flight: left alone.
+    /// Workspaces with an operation in progress; skipped.
     pub busy: &'a BTreeSet<WorkspaceId>,
 }
 
-/// `settle`: drives the engine to what the rows say, and finishes what a crash left.
+/// `settle`: makes the engine match the rows, and finishes what a crash interrupted.
 #[must_use]
 pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let SettleInput { rows, interrupted, falling_asleep, entries, busy } = *input;
@@ -783,7 +783,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let is_it = |container: &ObservedContainer| container.id == lies.id;
         let lying = inventory.trashed.get(&entry.workspace).into_iter().flatten();
         let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
-        // A registry that was put back from a copy may not know that it was given back since: then no row says so.
+        // A registry restored from a backup may not know of a later restore from the trash: then no row owns the
+        // container.
         let is_elsewhere = rows.iter().any(|row| {
             row.id == entry.workspace
                 && (row.status == Status::Removed || row.container.as_ref() != Some(&lies.id))
@@ -791,7 +792,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let evidence = if lying.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
             "its container runs although it lies in the trash"
         } else if is_elsewhere && own.map(|(_, container)| container).any(is_it) {
-            // A rename that had been given up, of a restore before, took effect after all.
+            // The rename of an earlier restore took effect after the restore had given up on it.
             "its container lies in the trash under a name of its own"
         } else {
             continue;
@@ -811,7 +812,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let held = Held::by(entries);
     for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
         let own = inventory.containers.get(&row.id).into_iter().flatten().map(|(_, container)| container);
-        // Under a trash name and in no entry: an entry that was forgotten while its container was out of sight.
+        // A container under a trash name without an entry: its entry was dropped while the container was not visible.
         let lying = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
         let lying = lying.filter(|container| row.container.as_ref() != Some(&container.id));
         for container in own.chain(lying) {
@@ -836,18 +837,18 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     plan
 }
 
-/// How long after the first look that finds a container not running the second one is taken.
+/// Delay of the second listing after the first one in which a container does not run.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(250);
 
-/// How long a container has to run before a workspace of readiness `container` counts as online.
+/// Time a container must run before a workspace with readiness `container` is online.
 pub const READY_AFTER: Duration = Duration::from_secs(2);
 
-/// A start that lies this far ahead was not just made: the wall clock has been set back since.
+/// A start time further in the future than this means that the wall clock was set back.
 const SET_BACK: Duration = Duration::from_mins(1);
 
-/// `check_containers`: rows whose container is gone or has ended, twice in a row, and rows whose
-/// container runs although they are called offline or provisioning. Of the provisioning ones, `rows` holds
-/// those that this process has brought up.
+/// `check_containers`: rows whose container is gone or has exited in two consecutive listings, and rows that are
+/// offline or provisioning while their container runs. Provisioning rows must be in `rows` only if this process started
+/// them.
 #[must_use]
 pub fn check_containers(
     inventory: &Inventory,
@@ -890,7 +891,7 @@ pub fn check_containers(
                     container.id.short()
                 ));
             }
-            // While it is being stopped, or in a state that is not known, it counts neither as ended nor as ready.
+            // A container that is stopping or in an unknown state counts neither as exited nor as ready.
             (Status::Offline | Status::Provisioning, Some(container))
                 if readiness(&row.runtime) == Readiness::Container
                     && container.state == ContainerState::Running
@@ -917,7 +918,7 @@ pub fn check_containers(
     plan
 }
 
-/// `empty_trash`: entries past their time, and deletions a crash left half done.
+/// `empty_trash`: entries past their retention, and deletions that a crash interrupted.
 #[must_use]
 pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
     let mut plan = Plan::default();
@@ -938,7 +939,7 @@ pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
     plan
 }
 
-/// A duration in a person's words: the two largest units.
+/// Formats a duration with its two largest units.
 #[must_use]
 pub fn words(duration: Duration) -> String {
     let seconds = duration.as_secs();

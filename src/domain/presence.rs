@@ -1,8 +1,7 @@
-//! What consecutive trusted listings have shown: since when something is there, since when it is not.
+//! Presence and absence of containers and volumes over consecutive trusted listings.
 //!
-//! Kept in memory on purpose. Graces count only time in which somebody was looking; after a start, a
-//! suspend or a clock jump [`Presence::forget`] begins them all anew, so nothing is ever blamed on an
-//! absence that nobody watched.
+//! Kept in memory on purpose. Graces count only time in which listings were taken: after a start, a suspend or a clock
+//! jump, [`Presence::forget`] restarts all of them, so that an unobserved absence never has consequences.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,37 +10,37 @@ use std::{
 
 use super::{ids::WorkspaceId, time::Awake};
 
-/// Since when, and in how many listings in a row, something was seen.
+/// How long, and in how many consecutive listings, an item was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The first of them.
+    /// Time of the first of these listings.
     pub since: Awake,
-    /// How many.
+    /// Number of listings.
     pub looks: u32,
 }
 
-/// For how long, and in how many listings, a workspace had no container.
+/// How long, and in how many consecutive listings, a workspace had no container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absent {
-    /// How long.
+    /// Duration.
     pub time: Duration,
-    /// How many listings.
+    /// Number of listings.
     pub looks: u32,
 }
 
-/// How many listings are remembered at most. When there are more, one is dropped that has close neighbours for its age:
-/// the oldest stays, however short the period and however long the grace. An absence that began with a dropped one
-/// counts from the next that is kept, so it only ever looks shorter: by a few hundredths of its length.
+/// Maximum number of remembered listings. Beyond it, a listing with close neighbours for its age is dropped. The oldest
+/// stays, however short the period and however long the grace. An absence that began with a dropped listing counts from
+/// the next remembered one, so that it can only appear shorter: by a few percent of its length.
 const REMEMBERED: usize = 512;
 
-/// After so many listings without it, a workspace that is no longer registered is forgotten.
+/// A workspace that is no longer registered is dropped after this many listings without it.
 const FORGOTTEN_AFTER: u32 = 256;
 
-/// The memory of one spell of listening.
+/// The record of one liveness epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     looks: u32,
-    /// Numbers and times of the remembered listings, the newest last; the first one is number 1.
+    /// Numbers and times of the remembered listings, the newest last; numbering starts at 1.
     taken: Vec<(u32, Awake)>,
     items: BTreeMap<String, Seen>,
     last_held: BTreeMap<WorkspaceId, u32>,
@@ -49,8 +48,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Takes in a trusted listing: the items (container ids, volume names) it shows, the workspaces
-    /// that have a container in it, and those that have a running one.
+    /// Records a trusted listing: its items (container ids, volume names), the workspaces that have a container in it,
+    /// and those with a running one.
     pub fn note<'a>(
         &mut self,
         at: Awake,
@@ -82,11 +81,11 @@ impl Presence {
         }
     }
 
-    /// Drops the listing whose neighbours are closest together, beside how long ago they were. Never the oldest or the
+    /// Drops the listing with the smallest gap between its neighbours relative to its age, never the oldest or the
     /// newest.
     fn thin_out(&mut self) {
         let Some((_, newest)) = self.taken.last().copied() else { return };
-        // The gap and the age as a fraction; compared crosswise, without a division.
+        // Gap and age as a fraction, compared by cross-multiplication.
         let (mut dropped, mut closest) = (1, (u64::MAX, 1));
         for (index, three) in self.taken.windows(3).enumerate() {
             let ((_, before), (_, after)) = (three[0], three[2]);
@@ -98,8 +97,8 @@ impl Presence {
         self.taken.remove(dropped);
     }
 
-    /// Forgets workspaces that are no longer registered and were not listed for a long time: what is remembered is
-    /// bounded by what there is.
+    /// Drops workspaces that are no longer registered and have not been listed for `FORGOTTEN_AFTER` listings, so that
+    /// memory use is bounded by what exists.
     pub fn keep_only(&mut self, is_registered: &dyn Fn(WorkspaceId) -> bool) {
         let looks = self.looks;
         let stays = |workspace: &WorkspaceId, last: &mut u32| {
@@ -109,28 +108,29 @@ impl Presence {
         self.running.retain(stays);
     }
 
-    /// How many things are remembered: listings, items and workspaces.
+    /// Number of remembered listings, items and workspaces.
     #[must_use]
     pub fn size(&self) -> usize {
         self.taken.len() + self.items.len() + self.last_held.len() + self.running.len()
     }
 
-    /// Begins anew: nobody was looking.
+    /// Discards everything: the listings before this moment prove nothing about the time after it.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Since when an item is seen, without a gap.
+    /// How long an item has been seen without a gap.
     #[must_use]
     pub fn seen(&self, item: &str) -> Option<Seen> {
         self.items.get(item).copied()
     }
 
-    /// For how long a workspace has had no container, as far as was watched since `there`, when it had one: listings
-    /// before that saw the absence of what was not there yet. One of the same millisecond may have been asked before.
+    /// How long a workspace has had no container, counted from the first listing after `there`, when it had one.
+    /// Earlier listings could not contain the container yet. A listing of the same millisecond may be older, so it does
+    /// not count.
     #[must_use]
     pub fn absent(&self, workspace: WorkspaceId, there: Awake, now: Awake) -> Absent {
-        // The absence begins at the first listing without it: what was between two listings nobody saw.
+        // The absence begins with the first listing without it: the time between two listings is not observed.
         let held = self.last_held.get(&workspace).copied().unwrap_or(0);
         let first = self.taken.partition_point(|(number, at)| *number <= held || *at <= there);
         match self.taken.get(first) {
@@ -139,7 +139,7 @@ impl Presence {
         }
     }
 
-    /// In how many listings in a row, the newest included, a workspace had no running container.
+    /// Number of consecutive listings, up to the newest, in which a workspace had no running container.
     #[must_use]
     pub fn not_running(&self, workspace: WorkspaceId) -> u32 {
         self.looks - self.running.get(&workspace).copied().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What a workspace is made from, and what of it can be rebuilt from a container's labels.
+//! The inputs of a workspace's container, and the part of them that can be rebuilt from its labels.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +10,32 @@ use super::{
     runtime::Tier,
 };
 
-/// Whether the container may write to a bound host directory.
+/// Access of the container to a bound host directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// It may.
+    /// Reads and writes.
     #[default]
     ReadWrite,
-    /// It may only read.
+    /// Reads only.
     ReadOnly,
 }
 
-/// What a workspace's container is made from.
+/// The inputs of a workspace's container.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Spec {
-    /// The image.
+    /// Image reference.
     pub image: String,
-    /// The command; empty leaves the image's own.
+    /// Command; empty uses the image's own.
     pub command: Vec<String>,
-    /// Environment of this workspace alone. May hold secrets: never printed, never in labels.
+    /// Environment of this workspace only. May hold secrets: never printed, never in labels.
     pub env: BTreeMap<String, String>,
-    /// A host directory bound at `/workspace` in place of a work volume.
+    /// Host directory bound at `/workspace` instead of a work volume.
     pub workspace_dir: Option<String>,
-    /// Whether that directory may be written to.
+    /// Access to that directory.
     pub workspace_access: Access,
-    /// The text of `/configs/config.yaml`, written where the file is missing.
+    /// Content of `/configs/config.yaml`, written if the file does not exist.
     pub config: Option<String>,
 }
 
@@ -50,20 +50,20 @@ impl std::fmt::Debug for Spec {
     }
 }
 
-/// Variables that ostler sets in every container. The environment of a workspace may not name them.
+/// Variables that ostler sets in every container. A workspace's environment may not contain them.
 pub const OWN_VARIABLES: [&str; 5] =
     ["WORKSPACE_ID", "WORKSPACE_CONFIG_PATH", "PLATFORM_URL", "TIER", "PARENT_ID"];
 
-/// A part of a spec from which no container can be made.
+/// Why no container can be made from a spec.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSpec(String);
 
 impl Spec {
-    /// Checks a spec whose image and command are complete.
+    /// Checks a spec with a complete image and command.
     ///
     /// # Errors
-    /// When no container can be made from it.
+    /// If no container can be made from it.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         check_image(&self.image)?;
         check_process(&self.command, self.env.iter(), self.workspace_dir.as_deref())
@@ -113,20 +113,20 @@ fn check_process<'a>(
     Ok(())
 }
 
-/// A change of a spec. What is `None` stays.
+/// A change of a spec. Fields that are `None` are unchanged.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SpecPatch {
-    /// The image.
+    /// New image.
     pub image: Option<String>,
-    /// The command; empty leaves the image's own.
+    /// New command; empty uses the image's own.
     pub command: Option<Vec<String>>,
-    /// Variables to set; `None` removes one. Others stay.
+    /// Variables to set; `None` removes one. Variables that are not named are unchanged.
     pub env: BTreeMap<String, Option<String>>,
     /// Another host directory at `/workspace`; empty for none.
     pub workspace_dir: Option<String>,
-    /// Whether that directory may be written to.
+    /// Access to that directory.
     pub workspace_access: Option<Access>,
-    /// The text of `/configs/config.yaml`, to be written over what is there.
+    /// New content of `/configs/config.yaml`; overwrites the file.
     pub config: Option<String>,
 }
 
@@ -140,10 +140,10 @@ impl std::fmt::Debug for SpecPatch {
     }
 }
 
-/// A change that is valid by itself, and not for this workspace.
+/// A change that is valid, but not for this workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// An external workspace has no spec.
+    /// External workspaces have no spec.
     #[error(
         "an external workspace has no container to change: its agent runs elsewhere, and gets its image, command, \
          environment, configuration and directory there"
@@ -152,29 +152,29 @@ pub enum Unfit {
     /// Tier 1 has no `/workspace`.
     #[error("tier 1 has no /workspace: leave out --dir or choose tier 2")]
     Sandbox,
-    /// A directory would take the place of a volume.
+    /// A directory would replace a volume.
     #[error(
         "its /workspace is a volume, and a directory in its place would hide the files in it. Create another workspace \
          with --dir, and copy them: `ostler exec OLD -- tar cz -C /workspace . | ostler exec -i NEW -- tar xz -C \
          /workspace`"
     )]
     KeepsVolume,
-    /// A volume would take the place of a directory.
+    /// A volume would replace a directory.
     #[error(
         "its /workspace is a directory of this machine, and a volume in its place would begin empty. Create another \
          workspace without --dir, and copy the files"
     )]
     KeepsDirectory,
-    /// Only a directory has an access of its own.
+    /// Only a directory can be read-only.
     #[error("its /workspace is a volume, which is always writable: only a directory can be read-only")]
     NoDirectory,
 }
 
 impl SpecPatch {
-    /// Checks what is to be set. What is removed may be anything: an older version may have accepted it.
+    /// Checks the values to be set. Variables to be removed are not checked: an older version may have accepted them.
     ///
     /// # Errors
-    /// When no container can be made from it.
+    /// If no container can be made from it.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         self.image.as_deref().map_or(Ok(()), check_image)?;
         let set = self.env.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
@@ -182,11 +182,11 @@ impl SpecPatch {
         check_process(self.command.as_deref().unwrap_or_default(), set, directory)
     }
 
-    /// The spec after the change. A work volume and a directory never take each other's place: the files in the one
-    /// would be missing in the other.
+    /// Applies the change. A work volume and a directory never replace each other, because the files in one would be
+    /// missing in the other.
     ///
     /// # Errors
-    /// When a workspace with that spec cannot be changed so.
+    /// If the change does not fit this workspace.
     pub fn apply(self, old: &Spec) -> Result<Spec, Unfit> {
         let Self { image, command, env, workspace_dir, workspace_access, config } = self;
         let given = workspace_dir.filter(|directory| !directory.is_empty() || old.workspace_dir.is_some());
@@ -214,40 +214,40 @@ impl SpecPatch {
     }
 }
 
-/// What [`LabelledSpec`] does not hold: labels are fixed when a container is made, and hold no secrets.
+/// What [`LabelledSpec`] does not contain: labels are fixed when a container is made, and hold no secrets.
 pub const NOT_IN_LABELS: &str = "api tokens, --sleep-after, --max-tasks and --restart-when-wedged, and every change \
                                  (name, parent, image and so on) since its container was made, are lost";
 
-/// The part of a workspace that its container's label keeps: enough to rebuild a lost row, no secrets.
+/// The part of a workspace stored in its container's label: enough to rebuild a lost row, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledSpec {
-    /// The name at the time the container was made.
+    /// Name when the container was made.
     pub name: WorkspaceName,
-    /// The role at that time.
+    /// Role when the container was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// The parent at that time.
+    /// Parent when the container was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<WorkspaceId>,
-    /// The runtime's name.
+    /// Name of the runtime.
     pub runtime: String,
-    /// The tier.
+    /// Resource tier.
     pub tier: Tier,
-    /// The image.
+    /// Image reference.
     pub image: String,
-    /// The command.
+    /// Command; empty uses the image's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// The bound host directory.
+    /// Bound host directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_dir: Option<String>,
-    /// Whether it may be written to.
+    /// Access to that directory.
     #[serde(default)]
     pub workspace_access: Access,
 }
 
 impl LabelledSpec {
-    /// Reads it from a container's labels; `None` where there is none that can be read.
+    /// Parses a container's label; `None` if it is missing or invalid.
     #[must_use]
     pub fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
         serde_json::from_str(labels.get(LABEL_SPEC)?).ok()

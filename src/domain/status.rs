@@ -1,8 +1,8 @@
-//! The statuses of a workspace and every legal move between them.
+//! Workspace statuses and every legal transition between them.
 //!
-//! One table, [`MOVES`], and nothing else decides what may follow what. It is an allow-list on purpose:
-//! lists of states that must *not* be touched always miss one, and that is how removed workspaces come
-//! back to life. The store writes a status only by [`Cause`], and takes the sources from here.
+//! The table [`MOVES`] is the only definition of which status may follow which. It is an allow-list on purpose: a list
+//! of statuses that must *not* change always misses one, and removed workspaces come back to life that way. The store
+//! changes a status only by [`Cause`] and takes the allowed source statuses from here.
 
 use std::fmt;
 
@@ -14,19 +14,19 @@ use super::workspace::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// It did not come online within its runtime's limit. A late beat of the same incarnation rescues it.
+    /// Not online within its runtime's limit. A late heartbeat of the same incarnation still sets it online.
     ProvisionTimeout,
-    /// The start cannot succeed as things are: image, port, volume.
+    /// The start cannot succeed with the present image, port or volume.
     StartError,
-    /// The restart budget is spent; only a person starts it again.
+    /// The restart budget is used up; only an operator can start it again.
     Parked,
 }
 
 impl Failure {
-    /// Every failure, for tests and for the store's CHECK.
+    /// Every failure, for tests and for the CHECK constraint of the store.
     pub const ALL: [Self; 3] = [Self::ProvisionTimeout, Self::StartError, Self::Parked];
 
-    /// The stored and shown form.
+    /// The form in the database and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,28 +37,28 @@ impl Failure {
     }
 }
 
-/// What a workspace is, as far as ostler knows.
+/// Status of a workspace as last observed or ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
     /// Being created or started.
     Provisioning,
-    /// Up and well.
+    /// Up, and no problem is reported.
     Online,
-    /// Up, but unwell: errors, wedged or silent.
+    /// Up, but it reports errors, is stalled, or misses heartbeats.
     Degraded,
-    /// Its container is gone or has ended.
+    /// Its container is gone or has exited.
     Offline,
-    /// A person, or the budget, has to look.
+    /// A start failed, or the restart budget is used up.
     Failed(Failure),
-    /// A person stopped it.
+    /// Stopped by an operator.
     Paused,
-    /// On its way to sleep.
+    /// Its container is being stopped because it is idle or an operator ordered it.
     Hibernating,
-    /// Asleep; a message wakes it.
+    /// Stopped until a message or an operator wakes it.
     Hibernated,
-    /// External, and not heard from.
+    /// External, and no current heartbeat.
     AwaitingAgent,
-    /// Gone; what it owned lies in the trash for a while.
+    /// Removed; what it owned stays in the trash until its retention ends.
     Removed,
 }
 
@@ -79,7 +79,7 @@ impl Status {
         Self::Removed,
     ];
 
-    /// The word used on the wire and in the store; failures share one.
+    /// The word in the API and the database; all failures share `failed`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,19 +96,19 @@ impl Status {
         }
     }
 
-    /// The failure behind a `failed`.
+    /// The failure of a `failed` status.
     #[must_use]
     pub fn failure(self) -> Option<Failure> {
         if let Self::Failed(failure) = self { Some(failure) } else { None }
     }
 
-    /// Reads what [`Status::as_str`] and [`Failure::as_str`] wrote.
+    /// Parses the output of [`Status::as_str`] and [`Failure::as_str`].
     #[must_use]
     pub fn parse(status: &str, failure: Option<&str>) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.as_str() == status && s.failure().map(Failure::as_str) == failure)
     }
 
-    /// Whether no container of this workspace may run: `settle` stops one that does.
+    /// Whether no container of this workspace may run; `settle` stops one that does.
     #[must_use]
     pub fn forbids_running(self) -> bool {
         match self {
@@ -144,46 +144,46 @@ impl fmt::Display for Status {
     }
 }
 
-/// What moves a status. Each has exactly one target.
+/// Cause of a status change. Each cause has exactly one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// A beat or a register of the current incarnation.
+    /// A heartbeat or register of the current incarnation.
     AgentHeard,
-    /// The container has run long enough, for runtimes whose readiness is `container`.
+    /// The container has run long enough, for runtimes with readiness `container`.
     ContainerReady,
     /// Not online within the runtime's limit.
     ProvisioningTimedOut,
-    /// A start that cannot succeed as things are.
+    /// The start cannot succeed with the present image, port or volume.
     StartImpossible,
-    /// Errors, wedged or silent.
+    /// It reports errors or `wedged`, or misses heartbeats.
     Unwell,
-    /// The container is gone or has ended.
+    /// The container is gone or has exited.
     ContainerGone,
-    /// An external agent is silent.
+    /// An external agent misses heartbeats.
     ExternalSilent,
-    /// A start or restart after a fault, by the budget or a person.
+    /// Start or restart after a fault, by the restart budget or an operator.
     Restart,
-    /// A person starts what only a person may.
+    /// An operator starts a workspace that is never started automatically.
     StartByPerson,
-    /// Start or resume of what was put to rest.
+    /// Start or resume of a paused or hibernated workspace.
     Resume,
-    /// A message, or a person, wakes what sleeps. Never what was paused.
+    /// A message or an operator wakes a hibernated workspace; a paused one is never woken.
     Wake,
-    /// Resume of a paused external workspace: its agent is waited for again.
+    /// Resume of a paused external workspace, which then awaits its agent.
     AwaitAgain,
-    /// The budget is spent.
+    /// The restart budget is used up.
     BudgetSpent,
-    /// A person pauses or stops it.
+    /// An operator pauses or stops it.
     Pause,
-    /// Idle for long enough, or a person sends it to sleep.
+    /// Idle for long enough, or an operator orders it.
     BeginHibernation,
-    /// The container has been seen stopped.
+    /// The container was verified to be stopped.
     FinishHibernation,
-    /// A person removes it.
+    /// An operator removes it.
     Remove,
-    /// A person takes the removal back.
+    /// An operator undoes the removal.
     Undelete,
-    /// A person adopts the running container of a row that a restored registry knows as down.
+    /// An operator adopts a running container whose row, restored from a backup, is not up.
     Adopt,
 }
 
@@ -211,7 +211,7 @@ impl Cause {
         Self::Adopt,
     ];
 
-    /// Where this cause leads.
+    /// The status that this cause leads to.
     #[must_use]
     pub fn target(self) -> Status {
         self.row().1
@@ -223,8 +223,8 @@ impl Cause {
         self.row().2
     }
 
-    /// The kind of workspace this cause speaks of, where it is only one: nothing is known of an external
-    /// agent's container, and only an external agent is waited for.
+    /// The only kind of workspace that this cause applies to, if there is one: an external workspace has no container,
+    /// and only an external workspace awaits its agent.
     #[must_use]
     pub fn only_kind(self) -> Option<Kind> {
         match self {
@@ -245,8 +245,8 @@ impl Cause {
         }
     }
 
-    /// Whether a copy of the registry made before it must not take it back unnoticed: what was ordered, or decided by
-    /// ostler, as opposed to what was only observed.
+    /// True for orders and decisions, which must not be lost without notice when an older backup of the registry is
+    /// restored. False for observations.
     #[must_use]
     pub fn is_decision(self) -> bool {
         match self {
@@ -273,7 +273,7 @@ impl Cause {
     }
 
     fn row(self) -> &'static (Self, Status, &'static [Status]) {
-        // The table has a row per cause: the test below holds it to that.
+        // A test checks that the table has one row per cause, so the fallback is never used.
         MOVES.iter().find(|row| row.0 == self).unwrap_or(&MOVES[0])
     }
 }
@@ -283,11 +283,11 @@ use Status::{
     AwaitingAgent, Degraded, Failed, Hibernated, Hibernating, Offline, Online, Paused, Provisioning, Removed,
 };
 
-/// The whole state machine: (cause, target, allowed sources).
+/// The complete state machine: (cause, target, allowed sources).
 ///
-/// `awaiting_agent` is only ever a source of moves that an external workspace can make; the store adds
-/// [`Cause::only_kind`] to its guard. A container seen ready also lifts `offline`: somebody started it by hand, and
-/// a running container must not be called offline.
+/// `awaiting_agent` is a source only for transitions of external workspaces; the store adds [`Cause::only_kind`] to its
+/// guard. `ContainerReady` also leaves `offline`: the container may be started by hand, and a workspace whose container
+/// runs must not be shown as offline.
 pub const MOVES: &[(Cause, Status, &[Status])] = &[
     (Cause::AgentHeard, Online, &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent]),
     (Cause::ContainerReady, Online, &[Provisioning, Failed(ProvisionTimeout), Offline]),
@@ -358,7 +358,7 @@ pub const MOVES: &[(Cause, Status, &[Status])] = &[
 mod tests {
     use super::*;
 
-    /// The table of the design, written a second time and the other way round: by (from, to).
+    /// The table of the design, written independently and the other way round: by (from, to).
     #[expect(clippy::match_same_arms, reason = "a row per line of the design's table")]
     fn designed(from: Status, to: Status) -> bool {
         match (from, to) {
@@ -373,7 +373,7 @@ mod tests {
             (Offline, Failed(Parked)) => true,
             (Hibernating, Hibernated) => true,
             (Paused, AwaitingAgent) => true,
-            // Adopting a running container of a row that a restored registry knows as down.
+            // Adopting a running container whose row, restored from a backup, is not up.
             (Paused | Hibernating | Hibernated | Failed(StartError | Parked), Online) => true,
             _ => false,
         }
