@@ -1,8 +1,8 @@
-//! Adopt: rebuilding the row of something of ours that the registry does not know.
+//! Adopt: rebuilding the row of a container of ours that the registry does not know.
 //!
-//! Nothing in the engine is touched. A running agent goes on without noticing: the digest of the token
-//! file in its volume becomes the current instance token. While the registry is recovering, a known row that the
-//! engine contradicts counts as unknown too: it takes over the newer container, or is paused where nothing runs.
+//! Nothing in the engine is changed. A running agent is not disturbed: the digest of the token file in its volume
+//! becomes the current instance token. While the registry is recovering, a known row that the engine contradicts
+//! counts as unknown too: it takes over the newer container, or is paused if its container does not run.
 
 use std::collections::BTreeMap;
 
@@ -36,42 +36,42 @@ use crate::{
     },
 };
 
-/// Something unknown that may be adopted.
+/// An unknown workspace that may be adopted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptRequest {
     /// The workspace, by the labels.
     pub workspace: WorkspaceId,
-    /// What is there of it.
+    /// Its container and volumes in the engine.
     pub things: Things,
-    /// The row that the engine contradicts, where the registry has one and is recovering.
+    /// The row that the engine contradicts; set only if the registry has one and is recovering.
     pub known: Option<Contradicted>,
 }
 
-/// An adoption under the actor.
+/// An adoption, carried out under the workspace's actor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptOrder {
-    /// What.
+    /// The workspace to adopt.
     pub request: AdoptRequest,
-    /// Why, for the event.
+    /// The reason, for the event.
     pub evidence: String,
 }
 
-/// What came of an adoption.
+/// The result of an adoption.
 #[derive(Clone, Debug)]
 pub struct Adopted {
-    /// The name it has now.
+    /// The name that the workspace has now.
     pub name: WorkspaceName,
-    /// What there is to say.
+    /// What happened to the process and its token.
     pub detail: String,
 }
 
 impl Ops {
-    /// What is unknown and could be adopted: containers and volumes of ours without a row or a trash
-    /// entry and, while the registry is recovering, rows that the engine contradicts; parents before their children,
-    /// with their labelled names.
+    /// The unknown workspaces that can be adopted, with the spec in their labels: containers and volumes of ours
+    /// without a row or a trash entry and, while the registry is recovering, rows that the engine contradicts. Parents
+    /// come before their children.
     ///
     /// # Errors
-    /// When there is no listing to go by.
+    /// If there is no trusted listing, or the store fails.
     pub async fn unknown(&self) -> OpResult<Vec<(AdoptRequest, Option<LabelledSpec>)>> {
         let instance = self.0.settings().instance;
         let listing =
@@ -106,7 +106,7 @@ impl Ops {
                     .as_ref()
                     .and_then(|container| inventory.container(row.id, &container.id))
                     .and_then(|container| LabelledSpec::of(&container.labels))
-                    // For the order of parents and children.
+                    // For sorting parents before children.
                     .map(|spec| LabelledSpec { parent: row.parent, ..spec });
                 let things = Things { container, volumes: Vec::new() };
                 found.push((AdoptRequest { workspace: row.id, things, known: Some(known) }, spec));
@@ -115,12 +115,12 @@ impl Ops {
         Ok(parents_first(found))
     }
 
-    /// Ends the recovery when nothing unknown is left to decide upon, or when an operator adopted all (`adopted_all`) and
-    /// nothing with a container is left: without the hold, the sweeps stop and move what could not be adopted.
-    /// Agents of known rows that were started since the registry's copy was made keep their tokens.
+    /// Ends the recovery if nothing unknown is left to decide on, or if an operator adopted everything (`adopted_all`)
+    /// and nothing with a container is left. Without the recovery, the sweeps stop and move what could not be adopted.
+    /// Agents of known rows that were started after the registry's copy was made keep their tokens.
     ///
     /// # Errors
-    /// When there is no listing to go by, or the engine or the store cannot answer: the recovery goes on.
+    /// If there is no trusted listing, or the engine or the store fails: the recovery continues.
     pub async fn end_recovery_if_settled(&self, adopted_all: bool) -> OpResult<()> {
         let left = self.unknown().await?;
         if left.iter().any(|(request, _)| request.known.is_some() || request.things.container.is_some()) {
@@ -145,8 +145,8 @@ impl Ops {
         Ok(())
     }
 
-    /// A registry put back from a copy knows the token of the start before the copy; the process may have
-    /// been started since.
+    /// A registry restored from a copy knows the token of the last start before the copy; the process may have been
+    /// started again since.
     pub(super) async fn take_token_over_now(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         let Some(container) = &row.container else { return Ok(Applied::Raced("it has no container".into())) };
@@ -172,7 +172,7 @@ impl Ops {
     /// Adopts one unknown workspace.
     ///
     /// # Errors
-    /// When it is known or claimed by now, or its labels say too little.
+    /// If it is known or claimed by now, or its labels are incomplete.
     pub async fn adopt(&self, request: AdoptRequest) -> OpResult<Applied> {
         let order = AdoptOrder { request: request.clone(), evidence: "adopted by a person".into() };
         self.order(request.workspace, Order::Adopt(order)).await
@@ -193,7 +193,7 @@ impl Ops {
         Ok(Applied::Done(format!("adopted as `{}`: {}", adopted.name, adopted.detail)))
     }
 
-    /// Settles a row that the engine contradicts.
+    /// Resolves a row that the engine contradicts.
     async fn adopt_known(&self, id: WorkspaceId, known: &Contradicted, evidence: &str) -> OpResult<Applied> {
         let Some(container) = known.difference.container() else {
             return self.pause_what_is_down(id, known).await;
@@ -243,8 +243,8 @@ impl Ops {
         }))
     }
 
-    /// A row that is up by its status and whose container does not run becomes paused: whether it was stopped, removed
-    /// or ended by itself since the copy, nobody can tell.
+    /// Pauses a workspace whose status is up and whose container does not run. Whether it was stopped, removed or
+    /// exited since the copy cannot be known.
     async fn pause_what_is_down(&self, id: WorkspaceId, known: &Contradicted) -> OpResult<Applied> {
         let rows = self.0.store.workspaces(Scope::Live).await?;
         let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
@@ -322,7 +322,7 @@ impl Ops {
     }
 }
 
-/// What became of the process and of the token that it holds.
+/// Describes the state of the process and of the token that it holds.
 fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
     match (running, token) {
         (true, HeldToken::Live) => "running on; its token goes on working".to_owned(),
@@ -338,12 +338,13 @@ fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
 }
 
 impl Inner {
-    /// Whether the registry was lost or restored, and nobody has decided on what it does not know.
+    /// Whether the registry was lost or restored, and an operator has not yet decided on everything unknown.
     pub(super) async fn is_recovering(&self) -> OpResult<bool> {
         Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
     }
 
-    /// While the registry is recovering, no start may stop or outrun a container that the registry does not know.
+    /// While the registry is recovering, refuses a start that would stop, or run beside, a container that the registry
+    /// does not know.
     pub(super) async fn refuse_start_while_recovering(
         &self,
         row: &Workspace,
@@ -385,12 +386,12 @@ impl Inner {
         Ok((labels.ok_or_else(gone)?, self.engine.inspect_container(container).await?))
     }
 
-    /// The digest of the token its process holds. A file that is not there, or holds no token, is none.
+    /// The digest of the token that the container's process holds. `None` if the file is missing or holds no token.
     async fn token_of(&self, container: &ContainerId) -> OpResult<Option<TokenIssue>> {
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         let text = match self.engine.read_file(container, &path).await {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-            // What is no regular file there holds no token either.
+            // Anything but a regular file holds no token either.
             Err(error) if matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
@@ -401,7 +402,7 @@ impl Inner {
         }))
     }
 
-    /// The labelled name, or that name with the id's first digits where it is taken or not allowed any more.
+    /// The labelled name; if it is taken or no longer valid, that name with the first digits of the id.
     async fn free_name(&self, wanted: &WorkspaceName, id: WorkspaceId) -> OpResult<WorkspaceName> {
         let taken = match self.store.find_workspace(wanted.to_string(), Scope::Live).await? {
             Found::One(row) => row.name == *wanted,
@@ -418,8 +419,8 @@ impl Inner {
             .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
     }
 
-    /// Hash of what a container was made from, as its labels and `spec` show. What they do not hold, the settings and the
-    /// runtime of that time, is taken to be as it is now. `None` where that runtime is no longer configured.
+    /// Hash of what a container was made from, by its labels and `spec`. Settings and runtime are not in the labels;
+    /// their current values are used. `None` if that runtime is no longer configured.
     fn labelled_hash(&self, labelled: &LabelledSpec, spec: &Spec) -> Option<String> {
         let settings = self.settings();
         let runtime = settings.runtimes.get(&labelled.runtime)?;
@@ -427,8 +428,8 @@ impl Inner {
         Some(start::hash_of(&made_from, runtime, &settings))
     }
 
-    /// Hash of what a container that came after its row was made from. Its environment counts as the row's when it has
-    /// all of that: what the image adds cannot be told from what was set since.
+    /// Hash of what a container newer than its row was made from. If its environment contains all of the row's, the
+    /// row's is used: variables of the image cannot be told from variables that were set since.
     async fn newer_spec_hash(
         &self,
         id: WorkspaceId,
@@ -462,7 +463,7 @@ impl Inner {
     }
 }
 
-/// Parents before children, so that a child finds its parent's row. A cycle in the labels ends the walk.
+/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting.
 fn parents_first(
     mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
 ) -> Vec<(AdoptRequest, Option<LabelledSpec>)> {

@@ -193,7 +193,8 @@ impl Ops {
         self.0.actors.note_running(running, &|workspace| self.0.store.is_live(workspace));
     }
 
-    /// Number of entries about workspaces that are kept in memory: at most two for each registered workspace.
+    /// Number of entries about workspaces in memory: at most two for each registered workspace, and one more for each
+    /// order that waits for the engine.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.0.actors.remembered()

@@ -1,10 +1,10 @@
 //! The workspaces' networks, and the addresses by which their containers reach this host.
 //!
-//! With `network.isolate` every workspace has a network of its own. Podman's `isolate` option alone keeps *networks*
-//! apart, never the containers of one network: with a shared network it would keep back nothing between workspaces.
-//! Rejected: a network per tree (siblings of one tree may not all talk to each other, and a move in the tree would
-//! need a new container), and port isolation on the bridge (Podman has no option for it, and setting it ourselves
-//! would leave a gap after every start).
+//! With `network.isolate` every workspace has its own network. Podman's `isolate` option separates *networks* only,
+//! not the containers within one network, so it has no effect between workspaces on a shared network. Rejected: a
+//! network per tree (siblings of one tree may not all talk to each other, and a move in the tree would need a new
+//! container), and port isolation on the bridge (Podman has no option for it, and setting it ourselves would leave a
+//! gap after every start).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,82 +31,84 @@ use crate::{
     store::HostReach,
 };
 
-/// The name of the host in containers of a rootless Podman, which writes it into `/etc/hosts` at every start.
+/// Host name of this host in containers of a rootless Podman, which writes it into `/etc/hosts` at every start.
 const ROOTLESS_HOST: &str = "host.containers.internal";
 
 /// The addresses to listen on for workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostAddresses {
-    /// The gateways of the workspaces' networks. Rootless: this host's own address, because Podman keeps the
-    /// gateways inside a network namespace of its own.
+    /// The gateways of the workspaces' networks. Rootless: this host's own address, because Podman keeps the gateways
+    /// inside a network namespace of its own.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether other machines can reach these addresses too.
     pub lan_sees_it: bool,
     /// Whether the engine is rootless.
     pub rootless: bool,
-    /// Rootless: the address that the container of each workspace was told, of those that this process started.
+    /// Rootless: the host address that each workspace's container was given, for containers that this process started.
     pub told: BTreeMap<WorkspaceId, IpAddr>,
 }
 
-/// How long a start waits for its gateway to be served. It goes on without: an agent that cannot register is noticed.
+/// How long a start waits until its gateway is served. After that it continues: an agent that cannot register is
+/// detected later.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
-/// The gateways of the networks known so far, between the starts that make networks and the task that serves them.
+/// The gateways of all known networks, shared between the starts that create networks and the task that listens on
+/// them.
 ///
-/// A network that ostler deletes is taken out: its subnet may be given to anybody's next network.
+/// A network that ostler deletes is removed from here: Podman may give its subnet to a network that is not ours.
 #[derive(Debug, Default)]
 pub struct Gateways {
     known: watch::Sender<KnownGateways>,
     /// The version that is served.
     served: watch::Sender<u64>,
-    /// Whether there is a task that serves them: not in tests.
+    /// Whether a task serves the gateways; `false` in tests.
     attended: AtomicBool,
-    /// The addresses that are bound now for workspaces.
+    /// The addresses currently bound for workspaces.
     bound: Mutex<BTreeSet<IpAddr>>,
-    /// Whether the engine is rootless, as it said last: to an earlier process, where it has not answered this one.
+    /// Whether the engine is rootless, by its last answer. That answer may have gone to an earlier process.
     rootless: Mutex<Option<bool>>,
-    /// Rootless: the address of this host when the container of each workspace was last started, which Podman writes
-    /// into the container's `/etc/hosts`.
+    /// Rootless: the address of this host when each workspace's container was last started. Podman writes it into the
+    /// container's `/etc/hosts`.
     told: Mutex<BTreeMap<WorkspaceId, IpAddr>>,
 }
 
-/// What [`Gateways`] knows at one time.
+/// The state of [`Gateways`] at one time.
 #[derive(Clone, Debug, Default)]
 pub struct KnownGateways {
-    /// Counts the changes.
+    /// Raised by one with each change.
     pub version: u64,
-    /// Each gateway, with the subnet it belongs to.
+    /// Each gateway, with its subnet.
     pub gateways: BTreeMap<IpAddr, Option<Subnet>>,
-    /// Rootless: this host's own address, by which containers reach it instead.
+    /// Rootless: this host's own address, by which containers reach it instead of a gateway.
     pub host: Option<IpAddr>,
 }
 
 impl Gateways {
-    /// What is known, as it changes. From now on starts wait until [`Self::note_served`] has caught up.
+    /// Subscribes to changes. From now on starts wait until [`Self::note_served`] has caught up.
     #[must_use]
     pub fn attend(&self) -> watch::Receiver<KnownGateways> {
         self.attended.store(true, Ordering::Relaxed);
         self.known.subscribe()
     }
 
-    /// This version is served now.
+    /// Records that this version is served.
     pub fn note_served(&self, version: u64) {
         self.served.send_replace(version);
     }
 
-    /// These addresses are bound now for workspaces, and no others.
+    /// Records the complete set of addresses that are bound for workspaces.
     pub fn note_bound(&self, addresses: BTreeSet<IpAddr>) {
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// The addresses that are bound now for workspaces.
+    /// The addresses currently bound for workspaces.
     #[must_use]
     pub fn bound(&self) -> BTreeSet<IpAddr> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the engine is rootless, as it said last: to an earlier process, where it has not answered this one.
-    /// `None` where no task serves workspaces, and before it has read what was kept.
+    /// Whether the engine is rootless, by its last answer, which may have gone to an earlier process. `None` if no
+    /// task serves workspaces, or before that task has read the stored answer.
     #[must_use]
     pub fn is_rootless(&self) -> Option<bool> {
         *self.rootless.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,7 +118,8 @@ impl Gateways {
         *self.rootless.lock().unwrap_or_else(PoisonError::into_inner) = Some(rootless);
     }
 
-    /// Containers that start from now on reach this host at this address: the engine is rootless.
+    /// Records that the engine is rootless, and the address at which containers that start from now on reach this
+    /// host.
     pub fn note_host(&self, address: IpAddr) {
         self.known.send_if_modified(|known| {
             let changed = known.host != Some(address);
@@ -126,8 +129,9 @@ impl Gateways {
         });
     }
 
-    /// Before a container starts: rootless, Podman tells it the address that this host has at that moment, so that one
-    /// has to be served first. Does nothing before [`Self::note_host`] said that the engine is rootless.
+    /// Runs before a container starts. A rootless Podman gives the container the address that this host has at that
+    /// moment, so that address must be served first. Does nothing before [`Self::note_host`] has recorded a rootless
+    /// engine.
     pub(super) async fn before_start(
         &self,
         workspace: WorkspaceId,
@@ -165,7 +169,7 @@ impl Gateways {
         });
     }
 
-    /// Waits until every known gateway is served.
+    /// Waits until every known gateway is served, at most `READY_WITHIN`.
     async fn ready(&self, clock: &dyn Clock) {
         if self.attended.load(Ordering::Relaxed) {
             let wanted = self.known.borrow().version;
@@ -176,11 +180,11 @@ impl Gateways {
     }
 }
 
-/// A workspace's network.
+/// The network of a workspace.
 pub(super) struct WorkspaceNetwork {
     /// Its name in the engine.
     pub(super) name: String,
-    /// The url that the container is given.
+    /// The platform URL that the container is given.
     pub(super) platform_url: String,
 }
 
@@ -188,7 +192,7 @@ impl Ops {
     /// The addresses to listen on for workspaces.
     ///
     /// # Errors
-    /// When the engine gives no answer, or a rootless engine's host has no address.
+    /// If the engine gives no answer, or the host of a rootless engine has no address.
     pub async fn host_addresses(&self) -> OpResult<HostAddresses> {
         if self.0.engine.describe().await?.rootless {
             let address = own_address().map_err(|error| {
@@ -212,10 +216,10 @@ impl Ops {
     }
 
     /// How workspaces reached this host when the engine last answered, perhaps to an earlier process. `None` before
-    /// the first time.
+    /// the first answer.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store fails.
     pub async fn last_reach(&self) -> OpResult<Option<HostReach>> {
         let last = self.0.store.host_reach().await?;
         if let Some(last) = &last {
@@ -224,39 +228,40 @@ impl Ops {
         Ok(last)
     }
 
-    /// Keeps how workspaces reach this host, by an answer of the engine, for a start while it is away.
+    /// Stores how workspaces reach this host, by an answer of the engine. It is used when the daemon starts and the
+    /// engine does not answer.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store fails.
     pub async fn keep_reach(&self, reach: HostReach) -> OpResult<()> {
         self.0.gateways.note_rootless(reach.rootless);
         self.0.store.keep_host_reach(reach).await?;
         Ok(())
     }
 
-    /// The addresses that are bound for workspaces, once every network that is known is served.
+    /// The addresses bound for workspaces, read after every known network is served (or after `READY_WITHIN`).
     pub async fn bound_addresses(&self) -> BTreeSet<IpAddr> {
         self.0.gateways.ready(&*self.0.clock).await;
         self.0.gateways.bound()
     }
 
-    /// The gateways that this process knows of, for the one task that listens on them.
+    /// The gateways that this process knows, for the task that listens on them.
     #[must_use]
     pub fn gateways(&self) -> &Gateways {
         &self.0.gateways
     }
 
-    /// This host's own address as the routing table has it now; `None` without one.
+    /// This host's own address by its current routing table; `None` if it has none.
     #[must_use]
     pub fn own_address(&self) -> Option<IpAddr> {
         own_address().ok()
     }
 
-    /// Deletes the networks of workspaces that are removed and own no container any more. A network holds no data,
-    /// and a start makes a missing one again.
+    /// Deletes the networks of removed workspaces that own no container any more. A network holds no data, and a start
+    /// creates a missing one again.
     ///
     /// # Errors
-    /// When the engine gives no answer.
+    /// If the engine gives no answer.
     pub async fn forget_networks(&self, owning: &BTreeSet<WorkspaceId>) -> OpResult<()> {
         let instance = self.0.settings().instance.to_string();
         for network in self.0.engine.list_networks(LABEL_INSTANCE, &instance).await? {
@@ -273,7 +278,7 @@ impl Ops {
         Ok(())
     }
 
-    /// Under the workspace's actor, so that no start is between making its network and its container.
+    /// Runs under the workspace's actor, so that no start is between creating its network and its container.
     pub(super) async fn forget_network_now(&self, workspace: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.store.workspace(workspace).await?;
         if row.is_some_and(|row| row.status != Status::Removed) {
@@ -304,7 +309,7 @@ impl Inner {
         told.clone()
     }
 
-    /// Makes the network of a workspace's container where it is missing.
+    /// Creates the network for a workspace's container if it is missing, and waits until its gateway is served.
     pub(super) async fn network_of(&self, workspace: WorkspaceId) -> OpResult<WorkspaceNetwork> {
         let (name, info) = if self.settings().isolate {
             let name = network_name(workspace);
@@ -317,13 +322,13 @@ impl Inner {
         } else {
             (instance_name(self.settings().instance), self.shared_network().await?)
         };
-        // Before the container exists: agents register once, as soon as they run, and never again.
+        // Before the container exists: agents register only once, as soon as they run.
         self.gateways.note([info]);
         self.gateways.ready(&*self.clock).await;
         Ok(WorkspaceNetwork { name, platform_url: self.url_for_containers(info.gateway).await? })
     }
 
-    /// The network that all workspaces share, which is made where it is missing.
+    /// The network shared by all workspaces; created if it is missing.
     async fn shared_network(&self) -> OpResult<NetworkInfo> {
         let network = instance_name(self.settings().instance);
         let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), self.settings().instance.to_string())]);
@@ -356,8 +361,8 @@ impl Inner {
     }
 }
 
-/// The address from which this host would send to the rest of the world. Nothing is sent: connecting a datagram
-/// socket only asks the routing table.
+/// The source address that this host uses towards the rest of the world. No packet is sent: connecting a datagram
+/// socket only consults the routing table.
 fn own_address() -> std::io::Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;

@@ -1,4 +1,4 @@
-//! What of the configuration is read while the daemon runs.
+//! The part of the configuration that is read while the daemon runs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,38 +7,39 @@ use crate::domain::{
     runtime::Runtime,
 };
 
-/// Everything of the configuration that is read while the daemon runs, in one value: a reload replaces it as a whole,
-/// so no part of the daemon can run with half of a new file.
+/// The part of the configuration that is read while the daemon runs, in one value: a reload replaces it as a whole, so
+/// the daemon never runs with half of a new file.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whose labels things carry.
+    /// The instance whose labels containers and volumes carry.
     pub instance: InstanceId,
-    /// Runtimes by name; always holds `plain`.
+    /// Runtimes by name; always contains `plain`.
     pub runtimes: BTreeMap<String, Runtime>,
     /// Host ports to allot.
     pub ports: PortRange,
-    /// The port agents reach ostler on.
+    /// The port on which agents reach ostler.
     pub platform_port: u16,
-    /// The url agents reach ostler at, in place of the network's gateway.
+    /// The URL at which agents reach ostler; `None`: the gateway of their network.
     pub platform_url: Option<String>,
-    /// Whether each workspace has a network of its own, with packets between them kept back.
+    /// Whether each workspace has its own network, without traffic between workspaces.
     pub isolate: bool,
     /// The size in bytes at which a container's log is dropped and begun again.
     pub log_bytes: u64,
-    /// How long the trash keeps things.
+    /// How long the trash keeps its entries.
     pub trash_retention: Duration,
-    /// How often what ended by itself is started again.
+    /// How often a container is restarted after an unexpected exit.
     pub restart: RestartBudget,
-    /// The sweeps' graces and retentions.
+    /// The sweeps' grace periods and retentions.
     pub limits: Limits,
-    /// Who may talk to whom, and where external agents may be.
+    /// Which workspaces may talk to each other, and where external agents may be.
     pub access: Access,
     /// How many containers are started at once, at least 1.
     pub concurrent_starts: usize,
 }
 
 impl Settings {
-    /// What containers are told of where ostler is, for people: the gateway's address is the engine's to know.
+    /// The platform URL that containers are given, as text for operators. Without a configured URL it names the
+    /// network's gateway, because only the engine knows the address.
     #[must_use]
     pub fn told_to_agents(&self) -> String {
         self.platform_url.clone().unwrap_or_else(|| {
@@ -47,33 +48,34 @@ impl Settings {
         })
     }
 
-    /// Where agents reach ostler, as far as it is settled without asking the engine for the gateway.
+    /// The URL at which agents reach ostler; without a configured one, the loopback address, because the gateway is
+    /// known only to the engine.
     #[must_use]
     pub fn platform_url(&self) -> String {
         self.platform_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.platform_port))
     }
 }
 
-/// The sweeps' graces and retentions.
+/// The sweeps' grace periods and retentions.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a container has to be absent before tokens are stale.
+    /// How long a container has to be absent before its tokens are stale.
     pub absence_grace: Duration,
     /// How long something unknown has to be seen before it is moved to the trash.
     pub unknown_grace: Duration,
-    /// How long removed rows are remembered.
+    /// How long removed rows are kept.
     pub removed_retention: Duration,
     /// How long events are kept.
     pub event_retention: Duration,
 }
 
-/// Who may talk to whom, and where external agents may be.
+/// Which workspaces may talk to each other, and where external agents may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Whether workspaces without a parent may talk to each other.
     pub root_siblings: bool,
     /// How often one workspace may wake another within an hour.
     pub wakes_per_hour: u32,
-    /// Where external agents may be.
+    /// The addresses at which external agents may be.
     pub external: Allow,
 }

@@ -1,4 +1,4 @@
-//! Tokens that people make and revoke.
+//! Tokens that operators issue and revoke.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::{
     store::{Bearer, DeadToken, Holder, NewApiToken},
 };
 
-/// The most live tokens a workspace may have (wire protocol, §5).
+/// The maximum number of live tokens of a workspace (wire protocol, §5).
 pub(super) const LIVE_TOKENS_MAX: u32 = 50;
-/// How often the use of an instance token is written down besides beats.
+/// Minimum time between two records of an instance token's use, besides those made with each heartbeat.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(30);
 
 impl Ops {
-    /// Issues an api token. This is the only time it is in the clear.
+    /// Issues an API token. This is the only time its text is available.
     ///
     /// # Errors
-    /// When the workspace is gone or has too many.
+    /// If the workspace is gone or has too many tokens.
     pub async fn issue_token(&self, id: WorkspaceId, valid_for: Option<Duration>) -> OpResult<Token> {
         let (now, token) = (self.0.clock.now(), self.0.entropy.token());
         let new = NewApiToken { token: self.0.issue(&token), expires_at: valid_for.map(|time| now + time) };
@@ -41,7 +41,7 @@ impl Ops {
     /// A workspace's live tokens.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store fails.
     pub async fn tokens(&self, id: WorkspaceId) -> OpResult<Vec<TokenRow>> {
         Ok(self.0.store.live_tokens(id, self.0.clock.now()).await?)
     }
@@ -49,7 +49,7 @@ impl Ops {
     /// Revokes a token.
     ///
     /// # Errors
-    /// When there is no such live token.
+    /// If there is no such live token.
     pub async fn revoke_token(&self, id: WorkspaceId, token: TokenId) -> OpResult<()> {
         if self.0.store.revoke_token(id, token, self.0.clock.now()).await? {
             Ok(())
@@ -60,15 +60,15 @@ impl Ops {
         }
     }
 
-    /// Whom a presented token speaks for, from memory. `None` is certain: for nobody.
+    /// The principal that a presented token authenticates, from memory. `None` is certain: the token is not valid.
     #[must_use]
     pub fn bearer(&self, presented: &str) -> Option<Bearer> {
         let token = Token::parse(presented)?;
         self.0.store.bearer(&token.digest(), self.0.clock.now())
     }
 
-    /// Whether the use of a token is to be written down again. An instance token's is part of every beat, so others
-    /// are noted rarely: well within the grace after which a token counts as stale.
+    /// Whether the use of a token is to be recorded again. Each heartbeat records the use of an instance token, so
+    /// other uses are recorded rarely: well within the grace period after which a token counts as stale.
     #[must_use]
     pub fn is_use_due(&self, holder: &Holder) -> bool {
         let now = self.0.clock.now();
@@ -81,17 +81,17 @@ impl Ops {
         }
     }
 
-    /// Writes down that a token was used.
+    /// Records that a token was used.
     pub async fn note_token_use(&self, holder: Holder) {
         if let Err(error) = self.0.store.note_token_use(holder, self.0.clock.now()).await {
             tracing::warn!(workspace = %holder.workspace, %error, "the use of a token is not written down");
         }
     }
 
-    /// The workspace whose token this was, where it is one no more.
+    /// The workspace that a token belonged to, if the token is no longer valid.
     ///
     /// # Errors
-    /// When the store cannot answer: the token may have been good, so this is never a refusal.
+    /// If the store fails. The token may be valid, so this is never a refusal.
     pub async fn dead_token(&self, presented: &str) -> OpResult<Option<DeadToken>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
         Ok(self.0.store.dead_token(token.digest()).await?)
@@ -100,16 +100,16 @@ impl Ops {
     /// The removed workspace whose token this was when it was removed.
     ///
     /// # Errors
-    /// When the store cannot answer: the token may have been good, so this is never a refusal.
+    /// If the store fails. The token may be valid, so this is never a refusal.
     pub async fn removed_holder(&self, presented: &str) -> OpResult<Option<WorkspaceId>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
         Ok(self.0.store.removed_holder(token.digest()).await?)
     }
 
-    /// Issues a token that may do everything. This is the only time it is in the clear.
+    /// Issues an admin token, which allows everything. This is the only time its text is available.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store fails.
     pub async fn issue_admin_token(&self, name: String, valid_for: Option<Duration>) -> OpResult<Token> {
         let (now, token) = (self.0.clock.now(), self.0.entropy.token());
         let expires_at = valid_for.map(|time| now + time);
@@ -120,7 +120,7 @@ impl Ops {
     /// Revokes an admin token.
     ///
     /// # Errors
-    /// When there is none of that id.
+    /// If there is none with that id.
     pub async fn revoke_admin_token(&self, id: TokenId) -> OpResult<()> {
         if self.0.store.revoke_admin_token(id, self.0.clock.now()).await? {
             Ok(())

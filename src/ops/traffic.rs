@@ -1,9 +1,9 @@
-//! Requests on their way to agents: who talks with whom right now, and when it last happened.
+//! In-flight requests to agents, and when each workspace was last active.
 //!
-//! Kept in memory, because every message would cost two writes otherwise: what a crash loses is only how recently
-//! somebody was active, and after a start every idle window begins anew anyway. A workspace that is about to be put
-//! to sleep is *closed* under the same lock that counts its requests, so no request slips in between the look at the
-//! counter and the stop of the container: it waits, and wakes.
+//! Kept in memory, because every message would need two writes otherwise. A crash loses only how recently a workspace
+//! was active, and after a start every idle window begins again anyway. A workspace that is about to hibernate is
+//! *closed* under the same lock that counts its requests, so no request is admitted between reading the counter and
+//! stopping the container: the request waits, and wakes the workspace.
 
 use std::{
     collections::HashMap,
@@ -19,17 +19,17 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     open: u32,
-    /// By how many claims for sleep it is closed.
+    /// Number of hibernation attempts that keep it closed.
     closed: u32,
     active_at: Option<Timestamp>,
     sent_at: Option<Timestamp>,
-    /// When a request of the proxy last began or ended.
+    /// When a request or command to or from it last began or ended.
     passed_at: Option<Timestamp>,
-    /// Whether `active_at` is newer than what is written down.
+    /// Whether `active_at` is newer than its stored value.
     fresh: bool,
 }
 
-/// See the module page. Cheap to clone; all clones are one.
+/// See the module documentation. Cheap to clone; all clones share their state.
 #[derive(Clone)]
 pub struct Traffic {
     flows: Arc<Mutex<HashMap<WorkspaceId, Flow>>>,
@@ -38,24 +38,24 @@ pub struct Traffic {
     clock: SharedClock,
 }
 
-/// A request on its way. It has ended when this is dropped.
+/// An in-flight request. It ends when this is dropped.
 pub struct Passage {
     traffic: Traffic,
     from: Option<WorkspaceId>,
     to: WorkspaceId,
 }
 
-/// The workspace is being put to sleep.
+/// The workspace is going into hibernation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the workspace is going to sleep. `ostler wake` it, then run the command again")]
 pub struct FallingAsleep;
 
-/// Why a workspace is not closed to requests.
+/// Why a workspace cannot be closed to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stir {
     /// This many requests are in flight.
     Open(u32),
-    /// Something happened there since.
+    /// It was active after the given time.
     Recent,
 }
 
@@ -64,7 +64,7 @@ impl Traffic {
         Self { flows: Arc::default(), prepared: Arc::default(), clock }
     }
 
-    /// Lets a request through, or not: `None` while its target is being put to sleep.
+    /// Admits a request; `None` while its target is going into hibernation.
     #[must_use]
     pub fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId) -> Option<Passage> {
         let now = self.clock.now();
@@ -85,7 +85,8 @@ impl Traffic {
         Some(Passage { traffic: self.clone(), from, to })
     }
 
-    /// Remembers the workspace of a command until it is started. One that never is, is forgotten after an hour.
+    /// Remembers the workspace of a command until it is started. A command that is never started is forgotten after an
+    /// hour.
     pub fn prepare(&self, exec: &ExecId, id: WorkspaceId) {
         let now = self.clock.now();
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,11 +94,11 @@ impl Traffic {
         prepared.insert(exec.clone(), (id, now));
     }
 
-    /// Counts a command as an open request for as long as the answer is held. `None` for a command that was prepared
+    /// Counts a command as an in-flight request while the result is held. `None` for a command that was prepared
     /// before this daemon started.
     ///
     /// # Errors
-    /// `FallingAsleep` while its workspace is being put to sleep.
+    /// `FallingAsleep` while its workspace is going into hibernation.
     pub fn run(&self, exec: &ExecId) -> Result<Option<Passage>, FallingAsleep> {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(exec);
         match prepared {
@@ -106,37 +107,37 @@ impl Traffic {
         }
     }
 
-    /// When a request of the proxy last began or ended, as far as is remembered.
+    /// When a request or command last began or ended, if known.
     #[must_use]
     pub fn passed_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.passed_at)
     }
 
-    /// Notes that somebody works in a workspace: a shell, a command.
+    /// Records activity of a user in a workspace: a shell, a command.
     pub fn note(&self, id: WorkspaceId) {
         let now = self.clock.now();
         self.lock().entry(id).or_default().touch(now);
     }
 
-    /// How many requests are on their way from or to it.
+    /// Number of in-flight requests from or to it.
     #[must_use]
     pub fn open(&self, id: WorkspaceId) -> u32 {
         self.lock().get(&id).map_or(0, |flow| flow.open)
     }
 
-    /// When something last happened there, as far as is remembered.
+    /// When it was last active, if known.
     #[must_use]
     pub fn active_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.active_at)
     }
 
-    /// When it last sent something.
+    /// When it last sent a request, if known.
     #[must_use]
     pub fn sent_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.sent_at)
     }
 
-    /// Closes a workspace to requests, if none is on its way and, where given, nothing happened since.
+    /// Closes a workspace to requests, unless one is in flight or, with `idle_since`, it was active after that time.
     pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> Result<(), Stir> {
         let now = self.clock.now();
         let mut flows = self.lock();
@@ -153,21 +154,21 @@ impl Traffic {
         Ok(())
     }
 
-    /// Takes one claim back. While another one is undecided, no request comes through.
+    /// Releases one hibernation attempt. While another one is undecided, no request is admitted.
     pub(super) fn unclose(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
             flow.closed = flow.closed.saturating_sub(1);
         }
     }
 
-    /// Lets requests through again; what they find is for the row to say.
+    /// Admits requests again, whatever attempts there are; the row decides how they are handled.
     pub(super) fn reopen(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
             flow.closed = 0;
         }
     }
 
-    /// What happened since this was last asked, to be written down.
+    /// The activity since the last call, to be stored.
     #[must_use]
     pub fn take_fresh(&self) -> Vec<(WorkspaceId, Timestamp)> {
         let mut flows = self.lock();
@@ -177,7 +178,7 @@ impl Traffic {
                 flow.active_at.filter(|_| std::mem::take(&mut flow.fresh)).map(|at| (*id, at))
             })
             .collect();
-        // Who is quiet and written down costs no memory for ever.
+        // Drops entries of inactive workspaces after an hour, so that memory does not grow.
         flows.retain(|_, flow| {
             flow.open > 0 || flow.closed > 0 || flow.active_at.is_some_and(|at| self.is_recent(at))
         });
