@@ -1,8 +1,8 @@
-//! The real `ostler` binary on the real Podman: a site of its own per test.
+//! The real `ostler` binary on the real Podman, with a site of its own per test.
 //!
-//! A [`Site`] is a data directory with its configuration; it outlives the daemons that serve it, so a
-//! test can kill one and start the next. Dropping the site ends the daemon and removes what carries its
-//! instance's label, and nothing else.
+//! A [`Site`] is a data directory with its configuration. It outlives the daemons that serve it, so a test can kill
+//! one and start the next. Dropping the site ends the daemon and removes what carries its instance's label, and
+//! nothing else.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -27,13 +27,12 @@ use super::{
     ports::PortWindow,
 };
 
-/// How long anything a test waits for may take on a machine that has other things to do.
+/// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_mins(3);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The files of a database.
 const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
 
-/// What came of a command.
+/// Exit code and output of a command; -1 if a signal ended it.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: i32,
@@ -50,7 +49,7 @@ impl Said {
         }
     }
 
-    /// The output of a command that succeeded.
+    /// The standard output of a command; panics unless it succeeded.
     #[track_caller]
     pub(crate) fn well(self) -> String {
         assert_eq!(self.code, 0, "the command failed:\n{}\n{}", self.stdout, self.stderr);
@@ -58,30 +57,30 @@ impl Said {
     }
 }
 
-/// A data directory, its configuration, and the daemon that serves it, if one does.
+/// A data directory, its configuration, and the daemon that serves it, if one runs.
 pub(crate) struct Site {
     directory: TempDir,
     engine_socket: PathBuf,
-    /// Whether the configuration names its ports itself.
+    /// Whether the configuration sets `ports` itself.
     names_ports: bool,
-    /// Whom ostler runs as, where not whoever runs the tests.
+    /// User id that ostler runs as; `None` for the user who runs the tests.
     user: Option<u32>,
-    /// What is more in the environment of its daemons.
+    /// Additional environment variables of its daemons.
     environment: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
-    /// The same for every daemon of the site, because a container gets its `PLATFORM_URL` once. Last, so that it is
-    /// released after the containers are removed.
+    /// The same for every daemon of the site, because a container gets its `PLATFORM_URL` only once. The last field,
+    /// so that the ports are released after the containers are removed.
     ports: PortWindow,
 }
 
 impl Site {
-    /// A site on this process's Podman service, with `config` (TOML) on top of short graces.
+    /// A site on this process's Podman service, with `config` (TOML) as its configuration file.
     pub(crate) fn new(config: &str) -> Self {
         Self::on(podman::socket_path(), config)
     }
 
-    /// A site on another socket, such as a fault proxy's.
+    /// A site on another socket, such as that of a fault proxy.
     pub(crate) fn on(engine_socket: &Path, config: &str) -> Self {
         podman::image();
         let directory = tempfile::Builder::new().prefix("ostler-site-").tempdir().expect("a temp directory");
@@ -99,10 +98,10 @@ impl Site {
         }
     }
 
-    /// Runs daemon and commands as another user from now on, which takes root.
+    /// Runs daemon and commands as another user from now on. Needs root.
     pub(crate) fn run_as(&mut self, uid: u32) {
         let place = self.directory.path();
-        // The one that cargo built may lie where that user may not go.
+        // That user may have no access to the binary that cargo built.
         fs::copy(env!("CARGO_BIN_EXE_ostler"), place.join("ostler")).expect("the binary is copied");
         for path in [place.to_owned(), place.join("config.toml"), place.join("ostler")] {
             chown(path, Some(uid), Some(uid)).expect("root may give files away");
@@ -110,7 +109,7 @@ impl Site {
         self.user = Some(uid);
     }
 
-    /// The configuration and the data directory's parent: everything the site has on disk.
+    /// The parent of the data directory, with everything that the site has on disk, including the configuration.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -119,12 +118,12 @@ impl Site {
         self.directory.path().join("data")
     }
 
-    /// Everything every daemon of this site wrote to its log.
+    /// The logs of all daemons of this site so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("serve.log")).unwrap_or_default()
     }
 
-    /// An `ostler` command of this site.
+    /// An `ostler` command with this site's environment.
     pub(crate) fn command(&self) -> Command {
         let mut command = match self.user {
             None => Command::new(env!("CARGO_BIN_EXE_ostler")),
@@ -150,7 +149,7 @@ impl Site {
         command
     }
 
-    /// What the environment of its daemons says from the next start on; without a value, it says nothing.
+    /// Sets an environment variable of daemons from the next start on; `None` removes it.
     #[allow(dead_code, reason = "only campaigns tell daemons more")]
     pub(crate) fn tell_daemons(&mut self, name: &'static str, value: Option<String>) {
         match value {
@@ -159,17 +158,17 @@ impl Site {
         }
     }
 
-    /// What the configuration says from the next start on.
+    /// Replaces the configuration; takes effect at the next start.
     pub(crate) fn configure(&self, config: &str) {
         fs::write(self.directory.path().join("config.toml"), config).expect("the config is written");
     }
 
-    /// Deletes the database and everything of it, as a person does who thinks it broken.
+    /// Deletes the database and its log files, as a user does who believes it to be broken.
     #[track_caller]
     pub(crate) fn lose_database(&self) {
         assert!(self.data_dir().join(DATABASE_FILES[0]).exists(), "there is no database to lose");
         for file in DATABASE_FILES {
-            // A database that was closed well has no other files.
+            // A database that was closed cleanly has no other files.
             let _absent = fs::remove_file(self.data_dir().join(file));
         }
     }
@@ -185,7 +184,7 @@ impl Site {
         copy
     }
 
-    /// Puts a copy in the database's place.
+    /// Replaces the database with a copy.
     #[track_caller]
     pub(crate) fn put_back(&self, copy: &TempDir) {
         self.lose_database();
@@ -193,7 +192,7 @@ impl Site {
         fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is put back");
     }
 
-    /// The database beside the daemon's own connections.
+    /// A connection to the database beside the daemon's own.
     #[track_caller]
     pub(crate) fn database(&self, flags: OpenFlags) -> Connection {
         let connection = Connection::open_with_flags(self.data_dir().join(DATABASE_FILES[0]), flags);
@@ -202,7 +201,7 @@ impl Site {
         connection
     }
 
-    /// The row is gone, as if it had never been made: what it owned is unknown from now on.
+    /// Deletes the row as if it had never existed: what it owned is unknown from now on.
     #[track_caller]
     pub(crate) fn forget_row(&self, name: &str) {
         let database = self.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
@@ -211,7 +210,7 @@ impl Site {
         assert_eq!(forgotten.expect("the row can be deleted"), 1, "there is no row of {name}");
     }
 
-    /// Whether this token speaks for this workspace, by the registry.
+    /// Whether the registry accepts this token for this workspace.
     #[track_caller]
     pub(crate) fn is_valid(&self, name: &str, token: &str) -> bool {
         let digest = Token::parse(token).expect("this is no token at all").digest();
@@ -226,7 +225,7 @@ impl Site {
             .expect("the registry answers")
     }
 
-    /// The token in a workspace's volume, as its agent reads it.
+    /// The token in a workspace's config volume, as its agent reads it.
     #[track_caller]
     pub(crate) fn token_in_volume(&self, name: &str) -> String {
         let shown = self.show(name);
@@ -234,7 +233,7 @@ impl Site {
         podman::file_of(container, "/configs/.auth_token")
     }
 
-    /// Whether the token in a workspace's volume is a live one of the registry.
+    /// Whether the registry accepts the token in a workspace's config volume.
     #[track_caller]
     pub(crate) fn live_instance_token_matches(&self, name: &str) -> bool {
         self.is_valid(name, &self.token_in_volume(name))
@@ -247,7 +246,7 @@ impl Site {
         self
     }
 
-    /// Starts a daemon, and waits for nothing.
+    /// Starts a daemon without waiting for it.
     pub(crate) fn begin_to_serve(&mut self) {
         let log = File::options().create(true).append(true).open(self.directory.path().join("serve.log"));
         let log = log.expect("the log opens");
@@ -263,7 +262,7 @@ impl Site {
         self.daemon = Some(daemon);
     }
 
-    /// Starts a daemon; what it wrote when it ended at once instead.
+    /// Starts a daemon and waits until it answers; `Err` holds its log if it ended instead.
     pub(crate) fn try_serve(&mut self) -> Result<(), String> {
         let before = self.log().len();
         self.begin_to_serve();
@@ -283,12 +282,12 @@ impl Site {
         Ok(())
     }
 
-    /// Whether a daemon answers.
+    /// Whether a daemon answers commands.
     pub(crate) fn answers(&self) -> bool {
         self.ostler(["ls", "--json"]).code == 0
     }
 
-    /// How the daemon that was started last ended, if it has.
+    /// Exit status of the daemon that was started last, if it has ended.
     #[track_caller]
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         self.daemon.as_mut().expect("a daemon was started").try_wait().expect("a child can be asked")
@@ -301,7 +300,7 @@ impl Site {
         );
     }
 
-    /// The identity, from the mirror file.
+    /// The instance id, from the mirror file.
     #[track_caller]
     pub(crate) fn instance(&self) -> String {
         let text = fs::read_to_string(self.data_dir().join("instance.json")).expect("the mirror is there");
@@ -323,14 +322,14 @@ impl Site {
         }
     }
 
-    /// Waits for a daemon that somebody else kills.
+    /// Waits for the end of a daemon that something else kills.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self) {
         let mut daemon = self.daemon.take().expect("a daemon runs");
         until("the daemon ends", || daemon.try_wait().expect("a child can be asked").map(drop));
     }
 
-    /// Ends the daemon as systemd would.
+    /// Ends the daemon by SIGTERM, as systemd does.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         let Some(daemon) = &self.daemon else { return };
@@ -339,14 +338,14 @@ impl Site {
         self.wait_for_end();
     }
 
-    /// Asks as the admin does, on the local socket.
+    /// A request as admin, over the local socket.
     #[track_caller]
     pub(crate) fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
         Request { method, path, token: None, caller: None, body }
             .over_socket(&self.data_dir().join("ostler.sock"))
     }
 
-    /// Asks as a workspace does, over TCP, with its token if there is one.
+    /// A request as a workspace, over TCP, with its token if there is one.
     #[track_caller]
     pub(crate) fn agent(
         &self,
@@ -368,7 +367,7 @@ impl Site {
         lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?.trim()).ok())
     }
 
-    /// The port on which the site's agents are heard.
+    /// The TCP port on which the daemon listens for agents.
     pub(crate) fn network_port(&self) -> u16 {
         self.ports.network()
     }
@@ -392,7 +391,7 @@ impl Site {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("no JSON ({error}): {said}"))
     }
 
-    /// Makes a workspace of the tests' image that sleeps, and waits until it is online.
+    /// Creates a workspace whose container only sleeps, and waits until it is online.
     #[track_caller]
     pub(crate) fn create(&self, name: &str, more: &[&str]) -> Value {
         let mut arguments = vec!["create", name, "--image", podman::image()];
@@ -402,7 +401,7 @@ impl Site {
         self.show(name)
     }
 
-    /// Makes workspaces side by side, each below the one it names, and waits until all are online.
+    /// Creates workspaces in parallel, each below the parent it names, and waits until all are online.
     #[track_caller]
     pub(crate) fn create_all(&self, named: &[(&str, Option<&str>)]) {
         for (name, parent) in named {
@@ -415,7 +414,7 @@ impl Site {
         }
     }
 
-    /// A workspace as `show --json` tells it.
+    /// A workspace in the form of `show --json`.
     #[track_caller]
     pub(crate) fn show(&self, name: &str) -> Value {
         self.json(["show", name])
@@ -431,7 +430,7 @@ impl Site {
         })
     }
 
-    /// Runs one pass now and answers its run.
+    /// Runs one pass now and returns its run.
     #[track_caller]
     pub(crate) fn sweep(&self, pass: &str) -> Value {
         let said = self.ostler(["sweep", "run", pass, "--json"]);
@@ -440,14 +439,14 @@ impl Site {
         runs[0].clone()
     }
 
-    /// Runs every pass now, and answers their runs.
+    /// Runs every pass now and returns their runs.
     #[track_caller]
     pub(crate) fn sweep_all(&self) -> Value {
         let said = self.ostler(["sweep", "run", "--json"]);
         serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {said:?}"))
     }
 
-    /// Runs a pass again and again until it did something, or held something, and answers that run.
+    /// Repeats a pass until `done` holds for its run, and returns that run.
     #[track_caller]
     pub(crate) fn sweep_until(&self, pass: &str, done: impl Fn(&Value) -> bool) -> Value {
         until(&format!("{pass} did what it should"), || {
@@ -472,7 +471,7 @@ impl Drop for Site {
     }
 }
 
-/// Waits until something is so.
+/// Polls `look` until it returns a value; panics when the time limit has passed.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -485,7 +484,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether a run is one of a pass that has to see the engine. Those that only ask the store go on without it.
+/// Whether the pass of a run requires the engine. The other passes use only the store and run without it.
 pub(crate) fn sees_the_engine(run: &Value) -> bool {
     let name = run["pass"].as_str().expect("a run names its pass");
     let pass =

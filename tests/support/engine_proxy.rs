@@ -1,9 +1,9 @@
-//! A proxy in front of the real Podman that fails where a test tells it to.
+//! A proxy in front of the real Podman that injects faults.
 //!
-//! It knows one request per connection: that is how podman-api and ostler's raw client speak. The
-//! request's head decides what happens; everything after it is bytes pumped both ways, so uploads,
-//! streams and upgraded connections pass unread. Plain threads rather than tasks: the proxy goes on
-//! when the runtime under test is stopped, stands still or is killed.
+//! It expects one request per connection, as podman-api and ostler's raw client send them. The head of the request
+//! decides the fault. Everything after it is copied in both directions, so uploads, streams and upgraded connections
+//! pass unread. It uses threads instead of tasks: the proxy keeps working when the runtime under test is stopped,
+//! blocked or killed.
 
 use std::{
     collections::HashMap,
@@ -27,25 +27,25 @@ use super::podman::{engine_at, socket_path};
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
 const HEAD_MAX_BYTES: usize = 64 << 10;
 
-/// What happens to a request.
+/// What the proxy does with a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// Nothing: it is passed on.
+    /// Forwards it.
     Pass,
-    /// It is answered by this status and message, and not passed on.
+    /// Answers with this status and message; does not forward it.
     Status(u16, String),
-    /// It is answered by this body, as a success, and not passed on.
+    /// Answers with success and this body; does not forward it.
     #[allow(dead_code, reason = "only campaigns play a registry")]
     Answer(String),
-    /// It is neither passed on nor answered, until the client goes away.
+    /// Neither forwards nor answers it, until the client disconnects.
     Hang,
-    /// The connection is closed. It is not passed on.
+    /// Closes the connection; does not forward it.
     DropBefore,
-    /// It is passed on and takes effect; then the connection is closed without an answer.
+    /// Forwards it, so that it takes effect, then closes the connection without an answer.
     DropAfter,
-    /// It is passed on and takes effect; the answer waits at the gate.
+    /// Forwards it, so that it takes effect; the answer waits at the gate.
     DelayAnswer(Gate),
-    /// The connection is closed, and from then on nobody listens: [`EngineProxy::listen`] ends that.
+    /// Closes the connection and stops listening until [`EngineProxy::listen`].
     Refuse,
 }
 
@@ -60,7 +60,7 @@ struct GateState {
 }
 
 impl Gate {
-    /// Lets everybody through, from now on.
+    /// Lets all held and later answers through.
     pub(crate) fn open(&self) {
         lock(&self.0.0).open = true;
         self.0.1.notify_all();
@@ -92,16 +92,16 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// A request as the proxy saw it.
+/// A request as the proxy received it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// `GET`, `POST` and so on.
+    /// The HTTP method.
     pub(crate) method: String,
-    /// The path without the version it begins with: `/libpod/containers/json`.
+    /// The path without its version prefix: `/libpod/containers/json`.
     pub(crate) path: String,
-    /// What follows the `?`, still encoded.
+    /// The query after the `?`, still percent-encoded.
     pub(crate) query: String,
-    /// How many requests that change something came before it, where it changes something itself.
+    /// For a request that changes something, the number of such requests before it.
     pub(crate) change: Option<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Request {
         Some(Self { method, path, query, change: None })
     }
 
-    /// Whether it asks for a change.
+    /// Whether it changes something.
     pub(crate) fn changes(&self) -> bool {
         self.change.is_some()
     }
@@ -128,19 +128,19 @@ impl fmt::Display for Request {
     }
 }
 
-/// When an observer is told of a request.
+/// When an observer is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// It arrived; the engine does not know of it yet.
+    /// The request has arrived and has not been forwarded yet.
     Arrived,
-    /// The engine has answered; the client does not know yet.
+    /// The engine has answered; the client has not received the answer yet.
     Answered,
 }
 
 type Matches = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
 type Observer = Arc<dyn Fn(&Request, Moment) + Send + Sync>;
 
-/// Which requests meet which fault.
+/// Selects requests and the fault they meet.
 #[derive(Clone)]
 pub(crate) struct Rule {
     matches: Matches,
@@ -150,22 +150,22 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Requests for which `matches` holds.
+    /// Applies to requests for which `matches` holds.
     pub(crate) fn when(matches: impl Fn(&Request) -> bool + Send + Sync + 'static, fault: Fault) -> Self {
         Self { matches: Arc::new(matches), fault, skip: 0, times: usize::MAX }
     }
 
-    /// Requests of this method whose path contains this text.
+    /// Applies to requests of this method whose path contains this text.
     pub(crate) fn on(method: &'static str, path: &'static str, fault: Fault) -> Self {
         Self::when(move |request| request.method == method && request.path.contains(path), fault)
     }
 
-    /// Lets the first so many pass.
+    /// Skips the first `skip` matching requests.
     pub(crate) fn after(self, skip: usize) -> Self {
         Self { skip, ..self }
     }
 
-    /// Stops after so many.
+    /// Applies to at most `times` requests.
     pub(crate) fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
@@ -193,7 +193,7 @@ struct State {
     opened: u64,
 }
 
-/// A side of a connection, and the request it carries once that is known.
+/// One side of a connection, and its request once that is known.
 struct Connection {
     stream: UnixStream,
     request: Option<Request>,
@@ -218,7 +218,7 @@ pub(crate) struct EngineProxy {
 }
 
 impl EngineProxy {
-    /// Starts a proxy that lets everything pass.
+    /// Starts a proxy that forwards everything.
     pub(crate) fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-proxy-").tempdir().expect("a directory");
         let socket = directory.path().join("podman.sock");
@@ -233,29 +233,26 @@ impl EngineProxy {
         proxy
     }
 
-    /// Where it listens.
     pub(crate) fn socket_path(&self) -> &Path {
         &self.shared.socket
     }
 
-    /// An engine that speaks to it.
+    /// An engine client that connects through the proxy.
     pub(crate) fn engine(&self) -> Podman {
         engine_at(self.socket_path())
     }
 
-    /// Puts these rules in place of all others. The first that applies decides; without one, a request
-    /// passes.
+    /// Replaces all rules. The first rule that applies decides; a request without one is forwarded.
     pub(crate) fn set_rules(&self, rules: impl IntoIterator<Item = Rule>) {
         lock(&self.shared.state).rules = rules.into_iter().collect();
     }
 
-    /// Tells this observer of every request, in the thread of its connection: what the observer does
-    /// has happened before the request goes on.
+    /// Calls this observer for every request, in the thread of its connection, which waits until the observer returns.
     pub(crate) fn observe(&self, observer: impl Fn(&Request, Moment) + Send + Sync + 'static) {
         lock(&self.shared.state).observer = Some(Arc::new(observer));
     }
 
-    /// Every request so far.
+    /// Every request so far, in order of arrival.
     pub(crate) fn seen(&self) -> Vec<Request> {
         lock(&self.shared.state).seen.clone()
     }
@@ -265,7 +262,7 @@ impl EngineProxy {
         self.seen().iter().filter(|request| request.method == method && request.path.contains(path)).count()
     }
 
-    /// Waits until the requests so far fulfil the condition.
+    /// Waits until the requests so far satisfy the condition.
     pub(crate) async fn until(&self, condition: impl Fn(&[Request]) -> bool + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         let waiting = tokio::task::spawn_blocking(move || {
@@ -280,12 +277,12 @@ impl EngineProxy {
         }
     }
 
-    /// Closes the door: connecting is refused from now on. What is connected stays so.
+    /// Stops listening: new connections are refused, existing ones stay open.
     pub(crate) fn refuse(&self) {
         self.shared.refuse();
     }
 
-    /// Listens, where it does not.
+    /// Listens again; no effect if it listens already.
     pub(crate) fn listen(&self) {
         let mut state = lock(&self.shared.state);
         if state.acceptor.is_some() {
@@ -299,14 +296,14 @@ impl EngineProxy {
         state.acceptor = Some(Acceptor { stop, thread });
     }
 
-    /// Cuts every connection, as a service that is killed does.
+    /// Cuts every connection, like a service that is killed.
     pub(crate) fn cut(&self) {
         for connection in lock(&self.shared.state).open.values() {
             connection.cut();
         }
     }
 
-    /// Cuts the connections of these requests, in the middle of whatever is being said.
+    /// Cuts the connections of these requests at once, even in the middle of an answer.
     pub(crate) fn cut_those(&self, matches: impl Fn(&Request) -> bool) {
         let state = lock(&self.shared.state);
         for connection in state.open.values().filter(|open| open.request.as_ref().is_some_and(&matches)) {
@@ -344,7 +341,7 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let id = shared.register(&client, None);
-            // A broken connection is the client's or the engine's to notice.
+            // A broken connection is for the client or the engine to notice.
             let _ = shared.serve(client, id);
             lock(&shared.state).open.remove(&id);
         });
@@ -355,12 +352,12 @@ impl Shared {
     fn refuse(&self) {
         let Some(Acceptor { stop, thread }) = lock(&self.state).acceptor.take() else { return };
         stop.store(true, Ordering::Release);
-        // Wakes the thread out of its wait.
+        // A connection wakes the thread from `accept`.
         drop(UnixStream::connect(&self.socket));
         let _ = thread.join();
     }
 
-    /// Remembers the connection, so that it can be cut.
+    /// Records the connection so that it can be cut.
     fn register(&self, stream: &UnixStream, request: Option<&Request>) -> u64 {
         let mut state = lock(&self.state);
         state.opened += 1;
@@ -407,7 +404,7 @@ impl Shared {
         request
     }
 
-    /// Picks its fault, and lets those know who wait for the request.
+    /// Records the request, wakes those that wait for it, and returns its fault.
     fn note(&self, request: &Request) -> Fault {
         let mut state = lock(&self.state);
         self.changed.notify_all();
@@ -417,14 +414,14 @@ impl Shared {
     }
 
     fn tell(&self, request: &Request, moment: Moment) {
-        // Not under the lock: an observer may ask the proxy.
+        // Without the lock held: an observer may call the proxy.
         let observer = lock(&self.state).observer.clone();
         if let Some(observer) = observer {
             observer(request, moment);
         }
     }
 
-    /// Passes the request on; once the engine has answered, asks `deliver` whether the client hears it.
+    /// Forwards the request. Once the engine has answered, `deliver` decides whether the client gets the answer.
     fn forward(
         &self,
         request: &Request,
@@ -462,7 +459,7 @@ impl Shared {
     }
 }
 
-/// Reads up to the end of the head; gives the head, and everything that was read.
+/// Reads to the end of the head. Returns the head and all bytes read.
 fn read_head(stream: &mut UnixStream) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let mut read = Vec::new();
     let mut piece = [0; 4096];
@@ -478,7 +475,7 @@ fn read_head(stream: &mut UnixStream) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> 
     Ok(None)
 }
 
-/// Copies until the end, and passes the end on.
+/// Copies until end of stream, and forwards the end.
 fn pump(mut from: UnixStream, mut to: UnixStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
@@ -498,7 +495,7 @@ fn answer_with(mut client: UnixStream, status: u16, body: &str) -> io::Result<()
          Connection: close\r\n\r\n{body}"
     )?;
     client.shutdown(Shutdown::Write)?;
-    // Closing with the upload unread would destroy the answer on its way.
+    // Closing with the upload unread would reset the connection and lose the answer.
     drain(client)
 }
 

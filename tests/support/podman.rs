@@ -1,10 +1,10 @@
-//! A Podman service for this test process, and the image of the tests.
+//! A Podman service for this test process, and the images of the tests.
 //!
-//! The service listens on a socket of its own but works on this machine's storage: separate storages
-//! would still share bridges and subnets. So tests keep apart by unique names and labels, and each
-//! removes what it made through its [`Cleanup`]. The service is the child of a shell that reads a pipe
-//! from the test process: when the process ends, however it ends, the pipe closes and the shell ends the
-//! service. Nothing here is optional: without Podman, the tests fail and say why.
+//! The service listens on its own socket but uses this machine's storage: separate storages would still share bridges
+//! and subnets. So tests stay apart by unique names and labels, and each removes what it made through its [`Cleanup`].
+//! The service is the child of a shell that reads a pipe from the test process. When that process ends, however it
+//! ends, the pipe closes and the shell ends the service. Podman is required: without it the tests fail and report the
+//! reason.
 
 use std::{
     fs,
@@ -25,12 +25,12 @@ use ostler::{
 const IMAGE: &str = "localhost/ostler-test:latest";
 const DEMO_IMAGE: &str = "localhost/ostler-test-demo-agent:latest";
 const BUSYBOX: &str = "/bin/busybox";
-/// A machine that swaps takes its time.
+/// Generous, because a machine that swaps is slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Does what it is told, a word a line, and says so. Ends the service when the pipe from the test process closes,
-/// and tidies up.
+/// A shell script that reads commands from standard input, one a line, and confirms each. When the pipe from the test
+/// process closes, it ends the service and removes its directory.
 const KEEPER: &str = r#"
 service=
 while read -r order; do
@@ -53,7 +53,7 @@ wait
 rm -rf "$1"
 "#;
 
-/// A Podman service: the shared one of this process, or one of a test's own that it may kill.
+/// A Podman service: the one that this process shares, or one of a single test that may kill it.
 pub(crate) struct Service {
     directory: PathBuf,
     keeper: Child,
@@ -61,17 +61,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts one, on a socket of its own, and waits until it answers.
+    /// Starts a service on its own socket and waits until it answers.
     pub(crate) fn start() -> Self {
         let directory =
             tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
         let mut command = Command::new("sh");
-        // conmon leaves a file named `oom` wherever the service was started.
+        // conmon leaves a file named `oom` in the directory in which the service was started.
         command.args(["-c", KEEPER, "keeper"]).arg(&directory).current_dir(&directory);
         if let Some(configuration) = configuration() {
             command.env("CONTAINERS_CONF", configuration);
         }
-        // In a group of its own: an interrupt from the keyboard must not end the keeper before its child.
+        // A process group of its own: a keyboard interrupt must not end the keeper before its child.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut keeper = command.spawn().expect("a shell starts");
         let answers = BufReader::new(keeper.stdout.take().expect("its output is a pipe"));
@@ -80,18 +80,18 @@ impl Service {
         service
     }
 
-    /// Where it listens, also after it was killed and started again.
+    /// Its socket; the same after a kill and a restart.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("podman.sock")
     }
 
-    /// `kill -9`. What runs in containers runs on.
+    /// Kills the service with `kill -9`. Containers keep running.
     #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
     pub(crate) fn kill(&mut self) {
         self.tell("kill");
     }
 
-    /// Starts it after it was killed, and waits until it answers.
+    /// Starts the service after a kill, and waits until it answers.
     pub(crate) fn start_again(&mut self) {
         self.tell("start");
         wait_for_ping(&self.directory);
@@ -108,16 +108,16 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // With its input at an end, the keeper ends the service, tidies up and ends.
+        // At the end of its input, the keeper ends the service, removes its files and exits.
         drop(self.keeper.stdin.take());
         let _ended = self.keeper.wait();
     }
 }
 
-/// The time between two readings of the processor time: long enough for a busy service to show.
+/// Interval between two readings of processor time; long enough for a busy service to be noticed.
 const IDLE_LOOK: Duration = Duration::from_secs(2);
 
-/// The process behind a service's socket.
+/// The process that listens on a service's socket.
 pub(crate) struct ServiceProcess(i32);
 
 impl ServiceProcess {
@@ -133,14 +133,14 @@ impl ServiceProcess {
         [11, 12].map(|field: usize| fields[field].parse::<u64>().expect("a number")).iter().sum()
     }
 
-    /// The most memory it ever had resident, in KiB.
+    /// Peak resident memory, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the service runs");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
         peak.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Waits until it uses less than a tenth of a core, and tells how long that took; says so where it never does.
+    /// Waits until it uses less than a tenth of a core, and returns how long that took; an error if it never does.
     pub(crate) async fn is_idle_within(&self, limit: Duration) -> Result<Duration, String> {
         let clock = SystemClock::start();
         loop {
@@ -157,7 +157,7 @@ impl ServiceProcess {
     }
 }
 
-/// The socket of this process's Podman service, which is started when first asked for.
+/// The socket of this process's Podman service, which starts at the first call.
 pub(crate) fn socket_path() -> &'static Path {
     static SOCKET: OnceLock<(Service, PathBuf)> = OnceLock::new();
     let (_, socket) = SOCKET.get_or_init(|| {
@@ -169,24 +169,24 @@ pub(crate) fn socket_path() -> &'static Path {
     socket
 }
 
-/// An engine that speaks to the service.
+/// An engine client for this process's service.
 pub(crate) fn engine() -> Podman {
     engine_at(socket_path())
 }
 
-/// An engine that speaks to whatever listens there.
+/// An engine client for the service on this socket.
 pub(crate) fn engine_at(socket: &Path) -> Podman {
     let address = socket.to_str().expect("temporary paths are UTF-8");
     Podman::connect(&SocketAddress::parse(address, "a test").expect("temporary paths are absolute"))
 }
 
-/// An image with a shell, the tools of busybox, and users 0 and 1000.
+/// An image with a shell, the busybox tools, and users 0 and 1000.
 pub(crate) fn image() -> &'static str {
     socket_path();
     IMAGE
 }
 
-/// The image of the demo agent, which speaks the wire protocol. Built where its files have changed.
+/// The image of the demo agent, which speaks the wire protocol. Rebuilt when its files have changed.
 pub(crate) fn demo_image() -> &'static str {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -204,7 +204,7 @@ pub(crate) fn demo_image() -> &'static str {
     DEMO_IMAGE
 }
 
-/// A `podman` command that sees what the service sees.
+/// A `podman` command with the same configuration as the service.
 pub(crate) fn podman() -> Command {
     let mut command = Command::new("podman");
     if let Some(configuration) = configuration() {
@@ -213,12 +213,12 @@ pub(crate) fn podman() -> Command {
     command
 }
 
-/// Runs `podman` and gives what it printed; fails the test with what it complained about.
+/// Runs `podman` and returns its output; panics with its error message if it fails.
 pub(crate) fn podman_says<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
     run(podman().args(arguments)).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// A file of a container, whether it runs or not.
+/// The text of a file in a container, running or stopped.
 #[track_caller]
 pub(crate) fn file_of(container: &str, path: &str) -> String {
     let source = format!("{container}:{path}");
@@ -235,19 +235,18 @@ pub(crate) fn file_of(container: &str, path: &str) -> String {
     text
 }
 
-/// What `podman inspect` says of something, by a template; `None` where there is no such thing.
+/// Output of `podman inspect` with a template; `None` if there is no such object.
 pub(crate) fn inspected(what: &str, template: &str) -> Option<String> {
     let output = podman().args(["inspect", "--format", template, what]).output().expect("podman runs");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The directory behind a volume.
+/// The host directory of a volume.
 #[track_caller]
 pub(crate) fn directory_of(volume: &str) -> PathBuf {
     podman_says(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).trim().into()
 }
 
-/// Whether there is such a volume.
 pub(crate) fn has_volume(volume: &str) -> bool {
     podman().args(["volume", "exists", volume]).status().is_ok_and(|status| status.success())
 }
@@ -255,19 +254,19 @@ pub(crate) fn has_volume(volume: &str) -> bool {
 /// Removes, when dropped, what one test made: containers first, by force, then volumes and networks.
 #[must_use]
 pub(crate) struct Cleanup {
-    /// What carries one of these labels (`key=value`).
+    /// Labels (`key=value`) of the objects to remove.
     labels: Vec<String>,
-    /// What bears one of these names, of any kind.
+    /// Names of the objects to remove, of any kind.
     names: Vec<String>,
 }
 
 impl Cleanup {
-    /// Removes what carries this label, `key=value`.
+    /// Removes objects with this label, `key=value`.
     pub(crate) fn of_label(label: impl Into<String>) -> Self {
         Self { labels: vec![label.into()], names: Vec::new() }
     }
 
-    /// Also removes what bears this name.
+    /// Also removes objects with this name.
     pub(crate) fn and_name(mut self, name: impl Into<String>) -> Self {
         self.names.push(name.into());
         self
@@ -291,7 +290,7 @@ impl Cleanup {
             return;
         }
         let remove_all = || run(podman().args(remove).args(&found));
-        // One whose conmon was killed is refused once, and goes at the second try.
+        // A container whose conmon was killed is refused once; the second attempt removes it.
         if let Err(why) = remove_all().or_else(|_| remove_all())
             && !why.contains("no such")
             && !why.contains("not found")
@@ -318,15 +317,15 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// The `containers.conf` this machine needs, or `None` where Podman runs as it is.
+/// The `containers.conf` that this machine needs; `None` if Podman works without one.
 ///
-/// Each setting answers a condition under which a plain `podman run` fails.
+/// Each setting is for a condition under which a plain `podman run` fails.
 pub(crate) fn configuration() -> Option<&'static Path> {
     static CONFIGURATION: OnceLock<Option<PathBuf>> = OnceLock::new();
     let made = CONFIGURATION.get_or_init(|| {
         let text = needed_settings();
         (!text.is_empty()).then(|| {
-            // The same text in every process, so that it does not matter who writes last.
+            // The same text in every process, so the order of writers does not matter.
             let path = std::env::temp_dir().join("ostler-test-containers.conf");
             let new = path.with_extension(std::process::id().to_string());
             fs::write(&new, text)
@@ -341,7 +340,7 @@ pub(crate) fn configuration() -> Option<&'static Path> {
 fn needed_settings() -> String {
     let mut settings = String::new();
     if !may_raise_limits() {
-        // Podman asks for limits above its own, which takes CAP_SYS_RESOURCE.
+        // Podman requests limits above its own, which needs CAP_SYS_RESOURCE.
         settings += "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
     }
     settings += "[engine]\n";
@@ -350,7 +349,7 @@ fn needed_settings() -> String {
     }
     let unified = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
     if !unified.trim().is_empty() {
-        // crun refuses version 2 controllers beside version 1.
+        // crun refuses version 2 controllers next to version 1.
         settings += "runtime = \"runc\"\n";
     }
     if settings == "[engine]\n" { String::new() } else { settings }
@@ -361,7 +360,7 @@ fn may_raise_limits() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    // Without root, Podman does not try.
+    // Without root, Podman does not try to raise them.
     effective.is_none_or(|set| set == 0 || set >> CAP_SYS_RESOURCE & 1 == 1)
 }
 
@@ -387,7 +386,7 @@ fn answers(socket: &Path) -> bool {
     ask().is_ok_and(|answer: String| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// Builds the image once for all processes, under a lock.
+/// Builds the image once for all processes, under a file lock.
 fn build_image() {
     if image_exists() {
         return;
@@ -450,7 +449,7 @@ fn append(files: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, m
     files.append_data(&mut header, path, content).expect("a file is packed");
 }
 
-/// Whether a process has ended, whether or not its parent has taken notice of that.
+/// Whether a process has ended, reaped or not.
 pub(crate) fn has_ended(pid: impl std::fmt::Display) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['Z', 'X']))

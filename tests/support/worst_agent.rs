@@ -1,7 +1,7 @@
-//! One agent at its worst against the real daemon, while others send heartbeats.
+//! One hostile agent against the real daemon, while other agents send heartbeats.
 //!
-//! All of them come from one address, as containers do under rootless Podman. Without an engine every workspace is an
-//! external one; with one the worst agent also writes a line without end, and its log is read.
+//! All of them use one source address, as containers do under rootless Podman. Without an engine every workspace is
+//! external. With one, the hostile agent also logs a line without end, and that log is read.
 
 #![allow(clippy::disallowed_methods, reason = "real processes and sockets take real time")]
 
@@ -31,56 +31,56 @@ use super::{
     wire::{Ask, Wire},
 };
 
-/// How long anything that has to come may take on a machine that has other things to do.
+/// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// The largest message.
+/// Size of the largest message, in bytes.
 const LARGEST: usize = 10 << 20;
 
-/// How much of everything.
+/// The amount of each kind of load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
-    /// Agents that send heartbeats, and must not be harmed.
+    /// Number of agents that send heartbeats and must not be affected.
     pub(crate) others: usize,
-    /// How often each of them does.
+    /// Their heartbeat interval.
     pub(crate) every: Duration,
     /// Small messages in flight to an agent that never answers.
     pub(crate) in_flight: usize,
-    /// Messages of the largest size to the same.
+    /// Messages of the largest size in flight to the same agent.
     pub(crate) large: usize,
-    /// Lists of peers that are asked for and not read.
+    /// Peer lists that are requested and not read.
     pub(crate) unread: usize,
     /// Writes of each kind.
     pub(crate) writes: usize,
-    /// Tasks handed to an agent whose answers are long and do not end.
+    /// Tasks delegated to an agent whose answers are long and never end.
     pub(crate) delegations: usize,
-    /// Messages to an agent that answers each with a redirect to an order.
+    /// Messages to an agent that answers each with a redirect to an admin command.
     pub(crate) redirects: usize,
-    /// How long all of it together goes on.
+    /// Duration of all attacks together.
     pub(crate) lasts: Duration,
-    /// How long what was held may take at most to be given back.
+    /// Longest time in which the memory of the attacks has to be released.
     pub(crate) settles: Duration,
 }
 
-/// What was measured.
+/// Measured results.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     /// Heartbeats of the others that were answered with 200.
     pub(crate) heartbeats: u64,
-    /// Those that were not, and why.
+    /// Error text of each heartbeat that was not.
     pub(crate) missed: Vec<String>,
-    /// The slowest answer to one.
+    /// Longest time to answer a heartbeat.
     pub(crate) slowest: Duration,
-    /// Answers to the worst agent, by what was tried and status; 0 for a connection that ended without one.
+    /// Answers to the hostile agent, by attack and status; 0 for a connection that ended without one.
     pub(crate) answers: std::collections::BTreeMap<String, u64>,
-    /// Memory before, at most during each attack, and afterwards.
+    /// Memory before, peak memory during each attack, and memory afterwards.
     pub(crate) memory: Vec<(String, Memory)>,
-    /// Bytes that the database's files have grown by.
+    /// Growth of the database's files, in bytes.
     pub(crate) grown: u64,
-    /// What came of a redirect that came through, or of a log that was not read, or of an engine that stays busy.
+    /// Violations: a redirect that took effect, a log that could not be read, an engine that stays busy.
     pub(crate) wrong: Vec<String>,
-    /// How often the tail of a line without end was read.
+    /// How often the tail of the endless line was read.
     pub(crate) tails: u64,
-    /// How long after the last attack the engine's service was idle.
+    /// Time from the last attack until the engine's service was idle.
     pub(crate) engine_idle_after: Duration,
 }
 
@@ -95,12 +95,12 @@ impl Figures {
     }
 }
 
-/// What a process holds.
+/// Memory of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// Resident, with the pages of its own program.
+    /// Resident memory, including the pages of the program file.
     pub(crate) resident_kib: u64,
-    /// Resident and its own: no file has it.
+    /// Resident memory that no file backs.
     pub(crate) anonymous_kib: u64,
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Daemon {
     directory: TempDir,
     process: Child,
     address: SocketAddr,
-    /// Where its engine listens, if it has one, and what removes what it made there.
+    /// The socket of its engine, if it has one, and the cleanup of what it made there.
     engine: Option<(PathBuf, Cleanup)>,
 }
 
@@ -132,7 +132,7 @@ impl Daemon {
         Self::start_on(program, None)
     }
 
-    /// Starts one whose engine listens there.
+    /// Starts a daemon on the engine with this socket; `None` for no engine.
     pub(crate) fn start_on(program: &str, engine: Option<PathBuf>) -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-load-").tempdir().expect("a temp directory");
         let place = |name: &str| directory.path().join(name);
@@ -178,7 +178,7 @@ impl Daemon {
         fs::read_to_string(self.directory.path().join("serve.log")).unwrap_or_default()
     }
 
-    /// Where it listens for agents.
+    /// Its address for agents.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -208,8 +208,8 @@ impl Daemon {
         request.over_socket(&self.socket()).expect(200)
     }
 
-    /// Makes a container that writes 60 MB without a line feed, and reads its log's tail for so long: `why` and the
-    /// log's end by itself read it as well. Answers how often it was read.
+    /// Creates a container that writes 60 MB without a line feed, and reads its log's tail for `lasts`. `why` and the
+    /// log snippet of an exit read it as well. Returns how often it was read.
     fn read_endless_line(&self, lasts: Duration) -> Result<u64, String> {
         let talk = "head -c 60000000 /dev/zero | tr '\\0' x; exec sleep 3600";
         let name = format!("writer-{}", self.database_bytes());
@@ -251,7 +251,7 @@ impl Daemon {
     }
 }
 
-/// Plays it. Each attack for itself, then all of them together.
+/// Runs the attacks, each alone and then all together.
 pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", silent.local_addr().expect("its address"));
@@ -270,7 +270,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     });
     let figures = Arc::new(Mutex::new(Figures::default()));
     for who in &others {
-        // As large as cards may be: the list of peers is to be as large as it can be.
+        // The largest card allowed, so that the peer list is as large as possible.
         let card = json!({ "id": who.id, "url": "", "agent_card": { "name": "x".repeat(60 << 10) } });
         let answer = Ask::post("/registry/register").token(&who.token).json(card).to(daemon.address).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -309,7 +309,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
             Err(why) => figures.lock().unwrap().wrong.push(why),
         }
     }
-    // What was held is given back in time, but for the tasks whose answers go on.
+    // Memory has to be released in time, except that of delegated tasks whose answers go on.
     let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (4 << 10);
     while daemon.memory().anonymous_kib > most && begun.elapsed() < scale.settles {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -336,7 +336,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     std::mem::take(&mut *figures)
 }
 
-/// An agent that answers every message with a redirect: to an order that only an admin may give.
+/// An agent that answers every message with a redirect to a command that only an admin may give.
 async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
@@ -358,7 +358,7 @@ async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHa
     (daemon.create("deputy", Some(&url)), answers)
 }
 
-/// An agent that answers every message with a text of some MiB, and does not come to its end.
+/// An agent that answers every message with a text of several MiB that never ends.
 async fn talk_without_end(daemon: &Daemon) -> (Who, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
@@ -379,7 +379,7 @@ async fn talk_without_end(daemon: &Daemon) -> (Who, tokio::task::JoinHandle<()>)
     (daemon.create("talker", Some(&url)), answers)
 }
 
-/// The others, each on a new connection every time, as many clients do.
+/// Sends the heartbeats of the others, each on a new connection, as many clients do.
 fn beat(
     daemon: &Arc<Daemon>,
     others: &[Who],
@@ -414,14 +414,14 @@ fn beat(
     beating
 }
 
-/// The status that comes back; 0 where the connection fails or ends without one.
+/// The status of the answer; 0 if the connection fails or ends without one.
 async fn status_of(address: SocketAddr, bytes: &[u8]) -> u16 {
     let Some(mut wire) = Wire::try_open(address).await else { return 0 };
     wire.write(bytes).await;
     wire.try_answer().await.map_or(0, |answer| answer.status)
 }
 
-/// The most memory until that is done.
+/// Peak memory until `until` is done.
 async fn watch(daemon: &Daemon, until: impl Future<Output = ()>) -> Memory {
     let mut peak = Memory::default();
     let mut until = std::pin::pin!(until);
@@ -476,7 +476,7 @@ impl Attack {
         }
     }
 
-    /// Tasks of one workspace, all handed to the agent that goes on talking, for so long.
+    /// Delegates tasks of one workspace to the agent whose answers never end, for `lasts`.
     async fn delegate(&self, lasts: Duration) {
         let path = format!("/workspaces/{}/delegate", self.delegator.id);
         for number in 0..self.scale.delegations {
@@ -489,7 +489,7 @@ impl Attack {
         tokio::time::sleep(lasts).await;
     }
 
-    /// Messages to an agent that redirects: what comes back must not make a caller do anything.
+    /// Sends messages to an agent that redirects: the daemon must not follow, and must not make the caller follow.
     async fn be_redirected(&self) {
         let message = json!({ "jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {} });
         let path = format!("/workspaces/{}/a2a", self.deputy.id);
@@ -513,7 +513,7 @@ impl Attack {
         }
     }
 
-    /// Where there is an engine: one workspace whose container writes a line without end.
+    /// With an engine: a workspace whose container writes a line without end.
     async fn write_endless_line(&self, lasts: Duration) {
         if self.daemon.engine.is_none() {
             return;
@@ -527,7 +527,7 @@ impl Attack {
         }
     }
 
-    /// Messages of that size to an agent that never answers, all at once, for so long.
+    /// Sends messages of that size to an agent that never answers, all at once, for `lasts`.
     async fn hold(&self, what: &str, count: usize, size: usize, lasts: Duration) {
         let text = "x".repeat(size);
         let message = json!({
@@ -552,7 +552,7 @@ impl Attack {
         }
     }
 
-    /// Asks for its peers on many connections, and reads none of the answers.
+    /// Requests peer lists on many connections, and reads no answer.
     async fn leave_unread(&self, lasts: Duration) {
         let ask = Ask::get(format!("/registry/{}/peers", self.worst.id)).token(&self.worst.token);
         let mut open = Vec::new();
@@ -569,7 +569,7 @@ impl Attack {
         }
     }
 
-    /// Every kind of write that an agent has, each time with other content, as fast as they are answered.
+    /// Makes every kind of write an agent has, each time with other content, as fast as answers arrive.
     async fn write(&self) {
         let id = &self.worst.id;
         let number = AtomicU64::new(0);
@@ -633,7 +633,7 @@ impl Attack {
     }
 }
 
-/// The figures, a line each.
+/// The figures, one a line.
 pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
     let mut lines = vec![
         ("heartbeats of the others, answered with 200".to_owned(), figures.heartbeats),
@@ -655,7 +655,7 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
     lines
 }
 
-/// What has to hold, whatever the scale.
+/// The violations of what must hold at any scale.
 pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<String> {
     let mut broken: Vec<_> =
         figures.missed.iter().take(5).chain(figures.wrong.iter().take(5)).cloned().collect();

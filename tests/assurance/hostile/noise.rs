@@ -1,8 +1,8 @@
-//! Requests that nobody means well by: malformed ones, valid ones bent in their structure, every route by everybody,
-//! with tokens that are others', revoked, or none.
+//! Hostile requests: malformed ones, valid ones with mutated structure, every route with every kind of token (foreign,
+//! revoked, none).
 //!
-//! Each request follows from a seed and its number alone. What may be answered with a success is worked out beside the
-//! server, from who asks for what; everything else has to be refused.
+//! Each request depends only on a seed and its number. The expected outcome is computed here, independently of the
+//! server, from caller and target; every request that may not succeed has to be refused.
 
 use std::{fmt, net::SocketAddr};
 
@@ -18,15 +18,15 @@ use super::{
 };
 use crate::support::rng::Rng;
 
-/// How long an answer may take. Messages are held for as long as they say, which is shorter.
+/// Limit for an answer. Held messages name a shorter time.
 const LIMIT: Duration = Duration::from_secs(30);
-/// So many requests are made on one connection, at most.
+/// Most requests on one connection.
 const PER_LINE: u64 = 50;
 
-/// So many requests each seed makes, however long that takes.
+/// Each seed makes at least so many requests, however long that takes.
 const AT_LEAST: u64 = 1000;
 
-/// Whom it concerns.
+/// The server and the workspaces that requests are about.
 #[derive(Clone)]
 pub(super) struct Target {
     address: SocketAddr,
@@ -44,7 +44,7 @@ impl Target {
     }
 }
 
-/// By whose word a request is made.
+/// The kind of token that a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Voice {
     Nobody,
@@ -55,19 +55,16 @@ enum Voice {
     Admin,
 }
 
-/// A request.
 struct Request {
     kind: &'static str,
     bytes: Vec<u8>,
     head: bool,
-    /// Whether it is HTTP as the server should read it: then exactly one answer is due, and it is known what may be
-    /// a success.
+    /// Whether it is well-formed HTTP. Then exactly one answer is due, and `may_succeed` is known.
     whole: bool,
     may_succeed: bool,
 }
 
-/// Every route, with what stands for an id and for a word; what an admin is asked last, because it is left out where an
-/// answer has no end.
+/// Routes for agents, with placeholders `ID` and `WORD`.
 const FOR_AGENTS: [(&str, &str); 27] = [
     ("POST", "/registry/heartbeat"),
     ("POST", "/registry/register"),
@@ -105,7 +102,7 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("POST", "/workspaces/ID/stop?wait=WORD"),
     ("POST", "/workspaces/ID/wake?wait=WORD"),
     ("POST", "/workspaces/ID/recreate?wait=WORD"),
-    // Never of one that was removed: an admin who takes that back makes a stale token a good one again.
+    // Never the id of a removed workspace: an admin's undelete would make a stale token valid again.
     ("POST", "/workspaces/WORD/undelete?wait=WORD"),
     ("POST", "/workspaces/ID/exec"),
     ("GET", "/workspaces/ID/tokens"),
@@ -120,15 +117,16 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("GET", "/events?limit=WORD"),
     ("GET", "/events/ID?limit=WORD"),
     ("GET", "/trash"),
-    // Nobody but a workspace's agent and who it is not.
+    // From here on, routes that noise does not use with the admin token.
     ("POST", "/adopt"),
     ("GET", "/events/stream"),
     ("GET", "/workspaces/ID/logs"),
 ];
-/// Of those, so many an admin may be asked in noise: the rest would change what others here stand on, or never end.
+/// So many of these routes are used with the admin token; the rest would change what the rest of the campaign depends
+/// on, or have answers that never end.
 const ASKED_OF_ADMINS: usize = 21;
 
-/// Where there is nothing, and nothing is meant to be.
+/// Paths that do not exist.
 const NOWHERE: [&str; 6] = [
     "/WORD",
     "/nowhere/ID",
@@ -137,7 +135,7 @@ const NOWHERE: [&str; 6] = [
     "/workspaces/ID/tokens/WORD/more",
     "/registry/ID/peers/WORD",
 ];
-/// What others of the field have, and ostler has not.
+/// Routes of similar platforms that ostler does not implement.
 const ELSEWHERE: [&str; 4] =
     ["/approvals/pending", "/canvas/ID", "/workspaces/ID/secrets", "/workspaces/ID/files/WORD"];
 const TO_ELSEWHERE: &str = "requests to what others have";
@@ -206,7 +204,7 @@ const VALUES: [&str; 36] = [
     "\"file:///etc/passwd\"",
 ];
 
-/// A body as its keys and what stands after each, as text.
+/// A body as pairs of key and JSON value text.
 fn fields(path: &str, id: &str, rng: &mut Rng) -> Vec<(String, String)> {
     let quoted = |text: &str| format!("\"{text}\"");
     let fields: Vec<(&str, String)> = if path.starts_with("/registry/heartbeat") {
@@ -259,7 +257,7 @@ fn fields(path: &str, id: &str, rng: &mut Rng) -> Vec<(String, String)> {
     fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Keys of every body there is, each of which may stand in any.
+/// All keys of all bodies; any of them may be put into any body.
 const KEYS: [&str; 24] = [
     "workspace_id",
     "id",
@@ -287,7 +285,7 @@ const KEYS: [&str; 24] = [
     "",
 ];
 
-/// A body, bent in its structure and then in its bytes.
+/// A body with mutated structure, then mutated bytes.
 fn body(path: &str, id: &str, other: &str, rng: &mut Rng) -> Vec<u8> {
     let mut fields = fields(path, id, rng);
     for _ in 0..rng.below(4) {
@@ -298,7 +296,7 @@ fn body(path: &str, id: &str, other: &str, rng: &mut Rng) -> Vec<u8> {
             }
             1 if !fields.is_empty() => drop(fields.remove(rng.below(fields.len()))),
             2 if !fields.is_empty() => {
-                // A key twice: with the same, with another's id, with anything.
+                // A duplicate key: with the same value, another workspace's id, or any value.
                 let (key, same) = fields[rng.below(fields.len())].clone();
                 let second = match rng.below(3) {
                     0 => same,
@@ -350,10 +348,10 @@ fn body(path: &str, id: &str, other: &str, rng: &mut Rng) -> Vec<u8> {
     body
 }
 
-/// The id that a body names under this key, where it is an object. What else it holds is skipped, as the server skips
-/// it: however deep or large it is, and without a look at whether its bytes are text.
+/// The id under this key, if the body is an object. Everything else is skipped as the server skips it: at any depth
+/// and size, without a check that its bytes are UTF-8.
 ///
-/// `Err` for what is no JSON.
+/// `Err` if the body is not JSON.
 fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
     struct Of<'a>(&'a str);
 
@@ -384,16 +382,16 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
     Ok(named)
 }
 
-/// Of a body that is longer, so much of the report of an agent is read.
+/// Of a longer body, the server reads only so many bytes of an agent's report.
 const REPORT_READ: usize = 64 << 10;
 
-/// Whether that id is the asker's: ids are the same in any case.
+/// Whether that id is the caller's; ids are compared without regard to case.
 fn is_asker(id: Option<&str>, asker: &str) -> bool {
     id.is_some_and(|id| id.eq_ignore_ascii_case(asker))
 }
 
-/// Whether a heartbeat or a registration may be taken for the asker's own: it names it, or it is flawed and names it,
-/// or it is too long and what is read of it names nobody. Then the token says whose it is.
+/// Whether a heartbeat or registration may count as the caller's own. It names the caller's id; or it is invalid and
+/// names that id; or it is too long and the part that is read names no id, and then the token decides.
 fn reports_of(asker: &str, body: &[u8], key: &str) -> bool {
     let read = String::from_utf8_lossy(&body[..body.len().min(REPORT_READ)]);
     let is_unnamed = body.len() > REPORT_READ && !read.contains(&format!("\"{key}\""));
@@ -409,7 +407,7 @@ fn reports_of(asker: &str, body: &[u8], key: &str) -> bool {
         }
 }
 
-/// Whether a request may be answered with a success, as the protocol has it (§3 to §6).
+/// Whether a request may succeed, according to the protocol (§3 to §6).
 fn may_succeed(
     method: &str,
     path: &str,
@@ -427,7 +425,7 @@ fn may_succeed(
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     match voice {
         Voice::Nobody | Voice::Garbled | Voice::Stale => false,
-        // An admin is no agent.
+        // An admin is not an agent.
         Voice::Admin => !matches!(parts[..], ["registry", "heartbeat" | "register" | "update-card"]),
         Voice::Workspace => match (method, &parts[..]) {
             ("POST", ["registry", "heartbeat" | "update-card"]) => reports_of(asker, body, "workspace_id"),
@@ -478,7 +476,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         0 => rng.pick(&WORDS).to_owned(),
         1 => asker.id.to_uppercase(),
         2 => stale.id.clone(),
-        // What an admin does to an agent, it may do: that is no attack, so it is not among the noise.
+        // An admin may do this to an agent; it is not an attack, so it is not part of the noise.
         3..=5 if voice != Voice::Admin => victim.clone(),
         _ => asker.id.clone(),
     };
@@ -509,7 +507,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
             _ => format!("Basic {}", asker.token),
         }),
         Voice::Stale => Some(format!("Bearer {}", stale.token)),
-        // The scheme is written in any case, with one space after it or several (RFC 9110, 11.1 and 11.4).
+        // The scheme in any case, followed by one or more spaces (RFC 9110, 11.1 and 11.4).
         Voice::Workspace => {
             let scheme = rng.pick(&["Bearer ", "Bearer ", "Bearer ", "bearer ", "BEARER  "]);
             Some(format!("{scheme}{}", asker.token))
@@ -523,7 +521,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         _ => None,
     };
     lines.extend(claims.iter().map(|claims| format!("X-Workspace-ID: {claims}")));
-    // What is waited for is waited for shortly.
+    // Keeps waiting requests short.
     lines.push("X-Timeout: 1".into());
     let speaks_of = if rng.one_in(4) { &victim } else { &asker.id };
     let bare = template.split('?').next().unwrap_or_default();
@@ -545,7 +543,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
     Request { kind, bytes, head: method == "HEAD", whole: true, may_succeed }
 }
 
-/// A request to where nothing is. Nobody's may succeed, an admin's neither.
+/// A request to a path that does not exist. It must not succeed, with any token.
 fn nowhere(rng: &mut Rng, target: &Target) -> Request {
     let asker = rng.pick(&target.noisy);
     let (kind, template) = if rng.one_in(4) {
@@ -562,13 +560,13 @@ fn nowhere(rng: &mut Rng, target: &Target) -> Request {
     Request { kind, bytes, head: false, whole: true, may_succeed: false }
 }
 
-/// Bytes that are no request, or several, or one that ends nowhere.
+/// Bytes that are no request, several requests, or one that never ends.
 fn malformed(rng: &mut Rng, target: &Target) -> Request {
     let (asker, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
     let auth = format!("Authorization: Bearer {}\r\n", asker.token);
     let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
     let beat = format!("{{\"workspace_id\":\"{}\"}}", asker.id);
-    // What would be smuggled: something that only an admin may, and that would be seen.
+    // A request to smuggle: only an admin may make it, and its effect would be noticed.
     let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
     let length = beat.len();
     let bytes: Vec<u8> = match rng.below(26) {
@@ -600,7 +598,7 @@ fn malformed(rng: &mut Rng, target: &Target) -> Request {
         22 => rng.pick::<&[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
         23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{beat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
         24 => {
-            // Many of them in one piece, and the last one cut.
+            // Several requests in one write, the last one truncated.
             let one = format!("{head}Content-Length: {length}\r\n\r\n{beat}");
             let all = one.repeat(1 + rng.below(8));
             let end = all.len() - rng.below(one.len());
@@ -614,11 +612,11 @@ fn malformed(rng: &mut Rng, target: &Target) -> Request {
     Request { kind: "malformed HTTP", bytes, head: false, whole: false, may_succeed: true }
 }
 
-/// A request to a route, with some of its bytes turned into others.
+/// A request to a route, with some bytes changed.
 fn garbled(rng: &mut Rng, target: &Target) -> Request {
     let mut request = loop {
         let request = to_a_route(rng, target);
-        // By turning a byte an admin's might become one that does something to an agent.
+        // A changed byte could turn an admin's request into one that affects an agent.
         if request.kind != "requests of an admin, bent" {
             break request;
         }
@@ -631,7 +629,7 @@ fn garbled(rng: &mut Rng, target: &Target) -> Request {
     Request { kind: "requests with turned bytes", head, whole: false, may_succeed: true, ..request }
 }
 
-/// A body of which no end comes.
+/// A body that is too large or never ends.
 fn endless(rng: &mut Rng, target: &Target) -> Request {
     let asker = rng.pick(&target.noisy);
     let own = &asker.id;
@@ -644,18 +642,18 @@ fn endless(rng: &mut Rng, target: &Target) -> Request {
     .clone();
     let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", asker.token);
     let bytes = if most > 1 << 20 || rng.one_in(2) {
-        // Announced, and refused before it comes.
+        // Announced in the header, and refused before the body is sent.
         format!("{head}Content-Length: {}\r\n\r\n", most + 1 + rng.below(1 << 40)).into_bytes()
     } else {
         let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
         format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(most / 0x4000 + 1)).into_bytes()
     };
-    // The token says whose report it is that was cut off.
+    // The token decides whose report the truncated body is.
     let may_succeed = path.starts_with("/registry/");
     Request { kind: "bodies without end", bytes, head: false, whole: true, may_succeed }
 }
 
-/// The request of this number of this seed.
+/// The request with this number of this seed.
 fn request(seed: u64, number: u64, target: &Target) -> Request {
     let mut rng = Rng::new(seed, number);
     match rng.below(20) {
@@ -667,15 +665,15 @@ fn request(seed: u64, number: u64, target: &Target) -> Request {
     }
 }
 
-/// What answers of a status are counted as.
+/// Counter name for answers of a status.
 pub(super) fn answered(status: u16) -> String {
     format!("answers of {status}")
 }
 
-/// Makes noise until then, and as much as that.
+/// Makes requests until then, and at least [`AT_LEAST`].
 pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant) {
     let (mut number, mut line) = (0, None);
-    // A busy machine makes fewer of them in that time, and what they are about has to be reached there too.
+    // A busy machine makes fewer requests in that time, and still has to cover all kinds.
     while Instant::now() < until || number < AT_LEAST {
         let request = request(seed, number, &target);
         notes.count(request.kind);
@@ -709,14 +707,14 @@ async fn one(
         Some(line) => line,
         None => match Line::open(from, target.address).await {
             Ok(line) => line,
-            // The flood has all places: that is told by the flood.
+            // The flood holds all connection slots; the flood's own check reports that.
             Err(_full) => return Ok(notes.count("noise that was not accepted")),
         },
     };
     let written = line.write(&request.bytes).await;
     if !request.whole {
         line.finish().await;
-        // Whatever it takes for a request is answered; then the connection ends.
+        // Everything that the server takes for a request is answered; then the connection ends.
         loop {
             match line.answer(request.head).await {
                 Read::Answer(answer) => check(&answer, request, notes)?,
@@ -733,8 +731,8 @@ async fn one(
             }
             Ok(())
         }
-        // Cut between two requests, refused for want of a place, or a refusal that got lost in a reset because the
-        // rest was still being sent.
+        // Closed between two requests; refused without a free slot; or the refusal was lost in a reset, because the
+        // rest of the request was still being sent.
         Read::End if reused || written.is_err() || request.kind == "bodies without end" => {
             Ok(notes.count("connections that ended before an answer"))
         }
@@ -754,7 +752,7 @@ fn check(answer: &Answer, request: &Request, notes: &Notes) -> Result<(), String
         200..=299 if request.may_succeed => Ok(()),
         200..=299 => Err(format!("a success that this asker may not have: {}", told())),
         400..=499 => Ok(()),
-        // Agents that are not there (§6), and what depends on the engine.
+        // Agents that are not reachable (§6), and results that depend on the engine.
         502 | 503 => Ok(()),
         501 if request.kind == TO_ELSEWHERE || !request.whole => Ok(()),
         _ => Err(format!("a status that nothing documents: {}", told())),
