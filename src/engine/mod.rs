@@ -1,13 +1,12 @@
 //! The container engine, behind one trait.
 //!
-//! [`Engine`] says what ostler needs of an engine and nothing of how Podman answers it; [`podman`] is
-//! the only user of podman-api, [`fake`] is the engine of the tests. Every caller holds a
-//! [`bounded::Bounded`] engine, so no call can hang, and every error is an [`EngineError`] whose
-//! [`Trouble`] keeps "it is not there" apart from "I could not find out": no decision may ever take the
-//! second for the first.
+//! [`Engine`] defines what ostler needs from an engine, independently of Podman. [`podman`] is the only module that
+//! uses podman-api; [`fake`] is the engine of the tests. Every caller holds a [`bounded::Bounded`] engine, so no call
+//! can hang. Every error is an [`EngineError`]. Its [`Trouble`] separates "it does not exist" from "unknown whether it
+//! exists"; no decision may treat the second as the first.
 //!
-//! A call that times out has not been undone. The engine may still finish it, minutes later. Whoever
-//! starts something therefore looks again before believing anything.
+//! A call that times out is not undone: the engine may still complete it minutes later. A caller that started something
+//! must therefore read the state again before it relies on it.
 
 pub mod bounded;
 pub mod fake;
@@ -31,25 +30,25 @@ use crate::domain::{
     trash::Things,
 };
 
-/// What kind of trouble a call met. The kinds are what callers may decide on; the text is for people.
+/// Kind of an engine error. Callers decide only by the kind; the message is for humans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Trouble {
-    /// The engine answered, and the thing is not there. The only proof of absence besides a listing.
+    /// The engine answered that the object does not exist. Besides a listing, this is the only proof of absence.
     Absent,
-    /// The engine answered that things are in the wrong state: a name or volume in use, already running.
+    /// The engine answered that the state forbids the call: a name or volume is in use, a container already runs.
     Conflict,
-    /// The image is not there and could not be fetched.
+    /// The image does not exist locally and could not be pulled.
     ImageMissing,
-    /// A host port is taken by somebody else.
+    /// Another process holds the host port.
     PortInUse,
-    /// An earlier start of this container was broken off half-way, and what it left holds the container's port, or its
-    /// mount, without the engine knowing. The engine never starts this one; one made anew starts.
+    /// An earlier start of this container was interrupted, and its leftover holds the container's port or mount without
+    /// the engine's knowledge. The engine can never start this container; a newly created one starts.
     HalfStarted,
-    /// No engine answers.
+    /// The engine does not answer.
     Unreachable,
     /// The deadline passed. The call may still take effect.
     TimedOut,
-    /// Anything else, an engine's own failure among them. Says nothing about what is there.
+    /// Any other failure, including the engine's own. It is no evidence of what exists.
     Other,
 }
 
@@ -57,48 +56,48 @@ pub enum Trouble {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {message}")]
 pub struct EngineError {
-    /// What kind of trouble.
+    /// Kind of the error.
     pub trouble: Trouble,
-    /// What was asked, as a verb phrase with its object: `start container 6f1c0c5e0d0f`.
+    /// The call as a verb phrase with its object: `start container 6f1c0c5e0d0f`.
     pub call: String,
-    /// What the engine said, shortened; never holds a secret.
+    /// The engine's message, shortened. Never contains a secret.
     pub message: String,
 }
 
 impl EngineError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub fn new(trouble: Trouble, call: impl Into<String>, message: impl Into<String>) -> Self {
         Self { trouble, call: call.into(), message: message.into() }
     }
 
-    /// Whether no engine answered: nothing is known, and the same call may succeed later.
+    /// Whether the engine did not answer: the outcome is unknown, and the same call may succeed later.
     #[must_use]
     pub fn gave_no_answer(&self) -> bool {
         matches!(self.trouble, Trouble::Unreachable | Trouble::TimedOut)
     }
 }
 
-/// The message of the [`Trouble::Conflict`] that a file met which is regular and longer than 1 MiB.
+/// Message of the [`Trouble::Conflict`] error for a regular file longer than 1 MiB.
 pub const TOO_LONG: &str = "it is longer than 1 MiB";
 
-/// What an engine call answers.
+/// Result of an engine call.
 pub type EngineResult<T> = Result<T, EngineError>;
 
-/// What the engine says of itself.
+/// The engine's version, address and properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// Its name and version, such as `Podman 4.3.1`.
+    /// Name and version, such as `Podman 4.3.1`.
     pub version: String,
-    /// Where it listens, for people.
+    /// Address of the engine's socket, for display.
     pub address: String,
-    /// Whether it runs without root.
+    /// Whether the engine runs without root.
     pub rootless: bool,
-    /// The limits of containers that it ignores on this host.
+    /// Names of the container limits that the engine ignores on this host.
     pub ignored_limits: Vec<&'static str>,
 }
 
 impl EngineInfo {
-    /// Says which limits of containers do not hold; `None` when all do.
+    /// Message that names the ignored container limits; `None` if all limits are enforced.
     #[must_use]
     pub fn limits_note(&self) -> Option<String> {
         let ignored = &self.ignored_limits;
@@ -108,16 +107,16 @@ impl EngineInfo {
     }
 }
 
-/// One file, written whole.
+/// A file to write into a volume, with its complete content.
 #[derive(Clone)]
 pub struct FileToWrite {
-    /// The name inside the volume, no directories.
+    /// File name inside the volume, without directories.
     pub name: String,
-    /// The bytes. May be a secret: `Debug` does not show them.
+    /// Content of the file. It may be a secret: `Debug` does not show it.
     pub content: Vec<u8>,
     /// Permission bits, such as 0o600.
     pub mode: u32,
-    /// Its owner inside the container.
+    /// Owner inside the container.
     pub owner: User,
 }
 
@@ -127,62 +126,62 @@ impl fmt::Debug for FileToWrite {
     }
 }
 
-/// A directory of the host, or a volume, made visible in a container.
+/// A host directory, a volume or a tmpfs to mount in a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// A volume's name or an absolute host path.
+    /// Volume, host directory or tmpfs to mount.
     pub source: MountSource,
-    /// The absolute path inside.
+    /// Absolute path inside the container.
     pub target: String,
     /// Whether the container may not write to it.
     pub read_only: bool,
 }
 
-/// Where a mount's files live.
+/// Source of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountSource {
-    /// A named volume. It must exist: the engine would make a missing one in silence.
+    /// A named volume. It must exist: the engine would silently create a missing one.
     Volume(String),
-    /// A directory of the host.
+    /// Absolute path of a host directory.
     HostDirectory(String),
-    /// Memory, empty at every start.
+    /// Memory; empty at every start.
     Tmpfs,
 }
 
-/// A container to be made. Made only: nothing starts.
+/// A container to create. Creating does not start it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerSpec {
-    /// The name, unique in the engine.
+    /// Name, unique in the engine.
     pub name: String,
-    /// The image, which must be there.
+    /// Image; it must exist locally.
     pub image: String,
-    /// The command; empty leaves the image's own.
+    /// Command; empty uses the image's own.
     pub command: Vec<String>,
-    /// Labels.
+    /// Labels of the container.
     pub labels: BTreeMap<String, String>,
-    /// Environment. Holds whatever the operator put there; never printed.
+    /// Environment variables. They include the operator's values and are never printed.
     pub env: Environment,
-    /// Who its process runs as.
+    /// User that the container's process runs as.
     pub user: User,
-    /// What is mounted.
+    /// Volumes, host directories and tmpfs to mount.
     pub mounts: Vec<Mount>,
-    /// The port inside and the port of 127.0.0.1 it is published on.
+    /// Port inside the container, and port of 127.0.0.1 that publishes it.
     pub publish: Option<(u16, u16)>,
-    /// The network's name.
+    /// Name of the network.
     pub network: String,
-    /// Names by which other containers of the network find it.
+    /// Names under which other containers of the network resolve it.
     pub aliases: Vec<String>,
-    /// The host name inside.
+    /// Host name inside the container.
     pub hostname: String,
-    /// The most it may use.
+    /// Resource limits.
     pub limits: Limits,
-    /// Whether its root file system is read-only.
+    /// Whether the root file system is read-only.
     pub read_only_root: bool,
     /// Whether it runs privileged. Otherwise all capabilities are dropped.
     pub privileged: bool,
-    /// How long its process is given to end after it was asked to.
+    /// Time between the stop signal and the kill.
     pub stop_grace: Duration,
-    /// The size in bytes at which the engine drops its log and begins a new one.
+    /// Size in bytes at which the engine discards the log and starts a new one.
     pub log_bytes: u64,
 }
 
@@ -196,76 +195,76 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// A volume to be made.
+/// A volume to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSpec {
-    /// The name, unique in the engine.
+    /// Name, unique in the engine.
     pub name: String,
-    /// Labels.
+    /// Labels of the volume.
     pub labels: BTreeMap<String, String>,
-    /// Who owns its root directory, so that a process without root can write there.
+    /// Owner of the root directory, so that a process without root can write there.
     pub owner: User,
 }
 
-/// A container looked at closely.
+/// Details of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectedContainer {
     /// The engine's id.
     pub id: ContainerId,
     /// The name, without a leading slash.
     pub name: String,
-    /// Its labels, the image's among them.
+    /// Labels, including those of the image.
     pub labels: BTreeMap<String, String>,
-    /// What it does.
+    /// State of the container, with a lost exit already applied (see `ended_unheard`).
     pub state: ContainerState,
-    /// The code its process ended with, once it has.
+    /// Exit code of the process; `None` before it exits, or if the code is lost.
     pub exit_code: Option<i32>,
-    /// Whether the kernel killed it for lack of memory.
+    /// Whether the kernel killed the process because memory ran out.
     pub out_of_memory: bool,
-    /// Its environment, as it was created with.
+    /// Environment variables as set at creation.
     pub env: Environment,
-    /// Names of the volumes it mounts.
+    /// Names of the mounted volumes.
     pub volumes: Vec<String>,
-    /// The port of 127.0.0.1 it publishes, if any.
+    /// Port of 127.0.0.1 that the container publishes, if any.
     pub host_port: Option<u16>,
-    /// Whether its process ended and the engine goes on believing that it runs: nobody was left to tell it. The
-    /// engine never starts such a container again.
+    /// Whether the process ended while the engine still believes that it runs, because no monitor process was left to
+    /// report the exit. The engine never starts such a container again.
     pub ended_unheard: bool,
 }
 
 impl InspectedContainer {
-    /// Whether the engine will start it again. If not, a start needs another container in its place.
+    /// Whether the engine can start the container again. If not, a start needs a newly created container.
     #[must_use]
     pub fn can_start_again(&self) -> bool {
         !self.ended_unheard && self.state.can_start_again()
     }
 }
 
-/// A volume looked at closely.
+/// Details of one volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectedVolume {
-    /// Its labels.
+    /// Labels of the volume.
     pub labels: BTreeMap<String, String>,
-    /// Whether its directory is known to be gone although the engine still lists it. `false` where it
-    /// cannot be told (another host, another user's storage).
+    /// Whether the directory is known to be missing although the engine still lists the volume. `false` if this cannot
+    /// be determined (another host, another user's storage).
     pub directory_missing: bool,
 }
 
-/// What the network looks like from the host.
+/// Addresses of a network as seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkInfo {
-    /// The address by which containers reach the host.
+    /// Address by which containers reach the host.
     pub gateway: Option<IpAddr>,
-    /// The addresses of its containers, and its gateway.
+    /// Address range of the containers and the gateway.
     pub subnet: Option<Subnet>,
 }
 
-/// A range of addresses, as `10.89.0.0/24`.
+/// An address range, such as `10.89.0.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subnet {
-    /// Its first address.
+    /// First address of the range.
     pub address: IpAddr,
-    /// How many leading bits its addresses share.
+    /// Length of the prefix in bits: 0 to 32 for IPv4, 0 to 128 for IPv6.
     pub prefix: u8,
 }
 
@@ -289,25 +288,25 @@ impl FromStr for Subnet {
 /// A network in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedNetwork {
-    /// Unique in the engine.
+    /// Name, unique in the engine.
     pub name: String,
-    /// Its labels.
+    /// Labels of the network.
     pub labels: BTreeMap<String, String>,
-    /// What it looks like from the host.
+    /// Gateway and address range.
     pub info: NetworkInfo,
 }
 
-/// What things cost in disk, in bytes: a container's own files without its image, a volume's content.
+/// Disk usage in bytes: of a container its own files without the image, of a volume its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskUsage {
-    /// By container.
+    /// Bytes for each container.
     pub containers: BTreeMap<ContainerId, u64>,
-    /// By volume's name.
+    /// Bytes for each volume name.
     pub volumes: BTreeMap<String, u64>,
 }
 
 impl DiskUsage {
-    /// What these things cost together.
+    /// Total disk usage of a container and its volumes, in bytes. Objects that the engine did not report count as 0.
     #[must_use]
     pub fn of(&self, things: &Things) -> u64 {
         let container = things.container.as_ref().and_then(|container| self.containers.get(&container.id));
@@ -316,173 +315,173 @@ impl DiskUsage {
     }
 }
 
-/// Which part of a container's output is wanted.
+/// Selects a part of a container's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRequest {
-    /// Only the last so many lines.
+    /// Only this many lines at the end; `None` selects the whole log.
     pub tail: Option<u32>,
-    /// Whether to go on until the container ends.
+    /// Whether to continue with new output until the container ends.
     pub follow: bool,
-    /// With `tail`: the lines are looked for in about so many bytes at the end of the log. Without, the engine has a
-    /// limit of its own.
+    /// With `tail`: about this many bytes at the end of the log are searched for the lines. `None` leaves it to the
+    /// engine's own limit.
     pub max_bytes: Option<u64>,
 }
 
-/// A piece of a container's output, as it came.
+/// A chunk of a container's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogChunk {
-    /// Whether it was written to standard error.
+    /// Whether the chunk was written to standard error.
     pub stderr: bool,
-    /// The bytes.
+    /// Content of the chunk.
     pub bytes: Vec<u8>,
 }
 
-/// A container's output.
+/// Stream of a container's output.
 pub type LogStream = Pin<Box<dyn Stream<Item = EngineResult<LogChunk>> + Send>>;
 
-/// What happens to containers, from some moment on.
+/// Stream of container events, from a certain time on.
 pub type EventStream = Pin<Box<dyn Stream<Item = EngineResult<ContainerEvent>> + Send>>;
 
 /// A command to run inside a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecRequest {
-    /// The command and its arguments.
+    /// The command followed by its arguments.
     pub command: Vec<String>,
-    /// Whether it gets a terminal. Its output is then one raw stream; otherwise it comes in frames of
-    /// an 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and bytes.
+    /// Whether to allocate a terminal. With a terminal the output is one raw stream. Without, it consists of frames: an
+    /// 8-byte header (stream 1 or 2, three zero bytes, big-endian length) followed by the bytes.
     pub tty: bool,
-    /// Whether its input is connected.
+    /// Whether standard input is connected.
     pub stdin: bool,
-    /// Added to its environment.
+    /// Environment variables to add.
     pub env: BTreeMap<String, String>,
-    /// Who it runs as, where not the container's own user.
+    /// User inside the container; `None` uses the container's own.
     pub user: Option<String>,
 }
 
-/// Names a running or finished command.
+/// The engine's id of an exec session, which is a prepared, running or finished command.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExecId(pub String);
 
-/// A two-way stream of bytes.
+/// A bidirectional byte stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Told how a pull is going, a line at a time.
+/// Callback that receives the progress of a pull, one line per call.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
-/// The sockets behind a container's published port.
+/// State of the sockets behind a container's published port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
     /// Whether a process in the container accepts connections from outside on the port.
     pub listens: bool,
     /// Whether a client other than ostler is connected to the published port.
     pub open: bool,
-    /// Whether a connection to it was closed within the last minute, by whichever client.
+    /// Whether any client's connection to it was closed within the last minute.
     pub closed: bool,
 }
 
-/// What the engine's own process uses.
+/// Resources that the engine's own process uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineUse {
-    /// Its number.
+    /// Process id.
     pub process: u32,
     /// Resident memory, in bytes.
     pub memory_bytes: u64,
-    /// Processor time of the last moment, in cores.
+    /// Processor time over a short recent interval, in cores.
     pub cores: f64,
 }
 
-/// Commands for the engine's operator.
+/// Shell commands that the operator can run to start and restart the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceCommands {
-    /// Starts the service where ostler looks for it.
+    /// Starts the service at the address that ostler uses.
     pub start: String,
-    /// Restarts it; containers run on.
+    /// Restarts the service; containers keep running.
     pub restart: String,
 }
 
-/// What ostler needs of a container engine.
+/// The operations that ostler needs from a container engine.
 ///
-/// "Already so" is success for [`stop_container`](Engine::stop_container) and the deletions, and only
-/// there: a start that finds the container running was not *this* start, and answers
-/// [`Trouble::Conflict`].
+/// A state that already holds counts as success only for [`stop_container`](Engine::stop_container) and the deletions.
+/// A start that finds the container running is an error, [`Trouble::Conflict`], because the container was not started
+/// by this call.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// How the engine's service is started and restarted by hand.
+    /// Shell commands that start and restart the engine's service.
     fn commands(&self) -> ServiceCommands;
 
-    /// What the engine's process uses; `None` where that cannot be seen from here.
+    /// Resources that the engine's process uses; `None` if the process is not visible from here.
     async fn process_use(&self) -> EngineResult<Option<EngineUse>>;
 
-    /// The sockets behind a running container's port `inside`, published on `published`; `None` where they cannot be
-    /// seen from here.
+    /// Sockets behind port `inside` of a running container, published on `published`. `None` if they are not visible
+    /// from here.
     async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>>;
 
-    /// Whether [`sockets`](Self::sockets) can answer at all.
+    /// Whether [`sockets`](Self::sockets) can return a result on this host.
     async fn sees_sockets(&self) -> bool;
 
-    /// Ends a command that still runs, its process group included: asks it to end, and kills it a moment later.
-    /// `false` where its process cannot be reached from here.
+    /// Ends a running command and its process group: sends the termination signal first, and kills it after a moment.
+    /// `false` if its process cannot be reached from here.
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool>;
 
-    /// Says who answers. Also the cheapest proof that somebody does.
+    /// Version and properties of the engine. Also the cheapest check that the engine answers.
     async fn describe(&self) -> EngineResult<EngineInfo>;
 
-    /// Every container, in any state, with this label (`key=value`; with `None` any value of the key).
+    /// All containers, in any state, with this label (`key=value`; `None` matches any value of the key).
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>>;
 
-    /// Every volume with this label.
+    /// All volumes with this label (`key=value`; `None` matches any value of the key).
     async fn list_volumes(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedVolume>>;
 
-    /// Looks at one container. [`Trouble::Absent`] when the engine does not know it.
+    /// Details of one container. [`Trouble::Absent`] if the engine does not know it.
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer>;
 
-    /// Makes a container without starting it. [`Trouble::Conflict`] when the name is taken,
-    /// [`Trouble::ImageMissing`] when the image is not there.
+    /// Creates a container without starting it. [`Trouble::Conflict`] if the name is taken, [`Trouble::ImageMissing`]
+    /// if the image does not exist locally.
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
-    /// Starts a container. [`Trouble::Conflict`] when it runs already, [`Trouble::PortInUse`] when its
-    /// host port is taken, [`Trouble::HalfStarted`] when by a leftover of its own.
+    /// Starts a container. [`Trouble::Conflict`] if it already runs, [`Trouble::PortInUse`] if another process holds
+    /// its host port, [`Trouble::HalfStarted`] if a leftover of an interrupted start holds it.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
-    /// Asks a container's process to end, and ends it after `grace`. Stopped or absent is success. A paused container
-    /// is unpaused first: a frozen process can neither end by itself nor be stopped.
+    /// Sends the stop signal to a container's process and kills it after `grace`. Succeeds if the container is stopped
+    /// or does not exist. A paused container is unpaused first: a frozen process can neither exit nor be stopped.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> EngineResult<()>;
 
     /// Renames a container, running or not.
     async fn rename_container(&self, id: &ContainerId, name: &str) -> EngineResult<()>;
 
-    /// Deletes a stopped container; its named volumes stay. Absent is success, running is
-    /// [`Trouble::Conflict`].
+    /// Deletes a stopped container; its named volumes stay. Succeeds if the container does not exist;
+    /// [`Trouble::Conflict`] if it runs.
     async fn delete_container(&self, id: &ContainerId) -> EngineResult<()>;
 
-    /// Makes a volume. [`Trouble::Conflict`] when it exists.
+    /// Creates a volume. [`Trouble::Conflict`] if it exists.
     async fn create_volume(&self, spec: &VolumeSpec) -> EngineResult<()>;
 
-    /// Looks at one volume. [`Trouble::Absent`] when the engine does not know it.
+    /// Details of one volume. [`Trouble::Absent`] if the engine does not know it.
     async fn inspect_volume(&self, name: &str) -> EngineResult<InspectedVolume>;
 
-    /// Makes the missing directory of a volume that the engine still lists.
+    /// Recreates the missing directory of a volume that the engine still lists.
     async fn repair_volume(&self, name: &str, owner: User) -> EngineResult<()>;
 
-    /// Deletes a volume, never by force. Absent is success, in use is [`Trouble::Conflict`].
+    /// Deletes a volume, never by force. Succeeds if it does not exist; [`Trouble::Conflict`] if it is in use.
     async fn delete_volume(&self, name: &str) -> EngineResult<()>;
 
-    /// Writes a file into a container's volume: `directory` is the volume's mount point itself.
+    /// Writes a file into a container's volume. `directory` must be the volume's mount point itself.
     async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()>;
 
-    /// Reads a small file of a container, running or not. [`Trouble::Absent`] when it is not there,
-    /// [`Trouble::Conflict`] when it is no regular file (a directory, a FIFO) or too large to be one of ours.
+    /// Reads a small file of a container, running or not. [`Trouble::Absent`] if it does not exist,
+    /// [`Trouble::Conflict`] if it is not a regular file (a directory, a FIFO) or is longer than 1 MiB.
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>>;
 
-    /// Whether a small file of a container's volume, running or not, has exactly this content. Errors as those of
-    /// [`read_file`](Self::read_file).
+    /// Whether a small file of a container's volume has exactly this content. The container may be stopped. Errors are
+    /// those of [`read_file`](Self::read_file).
     ///
-    /// For content that exists nowhere else, such as a new token: the engine may compare a file of this host, and takes
-    /// equal content for the proof that it is the container's.
+    /// Use it only for content that exists nowhere else, such as a new token. The engine may compare a file on this
+    /// host, and treats equal content as proof that the file is the container's.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool>;
 
-    /// Makes the network, with DNS, where it is missing.
+    /// Creates the network with DNS if it does not exist.
     async fn ensure_network(
         &self,
         name: &str,
@@ -490,36 +489,36 @@ pub trait Engine: Send + Sync {
         isolate: bool,
     ) -> EngineResult<NetworkInfo>;
 
-    /// The networks that carry this label, with the address by which their containers reach the host.
+    /// Networks with this label, with the address by which their containers reach the host.
     async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>>;
 
-    /// Deletes a network, never by force. Absent is success; [`Trouble::Conflict`] while a container, running or
-    /// not, belongs to it.
+    /// Deletes a network, never by force. Succeeds if it does not exist; [`Trouble::Conflict`] while a container,
+    /// running or not, belongs to it.
     async fn delete_network(&self, name: &str) -> EngineResult<()>;
 
-    /// Whether the image is there.
+    /// Whether the image exists locally.
     async fn has_image(&self, image: &str) -> EngineResult<bool>;
 
-    /// Fetches an image. [`Trouble::ImageMissing`], with the registry's words, when it cannot be had.
+    /// Pulls an image. [`Trouble::ImageMissing`], with the registry's message, if it is not available.
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()>;
 
-    /// Whether this port of 127.0.0.1 can be published, as far as a look can tell.
+    /// Whether this port of 127.0.0.1 can be published, as of now: another process may take it afterwards.
     async fn port_is_free(&self, port: u16) -> bool;
 
-    /// What everything costs in disk. Slow where there is much of it: for people who ask.
+    /// Disk usage of all containers and volumes. Slow if there is much data: only for requests by a user.
     async fn disk_usage(&self) -> EngineResult<DiskUsage>;
 
-    /// A container's output.
+    /// Output of a container, as selected by the request.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream>;
 
-    /// What happens to containers with this label (`key=value`; with `None` any value of the key), as it
-    /// happens. With `since`, what has happened since then comes first.
+    /// Events of containers with this label (`key=value`; `None` matches any value of the key), as they happen. With
+    /// `since`, the events since then come first.
     ///
-    /// Answers once the engine has agreed to report, which it then does for as long as it can be reached.
-    /// When it cannot any more, the stream ends, with an error or without one; nothing comes after an
-    /// error. Connecting again is the caller's, and so is a full listing after each time: events are lost
-    /// while nobody listens, and even with `since` an engine may have forgotten them. They may also repeat,
-    /// those about `since` above all, and come late. So nothing may depend on the arrival of an event.
+    /// Returns once the engine has accepted the subscription. The engine then reports events as long as it can be
+    /// reached. After that the stream ends, with or without an error; nothing follows an error. The caller reconnects,
+    /// and takes a full listing after each connect: events are lost while it is disconnected, and even with `since` an
+    /// engine may have discarded them. Events may also repeat, especially those near `since`, and may arrive late.
+    /// Nothing may therefore depend on the arrival of an event.
     async fn container_events(
         &self,
         key: &str,
@@ -527,15 +526,15 @@ pub trait Engine: Send + Sync {
         since: Option<Timestamp>,
     ) -> EngineResult<EventStream>;
 
-    /// Prepares a command in a running container.
+    /// Prepares a command in a running container. `start_exec` runs it.
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId>;
 
-    /// Runs a prepared command, connected to the stream that is returned.
+    /// Runs a prepared command and returns its input and output stream.
     async fn start_exec(&self, exec: &ExecId, tty: bool) -> EngineResult<Box<dyn Duplex>>;
 
-    /// Tells a command's terminal its size, in columns and rows.
+    /// Sets the size of a command's terminal, in columns and rows.
     async fn resize_exec(&self, exec: &ExecId, columns: u16, rows: u16) -> EngineResult<()>;
 
-    /// The code a command ended with; `None` while it runs.
+    /// Exit code of a command; `None` while it runs.
     async fn exec_exit_code(&self, exec: &ExecId) -> EngineResult<Option<i32>>;
 }
