@@ -1,9 +1,8 @@
-//! Where statements are carried out: one lane writes, others only read.
+//! Execution of statements: one lane writes, the others only read.
 //!
-//! In the daemon a lane is a thread. The writing one takes a job, drains what has queued meanwhile,
-//! commits once, and only then answers: waiting callers share one fsync, and nobody hears of a change
-//! that a power cut could still undo. In the simulator the same batches run on a [`Stage`], so that a
-//! seed decides when each takes effect.
+//! In the daemon a lane is a thread. The writing lane takes a job, drains the jobs queued meanwhile, commits once, and
+//! only then answers. Waiting callers share one fsync, and no caller learns of a change that a power cut could still
+//! undo. In the simulator the jobs run on a [`Stage`], so that a seed decides when each takes effect.
 
 use std::{
     collections::BTreeSet,
@@ -29,36 +28,36 @@ use crate::{
     tasks::Stage,
 };
 
-/// The most jobs one transaction holds, so that its first caller does not wait for ever.
+/// The most jobs in one transaction, so that its first caller does not wait indefinitely.
 const BATCH_MAX: usize = 256;
 
-/// An open transaction, and what is to follow once it is committed.
+/// An open transaction, and the work to do once it is committed.
 pub(super) struct Tx<'c> {
     pub(super) sql: &'c Connection,
     roster: &'c SharedRoster,
     told: Vec<Event>,
-    /// Workspaces of which the roster has to be read again.
+    /// Workspaces whose roster entries have to be read again.
     touched: BTreeSet<WorkspaceId>,
     admins_touched: bool,
     heard: Vec<(WorkspaceId, Said)>,
     passing: Vec<Passing>,
-    /// Whether anybody listens to what is only passing.
+    /// Whether there are subscribers to transient events.
     overheard: bool,
-    /// The registry's generation before this transaction raised it, and since.
+    /// The registry's generation before this transaction raised it, and after.
     raised: Option<(i64, i64)>,
-    /// Whether the last batch that changed something, or tried to, could not be written.
+    /// Whether the last batch that changed or tried to change something could not be written.
     pub(super) was_refused: bool,
 }
 
-/// What is known of a workspace inside a transaction.
+/// A workspace's roster entry as of this transaction.
 pub(super) struct Known {
     pub(super) member: Member,
-    /// Whether the digest that was asked about is one of its live tokens.
+    /// Whether the given digest is one of its live tokens.
     pub(super) holds: bool,
 }
 
 impl Tx<'_> {
-    /// Marks a workspace whose status, tokens or place changed without an event.
+    /// Marks a workspace whose status, tokens or position changed without an event.
     pub(super) fn touch(&mut self, workspace: WorkspaceId) {
         self.touched.insert(workspace);
     }
@@ -67,7 +66,7 @@ impl Tx<'_> {
         self.admins_touched = true;
     }
 
-    /// What is known of a live workspace right now: from memory, unless this transaction has changed it.
+    /// Returns a live workspace's state: from memory, or from the tables if this transaction has changed it.
     pub(super) fn known(
         &self,
         id: WorkspaceId,
@@ -88,9 +87,10 @@ impl Tx<'_> {
         Ok(Some(Known { member, holds }))
     }
 
-    /// Raises the registry's generation, which the mirror holds before anybody is answered: for every change that a
-    /// copy of the database made before it must not take back unnoticed. Answers the new one; none in a database that
-    /// has no identity yet.
+    /// Raises the registry's generation; for every change that an older copy of the database must not undo unnoticed.
+    ///
+    /// The mirror holds the new generation before any caller is answered. Returns it; `None` in a database that has no
+    /// identity yet.
     pub(super) fn raise(&mut self) -> StoreResult<Option<i64>> {
         let raised: Option<i64> = self
             .sql
@@ -103,12 +103,12 @@ impl Tx<'_> {
         Ok(raised)
     }
 
-    /// The same, in a database that has to have an identity.
+    /// Like `raise`; an error in a database that has no identity yet.
     pub(super) fn raise_known(&mut self) -> StoreResult<i64> {
         self.raise()?.ok_or_else(|| StoreError::new("the database has no identity yet"))
     }
 
-    /// A live workspace as it is right now.
+    /// Returns a live workspace as of this transaction.
     pub(super) fn member(&self, id: WorkspaceId) -> StoreResult<Option<Member>> {
         if self.touched.contains(&id) {
             return Ok(Fresh::read(self.sql, id)?.map(|fresh| fresh.member));
@@ -116,12 +116,12 @@ impl Tx<'_> {
         Ok(self.roster.read().member(id).cloned())
     }
 
-    /// What a beat said, for the roster.
+    /// Queues an agent's last report for the roster.
     pub(super) fn hear(&mut self, workspace: WorkspaceId, said: Said) {
         self.heard.push((workspace, said));
     }
 
-    /// Tells whoever listens right now of something that is not stored.
+    /// Sends a transient event, which is not stored, to current subscribers after the commit.
     pub(super) fn pass(
         &mut self,
         at: Timestamp,
@@ -134,7 +134,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Records what happened, in the same transaction as the change.
+    /// Stores an event in the transaction of the change, and marks its workspace as touched.
     pub(super) fn tell(
         &mut self,
         at: Timestamp,
@@ -149,7 +149,7 @@ impl Tx<'_> {
     }
 }
 
-/// One caller's work inside a batch.
+/// Work of one caller inside a batch.
 pub(super) trait Job: Send {
     fn run(&mut self, tx: &mut Tx<'_>) -> StoreResult<()>;
     fn answer(self: Box<Self>, committed: StoreResult<()>);
@@ -182,12 +182,12 @@ where
         if answer.is_ok() {
             crash_point::after(label);
         }
-        // A caller that no longer waits does not undo what was committed.
+        // A caller that no longer waits does not undo the committed change.
         let _gone = reply.send(answer);
     }
 }
 
-/// What a batch leaves to be done once it is committed.
+/// Work that remains once a batch is committed.
 struct Committed {
     told: Vec<Event>,
     passing: Vec<Passing>,
@@ -196,19 +196,19 @@ struct Committed {
     admins: Option<roster::Admins>,
 }
 
-/// The state machine that writes: batches in, answers and events out.
+/// The writing state machine: takes batches, gives answers and events.
 pub(super) struct Writer {
     sql: Connection,
     feed: broadcast::Sender<Event>,
     passing: broadcast::Sender<Passing>,
     roster: SharedRoster,
-    /// Where the generation is kept besides the database.
+    /// Second place of the generation, besides the database.
     mirror: Option<Arc<Mirror>>,
-    /// Whether a commit is not in the mirror yet.
+    /// Whether the mirror lacks the generation of a commit.
     mirror_is_behind: bool,
-    /// Whether the last batch that changed something, or tried to, could not be written.
+    /// Whether the last batch that changed or tried to change something could not be written.
     was_refused: bool,
-    /// The file behind the connection; none in memory.
+    /// File of the database; `None` in memory.
     file: Option<OpenFile>,
 }
 
@@ -245,7 +245,7 @@ impl Writer {
         self
     }
 
-    /// Whether the database is still the file at its path; one that is not is saved.
+    /// Checks that the database is still the file at its path; otherwise saves a copy of it.
     fn check_place(&mut self) -> StoreResult<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let checked = file.check_place();
@@ -258,7 +258,7 @@ impl Writer {
         checked
     }
 
-    /// The end of the lane.
+    /// Ends the lane: closes the database file.
     fn close(self) {
         if let Some(file) = &self.file {
             file.close(&self.sql);
@@ -270,20 +270,20 @@ impl Writer {
         &self.sql
     }
 
-    /// What others share with it.
+    /// Returns the parts that a store shares with it.
     pub(super) fn surroundings(
         &self,
     ) -> (broadcast::Sender<Event>, broadcast::Sender<Passing>, SharedRoster) {
         (self.feed.clone(), self.passing.clone(), self.roster.clone())
     }
 
-    /// Copies all that is committed into another database.
+    /// Copies all committed data into another database.
     pub(super) fn copy_to(&self, target: &mut Connection) -> StoreResult<()> {
         let copy = rusqlite::backup::Backup::new(&self.sql, target)?;
         Ok(copy.run_to_completion(1024, std::time::Duration::ZERO, None)?)
     }
 
-    /// Empties every table.
+    /// Empties every table and replaces the event channels and the roster.
     pub(super) fn wipe(&mut self) -> StoreResult<()> {
         if !self.sql.is_autocommit() {
             self.sql.execute_batch("ROLLBACK")?;
@@ -294,20 +294,21 @@ impl Writer {
             .prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        // In any order: what refers to a row goes with it. (A pragma that defers the check would expire every statement.)
+        // In any order: dependent rows are deleted along. (A pragma that defers the check would expire every
+        // statement.)
         self.sql.execute_batch("BEGIN")?;
         for table in tables {
             self.sql.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
         }
         self.sql.execute_batch("COMMIT")?;
-        // Who listened to the last one hears nothing of the next.
+        // Subscribers of the previous run receive nothing of the next.
         self.feed = broadcast::channel(super::FEED_CAPACITY).0;
         self.passing = broadcast::channel(super::FEED_CAPACITY).0;
         self.roster = SharedRoster::default();
         Ok(())
     }
 
-    /// Lets the database grow by so many pages and no more, or as it likes.
+    /// Limits the growth of the database to so many pages; `None` removes the limit.
     #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
     pub(super) fn limit_to(&self, free_pages: Option<u32>) {
         let size = self.sql.pragma_query_value(None, "page_count", |row| row.get::<_, u32>(0));
@@ -317,32 +318,31 @@ impl Writer {
             .expect("it may be bounded");
     }
 
-    /// How many rows were ever changed.
+    /// Returns how many rows were ever changed.
     pub(super) fn changes(&self) -> u64 {
         self.sql.total_changes()
     }
 
-    /// Reads the roster anew, as a process does that has just begun.
+    /// Reads the roster from the tables, as a new process does.
     pub(super) fn load_roster(&self) -> StoreResult<()> {
         *self.roster.write() = Roster::load(&self.sql)?;
         Ok(())
     }
 
-    /// Runs a batch in one transaction. A job that fails is undone alone; a commit that fails is
-    /// everybody's failure.
+    /// Runs a batch in one transaction. A failed job is undone alone; a failed commit fails every job of the batch.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let mut results = Vec::with_capacity(jobs.len());
         let before = self.changes();
         match self.commit(&mut jobs, &mut results) {
             Ok(committed) => {
                 self.was_refused &= self.changes() == before;
-                // Before anybody is answered: who was told that a token is revoked may rely on it.
+                // Before any caller is answered: a caller that learns of a token's revocation may rely on it.
                 self.remember(committed.heard, committed.fresh, committed.admins);
                 for (job, result) in jobs.into_iter().zip(results) {
                     job.answer(result);
                 }
                 for event in committed.told {
-                    // Nobody listening is no fault: the event is stored.
+                    // Sending fails without subscribers; that is no error, because the event is stored.
                     let _listeners = self.feed.send(event);
                 }
                 for event in committed.passing {
@@ -371,7 +371,7 @@ impl Writer {
         for (workspace, said) in heard {
             roster.hear(workspace, said);
         }
-        // After what was heard: these were read when the transaction was complete.
+        // After the reports: these entries were read at the end of the transaction and are newer.
         for (workspace, fresh) in fresh.into_iter().filter(|_| !is(Mutation::ForgetMemory)) {
             roster.replace(workspace, fresh);
         }
@@ -385,11 +385,11 @@ impl Writer {
         jobs: &mut [Box<dyn Job>],
         results: &mut Vec<StoreResult<()>>,
     ) -> StoreResult<Committed> {
-        // What is written to a file that nobody can find any more is lost at the next start.
+        // Changes to a file that is no longer at its path would be lost at the next start.
         self.check_place()?;
         let sql = &self.sql;
         if !sql.is_autocommit() {
-            // A batch that panicked has left its transaction open.
+            // A batch that panicked left its transaction open.
             sql.execute_batch("ROLLBACK")?;
         }
         run(sql, "BEGIN IMMEDIATE")?;
@@ -425,9 +425,9 @@ impl Writer {
         }
         let raised = tx.raised;
         let committed = complete(tx).and_then(|committed| {
-            // Written beside its place before the commit and moved there after it: the mirror is never ahead of the
-            // database, and a disk that has no room for it undoes the change. A crash in between leaves it behind by
-            // what nobody has acted upon.
+            // The new mirror is written beside its place before the commit and moved there after it. So the mirror is
+            // never ahead of the database, and a disk without room for it undoes the change. A crash in between leaves
+            // the mirror behind by a change that no caller has acted upon.
             let prepared = self.mirror.as_ref().zip(raised).map(|(mirror, (before, now))| {
                 if self.mirror_is_behind {
                     mirror.note_generation(before)?;
@@ -462,7 +462,7 @@ impl Writer {
     }
 }
 
-/// Reads what the roster has to know of what changed, while it cannot fail any more without undoing the change.
+/// Reads the changed roster entries before the commit, where a failure can still undo the change.
 fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
     let Tx {
         sql,
@@ -482,36 +482,36 @@ fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
     Ok(Committed { told, passing, heard, fresh, admins })
 }
 
-/// One of the few statements around every job, prepared once.
+/// Runs one of the few statements around every job; each is prepared once.
 fn run(sql: &Connection, statement: &'static str) -> StoreResult<()> {
     sql.prepare_cached(statement)?.execute([])?;
     Ok(())
 }
 
-/// One job of a reading lane.
+/// Job of a reading lane.
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
 
-/// What the writing lane is sent.
+/// Message to the writing lane.
 pub(super) enum WriteCall {
     Job(Box<dyn Job>),
-    /// Asks whether the database is still the file at its path.
+    /// Checks that the database is still the file at its path.
     CheckPlace(oneshot::Sender<StoreResult<()>>),
     /// Ends the lane.
     End(oneshot::Sender<()>),
 }
 
-/// What a reading lane is sent.
+/// Message to a reading lane.
 pub(super) enum ReadCall {
     Job(ReadJob),
-    /// Ends the lane that takes it.
+    /// Ends the lane that receives it.
     End(oneshot::Sender<()>),
 }
 
-/// The lanes of a store.
+/// All lanes of a store.
 pub(super) enum Lanes {
-    /// One writing thread, some reading ones.
+    /// One writing thread, and reading threads.
     Threads { write: mpsc::Sender<WriteCall>, read: mpsc::Sender<ReadCall>, readers: usize },
-    /// Everything on one connection, when the stage says so.
+    /// All jobs on one connection, run when the stage says so.
     Staged { writer: Arc<Mutex<Writer>>, stage: Arc<dyn Stage> },
 }
 
@@ -532,12 +532,12 @@ impl Lanes {
         Ok(Self::Threads { write, read, readers: count })
     }
 
-    /// Ends the readers, then the writer: the last connection to go is the one that can move the log.
+    /// Ends the readers, then the writer: only the last open connection can move the log into the file.
     pub(super) async fn close(&self) {
         let Self::Threads { write, read, readers } = self else { return };
         for _ in 0..*readers {
             let (ended, end) = oneshot::channel();
-            // One that has ended already drops the sender.
+            // A lane that has ended already drops the sender.
             if read.send(ReadCall::End(ended)).is_ok() {
                 let _ended = end.await;
             }
@@ -598,7 +598,7 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// No timer gathers a batch: the commit in progress is what lets the next one grow.
+/// Batches form without a timer: jobs queue up while a commit is in progress.
 fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
     while let Ok(first) = calls.recv() {
         let mut batch = Vec::new();
@@ -612,7 +612,7 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
                 break;
             }
         }
-        // A panicking job drops its batch's answers; the callers hear that, and the lane lives on.
+        // A panicking job drops the answers of its batch; their callers get an error, and the lane continues.
         if !batch.is_empty() && catch_unwind(AssertUnwindSafe(|| writer.turn(batch))).is_err() {
             tracing::error!("a statement panicked; its batch was rolled back");
         }
@@ -620,7 +620,7 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
             Some(WriteCall::CheckPlace(reply)) => drop(reply.send(writer.check_place())),
             Some(WriteCall::End(ended)) => {
                 writer.close();
-                // Whoever waits no longer does not need to know.
+                // A caller that no longer waits does not need the answer.
                 let _gone = ended.send(());
                 return;
             }
@@ -686,8 +686,7 @@ mod tests {
         assert_eq!(writer.query_row("SELECT count(*) FROM registry", [], |row| row.get(0)), Ok(0));
     }
 
-    /// A database that may not grow any more is SQLite's own picture of a full disk, for those who cannot
-    /// make one.
+    /// Limiting the database's growth makes SQLite behave as on a full disk, without the need for one.
     #[tokio::test]
     async fn a_batch_on_a_full_disk_fails_whole_and_the_next_one_works() {
         let dir = tempfile::tempdir().unwrap();
