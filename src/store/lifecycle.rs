@@ -1,7 +1,7 @@
-//! Pause, sleep, end: the changes of a status that carry more than the status along.
+//! Pausing, hibernating and container exits: status changes that write more than the status.
 //!
-//! Each is one transaction that looks at what it decides on (the tree, the tasks, the last beat, the ends before)
-//! and writes by the one function that moves a status.
+//! Each is one transaction that reads what it decides on (tree, tasks, last heartbeat, earlier exits) and writes the
+//! status with `change_status`.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
@@ -25,96 +25,97 @@ use crate::domain::{
     workspace::Workspace,
 };
 
-/// What came of a pause.
+/// Result of pausing a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PauseResult {
-    /// The rows say paused: this one first, then those below it that were not paused before.
+    /// The status is now `paused`: the workspace first, then the descendants that were not paused before.
     Paused(Vec<WorkspaceId>),
-    /// One above it is paused: this one.
+    /// An ancestor is paused: this one.
     BelowPaused(WorkspaceName),
-    /// There is no live row.
+    /// No live row has this id.
     NotThere,
 }
 
-/// What a change of status is bound to besides the status.
+/// Precondition of a status change, besides the source status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unless {
-    /// Only if the status is the same since then.
+    /// The status has not changed since this time.
     ChangedSince(Timestamp),
-    /// Only if no beat came at that time or later. One that lies ahead of the clock came before it was set back.
+    /// No heartbeat was received at this time or later. One more than 10 s in the future does not count: it was
+    /// received before the clock was set back.
     HeardSince(Timestamp),
-    /// Only if no undelete came after this event: who is back and paused looks as it did before.
+    /// The workspace was not undeleted after this event: one that was removed and restored as paused looks the same.
     UndeletedAfter(i64),
 }
 
-/// Why a workspace is put to sleep.
+/// Reason for hibernating a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drowsy {
-    /// Somebody said so.
+    /// An operator or another caller ordered it.
     Ordered {
-        /// Even while it works on something.
+        /// Hibernate even while it has active tasks.
         force: bool,
     },
-    /// It was found idle.
+    /// The workspace is idle.
     Idle {
-        /// Unless something happened there after this time.
+        /// Precondition: no activity after this time.
         since: Timestamp,
-        /// What that was decided on.
+        /// Evidence for the decision; part of the event.
         evidence: String,
     },
 }
 
-/// What came of putting a workspace to sleep.
+/// Result of beginning a hibernation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SleepResult {
-    /// The row says hibernating.
+    /// The status is now `hibernating`.
     Begun,
-    /// It works on so many tasks.
+    /// Refused: it has so many active tasks.
     Busy(u32),
-    /// Something happened to it since, or its status allows no sleep.
+    /// Activity was recorded since, or its status does not allow hibernation.
     Raced,
 }
 
-/// What follows from an end.
+/// Consequence of an unexpected exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoneResult {
-    /// It is started again, at the earliest then.
+    /// It is restarted, not before this time.
     RestartDue(Timestamp),
-    /// It ended too often: parked.
+    /// Too many exits in the window: parked.
     Parked,
-    /// The row is in no status that an end could change, or of another incarnation.
+    /// The row is in no status that an exit changes, or has another incarnation.
     Raced,
 }
 
-/// A restart that was taken out of a budget before it was tried.
+/// A restart charged to the budget before it is attempted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimedRestart {
     workspace: WorkspaceId,
-    /// The incarnation that it is to end.
+    /// Incarnation that the restart is to replace.
     incarnation: Incarnation,
-    /// When it was charged.
+    /// When it was charged; identifies the charge.
     at: Timestamp,
 }
 
-/// The end of a container, as it is written down.
+/// A container's exit to record.
 #[derive(Clone, Debug)]
 pub struct ContainerEnd {
-    /// Whose.
+    /// Workspace of the container.
     pub workspace: WorkspaceId,
-    /// In which incarnation.
+    /// Incarnation of the container that exited.
     pub incarnation: Incarnation,
-    /// Why, for people.
+    /// Cause in words; becomes the status detail.
     pub reason: String,
-    /// The event's particulars.
+    /// Payload of the emitted event.
     pub told: Value,
-    /// What may follow.
+    /// Limits of restarts.
     pub budget: RestartBudget,
-    /// Whether the restart budget counts it. One that is not charged is restarted at once.
+    /// Whether the exit counts against the restart budget. If not, the restart is due at once.
     pub charged: bool,
 }
 
 impl Store {
-    /// Pauses a workspace and everything below it. Those below remember with whom they were paused.
+    /// Pauses a workspace and its descendants. Each descendant stores with which workspace it was paused.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -143,7 +144,7 @@ impl Store {
             .await
     }
 
-    /// The nearest paused workspace above this one.
+    /// Returns the nearest paused workspace among `parent` and its ancestors.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -151,7 +152,7 @@ impl Store {
         self.lanes.read("paused above", move |sql| paused_in_chain(sql, parent)).await
     }
 
-    /// What was paused along with a workspace, those higher in the tree first.
+    /// Returns the workspaces that were paused along with this one, parents first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -164,7 +165,7 @@ impl Store {
             .await
     }
 
-    /// Changes a status that is bound to more than the status. `false` means raced.
+    /// Changes a status under an additional precondition. `false` means raced.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -177,8 +178,9 @@ impl Store {
             .await
     }
 
-    /// Claims a workspace for sleep: its row says hibernating, unless it works on something or, where it was found
-    /// idle, something happened there since.
+    /// Begins a hibernation: sets the status to `hibernating`.
+    ///
+    /// Refused if the workspace has active tasks (unless forced), or if it was found idle and has been active since.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -226,8 +228,8 @@ impl Store {
             .await
     }
 
-    /// Writes down that a container has ended, and what follows: a restart when it is due, or nothing any more
-    /// once the budget is spent.
+    /// Records a container's exit and its consequence: a restart with its due time, or parking if the budget is used
+    /// up.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -274,14 +276,14 @@ impl Store {
             .await
     }
 
-    /// Takes a restart of something that runs and gives no good sign of life out of its budget. `None` means
-    /// that the budget allows none, or that it was heard since, or is no longer degraded.
+    /// Charges the restart of a degraded workspace to its budget. `None` if the budget does not allow it, the
+    /// precondition does not hold, or the workspace is no longer degraded.
     ///
-    /// Before the start, not in its transaction: the old process is stopped before that. If this process ended in
-    /// between, an end that nobody charges (it came while the daemon was down) would lead to a restart that nobody
-    /// charges, and a daemon that is killed each time at that moment would restart without a bound. So a crash leaves
-    /// the charge; a restart that did not happen is taken back by [`Store::give_back_restart`]. What happened is told
-    /// by the start's transaction.
+    /// The charge is written before the start, not in the start's transaction, because the old process is stopped in
+    /// between. If the daemon ended in that gap, the next daemon would find the exit and not charge it, because it came
+    /// while no daemon was running. A daemon that is killed at that moment each time would then restart the workspace
+    /// without limit. So a crash leaves the charge; [`Store::give_back_restart`] undoes the charge of a restart that
+    /// did not happen. The start's transaction emits the event.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -308,11 +310,11 @@ impl Store {
             .await
     }
 
-    /// Takes a charge back whose restart did not happen: no incarnation has begun since. Answers whether there was
-    /// one to take back.
+    /// Undoes the charge of a restart that did not happen, which is the case if the incarnation is unchanged. Returns
+    /// whether there was a charge to undo.
     ///
     /// # Errors
-    /// When the store cannot answer. The charge stays then.
+    /// When the store cannot answer. The charge then stays.
     pub async fn give_back_restart(&self, claimed: ClaimedRestart) -> StoreResult<bool> {
         self.lanes
             .write("give back restart", move |tx| {
@@ -331,7 +333,7 @@ impl Store {
             .await
     }
 
-    /// Puts off a restart that could not be tried: that the engine was away is nobody's fault.
+    /// Reschedules a restart that could not be attempted; an engine outage is not charged to the restart budget.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -349,7 +351,8 @@ impl Store {
             .await
     }
 
-    /// Flags a workspace that is busy and from which nothing came since. Answers whether it was not flagged yet.
+    /// Flags a workspace that has active tasks and no heartbeat or activity after `quiet_since`. Returns whether it was
+    /// not flagged before.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -384,14 +387,14 @@ impl Store {
                     told: json!({ "runtime_state": "wedged", "evidence": evidence }),
                     at,
                 };
-                // Degraded already, for being silent, is no fault.
+                // Raced is fine: a silent workspace is degraded already.
                 change_status(tx, &change, EventKind::Degraded)?;
                 Ok(true)
             })
             .await
     }
 
-    /// Writes down activity that was seen in passing: messages on either side.
+    /// Records activity that was seen in the proxy: messages to or from a workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -427,13 +430,13 @@ fn pause_one(
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
-    // One that was paused along with another and is now paused by itself does not come back with that one.
+    // A workspace paused along with another and now paused by itself must not resume with the other.
     let by_itself = row.status == Status::Paused && with.is_none();
     if paused || by_itself {
         tx.sql
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![row.id, with])?;
-        // No event tells of what only changes with whom it comes back.
+        // A change of `paused_with` alone emits no event.
         tx.touch(row.id);
     }
     Ok(paused)
@@ -454,7 +457,7 @@ fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> S
     })
 }
 
-/// The ends that count against the budget, and since when it is online.
+/// Returns the exits that count against the budget, and since when the workspace is online.
 fn spent(sql: &Connection, id: WorkspaceId) -> StoreResult<(Vec<Timestamp>, Option<Timestamp>)> {
     let found: Option<(String, Option<Timestamp>)> = sql
         .prepare_cached("SELECT ends, online_since FROM workspaces WHERE id = ?1")?
