@@ -1,14 +1,13 @@
 //! Podman, over its unix socket.
 //!
-//! podman-api asks for what it asks rightly; `raw` asks for the rest. The crate misspells
-//! `no_new_privileges` and the stop timeout, which Podman then ignores in silence, measures a
-//! container's size at every look, leaks anonymous volumes and cannot start a command it did not
-//! prepare. Each of these has a test against the real server that fails on the day the crate is mended,
-//! so that the detour can go.
+//! Most calls use podman-api; `raw` makes the calls that podman-api makes wrongly. podman-api misspells
+//! `no_new_privileges` and the stop timeout, which Podman then silently ignores. It measures a container's size at
+//! every inspection, leaks anonymous volumes, and cannot start a command that the same handle did not prepare. Each
+//! defect has a test against the real server that fails once podman-api is fixed, so that the workaround can be
+//! removed.
 //!
-//! podman-api panics on an id or name that is no part of an address, and `/`, `?` or `..` in one change
-//! the request. Container ids cannot hold such characters; every other name goes through `plain`
-//! first.
+//! podman-api panics on an id or name that cannot be part of an address, and `/`, `?` or `..` in a name change the
+//! request. Container ids cannot contain such characters; every other name is checked by `plain` first.
 
 mod archive;
 mod convert;
@@ -75,46 +74,46 @@ use crate::{
     },
 };
 
-/// The longest answer that is read of a call whose answer does not matter, in bytes.
+/// Maximum response size, in bytes, of a call whose response body is not used.
 const ACKNOWLEDGEMENT_MAX_BYTES: usize = 1 << 20;
 
-/// How often a listing is taken until one is not spoiled. One in a thousand was, beside a process that
-/// did nothing but make and delete volumes.
+/// Maximum number of attempts at a listing. A concurrent deletion makes a listing fail: one in a thousand failed beside
+/// a process that did nothing but create and delete volumes.
 const LISTING_TRIES: usize = 4;
 
-/// How often, and how long apart, a conmon is looked at until it is called one that stays: ending takes it tens of
-/// milliseconds, and some hundred on a busy machine.
+/// Number of checks, and the time between them, until a conmon process counts as one that stays. Exiting takes it tens
+/// of milliseconds, and some hundreds on a busy machine.
 const CONMON_LOOKS: u32 = 20;
 const CONMON_LOOK_EVERY: Duration = Duration::from_millis(150);
 
-/// Over how long the use of processor time is measured.
+/// Interval over which processor time is measured.
 const USE_OVER: Duration = Duration::from_millis(300);
 
-/// How long a command may take to end after it was asked to, before it is killed.
+/// Number of checks, and the time between them, that a command gets to exit after SIGTERM before it is killed: 2 s.
 const END_LOOKS: u32 = 20;
 const END_LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What Podman says of its host once: neither changes while its service runs.
+/// Properties of Podman's host. They do not change while its service runs, so they are asked for once.
 struct Host {
     rootless: bool,
     ignored_limits: Vec<&'static str>,
 }
 
-/// A Podman service.
+/// Client of one Podman service.
 pub struct Podman {
     address: SocketAddress,
     api: podman_api::Podman,
     raw: Raw,
     clock: SystemClock,
-    /// A service does not change in this, so it is asked once.
+    /// Asked for once: the host of a service does not change.
     host: OnceCell<Host>,
-    /// Nor in this: whether the processes it reports on can be seen from here.
+    /// Whether the processes that the service reports are visible from here. Also determined once.
     sees_processes: OnceCell<bool>,
-    /// First processes of containers.
+    /// First processes of containers, cached by container id.
     processes: Mutex<HashMap<ContainerId, Process>>,
 }
 
-/// What Podman answers to a create request.
+/// Podman's response to a create request.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Created {
@@ -123,7 +122,7 @@ struct Created {
     warnings: Option<Vec<String>>,
 }
 
-/// What Podman says of its disk.
+/// Podman's report of its disk usage.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Usage {
@@ -133,7 +132,7 @@ struct Usage {
     volumes: Option<Vec<VolumeUsage>>,
 }
 
-/// A network as the listing shows it.
+/// A network in Podman's listing.
 #[derive(Deserialize)]
 struct SeenNetwork {
     name: String,
@@ -176,7 +175,7 @@ struct VolumeUsage {
     size: u64,
 }
 
-/// What Podman says of a command.
+/// Podman's report of an exec session.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ExecInspection {
@@ -187,13 +186,13 @@ struct ExecInspection {
 }
 
 impl Podman {
-    /// Speaks to the service at this address from now on. Does no IO: whether anybody listens there,
-    /// [`Engine::describe`] tells.
+    /// Creates a client for the service at this address. Does no IO; [`Engine::describe`] shows whether the service
+    /// answers.
     #[must_use]
     pub fn connect(address: &SocketAddress) -> Self {
         Self {
             address: address.clone(),
-            // The default version prefix: with that of Podman 5, podman-api cannot read a look.
+            // The default version prefix: with the prefix of Podman 5, podman-api cannot parse an inspection.
             api: podman_api::Podman::unix(address.path()),
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
@@ -203,7 +202,7 @@ impl Podman {
         }
     }
 
-    /// Turns a failure into the error of this call.
+    /// Converts a failure into the error of this call.
     fn failed<F: Into<Failure>>(&self, call: impl Into<String>) -> impl FnOnce(F) -> EngineError {
         move |failure| {
             let mut error = failure.into().of(call);
@@ -217,10 +216,10 @@ impl Podman {
         }
     }
 
-    /// Takes a listing, and takes it again where a volume or container that was deleted meanwhile spoiled
-    /// it: Podman then fails as a whole, even if the deleted thing is nobody's concern here.
+    /// Takes a listing, and repeats it if a volume or container deleted meanwhile made it fail. Podman then fails the
+    /// whole listing, even if the deleted object does not match the filter.
     ///
-    /// "Not found" never leaves this function as [`Trouble::Absent`]. It speaks of some other thing.
+    /// "Not found" is never returned as [`Trouble::Absent`], because it concerns some other object.
     async fn listing<T, F: Future<Output = podman_api::Result<T>>>(
         &self,
         call: &str,
@@ -241,8 +240,8 @@ impl Podman {
         self.raw.send(method, target, None, ACKNOWLEDGEMENT_MAX_BYTES).await.map(drop)
     }
 
-    /// Whether a process that Podman reports on has ended, as far as can be seen from here: in a container of
-    /// ostler's own, nothing can.
+    /// Whether a process that Podman reports has ended, as far as it is visible from here. If ostler itself runs in a
+    /// container, no such process is visible, and the result is `false`.
     async fn seems_gone(&self, process: Option<i64>) -> bool {
         let Some(process) = process.filter(|process| *process > 0) else { return false };
         if processes::is_alive(process) {
@@ -251,20 +250,20 @@ impl Podman {
         self.sees_processes().await
     }
 
-    /// Whether the processes that Podman reports on can be seen from here.
+    /// Whether the processes that Podman reports are visible from here.
     async fn sees_processes(&self) -> bool {
         let look = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
         self.sees_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
     }
 
-    /// The number of the process that serves the socket; none where it has none here. Under systemd's socket
-    /// activation that is systemd's own until the service has been started.
+    /// Id of the process that serves the socket; `None` if it is not visible here. Under systemd's socket activation
+    /// this is systemd until the service has been started.
     async fn service_process(&self) -> std::io::Result<Option<i32>> {
         let stream = UnixStream::connect(self.address.path()).await?;
         Ok(stream.peer_cred()?.pid().filter(|pid| *pid > 0))
     }
 
-    /// The first process of a running container. Remembered, because a container's sockets are looked at every minute.
+    /// Id of the first process of a running container. Cached, because a container's sockets are read every minute.
     async fn process_of(&self, id: &ContainerId) -> EngineResult<Option<i64>> {
         let known = {
             let known = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -290,21 +289,21 @@ impl Podman {
         self.raw.json(Method::GET, &target, None).await.map_err(self.failed(call))
     }
 
-    /// Whether the process of a container ended unheard, by the word of Podman's runtime: it refuses a signal
-    /// because there is nobody to signal. One that lives is not harmed by this one.
+    /// Whether the process of a container has ended without a reported exit, confirmed by Podman's runtime. The runtime
+    /// refuses a signal if there is no process to receive it; SIGCONT does not harm a live process.
     async fn confirms_the_end(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
         asked.is_err_and(|failure| failure.says_it_has_stopped())
     }
 
-    /// Lets a paused container go on. `false` if it was not paused, or stays so.
+    /// Unpauses a container. `false` if it was not paused, or if unpausing failed.
     async fn unpause(&self, id: &ContainerId) -> bool {
         let is_paused = |seen: InspectedContainer| seen.state == ContainerState::Paused;
         self.inspect_container(id).await.is_ok_and(is_paused)
             && self.order(Method::POST, &format!("/libpod/containers/{id}/unpause")).await.is_ok()
     }
 
-    /// Whether the conmon of a container that Podman does not call running goes on and on.
+    /// Whether the conmon of a container that Podman does not consider running keeps existing for the whole check.
     async fn conmon_stays(&self, id: &ContainerId) -> bool {
         for _ in 0..CONMON_LOOKS {
             self.clock.sleep(CONMON_LOOK_EVERY).await;
@@ -315,7 +314,7 @@ impl Podman {
         true
     }
 
-    /// Whether the port that a container could not have is free by now.
+    /// Whether the host port that a container failed to bind is free again.
     async fn has_its_port_back(&self, id: &ContainerId) -> bool {
         let port = self.inspect_container(id).await.ok().and_then(|seen| seen.host_port);
         match port {
@@ -324,7 +323,7 @@ impl Podman {
         }
     }
 
-    /// Refuses a container whose volumes are not all there: Podman would make them, empty, in silence.
+    /// Returns an error if a volume of the container does not exist. Podman would silently create it, empty.
     async fn require_volumes(&self, call: &str, spec: &ContainerSpec) -> EngineResult<()> {
         for mount in &spec.mounts {
             let MountSource::Volume(name) = &mount.source else { continue };
@@ -336,11 +335,11 @@ impl Podman {
         Ok(())
     }
 
-    /// A container's output as the service gives it, where the file cannot be read here.
+    /// Output of a container as the service sends it, for logs whose file cannot be read here.
     ///
-    /// The service computes a tail in time quadratic in the length of a line and in the number of lines, goes on after
-    /// the caller has left, and leaves a goroutine behind. It reads a whole log in linear time and stops when it is
-    /// left, so the tail is cut here. Only a follower's tail is left to the service.
+    /// The service computes a tail in time quadratic in the length of a line and in the number of lines. It continues
+    /// after the caller has disconnected, and leaks a goroutine. It reads a whole log in linear time and stops on
+    /// disconnect, so the tail is cut here. Only the tail of a followed log is left to the service.
     fn logs_by_service(&self, id: &ContainerId, request: LogRequest, call: String) -> LogStream {
         let LogRequest { tail, follow, max_bytes } = request;
         let options = ContainerLogsOpts::builder().stdout(true).stderr(true).follow(follow);
@@ -369,7 +368,7 @@ impl Podman {
         Ok((volume.mountpoint.into(), volume.labels.into_iter().collect()))
     }
 
-    /// Whether a file of a volume has this content, as far as can be seen on this host. `false` is no answer.
+    /// Whether a file of a volume has this content, as far as this host can see. `false` proves nothing.
     async fn is_seen_to_hold(&self, id: &ContainerId, path: &str, content: &[u8]) -> bool {
         let Some((target, file)) = path.rsplit_once('/') else { return false };
         let inspection = self.raw.json(Method::GET, &format!("/libpod/containers/{id}/json"), None).await;
@@ -396,7 +395,7 @@ impl Podman {
     }
 }
 
-/// A name that can stand in an address as it is. Podman itself allows no other.
+/// Returns the name if it can be part of an address unescaped. Podman itself allows no other names.
 fn plain<'a>(call: &str, name: &'a str) -> EngineResult<&'a str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed) {
@@ -410,7 +409,7 @@ fn plain<'a>(call: &str, name: &'a str) -> EngineResult<&'a str> {
     }
 }
 
-/// Whether this could name an image, and can stand in an address as it is.
+/// Whether this can name an image and be part of an address unescaped.
 fn is_image_reference(image: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':' | '@');
     image.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -418,7 +417,7 @@ fn is_image_reference(image: &str) -> bool {
         && !["..", "//"].iter().any(|part| image.contains(part))
 }
 
-/// "Already so" and "not there" as success.
+/// Treats these HTTP statuses ("already so", "not found") as success.
 fn tolerate(result: Result<(), Failure>, statuses: &[u16]) -> Result<(), Failure> {
     match result {
         Err(failure) if failure.status().is_some_and(|status| statuses.contains(&status)) => Ok(()),
@@ -434,7 +433,7 @@ fn file_error(call: impl Into<String>) -> impl FnOnce(std::io::Error) -> EngineE
     |error| EngineError::new(Trouble::Other, call, one_line(&error.to_string()))
 }
 
-/// Runs file work of this host where it may block.
+/// Runs blocking file work on a blocking thread.
 async fn off_thread<T: Send + 'static>(
     call: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -443,10 +442,10 @@ async fn off_thread<T: Send + 'static>(
     done.map_err(|error| EngineError::new(Trouble::Other, call, error.to_string()))
 }
 
-/// A container's output as an owned stream.
+/// Output of a container as an owned stream.
 ///
-/// podman-api's stream borrows the handle it came from, so both live in one future, which hands each
-/// piece on through a channel that holds one. It is polled as a part of the stream that it feeds.
+/// podman-api's stream borrows the handle that created it. Both therefore live in one future, which passes each chunk
+/// through a channel of capacity one. The future is polled as part of the stream that it feeds.
 fn log_stream(
     api: &podman_api::Podman,
     id: &ContainerId,
@@ -473,7 +472,7 @@ fn log_stream(
     )
 }
 
-/// The last lines of a log that is read to its end, and no more than so many bytes of them.
+/// The last `lines` lines of a log that is read to its end, limited to `max_bytes` bytes.
 fn last_lines(log: LogStream, lines: u32, max_bytes: usize) -> LogStream {
     let kept =
         log.try_fold((LogTail::default(), [false; 2]), move |(mut tail, mut inside), chunk| async move {
@@ -486,7 +485,7 @@ fn last_lines(log: LogStream, lines: u32, max_bytes: usize) -> LogStream {
     Box::pin(kept.try_flatten_stream())
 }
 
-/// The last chunks of a log, each with whether a line begins with it.
+/// The last chunks of a log. The flag says whether a line starts with the chunk.
 #[derive(Default)]
 struct LogTail {
     chunks: VecDeque<(LogChunk, bool)>,
@@ -497,7 +496,7 @@ struct LogTail {
 impl LogTail {
     fn push(&mut self, chunk: LogChunk, begins: bool, lines: u32, max_bytes: usize) {
         if !begins && self.chunks.is_empty() {
-            // The rest of a line that was dropped.
+            // The rest of a line that was discarded.
             return;
         }
         self.lines += usize::from(begins);
@@ -513,7 +512,7 @@ impl LogTail {
         while self.bytes > max_bytes {
             self.pop();
             match self.chunks.front_mut() {
-                // What is left of the first line begins here now.
+                // The remainder of the first line starts with this chunk now.
                 Some((_, begins)) if !*begins => *begins = true,
                 Some(_) | None => self.lines -= 1,
             }
@@ -534,9 +533,9 @@ fn log_chunk(piece: TtyChunk) -> LogChunk {
     }
 }
 
-/// What a line of a pull's report means: `Some` ends the pull.
+/// Evaluates one report of a pull. `Some` ends the pull.
 fn pull_step(report: LibpodImagesPullReport, progress: Progress<'_>) -> Option<Result<(), String>> {
-    // podman-api: a registry's refusal comes as a success that carries an error.
+    // podman-api returns a registry's refusal as a success that contains an error.
     if let Some(error) = report.error.filter(|error| !error.is_empty()) {
         return Some(Err(error));
     }
@@ -591,7 +590,7 @@ impl Engine for Podman {
             return Ok(false);
         }
         let Some(process) = Process::find(pid) else { return Ok(false) };
-        // Asked again: by now the number could be another process's.
+        // Inspected again after `Process::find`: the id may by now belong to another process.
         if !self.exec_inspection(call, exec).await?.running || !process.signal(Signal::TERM) {
             return Ok(self.exec_inspection(call, exec).await.is_ok_and(|seen| !seen.running));
         }
@@ -604,8 +603,8 @@ impl Engine for Podman {
         Ok(process.signal(Signal::KILL))
     }
 
-    /// A ping tells the version within a millisecond or two. Podman's `info` and `version` run other
-    /// programs and take a hundred times as long, so what only they tell is asked once.
+    /// A ping returns the version within 1 to 2 ms. Podman's `info` and `version` run other programs and take a hundred
+    /// times as long, so the properties that only they return are asked for once.
     async fn describe(&self) -> EngineResult<EngineInfo> {
         let call = "ask Podman who it is";
         let version = self.api.ping().await.map_err(self.failed(call))?.libpod_api_version;
@@ -634,7 +633,7 @@ impl Engine for Podman {
             if container.state.may_run() && self.seems_gone(process).await {
                 match self.inspect_container(&container.id).await {
                     Ok(seen) => (container.state, container.exit_code) = (seen.state, seen.exit_code),
-                    // Gone since, which the next listing shows.
+                    // Deleted since the listing; the next listing shows it.
                     Err(error) if error.trouble == Trouble::Absent => {}
                     Err(error) => return Err(error),
                 }
@@ -657,13 +656,13 @@ impl Engine for Podman {
         Ok(volumes)
     }
 
-    /// podman-api: its look measures the size of the container's files each time.
+    /// Uses the raw client: podman-api's inspection measures the size of the container's files each time.
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
         let target = format!("/libpod/containers/{id}/json");
         let found = self.raw.json(Method::GET, &target, None).await;
         let call = format!("look at container {}", id.short());
         let (mut seen, process, conmon) = found.map(convert::inspected).map_err(self.failed(call))?;
-        // While conmon lives, it is about to tell.
+        // While conmon lives, it can still report the exit.
         if seen.state.may_run()
             && self.seems_gone(process).await
             && self.seems_gone(conmon).await
@@ -681,7 +680,7 @@ impl Engine for Podman {
         let created = self.raw.json(Method::POST, "/libpod/containers/create", Some(&body)).await;
         let Created { id, warnings } = created.map_err(self.failed(call))?;
         if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
-            // Rootless on cgroup v1, the limits are ignored, and this is all that says so.
+            // In rootless mode on cgroup v1 the limits are ignored; this warning is the only sign of it.
             let warnings = one_line(&warnings.join("; "));
             tracing::warn!(container = %spec.name, warnings, "Podman made a container, with warnings");
         }
@@ -696,10 +695,10 @@ impl Engine for Podman {
             other => return other,
         };
         error.trouble = if processes::has_conmon(id) {
-            // One whose container has just ended is about to end too, and then gives the port back.
+            // The conmon of a container that has just ended is about to exit too, and then releases the port.
             if self.conmon_stays(id).await { Trouble::HalfStarted } else { Trouble::Conflict }
         } else if self.has_its_port_back(id).await {
-            // It has ended since, or whoever had the port was there for a moment: nobody is to blame for that.
+            // The container has ended since, or the port was held only briefly: no lasting cause to report.
             Trouble::Conflict
         } else {
             Trouble::PortInUse
@@ -707,7 +706,7 @@ impl Engine for Podman {
         Err(error)
     }
 
-    /// podman-api: it sends `Timeout=`, for which Podman does not look.
+    /// Uses the raw client: podman-api sends `Timeout=`, which Podman ignores.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> EngineResult<()> {
         let timeout = convert::whole_seconds(grace);
         let target = format!("/libpod/containers/{id}/stop?timeout={timeout}");
@@ -716,7 +715,7 @@ impl Engine for Podman {
             stopped = self.order(Method::POST, &target).await;
         }
         let stopped = match stopped {
-            // Whoever asks for a stop looks afterwards whether it stands: this answer does not say.
+            // The stop was carried out. Callers of a stop verify the container's state afterwards.
             Err(failure) if failure.says_nobody_told_the_end() => Ok(()),
             other => other,
         };
@@ -728,7 +727,8 @@ impl Engine for Podman {
         self.api.containers().get(id.as_str()).rename(name).await.map_err(self.failed(call))
     }
 
-    /// podman-api: it sends `v=` for `volumes=`, so the volumes that an image declares would pile up.
+    /// Uses the raw client: podman-api sends `v=` instead of `volumes=`, so that image-declared volumes would
+    /// accumulate.
     async fn delete_container(&self, id: &ContainerId) -> EngineResult<()> {
         let target = format!("/libpod/containers/{id}?volumes=true");
         let deleted = self.order(Method::DELETE, &target).await;
@@ -740,7 +740,7 @@ impl Engine for Podman {
         let options = VolumeCreateOpts::builder()
             .name(name.as_str())
             .labels(labels)
-            // By the option rather than by a later chown: Podman 5 does not chown a volume that is not empty.
+            // Set by the option, not by a later chown: Podman 5 does not chown a volume that is not empty.
             .options([("o", format!("uid={},gid={}", owner.uid, owner.gid))])
             .build();
         let call = format!("create volume {name}");
@@ -758,7 +758,7 @@ impl Engine for Podman {
     async fn repair_volume(&self, name: &str, owner: User) -> EngineResult<()> {
         let call = format!("repair volume {name}");
         if self.describe().await?.rootless {
-            // Ids inside are other ids out here; only the namespace of Podman's user can give the owner.
+            // User ids inside map to other ids outside; only the namespace of Podman's user can set the owner.
             let next = format!("make it by `podman unshare` and give it to {owner}");
             let why = format!("its directory is gone, and Podman runs without root: {next}");
             return Err(EngineError::new(Trouble::Other, call, why));
@@ -777,8 +777,8 @@ impl Engine for Podman {
         tolerate(deleted.map_err(Failure::from), &[404]).map_err(self.failed(call))
     }
 
-    /// Only to the mount point itself: Podman unpacks what is sent to a directory above it *under* the
-    /// volume, where the container does not see it.
+    /// `directory` must be the mount point itself. Podman unpacks an archive sent to a parent directory *beneath* the
+    /// volume's mount, where the container does not see it.
     async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()> {
         let call = format!("write {directory}/{} into container {}", file.name, id.short());
         let archive = archive::pack(file, self.clock.now()).map_err(file_error(call.as_str()))?;
@@ -803,9 +803,9 @@ impl Engine for Podman {
         })
     }
 
-    /// Compares the file in the volume's directory where that can be read on this host, without the service, whose
-    /// archive of one file takes 0.15 s of a core. Whatever else is found there proves nothing: the directory could
-    /// be another storage's. So the service is asked.
+    /// Compares the file in the volume's directory if it can be read on this host. This avoids the service, whose
+    /// archive of one file takes 0.15 s of a core. Any other finding there proves nothing, because the directory could
+    /// belong to another storage; the service is asked then.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
         if self.is_seen_to_hold(id, path, content).await {
             return Ok(true);
@@ -824,12 +824,12 @@ impl Engine for Podman {
             Err(error) if error.trouble == Trouble::Absent => {}
             other => return other,
         }
-        // podman-api: unlike the command line, the API leaves DNS off, and aliases are dead without it.
+        // podman-api: unlike the command line, the API leaves DNS disabled, and aliases do not work without it.
         let options = NetworkCreateOpts::builder().name(name).labels(labels).dns_enabled(true);
         let options = if isolate { options.options([("isolate", "true")]) } else { options };
         let created = self.api.networks().create(&options.build()).await;
         match created.map_err(self.failed(call.as_str())) {
-            // Somebody else was faster.
+            // On a conflict, another caller created the network first.
             Err(error) if error.trouble != Trouble::Conflict => Err(error),
             Ok(_) | Err(_) => self.gateway(&call, name).await,
         }
@@ -873,7 +873,7 @@ impl Engine for Podman {
                     Some(Err(why)) => return missing(&why),
                     None => {}
                 },
-                // Whatever Podman answers instead of an image: there is none.
+                // Any answer of Podman other than an image means that the image is not available.
                 Err(failure @ Failure::Answered { .. }) => return missing(&failure.message()),
                 Err(failure) => return Err(self.failed(call.as_str())(failure)),
             }
@@ -897,10 +897,10 @@ impl Engine for Podman {
         })
     }
 
-    /// From the log's file where it can be read here, without the service; see `log_file`.
+    /// Reads the log's file if it is readable here, without the service; see `log_file`.
     ///
-    /// podman-api: its log asks only when first polled, and a follower of a silent container never learns that the
-    /// container is missing. So the container is inspected first.
+    /// podman-api sends its log request only when first polled, and a follower of a silent container would never learn
+    /// that the container does not exist. The container is therefore inspected first.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let call = format!("read the log of container {}", id.short());
         let target = format!("/libpod/containers/{id}/json");
@@ -918,8 +918,8 @@ impl Engine for Podman {
         Ok(self.logs_by_service(id, request, call))
     }
 
-    /// By the raw client, which knows that Podman listens when the call returns: podman-api's stream
-    /// connects when it is first polled.
+    /// Uses the raw client: when it returns, the subscription is active. podman-api's stream connects when it is first
+    /// polled.
     async fn container_events(
         &self,
         key: &str,
@@ -938,7 +938,7 @@ impl Engine for Podman {
         exec.map(|exec| ExecId(exec.id().to_string())).map_err(self.failed(call))
     }
 
-    /// podman-api: it starts only commands that the same handle prepared.
+    /// Uses the raw client: podman-api starts only commands that the same handle prepared.
     async fn start_exec(&self, exec: &ExecId, tty: bool) -> EngineResult<Box<dyn Duplex>> {
         let call = "run a command";
         let target = exec_target(call, exec, "start")?;
@@ -964,7 +964,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// podman-api: a name with a space panics, one with `?` or `..` asks for something else.
+    /// podman-api panics on a name with a space; a name with `?` or `..` requests something else.
     #[test]
     fn only_plain_names_are_put_into_a_request() {
         for good in ["v", "ostler-6f1c_x.y-work", "0"] {
@@ -975,7 +975,7 @@ mod tests {
         }
     }
 
-    /// podman-api: a pull that failed is a success whose report holds an error.
+    /// podman-api returns a failed pull as a success whose report contains an error.
     #[test]
     fn a_pull_ends_with_an_image_or_with_the_registrys_words() {
         let report = |stream: &str, id: &str, error: &str| LibpodImagesPullReport {
