@@ -1,10 +1,9 @@
-//! The engine of the tests: an engine's visible behaviour, and every way it can let us down.
+//! The engine of the tests: an engine's visible behaviour, and the ways it can fail.
 //!
-//! What an engine *is* lives in [`World`], which outlives any daemon as the real one does; a
-//! [`FakeEngine`] is one connection to it. Each call's effect is carried out on a [`Stage`], so a test
-//! decides when it happens, and each may be given a [`Fault`]: refused before it took effect, failed
-//! after it did, late, or never answered. A caller that gives up does not cancel what it asked for.
-//! Events have faults of their own, [`EventFault`].
+//! The state of the engine lives in [`World`], which outlives any daemon as a real engine does. A [`FakeEngine`] is one
+//! connection to it. The effect of each call is carried out on a [`Stage`], so a test decides when it happens. Each
+//! call can be given a [`Fault`]: refused before it takes effect, failed afterwards, delayed, or never answered. A
+//! caller that gives up does not cancel its call. Events have their own faults, [`EventFault`].
 
 mod events;
 
@@ -37,112 +36,112 @@ use crate::{
     tasks::{SharedSpawn, Stage},
 };
 
-/// What a call is about to do, for the hook that picks faults.
+/// A call that is about to be carried out, as passed to the hook that selects faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The method: `start_container`, …
+    /// Name of the method, such as `start_container`.
     pub method: &'static str,
-    /// The container, volume or image it is about.
+    /// The container, volume or image that the call concerns.
     pub object: String,
 }
 
-/// What goes wrong with a call.
+/// Fault injected into a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// The call succeeds.
     None,
-    /// It fails and has had no effect.
+    /// The call fails and has no effect.
     Before(Trouble),
-    /// It takes effect, and the answer is a failure.
+    /// The call takes effect, and the answer is an error.
     After(Trouble),
-    /// It takes effect after this long, and answers then.
+    /// The call takes effect after this delay and answers then.
     Slow(Duration),
-    /// It takes effect, and answers after this long what was so then.
+    /// The call takes effect at once. After this delay it answers with the result from that time.
     Stale(Duration),
-    /// A listing shows no more than so many things; anything else goes well.
+    /// A listing shows at most this many entries; other calls succeed.
     Partial(usize),
-    /// It is never answered, and takes effect after this long all the same.
+    /// The call is never answered, but takes effect after this delay.
     Late(Duration),
-    /// It is never answered and has no effect.
+    /// The call is never answered and has no effect.
     Lost,
-    /// A file is said to be written and is not there: some engines write beneath a mount, and call that success.
+    /// Writing a file reports success without writing it: some engines write beneath a mount.
     Pretended,
-    /// A start breaks off, and what it leaves holds the container's port from then on.
+    /// A start is interrupted, and its leftover holds the container's port from then on.
     HalfWay,
 }
 
 type FaultHook = Box<dyn FnMut(&Call) -> Fault + Send>;
 
-/// A container of the fake.
+/// A container of the fake engine.
 #[derive(Clone, Debug)]
 pub struct FakeContainer {
-    /// Its name.
+    /// Name, unique in the engine.
     pub name: String,
-    /// What it was made from.
+    /// Specification that it was created from.
     pub spec: ContainerSpec,
-    /// What it does.
+    /// Current state.
     pub state: ContainerState,
-    /// The code its process ended with.
+    /// Exit code of the process; `None` while it runs or before it has run.
     pub exit_code: Option<i32>,
-    /// When it was last started.
+    /// Time of the last start.
     pub started_at: Option<Timestamp>,
-    /// What stood in its token file when its process started: the process keeps that for its life.
+    /// Content of the token file when the process started; the process keeps it until it ends.
     pub held_token: Option<Vec<u8>>,
-    /// How often it was started.
+    /// Number of `start_container` calls that took effect.
     pub starts: u32,
-    /// How many calls had taken effect when its process started.
+    /// Number of calls that had taken effect when the process started.
     pub started_after: usize,
 }
 
-/// A volume of the fake.
+/// A volume of the fake engine.
 #[derive(Clone, Debug, Default)]
 pub struct FakeVolume {
-    /// Its labels.
+    /// Labels of the volume.
     pub labels: BTreeMap<String, String>,
-    /// Its files.
+    /// Content of each file, by name.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// Whether its directory is gone.
+    /// Whether the directory is missing.
     pub directory_missing: bool,
 }
 
-/// What is in the engine.
+/// The contents of the engine.
 ///
-/// Containers that are changed by hand, through the fields, change without an event, as if it were lost;
-/// [`run`](State::run), [`kill`](State::kill) and [`remove`](State::remove) report what they do.
+/// Changing a container directly through the fields emits no event, as if the event were lost. [`run`](State::run),
+/// [`kill`](State::kill) and [`remove`](State::remove) emit events.
 #[derive(Default)]
 pub struct State {
-    /// Containers.
+    /// Containers by id.
     pub containers: BTreeMap<ContainerId, FakeContainer>,
-    /// Volumes.
+    /// Volumes by name.
     pub volumes: BTreeMap<String, FakeVolume>,
-    /// Networks, by name.
+    /// Networks by name.
     pub networks: BTreeMap<String, ListedNetwork>,
-    /// Images that are there.
+    /// Images that exist locally.
     pub images: BTreeSet<String>,
-    /// Images a pull can fetch.
+    /// Images that a pull can fetch.
     pub pullable: BTreeSet<String>,
-    /// Ports of the host that somebody else has.
+    /// Host ports held by other processes.
     pub busy_ports: BTreeSet<u16>,
-    /// Containers whose start broke off half-way: they never start.
+    /// Containers whose start was interrupted: they never start.
     pub half_started: BTreeSet<ContainerId>,
-    /// What containers have written, a line each.
+    /// Output of containers, one line per chunk.
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
-    /// Every call that took effect, in order.
+    /// All calls that took effect, in order.
     pub log: Vec<Call>,
-    /// Those of them, by their place, whose answer nobody was given: it was a failure, or had been given up.
+    /// Indices into `log` of calls whose result did not reach the caller: it got an error, or had given up.
     pub unheard: BTreeSet<usize>,
-    /// Whether it says that it is rootless, and so forwards ports in user space.
+    /// Whether the engine reports that it is rootless, and so forwards ports in user space.
     pub rootless: bool,
-    /// The limits that it says it ignores.
+    /// Container limits that the engine reports as ignored.
     pub ignored_limits: Vec<&'static str>,
-    /// How often anything may have changed: by a call that took effect, or by a hand.
+    /// Number of possible changes: calls that took effect, and changes by a test.
     pub changes: u64,
     made: u128,
     news: News,
 }
 
 impl State {
-    /// The token file of a container, as its volume holds it now.
+    /// Current content of the token file in a container's volume.
     #[must_use]
     pub fn token_file(&self, container: &FakeContainer) -> Option<Vec<u8>> {
         let volume = container.spec.mounts.iter().find_map(|mount| match &mount.source {
@@ -152,13 +151,13 @@ impl State {
         self.volumes.get(volume)?.files.get(".auth_token").cloned()
     }
 
-    /// The ports of the host on which something that runs is published.
+    /// Host ports that running containers publish.
     fn ports(&self) -> impl Iterator<Item = u16> {
         let running = self.containers.values().filter(|container| container.state.may_run());
         running.filter_map(|container| container.spec.publish.map(|(_, host)| host))
     }
 
-    /// A start of a container breaks off, and leaves something that holds its port.
+    /// Simulates an interrupted start of a container: its leftover holds the container's port.
     fn start_half_way(&mut self, id: &str) {
         let stopped = self.containers.iter().find(|(found, c)| found.as_str() == id && !c.state.may_run());
         let Some((id, container)) = stopped else { return };
@@ -166,7 +165,7 @@ impl State {
         self.busy_ports.extend(container.spec.publish.map(|(_, host)| host));
     }
 
-    /// A container's process starts, as it is in the volumes now.
+    /// Starts a container's process with the current content of its volumes.
     pub fn run(&mut self, id: &ContainerId) {
         let token = self.containers.get(id).and_then(|container| self.token_file(container));
         self.changes += 1;
@@ -179,7 +178,7 @@ impl State {
         self.news.tell(id, &container.spec.labels, ContainerEventKind::Started);
     }
 
-    /// A container's process ends by itself.
+    /// Ends a container's process, as an unexpected exit.
     pub fn kill(&mut self, id: &ContainerId, exit_code: i32) {
         self.changes += 1;
         let Some(container) = self.containers.get_mut(id) else { return };
@@ -192,7 +191,7 @@ impl State {
         }
     }
 
-    /// Freezes a container's process, or lets it go on, as `podman pause` and `podman unpause` do.
+    /// Freezes or resumes a container's process, as `podman pause` and `podman unpause` do.
     pub fn freeze(&mut self, id: &ContainerId, frozen: bool) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let (from, to) = if frozen {
@@ -206,7 +205,7 @@ impl State {
         }
     }
 
-    /// Renames a container by hand.
+    /// Renames a container, as an operator does.
     pub fn rename(&mut self, id: &ContainerId, name: &str) {
         if let Some(container) = self.containers.get_mut(id) {
             name.clone_into(&mut container.name);
@@ -214,7 +213,7 @@ impl State {
         }
     }
 
-    /// Deletes the volumes that no container mounts, as `podman volume prune` does. Answers their names.
+    /// Deletes the volumes that no container mounts, as `podman volume prune` does. Returns their names.
     pub fn prune_volumes(&mut self) -> Vec<String> {
         let mounted: BTreeSet<_> = self.containers.values().flat_map(|c| volumes_of(&c.spec)).collect();
         let pruned: Vec<_> = self.volumes.keys().filter(|name| !mounted.contains(*name)).cloned().collect();
@@ -223,7 +222,7 @@ impl State {
         pruned
     }
 
-    /// A container goes away; one that runs is killed first.
+    /// Deletes a container; a running one is killed first.
     pub fn remove(&mut self, id: &ContainerId) {
         if self.containers.get(id).is_some_and(|container| container.state.may_run()) {
             self.kill(id, 137);
@@ -235,7 +234,7 @@ impl State {
         }
     }
 
-    /// How many listen to events.
+    /// Number of active event subscriptions.
     #[must_use]
     pub fn listeners(&self) -> usize {
         self.news.listeners()
@@ -255,36 +254,36 @@ impl State {
     }
 }
 
-/// The engine itself, which no daemon's end touches.
+/// The engine's state, which survives the end of a daemon.
 #[derive(Default)]
 pub struct World {
     state: Mutex<State>,
-    /// What answers instead, while the socket leads elsewhere.
+    /// The other engine that answers while the socket leads to it.
     elsewhere: Mutex<Option<State>>,
     faults: Mutex<Option<FaultHook>>,
 }
 
 impl World {
-    /// What is in the engine, to look at and to change behind ostler's back.
+    /// State of this engine, for a test to read and to change without ostler's knowledge.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the socket leads to another engine, an empty one: another user's, another storage, a disk that is
-    /// not mounted.
+    /// Makes the socket lead to another, empty engine: that of another user, another storage, or a disk that is not
+    /// mounted.
     pub fn lead_elsewhere(&self) {
         let here = self.state();
-        // Ids are random in a real engine: those made there are nobody's here.
+        // Ids are random in a real engine: an id created there must not occur here.
         let mut there =
             State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
-        // The ports are those of one host.
+        // Both engines share the ports of one host.
         there.busy_ports.clone_from(&here.busy_ports);
         there.busy_ports.extend(here.ports());
         drop(here);
         *self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
     }
 
-    /// The socket leads to this engine again.
+    /// Makes the socket lead to this engine again.
     pub fn lead_here(&self) {
         let there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(there) = there {
@@ -292,12 +291,12 @@ impl World {
         }
     }
 
-    /// Whether the socket leads elsewhere.
+    /// Whether the socket leads to another engine.
     pub fn is_elsewhere(&self) -> bool {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// What a call meets that takes effect now.
+    /// Applies a call's effect to the engine that the socket leads to now.
     fn reached<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
         let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *elsewhere {
@@ -306,23 +305,23 @@ impl World {
         }
     }
 
-    /// Asks `hook` before every call what goes wrong with it.
+    /// Sets the hook that selects the fault of every following call.
     pub fn inject(&self, hook: impl FnMut(&Call) -> Fault + Send + 'static) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
-    /// Asks `hook` before every event, once for each listener, what goes wrong with it. The hook may not
-    /// look at the world, which is in the middle of changing.
+    /// Sets the hook that selects the fault of every event, called once for each listener. The hook must not access the
+    /// world: its state is locked during the call.
     pub fn inject_into_events(&self, hook: impl FnMut(&ContainerEvent) -> EventFault + Send + 'static) {
         self.state().news.faults = Some(Box::new(hook));
     }
 
-    /// Ends every stream of events, with this error or without one, after what is under way.
+    /// Ends every event stream, with this error or without one, after the events in transit.
     pub fn end_events(&self, trouble: Option<Trouble>) {
         self.state().news.end(trouble);
     }
 
-    /// No more faults.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.state().news.faults = None;
         self.lead_here();
@@ -352,7 +351,7 @@ fn conflict(call: &str, message: impl Into<String>) -> EngineError {
 }
 
 impl FakeEngine {
-    /// Connects. `spawn` runs what the engine still does after a caller has gone.
+    /// Connects to the engine. `spawn` runs the effects that outlive the caller.
     #[must_use]
     pub fn connect(world: Arc<World>, stage: Arc<dyn Stage>, clock: SharedClock, spawn: SharedSpawn) -> Self {
         world.state().news.clock = Some(Arc::clone(&clock));
@@ -370,7 +369,7 @@ impl FakeEngine {
         self.carry_out(call, fault, effect).await
     }
 
-    /// A call whose answer is a listing.
+    /// Carries out a call whose answer is a listing.
     async fn list<T: Send + 'static>(
         &self,
         method: &'static str,
@@ -477,7 +476,7 @@ impl FakeEngine {
     }
 }
 
-/// Whether a method may change anything.
+/// Whether a method may change the state.
 fn changes(method: &str) -> bool {
     const LOOKS: [&str; 10] = [
         "describe",
@@ -764,7 +763,7 @@ impl Engine for FakeEngine {
         .await
     }
 
-    /// Under the name and the faults of `read_file`: it is the same question.
+    /// Counts as `read_file` in the log and for faults, because it asks for the same file.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
         Ok(self.read_file(id, path).await? == content)
     }
@@ -777,7 +776,7 @@ impl Engine for FakeEngine {
     ) -> EngineResult<NetworkInfo> {
         let (name, labels) = (name.to_owned(), labels.clone());
         self.call("ensure_network", name.clone(), move |state, _| {
-            // Subnets are given out in order and never twice: no test makes 65 536 networks.
+            // Subnets are assigned in order and never reused: no test creates 65 536 networks.
             let [third, fourth] = u16::try_from(state.networks.len()).unwrap_or(u16::MAX).to_be_bytes();
             let made = ListedNetwork {
                 name: name.clone(),
@@ -846,7 +845,7 @@ impl Engine for FakeEngine {
         Ok(DiskUsage::default())
     }
 
-    /// Nobody writes while it is read: a follower hears what there is.
+    /// Logs do not grow while they are read: a follower gets the existing lines only.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let id = id.clone();
         let written = self.call("logs", id.to_string(), move |state, _| {
@@ -899,13 +898,13 @@ impl Engine for FakeEngine {
     }
 }
 
-/// The last so many of the lines.
+/// The last `tail` lines; all of them if `tail` is `None`.
 fn last_lines(lines: &[LogChunk], tail: Option<u32>) -> Vec<LogChunk> {
     let kept = tail.map_or(lines.len(), |tail| usize::try_from(tail).unwrap_or(usize::MAX));
     lines[lines.len().saturating_sub(kept)..].to_vec()
 }
 
-/// The named volumes a container mounts.
+/// The named volumes that a container mounts.
 #[must_use]
 pub fn volumes_of(spec: &ContainerSpec) -> Vec<String> {
     let named = spec.mounts.iter().filter_map(|mount| match &mount.source {
@@ -915,7 +914,7 @@ pub fn volumes_of(spec: &ContainerSpec) -> Vec<String> {
     named.collect()
 }
 
-/// Environment without its values' secrecy, for tests that look for secrets.
+/// The environment's values, for tests that search for secrets.
 #[must_use]
 pub fn exposed(env: &Environment) -> &BTreeMap<String, String> {
     &env.0

@@ -1,8 +1,7 @@
-//! The fake's events: what it reports of containers, and how that goes wrong.
+//! Container events of the fake engine, and their faults.
 //!
-//! An event is an effect of its own: it reaches a listener on the listener's [`Stage`], so whoever owns
-//! the stage decides what else happens before. Those of one listener stay in order, as on a connection,
-//! except where a fault says otherwise.
+//! The delivery of an event is a separate effect on the listener's [`Stage`], so the stage's owner decides what happens
+//! before it. Events for one listener stay in order, as on a connection, except where a fault changes the order.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,18 +24,18 @@ use crate::{
     tasks::{SharedSpawn, Stage},
 };
 
-/// What goes wrong with an event on its way to a listener.
+/// Fault injected into the delivery of an event to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventFault {
-    /// Nothing.
+    /// The event arrives.
     None,
-    /// It never arrives.
+    /// The event never arrives.
     Lost,
-    /// It arrives twice.
+    /// The event arrives twice.
     Twice,
-    /// It arrives after this long; later ones overtake it.
+    /// The event arrives after this delay; later events overtake it.
     Late(Duration),
-    /// It does not arrive: the stream ends, with this error or without one.
+    /// The event does not arrive: the stream ends, with this error or without one.
     End(Option<Trouble>),
 }
 
@@ -44,7 +43,7 @@ pub(super) type EventHook = Box<dyn FnMut(&ContainerEvent) -> EventFault + Send>
 
 type Item = EngineResult<ContainerEvent>;
 
-/// Somebody who listens, until nobody reads any more.
+/// One event subscription. It lasts until its stream is dropped.
 pub(super) struct Listener {
     key: String,
     value: Option<String>,
@@ -54,7 +53,7 @@ pub(super) struct Listener {
     spawn: SharedSpawn,
 }
 
-/// The way to a listener. The stage says *when* something arrives; what it is, is the oldest there is.
+/// Queue of a listener. The stage decides *when* an item arrives; the item that arrives is always the oldest.
 struct Line {
     under_way: Mutex<VecDeque<Item>>,
     arrived: UnboundedSender<Item>,
@@ -67,7 +66,7 @@ impl Line {
 }
 
 impl Listener {
-    /// A listener to containers with this label, and the stream it hears them by.
+    /// Creates a listener for containers with this label, and the stream that delivers its events.
     pub(super) fn new(
         key: &str,
         value: Option<&str>,
@@ -89,7 +88,7 @@ impl Listener {
         send(&self.line, &*self.stage, item);
     }
 
-    /// Sends it unless something is wrong with that. Answers whether the listener hears what follows.
+    /// Delivers the event, subject to the fault. Returns whether the listener stays subscribed.
     fn hear(&self, event: &ContainerEvent, fault: EventFault) -> bool {
         match fault {
             EventFault::None => self.send(Ok(event.clone())),
@@ -128,17 +127,17 @@ fn send(line: &Arc<Line>, stage: &dyn Stage, item: Item) {
     let arrive = move || {
         let oldest = line.under_way().pop_front();
         if let Some(item) = oldest {
-            // Nobody may be reading any more.
+            // The stream may have been dropped.
             let _ = line.arrived.send(item);
         }
     };
     stage.submit("container_event", Box::new(arrive));
 }
 
-/// Everything that happened to containers, and those who are told.
+/// All past events, and the listeners for new ones.
 #[derive(Default)]
 pub(super) struct News {
-    /// Tells when something happens; a world that nobody has connected to has no time.
+    /// Source of event times; a world without a connection uses the default timestamp.
     pub(super) clock: Option<SharedClock>,
     pub(super) faults: Option<EventHook>,
     listeners: Vec<Listener>,
@@ -146,7 +145,7 @@ pub(super) struct News {
 }
 
 impl News {
-    /// Something happened to a container with these labels.
+    /// Emits an event for a container with these labels.
     pub(super) fn tell(
         &mut self,
         container: &ContainerId,
@@ -161,13 +160,13 @@ impl News {
         };
         let Self { clock: _, faults, listeners, past } = self;
         listeners.retain(|listener| {
-            // A reader that is gone takes its listener along.
+            // A listener whose stream was dropped is removed.
             !listener.line.arrived.is_closed() && hears(listener, labels, &event, faults)
         });
         past.push((labels.clone(), event));
     }
 
-    /// Somebody listens from now on, and hears first what has happened since.
+    /// Adds a listener. It first receives the events since `since`.
     pub(super) fn listen(&mut self, listener: Listener, since: Option<Timestamp>) {
         let Self { clock: _, faults, listeners, past } = self;
         let missed = past.iter().filter(|(_, event)| since.is_some_and(|since| event.at >= since));
@@ -179,14 +178,14 @@ impl News {
         listeners.push(listener);
     }
 
-    /// Every stream ends, with this error or without one.
+    /// Ends every stream, with this error or without one.
     pub(super) fn end(&mut self, trouble: Option<Trouble>) {
         for listener in self.listeners.drain(..) {
             listener.end(trouble);
         }
     }
 
-    /// How many listen.
+    /// Number of listeners whose stream is still open.
     pub(super) fn listeners(&self) -> usize {
         self.listeners.iter().filter(|listener| !listener.line.arrived.is_closed()).count()
     }
