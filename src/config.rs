@@ -1,12 +1,10 @@
-//! Configuration: defaults, then a TOML file, then `OSTLER_*`, then flags, into plain validated values.
+//! Configuration: defaults, then a TOML file, then `OSTLER_*` variables, then flags, as validated values.
 //!
-//! One table, `keys::KEYS`, names every key once: its place in the file, its documentation and the
-//! field it sets. The file reader, the environment, `config show` and the template are all read from
-//! that table, so none of them can know a key that another does not. A derive would save the table and
-//! lose what it is for: an error that names the file, the line and the nearest key that does exist.
+//! One table, `keys::KEYS`, lists every key once: its path in the file, its documentation and the field that it sets.
+//! The file reader, the environment, `config show` and the template all use this table, so that they know the same
+//! keys. A derive would replace the table, but could not name the file, the line and the nearest valid key in an error.
 //!
-//! Every problem of a file is collected before the first is told: nobody should have to start a daemon
-//! four times to mend four lines.
+//! All problems of a file are collected and reported together, so that an operator can fix them in one edit.
 
 mod difference;
 mod keys;
@@ -35,60 +33,60 @@ pub use difference::{Difference, differences};
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
 
-/// The longest path a unix socket can be bound to: `sun_path` has 108 bytes, the last one is a zero.
+/// Maximum length of a unix socket's path in bytes: `sun_path` has 108, and the last one is zero.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// The variable that names the file.
+/// Environment variable that names the configuration file.
 const FILE_VARIABLE: &str = "OSTLER_CONFIG";
 
-/// Everything that can be configured, validated.
+/// All settings, validated.
 #[derive(Clone, PartialEq)]
 pub struct Config {
-    /// The file it was read from; none when there is none.
+    /// The file that was read; `None` if there is none.
     pub file: Option<PathBuf>,
-    /// Where the registry lives: database, mirror, lock and socket.
+    /// Directory of the registry: database, mirror, lock and socket.
     pub data_dir: PathBuf,
-    /// Where the locks live that must not survive a reboot.
+    /// Directory of the locks that must not survive a reboot.
     pub runtime_dir: PathBuf,
-    /// How the engine is reached.
+    /// How ostler reaches the engine.
     pub engine: EngineConfig,
     /// How agents reach ostler.
     pub network: NetworkConfig,
-    /// Host ports that ostler allots to containers.
+    /// Host ports that ostler assigns to containers.
     pub ports: PortRange,
-    /// Who may talk to whom.
+    /// Which workspaces may exchange messages, and how often they may wake each other.
     pub access: AccessConfig,
-    /// Agents that run elsewhere.
+    /// Agents that run outside ostler's containers.
     pub external: ExternalConfig,
-    /// How often what ended by itself is started again.
+    /// Limits on the restarts after unexpected exits.
     pub restart: RestartBudget,
-    /// Graces and retentions.
+    /// Grace periods, retention times and intervals of the sweeps.
     pub sweep: SweepConfig,
-    /// The runtimes by name; always holds `plain` and `agent`.
+    /// Runtimes by name; always contains `plain` and `agent`.
     pub runtimes: BTreeMap<String, Runtime>,
-    /// What is logged and how.
+    /// Filter and format of the log.
     pub log: LogConfig,
 }
 
 /// `[engine]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Podman's socket; looked for in the usual places when none is given.
+    /// Podman's socket; `None` searches the usual places.
     pub socket: Option<String>,
-    /// How long a question may take.
+    /// Deadline of a call that reads.
     pub read_deadline: Duration,
-    /// How long a change may take.
+    /// Deadline of a call that changes something.
     pub change_deadline: Duration,
-    /// How long pulling an image may take.
+    /// Deadline of pulling an image.
     pub pull_deadline: Duration,
-    /// How many containers are started at once; 0 stands for the number of processors.
+    /// Maximum number of concurrent container starts; 0 means the number of processors.
     pub concurrent_starts: u32,
-    /// The size in bytes at which a container's log is dropped and begun again.
+    /// Size in bytes at which a container's log is discarded and started again.
     pub log_size: u64,
 }
 
 impl EngineConfig {
-    /// How many containers are started at once, at least 1.
+    /// Maximum number of concurrent container starts, at least 1.
     #[must_use]
     pub fn concurrent_starts(&self) -> usize {
         match self.concurrent_starts {
@@ -101,20 +99,20 @@ impl EngineConfig {
 /// `[network]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// Whether containers are kept from reaching each other.
+    /// Whether containers are isolated from each other.
     pub isolate: bool,
-    /// The TCP port for agents.
+    /// TCP port for agents.
     pub port: u16,
-    /// The addresses to listen on, in place of loopback and the gateway of the workspaces' network.
+    /// Addresses to listen on, instead of loopback and the gateway of the workspaces' network.
     pub listen: Vec<IpAddr>,
-    /// The address agents are told, in place of the one ostler works out.
+    /// URL of ostler that agents are given, instead of the one that ostler determines.
     pub platform_url: Option<String>,
 }
 
 /// `[access]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessConfig {
-    /// Whether workspaces without a parent may talk to each other.
+    /// Whether workspaces without a parent may exchange messages.
     pub root_siblings: bool,
     /// How often one workspace may wake another within an hour.
     pub wakes_per_hour: u32,
@@ -123,9 +121,9 @@ pub struct AccessConfig {
 /// `[external]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalConfig {
-    /// Whether external agents may be at private addresses.
+    /// Whether external agents may have private addresses.
     pub allow_private: bool,
-    /// Whether external agents may be on this machine.
+    /// Whether external agents may run on this machine.
     pub allow_loopback: bool,
 }
 
@@ -134,38 +132,38 @@ pub struct ExternalConfig {
 pub struct SweepConfig {
     /// How long a container must be absent before its instance tokens are revoked.
     pub absence_grace: Duration,
-    /// How long an unknown thing is watched before it goes into the trash.
+    /// How long an unknown container or volume is watched before it is moved to the trash.
     pub unknown_grace: Duration,
-    /// How long the trash is kept.
+    /// How long entries stay in the trash.
     pub trash_retention: Duration,
     /// How long events are kept.
     pub event_retention: Duration,
-    /// How often containers are looked at, besides their events.
+    /// Interval between container listings, in addition to container events.
     pub look_every: Duration,
 }
 
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// A filter as `tracing` reads it, such as `info` or `info,ostler::sweep=debug`.
+    /// Filter in the syntax of `tracing`, such as `info` or `info,ostler::sweep=debug`.
     pub level: String,
-    /// The form of a line.
+    /// Format of a log line.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,
-    /// For people.
+    /// Human-readable text.
     Pretty,
-    /// For machines.
+    /// One JSON object per line.
     Json,
 }
 
 impl Config {
-    /// The defaults, with these two places.
+    /// The defaults, with these two directories.
     #[must_use]
     pub fn at(data_dir: PathBuf, runtime_dir: PathBuf) -> Self {
         Self {
@@ -200,20 +198,20 @@ impl Config {
         }
     }
 
-    /// The defaults, in this platform's places.
+    /// The defaults, with this platform's directories.
     #[must_use]
     pub fn defaults() -> Self {
         Self::at(default_data_dir(), default_runtime_dir())
     }
 
-    /// The socket on which the daemon speaks with the CLI.
+    /// The socket on which the daemon serves the CLI.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.data_dir.join("ostler.sock")
     }
 }
 
-/// Without the runtimes: their environment may hold secrets.
+/// Omits the runtimes' values: their environment may contain secrets.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -233,7 +231,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Where the file is looked for when nobody names one.
+/// The configuration file that is used if none is named.
 #[must_use]
 pub fn default_file() -> PathBuf {
     project_dirs()
@@ -259,19 +257,19 @@ fn project_dirs() -> Option<directories::ProjectDirs> {
     directories::ProjectDirs::from("", "", "ostler")
 }
 
-/// What stands above the file: the environment and the flags, as parameters.
+/// Settings that take precedence over the file: environment and flags, passed as parameters.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--config`
     pub file: Option<PathBuf>,
     /// `--data-dir`
     pub data_dir: Option<PathBuf>,
-    /// The environment; only `OSTLER_*` is looked at.
+    /// Environment variables; only `OSTLER_*` is read.
     pub env: Vec<(String, String)>,
 }
 
 impl Overrides {
-    /// The file to read, and whether somebody asked for exactly this one.
+    /// The file to read, and whether it was named explicitly.
     fn file(&self) -> (PathBuf, bool) {
         let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
         match named {
@@ -291,40 +289,40 @@ impl Overrides {
     }
 }
 
-/// A configuration, and how it came about.
+/// A configuration, with the source of every value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The values.
+    /// The validated values.
     pub config: Config,
-    /// Every key with its effective value and where that came from, in the order of the template.
+    /// Every key with its effective value and its source, in the order of the template.
     pub settings: Vec<Setting>,
-    /// What is odd but does no harm.
+    /// Harmless oddities that the operator should know.
     pub warnings: Vec<String>,
 }
 
-/// A key with its effective value.
+/// A key with its effective value and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Such as `sweep.unknown_grace`.
+    /// Name of the key, such as `sweep.unknown_grace`.
     pub key: String,
-    /// As it would be written in the file; none where nothing is set.
+    /// The value in TOML syntax; `None` if unset.
     pub value: Option<String>,
     /// `default`, `file:12`, `OSTLER_…` or a flag.
     pub source: String,
 }
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("the configuration file {} cannot be read", path.display())]
     Unreadable {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
-    /// Values or keys that cannot be used.
+    /// Unknown keys or invalid values.
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
 }
@@ -339,7 +337,7 @@ fn list(problems: &[Problem]) -> String {
     }
 }
 
-/// One thing that is wrong: where, and what.
+/// One problem: its place in the configuration, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     place: Place,
@@ -352,7 +350,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Default,
@@ -362,7 +360,7 @@ enum Place {
 }
 
 impl Place {
-    /// The short form of `config show`, where the file is named once above the table.
+    /// The short form for `config show`, which names the file once above the table.
     fn short(&self) -> String {
         match self {
             Self::File { line, .. } => format!("file:{line}"),
@@ -382,7 +380,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Reads the configuration.
+/// Reads and validates the configuration.
 pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
     let mut loading = Loading::new(Config::defaults());
     let (path, asked_for) = overrides.file();
@@ -398,7 +396,7 @@ pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
     loading.finish()
 }
 
-/// A file nobody asked for may be missing.
+/// Reads the file. A file that was not named explicitly may be missing: `None`.
 fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
     match fs::read(path) {
         Ok(bytes) => match String::from_utf8(bytes) {
@@ -415,7 +413,7 @@ fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
     }
 }
 
-/// A configuration in the making.
+/// State of a configuration while it is read.
 struct Loading {
     config: Config,
     places: BTreeMap<String, Place>,
@@ -438,7 +436,7 @@ impl Loading {
             Ok(document) => self.table("", document.get_ref(), &file),
             Err(error) => {
                 let span = error.span().unwrap_or_default();
-                // A key is named: `duplicate key` alone says nothing in a long file.
+                // The key is shown: `duplicate key` alone is not enough in a long file.
                 let what = match text.get(span.clone()).map(str::trim) {
                     Some(found) if !found.is_empty() && !found.contains('\n') => format!(": `{found}`"),
                     Some(_) | None => String::new(),
@@ -541,7 +539,7 @@ impl Loading {
         }
     }
 
-    /// What no single key can know.
+    /// Checks that involve more than one key, and the length of the socket's path.
     fn check_together(&mut self) {
         let Config { ports, network, .. } = &self.config;
         if (ports.first..=ports.last).contains(&network.port) {
@@ -570,7 +568,7 @@ impl Loading {
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         if !self.problems.is_empty() {
-            // Tables are read by name; a person mends a file from its top.
+            // Tables are read in the order of names; an operator fixes a file from the top.
             self.problems.sort_by_key(|problem| match problem.place {
                 Place::File { line, .. } => line,
                 Place::Default | Place::Variable(_) | Place::Flag(_) => usize::MAX,
@@ -588,7 +586,7 @@ impl Loading {
     }
 }
 
-/// A file being read, for telling lines.
+/// The file being read, for converting offsets to lines.
 struct File<'a> {
     path: &'a Path,
     text: &'a str,

@@ -17,8 +17,9 @@ const RUNTIMES: &str = "
 # workspace gets that names none; further ones begin with its defaults.
 [runtimes.plain]";
 
-/// Every key with its documentation and default, all commented out: a file that changes nothing until
-/// somebody changes it, and goes on following the defaults where nobody did.
+/// Every key with its documentation and default, all commented out.
+///
+/// The file changes no setting until it is edited, and unedited keys keep following the defaults of later versions.
 #[must_use]
 pub fn template() -> String {
     let mut lines = vec![HEAD.to_owned()];
