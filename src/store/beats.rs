@@ -1,9 +1,9 @@
-//! What agents tell: beats, registers, cards.
+//! Reports from agents: heartbeats, registrations, cards.
 //!
-//! A beat is the one thing that happens thousands of times for each of everything else, so in the usual case it is
-//! one UPDATE of one narrow row, in a transaction it shares with whoever waits beside it. Words (task, error,
-//! metadata) have a table of their own and are written when they change; what they were before is known from
-//! memory. Whether the token is still good is asked once more inside the transaction.
+//! Heartbeats are thousands of times more frequent than anything else. So in the usual case a heartbeat is one UPDATE
+//! of one narrow row, in a transaction shared with the other waiting callers. Text fields (task, error, metadata) have
+//! their own table and are written when they change; the previous values are known from memory. The token is checked
+//! once more inside the transaction.
 
 use std::sync::Arc;
 
@@ -29,35 +29,35 @@ use crate::domain::{
 };
 use crate::mutation::{Mutation, is};
 
-/// What came of something an agent told.
+/// Result of an agent's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// It is written down.
+    /// The report is stored.
     Noted,
-    /// The token is no longer its token: nothing was written.
+    /// The token is no longer valid for the workspace; nothing was written.
     Unauthorized,
-    /// There is no such live workspace any more: nothing was written.
+    /// No live workspace has this id any more; nothing was written.
     Gone,
 }
 
-/// What an agent sends when it begins.
+/// Content of an agent's registration.
 #[derive(Clone, Debug, Default)]
 pub struct Registration {
-    /// Where it is reached; only of an external one, and checked.
+    /// URL of an external agent, already checked; ignored for a container.
     pub url: Option<String>,
-    /// How messages are to reach it; only of an external one. `None` leaves what the row says.
+    /// How messages reach an external agent; `None` leaves the row unchanged. Ignored for a container.
     pub delivery: Option<Delivery>,
-    /// Its card, as JSON; `None` leaves what is stored.
+    /// Agent card as JSON; `None` leaves the stored one unchanged.
     pub card: Option<Value>,
-    /// Fields that were sent and could not be used.
+    /// Fields of the request that were unusable and ignored.
     pub refused: Fields,
 }
 
 impl Store {
-    /// Takes in a heartbeat (wire protocol, §4): in the usual case one statement.
+    /// Stores a heartbeat (wire protocol, §4); one statement in the usual case.
     ///
     /// # Errors
-    /// When the store cannot answer: then nothing was written, and the sender has to be told.
+    /// When the store cannot answer. Nothing was written then, and the sender must get an error.
     pub async fn note_beat(&self, holder: Holder, beat: Beat, at: Timestamp) -> StoreResult<Heard> {
         self.lanes
             .write("note beat", move |tx| {
@@ -118,8 +118,8 @@ impl Store {
                 let changed = said.refused != before.refused && !beat.refused.is_empty();
                 let refused = changed.then_some(said.refused);
                 tx.hear(id, said);
-                // Whoever recovers too often stays degraded until it is well for a while: neither the status nor the
-                // history flaps with the error rate.
+                // An agent that recovers too often stays degraded until its event allowance permits another recovery:
+                // otherwise status and history would flap with its error rate.
                 let recovers = member.status == Status::Degraded && moves.contains(&Cause::AgentHeard);
                 if !moves.is_empty() && (!recovers || may_cause_event(tx, (id, &member), at)?) {
                     let unwell = unwell(&beat);
@@ -131,7 +131,7 @@ impl Store {
             .await
     }
 
-    /// Takes in what an agent sends when it begins: its card, and where it is. It moves the status as a beat does.
+    /// Stores an agent's registration: card, URL and delivery mode. It changes the status as a heartbeat does.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -193,7 +193,7 @@ impl Store {
             .await
     }
 
-    /// Takes in an agent's new card.
+    /// Stores an agent's new card.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -217,7 +217,7 @@ impl Store {
             .await
     }
 
-    /// Records that requests of a workspace's agent are refused, within what its agent may add to the history.
+    /// Emits an event that requests of a workspace's agent are refused, within the agent's event allowance.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -236,13 +236,13 @@ impl Store {
         .await
     }
 
-    /// Workspaces whose agents last sent fields that cannot be used, from memory.
+    /// Returns workspaces whose agents last sent unusable fields, from memory.
     #[must_use]
     pub fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
         self.roster.read().refusing()
     }
 
-    /// Writes down that a workspace's token was used for something else than a beat.
+    /// Records the use of a workspace's token for another request than a heartbeat.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -266,7 +266,7 @@ impl Store {
     }
 }
 
-/// All that a beat changes in the usual case. No column of it has an index.
+/// All that a usual heartbeat changes. None of these columns has an index.
 const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END,
        last_activity_at = CASE WHEN ?4 THEN ?2 ELSE last_activity_at END,
@@ -276,7 +276,7 @@ const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        wedged_since = NULL
      WHERE workspace = ?1";
 
-/// An api token's row is written at most every few minutes: it is not as narrow as a pulse.
+/// Records the use of an api token, at most every few minutes: its row is wider than a pulse row.
 fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<()> {
     if holder.kind == TokenKind::Api && holder.is_due(at) {
         tx.sql
@@ -287,7 +287,7 @@ fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<
     Ok(())
 }
 
-/// The heartbeat with what is stored in the place of what it leaves unknown.
+/// Replaces the unknown fields of a heartbeat by the stored values.
 fn leaving_unknown(beat: Beat, before: &Said) -> Beat {
     let unknown = beat.unknown;
     if unknown.is_empty() {
@@ -309,10 +309,10 @@ fn leaving_unknown(beat: Beat, before: &Said) -> Beat {
     }
 }
 
-/// Whether a workspace's agent may cause one more event; if so, it is counted.
+/// Takes one event from the allowance of a workspace's agent; `false` if the allowance is used up.
 ///
-/// What an agent can do over and over (recover, send another card, send flawed fields) is told in a burst and then every
-/// few minutes: the row always has the last state, the history has what it can be read for.
+/// An agent can repeat some actions without limit (recover, send another card, send unusable fields). They emit events
+/// in a burst and then one every few minutes. The row always has the latest state, and the history stays readable.
 fn may_cause_event(
     tx: &mut Tx<'_>,
     (id, member): (WorkspaceId, &super::Member),
@@ -333,7 +333,7 @@ fn may_cause_event(
     Ok(true)
 }
 
-/// Reports fields that were refused, where there are any to report.
+/// Emits an event about refused fields, if there are any to report and the allowance permits it.
 fn note_refused(
     tx: &mut Tx<'_>,
     of: (WorkspaceId, &super::Member),
@@ -350,7 +350,7 @@ fn note_refused(
     Ok(())
 }
 
-/// Stores which fields of a register were refused; answers the set if it changed to another that is not empty.
+/// Stores which fields of a registration were refused. Returns the new set if it changed and a field was refused now.
 fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
     let before = member.said.refused;
     let after = before.after_register(refused);
@@ -370,7 +370,7 @@ fn kept(old: &Arc<str>, new: &str) -> Arc<str> {
     if **old == *new { Arc::clone(old) } else { Arc::from(new) }
 }
 
-/// Writes the words of a beat where they differ from the last ones; answers what is known from now on.
+/// Writes the text fields of a heartbeat if they differ from the stored ones; returns the new last report.
 fn write_words(
     tx: &Tx<'_>,
     key: i64,
@@ -379,7 +379,7 @@ fn write_words(
     at: Timestamp,
     counts_as_use: bool,
 ) -> StoreResult<Said> {
-    // A partial beat says nothing of errors and health: what was said before stays.
+    // A partial heartbeat has no information about errors and health, so the stored values stay.
     let partial = beat.is_partial();
     let sample_error = if partial { &*before.sample_error } else { &*beat.sample_error };
     let quiet = partial && beat.runtime_state.is_empty();
@@ -428,13 +428,13 @@ fn write_words(
     Ok(said)
 }
 
-/// A card as it is stored now.
+/// Result of storing a card.
 struct StoredCard {
     digest: String,
     changed: bool,
 }
 
-/// Stores a card. It is stored once, here: events refer to it by its digest.
+/// Stores a card. Only this table holds it: events refer to it by its digest.
 fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     let text = card.to_string();
     let before: Option<Option<String>> = tx
@@ -454,7 +454,7 @@ fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     Ok(StoredCard { digest: card_digest(&text), changed })
 }
 
-/// Why a beat says that its agent is unwell: the detail shown, and the event's particulars.
+/// Returns why a heartbeat reports its agent as unwell: the status detail and the event's payload.
 fn unwell(beat: &Beat) -> Option<(String, Value)> {
     let told = json!({ "sample_error": beat.sample_error });
     if beat.runtime_state == beat::WEDGED {
@@ -540,7 +540,7 @@ mod tests {
         answer.now_or_never().expect("everything happens at once").expect("the statement is sound")
     }
 
-    /// A store with one container workspace, and every statement it makes from now on.
+    /// Creates a store with one container workspace, and records every statement from then on.
     fn recorded() -> Store {
         let disk = Disk::in_memory().unwrap();
         disk.writer.lock().unwrap().sql().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(record));
@@ -593,7 +593,7 @@ mod tests {
         }
     }
 
-    /// What a beat says to the database, without what goes around every batch and job.
+    /// Returns the statements of a heartbeat, without those around every batch and job.
     fn statements_of(store: &Store, beat: Beat) -> Vec<String> {
         let Some(Bearer::Workspace(holder)) = store.bearer(&DIGEST, NOW) else { panic!("no such token") };
         STATEMENTS.take();

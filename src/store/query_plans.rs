@@ -1,8 +1,8 @@
-//! The plan of every statement the store makes, read in a test.
+//! Test of the query plan of every statement in the store.
 //!
-//! A registry keeps its removed history for a long time, and nothing may grow with it that runs on a
-//! timer. SQLite falls back to reading a whole table without a word; so every statement is recorded as
-//! it runs, and its plan is asked for. A method that this test forgets is found by its label.
+//! A registry keeps its removed history for long, so no statement that runs on a timer may become slower with it.
+//! SQLite scans a whole table without notice. Therefore the test records every statement as it runs, and reads its
+//! plan. It finds methods that it does not call by their labels.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,7 @@ use crate::domain::{
     workspace::{Delivery, Kind},
 };
 
-/// Whole tables and indexes that may be read, each with the reason why that does not grow with history.
+/// Tables and indexes that may be scanned, each with the reason why it does not grow with history.
 const MAY_SCAN: &[(&str, &str)] = &[
     ("registry", "one row"),
     ("held_plans", "one row for each pass"),
@@ -68,7 +68,7 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("m USING INDEX memories_global", "memories for everybody, in the order of the key, up to a limit"),
 ];
 
-/// Statements that a person asks for by hand and that list history on purpose.
+/// Statements that a user runs by hand and that list history intentionally.
 const MAY_LIST: &[&str] = &[
     "WHERE TRUE ORDER BY w.created_at, w.key",
     "WHERE w.status = 'removed' ORDER BY w.created_at, w.key",
@@ -85,7 +85,7 @@ fn record(event: TraceEvent<'_>) {
     }
 }
 
-/// A stage on which everything happens at once, and which remembers what was asked for.
+/// Stage that runs every job at once and records its label.
 #[derive(Default)]
 struct Recorder(Mutex<BTreeSet<&'static str>>);
 
@@ -96,7 +96,7 @@ impl Stage for Recorder {
     }
 }
 
-/// The labels of all statements in the store's sources.
+/// Returns the labels of all statements in the store's sources.
 fn labels() -> BTreeSet<&'static str> {
     let sources = [
         include_str!("activity.rs"),
@@ -509,7 +509,7 @@ fn drive_history(store: &Store) {
     assert_eq!(at_once(store.forget_removed(Timestamp(NOW.0 + 1), vec![], 5)), 1);
 }
 
-/// Every line of a statement's plan. SQLite lists the checks of foreign keys among them.
+/// Returns all lines of a statement's plan. They include SQLite's foreign key checks.
 fn plan(sql: &Connection, statement: &str) -> Vec<String> {
     let mut query = sql.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
     let lines = query.raw_query().mapped(|row| row.get::<_, String>("detail"));
@@ -526,7 +526,7 @@ fn virtual_table(what: &str, allowed: &str) -> bool {
     allowed.ends_with("VIRTUAL TABLE INDEX") && what.starts_with(allowed)
 }
 
-/// What was recorded on a database in memory, and that database.
+/// Returns a migrated database in memory, and the statements of all methods, recorded on another.
 fn recorded() -> (Connection, Vec<String>) {
     let sql = Connection::open_in_memory().unwrap();
     furnish(&sql).unwrap();
@@ -579,7 +579,7 @@ fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
                 statement.raw_bind_parameter(number, 1).unwrap();
             }
         }
-        // Whether it finds anything, or may change it, does not matter.
+        // Neither its result nor its failure matters.
         let _ = statement.raw_query().next();
         if statement.get_status(StatementStatus::RePrepare) > 0 {
             planned_anew.push(text.as_str());
@@ -592,8 +592,7 @@ fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
     );
 }
 
-/// The rows of the live lie scattered among the removed, a page each: reading them would make the query
-/// dearer with history after all.
+/// Live rows are scattered among removed ones, one page each: reading them would make the query slower with history.
 #[test]
 fn the_stale_query_reads_indexes_only() {
     let (sql, statements) = recorded();
@@ -614,7 +613,7 @@ fn what_passes_read_of_live_rows_they_read_of_an_index() {
     for plan in plans {
         let covered = plan.iter().any(|line| line.contains("w USING COVERING INDEX workspaces_holding"));
         assert!(covered, "a column of it is missing in the index: {plan:#?}");
-        // Seven statuses are seven searches for each id.
+        // With `status=?` SQLite would search seven times for each id, once per status.
         assert!(!plan.iter().any(|line| line.contains("status=?")), "{plan:#?}");
     }
 }
