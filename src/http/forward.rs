@@ -1,17 +1,17 @@
-//! The proxy's transport: one message to an agent, and its answer as it comes.
+//! The proxy's transport: sends one message to an agent and streams its response.
 //!
-//! A connection to an agent is no task of its own: whoever waits for the answer drives it, first here
-//! and then as the answer's body. That saves two hand-overs between tasks for each message, and makes
-//! the rule about clients that hang up true by construction: what they drop is the connection itself.
-//! Connections to containers are kept for the next message, for less time than servers keep them idle.
+//! A connection to an agent has no task of its own. The future that waits for the response drives it, first here and
+//! then as the response body. That saves two task switches per message, and cancellation follows from it: when the
+//! caller disconnects, the future is dropped, and with it the connection to the agent. Connections to containers are
+//! kept for the next message, for less time than servers keep idle connections open.
 //!
-//! A message is delivered at most once. [`ForwardError::is_unsent`] says whether an error came before its first
-//! byte was written: such a message may be sent again, by the caller of [`Forwarder::forward`]. After the first
-//! byte nothing can tell what the agent has done with it, so it is never sent a second time.
+//! A message is delivered at most once. [`ForwardError::is_unsent`] reports whether an error occurred before the first
+//! byte of the message was written; the caller of [`Forwarder::forward`] may send such a message again. After the first
+//! byte it is unknown what the agent has done with the message, so it is never sent a second time.
 //!
 //! A port that Podman forwards in user space (rootless) accepts connections whether or not the agent listens, and
-//! closes them when it cannot reach the agent. There [`Forwarder::prove`] asks for the agent's card first: only an
-//! answer shows that a message will have a reader.
+//! closes them when it cannot reach the agent. For such ports [`Forwarder::prove`] requests the agent's card first:
+//! only a response proves that the agent listens.
 
 mod headers;
 mod message;
@@ -53,63 +53,64 @@ use stream::{Streamed, Watch};
 
 pub(crate) use message::{call_id, complete_message};
 
-/// How long connecting may take, TLS included.
+/// Time limit for connecting, TLS handshake included.
 const CONNECTING: Duration = Duration::from_secs(10);
 
-/// How long an agent may take to answer when it is asked only whether it listens.
+/// Time limit of a request that only checks whether the agent listens.
 const PROVING: Duration = Duration::from_secs(1);
 
-/// The most bytes read ahead of one answer. It bounds the answer's head, too.
+/// Most bytes read ahead of a response. Also the limit of the response head.
 const BUFFER: usize = 64 * 1024;
 
-/// An agent: where it is reached, and what proves to it that a request comes from ostler. Both belong to one
-/// workspace, so that no other one is ever sent its proof.
+/// An agent: its address and the proofs that show it that a request comes from ostler.
+///
+/// Both belong to the same workspace, so that a proof is never sent to another one.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// Where.
+    /// Where to connect.
     pub(crate) place: Place,
-    /// One for each token that the agent may hold.
+    /// One proof for each token that the agent may have.
     pub(crate) proofs: Vec<Proof>,
 }
 
-/// Where an agent is reached.
+/// Address of an agent.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     /// A container's port on this machine.
     Local(SocketAddr),
-    /// An external agent, at the address that was judged.
+    /// An external agent: the url with the address that passed the check.
     Checked(Checked),
 }
 
-/// A message.
+/// A message to forward.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardRequest {
-    /// Its body.
+    /// Sent unchanged.
     pub(crate) body: Bytes,
-    /// The headers it came with; most stay behind.
+    /// The caller's request headers; only a few of them are forwarded.
     pub(crate) headers: HeaderMap,
-    /// The workspace that sends it.
+    /// Id of the sending workspace, or `admin`.
     pub(crate) caller: String,
 }
 
-/// When the target was last heard of otherwise, such as by a heartbeat.
+/// Returns the time of the target's last sign of life outside this response, such as a heartbeat.
 pub(crate) type Alive = Arc<dyn Fn() -> Option<Awake> + Send + Sync>;
 
-/// What an answer may take.
+/// Limits of a response.
 #[derive(Clone)]
 pub(crate) struct ForwardLimits {
-    /// From the message to the last byte of the answer; less where the caller asks for less.
+    /// From sending the message to the last byte of the response. The caller may ask for less.
     pub(crate) total: Duration,
-    /// Without a byte of the answer and without a sign of life.
+    /// Time without a byte of the response and without another sign of life.
     pub(crate) idle: Duration,
-    /// The most bytes of the answer's body.
+    /// Most bytes of the response body.
     pub(crate) response: u64,
-    /// The sign of life.
+    /// The other signs of life, for `idle`.
     pub(crate) alive: Alive,
 }
 
 impl ForwardLimits {
-    /// The limits of the protocol: 30 minutes, 5 minutes of silence, 64 MiB.
+    /// The limits of the wire protocol: 30 minutes in all, 5 minutes of silence, 64 MiB.
     pub(crate) fn new(alive: Alive) -> Self {
         Self {
             total: Duration::from_mins(30),
@@ -120,22 +121,22 @@ impl ForwardLimits {
     }
 }
 
-/// Why there is no answer.
+/// Why forwarding failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ForwardError {
     /// The agent does not listen: the connection was refused, or closed before a byte of the message was written.
     Refused,
-    /// There is no connection for another reason. Nothing of the message was written.
+    /// The connection failed for another reason. Nothing of the message was written.
     NotConnected(String),
-    /// There can be no connection: a certificate that is not accepted, a url that cannot be written as a request.
+    /// No attempt can succeed: for example, an untrusted certificate, or a url that cannot be written as a request.
     Unusable(String),
-    /// The message was written, at least in part, and the connection ended without an answer.
+    /// The message was written at least in part, and the connection ended without a response.
     Broken(String),
-    /// The answer is not one that may be passed on.
+    /// The response has a status that must not be forwarded.
     Odd(StatusCode),
-    /// The answer announces more bytes than are passed on.
+    /// The announced response body is larger than the limit.
     TooLarge,
-    /// There was none in time.
+    /// No response within a time limit.
     TimedOut(Overdue),
 }
 
@@ -168,12 +169,12 @@ impl fmt::Display for ForwardError {
 
 impl std::error::Error for ForwardError {}
 
-/// Which time ran out.
+/// The time limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
-    /// The one for the whole answer.
+    /// The limit of the whole response, `ForwardLimits::total`.
     Whole,
-    /// The one without a byte or a sign of life.
+    /// The limit without a sign of life, `ForwardLimits::idle`.
     Silent,
 }
 
@@ -186,16 +187,16 @@ impl fmt::Display for Overdue {
     }
 }
 
-/// How agents are connected to.
+/// How connections to agents are opened.
 #[derive(Clone)]
 pub enum Dial {
     /// Over TCP.
     Tcp,
-    /// Through a pipe in this process, for the simulator: whoever answers there is an agent of its own.
+    /// Through an in-process pipe, for the simulator, whose simulated agent answers at the other end.
     Pipe(PipeTo),
 }
 
-/// Makes a pipe to whoever listens at an address.
+/// Opens a pipe to the simulated listener at an address.
 pub type PipeTo = Arc<dyn Fn(SocketAddr) -> io::Result<DuplexStream> + Send + Sync>;
 
 impl Dial {
@@ -225,10 +226,10 @@ impl Forwarder {
         Self { clock, dial, pool, tls: OnceCell::new() }
     }
 
-    /// Sends a message and returns the head of its answer. The body streams as the agent writes it. It ends with an
-    /// error, which breaks the connection to the caller, where the answer is cut: a part must not look like the whole.
+    /// Sends a message and returns the head of the response. The body streams as the agent writes it.
     ///
-    /// Dropping this future or the body ends the connection to the agent.
+    /// A body that is cut short ends with an error, which breaks the connection to the caller: a partial response must
+    /// not look complete. Dropping this future or the body closes the connection to the agent.
     ///
     /// # Errors
     /// See [`ForwardError`].
@@ -241,11 +242,12 @@ impl Forwarder {
         self.exchange(target, to_agent(target, request)?, limits, wanted_limit(&request.headers)).await
     }
 
-    /// Asks a container's agent for its card, to learn whether it listens behind a port that is forwarded in user
-    /// space. Any answer, and silence for [`PROVING`], counts as listening.
+    /// Requests the card of a container's agent, to learn whether the agent listens behind a port that is forwarded in
+    /// user space. Any response counts as listening, and so does silence for [`PROVING`].
     ///
     /// # Errors
-    /// [`ForwardError::Refused`] where the connection is refused, or closed without an answer.
+    /// [`ForwardError::Refused`] when the connection is refused, or closed without a response. Other unsent errors of
+    /// connecting are returned as they are.
     pub(crate) async fn prove(&self, target: &Target, limits: &ForwardLimits) -> Result<(), ForwardError> {
         let limits = ForwardLimits { total: PROVING, ..limits.clone() };
         match self.exchange(target, card_request(target)?, &limits, None).await {
@@ -279,8 +281,9 @@ impl Forwarder {
             return Err(ForwardError::TooLarge);
         }
         clean_answer(&mut head.headers);
-        // The agent's version stays with its connection: an answer of HTTP/1.0 without a length ends where the
-        // connection closes, and a cut one would look whole. In HTTP/1.1 it is chunked, and a cut is visible.
+        // The agent's HTTP version must not reach the caller. An HTTP/1.0 response without a length ends when the
+        // connection closes, so a truncated one would look complete. In HTTP/1.1 it is chunked, and truncation is
+        // visible.
         head.version = Version::HTTP_11;
         watch.heard();
         let kept_at = match &target.place {
@@ -289,7 +292,7 @@ impl Forwarder {
         };
         let mut body = Streamed::new(incoming, upstream, kept_at, watch, limits.response);
         if body.incoming.is_end_stream() {
-            // Nobody polls the body of an empty answer.
+            // The server does not poll the body of an empty response.
             poll_fn(|cx| {
                 body.finish(cx);
                 Poll::Ready(())
@@ -348,11 +351,11 @@ impl Forwarder {
         let unusable = |why: String| ForwardError::Unusable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
             .map_err(|_| unusable(format!("no certificate can be for `{host}`")))?;
-        // Read when the first https agent is called: most installations have none.
+        // Loaded for the first https agent: most installations have none.
         let connector = self.tls.get_or_try_init(system_roots).await.map_err(unusable)?;
         connector.connect(name, stream).await.map_err(|error| {
             if is_closed(error.kind()) {
-                // Before the handshake was complete: the message is still here.
+                // Closed before the handshake was complete, so nothing of the message was sent.
                 ForwardError::Refused
             } else {
                 unusable(format!("it did not prove to be `{host}`: {error}"))
@@ -371,12 +374,12 @@ fn is_closed(kind: ErrorKind) -> bool {
     )
 }
 
-/// The certificates that this machine trusts.
+/// Builds a TLS connector from the root certificates that this machine trusts.
 async fn system_roots() -> Result<TlsConnector, String> {
     let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs);
     let found = found.await.map_err(|error| format!("this machine's certificates: {error}"))?;
     let mut roots = RootCertStore::empty();
-    // One that cannot be read vouches for nobody; the others still do.
+    // An unreadable certificate is skipped; the others remain trusted.
     let (usable, _unusable) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
         return Err("this machine has no root certificates to judge it by (package ca-certificates)".into());
@@ -405,7 +408,7 @@ fn not_connected(error: io::Error) -> ForwardError {
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn broken(error: hyper::Error) -> ForwardError {
     use std::error::Error as _;
-    // hyper says what it was doing; what went wrong is behind it.
+    // hyper's error names the operation that failed; its source has the cause.
     ForwardError::Broken(match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -1,4 +1,4 @@
-//! Headers: what passes between a caller and an agent.
+//! Which headers are forwarded between a caller and an agent.
 
 use axum::{
     body::Bytes,
@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use super::{ForwardError, ForwardRequest, Place, Target};
 
-/// Who asks, told to the agent.
+/// Tells the agent which workspace sent the message.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
 
-/// Shows the agent that ostler sends the request, see [`crate::domain::token::Proof`]. A caller's own does not pass.
+/// Proves to the agent that ostler sent the request, see [`crate::domain::token::Proof`]. A caller's header of this
+/// name is not forwarded.
 const PROOF: HeaderName = HeaderName::from_static("x-ostler-proof");
 
-/// Seconds that the caller wants to wait at most.
+/// The longest time that the caller wants to wait, in seconds.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
 
-/// Whether a request header passes from the caller to the agent. Nothing else does: no credentials of any kind,
-/// nothing about the connection, nothing about the way it came.
+/// Whether a request header is forwarded to the agent.
+///
+/// All others are dropped: credentials of any kind, headers about the connection, and headers about proxies on the way.
 fn passes_to_agent(name: &str) -> bool {
     matches!(
         name,
@@ -30,14 +32,15 @@ fn passes_to_agent(name: &str) -> bool {
             | "traceparent"
             | "tracestate"
             | "x-timeout"
-            // The name of A2A 0.3; from 1.0 on it is `A2A-Extensions`.
+            // The header of A2A 0.3; since 1.0 it is `A2A-Extensions`.
             | "x-a2a-extensions"
     ) || name.starts_with("a2a-")
 }
 
-/// Whether a response header passes from the agent to the caller. Nothing else does. The answer leaves from ostler's
-/// own origin, so other headers could redirect the caller and its token (`Location`, `Refresh`), ask for credentials,
-/// set cookies, or change who may read the origin.
+/// Whether a response header is forwarded to the caller.
+///
+/// All others are dropped. The response leaves from ostler's own origin, so other headers could redirect the caller and
+/// its token (`Location`, `Refresh`), ask for credentials, set cookies, or change which origins may read the response.
 fn passes_to_caller(name: &str) -> bool {
     matches!(
         name,
@@ -53,13 +56,15 @@ fn passes_to_caller(name: &str) -> bool {
     ) || name.starts_with("a2a-")
 }
 
-/// Whether an answer of this status passes. A redirect would make an HTTP client repeat the request elsewhere with
-/// its token; a status outside the registered classes has no meaning to act on.
+/// Whether a response with this status is forwarded.
+///
+/// A redirect would make an HTTP client repeat the request elsewhere with its token. A status outside the registered
+/// classes has no defined meaning.
 pub(super) fn passes_back(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=299 | 400..=599)
 }
 
-/// The time that the caller wants to wait; nonsense counts as nothing said.
+/// The caller's time limit; `None` if the header is missing, zero or not a number.
 pub(super) fn wanted_limit(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(TIMEOUT)?.to_str().ok()?.trim().parse().ok()?;
     (seconds > 0).then(|| Duration::from_secs(seconds))
@@ -83,14 +88,15 @@ pub(super) fn to_agent(
     Ok(request)
 }
 
-/// A request for the agent's card (wire protocol, §1): every agent answers it somehow, and it changes nothing.
+/// A request for the agent's card (wire protocol, §1). Every agent responds to it in some way, and it has no side
+/// effects.
 pub(super) fn card_request(target: &Target) -> Result<Request<Full<Bytes>>, ForwardError> {
     let mut request = request_to(target, Method::GET, Bytes::new())?;
     *request.uri_mut() = Uri::from_static("/.well-known/agent.json");
     Ok(request)
 }
 
-/// Every request to an agent is made here, so that each carries the proof.
+/// Builds every request to an agent, so that each one carries the proof.
 fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Full<Bytes>>, ForwardError> {
     let (host, uri) = match &target.place {
         Place::Local(address) => (address.to_string(), Uri::from_static("/")),
@@ -120,10 +126,10 @@ fn unsayable(what: &str) -> ForwardError {
     ForwardError::Unusable(format!("{what} cannot be written in a header"))
 }
 
-/// Removes every response header that does not pass.
+/// Removes the response headers that are not forwarded.
 pub(super) fn clean_answer(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
-    // Of two ways to say where a message ends the length is the one that does not count.
+    // With `Transfer-Encoding`, the length is ignored when the end of a message is determined, so it is not forwarded.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let stays = |name: &&HeaderName| {
         !passes_to_caller(name.as_str())
@@ -136,7 +142,7 @@ pub(super) fn clean_answer(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that `Connection` says are only for one connection.
+/// The headers that `Connection` lists as valid for one connection only.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()

@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::{RawValue, to_raw_value};
 
-/// A message that is not one.
+/// A message that is not a JSON-RPC request.
 #[derive(Debug)]
 pub(crate) struct NotJson(String);
 
@@ -24,8 +24,8 @@ impl From<serde_json::Error> for NotJson {
     }
 }
 
-/// What a message needs at its top. One that is there twice is refused, because two readers could take
-/// it for two different messages.
+/// The top-level members that a message needs. A duplicate member is an error, because two parsers could read two
+/// different messages.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -50,18 +50,16 @@ struct Inner<'a> {
     message_id: Option<&'a RawValue>,
 }
 
-/// An object's members, their values as they were written.
+/// The members of an object; values keep their original text.
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-/// Makes a message whole: what it lacks of `jsonrpc`, `id` and `params.message.messageId` is filled in
-/// (`null` counts as lacking). A message that lacks nothing is given back as the same bytes; of another,
-/// the values that are not touched are copied as they were written.
+/// Adds the missing ones of `jsonrpc`, `id` and `params.message.messageId`; `null` counts as missing.
 ///
-/// Nothing here goes deeper than those three levels: what lies below is skipped, not built, and skipping
-/// takes no stack.
+/// A complete message is returned as the same bytes. Otherwise the untouched values are copied with their original
+/// text. Only these three levels are parsed: deeper values are skipped without building them and without recursion.
 ///
 /// # Errors
-/// When it is no JSON object.
+/// When it is not a JSON object.
 pub(crate) fn complete_message(
     bytes: &Bytes,
     mut fresh_id: impl FnMut() -> String,
@@ -100,8 +98,8 @@ pub(crate) fn complete_message(
     Ok(serde_json::to_vec(&whole)?.into())
 }
 
-/// The id of a JSON-RPC 2.0 request: a string, a number or null. `None` where the bytes are not such a request; a
-/// notification, which has no id, is none.
+/// The id of a JSON-RPC 2.0 request: a string, a number or null. `None` if the bytes are not such a request. A
+/// notification has no id, so it is not one.
 pub(crate) fn call_id(bytes: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
     struct Call<'a> {
@@ -121,7 +119,7 @@ fn is_object(value: &RawValue) -> bool {
     value.get().starts_with('{')
 }
 
-/// An object with one member more, or another value of it.
+/// A copy of the object with one member added or replaced.
 fn with(object: &RawValue, name: &str, value: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
     let mut members: Members<'_> = serde_json::from_str(object.get())?;
     members.insert(name.into(), value);

@@ -1,4 +1,4 @@
-//! Connections to agents, and those kept for the next message.
+//! Connections to agents, and the pool of idle ones.
 
 use std::{
     collections::HashMap,
@@ -24,11 +24,11 @@ use tokio_util::either::Either;
 use super::{ForwardError, broken};
 use crate::{clock::SharedClock, domain::time::Awake};
 
-/// How long a connection is kept without a message. The servers that agents are built with close theirs
-/// after five seconds; one that is about to be closed must not be used.
+/// How long an idle connection is kept. The servers that agents are built with close idle connections after five
+/// seconds, and a connection that is about to be closed must not be used.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(4);
 
-/// Connections kept for one target, and in all.
+/// Most idle connections per target, and in all.
 const KEPT_EACH: usize = 64;
 const KEPT: usize = 512;
 
@@ -39,14 +39,14 @@ pub(super) type Message = Full<Bytes>;
 /// A connection to an agent.
 pub(super) struct Upstream {
     pub(super) sender: http1::SendRequest<Message>,
-    /// None once it has ended.
+    /// `None` once the connection has ended.
     pub(super) connection: Option<http1::Connection<TokioIo<Stream>, Message>>,
 }
 
-/// A message without an answer.
+/// A message that got no response.
 pub(super) struct Failed {
     pub(super) why: hyper::Error,
-    /// The message, when no byte of it was written.
+    /// The message, if no byte of it was written.
     pub(super) unsent: Option<Request<Message>>,
 }
 
@@ -57,8 +57,8 @@ impl From<Failed> for ForwardError {
 }
 
 impl Upstream {
-    /// Lets the connection read and write. One that has ended is let go of, so that whoever waits for
-    /// something of it hears that.
+    /// Lets the connection read and write. A connection that has ended is dropped, so that futures waiting on it
+    /// resolve with an error.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(connection) = &mut self.connection
             && Pin::new(connection).poll(cx).is_ready()
@@ -92,7 +92,7 @@ impl Upstream {
     }
 }
 
-/// Connections without a message, kept for the next one.
+/// Idle connections, kept for the next message.
 pub(super) struct Pool {
     clock: SharedClock,
     kept: Mutex<Kept>,
@@ -100,7 +100,7 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Kept {
-    /// The longest kept first.
+    /// Per target, oldest first.
     by_target: HashMap<SocketAddr, Vec<(Upstream, Awake)>>,
     count: usize,
     cleared_at: Awake,
@@ -111,7 +111,7 @@ impl Pool {
         Self { clock, kept: Mutex::default() }
     }
 
-    /// A connection to `address` that is open as far as can be told.
+    /// Takes an idle connection to `address` that is still open, as far as can be determined.
     pub(super) fn take(&self, address: SocketAddr, cx: &mut Context<'_>) -> Option<Upstream> {
         loop {
             let (mut upstream, since) = {
@@ -120,7 +120,7 @@ impl Pool {
                 kept.count -= 1;
                 taken
             };
-            // Nobody drove it meanwhile: this is when it hears that it was closed.
+            // An idle connection is not polled, so this is where a close by the agent is noticed.
             upstream.drive(cx);
             if upstream.is_free() && self.clock.awake().since(since) < KEPT_FOR {
                 return Some(upstream);

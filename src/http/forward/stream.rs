@@ -1,4 +1,4 @@
-//! An answer as it comes, and the time it may take.
+//! Streams a response and enforces its time limits.
 
 use std::{
     io,
@@ -21,10 +21,10 @@ use crate::{
     domain::time::Awake,
 };
 
-/// The times of one answer.
+/// The time limits of one response.
 ///
-/// One timer serves both: what it finds when it fires says how much longer there is. Bytes only note
-/// when they came.
+/// One timer serves both limits: when it fires, the remaining time is computed and it is armed again. Received bytes
+/// only store their time.
 pub(super) struct Watch {
     clock: SharedClock,
     end: Awake,
@@ -42,7 +42,7 @@ impl Watch {
         Self { clock, end: now + total, idle: limits.idle, last: now, alive, timer: None }
     }
 
-    /// A byte came. Whether it came in time for the whole is the answer.
+    /// Notes that bytes were received. Returns `false` if the total time limit has passed.
     pub(super) fn heard(&mut self) -> bool {
         self.last = self.clock.awake();
         self.last < self.end
@@ -68,17 +68,17 @@ impl Watch {
     }
 }
 
-/// An answer's body, which drives the connection that it comes on.
+/// A response body that also drives the connection it arrives on.
 pub(super) struct Streamed {
     pub(super) incoming: Incoming,
-    /// None once the answer is over.
+    /// `None` once the response is over.
     upstream: Option<Upstream>,
-    /// Where the connection may be kept.
+    /// The pool and key under which the connection is kept afterwards; `None` if it is not kept.
     kept_at: Option<(Arc<Pool>, SocketAddr)>,
     watch: Watch,
-    /// Bytes that may still come.
+    /// Bytes that the body may still have.
     left: u64,
-    /// Where the answer is cut: told at the next poll, so that what came before is written out first.
+    /// Set when the response is cut short. Returned at the next poll, so that earlier data is written out first.
     cut: Option<io::Error>,
 }
 
@@ -93,10 +93,10 @@ impl Streamed {
         Self { incoming, upstream: Some(upstream), kept_at, watch, left, cut: None }
     }
 
-    /// The answer is complete: the connection is free for the next message, or closed.
+    /// Ends a complete response: the connection goes back to the pool or is closed.
     pub(super) fn finish(&mut self, cx: &mut Context<'_>) {
         let Some(mut upstream) = self.upstream.take() else { return };
-        // It has yet to notice that it is done.
+        // The connection has to be polled once more to see that the response is complete.
         upstream.drive(cx);
         if let Some((pool, address)) = self.kept_at.take()
             && upstream.is_free()
@@ -105,8 +105,10 @@ impl Streamed {
         }
     }
 
-    /// The answer is cut: the agent's connection ends now, the caller's at the next poll. Until then the server writes
-    /// out the head and the bytes that came: a caller that has them knows that the agent answered and broke off.
+    /// Cuts the response short: closes the agent's connection now and the caller's at the next poll.
+    ///
+    /// Until then the server writes out the head and the bytes received so far: they tell the caller that the agent
+    /// responded and then broke off.
     fn cut(&mut self, cx: &Context<'_>, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.upstream = None;
         self.cut = Some(error);
@@ -153,7 +155,7 @@ impl HttpBody for Streamed {
                 };
                 this.left = left;
                 if this.incoming.is_end_stream() {
-                    // Whoever writes it to a caller knows its length, and will not ask for its end.
+                    // The server knows the length of the body and does not poll for its end.
                     this.finish(cx);
                 }
                 Poll::Ready(Some(Ok(frame)))

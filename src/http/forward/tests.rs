@@ -1,4 +1,4 @@
-//! Tests of the transport against agents that are written by hand, so that they can be wrong.
+//! Tests of the transport against hand-written agents, which can send invalid HTTP.
 
 use axum::http::{HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
@@ -22,10 +22,10 @@ use crate::{
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
-/// An agent: what it says is written by hand, so that it can be wrong.
+/// An agent whose responses are written by the test, so that they can be invalid.
 struct Agent(TcpListener);
 
-/// A connection to it.
+/// A connection to the agent.
 struct Caller(TcpStream);
 
 impl Agent {
@@ -73,7 +73,7 @@ impl Caller {
     }
 }
 
-/// What the agents of these tests are shown.
+/// The proof that the agents of these tests receive.
 fn proof() -> Proof {
     Token::from_random([7; TOKEN_BYTES]).digest().proof()
 }
@@ -208,7 +208,7 @@ async fn redirects_and_odd_statuses_are_not_passed_on() {
             Err(error @ ForwardError::Odd(_)) => {
                 assert!(error.to_string().contains(&status.to_string()), "{status}: {error}");
             }
-            // An interim answer, after which the connection ends.
+            // An interim response, after which the connection ends.
             Err(ForwardError::Broken(_)) => assert_eq!(status, 199),
             other => panic!("{status}: {other:?}"),
         }
@@ -304,7 +304,7 @@ async fn server_sent_events_arrive_one_by_one() {
     });
     let mut body = answer.unwrap().into_body();
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
-        // Each is read before the next is written: nothing waits for more.
+        // Each event is read before the next is written: nothing is buffered.
         caller.says(&format!("{:x}\r\n{event}\r\n", event.len())).await;
         assert_eq!(next(&mut body).await.unwrap().unwrap(), event);
     }
@@ -378,7 +378,7 @@ async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
         if closes {
             drop(caller);
-            // The runtime has to hear of it, as it does all the time where it has more to do.
+            // The runtime has to process the close, as it does continuously under load.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -403,7 +403,7 @@ async fn a_message_that_may_have_been_read_is_not_sent_again() {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller.says(HELLO).await;
-        // The second one is read on the kept connection, and gets no answer.
+        // The second request arrives on the kept connection and gets no response.
         caller.reads().await;
     };
     let ask = async {
@@ -422,7 +422,7 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
-    // While the agent thinks.
+    // Dropped before the response begins.
     let caller = {
         let mut asking = pin!(forwarder.forward(&target, &message, &limits));
         tokio::select! {
@@ -435,7 +435,7 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
         }
     };
     caller.sees_the_end().await;
-    // While it answers.
+    // Dropped during the response.
     let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
@@ -510,7 +510,7 @@ async fn nobody_listening_is_told_apart_from_no_answer() {
     assert_eq!(forwarder.forward(&target, &message, &limits).await.unwrap_err(), ForwardError::Refused);
 }
 
-/// How long until an answer that never comes is given up, told by the waits that were asked for.
+/// The limit that ends the wait for a missing response, and the time until then in seconds of the test clock.
 async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<HandClock>) -> (Overdue, u64) {
     let agent = Agent::new().await;
     let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
@@ -578,7 +578,7 @@ async fn an_answer_that_falls_silent_ends_with_an_error() {
     });
     let mut body = answer.unwrap().into_body();
     for _ in 0..4 {
-        // Every byte begins the silence anew.
+        // Every byte restarts the idle limit.
         clock.advance(Duration::from_secs(299));
         caller.says("x").await;
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "x");
@@ -600,7 +600,7 @@ async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now()
     let allow = Allow { private: false, loopback: true };
     let port = agent.address().port();
     let url = format!("http://agent.invalid:{port}/a2a/in?x=1");
-    // It resolves once; asked again it would be an address that is refused, and the test would fail.
+    // The name resolves once. A second lookup would find no prepared answer and fail the test.
     let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
     let checked = check(&url, allow, &names, &*clock).await.unwrap();
     let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
@@ -647,7 +647,7 @@ async fn an_https_agent_has_to_prove_its_name() {
         let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
         let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let caller = agent.accepts().await;
-            // It fails on this side as well where the other does not believe it.
+            // The handshake also fails on this side when the client rejects the certificate.
             let Ok(mut secured) = acceptor.accept(caller.0).await else { return };
             let mut heard = [0; 1024];
             if secured.read(&mut heard).await.is_ok_and(|count| count > 0) {
@@ -712,7 +712,7 @@ fn what_a_message_lacks_is_filled_in_and_nothing_else_is_touched() {
     ] {
         assert_eq!(completed(text).unwrap(), expected, "{text}");
     }
-    // Numbers that no machine type holds stay what they were.
+    // Numbers beyond any machine type keep their original text.
     let large = Bytes::from_static(br#"{"id":1,"n":123456789012345678901234567890.10}"#);
     let large = complete_message(&large, || "m".into()).unwrap();
     assert_eq!(large, r#"{"id":1,"jsonrpc":"2.0","n":123456789012345678901234567890.10}"#);
