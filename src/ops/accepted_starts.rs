@@ -1,8 +1,8 @@
-//! Orders of people to start something, from the moment they are accepted until they are carried out.
+//! Start orders of operators, from the moment they are accepted until they are carried out.
 //!
-//! Until its transaction the row still says what it said before the order: paused, or failed. Whoever was told that the
-//! order is accepted expects the next message to wait for what comes of it. A restart is not waited for: its old process
-//! answers until it is stopped, which may be long after, when an image is pulled first.
+//! Until its transaction the row still has its status from before the order: paused, or failed. A client that was told
+//! that its order is accepted expects its next message to wait for the result. A restart is not waited for: the old
+//! process answers until it is stopped, which may be much later if an image is pulled first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ pub struct AcceptedStarts(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     orders: Mutex<Orders>,
-    // No `watch`, which wakes those who wait in an order that it draws: the simulator repeats a life to the letter.
+    // Not a `watch`: it wakes its waiters in random order, and a simulator run must be reproducible exactly.
     ended: broadcast::Sender<()>,
 }
 
@@ -44,7 +44,7 @@ impl Drop for AcceptedStart {
     }
 }
 
-/// A moment between accepted starts.
+/// A point in the order of accepted starts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AcceptedBefore(u64);
 
@@ -66,7 +66,7 @@ impl AcceptedStarts {
         AcceptedBefore(self.orders().next)
     }
 
-    /// A stop that was given after these has the last word.
+    /// Ends the starts that were accepted before a later stop.
     pub(super) fn overrule(
         &self,
         workspaces: impl IntoIterator<Item = WorkspaceId>,
@@ -86,17 +86,17 @@ impl AcceptedStarts {
             }
         }
         drop(orders);
-        // Nobody may wait.
+        // There may be no receiver.
         let _heard = self.0.ended.send(());
     }
 
-    /// Whether one is about to bring this workspace up.
+    /// Whether an accepted start is going to bring this workspace up.
     #[must_use]
     pub fn has(&self, workspace: WorkspaceId) -> bool {
         self.orders().of.contains_key(&workspace)
     }
 
-    /// Hears whenever one has been carried out, has failed, or was overruled.
+    /// Receives an event whenever a start was carried out, failed, or was overruled by a stop.
     #[must_use]
     pub fn ends(&self) -> StartEnds {
         StartEnds(self.0.ended.subscribe())
@@ -112,9 +112,10 @@ impl AcceptedStarts {
 pub struct StartEnds(broadcast::Receiver<()>);
 
 impl StartEnds {
-    /// Waits until one has ended since this was made or last asked.
+    /// Waits until a start has ended since this was created or last called.
     pub async fn next(&mut self) {
-        // Too many to be told one by one are as good as one. Nothing closes it while the sender is held by whoever asks.
+        // A lagged receiver means at least one event, which is enough. The channel does not close while the caller
+        // holds the sender.
         let _one_or_more = self.0.recv().await;
     }
 }

@@ -15,12 +15,13 @@ use crate::{
     engine::{EngineResult, Sockets},
 };
 
-/// After so long a connection that was closed a moment ago is not one of the proxy's own: the kernel remembers it for a
-/// minute, and the proxy keeps one open for another.
+/// After this time, a recently closed connection is not one of the proxy's own: the kernel remembers it for one
+/// minute, and the proxy keeps an idle connection open for another.
 const OWN_CLOSED_FOR: Duration = Duration::from_mins(3);
 
 impl Ops {
-    /// Notes activity where clients are connected to published ports, and answers those whose ports cannot be seen.
+    /// Records activity for workspaces whose published port has a client. Returns the workspaces whose ports cannot be
+    /// seen.
     pub async fn note_connections(
         &self,
         containers: Vec<(WorkspaceId, ContainerId, u16)>,
@@ -45,8 +46,8 @@ impl Ops {
         &ids - &seen
     }
 
-    /// Whether a process in a workspace's container accepts connections from outside on the agent's port; `None` where
-    /// that cannot be seen, where no container runs, and for runtimes that speak no protocol.
+    /// Whether a process in a workspace's container accepts connections from outside on the agent's port. `None` if
+    /// that cannot be seen, if no container runs, and for runtimes without the heartbeat protocol.
     pub async fn listens(&self, row: &Workspace) -> Option<bool> {
         let speaks = self.0.settings().runtimes.get(&row.runtime)?.readiness == Readiness::Heartbeat;
         let is_up = matches!(row.status, Status::Online | Status::Degraded);
@@ -58,14 +59,14 @@ impl Ops {
         Some(sockets.listens)
     }
 
-    /// Whether connections to published ports can be seen, without which nothing is put to sleep by itself.
+    /// Whether connections to published ports can be seen; otherwise no idle workspace is hibernated.
     pub async fn sees_connections(&self) -> bool {
         self.0.engine.sees_sockets().await
     }
 }
 
-/// Asks for one container after the other and reports each answer. The first timeout ends it: each further call would
-/// wait for as long.
+/// Queries one container after the other and reports each answer. Stops at the first timeout: each further call would
+/// take as long.
 async fn ask_each(
     containers: Vec<(WorkspaceId, ContainerId, u16)>,
     ask: impl Fn(ContainerId, u16) -> Boxed<EngineResult<Option<Sockets>>>,
@@ -74,7 +75,7 @@ async fn ask_each(
     for (id, container, port) in containers {
         match ask(container, port).await {
             Ok(Some(sockets)) => saw(id, sockets),
-            // A container that has just ended is not visible either; the passes for that see to it.
+            // A container that has just exited is not visible either; other passes handle that.
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!(%error, workspace = %id, "connections to a workspace's port could not be seen");

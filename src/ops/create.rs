@@ -1,4 +1,4 @@
-//! Create: the row first, durably, with its mirror, then everything in the engine.
+//! Create: first the row, durably, with its mirror; then everything in the engine.
 
 use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
@@ -14,45 +14,45 @@ use crate::{
     store::{CreateResult, Found, NewWorkspace, Scope, TokenIssue},
 };
 
-/// A workspace to make, validated as far as can be without looking anything up.
+/// A workspace to create, validated as far as possible without lookups.
 #[derive(Clone, Debug)]
 pub struct CreateRequest {
     /// Its name.
     pub name: WorkspaceName,
-    /// What it is for.
+    /// Its purpose, as free text.
     pub role: Option<String>,
-    /// The runtime's name; `plain` where none is given.
+    /// The runtime's name; `None` means `plain`, or `external` for an external workspace.
     pub runtime: Option<String>,
     /// Its tier.
     pub tier: Tier,
-    /// Above it in the tree.
+    /// Its parent in the tree.
     pub parent: Option<WorkspaceId>,
     /// Whether its agent runs elsewhere.
     pub external: bool,
-    /// Where an external agent is reached.
+    /// The URL of an external agent.
     pub url: Option<String>,
-    /// How it sleeps, what it takes on, what may be done with it when it is stuck.
+    /// Its policies: hibernation, messages, restart of a stalled agent.
     pub habits: Habits,
-    /// What its container is made from; an empty image or command is the runtime's.
+    /// The spec of its container; an empty image or command is taken from the runtime.
     pub spec: Spec,
 }
 
-/// A made workspace.
+/// The result of a creation.
 #[derive(Clone, Debug)]
 pub struct Created {
-    /// Its identity.
+    /// The workspace's id.
     pub id: WorkspaceId,
-    /// The token of an external one: the only time it is in the clear.
+    /// The token of an external workspace. This is the only time its text is available.
     pub token: Option<Token>,
     /// Why its start has to wait: the engine gives no answer.
     pub waits: Option<String>,
 }
 
 impl Ops {
-    /// Makes a workspace. It is being started when this answers.
+    /// Creates a workspace. Its start is queued when this returns.
     ///
     /// # Errors
-    /// When the request is impossible or the store cannot take it: nothing was made then.
+    /// If the request is impossible or the store fails: nothing was created then.
     pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
         let spec = self.0.complete(&request)?;
         let waits = if request.external { None } else { self.refuse_another_engine().await? };
@@ -96,7 +96,7 @@ impl From<InvalidSpec> for OpError {
 }
 
 impl Inner {
-    /// The spec with the runtime's image and command where it names none.
+    /// The spec, with the runtime's image and command where it has none.
     fn complete(&self, request: &CreateRequest) -> OpResult<Spec> {
         let mut spec = request.spec.clone();
         if request.external {
@@ -121,7 +121,7 @@ impl Inner {
         Ok(spec)
     }
 
-    /// Why a name is taken. A workspace whose creation failed is mended, not made again.
+    /// The error for a name that is taken. If that workspace's start failed, the error says how to repair it.
     async fn name_taken(&self, name: WorkspaceName) -> OpResult<OpError> {
         let found = self.store.find_workspace(name.to_string(), Scope::Live).await?;
         let failed = matches!(&found, Found::One(row) if row.name == name

@@ -1,4 +1,5 @@
-//! Hibernate and wake: the row says hibernating, the container is seen stopped, then it says hibernated.
+//! Hibernate and wake. The row becomes hibernating, the container is stopped and verified, then the row becomes
+//! hibernated.
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -20,24 +21,25 @@ use crate::{
     store::{Drowsy, SleepResult, StatusChange},
 };
 
-/// What came of a claim for sleep.
+/// The result of a claim for hibernation.
 enum Claimed {
-    /// The row says hibernating; the receiver resolves once the container is stopped.
+    /// The row is hibernating; the receiver resolves once the container is stopped.
     Begun(oneshot::Receiver<OpResult<Applied>>),
-    /// It works on so many tasks.
+    /// It has this many active tasks.
     Busy(u32),
     /// This many requests are in flight.
     InUse(u32),
-    /// Something happened to it since, or its status allows no sleep.
+    /// It was active since, or its status does not allow hibernation.
     Raced,
 }
 
 impl Ops {
-    /// Puts a workspace to sleep, on a person's or its own word. Asleep already is success.
+    /// Hibernates a workspace by order of an operator or of its agent. If it is hibernated already, that is success.
     ///
     /// # Errors
-    /// When it works on something and is not forced, when its status allows no sleep, or when its container was not
-    /// seen stopped: it is hibernating then, and `settle` goes on. An engine that gives no answer is waited for.
+    /// If it has active tasks or requests in flight and `force` is not set, if its status does not allow hibernation,
+    /// or if its container could not be verified as stopped: then it stays hibernating, and `settle` continues. An
+    /// engine that gives no answer is no error: `settle` stops the container later.
     pub async fn hibernate(&self, id: WorkspaceId, force: bool) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
@@ -70,10 +72,10 @@ impl Ops {
         }
     }
 
-    /// Puts a workspace to sleep that was idle since then, unless something has happened there meanwhile.
+    /// Hibernates a workspace that has been idle since the given time, unless it was active meanwhile.
     ///
     /// # Errors
-    /// When the store cannot answer, or its container was not seen stopped.
+    /// If the store fails, or its container could not be verified as stopped.
     pub async fn hibernate_idle(
         &self,
         id: WorkspaceId,
@@ -92,13 +94,13 @@ impl Ops {
         }
     }
 
-    /// Closes it to messages, claims it in one guarded update, and orders the rest. It stays closed until the container
-    /// is stopped.
+    /// Closes it to messages, claims it in one guarded update, and orders the rest. It stays closed until the
+    /// container is stopped.
     ///
-    /// The claim is a task of its own: a sweep whose time is up, or a client that goes away, drops whoever waits here,
-    /// and the store may carry the claim out all the same. Only who has the store's answer knows whether to open the
-    /// door again. Too early, and a message is on its way to a container that is about to be stopped; never, and every
-    /// message to it waits in vain.
+    /// The claim runs in its own task: a pass whose time is up, or a client that disconnects, drops the future that
+    /// waits here, and the store may carry the claim out all the same. Only the task with the store's answer can
+    /// decide whether to admit requests again. If that happened too early, a message would reach a container that is
+    /// about to be stopped; if it never happened, every message would wait in vain.
     async fn claim_sleep(&self, row: &Workspace, why: Drowsy) -> OpResult<Claimed> {
         let (id, traffic) = (row.id, &self.0.traffic);
         let (idle_since, force) = match &why {
@@ -116,7 +118,7 @@ impl Ops {
         self.0.spawn.spawn(Box::pin(async move {
             let now = ops.0.clock.now();
             let claimed = match ops.0.store.begin_hibernation(id, why, now).await {
-                // Ordered here: without it, a row that is moved on from hibernating would stay closed for ever.
+                // Submitted here: without it, a row that has left hibernating would stay closed for ever.
                 Ok(SleepResult::Begun) => Ok(Claimed::Begun(ops.submit(id, Order::FinishHibernation))),
                 Ok(SleepResult::Busy(tasks)) => Ok(Claimed::Busy(tasks)),
                 Ok(SleepResult::Raced) => Ok(Claimed::Raced),
@@ -133,7 +135,7 @@ impl Ops {
 
     pub(super) async fn finish_hibernation_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let done = self.see_asleep(id, phase).await;
-        // Whatever came of it: messages wait for what the row says, or are told.
+        // Whatever the result: held messages then follow the row's status, or get an error.
         self.0.traffic.reopen(id);
         done
     }
@@ -163,11 +165,11 @@ impl Ops {
         })
     }
 
-    /// Wakes a workspace: from sleep only, never from a pause. One that is falling asleep is woken after that; one
-    /// that is up is left alone.
+    /// Wakes a hibernated workspace, never a paused one. One that is hibernating is woken after that; one that is up
+    /// is left alone.
     ///
     /// # Errors
-    /// When it is below a paused one, or cannot be started.
+    /// If it is below a paused workspace, or cannot be started.
     pub async fn wake(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {

@@ -1,5 +1,5 @@
-//! Noting what a container did by itself. The look that a pass decided on was the first; this is the
-//! second, under the actor, and only the two together move a status.
+//! Recording what a container did by itself. The pass's snapshot was the first observation; this is the second, under
+//! the actor. A status changes only if both agree.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{
     store::{ContainerEnd, GoneResult, StatusChange, Unless},
 };
 
-/// How much of a log is kept with an event (wire protocol, §9).
+/// Maximum size of a log tail in an event (wire protocol, §9).
 const LOG_MAX_BYTES: usize = 8 * 1024;
 const LOG_LINES: u32 = 50;
-/// How long the end of a container is not written down because its log does not come.
+/// How long the container's log may delay recording its exit.
 const LOG_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Ops {
@@ -47,7 +47,7 @@ impl Ops {
                 Err(error) => return Err(error),
             },
         };
-        // Nothing that this process saw running: it ended with the host, or while the daemon was not running.
+        // This process has not seen it running: it exited with the host, or while the daemon was not running.
         let while_down = !self.0.actors.has_run(id, row.incarnation) && !is(Mutation::ChargeForReboots);
         let (reason, told) = match &seen {
             Some(ended) => (
@@ -88,7 +88,7 @@ impl Ops {
         })
     }
 
-    /// The last lines a container wrote, without any token that is good right now: an agent may print its own.
+    /// The last lines of a container's log, without any token that is valid now: an agent may print its own.
     pub async fn log_tail(&self, container: &ContainerId) -> String {
         let tail = log_tail(&*self.0.engine, container, LOG_LINES, LOG_MAX_BYTES);
         let tail = match within(&*self.0.clock, LOG_DEADLINE, tail).await {
@@ -100,11 +100,11 @@ impl Ops {
         redact_tokens(&tail, |digest| self.0.store.bearer(digest, now).is_some())
     }
 
-    /// Gives a start up that was not heard in time, unless it was heard, or anything else, meanwhile. Its container is
-    /// left running.
+    /// Marks a start as timed out if no heartbeat was received in time, unless the status changed meanwhile. The
+    /// container is left running.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store fails.
     pub async fn time_out_provisioning(
         &self,
         id: WorkspaceId,

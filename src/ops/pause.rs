@@ -1,7 +1,7 @@
-//! Pause and resume: of a workspace and everything below it.
+//! Pause and resume a workspace and everything below it.
 //!
-//! Whoever is paused along with another remembers with whom, and comes back with it: a workspace that a person had
-//! paused by itself stays paused when its parent is resumed.
+//! A workspace that is paused along with another one records which, and is resumed with it. A workspace that an
+//! operator paused separately stays paused when its parent is resumed.
 
 use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
 use crate::{
@@ -16,21 +16,21 @@ use crate::{
     store::{PauseResult, StatusChange, Unless},
 };
 
-/// What came of an order for one of the workspaces it was for.
+/// The result of an order for one of its workspaces.
 #[derive(Clone, Debug)]
 pub struct Affected {
-    /// Which.
+    /// The workspace.
     pub id: WorkspaceId,
-    /// What came of it.
+    /// Its result.
     pub result: OpResult<Applied>,
 }
 
-/// How an operator's order brings a workspace up.
+/// How an operator's order starts a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Up {
     /// Start it unless it runs.
     Start {
-        /// Whether an empty work volume may replace one that is gone.
+        /// Whether a new, empty work volume may replace a missing one.
         new_volume: bool,
     },
     /// Stop it, if it runs, and start it again in its container.
@@ -40,11 +40,12 @@ pub enum Up {
 }
 
 impl Ops {
-    /// Pauses a workspace and everything below it, and sees their containers stopped. Paused already is success.
+    /// Pauses a workspace and everything below it, and stops their containers. If it is paused already, that is
+    /// success.
     ///
     /// # Errors
-    /// When nothing could be paused. What came of each stop is in the answer: where one failed the row says paused
-    /// all the same, and `settle` goes on trying.
+    /// If nothing could be paused. The answer contains the result of each stop: if one failed, the row is paused
+    /// anyway, and `settle` repeats the stop.
     pub async fn pause(&self, id: WorkspaceId) -> OpResult<Vec<Affected>> {
         let accepted = self.0.accepted_starts.so_far();
         let paused = match self.0.store.pause_workspace(id, self.0.clock.now()).await? {
@@ -53,13 +54,13 @@ impl Ops {
             PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
         };
         self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
-        // Children first: nothing is left running below a workspace that is stopped. All are begun before any is
-        // waited for, because each may take its whole grace.
+        // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
+        // first is awaited, because each may take its whole grace period.
         let mut stops = Vec::with_capacity(paused.len());
         for id in paused.into_iter().rev() {
             let row = self.0.row(id).await;
-            // Nothing of an external one is to be stopped, and an order to do so would pause it again, should it come
-            // after its resume, which waits for no order.
+            // An external workspace has no container to stop. A stop order would pause it again if it is carried out
+            // after its resume, which is not queued behind orders.
             let external = row.is_ok_and(|row| row.kind == Kind::External);
             stops.push((id, (!external).then(|| self.submit_stop(id))));
         }
@@ -80,8 +81,8 @@ impl Ops {
         Ok(affected)
     }
 
-    /// The row says that nothing of it may run, and `settle` stops the container once the engine answers: the order is accepted, and the
-    /// answer says that it is not carried out yet.
+    /// The result of a stop that got no answer from the engine. The row forbids that its containers run, and `settle`
+    /// stops them once the engine answers: the order is accepted, and the result says that it is not carried out yet.
     pub(super) async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
         let row = self.0.row(id).await?;
         if !row.status.forbids_running() {
@@ -98,18 +99,18 @@ impl Ops {
         self.submit(id, Order::Stop { swept: None })
     }
 
-    /// Pauses as [`Ops::pause`] does; answers for the workspace itself.
+    /// Same as [`Ops::pause`], with the result of the workspace itself only.
     ///
     /// # Errors
-    /// When it cannot be paused, or its container was not seen stopped.
+    /// If it cannot be paused, or its container could not be verified as stopped.
     pub async fn stop(&self, id: WorkspaceId) -> OpResult<Applied> {
         own(self.pause(id).await?, id)
     }
 
-    /// Resumes, or starts, a workspace and whatever was paused along with it.
+    /// Resumes or starts a workspace, and everything that was paused along with it.
     ///
     /// # Errors
-    /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
+    /// If it is below a paused workspace, or cannot be started. The answer contains the result of each workspace.
     pub fn resume(
         &self,
         id: WorkspaceId,
@@ -118,19 +119,18 @@ impl Ops {
         self.bring_up(id, Up::Start { new_volume })
     }
 
-    /// Starts, restarts or recreates a workspace, and starts what was paused along with it: whichever order brings it
-    /// up, nothing that was stopped with it stays behind. That includes workspaces whose own start failed, or was cut off
-    /// by a crash, when it was resumed before.
+    /// Starts, restarts or recreates a workspace, and starts everything that was paused along with it. That includes
+    /// workspaces whose own start failed, or was interrupted by a crash, in an earlier resume.
     ///
     /// # Errors
-    /// When it is below a paused one, or cannot be started at all. What came of each is in the answer.
+    /// If it is below a paused workspace, or cannot be started. The answer contains the result of each workspace.
     pub fn bring_up(
         &self,
         id: WorkspaceId,
         how: Up,
     ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
-        // Before anything is waited for: whoever tells that the order is accepted has called this, and messages that
-        // come after that wait for it.
+        // Before the first await: the caller reports the order as accepted after this call, and messages that arrive
+        // later must wait for the start.
         let accepted = self.0.accepted_starts.add(id);
         let ops = self.clone();
         async move { ops.bring_up_now(id, how, accepted).await }
@@ -145,7 +145,7 @@ impl Ops {
         let (row, order) = self.start_by_person(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;
-        // Each for itself from here on: whose start is over is not waited for because of another's.
+        // One entry for each workspace from here on: messages to a workspace do not wait for the start of another one.
         let along: Vec<_> = along.into_iter().map(|row| (self.0.accepted_starts.add(row.id), row)).collect();
         let own = match how {
             Up::Start { new_volume } => StartOrder { new_volume, ..order.clone() },
@@ -154,7 +154,7 @@ impl Ops {
         };
         let mut affected = vec![Affected { id, result: self.resume_one(&row, own).await }];
         drop(accepted);
-        // One after the other, parents first: a child is not started below one that is paused.
+        // One after the other, parents first: a child is not started below a paused parent.
         for (accepted, row) in along {
             affected
                 .push(Affected { id: row.id, result: self.resume_along(row.id, id, order.clone()).await });
@@ -163,15 +163,15 @@ impl Ops {
         Ok(affected)
     }
 
-    /// Starts as [`Ops::resume`] does; answers for the workspace itself.
+    /// Same as [`Ops::resume`], with the result of the workspace itself only.
     ///
     /// # Errors
-    /// When it cannot be started; says why and what to do.
+    /// If it cannot be started; the error gives the reason and what to do.
     pub async fn start(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Applied> {
         own(self.resume(id, new_volume).await?, id)
     }
 
-    /// Resumes what was paused along with another, unless something has become of it by itself meanwhile.
+    /// Resumes a workspace that was paused along with another one, unless its status was changed separately meanwhile.
     async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         match (row.status, row.paused_with) {
@@ -216,7 +216,7 @@ impl Ops {
     }
 }
 
-/// The protocol's words (§5).
+/// The message that the wire protocol specifies (§5).
 pub(super) fn below_paused(parent: &WorkspaceName) -> OpError {
     OpError::Conflict(format!("parent workspace \"{parent}\" is paused — resume it first"))
 }

@@ -1,8 +1,8 @@
-//! Putting things into the trash: claim, stop, rename, keep.
+//! Moving things to the trash: claim, stop, rename, keep.
 //!
-//! The claim is one guarded transaction, made before anything is touched: an adoption or an undelete
-//! that came first makes it fail, and one that comes later is refused or takes the things back whole. A
-//! stop that fails leaves the claim open, with everything as it was, for the next cycle.
+//! The claim is one guarded transaction, made before anything is changed. An adoption or an undelete that comes first
+//! makes it fail; one that comes later is refused or restores everything. If the stop fails, the claim stays open with
+//! everything unchanged, and the next cycle repeats it.
 
 use std::time::Duration;
 
@@ -20,20 +20,20 @@ use crate::{
     store::{ClaimGuard, NewClaim},
 };
 
-/// What to put away, and why.
+/// What to move to the trash, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutAway {
-    /// What the workspace is called.
+    /// Name of the workspace.
     pub name: String,
-    /// Why.
+    /// Reason of the trash entry.
     pub reason: TrashReason,
-    /// What that was decided on.
+    /// The facts on which it was decided.
     pub evidence: String,
-    /// The things.
+    /// The container and volumes.
     pub things: Things,
-    /// What has to hold of the row.
+    /// Precondition on the row.
     pub guard: ClaimGuard,
-    /// The pass, if one decided it.
+    /// The pass that decided it; `None` for an operator's order.
     pub swept_by: Option<&'static str>,
 }
 
@@ -47,8 +47,8 @@ impl Ops {
         phase.say("trash: putting its things away");
         self.0.recognise_engine().await?;
         let things = match order.swept_by {
-            // A purge may have ended since the listing that the pass went by: an entry for what is gone would claim that
-            // it can come back.
+            // A purge may have ended since the listing that the pass used. An entry for deleted things would wrongly
+            // offer them for restoring.
             Some(_) => self.0.still_there(order.things).await?,
             None => order.things,
         };
@@ -75,7 +75,7 @@ impl Ops {
         }
     }
 
-    /// Whatever a removed row still owns, as far as the row itself knows.
+    /// Moves everything that a removed row still owns to the trash, as far as it can be found from the row.
     pub(super) async fn put_away_removed_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.status != Status::Removed {
@@ -84,7 +84,7 @@ impl Ops {
         self.0.recognise_engine().await?;
         let things = self.0.things_of(&row).await?;
         if things == Things::default() {
-            // Another engine holds nothing of it either, and the socket may have come to lead there since.
+            // A different engine shows nothing of it either, and the socket may lead to one since the first check.
             self.0.recognise_engine().await?;
             return Ok(Applied::Done("it owned nothing".into()));
         }
@@ -117,7 +117,7 @@ fn is_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
 }
 
 impl Inner {
-    /// The row's container and the workspace's volumes, those that are there and in no trash entry.
+    /// The row's container and the workspace's volumes that exist and are in no trash entry.
     pub(super) async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
         let entries = self.store.trash_of(vec![row.id]).await?;
         let held = |item: &str| {
@@ -146,7 +146,7 @@ impl Inner {
         Ok(things)
     }
 
-    /// Those of the things that the engine still has.
+    /// The part of `things` that the engine still has.
     async fn still_there(&self, things: Things) -> OpResult<Things> {
         let mut left = Things::default();
         if let Some(container) = things.container
@@ -159,13 +159,13 @@ impl Inner {
                 left.volumes.push(volume);
             }
         }
-        // Another engine has none of it.
+        // A different engine has none of it.
         self.recognise_engine().await?;
         Ok(left)
     }
 
-    /// Stops and names what runs although it lies in the trash, or lies there under another name: a call that had been
-    /// given up took effect after all, or somebody did it by hand.
+    /// Stops a container that runs although it is in the trash, and renames one that has another name. A call that had
+    /// timed out took effect later, or a user changed the container by hand.
     async fn lay_in_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         phase.say("trash: putting its container away again");
         if let Some(container) = &entry.things.container {
@@ -186,7 +186,7 @@ impl Inner {
                 Ok(())
             }
             Err(error) if error.trouble == Trouble::Absent => Err(error),
-            // Renamed already, by a call that was thought to have failed.
+            // An earlier rename was reported as failed, and succeeded.
             Err(error) => match self.engine.inspect_container(container).await {
                 Ok(seen) if seen.name == trash_name(entry) => Ok(()),
                 _ => Err(error),

@@ -1,4 +1,4 @@
-//! Remove: the rows first, in one transaction; their things follow.
+//! Remove: the rows first, in one transaction; then their containers and volumes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,42 +19,42 @@ use crate::{
     store::{DeleteGuard, RemoveResult},
 };
 
-/// How long a removal waits for the trash to show what it put there.
+/// How long a removal waits until the trash shows its entries.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What came of a removal.
+/// The result of a removal.
 #[derive(Clone, Debug)]
 pub enum Removal {
-    /// The rows say removed; what they own is on its way into the trash.
+    /// The rows are removed; what they own is being moved to the trash.
     Removed {
-        /// How many below it went too.
+        /// Number of workspaces below it that were removed too.
         cascaded: usize,
-        /// What came of the purge, where one was ordered: an error says what is not deleted yet.
+        /// The result of the purge, if one was ordered: an error says what is not deleted yet.
         purged: Option<OpResult<()>>,
-        /// Why what they own is not in the trash yet: the engine gives no answer.
+        /// Why the things are not in the trash yet: the engine gives no answer.
         waits: Option<EngineError>,
     },
-    /// It has children and was not told to take them along: nothing was done.
+    /// It has children and `cascade` was not given: nothing was done.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
 }
 
 impl Ops {
-    /// Removes a workspace, with `cascade` everything below it too. With `purge` what they own is deleted for good
-    /// instead of being kept in the trash, and this waits until it is. The rows remember the order: `reap_removed` goes
-    /// on with what could not be done at once.
+    /// Removes a workspace; with `cascade` also everything below it. With `purge`, what they own is permanently
+    /// deleted instead of being kept in the trash, and this call waits for that. The rows record the order:
+    /// `reap_removed` continues with what could not be done at once.
     ///
     /// # Errors
-    /// When there is no such workspace.
+    /// If there is no such workspace.
     pub async fn remove(&self, id: WorkspaceId, cascade: bool, purge: bool) -> OpResult<Removal> {
-        // Before anything is claimed, so that no claim is missed.
+        // Subscribes before anything is claimed, so that no claim is missed.
         let claims = self.0.store.subscribe();
         match self.0.store.remove_workspace(id, cascade, purge, self.0.clock.now()).await? {
             RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
             RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
             RemoveResult::Removed { removed } => {
                 let order = if purge { Order::Purge } else { Order::PutAwayRemoved };
-                // Children before parents: nothing is left running below a workspace that is gone. All are begun before
-                // any is waited for.
+                // Children before parents: no container may keep running below a removed workspace. All orders are
+                // submitted before the first is awaited.
                 let begun: Vec<_> =
                     removed.iter().rev().map(|workspace| self.submit(*workspace, order.clone())).collect();
                 if !purge {
@@ -72,8 +72,8 @@ impl Ops {
         }
     }
 
-    /// Waits until the trash shows what was removed. The stops may take their whole grace: those are not waited for, nor
-    /// is an engine that gives no answer: its error is the answer.
+    /// Waits until the trash shows everything removed. It does not wait for the stops, which may take their whole
+    /// grace period, nor for an engine that gives no answer; that engine error is returned.
     async fn until_claimed(
         &self,
         removed: &[WorkspaceId],
@@ -108,7 +108,7 @@ impl Ops {
         waits
     }
 
-    /// Puts what a removed workspace still owns into the trash, and deletes all that lies there of it.
+    /// Moves what a removed workspace still owns to the trash, and permanently deletes its trash entries.
     pub(super) async fn purge_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.status != Status::Removed {
@@ -117,11 +117,11 @@ impl Ops {
         self.put_away_removed_now(id, phase).await?;
         let mut in_use = None;
         let mut entries = self.0.store.trash_of(vec![id]).await?;
-        // Replaced containers first: they mount the volumes that the removal's own entry holds.
+        // Replaced containers first: they mount the volumes that are in the removal's own entry.
         entries.sort_by_key(|entry| !entry.things.volumes.is_empty());
         for entry in entries {
             match self.purge_entry(&entry, phase).await {
-                // Something else mounts it: the other entries go all the same.
+                // Something else still uses it; the other entries are deleted anyway.
                 Err(error @ OpError::Conflict(_)) => in_use = Some(error),
                 other => drop(other?),
             }
@@ -129,7 +129,7 @@ impl Ops {
         if let Some(error) = in_use {
             return Err(error);
         }
-        // An engine that is not ours shows nothing, which looks like success: so it is recognised before and after.
+        // A different engine shows nothing, which looks like success, so the engine is checked before and after.
         self.0.recognise_engine().await?;
         if self.0.things_of(&row).await? != Things::default() {
             return Err(OpError::Conflict("something of it is still in the engine".into()));
@@ -152,7 +152,7 @@ impl Ops {
     }
 }
 
-/// A purge whose workspace was undeleted meanwhile deletes nothing.
+/// Turns "raced" into an error: the workspace was undeleted meanwhile, and nothing was deleted.
 fn gone(applied: OpResult<Applied>) -> OpResult<()> {
     match applied? {
         Applied::Done(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Stop: the row says paused first, then the container is seen stopped.
+//! Stop: the row becomes paused first; then the container is stopped and verified.
 
 use serde_json::json;
 
@@ -46,7 +46,7 @@ impl Ops {
         Ok(Applied::Done("its container is stopped".into()))
     }
 
-    /// Whatever the removal had not stopped when it was undone.
+    /// Stops what a removal had not stopped before it was undone.
     pub(super) async fn stop_undeleted_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         phase.say("undelete: seeing its container stopped");
         let row = self.0.row(id).await?;
@@ -58,8 +58,8 @@ impl Ops {
         Ok(Applied::Done("its container is stopped".into()))
     }
 
-    /// Pauses a row once more, and with it whatever was made or came up below it meanwhile: nothing is to be started,
-    /// or to run, below what is paused.
+    /// Pauses a row again, together with everything that was created or came up below it meanwhile: nothing may start
+    /// or run below a paused workspace.
     async fn pause_again(&self, row: &Workspace) -> OpResult<()> {
         match self.0.store.pause_workspace(row.id, self.0.clock.now()).await? {
             PauseResult::Paused(paused) => {
@@ -73,7 +73,7 @@ impl Ops {
         }
     }
 
-    /// Sees every container of a row stopped, and tells of one that would not.
+    /// Stops every container of a row and verifies it. A failure is also reported by a `StopFailed` event.
     pub(super) async fn stop_containers_of(&self, row: &Workspace) -> OpResult<()> {
         let grace = self.0.stop_grace(row);
         for container in self.0.containers_of(row).await? {
@@ -86,8 +86,8 @@ impl Ops {
                 return Err(error.into());
             }
         }
-        // An engine that is not ours shows no containers, which looks like success; and the socket may have come to
-        // lead there since it was asked first.
+        // A different engine shows no containers, which looks like success; and the socket may lead to one since the
+        // first check.
         self.0.recognise_engine().await?;
         Ok(())
     }
@@ -113,8 +113,8 @@ impl Inner {
             .map_or(std::time::Duration::from_secs(10), |runtime| runtime.stop_grace)
     }
 
-    /// Stops a container and looks whether it really stopped. The answer to a stop proves nothing: it
-    /// may have been for a container that something else starts again.
+    /// Stops a container and verifies its state: a successful answer does not prove it, because something else may
+    /// start the container again.
     pub(super) async fn stop_and_see(
         &self,
         container: &ContainerId,
@@ -136,13 +136,14 @@ impl Inner {
     }
 
     /// The containers of a workspace: those that are ours by label and name, and the row's own by its id and labels,
-    /// whatever it is called now. A listing may lack it, or be older than it; a look at the id itself is neither.
+    /// whatever its name is now. A listing may lack the row's container, or be older than it; inspecting the id has
+    /// neither problem.
     pub(super) async fn containers_of(&self, row: &Workspace) -> OpResult<Vec<ContainerId>> {
         let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let ours = listed.into_iter().filter(|container| {
             match container_owner(self.settings().instance, &container.name, &container.labels) {
                 Owner::Workspace(workspace, _) => workspace == row.id,
-                // What lies in the trash is stopped already, but for one that is on its way back.
+                // A container in the trash is stopped already, except one that is being restored.
                 Owner::Trash(..) => row.container.as_ref() == Some(&container.id),
                 Owner::Foreign | Owner::Unrelated => false,
             }
