@@ -1,11 +1,11 @@
-//! What one workspace may take up at a time: requests in flight, and the bytes of their bodies and answers.
+//! Admission control per workspace: requests in flight, and bytes of their bodies and responses.
 //!
-//! Everything is counted by the workspace whose token came with the request, never by address: under rootless Podman
-//! all containers share one. Heartbeats and registrations are not counted here at all. They are the proof of life, and
-//! they are bounded by the connections of their workspace.
+//! Everything is counted under the workspace whose token came with the request, never by address: under rootless Podman
+//! all containers share one. Heartbeats and registrations are not counted here: they prove that an agent is alive, and
+//! they are bounded by their workspace's connections.
 //!
 //! A body is read only after its request was admitted, and its bytes are reserved before they are read. A reservation
-//! lives as long as the bytes do: it is bound to them, because nobody else knows when the last one was written.
+//! is bound to the bytes and ends when they are dropped, because only then is it certain that the last one was written.
 
 use std::{
     collections::HashMap,
@@ -34,10 +34,10 @@ use super::{
 };
 use crate::{clock::Clock, domain::ids::WorkspaceId, store::Bearer};
 
-/// The largest body that is read of a message that was refused before, and how long that may take.
+/// Largest body that is read of a refused message, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;
 const REFUSED_LIMIT: Duration = Duration::from_secs(2);
-/// Messages of one workspace in flight. An agent that delegates to all its peers at once has a few.
+/// Messages of one workspace in flight. Enough for an agent that delegates to all its peers at once.
 const MESSAGES: usize = 32;
 /// Messages of all workspaces in flight.
 const MESSAGES_IN_ALL: usize = 1024;
@@ -45,33 +45,33 @@ const MESSAGES_IN_ALL: usize = 1024;
 const OTHERS: usize = 32;
 /// Bytes that one workspace may have in memory: two of the largest messages.
 const BYTES: usize = 24 << 20;
-/// Bytes that all may have in memory together.
+/// Bytes that all workspaces together may have in memory.
 const BYTES_IN_ALL: usize = 64 << 20;
-/// Bodies and answers up to this size are not reserved: what bounds them is the number of requests in flight. So that
-/// large ones of a few workspaces never keep out the small ones of the others.
+/// Bodies and responses up to this size are not reserved; the limit on requests in flight bounds them. So large ones of
+/// a few workspaces never keep out the small ones of the others.
 const SMALL: usize = 64 << 10;
-/// When to try again, in seconds.
+/// Delay after which a refused client may retry, in seconds.
 const RETRY_AFTER: u64 = 2;
 
-/// What is counted together.
+/// Requests that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Messages to other agents, which may be in flight for half an hour.
+    /// Messages to other agents; one may be in flight for half an hour.
     Message,
-    /// Everything else that a workspace may ask, without the proof of life.
+    /// All other requests of a workspace, except heartbeats and registrations.
     Other,
 }
 
 /// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Its workspace has as many requests in flight as it may.
+    /// The workspace has as many requests in flight as it may; the limit.
     Requests(usize),
-    /// All workspaces together have.
+    /// All workspaces together have as many messages in flight as they may.
     RequestsInAll,
-    /// Its workspace has as many bytes in memory as it may.
+    /// The workspace has as many bytes in memory as it may.
     Bytes,
-    /// All workspaces together have.
+    /// All workspaces together have as many bytes in memory as they may.
     BytesInAll,
 }
 
@@ -104,10 +104,10 @@ impl From<Refusal> for HttpError {
     }
 }
 
-/// Who asks: a workspace, or an admin.
+/// The owner that a request is counted under: a workspace, or `None` for admins.
 type Who = Option<WorkspaceId>;
 
-/// What is in flight.
+/// Requests and bytes in flight.
 #[derive(Clone, Default)]
 pub(super) struct Admission(Arc<Mutex<Load>>);
 
@@ -130,7 +130,8 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a request for as long as what is answered lives. An admin's are bounded only together with all others.
+    /// Admits a request until its response is dropped. Admin requests have no limit of their own: only the limit on the
+    /// messages of all workspaces includes them.
     fn enter(&self, who: Who, class: Class) -> Result<Entry, Refusal> {
         let mut load = self.lock();
         if class == Class::Message && load.messages >= MESSAGES_IN_ALL {
@@ -166,7 +167,7 @@ impl Load {
     }
 }
 
-/// A request in flight.
+/// Guard of a request in flight; counted until it is dropped.
 struct Entry {
     admission: Admission,
     who: Who,
@@ -204,7 +205,7 @@ impl Reserved {
             return Err(Refusal::BytesInAll);
         }
         let share = load.by_owner.entry(self.who).or_default();
-        // An admin's are bounded too, because they would otherwise take the room of all.
+        // Admin requests have this limit too, because otherwise they could use up the bytes of all workspaces.
         if share.bytes + more > BYTES {
             return Err(Refusal::Bytes);
         }
@@ -229,21 +230,21 @@ impl Drop for Reserved {
     }
 }
 
-/// A request that was admitted, as its handler finds it.
+/// Request extension of an admitted request.
 #[derive(Clone)]
 pub(super) struct Admitted {
     admission: Admission,
     who: Who,
 }
 
-/// A body in memory, and its reservation.
+/// A body in memory with its reservation.
 pub(super) struct Read {
     bytes: Bytes,
     reserved: Reserved,
 }
 
 impl Read {
-    /// The body: its reservation ends when the last of the bytes is dropped.
+    /// The body. Its reservation ends when the last of the bytes is dropped.
     pub(super) fn into_bytes(self) -> Bytes {
         let Self { bytes, reserved } = self;
         Bytes::from_owner(Owned { bytes, _reserved: Arc::new(reserved) })
@@ -262,16 +263,18 @@ impl<G> AsRef<[u8]> for Owned<G> {
 }
 
 impl Admitted {
-    /// The one that a request carries. Without one (a route that admits everybody) nobody in particular is counted.
+    /// The request's extension. A route without admission control has none: its bodies are counted under `None`, as an
+    /// admin's.
     pub(super) fn of(api: &Api, extensions: &Extensions) -> Self {
         let found = extensions.get::<Self>().cloned();
         found.unwrap_or_else(|| Self { admission: api.0.admission.clone(), who: None })
     }
 
-    /// A request's whole body, of at most `most` bytes, within `limit` for all of it.
+    /// Reads a request body of at most `most` bytes within `limit` in total.
     ///
     /// # Errors
-    /// See [`BodyError`]. What is too large by its own announcement, or has no room, is refused before it is read.
+    /// See [`BodyError`]. A body whose announced length is too large or cannot be reserved is refused before it is
+    /// read.
     pub(super) async fn read(
         &self,
         body: Body,
@@ -288,8 +291,8 @@ impl Admitted {
     }
 }
 
-/// Admits a workspace's request, or refuses it before its body is read, which is given back then. Whom no valid token
-/// speaks for, the handler refuses with its own words.
+/// Admits a workspace's request, or refuses it and returns its unread body. A request without a valid token is passed
+/// on: its handler refuses it.
 async fn admit(
     class: Class,
     api: &Api,
@@ -320,7 +323,7 @@ async fn admit(
     };
     request.extensions_mut().insert(Admitted { admission: admission.clone(), who });
     let answer = next.run(request).await;
-    // A message's answer comes as the agent writes it, and is never in memory as a whole.
+    // The response to a message is streamed and never in memory as a whole.
     let size = match class {
         Class::Message => 0,
         Class::Other => answer.size_hint_of_body(),
@@ -337,7 +340,8 @@ async fn admit(
     })
 }
 
-/// Admits a message. Its refusal is in the sender's protocol, so a small body is read even so.
+/// Middleware that admits messages. A refusal is a JSON-RPC error if the message is a JSON-RPC request, so a small body
+/// is read even then.
 pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
     match admit(Class::Message, &api, request, next).await {
         Ok(answer) => answer,
@@ -345,20 +349,20 @@ pub(super) async fn message(State(api): State<Api>, request: Request, next: Next
     }
 }
 
-/// Admits everything else.
+/// Middleware that admits all other requests.
 pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
     let answer = admit(Class::Other, &api, request, next).await;
     answer.unwrap_or_else(|(refusal, _)| HttpError::from(refusal).into_response())
 }
 
-/// [`refuse`] for a message of whose body nothing was read yet. Only a small one is kept: who is refused must not cost
+/// [`refuse`] for a message whose body was not read yet. Only a small body is kept: a refused request must not cost
 /// memory.
 pub(super) async fn refuse_unread(api: &Api, error: HttpError, body: Body) -> Response<Body> {
     let read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await;
     refuse(error, &read.unwrap_or_default())
 }
 
-/// The answer to a message that is refused: a JSON-RPC error if it is a JSON-RPC request with an id.
+/// The response to a refused message: a JSON-RPC error if the message is a JSON-RPC request with an id.
 pub(super) fn refuse(error: HttpError, message: &[u8]) -> Response<Body> {
     match call_id(message) {
         Some(id) => error.into_rpc(&id),
@@ -376,12 +380,13 @@ impl SizeOfBody for Response<Body> {
     }
 }
 
-/// An answer's body, whose request is in flight until it is dropped.
+/// A response body whose request is in flight until it is dropped.
 struct Guarded {
     body: Body,
     #[expect(dead_code, reason = "held until the body is dropped")]
     guard: Entry,
-    /// Bound to every piece: a server drops the body once it has taken all of it, long before a slow reader has it.
+    /// Bound to every piece: a server drops the body once it has taken all of it, long before a slow client has
+    /// received it.
     bind: Option<Arc<Reserved>>,
 }
 

@@ -1,9 +1,8 @@
-//! Urls that lead out of this machine: those of external agents.
+//! Urls of external agents, which lead out of this machine.
 //!
-//! A url is text that somebody else wrote, and a name in it is an address that somebody else may change
-//! at any time. So a name is resolved once, every address it has is judged, and what comes out is the
-//! address itself: [`Checked`] can be made in no other way, and the connection goes to what is in it.
-//! A name that answers differently a moment later, or to a second question, changes nothing.
+//! A url is untrusted text, and the address of a name in it may change at any time. So a name is resolved once, all its
+//! addresses are checked, and the result is the address itself: `check` is the only way to make a [`Checked`], and
+//! the connection goes to its address. A different answer to a later lookup has no effect.
 
 use std::{
     fmt, io,
@@ -19,18 +18,18 @@ use crate::{
     domain::address::{Allow, Refusal, Surroundings, refused},
 };
 
-/// The longest url.
+/// Longest accepted url, in bytes.
 const LONGEST: usize = 2048;
 
-/// How long a name may take to resolve. A resolver that does not answer has its own ideas, of minutes.
+/// Time limit for resolving a name. The system resolver's own timeout can be minutes.
 const RESOLVING: Duration = Duration::from_secs(5);
 
-/// Finds the addresses of names.
+/// Resolves names; tests replace it.
 pub(crate) trait Resolve: Send + Sync {
-    /// Every address of `host`, with `port`.
+    /// All addresses of `host`, with `port`.
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>>;
 
-    /// The addresses and networks of this machine, as they are now.
+    /// The current addresses and attached networks of this machine.
     fn surroundings(&self) -> Surroundings;
 }
 
@@ -44,7 +43,8 @@ impl Resolve for SystemResolver {
     }
 
     fn surroundings(&self) -> Surroundings {
-        // The kernel writes them from memory. Without them (another kernel) the other rules still hold.
+        // Read from procfs, which needs no disk access. If the files are missing (another kernel), the other rules
+        // still apply.
         let read = |file| std::fs::read_to_string(file).unwrap_or_default();
         let mut around = Surroundings::default();
         read_fib_trie(&read("/proc/net/fib_trie"), &mut around);
@@ -53,12 +53,14 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Names that are looked up at once. Beside name servers that do not answer, a look-up holds its thread for longer than
-/// anybody waits for it, and the threads for files come from the same pool.
+/// Limit of concurrent lookups.
+///
+/// When name servers do not respond, a lookup occupies its thread for longer than any caller waits, and file I/O uses
+/// the same thread pool.
 static LOOK_UPS: Semaphore = Semaphore::const_new(16);
 
-/// Looks a name up in a thread, once there is a permit. The thread holds the permit until the lookup ends, also when the
-/// caller has stopped waiting.
+/// Runs a lookup in a blocking thread, once there is a permit. The thread holds the permit until the lookup ends, even
+/// if the caller has stopped waiting.
 async fn look_up<T: Send + 'static>(
     places: &'static Semaphore,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -71,12 +73,13 @@ async fn look_up<T: Send + 'static>(
     looked.await.map_err(io::Error::other)?
 }
 
-/// Whether this machine has an address now.
+/// Whether `address` belongs to this machine now.
 pub(crate) fn is_own_address(address: IpAddr) -> bool {
     SystemResolver.surroundings().own.contains(&address)
 }
 
-/// IPv4: an address on a line of its own, and below it what it is: `/32 host LOCAL`, `/24 link UNICAST`.
+/// Parses `/proc/net/fib_trie` (IPv4): a line with an address, followed by lines with its type, such as `/32 host
+/// LOCAL` or `/24 link UNICAST`.
 fn read_fib_trie(text: &str, around: &mut Surroundings) {
     let mut address = None;
     for line in text.lines() {
@@ -96,7 +99,8 @@ fn read_fib_trie(text: &str, around: &mut Surroundings) {
     }
 }
 
-/// IPv6: destination, its prefix, source, its prefix, next hop, and, as the ninth, flags; all hexadecimal.
+/// Parses `/proc/net/ipv6_route`. Columns: destination, prefix length, source, prefix length, next hop, three others,
+/// flags (the ninth), device; the numbers are hexadecimal.
 fn read_ipv6_routes(text: &str, around: &mut Surroundings) {
     const REJECT: u32 = 0x0200;
     const LOCAL: u32 = 0x8000_0000;
@@ -121,7 +125,7 @@ fn read_ipv6_routes(text: &str, around: &mut Surroundings) {
     }
 }
 
-/// A url that may be called, with the address that was judged.
+/// A url that passed the check, with the address that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
     address: SocketAddr,
@@ -129,7 +133,7 @@ pub(crate) struct Checked {
 }
 
 impl Checked {
-    /// Where to connect: never anywhere else.
+    /// The only address to connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -144,31 +148,31 @@ impl Checked {
         &self.url.host
     }
 
-    /// Whether it is https.
+    /// Whether the scheme is https.
     pub(crate) fn tls(&self) -> bool {
         self.url.tls
     }
 }
 
-/// Why a url is not called.
+/// Why a url is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum UrlError {
-    /// It is not the url of an agent.
+    /// It is not a valid url of an agent; the reason.
     Malformed(&'static str),
-    /// Its name has no address, or the resolver did not say.
+    /// Its host has no address, or could not be resolved.
     Unresolved {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         why: String,
     },
     /// One of its addresses must not be connected to.
     Refused {
         /// The name, or the address as it was written.
         host: String,
-        /// The address.
+        /// The refused address.
         address: SocketAddr,
-        /// What is wrong with it.
+        /// The rule that refuses it.
         refusal: Refusal,
     },
 }
@@ -187,11 +191,11 @@ impl fmt::Display for UrlError {
 
 impl std::error::Error for UrlError {}
 
-/// Judges a url by its text and by every address its host has now.
+/// Checks a url's text and all current addresses of its host.
 ///
 /// # Errors
-/// See [`UrlError`]. One refused address refuses the url: which of several would be connected to is
-/// nothing that its owner should be able to try out.
+/// See [`UrlError`]. One refused address refuses the url: otherwise its owner could find out by trial which of several
+/// addresses is connected to.
 pub(crate) async fn check(
     url: &str,
     allow: Allow,
@@ -210,7 +214,7 @@ pub(crate) async fn check(
         }
     }
     match addresses.first() {
-        // The first is what the resolver holds to be the best of them.
+        // The resolver sorts addresses by preference.
         Some(&address) => Ok(Checked { address, url }),
         None => Err(UrlError::Unresolved { host: url.host, why: "the resolver knows none".into() }),
     }
@@ -225,7 +229,7 @@ async fn resolved(url: &Url, resolver: &dyn Resolve, clock: &dyn Clock) -> Resul
     }
 }
 
-/// What a url says, before anybody was asked about it.
+/// A parsed url whose host was not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Url {
     uri: Uri,
@@ -240,7 +244,7 @@ impl Url {
         if text.len() > LONGEST {
             return malformed("it is longer than 2048 characters");
         }
-        // The parser below would leave it out without a word.
+        // `Uri` would silently drop the fragment.
         if text.contains('#') {
             return malformed("it has a fragment (`#…`)");
         }
@@ -260,7 +264,7 @@ impl Url {
         let known = if let Some(literal) = literal {
             literal.parse::<Ipv6Addr>().is_ok()
         } else {
-            // No `%`: what a resolver would make of it is its own affair.
+            // No `%`: how a resolver would decode it is not defined.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
             !host.is_empty() && host.bytes().all(plain)
         };
@@ -268,7 +272,7 @@ impl Url {
             return malformed("its host is neither a name nor an address");
         }
         let host = literal.unwrap_or(host).to_owned();
-        // Not the parser's idea of a port, which takes one that is too large for none.
+        // Not `Uri`'s port, which treats a port that is too large as missing.
         let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
             "" if tls => 443,
             "" => 80,
@@ -293,7 +297,7 @@ pub(super) mod tests {
 
     const BOTH: Allow = Allow { private: true, loopback: true };
 
-    /// Answers each question with the next of its answers; a question too many fails the test.
+    /// Returns its prepared answers in order; one lookup too many fails the test.
     pub(in crate::http) struct Answers(Mutex<VecDeque<io::Result<Vec<SocketAddr>>>>);
 
     impl Answers {
@@ -416,7 +420,7 @@ pub(super) mod tests {
             let judged = judge("http://agent.example.com/", Allow::default(), &[answer]).await;
             assert!(matches!(judged, Err(UrlError::Refused { .. })), "{answer:?}: {judged:?}");
         }
-        // Written so that only a resolver takes it for an address: it is asked, and its answer judged.
+        // Only a resolver reads this host as an address: it is resolved, and the result checked.
         let judged = judge("http://2852039166/", BOTH, &[&["169.254.169.254:80"]]).await;
         assert!(matches!(judged, Err(UrlError::Refused { .. })), "{judged:?}");
     }
