@@ -1,8 +1,8 @@
-//! Activity: messages that passed through the proxy, messages that wait for an agent to poll them, notices, and
-//! what agents report of their work.
+//! Activity: messages through the proxy, messages that wait for an agent to poll them, notices, and agents' reports of
+//! their work.
 //!
-//! History is a ring for each workspace, bounded by count and by bytes. A message that waits to be polled is no
-//! history: it is never dropped to make room. When a mailbox is full, the next sender is refused instead.
+//! The history of each workspace is a ring, bounded by count and by bytes. A message that waits to be polled does not
+//! belong to the history: it is never dropped to make room. A full mailbox refuses the next sender instead.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -15,107 +15,107 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Rows of history kept of each workspace.
+/// Rows of history kept per workspace.
 const KEPT: u32 = 500;
-/// Bytes of history kept of each workspace.
+/// Bytes of history kept per workspace.
 const KEPT_BYTES: i64 = 4 << 20;
-/// The most messages that wait for one agent, and their bytes.
+/// The most messages that wait for one agent. Their bytes are limited by the next constant.
 const WAITING_MAX: i64 = 500;
 const WAITING_BYTES_MAX: i64 = 32 << 20;
-/// An answer ends after the row that reaches this many bytes of bodies.
+/// A page ends after the row with which its bodies reach this many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// What a row says in one line.
+/// Source of a row's one-line summary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Summary {
-    /// This, or nothing.
+    /// This text, or none.
     Text(Option<String>),
-    /// Which message went to the workspace, and why it failed; the line names the workspace.
+    /// A message to the workspace; the line contains the workspace's name.
     Message {
-        /// Why it failed.
+        /// Why it failed; `None` if it succeeded.
         failed: Option<String>,
     },
 }
 
-/// A row to be written.
+/// Row of activity to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewActivity {
-    /// Its id, never used before.
+    /// Must be unused.
     pub id: ActivityId,
     /// Workspace that the row is listed under.
     pub workspace: WorkspaceId,
     /// One of [`TYPES`].
     pub activity_type: &'static str,
-    /// Workspace that sent it; `None` for a user.
+    /// Workspace that sent the message; `None` for a user, and for a notice to the user.
     pub source: Option<WorkspaceId>,
-    /// Where it went.
+    /// Target: the id of a workspace, or text from the agent that reports it.
     pub target: Option<String>,
-    /// The method of the message.
+    /// Method of the message.
     pub method: Option<String>,
-    /// One line about it.
+    /// One-line summary.
     pub summary: Summary,
-    /// `ok`, `error`, or the agent's own word.
+    /// `ok`, `error`, or a word chosen by the agent.
     pub status: String,
-    /// Why it failed, in the agent's words.
+    /// Error text from the agent.
     pub error_detail: Option<String>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub duration_ms: Option<i64>,
-    /// JSON.
+    /// Body as JSON.
     pub request_body: Option<String>,
-    /// JSON.
+    /// Body as JSON.
     pub response_body: Option<String>,
-    /// When.
+    /// Time of the message or report.
     pub at: Timestamp,
 }
 
-/// A row as it was written.
+/// Row of activity as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
-    /// Its place among all rows.
+    /// Position among all rows of all workspaces; rises with each new row.
     pub sequence: i64,
-    /// Its id.
+    /// Also the cursor that clients poll with.
     pub id: ActivityId,
     /// One of [`TYPES`].
     pub activity_type: &'static str,
-    /// Id of the workspace that sent it.
+    /// Id of the workspace that sent it; `None` for a user, and for a notice to the user.
     pub source: Option<String>,
-    /// Where it went.
+    /// Target: the id of a workspace, or text from the agent that reports it.
     pub target: Option<String>,
-    /// The method of the message.
+    /// Method of the message.
     pub method: Option<String>,
-    /// One line about it.
+    /// One-line summary.
     pub summary: Option<String>,
-    /// `ok`, `error`, or the agent's own word.
+    /// `ok`, `error`, or a word chosen by the agent.
     pub status: String,
-    /// Why it failed.
+    /// Error text from the agent.
     pub error_detail: Option<String>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub duration_ms: Option<i64>,
-    /// JSON.
+    /// Body as JSON.
     pub request_body: Option<String>,
-    /// JSON.
+    /// Body as JSON.
     pub response_body: Option<String>,
-    /// When.
+    /// Time of the message or report.
     pub at: Timestamp,
 }
 
-/// The answer to a query.
+/// Result of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ActivityPage {
-    /// These rows.
+    /// Newest first, or oldest first after a cursor.
     Rows(Vec<Activity>),
-    /// The workspace has no row of the id that was to be the cursor, or no longer has it.
+    /// The workspace has no row with the cursor's id, or it was dropped.
     UnknownCursor,
 }
 
-/// What came of a message for an agent that polls.
+/// Result of queueing a message for an agent that polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
-    /// It is stored.
+    /// The message is stored.
     Stored,
-    /// As much waits already as may: nothing was stored.
+    /// The mailbox is full; nothing was stored.
     Full,
-    /// The workspace is gone: nothing was stored.
+    /// The workspace is gone; nothing was stored.
     Gone,
 }
 
@@ -129,7 +129,7 @@ impl Summary {
     }
 }
 
-/// Writes a row, and answers its workspace's name. `None` when the workspace is gone.
+/// Writes a row and returns its workspace's name; `None` if the workspace is gone.
 fn insert(tx: &Tx<'_>, new: NewActivity, waiting: bool) -> StoreResult<Option<String>> {
     let found = tx
         .sql
@@ -166,7 +166,7 @@ fn insert(tx: &Tx<'_>, new: NewActivity, waiting: bool) -> StoreResult<Option<St
     Ok(Some(name))
 }
 
-/// Drops the oldest rows of history beyond what is kept of a workspace.
+/// Drops the oldest rows of a workspace's history beyond the limits.
 fn prune(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<()> {
     let mut query = tx.sql.prepare_cached(
         "SELECT sequence, bytes FROM activity
@@ -217,14 +217,14 @@ fn activity(row: &rusqlite::Row<'_>) -> rusqlite::Result<Activity> {
     })
 }
 
-/// Which rows a query is about; with `?1`, and `?2` for a place among all rows.
+/// Filter of a query. `?1` is the workspace; `?2` is a position among all rows.
 const ASKED_FOR: &str = "(?3 IS NULL OR activity_type = ?3) AND (?4 IS NULL OR (source_id IS NULL) = ?4) \
      AND (?5 IS NULL OR source_id = ?5 OR target_id = ?5)";
 
-/// Rows after a place, or the newest.
+/// Returns rows after a position, oldest first, or else the newest rows first.
 fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
     let order = if after.is_some() { "ASC" } else { "DESC" };
-    // What waits has not arrived, however long ago it was sent.
+    // The filter by time does not apply to waiting messages of a poll: the agent has not received them yet.
     let text = format!(
         "SELECT {COLUMNS} FROM activity INDEXED BY activity_of_workspace
          WHERE workspace = ?1 AND sequence > ?2 AND {ASKED_FOR}
@@ -259,7 +259,7 @@ fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     Ok(page)
 }
 
-/// The oldest message that waits, or, up to a place, the newest.
+/// Returns the position of the oldest waiting message, or of the newest up to a given position.
 fn waiting(
     sql: &Connection,
     key: i64,
@@ -283,8 +283,8 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     if !query.is_poll || after.is_some() || query.before.is_some() {
         return Ok(page);
     }
-    // A client takes a row of this page as its cursor, and a cursor retires all that waited before it. So the page has
-    // to begin at the oldest message that waits, even where the newest rows do not reach back to it.
+    // A client takes a row of this page as its cursor, and a cursor retires all messages that waited before it. So the
+    // page must begin at the oldest waiting message, even if the newest rows do not reach back to it.
     let Some(oldest) = waiting(sql, key, query, None)? else { return Ok(page) };
     if page.last().is_some_and(|last| last.sequence <= oldest) {
         return Ok(page);
@@ -294,7 +294,7 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     Ok(page)
 }
 
-/// The place of a cursor among a workspace's rows.
+/// Returns the position of a cursor among a workspace's rows.
 fn place(sql: &Connection, key: i64, cursor: ActivityId) -> StoreResult<Option<i64>> {
     Ok(sql
         .prepare_cached("SELECT sequence FROM activity WHERE id = ?1 AND workspace = ?2")?
@@ -310,8 +310,8 @@ fn key_of(sql: &Connection, of: WorkspaceId) -> StoreResult<Option<i64>> {
 }
 
 impl Store {
-    /// Writes rows of history, and drops the oldest beyond what is kept. Answers how many were written: those of
-    /// removed workspaces are not.
+    /// Writes rows of history and drops the oldest beyond the limits. Returns how many were written; rows of removed
+    /// workspaces are skipped.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -335,8 +335,8 @@ impl Store {
             .await
     }
 
-    /// Writes a notice of an agent to its user, and passes it to those who follow events, with the workspace's name.
-    /// `false` when the workspace is gone.
+    /// Writes an agent's notice to its user, and sends it to subscribers as a transient event with the workspace's
+    /// name. `false` if the workspace is gone.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -353,10 +353,10 @@ impl Store {
             .await
     }
 
-    /// Stores a message for an agent that polls: it waits there until the agent has polled past it.
+    /// Stores a message for an agent that polls. It waits until the agent has polled past it.
     ///
     /// # Errors
-    /// When the store cannot answer: then nothing was stored, and the sender has to be told.
+    /// When the store cannot answer. Nothing was stored then, and the sender must get an error.
     pub async fn queue_message(&self, message: NewActivity) -> StoreResult<Queued> {
         self.lanes
             .write("queue message", move |tx| {
@@ -375,8 +375,8 @@ impl Store {
             .await
     }
 
-    /// Notes that an agent has polled what a query is about up to a row: none of it waits any more. Other messages go on
-    /// waiting: it was not sent those. Answers whether anything waited.
+    /// Records that an agent has polled the rows of a query up to a position: those messages no longer wait. Messages
+    /// outside the query's filter keep waiting, because the agent was not sent them. Returns whether any waited.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -403,8 +403,7 @@ impl Store {
             .await
     }
 
-    /// The newest message that waits, of those that a query with a cursor is about and up to that cursor, as a place
-    /// among all rows.
+    /// Returns the position of the newest waiting message that matches a query, up to the query's cursor.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -418,7 +417,7 @@ impl Store {
             .await
     }
 
-    /// Rows of a workspace's activity. An unknown workspace has none.
+    /// Returns rows of a workspace's activity; none for an unknown workspace.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -357,7 +357,7 @@ fn drive_activity(store: &Store) {
     assert!(at_once(store.note_polled(first, waiting, polled)));
 }
 
-/// Everything that agents tell, and what follows from it.
+/// Calls the methods for agents' reports, and those that read or change what follows from them.
 fn drive_agents(store: &Store) {
     let first = WorkspaceId(id(1));
     let speaks = holder(store, 16);
