@@ -1,4 +1,4 @@
-//! The trash: claims first, deletion last.
+//! The trash: claim a workspace's things, keep them, restore or delete them.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
@@ -12,49 +12,49 @@ use crate::domain::{
 };
 use crate::mutation::{Mutation, is};
 
-/// What has to be so for an entry to be deleted for good, besides that nothing lives on it.
+/// Precondition of a permanent deletion, besides that no live workspace owns the entry's volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteGuard {
-    /// Nothing: a person named it.
+    /// None: an operator named the entry.
     Named,
-    /// It was to be kept until before this time.
+    /// Its retention ended before this time.
     KeptUntilBefore(Timestamp),
-    /// Its workspace is removed, and that removal ordered it. What was undeleted since, and removed again without such
-    /// an order, is kept as long as anything.
+    /// Its workspace is removed, and that removal ordered the purge. A workspace that was undeleted since and removed
+    /// again without such an order keeps its things for the whole retention.
     PurgeOrdered,
 }
 
-/// What has to be true of the workspace's row for a claim to be made.
+/// Precondition of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimGuard {
-    /// The row says `removed`.
+    /// The row's status is `removed`.
     RowRemoved,
-    /// There is no row. An adoption that came first makes the claim fail.
+    /// No row exists. An adoption that came first makes the claim fail.
     NoRow,
-    /// The row does not name this container.
+    /// The row exists and does not refer to this container.
     NotTheRows(ContainerId),
 }
 
-/// Something to put into the trash.
+/// Claim on things that are to be moved to the trash.
 #[derive(Clone, Debug)]
 pub struct NewClaim {
-    /// The entry's identity.
+    /// Id of the new entry.
     pub id: TrashId,
-    /// Whose things these are.
+    /// Workspace that owned the things.
     pub workspace: WorkspaceId,
-    /// What it is called, where there is no row to say so.
+    /// Name of the workspace, as there may be no row to read it from.
     pub workspace_name: String,
-    /// Why.
+    /// Why the things are moved.
     pub reason: TrashReason,
-    /// What that was decided on.
+    /// Evidence for the decision; part of the event.
     pub evidence: String,
-    /// The things.
+    /// Container and volumes to move.
     pub things: Things,
-    /// What has to hold.
+    /// Checked in the transaction of the claim.
     pub guard: ClaimGuard,
-    /// Until when it is kept at least.
+    /// End of the retention; the entry is not deleted automatically before it.
     pub keep_until: Timestamp,
-    /// The pass, where one decided it: then it counts against the breaker.
+    /// The pass that decided it, if any: the claim then counts against the breaker.
     pub swept_by: Option<&'static str>,
 }
 
@@ -125,7 +125,7 @@ fn add_item(tx: &Tx<'_>, trash: TrashId, item: &str, kind: &str, name: &str) -> 
     Ok(added > 0)
 }
 
-/// Moves an entry between states under a guard; the event is the caller's.
+/// Moves an entry to another state if it is in one of `from`. The caller emits the event.
 fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> StoreResult<bool> {
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let moved = tx
@@ -137,7 +137,7 @@ fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> 
     Ok(moved > 0)
 }
 
-/// Marks a removed workspace's entry as on its way back. `false` when there is none that could come back.
+/// Marks a removed workspace's entry as `restoring`. `false` if it has none that can be restored.
 pub(super) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<bool> {
     let moved = tx
         .sql
@@ -150,8 +150,8 @@ pub(super) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<
 }
 
 impl Store {
-    /// Claims things for the trash. `None` when the guard no longer holds or somebody else has claimed
-    /// one of them: then nothing was written.
+    /// Claims things for the trash. `None` if the guard does not hold or another entry has claimed one of them; then
+    /// nothing was written.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -159,7 +159,8 @@ impl Store {
         self.lanes.write("claim for trash", move |tx| insert_claim(tx, claim, at)).await
     }
 
-    /// A claimed entry's container is stopped and renamed: it is kept from now on.
+    /// Marks a claimed entry as kept: its container is stopped and renamed. `false` if it was not in the state
+    /// `claimed`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -175,7 +176,7 @@ impl Store {
             .await
     }
 
-    /// A container of an entry turned out not to exist any more: the entry goes on without it.
+    /// Removes an item that no longer exists from an entry.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -190,7 +191,7 @@ impl Store {
             .await
     }
 
-    /// An entry is back with its workspace and leaves the trash.
+    /// Deletes the entry of a finished restore. `false` if it was not in the state `restoring`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -212,7 +213,9 @@ impl Store {
             .await
     }
 
-    /// Claims an entry for deletion: from here nothing brings it back. Refused (`false`) while a row lives that its volumes belong to.
+    /// Claims an entry for deletion; afterwards it cannot be restored.
+    ///
+    /// Returns `false` if the guard does not hold, or if a live workspace owns its volumes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -258,8 +261,10 @@ impl Store {
             .await
     }
 
-    /// The things of an entry claimed for deletion are gone: so is the entry, and, with a removed
-    /// workspace's last one, what its row still held of them. Of any other entry nothing is changed.
+    /// Deletes an entry whose things have been deleted.
+    ///
+    /// With the last such entry of a removed workspace, its row also loses what referred to them (container, port, work
+    /// volume). An entry that is not in the state `deleting` stays unchanged.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -283,7 +288,9 @@ impl Store {
             .await
     }
 
-    /// Keeps an entry that was to be deleted, and is in use, or that was to go back, and has nothing to go back to.
+    /// Cancels the transition of an entry: back to `kept`.
+    ///
+    /// Used for a deletion whose things are in use, and for a restore that has no workspace to restore to.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -296,7 +303,7 @@ impl Store {
             .await
     }
 
-    /// Marks an entry without a row as on its way back to one: the caller adopts it.
+    /// Marks an entry without a row as `restoring`; the caller adopts it as a workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -308,8 +315,9 @@ impl Store {
             .await
     }
 
-    /// A purge is carried out: nothing of the removed workspace is left, and nothing of it can come back. `false` while
-    /// something of it is in the trash, or when the order was taken back.
+    /// Marks a purge as finished: nothing of the removed workspace exists or can be restored any more.
+    ///
+    /// Returns `false` while the trash holds an entry of it, or if the purge order was cancelled.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -330,7 +338,7 @@ impl Store {
             .await
     }
 
-    /// Everything in the trash, oldest first.
+    /// Returns all entries, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -342,7 +350,7 @@ impl Store {
             .await
     }
 
-    /// One entry.
+    /// Returns one entry, in any state.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -354,7 +362,7 @@ impl Store {
             .await
     }
 
-    /// The entries of some workspaces.
+    /// Returns the entries of some workspaces.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -369,8 +377,8 @@ impl Store {
             .await
     }
 
-    /// What a sweep has to know of the trash: the entries of the workspaces that a listing shows, and everybody's that
-    /// are on their way in or back, because nothing of theirs may be left to be listed.
+    /// Returns the entries that a sweep needs: those of the listed workspaces, and those of any workspace that are
+    /// being claimed or restored, because such a workspace may have nothing left in the listing.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -391,7 +399,7 @@ impl Store {
             .await
     }
 
-    /// Entries past their time, and those whose deletion a crash left half done. At most `limit`.
+    /// Returns entries past their retention, and those whose deletion was interrupted by a crash. At most `limit`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -409,7 +417,8 @@ impl Store {
     }
 }
 
-/// Writes a claim, in the caller's transaction. `None` when its guard does not hold or one of the things is claimed.
+/// Writes a claim in the caller's transaction. `None` if its guard does not hold or one of the things is already
+/// claimed.
 pub(super) fn insert_claim(
     tx: &mut Tx<'_>,
     claim: NewClaim,
@@ -460,7 +469,8 @@ pub(super) fn insert_claim(
     }))
 }
 
-/// While another entry of the workspace is left, what that holds can still come back to the row.
+/// Clears the row's references to deleted things. While another entry of the workspace exists, its things can still be
+/// restored to the row, so nothing changes.
 fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
     tx.sql
         .prepare_cached(
