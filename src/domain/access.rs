@@ -1,17 +1,17 @@
-//! Who may discover and message whom: the tree is the policy (wire protocol, §4).
+//! Which workspaces may discover and message each other, derived from the tree (wire protocol, §4).
 
 use super::ids::WorkspaceId;
 
-/// The longest chain that is walked up. A longer one, or a cycle, allows nothing.
+/// Maximum number of ancestors that are followed. A longer chain, or a cycle, grants nothing.
 pub const STEPS_MAX: usize = 32;
 
 /// The tree of workspaces that are not removed.
 pub trait Tree {
-    /// The parent of a workspace; `None` when there is no such live workspace, `Some(None)` at a root.
+    /// The parent of a workspace; `None` if there is no such live workspace, `Some(None)` at a root.
     fn parent(&self, of: WorkspaceId) -> Option<Option<WorkspaceId>>;
 }
 
-/// Whether two workspaces may talk to each other. Whatever is missing, broken or endless denies.
+/// Whether two workspaces may communicate. A missing workspace, a broken chain or a cycle denies.
 #[must_use]
 pub fn may_communicate(tree: &impl Tree, one: WorkspaceId, other: WorkspaceId, root_siblings: bool) -> bool {
     let (Some(above_one), Some(above_other)) = (tree.parent(one), tree.parent(other)) else { return false };
@@ -26,7 +26,7 @@ pub fn may_communicate(tree: &impl Tree, one: WorkspaceId, other: WorkspaceId, r
     siblings || is_above(tree, one, other) || is_above(tree, other, one)
 }
 
-/// Whether `above` is met on the way up from `below`.
+/// Whether `above` is an ancestor of `below`.
 fn is_above(tree: &impl Tree, above: WorkspaceId, below: WorkspaceId) -> bool {
     let mut at = below;
     for _ in 0..STEPS_MAX {
@@ -59,7 +59,7 @@ mod tests {
         WorkspaceId(Uuid::from_u128(number))
     }
 
-    /// (child, parent), 0 for none.
+    /// (child, parent); 0 for no parent.
     fn rows(of: &[(u128, u128)]) -> Rows {
         Rows(of.iter().map(|(child, parent)| (id(*child), (*parent > 0).then(|| id(*parent)))).collect())
     }

@@ -1,8 +1,8 @@
-//! Activity: what a workspace did and received, in the rows that clients of the field poll.
+//! Activity: messages and actions of a workspace, in the rows that existing clients poll.
 
 use super::{ids::ActivityId, time::Timestamp};
 
-/// Every `activity_type` there is, in the order in which a refusal lists them.
+/// Every `activity_type`, in the order in which an error message lists them.
 pub const TYPES: [&str; 7] =
     [SENT, RECEIVED, "task_update", "agent_log", "skill_promotion", "memory_write", "error"];
 
@@ -12,51 +12,51 @@ pub const SENT: &str = "a2a_send";
 /// A message to the workspace; also a notice of the agent to its user, which clients find by its method.
 pub const RECEIVED: &str = "a2a_receive";
 
-/// The method of a notice of an agent to its user.
+/// The method of an agent's notice to its user.
 pub const NOTIFY: &str = "notify";
 
-/// Rows that `limit` gives when it is absent or invalid.
+/// Number of rows if `limit` is absent or invalid.
 pub const LIMIT_DEFAULT: u32 = 100;
 
-/// The most rows that one answer holds.
+/// Largest number of rows in one answer.
 pub const LIMIT_MAX: u32 = 500;
 
-/// The most bytes that are kept of a message or an answer that was passed on. One that is larger is replaced by a
-/// note of its size: the row is history, the message itself was delivered.
+/// Bytes stored of a forwarded message or answer. A larger one is replaced by a note of its size: the row is only
+/// history, and the message itself was delivered.
 pub const BODY_KEPT_BYTES: usize = 16 << 10;
 
-/// Who sent a message: a user, or a workspace.
+/// Sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// No workspace: `source_id` is null.
+    /// A user: `source_id` is null.
     User,
     /// A workspace.
     Agent,
 }
 
-/// Which rows are asked for.
+/// Filter of an activity query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActivityQuery {
-    /// Exactly this type.
+    /// Only this type.
     pub activity_type: Option<String>,
-    /// Sent by a user, or by a workspace.
+    /// Only messages of a user, or only of a workspace.
     pub sender: Option<Sender>,
-    /// This workspace is source or target.
+    /// Only rows with this workspace as source or target.
     pub peer: Option<String>,
-    /// Written at this time or later.
+    /// Only rows written at or after this time.
     pub since: Option<Timestamp>,
-    /// Written before this time.
+    /// Only rows written before this time.
     pub before: Option<Timestamp>,
-    /// After this row, and oldest first; newest first without.
+    /// Only rows after this one, the oldest first; without it the newest come first.
     pub after: Option<ActivityId>,
-    /// At most so many.
+    /// Maximum number of rows.
     pub limit: u32,
-    /// Asked by the agent itself: messages that wait for it are left out of no page for their age.
+    /// Whether the agent itself polls; then waiting messages are included regardless of their age.
     pub is_poll: bool,
 }
 
 impl ActivityQuery {
-    /// Whether a message has to be a user's, if that matters.
+    /// Whether messages must (`true`) or must not (`false`) come from a user; `None` for both.
     #[must_use]
     pub fn from_user(&self) -> Option<bool> {
         self.sender.map(|sender| sender == Sender::User)
@@ -78,7 +78,7 @@ impl Default for ActivityQuery {
     }
 }
 
-/// The `limit` of a query: capped, and the default where it is no positive number.
+/// Parses the `limit` of a query: capped at `LIMIT_MAX`, and `LIMIT_DEFAULT` if it is not a positive number.
 #[must_use]
 pub fn limit(text: Option<&str>) -> u32 {
     let asked = text.and_then(|text| text.trim().parse::<u64>().ok()).filter(|limit| *limit > 0);

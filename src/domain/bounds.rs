@@ -1,42 +1,41 @@
-//! The bounds on every text that an agent can set, in one table.
+//! Limits on every text that an agent can set, in one table.
 //!
-//! Whatever an agent writes is stored, answered to its peers and shown to the operator. Without a bound on each text
-//! one agent fills the disk and every answer that carries it.
+//! Text from an agent is stored, returned to its peers and shown to the operator. Without a limit on each text, one
+//! agent could fill the disk and every answer that contains it.
 
-/// The longest name, in characters.
+/// Maximum length of a workspace name, in characters.
 pub const NAME_MAX_CHARS: usize = 63;
-/// The longest role, in bytes. A longer one is refused.
+/// Maximum length of a role, in bytes; longer ones are refused.
 pub const ROLE_MAX_BYTES: usize = 1 << 10;
-/// The largest agent card, in bytes of JSON. A larger one is refused.
+/// Maximum size of an agent card, in bytes of JSON; larger ones are refused.
 pub const CARD_MAX_BYTES: usize = 64 << 10;
-/// The longest url of an external agent, in bytes. A longer one is refused.
+/// Maximum length of an external agent's url, in bytes; longer ones are refused.
 pub const URL_MAX_BYTES: usize = 2 << 10;
-/// The longest `current_task` and `sample_error`, in bytes. Longer ones are cut (wire protocol, §4).
+/// Maximum length of `current_task` and `sample_error`, in bytes; longer ones are truncated (wire protocol, §4).
 pub const TEXT_MAX_BYTES: usize = 2 << 10;
-/// The longest `runtime_state`, in bytes. A longer one is cut.
+/// Maximum length of `runtime_state`, in bytes; longer ones are truncated.
 pub const STATE_MAX_BYTES: usize = 64;
-/// The largest `runtime_metadata`, in bytes of JSON. Larger ones are refused.
+/// Maximum size of `runtime_metadata`, in bytes of JSON; larger ones are refused.
 pub const METADATA_MAX_BYTES: usize = 16 << 10;
-/// The largest body of an agent's report that is read. What comes after it is discarded, see
-/// [`REPORT_DISCARDED_MAX_BYTES`].
+/// Number of bytes of an agent's report that are read. The rest is discarded, see [`REPORT_DISCARDED_MAX_BYTES`].
 pub const REPORT_MAX_BYTES: usize = 64 << 10;
-/// How much of a report is received in all. After so many bytes the answer does not wait for the rest.
+/// Total number of bytes of a report that are received. Beyond it the answer is sent without waiting for the rest.
 pub const REPORT_DISCARDED_MAX_BYTES: usize = 1 << 20;
 
-/// How large the history of events may become, in bytes of payload, each event counted with
-/// [`EVENT_OVERHEAD_BYTES`] more. Beyond it the workspace with the largest history loses the oldest part of it.
+/// Maximum size of the event history, in bytes of payload plus [`EVENT_OVERHEAD_BYTES`] per event. Beyond it the oldest
+/// events of the workspace with the largest history are deleted.
 pub const HISTORY_MAX_BYTES: i64 = 16 << 20;
-/// What an event costs beside its payload: its row and its two index entries.
+/// Bytes of an event besides its payload: its row and two index entries.
 pub const EVENT_OVERHEAD_BYTES: usize = 128;
-/// How many events a workspace's agent may cause in a row before they are coalesced.
+/// Number of consecutive events that a workspace's agent may cause before they are coalesced.
 pub const AGENT_EVENTS_BURST: i64 = 20;
-/// After this time it may cause one more, in milliseconds.
+/// Time after which it may cause one more event, in milliseconds.
 pub const AGENT_EVENT_EVERY_MS: i64 = 5 * 60 * 1000;
 
-/// When a workspace's allowance of events is full again, after one more event; `None` when it is used up.
+/// The time at which a workspace's allowance of events is full again after one more event; `None` if it is used up.
 ///
-/// Kept as one number, as in the generic cell rate algorithm. A stored moment further away than a whole allowance comes
-/// from a clock that was set back, and counts as an empty allowance.
+/// Stored as one number, as in the generic cell rate algorithm. A stored time further in the future than a full
+/// allowance comes from a clock that was set back, and counts as an empty allowance.
 #[must_use]
 pub fn next_agent_event(full_at_ms: Option<i64>, now_ms: i64) -> Option<i64> {
     let whole = AGENT_EVENTS_BURST * AGENT_EVENT_EVERY_MS;

@@ -1,35 +1,35 @@
-//! The breaker: no sweep hits too much at once.
+//! The breaker: limits how many workspaces sweeps may affect at once.
 //!
-//! Every wrong mass action of the past looked right to the code that took it. So destructive actions are
-//! counted in workspaces hit, this plan and the last hour together, and above the limit nothing of the
-//! plan is done until a person has looked.
+//! Every wrong mass action of the past looked right to the code that planned it. Destructive actions are therefore
+//! counted per workspace, over this plan and the last hour together. Above the limit the whole plan is held until an
+//! operator approves it.
 
 use std::collections::BTreeSet;
 
 use super::{ids::WorkspaceId, plan::Planned};
 use crate::mutation::{Mutation, is};
 
-/// Up to so many workspaces may always be hit.
+/// Number of workspaces that may always be affected.
 pub const FLOOR: usize = 3;
-/// Of the workspaces known, up to this share may be hit.
+/// Share of the known workspaces that may be affected, in percent.
 pub const PERCENT: usize = 25;
-/// The most destructive actions one run of a pass may take in any case.
+/// Maximum number of destructive actions in one run of a pass.
 pub const PER_RUN: usize = 5;
 
-/// What the breaker says.
+/// The breaker's decision on a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on.
+    /// Apply the plan.
     Clear,
     /// Hold the plan.
     Hold {
-        /// Why, for people.
+        /// Reason, for the user.
         reason: String,
     },
 }
 
-/// Judges a plan. `recent` are the workspaces hit within the last hour, `known` the rows not removed
-/// plus the unknown workspaces, `approved` says which actions a person has approved.
+/// Judges a plan. `recent` are the workspaces affected within the last hour; `known` is the number of live rows plus
+/// unknown workspaces; `approved` tells whether an operator approved an action.
 #[must_use]
 pub fn judge(
     plan: &[Planned],
@@ -59,7 +59,7 @@ pub fn judge(
     Verdict::Hold { reason }
 }
 
-/// How many workspaces may be hit within an hour.
+/// Number of workspaces that may be affected within an hour.
 #[must_use]
 pub fn limit(known: usize) -> usize {
     FLOOR.max(known * PERCENT / 100)

@@ -1,29 +1,30 @@
-//! The restart budget: how often, and how soon, ostler starts again what ended by itself.
+//! The restart budget: how often and how soon ostler restarts a container after an unexpected exit.
 //!
-//! A restart may be the cause of what it answers. So restarts back off, and after a few in a row a person
-//! has to look. What was spent is stored in the row: a daemon that crashes along does not begin anew.
+//! A restart may itself cause the next exit. Restarts therefore back off, and after several in a row the workspace is
+//! parked until an operator starts it. The exits are stored in the row, so a crash of the daemon does not reset the
+//! count.
 
 use std::time::Duration;
 
 use super::time::Timestamp;
 
-/// The numbers.
+/// Parameters of the restart budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartBudget {
-    /// How long after the first end it is started again; doubled each time.
+    /// Delay of the restart after the first exit; doubled for each further one.
     pub first_backoff: Duration,
-    /// The longest wait.
+    /// Upper limit of the delay.
     pub longest_backoff: Duration,
-    /// After so long online the count begins anew.
+    /// Time online after which the count restarts.
     pub reset_after: Duration,
-    /// So many ends within the window are one too many. At least 1.
+    /// Number of exits within the window that parks the workspace; at least 1.
     pub ends_allowed: usize,
-    /// The window.
+    /// Length of the window.
     pub window: Duration,
 }
 
 impl Default for RestartBudget {
-    /// Design, §5: 10 s doubling to 5 min, anew after 10 min online, five in 30 min.
+    /// Design, §5: 10 s doubling to 5 min, reset after 10 min online, five exits in 30 min.
     fn default() -> Self {
         Self {
             first_backoff: Duration::from_secs(10),
@@ -35,26 +36,26 @@ impl Default for RestartBudget {
     }
 }
 
-/// What follows an end.
+/// The consequence of an exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It is started again.
+    /// Restart it.
     Restart {
-        /// Not before.
+        /// Earliest time of the restart.
         due_at: Timestamp,
-        /// The ends that count from now on, this one among them.
+        /// The exits that count from now on, including this one.
         ends: Vec<Timestamp>,
     },
-    /// It ended too often: a person has to look.
+    /// Too many exits: park it until an operator starts it.
     Spent {
-        /// How often, this one among them.
+        /// Number of exits, including this one.
         ends: usize,
     },
 }
 
 impl RestartBudget {
-    /// Judges an end: `before` are the ends that counted so far, `online_for` how long it was online in a row
-    /// before this one, if it was.
+    /// Judges an exit. `before` are the exits counted so far; `online_for` is the length of the uninterrupted up-period
+    /// before this exit, if there was one.
     #[must_use]
     pub fn judge(&self, before: &[Timestamp], online_for: Option<Duration>, now: Timestamp) -> Next {
         let anew = online_for.is_some_and(|time| time >= self.reset_after);
@@ -67,7 +68,7 @@ impl RestartBudget {
         Next::Restart { due_at: now + self.backoff(ends.len() - 1), ends }
     }
 
-    /// How long to wait after so many ends before this one.
+    /// Delay of the restart after this number of previous exits.
     #[must_use]
     pub fn backoff(&self, ends_before: usize) -> Duration {
         let doublings = u32::try_from(ends_before).unwrap_or(u32::MAX).min(20);

@@ -1,4 +1,4 @@
-//! Events: what happened, each written in the transaction of the change it tells of.
+//! Events: each is written in the transaction of the change that it reports.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::{ids::WorkspaceId, time::Timestamp};
 
 macro_rules! event_kinds {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
-        /// What an event tells. The words are part of the wire protocol (§9) or ostler's own.
+        /// Kind of an event. The words are part of the wire protocol (§9) or defined by ostler.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($(#[$doc])* $variant,)* }
 
@@ -14,7 +14,7 @@ macro_rules! event_kinds {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The stored and sent form.
+            /// The form in the database and on the wire.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -26,65 +26,65 @@ macro_rules! event_kinds {
 event_kinds! {
     /// Being created or started.
     Provisioning = "WORKSPACE_PROVISIONING",
-    /// Came online.
+    /// Became online.
     Online = "WORKSPACE_ONLINE",
-    /// External, waiting for its agent.
+    /// External, awaiting its agent.
     AwaitingAgent = "WORKSPACE_AWAITING_AGENT",
-    /// Its container is gone or ended.
+    /// Its container is gone or has exited.
     Offline = "WORKSPACE_OFFLINE",
-    /// Up but unwell.
+    /// Up, but with errors, wedged or without heartbeats.
     Degraded = "WORKSPACE_DEGRADED",
     /// A start failed.
     ProvisionFailed = "WORKSPACE_PROVISION_FAILED",
-    /// Given up after too many restarts.
+    /// Not restarted any more because the restart budget is used up.
     Parked = "WORKSPACE_PARKED",
     /// Paused.
     Paused = "WORKSPACE_PAUSED",
-    /// Busy, and nothing has come of it for a while.
+    /// Busy without progress for a while.
     Wedged = "WORKSPACE_WEDGED",
-    /// Silent for so long that it is started anew.
+    /// Restarted after missing heartbeats.
     RestartedSilent = "WORKSPACE_RESTARTED_SILENT",
-    /// What may be changed of a row was changed.
+    /// An editable field of the row was changed.
     Updated = "WORKSPACE_UPDATED",
-    /// An agent sent another card.
+    /// An agent sent a different agent card.
     CardUpdated = "AGENT_CARD_UPDATED",
-    /// Fields that an agent sent could not be used.
+    /// Fields sent by an agent could not be used.
     FieldsRefused = "AGENT_FIELDS_REFUSED",
-    /// Requests of an agent are refused, several in a row.
+    /// Several consecutive requests of an agent were refused.
     RequestsRefused = "AGENT_REQUESTS_REFUSED",
-    /// A beat. Told to whoever listens, never stored.
+    /// A heartbeat. Emitted to subscribers only, never stored.
     Heartbeat = "WORKSPACE_HEARTBEAT",
-    /// An agent began or ended a task. Told to whoever listens, never stored.
+    /// An agent began or ended a task. Emitted to subscribers only, never stored.
     TaskUpdated = "TASK_UPDATED",
-    /// A notice of an agent to its user. Sent to those who follow events; stored as activity.
+    /// A notice of an agent to its user. Emitted to subscribers, and stored as activity.
     AgentMessage = "AGENT_MESSAGE",
-    /// Going to sleep.
+    /// Hibernating: its container is being stopped.
     Hibernating = "WORKSPACE_HIBERNATING",
-    /// Asleep.
+    /// Hibernated.
     Hibernated = "WORKSPACE_HIBERNATED",
     /// Removed.
     Removed = "WORKSPACE_REMOVED",
-    /// A removal was taken back.
+    /// A removal was undone.
     Undeleted = "WORKSPACE_UNDELETED",
     /// A row was rebuilt from a container's labels.
     Adopted = "WORKSPACE_ADOPTED",
     /// A new incarnation began without a change of status.
     StartedAnew = "WORKSPACE_STARTED_ANEW",
-    /// Its container could not be stopped, and will be again.
+    /// Its container could not be stopped; the stop will be retried.
     StopFailed = "CONTAINER_STOP_FAILED",
     /// A container that must not run was stopped.
     ContainerStopped = "CONTAINER_STOPPED",
-    /// Container or volumes claimed for the trash.
+    /// A container or volumes were claimed for the trash.
     ContainerReaped = "CONTAINER_REAPED",
-    /// They lie in the trash now.
+    /// The move to the trash is complete.
     TrashKept = "TRASH_KEPT",
-    /// They were brought back.
+    /// Restored from the trash.
     TrashRestored = "TRASH_RESTORED",
-    /// They were deleted for good.
+    /// Deleted permanently from the trash.
     TrashDeleted = "TRASH_DELETED",
     /// An api token was issued.
     TokenIssued = "TOKEN_ISSUED",
-    /// A person revoked a token.
+    /// An operator revoked a token.
     TokenRevoked = "TOKEN_REVOKED",
     /// An admin token was issued.
     AdminTokenIssued = "ADMIN_TOKEN_ISSUED",
@@ -94,40 +94,40 @@ event_kinds! {
     TokensRevoked = "TOKENS_REVOKED",
     /// The breaker held a plan.
     SweepHeld = "SWEEP_HELD",
-    /// A person approved a held plan.
+    /// An operator approved a held plan.
     SweepApproved = "SWEEP_APPROVED",
-    /// The registry was found lost or restored: unknown things are held.
+    /// The registry was lost or restored from a backup; unknown objects are left alone until they are decided on.
     RegistryRecovering = "REGISTRY_RECOVERING",
-    /// Everything unknown has been decided upon.
+    /// Every unknown object has been decided on.
     RegistrySettled = "REGISTRY_SETTLED",
-    /// An engine was accepted as ours.
+    /// An engine was accepted as belonging to this instance.
     EngineAccepted = "ENGINE_ACCEPTED",
 }
 
-/// An event as it is stored and sent.
+/// An event as stored and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its place in the one sequence of all events.
+    /// Position in the single sequence of all events.
     pub id: i64,
-    /// What it tells, see [`EventKind`].
+    /// Word of its [`EventKind`].
     pub event_type: String,
-    /// Whom it concerns.
+    /// Workspace that it concerns; `None` for the whole instance.
     pub workspace_id: Option<WorkspaceId>,
-    /// The particulars. Never holds a secret.
+    /// Details. Never contains a secret.
     pub payload: serde_json::Value,
-    /// When.
+    /// Time of the change.
     pub created_at: Timestamp,
 }
 
-/// Something that is told to whoever listens and not stored: it has no place in the sequence.
+/// A transient event: emitted to subscribers but not stored, so it has no position in the sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passing {
-    /// What it tells.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// Whom it concerns.
+    /// Workspace that it concerns.
     pub workspace_id: WorkspaceId,
-    /// The particulars. Never holds a secret.
+    /// Details. Never contains a secret.
     pub payload: serde_json::Value,
-    /// When.
+    /// Time of the event.
     pub created_at: Timestamp,
 }

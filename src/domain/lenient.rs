@@ -1,14 +1,15 @@
-//! Reads JSON that is nearly right.
+//! Reads JSON with common defects.
 //!
-//! Runtimes cut texts in the middle of an emoji, write `NaN` for a share of nothing, or send Latin-1. None of that
-//! makes a heartbeat less of a proof of life. Bodies are parsed strictly first; what is here runs only when that fails.
+//! Runtimes truncate text in the middle of an emoji, write `NaN` for an undefined share, or send Latin-1. A heartbeat
+//! with such a defect is still a proof of life. Bodies are parsed strictly first; this module is used only if that
+//! fails.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// The text of a body: without a byte order mark, with U+FFFD in place of invalid UTF-8 and of surrogates that stand
-/// alone (`\ud83d` without its other half).
+/// Decodes a body: drops the byte order mark, and replaces invalid UTF-8 and lone surrogates (`\ud83d` without its
+/// other half) with U+FFFD.
 #[must_use]
 pub fn repaired(bytes: &[u8]) -> Cow<'_, str> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -19,22 +20,22 @@ pub fn repaired(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Parses a body strictly, and once more repaired where that fails. `None` for what is no JSON even then.
+/// Parses a body strictly, then repaired if that fails; `None` if it is not JSON even then.
 #[must_use]
 pub fn value(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).or_else(|_| serde_json::from_str(&repaired(bytes))).ok()
 }
 
-/// The unit of UTF-16 that an escape at the beginning of this text stands for.
+/// The UTF-16 code unit of the `\u` escape at the start of the text.
 fn escaped_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     u16::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The length of an escape such as `\ud83d`.
+/// Length of an escape such as `\ud83d`.
 const ESCAPE: usize = 6;
 
-/// `None` where there is nothing to repair.
+/// Replaces lone surrogates; `None` if there are none.
 fn without_lone_surrogates(text: &str) -> Option<String> {
     let mut repaired: Option<String> = None;
     let (mut at, mut copied) = (0, 0);
@@ -42,7 +43,7 @@ fn without_lone_surrogates(text: &str) -> Option<String> {
         at += backslash;
         let (high, low) = (0xd800..0xdc00, 0xdc00..0xe000);
         let Some(unit) = escaped_unit(&text[at..]) else {
-            // Whatever is escaped, a backslash among others, begins no escape of its own.
+            // An escaped character, such as a backslash, starts no escape of its own.
             let escaped = text[at + 1..].chars().next().map_or(0, char::len_utf8);
             at += 1 + escaped;
             continue;
@@ -66,27 +67,27 @@ fn without_lone_surrogates(text: &str) -> Option<String> {
     })
 }
 
-/// The fields of an object that is nearly JSON.
+/// The fields of a possibly defective JSON object.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fields {
     found: Vec<(String, Option<Value>)>,
-    /// Whether the object was read up to its end.
+    /// Whether the object was read to its end.
     pub whole: bool,
 }
 
-/// One field of an object.
+/// The result of looking up a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
-    /// It is not there, or null.
+    /// Missing or null.
     Absent,
-    /// It is there and cannot be read.
+    /// Present, but not parseable.
     Unreadable,
-    /// Its value.
+    /// The parsed value.
     Value(Value),
 }
 
 impl Fields {
-    /// A field by its name. Of several with one name the last counts, as most readers of JSON have it.
+    /// Looks up a field by name. If the name occurs several times, the last one counts, as in most JSON parsers.
     #[must_use]
     pub fn get(&self, name: &str) -> Field {
         match self.found.iter().rev().find(|(key, _)| key == name) {
@@ -97,8 +98,8 @@ impl Fields {
     }
 }
 
-/// Reads the fields of `names` off an object, each by itself: one that cannot be read costs no other. `None` when it
-/// does not even begin as an object.
+/// Reads the fields `names` of an object independently: one unreadable field does not affect the others. `None` if the
+/// text does not start as an object.
 #[must_use]
 pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
     let mut rest = text.trim_start().strip_prefix('{')?.trim_start();
@@ -112,7 +113,7 @@ pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
         let end = end_of_value(after);
         if names.contains(&key.as_str()) {
             let value = serde_json::from_str(&after[..end.unwrap_or(after.len())]).ok();
-            // A number or a word that is cut off may still read as one.
+            // A truncated number or word may still parse, so it counts as unreadable.
             fields.found.push((key, value.filter(|_| end.is_some())));
         }
         let Some(end) = end else { return Some(fields) };
@@ -120,14 +121,14 @@ pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
     }
 }
 
-/// A key, and what follows its colon.
+/// Parses a key; returns it and the text after its colon.
 fn key(text: &str) -> Option<(String, &str)> {
     let end = end_of_string(text)?;
     let key = serde_json::from_str(&text[..end]).ok()?;
     Some((key, text[end..].trim_start().strip_prefix(':')?))
 }
 
-/// The length of the string literal at the beginning of a text.
+/// Length of the string literal at the start of the text.
 fn end_of_string(text: &str) -> Option<usize> {
     let mut bytes = text.bytes().enumerate();
     bytes.next().filter(|(_, quote)| *quote == b'"')?;
@@ -141,7 +142,7 @@ fn end_of_string(text: &str) -> Option<usize> {
     None
 }
 
-/// Where the value at the beginning of a text ends: at a comma or a closing brace outside of strings and brackets.
+/// End of the value at the start of the text: the first comma or closing brace outside strings and brackets.
 fn end_of_value(text: &str) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_usize);
     while let Some(byte) = text.as_bytes().get(at) {

@@ -1,20 +1,20 @@
-//! Memories: what agents write down.
+//! Memories: notes that agents store.
 
-/// The longest memory, in bytes.
+/// Maximum size of a memory, in bytes.
 pub const CONTENT_MAX: usize = 32 << 10;
 
-/// The most memories of one workspace, and their bytes.
+/// Maximum number of memories per workspace; see `TOTAL_MAX` for their size.
 pub const COUNT_MAX: i64 = 1000;
-/// See [`COUNT_MAX`].
+/// Maximum total size of a workspace's memories, in bytes.
 pub const TOTAL_MAX: i64 = 4 << 20;
 
-/// The longest namespace, in characters.
+/// Maximum length of a namespace, in characters.
 pub const NAMESPACE_MAX: usize = 50;
 
-/// The namespace of a memory that names none.
+/// Namespace of a memory that does not name one.
 pub const NAMESPACE_DEFAULT: &str = "general";
 
-/// For whom a memory is.
+/// Which workspaces may read a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The workspace that wrote it.
@@ -29,7 +29,7 @@ impl Scope {
     /// Every scope.
     pub const ALL: [Self; 3] = [Self::Local, Self::Team, Self::Global];
 
-    /// The stored and sent form.
+    /// The form in the database and on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,14 +39,14 @@ impl Scope {
         }
     }
 
-    /// The scope of that word.
+    /// Parses the output of `Scope::as_str`.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == word)
     }
 }
 
-/// The `limit` of a query: 1 to 49, and 50 where it is anything else.
+/// Parses the `limit` of a query: 1 to 49 as given, otherwise 50.
 #[must_use]
 pub fn limit(text: Option<&str>) -> u32 {
     text.and_then(|text| text.trim().parse().ok()).filter(|limit| (1..50).contains(limit)).unwrap_or(50)

@@ -1,9 +1,8 @@
-//! The rules, as plain data and pure functions.
+//! The rules of ostler, as plain data and pure functions.
 //!
-//! Nothing here does IO, waits, or asks for the time: every decision ostler takes can be called in a
-//! test with made-up rows and a made-up listing. The layers above observe the world, hand it in, and
-//! carry out what comes back without choosing again. That split is what makes `--dry-run` free and
-//! keeps a sweep from deciding on one state and acting on another.
+//! Nothing here performs IO, waits or reads a clock: a test can call every decision with constructed rows and listings.
+//! The layers above collect the input and apply the result without making further decisions. This separation makes
+//! `--dry-run` free, and a sweep cannot decide on one state and act on another.
 
 pub mod access;
 pub mod activity;

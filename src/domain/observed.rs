@@ -1,4 +1,4 @@
-//! What the engine says is there: the input of every plan.
+//! Containers and volumes as listed by the engine: the input of every plan.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,23 @@ use super::{
     time::Timestamp,
 };
 
-/// What a container is doing, as one listing saw it. `engine/podman/states.rs` maps every word of Podman to one of
-/// these.
+/// State of a container in one listing. `engine/podman/states.rs` maps every state word of Podman to one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// Created and not started since. At most the runtime's own process waits there, never the agent.
+    /// Created and not started since. At most the OCI runtime's own process exists, never the agent.
     Created,
     /// Its process runs.
     Running,
-    /// Its process is frozen by `podman pause`: it holds its memory, its ports and its token, and answers nothing.
+    /// Its process is frozen by `podman pause`: it keeps its memory, ports and token but answers nothing.
     Paused,
-    /// Being stopped. The process may still run.
+    /// Being stopped; the process may still run.
     Stopping,
-    /// Its process has ended.
+    /// Its process has exited.
     Exited,
-    /// Being deleted: its process has ended, and it never starts again. A deletion that was interrupted leaves it so.
+    /// Being deleted: its process has exited, and it can never start again. An interrupted deletion leaves this state.
     Removing,
-    /// Any other word. Never acted upon: its process may run.
+    /// Any other word. Never a reason to act, since its process may run.
     Unknown,
 }
 
@@ -42,7 +41,7 @@ impl ContainerState {
         Self::Unknown,
     ];
 
-    /// Whether its process may be alive. `Unknown` may be.
+    /// Whether its process may be alive; true for `Unknown`.
     #[must_use]
     pub fn may_run(self) -> bool {
         match self {
@@ -51,7 +50,7 @@ impl ContainerState {
         }
     }
 
-    /// Whether it can ever be started again once its process has ended.
+    /// Whether it can be started again after its process has exited.
     #[must_use]
     pub fn can_start_again(self) -> bool {
         match self {
@@ -68,42 +67,42 @@ impl ContainerState {
 pub struct ObservedContainer {
     /// The engine's id.
     pub id: ContainerId,
-    /// The name, without a leading slash.
+    /// Name without a leading slash.
     pub name: String,
-    /// Its labels, the image's among them.
+    /// Labels, including those of the image.
     pub labels: BTreeMap<String, String>,
-    /// What it does.
+    /// State in this listing.
     pub state: ContainerState,
-    /// The code its process ended with, once it has.
+    /// Exit code, once its process has exited.
     pub exit_code: Option<i32>,
-    /// When its process was last started, to the second.
+    /// Time of its last start, in whole seconds.
     pub started_at: Option<Timestamp>,
-    /// Names of the networks that it is attached to, running or not.
+    /// Names of its networks, whether it runs or not.
     pub networks: Vec<String>,
 }
 
-/// Something that happened to a container. News, not knowledge: it may be late, come twice or not at all,
-/// so it is a reason to look and never a reason to act.
+/// A change of a container reported by the engine. Events may be late, repeated or missing: an event triggers a
+/// listing, never an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerEvent {
     /// The container.
     pub container: ContainerId,
-    /// The workspace its label names; `None` where the label is missing or no id.
+    /// Workspace in its label; `None` if the label is missing or invalid.
     pub workspace: Option<WorkspaceId>,
-    /// What happened.
+    /// Kind of the change.
     pub what: ContainerEventKind,
-    /// When, by the engine's clock.
+    /// Time of the change by the engine's clock.
     pub at: Timestamp,
 }
 
-/// What can happen to a container, as far as it matters here.
+/// The container changes that ostler handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerEventKind {
     /// Its process was started.
     Started,
-    /// Its process ended, for whatever reason.
+    /// Its process exited, for any reason.
     Died {
-        /// The code it ended with, where the engine says so.
+        /// Exit code, if the engine reports it.
         exit_code: Option<i32>,
     },
     /// It was deleted.
@@ -113,13 +112,13 @@ pub enum ContainerEventKind {
 /// A volume in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedVolume {
-    /// The name.
+    /// Name of the volume.
     pub name: String,
-    /// Its labels.
+    /// Labels of the volume.
     pub labels: BTreeMap<String, String>,
 }
 
-/// Everything that carries a label of this instance, as one trusted look found it.
+/// Everything with a label of this instance in one trusted listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Containers in any state.

@@ -1,16 +1,16 @@
-//! Host ports that ostler allots to containers.
+//! Host ports that ostler assigns to containers.
 
 use std::{fmt, str::FromStr};
 
 /// An inclusive range of ports of 127.0.0.1.
 ///
-/// Ports come from a range of our own, kept in the row: a port the engine picks may be taken by
-/// somebody else while the container sleeps, and the wake would then fail for ever.
+/// Ports are taken from a range of our own and stored in the row. A port picked by the engine could be taken by another
+/// process while the container is stopped, and then no later start would succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
-    /// The lowest.
+    /// Lowest port.
     pub first: u16,
-    /// The highest.
+    /// Highest port.
     pub last: u16,
 }
 
@@ -20,7 +20,7 @@ impl Default for PortRange {
     }
 }
 
-/// A text that is no range of ports.
+/// A text that is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a range of ports: expected two numbers from 1024 to 65535, such as `21000-28999`")]
 pub struct InvalidPortRange(pub String);

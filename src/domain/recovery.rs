@@ -1,7 +1,7 @@
-//! What the engine shows of known workspaces that a registry put back from a copy does not know.
+//! Differences between a registry restored from a backup and the engine, for workspaces that the registry knows.
 //!
-//! The copy is older than the engine: a workspace may have been started, stopped, recreated, removed or restored
-//! since. While the registry is recovering nothing of that is put right by itself; an operator adopts it.
+//! The backup is older than the engine: since then a workspace may have been started, stopped, recreated, removed or
+//! restored. While the registry is recovering, none of this is corrected automatically; an operator adopts it.
 
 use super::{
     ids::{ContainerId, Incarnation},
@@ -12,30 +12,30 @@ use super::{
     workspace::{Kind, Workspace},
 };
 
-/// A row that the engine contradicts.
+/// A row that contradicts the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradicted {
-    /// The row's name.
+    /// Name in the row.
     pub name: WorkspaceName,
-    /// The row's incarnation.
+    /// Incarnation in the row.
     pub incarnation: Incarnation,
-    /// What differs.
+    /// The difference.
     pub difference: Difference,
 }
 
 /// How the engine contradicts a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// It has another container than the row says: one that was made, or came back from the trash, since the copy.
+    /// It has another container than the row: created, or restored from the trash, after the backup.
     Newer(NamedContainer),
     /// Its container runs, and the row forbids that.
     Runs(NamedContainer),
-    /// Its container does not run, or is gone, and the row says that it is up.
+    /// The row is up, and its container is gone or does not run.
     Down,
 }
 
 impl Difference {
-    /// The container that an adoption takes.
+    /// The container that an adoption takes over.
     #[must_use]
     pub fn container(&self) -> Option<&NamedContainer> {
         match self {
@@ -44,7 +44,7 @@ impl Difference {
         }
     }
 
-    /// What differs and what an adoption makes of it, for people.
+    /// The difference and the effect of an adoption, for the user.
     #[must_use]
     pub fn describe(&self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Difference {
     }
 }
 
-/// How the engine contradicts a row, if it does. `entries` are the trash entries of that workspace.
+/// How the engine contradicts a row, if it does. `entries` are the trash entries of this workspace.
 #[must_use]
 pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEntry]) -> Option<Contradicted> {
     if row.kind != Kind::Container {
@@ -78,7 +78,7 @@ pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEnt
         (Some(runs), status) if status.forbids_running() => {
             found(Difference::Runs(NamedContainer { id: runs.id.clone(), name: runs.name.clone() }))
         }
-        // A row without a container was never started: there is nothing that could have been stopped since.
+        // A row without a container was never started, so nothing can have been stopped since.
         (
             None,
             Status::Provisioning
@@ -91,8 +91,8 @@ pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEnt
     }
 }
 
-/// A container of the workspace, under a name of its own, that came after what the row says: a running one first,
-/// then the one with the highest serial.
+/// A container of the workspace under a name of its own that is newer than the row: a running one first, then the one
+/// with the highest serial.
 #[must_use]
 pub fn newer_container(
     row: &Workspace,
@@ -106,7 +106,7 @@ pub fn newer_container(
                 && entry.things.container.as_ref().is_some_and(|container| container.id == *id)
         })
     };
-    // What was made to replace one that runs, and never ran itself, took nobody's place.
+    // A replacement that does not run has not replaced a container that does.
     let own_runs = row
         .container
         .as_ref()
@@ -118,7 +118,8 @@ pub fn newer_container(
             return false;
         }
         let came_later = *serial > row.container_serial || left_the_trash(&container.id);
-        // What a removed row still has may be a removal that was not finished: only what came later shows a return.
+        // What a removed row still owns may be an unfinished removal; only a newer container shows that the workspace
+        // was restored.
         if row.status == Status::Removed { came_later } else { came_later && !is_rows_own(&container.id) }
     })
     .max_by_key(|(serial, container)| (container.state.may_run(), *serial))

@@ -1,22 +1,22 @@
-//! Runtimes: what kind of agent runs in a workspace, and what it needs.
+//! Runtimes: the kinds of agents and their requirements.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// The runtime of a workspace that names none: any image, no protocol.
+/// Runtime of a workspace created without one: any image, no protocol.
 pub const PLAIN: &str = "plain";
 
-/// The runtime of agents that speak the wire protocol, where nobody has configured another.
+/// Runtime of agents that use the wire protocol, unless another is configured.
 pub const AGENT: &str = "agent";
 
-/// When a started workspace counts as online.
+/// Condition under which a started workspace is online.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Readiness {
-    /// Once its container has run for two seconds: for images that speak no protocol.
+    /// Its container has run for two seconds; for images without the protocol.
     Container,
-    /// At its first beat.
+    /// Its first heartbeat was received.
     Heartbeat,
 }
 
@@ -31,7 +31,7 @@ pub struct User {
 }
 
 impl Default for User {
-    /// 1000:1000, what agent images in the field run as (wire protocol, §8).
+    /// 1000:1000, the user of existing agent images (wire protocol, §8).
     fn default() -> Self {
         Self { uid: 1000, gid: 1000 }
     }
@@ -43,7 +43,7 @@ impl fmt::Display for User {
     }
 }
 
-/// A text that is no `uid:gid`.
+/// A text that is not `uid:gid`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a user: expected numbers as `uid:gid`, such as `1000:1000`")]
 pub struct InvalidUser(pub String);
@@ -70,24 +70,24 @@ impl From<User> for String {
     }
 }
 
-/// What a container may use at most.
+/// Upper limits on the resources of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory, in bytes; swap is not added to it.
+    /// Memory in bytes, including swap.
     pub memory_bytes: u64,
-    /// Processor time, in cores.
+    /// Processor time in cores.
     pub cpus: f64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: u32,
 }
 
-/// How much of the machine a workspace gets (wire protocol, §8).
+/// Resource tier of a workspace, 1 to 4 (wire protocol, §8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Tier(u8);
 
 impl Tier {
-    /// Read-only root, a tmpfs on `/tmp`, no `/workspace`.
+    /// Read-only root file system, a tmpfs on `/tmp`, no `/workspace`.
     pub const SANDBOX: Self = Self(1);
 
     /// The number, 1 to 4.
@@ -96,7 +96,7 @@ impl Tier {
         self.0
     }
 
-    /// What this tier allows where the runtime says nothing.
+    /// Limits of this tier, unless the runtime overrides them.
     #[must_use]
     pub fn limits(self) -> Limits {
         let (mib, cpus) = match self.0 {
@@ -114,7 +114,7 @@ impl Default for Tier {
     }
 }
 
-/// A number that is no tier.
+/// A number that is not a tier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tier {0} does not exist: choose 1 (sandbox), 2 (512 MiB), 3 (2 GiB) or 4 (4 GiB)")]
 pub struct InvalidTier(pub u8);
@@ -132,37 +132,37 @@ impl From<Tier> for u8 {
     }
 }
 
-/// A runtime as the configuration defines it.
+/// A runtime as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Runtime {
-    /// The image used when a workspace names none.
+    /// Image of workspaces that do not name one.
     pub image: Option<String>,
-    /// The command used when a workspace names none; empty leaves the image's own.
+    /// Command of workspaces that do not name one; empty uses the image's own.
     pub command: Vec<String>,
-    /// Who the agent runs as.
+    /// User of the agent's process.
     pub user: User,
-    /// When it counts as online.
+    /// Condition for being online.
     pub readiness: Readiness,
-    /// Memory limit in place of the tier's.
+    /// Memory limit that overrides the tier's.
     pub memory_bytes: Option<u64>,
-    /// Processor limit in place of the tier's.
+    /// Processor limit that overrides the tier's.
     pub cpus: Option<f64>,
-    /// Process limit in place of the tier's.
+    /// Process limit that overrides the tier's.
     pub pids: Option<u32>,
-    /// How long a start may take before it has failed.
+    /// Longest time from the start of the container to online before the start has failed.
     pub provisioning_limit: Duration,
-    /// How long its process is given to end after it was asked to.
+    /// Time between the request to stop and the kill.
     pub stop_grace: Duration,
-    /// Added to the environment of every container.
+    /// Variables added to the environment of every container.
     pub env: std::collections::BTreeMap<String, String>,
-    /// The text of `/configs/config.yaml` where a workspace brings none.
+    /// Content of `/configs/config.yaml` for workspaces that do not bring one.
     pub config_template: Option<String>,
-    /// Tiers that run privileged. Empty unless the operator names them.
+    /// Tiers that run privileged; empty unless the operator configures it.
     pub privileged_tiers: Vec<Tier>,
 }
 
 impl Runtime {
-    /// The runtime of images that speak no protocol.
+    /// The built-in runtime for images without the protocol.
     #[must_use]
     pub fn plain() -> Self {
         Self {
@@ -181,13 +181,13 @@ impl Runtime {
         }
     }
 
-    /// The runtime of agents that speak the wire protocol.
+    /// The built-in runtime for agents that use the wire protocol.
     #[must_use]
     pub fn agent() -> Self {
         Self { readiness: Readiness::Heartbeat, ..Self::plain() }
     }
 
-    /// The limits of a workspace of this runtime in that tier.
+    /// The limits of a workspace with this runtime in that tier.
     #[must_use]
     pub fn limits(&self, tier: Tier) -> Limits {
         let base = tier.limits();

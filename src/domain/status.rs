@@ -63,7 +63,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Every status with every failure.
+    /// Every status, with `failed` once per failure.
     pub const ALL: [Self; 12] = [
         Self::Provisioning,
         Self::Online,

@@ -1,25 +1,25 @@
-//! Text that agents, containers and other outsiders wrote: what of it reaches a terminal, and what a name may hold.
+//! Text from agents, containers and other external sources: what of it is printed, and what a name may contain.
 //!
-//! One sanitiser for everything that is printed. Text is stored and answered as it was received; only what is written
-//! to a terminal, or into a message between other words, passes here.
+//! This is the only sanitiser for printed text. Text is stored and returned as it was received; only output to a
+//! terminal and text inserted into a message is sanitised.
 
 use std::borrow::Cow;
 
-/// Where [`terminal_safe`] puts its result.
+/// Where the result of [`terminal_safe`] is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// On one line: every line break and tab becomes a space, so that a text cannot imitate a line of its own.
+    /// Within one line: line breaks and tabs become spaces, so that a text cannot imitate a line of output.
     Line,
-    /// On lines of its own: line feeds and tabs stay, `\r\n` becomes `\n`.
+    /// On lines of its own: line feeds and tabs are kept, `\r\n` becomes `\n`.
     Lines,
 }
 
-/// A text without what could rewrite a terminal or hide itself.
+/// Removes what could rewrite a terminal or hide text.
 ///
-/// Colours and cursor movements (`ESC [ …` up to their final byte) are removed. Every other control character,
-/// characters that change the direction of text and characters without a glyph become U+FFFD. The rest of an operating
-/// system command (`ESC ] …`) stays visible as text: removing it up to a terminator would let a text without one hide
-/// everything behind it.
+/// Colours and cursor movements (`ESC [ …` up to the final byte) are removed. Other control characters, characters that
+/// change the text direction and characters without a glyph become U+FFFD. The rest of an operating system command
+/// (`ESC ] …`) stays visible as text: if it were removed up to its terminator, a command without one would hide all
+/// text after it.
 #[must_use]
 pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -31,7 +31,7 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         match c {
             '\x1b' if rest.next_if_eq(&'[').is_some() => {
-                // Parameters and intermediates only: a sequence that is cut off takes no text along.
+                // Parameters and intermediates only, so that a truncated sequence removes no text after it.
                 while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
                 let _final_byte = rest.next_if(|c| matches!(c, '@'..='~'));
             }
@@ -53,17 +53,17 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// From this character on scripts and emoji need joiners and variation selectors. Latin, Greek and Cyrillic text
-/// never does: there a joiner only makes two different texts look the same.
+/// Scripts and emoji need joiners and variation selectors from this character on. Latin, Greek and Cyrillic text never
+/// does; there a joiner only makes two different texts look the same.
 const FIRST_JOINED: char = '\u{590}';
 
-/// Joiners and variation selectors, which emoji and several scripts are written with.
+/// Whether it is a joiner or variation selector, as used by emoji and several scripts.
 fn joins(c: char) -> bool {
     matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0e}' | '\u{fe0f}')
 }
 
-/// Whether a character has no glyph of its own, or changes how its neighbours are laid out: Unicode's default
-/// ignorable code points, line and paragraph separators, the blank Braille pattern and the marks of an annotation.
+/// Whether a character has no glyph or changes the layout of its neighbours: Unicode's default ignorable code points,
+/// line and paragraph separators, the blank Braille pattern and interlinear annotation marks.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     matches!(

@@ -1,8 +1,8 @@
-//! Points in time as the store keeps them: integer milliseconds, passed in by whoever holds the clock.
+//! Points in time in integer milliseconds. The caller reads the clock and passes them in.
 //!
-//! Two kinds exist because they answer different questions. [`Timestamp`] is the wall clock: it is
-//! stored, shown and survives a restart. [`Awake`] counts only time in which this process was running
-//! and listening; graces and silences are measured on it, so that nobody is blamed for a suspend.
+//! There are two kinds. [`Timestamp`] is the wall clock: it is stored, shown and survives a restart. [`Awake`] counts
+//! only time in which this process was running and the machine was awake. Graces and missed heartbeats are measured
+//! with it, so that a suspend has no consequences.
 
 use std::{
     fmt,
@@ -17,26 +17,26 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// How far the wall clock may drift from the awake clock between two looks: more is a suspend, or a clock that
-/// was set.
+/// Largest drift of the wall clock against the awake clock between two clock snapshots. More means a suspend or that
+/// the clock was set.
 pub const JUMP: Duration = Duration::from_secs(10);
 
 impl Timestamp {
-    /// Whether it lies so far ahead that it was written down by a clock that has been set back since. When that was
-    /// nobody knows, other than that it was before the present spell of listening.
+    /// Whether it is so far in the future that it was written before the clock was set back. The true time of such a
+    /// timestamp is unknown, except that it precedes the current liveness epoch.
     #[must_use]
     pub fn is_ahead_of(self, now: Self) -> bool {
         self > now + JUMP
     }
 
-    /// Reads an RFC 3339 time. A `+` that a query turned into a space is read as one.
+    /// Parses an RFC 3339 time. A space is read as `+`, because query strings turn `+` into a space.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().replace(' ', "+");
         text.parse::<jiff::Timestamp>().ok().map(|time| Self(time.as_millisecond()))
     }
 
-    /// The time that has passed since `earlier`; zero when `earlier` lies ahead (the clock was set back).
+    /// Time since `earlier`; zero if `earlier` is in the future (the clock was set back).
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -57,7 +57,7 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// RFC 3339 with milliseconds, the form of every time ostler prints or sends.
+/// RFC 3339 with milliseconds, the form of every time in output and on the wire.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
@@ -67,12 +67,12 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Milliseconds on a clock that starts with the process and stands still while the machine sleeps.
+/// Milliseconds on a clock that starts with the process and stops while the machine is suspended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Awake(pub u64);
 
 impl Awake {
-    /// The time that has passed since `earlier`.
+    /// Time since `earlier`; zero if `earlier` is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -88,7 +88,7 @@ impl Add<Duration> for Awake {
 
 impl Sub<Duration> for Awake {
     type Output = Self;
-    /// Before the start there was nobody awake: it is the earliest there is.
+    /// Clamped to zero, the start of the process.
     fn sub(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }

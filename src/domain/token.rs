@@ -1,8 +1,8 @@
-//! Bearer tokens: the secret, its digest, its row.
+//! Bearer tokens: the secret, its digest and its row.
 //!
-//! The secret exists in memory only while it is issued and written down for its holder. What is kept is
-//! the SHA-256 digest and the first characters, so neither a copied database nor a log can speak for a
-//! workspace. 32 random bytes need no slow hash: there is nothing to guess.
+//! The secret exists in memory only while it is issued and delivered to its owner. Stored are the SHA-256 digest and
+//! the first characters, so neither a copied database nor a log allows access as a workspace. A slow hash is not
+//! needed: 32 random bytes cannot be guessed.
 
 use std::fmt;
 
@@ -16,42 +16,42 @@ use super::{
     time::Timestamp,
 };
 
-/// How many random bytes a token is made of (wire protocol, §3).
+/// Number of random bytes in a token (wire protocol, §3).
 pub const TOKEN_BYTES: usize = 32;
-/// How many of its characters may be shown to tell tokens apart.
+/// Number of characters that may be shown to distinguish tokens.
 pub const PREFIX_CHARS: usize = 8;
 
-/// A token in the clear. Prints as `[redacted]`, is wiped when dropped.
+/// A token in clear text. Its `Debug` output is `[redacted]`; it is wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Token(SecretString);
 
 impl Token {
-    /// Makes a token of random bytes: base64url without padding, 43 characters.
+    /// Encodes random bytes as base64url without padding: 43 characters.
     #[must_use]
     pub fn from_random(bytes: [u8; TOKEN_BYTES]) -> Self {
         Self(SecretString::from(URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// Reads a token somebody presented, or `None` when the text cannot be one.
+    /// Parses a presented token; `None` if the text has the wrong form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         (bytes.len() == TOKEN_BYTES).then(|| Self(SecretString::from(text)))
     }
 
-    /// What is stored instead of the token.
+    /// The digest that is stored instead of the token.
     #[must_use]
     pub fn digest(&self) -> TokenDigest {
         TokenDigest(Sha256::digest(self.expose()).into())
     }
 
-    /// The characters that may be shown.
+    /// The first characters, which may be shown.
     #[must_use]
     pub fn prefix(&self) -> String {
         self.expose().chars().take(PREFIX_CHARS).collect()
     }
 
-    /// The token itself, for the one place that hands it to its holder.
+    /// The secret itself. Use it only to deliver the token to its owner.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -82,24 +82,24 @@ impl fmt::Debug for TokenDigest {
     }
 }
 
-/// What is hashed together with a token's digest. It keeps a proof apart from any other hash of the digest.
+/// Prefix of the hashed text. It distinguishes a proof from any other hash of the digest.
 const PROOF_LABEL: &str = "ostler-proof:";
 
-/// Shows an agent that a request comes from ostler, and not from a neighbour on its network: the SHA-256 of
-/// `ostler-proof:` and the token's SHA-256, both in lower-case hexadecimal.
+/// Proves to an agent that a request comes from ostler, not from a neighbour on its network: the SHA-256 of
+/// `ostler-proof:` followed by the token's SHA-256, both in lower-case hexadecimal.
 ///
-/// Only ostler (from the digest that it stores) and the token's owner (from the token) can compute it, so nothing new
-/// is stored or handed out, and a proof is valid exactly as long as its token. Whoever sees a proof cannot present it
-/// as a token: authentication compares the SHA-256 of what is presented with the digest, and to get from the proof to
-/// the digest, or from the digest to the token, needs the preimage of a SHA-256 of 32 random bytes. The text that is
-/// hashed has a fixed length and the hash is compared as a whole, so an HMAC would add nothing, and agents in a shell
-/// have `sha256sum` but no HMAC. Rejected: a secret in a variable or a file of its own, which would need a column,
-/// rotation and adoption rules, and would not reach containers that run already.
+/// Only ostler (from the stored digest) and the token's owner (from the token) can compute it. Nothing new is stored or
+/// handed out, and a proof is valid exactly as long as its token. A proof cannot be presented as a token:
+/// authentication compares the SHA-256 of the presented text with the digest. To get from the proof to the digest, or
+/// from the digest to the token, needs the preimage of a SHA-256 of 32 random bytes. The hashed text has a fixed length
+/// and the hash is compared as a whole, so an HMAC would add nothing; shells have `sha256sum` but no HMAC. Rejected: a
+/// secret in a variable or file of its own. It would need a column, rotation and adoption rules, and would not reach
+/// containers that already run.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proof(String);
 
 impl Proof {
-    /// The value itself, for the one place that writes it into a request.
+    /// The value. Use it only to write it into a request.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -119,8 +119,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(digits).collect()
 }
 
-/// Replaces every word of a text that is a token, by what `is_token` says of its digest. A word that merely looks
-/// like one stays.
+/// Replaces every word of a text that is a token according to `is_token`, which gets its digest. Words that only have
+/// the form of a token are kept.
 #[must_use]
 pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> String {
     let of_a_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -141,13 +141,13 @@ pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> Str
     clean + rest
 }
 
-/// Who a token is made for.
+/// What a token is issued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenKind {
-    /// One incarnation of a container; written into its volume. The only kind a sweep may revoke.
+    /// One incarnation of a container; written to its volume. The only kind that sweeps revoke.
     Instance,
-    /// Made by a person, or an external agent's. Only a person revokes it.
+    /// Issued by an operator, or for an external agent. Only an operator revokes it.
     Api,
 }
 
@@ -155,7 +155,7 @@ impl TokenKind {
     /// Both kinds.
     pub const ALL: [Self; 2] = [Self::Instance, Self::Api];
 
-    /// The stored and shown form.
+    /// The form in the database and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -165,26 +165,26 @@ impl TokenKind {
     }
 }
 
-/// A token's row, as it is listed.
+/// A token's row, as listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRow {
-    /// Names the row, never the token.
+    /// Id of the row, never the token.
     pub id: TokenId,
-    /// Whom it speaks for.
+    /// Workspace that the token authenticates.
     pub workspace: WorkspaceId,
     /// Instance or api.
     pub kind: TokenKind,
-    /// The start it was issued for; `None` for api tokens.
+    /// Incarnation it was issued for; `None` for api tokens.
     pub incarnation: Option<Incarnation>,
-    /// The token's first characters.
+    /// First characters of the token.
     pub prefix: String,
-    /// When it was issued.
+    /// Time of issue.
     pub created_at: Timestamp,
-    /// When it was last seen, to within a few minutes for api tokens.
+    /// Time of the last use, accurate to a few minutes for api tokens.
     pub last_used_at: Option<Timestamp>,
-    /// From when on it is no longer valid.
+    /// Time from which it is invalid; `None` if it does not expire.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time of revocation; `None` while it is not revoked.
     pub revoked_at: Option<Timestamp>,
 }
 

@@ -1,4 +1,4 @@
-//! The trash: what was reaped and can still be brought back.
+//! The trash: reaped containers and volumes that can still be restored.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,17 +7,17 @@ use super::{
     time::Timestamp,
 };
 
-/// How far an entry is on its way in, out, or away.
+/// State of an entry between claim and deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashState {
-    /// Claimed for the trash: being stopped and renamed. A crash leaves it so, and a sweep finishes it.
+    /// Claimed: being stopped and renamed. After a crash a sweep completes it.
     Claimed,
-    /// Stopped, renamed, waiting for its time.
+    /// Stopped and renamed; kept until its retention ends.
     Kept,
-    /// On its way back to a live row.
+    /// Being restored to a live row.
     Restoring,
-    /// Being deleted for good: nothing brings it back any more.
+    /// Being deleted permanently; it can no longer be restored.
     Deleting,
 }
 
@@ -25,7 +25,7 @@ impl TrashState {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Claimed, Self::Kept, Self::Restoring, Self::Deleting];
 
-    /// The stored form.
+    /// The form in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,17 +37,17 @@ impl TrashState {
     }
 }
 
-/// Why something was put there.
+/// Why something was moved to the trash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashReason {
-    /// A person removed the workspace.
+    /// An operator removed the workspace.
     Removed,
-    /// No row knew it.
+    /// No row owned it.
     Unknown,
-    /// A second container of a live workspace; its volumes are not part of the entry.
+    /// A second container of a live workspace; the entry has no volumes.
     Stray,
-    /// Replaced by `recreate`; its volumes are not part of the entry.
+    /// Replaced by `recreate`; the entry has no volumes.
     Replaced,
 }
 
@@ -55,7 +55,7 @@ impl TrashReason {
     /// Every reason.
     pub const ALL: [Self; 4] = [Self::Removed, Self::Unknown, Self::Stray, Self::Replaced];
 
-    /// The stored form.
+    /// The form in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl TrashReason {
         }
     }
 
-    /// Whether a person ordered it by name: such actions do not count against the breaker.
+    /// Whether an operator ordered it by name; such actions do not count against the breaker.
     #[must_use]
     pub fn ordered_by_person(self) -> bool {
         match self {
@@ -76,43 +76,43 @@ impl TrashReason {
     }
 }
 
-/// What an entry holds.
+/// Contents of an entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Things {
-    /// The container, if there is one, with the name it had.
+    /// The container, if there is one, with its original name.
     pub container: Option<NamedContainer>,
-    /// Names of volumes.
+    /// Names of the volumes.
     pub volumes: Vec<String>,
 }
 
-/// A container and the name it had before it was put away.
+/// A container and its name before the move to the trash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NamedContainer {
     /// The engine's id.
     pub id: ContainerId,
-    /// The name to give back.
+    /// Name to restore.
     pub name: String,
 }
 
-/// An entry.
+/// An entry in the trash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrashEntry {
-    /// Its identity; its container is named by it.
+    /// Part of the trash name of its container.
     pub id: TrashId,
-    /// Whose things these were.
+    /// Workspace that owned the things.
     pub workspace: WorkspaceId,
-    /// What that workspace was called, as far as anybody knew.
+    /// Name of that workspace: from the row, else from the labels, else its id.
     pub workspace_name: String,
-    /// Why.
+    /// Reason for the move.
     pub reason: TrashReason,
-    /// What that was decided on.
+    /// The evidence for that reason.
     pub evidence: String,
-    /// What is in it.
+    /// Container and volumes in the entry.
     pub things: Things,
-    /// How far it is.
+    /// State of the entry.
     pub state: TrashState,
-    /// Since when it is claimed.
+    /// Time of the claim.
     pub created_at: Timestamp,
-    /// Until when it is kept at least.
+    /// Earliest time of deletion.
     pub keep_until: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! A workspace, as its row says.
+//! A workspace, as stored in its row.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// In a container that ostler keeps.
+    /// In a container managed by ostler.
     Container,
-    /// Elsewhere; ostler only knows of it.
+    /// Elsewhere; ostler only registers it.
     External,
 }
 
@@ -25,7 +25,7 @@ impl Kind {
     /// Both kinds.
     pub const ALL: [Self; 2] = [Self::Container, Self::External];
 
-    /// The stored form.
+    /// The form in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,10 +39,10 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
-    /// They are sent to it, and their sender has its answer.
+    /// Sent to the agent; the sender receives the agent's answer.
     #[default]
     Push,
-    /// They are stored until it polls them, and their sender is told so.
+    /// Stored until the agent polls them; the sender is told that the message is queued.
     Poll,
 }
 
@@ -50,7 +50,7 @@ impl Delivery {
     /// Both ways.
     pub const ALL: [Self; 2] = [Self::Push, Self::Poll];
 
-    /// The stored and sent form.
+    /// The form in the database and on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,90 +59,90 @@ impl Delivery {
         }
     }
 
-    /// The way of that word.
+    /// Parses the output of `Delivery::as_str`.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|delivery| delivery.as_str() == word)
     }
 }
 
-/// How a workspace sleeps, what it takes on, and what may be done with it when it is stuck.
+/// Policy of a workspace: hibernation, concurrency, restart when wedged, delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Habits {
-    /// It is put to sleep after so many idle minutes; never where there are none.
+    /// Minutes of idleness before it hibernates; `None` for never.
     pub hibernation_idle_minutes: Option<u32>,
-    /// How many tasks its agent takes on at once, for peers to know.
+    /// Maximum number of concurrent tasks, for its peers to read.
     pub max_concurrent_tasks: Option<u32>,
-    /// Whether it is started anew when it is busy and nothing comes of it.
+    /// Whether it is restarted when it is busy without progress.
     pub restart_when_wedged: bool,
-    /// How messages reach its agent; only an external one may poll.
+    /// Delivery of messages; only an external agent may poll.
     pub delivery: Delivery,
 }
 
-/// The row.
+/// A row of the table of workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
-    /// Its identity.
+    /// Never reused by another workspace.
     pub id: WorkspaceId,
-    /// Its name.
+    /// Unique among workspaces that are not removed.
     pub name: WorkspaceName,
-    /// What it is for, in a person's words.
+    /// Purpose, as free text of the operator.
     pub role: Option<String>,
     /// Container or external.
     pub kind: Kind,
-    /// The name of its runtime.
+    /// Name of its runtime in the configuration.
     pub runtime: String,
-    /// How much of the machine it gets.
+    /// Resource tier.
     pub tier: Tier,
-    /// Above it in the tree.
+    /// Parent in the tree; `None` at a root.
     pub parent: Option<WorkspaceId>,
-    /// What its container is made from.
+    /// Inputs of its container.
     pub spec: Spec,
-    /// What it is.
+    /// Current status.
     pub status: Status,
-    /// Why, where there is something to say.
+    /// Explanation of the status, if there is one.
     pub status_detail: Option<String>,
-    /// Since when. Only a status change moves it.
+    /// Time of the last status change; other changes do not affect it.
     pub status_since: Timestamp,
-    /// How many times it was started.
+    /// Number of starts.
     pub incarnation: Incarnation,
-    /// Its container. Anything else that looks like one of its containers is a stray.
+    /// Its container; any other container of this workspace is a stray.
     pub container: Option<ContainerId>,
-    /// The serial of the newest container name handed out; each attempt gets a new one.
+    /// Serial of the newest container name; each attempt gets a new one.
     pub container_serial: u32,
-    /// The port of 127.0.0.1 its container publishes.
+    /// Port of 127.0.0.1 that its container publishes.
     pub host_port: Option<u16>,
-    /// The hash of what its container was made from; another hash now means it has drifted.
+    /// Hash of its container's inputs; differs from the present hash if the spec has changed since.
     pub container_spec_hash: Option<String>,
-    /// Whether the configuration of its spec is to be written over the one in its config volume at the next start.
+    /// Whether the next start overwrites the configuration in the config volume with that of the spec.
     pub config_pending: bool,
-    /// Whether a work volume was made for it. If so and it is gone, nothing starts by itself.
+    /// Whether a work volume was created. If that volume is missing, the workspace is not started automatically.
     pub has_work_volume: bool,
-    /// Where an external agent is reached.
+    /// Address of an external agent.
     pub url: Option<String>,
-    /// How it sleeps, what it takes on, what may be done with it.
+    /// Policy for hibernation, concurrency, restarts and delivery.
     pub habits: Habits,
-    /// The workspace whose pause took this one along.
+    /// Workspace whose pause also paused this one.
     pub paused_with: Option<WorkspaceId>,
-    /// The workspace whose removal took this one along, and whose undelete brings it back.
+    /// Workspace whose removal also removed this one, and whose undelete restores it.
     pub removed_with: Option<WorkspaceId>,
-    /// When it is started again, where it is offline and the budget allows it.
+    /// Time of the next restart, if it is offline and the restart budget allows one.
     pub restart_due_at: Option<Timestamp>,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it was removed.
+    /// Time of removal.
     pub removed_at: Option<Timestamp>,
 }
 
 impl Workspace {
-    /// Whether it works in a volume of its own: not in a directory of the host's, and not a sandbox.
+    /// Whether it needs a work volume: not for a bound host directory, not for a sandbox.
     #[must_use]
     pub fn wants_work_volume(&self) -> bool {
         self.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
     }
 
-    /// Says why an order for a container cannot be carried out for an external workspace. `so` continues "its agent runs
-    /// elsewhere". For a paused one it says what resumes it.
+    /// Error text for a container order on an external workspace. `so` continues "its agent runs elsewhere". The last
+    /// sentence gives the next step; for a paused workspace, how to resume it.
     #[must_use]
     pub fn runs_elsewhere(&self, so: &str) -> String {
         let next = if self.status == Status::Paused {
