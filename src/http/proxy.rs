@@ -1,8 +1,8 @@
-//! Messages between agents (wire protocol, §6): checked, held while their target wakes, passed on.
+//! Messages between agents (wire protocol, §6): checks them, holds them while their target wakes, and forwards them.
 //!
-//! A caller's request is held rather than queued: the runtimes in the field cannot use "accepted", and a queue is a
-//! place where a message can be lost after its sender was told otherwise. Whoever sends has the agent's own answer, or
-//! an error. What a target is, is asked again after every change, from memory; nothing here trusts an earlier look.
+//! A caller's request is held rather than queued. Existing agent runtimes cannot handle an "accepted" response, and a
+//! queue could lose a message after its sender was told that it was accepted. The sender gets either the agent's own
+//! response or an error. The target's state is read again, from memory, after every change; no earlier state is reused.
 
 mod hold;
 mod mailbox;
@@ -52,22 +52,26 @@ use mailbox::queue;
 
 pub(super) use wake::WakeBudget;
 
-/// The largest message.
+/// Largest message, in bytes.
 const MESSAGE_MAX_BYTES: usize = 10 << 20;
-/// How long a message may take to arrive.
+/// Time limit for receiving a message.
 const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
-/// Tells an agent's answer from ostler's own: set on every answer that an agent gave, and never passed on from one.
+/// Distinguishes an agent's response from ostler's own: set on every response from an agent; an agent's own header of
+/// this name is dropped.
 const ANSWERED_BY: HeaderName = HeaderName::from_static("ostler-answered-by");
-/// How long until the next attempt to connect; doubled up to the longest.
+/// First and longest delay between attempts to connect; doubled in between.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
-/// How often the container is inspected while connections to it are refused. Its end is an event too; this is for an
-/// event that does not come.
+/// How often the container is inspected while it refuses connections. Its exit is normally reported by an event; this
+/// covers a missed event.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// The port inside a container that is published (wire protocol, §8).
+/// The container port that is published on the host (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
 
-/// Who sends; an admin sends as nobody.
+/// The sending workspace; `None` for an admin.
+///
+/// # Errors
+/// When the `X-Workspace-ID` header is not an id, or names another workspace than the token's owner.
 fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<WorkspaceId>> {
     let claimed = if headers.contains_key(WORKSPACE_HEADER) { Some(auth::caller(headers)?) } else { None };
     match (principal, claimed) {
@@ -78,7 +82,7 @@ fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<Worksp
     }
 }
 
-/// A message's body, which is read when it is needed: a refusal may come first.
+/// A message's body, read only when it is needed: the message may be refused first.
 struct Incoming {
     unread: Option<Body>,
     read: Bytes,
@@ -95,8 +99,10 @@ impl Incoming {
     }
 }
 
-/// Handles a message. ostler's own refusals are JSON-RPC errors if and only if the message is a JSON-RPC 2.0 request
-/// with an id; otherwise they are ostler's usual error object. The HTTP status is the same in both.
+/// Handles a message.
+///
+/// ostler's own errors are JSON-RPC errors if and only if the message is a JSON-RPC 2.0 request with an id; otherwise
+/// they are ostler's usual error object. The HTTP status is the same in both.
 pub(super) async fn message(
     State(api): State<Api>,
     principal: HttpResult<Principal>,
@@ -139,7 +145,7 @@ async fn pass(
     {
         return Err(HttpError::forbidden("access denied: workspaces cannot communicate per hierarchy rules"));
     }
-    // It is looked into, and completed.
+    // The body is parsed and completed below, so it must not be compressed.
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
         let why = format!("a message with `Content-Encoding: {encoding}` is not read: send it as it is");
@@ -157,8 +163,8 @@ pub(super) fn polls(api: &Api, to: WorkspaceId) -> bool {
     member.is_some_and(|member| member.kind == Kind::External && member.delivery == Delivery::Poll)
 }
 
-/// Passes a complete message of an allowed sender on, or stores it where its target polls. One row of activity is
-/// written of it.
+/// Forwards a complete message of an allowed sender, or stores it if its target polls. Writes one row of activity for
+/// it.
 pub(super) async fn pass_on(
     api: &Api,
     from: Option<WorkspaceId>,
@@ -167,7 +173,7 @@ pub(super) async fn pass_on(
     body: Bytes,
 ) -> HttpResult<Response> {
     if polls(api, to) {
-        // Its row is the message. One that is refused has none: the agent would take it for a message.
+        // The stored row is the message. A refused message gets no row: the agent would poll it as a message.
         return queue(api, from, to, &body).await;
     }
     let exchange = Exchange::begin(api, from, to, &body);
@@ -183,7 +189,7 @@ pub(super) async fn pass_on(
     }
 }
 
-/// Delivers a message, and tries again while it is certain that none of it was sent: runtimes register, and so are
+/// Delivers a message. Retries while it is certain that no byte of it was sent: agent runtimes register, and so become
 /// online, before their server listens.
 async fn deliver(
     api: &Api,
@@ -198,7 +204,8 @@ async fn deliver(
         let (member, passage) = hold(api, from, to, until).await?;
         let target = target(api, &member).await?;
         let error = match attempt(api, to, &member, &target, message).await {
-            // The passage ends with the answer's last byte, or with whoever reads it going away.
+            // The message counts as in flight until the response body is dropped: after its last byte, or when the
+            // caller disconnects.
             Ok(mut answer) => {
                 answer.headers_mut().insert(ANSWERED_BY, HeaderValue::from_static("agent"));
                 return Ok(answer.map(|body| {
@@ -221,7 +228,7 @@ async fn deliver(
                 return Err(ended);
             }
         }
-        // The passage is kept meanwhile, so that the target is not put to sleep between two attempts.
+        // The message stays in flight meanwhile, so that the target is not hibernated between two attempts.
         api.0.clock.sleep(back_off.min(left)).await;
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
     }
@@ -240,25 +247,27 @@ async fn attempt(
         forwarder.prove(target, &limits).await?;
         api.0.listeners.proven(api, to, member.incarnation);
     }
-    // It may have been started again while the engine or its agent was waited for: nothing is sent with the proof of a
-    // token that it no longer holds.
+    // The target may have been restarted while this waited for the engine or the agent. The proof must not come from a
+    // token that the agent no longer has.
     let is_another = |now: &Member| now.incarnation != member.incarnation;
     if api.0.store.member(to).as_ref().is_some_and(is_another) {
         return Err(ForwardError::NotConnected("it was started again meanwhile".into()));
     }
     let answer = forwarder.forward(target, message, &limits).await;
     if matches!(answer, Err(ForwardError::Broken(_))) {
-        // It may have stopped listening behind a port that goes on accepting.
+        // The agent may have stopped listening while its port still accepts connections.
         api.0.listeners.unproven(to);
     }
     answer
 }
 
-/// Containers whose agent is known to listen, where that cannot be seen from connecting to its port: a rootless
-/// Podman forwards ports in user space, accepts every connection and closes it when the agent does not listen.
+/// Containers whose agent is known to listen.
+///
+/// Needed for rootless Podman, which forwards ports in user space: it accepts every connection and closes it if the
+/// agent does not listen, so a successful connect proves nothing.
 #[derive(Default)]
 pub(super) struct Listeners {
-    /// Whether ports are forwarded in user space; asked of the engine once, where nothing else has asked it.
+    /// Whether ports are forwarded in user space. Requested from the engine once, if no other component has done so.
     in_user_space: OnceCell<bool>,
     known: Mutex<HashMap<WorkspaceId, Incarnation>>,
 }
@@ -271,7 +280,7 @@ impl Listeners {
         };
         let in_user_space = match api.0.ops.gateways().is_rootless() {
             Some(rootless) => rootless,
-            // An engine that does not answer is taken for one that needs it: that costs a request.
+            // If the engine does not respond, proof is required: that costs one more request.
             None => self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true),
         };
         in_user_space && self.lock().get(&id) != Some(&incarnation)
@@ -292,7 +301,7 @@ impl Listeners {
     }
 }
 
-/// Every failure to reach an agent begins with the words of the wire protocol (§6), and says which one it is.
+/// A failure to reach the agent, with the prefix that the wire protocol prescribes (§6).
 fn unreachable(why: impl Display) -> HttpError {
     HttpError::new(StatusCode::BAD_GATEWAY, format!("failed to reach workspace agent: {why}"))
 }
@@ -305,10 +314,10 @@ async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
         }
         Kind::External => {
             let url = member.url.as_deref().ok_or_else(|| unreachable("it has no url"))?;
-            // Resolved and judged anew for every message, and the connection goes where was judged.
+            // Resolved and checked again for every message. The connection goes to the checked address.
             let checked = api.check_url(url).await.map_err(|error| {
                 tracing::info!(url, %error, "the url of an external agent is not called");
-                // Without names and addresses, which may be nobody else's business.
+                // Names and addresses are left out: the sender may not be allowed to know them.
                 unreachable(match error {
                     UrlError::Malformed(_) => "its url is not usable",
                     UrlError::Unresolved { .. } => "the host in its url has no address right now",
@@ -334,7 +343,7 @@ fn limits(api: &Api, to: WorkspaceId, member: &Member) -> ForwardLimits {
     limits
 }
 
-/// The answer to a sender whose message got no answer.
+/// The error for a sender whose message got no response.
 async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardError) -> HttpError {
     tracing::info!(workspace = %to, %error, "a message got no answer");
     match error {
@@ -362,7 +371,8 @@ async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardEr
     }
 }
 
-/// Whether the target's container has ended, found out by inspecting it: the same inspection begins what follows.
+/// Inspects the target's container. If it has exited, the same operation marks it offline, which schedules its restart.
+/// Returns the error for the sender; `None` if the container has not exited.
 async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError> {
     if member.kind != Kind::Container {
         return None;
@@ -371,7 +381,7 @@ async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError>
     let ended = matches!(looked, Ok(Applied::Done(_)));
     let status = api.0.store.member(to).map(|now| now.status);
     if let Some(Status::Failed(failure)) = status {
-        // It ended once too often and is not restarted.
+        // It exceeded its restart limit and is not restarted.
         return Some(failed(failure));
     }
     (ended || status == Some(Status::Offline)).then(|| {
@@ -380,7 +390,7 @@ async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError>
     })
 }
 
-/// What a workspace is called in a message: its name, or its id where that cannot be read.
+/// The workspace's name for error messages; its id if the name cannot be read.
 async fn name_of(api: &Api, id: WorkspaceId) -> String {
     match api.0.store.workspace(id).await {
         Ok(Some(row)) => row.name.to_string(),

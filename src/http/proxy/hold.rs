@@ -1,4 +1,4 @@
-//! A message that waits for its target to come up.
+//! Holds a message until its target is up.
 
 use std::time::Duration;
 
@@ -21,18 +21,19 @@ use crate::{
     store::{Member, Pause},
 };
 
-/// How long a message waits for its target to come up.
+/// Longest time for which a message is held.
 const HOLD: Duration = Duration::from_mins(1);
-/// When a sender whose target did not come up in time is to try again, in seconds.
+/// Delay after which the sender may retry if its target did not come up in time, in seconds.
 pub(super) const TRY_AGAIN: u64 = 15;
 
-/// How long the sender waits at most.
+/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` without it.
 pub(super) fn patience(headers: &HeaderMap) -> Duration {
     let asked = headers.get("x-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))
 }
 
-/// Waits until a message can be passed on, or `until`, waking its target where it sleeps. From then on it counts as on its way.
+/// Waits until `until` for the target to accept a message, and wakes it if it is hibernated. The message counts as in
+/// flight as long as the returned `Passage` exists.
 pub(super) async fn hold(
     api: &Api,
     from: Option<WorkspaceId>,
@@ -42,7 +43,7 @@ pub(super) async fn hold(
     if let Some(ready) = look(api, from, to)? {
         return Ok(ready);
     }
-    // Heard from before the next look on, so that no change falls in between.
+    // Subscribed before the next check, so that no change between the two is missed.
     let mut feed = api.0.store.subscribe();
     let mut starts_ended = api.0.ops.accepted_starts().ends();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
@@ -78,7 +79,7 @@ pub(super) async fn hold(
     }
 }
 
-/// The answer to a message whose target did not come up in time.
+/// The error for a message whose target did not come up in time.
 async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     if api.0.store.pause(to, |_| false) != Pause::None {
         return paused();
@@ -94,7 +95,7 @@ async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     later("workspace is waking up").with("waking", true).with("retry_after", TRY_AGAIN)
 }
 
-/// Resolves when the wake has failed, and never otherwise: that it went well is told by the status.
+/// Resolves when the wake has failed, and never otherwise: a successful wake shows in the status.
 async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
     if let Some(outcome) = waking
         && let Ok(error) = outcome.await
@@ -102,7 +103,7 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
         *waking = None;
         return error;
     }
-    // Asked for once more after it went well, it would answer at once, and for ever.
+    // The wake succeeded. Its receiver must not be polled again, and a target that hibernates again needs another wake.
     *waking = None;
     std::future::pending().await
 }
@@ -114,7 +115,7 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
         .map_err(HttpError::too_many)?;
     let (failed, outcome) = oneshot::channel();
     let (api, own) = (api.clone(), api);
-    // The sender may go away; whoever was woken is woken all the same.
+    // The wake continues if the sender disconnects.
     let wake: Boxed<()> = Box::pin(async move {
         let woken = api.0.ops.wake(to).await;
         api.0.wakes.end(to);
@@ -127,12 +128,13 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
     Ok(outcome)
 }
 
-/// Whether a message can be passed on right now. `None` means not yet.
+/// Whether the message can be forwarded now; `None` means not yet.
 fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Option<(Member, Passage)>> {
-    // Counted first: from here on it is not put to sleep. While it is being, there is no passage.
+    // Counted as in flight before the status is read, so that the target is not hibernated in between. `None` while it
+    // is being hibernated.
     let passage = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    // The operator got a success for the start order: a message waits for it instead of being refused.
+    // The operator's start order was accepted, so a message waits for the start instead of being refused.
     let starts = api.0.ops.accepted_starts();
     let pause = api.0.store.pause(to, |id| starts.has(id));
     if pause == Pause::Lasts {
@@ -144,7 +146,8 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     match (member.status, passage) {
         (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
         (Status::Online | Status::Degraded, None)
-        // Paused only if it changed between the looks above: an event tells of it.
+        // `Paused` is possible here only if the status changed between the two checks above; an event reports that
+        // change.
         | (
             Status::Provisioning
             | Status::Offline
@@ -167,7 +170,7 @@ pub(super) fn failed(failure: Failure) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
 }
 
-/// The workspace is not to run, nor to receive.
+/// Neither the workspace's agent nor its messages are allowed while it is paused.
 pub(super) fn paused() -> HttpError {
     HttpError::conflict("workspace is paused, or one above it is: start that one first (`ostler start`)")
 }

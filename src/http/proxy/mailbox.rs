@@ -1,4 +1,4 @@
-//! Messages to an agent that polls: stored, and answered with "queued".
+//! Messages to an agent that polls: they are stored, and the response is "queued".
 
 use axum::{
     Json,
@@ -22,12 +22,12 @@ use crate::{
     store::{NewActivity, Pause, Queued, Summary},
 };
 
-/// The largest message that is stored.
+/// Largest message that is stored, in bytes.
 const QUEUED_MAX_BYTES: usize = 1 << 20;
-/// When a sender whose message found no room is to try again, in seconds.
+/// Delay after which the sender may retry if the mailbox is full, in seconds.
 const TRY_AGAIN: u64 = 15;
 
-/// Stores a message for an agent that polls. Its sender hears "queued" once it is stored, and not before.
+/// Stores a message for an agent that polls. The sender gets "queued" only after the message was stored.
 pub(super) async fn queue(
     api: &Api,
     from: Option<WorkspaceId>,

@@ -1,4 +1,4 @@
-//! How often workspaces may wake each other.
+//! Limits how often workspaces may wake each other.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,8 +8,10 @@ use std::{
 
 use crate::domain::{ids::WorkspaceId, time::Awake};
 
-/// How often one workspace may wake another: two that greet each other every hour by accident never sleep otherwise.
-/// Messages that come while their target is being woken wait along, and cost nobody a wake.
+/// Limit of wakes per hour, for each pair of sender and target.
+///
+/// Without it, two agents that happen to greet each other every hour would never stay hibernated. Messages that arrive
+/// while their target is being woken wait for the same wake and are not counted.
 #[derive(Default)]
 pub(in crate::http) struct WakeBudget {
     wakes: Mutex<Wakes>,
@@ -17,15 +19,17 @@ pub(in crate::http) struct WakeBudget {
 
 #[derive(Default)]
 struct Wakes {
-    /// When, by who woke whom.
+    /// Times of the wakes within the last hour, by sender and target.
     woken: HashMap<(WorkspaceId, WorkspaceId), VecDeque<Awake>>,
-    /// How many orders to wake it are under way.
+    /// Wake operations in progress, by target.
     under_way: HashMap<WorkspaceId, usize>,
 }
 
 impl WakeBudget {
-    /// Begins a wake, which [`Self::end`] has to end, or says in how many seconds there may be another. An admin
-    /// wakes without a limit.
+    /// Begins a wake; [`Self::end`] must be called for it. Wakes by an admin are not limited.
+    ///
+    /// # Errors
+    /// The seconds until another wake is allowed, at least one.
     pub(super) fn begin(
         &self,
         from: Option<WorkspaceId>,
