@@ -1,8 +1,8 @@
-//! Who asks (wire protocol, §3): an admin, a workspace, or nobody.
+//! Authentication (wire protocol, §3): a caller is an admin, a workspace, or unauthenticated.
 //!
-//! There is no bootstrap in which a missing token means yes. The local socket is the admin's, because its mode and the
-//! peer's uid have been checked; on TCP everything but health needs a token. A token is looked up in memory, which is
-//! what the last commit made it: a miss is certain, so a store that cannot answer is never taken for a refusal.
+//! There is no unauthenticated bootstrap mode. The local socket counts as an admin, because its mode and the peer's uid
+//! were checked; on TCP, everything but health needs a token. Tokens are looked up in memory, which always equals the
+//! last commit. So a miss is certain, and an unavailable store never looks like an invalid token.
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -21,29 +21,29 @@ use crate::{
     store::{Bearer, Holder, Scope},
 };
 
-/// The header in which a workspace says who it is.
+/// The header in which a workspace sends its own id.
 pub(super) const WORKSPACE_HEADER: &str = "x-workspace-id";
 
-/// Where a request came in: put there by the local socket, after it has looked at the peer.
+/// Request extension that the local socket sets after it has checked the peer's uid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OwnSocket;
 
-/// Who asks.
+/// The authenticated caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Principal {
-    /// Whoever may do everything.
+    /// Allowed to do everything.
     Admin,
-    /// A workspace, by this token.
+    /// A workspace, with the token that it used.
     Workspace(Holder),
 }
 
-/// What a request presents.
+/// The credentials that a request presents.
 pub(super) enum Presented<'a> {
-    /// The local socket, and no token.
+    /// Arrived on the local socket without a token.
     OwnSocket,
-    /// A token.
+    /// A bearer token, not verified yet.
     Token(&'a str),
-    /// Nothing.
+    /// No usable credentials.
     Nothing,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> 
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let token = match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok().and_then(bearer_token),
-        // Two headers could name two principals.
+        // Two headers could name two principals, so both are ignored.
         _ => None,
     };
     match token {
@@ -61,8 +61,8 @@ pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> 
     }
 }
 
-/// The token of a `Bearer` credential: the scheme in any case, one or more spaces before the token (RFC 9110, section
-/// 11.4). Another scheme, or no token, is no credential.
+/// The token of a `Bearer` credential (RFC 9110, section 11.4): the scheme in any case, then one or more spaces, then
+/// the token. `None` for another scheme or an empty token.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
     let token = token.trim_start_matches([' ', '\t']);
@@ -77,11 +77,12 @@ pub(super) fn invalid() -> HttpError {
     HttpError::unauthorized("invalid workspace auth token")
 }
 
-/// A token that was verified on the way to the handler.
+/// Request extension: the principal of a token that admission control has verified already.
 #[derive(Clone, Copy)]
 pub(super) struct Verified(pub(super) Bearer);
 
-/// The owner of a token, if it is valid. The connection that it came over is counted under that owner from now on.
+/// The principal of a token; `None` if the token is not valid. From now on the connection that it arrived on is counted
+/// under that principal.
 pub(super) fn bearer(api: &Api, token: &str, extensions: &Extensions) -> Option<Bearer> {
     if let Some(Verified(bearer)) = extensions.get() {
         return Some(*bearer);
@@ -109,7 +110,7 @@ impl Principal {
         }
     }
 
-    /// Speaks for this workspace, or not. Another workspace's token is no token here.
+    /// Checks that the caller is an admin or this workspace. Another workspace's token counts as invalid here.
     pub(super) fn speak_for(self, id: WorkspaceId) -> HttpResult<()> {
         match self {
             Self::Admin => Ok(()),
@@ -135,12 +136,12 @@ impl FromRequestParts<Api> for Principal {
     }
 }
 
-/// Whether a request comes from an admin, for routes that also answer strangers.
+/// Whether a request comes from an admin, for routes that also serve other callers.
 pub(super) fn is_admin(api: &Api, headers: &HeaderMap, extensions: &Extensions) -> bool {
     Principal::of(api, headers, extensions).is_ok_and(Principal::is_admin)
 }
 
-/// Lets nobody but an admin through, for all routes below it.
+/// Middleware that lets only admins through.
 pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
     match Principal::of(&api, request.headers(), request.extensions()) {
         Ok(Principal::Admin) => next.run(request).await,
@@ -150,7 +151,7 @@ pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: 
 }
 
 impl Api {
-    /// Counts a workspace's request, and writes its token's use down now and then.
+    /// Counts a workspace's request against its rate limit, and stores the token's last use from time to time.
     fn count(&self, holder: Holder) -> HttpResult<()> {
         self.0.buckets.requests.check(holder.workspace).map_err(HttpError::too_many)?;
         let ops = self.0.ops.clone();
@@ -160,8 +161,7 @@ impl Api {
         Ok(())
     }
 
-    /// The workspace that a path speaks of: for an admin by whatever names it, for a workspace by its id and nothing
-    /// else.
+    /// The workspace that a path names: for an admin by any reference, for a workspace only by id.
     pub(super) async fn addressed(
         &self,
         principal: Principal,
@@ -178,7 +178,7 @@ impl Api {
     }
 }
 
-/// A path's id, or the same 404 as one that nobody has.
+/// The workspace id in a path. A malformed id gets the same 404 as an unknown one.
 pub(super) struct PathId(pub(super) WorkspaceId);
 
 impl FromRequestParts<Api> for PathId {
@@ -191,9 +191,10 @@ impl FromRequestParts<Api> for PathId {
     }
 }
 
-/// The workspace of a route that is a workspace's own: it speaks for itself, or an admin for it.
+/// The workspace of a route that only the workspace itself or an admin may use.
 ///
-/// To everybody else an unknown workspace looks like one that is not theirs: the token is no token here.
+/// For other workspaces, an unknown workspace is indistinguishable from an existing one: in both cases the token counts
+/// as invalid.
 pub(super) struct Own {
     pub(super) id: WorkspaceId,
     pub(super) by_admin: bool,
@@ -219,14 +220,16 @@ impl FromRequestParts<Api> for Own {
     }
 }
 
-/// The workspace that a header says is asking; the token has to be its own.
+/// The workspace id in the request's header. The caller must check that the token belongs to it.
 pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
     let missing = || HttpError::invalid("X-Workspace-ID header is required");
     let text = headers.get(WORKSPACE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
     WorkspaceId::from_client(text.trim()).map_err(|_| missing())
 }
 
-/// The url under which the asker reaches ostler, which is where it will reach others through it.
+/// The url under which the client reaches ostler, and through it other agents.
+///
+/// Taken from the settings, or else from the `Host` header if it has only plain characters.
 pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
     let settings = api.0.ops.settings();
     if let Some(url) = &settings.platform_url {

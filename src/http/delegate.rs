@@ -1,12 +1,12 @@
-//! Carrying out delegations: each is sent once as a message of its delegator, and its end is written down.
+//! Carries out delegations: sends each one as a message from its delegator and stores the result.
 //!
-//! One loop carries out all of them, and ends with the daemon. What it was at work on then is `dispatched` in the
-//! store, and the next daemon ends it as failed: whether the agent did the task is not known. A task whose agent could
-//! not be reached is sent a second time, as clients of the field expect; both messages carry the delegation's id as
-//! their `messageId`, and the result says that it was sent twice.
+//! One loop carries out all delegations and ends with the daemon. Delegations in progress at that time remain
+//! `dispatched` in the store, and the next daemon ends them as failed: it is unknown whether the agent did the task. A
+//! task whose agent could not be reached is sent a second time, as existing clients expect. Both messages carry the
+//! delegation's id as their `messageId`, and the result says that it was sent twice.
 //!
-//! Each delegator has its share of those that are under way, and delegators take turns: an agent whose peers take half
-//! an hour to answer delays its own tasks only.
+//! Each delegator has a share of the delegations in progress, and delegators take turns: an agent whose peers take half
+//! an hour to respond delays only its own tasks.
 
 mod answer;
 
@@ -35,17 +35,19 @@ use crate::{
     store::{Attempt, Dispatched, Waiting},
 };
 
-/// How many delegations are under way at once; the others wait their turn.
+/// Most delegations in progress; the others wait for their turn.
 const AT_ONCE: usize = 256;
 
-/// How many of one delegator. They are not counted among its messages in flight, which are refused when there are too
-/// many: a delegation was accepted, and waits. So this is what bounds them.
+/// Most delegations of one delegator in progress.
+///
+/// They do not count towards its messages in flight, because excess messages are refused, whereas an accepted
+/// delegation waits. So this is their only limit.
 const AT_ONCE_OF_ONE: usize = 8;
 
-/// How long to wait before the store is asked again.
+/// Delay before a failed store operation is retried.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Delegations that wait to be carried out.
+/// The queue of pending delegations.
 pub(super) struct Delegations {
     wanted: mpsc::UnboundedSender<Waiting>,
     queue: Mutex<Option<mpsc::UnboundedReceiver<Waiting>>>,
@@ -58,12 +60,12 @@ impl Default for Delegations {
     }
 }
 
-/// Delegations whose turn has not come, by delegator.
+/// Waiting delegations, by delegator.
 #[derive(Default)]
 struct Turns {
-    /// The delegator whose turn is next comes first.
+    /// In the order of turns.
     waiting: VecDeque<(WorkspaceId, VecDeque<Waiting>)>,
-    /// How many of each are under way.
+    /// Delegations in progress, per delegator.
     running: HashMap<WorkspaceId, usize>,
 }
 
@@ -75,7 +77,7 @@ impl Turns {
         }
     }
 
-    /// The next one that may begin. It is under way until its [`Turns::end`].
+    /// Takes the next delegation that may begin. It counts as in progress until [`Turns::end`].
     fn begin(&mut self) -> Option<Waiting> {
         let may = |(workspace, _): &(WorkspaceId, _)| {
             self.running.get(workspace).is_none_or(|n| *n < AT_ONCE_OF_ONE)
@@ -103,13 +105,13 @@ impl Turns {
 }
 
 impl Api {
-    /// Hands a pending delegation over, to be carried out. Where nothing carries out any, it stays pending.
+    /// Queues a pending delegation. It stays pending if no loop is running.
     pub(super) fn carry_out(&self, waiting: Waiting) {
         let _nothing_carries_out = self.0.delegations.wanted.send(waiting);
     }
 
-    /// Carries out delegations: first those that the daemon before left pending, then the new ones. Runs until it is
-    /// dropped. Only the first call does anything.
+    /// Carries out delegations: first those that the previous daemon left pending, then new ones. Runs until it is
+    /// dropped; only the first call has an effect.
     pub async fn carry_out_delegations(self) {
         let queue = self.0.delegations.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut queue) = queue else { return };
@@ -162,7 +164,7 @@ async fn carry_out(api: &Api, waiting: Waiting) {
         Ended::Queued => (DelegationStatus::Queued, None, None),
         Ended::Failed(why) => (DelegationStatus::Failed, Some(cut(why, 1024)), None),
     };
-    // The agent has answered: retried for the same reason.
+    // Retried for the same reason: the agent has responded.
     loop {
         let (Waiting { id, workspace: of }, at) = (waiting, api.0.clock.now());
         match api.0.store.move_delegation(of, id, status, (error.clone(), preview.clone()), at).await {
@@ -197,7 +199,8 @@ async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended
     }
 }
 
-/// The task as a message. Its id is the delegation's, so that an agent can tell a second one.
+/// The message for a task. Its ids are the delegation's id, so that an agent can detect the second attempt as a
+/// duplicate.
 fn message(id: DelegationId, task: &str) -> Bytes {
     let metadata = json!({ "delegation_id": id });
     let message = json!({

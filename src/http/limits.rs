@@ -1,11 +1,11 @@
-//! How many requests a principal may make.
+//! Rate limits of requests per principal.
 //!
-//! A token bucket for each key, kept as one number: the moment at which the bucket will be full again
-//! (the generic cell rate algorithm). A request moves that moment on by the time that one token takes
-//! to come back; a moment further away than the whole bucket takes to fill is a refusal.
+//! A token bucket per key, stored as one number: the time at which the bucket will be full again (generic cell rate
+//! algorithm). A request advances that time by the refill time of one token. A request is refused if that would move it
+//! further into the future than an empty bucket takes to fill.
 //!
-//! A crate for this exists. It would need two adapters for its own ideas of an instant and of a clock,
-//! which are longer than the arithmetic below, and it would read the system's time beside ours.
+//! A crate for this exists. It would need two adapters for its own types of instant and clock, which are longer than
+//! the arithmetic below, and it would read the system's time next to ours.
 
 use std::{
     collections::HashMap,
@@ -16,28 +16,27 @@ use std::{
 
 use crate::clock::SharedClock;
 
-/// Below this many keys nothing is looked through for what can be forgotten.
+/// Below this number of keys, full buckets are not searched for and removed.
 const FEW: usize = 1024;
 
-/// How much one principal may ask for.
+/// Rate limit of one principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// How long one request takes to come back.
+    /// Refill time of one request.
     pub(crate) each: Duration,
-    /// Requests at once, after a silence; at least 1.
+    /// Requests allowed at once when the bucket is full; at least 1.
     pub(crate) burst: u32,
 }
 
 /// Counts requests per key.
 ///
-/// A key is held only until its bucket is full again. So there are never more of them than requests
-/// were made in the time a bucket takes to fill, and the caller should count by who was verified, not
-/// by what a stranger may choose freely.
+/// A key is kept only until its bucket is full again. So there are never more keys than requests within the fill time
+/// of a bucket. Keys should be verified principals, not values that an unauthenticated client can choose freely.
 pub(crate) struct Limiter<K> {
     clock: SharedClock,
-    /// Microseconds for one request to come back.
+    /// Refill time of one request, in microseconds.
     each: u64,
-    /// Microseconds for an empty bucket to fill.
+    /// Fill time of an empty bucket, in microseconds.
     whole: u64,
     buckets: Mutex<Buckets<K>>,
 }
@@ -45,7 +44,7 @@ pub(crate) struct Limiter<K> {
 struct Buckets<K> {
     /// When each bucket is full again, in microseconds of awake time.
     full_at: HashMap<K, u64>,
-    /// How many keys there may be before the full ones are looked for.
+    /// Number of keys at which full buckets are removed next.
     look_at: usize,
 }
 
@@ -60,7 +59,7 @@ impl<K: Eq + Hash> Limiter<K> {
     /// Counts one request of `key`.
     ///
     /// # Errors
-    /// The whole seconds, at least one, after which there is room for it again. It was not counted.
+    /// The seconds, rounded up and at least one, after which the request would be allowed. It was not counted.
     pub(crate) fn check(&self, key: K) -> Result<(), u64> {
         let (now, mut buckets) = self.open();
         let full_at = buckets.full_at.entry(key).or_insert(now);
@@ -73,8 +72,8 @@ impl<K: Eq + Hash> Limiter<K> {
         Ok(())
     }
 
-    /// Counts one request of `key` that is never refused. Answers how long it has to wait for its turn, `most` at the
-    /// longest, however many there are.
+    /// Counts one request of `key` that is never refused. Returns how long it has to wait for its turn: at most `most`,
+    /// however many requests there are.
     pub(crate) fn pace(&self, key: K, most: Duration) -> Duration {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX / 2);
         let (now, mut buckets) = self.open();
@@ -85,7 +84,7 @@ impl<K: Eq + Hash> Limiter<K> {
 
     fn open(&self) -> (u64, MutexGuard<'_, Buckets<K>>) {
         let now = self.clock.awake().0.saturating_mul(1000);
-        // What is behind the lock is numbers: a panic elsewhere cannot have left them half written.
+        // The lock protects only numbers, so a panic elsewhere cannot have left them inconsistent.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.full_at.len() >= buckets.look_at {
             buckets.forget(now);
@@ -95,8 +94,8 @@ impl<K: Eq + Hash> Limiter<K> {
 }
 
 impl<K: Eq + Hash> Buckets<K> {
-    /// Forgets the buckets that are full. The next look waits until there are twice as many as stay, so
-    /// that looking costs each request a constant, however many there are.
+    /// Removes the full buckets. The next removal waits until there are twice as many keys as remain now, so that its
+    /// cost per request is constant.
     fn forget(&mut self, now: u64) {
         self.full_at.retain(|_, full_at| *full_at > now);
         self.full_at.shrink_to(FEW);

@@ -1,8 +1,8 @@
-//! What an agent's answer says of the task that it was handed.
+//! Reads an agent's response to a delegated task.
 //!
-//! An answer may be as large as one to a message, and a delegation keeps a line of it. So it is read as it comes, and
-//! what is in memory of it is small: its long strings are cut, and of an answer that is long without them only the
-//! beginning is read.
+//! A response may be as large as one to a message, but a delegation stores only a short preview. So the response is
+//! read as a stream and little of it is kept in memory: long strings are truncated, and of a response that is still too
+//! long only the beginning is read.
 
 use axum::{http::StatusCode, response::Response};
 use http_body_util::BodyExt;
@@ -16,27 +16,28 @@ use crate::{
     },
 };
 
-/// The most of an answer that is in memory. Up to this size nothing is reserved, as everywhere: what bounds it is how
-/// many delegations there are at once.
+/// Most bytes of a response in memory.
+///
+/// Up to this size no memory is reserved, as for all small responses; the limit on concurrent delegations bounds it.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// The most that is kept of one string; more than [`PREVIEW_BYTES`].
+/// Most bytes kept of one string; more than [`PREVIEW_BYTES`].
 const STRING_KEPT_BYTES: usize = 4 << 10;
 
-/// Prefix of the preview of an answer whose end was not read.
+/// Prefix of the preview of a response that was not read to its end.
 const CUT: &str = "(the answer was not read to its end) ";
 
-/// How an attempt ended.
+/// Result of one attempt.
 pub(super) enum Ended {
-    /// With the agent's answer.
+    /// The agent's response, as text.
     Answered(String),
-    /// The task is stored for an agent that polls.
+    /// The task was stored for an agent that polls.
     Queued,
-    /// Without an answer.
+    /// There was no successful response; the reason.
     Failed(String),
 }
 
-/// Reads an answer to its end, or to the limit.
+/// Reads a response to its end, or until the kept part has more than `KEPT_BYTES`.
 ///
 /// # Errors
 /// When the agent closes the connection before the end.
@@ -53,7 +54,7 @@ pub(super) async fn read(answer: Response) -> HttpResult<Ended> {
     Ok(told(status, &gist))
 }
 
-/// An answer with its long strings cut: what it says remains, and it has a size.
+/// A JSON response with its long strings truncated. It keeps its structure, and its size is bounded.
 #[derive(Default)]
 struct Gist {
     kept: Vec<u8>,
@@ -61,14 +62,14 @@ struct Gist {
     escaped: bool,
 }
 
-/// Where in a JSON text one is.
+/// Position of the scanner in a JSON text.
 #[derive(Default)]
 enum Place {
     #[default]
     Between,
-    /// In a string, after so many of its bytes.
+    /// In a string, after this number of its bytes.
     In(usize),
-    /// In the part of a string that is left out.
+    /// In the omitted rest of a string.
     Beyond,
 }
 
@@ -84,7 +85,8 @@ impl Gist {
             }
             let in_escape = self.escaped;
             self.escaped = byte == b'\\' && !in_escape;
-            // No escape and no character of several bytes goes on with one of these.
+            // A string is truncated only before a byte that cannot continue an escape sequence or a multi-byte
+            // character.
             let is_new =
                 !in_escape && (byte == b' ' || byte.is_ascii_alphabetic() && !byte.is_ascii_hexdigit());
             self.place = match self.place {
@@ -109,8 +111,8 @@ fn told(status: StatusCode, gist: &Gist) -> Ended {
         && let Some(value) = value
     {
         return match judged(&value) {
-            // The agent has answered, and with success as far as is known. That there is more is told as well: a task
-            // may say only there that it has failed.
+            // The part that was read is a successful response. The prefix shows that the rest is unknown: a failed
+            // task's status may come there.
             Ended::Answered(text) if !is_whole => Ended::Answered(format!("{CUT}{text}")),
             ended @ (Ended::Answered(_) | Ended::Queued | Ended::Failed(_)) => ended,
         };
@@ -119,8 +121,10 @@ fn told(status: StatusCode, gist: &Gist) -> Ended {
     Ended::Failed(format!("the agent answered {status}: {}", cut(text.into_owned(), PREVIEW_BYTES)))
 }
 
-/// The value at the beginning of a JSON text: what is open where it was cut is closed there. Where that is within an
-/// escape it is closed before it, and within a name or a number after the last value.
+/// Parses the beginning of a truncated JSON text by closing its open strings, arrays and objects.
+///
+/// If the text ends within an escape sequence, it is closed before that sequence; within a name or a number, after the
+/// last complete value.
 fn closed(beginning: &[u8]) -> Option<Value> {
     const LONGEST_ESCAPE: usize = r"\ud83d\ude00".len();
     let text = String::from_utf8_lossy(beginning);
@@ -131,7 +135,7 @@ fn closed(beginning: &[u8]) -> Option<Value> {
     [whole].into_iter().chain(earlier).find_map(|text| serde_json::from_str(&text).ok())
 }
 
-/// The text with what is open in it closed, and where its last comma is.
+/// The text with everything open in it closed, and the position of its last comma.
 fn close(text: &str) -> (String, usize) {
     let (mut open, mut in_string, mut escaped, mut comma) = (Vec::new(), false, false, 0);
     for (at, byte) in text.bytes().enumerate() {
@@ -151,7 +155,7 @@ fn close(text: &str) -> (String, usize) {
     (text.chars().chain(closing).collect(), comma)
 }
 
-/// Whether an answer is one, or a failure in JSON-RPC's or in a task's words.
+/// Whether a response is successful, a JSON-RPC error, or a failed task.
 fn judged(answer: &Value) -> Ended {
     if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
         let message = error["message"].as_str().map_or_else(|| error.to_string(), ToOwned::to_owned);
@@ -168,7 +172,7 @@ fn judged(answer: &Value) -> Ended {
     Ended::Answered(if text.is_empty() { result.to_string() } else { text })
 }
 
-/// The text of a message, or of a task's artifacts and its status.
+/// The text parts of a message, or of a task's status and artifacts.
 fn texts_of(result: &Value) -> String {
     let artifacts = result["artifacts"].as_array().into_iter().flatten();
     let carriers = [result, &result["message"], &result["status"]["message"]].into_iter().chain(artifacts);
@@ -220,7 +224,7 @@ mod tests {
             assert_eq!(words(judged(&answer)), (well, text.to_owned()), "{answer}");
         }
     }
-    /// In pieces, as it may come.
+    /// Adds the response in pieces, as a connection delivers it.
     fn said(answer: &str) -> (bool, String) {
         let mut gist = Gist::default();
         for piece in answer.as_bytes().chunks(1000) {
@@ -230,7 +234,7 @@ mod tests {
         words(told(StatusCode::OK, &gist))
     }
 
-    /// Smileys are written as pairs of escapes, as most libraries do.
+    /// Writes the emoji as a pair of escapes, as most libraries do.
     fn written(value: &Value) -> String {
         value.to_string().replace('\u{1f600}', r"\ud83d\ude00")
     }
@@ -257,7 +261,7 @@ mod tests {
         let message = written(&json!({ "result": { "parts": many } }));
         let error = written(&json!({ "error": { "code": -1, "data": many, "message": "no" } }));
         let late = written(&json!({ "result": { "parts": many, "status": { "state": "failed" } } }));
-        // However it happens to be cut.
+        // The response is truncated at 50 different positions.
         for shift in 0..50 {
             let said = |answer: &str| said(&format!("{}{answer}", " ".repeat(shift)));
             let (well, text) = said(&message);
@@ -265,7 +269,7 @@ mod tests {
                 text.strip_prefix(CUT).unwrap_or_else(|| panic!("shift {shift}: {}", cut(text.clone(), 100)));
             assert!(well && text.starts_with("é\n\u{1f600}\né") && text.len() > 10_000, "shift {shift}");
             assert!(!said(&error).0, "shift {shift}");
-            // How it ended is unknown, and the result says so.
+            // The final state is in the unread part, so the result has the prefix.
             let (well, text) = said(&late);
             assert!(well && text.starts_with(CUT), "shift {shift}");
         }
