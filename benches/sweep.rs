@@ -1,13 +1,12 @@
-//! What the passes cost in the store, and that history does not make it dearer.
+//! Cost of the passes in the store, and proof that history does not raise it.
 //!
-//! One cycle is what all passes together ask of the store when each runs once, the breaker's questions among
-//! them, and five revocations. The rows are in every status there is, and their agents beat: most were heard
-//! within the last half minute, some are silent, some busy, half may sleep. Contestants take turns in
-//! rounds, so that the machine's mood hits them alike; a figure is the median of the rounds with the
-//! lowest and the highest beside it. Ratios are of processor time, which the neighbours' work moves least,
-//! and are taken within each round before their median.
+//! One cycle is every store request of all passes, each run once, including the breaker's queries and five
+//! revocations. The rows have every status, and their agents send heartbeats: most within the last half minute, some
+//! are silent, some busy, half may hibernate. The contestants take turns in rounds, so that changes in machine load
+//! affect them alike. A figure is the median of the rounds, with the lowest and the highest beside it. Ratios use
+//! processor time, which other load affects least, and are computed within each round before taking the median.
 //!
-//! `cargo bench --bench sweep` prints two tables; `-- --quick` leaves the million rows out.
+//! `cargo bench --bench sweep` prints two tables; `-- --quick` omits the million rows.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,19 +32,19 @@ use rusqlite::{Connection, params};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// When the cycles run; history lies before it.
+/// The time of the cycles; history lies before it.
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 const HOUR: i64 = 3_600_000;
 /// Containers in every listing.
 const LISTED: usize = 1_000;
-/// Rounds that count; one more is run before them.
+/// Measured rounds; one warm-up round precedes them.
 const ROUNDS: usize = 9;
-/// Tokens revoked in a cycle: the cap of a run.
+/// Tokens revoked in a cycle: the limit of one run.
 const REVOKED: usize = 5;
-/// The goal for a hundred thousand rows.
+/// Target for a hundred thousand rows.
 const GOAL: Duration = Duration::from_millis(25);
 
-/// A registry of made-up rows.
+/// A registry with generated rows.
 struct Registered {
     title: String,
     live: u64,
@@ -55,14 +54,14 @@ struct Registered {
     directory: TempDir,
 }
 
-/// Rows, of which so many are live. Live ones are spread evenly among the removed, as time would.
+/// Number of rows, and of live rows among them. Live rows are spread evenly, as they would be over time.
 struct Shape {
     rows: u64,
     live: u64,
 }
 
 fn workspace(number: u64) -> WorkspaceId {
-    // Ids are random in life: consecutive ones would lie beside each other in the index.
+    // Real ids are random; consecutive ones would be adjacent in the index.
     let mixed = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64 | u128::from(number);
     WorkspaceId(Uuid::from_u128(mixed))
 }
@@ -91,7 +90,7 @@ impl Registered {
         self.runtime.block_on(async {
             let begun = Instant::now();
             let store = &self.store;
-            // settle, reap_removed and reap_unknown.
+            // Queries of `settle`, `reap_removed` and `reap_unknown`.
             for _ in 0..3 {
                 timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
             }
@@ -100,27 +99,27 @@ impl Registered {
             }
             timed(&mut parts[1], store.trash_in_sight(Vec::new())).await;
             timed(&mut parts[1], store.trash_due(NOW, 500)).await;
-            // settle, check_containers and time_out_provisioning.
+            // Queries of `settle`, `check_containers` and `time_out_provisioning`.
             for _ in 0..3 {
                 let starting = timed(&mut parts[9], store.provisioning_rows()).await;
                 self.expect("provisioning rows", starting.len());
             }
             self.expect("rows falling asleep", timed(&mut parts[9], store.falling_asleep_rows()).await.len());
-            // check_containers.
+            // Queries of `check_containers`.
             self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
-            // check_heartbeats and flag_wedged.
+            // Queries of `check_heartbeats` and `flag_wedged`.
             for quiet_for in [SILENT_AFTER, WEDGED_AFTER] {
                 let quiet = timed(&mut parts[8], store.quiet_rows(NOW - quiet_for, NOW)).await;
                 self.expect("silent rows", quiet.len());
             }
-            // hibernate_idle and restart_due.
+            // Queries of `hibernate_idle` and `restart_due`.
             self.expect("idle rows", timed(&mut parts[10], store.idle_rows(NOW)).await.len());
             self.expect("restarts due", timed(&mut parts[9], store.restarts_due(NOW)).await.rows.len());
-            // revoke_stale_tokens.
+            // Queries of `revoke_stale_tokens`.
             let candidates =
                 timed(&mut parts[2], store.stale_candidates(self.listed.clone(), older_than)).await;
             assert!(candidates.len() >= REVOKED, "{}: only {} stale tokens", self.title, candidates.len());
-            // The breaker, once for each pass that destroys.
+            // The breaker's queries, once for each destructive pass.
             for pass in ["reap_removed", "reap_unknown", "revoke_stale_tokens"] {
                 timed(&mut parts[3], store.held_plan(pass)).await;
                 timed(&mut parts[4], store.swept_since(Timestamp(NOW.0 - HOUR))).await;
@@ -136,12 +135,12 @@ impl Registered {
         })
     }
 
-    /// A query that finds nothing would cost nothing, and say nothing.
+    /// Asserts that a query found something: one that finds nothing costs nothing and measures nothing.
     fn expect(&self, what: &str, found: usize) {
         assert!(found > 0 || self.live < 1_000, "{}: there are no {what}", self.title);
     }
 
-    /// Takes the revocations back, so that every round finds the same.
+    /// Undoes the revocations, so that every round has the same work.
     fn reset(&self) {
         let sql = Connection::open(self.directory.path().join(FILE_NAME)).unwrap();
         sql.busy_timeout(Duration::from_secs(5)).unwrap();
@@ -151,8 +150,8 @@ impl Registered {
     }
 }
 
-/// What the engine would show: containers of live rows, at most half of them, so that there are tokens to
-/// revoke; of some removed ones; and of some that nobody knows.
+/// The engine's listing: containers of live rows (at most half of them, so that there are tokens to revoke), of some
+/// removed rows, and some unknown ones.
 fn listing(live: &[u64], shape: &Shape) -> Vec<u64> {
     let (live_listed, removed_listed) = (live.len().min(1_900) / 2, 20);
     let mut listed: Vec<_> =
@@ -175,7 +174,7 @@ async fn timed<T>(into: &mut Duration, asked: impl Future<Output = ostler::store
     answer
 }
 
-/// Writes the rows behind the store's back, in one transaction; answers with the numbers of the live ones.
+/// Writes the rows directly to the database in one transaction; returns the numbers of the live ones.
 fn fill(path: &Path, shape: &Shape) -> Vec<u64> {
     let mut sql = Connection::open(path).unwrap();
     sql.pragma_update(None, "synchronous", "OFF").unwrap();
@@ -229,7 +228,7 @@ impl<'t> Filler<'t> {
         }
     }
 
-    /// A removed row, or the live one of that place among the live.
+    /// Inserts a removed row, or a live one with its position among the live rows.
     fn workspace(&mut self, number: u64, live: Option<u64>) {
         let (key, id, at) = (number.cast_signed() + 1, workspace(number), NOW.0 - 1000 * HOUR);
         let removed_at = live.is_none().then_some(NOW.0 - 500 * HOUR);
@@ -271,16 +270,16 @@ impl<'t> Filler<'t> {
             self.token(number, 2, "api", None);
         }
         if let Some(place) = live {
-            // One in fifty has been silent for an hour; of the others every fourth works.
+            // One in fifty has been silent for an hour; a quarter of the others is busy.
             let silent = place % 50 == 49;
             let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (place % 30_000).cast_signed() };
-            // Of those who do not, some for longer than they may.
+            // Some of the idle ones have been idle for longer than their limit.
             let (tasks, active_at) = match place % 20 {
                 1 | 5 | 9 | 13 | 17 => (2, heard_at),
                 10 => (0, NOW.0 - 2 * HOUR),
                 _ => (0, NOW.0 - HOUR / 4),
             };
-            // The token's use is as old for all, so that there is something to revoke in every round.
+            // The last use of the token is equally old for all, so that every round has something to revoke.
             self.pulse.execute(params![key, NOW.0 - HOUR, heard_at, active_at, tasks]).unwrap();
         }
         let swept = number.is_multiple_of(50).then_some("reap_unknown");
@@ -298,7 +297,7 @@ impl<'t> Filler<'t> {
     }
 }
 
-/// The middle one, the lowest and the highest.
+/// Median, lowest and highest value.
 fn spread<T: PartialOrd + Copy>(values: &[T]) -> (T, T, T) {
     let mut sorted = values.to_vec();
     sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
@@ -309,7 +308,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// The processor time of all this process's threads. What others do on the machine does not count.
+/// Processor time of all threads of this process; other load on the machine does not count.
 fn processor() -> Duration {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let spent = threads.map(|thread| {
@@ -319,13 +318,13 @@ fn processor() -> Duration {
     Duration::from_nanos(spent.sum())
 }
 
-/// For each contestant, what each round took by the clock and of the processor.
+/// Wall time and processor time of each round, by contestant.
 struct Raced {
     took: Vec<Vec<Duration>>,
     spent: Vec<Vec<Duration>>,
 }
 
-/// Lets the contestants take turns; prints a row for each.
+/// Runs the contestants in turns; prints a row for each.
 fn race(contestants: &[Registered]) -> Raced {
     let mut rounds = vec![Vec::new(); contestants.len()];
     let mut spent = vec![Vec::new(); contestants.len()];

@@ -1,8 +1,8 @@
-//! Upgrades: a database of every released schema, full of rows, becomes one of today and keeps each row.
+//! Upgrades: a database of every released schema, full of rows, is upgraded to the current one and keeps each row.
 //!
-//! The rows come from the files of `tests/store/old`, which the versions themselves left, many times over: every
-//! status, every kind of token, of trash and of held plan. What is compared is every value of every column that the
-//! old schema had. The ways in which an upgrade can end badly follow: killed at any point, no room, another version.
+//! The rows come from the files of `tests/store/old`, written by those versions, multiplied: every status and every
+//! kind of token, trash entry and held plan. Every value of every column of the old schema is compared. Then follow
+//! the ways in which an upgrade can fail: killed at any point, no disk space, a newer schema.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
     support::{old_schemas::OLD, tables::Tables},
 };
 
-/// A name of a file beside the database.
+/// The write-ahead log's file name, next to the database.
 const LOG: &str = "ostler.db-wal";
 
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
@@ -56,7 +56,7 @@ fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// The version that a new database gets.
+/// The schema version of a new database.
 fn newest_schema() -> u32 {
     let directory = tempfile::tempdir().expect("a temp directory");
     drop(Store::open(directory.path()).expect("a new database can be made"));
@@ -107,7 +107,7 @@ impl Old {
         self.is_newer(section)
     }
 
-    /// What is not as it has to be in an upgraded database.
+    /// Checks an upgraded database.
     fn expect_upgraded(&self, section: &mut Section, data: &Path, when: &str) -> Result<(), String> {
         let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
         let after = Tables::read(&sql).map_err(said)?;
@@ -149,7 +149,7 @@ impl Old {
         });
         close(store, data);
 
-        // The copy is the file as it was, in content and in schema.
+        // The copy equals the original in content and schema.
         let copy = Connection::open(self.backup(data)).map_err(said)?;
         let copied = Tables::read(&copy).map_err(said)?;
         section.expect(copied == self.rows, || format!("{}: the copy is not the original", self.schema));
@@ -158,8 +158,8 @@ impl Old {
             "the copy's version".into()
         });
 
-        // Again: nothing changes any more, neither the copy.
-        // Content, not bytes: whoever closes last may leave its log to be taken in by the next one.
+        // Opening it again changes nothing, in the database or the copy. Compares content instead of bytes: the last
+        // connection to close may leave a log, which the next open checkpoints.
         let content = || Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(said)?).map_err(said);
         let (upgraded, copy) = (content()?, fs::read(self.backup(data)));
         for _ in 0..2 {
@@ -169,11 +169,11 @@ impl Old {
         section.expect(fs::read(self.backup(data)).ok() == copy.ok(), || {
             "opening it again changed the copy".into()
         });
-        // Which of a store's connections closes last decides whether the log goes.
+        // Whether the log is deleted depends on which of the store's connections closes last.
         let more: Vec<_> = names(data).into_iter().filter(|name| name != LOG).collect();
         section.expect(more.len() == 2, || format!("an upgrade leaves more than its copy: {more:?}"));
 
-        // The copy in the place of the database is a database, and goes the same way.
+        // The copy works as the database, and is upgraded in the same way.
         let restored = data.join("restored");
         fs::create_dir(&restored).map_err(said)?;
         fs::copy(self.backup(data), restored.join(FILE_NAME)).map_err(said)?;
@@ -181,13 +181,14 @@ impl Old {
         self.expect_upgraded(section, &restored, "restored from the copy and upgraded")
     }
 
-    /// Its log cut around every frame, as a power cut leaves it: old or new, never between, and new after an open.
+    /// Truncates the log around every frame, as a power cut does: the content is old or new, never mixed, and new
+    /// after an open.
     fn is_cut(&self, section: &mut Section) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(said)?;
         let memory = mounts::Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
         let whole = memory.at().join("whole");
         self.put(&whole)?;
-        // A reader of the old content keeps the log from being moved into the file.
+        // A reader of the old content prevents the checkpoint of the log.
         let reader = Connection::open(whole.join(FILE_NAME)).map_err(said)?;
         reader.execute_batch("BEGIN; SELECT count(*) FROM registry").map_err(said)?;
         let store = Store::open(&whole).map_err(said)?;
@@ -206,7 +207,7 @@ impl Old {
             } else {
                 new += 1;
             }
-            // Opening each takes long: every eighth, and the ends.
+            // Opening each takes long: only every eighth, and the ends.
             if at % 8 < 2 || at + 5000 > log.len() {
                 let store = Store::open(&data).map_err(said)?;
                 self.expect_upgraded(section, &data, "cut, then opened")?;
@@ -219,7 +220,7 @@ impl Old {
         memory.leave()
     }
 
-    /// Looks at a database as it lies there. Answers whether it is old.
+    /// Checks a database without upgrading it. Returns whether it is old.
     fn expect_old_or_new(&self, section: &mut Section, data: &Path, when: &str) -> Result<bool, String> {
         let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
         let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(said)?;
@@ -234,7 +235,7 @@ impl Old {
         Ok(version == self.version)
     }
 
-    /// The daemon upgrades, and is killed when its files have come so far.
+    /// Kills the upgrading daemon when its files have reached a given size.
     fn is_killed(&self, section: &mut Section, times: u64) -> Result<(), String> {
         let (mut old, mut new) = (0, 0);
         for number in 0..times {
@@ -242,7 +243,7 @@ impl Old {
             let data = directory.path().join("data");
             self.put(&data)?;
             let daemon = Daemon::start(directory.path(), &data)?;
-            // A part of the copy, then a part of the log, then a part of the time after.
+            // First a part of the copy, then a part of the log, then a part of the time after.
             let share = number * 3 % times;
             let size = self.bytes.len() as u64 * share / times;
             let file = match number * 3 / times {
@@ -255,7 +256,7 @@ impl Old {
                 let grown = match file {
                     None => size_of_newest_copy(&data) > size,
                     Some(LOG) => size_of(&data.join(LOG)) > size,
-                    // The last part: everything is written, and it goes on.
+                    // In the last part everything is written, and the daemon continues.
                     Some(_) => data.join("instance.json").exists(),
                 };
                 grown || data.join("instance.json").exists() || began.elapsed().as_secs() > 60
@@ -287,8 +288,8 @@ impl Old {
         Ok(())
     }
 
-    /// The daemon goes on after the upgrade (it may say that it is recovering, and settle what it finds), so only
-    /// that nothing is lost is asked of it here.
+    /// The daemon continues after the upgrade (it may be recovering, and settle what it finds), so this only checks
+    /// that nothing is lost.
     fn expect_upgraded_with_registry(&self, section: &mut Section, data: &Path) -> Result<(), String> {
         let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
         let rows = Tables::read(&sql).map_err(said)?;
@@ -300,7 +301,8 @@ impl Old {
         Ok(())
     }
 
-    /// From no room at all to enough, in steps of so many pages: refused and untouched, or upgraded.
+    /// From no space at all to enough, in steps of `step` pages: the upgrade is refused with the data untouched, or it
+    /// succeeds.
     fn has_no_room(&self, section: &mut Section, step: usize) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(said)?;
         let pages = self.bytes.len().div_ceil(4096);
@@ -324,7 +326,7 @@ impl Old {
                     section.expect(advises(&words) && !words.contains("put a backup in its place"), || {
                         format!("with {spare} pages of room the refusal gives the wrong advice: {words}")
                     });
-                    // To look at it takes room, too.
+                    // Checking it takes disk space, too.
                     let elsewhere = tempfile::tempdir().map_err(said)?;
                     for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
                         fs::copy(data.join(file), elsewhere.path().join(file)).map_err(said)?;
@@ -358,7 +360,8 @@ impl Old {
         Ok(())
     }
 
-    /// Whether a file is what the messages tell people to put in a damaged database's place, without being that.
+    /// Whether a file has the name of a complete copy, which messages recommend as a replacement for a damaged
+    /// database, without being complete.
     fn is_half(&self, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let claims = name.starts_with("ostler.backup-") && path.extension().is_some_and(|end| end == "db");
@@ -369,7 +372,7 @@ impl Old {
         claims && !whole()
     }
 
-    /// Of a version to come, in the file or in the log only.
+    /// Checks that a newer schema is refused, whether its version is in the file or only in the log.
     fn is_newer(&self, section: &mut Section) -> Result<(), String> {
         for in_log in [false, true] {
             let directory = tempfile::tempdir().map_err(said)?;
@@ -413,7 +416,7 @@ fn size_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// The copy may have another name until it is whole.
+/// The copy may have another name until it is complete.
 fn size_of_newest_copy(data: &Path) -> u64 {
     let copies =
         names(data).into_iter().filter(|name| name.contains("backup") && !name.ends_with("-journal"));
@@ -427,7 +430,7 @@ fn close(store: Store, data: &Path) {
     }
 }
 
-/// The real daemon, without an engine: it opens its database before it looks for one.
+/// The real daemon, without an engine: it opens its database before it connects to one.
 struct Daemon(std::process::Child);
 
 impl Daemon {
@@ -437,10 +440,10 @@ impl Daemon {
             command.env_remove(name);
         }
         let config = directory.join("config.toml");
-        // What is old is to stay: nothing is forgotten by a daemon that comes that far.
+        // Keeps old rows: the daemon must not delete any by retention.
         let keep = "[sweep]\nevent_retention = \"10000d\"\ntrash_retention = \"10000d\"\n";
         fs::write(&config, keep).map_err(said)?;
-        // The kernel names a port that is free; nobody is told of it.
+        // A free port chosen by the kernel; nothing connects to it.
         let port =
             TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_err(said)?.port();
         command
@@ -456,7 +459,7 @@ impl Daemon {
         command.spawn().map(Self).map_err(said)
     }
 
-    /// Looks without a pause, because what is waited for is over in a moment.
+    /// Polls without a pause, because the awaited state is short.
     fn kill_when(mut self, come: impl Fn() -> bool) -> Result<(), String> {
         while !come() {
             if let Some(status) = self.0.try_wait().map_err(said)? {
@@ -471,16 +474,16 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Already done, but where something failed.
+        // No effect, unless a failure skipped it before.
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
 }
 
-/// Copies every row so often, with other keys, and with every word that its columns allow.
+/// Copies every row `copies` times, with new keys, and with every word that its columns allow.
 ///
-/// It knows columns, not tables, so that the next old schema needs nothing here: what is unique is made so by its
-/// name or its kind, and everything else stays as the old version wrote it.
+/// It knows columns, not tables, so the next old schema needs no change here. Unique values are made unique by column
+/// name or type; all others stay as the old version wrote them.
 fn multiply(sql: &mut Connection, copies: u32) -> rusqlite::Result<()> {
     let tables: Vec<String> = sql
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'registry'")?
@@ -507,7 +510,7 @@ fn multiply(sql: &mut Connection, copies: u32) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// What a column becomes in copy `?1`.
+/// SQL for a column's value in copy `?1`.
 fn varied(table: &str, column: &str) -> String {
     let words = |words: &[&str]| {
         let cases: Vec<_> =
@@ -535,7 +538,7 @@ fn varied(table: &str, column: &str) -> String {
                 "CASE length({column}) WHEN 64 THEN printf('%08x', ?1) || substr({column}, 9) ELSE {column} || '-' || ?1 END"
             )
         }
-        // References by key, and everything that is unique by being a blob.
+        // References by key, and unique blobs.
         _ => format!(
             "CASE typeof({column}) WHEN 'blob' THEN unhex(printf('%08x', ?1) || substr(hex({column}), 9))
                WHEN 'integer' THEN {column} + {} ELSE {column} END",

@@ -1,9 +1,9 @@
-//! `kill -9` between any two steps of every order and of every pass.
+//! `kill -9` between any two steps of every command and of every pass.
 //!
-//! Each scenario is played to its end once, to count its steps: engine calls, transactions, and timers.
-//! Then it is played again and again, and the daemon is killed after one step, two, and so on to the last.
-//! What was in flight at that moment has taken effect or has not: both are tried. The next start must lead
-//! to rest ([`at_rest`]): nothing of a live workspace touched, every container, token file and row agreeing.
+//! Each scenario is run to its end once, to count its steps: engine calls, transactions, and timers. Then it is run
+//! again and again, and the daemon is killed after one step, two, and so on to the last. An operation in flight at
+//! that moment has taken effect or has not; both are tried. The next start must lead to rest ([`at_rest`]): nothing of
+//! a live workspace touched, every container, token file and row agreeing.
 
 use std::{
     fmt::Debug,
@@ -27,27 +27,27 @@ use super::{
     invariants::{Witness, at_rest},
 };
 
-/// What was in flight when the daemon died.
+/// The fate of the operations in flight when the daemon died.
 #[derive(Clone, Copy, Debug)]
 enum InFlight {
-    /// Took effect; the answer found nobody.
+    /// They took effect; the answer was lost.
     Done,
-    /// Never happened.
+    /// They never happened.
     Lost,
 }
 
-/// Something the daemon is killed in.
+/// An operation during which the daemon is killed.
 struct Scenario {
     name: &'static str,
-    /// Makes what it begins from; answers the workspace it is about.
+    /// Prepares the initial state; returns the workspace concerned.
     prepare: fn(&mut House) -> WorkspaceId,
-    /// Begins it.
+    /// Begins the operation.
     begin: fn(&House, WorkspaceId, Arc<AtomicBool>),
-    /// What the row of that workspace may say at rest; `None` among them where it may be missing.
+    /// Allowed statuses of that row at rest; `None` means that the row may be missing.
     ends: &'static [Option<Status>],
 }
 
-/// Begins an order and says when it was answered.
+/// Begins a command, and sets `over` when it was answered.
 fn begin<T, F>(house: &House, over: Arc<AtomicBool>, order: impl FnOnce(Ops) -> F)
 where
     T: Debug + Send + 'static,
@@ -61,7 +61,7 @@ where
     });
 }
 
-/// Begins a run of a pass on a look of its own, which has to do something.
+/// Begins a run of a pass on a snapshot of its own; the run must find work.
 fn begin_pass(house: &House, over: Arc<AtomicBool>, pass: &'static str) {
     let sweeper = Arc::clone(&house.daemon.sweeper);
     house.sim.spawn(Owner::Daemon, async move {
@@ -72,7 +72,7 @@ fn begin_pass(house: &House, over: Arc<AtomicBool>, pass: &'static str) {
     });
 }
 
-/// One step. `false` when nothing is left to happen.
+/// Takes one step. `false` when nothing is left to happen.
 fn step(house: &House) -> bool {
     house.sim.run_ready();
     if let Some(next) = house.sim.held().first() {
@@ -82,7 +82,7 @@ fn step(house: &House) -> bool {
     house.sim.fire_next_timer()
 }
 
-/// Plays it undisturbed and counts its steps.
+/// Runs the scenario undisturbed and counts its steps.
 fn count_steps(scenario: &Scenario) -> usize {
     let mut house = House::new(7, TaskOrder::AsWoken);
     let id = (scenario.prepare)(&mut house);
@@ -96,7 +96,7 @@ fn count_steps(scenario: &Scenario) -> usize {
     steps
 }
 
-/// Kills the daemon after so many steps, and sees that the next start sets it right.
+/// Kills the daemon after so many steps, and checks that the next start recovers.
 fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<(), String> {
     let mut house = House::new(7, TaskOrder::AsWoken);
     let mut witness = Witness::of(&house);
@@ -163,7 +163,7 @@ fn a_create_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "create",
         prepare: |house| {
-            // The id it will get, which is the first random thing a create asks for.
+            // The id it will get: a create's first random value.
             let copy = House::new(7, TaskOrder::AsWoken);
             let id = copy.online("w");
             assert!(house.rows().is_empty());
@@ -216,7 +216,7 @@ fn a_restart_that_is_killed_converges() {
         name: "restart",
         prepare: online,
         begin: |house, id, over| begin(house, over, |ops| async move { ops.restart(id).await }),
-        // Stopped and not begun anew, it is restarted by the budget.
+        // Stopped and not started yet, it is restarted within the restart budget.
         ends: &[ONLINE],
     });
 }
@@ -276,15 +276,15 @@ fn an_adoption_that_is_killed_converges() {
                 ops.adopt(unknown).await
             });
         },
-        // Not adopted, it goes into the trash in its time, without a row.
+        // If it was not adopted, it is moved to the trash in time, without a row.
         ends: &[None, ONLINE],
     });
 }
 
-/// Makes work for a pass; answers a workspace it is about.
+/// Creates work for a pass; returns a workspace concerned.
 pub(crate) type MakeWork = fn(&mut House) -> WorkspaceId;
 
-/// Every pass, and something for it to do.
+/// Every pass, with work for it.
 pub(crate) const WORK: [(&str, MakeWork); 6] = [
     ("reap_removed", work_for_reap_removed),
     ("reap_unknown", work_for_reap_unknown),
@@ -344,13 +344,13 @@ fn revoke_stale_tokens_that_is_killed_converges() {
         name: "revoke_stale_tokens",
         prepare: work_for_revoke_stale_tokens,
         begin: |house, _, over| begin_pass(house, over, "revoke_stale_tokens"),
-        // What ends by itself is restarted.
+        // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
 }
 
-/// One of everything that settle sets right: what runs though paused, what was interrupted while it was
-/// made, a second container, a restore half done, and something that runs in the trash.
+/// One of everything that `settle` repairs: a paused workspace that runs, an interrupted creation, a second container,
+/// a half-done restore, and a running container in the trash.
 fn work_for_settle(house: &mut House) -> WorkspaceId {
     let stirring = house.online("stirring");
     house.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
@@ -417,7 +417,7 @@ fn check_containers_that_is_killed_converges() {
         name: "check_containers",
         prepare: work_for_check_containers,
         begin: |house, _, over| begin_pass(house, over, "check_containers"),
-        // What ends by itself is restarted.
+        // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
 }

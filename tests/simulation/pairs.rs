@@ -1,17 +1,18 @@
-//! Everything that moves a status, in pairs, interleaved at every step there is.
+//! All operations that change a status, in pairs, interleaved at every step.
 //!
-//! From each status a workspace can be in for long, two things begin at once: orders of people, words of its agent,
-//! passes, the end of its container. What they do to the world is held step by step and taken in every order
-//! (`search.rs`), up to [`MOST`] orders of a pair. A search that is cut off there has varied the last steps most, so
-//! [`RANDOM`] orders by chance follow. How many pairs were searched to their end is printed, and how many were not.
+//! From each status that a workspace can keep for long, two operations begin at once: operator commands, requests of
+//! its agent, passes, the exit of its container. Their effects are held step by step and taken in every order
+//! (`search.rs`), up to [`MOST`] orders of a pair. A search that is cut off there has varied mainly the last steps, so
+//! [`RANDOM`] random orders follow. The numbers of complete and incomplete searches are printed.
 //!
-//! After every step: every status moved as the table in `domain/status.rs` says, with its event and no event without
-//! it; memory is what the tables say; what is paused stays so but for a person's word, what is removed for ever. At
-//! the end the passes run until nothing changes, and what the row says is what runs.
+//! After every step: each status changed as the table in `domain/status.rs` allows, with its event, and no event
+//! without a change; memory agrees with the tables; a paused workspace stays paused until an operator acts, a removed
+//! one stays removed. At the end the passes run until nothing changes, and the row agrees with what runs.
 //!
 //! # Checking the check
-//! A wake that moves by the cause of a resume must be noticed: it lifts a pause that came first. What a beat moves is
-//! bound to its incarnation twice, by the statement and by its token, which every start revokes: leaving out either
+//! A wake with the cause of a resume must be detected: it lifts a pause that came first. A heartbeat's transition is
+//! bound to its incarnation twice: by the statement, and by its token, which every start revokes. Removing either has
+//! no visible effect, so there is no such test for the first.
 //! changes nothing that could be seen, so there is no such check of the first.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
@@ -36,14 +37,14 @@ use super::{
 };
 use crate::support::rng::Rng;
 
-/// The most orders of a pair that are searched through.
+/// Most orders of a pair that are searched.
 const MOST: usize = 400;
-/// How many orders of a pair that has more are taken by chance.
+/// Random orders of a pair that has more.
 const RANDOM: u64 = 50;
-/// Longer than every window: whoever is silent, idle, slow or due is so by then.
+/// Longer than every window: every silence, idleness, delay or due time has passed by then.
 const LONG: Duration = Duration::from_mins(14);
 
-/// What can begin.
+/// The operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Pause,
@@ -54,21 +55,21 @@ enum Act {
     Restart,
     Register,
     Beat,
-    /// With the token of the incarnation before.
+    /// A heartbeat with the token of the previous incarnation.
     StaleBeat,
-    /// Whatever process runs at that moment says that it is unwell, with the token it holds.
+    /// The process that runs at that moment reports that it is degraded, with the token it holds.
     Unwell,
-    /// `check_heartbeats`, after a long silence.
+    /// The pass `check_heartbeats`, after a long silence.
     Silence,
-    /// `hibernate_idle`, after a long time of nothing.
+    /// The pass `hibernate_idle`, after a long idle time.
     Idle,
-    /// Its container ends, and the engine tells of it.
+    /// Its container exits, and the engine reports it.
     Death,
-    /// `restart_due`.
+    /// The pass `restart_due`.
     Due,
-    /// `time_out_provisioning`.
+    /// The pass `time_out_provisioning`.
     Slow,
-    /// A mutant: a wake that moves as a resume does.
+    /// A mutant: a wake that uses the transition of a resume.
     WakeLikeResume,
 }
 
@@ -90,7 +91,7 @@ const ACTS: [Act; 15] = [
     Act::Slow,
 ];
 
-/// A status to begin from, and two things to begin.
+/// An initial status, and two operations.
 #[derive(Clone, Copy, Debug)]
 struct Scene {
     from: Status,
@@ -103,7 +104,7 @@ impl Scene {
     }
 }
 
-/// Two things, both begun, neither a step further.
+/// Two operations, both begun, without a step taken.
 struct Pair {
     house: House,
     workspace: WorkspaceId,
@@ -134,7 +135,7 @@ impl Pair {
         }
     }
 
-    /// Everything there is to tell two ends apart by, as far as what follows depends on it.
+    /// A fingerprint of the state: everything that the further course depends on.
     fn end(&self) -> String {
         let row = self.house.row(self.workspace);
         let begun = self.house.daemon.ops.has_begun(row.id, row.incarnation);
@@ -150,7 +151,7 @@ impl Pair {
         format!("{row:?} {begun} {live} {containers:?}")
     }
 
-    /// Plays it to its rest. Ends that were seen before are not played again.
+    /// Runs to rest and checks it. States that were seen before are not run again.
     fn judge(&self, scene: Scene, ends: &mut BTreeSet<String>) -> Result<(), Broken> {
         self.house.sim.quiesce();
         self.look();
@@ -182,7 +183,8 @@ impl Pair {
         } else if paused && !roused {
             status == Status::Paused
         } else {
-            // One that ended and was not heard in time is a person's to look at; one that is only late is rescued.
+            // After an exit and a start that timed out, an operator has to act; after a late start alone, a heartbeat
+            // rescues it.
             let late = Status::Failed(Failure::ProvisionTimeout);
             matches!(status, Status::Online | Status::Paused | Status::Hibernated)
                 || (status == late && scene.has(&[Act::Death]) && scene.has(&[Act::Slow]))
@@ -214,9 +216,9 @@ impl Play for Pair {
 
 struct Prepared {
     id: WorkspaceId,
-    /// Whom its current token speaks for.
+    /// Token owner of its current token.
     holder: Holder,
-    /// Whom the token before that spoke for.
+    /// Token owner of its previous token.
     stale: Holder,
 }
 
@@ -306,7 +308,7 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
             Act::Due => sweep("restart_due").await,
             Act::Slow => sweep("time_out_provisioning").await,
             Act::Death => {
-                // As `watch_engine` does. The look at memory is part of the step: what follows one must commute.
+                // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
                 let (told, heard) = tokio::sync::oneshot::channel();
                 let container = eye_row.container.clone();
                 let memory = hearing.clone();
@@ -353,7 +355,7 @@ fn story(steps: &[Step]) -> String {
     })
 }
 
-/// What came of a pair.
+/// Result of a pair.
 #[derive(Default)]
 struct Played {
     orders: usize,

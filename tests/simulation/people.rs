@@ -1,11 +1,11 @@
-//! What people say to workspaces, over the routes that everybody uses, and what they may rely on afterwards.
+//! Operator commands to workspaces, over the daemon's ordinary routes, and what must hold after their answers.
 
 use std::collections::BTreeMap;
 
 use ostler::domain::{ids::WorkspaceId, status::Status};
 use serde_json::{Value, json};
 
-/// What a person says to a workspace.
+/// A command to a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     Start,
@@ -38,7 +38,7 @@ pub(super) const WORDS: [Word; 14] = [
     Word::Wake,
 ];
 
-/// What is said in a hurry.
+/// Commands in quick succession.
 pub(super) const HURRIED: &[&[Word]] = &[
     &[Word::Purge, Word::Undelete, Word::Remove],
     &[Word::Remove, Word::Undelete, Word::Start],
@@ -47,7 +47,7 @@ pub(super) const HURRIED: &[&[Word]] = &[
 ];
 
 impl Word {
-    /// Whether it may end what a person or the budget has put to rest.
+    /// Whether it may end a pause by an operator or a parking by the restart budget.
     pub(super) fn rouses(self) -> bool {
         match self {
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate => true,
@@ -61,7 +61,7 @@ impl Word {
         }
     }
 
-    /// How it is said: method, path and body.
+    /// Its HTTP method, path and body.
     pub(super) fn request(self, id: WorkspaceId) -> (&'static str, String, Option<Value>) {
         let to = |verb: &str| format!("/workspaces/{id}{verb}");
         match self {
@@ -79,20 +79,20 @@ impl Word {
         }
     }
 
-    /// Whether an answer says that it was carried out. "Nothing was done" says that something else came first: no
-    /// promise was made.
+    /// Whether an answer says that the command was carried out. "Nothing was done" means that another operation came
+    /// first; it guarantees nothing.
     pub(super) fn is_granted_by(status: u16, body: &Value) -> bool {
         let nothing = body["detail"].as_str().is_some_and(|detail| detail.starts_with("nothing was done"));
         status < 300 && !nothing
     }
 
-    /// Whether a status is one that somebody finds to whom this was granted last.
+    /// Whether a status is compatible with this command having been granted last.
     fn is_kept_by(self, status: Status) -> bool {
         match self {
             Self::Stop => status == Status::Paused,
             Self::Remove | Self::Purge => status == Status::Removed,
             Self::Undelete => status != Status::Removed,
-            // Who was woken may have been idle since.
+            // A woken workspace may have been idle since.
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate | Self::Wake => {
                 status != Status::Paused
             }
@@ -101,16 +101,16 @@ impl Word {
     }
 }
 
-/// Something a person said to a workspace.
+/// A command that was given to a workspace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Said {
     pub(super) number: u64,
     pub(super) word: Word,
-    /// How often everything had been looked at when it was said.
+    /// Check number at which it was given.
     pub(super) begun: usize,
-    /// Once it was answered: whether it was granted, and which was the last order given by then.
+    /// Once answered: whether it was granted, and the number of the last command given by then.
     pub(super) answer: Option<(bool, u64)>,
-    /// And how often everything had been looked at by then.
+    /// Check number at which it was answered.
     pub(super) ended: Option<usize>,
 }
 
@@ -120,17 +120,17 @@ impl Said {
     }
 }
 
-/// Everything that was said.
+/// All commands given.
 #[derive(Default)]
 pub(super) struct Words {
     pub(super) said: BTreeMap<WorkspaceId, Vec<Said>>,
     pub(super) orders: u64,
-    /// Messages to each workspace: which was the last order given when each was answered.
+    /// For each message to a workspace, the number of the last command given when it was answered.
     pub(super) messages: BTreeMap<WorkspaceId, Vec<Option<u64>>>,
 }
 
 impl Words {
-    /// Begins to say something; answers its number.
+    /// Records the beginning of a command; returns its number.
     pub(super) fn begin(&mut self, id: WorkspaceId, word: Word, looks: usize) -> u64 {
         self.orders += 1;
         let said = Said { number: self.orders, word, begun: looks, answer: None, ended: None };
@@ -138,7 +138,7 @@ impl Words {
         self.orders
     }
 
-    /// It was answered; gives what was said back.
+    /// Records its answer and returns the command.
     pub(super) fn answer(
         &mut self,
         id: WorkspaceId,
@@ -153,14 +153,14 @@ impl Words {
         Some(*said)
     }
 
-    /// The answer to what was said says that it was carried out for this one too.
+    /// The command's answer also reports this workspace as affected.
     pub(super) fn along(&mut self, id: WorkspaceId, said: Said) {
         let words = self.said.entry(id).or_default();
         let later = words.partition_point(|other| other.number < said.number);
         words.insert(later, said);
     }
 
-    /// Who was not answered was promised nothing.
+    /// A command without an answer guarantees nothing.
     pub(super) fn interrupt(&mut self, looks: usize) {
         let orders = self.orders;
         for said in self.said.values_mut().flatten() {
@@ -169,14 +169,14 @@ impl Words {
         }
     }
 
-    /// A message to a workspace is sent; answers which of its messages it is.
+    /// Records that a message is sent; returns its index among the workspace's messages.
     pub(super) fn send(&mut self, to: WorkspaceId) -> usize {
         let messages = self.messages.entry(to).or_default();
         messages.push(None);
         messages.len() - 1
     }
 
-    /// It was answered.
+    /// Records the answer to a message.
     pub(super) fn answer_message(&mut self, to: WorkspaceId, which: usize) {
         let orders = self.orders;
         if let Some(over) = self.messages.entry(to).or_default().get_mut(which) {
@@ -184,21 +184,22 @@ impl Words {
         }
     }
 
-    /// Whether somebody in this line said a word, since that look, that ends a rest.
+    /// Whether a command that ends a pause or a parking was given, since that check, to a workspace in this line of
+    /// ancestors.
     pub(super) fn roused(&self, line: &[WorkspaceId], since: usize) -> bool {
         let mut said = line.iter().filter_map(|id| self.said.get(id)).flatten();
         said.any(|said| said.word.rouses() && said.ended.is_none_or(|ended| ended >= since))
     }
 
-    /// The last word to a workspace, where it was granted, and nothing else was said meanwhile or since, to it or to
-    /// anybody above it. Orders that overlapped may have been carried out either way round: a start looks at the tree
-    /// before it queues, and a stop given meanwhile may queue first. That a stop ends a start which has queued is
-    /// `sweep::starts`' to hold.
+    /// The last command to a workspace, if it was granted and no other command to it or to an ancestor was given
+    /// meanwhile or since. Overlapping commands may have been carried out in either order: a start reads the tree
+    /// before it queues, and a stop given meanwhile may queue first. `sweep::starts` tests that a stop ends a start
+    /// that has queued.
     pub(super) fn last_granted(&self, id: WorkspaceId, above: &[WorkspaceId]) -> Option<Said> {
         let (last, before) = self.said.get(&id)?.split_last()?;
         let mut others = above.iter().filter_map(|id| self.said.get(id)).flatten().chain(before);
         let alone = others.all(|said| said.was_over_before(*last));
-        // A message wakes whoever sleeps.
+        // A message wakes a hibernated workspace.
         let sleeps = matches!(last.word, Word::Hibernate | Word::HibernateAnyway);
         let mut messages = self.messages.get(&id).into_iter().flatten();
         let alone = alone && (!sleeps || messages.all(|over| over.is_some_and(|over| over < last.number)));
@@ -207,7 +208,7 @@ impl Words {
 }
 
 impl Said {
-    /// Whether a status is one that whoever said this last may find.
+    /// Whether a status is compatible with this command having been the last one.
     pub(super) fn is_kept_by(self, status: Status) -> bool {
         self.word.is_kept_by(status)
     }

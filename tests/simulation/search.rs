@@ -1,22 +1,21 @@
-//! Every order of what can happen, one after the other.
+//! Enumeration of every order of the possible steps.
 //!
-//! A depth-first search that is stateless: each order is played from the beginning, on a fresh installation.
+//! A stateless depth-first search: each order is run from the beginning, on a new installation.
 //!
-//! # Why not every interleaving has to be played
-//! Two steps that touch different things, or only look, commute: done in either order they lead to the
-//! same state and give the same answers, so orders that differ only in such swaps are one order (a
-//! Mazurkiewicz trace). What either side computes between its steps is its own and commutes with
-//! everything. The search plays one order of each such class, by sleep sets: after a step has been tried
-//! in a state, it is not tried again further down until something has happened that does not commute with
-//! it. [`touches`] says what commutes, coarsely: a label nobody has written down there commutes with
-//! nothing. Every class is played, and a property that depends on the class alone needs no more.
+//! # Why not every interleaving has to be run
+//! Two steps that touch different things, or only read, commute: in either order they lead to the same state and the
+//! same answers. Orders that differ only in such swaps are equivalent (a Mazurkiewicz trace). The computation between
+//! steps is local and commutes with everything. The search runs one order of each class, using sleep sets: a step that
+//! has been tried in a state is not tried again further down until a step that does not commute with it has happened.
+//! [`touches`] defines coarsely what commutes: a label that is not listed there commutes with nothing. Every class is
+//! run, which suffices for a property that depends on the class alone.
 
 use super::executor::{Place, Seen};
 
-/// Something that can happen next.
+/// A possible next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
-    /// The held effect, which keeps its number for as long as it is held; 0 for time.
+    /// Id of the held effect, stable while it is held; 0 for the passing of time.
     pub(super) id: u64,
     pub(super) side: u8,
     pub(super) label: &'static str,
@@ -28,21 +27,21 @@ impl Step {
         Self { id: seen.id, side: seen.side, label: seen.label, touches: touches(seen) }
     }
 
-    /// Time passes, which commutes with nothing.
+    /// The passing of time, which commutes with nothing.
     pub(super) const fn of_time(side: u8) -> Self {
         Self { id: 0, side, label: "time passes", touches: Touches::changing(EVERYTHING) }
     }
 }
 
-/// Something to be played in every order.
+/// A run whose steps can be taken in every order.
 pub(super) trait Play {
-    /// What can happen next; nothing at its end.
+    /// The possible next steps; empty at the end.
     fn enabled(&self) -> Vec<Step>;
-    /// Lets it happen.
+    /// Carries out the step.
     fn take(&self, step: Step);
 }
 
-/// What a step has to do with. Two steps commute unless one changes what the other touches.
+/// What a step reads and changes. Two steps commute unless one changes what the other touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Touches {
     looks_at: u8,
@@ -54,7 +53,8 @@ const VOLUMES: u8 = 2;
 const FILES: u8 = 4;
 const IMAGES: u8 = 8;
 const STORE: u8 = 16;
-/// Whose turn it is with a workspace: what an order reads first decides when it queues, so such reads do not commute.
+/// Order of the commands of one workspace: a command's first read decides when it queues, so such reads do not
+/// commute.
 const TURN: u8 = 32;
 const EVERYTHING: u8 = u8::MAX;
 
@@ -72,7 +72,7 @@ impl Touches {
     }
 }
 
-/// What a labelled effect touches. The store's are told apart only by whether they change anything.
+/// What a labelled effect touches. Store effects are distinguished only by whether they change anything.
 fn touches(seen: Seen) -> Touches {
     match (seen.place, seen.label) {
         (Place::Engine, "list_containers" | "inspect_container" | "logs") => Touches::looking(CONTAINERS),
@@ -96,7 +96,7 @@ fn touches(seen: Seen) -> Touches {
         (Place::Store, "workspace" | "paused above" | "paused along with") => {
             Touches { looks_at: STORE | TURN, changes: TURN }
         }
-        // After these passes ask who is at work, which any step may have changed.
+        // After these queries the passes ask which operations are in progress, which any step may have changed.
         (
             Place::Store,
             "restarts due"
@@ -111,10 +111,10 @@ fn touches(seen: Seen) -> Touches {
     }
 }
 
-/// A state on the current path: what could be done there and what has been tried.
+/// A state on the current path: its possible steps, and those that have been tried.
 struct Node {
     enabled: Vec<Step>,
-    /// Steps that need not be tried here: what they lead to has been seen.
+    /// The sleep set: steps whose results have been covered already.
     asleep: Vec<Step>,
     chosen: usize,
 }
@@ -123,19 +123,19 @@ struct Node {
 #[derive(Default)]
 pub(super) struct Search {
     path: Vec<Node>,
-    /// Orders played to their end.
+    /// Orders run to their end.
     pub(super) played: usize,
-    /// Orders left half way, when all they could still lead to had been seen.
+    /// Orders abandoned on the way, because all they could still lead to had been covered.
     pub(super) cut_short: usize,
-    /// Whether every order has been played.
+    /// Whether every order has been covered.
     pub(super) is_complete: bool,
-    /// How many interleavings those stand for, going by the steps of the longest.
+    /// Number of interleavings that these represent, computed from the longest run.
     pub(super) interleavings: u128,
 }
 
 impl Search {
-    /// Plays one order after another until all have been, or `most` have been begun. `begin` makes a fresh race,
-    /// `judge` looks at how it ended.
+    /// Runs one order after another until all are covered or `most` have begun. `begin` creates a new run, `judge`
+    /// checks how it ended.
     pub(super) fn through<P: Play>(
         most: usize,
         begin: impl Fn() -> P,
@@ -166,7 +166,8 @@ impl Search {
         self.path.iter().map(|node| node.enabled[node.chosen]).collect()
     }
 
-    /// Repeats the path, then goes on as it comes. `false` when all that is left has been seen.
+    /// Repeats the path, then continues with the first step not in the sleep set. `false` when the rest has been
+    /// covered.
     fn play(&mut self, race: &impl Play) -> bool {
         let mut depth = 0;
         loop {
@@ -188,14 +189,14 @@ impl Search {
         }
     }
 
-    /// What stays asleep after the last step: whatever was and commutes with it.
+    /// The sleep set after the last step: the previous steps in it that commute with that step.
     fn inherited(&self) -> Vec<Step> {
         let Some(last) = self.path.last() else { return Vec::new() };
         let taken = last.enabled[last.chosen];
         last.asleep.iter().filter(|step| step.touches.commutes_with(taken.touches)).copied().collect()
     }
 
-    /// To the deepest state with something left to try. `false` when there is none.
+    /// Moves to the deepest state with an untried step. `false` when there is none.
     fn backtrack(&mut self) -> bool {
         while let Some(node) = self.path.last_mut() {
             let tried = node.enabled[node.chosen];
@@ -210,7 +211,7 @@ impl Search {
     }
 }
 
-/// In how many ways the steps of the two sides can be put into one row.
+/// Number of ways to merge the steps of the two sides into one sequence.
 fn interleavings(steps: &[Step]) -> u128 {
     let Some(first) = steps.first() else { return 1 };
     let orders = steps.iter().filter(|step| step.side == first.side).count() as u128;

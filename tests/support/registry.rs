@@ -1,7 +1,7 @@
 //! A whole daemon inside the test, without Podman: the real store in a file, the real server on a socket, the real
 //! sweeps, and the fake engine for containers.
 //!
-//! The directory and the engine's world outlive the daemon, as in reality: [`Registry::restart`] begins the next one
+//! The directory and the engine's state outlive the daemon, as in reality: [`Registry::restart`] starts the next one
 //! on them.
 
 #![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
@@ -51,28 +51,28 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::{Answer, Ask};
 
-/// The image everything here runs.
+/// Image of every container here.
 pub(crate) const IMAGE: &str = "agent:1";
-/// How long anything a test waits for may take on a machine that has other things to do.
+/// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Ports of a registry's containers: below those that the kernel hands out, beside those of other tests.
+/// Host ports of containers: below the kernel's ephemeral ports, apart from those of other tests.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;
 const PORTS_EACH: u16 = 12;
 
-/// What a test may want otherwise.
+/// Options of a test's registry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) access: Access,
     pub(crate) restart: RestartBudget,
-    /// How many times as fast as everybody's time its own goes by.
+    /// Speed of its clock, as a multiple of real time.
     pub(crate) speed: u32,
-    /// How many ports its containers have.
+    /// Number of host ports for its containers.
     pub(crate) ports: u16,
 }
 
 impl Default for Wanted {
-    /// External agents on this machine are allowed, because that is where a test has them.
+    /// Allows external agents on this machine, because tests run theirs there.
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
         let access = Access { root_siblings: true, wakes_per_hour: 12, external };
@@ -80,7 +80,7 @@ impl Default for Wanted {
     }
 }
 
-/// The system's clock, on which time goes by so many times as fast: what takes minutes is seen in seconds.
+/// The system's clock, sped up, so that a test observes minutes within seconds.
 struct Hasty {
     clock: SystemClock,
     began: Timestamp,
@@ -120,7 +120,7 @@ pub(crate) struct Registry {
     pub(crate) ops: Ops,
     pub(crate) listening: Listening,
     pub(crate) clock: SharedClock,
-    /// A token that may do everything.
+    /// An admin token.
     pub(crate) admin: String,
     directory: TempDir,
     ports: PortRange,
@@ -150,7 +150,7 @@ impl Registry {
         Self::serve(directory, world, free_ports(wanted.ports), wanted).await
     }
 
-    /// Ends this daemon, as a signal does, and begins the next one on what it leaves.
+    /// Ends this daemon, as a signal does, and starts the next one on the same state.
     pub(crate) async fn restart(mut self) -> Self {
         self.stop.cancel();
         for serving in std::mem::take(&mut self.serving) {
@@ -287,7 +287,7 @@ impl Registry {
         }
     }
 
-    /// The database's file, for a second connection beside the daemon's own.
+    /// The database file, for a second connection beside the daemon's own.
     pub(crate) fn database(&self) -> PathBuf {
         self.directory.path().join("data").join(FILE_NAME)
     }
@@ -296,7 +296,7 @@ impl Registry {
         ask.to(self.address).await
     }
 
-    /// As admin.
+    /// Sends a request with the admin token.
     pub(crate) async fn order(&self, ask: Ask) -> Answer {
         ask.token(&self.admin).to(self.address).await
     }
@@ -315,7 +315,7 @@ impl Registry {
         self.row(id).await.status.to_string()
     }
 
-    /// What an admin is shown of it.
+    /// The admin's view of a workspace.
     pub(crate) async fn show(&self, id: &str) -> Value {
         self.order(Ask::get(format!("/workspaces/{id}"))).await.well()
     }
@@ -324,7 +324,7 @@ impl Registry {
         until(&format!("{id} is {status}"), async || (self.status(id).await == status).then_some(())).await;
     }
 
-    /// Makes a workspace of that name, with `more` besides; answers what was answered.
+    /// Creates a workspace with this name and the fields of `more`; returns the response body.
     pub(crate) async fn create(&self, name: &str, more: Value) -> Value {
         let mut body = json!({ "name": name });
         body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -333,7 +333,7 @@ impl Registry {
         made.json()
     }
 
-    /// A container workspace whose container runs and has not been heard yet.
+    /// A container workspace whose container runs; no heartbeat has been received yet.
     pub(crate) async fn begun(&self, name: &str, more: Value) -> Hand<'_> {
         let mut wanted = json!({ "runtime": AGENT });
         wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -342,7 +342,7 @@ impl Registry {
         Hand { registry: self, id, token }
     }
 
-    /// One that is online.
+    /// An online container workspace.
     pub(crate) async fn online(&self, name: &str) -> Hand<'_> {
         self.online_with(name, json!({})).await
     }
@@ -358,7 +358,7 @@ impl Registry {
         hand
     }
 
-    /// An external workspace that was not heard yet, with its token.
+    /// An external workspace without a heartbeat yet, with its token.
     pub(crate) async fn external(&self, name: &str, more: Value) -> Hand<'_> {
         let mut wanted = json!({ "external": true });
         wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -368,14 +368,14 @@ impl Registry {
         Hand { registry: self, id, token }
     }
 
-    /// One that is online and whose agent is at this url.
+    /// An online external workspace whose agent has this URL.
     pub(crate) async fn external_at(&self, name: &str, url: &str) -> Hand<'_> {
         let hand = self.external(name, json!({})).await;
         hand.register(json!({ "url": url })).await.is(200, r#"{"status":"registered"}"#);
         hand
     }
 
-    /// The token that stands in the running container's volume.
+    /// The token in the volume of the running container.
     pub(crate) async fn token_in_volume(&self, id: &str) -> String {
         let token = until(&format!("{id} runs"), async || {
             let row = self.row(id).await;
@@ -402,7 +402,7 @@ impl Registry {
     }
 }
 
-/// The proof that the owner of this token expects.
+/// The proof that the owner of this token expects from ostler.
 pub(crate) fn proof_of(token: &str) -> String {
     Token::parse(token).expect("a token").digest().proof().expose().to_owned()
 }
@@ -416,12 +416,12 @@ pub(crate) struct Hand<'r> {
 }
 
 impl Hand<'_> {
-    /// Asks with its token.
+    /// Sends a request with the workspace's token.
     pub(crate) async fn ask(&self, ask: Ask) -> Answer {
         ask.token(&self.token).to(self.registry.address).await
     }
 
-    /// A heartbeat with these fields.
+    /// Sends a heartbeat with these fields.
     pub(crate) async fn beat(&self, more: Value) -> Answer {
         self.ask(self.beat_with(more)).await
     }
@@ -433,7 +433,7 @@ impl Hand<'_> {
         Ask::post("/registry/heartbeat").json(body)
     }
 
-    /// A register with these fields besides the id and a card.
+    /// Registers with these fields, besides the id and a card.
     pub(crate) async fn register(&self, more: Value) -> Answer {
         let mut body = json!({ "id": self.id, "url": "http://ws:8000", "agent_card": { "name": "card" } });
         body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -452,17 +452,17 @@ impl Hand<'_> {
         self.registry.show(&self.id).await
     }
 
-    /// An admin's order about it, such as `pause`.
+    /// Sends an admin command for this workspace, such as `pause`.
     pub(crate) async fn order(&self, verb: &str) -> Answer {
         self.registry.order(Ask::post(format!("/workspaces/{}/{verb}", self.id))).await
     }
 
-    /// What ostler's requests to its agent have to carry.
+    /// The proof that ostler's requests to its agent have to carry.
     pub(crate) fn proof(&self) -> String {
         proof_of(&self.token)
     }
 
-    /// A message from it to another.
+    /// Sends a message from this workspace to another.
     pub(crate) async fn tell(&self, to: &Hand<'_>, body: Value) -> Answer {
         self.ask(self.message(to).json(body)).await
     }
@@ -471,19 +471,19 @@ impl Hand<'_> {
         Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &self.id)
     }
 
-    /// The port of this machine at which its container is reached.
+    /// The host port of its container.
     pub(crate) async fn port(&self) -> u16 {
         self.registry.row(&self.id).await.host_port.expect("it has a port")
     }
 
-    /// Its container ends by itself.
+    /// Ends its container as an unexpected exit, with code 1.
     pub(crate) async fn kill_container(&self) {
         let container = self.registry.row(&self.id).await.container.expect("it has a container");
         self.registry.world.state().kill(&container, 1);
     }
 }
 
-/// Waits until there is an answer.
+/// Polls `look` until it returns a value.
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = tokio::time::Instant::now();
     loop {
@@ -495,10 +495,10 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
-/// How many registries this process has made: tests may run in processes of their own or in one.
+/// Number of registries made by this process. Tests may run in one process or in several.
 static REGISTRIES: AtomicU32 = AtomicU32::new(0);
 
-/// Ports that nobody has, looked for in another place by each process and each registry of it.
+/// Free ports. Each process, and each registry in it, starts its search at another place.
 fn free_ports(count: u16) -> PortRange {
     let windows = (PORTS.end - PORTS.start) / count;
     let first = std::process::id() * 7 + REGISTRIES.fetch_add(1, Ordering::Relaxed);

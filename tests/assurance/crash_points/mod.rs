@@ -1,9 +1,9 @@
 //! `kill -9` at every durable step of the real daemon, on real Podman.
 //!
-//! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each is hit once,
-//! in a [`Scenario`] that passes it: the daemon is started with the place in its environment, is given an order,
-//! and ends itself there by SIGKILL. The next daemon is started without, and everything has to come to rest
-//! with what ostler says agreeing with what Podman has (`support/truth.rs`). A place that is not hit is a failure.
+//! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each place is hit
+//! once, in a [`Scenario`] that passes it. The daemon is started with the place in its environment, receives a
+//! command, and kills itself there by SIGKILL. The next daemon is started without the place. Everything has to come to
+//! rest, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not hit is a failure.
 
 mod agents;
 mod beginnings;
@@ -36,25 +36,25 @@ use crate::{
     },
 };
 
-/// Sites at work at once. Most of the time each waits for Podman, or for a readiness or a grace to pass.
+/// Sites used in parallel. Each mostly waits for Podman, or for a readiness or a grace period to pass.
 const SITES: usize = 4;
 const MOMENTS: [&str; 2] = ["before", "after"];
 const SIGKILL: i32 = 9;
-/// How long a place may take to be reached. Most take a second.
+/// Time limit for reaching a place. Most take a second.
 const REACHED_WITHIN: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A site, and what a scenario keeps between its hooks.
+/// A site, and the state that a scenario keeps between its hooks.
 struct Stage {
     proxy: EngineProxy,
     site: Site,
-    /// Which round of this site it is, for names that are not to be used twice.
+    /// Number of this site's current round, for names that must not be reused.
     round: usize,
-    /// A token, an id: whatever has to be remembered.
+    /// A token or an id that one hook leaves for a later one.
     kept: String,
-    /// A database that was copied.
+    /// A copy of the database.
     copy: Option<TempDir>,
-    /// Removes what was made beside the site.
+    /// Removes what was made outside the site.
     cleanups: Vec<Cleanup>,
 }
 
@@ -62,7 +62,7 @@ impl Stage {
     fn new(scenario: &Scenario) -> Self {
         let proxy = EngineProxy::start();
         let hasty = HASTY.replacen("[sweep]\n", &format!("[sweep]\n{}", scenario.sweep), 1);
-        // Four sites at once keep a Podman waiting on a small machine.
+        // Four sites in parallel slow Podman down on a small machine.
         let patient = hasty.replace("read_deadline = \"10s\"", "read_deadline = \"1m\"");
         let config = (scenario.change)(&patient) + scenario.more;
         let site = Site::on(proxy.socket_path(), &config);
@@ -71,22 +71,21 @@ impl Stage {
         stage
     }
 
-    /// A name of this round.
+    /// A name that is unique to this round.
     fn named(&self, what: &str) -> String {
         format!("{what}-{}", self.round)
     }
 
-    /// Whether the daemon has died.
     fn is_dead(&mut self) -> bool {
         self.site.has_ended().is_some()
     }
 
-    /// Gives an order again and again until the daemon has died of it.
+    /// Repeats a command until the daemon dies of it.
     fn again(&mut self, arguments: &[&str]) {
         self.again_and_again(|stage| drop(stage.order(arguments)));
     }
 
-    /// Does something again and again until the daemon has died of it.
+    /// Repeats an action until the daemon dies of it.
     fn again_and_again(&mut self, mut act: impl FnMut(&mut Self)) {
         let begun = now();
         while !self.is_dead() {
@@ -96,7 +95,7 @@ impl Stage {
         }
     }
 
-    /// Removes a workspace and all it owned.
+    /// Purges a workspace and everything it owned.
     #[track_caller]
     fn purge(&self, name: &str) {
         let id = self.site.show(name)["id"].as_str().expect("it has an id").to_owned();
@@ -108,17 +107,17 @@ impl Stage {
         });
     }
 
-    /// Gives an order that the daemon may die of.
+    /// Runs a command during which the daemon may die.
     fn order(&self, arguments: &[&str]) -> Said {
         self.site.ostler(arguments.iter().copied())
     }
 
-    /// Says what an agent says, which the daemon may die of.
+    /// Sends an agent's request during which the daemon may die.
     fn say(&self, path: &str, token: &str, body: &serde_json::Value) {
         self.ask(if body.is_null() { "GET" } else { "POST" }, path, token, body);
     }
 
-    /// The same, by any method.
+    /// Like `say`, with any method.
     fn ask(&self, method: &str, path: &str, token: &str, body: &serde_json::Value) {
         use std::io::{Read, Write};
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -134,7 +133,7 @@ impl Stage {
         let _died = stream.read_to_string(&mut String::new());
     }
 
-    /// A command, not the daemon, dies at the place.
+    /// Runs a command with the place in its own environment: the command dies there, not the daemon.
     #[track_caller]
     fn command_dies(&self, place: &str, arguments: &[&str]) {
         let ended = self.site.command().args(arguments).env(VARIABLE, place).stdin(Stdio::null()).output();
@@ -148,37 +147,37 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Something that passes durable steps.
+/// A course of events that passes durable steps.
 #[derive(Clone, Copy)]
 struct Scenario {
-    /// What happens, for people.
+    /// Description for the report.
     name: &'static str,
-    /// The steps it passes, each with its ordinal where it is not the first of its name.
+    /// The steps it passes, each with its ordinal unless it is the first of its name.
     steps: &'static [&'static str],
-    /// More keys for the section `sweep`, in lines.
+    /// More keys for the section `sweep`, as lines.
     sweep: &'static str,
     /// More keys for the runtime `plain`, and sections after that.
     more: &'static str,
     /// Any other change of the configuration.
     change: fn(&str) -> String,
-    /// So many places, and a site is done with: others may be waiting for work at the end, and what sweeps put away
-    /// within an hour is limited.
+    /// Most places per site. Leftovers at the end of a place delay the next one, and the breaker limits what sweeps
+    /// may reap within an hour.
     places_per_site: usize,
-    /// Once for each site. The daemon is to be up after it, unless the scenario is about how it comes up.
+    /// Runs once for each site. The daemon has to be up afterwards, unless the scenario is about its start.
     set: fn(&mut Stage),
-    /// Before each place. The daemon is up.
+    /// Runs before each place, with the daemon up.
     prepare: fn(&mut Stage),
-    /// After that. The daemon is down.
+    /// Runs after `prepare`, with the daemon down.
     meanwhile: fn(&mut Stage),
-    /// What the daemon dies of; it may have died of its start already.
+    /// Triggers the step at which the daemon dies; it may have died at its start already.
     act: fn(&mut Stage),
-    /// Who dies instead of the daemon, where it is not the daemon.
+    /// The command that dies instead, if it is not the daemon that dies.
     instead: Option<fn(&Stage, &str)>,
-    /// Takes away what stands in the way of the next start.
+    /// Removes obstacles to the next start.
     mend: fn(&mut Stage),
-    /// What a person does then, before all comes to rest. The daemon is up.
+    /// Operator actions before everything comes to rest. The daemon is up.
     then: fn(&mut Stage),
-    /// What has to be true at rest, besides what always has to be.
+    /// Checks at rest, in addition to those that always apply.
     check: fn(&mut Stage, &str),
 }
 
@@ -215,7 +214,7 @@ fn assert_died(place: &str, status: ExitStatus, log: &str) {
     );
 }
 
-/// Kills at one place, and sees that the next daemon sets everything right.
+/// Kills at one place and checks that the next daemon recovers.
 fn hit(stage: &mut Stage, scenario: &Scenario, place: &str) {
     (scenario.prepare)(stage);
     stage.site.stop();
@@ -234,7 +233,7 @@ fn hit(stage: &mut Stage, scenario: &Scenario, place: &str) {
     stage.round += 1;
 }
 
-/// Serves until the daemon dies at the place, of its start or of what is done then.
+/// Runs the daemon until it dies at the place, during its start or during `act`.
 fn daemon_dies(stage: &mut Stage, place: &str, act: impl FnOnce(&mut Stage)) {
     let logged = stage.site.log().len();
     stage.site.tell_daemons(VARIABLE, Some(place.to_owned()));
@@ -250,14 +249,14 @@ fn daemon_dies(stage: &mut Stage, place: &str, act: impl FnOnce(&mut Stage)) {
     assert_died(place, status, &stage.site.log()[logged..]);
 }
 
-/// What came of a place.
+/// Result of one place.
 struct Outcome {
     scenario: &'static str,
     place: String,
     broken: Option<String>,
 }
 
-/// Goes through some places of a scenario, one after the other.
+/// Tests some places of a scenario, one after the other.
 fn go_through(scenario: &'static Scenario, places: &[String], outcomes: &Mutex<Vec<Outcome>>) {
     let mut stage = None;
     for place in places {
@@ -270,7 +269,7 @@ fn go_through(scenario: &'static Scenario, places: &[String], outcomes: &Mutex<V
             eprintln!("{}, {place}: the daemon's log:\n{}", scenario.name, logged(stage.as_ref()));
         }
         if broken.is_some() {
-            // What is broken proves nothing about the next place.
+            // After a failure the site's state is unknown, so the next place gets a new site.
             stage = None;
         }
         let outcome = Outcome { scenario: scenario.name, place: place.clone(), broken };
@@ -298,7 +297,7 @@ fn bare(step: &str) -> &str {
     step.strip_prefix("2nd ").unwrap_or(step)
 }
 
-/// The steps that no scenario passes, and those of scenarios that are none.
+/// Steps that no scenario passes, and steps in scenarios that do not exist.
 fn missed() -> Vec<String> {
     let known: BTreeSet<_> = STEPS.iter().map(|(step, _)| *step).collect();
     let passed: BTreeSet<_> =
@@ -338,7 +337,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     report(&outcomes.into_inner().unwrap_or_else(PoisonError::into_inner), section);
 }
 
-/// `CRASH_POINTS` narrows it down to places, or to scenarios, that hold this text: for looking into one that broke.
+/// The variable `CRASH_POINTS` limits the run to places or scenarios that contain its text, to debug a failure.
 fn chosen(scenario: &Scenario, place: &str) -> bool {
     std::env::var("CRASH_POINTS").map_or(true, |text| place.contains(&text) || scenario.name.contains(&text))
 }

@@ -1,7 +1,7 @@
-//! Writers at a store, and a ledger of what each was told.
+//! Concurrent writers to a store, and a ledger of the answers.
 //!
-//! The ledger is the judge of every fault here: what was answered is there, what was refused for certain is not,
-//! and what had no answer yet may be either, but never half.
+//! The ledger decides every disk fault test. Changes answered as done are there, changes refused with certainty are
+//! not, and changes without an answer may be either, but never half.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,14 +28,14 @@ use ostler::{
 use rusqlite::Connection;
 use uuid::Uuid;
 
-/// When all of it begins.
+/// Start time of the run.
 const T0: i64 = 1_700_000_000_000;
-/// How many agents beat, how many hands make workspaces, how many issue tokens.
+/// Tasks that send heartbeats, that create workspaces, and that issue tokens.
 const BEATERS: usize = 6;
 const CREATORS: usize = 2;
 const ISSUERS: usize = 2;
 
-/// A number that nobody else in this process gets.
+/// A number that is unique in this process.
 fn next() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
@@ -56,17 +56,17 @@ fn token() -> TokenIssue {
     TokenIssue { id: TokenId(uuid()), digest: token.digest(), prefix: token.prefix() }
 }
 
-/// What became of a change that somebody asked for.
+/// The result of a requested change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// No answer yet, or one that leaves it open.
+    /// No answer yet, or an answer that leaves it open.
     Open,
     Done,
-    /// Refused, and said that nothing was changed.
+    /// Refused, with the statement that nothing was changed.
     Refused,
 }
 
-/// What one agent's beats came to. Each beat carries its number, and is sent when the one before was answered.
+/// Heartbeats of one agent. Each carries its number, and is sent when the one before was answered.
 #[derive(Clone, Debug, Default)]
 struct Beats {
     asked: i64,
@@ -74,17 +74,17 @@ struct Beats {
     refused: BTreeSet<i64>,
 }
 
-/// What everybody was told.
+/// All answers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     workspaces: BTreeMap<Uuid, Fate>,
     tokens: BTreeMap<Uuid, Fate>,
     beats: BTreeMap<Uuid, Beats>,
-    /// How many writes were answered as done.
+    /// Number of writes answered as done.
     pub(crate) answered: u64,
-    /// Each refusal's words, and how often they were said.
+    /// Each refusal's text, and how often it occurred.
     pub(crate) refusals: BTreeMap<String, u64>,
-    /// Answers that nothing here explains.
+    /// Unexpected answers.
     pub(crate) strange: Vec<String>,
 }
 
@@ -93,7 +93,7 @@ impl Ledger {
         self.refusals.values().sum()
     }
 
-    /// Notes a refusal; what it leaves of the change.
+    /// Records a refusal; returns what it says about the change.
     fn refuse(&mut self, error: &StoreError) -> Fate {
         let said = error.to_string();
         let fate = if said.contains("nothing was changed") { Fate::Refused } else { Fate::Open };
@@ -112,17 +112,17 @@ pub(crate) fn advises(said: &str) -> bool {
         .any(|advice| said.contains(advice))
 }
 
-/// A registry's agents and its other hands.
+/// The agents and other writers of a registry.
 #[derive(Clone)]
 pub(crate) struct Crowd {
     members: Arc<Vec<(WorkspaceId, TokenDigest)>>,
     ledger: Arc<Mutex<Ledger>>,
-    /// How much text a new workspace brings along: it decides how fast a disk fills.
+    /// Size of the text in a new workspace, in bytes; decides how fast a disk fills.
     ballast: usize,
 }
 
 impl Crowd {
-    /// Founds a registry in a new store, with agents that can beat.
+    /// Founds a registry in a new store, with agents that can send heartbeats.
     pub(crate) async fn found(store: &Store, ballast: usize) -> Result<Self, StoreError> {
         let registry = Registry {
             instance: InstanceId(uuid()),
@@ -148,7 +148,7 @@ impl Crowd {
         Ok(Self { members: Arc::new(members), ledger: Arc::new(Mutex::new(ledger)), ballast })
     }
 
-    /// What everybody has been told by now.
+    /// The answers so far.
     pub(crate) fn ledger(&self) -> Ledger {
         self.open().clone()
     }
@@ -157,7 +157,7 @@ impl Crowd {
         self.ledger.lock().expect("nobody panics over the ledger")
     }
 
-    /// Everybody writes until told to stop, or until whoever makes new things was refused so often.
+    /// Writes with all tasks until `stop` is set, or until those that create rows were refused `refusals` times.
     pub(crate) async fn write(&self, store: &Store, stop: &Arc<AtomicBool>, refusals: u32) {
         let mut hands = Vec::new();
         for index in 0..BEATERS {
@@ -192,7 +192,7 @@ impl Crowd {
         }
     }
 
-    /// One of each kind of write, all of which have to be answered as done.
+    /// Makes one write of each kind; all must be answered as done.
     pub(crate) async fn write_once(&self, store: &Store) -> Result<(), String> {
         let refused = self.open().refused();
         for index in 0..BEATERS {
@@ -217,7 +217,7 @@ impl Crowd {
             self.open().strange.push(format!("agent {index} is not known any more"));
             return;
         };
-        // The words lie in another table: whoever has one and not the other has half a beat.
+        // The task text is in another table; only one of the two present means half a heartbeat.
         let beat = Beat { uptime_seconds: number, current_task: task(number), ..Beat::default() };
         let answer = store.note_beat(holder, beat, at).await;
         let mut ledger = self.open();
@@ -301,8 +301,8 @@ fn workspace(name: &str, ballast: usize) -> NewWorkspace {
     }
 }
 
-/// What is wrong with a database, where everything answered in `before` has to be in it, and nothing that had not
-/// been asked for by `after`. Between the two lies what was under way.
+/// The errors of a database that must contain everything answered in `before`, and nothing that was not requested by
+/// `after`. Changes between the two were in flight.
 pub(crate) fn wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> Vec<String> {
     read_wrongs(sql, before, after)
         .unwrap_or_else(|error| vec![format!("the database cannot be read: {error}")])
@@ -355,7 +355,7 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
             wrongs.push(format!("beat {found} is stored with the words of another: {words:.20}"));
         }
     }
-    // What is committed together is there together.
+    // Changes of one transaction are present together.
     for (query, what) in [
         (
             "SELECT (SELECT generation FROM registry) - (SELECT count(*) FROM workspaces)

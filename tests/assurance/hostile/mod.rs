@@ -1,8 +1,8 @@
-//! Hostile HTTP: noise, slow-lorises and floods, while a thousand agents beat.
+//! Hostile HTTP: malformed requests, slow clients and floods, while a thousand agents send heartbeats.
 //!
-//! ostler runs in a process of its own, which is this same binary started again, so that its memory, its descriptors
-//! and its panics are its own. Its clock goes faster than everybody's: an agent beats every 30 s of it, and whoever
-//! is silent for 3 min of it is noticed, as a control group shows. `--seed N` plays the noise of that seed alone.
+//! ostler runs in a separate process (this same binary, started again), so its memory, descriptors and panics are its
+//! own. Its clock is faster than real time: an agent sends a heartbeat every 30 s of it, and 3 min of silence are
+//! noticed, as a control group shows. `--seed N` repeats the requests of that seed alone.
 
 mod agents;
 mod answer;
@@ -35,24 +35,24 @@ use served::{Served, Used};
 
 pub(crate) use served::serve_if_asked;
 
-/// How many times as fast as everybody's the clock of the attacked process goes.
+/// Speed of the attacked process's clock, as a multiple of real time.
 const SPEED: u32 = 4;
-/// For how long it is attacked: several times as long as a silence may last on its clock.
+/// Duration of the attack: several times the silence limit on its clock.
 const SHORT: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// The first of the seeds of noise: one for each that makes some.
+/// The first seed of hostile requests; each task that sends some has its own.
 const SEED: u64 = 20_261_201;
-/// How many make noise at once.
+/// Number of tasks that send hostile requests.
 const NOISY: u64 = 4;
-/// The most memory that it may take up at any time, generously.
+/// Limit of its memory at any time; generous.
 const MEMORY_MAX_KIB: u64 = 256 << 10;
-/// The most connections that it serves (`ConnectionLimits::in_all`), and what else it may have open by then.
+/// Limit of its connections (`ConnectionLimits::in_all`), and of its other descriptors.
 const CONNECTIONS_MAX: usize = 4096;
 const OTHER_DESCRIPTORS: usize = 64;
-/// How long a thing that has to come may take on a machine that has other things to do.
+/// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What several tasks find out together.
+/// Results that several tasks collect.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Noted>>);
 
@@ -64,7 +64,7 @@ struct Noted {
 }
 
 impl Notes {
-    /// One more of these.
+    /// Increments a counter.
     fn count(&self, what: impl Into<String>) {
         *self.0.lock().unwrap().counts.entry(what.into()).or_default() += 1;
     }
@@ -73,7 +73,8 @@ impl Notes {
         self.0.lock().unwrap().counts.get(what).copied().unwrap_or_default()
     }
 
-    /// Something did not hold. The first few are told in full; one that holds nowhere would fill the report.
+    /// Records a violation. Only the first ten are reported in full; the rest are counted, so that they do not fill
+    /// the report.
     fn broke(&self, how: impl Into<String>) {
         let mut noted = self.0.lock().unwrap();
         if noted.broken.len() < 10 { noted.broken.push(how.into()) } else { noted.hidden += 1 }
@@ -93,7 +94,7 @@ impl Notes {
     }
 }
 
-/// An address of loopback: whoever attacks has others than most agents have.
+/// A loopback address; attackers use other ones than most agents.
 fn loopback(group: u8, number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, group, 1 + u8::try_from(number % 250).expect("below 250"))
 }
@@ -109,7 +110,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     runtime.shutdown_background();
 }
 
-/// One agent at its worst, against the program as it is and real Podman: its memory is the memory of what is shipped.
+/// One hostile agent, against the program as shipped and real Podman, so that memory is measured as shipped.
 async fn worst(settings: &Settings, section: &mut Section) {
     podman::image();
     let service = Service::start();
@@ -131,8 +132,8 @@ async fn worst(settings: &Settings, section: &mut Section) {
     for (what, figure) in worst_agent::lines(&figures) {
         section.count(what, figure);
     }
-    // Cargo names the directory of a profile after it. Without optimisation the program's own pages are 23 MiB, which
-    // nobody ships: there only what is the process's own is judged.
+    // Cargo names a profile's directory after it. Without optimisation the program's own pages take 23 MiB, and such a
+    // build is never shipped; there only anonymous memory is checked.
     let is_shipped = !std::path::Path::new(program).parent().is_some_and(|place| place.ends_with("debug"));
     let judged = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
     for broken in worst_agent::broken(&figures, judged) {
@@ -145,7 +146,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     let agents: Vec<_> =
         served.agents.iter().enumerate().map(|(number, who)| Agent::new(number, who)).collect();
     for who in &served.silent {
-        // Each is heard once, and never again.
+        // Each sends one heartbeat and no more.
         let first =
             Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).to(served.address).await;
         assert_eq!(first.status, 200, "{first:?}");
@@ -168,7 +169,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     let most = watch(served, until);
     let (most, ()) = tokio::join!(most, attackers);
     let after_attack = Instant::now();
-    // What was opened is closed again while the agents still beat.
+    // The attack's connections are closed while the agents still send heartbeats.
     let rest = at_rest(served, before.used.descriptors).await;
     stop.cancel();
     let heard = beats.await;
@@ -211,7 +212,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     notes.into_section(section);
 }
 
-/// All at once, until then.
+/// Runs all attackers in parallel until `until`.
 async fn attackers(settings: &Settings, served: &Served, notes: &Notes, until: Instant) {
     let mut all = tokio::task::JoinSet::new();
     let seeds = settings.seed.map_or(SEED..SEED + NOISY, |seed| seed..seed + 1);
@@ -231,7 +232,7 @@ async fn attackers(settings: &Settings, served: &Served, notes: &Notes, until: I
     }
 }
 
-/// The most that the process used until then.
+/// Peak usage of the process until `until`.
 async fn watch(served: &Served, until: Instant) -> Used {
     let mut most = Used::default();
     let mut look = tokio::time::interval(Duration::from_millis(250));
@@ -244,7 +245,7 @@ async fn watch(served: &Served, until: Instant) -> Used {
     most
 }
 
-/// What it uses once no more than before is open, or when patience ends.
+/// Its usage once no more descriptors than before are open, or when the time limit has passed.
 async fn at_rest(served: &Served, descriptors: usize) -> Used {
     let begun = Instant::now();
     let mut look = tokio::time::interval(Duration::from_millis(100));
@@ -286,7 +287,7 @@ fn tell_beats(heard: Vec<Heard>, section: &mut Section) {
 fn tell_crowds(notes: &Notes, section: &mut Section) {
     for (what, least) in [(crowds::OPENED, 1000), (crowds::DRIPPED, 100), (crowds::CUT, 10)] {
         let count = notes.counted(what);
-        // One that plays a seed again has no crowds.
+        // A repeated seed runs without crowds.
         let none = notes.counted(crowds::OPENED) == 0 && notes.counted(crowds::DRIPPED) == 0;
         section.expect(none || count >= least, || format!("only {count} {what}"));
     }
@@ -303,16 +304,16 @@ fn tell_noise(notes: &Notes, section: &mut Section) {
     }
 }
 
-/// What an admin sees.
+/// The admin's view.
 struct Seen {
     workspaces: BTreeMap<String, Value>,
-    /// The newest event's number.
+    /// Number of the newest event.
     newest: i64,
     events: Vec<Value>,
     used: Used,
 }
 
-/// What may differ between two looks at an agent to which nothing was done but that it beat.
+/// Fields of an agent that heartbeats alone may change.
 const MOVES: [&str; 3] = ["last_heartbeat_at", "last_activity_at", "uptime_seconds"];
 
 impl Seen {
@@ -334,7 +335,7 @@ impl Seen {
     }
 }
 
-/// Nothing happened to these: no event, and no change of their rows.
+/// Checks that nothing happened to these agents: no events, and no changes of their rows.
 fn compare(before: &Seen, after: &Seen, watched: &BTreeSet<String>, section: &mut Section) {
     let of_them = |event: &&Value| event["workspace_id"].as_str().is_some_and(|id| watched.contains(id));
     let since: Vec<_> =

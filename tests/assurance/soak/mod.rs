@@ -1,12 +1,11 @@
-//! Real Podman, the real binary, and everything that goes wrong at once.
+//! Soak campaign: real Podman, the real binary, and all kinds of failures at once.
 //!
-//! Fifty workspaces live on a Podman service of the campaign's own. Then, for a minute (ten with `--long`), processes,
-//! conmons, the service and the daemon are killed, containers and configuration are taken away, things that nobody
-//! asked for are put in, and several people give commands. When that ends, a person does what a person would
-//! (approves what is held), and as soon as nothing is left to do everything is looked at: by Podman's own words, by
-//! the database, and by what the processes hold.
+//! Fifty workspaces run on a Podman service of the campaign's own. Then, for a minute (ten with `--long`), processes,
+//! conmons, the service and the daemon are killed, containers and configuration are deleted, unknown objects are
+//! added, and several simulated operators give commands. Afterwards an operator approves what is held. As soon as
+//! nothing is left to do, everything is checked against Podman, the database, and what the processes hold.
 //!
-//! What is chosen comes from a seed, which is printed; what comes of it is up to a real machine.
+//! Choices come from a seed, which is printed; their outcome depends on a real machine.
 
 mod chaos;
 mod foreign;
@@ -42,29 +41,29 @@ use crate::{
 };
 use people::{Being, Person, Tree};
 
-/// How long the chaos lasts.
+/// Duration of the chaos.
 const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// How many people give commands, each to workspaces of their own. One more gives them to a tree that nobody keeps
-/// a record of.
+/// Number of operators whose commands are recorded, each with workspaces of its own. One more gives commands to a tree
+/// without a record.
 const PEOPLE: usize = 3;
-/// How many workspaces come up at a time in the beginning.
+/// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
-/// How long after a command the next one comes, about, in milliseconds.
+/// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 500;
-/// The content of this file, in each work volume, is what must not be lost.
+/// File in each work volume whose content must not be lost.
 const MARKER: &str = "soak-marker";
-/// Ends at once when told to, and remembers with which token it was started.
+/// Exits at once on SIGTERM, and saves the token with which it was started.
 const PLAIN_AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait $!; done";
-/// A workspace that nothing can keep up.
+/// A workspace whose process always exits.
 const CRASHER: &str = "crasher";
-/// Workspaces whose work volume somebody deletes.
+/// Workspaces whose work volume the chaos deletes.
 const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
-/// Short graces, so that what may be done is done while somebody looks, and a budget that a minute can spend.
+/// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
 fn configuration() -> String {
-    // Away from the window that tests take theirs from: those may run beside this.
+    // Outside the port range of the tests, which may run at the same time.
     let first = 29_000 + std::process::id() % 14 * 200;
     format!(
         "ports = \"{first}-{}\"\n\
@@ -77,18 +76,18 @@ fn configuration() -> String {
     )
 }
 
-/// One of several, if there is one.
+/// A random element; `None` if there is none.
 fn any<'a, T>(rng: &mut Rng, of: &'a [T]) -> Option<&'a T> {
     (!of.is_empty()).then(|| &of[rng.below(of.len())])
 }
 
-/// Waits so many milliseconds, about: what keeps two cores from doing nothing but this.
+/// Sleeps about so many milliseconds; without pauses, the campaign would take all of two cores.
 fn pause(rng: &mut Rng, milliseconds: usize) {
     let span = milliseconds / 2 + rng.below(milliseconds);
     thread::sleep(Duration::from_millis(span as u64));
 }
 
-/// What everybody writes to: the story, the counts, and what was put into work volumes.
+/// Shared by all threads: the log of the run, counters, and the content of work volumes.
 struct Record {
     began: Instant,
     story: Mutex<Vec<String>>,
@@ -96,7 +95,7 @@ struct Record {
     /// By workspace id.
     markers: Mutex<BTreeMap<String, String>>,
     over: AtomicBool,
-    /// How many commands a daemon has answered, whatever it said.
+    /// Number of commands that a daemon answered, with any result.
     answered: AtomicUsize,
 }
 
@@ -121,7 +120,7 @@ impl Record {
         *self.counts.lock().expect("nobody panics here").entry(what.into()).or_default() += 1;
     }
 
-    /// Puts something that must not be lost into a work volume.
+    /// Writes a marker that must not be lost into a work volume.
     fn mark(&self, workspace: &str, directory: &std::path::Path, rng: &mut Rng) {
         let text = format!("{workspace} {:016x}", rng.next());
         fs::write(directory.join(MARKER), &text).expect("the work volume can be written to");
@@ -129,7 +128,8 @@ impl Record {
     }
 }
 
-/// A person at another terminal: gives commands to a site's daemon, from any thread, also while it is killed.
+/// An operator at another terminal: gives commands to a site's daemon from any thread, also while the daemon is
+/// killed.
 #[derive(Clone)]
 struct Operator {
     program: OsString,
@@ -144,7 +144,7 @@ impl Operator {
         Self { program: command.get_program().to_owned(), environment }
     }
 
-    /// Runs an `ostler` command, and gives it up after so many seconds: then its code is 124.
+    /// Runs an `ostler` command with a time limit in seconds; the exit code is 124 when the limit passes.
     fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> Said {
         let mut command = Command::new("timeout");
         command.arg(limit.to_string()).arg(&self.program).args(arguments).stdin(Stdio::null());
@@ -158,7 +158,7 @@ impl Operator {
     }
 }
 
-/// The rows, removed ones too where that is wanted; none, where the daemon does not answer.
+/// The rows, including removed ones if `removed`; empty if the daemon does not answer.
 fn rows(operator: &Operator, removed: bool) -> Vec<Value> {
     let more = if removed { &["--removed"][..] } else { &[] };
     let said = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
@@ -169,7 +169,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The seed of this run, told before anything is chosen by it.
+/// The seed of this run, printed before it is used.
 fn seed_of(settings: &Settings) -> u64 {
     let seed = settings.seed.unwrap_or_else(|| u64::from(SystemEntropy.uuid().as_fields().0));
     println!("  seed {seed}");
@@ -181,7 +181,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let record = Record::new();
     let lasts = if settings.long { LONG } else { CI };
     let mut service = Service::start();
-    // It goes last of all, however this ends.
+    // Dropped last, however this ends.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());
@@ -209,12 +209,12 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: number < PEOPLE,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: true,
-                // A slow machine may answer nothing in time, and then there were nothing to be held to.
+                // On a slow machine every answer may be unclear; without this, nothing could be checked.
                 makes_sure: number == 0,
             };
             threads.spawn(move || person.live());
         }
-        // However the chaos ends, the people go home: else nobody would ever hear of it.
+        // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
         let _home = Home(&record.over);
         chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
     });
@@ -239,7 +239,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.expect(left.is_empty(), || format!("left behind: {left:?}"));
 }
 
-/// Ends the people's day when it goes.
+/// Tells the operators' threads to end when it is dropped.
 struct Home<'a>(&'a AtomicBool);
 
 impl Drop for Home<'_> {
@@ -248,7 +248,7 @@ impl Drop for Home<'_> {
     }
 }
 
-/// Makes the workspaces, and waits until they are up.
+/// Creates the workspaces and waits until they are up.
 fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
     let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
     let mut made = Vec::new();
@@ -277,7 +277,7 @@ fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
     trees
 }
 
-/// Makes a workspace; answers the command's exit code.
+/// Creates a workspace; returns the command's exit code.
 fn give_birth(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
     let mut arguments = vec!["create", name];
     arguments.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
@@ -286,7 +286,7 @@ fn give_birth(operator: &Operator, name: &str, being: Being, parent: Option<&str
         Being::Plain => arguments.extend(["--image", podman::image()]),
         Being::Agent => {
             arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
-            // A beat that is missed while the daemon is away is made up for soon.
+            // Makes up soon for a heartbeat that was missed while the daemon was down.
             arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
         }
     }
@@ -313,7 +313,7 @@ fn until_up(operator: &Operator, names: &[String]) {
     });
 }
 
-/// Marks every work volume that there is.
+/// Writes a marker into every work volume.
 fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng) {
     let volumes = work_volumes(instance);
     for row in rows(operator, false) {
@@ -323,7 +323,7 @@ fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng)
     }
 }
 
-/// Where work volumes lie, by workspace.
+/// Host directories of the work volumes, by workspace.
 fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_says(["volume", "ls", "--format", "json", "--filter", &filter]);
@@ -336,7 +336,7 @@ fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
     listed.iter().filter_map(work).collect()
 }
 
-/// Leaves the whole story beside the report, for whoever has to find out what went wrong.
+/// Writes the log of the run next to the report, for debugging.
 fn keep_story(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
     let story = record.story.lock().expect("nobody panics here").join("\n");
     let directory = report::directory();
@@ -345,8 +345,8 @@ fn keep_story(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
     fs::write(directory.join(format!("{campaign}.log")), text).expect("the story is written");
 }
 
-/// Takes away what carries our label, also when the campaign fails: again and again, because a Podman that has more to
-/// do than it can refuses to remove what does not end in time.
+/// Removes what carries our label, also when the campaign fails. It retries, because an overloaded Podman refuses to
+/// remove what does not end in time.
 struct Sweeper(String);
 
 impl Sweeper {
@@ -373,7 +373,7 @@ impl Drop for Sweeper {
     }
 }
 
-/// What a service that was killed in the middle of something left with the storage alone.
+/// Removes what a service killed in the middle of a request left in the storage alone.
 fn remove_half_made(workspaces: &[String], section: &mut Section) {
     let listed = podman_says(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
     for line in listed.lines() {

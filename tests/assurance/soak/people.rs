@@ -1,8 +1,8 @@
-//! People who give commands, each to a tree of their own, and remember what they were answered.
+//! Simulated operators: each gives commands to a tree of its own and remembers the answers.
 //!
-//! Because nobody else gives commands to their workspaces, what the last answered command said must be so in the
-//! end, whatever went wrong meanwhile. Where no clear answer came (the daemon was killed, the engine was away), both
-//! may be so, and nobody holds ostler to either.
+//! No other operator commands those workspaces, so the result of the last answered command must hold in the end,
+//! whatever failed meanwhile. Without a clear answer (the daemon was killed, the engine was away) either result is
+//! accepted.
 
 use std::sync::atomic::Ordering;
 
@@ -14,16 +14,16 @@ use crate::support::{
     rng::Rng,
 };
 
-/// A tree grows no further than this.
+/// Most members of a tree.
 const MOST_MEMBERS: usize = 20;
-/// How long a command may take, in seconds.
+/// Time limit of a command, in seconds.
 const LIMIT: u32 = 60;
-/// The exit code of a command that no daemon answered.
+/// Exit code of a command that no daemon answered.
 const NOT_ANSWERED: i32 = 5;
-/// How often a command without a clear answer is repeated at the end, at most.
+/// Most repetitions, at the end, of a command without a clear answer.
 const TRIES: usize = 10;
 
-/// What a workspace is made of.
+/// The kind of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Being {
     Plain,
@@ -31,22 +31,21 @@ pub(super) enum Being {
     External,
 }
 
-/// What a person was last told of a workspace.
+/// State of a workspace according to the last answer to its operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It is up, or to be.
+    /// Up, or about to be.
     Up,
-    /// It sleeps.
+    /// Hibernated.
     Asleep,
-    /// It is stopped; along with that one above it, if so.
+    /// Stopped; holds the ancestor that was stopped, if it was stopped together with one.
     Stopped(Option<usize>),
-    /// It is removed.
     Removed,
-    /// Nothing clear.
+    /// No clear answer.
     Unclear,
 }
 
-/// A workspace, as its person knows it.
+/// A workspace, as its operator knows it.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) parent: Option<usize>,
@@ -54,14 +53,14 @@ pub(super) struct Member {
     pub(super) told: Told,
 }
 
-/// A person's workspaces, parents before children.
+/// An operator's workspaces, parents before children.
 pub(super) struct Tree {
     pub(super) members: Vec<Member>,
     root: String,
 }
 
 impl Tree {
-    /// A root, three below it, seven below those, and on most trees one that runs elsewhere.
+    /// A root, three children, seven grandchildren, and on most trees an external one.
     pub(super) fn new(root: &str, rng: &mut Rng) -> Self {
         let mut tree = Self { members: Vec::new(), root: root.to_owned() };
         tree.push(root.to_owned(), None, Being::Plain);
@@ -89,7 +88,7 @@ impl Tree {
         self.members.len() - 1
     }
 
-    /// From now on everything counts: all are up.
+    /// Starts the record: all members count as up.
     pub(super) fn forget_nothing(&mut self) {
         for member in &mut self.members {
             member.told = Told::Up;
@@ -107,7 +106,7 @@ impl Tree {
         below
     }
 
-    /// Whether everything above is up or asleep: below what is stopped, or may be, nothing starts.
+    /// Whether all ancestors are up or hibernated; below one that is stopped, or may be, nothing starts.
     fn is_free(&self, at: usize) -> bool {
         let mut above = self.members[at].parent;
         while let Some(parent) = above {
@@ -120,24 +119,24 @@ impl Tree {
     }
 }
 
-/// Somebody who gives commands.
+/// A simulated operator.
 pub(super) struct Person<'a> {
     pub(super) tree: &'a mut Tree,
     pub(super) operator: Operator,
     pub(super) record: &'a Record,
     pub(super) rng: Rng,
-    /// Whether what was answered is held against ostler. Who does not, gives any command at any time.
+    /// Whether answers are recorded and checked. Without a record, any command is given at any time.
     pub(super) keeps_record: bool,
-    /// How long after a command the next one comes, about, in milliseconds.
+    /// Average interval between two commands, in milliseconds.
     pub(super) between_commands: usize,
-    /// Whether workspaces are created on the way.
+    /// Whether it also creates workspaces.
     pub(super) may_create: bool,
-    /// Whether it is asked again, in the end, where nothing clear was answered.
+    /// Whether it repeats commands without a clear answer at the end.
     pub(super) makes_sure: bool,
 }
 
 impl Person<'_> {
-    /// Gives commands until it is over.
+    /// Gives commands until the run is over.
     pub(super) fn live(mut self) {
         while !self.record.over.load(Ordering::Acquire) {
             match self.rng.below(12) {
@@ -157,7 +156,7 @@ impl Person<'_> {
         }
     }
 
-    /// Stops each of which nothing clear is known, until that was answered.
+    /// Stops each workspace of unclear state, until that is answered.
     fn make_sure(&mut self) {
         for at in 0..self.tree.members.len() {
             for _ in 0..TRIES {
@@ -173,7 +172,7 @@ impl Person<'_> {
         }
     }
 
-    /// Gives a command, and counts how it ended.
+    /// Runs a command and counts its result.
     fn says(&self, arguments: &[&str]) -> i32 {
         let said = self.operator.ostler(LIMIT, arguments.iter().copied());
         let verb = arguments[0];
@@ -216,7 +215,7 @@ impl Person<'_> {
         }
     }
 
-    /// Something into the new one's work volume, which was there when it came online and is never taken away.
+    /// Writes a marker into a new workspace's work volume, which existed when it came online and is never deleted.
     fn mark(&mut self, name: &str) {
         let said = self.operator.ostler(LIMIT, ["show", name, "--json"]);
         let Ok(row) = serde_json::from_str::<Value>(&said.stdout) else { return };
@@ -227,7 +226,7 @@ impl Person<'_> {
         }
     }
 
-    /// An order to one of them that may be obeyed, as far as this person knows.
+    /// Gives a command that, as far as this operator knows, can succeed.
     #[allow(clippy::match_same_arms, reason = "a row for each state and share of the numbers")]
     fn order(&mut self) {
         let at = self.rng.below(self.tree.members.len());
@@ -237,12 +236,12 @@ impl Person<'_> {
             return;
         }
         if self.keeps_record && !self.tree.is_free(at) {
-            // What is above it, then: somewhere up there is one that can be started.
+            // An ancestor has to be started first; the next command may choose it.
             return;
         }
         let below = self.tree.below(at);
         let has_children = below.iter().any(|child| self.tree.members[*child].told != Told::Removed);
-        // The higher up, the rarer is what takes others along.
+        // The higher in the tree, the rarer are commands that affect descendants.
         let seldom = below.is_empty() || self.rng.below(4) == 0;
         match (told, self.rng.below(10)) {
             (Told::Up, 0..=2) => drop(self.says(&["restart", &name])),
@@ -268,13 +267,13 @@ impl Person<'_> {
         }
     }
 
-    /// Gives a command and believes the answer, if there is one.
+    /// Runs a command and records its result, or that it is unclear.
     fn hear(&mut self, at: usize, arguments: &[&str], otherwise: Told) {
         let code = self.says(arguments);
         self.tree.members[at].told = if code == 0 { otherwise } else { Told::Unclear };
     }
 
-    /// Stops one and all below it.
+    /// Stops a workspace and its descendants.
     fn stop(&mut self, at: usize) {
         let name = self.tree.members[at].name.clone();
         let stopped = self.says(&["stop", &name]) == 0;
@@ -282,7 +281,7 @@ impl Person<'_> {
             let member = &mut self.tree.members[below];
             member.told = match member.told {
                 Told::Removed => Told::Removed,
-                // It goes on being stopped by whom it was.
+                // It stays attributed to the stop that stopped it.
                 Told::Stopped(with) if stopped => Told::Stopped(with),
                 Told::Up | Told::Asleep if stopped => Told::Stopped(Some(at)),
                 Told::Up | Told::Asleep | Told::Stopped(_) | Told::Unclear => Told::Unclear,
@@ -291,7 +290,7 @@ impl Person<'_> {
         self.tree.members[at].told = if stopped { Told::Stopped(None) } else { Told::Unclear };
     }
 
-    /// Starts one and what was stopped along with it.
+    /// Starts a workspace and what was stopped together with it.
     fn start(&mut self, at: usize) {
         let name = self.tree.members[at].name.clone();
         let started = self.says(&["start", &name]) == 0;

@@ -1,4 +1,4 @@
-//! What is true in the end, and what has to be.
+//! The final state, and what it has to be.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::{
 const TOKEN_CHARS: usize = 43;
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 
-/// What must hold, in the order of the report's table.
+/// The invariants, in the order of the report's table.
 const ONE_RUNS: &str = "what should run runs once, in its row's container";
 const NONE_RUNS: &str = "what should not run does not";
 const ONE_TOKEN: &str = "file, process and store agree on one live token";
@@ -51,7 +51,7 @@ const PROMISES: [&str; 15] = [
     LOST, PARKED, BACK,
 ];
 
-/// How often each promise was checked, and how often it did not hold.
+/// How often each invariant was checked, and how often it did not hold.
 struct Checks<'a> {
     section: &'a mut Section,
     of: BTreeMap<&'static str, (u64, u64)>,
@@ -67,7 +67,7 @@ impl Checks<'_> {
         }
     }
 
-    /// The table of what was checked; each of these promises has to have been.
+    /// Adds the table of checks; each of these invariants must have been checked at least once.
     fn report(self, promises: &[&'static str]) {
         let Self { section, of } = self;
         let checked = |promise: &str| of.get(promise).map_or(0, |(checked, _)| *checked);
@@ -83,10 +83,10 @@ impl Checks<'_> {
     }
 }
 
-/// Promises that a site is held to which nobody helps: those that every run has something to look at for.
+/// Invariants that must hold without intervention; every run has something to check for them.
 const BY_ITSELF: [&str; 6] = [WORK, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC];
 
-/// A container of ours, as Podman tells it.
+/// A container of ours, as Podman reports it.
 struct Container {
     id: String,
     name: String,
@@ -95,7 +95,7 @@ struct Container {
     pid: i64,
 }
 
-/// Where to look.
+/// The sources to compare.
 pub(super) struct Truth<'a> {
     pub(super) site: &'a Site,
     pub(super) operator: &'a Operator,
@@ -105,7 +105,7 @@ pub(super) struct Truth<'a> {
 }
 
 impl Truth<'_> {
-    /// Waits until nothing is left to do, and then looks at everything.
+    /// Waits until nothing is left to do, then checks everything.
     pub(super) fn find_out(&self, section: &mut Section, foreign: &Foreign, patience: Duration) {
         let mut checks = Checks { section, of: BTreeMap::new() };
         let began = Instant::now();
@@ -131,7 +131,7 @@ impl Truth<'_> {
         checks.report(&PROMISES);
     }
 
-    /// Looks at everything without a hand in it: for a site that has come to rest by itself.
+    /// Checks everything without intervention, for a site that has come to rest by itself.
     pub(super) fn find_out_as_it_is(&self, section: &mut Section) {
         let mut checks = Checks { section, of: BTreeMap::new() };
         self.look(&mut checks);
@@ -169,7 +169,7 @@ impl Truth<'_> {
             let moving: Vec<_> = rows.iter().filter(moving).collect();
             let calm = !runs.is_empty() && restless.is_empty() && !rows.is_empty() && moving.is_empty();
             quiet = if calm { quiet + 1 } else { 0 };
-            // Some things take two looks.
+            // Some actions need two snapshots.
             if quiet == 2 {
                 self.record.tell("nothing is left to do");
                 return Ok(());
@@ -190,7 +190,7 @@ impl Truth<'_> {
         }
     }
 
-    /// Approves what a pass holds, as a person does who has looked at it.
+    /// Approves what a pass holds, as an operator does after review.
     fn approve(&self, pass: &str) {
         let shown = self.operator.ostler(60, ["sweep", "show", pass, "--json"]);
         let shown: Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
@@ -201,7 +201,7 @@ impl Truth<'_> {
         }
     }
 
-    /// A token file that was wiped is written at the next start; whom nothing has started since, a person does.
+    /// Restarts workspaces whose token file was wiped and that nothing has restarted since; a start writes the file.
     fn restart_wiped(&self) {
         for row in rows(self.operator, false) {
             let wiped = self.wounds.wiped.get(&text(&row["id"]));
@@ -226,7 +226,7 @@ impl Truth<'_> {
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
-            // Where its conmon was killed nobody tells Podman of its end, and it is called running for good.
+            // If its conmon was killed, Podman does not learn of its exit and reports it as running for ever.
             runs: container["State"] == "running" && !has_ended(&container["Pid"]),
             pid: container["Pid"].as_i64().unwrap_or_default(),
         };
@@ -237,7 +237,7 @@ impl Truth<'_> {
         self.site.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
     }
 
-    /// Rows against containers, volumes, trash, tokens and memories.
+    /// Compares rows with containers, volumes, trash, tokens and the operators' records.
     fn look(&self, checks: &mut Checks<'_>) {
         let containers = self.containers();
         let live = rows(self.operator, false);
@@ -291,7 +291,7 @@ impl Truth<'_> {
         if external {
             return;
         }
-        // Of ours by label and name: the person's copies carry the labels too.
+        // Ours by label and name: copies that a user made carry the labels too.
         let ours = |container: &&Container| {
             container.workspace == id && container.name.starts_with(&format!("ostler-{id}-"))
         };
@@ -327,7 +327,7 @@ impl Truth<'_> {
         volumes: &BTreeMap<String, std::path::PathBuf>,
     ) {
         let marker = self.record.markers.lock().expect("nobody panics here").get(id).cloned();
-        // One that was being made when its daemon was killed was never marked.
+        // A workspace whose creation was interrupted by a daemon kill has no marker.
         let Some(marker) = marker else { return };
         let found = volumes.get(id).map(|directory| fs::read_to_string(directory.join(MARKER)));
         let same = matches!(&found, Some(Ok(found)) if *found == marker);
@@ -394,7 +394,7 @@ impl Truth<'_> {
         }
     }
 
-    /// What people were told against what is.
+    /// Compares the answers to the operators with the current state.
     fn look_at_memories(&self, checks: &mut Checks<'_>, live: &[Value], removed: &BTreeSet<String>) {
         for member in self.trees.iter().flat_map(|tree| &tree.members) {
             let row = live.iter().find(|row| row["name"] == member.name.as_str());
@@ -406,7 +406,7 @@ impl Truth<'_> {
                     continue;
                 }
                 Told::Up if member.being == Being::External => status == "awaiting_agent",
-                // Ended too often: that a person was not told.
+                // Parked after too many exits, which no answer to the operator reports.
                 Told::Up => matches!(status, "online" | "degraded") || parked,
                 Told::Asleep => status == "hibernated",
                 Told::Stopped(_) => status == "paused",
@@ -433,7 +433,7 @@ impl Truth<'_> {
             .that(PARKED, crasher.is_some_and(|row| row["failure"] == "parked"), || format!("{crasher:#?}"));
     }
 
-    /// The digests of the live instance tokens, by workspace.
+    /// Digests of the live instance tokens, by workspace.
     fn live_digests(&self) -> BTreeMap<String, Vec<Vec<u8>>> {
         let database = self.database();
         let mut query = database
@@ -453,7 +453,7 @@ impl Truth<'_> {
         digests
     }
 
-    /// Events: one sequence, and for each workspace legal moves up to what its row says.
+    /// Events: one sequence without gaps, and for each workspace legal transitions that end in its row's status.
     fn look_at_history(&self, checks: &mut Checks<'_>) {
         let database = self.database();
         let (count, first, last): (i64, i64, i64) = database
@@ -475,7 +475,7 @@ impl Truth<'_> {
                 Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
             })
             .expect("the query runs");
-        // By name: those of a name that was given twice are not told apart, and no name is.
+        // Keyed by name; a name that was used twice would not be distinguished, and no name is.
         let mut now = BTreeMap::<String, &'static [Status]>::new();
         for (name, kind, sequence) in events.map(|row| row.expect("the columns are known")) {
             let Some(to) = after(&kind) else { continue };
@@ -504,7 +504,7 @@ impl Truth<'_> {
         }
     }
 
-    /// Those whose work is gone wait for a person, and only then begin anew.
+    /// Workspaces whose work volume is lost wait for an operator, and start again only then.
     fn look_at_lost_work(&self, checks: &mut Checks<'_>) {
         for name in &self.wounds.lost {
             let row = self.site.show(name);
@@ -520,7 +520,7 @@ impl Truth<'_> {
         }
     }
 
-    /// Brings one back that was removed, and sees it work with what it had.
+    /// Restores a removed workspace and checks that it works with its data.
     fn take_back(&self, checks: &mut Checks<'_>) {
         let live: BTreeMap<_, _> =
             rows(self.operator, false).into_iter().map(|row| (text(&row["id"]), row)).collect();
@@ -541,7 +541,7 @@ impl Truth<'_> {
             brought += 1;
         }
         if brought == 0 {
-            // Nobody removed anything in this run: then one is.
+            // No workspace was removed in this run, so one is removed here.
             let gone = self.operator.ostler(60, ["rm", CRASHER]);
             until("it is removed", || (gone.code == 0).then_some(()));
             let back = self.operator.ostler(60, ["undelete", CRASHER]);
@@ -550,7 +550,7 @@ impl Truth<'_> {
     }
 }
 
-/// The statuses that an event leaves a workspace in; none, where it changes none.
+/// The statuses that an event can leave a workspace in; `None` for an event that changes none.
 fn after(kind: &str) -> Option<&'static [Status]> {
     Some(match kind {
         "WORKSPACE_PROVISIONING" => &[Status::Provisioning],
@@ -574,7 +574,7 @@ fn holds(entry: &Value, volume: &str) -> bool {
     entry["volumes"].as_array().is_some_and(|held| held.iter().any(|held| held == volume))
 }
 
-/// Whether file, process and store agree.
+/// Whether file, process and store agree on one token.
 fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(), String> {
     let root = format!("/proc/{}/root", container.pid);
     let file = fs::read_to_string(format!("{root}/configs/.auth_token"));
@@ -601,7 +601,7 @@ fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(),
     }
 }
 
-/// The token that the demo agent holds: in a file that it has removed, and its children have open as number 9.
+/// The demo agent's token: in a deleted file that its child processes hold open as descriptor 9.
 fn held_open(process: i64) -> Option<String> {
     let mut family = BTreeSet::from([process]);
     let mut children: BTreeMap<i64, Vec<i64>> = BTreeMap::new();

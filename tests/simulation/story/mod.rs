@@ -1,8 +1,8 @@
-//! Lives of an installation, each a seed: people's orders, agents' words and messages, sweeps, crashes, an engine and a
-//! disk that fail in every way they can, hands at the engine and at the clock, in any order at all.
+//! Random scenarios, each from a seed: operator commands, agents' requests and messages, sweeps, crashes, an engine
+//! and a disk with all kinds of faults, manual changes at the engine and the clock, in any order.
 //!
-//! Each step draws its choices from the seed and its own number. So a life may be played with some of its steps left
-//! out, and the others stay what they were: that is how a life that breaks a promise is made short ([`Life::shorten`]).
+//! Each step draws its choices from the seed and its own number. So a scenario can be run without some of its steps
+//! while the others stay the same. [`Life::shorten`] uses this to reduce a scenario that violates an invariant.
 
 mod behind_ports;
 mod book;
@@ -36,21 +36,21 @@ use behind_ports::agents;
 use book::{Book, Shared, open};
 use hands::Hand;
 
-/// Steps of a life.
+/// Steps of a scenario.
 pub(crate) const STEPS: usize = 200;
 
-/// How late a restart may begin.
+/// Longest delay of a restart.
 const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
-/// Streams of random numbers; each step has one of its own.
+/// Streams of random numbers; each step has its own.
 const TEMPER: u64 = 3;
 const FIRST_STEP: u64 = 1000;
 
 const ABOUT_AGENTS: [&str; 5] =
     ["check_heartbeats", "time_out_provisioning", "hibernate_idle", "flag_wedged", "restart_due"];
 
-/// How many more listings have to be whole after one that was not: a grace is at least two listings long, and an engine
-/// that shows less than there is again and again is not one that anybody could be protected from.
+/// Number of complete listings required after an incomplete one. A grace is at least two listings long, and nothing
+/// can protect from an engine that returns incomplete listings again and again.
 const WHOLE_LISTINGS: usize = 40;
 
 struct Story {
@@ -60,15 +60,15 @@ struct Story {
     book: Shared,
     temper: Temper,
     named: u64,
-    /// How the clock has jumped since the daemon last read it.
+    /// Clock jumps since the daemon last read the clock.
     unread: Option<Unread>,
 }
 
-/// Jumps that the daemon has not seen yet. Where they come to nothing before it does, there was none.
+/// Jumps that the daemon has not observed yet. If they cancel out before it reads the clock, they have no effect.
 struct Unread {
     readings: u64,
     minutes: i64,
-    /// As it was before the first of them.
+    /// Its value before the first of them.
     listening_since: Awake,
 }
 
@@ -86,7 +86,7 @@ impl Story {
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
         });
-        // Before anything goes wrong, so that what is next door is there when the watch begins.
+        // Before any fault, so that the neighbour's containers exist when the witness begins.
         if neighbour.is_some() {
             sim.pass(Duration::from_secs(5));
         }
@@ -168,7 +168,7 @@ impl Story {
             return Err(broken);
         }
         for (id, since) in left {
-            // What is resumed takes along what was paused with it.
+            // A resume also resumes what was paused together with the workspace.
             let mut line = line_above(&self.house, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
@@ -210,8 +210,8 @@ impl Story {
         Ok(())
     }
 
-    /// What is under way comes to its end, nobody says anything for a while, and the passes about agents look. Where
-    /// containers die, one may do so again and again.
+    /// Operations in progress end, no requests arrive for a while, and the passes about agents run. Where containers
+    /// die, one may die repeatedly.
     fn lull(&mut self) -> Result<(), Broken> {
         let deadly = self.temper.deaths > 0;
         let times = if deadly && self.house.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
@@ -225,7 +225,7 @@ impl Story {
             let minutes = self.house.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a lull"));
             let mut left = Duration::from_mins(minutes);
-            // A driver is looked at often: at the end of a minute it has caught up with everything.
+            // Check a driven daemon often: by the end of a minute it has caught up with everything.
             let slice = if self.temper.driven { Duration::from_secs(7) } else { left };
             while !left.is_zero() {
                 let time = slice.min(left);
@@ -241,7 +241,7 @@ impl Story {
                 self.race()?;
             }
             if !self.temper.driven {
-                // About agents only, or about everything, twice: many graces are two looks long.
+                // The passes about agents, or all passes, twice: many graces need two snapshots.
                 let all = self.house.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
@@ -251,8 +251,8 @@ impl Story {
         Ok(())
     }
 
-    /// Promise 4: what exited is restarted when it is due, not within a period of that. Only the driver can be late, and
-    /// only where the store takes what is written.
+    /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Only the driver can
+    /// be late, and only this check's runs without full disks count.
     fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
         if !self.temper.driven || self.temper.full_disks > 0 {
             return Ok(());
@@ -273,7 +273,7 @@ impl Story {
     }
 
     fn until_nothing_is_due(&mut self) -> Result<(), Broken> {
-        // A driver is always due again.
+        // A driver always has another timer.
         let most = if self.temper.driven { 150 } else { 2000 };
         for _ in 0..most {
             self.house.sim.run_ready();
@@ -292,7 +292,7 @@ impl Story {
         self.house.sim.take(next.id);
     }
 
-    /// One thing happens.
+    /// Takes one random step.
     fn step(&mut self) {
         let held = self.house.sim.held();
         let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
@@ -334,7 +334,7 @@ impl Story {
                 }
             }
             _ if self.house.sim.choose(|rng| rng.permille(300)) => {
-                // Now and then a crowd of them: more than the breaker lets pass.
+                // Sometimes several at once: more than the breaker lets pass.
                 let many = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
                     let id = self.house.furnish_unknown();
@@ -346,14 +346,14 @@ impl Story {
         }
     }
 
-    /// One of the effects that are held: of the slow side, now and then only.
+    /// One of the held effects; one of the slow side only rarely.
     fn next_of(&self, held: &[Seen]) -> Seen {
         let slow = self.temper.slow_side.filter(|_| self.house.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
         self.house.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
 
-    /// Time passes, unless the store owes an answer: it gives those within an instant.
+    /// Advances time, unless a store effect is held: the store answers within an instant.
     fn wait(&self, held: &[Seen]) {
         if held.iter().any(|held| held.place == Place::Store) {
             return;
@@ -377,13 +377,13 @@ impl Story {
         (!meant.is_empty()).then(|| self.house.sim.choose(|rng| rng.pick(&meant)).id)
     }
 
-    /// A pass begins, unless it runs already: that is the driver's promise.
+    /// Begins a pass, unless it is running already; the driver guarantees the same.
     fn sweep(&mut self) {
         let passes = all_passes();
         let restarts = self.temper.deaths > 0 && self.house.sim.choose(|rng| rng.permille(400));
         let next_door = self.neighbour.is_some() && self.house.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.house.sim.choose(|rng| rng.pick(&passes)) };
-        // Where a container is gone the race of its tokens' sweep is on.
+        // If a container is gone, the token sweep races with its restart.
         let gone = self
             .house
             .rows()
@@ -448,20 +448,20 @@ fn all_passes() -> Vec<&'static str> {
     ostler::sweep::all().iter().map(|pass| pass.name()).collect()
 }
 
-/// The passes that run right now, whoever began them.
+/// The passes that are running now, begun by the driver or by the test.
 fn running(house: &House, book: &Book) -> BTreeSet<&'static str> {
     let driven = house.daemon.running_passes();
     driven.into_iter().chain(book.running_passes.iter().copied()).collect()
 }
 
-/// Everybody above a workspace.
+/// The ancestors of a workspace.
 fn line_above(house: &House, id: WorkspaceId) -> Vec<WorkspaceId> {
     let rows = house.rows();
     let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
 
-/// How many things a run took away, or tried to: at most five (design, §6).
+/// Number of things that a run took away, or tried to: at most five (design, §6).
 fn taken_by(run: &Run) -> usize {
     let applied = run.actions.iter().filter(|one| {
         one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
