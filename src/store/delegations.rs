@@ -1,9 +1,10 @@
-//! Delegations: tasks that one workspace hands to another and whose end it asks for later.
+//! Delegations: tasks that one workspace gives to another and whose result it queries later.
 //!
-//! A row says what is known for certain. It is `pending` until a moment before the task is sent, `dispatched` from
-//! then on, so that a crash in between is told apart from one before: what was never sent may be sent, what may have
-//! been sent ends as failed and says so. An open row is never dropped to make room; it ends when it is [`DEADLINE`]
-//! old, before anything is decided by it: whether there is room for another, and whether it is sent.
+//! A row states only what is certain. It is `pending` until just before the task is sent, and `dispatched` from then
+//! on. This distinguishes a crash before the sending from one after it: a task that was never sent may be sent, and one
+//! that may have been sent fails with an error that says so. An open row is never dropped to make room. It fails once
+//! it is [`DEADLINE`] old, and this is applied before any decision that depends on it: whether there is room for
+//! another row, and whether a task is sent.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -14,108 +15,108 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The most delegations of one workspace that are open at once.
+/// The most open delegations of one workspace.
 const OPEN_MAX: i64 = 64;
-/// Finished delegations kept of each workspace.
+/// Finished delegations kept per workspace.
 const KEPT: u32 = 100;
-/// Delegations in one answer.
+/// The most delegations in one answer.
 const LISTED: u32 = 50;
 
-/// Ends the open delegations that are too old. The rest of the condition says whose.
+/// Fails open delegations that are too old. Callers append a condition that selects the workspace.
 const EXPIRE: &str = "UPDATE delegations SET status = 'failed', finished_at = ?1,
        error = CASE WHEN sent_by_ostler = 1 AND status = 'pending'
                     THEN 'not sent: its turn did not come within 6 hours' ELSE 'no result within 6 hours' END
      WHERE finished_at IS NULL AND created_at < ?2";
 
-/// A delegation to be written.
+/// Delegation to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDelegation {
-    /// Its id, never used before.
+    /// Must be unused.
     pub id: DelegationId,
-    /// Workspace that hands the task over.
+    /// Workspace that delegates the task.
     pub workspace: WorkspaceId,
-    /// Workspace that gets it.
+    /// Workspace that is to do the task.
     pub target: WorkspaceId,
-    /// The delegator's key: the same task under the same key is handed over once.
+    /// Idempotency key chosen by the delegator: a task is delegated only once per key.
     pub key: Option<String>,
-    /// The task.
+    /// Full text of the task.
     pub task: String,
-    /// Whether ostler sends it. The delegator has sent the others itself, and reports of them.
+    /// Whether ostler sends the task. Otherwise the delegator has sent it itself, and reports its progress.
     pub sent_by_ostler: bool,
-    /// When.
+    /// Time of the delegation.
     pub at: Timestamp,
 }
 
-/// A delegation as it was written.
+/// Delegation as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delegation {
-    /// Its id.
+    /// Unique among all delegations.
     pub id: DelegationId,
-    /// Workspace that handed the task over.
+    /// Workspace that delegated the task.
     pub workspace: WorkspaceId,
-    /// Workspace that gets it.
+    /// Workspace that is to do the task.
     pub target: WorkspaceId,
-    /// Name of the target, while it is there.
+    /// Name of the target; `None` if its row no longer exists.
     pub target_name: Option<String>,
     /// The first 200 characters of the task.
     pub task: String,
-    /// What has become of it.
+    /// State of the task.
     pub status: DelegationStatus,
-    /// How often it was sent.
+    /// Number of times it was sent.
     pub attempts: u32,
-    /// Why it failed.
+    /// Error text, if it failed.
     pub error: Option<String>,
-    /// The beginning of the answer.
+    /// First part of the answer.
     pub response_preview: Option<String>,
-    /// When it was handed over.
+    /// Time of the delegation.
     pub created_at: Timestamp,
-    /// When it was completed or failed.
+    /// When it was completed or failed; `None` while it is open.
     pub finished_at: Option<Timestamp>,
 }
 
-/// A delegation that waits to be sent. Its task stays in the store until then, so that many of them are small.
+/// Delegation that waits to be sent. Its task stays in the store until then, so that a long queue needs little memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its id.
+    /// Id of the delegation.
     pub id: DelegationId,
-    /// Workspace that hands the task over.
+    /// Workspace that delegated the task.
     pub workspace: WorkspaceId,
 }
 
-/// What is about to be sent.
+/// Delegation that is about to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispatched {
-    /// Workspace that gets it.
+    /// Workspace that is to do the task.
     pub target: WorkspaceId,
-    /// The task.
+    /// Full text of the task.
     pub task: String,
 }
 
-/// Which time a task is sent.
+/// Which attempt to send a task this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// It was never sent.
+    /// The task was never sent.
     First,
-    /// It was sent once, and its agent could not be reached.
+    /// It was sent once, and the target agent was unreachable.
     Second,
 }
 
-/// What came of handing a task over.
+/// Result of writing a delegation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delegated {
-    /// It is written down.
+    /// The delegation is stored.
     New,
-    /// The key or the id has one already that does not begin again: this one.
+    /// A delegation with this id or key exists and is not restarted: this one.
     Same(Box<Delegation>),
-    /// Another workspace has one of that id.
+    /// Another workspace has a delegation with this id.
     Taken,
-    /// The workspace has as many open ones as it may have.
+    /// The workspace already has the maximum number of open delegations.
     TooMany,
     /// The workspace is gone.
     Gone,
 }
 
-/// Of a task its beginning. The whole of it is read only to be sent.
+/// Only the first 200 characters of the task; the full text is read when it is sent.
 const COLUMNS: &str = "d.id, w.id, d.target, t.name, substr(d.task, 1, 200), d.status, d.attempts, d.error, d.response_preview, \
      d.created_at, d.finished_at";
 
@@ -146,7 +147,7 @@ fn key_of(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<i64>> {
         .optional()?)
 }
 
-/// Ends the open delegations of a workspace that are too old.
+/// Fails the open delegations of a workspace that are too old.
 fn expire(sql: &Connection, workspace: i64, at: Timestamp) -> StoreResult<()> {
     sql.prepare_cached(&format!("{EXPIRE} AND workspace = ?3"))?.execute(params![
         at,
@@ -157,8 +158,8 @@ fn expire(sql: &Connection, workspace: i64, at: Timestamp) -> StoreResult<()> {
 }
 
 impl Store {
-    /// Writes a delegation down, as pending. A failed one of the same key makes room for it, and so does a failed one
-    /// that was recorded under its id.
+    /// Stores a delegation as pending. A failed one with the same key loses its key, and a failed one that the
+    /// delegator recorded under the same id is replaced.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -181,7 +182,7 @@ impl Store {
                     .optional()?;
                 match (&id_has, &key_has) {
                     (Some((_, other)), _) if other.workspace != new.workspace => return Ok(Delegated::Taken),
-                    // ostler has sent this one and reported its end: it does not begin again.
+                    // ostler sent this one and has the final word on it, so it does not restart.
                     (Some((sent_by_ostler, same)), _)
                         if *sent_by_ostler || same.status != DelegationStatus::Failed =>
                     {
@@ -202,7 +203,7 @@ impl Store {
                     return Ok(Delegated::TooMany);
                 }
                 if let Some((_, failed)) = id_has {
-                    // As a new row: the newest is listed first.
+                    // Insert a new row instead of updating it, because the list shows the newest row first.
                     tx.sql.prepare_cached("DELETE FROM delegations WHERE id = ?1")?.execute([failed.id])?;
                 }
                 if let Some(failed) = key_has {
@@ -237,11 +238,13 @@ impl Store {
             .await
     }
 
-    /// Notes that a task is about to be sent, and answers it. `None` when it must not be: it has ended meanwhile, or
-    /// this attempt was noted before. So a delegation that is queued twice is sent once.
+    /// Records that a task is about to be sent, and returns the task.
+    ///
+    /// Returns `None` if it must not be sent: it has ended in the meantime, or this attempt was recorded before. So a
+    /// delegation that is queued twice is sent once.
     ///
     /// # Errors
-    /// When the store cannot answer: then it must not be sent either.
+    /// When the store cannot answer. The task must not be sent then.
     pub async fn dispatch_delegation(
         &self,
         waiting: Waiting,
@@ -271,8 +274,8 @@ impl Store {
             .await
     }
 
-    /// Moves an open delegation on. Answers the status it has afterwards: one that has ended keeps its end. `None`
-    /// when the workspace has no such delegation.
+    /// Changes the status of an open delegation, and returns the resulting status. A finished one keeps its status.
+    /// `None` if the workspace has no such delegation.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -304,8 +307,10 @@ impl Store {
             .await
     }
 
-    /// What a daemon before this one left open: those that it never sent, to be sent now. Those that it may have sent
-    /// end as failed, and so do those that are too old.
+    /// Takes over the open delegations of an earlier daemon.
+    ///
+    /// Returns those that were never sent and are to be sent now. Those that may have been sent fail, and so do those
+    /// that are too old.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -321,7 +326,7 @@ impl Store {
                                               AND status = 'dispatched')",
                     )?
                     .execute([at])?;
-                // Those that their delegator sends are its own to ask for, and end when it does.
+                // Delegations that their delegators send expire when these query them.
                 let text = EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1);
                 tx.sql
                     .prepare_cached(&format!("{text} AND sent_by_ostler = 1"))?
@@ -339,12 +344,12 @@ impl Store {
             .await
     }
 
-    /// The delegations of a workspace, newest first, once those that have had no result for too long are ended.
+    /// Returns a workspace's delegations, newest first, after those without a result for too long have failed.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn delegations(&self, of: WorkspaceId, at: Timestamp) -> StoreResult<Vec<Delegation>> {
-        // Polled all the time: only what has to be ended costs a write.
+        // Agents poll this often, so it writes only if a delegation is overdue.
         let overdue = self
             .lanes
             .read("overdue delegations", move |sql| {

@@ -1,4 +1,4 @@
-//! Tokens: issued once, stored as digests, revoked under a guard.
+//! Workspace tokens: issued once, stored as digests, revoked under a guard.
 
 use std::time::Duration;
 
@@ -14,43 +14,43 @@ use crate::domain::{
 };
 use crate::mutation::{Mutation, is};
 
-/// What the store keeps of a token that is issued.
+/// What the store keeps of an issued token.
 #[derive(Clone, Debug)]
 pub struct TokenIssue {
-    /// Names the row.
+    /// Id of the token's row; not secret.
     pub id: TokenId,
-    /// The digest.
+    /// Digest by which a presented token is found.
     pub digest: TokenDigest,
-    /// The characters that may be shown.
+    /// The token's first characters, which may be shown.
     pub prefix: String,
 }
 
-/// An api token to issue.
+/// API token to issue.
 #[derive(Clone, Debug)]
 pub struct NewApiToken {
-    /// What is kept of it.
+    /// Id, digest and prefix.
     pub token: TokenIssue,
-    /// From when on it is invalid.
+    /// The token is invalid from this time on; `None` means that it does not expire.
     pub expires_at: Option<Timestamp>,
 }
 
-/// The guard of the stale-token sweep, all of which stands in its one UPDATE.
+/// Guard of the stale-token sweep; a single UPDATE checks all of it.
 #[derive(Clone, Copy, Debug)]
 pub struct StaleTokens {
-    /// The workspace whose container has been absent for the grace.
+    /// Workspace whose container has been absent for the grace period.
     pub workspace: WorkspaceId,
-    /// Tokens created or used at this time or later are not stale.
+    /// Tokens issued or used at this time or later are not stale.
     pub older_than: Timestamp,
-    /// For the mutation check in the tests: leaves the age condition out.
+    /// For the mutation tests only: omits the age condition.
     #[doc(hidden)]
     pub without_age: bool,
 }
 
-/// How often the use of an api token is written into its own row, which is wider than a pulse.
+/// How often an api token's use is written to its row, which is wider than a pulse row.
 pub(super) const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
 
-/// The statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have
-/// none, and `provisioning` ones are about to get or have just got theirs.
+/// Statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have none, and
+/// `provisioning` rows are about to get theirs or have just got it.
 pub(super) const STALE_STATUSES: &str =
     "('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated')";
 
@@ -73,8 +73,8 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     })
 }
 
-/// Issues the instance token of a new incarnation and revokes the older ones, inside the transaction
-/// that begins it: there is never a moment with two live instance tokens, nor with none.
+/// Issues the instance token of a new incarnation and revokes the older ones, in the transaction that begins the
+/// incarnation: at no time are there two live instance tokens, or none.
 pub(super) fn rotate_instance_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -101,19 +101,19 @@ pub(super) fn rotate_instance_token(
     Ok(())
 }
 
-/// The token in the volume of a container that is adopted.
+/// State of the token found in the volume of an adopted container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldToken {
-    /// It is the workspace's live instance token.
+    /// It is now the workspace's live instance token.
     Live,
     /// It is not valid: it was revoked, or issued for something else.
     Refused,
-    /// There is none.
+    /// The volume contains no token.
     NotFound,
 }
 
 impl HeldToken {
-    /// The word in the event.
+    /// Returns the word used in the event.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Live => "taken over",
@@ -124,7 +124,7 @@ impl HeldToken {
 }
 
 /// Makes the token that a process holds the live one of an incarnation. A token that was revoked, or issued for another
-/// workspace, is not valid afterwards either.
+/// workspace, stays invalid.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -155,7 +155,7 @@ pub(super) fn take_token(
     Ok(HeldToken::Live)
 }
 
-/// Revokes every live instance token of a workspace; answers how many there were.
+/// Revokes every live instance token of a workspace; returns how many there were.
 pub(super) fn revoke_instance_tokens(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -171,21 +171,21 @@ pub(super) fn revoke_instance_tokens(
         .execute(params![workspace, at])?)
 }
 
-/// A token that speaks for nobody any more.
+/// Token that authenticates no workspace any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadToken {
-    /// The workspace whose token it was.
+    /// Workspace that the token was issued for.
     pub workspace: WorkspaceId,
-    /// Whether it was good until the workspace was removed. Otherwise the workspace lives, and the token was revoked or
-    /// has expired.
+    /// `true` if the token was valid until the workspace was removed. Otherwise the workspace is live, and the token
+    /// was revoked or has expired.
     pub removed: bool,
 }
 
 impl Store {
-    /// The workspace whose token this was. Asked only when a token speaks for nobody.
+    /// Returns the workspace of a token that is not valid, for the error message. Call it only for such a token.
     ///
     /// # Errors
-    /// When the store cannot answer: which is never the same as no.
+    /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn dead_token(&self, digest: TokenDigest) -> StoreResult<Option<DeadToken>> {
         self.lanes
             .read("dead token", move |sql| {
@@ -200,11 +200,11 @@ impl Store {
             .await
     }
 
-    /// The removed workspace whose token this was when it was removed. Asked only when a token speaks for nobody:
-    /// its holder is told that it is gone, not that it was never known.
+    /// Returns the removed workspace whose token this was at its removal. Call it only for a token that is not valid:
+    /// the caller then learns that the workspace is gone, not that the token is unknown.
     ///
     /// # Errors
-    /// When the store cannot answer: which is never the same as no.
+    /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn removed_holder(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
         self.lanes
             .read("removed holder", move |sql| {
@@ -218,7 +218,7 @@ impl Store {
             .await
     }
 
-    /// Issues an api token, or answers `false` when the workspace is gone or has `most` live ones.
+    /// Issues an API token; `false` if the workspace is gone or already has `most` live tokens.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -259,9 +259,11 @@ impl Store {
             .await
     }
 
-    /// Makes a token that a running process holds and that this registry never heard of the current one
-    /// of its workspace. `false` when the registry knows it (one that was revoked stays so), or the row
-    /// has moved on.
+    /// Registers a token that a running process holds and that this registry has no row of, as the current one of its
+    /// workspace.
+    ///
+    /// Returns `false` if the registry knows the token (a revoked one stays revoked), or if the row has another
+    /// incarnation or is removed.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -297,7 +299,7 @@ impl Store {
             .await
     }
 
-    /// A workspace's live tokens, oldest first.
+    /// Returns a workspace's live tokens, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -315,7 +317,7 @@ impl Store {
             .await
     }
 
-    /// A person revokes a live token of a workspace. Answers whether there was one.
+    /// Revokes a live token of a workspace on behalf of an operator. Returns whether there was one.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -345,9 +347,10 @@ impl Store {
             .await
     }
 
-    /// Revokes the stale instance tokens of a workspace: every store-side condition stands in this one
-    /// UPDATE, so a token issued or used after the listing was taken cannot match, whatever happened
-    /// in between. Answers the incarnations whose tokens were revoked.
+    /// Revokes the stale instance tokens of a workspace, and returns their incarnations.
+    ///
+    /// One UPDATE checks every condition in the store, so a token issued or used after the listing was taken never
+    /// matches.
     ///
     /// # Errors
     /// When the store cannot answer.
