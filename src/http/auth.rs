@@ -229,7 +229,8 @@ pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
 
 /// The url under which the client reaches ostler, and through it other agents.
 ///
-/// Taken from the settings, or else from the `Host` header if it has only plain characters.
+/// The configured url; without one, `http` with the `Host` header if it has only plain characters; otherwise the
+/// default of the settings.
 pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
     let settings = api.0.ops.settings();
     if let Some(url) = &settings.platform_url {

@@ -1,8 +1,8 @@
-//! The journal of messages: one row of activity for each message that reached the proxy, listed under its target.
+//! The message journal: one row of activity per message that reached the proxy, listed under its target.
 //!
-//! Rows are written behind the messages: they are gathered in memory and go to the store together, so that a message
-//! waits for no disk. Whoever reads activity has what is gathered written first. A crash loses the rows of the last
-//! moment, never a message. (A message to an agent that polls is stored before its sender is answered, and not here.)
+//! Rows are collected in memory and written together, so that a message never waits for the disk. A reader of activity
+//! first has the collected rows written. A crash loses the latest rows, never a message. (A message to an agent that
+//! polls is stored before its sender gets a response, and not here.)
 
 use std::{
     borrow::Cow,
@@ -30,17 +30,17 @@ use crate::{
     store::{NewActivity, Summary},
 };
 
-/// How long rows are gathered before they are written.
+/// How long rows are collected before they are written.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// The most rows in memory. Beyond them, which takes a store that cannot write, the newest are dropped.
+/// Most rows in memory. Beyond this, which happens only when the store cannot write, new rows are dropped.
 const GATHERED_MAX: usize = 2048;
 
-/// The longest method and reason that a row holds, in bytes.
+/// Most bytes of a row's method and of its failure reason.
 const METHOD_MAX: usize = 128;
 const REASON_MAX: usize = 1024;
 
-/// Rows that are not written yet.
+/// Rows that were not written yet.
 #[derive(Default)]
 pub(super) struct Journal {
     gathered: Mutex<Gathered>,
@@ -55,7 +55,7 @@ struct Gathered {
     dropped: u64,
 }
 
-/// A row before its bodies are looked at.
+/// A row before its bodies are parsed.
 struct Row {
     from: Option<WorkspaceId>,
     to: WorkspaceId,
@@ -68,7 +68,7 @@ struct Row {
     at: Timestamp,
 }
 
-/// A body, as far as it is kept.
+/// A body, as far as it is stored: all of it up to `BODY_KEPT_BYTES`, otherwise only its length.
 #[derive(Default)]
 struct Kept {
     bytes: Vec<u8>,
@@ -85,7 +85,7 @@ impl Kept {
         }
     }
 
-    /// The body as JSON; nothing where it is none.
+    /// The body if it is valid JSON, otherwise `None`. For a body that is too large: a JSON object with its length.
     fn json(self) -> Option<String> {
         if self.length > BODY_KEPT_BYTES as u64 {
             return Some(format!(r#"{{"truncated":true,"bytes":{}}}"#, self.length));
@@ -95,7 +95,7 @@ impl Kept {
     }
 }
 
-/// The method of a message.
+/// The JSON-RPC method of a message, at most `METHOD_MAX` bytes of it.
 pub(super) fn method_of(message: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Method<'a> {
@@ -106,13 +106,13 @@ pub(super) fn method_of(message: &[u8]) -> Option<String> {
     Some(cut(method.into_owned(), METHOD_MAX))
 }
 
-/// At most so many bytes of a text, cut between characters.
+/// Truncates a text to at most `most` bytes, at a character boundary.
 pub(super) fn cut(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text
 }
 
-/// A message on its way. Its row is written when this is dropped, whatever came of it.
+/// A message being delivered. Its row is written when this is dropped, whatever the result.
 pub(super) struct Exchange {
     api: Api,
     began: Awake,
@@ -120,7 +120,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Begins with a message that is about to be held or sent.
+    /// Begins the row of a message that is about to be held or sent.
     pub(super) fn begin(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId, message: &Bytes) -> Self {
         let mut request = Kept::default();
         request.add(message);
@@ -138,7 +138,7 @@ impl Exchange {
         Self { api: api.clone(), began: api.0.clock.awake(), row: Some(row) }
     }
 
-    /// The message did not get there, or not in time.
+    /// Records that the message was not delivered, or got no response in time.
     pub(super) fn failed(mut self, error: &HttpError) {
         if let Some(row) = &mut self.row {
             row.status = error.status().as_u16();
@@ -146,7 +146,7 @@ impl Exchange {
         }
     }
 
-    /// Follows the answer to its end. Only an answer that came whole is written down as one.
+    /// Follows the response to its end: only a complete response is recorded as success.
     pub(super) fn follow(mut self, answer: Response) -> Response {
         let status = answer.status();
         let is_refusal = status.as_u16() >= 400;
@@ -158,7 +158,7 @@ impl Exchange {
             row.failed = if is_refusal {
                 Some(format!("the agent answered {status}"))
             } else {
-                // An event stream has no end of its own: the caller closes it.
+                // An event stream may have no end of its own: the caller closes it.
                 (!is_stream).then(|| "the caller went away before the end of the answer".into())
             };
         }
@@ -172,7 +172,7 @@ impl Exchange {
     }
 }
 
-/// The body of an answer that is being sent to the caller.
+/// A response body that is being sent to the caller.
 struct Followed {
     body: Body,
     exchange: Exchange,
@@ -180,7 +180,7 @@ struct Followed {
 }
 
 impl Followed {
-    /// Notes the end of the answer, and what is wrong with it.
+    /// Records the end of the response, with its error if there is one. A refusal keeps its own reason.
     fn note(&mut self, failed: Option<String>) {
         if let Some(row) = &mut self.exchange.row
             && !self.is_refusal
@@ -206,7 +206,7 @@ impl HttpBody for Followed {
                 if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.exchange.row) {
                     row.response.add(data);
                 }
-                // The server knows the length, and does not poll for the end after the last frame.
+                // The server knows the length and does not poll for the end after the last frame.
                 if self.body.is_end_stream() {
                     self.note(None);
                 }
@@ -274,7 +274,7 @@ impl Api {
         }
     }
 
-    /// Writes what is gathered.
+    /// Writes the collected rows.
     pub(super) async fn write_gathered(&self) {
         let _writing = self.0.journal.writing.lock().await;
         let Gathered { rows, dropped, .. } = {

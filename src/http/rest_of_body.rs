@@ -1,8 +1,8 @@
-//! What a client still sends of a request that is answered before its body was read.
+//! Discards the rest of a request body when the response is ready before the body was read.
 //!
-//! Most clients read an answer only after they have sent their request. A connection that is closed while they send
-//! shows them a broken pipe, and no answer. So the rest is received and discarded first, up to a limit of bytes and of
-//! time.
+//! Most clients read the response only after they have sent the whole request. If the connection closes while they are
+//! sending, they report a broken pipe and never see the response. So the rest is received and discarded first, up to a
+//! limit in bytes and time.
 
 use std::{
     pin::Pin,
@@ -24,19 +24,22 @@ use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, within};
 
-/// A body of this size is in the kernel's buffers by the time it is refused.
+/// Largest body, in bytes, that fits into the kernel's buffers by the time it is refused.
 const SMALL: u64 = 64 << 10;
-/// The most that is discarded: what a person who sends a file as a message may send.
+/// Most bytes that are discarded: enough for a file that a user sends as a message.
 const DISCARDED_MAX: usize = 128 << 20;
-/// How many are, at once.
+/// Most concurrent discards.
 const AT_ONCE: usize = 16;
-/// How long that may take. The answer waits for it.
+/// Time limit of a discard. The response is delayed until it ends.
 const DISCARD_LIMIT: Duration = Duration::from_secs(15);
-/// Who sends nothing for so long waits for the answer. Longer than a round trip of any network that agents are in.
+/// A client that sends nothing for this long is taken to be waiting for the response. Longer than a round trip in any
+/// network that agents use.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many requests of a listener may have their rest discarded at once. It costs time, and whoever is refused may
-/// have shown no token: beyond these a connection ends as it does without all this.
+/// Limits the concurrent discards of a listener.
+///
+/// A discard costs time, and a refused client may have shown no token. Beyond the limit a connection ends without a
+/// discard, and the client may miss the response.
 #[derive(Clone)]
 pub(super) struct Discards(Arc<Semaphore>);
 
@@ -45,7 +48,8 @@ impl Discards {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 
-    /// Gives a refusal once its client is ready to read it. A client that was too slow is not waited for once more.
+    /// Returns the response once its client is ready to read it. After a request timeout there is no second wait for
+    /// the client.
     pub(super) async fn before(
         &self,
         answer: Response<Body>,
@@ -62,13 +66,13 @@ impl Discards {
     }
 }
 
-/// The body of a request, which its handler reads too.
+/// A request body that its handler and the discard share.
 #[derive(Clone)]
 pub(super) struct RestOfBody(Arc<Shared>);
 
 struct Shared {
     body: Mutex<Body>,
-    /// Whether the client sends it only after it was asked for.
+    /// Whether the client sends the body only after a `100 Continue` (header `Expect`).
     waits: bool,
     asked: AtomicBool,
 }
@@ -89,7 +93,7 @@ impl RestOfBody {
         Err((Request::from_parts(parts, Body::new(rest.clone())), rest))
     }
 
-    /// Receives and discards what is left of it before its answer is given.
+    /// Receives and discards the rest of the body before the response is sent.
     async fn discard(mut self, clock: &dyn Clock) {
         let mut left = DISCARDED_MAX;
         let discard = async {
@@ -100,11 +104,11 @@ impl RestOfBody {
                 }
             }
         };
-        // Whoever has not sent it by then sees the connection end.
+        // A client that has not sent the rest by then sees the connection end.
         let _in_time = within(clock, DISCARD_LIMIT, discard).await;
     }
 
-    /// Whether the client is sending, or about to, without having been read to the end.
+    /// Whether the client is sending the body, or is about to, and its end was not read yet.
     fn is_coming(&self) -> bool {
         !self.is_end_stream() && (!self.0.waits || self.0.asked.load(Ordering::Relaxed))
     }
