@@ -1,13 +1,13 @@
-//! Accepting an engine: its sentinel is made, and from then on it is the one to be trusted.
+//! Accepting an engine: its sentinel is created, and from then on this engine is trusted.
 
 use super::{OpError, OpResult, Ops};
 use crate::{crash_point, engine::trusted};
 
 impl Ops {
-    /// A person says that the engine which answers now is the one to work with.
+    /// Accepts the engine that answers now as the one to work with, by order of an operator.
     ///
     /// # Errors
-    /// When it does not answer, or the store cannot.
+    /// If the engine gives no answer, the store fails, or the mirror file cannot be written.
     pub async fn accept_engine(&self) -> OpResult<()> {
         let info = self.0.engine.describe().await?;
         crash_point::before("accept: make the sentinel");
@@ -22,10 +22,10 @@ impl Ops {
         Ok(())
     }
 
-    /// Accepts the first engine this registry ever meets. Answers `false` when one was accepted before.
+    /// Accepts the first engine that this registry meets. Returns `false` if an engine was accepted before.
     ///
     /// # Errors
-    /// When it does not answer, or the store cannot.
+    /// If the engine gives no answer, the store fails, or the mirror file cannot be written.
     pub async fn accept_first_engine(&self) -> OpResult<bool> {
         let accepted =
             self.0.store.registry().await?.is_none_or(|registry| registry.engine_accepted_at.is_some());

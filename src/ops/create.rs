@@ -31,7 +31,7 @@ pub struct CreateRequest {
     pub external: bool,
     /// The URL of an external agent.
     pub url: Option<String>,
-    /// Its policies: hibernation, messages, restart of a stalled agent.
+    /// Its policies: hibernation, tasks, message delivery, restart of a stalled agent.
     pub habits: Habits,
     /// The spec of its container; an empty image or command is taken from the runtime.
     pub spec: Spec,

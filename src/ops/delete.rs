@@ -1,4 +1,4 @@
-//! Deleting for good: claimed first, never by force, and only what nothing lives on.
+//! Permanent deletion: claimed first, never by force, and only if nothing uses it.
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 };
 
 impl Ops {
-    /// A person deletes a trash entry for good.
+    /// Permanently deletes a trash entry by order of an operator.
     ///
     /// # Errors
-    /// When there is none, or something still uses it.
+    /// If there is none, or something still uses it.
     pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
         let found = self.0.store.trash_entry(entry).await?;
         let found = found.ok_or_else(|| OpError::NotFound("there is no such trash entry".into()))?;
@@ -59,7 +59,8 @@ impl Ops {
                 Err(error) => return Err(error.into()),
             }
         }
-        // "It is gone" may have been another engine's answer: then the entry stays, claimed, and is finished later.
+        // "It is gone" may have been the answer of a different engine: then the entry stays claimed, and is finished
+        // later.
         if !is(Mutation::BelieveWhoeverAnswers) {
             self.0.recognise_engine().await?;
         }
@@ -67,7 +68,7 @@ impl Ops {
         Ok(Applied::Done("deleted for good".into()))
     }
 
-    /// In use means somebody has plans with it: it is kept.
+    /// Keeps an entry that is in use: something still needs it.
     async fn in_use(&self, entry: TrashId, message: &str) -> OpResult<Applied> {
         self.0.store.keep_after_all(entry).await?;
         Err(OpError::Conflict(format!("it is in use and was kept: {message}")))

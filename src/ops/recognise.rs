@@ -1,4 +1,4 @@
-//! Recognising the engine that was accepted: by its sentinel, or by containers that the registry knows by their ids.
+//! Recognising the accepted engine: by its sentinel, or by containers whose ids the registry knows.
 
 use async_trait::async_trait;
 
@@ -16,7 +16,7 @@ use crate::{
     store::Store,
 };
 
-/// The registry as evidence of its engine.
+/// Evidence from the registry that an engine is ours.
 pub struct OwnContainers<'a>(pub &'a Store);
 
 #[async_trait]
@@ -42,15 +42,15 @@ impl Evidence for OwnContainers<'_> {
 }
 
 impl Inner {
-    /// Whether the engine is the one that was accepted.
+    /// Checks that the engine is the accepted one.
     pub(super) async fn recognise_engine(&self) -> Result<(), Untrusted> {
         trusted::recognise(&*self.engine, self.settings().instance, &OwnContainers(&self.store)).await
     }
 
-    /// A container as the accepted engine shows it; `None` when that engine does not know it.
+    /// A container in the accepted engine; `None` if that engine does not know it.
     ///
-    /// Another engine knows nothing of it either, and the socket may lead back to ours between its answer and a
-    /// recognition. So an absence counts only when it is seen between two recognitions, as in a [`trusted::look`].
+    /// A different engine does not know it either, and the socket may lead back to ours between that answer and the
+    /// check of the engine. So an absence counts only between two checks, as in a [`trusted::look`].
     pub(super) async fn find_container(&self, id: &ContainerId) -> OpResult<Option<InspectedContainer>> {
         match self.engine.inspect_container(id).await {
             Err(error) if error.trouble == Trouble::Absent => {}
@@ -67,10 +67,10 @@ impl Inner {
 }
 
 impl Ops {
-    /// Refuses what would wait for an engine that answers and is not the accepted one: only an operator can say that it
-    /// is the right one. Rejected: accepting it where the registry owns nothing, because the socket may lead to another
-    /// user's engine just then, and the workspace would stay there. An engine that gives no answer is waited for; the
-    /// answer is its error.
+    /// Refuses an action that would wait for an engine that answers and is not the accepted one: only an operator can
+    /// accept an engine. Rejected: accepting it if the registry owns nothing, because the socket may lead to another
+    /// user's engine at that moment, and the workspace would stay there. If the engine gives no answer, the action
+    /// waits; that error is returned.
     pub(super) async fn refuse_another_engine(&self) -> OpResult<Option<EngineError>> {
         let registry = self.0.store.registry().await?;
         if registry.is_some_and(|registry| registry.engine_accepted_at.is_some()) {

@@ -1,14 +1,14 @@
-//! Recreate: a new container in place of the old one, which goes into the trash; the volumes stay.
+//! Recreate: a new container replaces the old one, which goes to the trash; the volumes stay.
 
 use super::{Applied, OpResult, Ops, Up, pause::own};
 use crate::domain::ids::WorkspaceId;
 
 impl Ops {
-    /// Makes the container anew from what the row says now: image, limits, environment; and starts it, paused or
-    /// not, with what was paused along with it.
+    /// Replaces the container by one with the row's current settings (image, limits, environment) and starts it,
+    /// paused or not, together with workspaces that were paused along with it.
     ///
     /// # Errors
-    /// When it cannot be made or started. A running container is left alone until the new one is made.
+    /// If it cannot be created or started. A running container is not touched until the new one exists.
     pub async fn recreate(&self, id: WorkspaceId) -> OpResult<Applied> {
         own(self.bring_up(id, Up::Recreate).await?, id)
     }

@@ -4,19 +4,20 @@ use super::{Applied, OpResult, Ops, Up, pause::own, start::StartOrder};
 use crate::domain::{ids::WorkspaceId, status::Cause};
 
 impl Ops {
-    /// Restarts a workspace, whatever it is now; its container and file system stay. What was paused along with it is
-    /// started too.
+    /// Restarts a workspace with any status; its container and file system stay. Workspaces that were paused along
+    /// with it are started too.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub async fn restart(&self, id: WorkspaceId) -> OpResult<Applied> {
         own(self.bring_up(id, Up::Restart).await?, id)
     }
 
-    /// Restarts a workspace on its own word: only from where nobody has put it.
+    /// Restarts a workspace by order of its own agent. Only from a status that `Cause::Restart` allows: not from one
+    /// that an operator has chosen, such as paused.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub async fn restart_itself(&self, id: WorkspaceId) -> OpResult<Applied> {
         let order =
             StartOrder { cause: Some(Cause::Restart), even_if_running: true, ..StartOrder::default() };

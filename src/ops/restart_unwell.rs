@@ -1,4 +1,4 @@
-//! Starting again what ended by itself, or runs and gives no good sign of life: within the budget.
+//! Restarts after an unexpected exit, and restarts of degraded or stalled workspaces, within the restart budget.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
     store::Unless,
 };
 
-/// How long a restart is put off that could not be tried, because the engine was away.
+/// Delay after a restart that could not be carried out, for example because the engine gave no answer.
 const PUT_OFF: Duration = Duration::from_secs(30);
 
-/// The pass that looks for restarts that are due.
+/// Name of the pass that carries out due restarts.
 pub const RESTART_DUE: &str = "restart_due";
 
 impl Ops {
@@ -51,7 +51,8 @@ impl Ops {
         (why, swept_by): (String, &'static str),
         phase: &Phase,
     ) -> OpResult<Applied> {
-        // Before anything is charged: a frozen process is silent because somebody froze it.
+        // Before anything is charged to the budget: a frozen process misses heartbeats because a user paused its
+        // container.
         if let Some(paused) = self.0.paused_by_hand(&self.0.row(id).await?).await? {
             return Ok(Applied::Raced(paused));
         }
@@ -67,8 +68,8 @@ impl Ops {
         };
         let done = self.start_now(id, order, phase).await;
         if !matches!(done, Ok(Applied::Done(_))) {
-            // It was no restart unless its transaction has begun, and the next turn of the pass tries again. Should the
-            // stop have been carried out all the same, that end is charged when it is seen.
+            // Not a restart unless its transaction has begun; the next run of the pass tries again. If the stop took
+            // effect anyway, that exit is charged when it is observed.
             if let Err(error) = self.0.store.give_back_restart(claimed).await {
                 tracing::warn!(workspace = %id, %error, "a restart that did not happen stays charged");
             }
@@ -78,7 +79,8 @@ impl Ops {
 }
 
 impl Inner {
-    /// Says so if the row's container is paused by hand. Only an operator's order ends that.
+    /// A message if a user has paused the row's container by hand; only an operator's order ends that. `None`
+    /// otherwise.
     pub(super) async fn paused_by_hand(&self, row: &Workspace) -> OpResult<Option<String>> {
         let Some(container) = row.container.as_ref().filter(|_| !is(Mutation::RestartWhatIsPaused)) else {
             return Ok(None);

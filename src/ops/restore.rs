@@ -1,4 +1,4 @@
-//! Giving things back from the trash: the old name again, then the entry goes.
+//! Restoring from the trash: the container gets its old name back, then the entry is deleted.
 
 use super::{AdoptRequest, Affected, Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
 };
 
 impl Ops {
-    /// Brings a trash entry back: a removed workspace is undeleted, unknown things are adopted.
+    /// Restores a trash entry: a removed workspace is undeleted, unknown things are adopted.
     ///
     /// # Errors
-    /// When the entry is gone, is being deleted, or has no workspace to go back to.
+    /// If the entry is gone, is being deleted, or has no workspace to return to.
     pub async fn restore(&self, entry: TrashId) -> OpResult<Applied> {
         let gone = || OpError::NotFound("there is no such trash entry; `ostler trash ls` shows them".into());
         let found = self.0.store.trash_entry(entry).await?.ok_or_else(gone)?;
@@ -41,7 +41,7 @@ impl Ops {
         }
     }
 
-    /// Undeletes the workspace of an entry, with what the same removal took along.
+    /// Undeletes the workspace of an entry, and everything that the same removal included.
     async fn restore_removed(&self, id: WorkspaceId) -> OpResult<Applied> {
         let affected = self.undelete(id, None, false).await?;
         let (own, along): (Vec<_>, Vec<_>) = affected.into_iter().partition(|affected| affected.id == id);
@@ -75,19 +75,20 @@ impl Ops {
         if row.as_ref().is_none_or(|row| row.status == Status::Removed)
             && found.reason == TrashReason::Unknown
         {
-            // Before anything is given back: what has no row to go back to stays where it lies.
+            // Before the container is renamed: without a row to return to, it stays in the trash.
             self.adopt_restored(&found).await?;
         }
         if let Some(container) = &found.things.container {
             crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
                 Ok(()) => crash_point::after("restore: rename a container"),
-                // Another engine knows nothing of it either, and in ours it would keep its trash name, unseen by all.
+                // A different engine does not know it either. If ours were not checked, the container would keep its
+                // trash name there, and no listing would find it.
                 Err(error) if error.trouble == Trouble::Absent => {
                     self.0.recognise_engine().await?;
                 }
-                // Named so already, by a call that was thought to have failed; or the name is somebody else's by now, and
-                // the row knows its container by the id.
+                // An earlier rename was reported as failed, and succeeded. Or another container has the name by now:
+                // the row identifies its own container by id.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {
                     Ok(seen) if seen.name == container.name || error.trouble == Trouble::Conflict => {}
                     _ => return Err(error.into()),
@@ -101,7 +102,7 @@ impl Ops {
     async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {
         let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone(), known: None };
         let adopted = self.adopt_things(&request, "restored from the trash").await;
-        // Asking again would be answered the same, for ever.
+        // A repeated attempt would fail in the same way each time.
         if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted
             && !is(Mutation::RestoreForEver)
         {

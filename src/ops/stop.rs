@@ -27,8 +27,8 @@ impl Ops {
         phase.say("stop: stopping its container");
         let mut row = self.0.row(id).await?;
         if swept.is_none() && row.status != Status::Paused {
-            // A start that was under way when the stop was ordered came after it in the store. It was
-            // ordered before: the stop has the last word.
+            // A start that was in progress when the stop was ordered has changed the row after the pause. The stop was
+            // ordered later, so it takes precedence.
             self.pause_again(&row).await?;
             row = self.0.row(id).await?;
         }

@@ -1,4 +1,4 @@
-//! Undelete: the rows come back paused, and what they owned comes back to them.
+//! Undelete: the rows become paused, and what they owned is restored.
 
 use super::{Affected, Applied, OpError, OpResult, Ops, Order};
 use crate::{
@@ -7,11 +7,11 @@ use crate::{
 };
 
 impl Ops {
-    /// Undoes a removal: of the workspace and, unless `only`, of what the same removal took along from below it. The
+    /// Undoes a removal: of the workspace and, unless `only`, of those below it that the same removal included. The
     /// answer has the workspace itself first, then the others, parents first.
     ///
     /// # Errors
-    /// When there is nothing to undelete, its name is taken, or what it owned was deleted for good.
+    /// If it is not removed, its name is taken, or what it owned was permanently deleted.
     pub async fn undelete(
         &self,
         id: WorkspaceId,
@@ -52,7 +52,7 @@ impl Ops {
         for entry in self.0.store.trash_of(vec![id]).await? {
             if entry.state == TrashState::Restoring {
                 match self.order(id, Order::Restore(entry.id)).await {
-                    // The row is back, and `settle` finishes what is being restored.
+                    // The row is back, and `settle` finishes the restore.
                     Err(OpError::Engine(error)) if error.gave_no_answer() => {
                         return Ok(Applied::Done(format!(
                             "back, and paused; its container and volumes are restored when Podman is back. It gives \
@@ -63,7 +63,8 @@ impl Ops {
                 }
             }
         }
-        // Undeleted before its container was stopped and moved to the trash, it would run on until the next sweep.
+        // If it was undeleted before its container was stopped and moved to the trash, the container would run until
+        // the next sweep.
         if self.0.row(id).await?.container.is_none() {
             return Ok(Applied::Done(said.to_owned()));
         }
@@ -80,7 +81,7 @@ impl Ops {
     }
 }
 
-/// What the undelete did to the tree, as the continuation of a sentence; empty where nothing has moved.
+/// Describes the changes in the tree, as the continuation of a sentence; empty if there are none.
 pub(super) fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String {
     let listed =
         |names: &[WorkspaceName]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! Update: what may be changed of a workspace without touching its container.
+//! Update: changes to a workspace that do not touch its container.
 
 use super::{OpError, OpResult, Ops, pause::below_paused};
 use crate::{
@@ -6,20 +6,21 @@ use crate::{
     store::{PatchResult, WorkspacePatch},
 };
 
-/// What an update asks for to take effect.
+/// What an update requires to take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Its process has to be started anew.
+    /// The workspace has to be restarted.
     pub restart: bool,
-    /// Its container has to be made anew.
+    /// The container has to be recreated.
     pub recreate: bool,
 }
 
 impl Ops {
-    /// Changes what a person may change, all of it or nothing.
+    /// Applies a patch completely, or not at all.
     ///
     /// # Errors
-    /// When the name is taken, the new parent is missing or below it, or no container could be made like that.
+    /// If the name is taken, the new parent is missing or below the workspace, or no container could be made with
+    /// these settings.
     pub async fn update(&self, id: WorkspaceId, mut patch: WorkspacePatch) -> OpResult<Needs> {
         if let Some(runtime) = patch.runtime.as_deref() {
             self.0.runtime(runtime)?;
@@ -28,7 +29,7 @@ impl Ops {
         let before = self.0.row(id).await?;
         patch.spec.check()?;
         if let Some(command) = patch.spec.command.as_mut().filter(|command| command.is_empty()) {
-            // As at create: none is the runtime's, and only then the image's.
+            // As at create: an empty command means the runtime's command, and only if that is empty the image's.
             let runtime = patch.runtime.as_deref().unwrap_or(&before.runtime);
             if let Ok(runtime) = self.0.runtime(runtime) {
                 command.clone_from(&runtime.command);
@@ -53,7 +54,7 @@ impl Ops {
     fn needs(&self, row: &Workspace) -> Needs {
         let up = !matches!(row.status, Status::Removed | Status::AwaitingAgent) && row.container.is_some();
         let recreate = up && self.drifted(row);
-        // A kept container keeps its environment, its parent's id too: a restart alone changes nothing of it.
+        // A kept container keeps its environment, including its parent's id: a restart alone does not change that.
         Needs { restart: recreate || (up && row.config_pending), recreate }
     }
 }
