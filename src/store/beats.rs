@@ -276,7 +276,7 @@ const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        wedged_since = NULL
      WHERE workspace = ?1";
 
-/// Records the use of an api token, at most every few minutes: its row is wider than a pulse row.
+/// Records the use of an API token, at most every few minutes: its row is wider than a pulse row.
 fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<()> {
     if holder.kind == TokenKind::Api && holder.is_due(at) {
         tx.sql

@@ -1,11 +1,12 @@
-//! The mirror beside the database: what tells a lost registry from a new one.
+//! Mirror file beside the database: distinguishes a lost registry from a new one.
 //!
-//! It holds the identity and the registry's generation, which rises with every creation, start, removal, pause and
-//! whatever else a copy of the database must not take back unnoticed. A new database beside an old mirror, or a
-//! database of a lower generation than its mirror, was lost or restored from a copy, and holds what it does not know.
-//! The writer prepares the new mirror before it commits a change and puts it in place right after, before anybody is
-//! answered: a crash in between leaves it behind by something that nobody has acted upon, never ahead.
-//! It also names the directory it was written in, so that a copied one is noticed.
+//! It holds the registry's identity and generation. The generation rises with every creation, start, removal, pause and
+//! any other change that a copy of the database must not undo unnoticed. A new database beside an old mirror, or a
+//! database with a lower generation than its mirror, was lost or restored from a copy, and lacks some changes.
+//!
+//! The writer prepares the new mirror before it commits a change, and moves it into place right after, before any
+//! caller is answered. A crash in between leaves the mirror behind by a change that no caller has acted upon, never
+//! ahead. The mirror also identifies the directory it was written in, so that a copied directory is detected.
 
 use std::{
     fs::{self, File},
@@ -23,45 +24,45 @@ use crate::{crash_point, domain::ids::InstanceId};
 /// The mirror's file name inside the data directory.
 pub const MIRROR_FILE_NAME: &str = "instance.json";
 
-/// What the mirror says.
+/// Content of the mirror file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MirrorRecord {
-    /// The identity.
+    /// Id of the registry.
     pub instance: InstanceId,
-    /// The registry's generation.
+    /// The registry's generation at the last update of the mirror.
     pub generation: i64,
-    /// Whether an engine has been accepted, so that its sentinel has to be there.
+    /// Whether an engine was accepted, so that its sentinel must exist.
     pub engine_accepted: bool,
-    /// The device of the directory it was written in.
+    /// Device of the directory that the mirror was written in.
     pub device: u64,
-    /// The inode of that directory.
+    /// Inode of that directory.
     pub inode: u64,
-    /// When that directory was made, in nanoseconds since 1970, where its file system knows. Two directories that are
-    /// roots of file systems may have the same inode.
+    /// Creation time of that directory, in nanoseconds since 1970, if the file system records it. The root directories
+    /// of two file systems may have the same inode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub born: Option<i64>,
 }
 
-/// Which directory a mirror lies in.
+/// Identifies the directory that holds a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectoryMark {
-    /// Its device: file systems may number theirs anew at every mount.
+    /// Device number; some file systems get a new one at every mount.
     pub device: u64,
-    /// Its inode.
+    /// Inode of the directory.
     pub inode: u64,
-    /// When it was made, in nanoseconds since 1970, where its file system knows.
+    /// Creation time in nanoseconds since 1970, if the file system records it.
     pub born: Option<i64>,
 }
 
 impl MirrorRecord {
-    /// The same, written in that directory.
+    /// Returns a copy that names the given directory as its own.
     #[must_use]
     pub fn placed(self, mark: DirectoryMark) -> Self {
         Self { device: mark.device, inode: mark.inode, born: mark.born, ..self }
     }
 
-    /// Whether it was written in another directory than that one. The device is not compared: some file systems
-    /// number theirs anew at every mount.
+    /// Whether it was written in another directory than the given one. The device is not compared, because some file
+    /// systems get a new number at every mount.
     #[must_use]
     pub fn is_of_another(&self, mark: DirectoryMark) -> bool {
         let born_elsewhere = self.born.zip(mark.born).is_some_and(|(then, now)| then != now);
@@ -69,7 +70,7 @@ impl MirrorRecord {
     }
 }
 
-/// A generation that is written beside the mirror and not yet in its place.
+/// A generation that is written beside the mirror and not in its place yet.
 #[derive(Debug)]
 pub(super) struct Prepared<'m> {
     mirror: &'m Mirror,
@@ -78,7 +79,7 @@ pub(super) struct Prepared<'m> {
 }
 
 impl Prepared<'_> {
-    /// Puts it in place, durably.
+    /// Moves it into place, durably.
     pub(super) fn publish(self) -> io::Result<()> {
         match self.mirror {
             Mirror::Memory(held) => {
@@ -90,24 +91,24 @@ impl Prepared<'_> {
     }
 }
 
-/// Held from reading to renaming: two creations at once would write into one new file, and the lower of
-/// their generations could stay.
+/// Held from reading to renaming: two concurrent updates would write into the same new file, and the lower generation
+/// could remain.
 static CHANGING: Mutex<()> = Mutex::new(());
 
-/// Where the mirror is kept.
+/// Location of the mirror.
 #[derive(Debug)]
 pub enum Mirror {
-    /// In a file of the data directory.
+    /// In a file of this directory.
     Directory(PathBuf),
-    /// In memory, for the simulator: it survives a crash as the file does.
+    /// In memory, for the simulator; it survives a simulated crash as the file would.
     Memory(Mutex<Option<MirrorRecord>>),
 }
 
 impl Mirror {
-    /// What it says; `None` where there is none.
+    /// Reads the mirror; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it is there and cannot be read: that is never the same as there being none.
+    /// If it exists and cannot be read: an unreadable mirror is never treated as a missing one.
     pub fn read(&self) -> io::Result<Option<MirrorRecord>> {
         match self {
             Self::Memory(record) => Ok(record.lock().unwrap_or_else(PoisonError::into_inner).clone()),
@@ -121,19 +122,19 @@ impl Mirror {
         }
     }
 
-    /// Replaces it whole, durably: a crash leaves the old one or the new one.
+    /// Replaces the whole mirror, durably: a crash leaves the old one or the new one.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn write(&self, record: &MirrorRecord) -> io::Result<()> {
         let _alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         self.put(record)
     }
 
-    /// Changes it, and nothing else can in between. Answers whether there is one.
+    /// Changes the mirror; concurrent updates wait. Returns whether a mirror exists.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// If it cannot be read or written.
     pub fn update(&self, change: impl FnOnce(&mut MirrorRecord)) -> io::Result<bool> {
         let _alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut record) = self.read()? else { return Ok(false) };
@@ -145,15 +146,15 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Remembers a generation, if it is higher than the one it holds.
+    /// Stores a generation if it is higher than the current one.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// If it cannot be read or written.
     pub fn note_generation(&self, generation: i64) -> io::Result<()> {
         self.update(|record| record.generation = record.generation.max(generation)).map(drop)
     }
 
-    /// Writes a higher generation beside the mirror. `None` where there is no mirror, or nothing higher to say.
+    /// Writes a higher generation beside the mirror. `None` if there is no mirror, or its generation is not lower.
     pub(super) fn prepare_generation(&self, generation: i64) -> io::Result<Option<Prepared<'_>>> {
         let alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(record) = self.read()?.filter(|record| record.generation < generation) else {
@@ -179,10 +180,10 @@ impl Mirror {
         }
     }
 
-    /// Which directory it is kept in.
+    /// Returns the directory that holds the mirror.
     ///
     /// # Errors
-    /// When the directory cannot be looked at.
+    /// If the directory's metadata cannot be read.
     pub fn place(&self) -> io::Result<DirectoryMark> {
         match self {
             Self::Memory(_) => Ok(DirectoryMark { device: 0, inode: 0, born: None }),

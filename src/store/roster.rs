@@ -1,13 +1,12 @@
-//! What is kept in memory of every live workspace: whose token a digest is, who is below whom, and what the
-//! last beat said.
+//! In-memory state of every live workspace: token digests, tree, and last report.
 //!
-//! A beat is one narrow UPDATE and nothing else because of this page: no statement looks a token up or asks what
-//! the row said before. Only the writer changes it, after a commit and before anybody is answered; what changed is
-//! read from the tables inside the same transaction, so it can lag behind the file by no more than the moment
-//! between a commit and its answer. A token is gone from here before its revocation is answered.
+//! Because of this module a heartbeat is a single narrow UPDATE: no statement looks up a token or reads the previous
+//! report. Only the writer changes it, after a commit and before any caller is answered. The changed entries are read
+//! from the tables inside the same transaction, so the memory lags behind the file only between a commit and its
+//! answer. A token disappears from here before its revocation is answered.
 //!
-//! Which rows to read again follows from the events: whatever changes a status, a token or a place in the tree
-//! tells of it in its transaction, and telling marks the workspace. A test compares this with the tables.
+//! Which entries to read again follows from the events: every change of a status, a token or a position in the tree
+//! emits an event in its transaction, and emitting marks the workspace. A test compares this memory with the tables.
 
 use std::{
     collections::HashMap,
@@ -27,37 +26,38 @@ use crate::domain::{
     workspace::{Delivery, Kind},
 };
 
-/// A live workspace, as far as beats, tokens and the tree need it.
+/// A live workspace, as far as heartbeats, tokens and the tree need it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
     pub(super) key: i64,
-    /// Above it in the tree.
+    /// Parent in the tree; `None` for a root.
     pub parent: Option<WorkspaceId>,
     /// Container or external.
     pub kind: Kind,
-    /// What it is.
+    /// Never `removed`.
     pub status: Status,
-    /// The workspace whose pause paused it too.
+    /// Workspace whose pause paused this one too.
     pub paused_with: Option<WorkspaceId>,
-    /// Its incarnation.
+    /// Current incarnation.
     pub incarnation: Incarnation,
-    /// The port of 127.0.0.1 its container publishes.
+    /// Port on 127.0.0.1 that its container publishes.
     pub host_port: Option<u16>,
-    /// Where an external agent is reached.
+    /// URL of an external agent.
     pub url: Option<Arc<str>>,
     /// How messages reach its agent.
     pub delivery: Delivery,
-    /// What its last beat said.
+    /// Last report of its agent.
     pub said: Said,
     tokens: Vec<TokenDigest>,
-    /// Those of them that its agent may hold, with the end of their validity: a container's is the instance token in
-    /// its volume, an external agent's can be any of its api tokens.
+    /// Those of `tokens` that its agent may hold, with their expiry. A container's agent holds the instance token in
+    /// its volume; an external agent may hold any of its API tokens.
     held: Vec<(TokenDigest, Option<Timestamp>)>,
 }
 
 impl Member {
-    /// The proofs that a request comes from ostler, one for each live token that the agent may hold. None when all are
-    /// revoked or expired: then the agent cannot authenticate to ostler either.
+    /// Returns the proofs that a request comes from ostler, one for each live token that the agent may hold.
+    ///
+    /// Empty if all are revoked or expired: then the agent cannot authenticate to ostler either.
     #[must_use]
     pub fn proofs(&self, now: Timestamp) -> Vec<Proof> {
         let live = self.held.iter().filter(|(_, expires_at)| expires_at.is_none_or(|end| end > now));
@@ -65,69 +65,69 @@ impl Member {
     }
 }
 
-/// Whether a pause keeps a workspace from running.
+/// Whether a pause prevents a workspace from running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// Neither it nor anything above it is paused.
+    /// Neither the workspace nor an ancestor is paused.
     None,
-    /// An order that was accepted ends it.
+    /// An accepted start is about to end the pause.
     Ends,
-    /// It is to stay.
+    /// The pause stays.
     Lasts,
 }
 
-/// What the last beat said.
+/// Last report of an agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Said {
-    /// How many tasks it works on.
+    /// Number of tasks the agent works on.
     pub active_tasks: u32,
-    /// What it works on.
+    /// Description of the current task; empty for none.
     pub current_task: Arc<str>,
-    /// One of its errors.
+    /// Example of a recent error; empty for none.
     pub sample_error: Arc<str>,
-    /// Its own word for how it is.
+    /// State reported by the runtime, in the agent's own words; empty for none.
     pub runtime_state: Arc<str>,
-    /// What it says of itself, as JSON.
+    /// Metadata of the runtime, as JSON.
     pub metadata: Option<Arc<str>>,
-    /// Whether it judges its health by itself.
+    /// Whether the runtime judges its health itself.
     pub manages_status: bool,
-    /// How long it may be quiet over an answer, in its own words.
+    /// How long the agent may send nothing of an answer, in seconds, from its metadata.
     pub idle_timeout_seconds: Option<u32>,
-    /// Fields that it last sent and that could not be used.
+    /// Fields of the last requests that were unusable.
     pub refused: Fields,
-    /// When its allowance of events is full again, see [`crate::domain::bounds::next_agent_event`].
+    /// When its event allowance is full again, see [`crate::domain::bounds::next_agent_event`].
     pub events_full_at: Option<Timestamp>,
-    /// When it was last heard.
+    /// When the last heartbeat was received.
     pub heard_at: Option<Timestamp>,
-    /// When the use of its instance token was last written down.
+    /// When the use of its instance token was last written.
     pub token_used_at: Option<Timestamp>,
 }
 
-/// Whom a token speaks for.
+/// Principal that a token authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bearer {
-    /// Whoever may do everything.
+    /// A principal with all permissions.
     Admin,
-    /// A workspace.
+    /// A workspace's agent.
     Workspace(Holder),
 }
 
-/// A workspace's token.
+/// A workspace's token and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Whose.
+    /// Workspace that owns the token.
     pub workspace: WorkspaceId,
-    /// Its row.
+    /// Id of the token's row.
     pub token: TokenId,
-    /// What kind.
+    /// Instance or API token.
     pub kind: TokenKind,
-    /// The digest, to be looked at again inside the transaction that acts on it.
+    /// Digest of the token; checked again in the transaction that acts on it.
     pub digest: TokenDigest,
     last_used_at: Option<Timestamp>,
 }
 
 impl Holder {
-    /// Whether an api token's use is old enough to be written down again: its own row is written rarely.
+    /// Returns whether an API token's use is to be written again; its row is written rarely.
     #[must_use]
     pub fn is_due(&self, at: Timestamp) -> bool {
         self.last_used_at.is_none_or(|last| at.since(last) >= super::tokens::API_USE_NOTED_EVERY)
@@ -140,12 +140,12 @@ struct Known {
     expires_at: Option<Timestamp>,
 }
 
-/// See the module page.
+/// The in-memory state; see the module documentation.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Roster {
     members: HashMap<WorkspaceId, Member>,
     tokens: HashMap<TokenDigest, Known>,
-    /// The digests of admin tokens, to be able to replace them.
+    /// Digests of admin tokens, so that they can be replaced.
     admins: Vec<TokenDigest>,
 }
 
@@ -156,7 +156,7 @@ impl Tree for Roster {
 }
 
 impl Roster {
-    /// Reads all of it.
+    /// Reads all live workspaces and their tokens, and the admin tokens.
     pub(super) fn load(sql: &Connection) -> StoreResult<Self> {
         let mut roster = Self::default();
         let mut query = sql.prepare_cached(&format!("{MEMBERS} WHERE w.status <> 'removed'"))?;
@@ -164,7 +164,7 @@ impl Roster {
             let (id, member) = read?;
             roster.members.insert(id, member);
         }
-        // From the live rows to their tokens: what was removed may have had a thousand times as many.
+        // Join from the live rows to their tokens: removed rows may have a thousand times as many.
         let live = TOKENS.replace(
             "tokens t JOIN workspaces w ON",
             "workspaces w INDEXED BY workspaces_live CROSS JOIN tokens t INDEXED BY tokens_of_workspace ON",
@@ -195,7 +195,7 @@ impl Roster {
         }
     }
 
-    /// Puts what a transaction has read of a workspace in the place of what was known.
+    /// Replaces a workspace's entry by the state a transaction has read; `None` removes it.
     pub(super) fn replace(&mut self, id: WorkspaceId, fresh: Option<Fresh>) {
         if let Some(old) = self.members.remove(&id) {
             for digest in old.tokens {
@@ -258,7 +258,7 @@ impl Roster {
     }
 }
 
-/// A workspace as a transaction has left it.
+/// A workspace's state at the end of a transaction.
 pub(super) struct Fresh {
     pub(super) member: Member,
     tokens: Vec<(TokenDigest, Known)>,
@@ -275,13 +275,13 @@ impl Fresh {
         Ok(Some(Self { member, tokens }))
     }
 
-    /// Whether this digest is one of its live tokens.
+    /// Whether this digest belongs to one of its live tokens.
     pub(super) fn holds(&self, digest: &TokenDigest, now: Timestamp) -> bool {
         self.tokens.iter().any(|(of, known)| of == digest && known.expires_at.is_none_or(|end| end > now))
     }
 }
 
-/// The admin tokens as a transaction has left them.
+/// The admin tokens at the end of a transaction.
 pub(super) struct Admins(Vec<(TokenDigest, Option<Timestamp>)>);
 
 pub(super) fn admins(sql: &Connection) -> StoreResult<Admins> {
@@ -330,14 +330,14 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
     Ok((row.get(0)?, member))
 }
 
-/// Whether a runtime's metadata claims the capability to judge its health by itself. `None` for what is no JSON.
+/// Whether a runtime's metadata declares that it judges its health itself. `None` if it is not JSON.
 #[must_use]
 pub fn manages_status(metadata: &str) -> Option<bool> {
     let value = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
     Some(value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
 }
 
-/// How long a runtime may be quiet over an answer, where its metadata says so.
+/// Returns how long a runtime may send nothing of an answer, in seconds, if its metadata states it.
 #[must_use]
 pub(super) fn idle_timeout_seconds(metadata: &str) -> Option<u32> {
     let read = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
@@ -360,7 +360,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<(TokenDigest, Known)> {
     Ok((digest, Known { bearer: Bearer::Workspace(holder), expires_at: row.get(4)? }))
 }
 
-/// The one roster of a store.
+/// The roster of a store, shared between its clones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedRoster(Arc<RwLock<Roster>>);
 
@@ -375,38 +375,39 @@ impl SharedRoster {
 }
 
 impl super::Store {
-    /// Whom a token speaks for, from memory. `None` is certain: it speaks for nobody.
+    /// Returns the principal of a token, from memory. `None` is certain: the token is not valid.
     #[must_use]
     pub fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
         self.roster.read().bearer(digest, now)
     }
 
-    /// What is known in memory of a live workspace.
+    /// Returns the in-memory state of a live workspace.
     #[must_use]
     pub fn member(&self, id: WorkspaceId) -> Option<Member> {
         self.roster.read().member(id).cloned()
     }
 
-    /// Whether there is a row of that id which is not removed.
+    /// Whether a row with this id exists and is not removed.
     #[must_use]
     pub fn is_live(&self, id: WorkspaceId) -> bool {
         self.roster.read().members.contains_key(&id)
     }
 
-    /// Whether a workspace is paused, or one above it is. `starts` says which workspaces are about to be started: with
-    /// them comes back what was paused along with them.
+    /// Whether a workspace or one of its ancestors is paused.
+    ///
+    /// `starts` selects the workspaces that are about to be started; these also resume what was paused along with them.
     #[must_use]
     pub fn pause(&self, id: WorkspaceId, starts: impl Fn(WorkspaceId) -> bool) -> Pause {
         self.roster.read().pause(id, &starts)
     }
 
-    /// Whether two workspaces may talk to each other (wire protocol, §4).
+    /// Whether two workspaces may communicate (wire protocol, §4).
     #[must_use]
     pub fn may_communicate(&self, one: WorkspaceId, other: WorkspaceId, root_siblings: bool) -> bool {
         crate::domain::access::may_communicate(&*self.roster.read(), one, other, root_siblings)
     }
 
-    /// Whether what is kept in memory is what the tables say: what the tests and the simulator ask.
+    /// Compares the in-memory state with the tables; for the tests and the simulator.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -425,7 +426,7 @@ impl super::Store {
 }
 
 impl Roster {
-    /// Brings what has no order into one, and leaves out what is written down late on purpose.
+    /// Sorts the unordered lists, so that two rosters can be compared.
     fn tidy(&mut self) {
         for member in self.members.values_mut() {
             member.tokens.sort_by_key(|digest| digest.0);

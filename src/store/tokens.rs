@@ -46,7 +46,7 @@ pub struct StaleTokens {
     pub without_age: bool,
 }
 
-/// How often an api token's use is written to its row, which is wider than a pulse row.
+/// How often an API token's use is written to its row, which is wider than a pulse row.
 pub(super) const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
 
 /// Statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have none, and
@@ -182,7 +182,7 @@ pub struct DeadToken {
 }
 
 impl Store {
-    /// Returns the workspace of a token that is not valid, for the error message. Call it only for such a token.
+    /// Returns the workspace that a token which is no longer valid was issued for. Call it only for such a token.
     ///
     /// # Errors
     /// When the store cannot answer; this does not mean that the token is unknown.
