@@ -1,8 +1,8 @@
 //! Authentication (wire protocol, §3): a caller is an admin, a workspace, or unauthenticated.
 //!
 //! There is no unauthenticated bootstrap mode. The local socket counts as an admin, because its mode and the peer's uid
-//! were checked; on TCP, everything but health needs a token. Tokens are looked up in memory, which always equals the
-//! last commit. So a miss is certain, and an unavailable store never looks like an invalid token.
+//! were checked; on TCP, every route except `/health` and `/ready` needs a token. Tokens are looked up in memory, which
+//! always equals the last commit. So a miss is certain, and an unavailable store never looks like an invalid token.
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -230,7 +230,7 @@ pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
 /// The url under which the client reaches ostler, and through it other agents.
 ///
 /// The configured url; without one, `http` with the `Host` header if it has only plain characters; otherwise the
-/// default of the settings.
+/// loopback address.
 pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
     let settings = api.0.ops.settings();
     if let Some(url) = &settings.platform_url {

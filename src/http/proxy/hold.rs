@@ -170,7 +170,7 @@ pub(super) fn failed(failure: Failure) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
 }
 
-/// Neither the workspace's agent nor its messages are allowed while it is paused.
+/// The error for a paused target, which must neither run nor receive messages.
 pub(super) fn paused() -> HttpError {
     HttpError::conflict("workspace is paused, or one above it is: start that one first (`ostler start`)")
 }
