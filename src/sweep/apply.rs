@@ -1,5 +1,5 @@
-//! Carrying out a planned action. No choice is made here any more: each action is one guarded statement
-//! or one order to the actor of its workspace, which reads the row again before it acts.
+//! Carries out a planned action. All decisions were made in the plan: each action is one guarded statement, or one
+//! order to the actor of its workspace, which reads the row again before it acts.
 
 use serde_json::json;
 
@@ -37,8 +37,8 @@ impl Sweeper {
         let put_away = |reason, things: &Things, guard| put_away_counted(reason, things, guard, Some(pass));
         let order = match &planned.action {
             Action::RevokeStaleTokens { workspace, older_than } => {
-                // The age in the UPDATE is measured by the wall clock: one that was set back since the
-                // listing would make a new token look old.
+                // The UPDATE compares the token's age with the wall clock: if that was set back since the listing, a
+                // new token would look old.
                 if self.jumped_since(look) {
                     return Ok(Applied::Raced("the clock was set meanwhile".into()));
                 }
@@ -56,7 +56,8 @@ impl Sweeper {
             Action::TrashStray { container, never_ran, .. } => {
                 let things = Things { container: Some(container.clone()), volumes: Vec::new() };
                 let guard = ClaimGuard::NotTheRows(container.id.clone());
-                // What is not counted in the plan is not counted in the hour that follows it either.
+                // An action that the plan does not count against the breaker is not counted in the following hour
+                // either.
                 put_away_counted(TrashReason::Stray, &things, guard, (!never_ran).then_some(pass))
             }
             Action::FinishTrash { entry, .. } => Order::FinishPutAway(*entry),
@@ -68,7 +69,7 @@ impl Sweeper {
             }
             Action::StopContainer { .. } => Order::Stop { swept: Some((pass, planned.evidence.clone())) },
             Action::StartAnew { .. } => {
-                // A start may pull an image for half an hour: nobody waits for it here.
+                // Not awaited: a start may pull an image for half an hour.
                 self.ops.begin(id, Order::Start(StartOrder::default()));
                 return Ok(Applied::Done("begun".into()));
             }
@@ -108,7 +109,7 @@ impl Sweeper {
                 return Ok(if flagged { Applied::Done("flagged".into()) } else { raced() });
             }
             Action::RestartDue { .. } => {
-                // As with every start, nobody waits for it here.
+                // Not awaited, like every start.
                 self.ops.begin(id, Order::RestartDue);
                 return Ok(Applied::Done("begun".into()));
             }
@@ -146,7 +147,7 @@ impl Sweeper {
         })
     }
 
-    /// Revokes, in one statement that holds every store-side condition.
+    /// Revokes tokens in one statement that contains every store-side condition.
     pub(super) async fn revoke(
         &self,
         stale: StaleTokens,

@@ -1,4 +1,4 @@
-//! What a pass may touch, and the look at the engine that due passes share.
+//! The dependencies of a pass, and the snapshot of the engine that due passes share.
 
 use std::{
     sync::{
@@ -28,72 +28,72 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The moment on which a run decides: the clocks, and what the engine showed, if the pass has to see it.
+/// The snapshot that a run decides on: the clocks and, if the pass requires the engine, a container listing.
 #[derive(Clone, Debug)]
 pub struct Look {
     asked_at: Timestamp,
     awake: Awake,
-    /// Which spell of listening it was taken in, read before anything was asked.
+    /// The liveness epoch in which it was taken, read before the engine was asked.
     spell: u64,
     seen: Option<Seen>,
 }
 
-/// One trusted listing, and what the ones before it have shown.
+/// One trusted listing, and the history of earlier ones.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The listing.
     pub listing: TrustedListing,
-    /// The same, sorted by whose things it shows.
+    /// The same listing, sorted by owner.
     pub inventory: Inventory,
-    /// What was seen before.
+    /// What earlier listings showed, and since when.
     pub presence: Presence,
 }
 
 impl Look {
-    /// The wall clock before anything was asked.
+    /// The wall clock before the engine was asked.
     #[must_use]
     pub fn asked_at(&self) -> Timestamp {
         self.asked_at
     }
 
-    /// The awake clock before anything was asked.
+    /// The awake clock before the engine was asked.
     #[must_use]
     pub fn awake(&self) -> Awake {
         self.awake
     }
 
-    /// What the engine showed. There is no listing that could be taken for an empty one where nobody looked.
+    /// The listing. Without one this is an error, so that a missing listing cannot be mistaken for an empty one.
     ///
     /// # Errors
-    /// When nobody did.
+    /// If the snapshot was taken without the engine.
     pub fn seen(&self) -> Result<&Seen, SweepError> {
         self.seen.as_ref().ok_or(SweepError::NoListing)
     }
 }
 
-/// What the sweeps are made of.
+/// The dependencies of [`Sweeper`].
 pub struct SweeperParts {
     /// The registry.
     pub store: Store,
-    /// The engine, bounded.
+    /// The engine; every call has a time limit.
     pub engine: Arc<dyn Engine>,
-    /// The orders.
+    /// Carries out orders.
     pub ops: Ops,
-    /// The clock.
+    /// Wall clock and awake clock.
     pub clock: SharedClock,
-    /// Randomness, for plans' ids.
+    /// Source of the ids of plans.
     pub entropy: SharedEntropy,
-    /// Whose things.
+    /// The instance whose containers and volumes are swept.
     pub instance: InstanceId,
-    /// Since when ostler listens.
+    /// The liveness epochs.
     pub listening: Listening,
 }
 
-/// A place in the sequence of listings: only those that were requested after it was drawn count.
+/// A position in the sequence of listings. Only a listing requested after the ticket was drawn counts for its owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket(u64);
 
-/// The last listing that was taken, as long as a run still uses it.
+/// The last listing taken, for as long as a run uses it.
 #[derive(Default)]
 struct LastLook {
     number: u64,
@@ -103,7 +103,7 @@ struct LastLook {
 #[derive(Default)]
 struct Memory {
     presence: Presence,
-    /// The spell of listening in which it was gathered.
+    /// The liveness epoch in which it was gathered.
     spell: u64,
 }
 
@@ -117,9 +117,9 @@ pub struct Sweeper {
     pub(super) instance: InstanceId,
     listening: Listening,
     memory: Mutex<Memory>,
-    /// How many listings were begun.
+    /// Number of listings that were begun.
     looks: AtomicU64,
-    /// Locked while a listing is taken: two at once could be remembered in the wrong order.
+    /// Locked while a listing is taken: two at once could be recorded in the wrong order.
     last_look: tokio::sync::Mutex<LastLook>,
     pub(super) hits: Hits,
     /// See [`Sweeper::revoking_whatever_the_age`].
@@ -127,7 +127,7 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Puts the parts together.
+    /// Builds a sweeper from its dependencies.
     #[must_use]
     pub fn new(parts: SweeperParts) -> Self {
         let SweeperParts { store, engine, ops, clock, entropy, instance, listening } = parts;
@@ -147,8 +147,8 @@ impl Sweeper {
         }
     }
 
-    /// A mutant for the test of the race: it leaves the token's age out of the UPDATE, so that the test can
-    /// show that it would notice.
+    /// A mutant for the test of the race between a revocation and a start: it omits the token's age from the UPDATE,
+    /// to prove that the test would fail.
     #[doc(hidden)]
     #[must_use]
     pub fn revoking_whatever_the_age(mut self) -> Self {
@@ -161,7 +161,7 @@ impl Sweeper {
         Ticket(self.looks.load(Ordering::SeqCst))
     }
 
-    /// A look that was begun after the ticket was drawn: one that another run waited for as well, or a new one.
+    /// A snapshot that was begun after the ticket was drawn: one that another run waited for as well, or a new one.
     pub(super) async fn look_after(&self, ticket: Ticket) -> Result<Arc<Look>, Untrusted> {
         let mut last = self.last_look.lock().await;
         if last.number > ticket.0 {
@@ -185,11 +185,11 @@ impl Sweeper {
         look
     }
 
-    /// Takes a look that passes may act on. An untrusted one begins every grace anew: what happened
-    /// while nobody could see is held against no one.
+    /// Takes a snapshot that passes may act on. An untrusted listing restarts all grace periods, because time without
+    /// a trusted listing must not count.
     ///
     /// # Errors
-    /// Why there is nothing to act on.
+    /// Why there is no trusted listing.
     pub async fn look(&self) -> Result<Look, Untrusted> {
         let spell = self.current_spell();
         let (listing, inventory) = match self.list().await {
@@ -200,7 +200,8 @@ impl Sweeper {
             }
         };
         self.ops.note_paused(inventory.with_paused());
-        // What was asked in one spell is no look of the next, even where that began before the answer came.
+        // A listing requested in one liveness epoch does not count in the next, even if that began before the answer
+        // came.
         let mut memory = self.memory();
         if memory.spell != spell {
             memory.presence.forget();
@@ -228,7 +229,7 @@ impl Sweeper {
         Ok(Look { asked_at, awake, spell, seen: Some(Seen { listing, inventory, presence }) })
     }
 
-    /// The rows are read after the listing: a row is always written before its container is made.
+    /// Lists the engine. The rows are read after the listing: a row is always written before its container is created.
     async fn list(&self) -> Result<(TrustedListing, Inventory), Untrusted> {
         let own = OwnContainers(&self.store);
         let listing = trusted::look(&*self.engine, &*self.clock, self.instance, &own).await?;
@@ -242,7 +243,7 @@ impl Sweeper {
         Ok((listing, inventory))
     }
 
-    /// Looks at the clocks only, for passes that need no engine.
+    /// A snapshot of the clocks only, for passes that do not require the engine.
     #[must_use]
     pub fn glance(&self) -> Look {
         let spell = self.current_spell();
@@ -255,62 +256,63 @@ impl Sweeper {
         self.current_spell()
     }
 
-    /// Announces when the driver wakes next. A reading of the clock well after that, before it did, shows that the
+    /// Records when the driver wakes next. If the clock is read well after that and the driver has not woken, the
     /// process was stopped.
     pub(super) fn expect_tick(&self, at: Awake) {
         self.listening.expect_tick(at);
     }
 
-    /// The spell of listening that the clocks show right now.
+    /// The liveness epoch that the clocks show right now. Reading the clock updates it.
     fn current_spell(&self) -> u64 {
         let _looked_at = self.clock.now();
         self.listening.number()
     }
 
-    /// How long something has lasted at a look, as far as ostler listened.
+    /// How long a state has lasted at the time of a snapshot, counting only time in which heartbeats could be
+    /// received.
     #[must_use]
     pub(super) fn lasted(&self, since: Timestamp, look: &Look) -> Duration {
         self.listening.lasted(since, look.asked_at(), look.awake())
     }
 
-    /// Whether time has jumped since a look was taken, there and back again perhaps: what was decided on its clock is
-    /// void then.
+    /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back: decisions on that snapshot
+    /// are void then.
     #[must_use]
     pub(super) fn jumped_since(&self, look: &Look) -> bool {
         let then = offset(look.asked_at(), look.awake());
         self.current_spell() != look.spell || jumped(then, offset(self.clock.now(), self.clock.awake()))
     }
 
-    /// The workspace above a live one.
+    /// The parent of a live workspace.
     pub(super) fn parent(&self, workspace: WorkspaceId) -> Option<WorkspaceId> {
         self.store.member(workspace).and_then(|member| member.parent)
     }
 
-    /// How many things are remembered between runs: bounded by what is registered and listed.
+    /// Number of entries that are kept in memory between runs; bounded by the registered workspaces and the listing.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.memory().presence.size() + self.ops.remembered()
     }
 
-    /// The graces and retentions in force. A run reads them once.
+    /// The current grace periods and retentions. A run reads them once.
     pub(super) fn limits(&self) -> Limits {
         self.ops.settings().limits
     }
 
-    /// The readiness of a runtime; of one that the configuration no longer has, the one that never
-    /// moves a status by itself.
+    /// The readiness of a runtime. For a runtime that is no longer configured: `Heartbeat`, because a running
+    /// container alone never changes a status then.
     pub(super) fn readiness(&self, runtime: &str) -> Readiness {
         self.ops.settings().runtimes.get(runtime).map_or(Readiness::Heartbeat, |runtime| runtime.readiness)
     }
 
-    /// How long a start of that runtime may take until it is heard; none where nobody waits for a beat.
+    /// How long a start with this runtime may take until the first heartbeat; `None` if the runtime has no heartbeats.
     pub(super) fn provisioning_limit(&self, runtime: &str) -> Option<Duration> {
         let settings = self.ops.settings();
         let runtime = settings.runtimes.get(runtime)?;
         (runtime.readiness == Readiness::Heartbeat).then_some(runtime.provisioning_limit)
     }
 
-    /// Whether unknown things are held until a person has decided.
+    /// Whether unknown things are held until an operator has decided.
     pub(super) async fn is_recovering(&self) -> Result<bool, SweepError> {
         Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
     }

@@ -1,16 +1,17 @@
-//! When passes run: periods, wake-ups, requests, deadlines, and a guard against panics. Knows no pass.
+//! Schedules passes: periods, wake-ups, requests, deadlines, and a guard against panics. Knows no specific pass.
 //!
-//! One task decides when a run begins; every run is a task of its own, and nothing in the deciding task waits for the
-//! engine, the store or a run. Per pass it keeps the next regular turn, the requested wake-ups and the callers that
-//! wait for a run. Rules:
+//! One task decides when a run begins. Every run is a task of its own, and nothing in the deciding task waits for the
+//! engine, the store or a run. Per pass it keeps the time of the next scheduled run, the requested wake-ups and the
+//! callers that wait for a run. Rules:
 //!
-//! * No pass runs twice at once. What falls due during a run (a turn, a wake-up, a request) causes one more run.
+//! * No pass runs twice at once. If it becomes due during a run (by schedule, wake-up or request), that causes one more
+//!   run.
 //! * A wake-up requested for a time is dropped only by a run that begins at that time or later.
 //! * A dry run changes none of this and waits for none of it.
-//! * Runs that begin together share a listing, which is requested after they fell due.
+//! * Runs that begin together share a listing, which is requested after they became due.
 //!
-//! The driver also measures whether the process itself was stopped: it wakes at least every [`TICK`] and says
-//! beforehand when. A tick that comes late starts a new liveness epoch (`listening.rs`).
+//! The driver also detects whether the process itself was stopped: it wakes at least every [`TICK`] and announces each
+//! wake-up time in advance. A late tick starts a new liveness epoch (`listening.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,27 +34,27 @@ use crate::{
     wake::Call,
 };
 
-/// The longest sleep of the driver. A process that was stopped for longer than this and the allowed lateness of a
-/// timer is noticed; the shortest liveness window is three minutes.
+/// The longest sleep of the driver. A stop of the process is detected if it lasts longer than this plus the allowed
+/// lateness of a timer; the shortest liveness window is three minutes.
 const TICK: Duration = Duration::from_secs(10);
 
-/// The most one run of a pass may take. Stops wait for graces, several per run.
+/// The deadline of one run of a pass. A run may contain several stops, each with its grace period.
 const DEADLINE: Duration = Duration::from_mins(5);
 
-/// What is known of a pass from outside.
+/// The public state of a pass.
 #[derive(Clone, Debug)]
 pub struct PassStatus {
     /// Its name.
     pub name: &'static str,
     /// What it does.
     pub summary: &'static str,
-    /// How often.
+    /// Time between scheduled runs.
     pub period: Duration,
     /// Whether it runs now.
     pub running: bool,
-    /// When it was last begun, or first due.
+    /// When the last run began; before the first one, when it was first due.
     pub begun_at: Awake,
-    /// The last run.
+    /// The last finished run.
     pub last: Option<Run>,
 }
 
@@ -65,7 +66,7 @@ struct Request {
 
 type Statuses = Arc<Mutex<BTreeMap<&'static str, PassStatus>>>;
 
-/// Asks the driver from outside.
+/// Sends requests to the driver. Cheap to clone.
 #[derive(Clone)]
 pub struct DriverHandle {
     requests: mpsc::UnboundedSender<Request>,
@@ -74,15 +75,15 @@ pub struct DriverHandle {
 }
 
 impl DriverHandle {
-    /// The passes' states, in the order in which they run.
+    /// The state of all passes, in the order in which they run.
     #[must_use]
     pub fn statuses(&self) -> Vec<PassStatus> {
         let statuses = unpoisoned(&self.statuses);
         self.order.iter().filter_map(|name| statuses.get(name).cloned()).collect()
     }
 
-    /// Runs these passes now and returns the results. A pass that is running runs once more after that; a dry run
-    /// begins at once.
+    /// Runs these passes now (all if empty) and returns the results. If a pass is running, it runs once more after
+    /// that; a dry run begins at once. Returns nothing if the driver has stopped.
     pub async fn run_now(&self, passes: Vec<&'static str>, mode: Mode) -> Vec<Run> {
         let (answer, done) = oneshot::channel();
         if self.requests.send(Request { passes, mode, answer }).is_err() {
@@ -96,20 +97,20 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A pass and what is requested of it.
+/// A pass, its schedule and its pending requests.
 struct Slot {
     pass: Arc<dyn Pass>,
-    /// The next regular turn.
+    /// Time of the next scheduled run.
     due: Awake,
     /// Requested wake-ups that no run has served yet.
     wakes: BTreeSet<Awake>,
-    /// Wait for the next run that begins.
+    /// Callers that wait for the next run that begins.
     callers: Vec<oneshot::Sender<Run>>,
     running: bool,
 }
 
 impl Slot {
-    /// When the next run is wanted; `None` while one is running: its end is what is waited for.
+    /// When the next run should begin; `None` during a run, because its end is what is waited for.
     fn wanted_at(&self, now: Awake) -> Option<Awake> {
         if self.running {
             return None;
@@ -118,24 +119,24 @@ impl Slot {
         [Some(self.due), self.wakes.first().copied(), asked].into_iter().flatten().min()
     }
 
-    /// Takes what a run that begins now serves.
+    /// Marks the pass as running, and removes and returns what a run that begins now serves.
     fn begin(&mut self, now: Awake) -> Vec<oneshot::Sender<Run>> {
         self.running = true;
         if self.due <= now {
-            // On the grid of earlier turns, so that passes of equal periods go on sharing listings.
+            // Kept on the grid of earlier runs, so that passes of equal periods continue to share listings.
             let next = self.due + self.pass.period();
             self.due = if next > now { next } else { now + self.pass.period() };
         }
-        // Those that lie ahead stay: this run cannot see what they are for.
+        // Later wake-ups stay: this run cannot see the state that they are for.
         self.wakes = self.wakes.split_off(&(now + Duration::from_millis(1)));
         std::mem::take(&mut self.callers)
     }
 }
 
-/// A run of a pass has ended.
+/// Message: a run of a pass has ended.
 struct Ended {
     pass: &'static str,
-    /// After how long the pass wants to run again, if before its turn.
+    /// Delay until the pass wants to run again, if that may be before its next scheduled run.
     again_after: Option<Duration>,
 }
 
@@ -153,7 +154,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver and the handle to ask it by. Every pass is due at once: a start looks at everything.
+    /// Creates a driver and its handle. Every pass is due at once, so that a start checks everything.
     #[must_use]
     pub fn new(
         sweeper: Arc<Sweeper>,
@@ -197,8 +198,8 @@ impl Driver {
                 Some(call) = self.calls.recv() => self.wake(call.pass, call.after),
                 () = self.clock.sleep(wait) => {}
             }
-            // Before anything is judged: after a freeze, a suspend or a set clock everything is looked at again, as at
-            // a start, and due times on the wall clock may have passed.
+            // Before any decision: after a freeze, a suspend or a clock change all passes run, as at a start, and due
+            // times on the wall clock may have passed.
             let now = self.sweeper.liveness_epoch();
             if now != epoch {
                 epoch = now;
@@ -239,7 +240,7 @@ impl Driver {
         next.map_or(TICK, |next| next.since(now).min(TICK))
     }
 
-    /// Begins every run that is wanted by now.
+    /// Begins every run that is due now.
     fn begin_due(&mut self) {
         let now = self.clock.awake();
         let mut begun = Vec::new();
@@ -279,7 +280,7 @@ impl Driver {
         }
         self.spawn.spawn(Box::pin(async move {
             let done = join_all(runs).await.into_iter().flatten().collect();
-            // The caller may have gone; the runs count all the same.
+            // The caller may have gone; the runs are carried out anyway.
             let _gone = answer.send(done);
         }));
     }
@@ -297,7 +298,7 @@ impl Driver {
                     status.running = false;
                     status.last = Some(run.clone());
                 });
-                // A driver that has stopped begins no more runs.
+                // A stopped driver has dropped the receiver.
                 let _stopped = report.send(Ended { pass: pass.name(), again_after });
             }
             for caller in callers {
@@ -335,7 +336,7 @@ fn empty_run(pass: &'static str, clock: &SharedClock, outcome: Outcome) -> Run {
     }
 }
 
-/// Takes a listing if the pass needs one and runs it, within its deadline; a panic in it ends this run and nothing else.
+/// Takes a snapshot and runs the pass on it, within the deadline. A panic ends only this run.
 async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, mode: Mode, ticket: Ticket, clock: &SharedClock) -> Run {
     let work = async {
         let look = match pass.sight() {

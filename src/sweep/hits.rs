@@ -1,9 +1,9 @@
-//! What passes that run side by side are about to hit.
+//! Reservations for the breaker: the workspaces that concurrent passes are about to affect.
 //!
-//! The breaker counts what the last hour's events say, and an event comes with the deed. Two passes judged
-//! at the same moment would each see none of the other's, and hit twice the limit together. So a plan's hits
-//! are written down before the events are asked for, and whoever comes later counts them as done. Only the
-//! later one does: if both did, both would wait for a person where one may go on.
+//! The breaker counts the last hour's events, and an event is written together with its action. Two passes judged at
+//! the same moment would not see each other's actions, and together affect twice the limit. So a plan's workspaces are
+//! reserved before the events are read, and a later plan counts them as affected. Only the later plan does: if both
+//! did, both would wait for an operator although one may continue.
 
 use std::{
     collections::BTreeSet,
@@ -12,11 +12,11 @@ use std::{
 
 use crate::domain::ids::WorkspaceId;
 
-/// The hits of plans that are judged or applied right now.
+/// The reservations of all plans that are being judged or applied.
 #[derive(Default)]
 pub(super) struct Hits(Mutex<Vec<(u64, BTreeSet<WorkspaceId>)>>);
 
-/// Keeps a plan's hits written down until its run has ended.
+/// Keeps a plan's reservations until it is dropped at the end of the run.
 pub(super) struct Reserved<'a> {
     hits: &'a Hits,
     ticket: u64,
@@ -27,7 +27,7 @@ impl Hits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a plan's hits down. Answers those that were written down before it.
+    /// Reserves a plan's workspaces. Returns those that were reserved before.
     pub(super) fn reserve(&self, plan: BTreeSet<WorkspaceId>) -> (Reserved<'_>, BTreeSet<WorkspaceId>) {
         let mut open = self.lock();
         let earlier = open.iter().flat_map(|(_, plan)| plan).copied().collect();

@@ -1,9 +1,9 @@
 //! Sweeps: observe, plan, apply.
 //!
-//! A [`Pass`] only plans: it asks its narrow query, hands rows and listing to a pure function of
-//! `domain/plan.rs`, and returns what that says. Judging the plan (breaker, approvals, the recovery hold)
-//! and applying it are the same for every pass and live in `run.rs`; when to run is `driver.rs`'s, which
-//! knows no pass. Adding a pass is one file and one line in `passes/mod.rs`.
+//! A [`Pass`] only plans: it runs its narrow query, passes rows and listing to a pure function of `domain/plan.rs`,
+//! and returns the result. Judging the plan (breaker, approvals, the recovery hold) and applying it are the same for
+//! every pass and are in `run.rs`. `driver.rs` schedules passes and knows no specific one. Adding a pass is one file
+//! and one line in `passes/mod.rs`.
 
 mod apply;
 mod context;
@@ -26,46 +26,47 @@ pub use passes::{LOOK_EVERY, all, all_looking};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
 pub use watch::{Watch, watch_engine};
 
-/// One rule that is held to, over and over.
+/// One rule that is enforced periodically.
 #[async_trait]
 pub trait Pass: Send + Sync {
     /// Its name, a verb phrase.
     fn name(&self) -> &'static str;
-    /// What it does, in a line.
+    /// What it does, in one line.
     fn summary(&self) -> &'static str;
-    /// How often it runs.
+    /// Time between scheduled runs.
     fn period(&self) -> Duration;
-    /// Whether it has to see the engine. One that does not runs without a listing, and without an engine.
+    /// Whether it requires the engine. A pass that does not runs without a listing, and while the engine is
+    /// unavailable.
     fn sight(&self) -> Sight {
         Sight::Engine
     }
     /// Decides what is to be done. Changes nothing.
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError>;
-    /// Work in the store alone that needs no judging, after the plan was applied: bounded forgetting.
+    /// Bounded cleanup in the store that needs no judging; runs after the plan was applied.
     async fn housekeep(&self, _sweeper: &Sweeper, _look: &Look) -> Result<(), SweepError> {
         Ok(())
     }
 }
 
-/// What a pass has to see before it plans.
+/// What a pass requires before it plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// A listing of the engine that can be trusted, and the store.
+    /// A trusted listing of the engine, and the store.
     Engine,
-    /// The store.
+    /// The store only.
     Store,
 }
 
 /// Why a pass could not do its work.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SweepError {
-    /// There was no listing to act on.
+    /// There was no trusted listing.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
-    /// It asked for a listing without having said that it needs one.
+    /// It asked for a listing without having declared that it requires one.
     #[error("the pass was run without a look at the engine")]
     NoListing,
-    /// The store could not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An order failed.

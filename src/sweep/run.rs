@@ -1,8 +1,8 @@
 //! One run of a pass: plan, judge, apply.
 //!
-//! Everything that could take something away goes through here, so the breaker, the approvals, the
-//! recovery hold and the cap per run are written once. A plan above the limit is held whole; what a person
-//! has approved is exactly what was listed, and nothing more.
+//! Every action that could take something away goes through here, so the breaker, the approvals, the recovery hold and
+//! the cap per run exist once. A plan above the limit is held as a whole; an operator's approval covers exactly the
+//! listed actions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
 /// The breaker's window.
 const HOUR: Duration = Duration::from_hours(1);
 
-/// How many actions of one run are carried out at once.
+/// Maximum number of actions of one run that are carried out at once.
 const AT_ONCE: usize = 16;
 
-/// Why a plan is held while the registry is recovering.
+/// Reason for holding a plan while the registry is recovering.
 const RECOVERING: &str = "the registry was lost or restored, so nothing is started, stopped or reaped by itself until you \
                           have decided: `ostler adopt --dry-run` shows what differs and `ostler adopt` takes it over; \
                           approving this plan carries it out";
@@ -36,38 +36,38 @@ const RECOVERING: &str = "the registry was lost or restored, so nothing is start
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It does.
+    /// Carries the plan out.
     Apply,
-    /// It only says what it would do.
+    /// Only reports what it would do.
     DryRun,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All of it was done, as far as one run goes.
+    /// Everything was done, up to the limits of one run.
     Done,
     /// Only planned.
     DryRun,
-    /// The plan, or a part of it, waits for a person.
+    /// The plan, or a part of it, waits for an operator.
     Held {
         /// The plan's id.
         plan: PlanId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// There was no listing to act on; nothing was done.
+    /// There was no trusted listing; nothing was done.
     Untrusted(String),
     /// It failed.
     Failed(String),
-    /// It took longer than it may.
+    /// It exceeded its deadline.
     TimedOut,
     /// It panicked.
     Panicked,
 }
 
 impl Outcome {
-    /// The word shown.
+    /// The word shown to operators.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -81,7 +81,7 @@ impl Outcome {
         }
     }
 
-    /// Why, where there is something to say.
+    /// The reason, for outcomes that have one.
     #[must_use]
     pub fn detail(&self) -> Option<String> {
         match self {
@@ -92,31 +92,31 @@ impl Outcome {
     }
 }
 
-/// What came of one action.
+/// The result of one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not done: only planned, or left for the next run.
     Planned,
     /// Done.
     Applied(String),
-    /// What it was decided on no longer held.
+    /// Its precondition no longer held.
     Raced(String),
     /// It failed; the next run tries again.
     Failed(String),
-    /// It waits for a person.
+    /// It waits for an operator.
     Held,
 }
 
-/// An action and what came of it.
+/// An action and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionRun {
     /// The action.
     pub planned: Planned,
-    /// What came of it.
+    /// Its result.
     pub verdict: Verdict,
 }
 
-/// One run.
+/// The report of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The pass.
@@ -127,13 +127,13 @@ pub struct Run {
     pub took: Duration,
     /// How it ended.
     pub outcome: Outcome,
-    /// What it planned, and what came of each.
+    /// The planned actions and their results.
     pub actions: Vec<ActionRun>,
-    /// What it keeps an eye on.
+    /// Notes on items that the pass watches and does not act on yet.
     pub watching: Vec<String>,
-    /// How many actions were left for the next run.
+    /// Number of actions left for the next run.
     pub left_over: usize,
-    /// After how long the pass wants to run again, if that is before its turn.
+    /// Delay until the pass wants to run again, if that may be before its next scheduled run.
     pub again_after: Option<Duration>,
 }
 
@@ -141,12 +141,12 @@ struct Judged<'a> {
     apply: Vec<Planned>,
     held: Vec<Planned>,
     hold: Option<(PlanId, String)>,
-    /// What this run is about to hit, for the passes beside it, until it has ended.
+    /// The workspaces that this run affects; other passes count them until the run has ended.
     reserved: Option<Reserved<'a>>,
 }
 
 impl Sweeper {
-    /// Runs one pass on one look.
+    /// Runs one pass on one snapshot.
     pub async fn run(&self, pass: &dyn Pass, look: &Look, mode: Mode) -> Run {
         let (started_at, began) = (self.clock.now(), self.clock.awake());
         let mut run = Run {
@@ -197,7 +197,7 @@ impl Sweeper {
         pass.housekeep(self, look).await
     }
 
-    /// Carries planned actions out. Those of different workspaces do not wait for each other: each is an order to the
+    /// Carries out planned actions. Those of different workspaces do not wait for each other: each is an order to the
     /// actor of its workspace, which may have to wait for a slow container. They are submitted in the plan's order.
     async fn apply_all(&self, run: &mut Run, apply: Vec<Planned>, look: &Look) {
         let pass = run.pass;
@@ -218,13 +218,13 @@ impl Sweeper {
             .enumerate()
             .map(|(place, one)| self.apply_one(pass, place, one, look))
             .collect();
-        // Not in the plan's order, so that a slow one is not waited for by those behind it.
+        // Unordered, so that a slow action does not delay those behind it.
         let mut done: Vec<_> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         done.sort_by_key(|(place, _)| *place);
         run.actions.extend(done.into_iter().map(|(_, done)| done));
     }
 
-    /// One bad item never stops a sweep. Answers its place in the plan with it.
+    /// Applies one action; an error ends only this action. Returns its position in the plan with its result.
     async fn apply_one(
         &self,
         pass: &'static str,
@@ -267,8 +267,8 @@ impl Sweeper {
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         let (reserved, mut beside) =
             self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
-        // A restart outlasts the run that ordered it, and its event is written only when it begins. Read before the events:
-        // a restart whose event is written in between is still in this set.
+        // A restart outlasts the run that ordered it, and its event is written only when the restart begins. Read
+        // before the events: a restart whose event is written in between is still in this set.
         beside.extend(self.ops.restarting_unwell());
         let hold = self.reason_to_hold(&actions, look, beside, &is_approved).await?;
         let Some(reason) = hold else {
@@ -276,12 +276,13 @@ impl Sweeper {
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None, reserved: Some(reserved) });
         };
         let any_approved = actions.iter().any(is_approved);
-        // Only what could hurt somebody's work waits: stops that rows demand and claims that were begun go on.
+        // Only actions that count against the breaker wait. Stops that rows demand and claims that were begun
+        // continue.
         let (apply, waiting): (Vec<_>, Vec<_>) = actions
             .into_iter()
             .partition(|planned| is_approved(planned) || !planned.action.counts_against_breaker());
         let id = match before {
-            // A pass holds one plan. An approved one stays until all of it is done: it would have to be
+            // A pass holds one plan. An approved plan stays until all of it is done; otherwise it would have to be
             // approved twice.
             Some(row) if any_approved => row.id,
             before => self.hold(pass, before, &waiting, &reason).await?,
@@ -310,14 +311,14 @@ impl Sweeper {
     }
 
     async fn count_unknown(&self, look: &Look) -> Result<usize, SweepError> {
-        // A pass without a listing sees nothing unknown, and is held to the stricter limit.
+        // A pass without a listing knows of nothing unknown, so the stricter limit applies to it.
         let Ok(seen) = look.seen() else { return Ok(0) };
         let listed = seen.inventory.workspaces();
         let count = listed.len();
         Ok(count.saturating_sub(self.store.known_count(listed).await?))
     }
 
-    /// Holds a plan, unless the very same one is held already.
+    /// Holds a plan, unless a plan with the same actions is held already and not approved.
     async fn hold(
         &self,
         pass: &'static str,
@@ -341,7 +342,7 @@ impl Sweeper {
         Ok(id)
     }
 
-    /// A held plan whose cause is gone, or an approved one with nothing left to do, is dropped.
+    /// Drops a held plan whose cause is gone, and an approved one with nothing left to do.
     async fn drop_used_up(
         &self,
         pass: &'static str,
@@ -359,7 +360,7 @@ impl Sweeper {
     }
 }
 
-/// What a held plan holds. One that this version cannot read approves nothing.
+/// The actions of a held plan. `None` if this version cannot read it: it then approves nothing.
 pub(super) fn planned_of(row: &HeldPlanRow) -> Option<Vec<Planned>> {
     serde_json::from_value(row.plan.clone()).ok()
 }

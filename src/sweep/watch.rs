@@ -1,8 +1,8 @@
-//! Listens to what the engine tells of containers, so that an end is seen when it happens.
+//! Subscribes to the engine's container events, so that an exit is detected when it happens.
 //!
-//! An event is a reason to look, never one to act on: what it leads to looks again, under the actor of the workspace.
-//! Nothing depends on an event arriving. The stream is connected anew when it ends, more and more slowly, and after
-//! every connection everything is listed once: what was missed is found by that, or by the pass's own period.
+//! An event only triggers an inspection, which runs under the actor of the workspace; it is never itself a reason to
+//! act. Correctness does not depend on events. The stream is reconnected when it ends, with growing delays, and after
+//! every connection all containers are listed once. That finds what was missed, as does the regular run of the pass.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,32 +24,32 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-/// The first wait before connecting again, doubled each time.
+/// Delay before the first reconnection; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest.
+/// Maximum delay.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How far before the last event the next stream begins: engines keep whole seconds.
+/// How far before the last event the next stream begins: engines store whole seconds.
 const OVERLAP: Duration = Duration::from_secs(1);
 
-/// What listens.
+/// The dependencies of the subscription.
 pub struct Watch {
-    /// The registry, for what a row is right now.
+    /// The registry, for the current status of a row.
     pub store: Store,
-    /// The engine, bounded.
+    /// The engine; every call has a time limit.
     pub engine: Arc<dyn Engine>,
-    /// The orders.
+    /// Carries out orders.
     pub ops: Ops,
-    /// The sweeps, for the look after each connection.
+    /// The driver of the passes, for the listing after each connection.
     pub sweeps: DriverHandle,
-    /// The clock.
+    /// Timers.
     pub clock: SharedClock,
-    /// Tasks.
+    /// Spawns tasks.
     pub spawn: SharedSpawn,
-    /// Whose containers.
+    /// The instance whose containers are watched.
     pub instance: InstanceId,
 }
 
-/// Listens for ever.
+/// Subscribes and reconnects for ever.
 pub async fn watch_engine(watch: Watch) {
     let mut wait = FIRST_WAIT;
     let mut last = None;
@@ -59,12 +59,12 @@ pub async fn watch_engine(watch: Watch) {
             Ok(()) => tracing::info!("the engine's events ended; connecting again"),
             Err(error) => {
                 tracing::info!(%error, "the engine tells nothing right now; connecting again");
-                // A broken line in what it remembers would end every stream that begins before it. What is missed
-                // by beginning now is found by the look.
+                // A corrupt line in the engine's event log would end every stream that begins before it. What is
+                // missed by beginning now is found by the listing.
                 last = None;
             }
         }
-        // One that lasted was a good one: the next wait is short again.
+        // The connection lasted, so the next delay is short again.
         if watch.clock.awake().since(connected) > LONGEST_WAIT {
             wait = FIRST_WAIT;
         }
@@ -87,7 +87,7 @@ impl Watch {
         Ok(())
     }
 
-    /// What happened before the connection is found by a look. Nobody waits for it: events come meanwhile.
+    /// Finds by a listing what happened before the connection. Not awaited: events arrive meanwhile.
     fn look_once(&self) {
         let sweeps = self.sweeps.clone();
         self.spawn.spawn(Box::pin(async move {
@@ -106,7 +106,7 @@ impl Watch {
         let Some(member) = self.store.member(workspace) else { return };
         let up = match member.status {
             Status::Online | Status::Degraded => true,
-            // One that this process did not bring up is for `settle` to begin anew.
+            // A start of an earlier process is repeated by `settle`.
             Status::Provisioning => self.ops.has_begun(workspace, member.incarnation),
             Status::Offline
             | Status::Failed(_)

@@ -1,7 +1,7 @@
-//! `check_containers`: rows are told what their containers did by themselves.
+//! `check_containers`: records in the rows what containers did by themselves.
 //!
-//! Two looks decide: this listing, and another look under the actor of the workspace. An engine that gives no
-//! answer moves nothing.
+//! A status changes only after two observations: this listing, and an inspection under the actor of the workspace. If
+//! the engine gives no answer, no status changes.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct CheckContainers {
-    /// How often it looks. Events make it timely; this is for those that were lost.
+    /// Time between scheduled runs. Events trigger a check earlier; this finds containers whose events were lost.
     pub(super) period: Duration,
 }
 
@@ -33,8 +33,8 @@ impl Pass for CheckContainers {
     async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
         let seen = look.seen()?;
         let mut rows = sweeper.store.up_rows().await?;
-        // A start that this process did not bring up is `settle`'s to begin anew: whether its process holds
-        // the right token, nobody here has seen.
+        // Starts that this process did not carry out are repeated by `settle`: this process has not verified that
+        // their containers hold the right token.
         let starting = sweeper.store.provisioning_rows().await?;
         rows.extend(starting.into_iter().filter(|row| sweeper.ops.has_begun(row.id, row.incarnation)));
         let readiness = |runtime: &str| sweeper.readiness(runtime);

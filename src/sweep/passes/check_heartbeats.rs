@@ -1,7 +1,7 @@
-//! `check_heartbeats`: who is not heard any more.
+//! `check_heartbeats`: handles workspaces with missing heartbeats.
 //!
-//! Silent is not dead: the container may run well. So a silent one is degraded first, and started anew only after a
-//! while, within its restart budget.
+//! Missing heartbeats do not prove a failure: the container may run well. So the workspace is degraded first, and
+//! restarted only later, within its restart budget. An external workspace awaits its agent again.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, Sight, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct CheckHeartbeats;
 
 #[async_trait]

@@ -1,7 +1,7 @@
-//! `empty_trash`: what was kept for long enough is deleted for good.
+//! `empty_trash`: permanently deletes trash entries whose retention has passed.
 //!
-//! Claimed first, looked at again, never by force: a volume that something mounts stays. Removed
-//! rows that own nothing any more are forgotten here too, so that they do not grow for ever.
+//! Each entry is claimed first, inspected again, and never deleted by force: a volume that is mounted stays. Removed
+//! rows that own nothing any more are deleted here too, so that they do not accumulate.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-/// The most rows one run looks at or forgets.
+/// Maximum number of rows that one run reads or deletes.
 const BATCH: u32 = 500;
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct EmptyTrash;
 
 #[async_trait]
@@ -35,7 +35,8 @@ impl Pass for EmptyTrash {
         Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
     }
 
-    /// On the run's own look: another one would count as a second look for every grace, moments later.
+    /// Uses the run's own snapshot: another one, moments later, would count as the second observation for every grace
+    /// period.
     async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
         let now = look.asked_at();
         let owning = look.seen()?.inventory.workspaces();

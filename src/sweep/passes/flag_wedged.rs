@@ -1,6 +1,6 @@
-//! `flag_wedged`: who says that it works, and from whom nothing comes.
+//! `flag_wedged`: flags workspaces that are stalled: busy without progress.
 //!
-//! A long turn looks the same from outside. So this only flags; a restart is for workspaces whose owner has said so.
+//! A long task looks the same from outside. So this pass only flags; it restarts only workspaces that have opted in.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, Sight, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct FlagWedged;
 
 #[async_trait]

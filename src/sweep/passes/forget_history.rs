@@ -1,7 +1,7 @@
-//! `forget_history`: events older than the retention are forgotten.
+//! `forget_history`: deletes events older than the retention.
 //!
-//! It needs the store alone, so history stays bounded by age while the engine is away or not trusted. Its size is bounded
-//! where events are written.
+//! It requires the store only, so history stays bounded by age while the engine is unavailable or not trusted. Its
+//! size is bounded where events are written.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::{
     mutation::{Mutation, is},
 };
 
-/// The most events one transaction forgets: heartbeats wait for it.
+/// Maximum number of events that one transaction deletes: heartbeats wait for it.
 const BATCH: u32 = 2000;
-/// The most transactions of one run.
+/// Maximum number of transactions of one run.
 const BATCHES_MAX: u32 = 50;
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct ForgetHistory;
 
 #[async_trait]

@@ -1,9 +1,9 @@
-//! `hibernate_idle`: who may sleep and is not needed.
+//! `hibernate_idle`: hibernates workspaces that allow it and are idle.
 //!
-//! A heartbeat alone is no activity. A request of the proxy, an open command or shell, and a connection to the published
-//! port keep a workspace awake. Such connections do not pass through ostler; the kernel's tables show them, once a
-//! minute, which also remember for a minute those that were closed. Where the tables cannot be seen, nothing is put to
-//! sleep.
+//! A heartbeat alone is no activity. A proxied request, an open command or shell, and a connection to the published
+//! port keep a workspace awake. Such connections do not pass through ostler. They are read once a minute from the
+//! kernel's tables, which also keep closed connections for one minute. If the tables cannot be read, the workspace
+//! stays awake.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, Sight, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct HibernateIdle;
 
 #[async_trait]
@@ -49,7 +49,7 @@ impl Pass for HibernateIdle {
         Ok(plan)
     }
 
-    /// What was seen in passing is written down now and then, so that people see it and a plan is rarely raced.
+    /// Stores the activity seen since the last run, so that it is shown to operators and a plan is rarely outdated.
     async fn housekeep(&self, sweeper: &Sweeper, _look: &Look) -> Result<(), SweepError> {
         let seen = sweeper.ops.traffic().take_fresh();
         if !seen.is_empty() {

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::Pass;
 
-/// How often containers are looked at where nobody says: events make it timely.
+/// How often containers are checked without an event; events trigger a check earlier.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Every pass, in the order in which due ones are begun.
@@ -26,7 +26,7 @@ pub fn all() -> Vec<Arc<dyn Pass>> {
     all_looking(LOOK_EVERY)
 }
 
-/// Every pass; `check_containers` runs every so often.
+/// Every pass; `check_containers` runs with this period.
 #[must_use]
 pub fn all_looking(every: Duration) -> Vec<Arc<dyn Pass>> {
     vec![

@@ -1,7 +1,7 @@
-//! `reap_removed`: what removed workspaces still own goes into the trash.
+//! `reap_removed`: moves what removed workspaces still own to the trash.
 //!
-//! A removal puts things away by itself; this pass finds what that missed: a stop that failed, a crash in
-//! between, a container that was started late. The row decides, never what the container does.
+//! A removal does that itself. This pass finds what the removal missed: a failed stop, a crash in between, a container
+//! that was started late. The row decides, not the state of the container.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct ReapRemoved;
 
 #[async_trait]

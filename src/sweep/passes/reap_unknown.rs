@@ -1,7 +1,7 @@
-//! `reap_unknown`: what carries our labels and no row knows goes into the trash, after a grace.
+//! `reap_unknown`: moves containers and volumes with our labels that no row knows to the trash, after a grace period.
 //!
-//! Holds entirely while the registry is recovering: a lost database makes everything look unknown, and
-//! then a person decides, thing by thing or all at once.
+//! Holds entirely while the registry is recovering: after the loss of the database everything looks unknown, and an
+//! operator decides, one by one or for all at once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, UnknownInput};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct ReapUnknown;
 
 #[async_trait]

@@ -1,8 +1,9 @@
-//! `restart_due`: what ended by itself is started again when its wait is over.
+//! `restart_due`: restarts containers after an unexpected exit, when their back-off has passed.
 //!
-//! The due time was decided and stored when the container exited. The order that stores it also requests a wake-up of
-//! this pass for that time (`wake.rs`), and every run of the pass asks for the next one that it finds in the store: so
-//! a daemon that was restarted meanwhile is as punctual. What is due at the same time is started parents first.
+//! The due time was decided and stored when the container exited. The order that stored it also requested a wake-up of
+//! this pass for that time (`wake.rs`), and every run of the pass requests one for the next due time in the store, so
+//! restarts are on time even if the daemon was restarted meanwhile. Workspaces due at the same time are started
+//! parents first.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, Sight, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct RestartDue;
 
 #[async_trait]

@@ -1,9 +1,9 @@
-//! `revoke_stale_tokens`: instance tokens whose container is gone are revoked, after a grace.
+//! `revoke_stale_tokens`: revokes instance tokens whose container is gone, after a grace period.
 //!
-//! It can never race a restart. The listing is taken before the query, a start puts its container into every
-//! listing before it issues a token, and the age of the token stands in the revoking UPDATE itself: a token
-//! issued after the listing was taken cannot match, whatever happened in between. Api tokens and external
-//! workspaces are never touched.
+//! It cannot race with a restart. The listing is taken before the query, a start makes its container visible in every
+//! listing before it issues a token, and the age of the token is a condition of the revoking UPDATE itself. So a token
+//! issued after the listing was taken cannot match, whatever happened in between. API tokens and external workspaces
+//! are never touched.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct RevokeStaleTokens;
 
 #[async_trait]

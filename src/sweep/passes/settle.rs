@@ -1,9 +1,8 @@
-//! `settle`: the engine is driven to what the rows say.
+//! `settle`: brings the engine to the state in the rows.
 //!
-//! Intent is written before it is carried out, so a crash, a failed stop or a hand at the engine leaves the
-//! two apart. This pass brings them together: what must not run is stopped, second containers are put away,
-//! interrupted starts begin anew, half-done restores and
-//! half-begun sleeps are finished.
+//! Intent is stored before it is carried out, so after a crash, a failed stop or a manual change in the engine the two
+//! differ. This pass stops what must not run, moves second containers to the trash, repeats interrupted starts, and
+//! finishes interrupted restores and hibernations.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use async_trait::async_trait;
 use super::super::{Look, Pass, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, SettleInput};
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct Settle;
 
 #[async_trait]
@@ -33,11 +32,11 @@ impl Pass for Settle {
         let seen = look.seen()?;
         let listed = seen.inventory.workspaces();
         let rows = sweeper.store.known_rows(listed).await?;
-        // Asked before the rows: an order that ends in between has left its mark in the row by then.
+        // Read before the provisioning rows: an order that ends in between has changed its row by then.
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        // Also of containers under a name of their own: one that lies in the trash may have got it back.
+        // Also for containers with a regular name: one in the trash may have been renamed back.
         let entries = sweeper.store.trash_in_sight(seen.inventory.with_container()).await?;
         let falling_asleep = sweeper.store.falling_asleep_rows().await?;
         let input = SettleInput {
@@ -48,7 +47,7 @@ impl Pass for Settle {
             busy: &busy,
         };
         let mut plan = plan::settle(&seen.inventory, &input);
-        // Starts that a crash of the host interrupted are among them.
+        // They include starts that were interrupted by a crash of the host.
         plan.parents_first(&|workspace| sweeper.parent(workspace));
         Ok(plan)
     }

@@ -1,6 +1,6 @@
-//! `time_out_provisioning`: who was started and never heard.
+//! `time_out_provisioning`: marks starts as failed whose first heartbeat did not arrive in time.
 //!
-//! The container is left running: a beat of the same incarnation still rescues it.
+//! The container is left running: a heartbeat of the same incarnation still brings the workspace online.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::domain::{
     plan::{KnownRow, Plan},
 };
 
-/// See the module page.
+/// See the module documentation.
 pub(super) struct TimeOutProvisioning;
 
 #[async_trait]
