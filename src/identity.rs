@@ -1,9 +1,9 @@
-//! Who this registry is, and that nobody else is it at the same time.
+//! The identity of this registry, and the locks that keep it unique on this machine.
 //!
-//! Two ostlers with one identity would reap each other's containers. So a data directory is locked, an
-//! identity is locked on the machine, a copied data directory is refused until a person says which of the
-//! two goes on, and a database that knows less than its mirror is treated as lost: it holds everything
-//! it does not know.
+//! Two ostlers with one identity would reap each other's containers. Four rules prevent this. A data directory is
+//! locked. An identity is locked on the machine. A copied data directory is refused until the operator decides which of
+//! the two is used. A database with less knowledge than its mirror counts as lost: sweeps hold everything it does not
+//! know.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -22,15 +22,15 @@ use crate::{
     store::{Mirror, MirrorRecord, Registry, Scope, Store, StoreError},
 };
 
-/// Why this process may not be this registry's daemon.
+/// Why this process must not run as the daemon of this registry.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Another process holds a lock.
     #[error("{what} is in use by another ostler{}. Stop that one first, or choose another --data-dir", holder(*pid))]
     Held {
-        /// What it holds.
+        /// The locked object, for the message.
         what: String,
-        /// Its process id, where it left one.
+        /// Process id of the holder, if the lock file contains one.
         pid: Option<u32>,
     },
     /// The data directory was copied.
@@ -40,43 +40,43 @@ pub enum IdentityError {
          fight over the same containers: use `--data-dir` with a new directory instead"
     )]
     Copied {
-        /// The directory.
+        /// Path of the data directory.
         path: PathBuf,
     },
-    /// Database and mirror are two registries'.
+    /// Database and mirror belong to different registries.
     #[error(
         "the database in {path} is instance {database}, and instance.json beside it says {mirror}: they do not belong \
          together. Put back the one that belongs to the containers of this machine, or move instance.json away to go \
          on with the database's identity"
     )]
     Mixed {
-        /// The directory.
+        /// Path of the data directory.
         path: PathBuf,
-        /// The database's identity.
+        /// Identity stored in the database.
         database: InstanceId,
-        /// The mirror's identity.
+        /// Identity stored in the mirror.
         mirror: InstanceId,
     },
-    /// The runtime directory, or a lock in it, could be another user's.
+    /// The runtime directory, or a lock file in it, may belong to another user.
     #[error(
         "{path} cannot be trusted: {found}. Another user of this machine could have made it. Remove it, or choose a \
          directory of your own with --runtime-dir or XDG_RUNTIME_DIR"
     )]
     Untrusted {
-        /// The directory or file.
+        /// Path of the directory or file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it is not trusted.
         found: String,
     },
-    /// A file could not be used.
+    /// A file or directory cannot be used.
     #[error("cannot use {path}: {source}. {}", crate::store::advice_for(source))]
     Place {
-        /// Which.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The store could not answer.
+    /// The store returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -85,19 +85,19 @@ fn holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// A held lock: released when dropped, or when the process ends in whatever way.
+/// A held lock. It is released when it is dropped, and by the kernel however the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
-    /// The directory itself, where it is what is locked: a lock file can be deleted under its owner.
+    /// The locked directory itself, if it can be locked: unlike a lock file, it cannot be deleted under its owner.
     _directory: Option<File>,
 }
 
 impl Lock {
-    /// Takes the lock of a data directory, making the directory where it is missing.
+    /// Takes the lock of a data directory, and creates the directory if it does not exist.
     ///
     /// # Errors
-    /// [`IdentityError::Held`] names the process that has it.
+    /// [`IdentityError::Held`] with the id of the process that holds it.
     pub fn data_directory(data_dir: &Path) -> Result<Self, IdentityError> {
         private_directory(data_dir)?;
         let what = format!("the data directory {}", data_dir.display());
@@ -110,7 +110,7 @@ impl Lock {
                 let pid = fs::read_to_string(&path).unwrap_or_default();
                 return Err(IdentityError::Held { what, pid: pid.trim().parse().ok() });
             }
-            // Some network file systems lock no directories; the file remains.
+            // Some network file systems do not lock directories; the lock file is used alone then.
             Err(TryLockError::Error(_)) => None,
         };
         Ok(Self { _directory: directory, ..Self::take(&path, what)? })
@@ -119,7 +119,7 @@ impl Lock {
     /// Takes the lock of an identity on this machine.
     ///
     /// # Errors
-    /// [`IdentityError::Held`] names the process that has it.
+    /// [`IdentityError::Held`] with the id of the process that holds it.
     pub fn instance(runtime_dir: &Path, instance: InstanceId) -> Result<Self, IdentityError> {
         private_directory(runtime_dir)?;
         refuse_what_others_may_write(runtime_dir)?;
@@ -130,7 +130,7 @@ impl Lock {
         let place = |source| IdentityError::Place { path: path.to_owned(), source };
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // A link that somebody else made would have its target truncated below.
+        // Without this, a symbolic link of another user would have its target truncated below.
         let options = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let mut file = match options.open(path) {
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
@@ -164,8 +164,7 @@ impl Lock {
     }
 }
 
-/// Makes a directory for the daemon's user alone; one that exists is left with the mode it has, unless
-/// it is ours to tighten.
+/// Creates a directory that only the daemon's user can access. An existing directory keeps its mode.
 fn private_directory(path: &Path) -> Result<(), IdentityError> {
     let place = |source| IdentityError::Place { path: path.to_owned(), source };
     let existed = path.is_dir();
@@ -176,13 +175,13 @@ fn private_directory(path: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Whether something belongs to this user, or to root, who may do everything anyway.
+/// Whether the file belongs to this user or to root, who could access everything anyway.
 fn is_own(metadata: &fs::Metadata) -> bool {
     metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
 }
 
-/// Refuses a runtime directory that another user made, or may write to. Without `XDG_RUNTIME_DIR` it lies below
-/// `/tmp`, where everybody may have made one of that name first.
+/// Refuses a runtime directory that another user created or can write to. Without `XDG_RUNTIME_DIR` it is below `/tmp`,
+/// where any user may have created a directory of this name first.
 fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
     let metadata = fs::symlink_metadata(path)
         .map_err(|source| IdentityError::Place { path: path.to_owned(), source })?;
@@ -202,10 +201,12 @@ fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
     Err(IdentityError::Untrusted { path: path.to_owned(), found })
 }
 
-/// What a start would refuse a data directory for, as far as reading can show it. Nothing is changed or locked.
+/// Reads the mirror, and refuses a copied data directory as a start would. Changes and locks nothing.
+///
+/// Returns `None` if there is no mirror.
 ///
 /// # Errors
-/// Why a daemon does not serve this directory.
+/// Why a daemon must not serve this directory.
 pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityError> {
     let mirror = Mirror::Directory(data_dir.to_owned());
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
@@ -216,10 +217,10 @@ pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityErro
     Ok(Some(record))
 }
 
-/// The registry that a database holds, if its mirror is that registry's too. Nothing is changed.
+/// The registry in the database, if the mirror belongs to the same registry. Changes nothing.
 ///
 /// # Errors
-/// Why a daemon does not serve them together.
+/// Why a daemon must not serve the two together.
 pub async fn refuse_mixed(
     store: &Store,
     record: Option<&MirrorRecord>,
@@ -239,10 +240,10 @@ pub async fn refuse_mixed(
     Ok(registry)
 }
 
-/// Finds out who this registry is: a new one, the one it was, or one that was lost.
+/// Determines the identity of this registry: a new one, the existing one, or one that was lost.
 ///
 /// # Errors
-/// Why it must not be served.
+/// Why the registry must not be served.
 pub async fn establish(
     store: &Store,
     mirror: &Mirror,
@@ -267,7 +268,7 @@ pub async fn establish(
         (None, Some(record)) => Registry {
             instance: record.instance,
             generation: record.generation,
-            // From its first transaction on: a crash before the event below must not disarm the hold.
+            // Set from its first transaction on: a crash before the event below must not disable the hold.
             recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
@@ -299,14 +300,14 @@ pub async fn establish(
         inode: mark.inode,
         born: mark.born,
     };
-    // Not where nothing is new: a full disk must not keep a registry that could be read from being served.
+    // Written only on a change: a full disk must not prevent serving a registry that can be read.
     if known_record.as_ref() != Some(&record) {
         crash_point::before("identity: write the mirror");
         let written = mirror.write(&record);
         crash_point::after("identity: write the mirror");
         match written {
-            // A crash left the mirror behind, and there is no room for it. It says who this is all the same, and the
-            // store refuses every change that has to be in it.
+            // A crash left the mirror behind, and there is no space to update it. It still names this identity, and the
+            // store refuses every change that must be recorded in it.
             Err(error) if known_record.is_some_and(|known| known.instance == record.instance) => {
                 tracing::warn!(%error, "the mirror file cannot be brought up to date: orders are refused until it can");
             }
@@ -316,20 +317,20 @@ pub async fn establish(
     Ok(store.registry().await?.unwrap_or(registry))
 }
 
-/// Whether a registry took over its identity and its mirror does not say so yet, because the process ended between
-/// the two: it has made nothing since, and holds everything it does not know.
+/// Whether the registry took over its identity and the process ended before the mirror was updated. It has created
+/// nothing since then, and holds everything it does not know.
 async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
     let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
     Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
 }
 
-/// A person says that this copy goes on and the original is no longer used.
+/// Records the operator's decision to use this copy; the original is no longer used.
 ///
-/// What is a copy may be one of before: its mirror was copied with the database, and cannot tell. So the mirror says that
-/// there is something newer, and the next start holds what the registry does not know.
+/// The copy may be an old one: its mirror was copied with the database, so the two agree. The mirror's generation is
+/// therefore raised above that of the database, and the next start holds everything that the registry does not know.
 ///
 /// # Errors
-/// When the directory is in use or its mirror cannot be written.
+/// The directory is in use, or its mirror cannot be written.
 pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let _lock = Lock::data_directory(data_dir)?;
     let mirror = Mirror::Directory(data_dir.to_owned());
@@ -346,11 +347,11 @@ pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Becomes another instance: only an empty registry may, and only if nobody on this machine is it.
-/// Takes effect at the next start.
+/// Takes over another identity. Allowed only for an empty registry, and only if no process on this machine holds that
+/// identity. Takes effect at the next start.
 ///
 /// # Errors
-/// [`IdentityError::Held`] when somebody is it; `Ok(false)` when the registry is not empty.
+/// [`IdentityError::Held`] if another process holds the identity. `Ok(false)` means that the registry is not empty.
 pub async fn become_instance(
     store: &Store,
     mirror: &Mirror,
@@ -446,7 +447,7 @@ mod tests {
         assert!(said.contains("content is damaged") && !said.contains("writable"), "{said}");
     }
 
-    /// A file system of its own, unmounted when dropped.
+    /// A separate file system, unmounted on drop.
     struct Mounted(tempfile::TempDir);
 
     impl Mounted {
@@ -478,7 +479,7 @@ mod tests {
             |mounted: &Mounted| fs::metadata(mounted.0.path()).unwrap().created().unwrap(),
         );
         let original = Mounted::new("size=4m");
-        // The clock of file systems moves every few milliseconds.
+        // File systems read a clock that advances every few milliseconds.
         let copy = loop {
             let copy = Mounted::new("size=4m");
             if born(&copy) != born(&original) {
