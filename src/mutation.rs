@@ -1,101 +1,102 @@
-//! Deliberate breakages, each a rule left out: what proves that the simulator would notice.
+//! Deliberate defects, each of which disables one rule. They prove that the simulator detects the defect.
 //!
-//! Only builds with the feature `assurance` have them. In every other [`is`] is `false`, and the compiler
-//! removes what it guards. One is in force on one thread: the simulator plays a life on a thread of its own.
+//! Only builds with the feature `assurance` contain them. In other builds [`is`] is always `false`, and the compiler
+//! removes the code it guards. A defect is active for one thread, because the simulator runs each scenario on its own
+//! thread.
 
-/// A rule that is left out.
+/// A rule that is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutation {
-    /// The age of a token is left out of the UPDATE that revokes it.
+    /// The UPDATE that revokes stale tokens does not check their age.
     RevokeWithoutAge,
-    /// The sweep revokes tokens that a person made, too.
+    /// The sweep also revokes tokens that the operator issued.
     RevokeAnyKind,
-    /// A start leaves the tokens of older incarnations alive.
+    /// A start leaves the tokens of older incarnations valid.
     KeepOlderTokens,
-    /// A change of status names what it may not move, instead of what it may.
+    /// A status change excludes forbidden source statuses instead of listing the allowed ones.
     DenyList,
-    /// A container that ended moves its status without an event.
+    /// The status change after a container's exit emits no event.
     SilentChange,
-    /// An undelete takes back what is being deleted.
+    /// An undelete restores what is being deleted.
     UndeleteWhatIsDeleted,
-    /// An undelete leaves in the trash what the removal took along.
+    /// An undelete leaves in the trash what the same removal moved there.
     UndeleteAlone,
-    /// A beat counts whatever became of its token and incarnation on the way.
+    /// A heartbeat counts even if its token or incarnation became invalid in the meantime.
     HearAnyIncarnation,
-    /// A claim for the trash does not look at the row again.
+    /// A claim for the trash does not check the row again.
     ClaimUnguarded,
-    /// A purge deletes whatever its workspace has in the trash when its turn comes.
+    /// A purge deletes everything that the workspace has in the trash at that time.
     PurgeWhateverIsThere,
-    /// What is kept in memory is not brought up to date after a commit.
+    /// The in-memory copy is not updated after a commit.
     ForgetMemory,
-    /// A listing counts although the sentinel is not there.
+    /// A listing is trusted although the sentinel is missing.
     TrustAnyEngine,
-    /// Containers of every installation are taken for ours.
+    /// Containers of every installation count as this instance's.
     ForgetInstance,
-    /// A container is ours by its labels, whatever its name.
+    /// A container counts as ostler's by its labels alone, whatever its name.
     LabelsAreEnough,
-    /// The breaker never holds.
+    /// The circuit breaker never holds a plan.
     NoBreaker,
-    /// Restarts of silent agents do not count against the breaker.
+    /// Restarts after missing heartbeats do not count towards the circuit breaker.
     SilenceIsFree,
-    /// What was claimed for the trash and interrupted is never finished.
+    /// An interrupted claim for the trash is never completed.
     LeaveClaimsOpen,
-    /// A start that a crash interrupted is never begun anew.
+    /// A start that a crash interrupted is never repeated.
     LeaveInterrupted,
-    /// One run of a pass takes away as much as it likes.
+    /// The number of removals in one run of a pass is not limited.
     NoCap,
-    /// Silence counts although ostler did not listen.
+    /// Missing heartbeats count although ostler was not receiving any.
     BlameForOurSleep,
-    /// A start does not see the old process stopped first.
+    /// A start does not verify that the old process has stopped.
     LetOldHolderRun,
-    /// A start that finds the container running counts as done.
+    /// A start that finds the container running counts as successful.
     AnyStartIsMine,
-    /// The token file is not read back.
+    /// The token file is not read back after writing.
     NoReadBack,
-    /// A work volume that is gone is made anew in silence.
+    /// A missing work volume is silently recreated.
     VolumesOnTheFly,
-    /// An engine that gives no answer is taken for a container that is gone.
+    /// An engine that does not answer is treated as a missing container.
     UnknownIsGone,
-    /// A workspace is called asleep before its container was seen stopped.
+    /// A workspace is marked hibernated before its container was verified as stopped.
     SayAsleepFirst,
-    /// A deletion is believed whoever the engine was that said so.
+    /// A reported deletion is believed without checking which engine reported it.
     BelieveWhoeverAnswers,
-    /// What cannot go back stays on its way back.
+    /// An entry that cannot be restored stays in the state `restoring`.
     RestoreForEver,
-    /// A claim is finished only while something of its workspace is listed.
+    /// A claim is completed only while something of its workspace is listed.
     FinishClaimsInSight,
-    /// A container whose start was broken off is started again, and never another.
+    /// A container whose start was interrupted is started again, and never replaced.
     KeepHalfStarted,
-    /// The driver ignores wake-ups: a pass runs at its regular turns only.
+    /// The driver ignores wake-ups: a pass runs at its regular intervals only.
     LoseWakeUps,
-    /// A tick of the driver that comes late starts no new liveness epoch.
+    /// A late tick of the driver does not start a new liveness epoch.
     IgnoreLateTicks,
     /// An exit while the daemon was not running is charged to the restart budget.
     ChargeForReboots,
-    /// A message whose connection is refused is given up at once.
+    /// A message is given up at the first refused connection.
     GiveUpAtFirstRefusal,
-    /// Only creations raise the generation that the mirror holds.
+    /// Only creations raise the generation stored in the mirror.
     MirrorCreationsOnly,
     /// The sweeps act on known workspaces while the registry is recovering.
     ActWhileRecovering,
-    /// A row's own container counts only under ostler's name for it.
+    /// A row's own container counts only if it has the name that ostler gives it.
     NamesAreProof,
-    /// An engine is recognised by its sentinel only, never by the containers it shows.
+    /// An engine is recognised only by its sentinel, never by the containers that it lists.
     SentinelOnly,
-    /// A silent workspace is restarted although its container is paused by hand.
+    /// A workspace with missing heartbeats is restarted although its container was paused by hand.
     RestartWhatIsPaused,
-    /// Stops that a row demands count as destruction.
+    /// Stops that a row demands count as destructive.
     StopsAreDestruction,
-    /// Every recovery of an agent that flaps is an event.
+    /// Every recovery of a flapping agent emits an event.
     TellEveryFlip,
-    /// Events are never forgotten.
+    /// Events are never deleted.
     KeepAllHistory,
-    /// A name is looked up before a whole id.
+    /// A name takes precedence over a complete id.
     NamesBeforeIds,
 }
 
 impl Mutation {
-    /// All: their names, and what each does.
+    /// Every defect with its command-line name and a description.
     pub const ALL: &[(Self, &'static str, &'static str)] = &[
         (
             Self::RevokeWithoutAge,
@@ -239,7 +240,7 @@ impl Mutation {
     ];
 }
 
-/// Whether this breakage is in force on this thread.
+/// Whether this defect is active on the current thread.
 #[cfg(not(feature = "assurance"))]
 #[must_use]
 #[inline]
@@ -257,13 +258,13 @@ mod in_force {
         static IN_FORCE: Cell<Option<Mutation>> = const { Cell::new(None) };
     }
 
-    /// Whether this breakage is in force on this thread.
+    /// Whether this defect is active on the current thread.
     #[must_use]
     pub fn is(mutation: Mutation) -> bool {
         IN_FORCE.get() == Some(mutation)
     }
 
-    /// Puts a breakage in force on this thread, or none.
+    /// Activates a defect on the current thread; `None` deactivates it.
     pub fn put_in_force(mutation: Option<Mutation>) {
         IN_FORCE.set(mutation);
     }
