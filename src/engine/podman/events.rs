@@ -1,21 +1,20 @@
-//! What Podman reports of containers, line by line.
+//! Podman's container events, read line by line.
 //!
-//! Each line is a JSON object, and its end is the only frame there is. Podman 4.3 has sent the head of its
-//! answer by the time it looks at the question, so a question it does not understand is answered by 200
-//! and a line that says what is wrong. Versions 5.1 and 5.2 send the head only with the first event: there
-//! a call in which nothing happens runs into its deadline, and the listings are all there is. 5.3 has
-//! mended both.
+//! Each line is a JSON object; the line feed is the only framing. Podman 4.3 sends the response head before it parses
+//! the request, so it answers an invalid request with status 200 and a line that contains the error. Versions 5.1 and
+//! 5.2 send the head only with the first event. There, a call without events runs into its deadline, and only the
+//! listings remain. Version 5.3 fixed both.
 //!
-//! Nor does the head prove that Podman reads its events already: it starts to beside the answer, so what
-//! happens in the same moment is reported only to those who gave a `since` from before. With `since`, it
-//! reads its events file from the beginning, and a line there that it cannot read ends every such stream
-//! (so its sources say; not seen). After an error it can help to ask without.
+//! The head does not prove that Podman already reads its events, because it starts reading in parallel. An event at
+//! that moment is reported only to a caller with an earlier `since`. With `since`, Podman reads its events file from
+//! the beginning, and an unreadable line there ends every such stream (according to its source; not observed). After an
+//! error, a request without `since` may succeed.
 //!
-//! Seen on 4.3.1 with the file logger: a death is reported after 250 ms, the period of its looks at the
-//! file, and by then a listing and a look show the container exited, with its code.
+//! Observed on 4.3.1 with the file logger: an exit is reported after 250 ms, the interval at which Podman polls the
+//! file. By then a listing and an inspection show the container as exited, with its exit code.
 //!
-//! What cannot be read is left out. A report that is lost costs time until the next listing, which a
-//! stream that ends would cost as well, and a line of a later version would end it again each time.
+//! Unreadable lines are skipped. A lost event costs time until the next listing. Ending the stream would cost the same,
+//! and a line of a later version would end it every time.
 
 use std::{collections::BTreeMap, mem};
 
@@ -37,17 +36,16 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// What is asked, for errors.
+/// Name of the call in errors.
 pub(super) const CALL: &str = "listen to what happens to containers";
 
-/// The longest line that is kept, in bytes. It holds all labels, of which Podman limits neither number
-/// nor length.
+/// Maximum length of a line, in bytes. A line contains all labels, whose number and length Podman does not limit.
 const LINE_MAX_BYTES: usize = 1 << 20;
 
-/// The attribute that holds the exit code. It is there in every report, and means something in one.
+/// Attribute with the exit code. Every event has it, but it is meaningful only for an exit.
 const EXIT_CODE: &str = "containerExitCode";
 
-/// A line that reports something.
+/// A line that contains an event.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Report {
@@ -59,7 +57,7 @@ struct Report {
     time_nano: i64,
 }
 
-/// What it is about. The attributes are the labels and a few facts.
+/// The container of an event. The attributes contain its labels and a few properties.
 #[derive(Deserialize)]
 struct Actor {
     #[serde(rename = "ID")]
@@ -68,7 +66,7 @@ struct Actor {
     attributes: BTreeMap<String, String>,
 }
 
-/// A line that says why there will be no reports.
+/// A line that says why no events will follow.
 #[derive(Deserialize)]
 struct Refused {
     response: u16,
@@ -76,13 +74,13 @@ struct Refused {
     refusal: Refusal,
 }
 
-/// Path and query of the question.
+/// Path and query of the request.
 ///
-/// `since` goes in whole seconds, rounded down: what repeats is harmless, and Podman reads fractions as
-/// floating point. Podman ORs the values of one filter and knows no filter by a label's key alone (it
-/// takes one, and nothing ever matches), so without a value the reader below sorts out.
+/// `since` is sent in whole seconds, rounded down: repeated events are harmless, and Podman parses fractions as
+/// floating point. Podman ORs the values of one filter. It has no filter for a label's key alone (it accepts one, but
+/// nothing matches), so without a value the reader below filters.
 pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -> String {
-    // Podman says `died` and, asked in Docker's way, `die`; later versions take either word.
+    // Podman calls the event `died`, and in Docker's format `die`; later versions accept both.
     let mut filters = json!({ "type": ["container"], "event": ["start", "died", "die", "remove"] });
     if let Some(value) = value {
         filters["label"] = json!([format!("{key}={value}")]);
@@ -91,7 +89,7 @@ pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -
     format!("/libpod/events?stream=true{since}&filters={}", escape(&filters.to_string()))
 }
 
-/// Reads reports about containers with this label out of what Podman sends.
+/// Parses events of containers with this label from Podman's response.
 pub(super) fn read(
     pieces: impl Stream<Item = Result<Bytes, Failure>> + Send + 'static,
     key: &str,
@@ -136,7 +134,7 @@ impl<P: Stream<Item = Result<Bytes, Failure>> + Unpin> Reader<P> {
     }
 }
 
-/// What a line reports. Nothing where it reports nothing that was asked for, or cannot be read.
+/// Parses one line. `None` if the event was not requested, or if the line cannot be parsed.
 fn parse(line: &[u8], key: &str, value: Option<&str>) -> Result<Option<ContainerEvent>, Failure> {
     let report = match serde_json::from_slice::<Report>(line) {
         Ok(report) => report,
@@ -163,23 +161,23 @@ fn parse(line: &[u8], key: &str, value: Option<&str>) -> Result<Option<Container
     Ok(Some(ContainerEvent { container, workspace, what, at }))
 }
 
-/// Never of any kind on which somebody decides: it is about the question, and not about one container.
+/// Its error kind is never one that callers decide by: it concerns the request, not a container.
 fn refusal(line: &[u8]) -> Option<Failure> {
     let Refused { response, refusal } = serde_json::from_slice(line).ok()?;
     Some(Failure::Answered { status: response, message: refusal.words() }.undecided())
 }
 
 fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
-    // Without the line itself, which holds whatever people write into labels.
+    // Logged without the line itself, whose labels may contain anything.
     tracing::debug!(%error, "Podman reported something that cannot be read");
     None
 }
 
-/// Puts pieces together, and takes lines out of them.
+/// Assembles chunks into lines.
 #[derive(Default)]
 struct Lines {
     pending: Vec<u8>,
-    /// The line that has begun is too long: what is left of it is passed over.
+    /// The current line is too long: the rest of it is discarded.
     passing_over: bool,
 }
 
@@ -188,7 +186,7 @@ impl Lines {
         self.pending.extend_from_slice(piece);
     }
 
-    /// The next whole line.
+    /// Returns the next complete line.
     fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else {
@@ -305,7 +303,7 @@ mod tests {
         assert_eq!(parse(b"no JSON\n", "k", None), Ok(None));
     }
 
-    /// The words of 4.3.1, which says so with status 200.
+    /// The message of 4.3.1, which arrives with status 200.
     #[test]
     fn a_refusal_in_the_stream_is_an_error_on_which_nobody_decides() {
         let words = "unable to convert since time of x: no such container";

@@ -1,14 +1,14 @@
 //! A container's log file, read on this host instead of through Podman's service.
 //!
 //! Podman 4.3's service joins the partial records of a long line by copying, once for each record and once for each
-//! line of a requested tail. A tail of one 60 MB line keeps a core and gigabytes busy for ever, also after the caller
-//! has gone, and every tail leaves a goroutine behind. Reading the file costs the service nothing.
+//! line of a requested tail. A tail of one 60 MB line keeps a core and gigabytes busy without end, even after the
+//! caller has disconnected. Every tail also leaks a goroutine. Reading the file costs the service nothing.
 //!
 //! The file is read only if its path contains the container's id and it can be opened: the path comes from Podman and
-//! means nothing on another host or in another mount namespace. Everything else falls back to the service.
+//! means nothing on another host or in another mount namespace. Otherwise the service is asked.
 //!
-//! conmon writes a record per line, or per 8 KiB of a line: `TIME STREAM F|P BYTES`, where `P` marks a record that
-//! does not end its line. At its size limit it replaces the file by a new, empty one and drops the old one.
+//! conmon writes one record for each line, or for each 8 KiB of a line: `TIME STREAM F|P BYTES`. `P` marks a record
+//! that does not end its line. At its size limit conmon replaces the file by a new, empty one and deletes the old one.
 
 use std::{
     collections::VecDeque,
@@ -31,36 +31,36 @@ use crate::{
     domain::ids::ContainerId,
 };
 
-/// How many bytes are read in one go.
+/// Bytes per read.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// A tail begins at most so many bytes before the end of the file, however few lines that is.
+/// A tail starts at most this many bytes before the end of the file, even if it then has fewer lines.
 pub(super) const TAIL_MAX_BYTES: u64 = 16 << 20;
 
-/// conmon's records have up to 8 KiB of content. A longer one is not conmon's, and is skipped.
+/// conmon's records have up to 8 KiB of content. A longer record is not conmon's, and is skipped.
 const RECORD_MAX_BYTES: usize = 1 << 20;
 
-/// How often a followed file is checked for more. Only while a caller follows.
+/// Interval at which a followed file is checked for new data. Only while a caller follows.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
-/// A log file that has been opened.
+/// An open log file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
-    /// Where the next block is read.
+    /// Offset of the next block.
     position: u64,
-    /// Where reading ends; `None` while the file is followed.
+    /// Offset at which reading ends; `None` while the file is followed.
     end: Option<u64>,
-    /// By stream: records that begin before this offset belong to lines that a tail leaves out.
+    /// For each stream: records that start before this offset belong to lines outside the tail.
     begins: [u64; 2],
-    /// The beginning of a record whose end has not been read.
+    /// Start of a record whose end has not been read yet.
     pending: Vec<u8>,
-    /// Whether the rest of a record that is too long is being skipped.
+    /// Whether the rest of an oversized record is being skipped.
     skipping: bool,
 }
 
-/// A record of a log.
+/// One record of a log.
 #[derive(Debug, PartialEq, Eq)]
 struct Record<'a> {
     stderr: bool,
@@ -69,7 +69,7 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record without its line feed; `None` where it is not one.
+    /// Parses a record without its line feed; `None` if it is not a record.
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.splitn(4, |byte| *byte == b' ');
         let (_time, stream, tag) = (fields.next()?, fields.next()?, fields.next()?);
@@ -87,14 +87,14 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Whether a log's path belongs to this container on this host. Another host's path, or that of another mount
-/// namespace, could name a file here too.
+/// Whether a log's path belongs to this container on this host. The path of another host or mount namespace could name
+/// an unrelated file here.
 fn belongs_to(path: &Path, container: &ContainerId) -> bool {
     path.is_absolute() && path.iter().any(|part| part == container.as_str())
 }
 
 impl LogFile {
-    /// Opens a container's log where it can be read here. `None` where it cannot.
+    /// Opens a container's log file; `None` if it cannot be read here.
     pub(super) fn open(path: &Path, container: &ContainerId, request: LogRequest) -> Option<Self> {
         if !belongs_to(path, container) {
             return None;
@@ -118,7 +118,7 @@ impl LogFile {
         Some(log)
     }
 
-    /// Finds the last lines before `end`. Looks at a little first: mostly that holds enough lines.
+    /// Finds the last `lines` lines before `end`. Starts with a small part, which mostly contains enough lines.
     fn go_to_tail(&mut self, lines: u32, end: u64, max_bytes: u64) -> io::Result<()> {
         let mut window = (BLOCK_BYTES as u64).min(max_bytes);
         loop {
@@ -132,7 +132,7 @@ impl LogFile {
         }
     }
 
-    /// Reads the next block of this file. `false` where it has no more for now.
+    /// Reads the next block of this file. `false` if there is no more data at present.
     fn read(&mut self) -> io::Result<(Vec<LogChunk>, bool)> {
         let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.position));
         let mut block = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK_BYTES)];
@@ -162,15 +162,15 @@ impl LogFile {
         Ok((chunks, length > 0))
     }
 
-    /// Reads the next block, also out of the file that has replaced this one. Empty with `false` where there is nothing
-    /// more for now.
+    /// Reads the next block, also from the file that replaced this one. Empty with `false` if there is no more data at
+    /// present.
     fn advance(&mut self) -> io::Result<(Vec<LogChunk>, bool)> {
         let (chunks, more) = self.read()?;
         if more || self.end.is_some() {
             return Ok((chunks, more));
         }
         let Some(successor) = self.successor()? else { return Ok((chunks, false)) };
-        // conmon may have written to the old file until it replaced it, so the end of that is read once more.
+        // conmon may have written to the old file until the replacement, so its end is read once more.
         let (last, more) = self.read()?;
         if !more {
             self.file = successor;
@@ -180,12 +180,12 @@ impl LogFile {
         Ok((last, true))
     }
 
-    /// The file that has taken this one's place, or this one where it was cut.
+    /// The file that replaced this one, or this file if it was truncated.
     fn successor(&self) -> io::Result<Option<File>> {
         let here = self.file.metadata()?;
         let there = match std::fs::metadata(&self.path) {
             Ok(there) => there,
-            // The container was deleted, or conmon is between two files.
+            // The container was deleted, or conmon is between deleting and creating the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -199,7 +199,7 @@ impl LogFile {
     }
 }
 
-/// Adds a record to chunks. What follows on the same stream becomes one chunk.
+/// Appends a record. Consecutive records of one stream form one chunk.
 fn append(chunks: &mut Vec<LogChunk>, record: &Record<'_>) {
     let ending: &[u8] = if record.ends_line { b"\n" } else { b"" };
     match chunks.last_mut() {
@@ -211,39 +211,39 @@ fn append(chunks: &mut Vec<LogChunk>, record: &Record<'_>) {
     }
 }
 
-/// Where the last lines of a log begin.
+/// Start of the last lines of a log.
 #[derive(Debug, PartialEq, Eq)]
 struct Tail {
     from: u64,
     begins: [u64; 2],
-    /// Whether it has all lines that were asked for, from their beginnings.
+    /// Whether it contains all requested lines from their start.
     is_full: bool,
 }
 
 impl Tail {
-    /// Finds the last `lines` lines of a part of the file. A line counts where it begins; one that is not ended yet
-    /// counts too.
+    /// Finds the last `lines` lines of a part of the file. A line counts at its start; an unfinished line counts too.
     fn find(file: &File, from: u64, end: u64, lines: u32) -> io::Result<Self> {
         let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
         let mut file = file;
         file.seek(SeekFrom::Start(from))?;
         let mut reader = BufReader::with_capacity(BLOCK_BYTES, file.take(end - from));
         let (mut at, mut line) = (from, Vec::new());
-        // Somewhere in the file a record has most likely begun before.
+        // Reading most likely starts in the middle of a record.
         let mut is_whole = from == 0;
         let mut inside = [false; 2];
-        // By stream: whether a record is known to begin a line, and is not the middle of one that began before `from`.
+        // For each stream: whether a record is known to start a line, and is not part of a line that started before
+        // `from`.
         let mut is_known = [from == 0; 2];
         let mut starts: VecDeque<(u64, usize, bool)> = VecDeque::new();
         loop {
             line.clear();
-            // What goes beyond this is read as a record of its own, and is not one.
+            // The excess of an oversized record is read as a separate record, and fails to parse.
             let length = (&mut reader).take(RECORD_MAX_BYTES as u64).read_until(b'\n', &mut line)?;
             if length == 0 {
                 break;
             }
             if at + length as u64 == end && line.last() != Some(&b'\n') {
-                // Is being written. A follower reads it once it is whole.
+                // The record is still being written. A follower reads it once it is complete.
                 break;
             }
             if let Some(record) = Record::parse(&line).filter(|_| is_whole) {
@@ -269,7 +269,7 @@ impl Tail {
     }
 }
 
-/// Reads the file, and follows it for as long as the process that writes it lives.
+/// Reads the file, and follows it as long as the process that writes it is alive.
 pub(super) fn stream(log: LogFile, writer: Option<Conmon>, call: String) -> LogStream {
     let reading = Reading { log, writer, clock: SystemClock::start(), chunks: VecDeque::new(), call };
     Box::pin(stream::try_unfold(reading, |mut reading| async {
@@ -291,7 +291,7 @@ struct Reading {
 impl Reading {
     async fn next(mut self) -> EngineResult<Option<(LogChunk, Self)>> {
         loop {
-            // Looked at before the file: what a writer that has ended wrote is all there.
+            // Checked before reading: a writer that has ended has written everything by then.
             let goes_on = self.writer.as_ref().is_some_and(Conmon::is_alive) && self.log.end.is_none();
             let Self { mut log, call, .. } = self;
             let read =
@@ -350,7 +350,7 @@ mod tests {
             file.write_all(lines(records).as_bytes()).unwrap();
         }
 
-        /// As conmon does at its limit.
+        /// Replaces the file as conmon does at its size limit.
         fn replace(&self, records: &str) {
             let next = self.path.with_extension("tmp");
             std::fs::write(&next, lines(records)).unwrap();
