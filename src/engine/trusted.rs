@@ -1,15 +1,14 @@
-//! Listings that may be acted upon.
+//! Listings that decisions may be based on.
 //!
-//! An empty answer looks the same whether everything is gone, the socket is another user's, the storage
-//! is another one, or a disk was not mounted. So an engine is recognised by a sentinel volume made when
-//! it was first accepted, and a listing counts only if the sentinel was there before *and* after it.
-//! [`TrustedListing`] has no other constructor: what decides on absence takes one, and so cannot be
-//! called with anything less.
+//! An empty listing does not show its cause: everything is gone, the socket is another user's, the storage is another
+//! one, or a disk is not mounted. An engine is therefore recognised by a sentinel volume, created when the engine was
+//! first accepted. A listing counts only if the sentinel existed before *and* after it. [`TrustedListing`] has no other
+//! constructor: code that decides on absence takes one as its argument.
 //!
-//! Nothing mounts the sentinel, so `podman volume prune` deletes it. Containers that the registry knows by
-//! their ids are as good: an engine that shows one of them is the one that was accepted ([`Evidence`]). The
-//! sentinel is not made again by itself: between the proof and the making, the socket could come to lead to
-//! another engine, which would be trusted from then on.
+//! Nothing mounts the sentinel, so `podman volume prune` deletes it. Containers that the registry knows by their ids
+//! are equally good evidence: an engine that lists one of them is the accepted one ([`Evidence`]). The sentinel is not
+//! recreated automatically: between the proof and the creation, the socket could switch to another engine, which would
+//! be trusted from then on.
 
 use std::collections::BTreeMap;
 
@@ -28,52 +27,52 @@ use crate::{
     mutation::{Mutation, is},
 };
 
-/// What the registry knows of the containers in the engine that was accepted.
+/// The registry's knowledge of the containers in the accepted engine.
 #[async_trait]
 pub trait Evidence: Send + Sync {
-    /// Whether one of these containers is, by its id, a row's or in the trash.
+    /// Whether one of these containers is known by its id, in a row or in the trash.
     ///
     /// # Errors
-    /// Why the registry could not be asked.
+    /// Why the registry could not answer.
     async fn knows_one_of(&self, containers: &[ObservedContainer]) -> Result<bool, String>;
 }
 
-/// A complete look at everything of this instance in the engine that was accepted.
+/// A complete listing of this instance's containers and volumes in the accepted engine.
 #[derive(Clone, Debug)]
 pub struct TrustedListing {
     observed: Observed,
-    /// The wall clock *before* the engine was asked: nothing newer can be missing from the listing.
+    /// Wall clock *before* the listing: everything created earlier is included.
     asked_at: Timestamp,
     awake: Awake,
 }
 
 impl TrustedListing {
-    /// What is there.
+    /// The listed containers and volumes.
     #[must_use]
     pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// The wall clock before the engine was asked.
+    /// Wall clock before the listing.
     #[must_use]
     pub fn asked_at(&self) -> Timestamp {
         self.asked_at
     }
 
-    /// The awake clock before the engine was asked.
+    /// Awake clock before the listing.
     #[must_use]
     pub fn awake(&self) -> Awake {
         self.awake
     }
 }
 
-/// Why there is no listing to act on.
+/// Why there is no trusted listing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
-    /// The engine did not answer, or not well.
+    /// The engine did not answer, or returned an error.
     #[error("the engine gave no answer to act on")]
     NoAnswer(#[source] EngineError),
-    /// It answers, but is not the engine that was accepted.
+    /// The engine answers, but is not the accepted one.
     #[error(
         "the engine holds neither the volume `{0}` by which ostler recognises it nor any container of this \
          instance: it looks like another user's engine, another storage, or a disk that is not mounted. Nothing \
@@ -81,15 +80,15 @@ pub enum Untrusted {
          `ostler doctor --accept-engine`"
     )]
     SentinelMissing(String),
-    /// The engine answers, and the registry could not say whether the containers there are its own.
+    /// The engine answers, but the registry could not tell whether the containers there are its own.
     #[error("the registry could not say which containers are its own: {0}")]
     RegistryFailed(String),
 }
 
-/// Takes a listing that may be acted upon.
+/// Takes a trusted listing.
 ///
 /// # Errors
-/// [`Untrusted`] says why there is none; nobody may then conclude that something is gone.
+/// [`Untrusted`] says why there is none. The caller must then not conclude that anything is absent.
 pub async fn look(
     engine: &dyn Engine,
     clock: &dyn Clock,
@@ -109,10 +108,10 @@ pub async fn look(
     Ok(TrustedListing { observed: Observed { containers, volumes }, asked_at, awake })
 }
 
-/// Makes the sentinel in an engine that is accepted now. One that is there already stays.
+/// Creates the sentinel in an engine that is being accepted. An existing sentinel stays.
 ///
 /// # Errors
-/// When the engine cannot make it.
+/// The engine cannot create it.
 pub async fn accept(engine: &dyn Engine, instance: InstanceId) -> EngineResult<()> {
     let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), instance.to_string())]);
     let spec = VolumeSpec { name: instance_name(instance), labels, owner: User { uid: 0, gid: 0 } };
@@ -122,10 +121,10 @@ pub async fn accept(engine: &dyn Engine, instance: InstanceId) -> EngineResult<(
     }
 }
 
-/// Whether the engine is the one that was accepted: it holds the sentinel, or a container that the registry knows.
+/// Verifies that the engine is the accepted one: it holds the sentinel, or a container that the registry knows.
 ///
 /// # Errors
-/// [`Untrusted`] when it is not, or does not say.
+/// [`Untrusted`] if it is not, or if this cannot be determined.
 pub async fn recognise(
     engine: &dyn Engine,
     instance: InstanceId,
@@ -147,7 +146,7 @@ pub async fn recognise(
 /// Whether the engine holds the sentinel.
 ///
 /// # Errors
-/// When the engine does not say.
+/// The engine does not answer, or returns an error.
 pub async fn has_sentinel(engine: &dyn Engine, instance: InstanceId) -> EngineResult<bool> {
     match engine.inspect_volume(&instance_name(instance)).await {
         Ok(_) => Ok(true),
