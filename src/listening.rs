@@ -1,13 +1,12 @@
-//! Since when ostler has been listening without a break.
+//! The liveness epoch: since when ostler receives heartbeats without interruption.
 //!
-//! Silence, idleness and slowness are only ever measured in time in which somebody could have been heard. After a
-//! start, a suspend, a clock that was set, or a spell in which beats could not be written down, every such window
-//! begins anew: nobody is blamed for silence while we slept.
+//! Missing heartbeats, idleness and slowness are measured only in time in which a heartbeat could have arrived. All
+//! these windows start over after a start, a suspend, a clock change, or a time in which heartbeats could not be
+//! written.
 //!
-//! A process that is stopped (SIGSTOP, a freezer, a debugger, swap) is noticed by neither clock: both go on. So the
-//! driver announces when it wakes next, and the first reading of the clock that comes well after that, whichever task
-//! reads it, starts a new liveness epoch. Requests that were waiting meanwhile are served in the new epoch, long
-//! before anything in it is judged.
+//! Neither clock shows that the process was stopped (SIGSTOP, a freezer, a debugger, swap): both continue. The driver
+//! therefore announces its next tick. The first clock reading that is late for it, in any task, starts a new liveness
+//! epoch. Requests that waited meanwhile are served in the new epoch, long before anything in it is judged.
 
 use std::{
     collections::BTreeMap,
@@ -24,27 +23,27 @@ use crate::{
 #[derive(Debug)]
 struct Spell {
     since: Awake,
-    /// Wall clock less awake clock when it was last looked at: it changes when time jumps.
+    /// Wall clock minus awake clock at the last reading, in milliseconds; it changes when time jumps.
     offset: i64,
-    /// Which spell this is.
+    /// Number of the epoch.
     number: u64,
-    /// When the driver wakes next, as far as it said.
+    /// Next tick that the driver announced, if any.
     tick_at: Option<Awake>,
-    /// How much later than that is still no sign of a stopped process.
+    /// Maximum delay of a tick. A longer one means that the process was stopped.
     lateness: Duration,
-    /// Since when heartbeats are being written that are not written yet, the oldest first.
+    /// Start times of the heartbeat writes in progress, by number, oldest first.
     writes: BTreeMap<u64, Awake>,
     next_write: u64,
 }
 
 impl Spell {
-    /// Whether a heartbeat waits for a store that does not get on (a disk that hangs): then others may wait as well.
+    /// Whether a heartbeat write takes longer than `lateness` (a disk that hangs): other heartbeats may be waiting too.
     fn is_blocked(&self, awake: Awake) -> bool {
         self.writes.first_key_value().is_some_and(|(_, begun)| awake.since(*begun) > self.lateness)
     }
 }
 
-/// A heartbeat that is being written. Dropped when it is written or given up.
+/// Guard of a heartbeat write. It is dropped when the write is finished or given up.
 pub struct Writing {
     listening: Listening,
     clock: SharedClock,
@@ -62,13 +61,13 @@ impl Drop for Writing {
     }
 }
 
-/// The spell of listening. Cheap to clone; all clones are one.
+/// The liveness epoch. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Listening(Arc<Mutex<Spell>>);
 
-/// A clock of which every reading is looked at. What is written down is then never older, by the clock that it is
-/// judged with, than the spell that it is judged in: not even where the clock was set back and right again between two
-/// sweeps.
+/// A clock whose every reading is checked for jumps and late ticks. A recorded time is then never older, by the clock
+/// used for judging it, than the epoch in which it is judged. This holds even if the clock was set back and corrected
+/// between two sweeps.
 struct Watched {
     clock: SharedClock,
     listening: Listening,
@@ -95,8 +94,8 @@ impl Clock for Watched {
 }
 
 impl Listening {
-    /// Begins to listen now. Everything that is judged by how long it has lasted has to be written down by the clock
-    /// that is given back.
+    /// Starts the first epoch now. Every time that is later used for measuring a duration must be read from the
+    /// returned clock.
     #[must_use]
     pub fn begin(clock: SharedClock) -> (Self, SharedClock) {
         let listening = Self::since(clock.now(), clock.awake(), clock.allowed_lateness());
@@ -118,8 +117,8 @@ impl Listening {
         })))
     }
 
-    /// A heartbeat is about to be written. While one takes longer than a timer may be late, nothing has lasted any time,
-    /// and once it is written the windows start over: what else was sent meanwhile may have been given up.
+    /// Registers a heartbeat write. While one takes longer than a timer may be late, every duration is zero. When it
+    /// completes, the windows start over, because other heartbeats sent meanwhile may have been given up.
     #[must_use]
     pub fn writing(&self, clock: &SharedClock) -> Writing {
         let mut spell = self.lock();
@@ -129,19 +128,19 @@ impl Listening {
         Writing { listening: self.clone(), clock: Arc::clone(clock), number }
     }
 
-    /// Announces the next tick. A reading of the clock that is later than it by more than the clock allows for, before
-    /// another tick is announced, starts a new epoch.
+    /// Announces the next tick. A clock reading that is later by more than the allowed lateness, before another tick is
+    /// announced, starts a new epoch.
     pub fn expect_tick(&self, at: Awake) {
         self.lock().tick_at = Some(at);
     }
 
-    /// The number of the spell: another one than before means that whatever was watched has to be watched anew.
+    /// Number of the epoch. If it has changed, everything that was being watched must be watched from the start.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.lock().number
     }
 
-    /// Looks at both clocks, and begins anew where time has jumped or a tick is long overdue.
+    /// Compares both clocks, and starts a new epoch if time has jumped or a tick is overdue.
     fn observe(&self, now: Timestamp, awake: Awake) {
         let mut spell = self.lock();
         let seen = offset(now, awake);
@@ -166,23 +165,24 @@ impl Listening {
         }
     }
 
-    /// Begins anew: something that was said could not be written down.
+    /// Restarts the windows, without a new epoch number: a heartbeat could not be written.
     pub fn interrupted(&self, awake: Awake) {
         self.lock().since = awake;
     }
 
-    /// For how long something has lasted, as far as ostler listened.
+    /// How long a state has lasted, counting at most the time since the windows last started over.
     #[must_use]
     pub fn lasted(&self, since: Timestamp, now: Timestamp, awake: Awake) -> Duration {
         let spell = self.spell(awake);
-        // One that a clock ran ahead for is not quiet until that time comes round again.
+        // A time ahead of the clock was recorded before the clock was set back. It counts from the start of the
+        // windows.
         if is(Mutation::BlameForOurSleep) {
             return now.since(since);
         }
         if since.is_ahead_of(now) { spell } else { now.since(since).min(spell) }
     }
 
-    /// For how long ostler has been listening.
+    /// Time since the windows last started over; zero while a heartbeat write hangs.
     #[must_use]
     pub fn spell(&self, awake: Awake) -> Duration {
         let spell = self.lock();
@@ -194,13 +194,13 @@ impl Listening {
     }
 }
 
-/// Wall clock less awake clock, in milliseconds.
+/// Wall clock minus awake clock, in milliseconds.
 #[must_use]
 pub fn offset(wall: Timestamp, awake: Awake) -> i64 {
     wall.0 - i64::try_from(awake.0).unwrap_or(i64::MAX)
 }
 
-/// Whether time has jumped between two offsets.
+/// Whether time has jumped between two offsets: they differ by more than `JUMP`.
 #[must_use]
 pub fn jumped(before: i64, now: i64) -> bool {
     before.abs_diff(now) > u64::try_from(JUMP.as_millis()).unwrap_or(u64::MAX)
@@ -214,7 +214,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_mins(1);
     const LATENESS: Duration = Duration::from_secs(5);
 
-    /// A clock that a test sets.
+    /// A clock that is set by a test.
     struct Set(std::sync::atomic::AtomicU64);
 
     impl Clock for Set {
