@@ -1,38 +1,37 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 //!
-//! This page is the plan of the house. Every module is a layer, and a layer names only those its row
-//! allows: arrows point down. `tests/house` reads the sources against this table, and the table against
-//! its own, so neither can drift.
+//! This page describes the structure of the code. Every module is a layer and may name only the layers in its row,
+//! which are below it. `tests/house` checks the sources against this table, and the table against its own copy.
 //!
-//! | layer | may name | what it is |
+//! | layer | may name | purpose |
 //! |---|---|---|
-//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the thin binary: parse, run, turn a failure into an exit code |
-//! | `cli` | `api`, `domain` | the command line: speaks only the contract, over the socket |
-//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point` | the composition root: open, build, spawn, drain |
+//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parses arguments, runs a command, sets the exit code |
+//! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
+//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point` | the composition root: opens, builds, spawns, drains |
 //! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `entropy`, `domain`, `mutation` | the routes |
-//! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | what is wrong, and what to do about it |
-//! | `identity` | `store`, `clock`, `entropy`, `domain`, `crash_point` | whose registry this is, and whether it was lost or copied |
+//! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | checks for problems, with advice |
+//! | `identity` | `store`, `clock`, `entropy`, `domain`, `crash_point` | identity of the registry, and whether it was lost or copied |
 //! | `telemetry` | `config` | the log |
 //! | `config` | `domain` | settings, read and validated into plain values |
-//! | `api` | | the contract between `cli` and `http` |
-//! | `sweep` | `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the passes, and what drives them |
-//! | `ops` | `store`, `engine`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the use cases, one actor for each workspace |
+//! | `api` | | the types shared by `cli` and `http` |
+//! | `sweep` | `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the passes, and the driver that runs them |
+//! | `ops` | `store`, `engine`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the use cases, with one actor for each workspace |
 //! | `store` | `tasks`, `clock`, `domain`, `crash_point`, `mutation` | the registry's file: the only user of SQLite |
-//! | `engine` | `tasks`, `clock`, `domain`, `mutation` | what runs containers: Podman, or a fake with faults |
-//! | `listening` | `clock`, `domain`, `mutation` | since when ostler listens: silence is measured in nothing else |
-//! | `wake` | | asks for a pass before its turn |
-//! | `tasks` | `clock` | the one place where tasks are started |
-//! | `clock` | `domain` | the one clock |
-//! | `entropy` | `domain` | the one source of randomness |
+//! | `engine` | `tasks`, `clock`, `domain`, `mutation` | the container engine: Podman, or a fake with fault injection |
+//! | `listening` | `clock`, `domain`, `mutation` | the liveness epoch, in which all missing heartbeats are measured |
+//! | `wake` | | requests a pass before its regular time |
+//! | `tasks` | `clock` | the only place where tasks are spawned |
+//! | `clock` | `domain` | the only clock |
+//! | `entropy` | `domain` | the only source of randomness |
 //! | `domain` | `mutation` | the rules: plain data and pure functions |
-//! | `crash_point` | | where a test may end the process |
-//! | `mutation` | | rules left out on purpose, for the proof that it would be noticed |
+//! | `crash_point` | | places where a test can end the process |
+//! | `mutation` | | deliberate defects, which prove that tests detect them |
 //!
-//! Three habits follow from it. What a sweep does is decided in `domain`, from rows and a listing, before
-//! anything is done; `sweep` and `ops` carry it out and choose nothing. Whatever is not deterministic
-//! (time, randomness, tasks, the engine, the moment a transaction takes effect) is handed in from above,
-//! so that the simulator can own it. And the store and the engine know nothing of each other: what both
-//! have to agree on is an order of steps in `ops`.
+//! Three rules follow. First, `domain` decides the actions of a sweep from rows and a listing before anything is done;
+//! `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic (time, randomness,
+//! tasks, the engine, the time at which a transaction takes effect) is passed in from above, so that the simulator can
+//! control it. Third, the store and the engine do not know each other: `ops` keeps them consistent by the order of its
+//! steps.
 
 pub mod api;
 pub mod cli;
