@@ -1,5 +1,6 @@
-//! One shape for every error: a status and `{"error": "…"}`, with what the protocol says besides. A refused JSON-RPC
-//! request gets the same as a JSON-RPC error object.
+//! The one format of error responses: a status and `{"error": "…"}`, with further fields that the protocol requires.
+//!
+//! A refused JSON-RPC request gets the same content as a JSON-RPC error object.
 
 use axum::{
     Json,
@@ -13,20 +14,20 @@ use serde_json::{Value, json, value::RawValue};
 use super::{listen::BodyError, outbound::UrlError};
 use crate::{engine::EngineError, ops::OpError, store::StoreError, sweep::SweepError};
 
-/// An error on its way out.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct HttpError {
     status: StatusCode,
     message: String,
-    /// What the protocol says besides, in its order.
+    /// Further fields of the body, in the order of the protocol.
     more: Vec<(&'static str, Value)>,
     retry_after_seconds: Option<u64>,
 }
 
-/// What handlers answer.
+/// Result of a handler.
 pub(super) type HttpResult<T> = Result<T, HttpError>;
 
-/// How long to wait before trying again what cannot be answered right now, in seconds.
+/// `Retry-After` of responses with status 503, in seconds.
 const RETRY_AFTER: u64 = 5;
 
 impl HttpError {
@@ -43,18 +44,18 @@ impl HttpError {
         &self.message
     }
 
-    /// Whether it says this besides the message.
+    /// Whether the body has this further field.
     pub(super) fn says(&self, key: &str) -> bool {
         self.more.iter().any(|(said, _)| *said == key)
     }
 
-    /// Adds what the protocol says besides the message.
+    /// Adds a field to the body.
     pub(super) fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
         self.more.push((key, value.into()));
         self
     }
 
-    /// Says when to try again, in the header and, where the protocol has it, in the body.
+    /// Sets the `Retry-After` header. The body's `retry_after` field, where the protocol has one, is added separately.
     pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_seconds = Some(seconds);
         self
@@ -68,7 +69,7 @@ impl HttpError {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// Nobody by that token (wire protocol, §4).
+    /// The token is missing or not valid (wire protocol, §4).
     pub(super) fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
@@ -77,19 +78,19 @@ impl HttpError {
         Self::new(StatusCode::FORBIDDEN, message)
     }
 
-    /// Gone for good, as far as the asker is concerned (wire protocol, §4).
+    /// The workspace was removed; the caller need not try again (wire protocol, §4).
     pub(super) fn gone() -> Self {
         Self::new(StatusCode::GONE, "workspace removed")
     }
 
-    /// More than its share (wire protocol, §2).
+    /// The caller exceeded its rate limit (wire protocol, §2).
     pub(super) fn too_many(retry_after_seconds: u64) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate limit exceeded")
             .with("retry_after", retry_after_seconds)
             .retry_after(retry_after_seconds)
     }
 
-    /// The same, where what was not found is a parent: then the request makes no sense as it stands.
+    /// The same error; if it is 404, its message says that the parent was not found.
     pub(super) fn about_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
             let message = format!("the parent is not there: {}", self.message);
@@ -99,7 +100,7 @@ impl HttpError {
         }
     }
 
-    /// The same for a parent that is to become one.
+    /// The same error; if it is 404, it becomes 422 and says that the new parent was not found.
     pub(super) fn unprocessable_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
             let message = format!("the new parent is not there: {}", self.message);
@@ -113,8 +114,8 @@ impl HttpError {
         Self::new(StatusCode::CONFLICT, message)
     }
 
-    /// The answer to a JSON-RPC 2.0 request: the same status and message as an error object with the request's id.
-    /// What the plain shape says besides is in `data`.
+    /// Converts the error into the response to a JSON-RPC 2.0 request: the same status and message in an error object
+    /// with the request's id. Further fields are in `data`.
     pub(super) fn into_rpc(self, id: &RawValue) -> Response {
         let code = match self.status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => RPC_INVALID_REQUEST,
@@ -130,7 +131,7 @@ impl HttpError {
     }
 }
 
-/// JSON-RPC's own codes. Those from -32001 on have meanings in A2A, none of which is ostler's.
+/// Codes that JSON-RPC defines. A2A assigns meanings to those from -32001 on; none of them applies to ostler's errors.
 const RPC_INVALID_REQUEST: i32 = -32600;
 const RPC_SERVER_ERROR: i32 = -32000;
 
@@ -148,7 +149,7 @@ fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
     response
 }
 
-/// An object, its keys in the order in which they were given.
+/// Serializes an error as a JSON object with its fields in the order in which they were added.
 struct ErrorObject<'a>(&'a HttpError);
 
 impl Serialize for ErrorObject<'_> {
@@ -202,7 +203,7 @@ impl From<OpError> for HttpError {
             }
             OpError::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             OpError::TooManyTokens(_) => StatusCode::TOO_MANY_REQUESTS,
-            // The request was fine; what it depends on (image, port, volume) is not.
+            // The request is valid, but a dependency (image, port, volume) fails.
             OpError::Impossible(_) => StatusCode::FAILED_DEPENDENCY,
             OpError::Engine(_)
             | OpError::NotStarted(_)

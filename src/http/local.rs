@@ -1,7 +1,7 @@
-//! The local socket: whoever may open it is the admin.
+//! The local socket: a caller that can open it is an admin.
 //!
-//! Its mode (0600, in a directory of 0700) already keeps others out; the peer's uid is checked besides,
-//! because a mode can be changed by accident and an inherited descriptor knows no mode.
+//! The socket's mode (0600, in a directory of mode 0700) keeps other users out. The peer's uid is checked as well,
+//! because a mode can be changed by accident and does not apply to an inherited descriptor.
 
 use std::{
     fs, io,
@@ -51,11 +51,11 @@ async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, 
     HttpError::new(StatusCode::FORBIDDEN, "this socket is its owner's and root's").into_response()
 }
 
-/// Binds the socket, in place of one that an earlier daemon left: the data directory's lock is held, so
-/// nobody else serves it.
+/// Binds the socket. An existing one is removed first: it is left over from an earlier daemon, because this process
+/// holds the lock on the data directory.
 ///
 /// # Errors
-/// When it cannot be bound.
+/// If it cannot be bound.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -66,11 +66,14 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// How often the socket's path is looked at. A user who cannot reach the daemon waits for no longer than that.
+/// How often the socket's path is checked: the longest time that the daemon is unreachable after a removal.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// The socket, bound again where its path was removed. Nobody could reach the daemon otherwise, and nobody else may serve the path, because the data directory is locked.
-/// A path that leads to something else is left alone: two daemons that were given the same one must not fight for it.
+/// The listening socket, which is bound again if its path was removed.
+///
+/// Otherwise no client could reach the daemon any more; and no other daemon may serve the path, because the data
+/// directory is locked. A path at which another file exists is left alone: two daemons that were configured with the
+/// same path must not take it from each other repeatedly.
 struct LocalListener {
     path: PathBuf,
     listener: UnixListener,
@@ -113,10 +116,10 @@ impl axum::serve::Listener for LocalListener {
     }
 }
 
-/// Serves the admin's routes on a unix socket until `stop`.
+/// Serves every route on a Unix socket until `stop`, to the daemon's own user and root, as admins.
 ///
 /// # Errors
-/// When the socket cannot be bound.
+/// If the socket cannot be bound.
 pub async fn serve_local(
     path: &Path,
     api: Api,
@@ -132,7 +135,8 @@ pub async fn serve_local(
         .await
 }
 
-/// Serves every route on a TCP listener until `stop`, to connections from this host only; see [`listen::serve_this_host`].
+/// Serves every route on a TCP listener until `stop`, to connections from this host only. See
+/// [`listen::serve_this_host`].
 pub async fn serve_agents_of_this_host(
     listener: TcpListener,
     api: Api,

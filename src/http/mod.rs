@@ -1,8 +1,8 @@
-//! The HTTP surface: requests in, orders and questions out.
+//! The HTTP API: turns requests into store queries and operations.
 //!
-//! `router.rs` is the whole route table on one page. A handler validates, asks the store or gives an
-//! order, and turns what comes back into the types of `api.rs`; it decides nothing else. Whatever changes
-//! something runs detached from the connection: a client that hangs up stops nothing.
+//! `router.rs` contains the whole route table. A handler validates the request, queries the store or runs an operation,
+//! and converts the result into the types of `api.rs`; it decides nothing else. Every operation that changes something
+//! runs detached from the connection: it is completed even if the client disconnects.
 
 mod admission;
 mod auth;
@@ -60,11 +60,11 @@ pub use router::router;
 pub(crate) use view::run as run_view;
 pub use vitals::{StoreState, Vitals};
 
-/// What handlers work with.
+/// The state that handlers share. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
-/// The parts, and what lives as long as they do.
+/// The parts, and the state that lives as long as the API does.
 struct Inner {
     parts: ApiParts,
     buckets: Buckets,
@@ -73,7 +73,7 @@ struct Inner {
     refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
-    /// When a question to the engine was last not answered in time.
+    /// When the engine last failed to answer a query of [`Api::ask_engine`] in time.
     unanswered_at: Mutex<Option<Awake>>,
     journal: journal::Journal,
     delegations: delegate::Delegations,
@@ -89,59 +89,59 @@ impl Deref for Inner {
     }
 }
 
-/// What an [`Api`] is made of.
+/// The dependencies of an [`Api`].
 pub struct ApiParts {
-    /// The registry.
+    /// The registry's database.
     pub store: Store,
-    /// The engine, bounded.
+    /// The engine, with deadlines on its calls.
     pub engine: Arc<dyn Engine>,
-    /// The orders.
+    /// The operations on workspaces.
     pub ops: Ops,
-    /// The sweeps.
+    /// Handle of the driver that runs the sweeps.
     pub sweeps: DriverHandle,
-    /// The doctor.
+    /// Runs the checks of `/doctor`.
     pub doctor: Doctor,
-    /// The clock.
+    /// Wall clock, awake time and timers.
     pub clock: SharedClock,
-    /// Tasks.
+    /// Spawns tasks that are drained at shutdown.
     pub spawn: SharedSpawn,
-    /// The mirror beside the registry.
+    /// The mirror file that is kept beside the database.
     pub mirror: Arc<Mirror>,
-    /// Where identities are locked.
+    /// Directory of the locks on instance identities.
     pub runtime_dir: PathBuf,
-    /// Randomness, for the ids of messages that have none.
+    /// Randomness, such as for the ids of messages without one.
     pub entropy: SharedEntropy,
-    /// Since when ostler listens.
+    /// The liveness epochs: since when heartbeats are received without interruption.
     pub listening: Listening,
-    /// How agents are connected to.
+    /// How connections to agents are opened.
     pub dial: Dial,
 }
 
-/// What one workspace may ask: an agent at work makes a few requests in a minute.
+/// Rate limit of all requests of one workspace. A busy agent makes a few in a minute.
 const REQUESTS: Rate = Rate { each: Duration::from_millis(20), burst: 200 };
-/// Heartbeats and registrations beyond this wait for their turn, and are never refused: an agent sends one heartbeat in
+/// Heartbeats and registrations beyond this rate are delayed, and never refused. An agent sends one heartbeat every
 /// 30 s, and one at each change of task.
 const BEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
-/// The longest that one waits: a runtime gives up after 10 s.
+/// The longest delay of a heartbeat or registration: a runtime gives up after 10 s.
 const PACED_FOR: Duration = Duration::from_secs(3);
-/// Each kind of write that leaves something behind has a bucket of its own, so that one kind does not use up another.
-/// Cards come at a start and when there is news.
+/// Updates of agent cards: at a start, and when the card changes. Each kind of persistent write has a bucket of its
+/// own, so that none uses up the limit of another.
 const CARDS: Rate = Rate { each: Duration::from_secs(5), burst: 40 };
-/// Reports of activity: one for each step of a task.
+/// Activity reports: one for each step of a task.
 const REPORTS: Rate = Rate { each: Duration::from_secs(1), burst: 60 };
-/// Changes of its own name and role.
+/// Changes of a workspace's own name and role.
 const CHANGES: Rate = Rate { each: Duration::from_secs(5), burst: 10 };
-/// Orders to restart or hibernate itself.
+/// Requests of a workspace to restart or hibernate itself.
 const ORDERS: Rate = Rate { each: Duration::from_secs(10), burst: 10 };
-/// Lists that are made at a time: each may be in memory twice, as rows and as text.
+/// Lists that are built concurrently: each may be in memory twice, as rows and as JSON.
 const LISTS: usize = 4;
 
-/// How long an answer waits for what the engine would add to it.
+/// How long a response waits for optional details from the engine.
 const ASKING_ENGINE: Duration = Duration::from_secs(1);
-/// How long after an answer that did not come in time the engine is not asked for additions.
+/// How long the engine is not asked for optional details after it did not answer in time.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-/// A bucket for each workspace and kind of write.
+/// Rate limits: one bucket for each workspace and kind of request.
 struct Buckets {
     requests: Limiter<WorkspaceId>,
     beats: Limiter<WorkspaceId>,
@@ -152,7 +152,7 @@ struct Buckets {
 }
 
 impl Api {
-    /// Puts the parts together.
+    /// Builds the API state from its dependencies, with empty buckets and counters.
     #[must_use]
     pub fn new(parts: ApiParts) -> Self {
         let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
@@ -187,8 +187,9 @@ impl Api {
         }))
     }
 
-    /// Asks the engine something that an answer of ostler's can do without: for [`ASKING_ENGINE`], and not at all
-    /// while an engine that gave no answer in time is likely to give none again.
+    /// Runs a query to the engine whose result is optional in the response, for at most [`ASKING_ENGINE`].
+    ///
+    /// Returns `None` without asking for [`ASK_AGAIN`] after the engine did not answer in time.
     async fn ask_engine<T>(&self, question: impl Future<Output = T>) -> Option<T> {
         let now = self.0.clock.awake();
         let unanswered_at = *self.0.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,12 +202,12 @@ impl Api {
         answer
     }
 
-    /// Who may talk to whom, by the settings in force.
+    /// The access rules between workspaces, from the settings in force.
     fn access(&self) -> Access {
         self.0.ops.settings().access
     }
 
-    /// Waits for the turn of a heartbeat or registration, which is never refused.
+    /// Delays a heartbeat or registration that exceeds its rate, by at most [`PACED_FOR`]; it is never refused.
     async fn pace(&self, workspace: WorkspaceId) {
         let wait = self.0.buckets.beats.pace(workspace, PACED_FOR);
         if !wait.is_zero() {
@@ -214,31 +215,31 @@ impl Api {
         }
     }
 
-    /// Waits until a list may be made. The permit is held while rows and text are both in memory.
+    /// Waits until a list may be built. The permit is to be held while the rows and their JSON are both in memory.
     async fn list_permit(&self) -> Option<SemaphorePermit<'_>> {
-        // Nobody closes it.
+        // The semaphore is never closed, so this is never `None`.
         self.0.lists.acquire().await.ok()
     }
 
-    /// Whether an external agent may be at a url.
+    /// Checks whether `url` is allowed as the address of an external agent.
     async fn check_url(&self, url: &str) -> Result<Checked, UrlError> {
         outbound::check(url, self.access().external, &*self.0.resolver, &*self.0.clock).await
     }
 
-    /// Runs work to its end whether or not this future is still waited for.
+    /// Runs `work` in a task of its own, so that it completes even if this future is dropped.
     async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, OpError>> + Send + 'static,
     ) -> Result<T, OpError> {
         let (answer, done) = oneshot::channel();
         self.0.spawn.spawn(Box::pin(async move {
-            // The client may have gone: the work was done all the same.
+            // The client may have disconnected; the work is done all the same.
             let _gone = answer.send(work.await);
         }));
         done.await.unwrap_or(Err(OpError::Stopping)).map_err(|error| self.with_unread_runtime(error))
     }
 
-    /// The same error, or, where the runtime that is missing is in the configuration file, an error that says so.
+    /// Replaces the error of a missing runtime if the configuration file defines it: a reload is needed then.
     fn with_unread_runtime(&self, error: OpError) -> OpError {
         let OpError::NoRuntime { name, .. } = &error else { return error };
         let configuration = self.0.doctor.configuration();

@@ -1,7 +1,7 @@
-//! Requests of known workspaces that were refused, counted until one succeeds.
+//! Counts the consecutive refused requests of each known workspace.
 //!
-//! A runtime never looks at the status of an answer, so an agent whose requests are refused goes silent without a
-//! trace. After a few refusals in a row the history of its workspace says so, once.
+//! Runtimes ignore the status of a response, so an agent whose requests are refused goes silent without a trace. After
+//! several consecutive refusals an event is stored in the history of its workspace, once.
 
 use std::{
     collections::HashMap,
@@ -14,23 +14,24 @@ use std::{
 use super::Api;
 use crate::domain::ids::WorkspaceId;
 
-/// From so many refusals in a row on they are worth an event: one may be an accident.
+/// Number of consecutive refusals that causes the event: a single one may be an accident.
 const TOLD_AFTER: u32 = 3;
-/// The most workspaces that are counted. Each had a token once, so there are never many.
+/// The most workspaces with a count; beyond this all counts are dropped. Only workspaces that have or had a token are
+/// counted, so there are never many.
 const COUNTED_MAX: usize = 10_000;
 
-/// How many requests of each workspace were refused since the last that succeeded.
+/// For each workspace, the number of refused requests since the last one that succeeded.
 #[derive(Default)]
 pub(super) struct Refusals {
     counts: Mutex<HashMap<WorkspaceId, u32>>,
-    /// How many there are, so that a heartbeat takes the lock only when there is something to forget.
+    /// Number of entries in `counts`, so that a heartbeat takes the lock only if there are any.
     held: AtomicUsize,
 }
 
 impl Refusals {
-    /// Counts a refusal; whether it is the one to report.
+    /// Counts a refusal. Returns whether it is the one to report.
     fn count(&self, workspace: WorkspaceId) -> bool {
-        // Numbers only: a panic elsewhere cannot have left them half written.
+        // A poisoned lock is safe to use: the map holds only numbers.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= COUNTED_MAX && !counts.contains_key(&workspace) {
             counts.clear();
@@ -42,7 +43,7 @@ impl Refusals {
         told
     }
 
-    /// A request of this workspace has succeeded.
+    /// Resets the count after a request of this workspace succeeded.
     pub(super) fn forget(&self, workspace: WorkspaceId) {
         if self.held.load(Ordering::Relaxed) > 0 {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);

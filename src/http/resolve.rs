@@ -1,4 +1,4 @@
-//! From what a person typed to the row that is meant.
+//! Resolves a name, id or id prefix that a user gave to a row.
 
 use super::{
     Api,
@@ -9,13 +9,16 @@ use crate::{
     store::{Found, Scope},
 };
 
-/// How alike two names have to be for one to be suggested for the other.
+/// Jaro-Winkler similarity from which a name is suggested.
 const NEAR: f64 = 0.75;
-/// The most suggestions.
+/// The most suggestions in one message.
 const SUGGESTIONS: usize = 3;
 
 impl Api {
-    /// The workspace of a name, id or unique id prefix.
+    /// Returns the workspace with this name, id or unique id prefix.
+    ///
+    /// # Errors
+    /// 404 with suggestions if there is none, 409 if the prefix is not unique.
     pub(super) async fn resolve(&self, reference: &str, scope: Scope) -> HttpResult<Workspace> {
         match self.0.store.find_workspace(reference.to_owned(), scope).await? {
             Found::One(row) => Ok(*row),
@@ -34,8 +37,8 @@ impl Api {
         }
     }
 
-    /// Without a row there is nothing to undelete, and still something to restore: after a lost database the trash holds
-    /// what belonged to removed workspaces.
+    /// The error if no removed workspace matches. It names matching trash entries: after the loss of a database, the
+    /// containers and volumes of removed workspaces are in the trash although there is no row to undelete.
     async fn no_removed(&self, reference: &str, names: &[WorkspaceName]) -> HttpResult<HttpError> {
         let entries = self.0.store.trash().await?;
         let is_meant = |entry: &&TrashEntry| {

@@ -1,7 +1,7 @@
-//! Every route there is, and who may ask.
+//! The route table, with the authorization of each route.
 //!
-//! Three groups: what anybody may ask, what an admin alone may, and what workspaces may too, where each handler says
-//! for whom. The same routes are served on the local socket and on TCP.
+//! Routes are open to everyone, to admins only, or to workspaces too; for the last kind each handler checks which
+//! workspaces it allows. The same routes are served on the local socket and on TCP.
 
 use axum::{
     Router,
@@ -23,7 +23,7 @@ use super::{
     },
 };
 
-/// All of them, for whoever brings requests: a listener, or a test without one.
+/// Builds the router with all routes, for a listener or for a test without one.
 pub fn router(api: Api) -> Router {
     let routes: Router = for_everybody()
         .merge(proof_of_life())
@@ -36,7 +36,7 @@ pub fn router(api: Api) -> Router {
         })
         .with_state(api);
     let again = routes.clone().fallback(no_route);
-    // Only a path that no route matches is looked at again, so that usual requests pay nothing.
+    // Only a path that no route matches is normalized and routed again, so that other requests pay nothing for it.
     routes.fallback(move |request: Request| async move {
         match single_slashes(request.uri()) {
             Some(uri) => {
@@ -55,11 +55,12 @@ async fn no_route() -> HttpError {
     HttpError::not_found("there is no such route")
 }
 
-/// The uri without the doubled slashes that clients make of a base url ending in `/`; `None` where there are none.
+/// Returns the URI without the doubled slashes that clients produce from a base URL ending in `/`; `None` if it has
+/// none.
 ///
-/// Slashes are dropped at the beginning of a path, and anywhere in one of the registry's. Elsewhere an empty segment is
-/// a missing id, and dropping it would address something else: `DELETE /workspaces//tokens` must not remove a workspace
-/// called `tokens`.
+/// Doubled slashes are dropped at the beginning of a path, and anywhere in paths below `/registry`. Elsewhere an empty
+/// segment is a missing id, and dropping it would address something else: `DELETE /workspaces//tokens` must not remove
+/// a workspace named `tokens`.
 fn single_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let from_root = path.trim_start_matches('/');
@@ -85,7 +86,7 @@ fn for_everybody() -> Router<Api> {
     Router::new().route("/health", get(health::show)).route("/ready", get(health::ready))
 }
 
-/// What is never refused for what else is in flight, neither of the same workspace nor of another.
+/// Heartbeat and registration: never refused because of other in-flight requests, of the same workspace or another.
 fn proof_of_life() -> Router<Api> {
     Router::new()
         .route("/registry/heartbeat", post(registry::heartbeat))

@@ -1,4 +1,4 @@
-//! What the tests of this layer share: a clock that a test moves by hand.
+//! Support for the tests of this layer: a clock that the test advances.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     domain::time::{Awake, Timestamp},
 };
 
-/// A clock that stands still until it is told how far to go.
+/// A clock that stands still until the test advances it.
 pub(super) struct HandClock {
     now: watch::Sender<Awake>,
     asked: Mutex<Vec<Duration>>,
@@ -22,17 +22,17 @@ impl Default for HandClock {
 }
 
 impl HandClock {
-    /// Goes on; whoever waits for no longer than that is woken.
+    /// Advances the clock, which completes all sleeps that end by then.
     pub(super) fn advance(&self, by: Duration) {
         self.now.send_modify(|now| *now = *now + by);
     }
 
-    /// Every wait that was asked for.
+    /// Durations of all sleeps that were requested so far.
     pub(super) fn asked(&self) -> Vec<Duration> {
         self.asked.lock().unwrap().clone()
     }
 
-    /// Waits until `count` waits were asked for.
+    /// Waits until `count` sleeps have been requested.
     pub(super) async fn until_asked(&self, count: usize) {
         while self.asked().len() < count {
             tokio::task::yield_now().await;
@@ -49,7 +49,7 @@ impl Clock for HandClock {
         *self.now.borrow()
     }
 
-    /// It goes on in leaps, and whoever waits is woken after the whole of one.
+    /// Unlimited: the clock advances in steps, and a sleep completes only at the end of one.
     fn allowed_lateness(&self) -> Duration {
         Duration::MAX
     }

@@ -1,4 +1,4 @@
-//! From the domain's types to those of `api.rs`.
+//! Converts domain types into the wire types of `api.rs`.
 
 use crate::{
     api::{
@@ -145,7 +145,7 @@ fn action_run(run: &ActionRun) -> ActionView {
     action(&run.planned, result, detail)
 }
 
-/// A run, for the daemon's answers and for a dry run without a daemon.
+/// Converts a run of a pass, for the daemon's responses and for a dry run without a daemon.
 pub(crate) fn run(run: &Run) -> PassRun {
     PassRun {
         pass: run.pass.into(),

@@ -1,7 +1,8 @@
-//! Whether the daemon does its work: what `/ready` answers, and what the watchdog is notified by.
+//! The daemon's health, for `/ready` and for the systemd watchdog.
 //!
-//! That the executor runs tasks proves little. The store has to answer and the driver has to begin its passes; whether
-//! the engine answers is told too, but no restart of the daemon would help against that.
+//! That the async executor runs tasks proves little: the store has to answer, and the sweep driver has to begin its
+//! passes in time. Whether the engine answers is reported too, but does not affect the watchdog, because a restart of
+//! the daemon would not help.
 
 use std::time::Duration;
 
@@ -11,36 +12,36 @@ use crate::{
     sweep::{DriverHandle, Outcome},
 };
 
-/// How long the store may take for an answer. Every agent gives up a heartbeat before that.
+/// How long the store may take to answer. Every agent gives up a heartbeat earlier.
 const STORE_ANSWERS: Duration = Duration::from_secs(15);
 
-/// A pass that has not begun for three of its periods is one that nobody drives any more.
+/// A pass that has not begun for this many of its periods counts as no longer driven.
 const PERIODS_LATE: u32 = 3;
 
-/// What was found.
+/// Health at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vitals {
-    /// Passes that were not begun in time.
+    /// Passes that have not begun for three of their periods.
     pub late: Vec<&'static str>,
-    /// How the store answers.
+    /// How the store answered.
     pub store: StoreState,
-    /// Whether the engine gave a listing that can be trusted when it was last asked.
+    /// Whether the engine gave a trusted listing when it was last asked.
     pub engine: bool,
 }
 
-/// How the store answers.
+/// How the store answered a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreState {
-    /// As it should.
+    /// It answered without an error.
     Well,
-    /// With an error, such as a full disk.
+    /// It answered with an error, such as a full disk.
     Failing(String),
-    /// Not at all.
+    /// It did not answer in time.
     Stuck,
 }
 
 impl Vitals {
-    /// Asks the store, and looks at what the driver did last.
+    /// Queries the store, and reads from the driver the last run of each pass.
     pub async fn take(store: &Store, sweeps: &DriverHandle, clock: &dyn Clock) -> Self {
         let store = match within(clock, STORE_ANSWERS, store.ping()).await {
             Some(Ok(())) => StoreState::Well,
@@ -60,8 +61,9 @@ impl Vitals {
         Self { late, store, engine }
     }
 
-    /// Why a restart of the daemon is the only thing that helps, if so: what the watchdog is for. A store that answers
-    /// with an error is no such reason, because the next process meets the same disk.
+    /// Returns why only a restart of the daemon helps, if it does; the watchdog acts on this.
+    ///
+    /// A store that answers with an error is no such reason, because the next process would use the same disk.
     #[must_use]
     pub fn stuck(&self) -> Option<String> {
         if self.store == StoreState::Stuck {
@@ -71,7 +73,7 @@ impl Vitals {
         (!late.is_empty()).then(|| format!("not begun for three periods: {late}"))
     }
 
-    /// Why the daemon is not ready, if so; for strangers, so nothing of errors and paths.
+    /// Returns why the daemon is not ready, if it is not. Without error texts and paths: `/ready` needs no token.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         if let Some(why) = self.stuck() {

@@ -1,4 +1,4 @@
-//! Adoption: taking back what the registry does not know.
+//! Adoption: adds containers and volumes to the registry that it does not know.
 
 use axum::{Json, extract::State};
 

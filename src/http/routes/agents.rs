@@ -1,4 +1,4 @@
-//! What an agent asks about itself and writes down (wire protocol, §5).
+//! An agent's own state and activity log (wire protocol, §5).
 
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ use crate::{
     store::{Activity, ActivityPage, Bearer, NewActivity, Summary},
 };
 
-/// The largest report.
+/// The largest report of activity.
 const ACTIVITY_MAX_BYTES: usize = 16 << 10;
-/// How long it may take to arrive.
+/// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where an external agent learns, every half minute, whether it is still wanted.
+/// Returns the status of a workspace. External agents poll it every 30 s to learn whether they were paused or removed.
 pub(in super::super) async fn state(
     State(api): State<Api>,
     PathId(id): PathId,
@@ -52,7 +52,7 @@ pub(in super::super) async fn state(
                 api.0.buckets.requests.check(holder.workspace).map_err(HttpError::too_many)?;
                 Principal::Workspace(holder).speak_for(id)?;
             }
-            // The holder of a removed workspace's token is told that it is gone.
+            // A token of a removed workspace still gets the answer that the workspace is gone.
             None if api.0.ops.removed_holder(token).await? == Some(id) => {}
             None => return Err(auth::invalid()),
         },
@@ -71,7 +71,7 @@ pub(in super::super) async fn state(
     Ok(Json(state).into_response())
 }
 
-/// An agent's report of its work. Keys that are not in the protocol are ignored.
+/// An agent's report of activity. Keys that are not in the protocol are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Report {
@@ -135,7 +135,7 @@ impl Report {
     }
 }
 
-/// The query of [`activity()`], each value as it was sent: what is invalid is judged one by one.
+/// The query of [`activity()`]. Each value is the text that was sent, so that each invalid one gets its own error.
 #[derive(Deserialize)]
 pub(in super::super) struct Filters {
     #[serde(rename = "type")]
@@ -199,12 +199,12 @@ pub(in super::super) async fn activity(
     own: Own,
     Query(filters): Query<Filters>,
 ) -> HttpResult<Json<Vec<ActivityView>>> {
-    // An admin who looks on polls nothing.
+    // A list for an admin is no poll and does not move the agent's read position.
     let query = ActivityQuery { is_poll: !own.by_admin, ..filters.into_query(api.0.clock.now())? };
     let _permit = api.list_permit().await;
     api.write_gathered().await;
     let page = api.0.store.activity(own.id, query.clone()).await?;
-    // A cursor says that what was asked for up to it has arrived: from now on that is history.
+    // A cursor acknowledges that the rows up to it have arrived: they no longer count as waiting.
     if query.is_poll
         && query.after.is_some()
         && let Some(up_to) = api.0.store.waiting_up_to(own.id, query.clone()).await?
@@ -239,8 +239,10 @@ fn row_view(row: Activity, of: WorkspaceId) -> ActivityView {
     }
 }
 
-/// Sender and text of a message that the proxy brought: clients of the field's SDK read nothing else. Rows that an
-/// agent reported and its own notices have none: an SDK client would answer them, and its answer, for ever.
+/// Extracts sender and text of a message that the proxy stored; clients of existing SDKs read nothing else.
+///
+/// `None` for rows that the agent reported itself and for its own notices: an SDK client would reply to them, and to
+/// its own replies, for ever.
 fn message_data(row: &Activity, of: WorkspaceId) -> Option<ActivityData> {
     #[derive(Deserialize)]
     struct Envelope {
@@ -264,7 +266,7 @@ fn message_data(row: &Activity, of: WorkspaceId) -> Option<ActivityData> {
     Some(ActivityData { source: source.into(), text: texts.collect::<Vec<_>>().join("\n") })
 }
 
-/// How far an agent that polls has read.
+/// Body of an acknowledgement: the sequence number up to which an agent that polls has read.
 #[derive(Deserialize)]
 pub(in super::super) struct Ack {
     acked_seq: i64,

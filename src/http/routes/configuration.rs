@@ -1,4 +1,4 @@
-//! The daemon's configuration: how it differs from the file, and reading the file again.
+//! The daemon's configuration: how it differs from the file, and the reload.
 
 use axum::{Json, extract::State};
 

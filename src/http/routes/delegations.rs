@@ -1,4 +1,4 @@
-//! Delegations (wire protocol, §12): handed over, asked for, reported.
+//! Delegations (wire protocol, §12): created, listed, updated.
 
 use axum::{
     Json,
@@ -28,13 +28,13 @@ use crate::{
     store::{Delegated, Delegation, NewDelegation, Waiting},
 };
 
-/// The largest task, with the rest of its request.
+/// The largest request, which includes the task.
 const TASK_MAX_BYTES: usize = 64 << 10;
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 256;
-/// The longest line about a task, in bytes. The store answers no more of it than as many characters.
+/// The longest summary of a task, in bytes. The store returns at most as many characters of the task.
 const SUMMARY_MAX: usize = 200;
-/// Rows in one answer.
+/// The most rows in one response.
 const ROWS_MAX: usize = 50;
 
 #[derive(Deserialize)]
@@ -66,12 +66,13 @@ fn too_many() -> HttpError {
         .retry_after(60)
 }
 
-/// Whose it is stays untold.
+/// The error for an id that is in use. It does not reveal which workspace uses it.
 fn taken() -> HttpError {
     HttpError::conflict("delegation_id is in use: record the delegation under a new one")
 }
 
-/// Hands a task over. Whether the target may be reached is found out later, and told as the delegation's end.
+/// Delegates a task. Whether the caller may reach the target is checked when it is sent; a refusal is the delegation's
+/// result.
 pub(in super::super) async fn delegate(
     State(api): State<Api>,
     own: Own,
@@ -116,7 +117,7 @@ pub(in super::super) async fn delegate(
     }
 }
 
-/// Notes a task that the agent has handed over by itself.
+/// Records a task that the agent has sent to the target by itself.
 pub(in super::super) async fn record(
     State(api): State<Api>,
     own: Own,
@@ -130,7 +131,7 @@ pub(in super::super) async fn record(
         id,
         workspace: own.id,
         target,
-        // Recorded twice, it is one: by its id.
+        // A second record of the same delegation is recognised by its id.
         key: None,
         task: wanted.task,
         sent_by_ostler: false,
@@ -155,7 +156,7 @@ struct Update {
     response_preview: Option<String>,
 }
 
-/// Notes how a task ended that the agent has handed over by itself. One that has ended keeps its end.
+/// Stores the result of a task that the agent has sent by itself. A result that is already stored stays.
 pub(in super::super) async fn update(
     State(api): State<Api>,
     own: Own,
@@ -174,12 +175,13 @@ pub(in super::super) async fn update(
     Ok(Json(json!({ "status": now.as_str(), "delegation_id": id })))
 }
 
-/// The rows that runtimes poll: for each delegation one of itself, and one of its result once there is one. The result
-/// comes first: a runtime takes the first row of a delegation that has ended, and that has to be the result.
+/// Lists the rows that runtimes poll: one for each delegation, and one for its result once it exists.
+///
+/// The result comes first, because a runtime takes the first row of a delegation that has ended as its result.
 pub(in super::super) async fn list(State(api): State<Api>, own: Own) -> HttpResult<Json<Vec<Value>>> {
     let all = api.0.store.delegations(own.id, api.0.clock.now()).await?;
     let mut rows: Vec<(Timestamp, Value)> = all.iter().flat_map(rows_of).collect();
-    // Newest first. Stable: of the same time, a result stays before its delegation.
+    // Newest first. The sort is stable: at equal times a result stays before its delegation.
     rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     Ok(Json(rows.into_iter().take(ROWS_MAX).map(|(_, row)| row).collect()))
 }
@@ -205,10 +207,10 @@ fn rows_of(one: &Delegation) -> Vec<(Timestamp, Value)> {
     let delegate = row(one.id.0, "delegate", format!("Delegated to {name}{twice}: {task}"), one.created_at);
     let Some(finished_at) = one.finished_at else { return vec![delegate] };
     let mut id = *one.id.0.as_bytes();
-    // An id of its own that is the same at every poll.
+    // The result has an id of its own, which is the same at every poll.
     id[15] ^= 1;
     let summary = format!("Delegation to {name} {}{twice}", one.status.as_str());
-    // Never older than its delegation, whatever the clock did meanwhile.
+    // Never older than its delegation, even if the clock was set back in between.
     let at = finished_at.max(one.created_at);
     vec![row(Uuid::from_bytes(id), "delegate_result", summary, at), delegate]
 }

@@ -1,4 +1,4 @@
-//! The doctor's findings, and what a person tells it.
+//! The doctor's report, and the acceptance of a changed engine.
 
 use axum::{Json, extract::State};
 

@@ -1,11 +1,11 @@
-//! What other servers of the field have and ostler has not: each route says so in one sentence, with 501, so that
-//! a client learns that the request was understood and will not work later either.
+//! Routes that comparable servers have and ostler does not. Each answers 501 with one sentence, so that a client learns
+//! that the request was understood and will never work.
 
 use axum::{Router, http::StatusCode, routing::any};
 
 use super::super::{Api, auth::Principal, error::HttpError};
 
-/// Routes, with everything below them, and what they would be.
+/// The paths, each standing for everything below it too, and what they serve elsewhere.
 const MISSING: &[(&str, &str)] = &[
     ("/approvals", "approvals"),
     ("/bundles", "bundles"),
@@ -26,11 +26,11 @@ const MISSING: &[(&str, &str)] = &[
     ("/workspaces/{reference}/budget", "budgets"),
 ];
 
-/// The routes.
+/// Builds the routes of this table; each requires a token.
 pub(in super::super) fn routes() -> Router<Api> {
     let mut router = Router::new();
     for (path, what) in MISSING {
-        // A token is asked for as everywhere else: only its holders learn what there is.
+        // `Principal` requires a token as on other routes: without one a client does not learn which routes exist.
         let answer = move |_: Principal| async move {
             HttpError::new(StatusCode::NOT_IMPLEMENTED, format!("ostler has no {what}"))
         };

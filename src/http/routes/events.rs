@@ -1,4 +1,4 @@
-//! Events: the newest first, or as they happen.
+//! Events: a list, newest first, and a live stream.
 
 use std::{collections::VecDeque, convert::Infallible};
 
@@ -22,9 +22,9 @@ use crate::{
     store::Scope,
 };
 
-/// How many events are answered where nobody says.
+/// How many events a list has if the query sets no limit.
 const LIMIT: u32 = 100;
-/// The most that are read at once.
+/// The most events in a list, and in one read of the store for a stream.
 const LIMIT_MAX: u32 = 1000;
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ pub(in super::super) async fn list_of(
 
 #[derive(Deserialize)]
 pub(in super::super) struct StreamQuery {
-    /// Whether what is told and not stored (beats, tasks) is wanted too.
+    /// Whether to send transient events too, which are not stored (heartbeats, tasks).
     #[serde(default = "yes")]
     passing: bool,
 }
@@ -68,35 +68,37 @@ fn yes() -> bool {
 struct Following {
     api: Api,
     feed: Receiver<Event>,
-    /// What is only passing, if it is wanted.
+    /// The feed of transient events, if the client wants them.
     passing: Option<Receiver<Passing>>,
-    /// Whether the client is ahead of the registry, and has to be told first.
+    /// Whether the client is ahead of the registry, so that a `reset` event has to be sent first.
     ahead: bool,
-    /// The last one sent: what the feed brings again is passed over.
+    /// Sequence number of the last event sent. Events from the feed up to this one are skipped.
     last: i64,
-    /// Read from the store, still to be sent.
+    /// Events that were read and are still to be sent.
     read: VecDeque<Event>,
-    /// Whether the store may hold events after those read that the feed will not bring: then the feed is only a sign
-    /// that it is time to read again.
+    /// Whether the store may hold later events that the feed will not deliver. If so, an event from the feed only
+    /// triggers another read of the store.
     behind: bool,
 }
 
-/// Events as they happen, after those the client missed (`Last-Event-ID`), and between them what is only passing. A
-/// client that has seen more than there is (the registry was restored from a copy) gets a `reset` first. A
-/// client that lags behind the feed catches up from the store: no stored event is ever skipped. What is passing has
-/// no id, is not repeated, and is lost to a client that lags.
+/// Streams events live, after those that the client missed since its `Last-Event-ID`.
+///
+/// A client that has seen more events than exist gets a `reset` event first; this happens after the registry was
+/// restored from a copy. A client that lags behind the feed catches up from the store, so no stored event is ever
+/// skipped. Transient events have no id, are not repeated, and are lost to a client that lags.
 pub(in super::super) async fn stream(
     State(api): State<Api>,
     Query(query): Query<StreamQuery>,
     headers: HeaderMap,
 ) -> HttpResult<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
-    // Subscribed before the store is read, so that nothing falls in between.
+    // Subscribed before the store is read, so that no event is lost between the two.
     let feed = api.0.store.subscribe();
     let passing = query.passing.then(|| api.0.store.overhear());
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
     let newest = api.0.store.newest_sequence().await?;
     let last = seen.unwrap_or(newest);
-    // The client has seen events that this registry does not have: it was restored from an older copy, or is another.
+    // The client has seen events that this registry does not have: it was restored from an older copy, or it is
+    // another registry.
     let ahead = last > newest;
     let last = last.min(newest);
     let following = Following { api, feed, passing, ahead, last, read: VecDeque::new(), behind: true };
@@ -133,7 +135,7 @@ impl Following {
             tokio::select! {
                 biased;
                 event = self.feed.recv() => match event {
-                    // The store, which is asked again now, has this one too, in its place.
+                    // The next read of the store returns this event too, in its position.
                     Ok(_) if self.behind => {}
                     Ok(event) => self.read.push_back(event),
                     Err(RecvError::Lagged(_)) => self.behind = true,
@@ -144,12 +146,13 @@ impl Following {
         }
     }
 
-    /// Reads what comes next from the store. Answers whether there is anything to send or to read at once: a store
-    /// that gives no answer is asked again at the next event.
+    /// Reads the next events from the store. Returns `false` if the store does not answer; it is read again at the next
+    /// event of the feed.
     async fn catch_up(&mut self) -> bool {
         match self.api.0.store.events_after(self.last, LIMIT_MAX).await {
             Ok(missed) => {
-                // Large events come in short pages: only an empty one is the end, and from there the feed has everything.
+                // A page may be short because its events are large. Only an empty page is the end; from there on the
+                // feed delivers everything.
                 self.behind = !missed.is_empty();
                 self.read.extend(missed);
                 true
@@ -162,14 +165,14 @@ impl Following {
     }
 }
 
-/// The next that is only passing; never, where it is not wanted.
+/// Returns the next transient event; never completes if the client does not want them.
 async fn overheard(passing: &mut Option<Receiver<Passing>>) -> Passing {
     if let Some(passing) = passing {
         loop {
             match passing.recv().await {
                 Ok(event) => return event,
                 Err(RecvError::Lagged(_)) => {}
-                // The feed has ended too, and says so.
+                // The feed of stored events has been closed too, which ends the stream.
                 Err(RecvError::Closed) => break,
             }
         }
@@ -183,14 +186,14 @@ fn told(event: Event) -> sse::Event {
     sse::Event::default().id(view.id.to_string()).event(view.event_type).data(data)
 }
 
-/// Tells a client that the sequence it knows has ended, and after which event it goes on.
+/// Builds the `reset` event: the client's sequence numbers are no longer valid, and the stream continues after `last`.
 fn reset(last: i64) -> sse::Event {
     let data = EventsReset { reset: true, last_event_id: last };
     let data = serde_json::to_string(&data).unwrap_or_default();
     sse::Event::default().id(last.to_string()).event("reset").data(data)
 }
 
-/// Without an id, so that a client that comes back says the last stored one it has seen.
+/// Converts a transient event. It has no id, so that a client that reconnects names the last stored event it has seen.
 fn told_in_passing(passing: Passing) -> sse::Event {
     let view = view::passing(passing);
     let data = serde_json::to_string(&view).unwrap_or_default();

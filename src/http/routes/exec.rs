@@ -1,4 +1,4 @@
-//! Commands inside a workspace's container: prepared, then joined by upgrading the connection.
+//! Commands in a workspace's container: created first, then started on an upgraded connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
     store::{Pause, Scope},
 };
 
-/// How long a command waits for a start that was accepted: as long as a message.
+/// How long a command waits for an accepted start, the same as for messages.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(in super::super) async fn create(
@@ -66,7 +66,8 @@ pub(in super::super) async fn create(
     }
 }
 
-/// The row once the start that was accepted for it is carried out, so that a command can follow `start --no-wait`.
+/// Returns the row after an accepted start of the workspace has been carried out, so that a command works directly
+/// after `start --no-wait`. Waits at most [`START_LIMIT`].
 async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();
@@ -80,12 +81,12 @@ async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
             ends.next().await;
         }
     };
-    // What is not there in time is refused as what does not run.
+    // If the time is over, the caller reports that the container does not run.
     let _in_time = within(&*api.0.clock, START_LIMIT, carried_out).await;
     api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)
 }
 
-/// An exec's id as the engine gives it: nothing in it may change the request it is put into.
+/// Validates an exec id. It becomes part of the path of a request to the engine, so only hex digits are allowed.
 fn exec_id(id: String) -> HttpResult<ExecId> {
     let hex = !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
     if hex { Ok(ExecId(id)) } else { Err(HttpError::not_found("there is no such command")) }
@@ -95,8 +96,8 @@ fn exec_id(id: String) -> HttpResult<ExecId> {
 pub(in super::super) struct StartQuery {
     #[serde(default)]
     tty: bool,
-    /// Whether the client keeps its side of the stream open until it leaves. Otherwise it closes its side when its input
-    /// ends, and cannot be told from one that has left until there is output for it.
+    /// Whether the client keeps its side of the stream open until it disconnects. Otherwise it closes its side when its
+    /// input ends, and a disconnect is detected only when output is written.
     #[serde(default)]
     stays: bool,
 }
@@ -106,7 +107,7 @@ pub(in super::super) struct StartQuery {
 enum StreamEnd {
     /// The engine closed it.
     Command,
-    /// The client went away.
+    /// The client disconnected.
     Client,
 }
 
@@ -141,7 +142,7 @@ pub(in super::super) async fn start(
     Ok(response)
 }
 
-/// Copies both ways until the command's stream or the client ends.
+/// Copies in both directions until the engine closes the command's stream or the client disconnects.
 async fn pass_on(
     outside: impl AsyncRead + AsyncWrite,
     inside: impl AsyncRead + AsyncWrite,
@@ -161,16 +162,16 @@ async fn pass_on(
                 }
             }
         }
-        // The client learns from the exit code how the command ended, and not from this stream.
+        // A failure here loses nothing: the client gets the command's result from the exit code.
         let _gone = to_client.shutdown().await;
         StreamEnd::Command
     };
     let input = async {
-        // A command may close its input and go on: that it takes no more is no reason to leave it.
+        // A command may close its stdin and go on, so a failed copy does not end the session.
         let _broken = copy(&mut from_client, &mut to_command).await;
         let _closed = to_command.shutdown().await;
         if stays {
-            // Whatever is left of the input is of no use; its end says that the client has left.
+            // The rest of the input is discarded; its end means that the client has disconnected.
             let _left = copy(&mut from_client, &mut sink()).await;
             return StreamEnd::Client;
         }
@@ -183,7 +184,8 @@ async fn pass_on(
     }
 }
 
-/// Nobody sees what a command does whose client has left, and Podman keeps memory for its stream as long as it runs.
+/// Ends a command whose client has disconnected: its output goes nowhere, and Podman keeps memory for its stream as
+/// long as it runs.
 async fn end_left_behind(engine: &dyn Engine, exec: &ExecId) {
     match engine.end_exec(exec).await {
         Ok(true) => tracing::info!(exec = %exec.0, "ended a command whose client had left"),

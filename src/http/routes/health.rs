@@ -1,4 +1,4 @@
-//! Whether anybody is there, and whether they do their work.
+//! `/health` (the daemon answers) and `/ready` (it does its work).
 
 use axum::{
     Json,
@@ -16,7 +16,7 @@ use crate::{
     doctor::registry_mark,
 };
 
-/// Version and process id are for admins: on TCP anybody may ask.
+/// Answers `/health`. Only admins get version and process id, because the route needs no token.
 pub(in super::super) async fn show(State(api): State<Api>, request: Request) -> Json<Health> {
     let admin = auth::is_admin(&api, request.headers(), request.extensions());
     Json(Health {

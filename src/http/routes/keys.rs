@@ -1,4 +1,4 @@
-//! The keys of a request's body: which a type knows, and which look like one of them misspelt.
+//! The keys of a request's body: which ones a type reads, and which unknown ones are probably misspelt.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// Keys that clients of the field send and that ostler has no use for. They are near to none of ours by accident.
+/// Keys that existing clients send. A type that does not read one of them ignores it: it is never taken for a misspelt
+/// key, even if it is similar to one.
 const OF_THE_FIELD: [&str; 12] = [
     "canvas",
     "x",
@@ -24,7 +25,7 @@ const OF_THE_FIELD: [&str; 12] = [
     "workspace_access",
 ];
 
-/// The keys that a type reads.
+/// Returns the keys that a type reads: the field names of its `Deserialize` implementation.
 pub(super) fn of<T: DeserializeOwned>() -> &'static [&'static str] {
     match T::deserialize(Fields) {
         Err(Found(fields)) => fields,
@@ -32,12 +33,12 @@ pub(super) fn of<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 }
 
-/// The known key that a key is probably meant to be: one or two letters away.
+/// Returns the known key that `key` is probably meant to be: the nearest one with an edit distance of 1 or 2.
 pub(super) fn misspelt(key: &str, known: &[&'static str]) -> Option<&'static str> {
     if OF_THE_FIELD.contains(&key) {
         return None;
     }
-    // Of three letters two wrong ones leave nothing to know it by.
+    // Two errors in a word of three letters or fewer leave too little to recognise it.
     let near = |word: &&'static str| match distance(key, word) {
         1 => true,
         2 => word.len() > 3 && key.len() > 3,
@@ -46,7 +47,7 @@ pub(super) fn misspelt(key: &str, known: &[&'static str]) -> Option<&'static str
     known.iter().filter(|word| near(word)).min_by_key(|word| distance(key, word)).copied()
 }
 
-/// How many letters have to be changed, added, left out or swapped with their neighbour.
+/// Edit distance: how many letters have to be replaced, inserted, deleted or swapped with their neighbour.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(64).collect(), other.chars().collect());
     let width = other.len() + 1;
@@ -68,7 +69,7 @@ fn distance(one: &str, other: &str) -> usize {
     table.last().copied().unwrap_or(0)
 }
 
-/// Reads nothing, and fails with the fields that it is asked for.
+/// A deserializer that reads nothing and fails with the list of fields that the type requests.
 struct Fields;
 
 #[derive(Debug)]

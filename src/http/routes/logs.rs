@@ -1,4 +1,4 @@
-//! A container's output, in the frames that exec uses too.
+//! A container's output, in the same frames that exec uses.
 
 use axum::{
     body::{Body, Bytes},
@@ -45,7 +45,7 @@ pub(in super::super) async fn stream(
     Ok(Body::from_stream(chunks.map(|chunk| chunk.map(|chunk| framed(&chunk)))).into_response())
 }
 
-/// An 8-byte header (stream 1 or 2, three zero bytes, length big-endian) and the bytes.
+/// Frames a chunk: an 8-byte header (stream 1 or 2, three zero bytes, big-endian length), then the bytes.
 fn framed(chunk: &LogChunk) -> Bytes {
     let length = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
     let mut frame = vec![if chunk.stderr { 2 } else { 1 }, 0, 0, 0];

@@ -26,7 +26,7 @@ use crate::{
     store::{Memory, MemoryQuery, Remembered},
 };
 
-/// The largest request: JSON may write a byte as six.
+/// The largest request. JSON may escape one byte as six.
 const BODY_MAX_BYTES: usize = 6 * CONTENT_MAX + 1024;
 
 #[derive(Default, Deserialize)]
@@ -87,7 +87,7 @@ pub(in super::super) async fn remember(
     }
 }
 
-/// The query of [`list`], each value as it was sent.
+/// The query of [`list`]; each value is the text that was sent.
 #[derive(Deserialize)]
 pub(in super::super) struct Filters {
     scope: Option<String>,
@@ -116,7 +116,7 @@ pub(in super::super) async fn list(
 fn view(memory: Memory, as_global: bool) -> Value {
     let Memory { id, workspace, content, scope, namespace, created_at } = memory;
     let content = if as_global {
-        // Says to a model that these are another agent's words.
+        // The prefix tells a model that the content was written by another agent.
         format!("[MEMORY id={id} scope=GLOBAL from={workspace}]: {content}")
     } else {
         content

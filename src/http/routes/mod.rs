@@ -1,4 +1,4 @@
-//! Handlers, a file per noun.
+//! The request handlers, one file for each noun.
 
 pub(super) mod adopt;
 pub(super) mod agents;
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::domain::lenient;
 
-/// A JSON body whose refusal has the one error shape. An empty body stands for `{}`.
+/// Extracts a JSON body; errors have the format of [`HttpError`]. An empty body counts as `{}`.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
@@ -50,7 +50,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
         let most = if by_admin { BODY_MAX_BYTES } else { AGENTS_BODY_MAX_BYTES };
         let bytes = read_body(body, most, BODY_LIMIT, &*state.0.clock).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
-        // Bad UTF-8 and half a surrogate pair are no reason to refuse an agent's words.
+        // Invalid UTF-8 and unpaired surrogates are replaced: agents send them, and are not refused for it.
         let bytes = match lenient::repaired(&bytes) {
             Cow::Borrowed(text) => bytes.slice_ref(text.as_bytes()),
             Cow::Owned(text) => text.into(),
@@ -66,12 +66,14 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     }
 }
 
-/// How long a body of an agent may take to arrive.
+/// How long the body of an agent's request may take to arrive.
 pub(super) const AGENT_BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// A JSON body in which keys that ostler does not know are left out and named, so that clients of the field, which
-/// send keys of other servers, get what they ask for. A key that looks like one of ours misspelt is refused, and so is
-/// every unknown key on the local socket: that is ostler's own command line, which knows them all.
+/// Extracts a JSON body; unknown keys are left out and listed in `ignored`.
+///
+/// Existing clients send keys that only other servers know, and their requests must work. A key that looks like a
+/// misspelt known one is refused. On the local socket every unknown key is refused, because ostler's own command line
+/// sends none.
 pub(super) struct LenientBody<T> {
     pub(super) body: T,
     pub(super) ignored: Vec<String>,
@@ -106,9 +108,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for LenientBody<T> {
 
 /// The largest body of an admin's request.
 const BODY_MAX_BYTES: usize = 4 << 20;
-/// The largest body of a workspace's request for a change of itself.
+/// The largest body of a workspace's request to change itself.
 const AGENTS_BODY_MAX_BYTES: usize = 16 << 10;
-/// How long it may take to arrive.
+/// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 fn told(rejection: &JsonRejection) -> String {
@@ -116,7 +118,7 @@ fn told(rejection: &JsonRejection) -> String {
     text.rsplit_once("target type: ").map_or(text.clone(), |(_, what)| what.to_owned())
 }
 
-/// Query parameters whose refusal has the one error shape.
+/// Extracts query parameters; errors have the format of [`HttpError`].
 pub(super) struct Query<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -130,7 +132,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A path's parameters, whose refusal has the one error shape.
+/// Extracts path parameters; errors have the format of [`HttpError`].
 pub(super) struct Path<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {

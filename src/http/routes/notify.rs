@@ -25,9 +25,9 @@ use crate::{
     store::{NewActivity, Summary},
 };
 
-/// The largest notice.
+/// The largest request with a notice.
 const NOTICE_MAX_BYTES: usize = 64 << 10;
-/// The most attachments of one.
+/// The most attachments of a notice.
 const ATTACHMENTS_MAX: usize = 32;
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ struct Attachment {
     size: Option<u64>,
 }
 
-/// Stores a notice as activity, and passes it to everybody who follows events.
+/// Stores a notice as an activity row and emits an event with it.
 pub(in super::super) async fn notify(
     State(api): State<Api>,
     own: Own,

@@ -1,7 +1,7 @@
-//! What agents say of themselves, and whom they find (wire protocol, §4).
+//! Registration, heartbeats and discovery of agents (wire protocol, §4).
 //!
-//! A runtime never looks at the answer to its beat. The answers are for everybody else: a store that cannot write is
-//! told as 503, and never turned into a refusal or a change of status.
+//! A runtime ignores the response to its heartbeat; the responses are for other clients. If the store cannot write, the
+//! response is 503. It is never turned into a 4xx refusal or a change of status.
 
 use std::time::Duration;
 
@@ -43,26 +43,29 @@ use crate::{
 
 /// The most bytes of cards in one list of peers.
 const PEERS_MAX_BYTES: usize = 1 << 20;
-/// How long a body may take to arrive: as long as a runtime waits for the answer.
+/// How long a body may take to arrive: as long as a runtime waits for the response.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 fn body_is_invalid() -> HttpError {
     HttpError::invalid("invalid request body")
 }
 
-/// A report of an agent, and whose token it came with, if anybody's.
+/// A report of an agent, with the owner of the token that it presented, if the token is valid.
 struct Told {
     holder: Option<Holder>,
     presented: String,
-    /// At most [`REPORT_MAX_BYTES`] of it.
+    /// The first [`REPORT_MAX_BYTES`] of the body.
     body: Bytes,
-    /// Whether there was more of it.
+    /// Whether the body was longer.
     cut: bool,
-    /// The route, for the operator.
+    /// The route's name, for the event about refused requests.
     request: &'static str,
 }
 
-/// Whose token a request presents, if anybody's, and the token. An admin is no agent: it has no beat.
+/// Returns the owner of the presented token, `None` if it is not valid, and the token.
+///
+/// # Errors
+/// 401 without a token, and for an admin, which is not an agent and sends no heartbeats.
 fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a str)> {
     let own_socket = parts.extensions.get::<OwnSocket>().is_some();
     let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
@@ -73,8 +76,8 @@ fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a s
     }
 }
 
-/// Reads who speaks and what it says. A token that speaks for nobody is refused later: it may be one of a workspace
-/// that was removed, and that is said once the body has named it.
+/// Reads the token and the body of a report. An invalid token is refused later, in [`Told::speaks_for`]: it may belong
+/// to a removed workspace, which is reported as 410 once the body has named that workspace.
 async fn told(api: &Api, request: Request, route: &'static str) -> HttpResult<Told> {
     let (parts, body) = request.into_parts();
     let (holder, token) = speaker(api, &parts)?;
@@ -85,7 +88,7 @@ async fn told(api: &Api, request: Request, route: &'static str) -> HttpResult<To
 }
 
 impl Told {
-    /// The refusal of a body that cannot be used. What is wrong with it is said to nobody but a holder of a token.
+    /// Returns the error for an unusable body. Only the owner of a valid token learns that the body is the reason.
     fn refused(&self, api: &Api) -> HttpError {
         match self.holder {
             Some(holder) => {
@@ -96,7 +99,10 @@ impl Told {
         }
     }
 
-    /// The token's holder, if it speaks for the workspace that the body names.
+    /// Returns the owner of the token if it is the workspace that the body names.
+    ///
+    /// # Errors
+    /// 410 if the token belonged to that workspace and the workspace was removed, otherwise 401.
     async fn speaks_for(&self, api: &Api, named: &Named) -> HttpResult<Holder> {
         let id = match named {
             Named::InBody(id) => WorkspaceId::from_client(id).ok(),
@@ -130,7 +136,8 @@ fn answered(heard: Heard) -> HttpResult<()> {
     }
 }
 
-/// Nobody is to be blamed for a silence that began while what they said could not be written down.
+/// Converts the error of a failed write, which resets the liveness windows: a heartbeat that could not be stored must
+/// not count as missed.
 fn deaf(api: &Api) -> impl FnOnce(StoreError) -> HttpError + '_ {
     |error| {
         api.0.listening.interrupted(api.0.clock.awake());
@@ -144,7 +151,7 @@ fn json(text: &'static str) -> Response {
     response
 }
 
-/// A heartbeat as it is sent. Unknown fields are ignored; what is absent or null is nothing.
+/// The body of a heartbeat. Unknown fields are ignored; an absent or null field has its default value.
 #[derive(Deserialize)]
 struct BeatBody<'a> {
     workspace_id: String,
@@ -174,7 +181,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A whole number from 0 up to `most`; fractions are cut off.
+/// Clamps `number` to 0..=`most` and truncates it.
 #[expect(clippy::cast_possible_truncation, reason = "clamped to what an i64 holds exactly")]
 fn whole(number: f64, most: i64) -> i64 {
     #[expect(clippy::cast_precision_loss, reason = "the limits are far below 2^53")]
@@ -182,11 +189,11 @@ fn whole(number: f64, most: i64) -> i64 {
     number.clamp(0.0, most) as i64
 }
 
-/// The longest uptime that is believed, in seconds: a century.
+/// The longest uptime that is stored, in seconds: a century.
 const UPTIME_MAX: i64 = 100 * 366 * 86_400;
 
 impl BeatBody<'_> {
-    /// `None` when its metadata cannot be used.
+    /// Returns the workspace id and the heartbeat with all values limited. `None` if the metadata cannot be used.
     fn clamped(self) -> Option<(String, Beat)> {
         let metadata = match self.runtime_metadata {
             Some(raw) if raw.get().starts_with('{') && raw.get().len() <= METADATA_MAX_BYTES => {
@@ -230,11 +237,12 @@ fn bounded(beat: Beat) -> Beat {
     }
 }
 
-/// The workspace a flawed heartbeat names, and what of it can be used. `None` when it names none, unless that is only
-/// because it was cut off.
+/// Parses a malformed heartbeat leniently: returns the workspace that it names, and the fields that can be used.
+/// `None` if it names no workspace, unless the reason is that the body was cut off.
 ///
-/// A heartbeat that arrives is proof of life, whatever is wrong with its fields: runtimes cut texts in the middle of an
-/// emoji and divide by zero, and never look at the answer. A field that cannot be used leaves what is stored of it.
+/// A heartbeat that arrives proves that the agent is alive, whatever is wrong with its fields. Runtimes cut texts in
+/// the middle of an emoji and divide by zero, and ignore the response. An unusable field leaves its stored value
+/// unchanged.
 fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
     const NAMES: [&str; 9] = [
         "workspace_id",
@@ -272,15 +280,15 @@ fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
     Some((id, bounded(Beat { unknown: unfit.unknown, refused, ..beat })))
 }
 
-/// Where a report names its workspace.
+/// How a report names its workspace.
 enum Named {
-    /// In its body, as this text.
+    /// By this text in the body.
     InBody(String),
-    /// In its token alone: the body was cut off before it did.
+    /// By its token alone: the body was cut off before the workspace's id.
     ByToken,
 }
 
-/// The workspace that a body names. `None` when it should and does not.
+/// Returns how a body names its workspace. `None` if the id is missing or not a string.
 fn named(fields: &lenient::Fields, name: &str, cut: bool) -> Option<Named> {
     match fields.get(name) {
         lenient::Field::Value(Value::String(id)) => Some(Named::InBody(id)),
@@ -289,7 +297,7 @@ fn named(fields: &lenient::Fields, name: &str, cut: bool) -> Option<Named> {
     }
 }
 
-/// Reads fields, and remembers those that cannot be used.
+/// Reads fields, and records those whose value is unknown (`unknown`) and those that cannot be used (`refused`).
 struct Unfit<'a> {
     fields: &'a lenient::Fields,
     unknown: Fields,
@@ -300,7 +308,7 @@ impl Unfit<'_> {
     fn get<T>(&mut self, field: Field, usable: impl FnOnce(Value) -> Option<T>) -> Option<T> {
         let value = match self.fields.get(field.as_str()) {
             lenient::Field::Value(value) => usable(value),
-            // Of a body that was cut off nobody knows what it would have said.
+            // The body was cut off or broken, so the field may have been in the lost part.
             lenient::Field::Absent if !self.fields.whole => {
                 self.unknown.insert(field);
                 return None;
@@ -315,7 +323,7 @@ impl Unfit<'_> {
         value
     }
 
-    /// A number, also as the text of one.
+    /// Reads a number, or a string that contains one.
     fn number(&mut self, field: Field) -> f64 {
         let number = self.get(field, |value| match value {
             Value::Number(number) => number.as_f64(),
@@ -339,7 +347,7 @@ impl Unfit<'_> {
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let told = told(&api, request, "heartbeat").await?;
-    // Strictly first: that is what nearly every heartbeat costs.
+    // Strict parsing first: it is faster, and succeeds for nearly every heartbeat.
     let strict = || serde_json::from_slice::<BeatBody<'_>>(&told.body).ok().and_then(BeatBody::clamped);
     let strict = if told.cut { None } else { strict() };
     let read = match strict {
@@ -357,19 +365,19 @@ pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request
     Ok(json(r#"{"status":"ok"}"#))
 }
 
-/// What a register sends, and what of it cannot be used.
+/// The body of a registration, with the fields that cannot be used.
 struct Registering {
     id: Named,
     url: Option<String>,
-    /// Whether there is no url at all, which is only right for an agent that polls.
+    /// Whether there is no `url` field, which is valid only for an agent that polls.
     without_url: bool,
     delivery_mode: Option<String>,
     card: Option<Value>,
     refused: Fields,
 }
 
-/// Reads a register leniently: a card that cannot be used costs no agent its registration, of which it makes one and
-/// never another. A field that is missing altogether is an invalid body (wire protocol, §4).
+/// Parses a registration leniently. An unusable card does not fail the registration, because a runtime registers only
+/// once. A missing card field makes the body invalid (wire protocol, §4); `None` then.
 fn registering(body: &[u8], cut: bool) -> Option<Registering> {
     let text = lenient::repaired(body);
     let names = ["id", Field::Url.as_str(), Field::AgentCard.as_str(), "delivery_mode"];
@@ -392,7 +400,7 @@ fn registering(body: &[u8], cut: bool) -> Option<Registering> {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
     });
     let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES);
-    // What was cut off was sent, too.
+    // A field in the lost part of the body counts as sent and refused.
     let mut refused = unfit.refused;
     for field in [Field::Url, Field::AgentCard] {
         if unfit.unknown.contains(field) {
@@ -423,7 +431,7 @@ pub(in super::super) async fn register(State(api): State<Api>, request: Request)
     Ok(Json(Registered { status: "registered", delivery_mode, url_refused }).into_response())
 }
 
-/// The answer to a register.
+/// The response to a registration.
 #[derive(Serialize)]
 struct Registered {
     status: &'static str,
@@ -433,20 +441,22 @@ struct Registered {
     url_refused: Option<String>,
 }
 
-/// Where and how an agent is reached from its registration on.
+/// URL and delivery mode of an agent after its registration.
 struct Reached {
-    /// Its url; `None` leaves what is stored.
+    /// The URL to store; `None` keeps the stored one.
     url: Option<String>,
-    /// What the row is to say; `None` leaves it.
+    /// The delivery mode to store; `None` keeps the stored one.
     delivery: Option<Delivery>,
-    /// What the agent is told: only where it asked, or where messages will not be sent to it.
+    /// The delivery mode in the response: only if the agent named one, or if messages will not be sent to it.
     answered_delivery: Option<Delivery>,
-    /// Why the url it sent is not used, although the registration counts.
+    /// Why the URL in the request is not used, although the registration succeeds.
     url_refused: Option<String>,
 }
 
-/// Where and how an agent is reached, as it registers. A container is always sent to, at a port that ostler knows. The
-/// `remote://` urls of the field's SDK say that nothing listens: that is polling, whether or not it says so.
+/// Determines URL and delivery mode from a registration.
+///
+/// Messages are always pushed to a container, at the port that ostler published. The `remote://` URLs of existing SDKs
+/// mean that the agent does not listen: it polls, even if it names no delivery mode.
 async fn reached(
     api: &Api,
     holder: Holder,
@@ -474,13 +484,13 @@ async fn reached(
     let now = delivery.unwrap_or(member.delivery);
     let answered_delivery = (asked.is_some() || now == Delivery::Poll).then_some(now);
     let (url, url_refused) = match (now, url) {
-        // Never called, so never judged, and not kept either.
+        // The URL of an agent that polls is never called, so it is neither checked nor stored.
         (Delivery::Poll, _) => (Some(String::new()), None),
         (Delivery::Push, None) if without_url => return Err(body_is_invalid()),
         (Delivery::Push, Some(url)) if !url.is_empty() => match api.check_url(&url).await {
             Ok(_) => (Some(url), None),
-            // A runtime registers once. That the resolver fails in that moment says nothing about the agent: it has
-            // registered, and the url that is known stays.
+            // A runtime registers only once, and a DNS failure at that moment is not the agent's fault: the
+            // registration succeeds and the stored URL stays.
             Err(error @ UrlError::Unresolved { .. }) => {
                 tracing::warn!(workspace = %holder.workspace, %error, "registered without its url");
                 (None, Some(error.to_string()))
@@ -501,7 +511,7 @@ pub(in super::super) async fn update_card(State(api): State<Api>, request: Reque
     let holder = told.speaks_for(&api, &id).await?;
     api.0.buckets.cards.check(holder.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
-    // Nothing but the card is in it, and it is no proof of life: without one it is refused.
+    // The request carries only the card and does not count as a heartbeat, so without a usable card it is refused.
     let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| told.refused(&api))?;
     answered(api.0.store.note_card(holder, card, api.0.clock.now()).await?)?;
     Ok(json(r#"{"status":"updated"}"#))
@@ -540,7 +550,7 @@ pub(in super::super) async fn discover(
     Ok(Json(Discovered { id: id.to_string(), url, name: row.name.to_string() }))
 }
 
-/// Where one workspace reaches another: through ostler, never directly.
+/// The URL at which one workspace reaches another: ostler's proxy, never the agent itself.
 pub(in super::super) fn proxy_url(platform_url: &str, id: WorkspaceId) -> String {
     format!("{platform_url}/workspaces/{id}/a2a")
 }
@@ -564,7 +574,7 @@ pub(in super::super) async fn peers(
     let wanted = query.q.unwrap_or_default().to_lowercase();
     let matches = |text: &str| text.to_lowercase().contains(&wanted);
     let platform_url = auth::platform_url(&api, &headers);
-    // The permit outlives the rows and the text that is made of them.
+    // Held until the rows have been converted into the response.
     let _permit = api.list_permit().await;
     let peers = api.0.store.peers(id, api.access().root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {
@@ -573,8 +583,8 @@ pub(in super::super) async fn peers(
     Ok(Json(within_bytes(peers.map(|peer| peer_view(peer, &platform_url)).collect())))
 }
 
-/// Leaves out the largest cards of an answer that would be larger than [`PEERS_MAX_BYTES`] otherwise. Every peer is in
-/// it, and every card of a fair share: one peer's large card never costs another one its small card.
+/// Limits the cards in a list of peers to [`PEERS_MAX_BYTES`] in total. If they exceed it, cards larger than an equal
+/// share are left out, so a large card never displaces a small one. Every peer stays in the list.
 fn within_bytes(mut peers: Vec<PeerView>) -> Vec<PeerView> {
     let size = |peer: &PeerView| {
         peer.agent_card.as_ref().and_then(|card| serde_json::to_vec(card).ok()).map_or(0, |card| card.len())

@@ -1,4 +1,4 @@
-//! Sweeps: watched, run, approved.
+//! Sweep passes: listed, run; held plans: approved.
 
 use axum::{Json, extract::State};
 
@@ -63,7 +63,7 @@ pub(in super::super) async fn approve(
     match api.0.store.approve_plan(pass.clone(), held.id, api.0.clock.now()).await? {
         Approval::Approved(row) => {
             let (sweeps, name) = (api.0.sweeps.clone(), status.name);
-            // Nobody should have to wait for the next turn to see what they approved done.
+            // Runs the pass now, so that the approved plan does not wait for the next period.
             api.0.spawn.spawn(Box::pin(async move { drop(sweeps.run_now(vec![name], Mode::Apply).await) }));
             Ok(Json(view::held(&row)))
         }

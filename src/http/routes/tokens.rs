@@ -1,4 +1,4 @@
-//! Tokens: listed by prefix, issued once, revoked by their row's id.
+//! Tokens: listed with their prefix, issued (the secret is returned only then), revoked by the id of their row.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ pub(in super::super) async fn revoke_admin(
     Ok(Json(json!({ "status": "revoked" })))
 }
 
-/// A token's row by its id, a unique beginning of it, or the token's shown prefix.
+/// Finds a token by the id of its row, a unique prefix of that id, or the prefix of the token that lists show.
 fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
     let meant = |row: &&TokenRow| {
         row.prefix == reference

@@ -18,7 +18,7 @@ use crate::{
 
 pub(in super::super) async fn list(State(api): State<Api>) -> HttpResult<Json<Vec<TrashView>>> {
     let entries = api.0.store.trash().await?;
-    // What it costs is worth knowing, and no reason to show nothing.
+    // If the engine does not answer, the list is shown without sizes.
     let usage = if entries.is_empty() { None } else { api.0.engine.disk_usage().await.ok() };
     Ok(Json(entries.iter().map(|entry| view::trash(entry, usage.as_ref())).collect()))
 }
@@ -45,7 +45,8 @@ pub(in super::super) async fn empty(
         let named = body.entries.iter().map(|reference| which(reference, &entries).cloned());
         named.collect::<Result<_, _>>()?
     };
-    // Podman deletes no volume that a container mounts, even one that lies in another entry.
+    // Entries with a container first: Podman does not delete a volume that a container mounts, and that container may
+    // be in another entry.
     meant.sort_by_key(|entry| entry.things.container.is_none());
     let mut outcomes = Vec::new();
     for entry in meant {
@@ -65,7 +66,7 @@ fn outcome(entry: &TrashEntry, done: Result<Applied, OpError>) -> TrashOutcome {
     TrashOutcome { id: entry.id.to_string(), workspace_name: entry.workspace_name.clone(), done, detail }
 }
 
-/// An entry by its id, a unique beginning of it, or the name of its workspace.
+/// Finds an entry by its id, a unique id prefix of at least 4 characters, or the name of its workspace.
 fn which<'a>(reference: &str, entries: &'a [TrashEntry]) -> HttpResult<&'a TrashEntry> {
     let meant = |entry: &&TrashEntry| {
         entry.workspace_name == reference

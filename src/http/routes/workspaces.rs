@@ -1,4 +1,4 @@
-//! Workspaces: shown, made, moved, removed.
+//! Workspaces: listed, shown, created, changed, started, stopped and removed.
 
 use std::{future::Future, os::unix::fs::MetadataExt as _};
 
@@ -59,7 +59,7 @@ pub(in super::super) async fn list(
     Ok(Json(all.into_iter().map(|one| view::workspace(one, &api.0.ops)).collect()))
 }
 
-/// A workspace, for an admin, for itself, and, without what is its own business, for whom it may talk to.
+/// Shows a workspace to an admin, to itself, and without private fields to workspaces that may communicate with it.
 pub(in super::super) async fn show(
     State(api): State<Api>,
     principal: Principal,
@@ -79,7 +79,7 @@ pub(in super::super) async fn show(
             return Err(HttpError::forbidden("not authorized to see this workspace"));
         }
     }
-    // A person may want to see what was removed, and says so.
+    // An admin may request a removed workspace explicitly.
     let wanted = principal.is_admin() && query.removed;
     if row.status == Status::Removed && !wanted {
         return Err(removed_error(&row));
@@ -92,7 +92,7 @@ pub(in super::super) async fn show(
     if !of_itself {
         view.current_task = None;
         view.last_sample_error = None;
-        // How to reach or attack a sibling around the proxy is nobody else's business.
+        // These fields would help another workspace to reach or attack this one without the proxy.
         view.image = None;
         view.container_id = None;
         view.host_port = None;
@@ -123,7 +123,7 @@ pub(in super::super) async fn show(
     Ok(Json(view))
 }
 
-/// Which limits of containers do not hold, as far as the engine says so at once.
+/// Describes the resource limits that the engine cannot enforce; `None` also if it does not answer at once.
 async fn limits_note(api: &Api) -> Option<String> {
     engine_info(api).await?.limits_note()
 }
@@ -132,7 +132,7 @@ async fn engine_info(api: &Api) -> Option<EngineInfo> {
     api.ask_engine(api.0.engine.describe()).await?.ok()
 }
 
-/// What does not work as asked on this host.
+/// Notes on the parts of a create request that do not work as requested on this host.
 async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
     if request.external {
         return Vec::new();
@@ -143,7 +143,7 @@ async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
     info.limits_note().into_iter().chain(closed_directory(api, &info, runtime, shared)).collect()
 }
 
-/// Says that the user of a runtime cannot work in a directory that it is to work in.
+/// Warns if the user of a runtime lacks permissions in the directory that is shared with its container.
 fn closed_directory(
     api: &Api,
     info: &EngineInfo,
@@ -154,13 +154,13 @@ fn closed_directory(
     let settings = api.0.ops.settings();
     let runtime = settings.runtimes.get(runtime)?;
     let found = std::fs::metadata(directory).ok()?;
-    // Rootless Podman runs as this process's user.
+    // A rootless Podman runs as the user of this process.
     let service = if info.rootless { Some(std::fs::metadata("/proc/self").ok()?.uid()) } else { None };
     let shared = Shared { path: directory, owner: found.uid(), group: found.gid(), mode: found.mode() };
     closed(&shared, access, runtime.user, service)
 }
 
-/// What of a change does not work as asked, or not as expected.
+/// Notes on the parts of a change that do not work as requested, or perhaps not as expected.
 async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) -> Vec<String> {
     let spec = &patch.spec;
     let mut notes = Vec::new();
@@ -187,7 +187,7 @@ async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) ->
     notes
 }
 
-/// A directory of this host that is to be bound into a container.
+/// A directory of this host that is to be mounted into a container.
 struct Shared<'a> {
     path: &'a str,
     owner: u32,
@@ -195,12 +195,14 @@ struct Shared<'a> {
     mode: u32,
 }
 
-/// Why the user of a container cannot work in the directory, and what helps. `service` is the user of a rootless
-/// Podman. Its containers' ids are subordinate ids: only their root is that user, and which id another user of theirs
-/// has on the host is known to Podman alone, so nothing is said of directories that belong to someone else.
+/// Returns why the user of a container cannot work in the directory and what to do, `None` if it can.
+///
+/// `service` is the host's user of a rootless Podman. The ids in its containers are subordinate ids: only root in the
+/// container is that host user, and only Podman knows the host ids of the other users. So in the rootless case nothing
+/// is reported about directories that belong to another user.
 fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>) -> Option<String> {
     let Shared { path, owner, group, mode } = *shared;
-    // The class of the user decides alone: an owner without the bit may not write where others may.
+    // Only the bits of the user's own class count: an owner without the write bit cannot write even if others can.
     let bits = match service {
         Some(service) if user.uid == 0 || owner != service => return None,
         None if user.uid == 0 => return None,
@@ -234,7 +236,7 @@ fn removed_error(row: &Workspace) -> HttpError {
     HttpError::gone().with("id", row.id.to_string()).with("removed_at", removed_at)
 }
 
-/// Changes what is given. Its name and role a workspace may change itself; the rest is an admin's.
+/// Changes the fields that are given. A workspace may change its own name and role; an admin may change all fields.
 pub(in super::super) async fn update(
     State(api): State<Api>,
     principal: Principal,
@@ -320,12 +322,12 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
     Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
 }
 
-/// The access that a request names for a directory.
+/// Parses the access mode that a request names for a host directory.
 fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>> {
     match named {
         None | Some("") => Ok(None),
         Some("read_write") => Ok(Some(Access::ReadWrite)),
-        // The field's word for a workspace without a directory of the host.
+        // Existing clients send this for a workspace without a host directory.
         Some("none") if !has_directory => Ok(None),
         Some("read_only") => Ok(Some(Access::ReadOnly)),
         Some(other) => Err(HttpError::invalid(format!(
@@ -337,7 +339,7 @@ fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>
 const NEVER_IDLE: &str = "it is not put to sleep by itself: connections to its port cannot be seen from here. ostler has \
                           to run on the same host as Podman's service, in the same process and network namespaces";
 
-/// A role is shown to the operator and sent to every peer: it is a sentence, not a document.
+/// Limits the length of a role, which is shown to operators and sent to every peer.
 fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
     match &role {
         Some(text) if text.len() > ROLE_MAX_BYTES => Err(HttpError::invalid(format!(
@@ -407,7 +409,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
         restart_when_wedged,
         delivery_mode,
     } = body;
-    // Clients of the field send an empty text for nothing.
+    // Existing clients send an empty string for a field that is not set.
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (role, runtime, image) = (given(role), given(runtime), given(image));
     let (parent_id, url, workspace_dir) = (given(parent_id), given(url), given(workspace_dir));
@@ -464,7 +466,8 @@ fn yes() -> bool {
     true
 }
 
-/// Gives an order and answers what came of it; at once, where nobody wants to wait.
+/// Runs an operation on the workspace named by `reference` and returns its outcome, or that it was accepted if `wait`
+/// is false.
 async fn ordered<W>(
     api: &Api,
     (reference, scope): (&str, Scope),
@@ -497,13 +500,14 @@ where
     Ok(Json(match applied {
         Some(Applied::Done(said)) => outcome(&row, Some(said)),
         Some(Applied::Raced(why)) => outcome(&row, Some(format!("nothing was done: {why}"))),
-        // What the row says was so before the order.
+        // The operation is only queued: the row still describes the state before it.
         None => OrderOutcome { accepted: true, detail: None, ..outcome(&row, None) },
     }))
 }
 
-/// Gives an order and waits until it is queued behind those of before, so that the next one comes after it; answers what
-/// came of one that was over before.
+/// Starts an operation and waits only until it is queued, so that operations requested later run after it.
+///
+/// Returns `None` once it is queued, and its result if it ended before that.
 async fn queued<W>(
     api: &Api,
     id: WorkspaceId,
@@ -540,7 +544,7 @@ fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
     }
 }
 
-/// Gives an order for a workspace and those below it, and answers what came of each.
+/// Runs an operation on a workspace and the workspaces below it, and returns the outcome of each.
 async fn cascaded<W>(
     api: &Api,
     id: WorkspaceId,
@@ -570,7 +574,7 @@ where
         let (detail, failed) = match result {
             Ok(Applied::Done(said)) => (Some(said), false),
             Ok(Applied::Raced(why)) => (Some(format!("nothing was done: {why}")), false),
-            // Its own failure is the answer; those of others are told beside it.
+            // A failure of the workspace itself fails the request; those of workspaces below it are listed.
             Err(error) if of == id => return Err(error.into()),
             Err(error) => (Some(error.to_string()), true),
         };
@@ -590,7 +594,7 @@ where
     Ok(Json(OrderOutcome { along, ..own }))
 }
 
-/// Resumes, or starts, under both names.
+/// Handles both `/start` and `/resume`.
 pub(in super::super) async fn resume(
     State(api): State<Api>,
     Path(reference): Path<String>,
@@ -602,7 +606,7 @@ pub(in super::super) async fn resume(
     cascaded(&api, id, query.wait, order).await
 }
 
-/// Pauses, or stops, under both names.
+/// Handles both `/stop` and `/pause`.
 pub(in super::super) async fn pause(
     State(api): State<Api>,
     Path(reference): Path<String>,
@@ -620,7 +624,7 @@ pub(in super::super) struct SleepQuery {
     force: bool,
 }
 
-/// Puts a workspace to sleep, on an admin's word or its own.
+/// Hibernates a workspace, at the request of an admin or of the workspace itself.
 pub(in super::super) async fn hibernate(
     State(api): State<Api>,
     principal: Principal,
@@ -645,7 +649,7 @@ pub(in super::super) async fn wake(
     ordered(&api, (&reference, Scope::Live), query.wait, order).await
 }
 
-/// Starts a workspace's process anew, on an admin's word or its own.
+/// Restarts a workspace, at the request of an admin or of the workspace itself.
 pub(in super::super) async fn restart(
     State(api): State<Api>,
     principal: Principal,
@@ -657,7 +661,7 @@ pub(in super::super) async fn restart(
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
-    // Over the wire a restart also applies what was changed since the container was made.
+    // This route also applies changes since the container was created, by recreating it.
     let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
     if principal.is_admin() {
         let order = |ops: Ops, id| ops.bring_up(id, how);
@@ -727,7 +731,7 @@ pub(in super::super) async fn remove(
                 .into_iter()
                 .map(|(id, name)| Child { id: id.to_string(), name: name.to_string() })
                 .collect();
-            // Exactly these keys (wire protocol, §5): nothing was removed, so there is no count of it.
+            // Exactly these keys (wire protocol, §5): nothing was removed, so there is no count of removals.
             let outcome = json!({
                 "status": "confirmation_required",
                 "children_count": children.len(),
