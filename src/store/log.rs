@@ -1,14 +1,18 @@
-//! The write-ahead log (`ostler.db-wal`) and the database file that it belongs to.
+//! The write-ahead log (`ostler.db-wal`), and the check that it belongs to the database file.
 //!
-//! SQLite replays whatever log lies beside a database. A copy that is put in the place of a database while the
-//! old log still lies there is silently undone by it, or damaged. Nothing in either file names the other, so a
-//! mark does: before a checkpoint the row of `log_mark` gets a new number and the state `checkpoint`; once the
-//! checkpoint has moved the whole log into the file, the first transaction of the new log says `open`. So the file
-//! alone always says `checkpoint`, and file and log together say `open` with the same number. A copy of the file
-//! that was made through SQLite says `open` by itself, an older one has another number, and one of a daemon that
-//! was stopped says `closed`: none of them fits the log.
+//! SQLite replays whatever log is beside a database. If a copy replaces the database while the old log is still there,
+//! the log silently undoes the copy or damages it. Neither file refers to the other, so a mark (the row of `log_mark`)
+//! does:
 //!
-//! SQLite's own automatic checkpoints are off, also when the database is closed: they would move `open` into the file.
+//! - Before a checkpoint the mark gets a new number and the state `checkpoint`.
+//! - Once the checkpoint has moved the whole log into the file, the first transaction of the new log sets `open`.
+//!
+//! So the file alone always has `checkpoint`, and file and log together have `open` with the same number. A copy made
+//! through SQLite has `open` in the file itself, an older copy has another number, and a copy made after the daemon was
+//! stopped has `closed`: none of them matches the log.
+//!
+//! SQLite's own automatic checkpoints are off, including the one when the database is closed: they would move `open`
+//! into the file.
 
 use std::{
     fs, io,
@@ -22,25 +26,25 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 use super::{OpenError, StoreError, StoreResult, private_file};
 use crate::crash_point;
 
-/// Size of the log from which a commit is followed by a checkpoint.
+/// Log size in bytes from which a commit is followed by a checkpoint.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
-/// How much the log grows before a checkpoint that a reader prevented is tried again.
+/// Growth of the log in bytes before a checkpoint that readers prevented is retried.
 const RETRY_BYTES: u64 = 1 << 20;
-/// How long a checkpoint waits for readers: every writer waits along.
+/// How long a checkpoint waits for readers; all writers wait too.
 const READERS_WAIT: Duration = Duration::from_millis(100);
-/// A log's header, and the header of its first frame.
+/// Bytes of a log's header and of its first frame's header.
 const HEADERS: u64 = 32 + 24;
-/// The most copies that are saved of databases that were replaced.
+/// The most rescue copies beside one database.
 const RESCUES: u32 = 20;
 
-/// What the mark says.
+/// Content of the mark: number and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     base: i64,
     state: String,
 }
 
-/// The path of the log of a database.
+/// Returns the path of a database's log.
 pub(super) fn log_of(path: &Path) -> PathBuf {
     path.with_extension("db-wal")
 }
@@ -59,7 +63,7 @@ fn read_mark(sql: &Connection) -> rusqlite::Result<Option<Mark>> {
     sql.query_row("SELECT base, state FROM log_mark", [], mark).optional()
 }
 
-/// Refuses a database whose log belongs to another one. `whole` sees the file with its log, `alone` the file only.
+/// Refuses a database whose log belongs to another one. `whole` reads the file with its log, `alone` only the file.
 pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Result<(), OpenError> {
     let page: u32 = whole
         .pragma_query_value(None, "page_size", |row| row.get(0))
@@ -68,7 +72,7 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
     let holds_frames = fs::metadata(&log).is_ok_and(|metadata| metadata.len() >= HEADERS + u64::from(page));
     let mark = read_mark(whole).map_err(|error| OpenError::unreadable(path, &error))?;
     let Some(mark) = mark.filter(|_| holds_frames) else { return Ok(()) };
-    // Between a mark and the end of its checkpoint the file may hold any part of the log.
+    // During a checkpoint the file may contain any part of the log.
     if mark.state != "open" {
         return Ok(());
     }
@@ -78,12 +82,12 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
             path: path.to_owned(),
             found: "the marks of the two files differ".to_owned(),
         }),
-        // Whatever the log is: the file itself cannot be read, and moving the log away would not mend it.
+        // Regardless of the log, the file itself is unreadable; moving the log away would not help.
         Err(error) => Err(OpenError::Damaged { path: path.to_owned(), found: error.to_string() }),
     }
 }
 
-/// Warns of a database that was copied without its log while a daemon wrote to it.
+/// Warns about a database that was copied without its log while a daemon was writing to it.
 pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
     let without_log = fs::metadata(log_of(path)).map_or(0, |metadata| metadata.len()) == 0;
     if without_log
@@ -107,14 +111,14 @@ fn place_of(path: &Path) -> io::Result<Place> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The database file that a writer has open, and its log.
+/// Database file that a writer has open, and its log.
 pub(super) struct OpenFile {
     path: PathBuf,
     log: PathBuf,
     file_place: Place,
     log_place: Option<Place>,
     checkpoint_at: u64,
-    /// Whether what is open has been saved since it was found replaced.
+    /// Whether a rescue copy was attempted since the file was found replaced.
     rescued: bool,
 }
 
@@ -123,7 +127,7 @@ impl OpenFile {
     pub(super) fn begin(sql: &Connection, path: &Path) -> Result<Self, OpenError> {
         let place = |source| OpenError::Place { path: path.to_owned(), source };
         sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(StoreError::from)?;
-        // Nor one at the end: on a full disk it would move a part of the log, with the mark `open`, into the file.
+        // Nor on close: on a full disk it would move a part of the log, with the mark `open`, into the file.
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(StoreError::from)?;
         let log = log_of(path);
         let file_place = place_of(path).map_err(place)?;
@@ -140,7 +144,7 @@ impl OpenFile {
         Ok(open)
     }
 
-    /// Whether the paths still lead to the files that are open. Two `stat`s.
+    /// Checks that the paths still lead to the open files; costs two `stat` calls.
     pub(super) fn check_place(&self) -> StoreResult<()> {
         let is_there = |path: &Path, place: Place| match place_of(path) {
             Ok(now) => now == place,
@@ -157,7 +161,7 @@ impl OpenFile {
         }
     }
 
-    /// Saves what is open beside the database, once: the paths lead to other files, or to none.
+    /// Saves the open database beside its path, once, after the paths were found to lead to other files or to none.
     pub(super) fn rescue(&mut self, sql: &Connection) {
         if std::mem::replace(&mut self.rescued, true) {
             return;
@@ -184,21 +188,21 @@ impl OpenFile {
         Ok(copy)
     }
 
-    /// After a commit: a checkpoint, if the log is long enough.
+    /// Runs a checkpoint after a commit if the log is long enough.
     pub(super) fn after_commit(&mut self, sql: &Connection) {
         if self.log_size() >= self.checkpoint_at {
             self.checkpoint(sql);
         }
     }
 
-    /// Before the last connection goes: everything in the one file. One that is no longer at its path is left alone.
+    /// Moves everything into the one file before the last connection closes, unless the file is no longer at its path.
     pub(super) fn close(&self, sql: &Connection) {
         if self.check_place().is_err() {
             return;
         }
         let closed = mark(sql, "closed").and_then(|()| move_log(sql));
         match closed {
-            // Without the mode no reader makes a log beside the file either.
+            // In another journal mode no reader creates a log beside the file either.
             Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
                 Ok(()) => {}
                 Err(error) => tracing::debug!(%error, "another program reads the database; its log stays"),
@@ -210,7 +214,7 @@ impl OpenFile {
         }
     }
 
-    /// A failure is no reason to stop: the log goes on growing, and the next attempt moves it.
+    /// Runs a checkpoint. A failure is not fatal: the log keeps growing until a later attempt succeeds.
     fn checkpoint(&mut self, sql: &Connection) {
         let done = mark(sql, "checkpoint").and_then(|()| move_log(sql)).and_then(|moved| {
             if moved {
@@ -233,7 +237,7 @@ impl OpenFile {
     }
 }
 
-/// Writes the mark: a new number with each checkpoint.
+/// Writes the mark's state; `checkpoint` also sets a new number.
 fn mark(sql: &Connection, state: &str) -> StoreResult<()> {
     sql.execute(
         "INSERT INTO log_mark (only_row, base, state) VALUES (1, random(), ?1)
@@ -244,7 +248,7 @@ fn mark(sql: &Connection, state: &str) -> StoreResult<()> {
     Ok(())
 }
 
-/// Moves the log into the file. `false` when readers kept some of it.
+/// Moves the log into the file. `false` if readers prevented a part of it.
 fn move_log(sql: &Connection) -> StoreResult<bool> {
     sql.busy_timeout(READERS_WAIT)?;
     crash_point::before("log: move it into the file");

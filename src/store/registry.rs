@@ -1,4 +1,4 @@
-//! Who this registry is, and whether it trusts itself.
+//! Identity of the registry, and its recovery state.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -11,27 +11,27 @@ use crate::domain::{event::EventKind, ids::InstanceId, time::Timestamp};
 /// The registry's own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registry {
-    /// The identity that labels everything of ours.
+    /// Id in the labels of everything that ostler creates.
     pub instance: InstanceId,
-    /// How many rows were ever made; the mirror file holds the same number.
+    /// Rises with every change that an older copy must not undo unnoticed; the mirror file holds the same number.
     pub generation: i64,
-    /// Since when unknown things are held, because the registry was lost or restored.
+    /// Since when unknown containers and volumes are held, because the registry was lost or restored from a copy.
     pub recovering_since: Option<Timestamp>,
-    /// When the engine was accepted; from then on its sentinel has to be there.
+    /// When the engine was accepted; from then on its sentinel must exist.
     pub engine_accepted_at: Option<Timestamp>,
 }
 
 /// How workspaces reached this host when the engine last answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostReach {
-    /// Whether the engine is rootless: containers then reach an address of this host, and it has no gateways.
+    /// Whether the engine is rootless: containers then reach an address of this host, and there are no gateways.
     pub rootless: bool,
-    /// The gateways of the workspaces' networks.
+    /// Gateways of the workspaces' networks.
     pub gateways: BTreeSet<IpAddr>,
 }
 
 impl Store {
-    /// The registry's row, or `None` in a database that has not been given an identity yet.
+    /// Returns the registry's row; `None` in a database that has no identity yet.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -77,9 +77,11 @@ impl Store {
             .await
     }
 
-    /// Begins to hold everything unknown. `generation` is the mirror's, so that the next loss shows again.
-    /// Purges that are ordered and not carried out are cancelled: what is to be deleted for good may have been undeleted
-    /// since the copy was made, and the trash keeps it for its time.
+    /// Begins a recovery: everything unknown is held.
+    ///
+    /// `generation` is the mirror's, so that the next loss is detected too. Purge orders not yet carried out are
+    /// cancelled: the workspace may have been undeleted after the copy was made, and the trash keeps its things for the
+    /// usual retention.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -101,7 +103,7 @@ impl Store {
             .await
     }
 
-    /// Ends the hold. Answers whether there was one.
+    /// Ends a recovery. Returns whether there was one.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -120,7 +122,7 @@ impl Store {
             .await
     }
 
-    /// Records that the engine which holds our sentinel now is the one to trust.
+    /// Records that the engine that holds this registry's sentinel is to be trusted.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -133,7 +135,8 @@ impl Store {
             .await
     }
 
-    /// Becomes another instance. Only an empty registry may: answers `false` otherwise.
+    /// Takes over the identity of another instance, and begins a recovery. `false` if the registry has any workspace
+    /// row.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -154,7 +157,7 @@ impl Store {
             .await
     }
 
-    /// What [`Self::keep_host_reach`] kept last, or `None` before the first time.
+    /// Returns the last value stored by [`Self::keep_host_reach`]; `None` before the first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -179,7 +182,7 @@ impl Store {
             .await
     }
 
-    /// Keeps how workspaces reach this host, for a start while the engine is away.
+    /// Stores how workspaces reach this host, for a daemon start during an engine outage.
     ///
     /// # Errors
     /// When the store cannot answer.

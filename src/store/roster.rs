@@ -91,7 +91,7 @@ pub struct Said {
     pub metadata: Option<Arc<str>>,
     /// Whether the runtime judges its health itself.
     pub manages_status: bool,
-    /// How long the agent may send nothing of an answer, in seconds, from its metadata.
+    /// Longest silence within an answer that the agent announces in its metadata, in seconds.
     pub idle_timeout_seconds: Option<u32>,
     /// Fields of the last requests that were unusable.
     pub refused: Fields,
@@ -337,7 +337,7 @@ pub fn manages_status(metadata: &str) -> Option<bool> {
     Some(value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
 }
 
-/// Returns how long a runtime may send nothing of an answer, in seconds, if its metadata states it.
+/// Returns the longest silence within an answer, in seconds, if a runtime's metadata announces one.
 #[must_use]
 pub(super) fn idle_timeout_seconds(metadata: &str) -> Option<u32> {
     let read = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
