@@ -1,9 +1,11 @@
 //! Carries out delegations: sends each one as a message from its delegator and stores the result.
 //!
 //! One loop carries out all delegations and ends with the daemon. Delegations in progress at that time remain
-//! `dispatched` in the store, and the next daemon ends them as failed: it is unknown whether the agent did the task. A
-//! task whose agent could not be reached is sent a second time, as existing clients expect. Both messages carry the
-//! delegation's id as their `messageId`, and the result says that it was sent twice.
+//! `dispatched` in the store, and the next daemon ends them as failed: it is unknown whether the agent did the task.
+//!
+//! A task is sent a second time, as existing clients expect, if its container is being restarted or the proxy reports
+//! 502: the agent could not be reached, or its response broke off or was not usable. Both messages carry the
+//! delegation's id as their `messageId`, and the result of a second failure says that it was sent twice.
 //!
 //! Each delegator has a share of the delegations in progress, and delegators take turns: an agent whose peers take half
 //! an hour to respond delays only its own tasks.
