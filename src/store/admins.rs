@@ -1,4 +1,4 @@
-//! Tokens that may do everything, for whoever does not come over the local socket.
+//! Admin tokens: all permissions, for clients that do not use the local socket.
 
 use rusqlite::params;
 use serde_json::json;
@@ -6,23 +6,23 @@ use serde_json::json;
 use super::{Store, StoreResult, TokenIssue};
 use crate::domain::{event::EventKind, ids::TokenId, time::Timestamp};
 
-/// An admin token's row, as it is listed.
+/// An admin token, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminToken {
-    /// Names the row, never the token.
+    /// Id of the row; not secret.
     pub id: TokenId,
-    /// What it is for, in a person's words.
+    /// Purpose, in the words of the operator who issued it.
     pub name: String,
-    /// The token's first characters.
+    /// The token's first characters, which may be shown.
     pub prefix: String,
-    /// When it was issued.
+    /// Time of issue.
     pub created_at: Timestamp,
-    /// From when on it is no longer valid.
+    /// The token is invalid from this time on; `None` means that it does not expire.
     pub expires_at: Option<Timestamp>,
 }
 
 impl Store {
-    /// Issues an admin token.
+    /// Issues an admin token, and emits an event.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -49,7 +49,7 @@ impl Store {
             .await
     }
 
-    /// The admin tokens, oldest first.
+    /// Returns the admin tokens, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -73,7 +73,7 @@ impl Store {
             .await
     }
 
-    /// Revokes an admin token: its row goes. Answers whether there was one.
+    /// Revokes an admin token by deleting its row. Returns whether there was one.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -1,4 +1,4 @@
-//! What is known of agents besides their rows: what their beats said, who their peers are.
+//! Agent data besides the workspace row: last reports and peers.
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
@@ -10,53 +10,53 @@ use super::{
 };
 use crate::domain::{beat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
 
-/// The key of an event's payload that stands for a card: cards are stored once, beside the row.
+/// Payload key that replaces an agent card in events; the card itself is stored once, in `reports`.
 pub(super) const CARD_DIGEST: &str = "agent_card_digest";
 
-/// The digest by which events refer to a card, as hexadecimal digits.
+/// Returns the digest by which events refer to a card: 16 bytes of SHA-256 in hexadecimal.
 pub(super) fn card_digest(card: &str) -> String {
     Sha256::digest(card).iter().take(16).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-/// What an agent has told of itself.
+/// Last report of an agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vitals {
-    /// When it was last heard.
+    /// When the last heartbeat was received.
     pub last_heartbeat_at: Option<Timestamp>,
-    /// When something last happened there: tasks, messages, a start.
+    /// When a task, a message or a start was last recorded.
     pub last_activity_at: Option<Timestamp>,
-    /// The share of its recent requests that failed.
+    /// Share of its recent requests that failed, 0 to 1.
     pub error_rate: f64,
-    /// How many tasks it works on.
+    /// Number of tasks it works on.
     pub active_tasks: u32,
-    /// For how long it has been up.
+    /// Its uptime in seconds.
     pub uptime_seconds: i64,
-    /// What it has spent this month.
+    /// Its spending this month, in cents.
     pub monthly_spend_cents: i64,
-    /// Since when it is flagged as wedged.
+    /// Since when it is flagged as stalled.
     pub wedged_since: Option<Timestamp>,
-    /// Its card.
+    /// Agent card, as the agent sent it.
     pub agent_card: Option<Value>,
-    /// What it works on.
+    /// Description of the current task; empty for none.
     pub current_task: String,
-    /// One of its errors.
+    /// Example of a recent error; empty for none.
     pub sample_error: String,
-    /// Its own word for how it is.
+    /// State in the agent's own words; empty for none.
     pub runtime_state: String,
-    /// Fields that it last sent and that could not be used.
+    /// Fields of the last requests that were unusable.
     pub refused: Fields,
 }
 
-/// A workspace and what its agent has told.
+/// A workspace row with the last report of its agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Described {
-    /// The row.
+    /// Row of the workspace.
     pub row: Workspace,
-    /// What its agent told.
+    /// Last report of its agent.
     pub vitals: Vitals,
 }
 
-/// How many columns come before those of [`VITALS`].
+/// Number of columns before those of [`VITALS`].
 const AFTER: usize = 29;
 
 const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
@@ -94,7 +94,7 @@ fn read(sql: &Connection, tail: &str, bind: impl rusqlite::Params) -> StoreResul
 }
 
 impl Store {
-    /// A workspace and what its agent told, removed or not.
+    /// Returns a workspace and the last report of its agent, removed or not.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -104,7 +104,7 @@ impl Store {
             .await
     }
 
-    /// Workspaces and what their agents told, oldest first.
+    /// Returns workspaces with the last reports of their agents, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -116,8 +116,9 @@ impl Store {
             .await
     }
 
-    /// Whom the tree puts beside a workspace: those below the same parent, its children, its parent. Siblings of a
-    /// root are the other roots, where `root_siblings` says so.
+    /// Returns a workspace's neighbours in the tree: children of the same parent, its own children, its parent.
+    ///
+    /// With `root_siblings`, the other roots count as siblings of a root.
     ///
     /// # Errors
     /// When the store cannot answer.

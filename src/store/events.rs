@@ -1,4 +1,4 @@
-//! The one sequence of everything that happened.
+//! The event history: one sequence of all events.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -17,7 +17,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Appends an event. Private to the store: an event is only ever written with the change it tells of.
+/// Appends an event. Private to the store, so that an event is only written together with the change it reports.
 pub(super) fn append(
     sql: &Connection,
     at: Timestamp,
@@ -39,7 +39,7 @@ pub(super) fn append(
     Ok(Event { id, event_type: kind.as_str().to_owned(), workspace_id: workspace, payload, created_at: at })
 }
 
-/// Counts bytes of history; answers how many there are.
+/// Adds to the size of the history, in bytes; returns the new size.
 fn grow_by(sql: &Connection, bytes: i64) -> StoreResult<i64> {
     Ok(sql
         .prepare_cached(
@@ -49,17 +49,20 @@ fn grow_by(sql: &Connection, bytes: i64) -> StoreResult<i64> {
         .query_row([bytes], |row| row.get(0))?)
 }
 
-/// What an event counts for. To the letter as [`append`] counts it.
+/// Size of an event in SQL. Must equal the size computed in [`append`].
 const BYTES: &str = "octet_length(payload) + 128";
 
-/// What decisions are still taken from: destructive actions of the last hour (the breaker counts them) and undeletes (a
-/// start that was ordered before one is void). No flood of events may push these out.
+/// Condition for events that may be trimmed (`?1` is one hour ago).
+///
+/// Excluded are events that decisions are based on: destructive actions of the last hour (the breaker counts them) and
+/// undeletes (they cancel earlier start orders). A flood of events must not push these out.
 const FREE_TO_GO: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
 
-/// For how long an event that decisions are taken from is safe.
+/// Age up to which such events are kept, in milliseconds.
 const PROTECTED_MS: i64 = 60 * 60 * 1000;
 
-/// Takes the older half of its history from the workspace with the largest one: a flood costs nobody but its author.
+/// Deletes the older half of the largest history of a workspace, so that a flood costs only the workspace that causes
+/// it.
 fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
     let before = Timestamp(at.0 - PROTECTED_MS);
     let largest: Option<(Option<WorkspaceId>, i64)> = sql
@@ -80,7 +83,7 @@ fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
     Ok(())
 }
 
-/// Deletes events and counts them off; answers how many.
+/// Deletes events and subtracts their size; returns how many.
 fn forget(sql: &Connection, which: &str, bind: impl rusqlite::Params) -> StoreResult<usize> {
     let (mut count, mut bytes) = (0, 0_i64);
     let mut delete = sql.prepare_cached(&format!("DELETE FROM events WHERE {which} RETURNING {BYTES}"))?;
@@ -94,8 +97,8 @@ fn forget(sql: &Connection, which: &str, bind: impl rusqlite::Params) -> StoreRe
     Ok(count)
 }
 
-/// Puts the card in the place of its digest in the newest event that tells of it: older ones told of other cards, or
-/// would repeat it.
+/// Replaces the card's digest by the card, for each workspace in its newest event with a digest: older events report
+/// other cards, or would repeat this one.
 fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Event>) -> StoreResult<()> {
     let (mut seen, mut bytes) = (BTreeSet::new(), 0);
     for event in newest_first {
@@ -111,7 +114,7 @@ fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Ev
         let card: Option<Option<String>> = query.query_row([workspace], |row| row.get(0)).optional()?;
         let Some(card) = card.flatten().filter(|card| *digest == card_digest(card)) else { continue };
         bytes += card.len();
-        // Beyond that the digest stands for it: nobody may make the daemon hold the cards of all workspaces.
+        // Beyond this size the digest stays: no request may make the daemon hold the cards of all workspaces.
         if bytes > BYTES_AT_ONCE {
             break;
         }
@@ -124,12 +127,12 @@ fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Ev
     Ok(())
 }
 
-/// The sequence number of the newest event; 0 where there is none.
+/// Returns the sequence number of the newest event; 0 if there is none.
 pub(super) fn newest_sequence(sql: &Connection) -> StoreResult<i64> {
     Ok(sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))?)
 }
 
-/// Whether somebody was undeleted after an event: what was ordered before is void since.
+/// Returns whether a workspace was undeleted after an event; orders from before the undelete are then void.
 pub(super) fn was_undeleted_after(
     sql: &Connection,
     workspace: WorkspaceId,
@@ -142,16 +145,17 @@ pub(super) fn was_undeleted_after(
         .query_row(params![workspace, sequence, EventKind::Undeleted.as_str()], |row| row.get(0))?)
 }
 
-/// The most bytes of payloads that are read at once: what agents say of themselves is in them, and whoever lists events
-/// must not make the daemon hold all of it. More than one payload may have.
+/// The most bytes of payloads read at once; larger than the largest payload.
+///
+/// Payloads contain text from agents, and a request that lists events must not make the daemon hold all of it.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
-/// Reads events until they are as many bytes as are read at once.
+/// Reads events until their payloads reach the limit.
 fn bounded(mut rows: rusqlite::Rows<'_>) -> StoreResult<Vec<Event>> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         bytes += row.get_ref(3)?.as_bytes().map_or(0, <[u8]>::len);
-        // One is always answered: a listener that catches up would otherwise never get past it.
+        // The first event is always returned: otherwise a subscriber that catches up would never get past it.
         if bytes > BYTES_AT_ONCE && !events.is_empty() {
             break;
         }
@@ -172,7 +176,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
 }
 
 impl Store {
-    /// The newest events, newest first, of one workspace or of all: fewer than `limit` where they are large.
+    /// Returns the newest events, newest first, of one workspace or of all; fewer than `limit` if they are large.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -192,8 +196,8 @@ impl Store {
             .await
     }
 
-    /// Events after a sequence number, oldest first: none where there are none, and otherwise fewer than `limit` where
-    /// they are large.
+    /// Returns events after a sequence number, oldest first. Large events can make it fewer than `limit`, but only the
+    /// end of the history makes it none.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -211,7 +215,7 @@ impl Store {
             .await
     }
 
-    /// An event as the feed brings it, with the card it tells of.
+    /// Returns an event from the feed with the card that it refers to.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -227,7 +231,7 @@ impl Store {
             .await
     }
 
-    /// The sequence number of the newest event; 0 where there is none.
+    /// Returns the sequence number of the newest event; 0 if there is none.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -235,7 +239,7 @@ impl Store {
         self.lanes.read("newest sequence", newest_sequence).await
     }
 
-    /// Tells of something that changed no row: an engine's doing.
+    /// Emits an event that reports no change of a row, such as an action in the engine.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -250,7 +254,7 @@ impl Store {
         self.append_event(at, (kind, workspace, payload), swept_by, |_| Ok(true)).await
     }
 
-    /// Appends an event, if a condition still holds inside the transaction.
+    /// Appends an event if a condition holds inside the transaction.
     pub(super) async fn append_event(
         &self,
         at: Timestamp,
@@ -268,7 +272,7 @@ impl Store {
             .await
     }
 
-    /// Deletes events older than `before`, at most `limit` of them. Answers how many.
+    /// Deletes events older than `before`, at most `limit` of them. Returns how many.
     ///
     /// # Errors
     /// When the store cannot answer.

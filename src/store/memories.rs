@@ -1,5 +1,6 @@
-//! Memories: what agents write down for themselves, their team or everybody. Bounded: a full memory refuses, it
-//! forgets nothing by itself.
+//! Memories: notes that agents store for themselves, their team or all workspaces.
+//!
+//! The number and the size are bounded. A full memory refuses new notes; nothing is dropped automatically.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -10,44 +11,44 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// A memory.
+/// A note that an agent stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Its id.
+    /// Must be unused when it is written.
     pub id: MemoryId,
     /// Workspace that wrote it.
     pub workspace: WorkspaceId,
     /// The text.
     pub content: String,
-    /// For whom.
+    /// Workspaces that may read it.
     pub scope: Scope,
-    /// The agent's own division.
+    /// Free grouping chosen by the agent.
     pub namespace: String,
-    /// When.
+    /// Time of writing.
     pub created_at: Timestamp,
 }
 
-/// Which memories are asked for.
+/// Filter of a memory query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryQuery {
-    /// Of this scope, as far as the workspace may read it. Without: all that it wrote itself.
+    /// This scope, as far as the workspace may read it; `None` selects all that the workspace wrote itself.
     pub scope: Option<Scope>,
-    /// Containing this text, in any case.
+    /// Contained text, case-insensitive for ASCII letters.
     pub text: Option<String>,
-    /// In this namespace.
+    /// Exact namespace.
     pub namespace: Option<String>,
-    /// At most so many.
+    /// The most memories returned.
     pub limit: u32,
 }
 
-/// What came of writing one down.
+/// Result of writing a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remembered {
-    /// It is stored.
+    /// The memory is stored.
     Stored,
-    /// The workspace has as many, or as large ones, as it may have.
+    /// The workspace has reached the limit of number or size; nothing was stored.
     Full,
-    /// Only a root may write for everybody.
+    /// Only a root may write with the global scope.
     NotRoot,
     /// The workspace is gone.
     Gone,
@@ -67,8 +68,10 @@ fn memory(row: &rusqlite::Row<'_>) -> rusqlite::Result<Memory> {
     })
 }
 
-/// The rows of a scope that a workspace may read. A team is the parent and its children; a root's is itself and its
-/// children. The communication rule lets all of these talk to each other.
+/// Condition for the rows of a scope that a workspace may read (`?1`).
+///
+/// A team is the parent and its children; for a root, itself and its children. The communication rule allows all of
+/// these to talk to each other.
 fn within(scope: Option<Scope>) -> &'static str {
     match scope {
         None => "w.id = ?1",
@@ -85,7 +88,7 @@ fn within(scope: Option<Scope>) -> &'static str {
 }
 
 impl Store {
-    /// Writes a memory down.
+    /// Stores a memory.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -132,7 +135,7 @@ impl Store {
             .await
     }
 
-    /// Memories that a workspace may read, newest first.
+    /// Returns memories that a workspace may read, newest first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -153,7 +156,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a memory that the workspace wrote. `false` when there is none.
+    /// Deletes a memory that the workspace wrote. `false` if there is none with this id.
     ///
     /// # Errors
     /// When the store cannot answer.
