@@ -1,4 +1,4 @@
-//! Activity (§10): rows, filters, cursors, and the rows that the proxy writes.
+//! Activity (§10): rows, filters, cursors, and rows written by the proxy.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::{
 
 const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"text":"hello"}]}}"#;
 
-/// The keys of every row; bodies are there where they are not null.
+/// Keys of every row; bodies are present only if not null.
 const KEYS: [&str; 12] = [
     "activity_type",
     "created_at",
@@ -81,7 +81,7 @@ async fn activity_report_keeps_every_field() {
         let value = if key == "source_id" { json!(one.id) } else { value.clone() };
         assert_eq!(row[key], value, "{key} of {row}");
     }
-    // `metadata` stands in for a body that is absent, and never for one that is there.
+    // `metadata` replaces an absent body, never a present one.
     report(&one, json!({ "activity_type": "error", "metadata": { "m": 1 } })).await.well();
     assert_eq!(rows(&one, "").await[0]["request_body"], json!({ "m": 1 }));
     report(&one, json!({ "activity_type": "error", "metadata": 1, "request_body": 2 })).await.well();
@@ -105,7 +105,7 @@ async fn activity_report_is_refused_with_the_fields_words() {
     assert!(rows(&one, "").await.is_empty(), "what was refused is not written");
 }
 
-/// The field answers 401, and so hides which ids exist; only an admin learns that there is no such workspace.
+/// Existing clients expect 401, which hides the ids that exist; only an admin is told that there is no such workspace.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_workspace_is_no_token_of_it() {
     let registry = Registry::start().await;
@@ -234,7 +234,7 @@ async fn failed_message_is_an_error_row() {
     assert_eq!(row["status"], "error");
     assert_eq!(row["summary"], "A2A request to to failed: the agent answered 404 Not Found");
     assert!(row.get("response_body").is_none(), "text is no JSON: {row}");
-    // One that does not reach its target at all.
+    // A message that does not reach its target at all.
     to.order("pause").await.well();
     assert_eq!(from.tell(&to, hello("hi")).await.status, 409);
     let rows = registry.order(Ask::get("/workspaces/to/activity")).await.well();

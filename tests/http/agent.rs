@@ -1,4 +1,4 @@
-//! An agent that is asked: a server on a port, which keeps what it was told.
+//! A fake agent: an HTTP server that records its requests.
 
 #![allow(clippy::disallowed_methods, reason = "a real server, whose tasks are tokio's")]
 
@@ -22,17 +22,17 @@ use futures_util::stream;
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-/// What it answers.
+/// The answer of the agent.
 pub(super) enum Says {
     /// This status, content type and body.
     This(u16, &'static str, Vec<u8>),
-    /// A stream of events, as they come in here.
+    /// A stream of the events received on this channel.
     Events(mpsc::UnboundedReceiver<Bytes>),
-    /// Nothing, for ever.
+    /// No answer, ever.
     Nothing,
 }
 
-/// What it was asked.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) path: String,
@@ -41,7 +41,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// The values of the header that proves that ostler asks.
+    /// All values of the header that proves that ostler sends the request.
     pub(super) fn proofs(&self) -> Vec<String> {
         let values = self.headers.get_all("x-ostler-proof").iter();
         values.map(|value| value.to_str().expect("a proof is ASCII").to_owned()).collect()
@@ -56,11 +56,11 @@ impl Asked {
 struct Inner {
     says: Mutex<Says>,
     asked: Mutex<Vec<Asked>>,
-    /// Requests whose asker went away before the answer was whole.
+    /// Number of requests whose client disconnected before the answer was complete.
     left: AtomicUsize,
 }
 
-/// See the module page. Ends when it is dropped.
+/// The fake agent; it stops when dropped.
 pub(super) struct Agent {
     pub(super) address: SocketAddr,
     inner: Arc<Inner>,
@@ -74,12 +74,12 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    /// On a port of the kernel's choice.
+    /// Listens on a port chosen by the kernel.
     pub(super) async fn saying(says: Says) -> Self {
         Self::at(0, says).await
     }
 
-    /// Where a container of the fake engine is thought to listen.
+    /// Listens on a given port, where the fake engine publishes a container.
     pub(super) async fn at(port: u16, says: Says) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -98,13 +98,13 @@ impl Agent {
         self.inner.asked.lock().unwrap().clone()
     }
 
-    /// How many went away before they had the whole answer.
+    /// Number of clients that disconnected before they had the whole answer.
     pub(super) fn left(&self) -> usize {
         self.inner.left.load(Ordering::SeqCst)
     }
 }
 
-/// Counts an asker that goes away, unless it was told all.
+/// Counts a client that disconnects, unless the answer was complete.
 struct Watch(Arc<Inner>, bool);
 
 impl Watch {
@@ -127,7 +127,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let path = parts.uri.to_string();
     inner.asked.lock().unwrap().push(Asked { path, headers: parts.headers, body });
     let mut watch = Watch(Arc::clone(&inner), false);
-    // Under one lock: another request must not find nothing to say meanwhile.
+    // Under one lock, so that no other request finds `Nothing` in between.
     let says = {
         let mut says = inner.says.lock().unwrap();
         match &*says {

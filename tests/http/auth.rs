@@ -1,4 +1,4 @@
-//! Who may ask what (§2, §3).
+//! Authentication and authorisation of every route (§2, §3).
 
 use std::{fs, path::Path};
 
@@ -9,14 +9,14 @@ use crate::support::{
     wire::Ask,
 };
 
-/// A route as the router's source has it.
+/// A route in the router's source.
 struct Route {
     method: String,
     path: String,
 }
 
 impl Route {
-    /// The path with its places filled.
+    /// The path with its parameters filled in.
     fn filled(&self, id: &str) -> String {
         let path = self.path.replace("{reference}", id);
         let path = path.replace("{token}", "0a57").replace("{entry}", id).replace("{pass}", "settle");
@@ -24,7 +24,7 @@ impl Route {
     }
 }
 
-/// Every route there is, from the one page they stand on.
+/// Every route, read from the router's source.
 fn routes() -> Vec<Route> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/router.rs");
     let source = fs::read_to_string(source).expect("the router's source is there");
@@ -77,7 +77,7 @@ async fn a_token_of_nobody_is_invalid_on_every_route() {
     }
 }
 
-/// Bodies that name `other` wherever a body names a workspace.
+/// A body that names `other` in every field that identifies a workspace.
 fn body_about(path: &str, other: &str) -> serde_json::Value {
     match path {
         "/registry/heartbeat" => json!({ "workspace_id": other }),
@@ -92,7 +92,7 @@ fn body_about(path: &str, other: &str) -> serde_json::Value {
 async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    // What peers may do to each other is theirs: to see, and to send.
+    // Peers may show each other and send messages to each other.
     let of_peers = [("GET", "/workspaces/{reference}"), ("POST", "/workspaces/{reference}/a2a")];
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         if of_peers.contains(&(route.method.as_str(), route.path.as_str())) {
@@ -112,7 +112,7 @@ async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
     }
     let (shown, before) = (other.show().await, registry.status(&other.id).await);
     assert_eq!((before.as_str(), &shown["agent_card"]), ("online", &json!(null)), "{shown}");
-    // Nor does it send in another's name.
+    // A workspace cannot send in the name of another.
     let forged = Ask::post(format!("/workspaces/{}/a2a", other.id)).header("X-Workspace-ID", &other.id);
     one.ask(forged.json(json!({ "method": "x" }))).await.refuses(401, "invalid workspace auth token");
 }
@@ -209,7 +209,7 @@ async fn doubled_slash_of_a_base_url_is_tolerated() {
         .refuses(401, "missing workspace auth token");
     let admins = Ask::new("DELETE", format!("//workspaces/{}", one.id));
     one.ask(admins).await.refuses(403, "only an admin may do this");
-    // An empty segment elsewhere is an id that is missing: it must not address a workspace called `tokens`.
+    // An empty segment elsewhere is a missing id; it must not address a workspace called `tokens`.
     registry.online("tokens").await;
     let answer = registry.order(Ask::new("DELETE", "/workspaces//tokens")).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");

@@ -1,4 +1,4 @@
-//! What agents say of themselves (§4): register, heartbeat, card.
+//! Reports of agents (§4): register, heartbeat, card.
 
 use serde_json::{Value, json};
 
@@ -10,12 +10,12 @@ use crate::support::{
 const OK: &str = r#"{"status":"ok"}"#;
 const REGISTERED: &str = r#"{"status":"registered"}"#;
 
-/// A beat that says all is well.
+/// A complete heartbeat without problems.
 fn whole() -> Value {
     json!({ "error_rate": 0.0, "uptime_seconds": 60, "runtime_metadata": {} })
 }
 
-/// What a runtime sends on a change of its task.
+/// The heartbeat that a runtime sends when its task changes.
 fn partial(task: &str, tasks: u32) -> Value {
     json!({
         "error_rate": 0, "sample_error": "", "active_tasks": tasks, "uptime_seconds": 0, "current_task": task,

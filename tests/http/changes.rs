@@ -1,4 +1,4 @@
-//! Changes of what a container is made from: what is accepted, when it is in force, and what is reported of it.
+//! Changes of a container's inputs: which are accepted, when they take effect, and what is reported.
 
 use ostler::engine::{MountSource, fake::exposed};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ async fn change(registry: &Registry, id: &str, body: Value) -> Answer {
     registry.order(Ask::new("PATCH", format!("/workspaces/{id}")).json(body)).await
 }
 
-/// A file in the config volume of a workspace.
+/// Content of `config.yaml` in the config volume of a workspace.
 async fn config(registry: &Registry, id: &str) -> String {
     let container = registry.row(id).await.container.unwrap();
     let state = registry.world.state();

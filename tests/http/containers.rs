@@ -1,4 +1,4 @@
-//! What a container is made with (§8), as the engine is told.
+//! Container specs (§8) as received by the engine.
 
 use ostler::{
     domain::runtime::User,

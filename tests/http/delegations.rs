@@ -1,4 +1,4 @@
-//! Delegations (§12): handed over, carried out, asked for, reported; across a restart of the daemon.
+//! Delegations (§12): created, sent, polled and reported; also across a restart of the daemon.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn list(of: &Hand<'_>) -> Vec<Value> {
     of.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
 
-/// The first row of a delegation that has ended, as a runtime looks for it.
+/// The first row of a delegation that has ended, found the way a runtime looks for it.
 async fn ended(of: &Hand<'_>, id: &str) -> Value {
     until(&format!("delegation {id} ends"), async || {
         let rows = list(of).await;
@@ -48,7 +48,7 @@ fn id_of(answer: &Answer) -> String {
     answer.json()["delegation_id"].as_str().unwrap().to_owned()
 }
 
-/// One that was handed over so long ago.
+/// Creates a delegation of the given age.
 async fn begun_before(of: &Hand<'_>, to: &str, age: Duration, sent_by_ostler: bool) -> DelegationId {
     let id = DelegationId(SystemEntropy.uuid());
     let new = NewDelegation {
@@ -70,14 +70,14 @@ fn database(registry: &Registry) -> Connection {
     sql
 }
 
-/// Status and error of a row.
+/// Status and error of a delegation's row.
 fn written(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
     let query = "SELECT status, error FROM delegations WHERE id = ?1";
     let row = database(registry).query_row(query, [id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)));
     row.expect("there is such a row")
 }
 
-/// As on a full disk, without one.
+/// Lets updates fail as on a full disk.
 const FULL: &str = "CREATE TRIGGER full BEFORE UPDATE ON delegations
                     BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
 
@@ -122,13 +122,13 @@ async fn delegation_is_carried_out_and_polled() {
     ] {
         assert_eq!(result[key], value, "{key} of {result}");
     }
-    // The result sorts before its delegation, whose status follows.
+    // The result sorts before its delegation, and the delegation takes its status.
     let rows = list(&from).await;
     let methods: Vec<_> = rows.iter().map(|row| (&row["method"], &row["status"])).collect();
     let completed = json!("completed");
     assert_eq!(methods, [(&json!("delegate_result"), &completed), (&json!("delegate"), &completed)]);
     assert_ne!(rows[0]["id"], rows[1]["id"], "each row has an id of its own");
-    // What the agent was sent.
+    // The request that the agent received.
     let asked = &agent.asked()[0];
     assert_eq!(asked.proofs(), [to.proof()]);
     let body = asked.json();
@@ -136,7 +136,7 @@ async fn delegation_is_carried_out_and_polled() {
     assert_eq!(body["params"]["message"]["messageId"], json!(id));
     assert_eq!(body["params"]["metadata"]["delegation_id"], json!(id));
     assert_eq!(body["params"]["message"]["parts"][0]["text"], "dig");
-    // A message like any other: one row under its target, none under the delegator.
+    // Recorded like any message: one row under the target, none under the delegator.
     let rows = to.ask(Ask::get(format!("/workspaces/{}/activity", to.id))).await.well();
     assert_eq!((rows.as_array().unwrap().len(), &rows[0]["source_id"]), (1, &json!(from.id)));
 }
@@ -154,7 +154,7 @@ async fn delegation_requests_are_refused_in_the_fields_words() {
     ] {
         delegate(&one, body).await.refuses(400, error);
     }
-    // The field's SDK posts to the target's id with its own token.
+    // The existing SDK posts to the target's id with its own token.
     let foreign = Ask::post(format!("/workspaces/{}/delegate", two.id)).json(json!({ "task": "t" }));
     one.ask(foreign).await.refuses(401, "invalid workspace auth token");
     assert!(list(&one).await.is_empty());
@@ -189,10 +189,10 @@ async fn same_key_is_handed_over_once_until_it_fails() {
     let told = again.has(200, &["delegation_id", "idempotent_hit", "status", "target_id"]);
     assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("completed")));
     assert_eq!(agent.asked().len(), 1, "done once");
-    // The key is the delegator's own.
+    // Keys are scoped to the delegator.
     let other = registry.online("other").await;
     assert_ne!(id_of(&delegate(&other, body.clone()).await), id);
-    // A failed one runs again, as a new delegation.
+    // A failed delegation runs again, as a new one.
     let gone = json!({
         "target_id": "00000000-0000-4000-8000-000000000000", "task": "t", "idempotency_key": "f",
     });
@@ -264,7 +264,7 @@ async fn runtime_records_and_updates_its_own_delegations() {
     assert_eq!(told["status"], "completed");
     let rows = list(&one).await;
     assert_eq!((rows.len(), rows[0]["response_preview"].as_str().unwrap().len()), (2, 300), "{rows:#?}");
-    // An end is an end.
+    // A final status does not change.
     let told = one.ask(update(json!({ "status": "failed", "error": "late" }))).await.well();
     assert_eq!(told["status"], "completed");
     let foreign = two.ask(Ask::post(format!("/workspaces/{}/delegations/{id}/update", two.id)).json(json!({
@@ -295,7 +295,8 @@ async fn open_delegations_are_bounded() {
     assert!(list(&one).await.len() <= 50);
 }
 
-/// What was never sent is sent by the next daemon, once; what may have been sent is told as failed, and not sent.
+/// A delegation that was never sent is sent once by the next daemon. One that may have been sent is reported as failed
+/// and not sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     let registry = Registry::start().await;
@@ -307,7 +308,7 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     let sent =
         id_of(&delegate(&from, json!({ "target_id": slow, "task": "t", "idempotency_key": "k" })).await);
     until("it is sent", async || (silent.asked().len() == 1).then_some(())).await;
-    // One that a crash kept from being sent.
+    // A delegation that a crash kept from being sent.
     let pending = DelegationId(Uuid::from_u128(9));
     let new = NewDelegation {
         id: pending,
@@ -328,7 +329,7 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     assert_eq!(silent.asked().len(), 1, "not sent a second time");
     assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
     assert_eq!(agent.asked().len(), 1);
-    // Its key is free again: whoever wants it done says so.
+    // Its key is free again, so the task can be delegated anew.
     let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
     ended(&from, &id_of(&delegate(&from, body).await)).await;
     assert_eq!(agent.asked().len(), 2);
@@ -368,7 +369,7 @@ async fn overdue_delegation_ends_however_many_are_newer() {
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let overdue = begun_before(&one, &two.id, Duration::from_hours(7), false).await;
     for _ in 0..60 {
-        // Not through the front door, which would end the overdue one.
+        // Inserted directly, because the API would end the overdue delegation.
         let sql = "INSERT INTO delegations (id, workspace, target, task, sent_by_ostler, status, created_at)
                    SELECT randomblob(16), workspace, target, task, 0, 'pending', ?1 FROM delegations LIMIT 1";
         database(&registry).execute(sql, [registry.clock.now().0]).unwrap();
@@ -417,7 +418,7 @@ async fn delegation_is_sent_once_the_store_can_write_again() {
     let from = registry.online("from").await;
     database(&registry).execute_batch(FULL).unwrap();
     let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);
-    // The one loop has come to it before it comes to this one.
+    // The delivery loop has tried to send it before this sleep ends.
     let after = DelegationId(Uuid::parse_str(&id).unwrap());
     registry.clock.sleep(Duration::from_secs(2)).await;
     assert_eq!((written(&registry, after).0.as_str(), agent.asked().len()), ("pending", 0));
@@ -433,7 +434,7 @@ async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let late = begun_before(&from, &to, Duration::from_hours(50), true).await;
-    // Written after it, which ends nothing of the kind before: as old, but not too old.
+    // Five hours old, so not overdue: it must still be sent.
     let timely = begun_before(&from, &to, Duration::from_hours(5), true).await;
     let (id, token) = (from.id.clone(), from.token.clone());
     database(&registry)
@@ -450,7 +451,8 @@ async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
     assert_eq!(agent.asked().len(), 1, "only the timely one is sent");
 }
 
-/// While what a daemon before left open cannot be taken up, new ones wait: each is then known twice, and sent once.
+/// While open delegations of the previous daemon cannot be loaded, new ones wait. Each is then known twice and must be
+/// sent once.
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_is_sent_once_however_often_it_is_known() {
     let registry = Registry::wanting(hasty()).await;
@@ -487,7 +489,7 @@ async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
         of.ask(Ask::post(path).json(json!({ "status": status, "error": "no" }))).await.well()["status"]
             .clone()
     };
-    // Its own, which has failed: it begins again, as with a key.
+    // Its own failed delegation starts again, as with a key.
     let own = Uuid::from_u128(7).to_string();
     assert_eq!(record(&one, &own).await.status, 202);
     assert_eq!(update(&one, &own, "failed").await, "failed");
@@ -499,13 +501,13 @@ async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
     assert_eq!(update(&one, &own, "completed").await, "completed");
     assert_eq!(record(&one, &own).await.status, 202);
     assert_eq!(list(&one).await[0]["status"], "completed", "one that is completed keeps its end");
-    // One that ostler carries out.
+    // A delegation that ostler carries out.
     let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
     let carried = id_of(&delegate(&one, gone).await);
     ended(&one, &carried).await;
     assert_eq!(record(&one, &carried).await.status, 202);
     assert_eq!(ended(&one, &carried).await["status"], "failed", "it keeps its end");
-    // Another's.
+    // A delegation of another workspace.
     let taken = record(&two, &own).await;
     taken.refuses(409, "delegation_id is in use: record the delegation under a new one");
     assert!(list(&two).await.is_empty());
@@ -523,7 +525,7 @@ async fn records_and_keys_do_not_meet() {
     assert_ne!(id_of(&delegate(&one, keyed).await), id);
 }
 
-/// The target is heard of all the time and goes on with its answer: nothing else would end it.
+/// The target keeps sending its answer without end, so only the time limit ends the delegation.
 #[tokio::test(flavor = "multi_thread")]
 async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
     let registry = Registry::wanting(Wanted { speed: 600, ..Wanted::default() }).await;
@@ -545,7 +547,7 @@ async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
     until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
 }
 
-/// The agent closed the connection after the first attempt and may have done the task: both carry the same id.
+/// The agent closed the connection after the first attempt and may have done the task; both attempts carry the same id.
 #[tokio::test(flavor = "multi_thread")]
 async fn task_is_sent_a_second_time_and_no_third() {
     let registry = Registry::wanting(hasty()).await;

@@ -1,4 +1,4 @@
-//! What the doctor costs while Podman gives no answer.
+//! The cost of `doctor` while Podman does not answer.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ async fn doctor_asks_a_frozen_engine_everything_at_once() {
     });
     let mut doctor = Wire::open(registry.address).await;
     doctor.write(&Ask::get("/doctor").token(&registry.admin).bytes()).await;
-    // A pass lists nothing before the sentinel's volume is found, so it is the doctor that asks for containers here.
+    // A pass lists nothing before it has found the sentinel volume, so only the doctor lists containers here.
     until("all its questions are asked, and none is answered", async || {
         let asked = asked.lock().unwrap();
         ["describe", "inspect_volume", "list_containers"]

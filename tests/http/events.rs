@@ -1,4 +1,4 @@
-//! Events (§5, §9): the newest first, and as they happen.
+//! Events (§5, §9): the list, newest first, and the stream.
 
 use serde_json::{Value, json};
 
@@ -7,13 +7,13 @@ use crate::support::{
     wire::{Ask, Wire, keys_of},
 };
 
-/// Listens to events.
+/// A client of the event stream.
 struct Listener {
     wire: Wire,
     text: String,
 }
 
-/// One that was heard.
+/// A received event.
 #[derive(Debug)]
 struct Heard {
     id: Option<i64>,
@@ -42,7 +42,7 @@ impl Listener {
                 self.text = rest;
                 let field =
                     |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-                // A comment only keeps the connection open.
+                // Comments only keep the connection open.
                 let Some(data) = field("data: ") else { continue };
                 let id = field("id: ").map(|id| id.parse().expect("a number"));
                 let event = field("event: ").expect("a type");

@@ -1,5 +1,5 @@
-//! A store that cannot answer (§2): 503 with `Retry-After`, never a refusal, never a change of status, never an open
-//! door.
+//! A store that cannot answer (§2): always 503 with `Retry-After`, never a refusal, a change of status or access
+//! without authentication.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let coming = registry.begun("coming", json!({})).await;
-    // A write that fails as on a full disk, without one.
+    // A write that fails as on a full disk.
     let sql = database(&registry);
     let full = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
     sql.execute_batch(&format!("CREATE TRIGGER full BEFORE UPDATE ON pulse {full}")).unwrap();
@@ -43,7 +43,7 @@ async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
     assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
     is_unavailable(&coming.beat(json!({})).await);
     assert_eq!((one.status().await, coming.status().await), ("online".into(), "provisioning".into()));
-    // Nobody was let in who would not be otherwise, and nobody was shut out.
+    // Authentication is unaffected: no additional token is accepted or refused.
     let strange = Hand { token: "A".repeat(43), ..one.clone() };
     strange.beat(json!({})).await.refuses(401, "invalid workspace auth token");
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
@@ -78,7 +78,7 @@ async fn a_locked_store_is_waited_for_and_then_told() {
     }
     let now = registry.clock.awake();
     assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
-    // Who only reads is answered meanwhile.
+    // Reads are answered meanwhile.
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(other.status().await, "online");
     sql.execute_batch("COMMIT").unwrap();
@@ -95,7 +95,7 @@ async fn a_token_that_cannot_be_looked_up_is_no_refusal() {
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", gone.id))).await.well();
     let sql = database(&registry);
     sql.execute_batch("ALTER TABLE tokens RENAME TO away").unwrap();
-    // Whether it was a removed workspace's is what nobody can say now.
+    // Whether the token belonged to a removed workspace cannot be determined now.
     is_unavailable(&gone.beat(json!({})).await);
     is_unavailable(&gone.ask(Ask::get(format!("/workspaces/{}/state", gone.id))).await);
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();

@@ -1,4 +1,4 @@
-//! What nobody means well by: tricks with paths and headers, bodies that are too large or too deep, floods, noise.
+//! Hostile requests: tricks with paths and headers, oversized or deeply nested bodies, floods, random noise.
 
 use std::{
     collections::BTreeMap,
@@ -105,7 +105,7 @@ async fn a_path_that_is_no_text_is_told_so_as_every_error_is() {
     }
 }
 
-/// One address may have 512 connections.
+/// The limit per address is 512 connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_want_nothing_keep_no_agent_out() {
     let registry = Registry::start().await;
@@ -119,13 +119,13 @@ async fn connections_that_want_nothing_keep_no_agent_out() {
         idle.push(Wire::open(registry.address).await);
     }
     one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
-    // The oldest of them has given way, and the one that has shown a token has not.
+    // The oldest idle connection was evicted, and the authenticated one was not.
     assert!(idle[0].try_answer().await.is_none());
     kept.write(&beat).await;
     kept.answer().await.well();
 }
 
-/// systemd and shells give 1024 and allow many more.
+/// systemd and shells set a soft limit of 1024 and a much higher hard limit.
 #[test]
 fn a_daemon_takes_the_descriptors_that_it_may_have() {
     let home = tempfile::tempdir().unwrap();
@@ -240,7 +240,7 @@ async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
         assert!((400..500).contains(&answer.status), "{answer:?}");
         let create = registry.order(Ask::post("/workspaces").body(format!(r#"{{"env":{nested}}}"#))).await;
         assert_eq!(create.status, 400, "{create:?}");
-        // What a beat holds besides is skipped, not built; what is no JSON is refused all the same.
+        // Unknown values of a heartbeat are skipped without being built; invalid JSON is refused all the same.
         let ignored = format!(r#"{{"workspace_id":"{}","mood":{nested}}}"#, one.id);
         let answer = one.ask(Ask::post("/registry/heartbeat").body(ignored)).await;
         assert!(matches!(answer.status, 200 | 400), "{answer:?}");
@@ -410,13 +410,13 @@ fn noisy(noise: &mut Rng, hands: &[(String, String)]) -> Ask {
     if noise.one_in(2) {
         ask = ask.header("X-Workspace-ID", if noise.one_in(4) { word.to_owned() } else { id.clone() });
     }
-    // What is waited for is waited for shortly.
+    // Requests that wait have a short timeout.
     ask = ask.header("X-Timeout", "1");
     if method == "GET" { ask } else { ask.body(noisy_body(noise, &id)) }
 }
 
-/// Statuses that noise may be answered with: what it is told is wrong, or that it was right after all. Messages to,
-/// and looks for, agents that are not there are told that.
+/// Statuses that are correct answers to noise: a refusal, or a success. Messages and lookups to unreachable agents get
+/// 502 or 503.
 fn is_fine(status: u16) -> bool {
     matches!(status, 200 | 400..=499 | 502 | 503)
 }
@@ -459,7 +459,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
             }
             wire.write(&bytes).await;
             if broken {
-                // Its length may be any now: nobody waits for what will not come.
+                // The length may be wrong now, so the server must not wait for bytes that never come.
                 wire.finish().await;
             }
             let answer = wire.try_answer().await;
@@ -479,7 +479,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
             }
         }
     };
-    // The first spell fills what is kept anyway: connections' buffers, prepared statements, pages.
+    // The first round fills what is kept anyway: connection buffers, prepared statements, pages.
     for (spell, seed) in [SEED, SEED + 100].into_iter().enumerate() {
         let count = EACH / 2;
         tokio::join!(

@@ -1,4 +1,4 @@
-//! Keys that ostler does not know, and routes that it does not have (§5, §15).
+//! Unknown keys, and routes that ostler does not have (§5, §15).
 
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ async fn patch_takes_positions_and_null_for_no_parent() {
     registry.order(patch(&one.id, json!({ "role": null }))).await.well();
     let shown = one.show().await;
     assert_eq!((&shown["name"], &shown["role"]), (&json!("two"), &Value::Null));
-    // A workspace may send a position with its own name.
+    // A workspace may send a position together with its own name.
     one.ask(patch(&one.id, json!({ "name": "three", "x": 1 }))).await.well();
 }
 

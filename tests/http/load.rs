@@ -1,4 +1,4 @@
-//! One workspace takes up only its share: requests in flight, bytes in memory, writes.
+//! Limits per workspace: in-flight requests, bytes in memory, writes.
 
 #![allow(clippy::disallowed_methods, reason = "real connections are held by real tasks")]
 
@@ -13,7 +13,7 @@ use crate::support::{
     worst_agent::{Daemon, Scale, broken, lines, play},
 };
 
-/// Messages that one workspace may have in flight.
+/// Limit of in-flight messages per workspace.
 const MESSAGES: usize = 32;
 
 fn message(text: &str) -> Value {
@@ -23,7 +23,7 @@ fn message(text: &str) -> Value {
     })
 }
 
-/// A request on a connection of its own, whose answer is not waited for.
+/// Sends a request on its own connection without waiting for the answer.
 async fn begun(registry: &Registry, ask: Ask) -> Wire {
     let mut wire = Wire::open(registry.address).await;
     wire.write(&ask.bytes()).await;
@@ -38,7 +38,7 @@ fn is_told_when_to_come_back(answer: &Answer) {
     assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
 }
 
-/// The same for a JSON-RPC request, in its own shape.
+/// The same refusal for a JSON-RPC request, in JSON-RPC form.
 fn call_is_told_when_to_come_back(answer: &Answer) {
     let told = answer.json();
     assert_eq!(
@@ -68,7 +68,7 @@ async fn messages_in_flight_are_capped_per_workspace() {
     until("all are at the agent", async || (agent.asked().len() == MESSAGES).then_some(())).await;
     call_is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
     is_told_when_to_come_back(&greedy.tell(&to, json!({ "method": "message/send" })).await);
-    // What is not a message has places of its own, and proof of life has no limit at all.
+    // Other requests have their own slots, and heartbeats have no limit.
     greedy.ask(Ask::get(format!("/registry/{}/peers", greedy.id))).await.well();
     is_well(&greedy).await;
     greedy.register(json!({})).await.well();
@@ -90,7 +90,7 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
     let agent = Agent::saying(Says::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
-    // Announced and not sent: that is enough for the room to be taken, and nothing of it is in memory.
+    // Announced but not sent: the bytes are reserved while nothing is in memory.
     let announce = |hand: &Hand<'_>, bytes: usize| {
         format!(
             "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {bytes}\r\n\r\n",
@@ -98,7 +98,7 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
         )
     };
     let held = tokio::sync::Mutex::new(Vec::new());
-    // What has room is waited for, and nothing is said. It keeps its room: who comes in first is not known.
+    // An accepted request gets no answer yet and keeps its reservation. The order of arrival is not known.
     let refused = async |hand: &Hand<'_>| {
         let mut wire = Wire::open(registry.address).await;
         wire.write(announce(hand, 10 << 20).as_bytes()).await;
@@ -110,7 +110,7 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
     };
     let answer = until("the room is taken", async || refused(&greedy).await).await;
     is_told_when_to_come_back(&answer);
-    // Small ones need no room, and another workspace has its own.
+    // Small messages need no reservation, and another workspace has its own limit.
     let _small = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
     until("a small message is passed on", async || (agent.asked().len() == 1).then_some(())).await;
     let large = message(&"x".repeat(5 << 20));
@@ -192,7 +192,7 @@ async fn list_of_peers_leaves_out_large_cards_when_there_are_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn list_of_events_is_bounded_in_bytes() {
     let registry = Registry::start().await;
-    // Several workspaces, because each has a bucket.
+    // Several workspaces, because the event limit applies per workspace.
     for name in ["one", "two", "three", "four", "five", "six"] {
         let hand = registry.external(name, json!({})).await;
         for number in 0..18 {
@@ -205,7 +205,7 @@ async fn list_of_events_is_bounded_in_bytes() {
     let answer = registry.order(Ask::get("/events?limit=1000")).await;
     assert!(answer.body.len() < 5 << 20, "the answer has {} bytes", answer.body.len());
     let newest = answer.well()[0]["id"].as_i64().expect("a number");
-    // A listener that catches up gets all of them, in several pages.
+    // A subscriber that catches up receives all of them, in several pages.
     let mut wire = Wire::open(registry.address).await;
     let stream = Ask::get("/events/stream?passing=false").header("Last-Event-ID", "0").token(&registry.admin);
     wire.write(&stream.bytes()).await;
@@ -239,7 +239,7 @@ async fn worst_agent_harms_none_of_the_others() {
     for (what, figure) in lines(&figures) {
         println!("{figure:>8} {what}");
     }
-    // A debug build's own pages are no memory of what is measured here.
+    // The anonymous pages of a debug build are not what is measured here.
     let broken = broken(&figures, |memory| memory.anonymous_kib);
     assert!(broken.is_empty(), "{broken:#?}\n{figures:#?}\n{}", daemon.log());
 }

@@ -1,7 +1,7 @@
 //! The wire protocol, row by row, against a running daemon over real sockets.
 //!
-//! Each test is named for the row it holds ostler to. Statuses and bodies are compared to the byte wherever the
-//! protocol says what they are, because the runtimes in the field compare texts.
+//! Each test is named after the protocol row that it checks. Statuses and bodies that the protocol specifies are
+//! compared byte for byte, because existing runtimes compare the text.
 
 mod activity;
 mod agent;

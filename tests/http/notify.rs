@@ -73,7 +73,7 @@ async fn notice_reaches_those_who_follow_events() {
     assert_eq!(follower.head().await.unwrap().0, 200);
     let mut seen = String::new();
     while !seen.contains("AGENT_MESSAGE") {
-        // Sent again until the stream is up: what is only passing is not stored as an event.
+        // Repeated until the subscription is active, because transient events are not stored.
         notify(&one, json!({ "message": "ping" })).await.well();
         let chunk = follower.chunk().await.expect("the stream goes on").expect("it has no end");
         seen.push_str(&String::from_utf8_lossy(&chunk));

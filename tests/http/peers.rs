@@ -1,4 +1,4 @@
-//! Whom agents find, and whom they may talk to (§4).
+//! Discovery of peers, and permission to communicate (§4).
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ impl Hand<'_> {
         self.ask(Ask::get(format!("/registry/discover/{id}")).header("X-Workspace-ID", &self.id)).await
     }
 
-    /// The names of its peers, as they are told.
+    /// Names of its peers, in the order of the answer.
     async fn peers(&self, query: &str) -> Vec<String> {
         let told = self.ask(Ask::get(format!("/registry/{}/peers{query}", self.id))).await.well();
         told.as_array().unwrap().iter().map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()
@@ -20,7 +20,7 @@ impl Hand<'_> {
 }
 
 fn proxied(id: &str) -> String {
-    // The asker's own word for ostler: the host that its request named.
+    // The base url that the caller used: the host named in its request.
     format!("http://ostler.test/workspaces/{id}/a2a")
 }
 

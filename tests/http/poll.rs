@@ -1,4 +1,4 @@
-//! Agents that poll (§11): how they register, how messages reach them, and what their senders hear.
+//! Agents that poll (§11): registration, delivery of messages, and the answers to senders.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -55,10 +55,10 @@ async fn message_to_a_poller_is_stored_and_queued() {
     assert_eq!(row["request_body"], hello("hi"), "the whole message, to be read by the agent");
     assert_eq!(row["data"], json!({ "source": "peer_agent", "text": "hi" }));
     assert!(row.get("response_body").is_none(), "it has no answer yet: {row}");
-    // A user's message has no source; its answer is the poller's own message.
+    // A user's message has no source; the answer to it is a message of the poller.
     same(&registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("you"))).await, &queued);
     assert_eq!(polled(&to, "&source=canvas").await[0]["source_id"], Value::Null);
-    // The peer answers by a message of its own, without X-Workspace-ID: the bearer says who it is.
+    // The peer answers with a message of its own, without X-Workspace-ID: the bearer token identifies it.
     let back = poller(&registry, "back").await;
     let reply = Ask::post(format!("/workspaces/{}/a2a", back.id)).json(hello("answer"));
     same(&to.ask(reply).await, &queued);
@@ -92,9 +92,9 @@ async fn register_chooses_the_delivery_mode() {
             200,
             r#"{"status":"registered","delivery_mode":"push"}"#,
         ),
-        // The field's SDK: a url of a scheme of its own, and no mode.
+        // The existing SDK sends a url with its own scheme and no mode.
         (json!({ "url": "remote://no-inbound" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
-        // What the row says stays.
+        // Without a new mode, the stored one is kept.
         (json!({ "url": "" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
         (json!({ "url": "ftp://never.checked" }), 200, r#"{"status":"registered","delivery_mode":"poll"}"#),
         (
@@ -108,12 +108,12 @@ async fn register_chooses_the_delivery_mode() {
     }
     let remote = one.register(json!({ "url": "remote://x", "delivery_mode": "push" })).await;
     assert_eq!(remote.status, 400, "{remote:?}");
-    // Without a url at all, as the CLI of the field does.
+    // No url at all, as the existing CLI registers.
     let bare = json!({ "id": one.id, "agent_card": {}, "delivery_mode": "poll" });
     let answer = one.ask(Ask::post("/registry/register").json(bare)).await;
     answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
     assert_eq!(one.show().await["delivery_mode"], "poll");
-    // A container is always sent to.
+    // Containers always use push.
     let container = registry.begun("container", json!({})).await;
     let answer = container.register(json!({ "delivery_mode": "poll" })).await;
     answer.is(200, r#"{"status":"registered","delivery_mode":"push"}"#);
@@ -148,7 +148,7 @@ async fn sender_hears_of_an_agent_without_a_url() {
     assert!(answer.status == 502 && answer.text().contains("has no url"), "{answer:?}");
 }
 
-/// A message as the proxy stores it.
+/// A message as stored by the proxy.
 fn row(of: WorkspaceId, number: u32, at: Timestamp) -> NewActivity {
     NewActivity {
         id: ActivityId(uuid::Uuid::from_u128(number.into())),
@@ -173,16 +173,16 @@ async fn unpolled_messages_are_never_dropped() {
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     from.tell(&to, hello("first")).await.well();
     let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
-    // Reports of its own push history out, never a message that waits.
+    // The agent's own reports push out history, but never a waiting message.
     let id = to.id.parse().unwrap();
     let row = |number| row(id, number, registry.clock.now());
     registry.store.log_activity((0..600).map(row).collect()).await.unwrap();
     assert_eq!(polled(&to, &format!("&since_id={first}&limit=500")).await.len(), 500);
-    // With the cursor on it, it counts as received, and is history like the rest.
+    // Once the cursor has reached it, a message counts as received and is ordinary history.
     registry.store.log_activity((1000..1600).map(row).collect()).await.unwrap();
     let gone = to.ask(Ask::get(format!("/workspaces/{}/activity?since_id={first}", to.id))).await;
     assert_eq!(gone.status, 410, "{gone:?}");
-    // A full mailbox refuses, and takes messages again once it was read.
+    // A full mailbox refuses messages, and accepts them again after a poll.
     for number in 0..500 {
         let row = row(10_000 + number);
         assert_eq!(registry.store.queue_message(row).await.unwrap(), Queued::Stored);
@@ -194,7 +194,7 @@ async fn unpolled_messages_are_never_dropped() {
         "{full:?}"
     );
     assert!(full.header("retry-after").is_some());
-    // An admin who looks on has polled nothing.
+    // An admin's query does not count as a poll.
     let newest = polled(&to, "&limit=1").await.remove(0);
     let looks = format!("/workspaces/{}/activity?since_id={}", to.id, newest["id"].as_str().unwrap());
     registry.order(Ask::get(&looks)).await.well();
@@ -206,7 +206,8 @@ async fn unpolled_messages_are_never_dropped() {
     to.ask(ack).await.refuses(400, "invalid request body");
 }
 
-/// Polls as the field's SDK does: the oldest row of the first page is the cursor, later the newest of each.
+/// Polls like the existing SDK: the first cursor is the oldest row of the first page, later cursors are the newest row
+/// of each page.
 async fn polled_to_the_end(to: &Hand<'_>, first: &str) -> Vec<Value> {
     let mut rows = polled(to, first).await;
     let mut cursor = rows.last().expect("something was sent")["id"].as_str().unwrap().to_owned();
@@ -253,7 +254,7 @@ async fn cursor_retires_only_messages_that_were_asked_for() {
     let waits = |sender| registry.store.waiting_up_to(id, query(sender));
     assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "it has arrived");
     assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "it was never sent");
-    // Another workspace's row is an unknown cursor, and retires nothing.
+    // A row of another workspace is an unknown cursor and retires nothing.
     let other = poller(&registry, "other").await;
     from.tell(&other, hello("later")).await.well();
     let foreign = polled(&other, "").await[0]["id"].as_str().unwrap().to_owned();

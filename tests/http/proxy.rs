@@ -1,4 +1,4 @@
-//! Messages between agents (§6), row by row.
+//! Messages between agents (§6), one test per row of the protocol's table.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"text":"hello"}]}}"#;
-/// What the token of a test's message is not to be found in.
+/// Headers that must never reach the agent, because they may hold the sender's token.
 const SECRETS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
 fn well() -> Says {
@@ -38,21 +38,21 @@ fn hello() -> Value {
     })
 }
 
-/// The same in the short form that the protocol allows: what is refused of it is refused in the plain shape.
+/// The short form of a message that the protocol allows, without `jsonrpc` and `id`: its refusals have the plain shape.
 fn bare() -> Value {
     let Value::Object(mut message) = hello() else { unreachable!("it is an object") };
     message.retain(|key, _| key != "jsonrpc" && key != "id");
     Value::Object(message)
 }
 
-/// A workspace that sends, and an external one that is sent to, whose agent is asked.
+/// A workspace that sends, an external workspace that receives, and the agent of the latter.
 async fn pair(registry: &Registry, says: Says) -> (Hand<'_>, Hand<'_>, Agent) {
     let agent = Agent::saying(says).await;
     let to = registry.external_at("to", &agent.url()).await;
     (registry.online("from").await, to, agent)
 }
 
-/// A connection on which a message has come: what is said before that is no answer to it.
+/// Accepts a connection and waits for a request on it: an answer sent earlier would not count.
 async fn asked_on(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let read = stream.read(&mut [0; 4096]).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_container_is_reached_at_its_own_port() {
     let agent = Agent::at(to.port().await, well()).await;
     from.tell(&to, bare()).await.is(200, REPLY);
     assert_eq!(agent.asked()[0].path, "/");
-    // A degraded one is sent to all the same.
+    // A degraded workspace still receives messages.
     to.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
     assert_eq!(to.status().await, "degraded");
     from.tell(&to, bare()).await.is(200, REPLY);
@@ -142,14 +142,14 @@ async fn agent_is_shown_the_proof_of_its_own_token() {
     let (from, away, far) = pair(&registry, well()).await;
     let to = registry.online("container").await;
     let near = Agent::at(to.port().await, well()).await;
-    // A client cannot choose it, not even as one of several values.
+    // A client cannot choose the proof, not even as one of several header values.
     let forged = |to: &Hand<'_>| from.message(to).header("X-Ostler-Proof", from.proof()).json(bare());
     for (to, agent) in [(&to, &near), (&away, &far)] {
         from.ask(forged(to)).await.is(200, REPLY);
         assert_eq!(agent.asked()[0].proofs(), [to.proof()]);
     }
     assert_ne!(to.proof(), away.proof(), "a neighbour could compute it");
-    // It does not authenticate anybody to ostler either.
+    // A proof does not authenticate a request to ostler either.
     let shown = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
     shown
         .header("X-Workspace-ID", &to.id)
@@ -165,7 +165,7 @@ async fn proof_changes_when_the_token_does() {
     let to = registry.online("container").await;
     let near = Agent::at(to.port().await, well()).await;
     from.tell(&to, bare()).await.is(200, REPLY);
-    // An api token of a container's workspace is not what its agent has.
+    // The agent in the container does not hold an api token of its workspace, so another one changes nothing.
     let another = Ask::post(format!("/workspaces/{}/tokens", to.id)).json(json!({}));
     registry.order(another).await;
     to.order("restart").await;
@@ -175,7 +175,7 @@ async fn proof_changes_when_the_token_does() {
     from.tell(&to, bare()).await.is(200, REPLY);
     let shown: Vec<_> = near.asked().iter().map(super::agent::Asked::proofs).collect();
     assert_eq!(shown, [[to.proof()], [anew.proof()]]);
-    // An external agent may hold either of two, until one is revoked.
+    // An external agent may hold either of two tokens, until one is revoked.
     let made =
         registry.order(Ask::post(format!("/workspaces/{}/tokens", away.id)).json(json!({}))).await.json();
     let second = made["auth_token"].as_str().unwrap_or_else(|| panic!("a token: {made}")).to_owned();
@@ -220,7 +220,7 @@ async fn whom_the_tree_forbids_is_not_sent_to() {
     let below = registry.online_below("below", &from).await;
     let refused = "access denied: workspaces cannot communicate per hierarchy rules";
     below.tell(&to, bare()).await.refuses(403, refused);
-    // Before its body is even looked at.
+    // The check comes before the body is read.
     below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
     assert_eq!(agent.asked().len(), 0);
 }
@@ -257,7 +257,7 @@ async fn a_message_above_10_mib_is_too_large() {
     assert_eq!(agent.asked().len(), 1);
 }
 
-/// A JS client reports a broken pipe, and never sees the answer, when the connection is closed while it sends.
+/// If the connection is closed while it sends, a JS client reports a broken pipe and never sees the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_a_large_request_that_is_refused_gets_the_answer() {
     let registry = Registry::start().await;
@@ -276,7 +276,7 @@ async fn who_sends_a_large_request_that_is_refused_gets_the_answer() {
         let answer = wire.answer().await;
         assert_eq!(answer.status, status, "{answer:?}");
     }
-    // One that sends its body only if it is asked for is refused at once, and sends nothing.
+    // A client that waits for `100 Continue` is refused at once and sends no body.
     let mut wire = Wire::open(registry.address).await;
     let head = format!(
         "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: o\r\nAuthorization: Bearer {}\r\nX-Workspace-ID: {}\r\n\
@@ -444,7 +444,7 @@ async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     registry.world.state().rootless = true;
-    // As Podman forwards ports in user space: it accepts, cannot reach the agent, and closes.
+    // Podman's port forwarder in user space accepts, fails to reach the agent, and closes.
     let forwarder = TcpListener::bind(("127.0.0.1", to.port().await)).await.unwrap();
     let port = to.port().await;
     let listens = async {
@@ -551,7 +551,7 @@ async fn refusal_is_a_json_rpc_error_when_the_message_is_a_json_rpc_request() {
             assert_eq!(told["error"]["data"]["http_status"], status, "{told}");
             assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
         }
-        // What is no JSON-RPC 2.0 request with an id is refused in the plain shape.
+        // Anything but a JSON-RPC 2.0 request with an id is refused in the plain shape.
         for other in [
             bare(),
             json!({ "jsonrpc": "1.0", "id": 1, "method": "x" }),
@@ -596,7 +596,7 @@ async fn events_pass_through_as_they_come() {
     assert_eq!(status, 200);
     assert!(headers.contains(&("content-type".into(), "text/event-stream".into())), "{headers:?}");
     assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 1\n\n");
-    // The second is sent only after the first was seen to arrive: nothing collects them.
+    // The second event is sent only after the first has arrived, so nothing buffers them.
     events.send("data: 2\n\n".into()).unwrap();
     assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 2\n\n");
     drop(events);
@@ -794,7 +794,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
     assert!(answer.header("retry-after").is_some());
     registry.world.heal();
-    // What was begun is gone on with by the next look, which nobody has to wait for here.
+    // The next run of the pass resumes what was begun; the test does not wait for its schedule.
     registry.sweep(&["settle"]).await;
     let wakes = async {
         let token = registry.token_in_volume(&to.id).await;
@@ -806,10 +806,10 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     answer.is(200, REPLY);
 }
 
-/// How long a message that should wait gets to show that it does not.
+/// Time in which a message that must wait could wrongly proceed.
 const CHANCE: Duration = Duration::from_millis(300);
 
-/// The workspace's next process comes up: its agent says that it is there.
+/// Waits until the workspace is provisioning, and sends the heartbeat of its new agent.
 async fn comes_up<'a>(to: &Hand<'a>) -> Hand<'a> {
     until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
     let anew = Hand { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
@@ -822,7 +822,7 @@ async fn message_waits_for_a_start_that_was_accepted() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    // Accepted, and nothing of it is carried out before the message has had its chance.
+    // The start is accepted, but not carried out until the message has had `CHANCE`.
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let comes_up = async {
         sleep(CHANCE).await;
@@ -833,7 +833,7 @@ async fn message_waits_for_a_start_that_was_accepted() {
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up);
     answer.is(200, REPLY);
-    // A stop that is ordered later has the last word.
+    // A stop that is ordered later wins.
     to.order("stop").await.well();
     assert_eq!(from.tell(&to, bare()).await.status, 409, "it is to stay so");
 }
@@ -887,7 +887,7 @@ async fn registration_counts_when_its_url_does_not_resolve() {
     assert!(told["url_refused"].as_str().unwrap().contains("agent.invalid"), "{told}");
     assert_eq!(to.status().await, "online", "it has registered");
     from.tell(&to, bare()).await.refuses(502, "failed to reach workspace agent: it has no url");
-    // A url that is known stays when the resolver fails at a later registration.
+    // A known url is kept if it does not resolve at a later registration.
     to.register(json!({ "url": agent.url() })).await.is(200, r#"{"status":"registered"}"#);
     to.register(json!({ "url": "http://agent.invalid/" })).await.has(200, &["status", "url_refused"]);
     from.tell(&to, bare()).await.is(200, REPLY);
@@ -1017,6 +1017,6 @@ async fn command_waits_for_a_start_that_was_accepted() {
     };
     let (answer, started) = tokio::join!(command(), starts);
     started.expect("it is started");
-    // The fake engine says so of a container that runs.
+    // The fake engine's answer for a running container.
     answer.refuses_with(503, "the fake engine runs no commands");
 }

@@ -1,4 +1,4 @@
-//! What is wrong with what an agent sends, and that it costs neither the agent its life nor the operator the reason.
+//! Invalid fields in agents' reports: they do not cost the agent its liveness, and the operator sees the reason.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::{
 const OK: &str = r#"{"status":"ok"}"#;
 const REGISTERED: &str = r#"{"status":"registered"}"#;
 
-/// Fields of a heartbeat with a value each, as JSON, and where it is shown.
+/// Fields of a heartbeat: name, value as JSON, key in the view, and value in the view.
 const FIELDS: [(&str, &str, &str, &str); 8] = [
     ("error_rate", "0.25", "last_error_rate", "0.25"),
     ("sample_error", "\"oops\"", "last_sample_error", "\"oops\""),
@@ -22,7 +22,7 @@ const FIELDS: [(&str, &str, &str, &str); 8] = [
     ("runtime_metadata", "{\"capabilities\":{}}", "", ""),
 ];
 
-/// Values that no field can use.
+/// Values that are invalid for every field, except where `is_usable` says otherwise.
 const FLAWS: [&str; 10] =
     ["NaN", "Infinity", "-Infinity", "1e999", "[1]", "true", "\"a\nb\"", "'x'", "{\"a\":NaN}", "\"high\""];
 
@@ -44,7 +44,7 @@ fn whole_beat(id: &str, but: Option<(&str, &str)>) -> String {
     format!(r#"{{"workspace_id":"{id}"{}}}"#, fields.collect::<String>())
 }
 
-/// Whether a field can use what is a flaw for others: every text is one for `sample_error`.
+/// Whether a field accepts a value of `FLAWS`: text fields accept `"high"`.
 fn is_usable(field: &str, flaw: &str) -> bool {
     match field {
         "sample_error" | "current_task" | "runtime_state" => flaw == "\"high\"",

@@ -1,4 +1,4 @@
-//! Workspaces over the wire (§5): made, shown, changed, removed, paused, put to sleep.
+//! Workspaces in the HTTP API (§5): create, show, patch, remove, pause, hibernate.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::{
     wire::{Ask, keys_of},
 };
 
-/// What the protocol says a workspace is shown with; ostler shows more.
+/// Keys that the protocol requires of a workspace; ostler returns more.
 const SHOWN: [&str; 17] = [
     "id",
     "name",
@@ -381,7 +381,7 @@ async fn start_brings_back_what_an_earlier_start_left_stopped() {
     root.order("pause").await.well();
     let image = registry.world.state().images.clone();
     registry.order(patch(&child.id, json!({ "image": "agent:none" }))).await.well();
-    // As after a crash between the parent's start and the child's.
+    // The state after a crash between the parent's start and the child's.
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
     let held = "UPDATE workspaces SET container_id = NULL WHERE name = 'child'";
     assert_eq!(sql.execute(held, []).unwrap(), 1);
@@ -403,12 +403,12 @@ async fn start_takes_another_port_when_its_own_is_another_workspaces() {
     let (port, container) = (lost.port().await, lost.show().await["container_id"].clone());
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
     let forget = || sql.execute("UPDATE workspaces SET host_port = NULL WHERE name = 'lost'", []).unwrap();
-    // As a row that was rebuilt without its port: nobody else has it, and the container stays.
+    // As in a row rebuilt without its port, which no other workspace has taken; the container is unchanged.
     forget();
     lost.order("resume").await.well();
     let shown = lost.show().await;
     assert_eq!((&shown["host_port"], &shown["container_id"]), (&port.into(), &container), "{shown}");
-    // Allotted to another workspace while the registry did not know of it.
+    // The port was assigned to another workspace while the registry did not know of it.
     lost.order("pause").await.well();
     forget();
     let other = registry.online("other").await;
