@@ -1,10 +1,11 @@
-//! Bringing a database file up to the current schema, or refusing it.
+//! Migration of a database file to the current schema, or its refusal.
 //!
-//! Migrations only go up, all that are due in one transaction, after a copy of the file was put beside it: what is
-//! refused on the way, for want of room or otherwise, is the file as it was, not one halfway up. A
-//! file that is newer, damaged or not ours is refused and left exactly as it is: an empty registry in
-//! its place would make every container look unknown. To the byte: it is looked at through a connection
-//! that cannot write, because already the switch to WAL changes another program's file.
+//! Migrations only go up. All due migrations run in one transaction, after a copy of the file was put beside it: a
+//! failed upgrade, for lack of space or otherwise, leaves the old schema and not one in between.
+//!
+//! A file that is newer, damaged or not ostler's is refused and left unchanged to the byte: with an empty registry in
+//! its place every container would look unknown. It is inspected through a connection that cannot write, because even
+//! the switch to WAL changes another program's file.
 
 use std::{
     fs::{self, File},
@@ -17,22 +18,22 @@ use rusqlite::{Connection, OpenFlags};
 use super::{OpenError, StoreError, log, private_file};
 use crate::crash_point;
 
-/// Marks a file as ostler's: `ostl`.
+/// Marks a file as ostler's: ASCII `ostl`.
 const APPLICATION_ID: i32 = 0x6f73_746c;
 
-/// The migrations, in order; the version is the number of those applied. Released ones never change.
+/// The migrations in order; the schema version is the number of those applied. Released ones never change.
 pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_keeper", include_str!("migrations/0001_keeper.sql")),
     ("0002_registry", include_str!("migrations/0002_registry.sql")),
     ("0003_field", include_str!("migrations/0003_field.sql")),
 ];
 
-/// Refuses a file that must not be opened for writing, and changes nothing of it.
+/// Refuses a file that must not be opened for writing. Changes nothing in it.
 pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
     let wal = log::log_of(path);
     let inspected = inspect_both(path, &wal);
     let Err(OpenError::Damaged { found, .. }) = &inspected else { return inspected };
-    // SQLite calls malformed what the disk does not give, too. A backup is no help against that.
+    // SQLite also reports a read error of the disk as a malformed file. A backup does not help against that.
     read_through(path)?;
     read_through(&wal)?;
     if size_of(&wal)? > 0 && is_sound_alone(path) {
@@ -41,7 +42,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
     inspected
 }
 
-/// Whether the file without its log is a healthy database of ours: then what is wrong is the log.
+/// Whether the file without its log is a sound database of ostler's; then the log is at fault.
 fn is_sound_alone(path: &Path) -> bool {
     size_of(path).is_ok_and(|size| size > 0)
         && check_outline(path, false).is_ok()
@@ -63,7 +64,7 @@ fn read_through(path: &Path) -> Result<(), OpenError> {
 fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
     let damaged = |found: String| OpenError::Damaged { path: path.to_owned(), found };
     if size_of(path)? == 0 {
-        // SQLite takes an empty file for a new database, and throws away the log beside it.
+        // SQLite treats an empty file as a new database and discards the log beside it.
         return match size_of(wal)? {
             0 => Ok(()),
             left => Err(damaged(format!("it is empty, but {} beside it holds {left} bytes", wal.display()))),
@@ -85,8 +86,10 @@ fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What SQLite overlooks: it takes a file of a few bytes for an empty one, which it would write over, and
-/// fills up a last page that was cut off. With a log beside it the file's length means nothing.
+/// Finds damage that SQLite overlooks.
+///
+/// SQLite treats a file of a few bytes as empty and overwrites it, and pads a truncated last page. With a log beside
+/// the file, the file's length has no meaning.
 fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     const SMALLEST_PAGE: usize = 512;
     let damaged = |found: &str| OpenError::Damaged { path: path.to_owned(), found: found.to_owned() };
@@ -109,12 +112,13 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     }
 }
 
-/// Without a log beside it nobody has the file open, and `immutable` keeps SQLite from making one.
+/// Opens a file for inspection. Without a log no process has the file open, and `immutable` keeps SQLite from creating
+/// one.
 fn look_at(path: &Path, has_log: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match path.to_str().filter(|_| !has_log) {
         Some(name) => {
-            // What has a meaning in a URI is written in its other form.
+            // Escape the characters that have a meaning in a URI.
             let name: String = name.chars().map(escaped).collect();
             let uri = format!("file:{name}?immutable=1");
             Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
@@ -138,12 +142,12 @@ fn size_of(path: &Path) -> Result<u64, OpenError> {
     }
 }
 
-/// Creates the schema, or brings it up to date.
+/// Creates the schema, or migrates it to the current version.
 pub(super) fn prepare(sql: &Connection, path: Option<&Path>) -> Result<(), OpenError> {
     apply(sql, path, MIGRATIONS)
 }
 
-/// What a file is, if it is one of ours that this program knows.
+/// Schema version of a file that is empty or ostler's.
 struct Identity {
     fresh: bool,
     version: u32,
@@ -189,7 +193,7 @@ fn apply(sql: &Connection, path: Option<&Path>, migrations: &[(&str, &str)]) -> 
     done
 }
 
-/// In one transaction, which is left open by a failure.
+/// Applies the due migrations in one transaction. A failure leaves it open for the caller to roll back.
 fn begin_and_apply(sql: &Connection, due: &[(&str, &str)], target: u32) -> Result<(), OpenError> {
     let of_the_store = |error| OpenError::from(StoreError::from(error));
     sql.execute_batch("BEGIN IMMEDIATE").map_err(of_the_store)?;
@@ -209,8 +213,8 @@ fn begin_and_apply(sql: &Connection, due: &[(&str, &str)], target: u32) -> Resul
     Ok(())
 }
 
-/// Reads every page once. At the sizes a machine's registry has this takes milliseconds, and it is the
-/// difference between refusing a damaged file now and acting on half of it later.
+/// Reads every page once. This takes milliseconds at the size of one machine's registry, and refuses a damaged file
+/// before ostler acts on a part of it.
 fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let found = sql
         .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
@@ -218,8 +222,10 @@ fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     if found == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), found }) }
 }
 
-/// Copies the file before it is changed. The copy carries the version it was made at, and has its name only once it
-/// is whole and on disk: people are told to put it in the place of a damaged database.
+/// Copies the file before it is changed.
+///
+/// The copy's name contains the schema version, and the copy gets it only once it is complete and on disk: error
+/// messages tell users to put it in the place of a damaged database.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
     let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));
@@ -229,7 +235,7 @@ fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenE
             .map_err(|source| OpenError::Place { path: copy.clone(), source })
     });
     if done.is_err() {
-        // What it takes may be what is missing. It is no copy, and the next attempt makes another.
+        // The space it takes may be the space that is missing. It is incomplete, and the next attempt makes a new copy.
         let _never_made = fs::remove_file(&unfinished);
     }
     done.map(|()| copy)
@@ -242,15 +248,15 @@ fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
     };
     let place = |source| OpenError::Place { path: copy.to_owned(), source };
     match fs::remove_file(copy) {
-        // Of a process that was killed over it.
+        // Left by a process that was killed while copying.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(place(source)),
     }
-    // It holds what the file holds: environments, and digests of tokens.
+    // The copy contains what the database contains: environment variables and token digests.
     private_file(copy)?;
     let mut target = Connection::open(copy).map_err(failed)?;
-    // Nobody goes back to what it was before: that was empty.
+    // No rollback is needed: the file was empty before.
     target.pragma_update(None, "journal_mode", "OFF").map_err(failed)?;
     rusqlite::backup::Backup::new(sql, &mut target)
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
@@ -271,7 +277,7 @@ mod tests {
             .map(|text| {
                 let lines = text.unwrap();
                 let bare = lines.lines().map(|line| line.split("--").next().unwrap_or_default());
-                // `ALTER TABLE` writes commas and brackets where it likes.
+                // `ALTER TABLE` places commas and brackets differently.
                 let text = bare.collect::<Vec<_>>().join(" ");
                 let spaced = text.replace('(', " ( ").replace(')', " ) ").replace(',', " , ");
                 spaced.split_whitespace().collect::<Vec<_>>().join(" ")
