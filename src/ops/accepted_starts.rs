@@ -96,7 +96,7 @@ impl AcceptedStarts {
         self.orders().of.contains_key(&workspace)
     }
 
-    /// Receives an event whenever a start was carried out, failed, or was overruled by a stop.
+    /// A receiver that is notified whenever a start was carried out, failed, or was overruled by a stop.
     #[must_use]
     pub fn ends(&self) -> StartEnds {
         StartEnds(self.0.ended.subscribe())

@@ -64,7 +64,7 @@ pub enum Order {
     RestartDue,
     /// Restart a running workspace that is degraded or stalled, unless it has recovered since.
     RestartUnwell {
-        /// Precondition for the restart.
+        /// The restart is skipped if this holds.
         unless: Unless,
         /// The reason, shown to operators.
         why: String,

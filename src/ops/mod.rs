@@ -104,7 +104,7 @@ struct Inner {
     paused: Mutex<BTreeSet<WorkspaceId>>,
 }
 
-/// The dependencies of [`Ops`].
+/// The dependencies of `Ops`.
 pub struct Parts {
     /// The registry.
     pub store: Store,

@@ -381,9 +381,10 @@ impl Inner {
         }))
     }
 
-    /// Whether the row's port is the one that its container publishes, which is fixed at creation; updates the row if
-    /// that port is free. While a registry is recovering, ports of containers that it does not know are allotted
-    /// again: a container that is adopted or restored later may publish a port that belongs to another row by then.
+    /// Whether the row's port is the one that its container publishes, which is fixed at creation. A different port is
+    /// stored in the row unless another row has it. While a registry is recovering, ports of containers that it does
+    /// not know are allotted again: a container that is adopted or restored later may publish a port that belongs to
+    /// another row by then.
     async fn has_its_port(&self, row: &Workspace, published: Option<u16>) -> OpResult<bool> {
         match published {
             Some(_) if row.host_port != published => {
@@ -404,7 +405,7 @@ impl Inner {
             crash_point::before("start: give its container the name back");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
-                // A container that is not ours has that name. The row identifies its container by id.
+                // Another container has that name by now. The row identifies its own by id.
                 Err(error) if error.trouble == Trouble::Conflict => {
                     tracing::warn!(workspace = %row.name, %error, "its container keeps its trash name");
                 }

@@ -71,7 +71,7 @@ impl Look {
     }
 }
 
-/// The dependencies of [`Sweeper`].
+/// The dependencies of `Sweeper`.
 pub struct SweeperParts {
     /// The registry.
     pub store: Store,

@@ -1,6 +1,6 @@
 //! `empty_trash`: permanently deletes trash entries whose retention has passed.
 //!
-//! Each entry is claimed first, inspected again, and never deleted by force: a volume that is mounted stays. Removed
+//! Each entry is claimed first, checked again, and never deleted by force: a volume that is mounted stays. Removed
 //! rows that own nothing any more are deleted here too, so that they do not accumulate.
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! `flag_wedged`: flags workspaces that are stalled: busy without progress.
 //!
-//! A long task looks the same from outside. So this pass only flags; it restarts only workspaces that have opted in.
+//! A long task looks the same from outside. So this pass flags the workspace, and restarts it only if it has opted in.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `hibernate_idle`: hibernates workspaces that allow it and are idle.
 //!
 //! A heartbeat alone is no activity. A proxied request, an open command or shell, and a connection to the published
-//! port keep a workspace awake. Such connections do not pass through ostler. They are read once a minute from the
-//! kernel's tables, which also keep closed connections for one minute. If the tables cannot be read, the workspace
+//! port keep a workspace awake. Connections to the port do not pass through ostler. They are read once a minute from
+//! the kernel's tables, which also keep closed connections for one minute. If the tables cannot be read, the workspace
 //! stays awake.
 
 use std::time::Duration;
