@@ -1,4 +1,4 @@
-//! What people get wrong, and disks that do not take it: a clear word, a next step, nothing half made.
+//! User errors and failing disks: a clear message, a next step, and nothing half created.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::support::{
     podman::image,
 };
 
-/// Fails unless a command was refused with this code and all of these words.
+/// Asserts that a command failed with this exit code and that its message contains all of these words.
 #[track_caller]
 fn assert_refused(said: &Said, code: i32, words: &[&str]) {
     assert_eq!(said.code, code, "{said:?}");
@@ -26,7 +26,7 @@ fn assert_refused(said: &Said, code: i32, words: &[&str]) {
     }
 }
 
-/// Fails unless the site has neither rows nor things.
+/// Asserts that the site has no rows, containers or volumes.
 #[track_caller]
 fn assert_nothing_made(site: &Site) {
     assert_eq!(site.json(["ls"]).as_array().unwrap().len(), 0, "a row was made");
@@ -95,7 +95,7 @@ fn a_command_that_is_not_there_is_named_and_nothing_runs() {
     let mut site = Site::new(HASTY);
     site.serve();
     let said = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
-    // The init process starts; that it finds no such program stands in the log.
+    // The init process starts; the log says that it did not find the program.
     assert_refused(&said, 1, &["lost", "exit code", "ostler why", "ostler logs lost"]);
     let log = site.ostler(["logs", "lost"]);
     assert!(format!("{}{}", log.stdout, log.stderr).contains("No such file"), "{log:?}");
@@ -106,9 +106,9 @@ fn a_command_that_is_not_there_is_named_and_nothing_runs() {
     converge(&site);
 }
 
-/// A configuration with a single port, which is free right now.
+/// A configuration with a single port that is free now.
 fn one_port() -> (String, u16) {
-    // The kernel gives it out of a range that no other site allots from.
+    // Taken from the kernel's range, from which no other site assigns ports.
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     (format!("ports = \"{port}-{port}\"\n{HASTY}"), port)
 }
@@ -150,7 +150,7 @@ fn a_port_range_that_is_used_up_is_named() {
     assert_truthful(&site);
 }
 
-/// Something mounted on a site's data directory.
+/// A file system mounted on a site's data directory.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -169,7 +169,7 @@ fn mount(arguments: &[&str], place: &Path) {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // A daemon of a failed test may still be in there.
+        // The daemon of a failed test may still use it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
@@ -191,7 +191,7 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
     converge(&site);
     make(&site, "before");
     let filling = fill(&site.data_dir());
-    // What SQLite has room for in its log may still be written: until it has none.
+    // SQLite may still write into the remaining space of its log, so workspaces are created until that fails.
     for number in 0.. {
         let name = format!("during-{number}");
         let said = site.ostler(creation(&name, &["--no-wait"]));

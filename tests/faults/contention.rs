@@ -1,4 +1,4 @@
-//! Several hands at once, and hands that let go.
+//! Concurrent orders, and clients that disconnect.
 
 use std::{
     process::{Child, Stdio},
@@ -96,10 +96,10 @@ fn a_daemon_told_to_end_does_so_whoever_still_listens() {
     assert_truthful(&site);
 }
 
-/// How many clients are connected to the daemon.
+/// Number of clients connected to the daemon.
 fn connections(site: &Site) -> usize {
     let socket = site.data_dir().join("ostler.sock").display().to_string();
     let known = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
-    // One line is the listener's.
+    // One line belongs to the listener.
     known.lines().filter(|line| line.ends_with(&socket)).count().saturating_sub(1)
 }

@@ -1,9 +1,8 @@
 //! `kill -9` between any two steps: the next start converges.
 //!
-//! A step is a request that changes something in the engine. Each scenario is gone through once per step
-//! and moment: the daemon dies before the engine hears of the request, or after the engine has carried it
-//! out and before the daemon hears of that. How many steps there are, nobody counts: the rounds end with
-//! the first in which the daemon was not killed.
+//! A step is a request that changes something in the engine. Each scenario runs once per step and moment: the daemon is
+//! killed before the engine receives the request, or after the engine has carried it out and before the daemon receives
+//! the answer. The number of steps is not fixed: the rounds end with the first one in which the daemon was not killed.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,24 +23,24 @@ use crate::support::{
     podman::podman_says,
 };
 
-/// A daemon, and the proxy that knows when to kill it.
+/// A daemon, and the proxy that kills it at a given step.
 struct Stage {
     proxy: EngineProxy,
     site: Site,
     killed: Arc<AtomicBool>,
 }
 
-/// What is gone through.
+/// A scenario to be interrupted.
 struct Scenario {
-    /// More keys for the section `sweep`.
+    /// Additional keys for the section `sweep`.
     sweep: &'static str,
-    /// Once, before the first round. The daemon is up, and has to be in the end.
+    /// Called once before the first round. The daemon is up, and must be up afterwards.
     set: fn(&mut Stage),
-    /// Before every round; the daemon may be up or down after it.
+    /// Called before every round; the daemon may be up or down afterwards.
     prepare: fn(&mut Stage, usize),
-    /// What the daemon is killed in. Returns when it has done or been killed.
+    /// The action during which the daemon is killed. Returns when it is done or the daemon was killed.
     act: fn(&mut Stage, usize),
-    /// How many steps it has at least: fewer, and the scenario does not do what it says.
+    /// Minimum number of steps; with fewer, the scenario does not test what it claims.
     steps: usize,
 }
 
@@ -65,7 +64,7 @@ impl Stage {
         let (killed, lock) = (Arc::clone(&self.killed), self.site.data_dir().join("ostler.lock"));
         self.proxy.observe(move |request, now| {
             if request.change == target && now == moment {
-                // Said first: a client sees its daemon die before this returns.
+                // Set first, because a client may notice the killed daemon before this returns.
                 killed.store(true, Ordering::Release);
                 kill(&lock);
             }
@@ -81,12 +80,12 @@ impl Stage {
         self.killed.load(Ordering::Acquire)
     }
 
-    /// Waits for something that a killed daemon will not do.
+    /// Waits for a condition, or until the daemon is killed.
     fn until(&self, what: &str, mut done: impl FnMut(&Site) -> bool) {
         until(what, || (self.was_killed() || done(&self.site)).then_some(()));
     }
 
-    /// The engine refuses every look at the sentinel while `work` is done: so nothing is begun.
+    /// Lets the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
     fn while_nothing_can_be_begun(&self, work: impl FnOnce(&Site)) {
         let looks = || self.proxy.count("GET", "/volumes/");
         self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
@@ -97,7 +96,7 @@ impl Stage {
     }
 }
 
-/// Kills the process that a lock names, and sees it dead.
+/// Kills the process named in a lock file and waits until it is dead.
 fn kill(lock: &Path) {
     let pid = std::fs::read_to_string(lock).expect("a daemon holds its lock");
     let pid: i32 = pid.trim().parse().expect("the lock names a process");
@@ -126,7 +125,7 @@ fn every_step(scenario: &Scenario, moment: Moment) {
     converge(&stage.site);
     (scenario.set)(&mut stage);
     for step in 0.. {
-        // What is prepared is waited for: this daemon has not been killed yet.
+        // The preparation is waited for normally: this daemon has not been killed yet.
         stage.killed = Arc::default();
         (scenario.prepare)(&mut stage, step);
         stage.arm(step, moment);
@@ -285,7 +284,7 @@ fn a_daemon_killed_at_any_step_of_settle_converges() {
             stage.site.ostler(["stop", "resting"]).well();
         },
         prepare: |stage, step| {
-            // What earlier rounds put away would be seen stopped once more in every round.
+            // Containers that earlier rounds moved to the trash would be checked again in every round.
             stage.site.ostler(["trash", "empty", "--yes"]);
             // Its own container runs although it is paused, and there is a second one.
             let row = stage.site.show("resting");

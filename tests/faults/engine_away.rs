@@ -1,4 +1,4 @@
-//! Orders while Podman gives no answer: accepted, shown as not done, and carried out when it is back.
+//! Orders while Podman does not answer: accepted, shown as not done, and carried out when it is back.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -50,7 +50,7 @@ fn orders_are_accepted_and_shown_while_podman_is_away() {
     });
 }
 
-/// Names of the workspaces that own the entries of the trash.
+/// Names of the workspaces with entries in the trash.
 fn in_trash(site: &Site) -> Vec<String> {
     let entries = site.trash();
     entries.iter().filter_map(|entry| entry["workspace_name"].as_str().map(Into::into)).collect()
@@ -129,7 +129,7 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
     });
 }
 
-/// What the doctor says of the addresses on which agents are heard.
+/// The doctor's check of the agent listeners.
 fn listen_of(site: &Site) -> Value {
     let said = site.ostler(["doctor", "--json"]);
     let report: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|why| panic!("{why}: {said:?}"));
@@ -169,7 +169,7 @@ fn agents_reach_a_daemon_that_starts_while_podman_is_away() {
         let answer = site.ostler(["message", "kid", "hi"]);
         assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
     }
-    // Further messages ask nothing about their container of an engine that has just given no answer.
+    // After a failed request, further messages do not ask the engine about their container.
     let asked = proxy.seen().len();
     for _ in 0..3 {
         site.ostler(["message", "kid", "hi"]).well();

@@ -1,5 +1,5 @@
-//! An engine that is gone, hangs, refuses, is somebody else's or another one: no pass acts, everybody is
-//! told why, and when it is back the passes do what was left.
+//! An engine that is gone, hangs, refuses, or belongs to another user or storage: no pass acts and every answer gives
+//! the reason. When the engine is back, the passes do the remaining work.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -24,20 +24,20 @@ use crate::support::{
     podman::{podman, podman_says},
 };
 
-/// Something to do for every pass that takes anything away.
+/// Work for every pass that takes something away.
 struct Temptation {
-    /// Runs, though its workspace was removed.
+    /// Container that runs although its workspace was removed.
     removed: String,
-    /// Runs, and nobody knows it.
+    /// Container that runs and is unknown to the registry.
     unknown: String,
-    /// Runs, though its workspace is paused.
+    /// Container that runs although its workspace is paused.
     resting: String,
     /// A workspace with a live token and no container.
     orphan: String,
 }
 
 impl Temptation {
-    /// Prepares it all, and leaves the site without a daemon.
+    /// Prepares all of it, and leaves the site without a daemon.
     fn prepare(site: &mut Site, proxy: &EngineProxy) -> Self {
         site.serve();
         for name in ["removed", "resting", "orphan"] {
@@ -86,8 +86,7 @@ impl Temptation {
     }
 }
 
-/// Fails unless no pass acts, `why` is told by every one of them and by the doctor, and what needs no
-/// engine works.
+/// Asserts that no pass acts, that every pass and the doctor report `why`, and that operations without the engine work.
 #[track_caller]
 fn assert_idle(site: &Site, why: &str) {
     for run in sweep(site, &[]).as_array().unwrap().iter().filter(|run| sees_the_engine(run)) {
@@ -111,13 +110,13 @@ fn changes(proxy: &EngineProxy) -> usize {
     proxy.seen().iter().filter(|request| request.changes()).count()
 }
 
-/// One cause: how it comes, what is said of it, and how it goes.
+/// One cause of failure: how it begins, how it is reported, and how it ends.
 fn is_endured(config: &str, comes: impl Fn(&EngineProxy), why: &str, goes: impl Fn(&EngineProxy)) {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     let temptation = Temptation::prepare(&mut site, &proxy);
     proxy.listen();
-    // Only now: an engine that is busy and well is not to be taken for one that hangs.
+    // Set only now, so that a busy engine is not taken for one that hangs during the preparation.
     site.configure(config);
     comes(&proxy);
     let before = changes(&proxy);
@@ -198,7 +197,7 @@ fn an_engine_that_this_user_may_not_ask_is_waited_for() {
     let temptation = Temptation::prepare(&mut site, &proxy);
     proxy.listen();
     open_socket();
-    // Not even its owner may pass, where the tests do not run as root.
+    // Mode 000 excludes even the owner, in case the tests do not run as root.
     open(0o000);
     site.serve();
     assert_idle(&site, "Permission denied");
@@ -240,7 +239,7 @@ impl OtherStorage {
     fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-storage-").tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
-        // Without mounts of its own, which would outlive it.
+        // Without mounts, which would outlive it.
         let storage = ["--storage-driver", "vfs"].map(str::to_owned).into_iter();
         let storage = storage.chain(["--root".into(), at("root"), "--runroot".into(), at("run")]);
         let service = podman()
@@ -271,7 +270,7 @@ impl Drop for OtherStorage {
     }
 }
 
-/// Lets a path lead to another socket.
+/// Points a symbolic link to another socket.
 fn lead(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).unwrap();

@@ -1,4 +1,4 @@
-//! Nobody is this registry twice.
+//! One registry never runs twice.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ use crate::support::{
     daemon::{Said, Site},
 };
 
-/// Runs a daemon that is to be refused.
+/// Runs a daemon that must refuse to start.
 #[track_caller]
 fn refused(command: &mut Command) -> Said {
     let ended = command.arg("serve").stdin(Stdio::null()).output().expect("the binary runs");
@@ -27,7 +27,7 @@ fn refused(command: &mut Command) -> Said {
     said
 }
 
-/// Copies a site's data directory into another site, as `cp -a` does.
+/// Copies a site's data directory to another site, like `cp -a`.
 fn copy(from: &Site, to: &Site) {
     let copied = Command::new("cp").arg("-a").arg(from.data_dir()).arg(to.data_dir()).status();
     assert!(copied.expect("cp runs").success());
@@ -65,7 +65,7 @@ fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
     assert!(doctor.stdout.contains("is a copy"), "the doctor does not say what a start would: {doctor:?}");
     assert!(!doctor.stdout.contains("start it: `ostler serve`"), "{doctor:?}");
 
-    // Accepted, but the original is served: there is still only one.
+    // The copy is accepted, but the original is being served: only one of them runs.
     original.serve();
     copied.ostler(["doctor", "--accept-copy"]).well();
     let said = refused(at_runtime_dir(&mut copied.command(), &original));
@@ -78,7 +78,7 @@ fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
     assert_eq!(copied.show("kept")["status"], "online");
     let said = refused(at_runtime_dir(&mut original.command(), &copied));
     assert!(said.stderr.contains(&format!("process {}", copied.pid())), "{said:?}");
-    // The original went on meanwhile: a copy knows nothing of what came after it, and holds it.
+    // The original continued meanwhile. The copy does not know what came later, and holds it.
     let doctor = copied.ostler(["doctor"]);
     assert!(doctor.stdout.contains("recovering since"), "{doctor:?}");
     copied.ostler(["adopt", "--all"]).well();

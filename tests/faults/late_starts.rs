@@ -1,7 +1,7 @@
-//! A start that takes effect when nobody counts on it any more.
+//! A start that takes effect after its caller has given up.
 //!
-//! Dropping a call does not cancel it in the engine. However late it comes, in the end there is one
-//! container, one live token, and the process holds that one.
+//! Dropping a call does not cancel it in the engine. However late the start takes effect, in the end there is one
+//! container and one live token, and the process has that token.
 
 use std::{
     process::{Child, Stdio},
@@ -33,7 +33,7 @@ fn is_start(request: &Request) -> bool {
     request.method == STARTS.0 && request.path.ends_with(STARTS.1)
 }
 
-/// The container that a request is about.
+/// The container id in the path of a request.
 fn container_of(request: &Request) -> String {
     request.path.split('/').find(|part| part.len() == 64).unwrap_or_default().to_owned()
 }
@@ -80,7 +80,7 @@ fn container_removed_while_it_is_started_is_replaced() {
     assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "nothing was removed");
 }
 
-/// The first start is lost for the daemon, and takes effect right before the request that `when` names.
+/// The answer to the first start is lost, and the start takes effect just before the request that `when` matches.
 fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), &impatient());
@@ -155,7 +155,7 @@ fn starts_whose_answers_never_come_end_with_one_container_and_one_token() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), &impatient());
     site.serve();
-    // Each takes effect; no answer ever comes.
+    // Each start takes effect, and no answer arrives.
     proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::DropAfter)]);
     site.ostler(creation("late", &["--no-wait"])).well();
     until("several starts were tried", || {
@@ -170,7 +170,7 @@ fn starts_whose_answers_never_come_end_with_one_container_and_one_token() {
     assert_one_of_each(&site, "late");
 }
 
-/// A Podman service on the tests' storage, to be killed.
+/// A Podman service on the tests' storage that a test may kill.
 struct Service {
     directory: TempDir,
     child: Child,

@@ -1,7 +1,7 @@
-//! What goes wrong around ostler: the real binary, the real Podman, and a fault between the two.
+//! Faults in the environment: the real binary, the real Podman, and a fault between the two.
 //!
-//! Every test ends in the same question, asked in `support/truth.rs`: does what ostler says agree with what
-//! Podman has, and does every process hold the token that the store takes?
+//! Every test ends with the check in `support/truth.rs`: ostler's output agrees with Podman, and every process has the
+//! token that the store accepts.
 
 mod bad_input;
 mod contention;

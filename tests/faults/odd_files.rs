@@ -1,4 +1,4 @@
-//! Agents that make their own start impossible: directories, FIFOs, links and odd modes in the config volume.
+//! Agents that prevent their own start: directories, FIFOs, links and unusual modes in the config volume.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! A container whose end Podman never hears of, because conmon, which would tell it, was killed first: Podman calls
-//! it running for ever, and neither a stop nor a start gets it out of that.
+//! A container whose exit Podman does not learn of, because conmon, which reports it, was killed first. Podman shows it
+//! as running forever, and neither a stop nor a start changes that.
 
 use std::fs;
 
@@ -14,13 +14,13 @@ use crate::support::{
     podman::{directory_of, has_ended, image, inspected, podman},
 };
 
-/// Kills conmon and then the process; waits until the process is gone.
+/// Kills conmon and then the process, and waits until the process is gone.
 #[track_caller]
 fn end_unheard(container: &str) {
     end_while(container, "running");
 }
 
-/// As if an operator's `podman stop` with a long grace had been killed, and the process with its conmon after it.
+/// As if an operator's `podman stop` with a long grace was killed, and then conmon and the process.
 #[track_caller]
 fn end_while_stopping(container: &str) {
     let mut stop = podman().args(["stop", "--time=300", container]).spawn().expect("podman runs");
@@ -41,7 +41,7 @@ fn end_while(container: &str, state: &str) {
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman heard of it");
 }
 
-/// Makes a workspace that does not end when it is asked to, and is killed while it is being stopped.
+/// Creates a workspace that ignores SIGTERM, and kills it while it is being stopped.
 #[track_caller]
 fn stuck_in_stopping(site: &Site, name: &str) -> String {
     let deaf =

@@ -1,4 +1,4 @@
-//! No sweep hits too much at once: it asks first, and does exactly what was approved.
+//! The breaker: a sweep that would affect too many workspaces is held, and does exactly what was approved.
 
 use crate::support::{
     daemon::{Site, until},
@@ -47,7 +47,7 @@ fn a_plan_that_hits_too_many_is_held_and_an_approval_releases_exactly_what_was_l
     });
     assert_eq!(running(), 0);
 
-    // What comes later was not approved, and the last hour counts.
+    // A later object was not approved, and the last hour counts.
     let fifth = site.create("five", &[])["container_id"].as_str().unwrap().to_owned();
     site.forget_row("five");
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");

@@ -1,4 +1,4 @@
-//! What operators do to containers by hand: rename, pause, prune. An order never reports what has not happened.
+//! Manual changes of containers: rename, pause, prune. An order never reports what has not happened.
 
 use rusqlite::OpenFlags;
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn container_of(row: &Value) -> String {
     row["container_id"].as_str().expect("it has a container").to_owned()
 }
 
-/// Creates a workspace and renames its container by hand.
+/// Creates a workspace and renames its container with `podman rename`.
 #[track_caller]
 fn renamed(site: &Site, name: &str) -> String {
     let container = container_of(&site.create(name, &[]));
@@ -52,7 +52,7 @@ fn stop_and_hibernate_end_a_renamed_container() {
     );
     assert!(site.live_instance_token_matches("worker"), "the token of a running container was revoked");
 
-    // An order that nobody gave here: started by hand although the row says paused.
+    // Started by hand although the row is paused.
     site.ostler(["stop", "worker"]).well();
     podman_says(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
@@ -78,7 +78,7 @@ fn removed_renamed_container_comes_back_and_trash_holds_it() {
     site.ostler(["rm", "worker"]).well();
     until("it lies in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
     assert_eq!(state(&container), "exited");
-    // In the trash it is renamed and started once more.
+    // In the trash, it is renamed and started again.
     podman_says(["rename", &container, &format!("again-{}", &container[..12])]);
     podman_says(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
@@ -131,7 +131,7 @@ fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
     let refused = site.ostler(["start", "worker"]);
     assert!(refused.code == 4 && refused.stderr.contains(&advice), "{refused:?}");
     let before = site.show("worker")["incarnation"].clone();
-    // As if it had been silent for long: degraded, and its restart due.
+    // The state after a long silence: offline, with a restart due.
     let database = site.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
     let silent = "UPDATE workspaces SET status = 'offline', restart_due_at = 0 WHERE name = 'worker'";
     assert_eq!(database.execute(silent, []).expect("the row can be changed"), 1);
@@ -155,7 +155,7 @@ fn every_state_podman_can_show_here_is_started_and_stopped() {
     site.serve();
     site.create("worker", &[]);
     let container = container_of(&site.show("worker"));
-    // Initialised by hand: the runtime's process waits, and no agent runs.
+    // Initialised by hand: the OCI runtime's process waits, and no agent runs.
     site.ostler(["stop", "worker"]).well();
     podman_says(["init", &container]);
     assert_eq!(state(&container), "initialized");
@@ -167,7 +167,7 @@ fn every_state_podman_can_show_here_is_started_and_stopped() {
         ("running", container.clone())
     );
     assert!(site.live_instance_token_matches("worker"));
-    // Configured: created, and never started.
+    // Configured: created and never started.
     site.ostler(["recreate", "worker"]).well();
     let container = container_of(&site.show("worker"));
     // Exited by itself.
@@ -223,7 +223,7 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_says(["container", "prune", "--force", "--filter", &of_site]);
     assert_eq!(state(&old), "gone", "Podman no longer prunes stopped containers");
-    // Before anything mounts them again, as `podman system prune --volumes` does in one go.
+    // Before the volumes are mounted again, like `podman system prune --volumes`.
     site.sweep_all();
     site.ostler(["start", "paused"]).well();
     assert_ne!(container_of(&site.show("paused")), old);

@@ -10,7 +10,7 @@ use crate::support::{
     podman::podman_says,
 };
 
-/// Runs a shell of this host whose `$OSTLER` is the site's binary, with this input.
+/// Runs a shell on this host with `$OSTLER` set to the site's binary, and with the given input.
 #[track_caller]
 fn host_shell(site: &Site, script: &str, input: &str) -> Output {
     let ostler = site.command();
@@ -28,7 +28,7 @@ fn host_shell(site: &Site, script: &str, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a shell starts");
-    // A script that reads none of its input may be gone.
+    // A script that reads none of its input may have ended already.
     let _ended = shell.stdin.take().expect("its input is a pipe").write_all(input.as_bytes());
     shell.wait_with_output().expect("the shell ends")
 }
@@ -39,7 +39,7 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// How many processes of a container have this in their command.
+/// Number of processes in a container whose command line contains `command`.
 fn running(container: &str, command: &str) -> usize {
     let listed = podman_says(["top", container, "args"]);
     listed.lines().filter(|line| line.contains(command)).count()
@@ -61,7 +61,7 @@ fn exec_neither_loses_output_nor_takes_the_input_of_a_script() {
     assert_eq!(printed(&host_shell(&site, unread, "")), "");
     let read = "head -c 20000000 /dev/zero | $OSTLER exec -i w -- wc -c";
     assert_eq!(printed(&host_shell(&site, read, "")).trim(), "20000000");
-    // Podman loses output of a command that ends before it has read its input: then nothing says success.
+    // Podman loses output of a command that ends before it has read its input. Such a run must not report success.
     for _ in 0..6 {
         let output = host_shell(&site, "echo x | $OSTLER exec -i w -- echo hello", "");
         let complete = output.stdout == b"hello\n";
@@ -74,7 +74,7 @@ fn exec_ends_its_command_when_its_client_is_killed() {
     let mut site = Site::new("");
     site.serve();
     let container = site.create("w", &[])["container_id"].as_str().expect("a container").to_owned();
-    // The shell waits for its child, which has to end too.
+    // The shell waits for its child, which must end too.
     let mut client = site.command();
     client.args(["exec", "w", "--", "sh", "-c", "sleep 4711; true"]);
     let mut client = client.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the client starts");

@@ -1,4 +1,4 @@
-//! What runs is what the row says, whoever had a hand in it.
+//! Containers run as their rows say, after manual changes too.
 
 use crate::support::{
     daemon::{Site, until},
@@ -26,10 +26,10 @@ fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
     assert_eq!(back["container_id"], container);
     assert!(back["incarnation"].as_u64() > made["incarnation"].as_u64(), "{back}");
 
-    // By hand, so nothing is new: the same process image, the same token.
+    // A restart by hand keeps the process image and the token.
     let token = site.token_in_volume("worker");
     podman_says(["restart", "--time=1", container]);
-    // Its end in between may have been seen; what runs is not called offline, and not started a second time.
+    // The exit in between may have been seen. The running container is not shown as offline and not started again.
     let before = back["incarnation"].clone();
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
     assert_eq!(site.show("worker")["incarnation"], before);

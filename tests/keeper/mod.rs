@@ -1,4 +1,4 @@
-//! The main job on real input: the real binary, the real Podman, real containers.
+//! The main functions with the real binary, the real Podman and real containers.
 
 mod breaker;
 mod by_hand;

@@ -1,4 +1,4 @@
-//! What nobody knows is reaped, and can be brought back; what is somebody else's is not touched.
+//! Unknown objects are reaped and can be restored; objects of others are not touched.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use crate::support::{
     podman::{Cleanup, has_volume, inspected, podman_says},
 };
 
-/// Graces that are over as soon as two looks were taken.
+/// Graces that have passed after two listings.
 const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
-/// Everything of an instance in the engine, with what each does.
+/// Every container and volume of an instance in the engine, with its state.
 fn everything_of(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
     let format = "{{.ID}} {{.Names}} {{.Exited}} {{.Pid}} {{.StartedAt}}";
@@ -72,7 +72,7 @@ fn two_ostlers_on_one_engine_leave_each_others_things_alone() {
     let (mut one, mut other) = (Site::new(AT_ONCE), Site::new(AT_ONCE));
     one.serve();
     other.serve();
-    // Names are nothing they share.
+    // Both instances may use the same workspace names.
     for site in [&one, &other] {
         site.create_all(&[("online", None), ("stopped", None), ("removed", None)]);
         site.ostler(["stop", "stopped"]).well();
@@ -118,7 +118,7 @@ fn a_container_made_by_hand_from_a_committed_workspace_image_is_left_alone() {
         "the labels did not travel, so this shows nothing: {labels}"
     );
 
-    // With its workspace there, removed and unknown: the copy is nobody's.
+    // The copy belongs to no workspace, whether the original exists, is removed or is unknown.
     let runs = [site.sweep_all(), site.sweep_all()];
     assert!(runs.iter().flat_map(|runs| runs.as_array().unwrap()).all(|run| applied(run) == 0), "{runs:?}");
     let doctor = site.json(["doctor"]);
@@ -137,7 +137,7 @@ fn a_container_made_by_hand_from_a_committed_workspace_image_is_left_alone() {
     assert_eq!(state, format!("running {debug}"));
 }
 
-/// An image a test made, removed at its end; containers of it go before.
+/// An image made by a test and removed at its end, together with its containers.
 struct RemovedImage(String);
 
 impl Drop for RemovedImage {
@@ -154,7 +154,7 @@ fn a_dry_run_needs_no_daemon_and_changes_nothing() {
     let removed = site.show("removed")["container_id"].as_str().unwrap().to_owned();
     site.ostler(["stop", "stopped"]).well();
     site.kill();
-    // A removal that a crash cut short, and a hand at the engine.
+    // A removal interrupted by a crash, and a manual change in the engine.
     site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)
         .execute("UPDATE workspaces SET status = 'removed', removed_at = 1 WHERE name = 'removed'", [])
         .unwrap();

@@ -1,4 +1,4 @@
-//! A registry that was lost or restored holds what it does not know, and takes it back whole.
+//! A lost or restored registry leaves unknown objects alone and can adopt all of them.
 
 use serde_json::Value;
 
@@ -7,15 +7,15 @@ use crate::support::{
     podman::inspected,
 };
 
-/// Graces that are over as soon as two looks were taken.
+/// Graces that have passed after two listings.
 const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 const TREE: [(&str, Option<&str>); 3] = [("top", None), ("middle", Some("top")), ("bottom", Some("middle"))];
 
-/// What must not change while a registry is lost and taken back.
+/// What must not change while a registry is lost and rebuilt.
 #[derive(Debug, PartialEq)]
 struct Alive {
     container: String,
-    /// Process id, its start, and how often the engine started it.
+    /// Process id, start time, and the engine's start count.
     process: String,
     token: String,
     parent: Value,
@@ -48,7 +48,7 @@ fn tree_at_work(site: &Site) -> [Alive; 3] {
     })
 }
 
-/// Looks until something unknown would have been reaped several times over.
+/// Sweeps long enough to reap an unknown object several times, if it were not held.
 fn until_held(site: &Site) -> Value {
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
     for _ in 0..3 {
@@ -67,7 +67,7 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
     site.lose_database();
     site.serve();
 
-    // A registry that is no longer empty has not been told what to do with the rest.
+    // A registry that is not empty any more does not yet know what to do with the rest.
     site.create("newcomer", &[]);
     let held = until_held(&site);
     for (alive, (name, _)) in before.iter().zip(TREE) {
@@ -88,7 +88,7 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
     let runs = site.sweep_all().to_string();
     assert!(!runs.contains("\"applied\""), "something was done to what was adopted: {runs}");
 
-    // It is a workspace as any other.
+    // An adopted workspace behaves like any other.
     site.ostler(["restart", "bottom"]).well();
     assert!(site.live_instance_token_matches("bottom"), "a restart of an adopted one left the wrong token");
     assert!(!site.is_valid("bottom", &before[2].token), "a restart left the old token valid");
@@ -100,7 +100,7 @@ fn a_database_deleted_while_it_is_served_is_lost_at_the_next_start_and_rebuilt_t
     site.serve();
     let before = tree_at_work(&site);
     site.lose_database();
-    // The daemon goes on with files that nobody can find any more.
+    // The daemon continues with files that are no longer in the directory.
     site.sweep_all();
     site.kill();
     site.serve();
@@ -134,7 +134,7 @@ fn a_database_put_back_from_an_older_copy_holds_what_it_does_not_know() {
     assert_eq!(site.show("younger")["parent_id"], site.show("elder")["id"]);
     assert!(site.live_instance_token_matches("younger"));
     assert!(site.live_instance_token_matches("elder"));
-    // The last unknown thing was decided on: there is nothing to hold any more.
+    // The last unknown object was decided on, so nothing is held.
     let doctor = site.json(["doctor"]).to_string();
     assert!(!doctor.contains("recovering"), "{doctor}");
 }
@@ -186,8 +186,8 @@ fn a_person_may_approve_what_a_lost_registry_holds_and_it_can_still_be_brought_b
     assert_eq!(site.ostler(["exec", "forgotten", "--", "cat", "/tmp/own"]).well(), "own\n");
 }
 
-/// A copy is taken of five workspaces. Then one is restarted, one removed, one recreated and one stopped, and the
-/// copy is put back; with `newcomer`, one was created meanwhile too.
+/// Takes a copy of five workspaces. Then one is restarted, one removed, one recreated and one stopped; with `newcomer`,
+/// one is created too. Finally the copy replaces the database.
 fn older_copy_is_put_back(newcomer: bool) {
     let mut site = Site::new(AT_ONCE);
     site.serve();
@@ -285,14 +285,14 @@ fn copy_put_over_the_database_of_a_killed_daemon_is_refused() {
     assert!(!log.exists(), "a stopped daemon left its log beside the database");
 }
 
-/// Its container lies in the engine under the name of a trash entry that no database has.
+/// Its container is in the engine under the name of a trash entry that is in no database.
 #[test]
 fn removed_workspace_is_found_by_name_after_the_registry_was_lost() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create_all(&[("kept", None), ("gone", None)]);
     site.ostler(["rm", "gone"]).well();
-    // A removal is accepted first and carried out then.
+    // A removal is accepted first and carried out later.
     until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
     site.kill();
     site.lose_database();

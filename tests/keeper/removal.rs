@@ -1,4 +1,4 @@
-//! What is removed goes into the trash, and comes back whole.
+//! Removed workspaces are moved to the trash and can be restored completely.
 
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ fn a_container_whose_stop_fails_is_put_away_next_cycle_and_only_once_it_is_stopp
     let container = made["container_id"].as_str().unwrap();
     let name = inspected(container, "{{.Name}}").unwrap();
     let refused = Fault::Status(500, "the engine is unwell".into());
-    // Not stopped, and not killed either.
+    // Neither the stop nor the kill succeeds.
     proxy.set_rules([
         Rule::when(|request| request.path.ends_with("/stop"), refused.clone()),
         Rule::when(|request| request.path.ends_with("/kill"), refused),
@@ -112,7 +112,7 @@ fn children_are_taken_down_only_when_told_so_and_all_come_back() {
     assert_eq!(site.json(["ls"]), Value::Array(Vec::new()));
     assert_eq!(site.sweep_all().to_string().matches("applied").count(), 0, "a removal left work behind");
 
-    // The list of commands in the README goes on with what came back.
+    // The README's command list continues with the restored workspaces.
     let back = site.ostler(["undelete", "top"]);
     assert!(back.code == 0 && back.stdout.contains("middle") && back.stdout.contains("bottom"), "{back:?}");
     assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the tree has come apart");

@@ -1,4 +1,4 @@
-//! No token in anything that is written: everything that a full run writes is searched for every token.
+//! No token appears in any output: everything that a full run writes is searched for every token.
 
 use std::{
     collections::BTreeSet,
@@ -19,11 +19,11 @@ use crate::support::{
     podman::{demo_image, image, podman_says},
 };
 
-/// As talkative as can be.
+/// The most verbose log.
 const TRACE: &str =
     "[log]\nlevel = \"trace\"\nformat = \"json\"\n[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
-/// Looks at every process's command line and at the environments it may read, all the while.
+/// Continuously reads the command line of every process, and the environments that are readable.
 struct Onlooker {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<BTreeSet<String>>>,
@@ -58,7 +58,7 @@ fn command_lines() -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
-/// A run of which everything is kept.
+/// A run whose complete output is recorded.
 struct Kept<'a> {
     site: &'a Site,
     said: Vec<(String, String)>,
@@ -73,7 +73,7 @@ impl Kept<'_> {
         said.stdout
     }
 
-    /// The one place where a token is shown: kept apart.
+    /// Runs a command that may show a token, and records the token separately.
     fn issue(&mut self, arguments: &[&str], find: impl Fn(&str) -> String) {
         let said = self.site.ostler(arguments.iter().copied());
         let token = find(&said.stdout);
@@ -88,12 +88,12 @@ impl Kept<'_> {
     }
 }
 
-/// Bytes as text, one character each: text is searched by far faster than bytes are.
+/// Bytes as text, one character each, because searching text is far faster than searching bytes.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-/// A token, and what it looks like when it was escaped or encoded.
+/// A token in its escaped and encoded forms.
 fn forms(token: &str) -> Vec<String> {
     let raw = base64s::URL_SAFE_NO_PAD.decode(token).expect("a token is base64");
     let hex = raw.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -107,7 +107,7 @@ fn forms(token: &str) -> Vec<String> {
         base64s::STANDARD_NO_PAD.encode(&raw),
         base64s::STANDARD_NO_PAD.encode(token),
         hex,
-        // How `Debug` prints bytes, which is how bodies get into logs.
+        // The `Debug` form of bytes, which is how bodies get into logs.
         bytes.join(", "),
         bytes.join(","),
         latin(&raw),
@@ -127,7 +127,7 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Everything a life can hold: made, moved, removed, lost, taken back, refused.
+/// Runs most operations: create, move, remove, lose, restore, refuse.
 fn full_run(kept: &mut Kept<'_>) {
     let site = kept.site;
     site.create_all(&[("top", None), ("below", Some("top"))]);
@@ -161,7 +161,7 @@ fn full_run(kept: &mut Kept<'_>) {
     site.sweep_until("revoke_stale_tokens", |run| run["actions"].to_string().contains("applied"));
     kept.run(&["start", "top"]);
     kept.collect("top");
-    // What a workspace prints is its own affair, and comes out of `logs` alone.
+    // The output of a workspace is its own responsibility, and is shown by `logs` only.
     let prints = "cat /configs/.auth_token; sleep 3600";
     kept.run(&["create", "talker", "--image", image(), "--", "sh", "-c", prints]);
     kept.collect("talker");
@@ -171,10 +171,11 @@ fn full_run(kept: &mut Kept<'_>) {
     ask_everything(kept);
 }
 
-/// An agent that registers, beats and is spoken to, and whose last words, which an event keeps, hold its token.
+/// An agent that registers, sends heartbeats and receives messages. Its last output, which an event stores, contains
+/// its token.
 fn a_telltale_crashes(kept: &mut Kept<'_>) {
     let site = kept.site;
-    // In one write: Podman's tail of a log leaves out what was written without the end of its line.
+    // In one write, because Podman's tail of a log omits text written without its newline.
     let tells = "echo \"$(cat /configs/.auth_token)\"; exec /bin/demo-agent";
     let create =
         ["create", "telltale", "--runtime", "agent", "--image", demo_image(), "--", "/bin/sh", "-c", tells];

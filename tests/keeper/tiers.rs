@@ -1,4 +1,4 @@
-//! How much of the machine a workspace gets, as seen from inside it.
+//! Resource limits of the tiers, seen from inside the container.
 
 use crate::support::{daemon::Site, podman::inspected};
 

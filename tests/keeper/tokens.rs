@@ -1,4 +1,4 @@
-//! Tokens are revoked when nobody can hold them any more, and never before.
+//! Tokens are revoked when no container can hold them any more, and never before.
 
 use std::thread;
 
@@ -54,7 +54,7 @@ fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_
     assert!(site.live_instance_token_matches("gone"), "the fresh token does not work");
     assert_ne!(site.token_in_volume("gone"), old);
     assert_eq!(site.ostler(["exec", "gone", "--", "cat", "/workspace/work"]).well(), "work\n");
-    // Readable to the one it is for, and to nobody else.
+    // Readable only by the agent's user.
     let mode = site.ostler(["exec", "gone", "--", "stat", "-c", "%a %u %g", "/configs/.auth_token"]).well();
     assert_eq!(mode, "600 1000 1000\n");
 }
@@ -89,7 +89,7 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
     let token = site.token_in_volume("worker");
     let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
     let sentinel = format!("ostler-{}", site.instance());
-    // A container that is known by its id would be evidence of the same engine: nothing at all is left in sight.
+    // A container known by its id would be evidence of the same engine, so nothing at all must be left.
     podman_says(["rm", "--force", "--time", "0", &container]);
     podman_says(["volume", "rm", &sentinel]);
 

@@ -1,4 +1,4 @@
-//! A config volume heals by itself; a work volume is never replaced in silence.
+//! A config volume is rebuilt automatically; a work volume is never replaced silently.
 
 use std::{fs, path::Path};
 
@@ -50,7 +50,7 @@ fn a_config_volume_wiped_under_a_stopped_container_heals_on_the_next_start() {
     fs::remove_dir_all(directory_of(&config)).unwrap();
     starts_whole(&site, "worker", "its directory deleted");
 
-    // Podman lets nobody delete a volume that a container mounts, other than by force with the container.
+    // Podman deletes a volume mounted by a container only by force, together with the container.
     assert_eq!(site.show("worker")["container_id"], container);
     assert_eq!(site.ostler(["exec", "worker", "--", "cat", "/workspace/work"]).well(), "work\n");
 }
@@ -64,7 +64,7 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
     let [_, of_volume] = volumes(&site, "volume");
     site.ostler(["stop", "directory"]).well();
     site.ostler(["stop", "volume"]).well();
-    // An unmounted disk looks like the first; a volume deleted with its container is the second.
+    // The removed directory looks like an unmounted disk; the volume is deleted together with its container.
     fs::remove_dir_all(directory_of(&of_directory)).unwrap();
     let container = site.show("volume")["container_id"].as_str().unwrap().to_owned();
     podman_says(["rm", &container]);
@@ -82,7 +82,7 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
         let refused = site.ostler(["start", name]);
         assert_eq!(refused.code, 1, "{refused:?}");
         assert!(refused.stderr.contains("--new-volume"), "{name}: {refused:?}");
-        // A paused one stays paused: nothing of it ran, and nothing is tried by itself.
+        // A paused workspace stays paused: nothing ran, and nothing is retried automatically.
         let shown = site.show(name);
         assert!(["paused", "failed"].contains(&shown["status"].as_str().unwrap()), "{shown}");
     }

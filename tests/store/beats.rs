@@ -1,7 +1,6 @@
-//! What a heartbeat costs, counted in what does not depend on the machine: commits and bytes. And what an answer to
-//! one is worth.
+//! The cost of a heartbeat in machine-independent units, commits and bytes, and the durability of its answer.
 //!
-//! The statements of a beat are counted beside it (`src/store/beats.rs`), where its connection can be listened to.
+//! The SQL statements of a heartbeat are counted in `src/store/beats.rs`, where its connection can be traced.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -21,14 +20,13 @@ use uuid::Uuid;
 
 use super::{Fixture, T0, commits, minute, pin_log, registry, submit};
 
-/// Workspaces of the crowd.
+/// Number of workspaces.
 const CROWD: u64 = 10_000;
 
-/// What a beat may cause to be written, in bytes: its share of the log's pages, and of the pages that a checkpoint
-/// copies from there.
+/// Limit of the bytes written per heartbeat: its share of the log pages and of the pages that a checkpoint copies.
 const BYTES_MAX: usize = 5_000;
 
-/// A registry of many online workspaces with an instance token each, and rows as wide as they are in life.
+/// A registry of many online workspaces, each with an instance token and a row of realistic size.
 struct Crowd {
     directory: TempDir,
     store: Store,
@@ -62,7 +60,8 @@ impl Crowd {
         }
     }
 
-    /// Beats of these workspaces, committed together but for those the writer has taken before the last was handed in.
+    /// Sends a heartbeat of each workspace. They share one commit, except those that the writer took before the last
+    /// arrived.
     async fn beat(&self, numbers: &[u64], at: Timestamp) {
         let lock = Connection::open(self.directory.path().join(FILE_NAME)).unwrap();
         lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -77,7 +76,7 @@ impl Crowd {
     }
 }
 
-/// A whole beat without words.
+/// A complete heartbeat with all texts empty.
 fn beat(uptime_seconds: i64) -> Beat {
     Beat { uptime_seconds, ..Beat::default() }
 }
@@ -92,7 +91,7 @@ fn fill(sql: &mut Connection) {
                  VALUES (?1, ?2, ?3, 'container', 'plain', 2, '{\"image\":\"example.org/agent:1\"}', 'online', ?4, 1, ?4)",
             )
             .unwrap();
-        // As it is after an hour of life: a row that grows at its first beat is no usual one.
+        // The state after an hour of operation. A row that grows at its first heartbeat is not typical.
         let mut pulse = tx
             .prepare(
                 "INSERT INTO pulse (workspace, token_used_at, last_heartbeat_at, last_activity_at, error_rate, active_tasks,
@@ -120,7 +119,7 @@ fn fill(sql: &mut Connection) {
     tx.commit().unwrap();
 }
 
-/// The pages that a log holds, one for each of its frames.
+/// The database pages in a log, one per frame, and the number of frames.
 fn frames(database: &Path) -> (Vec<u32>, usize) {
     let log = fs::read(database.with_extension("db-wal")).unwrap();
     let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
@@ -142,7 +141,7 @@ async fn beats_that_wait_together_share_a_commit() {
     let before = commits(&database);
     let numbers: Vec<_> = (1..=256).map(|number| number * 37).collect();
     crowd.beat(&numbers, minute(2)).await;
-    // The first may have been taken alone, before the others came.
+    // The writer may have taken the first one before the others arrived.
     let shared = commits(&database) - before;
     assert!(shared <= 2, "256 beats that waited together needed {shared} commits, and so many fsyncs");
 }
@@ -157,7 +156,7 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
     crowd.beat(&[1], minute(1)).await;
     pin_log(&pin);
     let (before, _) = frames(&database);
-    // Neighbours share a page, so they are taken from all over the table.
+    // Neighbouring rows share a page, so the rows are spread over the whole table.
     let mut random = 1_u64;
     for _ in 0..BATCHES {
         let batch: Vec<_> = std::iter::repeat_with(|| {
@@ -181,7 +180,7 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
     );
 }
 
-/// What `kill -9` leaves: the files as they are, whatever this process still had in mind.
+/// A copy of the files as `kill -9` leaves them, whatever this process still has in memory.
 fn as_it_lies(directory: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {

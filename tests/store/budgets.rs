@@ -1,4 +1,4 @@
-//! The restart budget of what runs and gives no good sign of life.
+//! The restart budget of workspaces that run but are degraded.
 
 use ostler::{
     domain::{budget::RestartBudget, ids::WorkspaceId, status::Status, time::Timestamp},
@@ -25,7 +25,7 @@ async fn restart_given_back_is_in_the_budget_again() {
         assert!(last.is_some(), "restart {second} is within the budget");
     }
     let last = last.unwrap();
-    // As after a crash between the claim and the start: what was taken stays taken.
+    // As after a crash between the claim and the start: the reservation is kept.
     assert_eq!(claim(&fixture, id, allowed + 1).await, None, "one more than the budget allows");
     assert_eq!(fixture.store.give_back_restart(last).await, Ok(true));
     assert_eq!(fixture.store.give_back_restart(last).await, Ok(false), "it was given back twice");

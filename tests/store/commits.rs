@@ -1,7 +1,7 @@
-//! Group commit: what waits together is committed together, and each caller hears only of its own.
+//! Group commit: changes that wait together are committed together, and each caller gets only its own result.
 //!
-//! The tests hold the database's write lock from outside while changes queue, which makes the batches the
-//! same on every machine.
+//! The tests hold the database's write lock from outside while changes queue, so that the batches are the same on every
+//! machine.
 
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +19,7 @@ fn tell(store: &Store, number: usize) -> impl Future<Output = ostler::store::Sto
     store.tell(T0, EventKind::ContainerStopped, None, json!({ "number": number }), None)
 }
 
-/// Holds the write lock while `changes` are handed in; they begin to be committed when it returns.
+/// Holds the write lock while `changes` submits; the commits begin when this returns.
 pub(super) fn while_held<T>(fixture: &Fixture, changes: impl FnOnce() -> T) -> T {
     let lock = fixture.side();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -46,7 +46,7 @@ async fn writers_that_wait_together_share_a_commit() {
     for change in waiting {
         change.await.unwrap();
     }
-    // The first may have been taken alone, before the others came; the rest fill batches of 256.
+    // The writer may have taken the first one before the others arrived; the rest fills batches of 256.
     let shared = commits(&fixture.path()) - before;
     assert!(shared <= 4, "{WRITERS} writers that waited together needed {shared} commits");
     assert_eq!(sequences(&fixture.side()), (1..=i64::try_from(WRITERS).unwrap()).collect::<Vec<_>>());
@@ -95,7 +95,7 @@ async fn events_are_broadcast_in_sequence_each_after_its_commit() {
 
 #[tokio::test]
 async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
-    // Without an identity, making a workspace fails at its last statement, after its event was written.
+    // Without a registry row, creating a workspace fails at its last statement, after its event was written.
     let fixture = Fixture::without_identity();
     let mut feed = fixture.store.subscribe();
     let (first, failing, last) = while_held(&fixture, || {
@@ -129,7 +129,7 @@ async fn a_caller_that_goes_away_undoes_nothing() {
     let new = new_workspace("alpha", Kind::Container);
     let id = new.id;
     while_held(&fixture, || drop(submit(fixture.store.create_workspace(new, T0))));
-    // The writer carries changes out in the order they came: when this one is answered, so is that.
+    // The writer applies changes in the order of arrival: when this one is answered, the earlier one is done.
     tell(&fixture.store, 1).await.unwrap();
     assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change went away with its caller");
 }

@@ -1,4 +1,4 @@
-//! Delegations: who may send one, when it is too old, and what makes room.
+//! Delegations: permission to send, expiry, and deletion of old ones to make room.
 
 use ostler::{
     domain::{
@@ -11,7 +11,7 @@ use ostler::{
 
 use super::{Fixture, MINUTE, T0, minute, uuid};
 
-/// The first minute in which one of the beginning is too old.
+/// The first minute in which a delegation created at `T0` is overdue.
 const TOO_LATE: i64 = 6 * 60 + 1;
 
 fn new(workspace: WorkspaceId, at: Timestamp) -> NewDelegation {

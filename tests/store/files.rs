@@ -1,4 +1,4 @@
-//! The files: who may read them, which are refused, and what a full or read-only disk leaves behind.
+//! The database files: permissions, refused files, and the effects of a full or read-only disk.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ fn mode(path: &Path) -> u32 {
         & 0o7777
 }
 
-/// Every file of a directory with its bytes. SQLite's shared memory is no content: it is rebuilt.
+/// Every file of a directory with its bytes, except SQLite's shared memory, which is rebuilt.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files
@@ -32,7 +32,7 @@ fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-/// The bytes of a healthy database of several pages, everything in the one file.
+/// The bytes of a healthy database of several pages, with an empty log.
 async fn healthy() -> Vec<u8> {
     let fixture = Fixture::new().await;
     for number in 0..60 {
@@ -106,7 +106,7 @@ fn a_directory_without_a_database_is_not_given_one_by_a_reader() {
     assert!(content(directory.path()).is_empty());
 }
 
-/// What a damaged file is made of, by name.
+/// Damaged database files, with a name for each kind of damage.
 fn damages(healthy: &[u8]) -> Vec<(String, Vec<u8>)> {
     const PAGE: usize = 4096;
     let pages = healthy.len() / PAGE;
@@ -172,7 +172,7 @@ async fn a_newer_database_that_a_crash_left_with_its_log_keeps_both() {
     let fixture = Fixture::new().await;
     let side = fixture.side();
     side.pragma_update(None, "user_version", 7).unwrap();
-    // As after a power cut: the version stands in the log only.
+    // As after a power cut: the version is only in the log.
     let directory = tempfile::tempdir().unwrap();
     for file in [FILE_NAME, "ostler.db-wal"] {
         fs::copy(fixture.directory().join(file), directory.path().join(file)).unwrap();
@@ -233,7 +233,7 @@ fn a_path_with_every_kind_of_letter_is_opened() {
     assert!(data.join(FILE_NAME).exists());
 }
 
-/// A file system of its own. Only root may make one.
+/// A file system of a given size; mounting it requires root.
 pub(super) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -255,7 +255,7 @@ impl SmallDisk {
         self.0.path().join("data")
     }
 
-    /// Leaves not a byte free, and answers with the file to delete.
+    /// Fills the disk completely and returns the file to delete.
     pub(super) fn fill(&self) -> PathBuf {
         let ballast = self.0.path().join("ballast");
         let mut file = fs::File::create(&ballast).unwrap();
@@ -268,7 +268,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the store's threads may still be closing its files.
+        // Lazily, because the store's threads may still be closing files.
         let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
@@ -314,7 +314,7 @@ async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_nee
     assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: made + 1, ..mirrored }));
 }
 
-/// A registry with some rows, whose daemon goes on, and the files it has on disk.
+/// A registry with some rows whose store is still open, together with its files on disk.
 async fn served_with(rows: &[&str]) -> Fixture {
     let fixture = Fixture::new().await;
     for name in rows {
@@ -344,14 +344,14 @@ async fn clean_stop_leaves_one_file_that_holds_everything() {
     assert!(!fixture.directory().join("ostler.db-shm").exists());
     let elsewhere = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), elsewhere.path(), &[FILE_NAME]);
-    // Nor does a reader leave anything.
+    // A reader leaves no file either.
     drop(Store::open_read_only(elsewhere.path()).unwrap());
     assert_eq!(names_in(elsewhere.path()).await, ["alpha", "beta"]);
     let refused = fixture.store.workspaces(Scope::Any).await.unwrap_err().to_string();
     assert!(refused.contains("closed"), "{refused}");
 }
 
-/// Makes a copy of a served database at a path.
+/// Copies the database of an open store to a path.
 type MakeCopy = fn(&Fixture, &Path);
 
 #[tokio::test]
@@ -383,7 +383,7 @@ async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
         let copy = kept.path().join("copy.db");
         make_copy(&fixture, &copy);
         fixture.container("beta").await;
-        // Killed, with the log beside the file; then the copy is put over the file.
+        // The daemon was killed and left its log; then the copy replaces the database file.
         let killed = tempfile::tempdir().unwrap();
         copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
         fs::copy(&copy, killed.path().join(FILE_NAME)).unwrap();
@@ -395,7 +395,7 @@ async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
             assert!(said.contains(told), "{what}: `{told}` is missing: {said}");
         }
         assert_eq!(content(killed.path()), before, "{what}: something was changed");
-        // The advice works.
+        // The advice in the error message works.
         fs::remove_file(killed.path().join("ostler.db-wal")).unwrap();
         let _absent = fs::remove_file(killed.path().join("ostler.db-shm"));
         assert_eq!(names_in(killed.path()).await, ["alpha"], "{what}");
@@ -414,7 +414,7 @@ async fn log_of_a_killed_daemon_is_replayed_when_it_belongs() {
             store.create_workspace(new_workspace(&name, Kind::Container), T0).await,
             Ok(CreateResult::Created(_))
         ));
-        // Killed again: the files are taken as they are.
+        // Killed again: the files are taken as they are now.
         let next = tempfile::tempdir().unwrap();
         copy_files(killed.path(), next.path(), &[FILE_NAME, "ostler.db-wal"]);
         drop(store);
@@ -437,7 +437,7 @@ async fn long_log_is_moved_into_the_file_while_serving() {
     let killed = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
     let store = Store::open(killed.path()).unwrap();
-    // Older ones may be gone: the history is bounded in bytes.
+    // Older events may be gone, because the history is bounded in bytes.
     assert_eq!(store.newest_events(None, 1).await.unwrap().first().map(|event| event.id), Some(400));
 }
 
@@ -484,8 +484,8 @@ async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt(
     store.found_registry(registry()).await.unwrap();
 }
 
-/// The shared memory beside a log takes room that a disk may not have: nobody should put an old backup in the place
-/// of a good database for that.
+/// The shared memory of a log needs space that the disk may not have. That must not be reported as damage, or users
+/// would replace a good database with an old backup.
 #[tokio::test]
 async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
     let fixture = Fixture::new().await;

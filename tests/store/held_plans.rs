@@ -1,4 +1,4 @@
-//! Plans the breaker holds: a person approves exactly one, by its id.
+//! Plans held by the breaker: an operator approves exactly one, by its id.
 
 use ostler::{
     domain::ids::PlanId,

@@ -1,7 +1,7 @@
-//! The store through its public interface, on the real SQLite in a directory of its own.
+//! The store through its public interface, with the real SQLite in a temporary directory.
 //!
-//! Every test gets a fresh registry and looks at what was committed through a connection of its own.
-//! Nothing is mocked: a statement that a database refuses is found by no mock.
+//! Every test gets a new registry and reads what was committed over a connection of its own. Nothing is mocked: a mock
+//! does not find a statement that the database rejects.
 
 mod beats;
 mod budgets;
@@ -45,18 +45,18 @@ use rusqlite::{Connection, params, types::Value};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// When the tests begin. They pass every time in, and none of them waits.
+/// Start time of the tests. They pass in every time explicitly, and none of them waits.
 pub(crate) const T0: Timestamp = Timestamp(1_700_000_000_000);
 
-/// A minute, in the store's unit.
+/// Milliseconds per minute.
 pub(crate) const MINUTE: i64 = 60_000;
 
-/// So many minutes after the beginning.
+/// The time `number` minutes after `T0`.
 pub(crate) fn minute(number: i64) -> Timestamp {
     Timestamp(T0.0 + number * MINUTE)
 }
 
-/// A number that no other caller in this process gets.
+/// A number unique within this process.
 fn next() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
@@ -66,7 +66,7 @@ pub(crate) fn uuid() -> Uuid {
     Uuid::from_u128(0x5707_0000_0000_4000_8000_0000_0000_0000 | u128::from(next()))
 }
 
-/// A container id nobody else has.
+/// A unique container id.
 pub(crate) fn container_id() -> ContainerId {
     format!("{:064x}", next()).try_into().unwrap()
 }
@@ -75,7 +75,7 @@ pub(crate) fn name(text: &str) -> WorkspaceName {
     text.parse().unwrap()
 }
 
-/// A token, and what the store is told of it.
+/// A token, and what the store receives for it.
 pub(crate) fn token() -> (Token, TokenIssue) {
     let mut bytes = [7; 32];
     bytes[..8].copy_from_slice(&next().to_be_bytes());
@@ -84,7 +84,7 @@ pub(crate) fn token() -> (Token, TokenIssue) {
     (token, issue)
 }
 
-/// Everything a container workspace is made with, but for what the test says.
+/// Defaults for a new workspace.
 pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
     NewWorkspace {
         id: WorkspaceId(uuid()),
@@ -101,7 +101,7 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
     }
 }
 
-/// Polls once: a store's change is handed to its writer at the first poll, and never before.
+/// Polls once: a change is handed to the store's writer at the first poll, never before.
 pub(crate) fn submit<F: Future>(change: F) -> Pin<Box<F>> {
     let mut change = Box::pin(change);
     let waited = change.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -109,7 +109,7 @@ pub(crate) fn submit<F: Future>(change: F) -> Pin<Box<F>> {
     change
 }
 
-/// A registry in a directory of its own.
+/// A registry in a temporary directory.
 pub(crate) struct Fixture {
     directory: TempDir,
     pub(crate) store: Store,
@@ -122,7 +122,7 @@ impl Fixture {
         fixture
     }
 
-    /// A database that has no registry row yet: everything that makes a workspace fails in it.
+    /// A database without a registry row, in which creating a workspace fails.
     pub(crate) fn without_identity() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
@@ -137,7 +137,7 @@ impl Fixture {
         self.directory.path().join(FILE_NAME)
     }
 
-    /// A second connection: it sees what was committed and nothing else.
+    /// A second connection; it sees only committed data.
     pub(crate) fn side(&self) -> Connection {
         let sql = Connection::open(self.path()).unwrap();
         sql.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
@@ -160,7 +160,7 @@ impl Fixture {
         self.create(new, T0).await
     }
 
-    /// Starts it, as the operation does, and answers with the token its container was given.
+    /// Starts the workspace like the operation does, and returns the token for its container.
     pub(crate) async fn start(&self, id: WorkspaceId, at: Timestamp) -> Option<(Begun, Token)> {
         let (token, issue) = token();
         let begin = BeginStart {
@@ -194,7 +194,7 @@ impl Fixture {
         self.store.remove_workspace(id, true, false, at).await.unwrap();
     }
 
-    /// Puts a row into a status without asking the state machine.
+    /// Sets a status without the state machine.
     pub(crate) fn force(&self, id: WorkspaceId, status: Status) {
         let changed = self
             .side()
@@ -207,7 +207,7 @@ impl Fixture {
         assert_eq!(changed, 1);
     }
 
-    /// Everything in the database, a line per row: two of them are equal when nothing was changed.
+    /// Everything in the database, one line per row: two equal dumps mean that nothing was changed.
     pub(crate) fn dump(&self) -> String {
         dump(&self.side())
     }
@@ -216,7 +216,7 @@ impl Fixture {
         self.side().query_row(query, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
-    /// Every event's sequence, type and workspace.
+    /// Sequence, type and workspace of every event.
     pub(crate) async fn events(&self) -> Vec<(i64, String, Option<WorkspaceId>)> {
         let events = self.store.events_after(0, 100_000).await.unwrap();
         events.into_iter().map(|event| (event.id, event.event_type, event.workspace_id)).collect()
@@ -227,7 +227,7 @@ pub(crate) fn registry() -> Registry {
     Registry { instance: InstanceId(uuid()), generation: 0, recovering_since: None, engine_accepted_at: None }
 }
 
-/// Every row but the mark of the log, which every opening changes.
+/// Every row except `log_mark`, which changes whenever the database is opened.
 pub(crate) fn dump(sql: &Connection) -> String {
     let tables: Vec<String> = strings(
         sql,
@@ -276,9 +276,9 @@ pub(crate) fn digest(token: &Token) -> TokenDigest {
     token.digest()
 }
 
-/// How many transactions the log holds since a reader last let it begin anew.
+/// Number of transactions in the log since it was last restarted.
 ///
-/// The last frame of each carries the size of the database after it, all others carry zero there.
+/// The last frame of a transaction contains the size of the database after it; in all other frames that field is zero.
 pub(crate) fn commits(database: &Path) -> usize {
     let log = std::fs::read(database.with_extension("db-wal")).unwrap();
     let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
@@ -288,7 +288,7 @@ pub(crate) fn commits(database: &Path) -> usize {
     frames.take_while(|at| &log[at + 8..at + 16] == salts).filter(|at| word(at + 4) != 0).count()
 }
 
-/// Keeps the log from beginning anew, so that [`commits`] counts all that follow.
+/// Keeps the log from being restarted, so that [`commits`] counts every later transaction.
 pub(crate) fn pin_log(sql: &Connection) {
     sql.execute_batch("BEGIN; SELECT count(*) FROM registry").unwrap();
 }

@@ -1,4 +1,4 @@
-//! A database of every released schema, with data: each migrates, and keeps every row.
+//! Databases of every released schema, with data: each migrates and keeps every row.
 
 use ostler::{
     domain::{
@@ -54,7 +54,7 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         let lead = &rows[0].row;
         assert_eq!(lead.spec.env.get("KEY").map(String::as_str), Some("value"), "{schema}");
         assert_eq!((lead.host_port, lead.status_since), (Some(21_001), Timestamp(T + 1)), "{schema}");
-        // Tokens go on: nobody's agent notices.
+        // Tokens stay valid, so no agent is affected.
         let holder = store.bearer(&TokenDigest([1; 32]), Timestamp(T));
         let Some(Bearer::Workspace(holder)) = holder else { panic!("{schema}: {holder:?}") };
         assert_eq!(holder.workspace, WorkspaceId(Uuid::from_u128(101)), "{schema}");
@@ -65,12 +65,12 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         );
         assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree is not there");
         assert_eq!(store.memory_is_true().await, Ok(true), "{schema}");
-        // What was offline before there was a budget waits for a person.
+        // A workspace that was offline before the restart budget existed waits for an operator.
         assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap().rows, [], "{schema}");
     }
 }
 
-/// What stands beside the database under the name of a copy is one: messages tell people to put it in its place.
+/// A file under the backup's name must be a complete copy, because messages advise users to restore it.
 #[test]
 fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     let disk = SmallDisk::new("2m");
@@ -82,7 +82,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     let rows = Tables::read(&sql).unwrap();
     drop(sql);
     let bytes = std::fs::read(&path).unwrap();
-    // Room for what SQLite wants beside a database, and for a part of the copy.
+    // Space for SQLite's files beside the database and for a part of the copy.
     let room = disk.data().join("room");
     std::fs::write(&room, vec![0; 100 << 10]).unwrap();
     let ballast = disk.fill();
@@ -95,7 +95,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     assert!(!copy.exists(), "half a copy was left");
 
     std::fs::remove_file(ballast).unwrap();
-    // As a process leaves it that was killed over its copy.
+    // The state after a process was killed while it made its copy.
     let unfinished = disk.data().join("ostler.backup-v1.unfinished");
     std::fs::write(&unfinished, "half a copy").unwrap();
     drop(Store::open(&disk.data()).unwrap());
@@ -103,7 +103,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     assert!(!unfinished.exists(), "half a copy was left beside the whole one");
 }
 
-/// Who releases a schema adds its file here, made by the version that is released.
+/// Whoever releases a schema adds its file here, made by the version that is released.
 #[test]
 fn every_schema_but_the_newest_has_its_file() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations")).unwrap();

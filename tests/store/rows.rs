@@ -1,4 +1,4 @@
-//! Names, the tree, removal and its undoing.
+//! Workspace names, the tree, removal and undelete.
 
 use ostler::{
     domain::{
@@ -264,7 +264,7 @@ async fn adopted_workspace_with_the_token_of_another_gets_no_token() {
     let first = AdoptedWorkspace { token: Some(issue.clone()), ..adopted(WorkspaceId(uuid()), "alpha") };
     let owner = first.id;
     fixture.store.adopt_workspace(first, T0).await.unwrap();
-    // Two containers that hold one token, by way of a copied volume.
+    // Two containers with the same token, as after copying a volume.
     let issue = TokenIssue { id: TokenId(uuid()), ..issue };
     let copy = AdoptedWorkspace { token: Some(issue), ..adopted(WorkspaceId(uuid()), "beta") };
     let id = copy.id;
@@ -277,7 +277,7 @@ async fn adopted_workspace_with_the_token_of_another_gets_no_token() {
     assert!(told[1].contains(r#""token":"refused""#), "{told:?}");
 }
 
-/// An adoption of what the engine has of a row, in a registry that is recovering.
+/// Adopts a container of a known row, in a registry that is recovering.
 async fn adopt(
     fixture: &Fixture,
     id: WorkspaceId,
@@ -343,7 +343,7 @@ async fn adopted_row_is_not_purged_by_an_earlier_order() {
     let left = "SELECT count(*) FROM workspaces WHERE purge_ordered_at IS NOT NULL";
     assert_eq!(fixture.number(left), 0, "the live row keeps the order");
 
-    // A registry in which an older version left the order.
+    // A live row with a purge order, as an older version could leave it.
     fixture.side().execute("UPDATE workspaces SET purge_ordered_at = 1", []).unwrap();
     assert_eq!(ordered().await, 0, "a live workspace is to be purged");
     remove(false, 6).await;
@@ -527,7 +527,7 @@ async fn written_config_leaves_a_newer_one_pending() {
     assert!(fixture.row(id).await.config_pending, "the same text again is to be written again");
 }
 
-/// The generation of the registry.
+/// Generation of the registry.
 async fn generation(fixture: &Fixture) -> i64 {
     fixture.store.registry().await.unwrap().unwrap().generation
 }

@@ -1,4 +1,4 @@
-//! Every status, every cause, every guard: what the state machine allows, and nothing else.
+//! The state machine: every status, cause and guard, and that nothing else is allowed.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{Fixture, T0, commits, minute, new_workspace, pin_log};
 
-/// The incarnation every row of these tests is of.
+/// The incarnation of every row in these tests.
 const CURRENT: Incarnation = Incarnation(3);
 
 struct Attempt {
@@ -67,7 +67,7 @@ fn last_event(sql: &Connection) -> (i64, Option<Vec<u8>>, String, i64) {
     .unwrap()
 }
 
-/// One row for each attempt, put into its status behind the store's back, in one transaction.
+/// One row per attempt, set to its status with direct SQL in one transaction.
 async fn attempts(fixture: &Fixture) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     let shape = fixture.create(new_workspace("shape", Kind::Container), T0).await;
@@ -105,7 +105,7 @@ async fn attempts(fixture: &Fixture) -> Vec<Attempt> {
     attempts
 }
 
-/// The number of the last checkpoint.
+/// The sequence number of the last checkpoint.
 fn log_mark(sql: &Connection) -> i64 {
     sql.query_row("SELECT base FROM log_mark", [], |row| row.get(0)).unwrap()
 }
@@ -122,7 +122,7 @@ fn expected_after(before: Vec<(String, Value)>, target: Status, at: Timestamp) -
                 "status_since" => Value::Integer(at.0),
                 "removed_at" if target == Status::Removed => Value::Integer(at.0),
                 "removed_at" => Value::Null,
-                // In a row: it goes on through `degraded`, and ends with anything else.
+                // Start of the up-period: kept through `degraded`, cleared by every other status.
                 "online_since" => match (target, value) {
                     (Status::Online, Value::Null) => Value::Integer(at.0),
                     (Status::Online | Status::Degraded, since) => since,
@@ -157,7 +157,7 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
         let changed = fixture.store.change_status(change).await.unwrap();
         assert_eq!(changed, attempt.allowed(), "{}", attempt.story());
         let now = commits(&fixture.path());
-        // A log that has grown long is marked for a checkpoint, in a transaction of its own.
+        // A long log is marked for a checkpoint in a transaction of its own.
         counted += usize::from(log_mark(&sql) != mark_before);
         let event_after = last_event(&sql);
         if changed {
@@ -177,7 +177,7 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
     }
     let allowed = attempts.iter().filter(|attempt| attempt.allowed()).count();
     assert_eq!((attempts.len(), applied), (2 * 12 * Cause::ALL.len() * 4, allowed));
-    // Whatever happened to the others, a row that was refused is as it was made.
+    // Changes of other rows have not affected a row whose change was refused.
     for attempt in attempts.iter().filter(|attempt| !attempt.allowed()) {
         let row = fixture.row(attempt.workspace).await;
         assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.story());
@@ -200,7 +200,7 @@ async fn a_change_of_a_row_that_is_not_there_is_raced() {
     assert_eq!(fixture.dump(), before);
 }
 
-/// The words of `CHECK (column IN ('a', 'b'))` in a table of schema.sql.
+/// The words in `CHECK (column IN ('a', 'b'))` of a table in schema.sql.
 fn checked(table: &str, column: &str) -> BTreeSet<String> {
     let schema = include_str!("../../schema.sql");
     let begin = schema.find(&format!("CREATE TABLE {table} (")).unwrap();

@@ -1,4 +1,4 @@
-//! Tokens: who is let in, and whose token a sweep may take.
+//! Tokens: authentication, and which tokens a sweep may revoke.
 
 use ostler::{
     domain::{
@@ -17,7 +17,7 @@ use ostler::{
 
 use super::{Fixture, T0, commits::while_held, digest, minute, new_workspace, submit, token, uuid};
 
-/// Tokens created or used at this minute or later are not stale.
+/// Tokens created or used at or after this minute are not stale.
 const OLDER_THAN: i64 = 10;
 
 impl Fixture {
@@ -167,7 +167,7 @@ async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
         ..new_workspace("outside", Kind::External)
     };
     let outside = fixture.create(new, T0).await;
-    // Even an instance token, which an external workspace has no way to get.
+    // Even an instance token, which an external workspace cannot get.
     let (also, issue) = token();
     let written = fixture.side().execute(
         "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
@@ -178,7 +178,7 @@ async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
     assert!(!fixture.candidates(vec![]).await.contains(&outside));
     assert!(fixture.sweep(outside).await.is_empty());
     assert!(fixture.valid(&held, minute(20)).await.is_some());
-    // It was written past the store, which keeps what is valid in memory: the file is asked.
+    // It was inserted without the store, whose cache does not know it, so the file is queried.
     let left = fixture.side().query_row(
         "SELECT count(*) FROM tokens WHERE digest = ?1 AND revoked_at IS NULL",
         [digest(&also).0],
@@ -253,7 +253,7 @@ async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
     assert_eq!(fixture.sweep(id).await, [Incarnation(2)]);
 }
 
-/// The token was good when the request came in. What counts is whether it is when its beat is written.
+/// The token was valid when the request arrived. It must be valid when the heartbeat is written.
 #[tokio::test]
 async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing() {
     let fixture = Fixture::new().await;

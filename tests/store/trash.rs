@@ -1,4 +1,4 @@
-//! The trash: claims exclude each other, and what is claimed cannot be taken back by a side door.
+//! The trash: claims exclude each other, and a claimed thing cannot be restored by another operation.
 
 use ostler::{
     domain::{
@@ -18,7 +18,7 @@ use super::{Fixture, T0, claim, minute, name, things, uuid};
 pub(super) const REMOVED: (TrashReason, ClaimGuard) = (TrashReason::Removed, ClaimGuard::RowRemoved);
 
 impl Fixture {
-    /// A removed workspace, and a kept entry with what it owned.
+    /// Creates a removed workspace and a kept entry with what it owned.
     async fn removed_and_kept(&self, called: &str) -> (WorkspaceId, TrashId) {
         let (id, _) = self.online(called, T0).await;
         self.remove(id, minute(1)).await;
@@ -221,7 +221,7 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
     assert!(row.container.is_some(), "its container is still the row's");
 }
 
-/// Found by the simulator: `rm --purge`, an undelete, and a plain `rm` whose things the purge of the first took along.
+/// Found by the simulator: `rm --purge`, an undelete and a plain `rm`, whose things the first purge deleted.
 #[tokio::test]
 async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
     let fixture = Fixture::new().await;

@@ -1,4 +1,4 @@
-//! An undelete of a tree: what the removal took along comes back with the workspace it was ordered for.
+//! Undelete of a tree: what a removal included is restored together with the workspace it was ordered for.
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status},
@@ -81,7 +81,7 @@ async fn undelete_of_one_only_leaves_the_rest_to_be_undeleted() {
     tree.remove(tree.root, 1).await;
     assert_eq!(tree.undelete(tree.root, true, 2).await, []);
     assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
-    // Removed again without them, it does not take back what an earlier removal took along.
+    // Removed again without its descendants, it does not restore what the earlier removal included.
     tree.remove(tree.root, 3).await;
     assert_eq!(tree.undelete(tree.root, false, 4).await, []);
     assert_eq!(tree.undelete(tree.left, false, 5).await, [back(tree.leaf, "leaf")]);
@@ -130,7 +130,7 @@ async fn undelete_leaves_what_is_being_deleted_for_good() {
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing is above it any more");
 }
 
-/// `leaf` is undeleted while `left`, which was removed after it, is still removed.
+/// Undeletes `leaf` while `left`, which was removed after it, is still removed.
 async fn leaf_without_its_parent() -> Tree {
     let tree = Tree::new().await;
     tree.remove(tree.leaf, 1).await;
@@ -154,7 +154,7 @@ async fn undelete_of_a_parent_takes_back_the_child_that_came_before() {
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
     let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
     assert_eq!(started, [], "it was undeleted by itself, and starts by itself");
-    // Removed and undeleted once more, it goes straight back below its parent.
+    // After another removal and undelete, its parent is restored directly.
     tree.remove(tree.leaf, 10).await;
     tree.undelete(tree.leaf, false, 11).await;
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
@@ -190,7 +190,8 @@ async fn undelete_of_a_parent_leaves_a_child_that_was_moved_or_runs() {
 #[tokio::test]
 async fn undelete_of_a_parent_makes_no_cycle() {
     let tree = leaf_without_its_parent().await;
-    // Started, it stays a root when its parent comes back; then the parent is moved below it, and both are removed.
+    // It is started, so it stays a root when its parent is restored. Then the parent is moved below it, and both are
+    // removed.
     tree.fixture.force(tree.leaf, Status::Online);
     tree.undelete(tree.left, false, 4).await;
     let patch = WorkspacePatch { parent: Some(Some(tree.leaf)), ..WorkspacePatch::default() };
