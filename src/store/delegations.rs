@@ -22,7 +22,7 @@ const KEPT: u32 = 100;
 /// The most delegations in one answer.
 const LISTED: u32 = 50;
 
-/// Fails open delegations that are too old. Callers append a condition that selects the workspace.
+/// Fails open delegations that are too old. Callers append conditions that select the rows.
 const EXPIRE: &str = "UPDATE delegations SET status = 'failed', finished_at = ?1,
        error = CASE WHEN sent_by_ostler = 1 AND status = 'pending'
                     THEN 'not sent: its turn did not come within 6 hours' ELSE 'no result within 6 hours' END
@@ -326,7 +326,7 @@ impl Store {
                                               AND status = 'dispatched')",
                     )?
                     .execute([at])?;
-                // Delegations that their delegators send expire when these query them.
+                // Excludes those that their delegators sent themselves: they expire when a delegator queries them.
                 let text = EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1);
                 tx.sql
                     .prepare_cached(&format!("{text} AND sent_by_ostler = 1"))?

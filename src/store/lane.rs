@@ -532,7 +532,7 @@ impl Lanes {
         Ok(Self::Threads { write, read, readers: count })
     }
 
-    /// Ends the readers, then the writer: only the last open connection can move the log into the file.
+    /// Ends the readers, then the writer: the last connection to close is the one that can move the log.
     pub(super) async fn close(&self) {
         let Self::Threads { write, read, readers } = self else { return };
         for _ in 0..*readers {

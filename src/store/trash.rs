@@ -263,8 +263,8 @@ impl Store {
 
     /// Deletes an entry whose things have been deleted.
     ///
-    /// If it was the last entry of a removed workspace with the reason `removed`, the workspace's row also loses what
-    /// referred to the things (container, port, work volume). An entry in another state than `deleting` stays unchanged.
+    /// If it was the last entry of a removed workspace with the reason `removed`, the workspace's row also loses its
+    /// references to them (container, port, work volume). An entry in another state than `deleting` stays unchanged.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -469,8 +469,8 @@ pub(super) fn insert_claim(
     }))
 }
 
-/// Clears a removed row's references to deleted things. While another entry with the reason `removed` exists, its things
-/// can still be restored to the row, so nothing changes.
+/// Clears a removed row's references to deleted things. While another entry with the reason `removed` exists, that
+/// entry can still be restored to the row, so nothing changes.
 fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
     tx.sql
         .prepare_cached(

@@ -124,7 +124,7 @@ pub struct StatusChange {
 pub struct BeginStart {
     /// Workspace to start.
     pub workspace: WorkspaceId,
-    /// Restart, start by an operator, or resume. A row that is already provisioning keeps its status.
+    /// Restart, start by an operator, resume or wake. A row that is already provisioning keeps its status.
     pub cause: Cause,
     /// The container that is started next; the row names it before it runs.
     pub container: ContainerId,
