@@ -1,6 +1,6 @@
 //! Workspace rows: create, look up, patch, change status, start, remove, undelete, adopt.
 //!
-//! `change_status` is the only function that writes a status.
+//! `change_status` is the only function that changes the status of an existing row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -346,7 +346,7 @@ pub enum PatchResult {
     NotThere,
 }
 
-/// Writes a status; the only function that does. Returns whether it was written.
+/// Changes the status of a row; the only function that does. Returns whether it did.
 ///
 /// `false` means raced: no row is in an allowed status, or it has another incarnation; then no event is emitted.
 ///
