@@ -1,16 +1,16 @@
-//! Single files as tar archives, the form in which Podman takes and gives them.
+//! Single files as tar archives, the format in which Podman transfers files.
 
 use std::io::{self, Read};
 
 use super::super::{FileToWrite, TOO_LONG};
 use crate::domain::time::Timestamp;
 
-/// The largest file that is read, in bytes. What ostler reads are tokens and configurations.
+/// Maximum size of a file that is read, in bytes. ostler reads only tokens and configurations.
 pub(super) const FILE_MAX_BYTES: usize = 1 << 20;
-/// The longest archive that can hold it: headers, padding, the end mark.
+/// Maximum size of an archive of such a file, in bytes: with headers, padding and end marker.
 pub(super) const ARCHIVE_MAX_BYTES: usize = FILE_MAX_BYTES + (64 << 10);
 
-/// An archive of one file, with its owner and mode: Podman keeps them.
+/// Creates an archive of one file, with its owner and mode, which Podman preserves.
 pub(super) fn pack(file: &FileToWrite, modified: Timestamp) -> io::Result<Vec<u8>> {
     let FileToWrite { name, content, mode, owner } = file;
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
@@ -32,7 +32,7 @@ fn unusable(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
-/// The content of the archive's first file. [`io::ErrorKind::InvalidData`] if that is no regular file or too long.
+/// Content of the archive's first file. [`io::ErrorKind::InvalidData`] if it is not a regular file or is too long.
 pub(super) fn unpack(archive: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("nothing was sent"))??;

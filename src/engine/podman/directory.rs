@@ -1,9 +1,9 @@
-//! The directory behind a volume, looked at on this host.
+//! The directory of a volume, as seen on this host.
 //!
-//! Podman goes on listing a volume whose directory was deleted, and then fails every start with words
-//! that name something else. It can be seen from here only if this process sees the same storage, and
-//! only a directory that bears the volume's name proves that: otherwise another host's, another
-//! container's or another user's storage would look like one whose volumes are all gone.
+//! Podman keeps listing a volume whose directory was deleted, and then fails every start with a message about something
+//! else. The directory is visible here only if this process sees the same storage, and only a parent directory with the
+//! volume's name proves that. Without this check, the storage of another host, container or user would look as if all
+//! its volumes were gone.
 
 use std::{
     fs,
@@ -16,13 +16,13 @@ use rustix::fs::{Mode, OFlags, open, openat};
 
 use crate::domain::runtime::User;
 
-/// Whether a volume's directory is known to be gone. `false` where it cannot be told.
+/// Whether a volume's directory is known to be missing. `false` if this cannot be determined.
 pub(super) fn is_missing(name: &str, mount_point: &Path) -> bool {
     is_ours_to_see(name, mount_point)
         && fs::symlink_metadata(mount_point).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Makes a volume's missing directory, with its owner. One that is there stays as it is.
+/// Creates a volume's missing directory with its owner. An existing directory is not changed.
 pub(super) fn make(name: &str, mount_point: &Path, owner: User) -> io::Result<()> {
     if !is_ours_to_see(name, mount_point) {
         return Err(io::Error::other(format!(
@@ -35,14 +35,14 @@ pub(super) fn make(name: &str, mount_point: &Path, owner: User) -> io::Result<()
         made => made?,
     }
     chown(mount_point, Some(owner.uid), Some(owner.gid)).inspect_err(|_| {
-        // Not left behind with the wrong owner: it would no longer look missing.
+        // A directory with the wrong owner is not left behind: it would no longer count as missing.
         let _ = fs::remove_dir(mount_point);
     })
 }
 
-/// Reads a regular file directly below a volume's directory, one byte more than `length` at most.
+/// Reads a regular file directly below a volume's directory, at most one byte more than `length`.
 ///
-/// What is in there is the agent's: no link is followed, and nothing is opened that could block.
+/// The agent controls the content: no link is followed, and nothing is opened that could block.
 pub(super) fn read(name: &str, mount_point: &Path, file: &str, length: usize) -> io::Result<Vec<u8>> {
     if !is_ours_to_see(name, mount_point) || file.is_empty() || file.contains('/') {
         return Err(io::ErrorKind::NotFound.into());

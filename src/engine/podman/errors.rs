@@ -1,9 +1,9 @@
-//! What Podman's failures mean.
+//! Classification of Podman's failures.
 //!
-//! Podman says "it is not there", "it is in use" and "I broke" with overlapping status codes and
-//! different words in each version, and two clients report them in different shapes. Both become a
-//! [`Failure`], and one table turns that into a [`Trouble`]. What the table does not know is
-//! [`Trouble::Other`], on which nobody decides anything.
+//! Podman reports "it does not exist", "it is in use" and its own failures with overlapping status codes and with
+//! different messages in each version. Two clients report them in different types. Both are converted to a [`Failure`],
+//! and one table maps that to a [`Trouble`]. Anything unknown to the table is [`Trouble::Other`], on which no caller
+//! bases a decision.
 
 use std::error::Error as StdError;
 
@@ -11,29 +11,29 @@ use podman_api::conn::Error as ConnError;
 
 use super::super::{EngineError, Trouble};
 
-/// The most of an engine's words that are kept: a broken archive is answered with many kB.
+/// Maximum length of an engine message: a broken archive is answered with many kB.
 const MESSAGE_MAX_CHARS: usize = 500;
 
 /// A request that did not succeed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Podman answered, with a status that is no success.
+    /// Podman answered with a status other than success.
     Answered {
         /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// Podman's message.
         message: String,
     },
-    /// Nobody answered, or the answer broke off.
+    /// Podman did not answer, or the response was interrupted.
     NoAnswer(String),
-    /// The answer cannot be read, or the question could not be put.
+    /// The response cannot be parsed, or the request could not be built.
     Unusable(String),
-    /// The answer is longer than so many bytes, and was not read to its end.
+    /// The response is longer than this many bytes, and was not read to its end.
     TooLong(usize),
 }
 
 impl Failure {
-    /// The kind of trouble this is.
+    /// Kind of the failure.
     pub(super) fn trouble(&self) -> Trouble {
         match self {
             Self::Answered { status, message } => answered(*status, message),
@@ -42,7 +42,7 @@ impl Failure {
         }
     }
 
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, if there was a response.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Answered { status, .. } => Some(*status),
@@ -50,7 +50,7 @@ impl Failure {
         }
     }
 
-    /// Whether Podman answered that something is not there.
+    /// Whether Podman answered that something does not exist.
     pub(super) fn is_about_a_missing_thing(&self) -> bool {
         match self {
             Self::Answered { status, message } => {
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// Whether Podman refused because of the state that a container is in.
+    /// Whether Podman refused because of the container's state.
     pub(super) fn says_the_state_is_wrong(&self) -> bool {
         match self {
             Self::Answered { message, .. } => message.contains("container state improper"),
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// Whether the runtime answered a signal with: there is no process.
+    /// Whether the runtime refused a signal because there is no process.
     pub(super) fn says_it_has_stopped(&self) -> bool {
         match self {
             Self::Answered { message, .. } => message.contains("container state improper: stopped"),
@@ -76,7 +76,7 @@ impl Failure {
         }
     }
 
-    /// Whether a stop was carried out, and nobody was left to tell the code that the process ended with.
+    /// Whether a stop was carried out, but no process was left to report the exit code.
     pub(super) fn says_nobody_told_the_end(&self) -> bool {
         let words = ["timed out waiting for file", "conmon exited prematurely"];
         match self {
@@ -85,12 +85,12 @@ impl Failure {
         }
     }
 
-    /// The same words, but an answer's meaning is taken off: for requests that concern no single thing.
+    /// Keeps the message but removes the meaning of the answer: for requests that do not concern a single object.
     pub(super) fn undecided(self) -> Self {
         if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }
     }
 
-    /// Its words, in one line and shortened.
+    /// The message, shortened and in one line.
     pub(super) fn message(&self) -> String {
         match self {
             Self::Answered { status: 304, .. } => "it is so already".to_owned(),
@@ -101,17 +101,17 @@ impl Failure {
         }
     }
 
-    /// As the error of this call.
+    /// Converts the failure into the error of this call.
     pub(super) fn of(&self, call: impl Into<String>) -> EngineError {
         EngineError::new(self.trouble(), call, self.message())
     }
 }
 
-/// Words by which an answer is told, whatever its status. The first that fits counts. Upper and lower
-/// case matter: netavark's "Address already in use" is the DNS server's port, not the container's.
+/// Texts that classify an answer, whatever its status. The first match counts. Matching is case-sensitive: netavark's
+/// "Address already in use" concerns the DNS server's port, not the container's.
 const WORDS: [(&str, Trouble); 11] = [
-    // A service that was killed while it mounted: its storage takes the container for mounted ever after, and says
-    // "no such file" of the directory, which is no word on any file of the container.
+    // The service was killed while it mounted. Its storage then considers the container mounted for good, and reports
+    // "no such file" for the mount's directory; that is no statement about a file of the container.
     ("mounting storage for container", Trouble::HalfStarted),
     ("address already in use", Trouble::PortInUse),
     ("image not known", Trouble::ImageMissing),
@@ -136,7 +136,7 @@ fn answered(status: u16, message: &str) -> Trouble {
     }
 }
 
-/// One line of at most [`MESSAGE_MAX_CHARS`] characters.
+/// The text in one line of at most [`MESSAGE_MAX_CHARS`] characters.
 pub(super) fn one_line(text: &str) -> String {
     let line = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
     let line = line.collect::<Vec<_>>().join(" ");
@@ -146,7 +146,7 @@ pub(super) fn one_line(text: &str) -> String {
     }
 }
 
-/// An error and what caused it, each said once.
+/// The message of an error and of its causes, without repetitions.
 pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut said = error.to_string();
     let mut next = error.source();
@@ -160,8 +160,8 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     said
 }
 
-/// podman-api: a fault inside a stream arrives wrapped in IO errors, and `source()` does not lead
-/// through them. Its `Error` must never be cloned either (that recurses without end).
+/// In podman-api, a fault inside a stream arrives wrapped in IO errors, and `source()` does not lead through them. Its
+/// `Error` must never be cloned either: that recurses endlessly.
 impl From<podman_api::Error> for Failure {
     fn from(error: podman_api::Error) -> Self {
         crate_failure(&error).unwrap_or_else(|| Self::Unusable(error.to_string()))
@@ -212,7 +212,7 @@ mod tests {
         Failure::Answered { status, message: message.to_owned() }.trouble()
     }
 
-    /// The words of 4.3.1, 5.4.2 and 5.8.6.
+    /// The messages of 4.3.1, 5.4.2 and 5.8.6.
     #[test]
     fn every_known_answer_has_its_meaning() {
         for (status, message, expected) in [
@@ -265,7 +265,7 @@ mod tests {
         assert!(said.starts_with("a b x") && said.chars().count() == MESSAGE_MAX_CHARS + 1, "{said}");
     }
 
-    /// podman-api: faults inside streams are nested.
+    /// In podman-api, faults inside streams are nested.
     #[test]
     fn a_fault_is_found_however_deep_it_is_wrapped() {
         let fault = || podman_api::Error::Fault {

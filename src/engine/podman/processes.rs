@@ -1,9 +1,9 @@
-//! Processes that Podman reports on, or should, looked at on this host.
+//! Processes that Podman reports, or should report, as seen on this host.
 //!
-//! Podman hears of a container's end from conmon, the process that holds it. Where conmon was killed nobody ever
-//! tells it: the container is called running, or stopping for ever, and neither a stop nor a start gets it out of
-//! that. That the process is gone can be seen from here only if this process sees the same processes, and even then
-//! it is only a suspicion, which [`super`] has Podman's runtime confirm.
+//! Podman learns of a container's exit from conmon, the process that monitors it. If conmon was killed, Podman never
+//! learns of it: it reports the container as running, or as stopping, for good, and neither a stop nor a start changes
+//! that. The missing process is visible here only if this process sees the same processes. Even then it is only a
+//! suspicion, which [`super`] lets Podman's runtime confirm.
 
 use std::{fs, time::Duration};
 
@@ -11,21 +11,21 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidf
 
 use crate::domain::ids::ContainerId;
 
-/// Whether a process is there and has not ended.
+/// Whether a process exists and has not ended.
 pub(super) fn is_alive(process: i64) -> bool {
     begun_at(process).is_some()
 }
 
-/// When a process that has not ended began, in clock ticks since the boot: with its number, this names it for good.
+/// Start time of a live process, in clock ticks since the boot. Together with the process id it is unique.
 fn begun_at(process: i64) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The second field is the name, in brackets, and may hold spaces and brackets: count from behind it.
+    // The second field is the name in parentheses, which may contain spaces and parentheses: count from after it.
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
 }
 
-/// A process, told apart from a later one of the same number.
+/// A process, distinguished from a later one with the same id.
 #[derive(Debug)]
 pub(super) struct Process {
     number: i64,
@@ -33,7 +33,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that has this number now.
+    /// The process that has this id now. `None` for ids up to 1.
     pub(super) fn find(number: i64) -> Option<Self> {
         if number <= 1 {
             return None;
@@ -45,16 +45,16 @@ impl Process {
         self.number
     }
 
-    /// Whether it has not ended.
+    /// Whether the process has not ended.
     pub(super) fn is_alive(&self) -> bool {
         begun_at(self.number).is_some_and(|begun_at| begun_at == self.begun_at)
     }
 
-    /// Signals it and its process group, if it leads one: what a command started belongs to that. `false` where it
-    /// cannot be signalled.
+    /// Signals the process, and its process group if it leads one, which includes the processes that a command started.
+    /// `false` if it cannot be signalled.
     pub(super) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = i32::try_from(self.number).ok().and_then(Pid::from_raw) else { return false };
-        // Held by a descriptor, so that the number cannot pass to another process between the look and the signal.
+        // The descriptor is opened before the check, so that the id cannot pass to another process before the signal.
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         if !self.is_alive() {
             return false;
@@ -67,7 +67,7 @@ impl Process {
     }
 }
 
-/// Processor time that a process has used, and the memory it has resident, in bytes.
+/// Processor time that a process has used, and its resident memory in bytes.
 pub(super) fn used_by(process: i32) -> Option<(Duration, u64)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
@@ -75,7 +75,7 @@ pub(super) fn used_by(process: i32) -> Option<(Duration, u64)> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    // The kernel counts in 100 ticks a second towards user space on every architecture Podman runs on.
+    // The kernel reports 100 ticks a second to user space on every architecture that Podman runs on.
     Some((Duration::from_millis(ticks * 10), kib << 10))
 }
 
@@ -84,21 +84,21 @@ pub(super) fn used_by(process: i32) -> Option<(Duration, u64)> {
 pub(super) struct Conmon(Process);
 
 impl Conmon {
-    /// The process of this number, if it is seen here as a conmon that holds this container.
+    /// The process with this id, if it is visible here and is the conmon of this container.
     pub(super) fn find(process: i64, container: &ContainerId) -> Option<Self> {
         let found = Process::find(process)?;
         let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
         holds(&command, container).then_some(Self(found))
     }
 
-    /// Whether it goes on. Its log is complete once it does not.
+    /// Whether the process is running. Its log is complete once it is not.
     pub(super) fn is_alive(&self) -> bool {
         self.0.is_alive()
     }
 }
 
-/// Whether a conmon holds this container, whatever Podman says of it: one that was started by a service which then
-/// was killed, before it wrote down that there is one, is nobody's.
+/// Whether this container has a conmon, whatever Podman reports. A service that is killed after starting a conmon and
+/// before recording it leaves one that Podman does not know.
 pub(super) fn has_conmon(container: &ContainerId) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else { return false };
     processes.flatten().any(|process| {
@@ -107,7 +107,7 @@ pub(super) fn has_conmon(container: &ContainerId) -> bool {
     })
 }
 
-/// Whether this is the command line of a conmon that holds this container: `conmon … -c ID …`.
+/// Whether this is the command line of this container's conmon: `conmon … -c ID …`.
 fn holds(command: &[u8], container: &ContainerId) -> bool {
     let mut words = command.split(|byte| *byte == 0);
     let program = words.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());

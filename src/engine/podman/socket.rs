@@ -1,12 +1,11 @@
-//! Where Podman listens.
+//! Address of Podman's socket.
 //!
-//! A place that somebody named, in ostler's configuration or in `CONTAINER_HOST`, is taken at its word:
-//! whether anybody listens there shows when it is asked, and no other place is tried in its stead.
-//! Falling through to another engine would look like "every container is gone". Only where nobody
-//! named a place is the socket looked for where Podman's own units put it.
+//! An address given in ostler's configuration or in `CONTAINER_HOST` is used as it is. Whether a service answers there
+//! shows at the first call, and no other address is tried: falling back to another engine would look like "every
+//! container is gone". Only if no address is given is the socket searched where Podman's own units put it.
 //!
-//! `active_service` of containers.conf is not read: the `podman` command of the same machine heeds it
-//! with `--remote` only, and it mostly names another machine.
+//! `active_service` of containers.conf is not read: the `podman` command uses it with `--remote` only, and it mostly
+//! names another machine.
 
 use std::{
     fmt, io,
@@ -18,12 +17,12 @@ use super::super::ServiceCommands;
 
 const SCHEME: &str = "unix://";
 
-/// The unix socket of a Podman service: an absolute path.
+/// The unix socket of a Podman service, as an absolute path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketAddress(PathBuf);
 
 impl SocketAddress {
-    /// Reads `unix:///path` or a bare absolute path. `origin` says whose word it is, for the error.
+    /// Parses `unix:///path` or a bare absolute path. `origin` names the source of the text, for the error.
     ///
     /// # Errors
     /// [`SocketError::NotLocal`] for anything but the absolute path of a unix socket.
@@ -36,7 +35,7 @@ impl SocketAddress {
         }
     }
 
-    /// The socket's path.
+    /// Absolute path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -44,8 +43,8 @@ impl SocketAddress {
 }
 
 impl SocketAddress {
-    /// How the service behind this socket is started and restarted. Told by the socket's place: Podman's unit for the
-    /// system listens at the first of the usual places, a user's unit in that user's runtime directory.
+    /// Shell commands that start and restart the service behind this socket. They depend on the socket's path: Podman's
+    /// system unit listens at `/run/podman`, a user's unit in that user's runtime directory.
     #[must_use]
     pub fn commands(&self) -> ServiceCommands {
         let by_hand = format!("podman system service --time=0 {self}");
@@ -75,18 +74,18 @@ impl fmt::Display for SocketAddress {
     }
 }
 
-/// Why there is no socket to speak to.
+/// Why no socket can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SocketError {
-    /// An address that is no unix socket.
+    /// The address is not that of a unix socket.
     #[error(
         "`{address}`, from {origin}, is not the address of a unix socket: ostler speaks to the Podman of \
          this machine only. Give it as unix:///path/to/podman.sock"
     )]
     NotLocal {
-        /// What was given.
+        /// The given address.
         address: String,
-        /// Where it was given.
+        /// Source of the address.
         origin: &'static str,
     },
     /// No socket in any of the usual places.
@@ -97,20 +96,20 @@ pub enum SocketError {
         wanted.display()
     )]
     NotFound {
-        /// Every place that was looked at, and what was wrong with it.
+        /// Every path that was checked, with the reason why it was rejected.
         tried: Vec<String>,
-        /// Where it would be found.
+        /// Path at which the socket is expected.
         wanted: PathBuf,
-        /// The command that turns Podman's socket unit on.
+        /// The command that enables Podman's socket unit.
         enable: &'static str,
     },
 }
 
-/// Finds Podman's socket as Podman's own tools do: the configured address, then `CONTAINER_HOST`, then
-/// the usual place of this user.
+/// Finds Podman's socket as Podman's own tools do: the configured address, then `CONTAINER_HOST`, then the usual path
+/// for this user.
 ///
 /// # Errors
-/// [`SocketError`] says what was tried and how to get a socket.
+/// [`SocketError`] with the paths that were tried and how to get a socket.
 pub fn find(
     configured: Option<&str>,
     environment: impl Fn(&str) -> Option<String>,
@@ -121,7 +120,7 @@ pub fn find(
         return SocketAddress::parse(address, "the configuration");
     }
     if let Some(address) = environment("CONTAINER_HOST") {
-        // Unlike the configuration, this variable is always an address with a scheme.
+        // Unlike the configuration, this variable always contains an address with a scheme.
         return if address.starts_with(SCHEME) {
             SocketAddress::parse(&address, "CONTAINER_HOST")
         } else {

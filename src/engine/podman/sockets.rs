@@ -1,16 +1,16 @@
 //! TCP sockets of this host and of containers, from the kernel's tables.
 //!
-//! Connections to a published port do not pass through ostler. The client is on this host, because the port is
-//! published on loopback, so its end is in this network namespace's table, with and without root. A connection that
-//! the container closed first is remembered only in the container's own table.
+//! Connections to a published port do not pass through ostler. The port is published on loopback, so the client is on
+//! this host, and its end is in this network namespace's table, with and without root. A connection that the container
+//! closed first appears only in the container's own table.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// `st` of an established connection.
 const ESTABLISHED: &str = "01";
-/// `st` of a connection closed less than a minute ago.
+/// `st` of a connection that was closed less than a minute ago.
 const TIME_WAIT: &str = "06";
-/// `st` of a socket that accepts connections.
+/// `st` of a listening socket.
 const LISTEN: &str = "0A";
 
 /// A line of `/proc/net/tcp` or `/proc/net/tcp6`.
@@ -32,7 +32,7 @@ impl<'a> Socket<'a> {
         Some(Self { local, remote, state, inode: fields.nth(5)? })
     }
 
-    /// `::1` and `127.0.0.0/8`, also as an address of a socket for both families, as the kernel writes them.
+    /// Whether the address is `::1` or in `127.0.0.0/8`, in the kernel's notation and also as an IPv4-mapped address.
     fn is_loopback(address: &str) -> bool {
         let four = address.strip_prefix("0000000000000000FFFF0000").unwrap_or(address);
         address == "00000000000000000000000001000000" || (four.len() == 8 && four.ends_with("7F"))
@@ -43,8 +43,8 @@ fn sockets(tables: &str) -> impl Iterator<Item = Socket<'_>> {
     tables.lines().filter_map(Socket::parse)
 }
 
-/// Whether a client of this host, other than the sockets named, has a connection to a port; and whether one was closed
-/// a moment ago.
+/// Whether a client on this host, other than the sockets in `own`, is connected to a port; and whether such a
+/// connection was closed within the last minute.
 pub(super) fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool, bool) {
     let (mut open, mut closed) = (false, false);
     for socket in sockets(tables) {
@@ -54,25 +54,25 @@ pub(super) fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool,
     (open, closed)
 }
 
-/// Whether a container closed a connection from outside to this port of it a moment ago.
+/// Whether a container closed an outside connection to this port within the last minute.
 pub(super) fn closed_inside(tables: &str, port: u16) -> bool {
     sockets(tables).any(|socket| {
         socket.state == TIME_WAIT && socket.local.1 == port && !Socket::is_loopback(socket.remote.0)
     })
 }
 
-/// Whether a container accepts connections from outside on this port.
+/// Whether a container accepts outside connections on this port.
 pub(super) fn listens(tables: &str, port: u16) -> bool {
     sockets(tables).any(|socket| {
         socket.state == LISTEN && socket.local.1 == port && !Socket::is_loopback(socket.local.0)
     })
 }
 
-/// The tables of the network namespace that this process, `self` for this one, is in.
+/// Socket tables of the network namespace of this process id; `self` for the own one.
 pub(super) fn tables(process: &str) -> Option<String> {
     let directory = Path::new("/proc").join(process).join("net");
     let mut tables = fs::read_to_string(directory.join("tcp")).ok()?;
-    // Missing where the kernel has no IPv6.
+    // Does not exist if the kernel has no IPv6.
     tables.push_str(&fs::read_to_string(directory.join("tcp6")).unwrap_or_default());
     Some(tables)
 }
@@ -159,7 +159,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let tables = tables("self").unwrap();
-        // Of connections that were closed a moment ago, the kernel may remember some that others had to this port.
+        // The kernel may remember recently closed connections of other processes to this port.
         assert!(clients(&tables, port, &BTreeSet::new()).0);
         assert!(!clients(&tables, port, &own()).0);
     }

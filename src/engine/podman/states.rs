@@ -1,22 +1,22 @@
-//! What every state of Podman means here: one table, tested word by word.
+//! Meaning of every Podman container state: one table, with a test for each word.
 //!
-//! | Podman says | read as | process alive | a stop | a start |
+//! | Podman's word | state | process alive | a stop | a start |
 //! |---|---|---|---|---|
 //! | `configured`, `created` | `Created` | no | nothing to do | starts it |
-//! | `initialized` (`podman init`) | `Created` | only the runtime's, before the agent's program | ends that process | starts it |
-//! | `running` | `Running` | yes | TERM, then KILL after the grace | refused: it was not this start |
-//! | `paused` (`podman pause`) | `Paused` | yes, frozen | unpaused, then stopped | refused: it was not this start |
-//! | `stopping` | `Stopping` | perhaps | stopped once more | refused; if conmon and process are gone: another container |
+//! | `initialized` (`podman init`) | `Created` | the runtime's, not yet the agent's | ends that process | starts it |
+//! | `running` | `Running` | yes | TERM, then KILL after the grace period | refused: not started by this call |
+//! | `paused` (`podman pause`) | `Paused` | yes, frozen | unpaused, then stopped | refused: not started by this call |
+//! | `stopping` | `Stopping` | perhaps | stopped once more | refused; a new container if conmon and process are gone |
 //! | `stopped`, `exited` | `Exited` | no | nothing to do | starts it |
-//! | `removing` | `Removing` | no: Podman stops first | nothing to do | never: another container takes its place |
-//! | `dead` (a deletion that failed, in Docker's words) | `Removing` | no | nothing to do | never, as above |
-//! | `unknown`, and any other word | `Unknown` | perhaps | tried, and never believed | refused |
+//! | `removing` | `Removing` | no: Podman stops first | nothing to do | never: needs a new container |
+//! | `dead` (Docker's word for a failed deletion) | `Removing` | no | nothing to do | never: needs a new container |
+//! | `unknown`, and any other word | `Unknown` | perhaps | tried, but its success is never assumed | refused |
 //!
-//! `Unknown` counts as running wherever absence would be acted upon, and as not running nowhere.
+//! `Unknown` counts as running wherever a decision depends on absence; it never counts as not running.
 
 use crate::domain::observed::ContainerState;
 
-/// Podman's words and their meaning.
+/// Podman's words and the states they are converted to.
 const STATES: [(&str, ContainerState); 11] = [
     ("configured", ContainerState::Created),
     ("created", ContainerState::Created),
@@ -31,7 +31,7 @@ const STATES: [(&str, ContainerState); 11] = [
     ("unknown", ContainerState::Unknown),
 ];
 
-/// Reads Podman's word for a container's state. Podman 4 and 5 write it in lower case, `podman ps` does not.
+/// Converts Podman's word for a container state. Podman 4 and 5 send it in lower case; `podman ps` does not.
 pub(super) fn read(word: &str) -> ContainerState {
     let known = STATES.iter().find(|(known, _)| known.eq_ignore_ascii_case(word));
     known.map_or(ContainerState::Unknown, |(_, state)| *state)
