@@ -1,4 +1,4 @@
-//! Between ostler's words and Podman's JSON. Pure, so every rule here is tested without a Podman.
+//! Conversion between ostler's types and Podman's JSON. Pure, so every rule is tested without Podman.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,15 +19,15 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The scheduler's period that a processor limit is a share of, in microseconds: the kernel's default.
+/// Scheduler period for processor limits, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u32 = 100_000;
-/// The smallest share the kernel takes, in microseconds.
+/// Minimum processor quota that the kernel accepts, in microseconds.
 const CPU_QUOTA_MIN_US: f64 = 1_000.0;
 
-/// The log driver of every container.
+/// Log driver of every container.
 const LOG_DRIVER: &str = "k8s-file";
 
-/// Whether labels hold this key, with this value where one is asked for.
+/// Whether the labels contain this key, with this value if one is given.
 pub(super) fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> bool {
     labels.get(key).is_some_and(|found| value.is_none_or(|wanted| found == wanted))
 }
@@ -36,8 +36,8 @@ fn sorted(labels: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
     labels.unwrap_or_default().into_iter().collect()
 }
 
-/// A container of a listing. An entry that cannot be read is an error, never left out: a listing that
-/// lacks something must not look complete.
+/// Converts a container in a listing. An unreadable entry is an error and is never skipped: an incomplete listing must
+/// not look complete.
 pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContainer, String> {
     let id = entry.id.unwrap_or_default();
     let id = ContainerId::try_from(id).map_err(|error| format!("an entry without an id: {error}"))?;
@@ -55,12 +55,12 @@ pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContain
     })
 }
 
-/// A volume of a listing.
+/// Converts a volume in a listing.
 pub(super) fn observed_volume(volume: Volume) -> ObservedVolume {
     ObservedVolume { name: volume.name, labels: volume.labels.into_iter().collect() }
 }
 
-/// What is read of a container that was looked at.
+/// The parts of a container's inspection that ostler reads.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Inspection {
@@ -125,7 +125,7 @@ struct PortBinding {
     host_port: String,
 }
 
-/// What is read of a container before its log.
+/// The parts of a container's inspection that are read before its log.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct LogInspection {
@@ -148,14 +148,14 @@ struct LogConfig {
     path: PathBuf,
 }
 
-/// Where a container's log is, and who writes it.
+/// Location of a container's log, and the process that writes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LogSource {
-    /// The file. `None` with drivers that have none of this form.
+    /// Path of the file; `None` for log drivers without such a file.
     pub(super) path: Option<PathBuf>,
-    /// Whether more may come.
+    /// Whether more output may be written.
     pub(super) may_grow: bool,
-    /// The number of conmon's process.
+    /// Process id of conmon.
     pub(super) conmon: Option<i64>,
 }
 
@@ -163,7 +163,7 @@ impl From<LogInspection> for LogSource {
     fn from(LogInspection { state: of, host_config: LogHost { log_config } }: LogInspection) -> Self {
         let LogConfig { driver, path } = log_config;
         Self {
-            // Podman takes `json-file` for the same.
+            // Podman treats `json-file` as the same driver.
             path: matches!(driver.as_str(), LOG_DRIVER | "json-file").then_some(path),
             may_grow: states::read(&of.status).may_run(),
             conmon: of.conmon_pid.filter(|process| *process > 0),
@@ -171,7 +171,7 @@ impl From<LogInspection> for LogSource {
     }
 }
 
-/// A container that was looked at, with the number of its process and that of conmon.
+/// Converts an inspection; also returns the process ids of the container and of conmon.
 pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i64>, Option<i64>) {
     let Inspection {
         id,
@@ -197,7 +197,7 @@ pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i
     (seen, pid, conmon_pid)
 }
 
-/// The name and the directory of the volume that a container mounts at exactly this path.
+/// Name and directory of the volume that a container mounts at exactly this path.
 pub(super) fn volume_at(inspection: Inspection, target: &str) -> Option<(String, PathBuf)> {
     let mut mounts = inspection.mounts.into_iter().flatten();
     let mount = mounts.find(|mount| mount.destination == target && mount.kind == "volume")?;
@@ -214,10 +214,10 @@ fn loopback_port(bindings: BTreeMap<String, Option<Vec<PortBinding>>>) -> Option
     published.find(|binding| binding.host_ip == "127.0.0.1")?.host_port.parse().ok()
 }
 
-/// The body of a create request.
+/// Body of a create request.
 ///
-/// Written out by hand: podman-api misspells `no_new_privileges`, and Podman ignores an unknown key in
-/// silence. A tmpfs gets its options here because the API, unlike the command line, adds none.
+/// Built by hand: podman-api misspells `no_new_privileges`, and Podman silently ignores an unknown key. A tmpfs gets
+/// its options here because the API, unlike the command line, adds none.
 pub(super) fn create_body(spec: &ContainerSpec) -> Value {
     let ContainerSpec {
         name,
@@ -251,12 +251,13 @@ pub(super) fn create_body(spec: &ContainerSpec) -> Value {
         "hostname": hostname,
         "resource_limits": resource_limits(*limits),
         "read_only_filesystem": read_only_root,
-        // ostler restarts, on its own terms; two restarters fight.
+        // ostler restarts containers under its own rules; a second restart mechanism would interfere.
         "restart_policy": "no",
-        // Process 1 without handlers ignores SIGTERM: every stop would last its whole grace.
+        // A process 1 without signal handlers ignores SIGTERM, so that every stop would last for the whole grace
+        // period.
         "init": true,
         "stop_timeout": whole_seconds(*stop_grace),
-        // This driver alone has a limit for each container, and a file that can be read without Podman.
+        // The only driver with a size limit for each container and a file that can be read without Podman.
         "log_configuration": { "driver": LOG_DRIVER, "size": log_bytes },
     });
     if !command.is_empty() {
@@ -303,7 +304,7 @@ fn port_mapping((inside, outside): (u16, u16)) -> Value {
     json!({ "container_port": inside, "host_port": outside, "host_ip": "127.0.0.1", "protocol": "tcp" })
 }
 
-/// `swap` counts memory and swap together: equal to the memory limit, it grants no swap.
+/// `swap` is the sum of memory and swap: equal to the memory limit, it allows no swap.
 fn resource_limits(limits: Limits) -> Value {
     let Limits { memory_bytes, cpus, pids } = limits;
     json!({
@@ -321,12 +322,12 @@ fn cpu_quota(cpus: f64) -> i64 {
     (cpus * f64::from(CPU_PERIOD_US)).max(CPU_QUOTA_MIN_US).round() as i64
 }
 
-/// Whole seconds, rounded up: a grace of half a second must not become none.
+/// Whole seconds, rounded up: a grace period of half a second must not become zero.
 pub(super) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// The options of a command to be run in a container.
+/// Options of a command to run in a container.
 pub(super) fn exec_options(request: &ExecRequest) -> podman_api::opts::ExecCreateOpts {
     let ExecRequest { command, tty, stdin, env, user } = request;
     let options = podman_api::opts::ExecCreateOpts::builder()
@@ -342,14 +343,14 @@ pub(super) fn exec_options(request: &ExecRequest) -> podman_api::opts::ExecCreat
     }
 }
 
-/// The limits that Podman drops from every container with no more than a warning: all where it runs without root on
-/// cgroup v1, those of missing controllers on v2.
+/// Container limits that Podman drops with only a warning: all of them in rootless mode on cgroup v1, those of missing
+/// controllers on v2.
 pub(super) fn ignored_limits(rootless: bool, version: &str, controllers: &[String]) -> Vec<&'static str> {
     let limits = [("memory", "memory"), ("cpu", "cpu"), ("pids", "processes")];
     let holds = |controller: &str| match version {
         "v1" => !rootless,
         "v2" => controllers.iter().any(|one| one == controller),
-        // A version that is not known says nothing about limits.
+        // An unknown version says nothing about limits.
         _ => true,
     };
     limits.into_iter().filter(|(controller, _)| !holds(controller)).map(|(_, limit)| limit).collect()

@@ -1,8 +1,8 @@
-//! Plain HTTP over Podman's socket, for what podman-api sends wrongly or does not send.
+//! A plain HTTP client for Podman's socket, for requests that podman-api sends wrongly or not at all.
 //!
-//! One connection per request, as podman-api does it: there is no pool whose stale connection could
-//! fail a request that was never sent. A connection is driven by the call or the stream that uses it and
-//! by no task, so dropping that closes it. There are no time limits here; the caller's deadline drops the call.
+//! Each request uses its own connection, as in podman-api: there is no pool whose stale connection could fail a request
+//! before it is sent. A connection is driven by the call or stream that uses it, not by a task, so that dropping the
+//! call or stream closes it. There are no timeouts here; the caller's deadline drops the call.
 
 use std::{
     error::Error as StdError,
@@ -28,13 +28,13 @@ use tokio::net::UnixStream;
 
 use super::errors::{Failure, chain};
 
-/// The version every path begins with. Podman 5 answers it in the shapes of 4, which podman-api reads.
+/// Version prefix of every path. Podman 5 answers it in the formats of version 4, which podman-api can parse.
 const PREFIX: &str = "/v4.3.1";
 
-/// The longest JSON answer that is read, in bytes. Looking at one container takes a few kB.
+/// Maximum size of a JSON response, in bytes. An inspection of one container has a few kB.
 const ANSWER_MAX_BYTES: usize = 8 << 20;
 
-/// What Podman says when it refuses.
+/// The body of Podman's error response.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Refusal {
@@ -43,26 +43,26 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Message and cause in the order podman-api gives them.
+    /// Message and cause, in podman-api's order.
     pub(super) fn words(self) -> String {
         let Self { cause, message } = self;
         if message.contains(&cause) { message } else { format!("{message}: {cause}") }
     }
 }
 
-/// Sends requests to one socket.
+/// HTTP client for one socket.
 #[derive(Clone, Debug)]
 pub(super) struct Raw {
     socket: PathBuf,
 }
 
 impl Raw {
-    /// Speaks to this socket. Does nothing yet.
+    /// Creates a client for this socket. Does no IO.
     pub(super) fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
-    /// Asks, and reads the JSON answer. `target` is path and query, already [`escape`]d.
+    /// Sends a request and parses the JSON response. `target` is the path and query, already [`escape`]d.
     pub(super) async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -74,7 +74,7 @@ impl Raw {
             .map_err(|error| Failure::Unusable(format!("not as expected: {error}")))
     }
 
-    /// Asks, and reads an answer of at most `limit` bytes.
+    /// Sends a request and reads a response of at most `limit` bytes.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -91,15 +91,15 @@ impl Raw {
         .await
     }
 
-    /// Asks, and hands the answer's body out as it comes. Returns when the answer's head is there; nothing
-    /// comes after an error.
+    /// Sends a request and returns the response body as a stream, once the response head has arrived. Nothing follows
+    /// an error.
     pub(super) async fn stream(
         &self,
         target: &str,
     ) -> Result<impl Stream<Item = Result<Bytes, Failure>> + Send + use<>, Failure> {
         let request = request(Method::GET, target, None)?;
         let (mut sender, connection) = self.connect().await?;
-        // Fused, since it may end while what it has brought is still being read.
+        // Fused, because the connection may end while received data is still being read.
         let mut connection = Box::pin(connection.fuse());
         let response = driven(&mut connection, async {
             accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await
@@ -109,7 +109,7 @@ impl Raw {
             let (mut connection, mut body) = open?;
             loop {
                 match driven(&mut connection, body.frame()).await? {
-                    // What is no data is a trailer, in which nothing is said.
+                    // A frame without data is a trailer, and Podman sends nothing in trailers.
                     Ok(frame) => {
                         if let Ok(piece) = frame.into_data() {
                             return Some((Ok(piece), Some((connection, body))));
@@ -121,7 +121,7 @@ impl Raw {
         }))
     }
 
-    /// Asks for the connection itself, as a stream of bytes both ways.
+    /// Upgrades the connection to a bidirectional byte stream.
     pub(super) async fn upgrade(&self, target: &str, body: &Value) -> Result<TokioIo<Upgraded>, Failure> {
         let mut request = request(Method::POST, target, Some(body))?;
         let headers = request.headers_mut();
@@ -146,8 +146,8 @@ impl Raw {
 
 type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
 
-/// Runs an exchange while driving the connection it needs. A connection that ends first leaves the
-/// exchange to find out what that means.
+/// Runs an exchange and drives its connection meanwhile. If the connection ends first, the exchange continues and
+/// reports the result.
 async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     tokio::select! {
@@ -162,14 +162,14 @@ fn request(method: Method, target: &str, body: Option<&Value>) -> Result<Request
     Request::builder()
         .method(method)
         .uri(format!("{PREFIX}{target}"))
-        // Podman wants the header, and a unix socket has no name to put there.
+        // Podman requires the header, and a unix socket has no host name to send.
         .header(header::HOST, "d")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::from(content))
         .map_err(|error| Failure::Unusable(format!("the request cannot be put: {error}")))
 }
 
-/// The response, if its status is a success.
+/// The response if its status is a success; otherwise the error that it contains.
 async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
     let status = response.status();
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
@@ -179,7 +179,7 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
     Err(Failure::Answered { status: status.as_u16(), message: words(&body) })
 }
 
-/// A refusal's words, or the plain text of what is no JSON.
+/// The message of an error response, or its plain text if it is not JSON.
 fn words(body: &[u8]) -> String {
     let refusal = serde_json::from_slice::<Refusal>(body).map(Refusal::words);
     refusal.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned())
@@ -197,7 +197,7 @@ fn no_answer(error: &(dyn StdError + 'static)) -> Failure {
     Failure::NoAnswer(chain(error))
 }
 
-/// Percent-encodes everything but letters, digits and `-_.~`, for a path segment or a query value.
+/// Percent-encodes all bytes except letters, digits and `-_.~`, for a path segment or a query value.
 pub(super) fn escape(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
