@@ -1,8 +1,8 @@
-//! A deadline on every engine call.
+//! A deadline for every engine call.
 //!
-//! podman-api has no timeouts, and a socket can accept and then say nothing for ever. The bound sits
-//! in one wrapper around any engine, so that no implementation can forget it and the fake obeys the
-//! same deadlines on its virtual clock. Dropping a call does not cancel it in the engine.
+//! podman-api has no timeouts, and a service can accept a connection and then never answer. The deadline is in one
+//! wrapper around any engine, so that no implementation can omit it and the fake has the same deadlines on its virtual
+//! clock. Dropping a call does not cancel it in the engine.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -23,15 +23,15 @@ use crate::{
     },
 };
 
-/// How long each class of calls may take.
+/// Deadline of each class of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Reading: listings, looks, small files. A listing of 200 took 0.2 s on two busy cores; this
+    /// Reads: listings, inspections, small files. A listing of 200 containers took 0.2 s on two busy cores; the default
     /// leaves room for a machine that swaps.
     pub read: Duration,
-    /// Changing: create, start, rename, delete. For a stop, this on top of its grace.
+    /// Changes: create, start, rename, delete. A stop gets this in addition to its grace period.
     pub change: Duration,
-    /// Pulling an image.
+    /// Pulls of an image.
     pub pull: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for Deadlines {
     }
 }
 
-/// An engine whose every call ends.
+/// An engine whose every call ends by its deadline.
 pub struct Bounded {
     engine: Arc<dyn Engine>,
     clock: SharedClock,
@@ -49,7 +49,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Puts deadlines on an engine.
+    /// Adds deadlines to an engine.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, clock: SharedClock, deadlines: Deadlines) -> Self {
         Self { engine, clock, deadlines }
@@ -223,7 +223,7 @@ impl Engine for Bounded {
         self.read(|| format!("read the log of container {}", id.short()), self.engine.logs(id, request)).await
     }
 
-    /// Bounds the wait for the engine's answer, not the life of the stream, which is silent for as long
+    /// The deadline covers the wait for the engine's response, not the lifetime of the stream, which is silent as long
     /// as nothing happens.
     async fn container_events(
         &self,

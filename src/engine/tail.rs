@@ -1,23 +1,23 @@
-//! The end of a container's output, as text that can be shown and stored.
+//! The last lines of a container's output, as text that can be displayed and stored.
 
 use futures_util::StreamExt;
 
 use super::{Engine, EngineResult, LogRequest};
 use crate::domain::ids::ContainerId;
 
-/// The last `lines` lines of what a container wrote to standard output and standard error, in the order
-/// in which the engine gives them: at most `max_bytes` bytes, of which the last count.
+/// The last `lines` lines of a container's standard output and standard error, in the engine's order, limited to the
+/// last `max_bytes` bytes.
 ///
-/// What is no UTF-8 becomes U+FFFD; control characters other than line feed and tab are left out, so that
-/// nothing can steer a terminal. The deadline is the caller's: an engine may stop in the middle of a log.
+/// Invalid UTF-8 becomes U+FFFD. Control characters other than line feed and tab are removed, so that the text cannot
+/// control a terminal. The caller sets the deadline: an engine may stop sending in the middle of a log.
 pub async fn log_tail(
     engine: &dyn Engine,
     id: &ContainerId,
     lines: u32,
     max_bytes: usize,
 ) -> EngineResult<String> {
-    // A line has any length. Nothing becomes longer by being cleaned but what is no UTF-8, so this many
-    // bytes are enough unless most of them are left out.
+    // A line may have any length. Cleaning lengthens only invalid UTF-8, so this many bytes are enough unless most of
+    // them are removed.
     let window = max_bytes.saturating_mul(2);
     let request = LogRequest { tail: Some(lines), follow: false, max_bytes: Some(log_bytes(window)) };
     let mut log = engine.logs(id, request).await?;
@@ -29,7 +29,8 @@ pub async fn log_tail(
     Ok(clean(&end, max_bytes))
 }
 
-/// In how much of a log the lines are looked for. Short lines cost more than their text, by a time for each.
+/// Bytes of the log that are searched for the lines. Short lines take more space than their text, because each has a
+/// timestamp.
 fn log_bytes(window: usize) -> u64 {
     (window as u64).saturating_mul(8).max(64 << 10)
 }
@@ -38,7 +39,7 @@ fn clean(bytes: &[u8], max_bytes: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
     let shown: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
     let from = shown.len().saturating_sub(max_bytes);
-    // The whole length is a boundary, so there is one.
+    // The end of the text is always a boundary, so one is found.
     let from = (from..=shown.len()).find(|at| shown.is_char_boundary(*at)).unwrap_or(shown.len());
     shown[from..].to_owned()
 }
