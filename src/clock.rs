@@ -1,7 +1,7 @@
-//! The one clock.
+//! The only clock.
 //!
-//! Time is a parameter so that a test can stop it, jump it, and let a machine sleep. Nothing else may
-//! read the system's clocks or set timers; `.clippy.toml` refuses it.
+//! Time is a parameter, so that a test can stop it, make it jump, and simulate a suspend. No other code may read the
+//! system's clocks or set timers; `.clippy.toml` enforces this.
 
 use std::{
     future::Future,
@@ -12,38 +12,40 @@ use std::{
 
 use crate::domain::time::{Awake, Timestamp};
 
-/// A future that can be held in a trait object.
+/// A boxed future, for trait objects.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Tells the time and waits.
+/// Source of time and of timers.
 pub trait Clock: Send + Sync {
-    /// The wall clock.
+    /// Reads the wall clock.
     fn now(&self) -> Timestamp;
 
-    /// Time this process has been running, which stands still while the machine sleeps.
+    /// Time since the clock was started, without the time in which the machine was suspended.
     fn awake(&self) -> Awake;
 
     /// Resolves after `duration` of awake time.
     fn sleep(&self, duration: Duration) -> Boxed<()>;
 
-    /// How late a timer may fire. One that fires later shows that this process did not run meanwhile: it was stopped,
-    /// frozen or swapped out, which moves no clock.
+    /// How late a timer may fire. A later one shows that the process did not run in between: it was stopped, frozen or
+    /// swapped out, which no clock shows.
     fn allowed_lateness(&self) -> Duration {
         ALLOWED_LATENESS
     }
 }
 
-/// Far more than a busy machine makes a timer wait.
+/// Much longer than a busy machine delays a timer.
 const ALLOWED_LATENESS: Duration = Duration::from_secs(5);
 
-/// A clock everybody shares.
+/// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// How fast time goes, beside the world's: as fast, but for campaigns that cannot wait for minutes of silence.
+/// Speed of time relative to real time. It is 1 except in test campaigns that cannot wait for minutes of missed
+/// heartbeats.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     times: u32,
-    /// From this moment on, in milliseconds since the epoch. Fixed, so that the next process goes on from there.
+    /// Start of the changed speed, in milliseconds since the epoch. Fixed, so that the next process continues from
+    /// there.
     since: u64,
 }
 
@@ -53,7 +55,7 @@ impl Pace {
         Self { times: 1, since: 0 }
     }
 
-    /// `ASSURANCE_PACE` holds both numbers, with a space between.
+    /// `ASSURANCE_PACE` contains `times` and `since`, separated by a space.
     #[cfg(feature = "assurance")]
     fn of_this_process() -> Self {
         static PACE: std::sync::OnceLock<Pace> = std::sync::OnceLock::new();
@@ -91,7 +93,7 @@ impl Clock for SystemClock {
         Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// Linux's `CLOCK_MONOTONIC`, which does not count suspends.
+    /// Linux's `CLOCK_MONOTONIC`, which does not advance during a suspend.
     fn awake(&self) -> Awake {
         let elapsed = self.started.elapsed() * Pace::of_this_process().times;
         Awake(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
@@ -107,11 +109,11 @@ impl Clock for SystemClock {
     }
 }
 
-/// Waits for `work` at most `limit`; `None` when the limit came first. The work is dropped then, which
-/// does not undo what it asked of others.
+/// Waits for `work` for at most `limit`; `None` if the limit is reached first. The work is then dropped, which does not
+/// undo the requests that it sent.
 ///
-/// A limit that passed while this process was stopped proves nothing about the work: its answer may be waiting to be
-/// read. Then it gets the limit once more.
+/// A limit that passed while this process was stopped proves nothing about the work, whose answer may be waiting to be
+/// read. The work then gets the limit once more.
 pub async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     loop {
@@ -136,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// A clock of a process that is stopped for ten minutes during the first sleep.
+    /// A clock for a process that is stopped for ten minutes during the first sleep.
     #[derive(Default)]
     struct Stopped {
         awake: AtomicU64,

@@ -1,4 +1,4 @@
-//! The one source of randomness: ids and tokens.
+//! The only source of randomness: ids and tokens.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use uuid::{Builder, Uuid};
 
 use crate::domain::token::{TOKEN_BYTES, Token};
 
-/// What the character `-` stands for in base64url.
+/// Value of the character `-` in base64url.
 const HYPHEN: u8 = 62;
 
-/// Gives random bytes.
+/// Source of random bytes.
 pub trait Entropy: Send + Sync {
-    /// Fills the buffer.
+    /// Fills the buffer with random bytes.
     fn fill(&self, bytes: &mut [u8]);
 
-    /// A version 4 UUID.
+    /// Creates a version 4 UUID.
     fn uuid(&self) -> Uuid {
         let mut bytes = [0; 16];
         self.fill(&mut bytes);
         Builder::from_random_bytes(bytes).into_uuid()
     }
 
-    /// A token nobody has had before.
+    /// Creates a new token.
     fn token(&self) -> Token {
         let mut bytes = [0; TOKEN_BYTES];
         self.fill(&mut bytes);
-        // A token that begins with a hyphen, and so its shown prefix, would be taken for an option on a command line.
-        // Clearing one bit of its first six avoids that; the other 255 stay random.
+        // A token that starts with a hyphen, or its displayed prefix, would be parsed as an option on a command line.
+        // Clearing one of its first six bits avoids that; the other 255 bits stay random.
         if bytes[0] >> 2 == HYPHEN {
             bytes[0] &= 0x7f;
         }
@@ -34,17 +34,17 @@ pub trait Entropy: Send + Sync {
     }
 }
 
-/// Randomness everybody shares.
+/// A shared source of randomness.
 pub type SharedEntropy = Arc<dyn Entropy>;
 
-/// The operating system's.
+/// The operating system's source of randomness.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
     #[expect(clippy::disallowed_methods, clippy::expect_used, reason = "the one source of randomness")]
     fn fill(&self, bytes: &mut [u8]) {
-        // A kernel without randomness cannot issue a token that anybody should trust: better to end here.
+        // Without randomness from the kernel no token would be safe: panic instead of issuing one.
         getrandom::fill(bytes).expect("the operating system gives random bytes");
     }
 }

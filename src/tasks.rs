@@ -1,7 +1,7 @@
-//! The one place where tasks are started.
+//! The only place where tasks are spawned.
 //!
-//! The daemon hands out tokio's runtime, the simulator its own executor, so that a seed decides which
-//! task runs next. Tasks are also counted here, for a daemon that drains before it ends.
+//! The daemon passes tokio's runtime, the simulator its own executor, so that a seed decides which task runs next.
+//! Tasks are also counted here, for a daemon that drains before it exits.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Boxed;
 
-/// Starts tasks.
+/// Spawns tasks.
 pub trait Spawn: Send + Sync {
-    /// Runs `task` to its end, whoever goes away meanwhile.
+    /// Runs `task` to completion, even if its caller is dropped.
     fn spawn(&self, task: Boxed<()>);
 }
 
-/// A spawner everybody shares.
+/// A shared spawner.
 pub type SharedSpawn = Arc<dyn Spawn>;
 
-/// Tokio's runtime.
+/// Spawns tasks on tokio's runtime and counts them.
 #[derive(Clone, Debug, Default)]
 pub struct TokioTasks(TaskTracker);
 
@@ -36,16 +36,16 @@ impl Spawn for TokioTasks {
     }
 }
 
-/// Where an effect outside this process's memory happens: a transaction, an engine call.
+/// Executes effects outside this process's memory: transactions and engine calls.
 ///
-/// Real lanes and engines need none of this. The simulator does: it holds every effect until its seed
-/// says that now is the moment, which is how it tries the orders in which the world may answer.
+/// Only the simulator and tests need it; the real store and engine do without. The simulator holds every effect until its
+/// seed selects it, and so tries the orders in which the world may answer.
 pub trait Stage: Send + Sync {
-    /// Carries out `effect` once, whether or not whoever asked still waits.
+    /// Carries out `effect` once, even if the caller no longer waits.
     fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>);
 }
 
-/// A stage on which everything happens at once.
+/// A stage that carries out every effect immediately.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AtOnce;
 

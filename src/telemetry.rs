@@ -1,25 +1,25 @@
-//! Logs: to standard error, because standard output belongs to answers.
+//! Logs to standard error, because standard output is reserved for command output.
 
 use std::{io, sync::OnceLock};
 
 use anyhow::{Context as _, anyhow};
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-/// The crates that speak to the engine write its whole answers at `trace`: whatever those hold, what
-/// workspaces print among it, is not the log's. They have nothing else to say.
+/// Crates that log complete engine responses at `trace`, which may include output of workspaces. That must not reach
+/// the log; they log nothing else of use.
 const SILENCED: [&str; 2] = ["containers_api=debug", "podman_api=debug"];
 
-/// Replaces the filter of the log. Its type names the form of a line, which is settled at the start.
+/// Replaces the filter of the log. Boxed because the filter's type depends on the output format, chosen at the start.
 type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
-/// Starts logging what passes `filter`; as JSON, one object per line, or for people.
+/// Starts logging the records that pass `filter`: as JSON with one object per line, or as human-readable text.
 ///
-/// The form is the caller's choice, since only the edge knows whether a person is watching.
+/// The caller chooses the format, because only the binary knows whether a user is watching.
 ///
 /// # Errors
-/// When `filter` is none, or logging was started before.
+/// `filter` is invalid, or logging was already started.
 pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
     let logs = fmt().with_env_filter(parse(filter)?).with_writer(io::stderr);
     let (set_filter, started): (SetFilter, _) = if json {
@@ -36,10 +36,10 @@ pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
     SET_FILTER.set(set_filter).map_err(|_| anyhow!("logging was started before"))
 }
 
-/// Logs what passes `filter` from now on.
+/// Replaces the filter of the running log.
 ///
 /// # Errors
-/// When `filter` is none, or logging was not started.
+/// `filter` is invalid, or logging was not started.
 pub fn set_filter(filter: &str) -> anyhow::Result<()> {
     let set_filter = SET_FILTER.get().context("logging was not started")?;
     set_filter(parse(filter)?).context("the log filter cannot be replaced")

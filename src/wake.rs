@@ -1,44 +1,44 @@
-//! Asks for a pass before its turn.
+//! Requests a pass before its regular time.
 //!
-//! Whoever changes something that a pass will have to see to says so here, and when: the driver wakes for it once,
-//! instead of looking every second. A wake that is lost costs a period, never the work: passes find what is to be
-//! done by themselves.
+//! Code that changes something that a pass must handle requests the pass here, with a delay. The driver then wakes once
+//! for it, instead of polling every second. A lost request delays the work by one period at most, because passes find
+//! their work by themselves.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-/// A pass, and after how long it is wanted.
+/// A request for a pass, with its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The pass.
+    /// Name of the pass.
     pub pass: &'static str,
-    /// After how long.
+    /// Delay until the pass is wanted.
     pub after: Duration,
 }
 
-/// Asks. Cheap to clone.
+/// Sends requests for passes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Wake(Option<mpsc::UnboundedSender<Call>>);
 
 impl Wake {
-    /// One that somebody hears, and where it is heard.
+    /// Creates a sender and the driver's receiver.
     #[must_use]
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Call>) {
         let (calls, heard) = mpsc::unbounded_channel();
         (Self(Some(calls)), heard)
     }
 
-    /// One that nobody hears: for plans that are never carried out.
+    /// Creates a sender that drops all requests: for plans that are never carried out.
     #[must_use]
     pub fn unheard() -> Self {
         Self(None)
     }
 
-    /// Asks for a pass after so long.
+    /// Requests a pass after this delay.
     pub fn after(&self, pass: &'static str, after: Duration) {
         if let Some(calls) = &self.0 {
-            // A driver that has ended has nothing to wake for.
+            // The driver has ended, and no pass will run.
             let _ended = calls.send(Call { pass, after });
         }
     }
