@@ -1,20 +1,20 @@
-//! Places between durable steps, each with a name, where a test ends the process at once.
+//! Named places between durable steps at which a test ends the process immediately.
 //!
-//! A durable step is what outlives this process: a transaction, a file beside the database, a change in the engine.
-//! Each has a place right before it and one right after it: what was done so far is there then, and nobody has
-//! been told. A transaction goes by its label in `store`, and what is before it is the open transaction with the
-//! change in it. `tests/house` sees that every step has its two places and every place its step;
-//! `tests/assurance/crash_points.rs` hits each of them once, in a daemon that works on real Podman.
+//! A durable step changes something that outlives this process: a transaction, a file beside the database, a change in
+//! the engine. Each step has a place right before it and one right after it. At that point everything done so far is
+//! durable, and no caller has received an answer. A transaction is named by its label in `store`; its place before is
+//! the open transaction that contains the change. `tests/house` checks that every step has its two places and that
+//! every place has a step. `tests/assurance/crash_points.rs` hits each place once, in a daemon that uses real Podman.
 //!
-//! Only builds with the feature `assurance` have the places; in every other they are nothing at all.
+//! Only builds with the feature `assurance` contain the places; in other builds the functions are empty.
 
-/// The variable that names the place where a process ends: `before` or `after`, and the step. With `2nd` before the
-/// step it passes the place once: `after 2nd start: make a volume`.
+/// Environment variable that selects the place where the process ends: `before` or `after`, and the step. With `2nd` in
+/// front of the step, the first passage is ignored: `after 2nd start: make a volume`.
 pub const VARIABLE: &str = "ASSURANCE_CRASH_AT";
 
-/// Every durable step, and what it is.
+/// Every durable step, with a description.
 pub const STEPS: &[(&str, &str)] = &[
-    // How a registry comes to be.
+    // Creating and changing the registry itself.
     ("lock: say who holds it", "a lock file names its process: of the data directory, of the identity"),
     ("migrate: copy the file", "a database of an older schema is copied beside itself"),
     ("migrate: commit the migrations", "the schema is made, or brought up to date"),
@@ -36,13 +36,13 @@ pub const STEPS: &[(&str, &str)] = &[
     ("accept: write the mirror", "the mirror says that an engine was accepted"),
     ("reach: make the network", "the network of the workspaces, or of one of them, is there"),
     ("keep host reach", "how workspaces reach this host is kept for the next start"),
-    // How a workspace comes to be, and is changed.
+    // Creating and changing a workspace.
     ("create workspace", "the row of a new workspace"),
     ("patch workspace", "what people may change of a row"),
     ("adopt workspace", "the row of something unknown is rebuilt"),
     ("adopt container", "a known row takes over the container that a restored registry did not know"),
     ("take token over", "the token that a process holds becomes the current one"),
-    // Start.
+    // Starting a workspace.
     ("start: pull its image", "the image is on this machine"),
     ("start: make a volume", "a volume of the workspace"),
     ("start: repair its configuration volume", "a volume whose directory is gone gets one"),
@@ -56,7 +56,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("start: write its token", "the token's file"),
     ("start: write its configuration", "the configuration's file"),
     ("start: start its container", "the process runs"),
-    // What happens to it.
+    // Status changes of a workspace.
     ("change status", "the row's status, with its event"),
     ("change status unless", "the same, unless it was heard or changed meanwhile"),
     ("stop: stop a container", "the process has ended"),
@@ -67,7 +67,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("claim restart of unwell", "a start anew of what gives no good sign of life"),
     ("give back restart", "such a start that did not happen is taken back"),
     ("flag wedged", "what is busy and makes no progress is flagged"),
-    // What agents say.
+    // Reports and messages of agents.
     ("note beat", "a heartbeat"),
     ("note registration", "a registration, with its token"),
     ("note card", "what an agent says of itself"),
@@ -84,13 +84,13 @@ pub const STEPS: &[(&str, &str)] = &[
     ("remember", "a memory"),
     ("forget memory", "a memory is deleted"),
     ("note polled", "messages that an agent has polled"),
-    // Tokens.
+    // Issuing and revoking tokens.
     ("issue api token", "a token for a workspace, made by a person"),
     ("revoke token", "one of those is revoked"),
     ("issue admin token", "a token that may do everything"),
     ("revoke admin token", "one of those is revoked"),
     ("revoke stale tokens", "instance tokens whose container is gone are revoked"),
-    // The way into the trash, out of it, and beyond.
+    // Moving to the trash, restoring and deleting.
     ("remove workspace", "rows are removed"),
     ("claim for trash", "things are claimed for the trash"),
     ("put away: rename a container", "a container bears its trash name"),
@@ -106,7 +106,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("finish delete", "the entry is gone"),
     ("finish purge", "nothing of a removed workspace is left"),
     ("keep after all", "an entry that is in use, or cannot go back, is kept"),
-    // Sweeps.
+    // Sweep passes.
     ("sweep: apply an action", "one action of a pass, whatever steps it has"),
     ("hold plan", "a plan that hits too much waits for a person"),
     ("approve plan", "a person allows it"),
@@ -117,11 +117,11 @@ pub const STEPS: &[(&str, &str)] = &[
     ("forget: delete a network", "the network of a removed workspace is deleted"),
 ];
 
-/// The next durable step of this name is about to be taken.
+/// Marks the place right before the durable step of this name.
 #[cfg(not(feature = "assurance"))]
 pub const fn before(_step: &'static str) {}
 
-/// A durable step of this name was taken.
+/// Marks the place right after the durable step of this name.
 #[cfg(not(feature = "assurance"))]
 pub const fn after(_step: &'static str) {}
 
@@ -130,7 +130,7 @@ pub use places::{after, before};
 
 #[cfg(feature = "assurance")]
 mod places {
-    //! The places, where there are any.
+    //! The implementation for builds that contain the places.
 
     use std::{
         io::Write,
@@ -165,12 +165,12 @@ mod places {
         ARMED.get_or_init(read).as_ref()
     }
 
-    /// The next durable step of this name is about to be taken.
+    /// Marks the place right before the durable step of this name.
     pub fn before(step: &'static str) {
         reach("before", step);
     }
 
-    /// A durable step of this name was taken.
+    /// Marks the place right after the durable step of this name.
     pub fn after(step: &'static str) {
         reach("after", step);
     }
@@ -184,10 +184,10 @@ mod places {
         if passed.is_ok() {
             return;
         }
-        // What is to end dies in any case: a log that cannot be written is a failure of the test that reads it.
+        // The process is killed even if this cannot be logged; the test that reads the log fails then.
         let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.place);
         let _sent = kill_process(getpid(), Signal::KILL);
-        // The kernel lets nobody come here.
+        // Not reached: the kernel kills the process first.
         std::process::abort();
     }
 }

@@ -1,4 +1,4 @@
-//! The binary: parse, run, tell a failure once, and end with its code.
+//! The binary: parses arguments, runs the command, reports a failure once, and exits with its code.
 
 use std::{cell::Cell, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -12,9 +12,9 @@ use ostler::{
     daemon, telemetry,
 };
 
-// glibc's allocator keeps what a few large messages took up, in the arena of every thread that read one, and mimalloc in
-// the pages of every size of every thread. This one gives it back a second later (`.cargo/config.toml`): after one agent
-// at its worst 13 MiB are left, where mimalloc left 21 to 25.
+// glibc's allocator keeps the memory of a few large messages in the arena of every thread that read one; mimalloc keeps
+// it in the pages of every size of every thread. jemalloc returns it to the kernel a second later
+// (`.cargo/config.toml`). After one agent at its worst 13 MiB remain, compared with 21 to 25 MiB under mimalloc.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help that nobody reads any more is no failure.
+            // Ignore EPIPE when printing help.
             drop(error.print());
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
         }
@@ -34,22 +34,22 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let overrides = Overrides {
         file: cli.global.config.clone(),
         data_dir: cli.global.data_dir.clone(),
-        // What is not text is nobody's setting.
+        // A variable that is not valid UTF-8 is no setting of ostler's.
         env: std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
             .collect(),
     };
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
     let ended = runtime.block_on(cli::run(cli, &Process { overrides, warned: Cell::new(false) }));
-    // A read of standard input that nobody waits for any more would hold us up.
+    // A pending read of standard input that is no longer needed would delay the exit.
     runtime.shutdown_background();
     ended
 }
 
-/// This process, which holds the configuration and the daemon's code.
+/// This process, which has access to the configuration and to the daemon's code.
 struct Process {
     overrides: Overrides,
-    /// A command may load twice; nobody wants to be warned twice.
+    /// Whether the warnings were printed: a command may load the configuration twice.
     warned: Cell<bool>,
 }
 
