@@ -1,4 +1,4 @@
-//! How two configurations differ, and what of a new one a running daemon takes.
+//! The difference between two configurations, and the settings that a running daemon can reload.
 
 use std::collections::BTreeSet;
 
@@ -11,18 +11,19 @@ use crate::domain::runtime::Runtime;
 /// A key whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Such as `sweep.unknown_grace`; `runtimes.NAME` for a runtime that only one of the two has.
+    /// Name of the key, such as `sweep.unknown_grace`; `runtimes.NAME` if only one side has the runtime.
     pub key: String,
-    /// As it would be written in the file, without the values of environment variables; none where nothing is set.
+    /// Value in the first configuration, in TOML syntax without the values of environment variables; `None` if unset.
     pub before: Option<String>,
-    /// The other one's value.
+    /// Value in the second configuration.
     pub after: Option<String>,
 }
 
 impl Config {
-    /// This configuration with what of `new` takes effect without a restart.
+    /// This configuration, with those settings of `new` that take effect without a restart.
     ///
-    /// The rest is in use since the start, such as sockets, locks, deadlines of the engine's client and periods.
+    /// The other settings have been in use since the start, such as sockets, locks, deadlines of the engine client and
+    /// periods.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         Self {
@@ -38,7 +39,7 @@ impl Config {
         }
     }
 
-    /// Every key with its value as it would be written in the file, in the order of the template.
+    /// Every key with its value in TOML syntax, in the order of the template.
     #[must_use]
     pub fn values(&self) -> Vec<(String, Option<String>)> {
         values(&mut self.clone())
@@ -58,11 +59,11 @@ pub(super) fn values(config: &mut Config) -> Vec<(String, Option<String>)> {
     values
 }
 
-/// The keys whose values differ, in the order of the template. Values are compared, not their texts: a text does not
-/// show what an environment variable holds.
+/// The keys whose values differ, in the order of the template. The values are compared, not their text, which hides the
+/// values of environment variables.
 #[must_use]
 pub fn differences(before: &Config, after: &Config) -> Vec<Difference> {
-    // A key reaches its field through a mutable reference only.
+    // A key gives access to its field through a mutable reference only.
     let (mut before, mut after) = (before.clone(), after.clone());
     let mut found = Vec::new();
     for key in KEYS {
@@ -93,7 +94,7 @@ pub fn differences(before: &Config, after: &Config) -> Vec<Difference> {
     found
 }
 
-/// A runtime on one line, with the keys that differ from a plain one.
+/// A runtime on one line, with the keys that differ from `plain`.
 fn inline(runtime: &mut Runtime) -> String {
     let mut plain = Runtime::plain();
     let set = RUNTIME_KEYS.iter().filter_map(|key| {

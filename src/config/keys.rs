@@ -1,4 +1,4 @@
-//! Every key, once: where it stands, what it means, which field it sets.
+//! The table of all keys: path, documentation and field.
 
 use crate::domain::runtime::Runtime;
 
@@ -6,25 +6,24 @@ use super::{Config, value::Slot};
 
 /// A key of `T`.
 pub(super) struct Key<T> {
-    /// Its dotted path from the root, or within its runtime.
+    /// Dotted path from the root, or within its runtime.
     pub(super) path: &'static str,
-    /// What the template and the handbook say about it.
+    /// Documentation, as the template shows it.
     pub(super) doc: &'static str,
-    /// What the template shows where the default is "nothing".
+    /// Value that the template shows if the key is unset by default.
     pub(super) example: &'static str,
-    /// The field.
+    /// The field that the key sets.
     pub(super) slot: fn(&mut T) -> Slot<'_>,
 }
 
 impl<T> Key<T> {
-    /// The environment's name for it: `sweep.unknown_grace` is `OSTLER_SWEEP_UNKNOWN_GRACE`.
+    /// The environment variable for the key: `sweep.unknown_grace` is `OSTLER_SWEEP_UNKNOWN_GRACE`.
     pub(super) fn variable(&self) -> String {
         format!("OSTLER_{}", self.path.to_uppercase().replace('.', "_"))
     }
 }
 
-/// The keys outside `[runtimes]`, in the order of the template; those without a section come first, as
-/// TOML wants it.
+/// The keys outside `[runtimes]`, in the order of the template. Those without a section come first, as TOML requires.
 pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         path: "data_dir",
@@ -210,7 +209,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
     },
 ];
 
-/// The keys of one `[runtimes.NAME]`.
+/// The keys of one `[runtimes.NAME]` section.
 pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
     Key {
         path: "image",
@@ -292,7 +291,7 @@ pub(super) fn is_section(path: &str) -> bool {
     KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// A runtime's name appears in orders and in labels; `external` is taken by agents that run elsewhere.
+/// Checks a runtime's name. It appears in commands and labels; `external` is reserved for agents outside containers.
 pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     if name == "external" {
@@ -308,7 +307,7 @@ pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What to say after an unknown key: the nearest one, or those that stand where it stands.
+/// Text that follows an unknown key: the nearest known key, or the keys of the same section.
 pub(super) fn advice(path: &str, section: &str) -> String {
     let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
     let sections = sections.chain(["runtimes"]).filter(|_| section.is_empty());
@@ -321,7 +320,7 @@ pub(super) fn advice(path: &str, section: &str) -> String {
     format!("; known here are {}", names(here))
 }
 
-/// The same inside `[runtimes.NAME]`.
+/// Like `advice`, inside `[runtimes.NAME]`.
 pub(super) fn runtime_advice(runtime: &str, key: &str) -> String {
     match nearest(key, RUNTIME_KEYS.iter().map(|key| key.path)) {
         Some(nearest) => format!("; did you mean `runtimes.{runtime}.{nearest}`?"),
@@ -329,7 +328,7 @@ pub(super) fn runtime_advice(runtime: &str, key: &str) -> String {
     }
 }
 
-/// The same for a variable of the environment.
+/// Like `advice`, for an environment variable.
 pub(super) fn variable_advice(name: &str) -> String {
     let known: Vec<_> = KEYS.iter().map(Key::variable).chain([super::FILE_VARIABLE.to_owned()]).collect();
     match nearest(name, known.iter().map(String::as_str)) {
@@ -343,7 +342,7 @@ fn names<'a, T: 'a>(keys: impl Iterator<Item = &'a Key<T>>) -> String {
     names.join(", ")
 }
 
-/// Near enough to be a slip of the finger, or the right word in the wrong section.
+/// The most similar known key: a typing error, or the right word in another section.
 fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |path: &'a str| path.rsplit('.').next().unwrap_or(path);
     let given_last = given.rsplit('.').next().unwrap_or(given);

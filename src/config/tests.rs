@@ -1,4 +1,4 @@
-//! Settings: where each comes from, which wins, and what is refused.
+//! Tests of the settings: their sources, their precedence, and what is rejected.
 
 use super::*;
 
@@ -181,7 +181,7 @@ fn a_data_directory_too_long_for_a_socket_is_refused() {
     assert!(error.contains("has 113 bytes, and the kernel takes at most 107"), "{error}");
 }
 
-/// What the template shows is what holds: with and without its comment signs.
+/// The template shows the values in force, with and without its comment signs.
 #[test]
 fn the_template_equals_the_defaults() {
     let template = template();
@@ -228,7 +228,7 @@ fn durations_and_memory_read_back_what_they_show() {
     }
 }
 
-/// The values are somebody's secrets.
+/// The values may be secrets.
 #[test]
 fn the_environment_of_a_runtime_is_shown_by_name_only() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
@@ -286,7 +286,7 @@ fn wrong_value_is_refused_with_what_would_be_right() {
     }
 }
 
-/// A file that gives every key another value than its default.
+/// A file that gives every key a value other than its default.
 const EVERYTHING_ELSE: &str = r#"
 data_dir = "/other"
 runtime_dir = "/else"

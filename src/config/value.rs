@@ -1,6 +1,6 @@
-//! How a value is read, refused and shown: one [`Slot`] per kind of value.
+//! Parsing, validation and display of values: one [`Slot`] for each kind of value.
 //!
-//! The environment has only texts, so every slot reads its value from a text as well.
+//! Environment variables are text, so every slot also accepts its value as text.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::domain::runtime::{Readiness, Tier, User};
 
 use super::LogFormat;
 
-/// A place in the configuration for one value. Two are equal if their values are.
+/// A field of the configuration that holds one value. Two slots are equal if their values are.
 #[derive(PartialEq)]
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
@@ -39,7 +39,7 @@ pub(super) enum Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Sets the value, or says why not in words that follow the key and a colon.
+    /// Sets the value. An error is a message that follows the key and a colon.
     pub(super) fn set(self, given: &DeValue<'_>) -> Result<(), String> {
         match self {
             Self::Path(slot) => *slot = path(given)?,
@@ -67,9 +67,9 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// The value as it would be written in the file; none where nothing is set.
+    /// The value in TOML syntax; `None` if unset.
     ///
-    /// Of an environment only the names: the values may be secrets.
+    /// For environment variables only the names are shown: the values may be secrets.
     pub(super) fn show(self) -> Option<String> {
         let value = match self {
             Self::Path(slot) => Value::from(slot.display().to_string()),
@@ -111,7 +111,7 @@ const DURATION: &str = "a duration above zero, such as \"90s\", \"10m\" or \"14d
 const MEMORY: &str = "an amount of memory with its unit, such as \"512MiB\" or \"2GiB\"";
 const TIERS: &str = "a list of tiers from 1 to 4, such as [4]";
 
-/// The refusal, saying what was expected and what was found.
+/// Error message with the expected and the given value.
 fn expected(what: &str, given: &DeValue<'_>) -> String {
     let found = match given {
         DeValue::String(text) => format!("{text:?}"),
@@ -141,7 +141,7 @@ fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
 fn url(given: &DeValue<'_>) -> Result<String, String> {
     let what = "a url that begins with http:// or https://";
     let url = text(given, what)?;
-    // Agents append paths to it: with the slash they would ask for `//registry/register`.
+    // Agents append paths to the URL: a trailing slash would lead to `//registry/register`.
     let url = url.trim().trim_end_matches('/');
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let is_url = rest.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace));
@@ -181,14 +181,14 @@ fn duration(given: &DeValue<'_>) -> Result<Duration, String> {
     parse_duration(&text(given, DURATION)?).ok_or_else(|| expected(DURATION, given))
 }
 
-/// Days count as 24 hours: a retention must not depend on a time zone.
+/// A day counts as 24 hours: a retention time must not depend on a time zone.
 fn parse_duration(text: &str) -> Option<Duration> {
     let span = SpanParser::new().parse_span(text).ok()?;
     let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(signed).ok().filter(|duration| !duration.is_zero())
 }
 
-/// `14d`, `1h30m`, `500ms`: what [`parse_duration`] reads back as the same.
+/// Text such as `14d`, `1h30m` or `500ms`, which [`parse_duration`] reads back as the same duration.
 pub(super) fn duration_text(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     let mut parts = Vec::new();
@@ -206,7 +206,7 @@ fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let what = "a log filter, such as \"info\" or \"info,ostler::sweep=debug\"";
     let filter = text(given, what)?;
-    // A bare word that is no level names a target: `warning` would log nothing but a crate of that name.
+    // A bare word that is not a level names a target: `warning` would log only a crate of that name.
     for word in filter.split(',').map(str::trim) {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         if !word.is_empty() && !is_level && !word.contains(['=', ':', '[']) {
@@ -239,7 +239,7 @@ fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
     found.ok_or_else(|| expected("\"auto\", \"pretty\" or \"json\"", given))
 }
 
-/// A list, or, as the environment has it, texts between commas.
+/// A list, or a comma-separated text as in an environment variable.
 fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
     let what = "a list of addresses without ports, such as [\"127.0.0.1\", \"192.168.1.10\"]";
     let element = "an address without a port, such as \"127.0.0.1\"";
@@ -284,18 +284,18 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// A bare number is refused: whoever writes `memory = "512"` does not mean bytes.
+/// A bare number is rejected: `memory = "512"` is not meant as bytes.
 fn memory(given: &DeValue<'_>) -> Result<u64, String> {
     let written = text(given, MEMORY)?;
     let bytes = UNITS.iter().find_map(|(unit, size)| {
         let count: u64 = written.strip_suffix(unit)?.trim_end().parse().ok()?;
         count.checked_mul(*size)
     });
-    // The limit reaches the engine as a signed number.
+    // The limit is sent to the engine as a signed 64-bit integer.
     bytes.filter(|bytes| *bytes > 0 && i64::try_from(*bytes).is_ok()).ok_or_else(|| expected(MEMORY, given))
 }
 
-/// Below this, conmon spends its time on making new files.
+/// Minimum size of a container's log: below this, conmon would be busy with creating files.
 const LOG_SIZE_MIN: u64 = 64 << 10;
 
 fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
@@ -329,7 +329,7 @@ fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
     table.iter().map(|(name, value)| variable(name.get_ref(), value.get_ref())).collect()
 }
 
-/// The value is not repeated in the refusal: it may be a secret.
+/// The value is not repeated in the error: it may be a secret.
 fn variable(name: &str, value: &DeValue<'_>) -> Result<(String, String), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(format!("`{name}` cannot name a variable of the environment"));
