@@ -1,12 +1,12 @@
-//! How soon everything runs again after a reboot, beside the least that any keeper could take: `podman start` of the
-//! same containers.
+//! Time until everything runs again after a reboot, compared with the lower bound: `podman start` of the same
+//! containers.
 //!
-//! The real binary on the real Podman. A reboot is simulated as far as a machine allows that goes on: the daemon is
-//! stopped in good order, as a shutdown does, and then every container is killed. Podman hears of each end, as it
-//! does not when the power fails; and what a real boot also takes away, Podman's own state below `/run`, is shared
-//! with whatever else runs here, and stays.
+//! It uses the real binary on the real Podman. A reboot is simulated as far as possible on a running machine: the
+//! daemon is stopped cleanly, as at shutdown, and then every container is killed. Unlike in a power failure, Podman
+//! notices each exit. Podman's own state below `/run`, which a real boot clears, is shared with everything else on the
+//! machine and stays.
 //!
-//! `cargo bench --bench boot` prints the figures; `-- --workspaces N` takes another number than 40, and
+//! `cargo bench --bench boot` prints the figures; `-- --workspaces N` uses another number than 40, and
 //! `--concurrent-starts N` another `engine.concurrent_starts` than the default.
 
 #![allow(
@@ -30,11 +30,11 @@ use support::{
     podman::{podman, podman_says},
 };
 
-/// The most that ostler may take, as a multiple of the bare starts.
+/// Most time that ostler may take, as a multiple of the bare starts.
 const GOAL: f64 = 1.3;
-/// How often it is looked whether everything is online.
+/// Interval of the checks whether everything is online.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long everything may take to be online.
+/// Time limit until everything is online.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 fn configuration(workspaces: usize, concurrent_starts: usize) -> String {
@@ -50,7 +50,7 @@ fn listed(site: &Site) -> Vec<Value> {
     site.json(["ls"]).as_array().unwrap().clone()
 }
 
-/// Every container of the workspaces ends.
+/// Kills every container of the workspaces.
 fn kill(containers: &[String]) {
     let done = podman().args(["kill", "--signal", "KILL"]).args(containers).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -82,7 +82,7 @@ fn main() {
     let workspaces = option("--workspaces", 40);
     let mut site = Site::new(&configuration(workspaces, option("--concurrent-starts", 0)));
     site.serve();
-    // A tree: every fourth one leads the three after it.
+    // A tree: every fourth workspace is the parent of the next three.
     let names: Vec<_> = (0..workspaces).map(|number| format!("w{number}")).collect();
     let parent = |number: usize| (!number.is_multiple_of(4)).then(|| names[number / 4 * 4].as_str());
     let below: Vec<_> =
@@ -106,7 +106,7 @@ fn main() {
     site.begin_to_serve();
     let is_up = |row: &Value| row["status"] == "online" && row["incarnation"] == 2;
     let online = loop {
-        // Each look is a process of its own, which takes its time from what is measured.
+        // Each check starts a process, which takes time from the measured work.
         std::thread::sleep(LOOK_EVERY);
         let rows: Option<Vec<Value>> = serde_json::from_str(&site.ostler(["ls", "--json"]).stdout).ok();
         if rows.as_ref().is_some_and(|rows| rows.len() == workspaces && rows.iter().all(is_up)) {
@@ -138,13 +138,13 @@ fn main() {
     println!("goal: at most {GOAL} times the bare starts: {ratio:.2}: {reached}");
 }
 
-/// The number behind this option on the command line.
+/// The number after this option on the command line.
 fn option(name: &str, otherwise: usize) -> usize {
     let mut arguments = std::env::args().skip_while(|argument| argument != name).skip(1);
     arguments.next().map_or(otherwise, |number| number.parse().unwrap())
 }
 
-/// The wall clock, in milliseconds since the epoch.
+/// Wall clock, in milliseconds since the epoch.
 fn wall_clock() -> i64 {
     i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
 }

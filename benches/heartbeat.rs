@@ -1,15 +1,16 @@
-//! How fast agents are heard and their messages passed on, beside a route that does nothing with the same bytes.
+//! Throughput of heartbeats and messages, compared with a bare route that receives the same bytes.
 //!
-//! Every contestant is a process of its own and is asked over loopback by one load generator, which shares the
-//! machine's processors with it; connections are kept, and each request comes from another of ten thousand
-//! workspaces. The bare route is axum reading the same JSON: what is lost beside it is what ostler does. A beat is
+//! Every contestant is a separate process and is called over loopback by one load generator, which shares the
+//! machine's processors with it. Connections are kept alive, and each request comes from another of ten thousand
+//! workspaces. The bare route is axum parsing the same JSON; the difference to it is ostler's own work. A heartbeat is
 //! answered when it is committed with `synchronous=FULL`.
 //!
-//! Contestants take turns in rounds, so that the machine's mood hits them alike; ratios are taken within a round
-//! before their median. A round in which others used the processors is taken again, whatever came of it.
+//! The contestants take turns in rounds, so that changes in machine load affect them alike; ratios are computed within
+//! a round before taking the median. A round in which other processes used the processors is repeated, whatever its
+//! result.
 //!
-//! `cargo bench --bench heartbeat` prints the tables; `-- --quick` runs one short round, for a look, `--heartbeats` and
-//! `--messages` one of the tables.
+//! `cargo bench --bench heartbeat` prints the tables; `-- --quick` runs one short round, `--heartbeats` and
+//! `--messages` only one of the tables.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,16 +36,15 @@ use support::{
     spread, verdict,
 };
 
-/// Workspaces, each with a token.
 const WORKSPACES: usize = 10_000;
 /// Rounds that count.
 const ROUNDS: usize = 7;
-/// The most rounds that are begun to get them.
+/// Most rounds begun to get that many.
 const ROUNDS_MAX: usize = 14;
-/// How much of the machine others may use in a round that counts.
+/// Largest share of the machine that other processes may use in a round that counts.
 const FOREIGN_MAX: f64 = 0.1;
 
-/// What a contestant did in one spell of load.
+/// Measurements of a contestant in one period of load.
 struct Spell {
     outcome: Outcome,
     used: Used,
@@ -132,7 +132,7 @@ impl Line {
     }
 }
 
-/// Rounds of all lines, until enough of them were not disturbed.
+/// Runs rounds of all lines until enough of them were undisturbed.
 fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
     let mut kept: Vec<(f64, Vec<Spell>)> = Vec::new();
     let most = if rounds == 1 { 1 } else { ROUNDS_MAX };
@@ -141,7 +141,7 @@ fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
         let begun = std::time::Instant::now();
         let mut spells: Vec<Option<Spell>> = lines.iter().map(|_| None).collect();
         for place in 0..lines.len() {
-            // Nobody is always the first, or always after the same other.
+            // Rotates the order: no contestant is always first, or always after the same other.
             let number = (place + round) % lines.len();
             spells[number] = Some(lines[number].run(Until::Past(spell)));
         }
@@ -174,7 +174,7 @@ fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
     println!();
 }
 
-/// The processor time of everybody who takes part, the load generator too.
+/// Processor time of all contestants and the load generator.
 fn ours(lines: &[Line]) -> Duration {
     let mut servers: Vec<_> = lines.iter().map(|line| line.server.id()).collect();
     servers.sort_unstable();
@@ -183,7 +183,7 @@ fn ours(lines: &[Line]) -> Duration {
     servers.into_iter().map(|id| Used::of(id).processor).sum::<Duration>() + own
 }
 
-/// The median, lowest and highest of a ratio taken in each round.
+/// Median, lowest and highest of a ratio computed in each round.
 fn ratio(one: &Line, other: &Line, of: impl Fn(&Spell) -> f64) -> (f64, f64, f64) {
     spread(one.spells.iter().zip(&other.spells).map(|(one, other)| of(one) / of(other)))
 }
@@ -197,7 +197,7 @@ fn request(path: &str, token: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A whole beat of each workspace, as runtimes send it every 30 s.
+/// A complete heartbeat of each workspace, as runtimes send it every 30 s.
 fn beats() -> Requests {
     let beat = |number: usize| {
         let body = format!(
@@ -341,7 +341,7 @@ fn main() {
     let home = directory.path().to_str().unwrap();
     let ostler = Arc::new(Contestant::start("ostler", &[home, &agent.address.to_string()]));
     let database = directory.path().join(FILE_NAME);
-    // A message would wait for an agent that was never heard.
+    // A message would wait for an agent that has never sent a heartbeat.
     load::run(ostler.address, 64, &beats(), &mut Turn::default(), Until::Sent(WORKSPACES), || ());
     if !only("--messages") {
         race_heartbeats(&bare, &ostler, &database, rounds, spell);

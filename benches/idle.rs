@@ -1,9 +1,9 @@
-//! What ostler costs when nothing happens, and how soon it answers after a start.
+//! Cost of an idle daemon, and time from its start to the first answer.
 //!
-//! The real binary, beside an engine that only says what is there: a hundred workspaces whose containers run. The
-//! passes have their real periods. A wake-up is a thread that gave up the processor to wait, and was woken.
+//! It uses the real binary with an engine stub that only lists a hundred workspaces with running containers. The
+//! passes have their real periods. A wake-up is a voluntary context switch of a thread.
 //!
-//! `cargo bench --bench idle` prints the figures; `-- --quick` listens for a shorter while.
+//! `cargo bench --bench idle` prints the figures; `-- --quick` measures for a shorter time.
 
 #![allow(
     clippy::unwrap_used,
@@ -54,12 +54,12 @@ use support::{
 
 /// Workspaces of the idle daemon.
 const WORKSPACES: usize = 100;
-/// Workspaces of the one that is started.
+/// Workspaces of the daemon whose start is measured.
 const MANY: usize = 10_000;
-/// Starts.
+/// Number of measured starts.
 const STARTS: usize = 7;
 
-/// The engine's listings, and how often it was asked.
+/// The engine's listings, and the number of its requests.
 struct Stub {
     containers: Value,
     volumes: Value,
@@ -67,7 +67,7 @@ struct Stub {
     asked: AtomicU64,
 }
 
-/// As much of Podman as a daemon asks that has nothing to do.
+/// The part of Podman's API that an idle daemon uses.
 async fn answer(State(stub): State<Arc<Stub>>, request: Request) -> Response {
     stub.asked.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
@@ -136,7 +136,7 @@ fn serve_engine(socket: &Path, directory: &Path) -> Arc<Stub> {
     stub
 }
 
-/// Makes a registry of so many workspaces that are online.
+/// Creates a registry of so many online workspaces.
 fn registry(data: &Path, count: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -157,7 +157,7 @@ fn registry(data: &Path, count: usize) {
     });
 }
 
-/// A running daemon. It is killed when this is dropped.
+/// A running daemon, killed when dropped.
 struct Daemon {
     process: Child,
     address: SocketAddr,
@@ -220,7 +220,7 @@ fn idle(home: &Path, listen: Duration) {
     let engine = serve_engine(&socket, home);
     let mut daemon = Daemon::start(home, &data, &socket);
     daemon.answers(home);
-    // Past the start's own work, and the first round of every pass.
+    // After the work of the start and the first round of every pass.
     thread::sleep(Duration::from_secs(5));
     let of = daemon.process.id();
     let (before, asked) = (Used::of(of), engine.asked.load(Ordering::Relaxed));
@@ -249,7 +249,7 @@ fn start(home: &Path) {
     let mut took = Vec::new();
     for _ in 0..STARTS {
         let begun = Instant::now();
-        // Nobody is there: what is measured is the start, and an engine that is away changes nothing.
+        // No engine listens there: only the start is measured, which does not depend on the engine.
         let mut daemon = Daemon::start(home, &data, &home.join("nobody.sock"));
         daemon.answers(home);
         took.push(begun.elapsed().as_secs_f64() * 1000.0);

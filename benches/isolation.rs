@@ -1,8 +1,8 @@
-//! What `network.isolate` costs at a hundred workspaces: each of them has a network of its own then, and packets between
-//! those are dropped by rules of the kernel.
+//! Cost of `network.isolate` with a hundred workspaces: each then has its own network, and kernel rules drop packets
+//! between those.
 //!
-//! The real binary on the real Podman, once with one network for all and once with a network for each, in one run.
-//! It needs root and nftables. `cargo bench --bench isolation` prints the figures; `-- --workspaces N` takes another
+//! It uses the real binary on the real Podman, once with a shared network and once with one network each, in one run.
+//! It needs root and nftables. `cargo bench --bench isolation` prints the figures; `-- --workspaces N` uses another
 //! number than 100.
 
 #![allow(
@@ -25,22 +25,22 @@ use std::{
 
 use support::daemon::Site;
 
-/// How many restarts are timed once all workspaces run.
+/// Restarts measured once all workspaces run.
 const RESTARTS: usize = 15;
-/// For how long the daemon is watched while nothing happens.
+/// How long the idle daemon is measured.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// What one way of connecting workspaces costs.
+/// Cost of one network setup.
 struct Cost {
-    /// The creation of eight at a time, for the first and the last of them, in seconds.
+    /// Creation of the first and of the last eight workspaces, in seconds.
     first: f64,
     last: f64,
     create_all: f64,
-    /// One workspace, until it is online again. The middle of several, in seconds.
+    /// Median time until a restarted workspace is online again, in seconds.
     restart: f64,
     /// Memory of the daemon, in MiB.
     memory: f64,
-    /// Processor time of the daemon while nothing happens, as a part of one core.
+    /// Processor time of the idle daemon, as a fraction of one core.
     idle: f64,
 }
 
@@ -85,10 +85,11 @@ fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap())
 }
 
-/// The processor time of a process, in seconds: also of threads that have ended.
+/// Processor time of a process, in seconds, including threads that have ended.
 fn processor(process: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // After the name, which may hold anything: state is the 3rd field, the times are the 14th and the 15th, in 1/100 s.
+    // After the name, which may contain anything: state is the 3rd field, the times are the 14th and the 15th, in
+    // 1/100 s.
     let fields = text.rsplit(')').next().unwrap().split_whitespace();
     fields.skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
@@ -99,7 +100,7 @@ fn resident_kib(process: u32) -> f64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What is shown of a cost.
+/// Selects a figure of a cost.
 type Figure = fn(&Cost) -> f64;
 
 fn main() {

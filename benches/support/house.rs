@@ -1,4 +1,4 @@
-//! ostler as its daemon builds it, but with an engine that runs nothing.
+//! ostler as its daemon builds it, with an engine that runs nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,25 +44,25 @@ use super::serving_at;
 
 pub(crate) const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
 
-/// The workspace of a number. Ids are random in life.
+/// Workspace id for a number. Real ids are random, so these are not consecutive.
 pub(crate) fn workspace(number: usize) -> WorkspaceId {
     let mixed = u128::from((number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64 | number as u128;
     WorkspaceId(Uuid::from_u128(mixed))
 }
 
-/// Its token.
+/// Token of workspace `number`.
 pub(crate) fn token(number: usize) -> Token {
     let mut bytes = [7; 32];
     bytes[..16].copy_from_slice(workspace(number).0.as_bytes());
     Token::from_random(bytes)
 }
 
-/// Its container.
+/// Container id of workspace `number`.
 pub(crate) fn container(number: usize) -> ContainerId {
     format!("{:064x}", number as u128 | 1 << 100).try_into().unwrap()
 }
 
-/// Makes so many container workspaces, each with the token of its first start. The first one publishes a port.
+/// Creates `count` container workspaces, each with the token of its first start. The first one publishes a port.
 pub(crate) async fn populate(store: &Store, count: usize, first_publishes: Option<u16>, at: Timestamp) {
     let registry =
         Registry { instance: INSTANCE, generation: 0, recovering_since: None, engine_accepted_at: Some(at) };
@@ -112,7 +112,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
     store.begin_start(begin).await.unwrap().unwrap();
 }
 
-/// Everything the routes need. The sweeps are built and not driven: what they cost is measured elsewhere.
+/// Everything that the routes need. The sweeps are not driven; another benchmark measures their cost.
 fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) -> Api {
     let (listening, clock) = Listening::begin(Arc::clone(clock));
     let engine: Arc<dyn Engine> = Arc::new(FakeEngine::connect(
@@ -198,9 +198,9 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
     })
 }
 
-/// Serves a registry of so many workspaces, which it makes first; the first one's agent is at `agent`.
+/// Creates and serves a registry of `count` workspaces; the first one's agent is at `agent`.
 pub(crate) fn serve(directory: &Path, count: usize, agent: SocketAddr) {
-    // As main.rs makes it.
+    // The same runtime as in `main.rs`.
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let clock: SharedClock = Arc::new(SystemClock::start());
         let store = Store::open(directory).unwrap();

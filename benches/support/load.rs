@@ -1,5 +1,5 @@
-//! A load generator that costs little beside what it measures: one thread, requests written out before, answers read
-//! no further than to their end. Each connection sends its next request when it has the answer to the last.
+//! A load generator with little overhead: one thread, requests built in advance, answers read only to find their end.
+//! Each connection sends its next request when the last one was answered.
 
 use std::{
     net::SocketAddr,
@@ -16,14 +16,14 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Requests to be sent in turn, each with an agent of its own.
+/// Requests to send in turn, each from another agent.
 pub(crate) type Requests = Arc<Vec<Vec<u8>>>;
 
-/// What came of a spell of load.
+/// Results of a period of load.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) took: Duration,
-    /// How long each answer took in µs, the shortest first.
+    /// Latency of each answer in µs, in ascending order.
     pub(crate) latencies: Vec<u32>,
 }
 
@@ -37,18 +37,18 @@ impl Outcome {
         self.latencies.len() as f64
     }
 
-    /// The latency, in ms, that so many of a thousand answers do not exceed.
+    /// The latency, in ms, that `per_mille` of a thousand answers do not exceed.
     pub(crate) fn millis(&self, per_mille: usize) -> f64 {
         f64::from(self.latencies[(self.latencies.len() - 1) * per_mille / 1000]) / 1000.0
     }
 }
 
-/// For how long.
+/// Length of a period of load.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
-    /// So many requests.
+    /// A number of requests.
     Sent(usize),
-    /// So long.
+    /// A duration.
     Past(Duration),
 }
 
@@ -59,11 +59,11 @@ struct Shared {
     end: Option<Instant>,
 }
 
-/// Which of the requests comes next; it goes on from one spell of load to the next, so that every agent has its turn.
+/// Index of the next request; kept from one period of load to the next, so that every agent has its turn.
 #[derive(Default)]
 pub(crate) struct Turn(usize);
 
-/// Sends requests over so many connections, which are open before the time begins.
+/// Sends requests over so many connections, which are opened before the measurement begins.
 pub(crate) fn run(
     to: SocketAddr,
     connections: usize,
@@ -137,7 +137,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-/// Whether an answer has been read to its end.
+/// Whether an answer has been read completely.
 fn is_whole(answer: &[u8]) -> bool {
     const LENGTH: &[u8] = b"content-length: ";
     let Some(end) = find(answer, b"\r\n\r\n") else { return false };
@@ -148,7 +148,7 @@ fn is_whole(answer: &[u8]) -> bool {
     body.len() >= length
 }
 
-/// Numbers below `count` in an order that has nothing to do with how rows lie in pages.
+/// Numbers below `count` in an order unrelated to the placement of rows in pages.
 pub(crate) fn shuffled(count: usize) -> Vec<usize> {
     let mut numbers: Vec<_> = (0..count).collect();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;

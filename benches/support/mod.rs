@@ -1,8 +1,8 @@
-//! What the benchmarks of the server share: contestants in processes of their own, what a process has used up, and a
-//! load generator.
+//! Shared by the server benchmarks: contestants in separate processes, resource usage of a process, and a load
+//! generator.
 //!
-//! A contestant is this same binary, run again with the name of what it is to serve, so that its processor time, its
-//! writes and its memory are its own and can be read from `/proc`.
+//! A contestant is this same binary, started again with the name of what it serves. Its processor time, writes and
+//! memory are therefore its own, and can be read from `/proc`.
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
@@ -30,14 +30,14 @@ use tokio::net::{TcpListener, TcpStream};
 /// The argument that makes this binary a contestant.
 const CONTESTANT: &str = "--contestant";
 
-/// A server in a process of its own. It ends with this.
+/// A server in a separate process, which ends when this is dropped.
 pub(crate) struct Contestant {
     process: std::process::Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Contestant {
-    /// Runs this binary again as `name`; answers once it serves.
+    /// Runs this binary again as `name`; returns once it serves.
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([CONTESTANT, name])
@@ -63,19 +63,19 @@ impl Contestant {
 
 impl Drop for Contestant {
     fn drop(&mut self) {
-        // Its standard input ends, and it with it.
+        // The process ends when its standard input does.
         drop(self.process.stdin.take());
         let _ended = self.process.wait();
     }
 }
 
-/// What this process was started as, and with what, if it is a contestant.
+/// Name and arguments of this process, if it is a contestant.
 pub(crate) fn contestant() -> Option<(String, Vec<String>)> {
     let mut arguments = std::env::args().skip_while(|argument| argument != CONTESTANT).skip(1);
     arguments.next().map(|name| (name, arguments.collect()))
 }
 
-/// Tells the parent where it serves, and ends this process when the parent does.
+/// Prints the address for the parent, and ends this process when the parent ends.
 pub(crate) fn serving_at(address: SocketAddr) {
     println!("{address}");
     std::io::stdout().flush().unwrap();
@@ -85,19 +85,19 @@ pub(crate) fn serving_at(address: SocketAddr) {
     });
 }
 
-/// A directory on the disk that the project is built on: one in memory would flatter whoever writes.
+/// A directory on the disk that holds the build; one in memory would favour contestants that write.
 pub(crate) fn directory() -> tempfile::TempDir {
     let target = std::env::current_exe().unwrap();
     tempfile::tempdir_in(target.parent().unwrap()).unwrap()
 }
 
-/// What a process has used up since it began.
+/// Resources that a process has used since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Used {
     pub(crate) processor: Duration,
-    /// Bytes it has caused to be written to a disk.
+    /// Bytes that it caused to be written to a disk.
     pub(crate) written: u64,
-    /// Times its threads gave up the processor to wait.
+    /// Voluntary context switches of its threads.
     pub(crate) waits: u64,
 }
 
@@ -126,14 +126,14 @@ impl Used {
     }
 }
 
-/// A number of a file under `/proc` that holds lines of names and numbers.
+/// A number from a file under `/proc` with lines of names and numbers.
 pub(crate) fn field(path: &Path, name: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The time that all processors together have been busy.
+/// Busy time of all processors together.
 pub(crate) fn busy() -> Duration {
     let text = fs::read_to_string("/proc/stat").unwrap();
     let ticks: Vec<u64> =
@@ -142,14 +142,14 @@ pub(crate) fn busy() -> Duration {
     Duration::from_millis(10 * (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6] + ticks[7]))
 }
 
-/// How many transactions a database has committed since its shared memory was made: the change counter of the
+/// Number of transactions that a database has committed since its shared memory was created: the change counter in the
 /// write-ahead log's index. Each costs one fsync of the log.
 pub(crate) fn commits(database: &Path) -> u32 {
     let index = fs::read(database.with_extension("db-shm")).unwrap();
     u32::from_ne_bytes(index[8..12].try_into().unwrap())
 }
 
-/// A heartbeat, as the bare route reads it: everything that ostler reads, and nothing is done with it.
+/// A heartbeat as the bare route parses it: all fields that ostler reads, unused.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "reading is all that is done with it")]
 struct BareBeat {
@@ -187,8 +187,7 @@ struct Answer {
     result: Parts,
 }
 
-/// Serves what everything else is measured against: axum with nothing behind it. `/` is an agent that says back what
-/// it was told.
+/// Serves the baseline: axum without any logic. `/` is an agent that echoes its message.
 pub(crate) fn serve_bare() {
     let heartbeat = post(|Json(_beat): Json<BareBeat>| async {
         ([(axum::http::header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#)
@@ -199,8 +198,7 @@ pub(crate) fn serve_bare() {
     serve(Router::new().route("/registry/heartbeat", heartbeat).route("/", agent));
 }
 
-/// Serves the least that a proxy can be: it reads a message whole, sends it on over a kept connection, and sends the
-/// answer back.
+/// Serves a minimal proxy: it reads a whole message, forwards it over a pooled connection, and returns the answer.
 pub(crate) fn serve_bare_proxy(agent: SocketAddr) {
     type Sender = SendRequest<Full<Bytes>>;
     let pool: Arc<Mutex<Vec<Sender>>> = Arc::default();
@@ -242,7 +240,7 @@ fn serve(router: Router) {
     });
 }
 
-/// The middle one, the lowest and the highest.
+/// Median, lowest and highest value.
 pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
     let mut sorted: Vec<_> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

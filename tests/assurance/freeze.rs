@@ -1,7 +1,7 @@
-//! A daemon that is stopped for longer than any agent may be silent, and goes on: real time, real Podman.
+//! A daemon that is stopped for longer than the silence limit of agents, and continues: real time, real Podman.
 //!
 //! A stop (SIGSTOP here; a freezer, a debugger or swap elsewhere) moves no clock, so only a late tick of the daemon
-//! itself shows it. Nothing that could not be received meanwhile counts against an agent.
+//! itself shows it. Heartbeats that could not be received meanwhile must not count against an agent.
 
 use std::{
     sync::{
@@ -24,14 +24,14 @@ use crate::{
 /// Longer than the three minutes of silence after which an agent is degraded.
 const STOPPED: Duration = Duration::from_secs(185);
 const STOPPED_LONG: Duration = Duration::from_mins(15);
-/// How long it is watched afterwards: more than a turn of the pass that judges silence, and than an agent that waited in
-/// vain for an answer needs until its next heartbeat.
+/// Observation time afterwards: longer than a period of the pass that checks silence, and than an agent whose
+/// heartbeat timed out needs until its next one.
 const WATCHED: Duration = Duration::from_mins(1);
 const BEAT_EVERY: Duration = Duration::from_secs(15);
 /// How long an agent waits for the answer to a heartbeat.
 const AGENTS_WAIT: Duration = Duration::from_secs(10);
 
-/// Events that say that a workspace was judged.
+/// Events that report an action against a workspace.
 const JUDGED: [&str; 6] = [
     "WORKSPACE_DEGRADED",
     "WORKSPACE_OFFLINE",
@@ -98,7 +98,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.count("heartbeats of an external agent that were answered", beats);
 }
 
-/// An external agent: its heartbeats are in vain while the daemon is stopped. Answers how many were answered.
+/// An external agent, whose heartbeats fail while the daemon is stopped. Returns how many were answered.
 fn beat_from_elsewhere(
     site: &Site,
     (id, token): (String, String),

@@ -1,9 +1,9 @@
-//! What was tried to break ostler, and what came of it.
+//! Campaigns that try to break ostler, and their results.
 //!
-//! `cargo assurance` runs every campaign in the size that CI has time for, and writes `target/assurance/report.json`
-//! and `report.html`. Names after it run those campaigns alone, `--long` runs them for as long as one does before a
-//! release, `--seed N` plays one life of the simulator again. (It is short for `cargo test --profile assurance
-//! --features assurance --test assurance --`, see `.cargo/config.toml`.)
+//! `cargo assurance` runs every campaign in its CI size, and writes `target/assurance/report.json` and `report.html`.
+//! Campaign names as arguments select campaigns, `--long` selects the size for releases, and `--seed N` repeats one
+//! scenario of the simulator. (It is short for `cargo test --profile assurance --features assurance --test assurance
+//! --`, see `.cargo/config.toml`.)
 
 #![allow(
     clippy::unwrap_used,
@@ -45,43 +45,43 @@ use clap::Parser;
 
 use report::{Report, Section};
 
-/// Tries to break ostler, and reports what came of it.
+/// Tries to break ostler, and reports the results.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Settings {
-    /// The campaigns to run; all, where none is named.
+    /// Campaigns to run; all if none is named.
     #[arg(value_name = "CAMPAIGN")]
     campaigns: Vec<String>,
-    /// Runs for as long as one does before a release, not for as long as CI has.
+    /// Runs the size for releases instead of the size for CI.
     #[arg(long)]
     long: bool,
-    /// Plays this seed of the simulator alone, and tells its history.
+    /// Runs only this seed of the simulator, and prints its history.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Of that life, these steps alone, such as 3,7-9.
+    /// Runs only these steps of that scenario, such as 3,7-9.
     #[arg(long, value_name = "STEPS", requires = "seed")]
     steps: Option<String>,
-    /// This breakage alone.
+    /// Runs only this mutant.
     #[arg(long, value_name = "NAME")]
     mutation: Option<String>,
-    /// So many seeds of the simulator, other than usual.
+    /// Number of simulator seeds.
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
-    /// The first of them.
+    /// The first of those seeds.
     #[arg(long, value_name = "N", default_value_t = 0)]
     first_seed: u64,
 }
 
-/// Something that tries to break ostler.
+/// An attempt to break ostler.
 struct Campaign {
     name: &'static str,
     title: &'static str,
     what: &'static str,
     run: fn(&Settings, &mut Section),
-    /// Runs beside the others from the first on, because nearly all it does is wait.
+    /// Starts first and runs in parallel with the others, because it mostly waits.
     beside: bool,
 }
 
-/// In the order in which they run: what is quick and finds most comes first.
+/// In order of execution: quick campaigns that find most come first.
 const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "simulate",
@@ -156,12 +156,12 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
     let mut section = Section::new(campaign.name, campaign.title, campaign.what);
     println!("\n{}: {}", campaign.title, campaign.what);
     let began = Instant::now();
-    // One campaign that panics takes no other along. What it panicked with has been printed where it happened.
+    // A panic in one campaign does not affect the others. Its message was printed where it happened.
     if catch_unwind(AssertUnwindSafe(|| (campaign.run)(settings, &mut section))).is_err() {
         section.broke("the campaign panicked");
     }
     section.took_seconds = began.elapsed().as_secs_f64();
-    // Said at once, because others may run beside it.
+    // Printed in one piece, because other campaigns may run in parallel.
     let counts = section.counts.iter().map(|count| format!("  {:>12}  {}\n", count.count, count.what));
     let broken = section.broken.iter().map(|broken| format!("  BROKEN  {broken}\n"));
     let said: String = counts.chain(broken).collect();
@@ -171,7 +171,7 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
 }
 
 fn main() -> ExitCode {
-    // A campaign may start this binary again, as the process that it attacks.
+    // A campaign may start this binary again as the process to attack.
     if hostile::serve_if_asked() {
         return ExitCode::SUCCESS;
     }
@@ -199,7 +199,7 @@ fn main() -> ExitCode {
     let path = report.write().expect("the report can be written");
     let broken: usize = report.sections.iter().map(|section| section.broken.len()).sum();
     println!("\nreport: {}", path.display());
-    // The closing line says what was run and what broke, a campaign each.
+    // The last line gives the numbers of passed and failed campaigns.
     let failed = report.sections.iter().filter(|section| !section.broken.is_empty()).count();
     println!("{} passed, {failed} failed", report.sections.len() - failed);
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,7 +1,7 @@
-//! The proof that the simulator would notice: rules are left out of ostler, one after the other, and each has to be
-//! missed within a stated number of lives.
+//! Mutation test of the simulator: rules are removed from ostler, one at a time, and each removal has to be detected
+//! within a fixed number of scenarios.
 //!
-//! The breakages are in `src/mutation.rs`, in one build: which is in force is decided at run time, for one thread.
+//! The mutants are in `src/mutation.rs`, all in one build; the active one is selected at run time, per thread.
 
 use std::{
     sync::{
@@ -23,14 +23,14 @@ use crate::{
     },
 };
 
-/// Within so many lives each has to be found.
+/// Each mutant has to be detected within so many scenarios.
 const WITHIN: u64 = 5_000;
 
-/// How a breakage was found.
+/// How a mutant was detected.
 struct Found {
     name: &'static str,
     says: &'static str,
-    /// By the life of which seed, and by which rule.
+    /// Seed of the scenario and rule that detected it; `None` if nothing did.
     how: Option<(u64, String)>,
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                     while let Some((mutation, name, says)) = wanted.get(next.fetch_add(1, Ordering::Relaxed))
                     {
                         let how = hunt(*mutation, settings.first_seed, within);
-                        // Said at once: one that is not found takes as long as all the others.
+                        // Printed at once: a mutant that is not detected takes as long as all the others.
                         match &how {
                             Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
                             None => println!("  {name}: NOT noticed in {within} lives"),
@@ -79,7 +79,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.table("Breakages", ["breakage", "what it does", "found by seed", "by rule"], rows);
 }
 
-/// Lives lives with a breakage in force until one breaks; answers its seed, and by which rule.
+/// Runs scenarios with a mutant until one violates a rule; returns seed and rule.
 fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
     let found = (first..first + within).find_map(|seed| {
         put_in_force(Some(mutation));
@@ -93,7 +93,7 @@ fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
         }
         let life = Life::of(seed);
         let broken = life.live().broken?;
-        // A life that breaks all the same proves nothing.
+        // A scenario that also fails without the mutant proves nothing.
         put_in_force(None);
         life.live().broken.is_none().then(|| (seed, rule_of(&broken).to_owned()))
     });

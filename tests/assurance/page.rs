@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing else: no script, no font, no picture.
+//! The report as one self-contained page: no script, no font, no image.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); p
 @media (max-width: 40rem) { ul.counts { columns: 1; } .verdict { float: none; display: block; } }
 ";
 
-/// The page.
+/// The page's HTML.
 pub(crate) fn of(report: &Report) -> String {
     let broken = report.sections.iter().filter(|section| !section.broken.is_empty()).count();
     let took: f64 = report.sections.iter().map(|section| section.took_seconds).sum();
@@ -108,7 +108,7 @@ fn push(text: &mut String, more: &str) {
     writeln!(text, "{more}").expect("a string takes everything");
 }
 
-/// A thin space after every three digits, from the right.
+/// Separates groups of three digits by a narrow space.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -125,7 +125,7 @@ fn spell(seconds: f64) -> String {
     if seconds < 120.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
 }
 
-/// With a capital and a full stop.
+/// Adds a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What was tried and what broke: a section for each campaign, as JSON and as a page.
+//! Results of the campaigns: a section each, as JSON and as a page.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ pub(crate) struct Count {
     pub(crate) count: u64,
 }
 
-/// Rows that belong together, such as each invariant and how often it was checked.
+/// Related rows, such as each invariant and how often it was checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
@@ -24,18 +24,18 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// One campaign: what it did, and what broke.
+/// One campaign: what it did, and its violations.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Section {
-    /// Its name on the command line.
+    /// Name on the command line.
     pub(crate) campaign: String,
-    /// Its name for people.
+    /// Title in the report.
     pub(crate) title: String,
-    /// What it does, in a sentence.
+    /// Description in one sentence.
     pub(crate) what: String,
     pub(crate) counts: Vec<Count>,
     pub(crate) tables: Vec<Table>,
-    /// What broke; nothing, where all held.
+    /// Violations; empty if there were none.
     pub(crate) broken: Vec<String>,
     pub(crate) took_seconds: f64,
 }
@@ -45,7 +45,7 @@ impl Section {
         Self { campaign: campaign.into(), title: title.into(), what: what.into(), ..Self::default() }
     }
 
-    /// Adds to a count, which begins at nothing.
+    /// Adds to a counter, which starts at zero.
     pub(crate) fn count(&mut self, what: impl Into<String>, more: u64) {
         let what = what.into();
         match self.counts.iter_mut().find(|count| count.what == what) {
@@ -65,12 +65,12 @@ impl Section {
         self.tables.push(Table { title: title.into(), columns, rows });
     }
 
-    /// Something did not hold.
+    /// Records a violation.
     pub(crate) fn broke(&mut self, how: impl Into<String>) {
         self.broken.push(how.into());
     }
 
-    /// Notes it as broken unless it holds.
+    /// Records a violation unless `holds`.
     pub(crate) fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.broke(otherwise());
@@ -85,14 +85,14 @@ pub(crate) struct Report {
     pub(crate) sections: Vec<Section>,
 }
 
-/// Where reports lie: beside what cargo builds.
+/// Directory of the reports, in cargo's target directory.
 pub(crate) fn directory() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target directory");
     target.join("assurance")
 }
 
 impl Report {
-    /// Writes it, as JSON and as a page; answers where the page is.
+    /// Writes the report as JSON and as a page; returns the path of the page.
     pub(crate) fn write(&self) -> io::Result<PathBuf> {
         let directory = directory();
         fs::create_dir_all(&directory)?;

@@ -1,9 +1,10 @@
-//! A copy of the database is put back at any point, beside an engine and a mirror that have moved on.
+//! A copy of the database is restored at any point, while engine and mirror have moved on.
 //!
-//! Orders are given, a copy is kept, more orders are given, the last of them perhaps cut off by a kill, and the copy is
-//! put back. Then nothing that runs is stopped or moved by itself, nothing that was stopped comes up, and whatever
-//! differs is said: the registry is recovering. Once everything is adopted, what ran still runs, with a live token, and
-//! what is removed then can be undeleted: a purge that was ordered before the copy and undone since is not carried out.
+//! Commands are given, a copy is made, more commands are given (a kill may interrupt the last one), and the copy is
+//! restored. Then nothing that runs is stopped or moved to the trash automatically, nothing that was stopped starts,
+//! and differences are reported: the registry is recovering. Once everything is adopted, what ran still runs, with a
+//! live token, and whatever is removed then can be undeleted: a purge that was ordered before the copy and undone
+//! since is not carried out.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,7 @@ use crate::support::rng::Rng;
 /// Longer than every grace.
 const MINUTES: usize = 16;
 
-/// What the engine has of a container.
+/// Name, state and number of starts of a container.
 type Seen = (String, ContainerState, u32);
 
 fn containers(house: &House) -> BTreeMap<ContainerId, Seen> {
@@ -52,7 +53,7 @@ fn recovering(house: &House) -> bool {
     at_once(house.eye.registry()).expect("the store answers").is_some_and(|r| r.recovering_since.is_some())
 }
 
-/// What an order decided of a row, as opposed to what was only observed.
+/// What commands decided about a row, without what was only observed.
 fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option<ContainerId>)> {
     let of = |row: &Workspace| {
         let removed = row.status == Status::Removed;
@@ -72,7 +73,7 @@ fn say(house: &House, rng: &mut Rng, number: usize) {
     house.sim.calmly(house.as_person(method, &path, body));
 }
 
-/// What empties the trash is a word that no copy takes back.
+/// A random command. Not a purge: a restored copy cannot undo that.
 fn word(rng: &mut Rng) -> Word {
     loop {
         let word = rng.pick(&WORDS);
@@ -82,7 +83,7 @@ fn word(rng: &mut Rng) -> Word {
     }
 }
 
-/// Passes run, and nobody approves anything.
+/// Runs the passes; nothing is approved.
 fn sweep_for_a_while(house: &House) {
     for _ in 0..MINUTES {
         house.all_beat();
@@ -92,7 +93,7 @@ fn sweep_for_a_while(house: &House) {
     }
 }
 
-/// Orders a purge that is not carried out before the copy is made. `None` where every workspace is removed.
+/// Orders a purge that is not carried out before the copy is made. `None` if every workspace is removed.
 fn order_purge(house: &House, rng: &mut Rng) -> Option<WorkspaceId> {
     let live: Vec<_> = house.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
     if live.is_empty() {
@@ -104,7 +105,7 @@ fn order_purge(house: &House, rng: &mut Rng) -> Option<WorkspaceId> {
     Some(id)
 }
 
-/// Removes everything without a purge: all of it can be undeleted.
+/// Removes everything without a purge, and checks that all of it can be undeleted.
 fn removals_keep_volumes(house: &House) -> Result<(), String> {
     let before = volumes(house);
     for row in house.rows().into_iter().filter(|row| row.status != Status::Removed) {
@@ -174,14 +175,14 @@ fn run(seed: u64) -> Result<(), String> {
     for _ in 0..4 {
         let unknown =
             house.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
-        // Of what was being made only volumes may be left: there is nothing to make a row of.
+        // Of an interrupted creation, only volumes may be left; there is nothing to make a row from.
         let adoptable =
             |request: &AdoptRequest| request.known.is_some() || request.things.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
             let named = format!("{request:?}");
             let adopted = house.calmly(|ops| async move { ops.adopt(request).await });
             if let Err(error) = adopted {
-                // A parent whose children are up is a person's to decide on.
+                // An operator has to decide about a parent whose children are up.
                 let id = house
                     .rows()
                     .into_iter()
@@ -223,12 +224,12 @@ fn run(seed: u64) -> Result<(), String> {
     removals_keep_volumes(&house)
 }
 
-/// Plays the life of a seed; answers how it breaks a promise.
+/// Runs the scenario of a seed; `Err` describes the violation.
 pub(crate) fn play(seed: u64) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|_| Err("it panicked".into()))
 }
 
-/// As many as a debug build plays in a few seconds; `tests/assurance` plays more.
+/// Number that a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 40;
 
 #[test]
@@ -237,14 +238,14 @@ fn older_copy_put_back_stops_and_starts_nothing() {
     assert!(broken.is_empty(), "{} of {SEEDS} seeds: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
 }
 
-/// Adopts everything; answers the items and whether the registry is still recovering.
+/// Adopts everything; returns the items and whether the registry is still recovering.
 fn adopt_all(house: &House) -> (Vec<Value>, bool) {
     let (status, answer) = house.sim.calmly(house.as_person("POST", "/adopt", Some(json!({ "all": true }))));
     assert_eq!(status, 200, "{answer}");
     (answer["items"].as_array().unwrap().clone(), answer["recovering"].as_bool().unwrap())
 }
 
-/// Puts this in the place of the label that describes the container; answers what was there.
+/// Replaces the label that describes the container; returns its previous value.
 fn relabel(house: &House, id: WorkspaceId, label: &str) -> String {
     let mut state = house.world.state();
     let container = state.containers.values_mut().find(|container| container.name.contains(&id.to_string()));

@@ -1,4 +1,4 @@
-//! The fake's events: that they come as an engine's do, and go wrong where a test says so.
+//! Events of the fake engine: they arrive like those of an engine, with the faults that a test injects.
 
 use std::{
     sync::{Arc, Mutex},
@@ -27,7 +27,7 @@ use super::{
     house::{House, INSTANCE},
 };
 
-/// What a listener heard so far.
+/// Events that a listener has received so far.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Story>>);
 
@@ -57,7 +57,7 @@ fn engine(house: &House) -> Arc<dyn Engine> {
     Arc::new(Bounded::new(Arc::new(fake), house.sim.clock(), Deadlines::default()))
 }
 
-/// Listens, without surprises, and goes on listening.
+/// Subscribes without faults or races; the subscription stays active.
 fn listen(house: &House, instance: InstanceId, since: Option<Timestamp>) -> EngineResult<Heard> {
     let engine = engine(house);
     let call =
@@ -83,7 +83,7 @@ fn listen(house: &House, instance: InstanceId, since: Option<Timestamp>) -> Engi
     Ok(heard)
 }
 
-/// A house with one workspace that is up.
+/// An installation with one online workspace.
 fn furnished() -> (House, WorkspaceId, ContainerId) {
     let house = House::new(1, TaskOrder::AsWoken);
     let workspace = house.online("heard");
@@ -135,7 +135,7 @@ fn an_event_arrives_when_its_stage_says_so() {
     assert_eq!(heard.whats(), [], "it is under way");
     let held = house.sim.held();
     assert!(held.iter().all(|held| held.label == "container_event" && held.side == 7), "{held:?}");
-    // The later one is let go first: there is one connection, so the older event comes all the same.
+    // Releases the later one first: on one connection, the older event is delivered first regardless.
     house.sim.take(held.last().expect("two are held").id);
     house.sim.run_ready();
     assert_eq!(heard.whats(), [Died { exit_code: Some(1) }]);
@@ -174,7 +174,7 @@ fn events_are_lost_doubled_and_late_where_a_test_says_so() {
     }
     house.sim.pass(Duration::from_secs(29));
     let died = |code| Died { exit_code: Some(code) };
-    // Lost: the first death; late: the first start; twice: the second death.
+    // Lost: the first death. Late: the first start. Duplicated: the second death.
     assert_eq!(heard.whats(), [died(2), died(2), Started, died(3), Started]);
     house.sim.pass(Duration::from_secs(1));
     assert_eq!(heard.whats().last(), Some(&Started));
@@ -225,7 +225,7 @@ fn an_engine_that_does_not_let_us_listen_says_so_in_time() {
     assert_eq!(heard.whats().len(), 1);
 }
 
-/// The deadline is for the answer, not for what follows.
+/// The deadline applies to the answer, not to the stream after it.
 #[test]
 fn silence_ends_no_stream() {
     let (house, _, container) = furnished();

@@ -1,4 +1,4 @@
-//! What goes wrong in a life, and how often.
+//! Kinds and frequencies of faults in a scenario.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use ostler::engine::{
 use super::house::{AGENTS, OPS, SWEEPS};
 use crate::support::rng::Rng;
 
-/// What a life is like: lives that do less of everything at once get deeper into the rest. Numbers are steps, or
-/// calls, in a thousand.
+/// Parameters of a scenario. Scenarios with fewer kinds of faults reach deeper states. Numbers are per thousand steps
+/// or calls.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a habit of its own, drawn by itself")]
 pub(super) struct Temper {
-    /// The most workspaces it makes.
+    /// Most workspaces that it creates.
     pub(super) workspaces: usize,
-    /// Engine calls that go wrong.
+    /// Engine calls that fail.
     pub(super) faults: usize,
     /// Steps that are a crash.
     pub(super) crashes: usize,
-    /// Steps in which a container is killed, besides.
+    /// Additional steps in which a container is killed.
     pub(super) deaths: usize,
-    /// Steps in which the disk fills up, or has room again.
+    /// Steps in which the disk becomes full, or has space again.
     pub(super) full_disks: usize,
-    /// Steps in which the engine's socket leads elsewhere, or back.
+    /// Steps in which the engine's socket points to another engine, or back.
     pub(super) detours: usize,
-    /// Whether no agent ever says anything.
+    /// Whether agents never send anything.
     pub(super) mute: bool,
-    /// Whether the driver runs the passes, or the seed.
+    /// Whether the driver runs the passes; otherwise the seed chooses them.
     pub(super) driven: bool,
-    /// Whether a second installation lives on the same engine.
+    /// Whether a second installation uses the same engine.
     pub(super) neighbour: bool,
-    /// Whether work volumes may be taken away by hand.
+    /// Whether work volumes may be deleted at the engine.
     pub(super) robbers: bool,
-    /// Whose effects mostly wait for those of everybody else: races are lost by whoever is slow.
+    /// The side whose effects mostly wait for all others: the slow side loses races.
     pub(super) slow_side: Option<u8>,
 }
 
@@ -57,17 +57,17 @@ impl Temper {
     }
 }
 
-/// The longest that an answer takes to arrive which had its effect at once.
+/// Longest delay of an answer whose effect was immediate.
 pub(super) const LATEST_ANSWER: Duration = Duration::from_secs(50);
 
-/// What goes wrong with an engine's call. A failure that states a fact (absent, conflict, no such image)
-/// is never invented: an engine that lies is another engine.
+/// The fault of an engine call. A failure that states a fact (absent, conflict, no such image) is never invented: an
+/// engine that reports false facts is out of scope.
 pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
     const FAILURES: [Trouble; 3] = [Trouble::Unreachable, Trouble::Other, Trouble::TimedOut];
     let trouble = rng.pick(&FAILURES);
     let wait = Duration::from_millis(rng.below(300_000) as u64);
-    // A write that lands minutes after its caller gave up, and after a whole later start, would be met by
-    // nobody: see the limits on the page of `ops/start.rs`.
+    // Nothing detects a write that takes effect minutes after its caller gave up, and after a whole later start: see
+    // the limits in the documentation of `ops/start.rs`.
     let may_be_late = call.method != "write_file";
     match rng.below(100) {
         _ if call.method == "write_file" && rng.permille(300) => Fault::Pretended,
@@ -82,7 +82,7 @@ pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
     }
 }
 
-/// The name of a fault, for counting.
+/// Name of a fault, for counters.
 pub(super) fn name_of(fault: &Fault) -> Option<&'static str> {
     Some(match fault {
         Fault::None => return None,
@@ -108,7 +108,7 @@ pub(super) fn of_event(rng: &mut Rng) -> EventFault {
     }
 }
 
-/// The name of an event's fault, for counting.
+/// Name of an event fault, for counters.
 pub(super) fn name_of_event(fault: EventFault) -> Option<&'static str> {
     Some(match fault {
         EventFault::None => return None,

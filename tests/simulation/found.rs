@@ -1,5 +1,5 @@
-//! What lives of the simulator found, each told as briefly as it can be: a seed finds something else when the story
-//! changes, these do not.
+//! Regressions found by the simulator, each as a minimal test: a seed has another course when the scenarios change,
+//! these tests do not.
 
 use std::{
     sync::{Arc, Mutex},
@@ -32,7 +32,7 @@ fn runs(house: &House, id: WorkspaceId) -> bool {
     house.container(id).is_some_and(|container| container.state.may_run())
 }
 
-/// Begins an order, and takes its effects up to one of that name, which is held.
+/// Begins a command, and takes its effects up to one with this label, which stays held.
 fn until_held<F>(house: &House, label: &str, order: impl FnOnce(Ops) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// Something unknown that was put into the trash, and whose restore has come to giving it its name back.
+/// An unknown container in the trash whose restore has reached the rename back to its own name.
 fn restored_up_to_its_rename(house: &House) -> WorkspaceId {
     let id = house.furnish_unknown();
     house.look();
@@ -64,7 +64,7 @@ fn restored_up_to_its_rename(house: &House) -> WorkspaceId {
 fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
     let house = house();
     let id = house.online("w");
-    // The purge has put everything away and is about to look what there is to delete.
+    // The purge has moved everything to the trash and is about to list what to delete.
     until_held(&house, "keep in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
     house.sim.take(house.sim.held()[0].id);
     house.sim.run_ready();
@@ -76,7 +76,7 @@ fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
             ops.remove(id, false, false).await.expect("it is removed again");
         }
     });
-    // Everything but the purge goes on, until nothing else is left.
+    // Everything except the purge runs until nothing else is left.
     loop {
         house.sim.run_ready();
         let Some(next) = house.sim.held().into_iter().find(|held| !purge.contains(held)) else { break };
@@ -186,7 +186,7 @@ fn what_cannot_go_back_stays_in_the_trash() {
         let entry = at_once(house.eye.trash()).expect("the store answers");
         let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("nobody knows it");
         if let Some(container) = &entry.things.container {
-            // Removed by hand since: there is nothing left to rebuild a row from.
+            // Removed at the engine since: there is nothing left to rebuild a row from.
             house.world.state().remove(&container.id);
         }
         let entry = entry.id;
@@ -235,7 +235,7 @@ fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
 
 #[test]
 fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
-    // However far it had come by then.
+    // At any number of steps taken by then.
     for steps in 0..12 {
         let house = house();
         let lead = house.online("lead");
@@ -264,7 +264,7 @@ fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undelete
         let house = house();
         let id = house.online("w");
         house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        // What a start finds is what it found before it was removed: a row that is paused.
+        // A start finds the same as before the removal: a paused row.
         house.remove_container(id);
         until_held(&house, at, |ops| async move { drop(ops.start(id, false).await) });
         at_once(house.eye.remove_workspace(id, false, false, house.sim.now())).expect("it is removed");
@@ -355,7 +355,7 @@ fn what_lies_in_the_trash_and_is_given_its_old_name_back_lies_there_again() {
     house.sim.quiesce();
     let entry = at_once(house.eye.trash()).expect("the store answers")[0].clone();
     let lies = entry.things.container.expect("the old container lies there").id;
-    // A rename of a restore before, which had been given up, took effect after all.
+    // A delayed rename from an earlier, abandoned restore takes effect.
     house.world.state().containers.get_mut(&lies).expect("it is there").name = own_name;
     house.converge();
     assert_eq!(house.world.state().containers[&lies].name, trash_name(entry.id));
@@ -371,7 +371,7 @@ fn a_stop_that_has_the_last_word_has_it_over_what_came_up_below() {
     let worker = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     house.sim.quiesce();
     assert_eq!(house.status(worker), Status::Online);
-    // The stop of a pause that came before the start of both, and before the worker was made.
+    // The stop of a pause that preceded the start of both, and the creation of the worker.
     let stop = Order::Stop { swept: None };
     house.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
     house.sim.quiesce();
@@ -400,7 +400,7 @@ fn work_that_is_taken_away_in_the_middle_of_a_start_is_missed_in_the_same_words(
     assert!(!house.world.state().volumes.contains_key(&work), "an empty one took its place");
 }
 
-/// An undelete that comes before the container of the removed workspace was stopped.
+/// Undelete before the container of the removed workspace was stopped.
 #[test]
 fn undelete_reports_paused_once_the_container_is_stopped() {
     let house = house();

@@ -1,4 +1,4 @@
-//! The whole of ostler but its edges, on a machine in a box: `executor.rs` says what that is worth.
+//! All of ostler except its external interfaces, on a simulated machine; `executor.rs` states the guarantees.
 
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
 pub(crate) mod copies;

@@ -1,7 +1,7 @@
-//! What the world does to an installation beside ostler, in short scenes: hands that rename, freeze and prune at the
-//! engine, and agents that all fall silent at once.
+//! External influences on an installation, in short scenes: containers that are renamed, frozen or pruned at the
+//! engine, and agents that all become silent at once.
 //!
-//! Each seed plays every scene on an installation of its own, and draws how many take part and what is ordered.
+//! Each seed runs every scene on a new installation, and chooses the number of workspaces and the commands.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::support::rng::Rng;
 
-/// A scene: what it is called where it breaks, and what is played.
+/// A scene: its name in reports, and its function.
 type Scene = (&'static str, fn(u64, &mut Rng) -> Result<(), String>);
 
 const SCENES: [Scene; 5] = [
@@ -45,7 +45,7 @@ fn some_online(house: &House, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
     (0..=rng.below(most)).map(|number| house.online(&format!("w{number}"))).collect()
 }
 
-/// All passes, for a while; nobody speaks, and nobody approves anything.
+/// Runs all passes for a while; no heartbeats, and nothing is approved.
 fn sweep_for_a_while(house: &House) {
     for _ in 0..MINUTES {
         house.sweep();
@@ -63,7 +63,7 @@ fn nothing_is_held(house: &House) -> Result<(), String> {
     Ok(())
 }
 
-/// The row's own container, by its id and labels, is stopped when that is ordered, whatever it is called.
+/// A stop command stops the row's own container, found by id and labels, whatever its name.
 fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let house = House::new(seed, TaskOrder::Seeded);
     let ids = some_online(&house, 3, rng);
@@ -81,7 +81,7 @@ fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
     at_rest(&house)
 }
 
-/// A silence that somebody made by `podman pause` ends by nobody but a person.
+/// Only a user ends the silence caused by `podman pause`.
 fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let house = House::new(seed, TaskOrder::Seeded);
     some_online(&house, 2, rng);
@@ -103,7 +103,7 @@ fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), 
     at_rest(&house)
 }
 
-/// The sentinel goes with `podman volume prune`; a container that the registry knows says the same.
+/// `podman volume prune` deletes the sentinel; a container that the registry knows identifies the engine as well.
 fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let house = House::new(seed, TaskOrder::Seeded);
     let ids = some_online(&house, 3, rng);
@@ -121,7 +121,7 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     at_rest(&house)
 }
 
-/// To stop what rows forbid is no destruction, however many there are: nobody has to approve it.
+/// Stopping what rows forbid is not destructive, in any number: it needs no approval.
 fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let house = House::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
@@ -140,7 +140,7 @@ fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String>
     }
 }
 
-/// Whatever silences all agents at once does not restart them all.
+/// A cause that silences all agents at once does not restart them all.
 fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let house = House::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
@@ -159,7 +159,7 @@ fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> 
     Ok(())
 }
 
-/// Plays the scenes of a seed; answers which breaks, and how.
+/// Runs the scenes of a seed; `Err` holds the name of the failed scene and the violation.
 pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
     for (name, scene) in SCENES {
         let mut rng = Rng::new(seed, 41);
@@ -170,7 +170,7 @@ pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// As many as a debug build plays in a few seconds; `tests/assurance` plays more.
+/// Number that a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 20;
 
 #[test]

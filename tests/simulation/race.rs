@@ -1,19 +1,19 @@
-//! The race of the stale-token sweep against a start, in every order there is.
+//! The race of the stale-token sweep against a start, in every order.
 //!
-//! Two actors run side by side: one order (start, restart or recreate), and one run of
-//! `revoke_stale_tokens`, from its look at the engine to its last statement. What they do to the world,
-//! engine calls and transactions, is held step by step, and a depth-first search takes the steps in every
-//! order. It is stateless: each order is played from the beginning, on a fresh installation.
+//! Two actors run concurrently: one command (start, restart or recreate), and one run of `revoke_stale_tokens`, from
+//! its engine snapshot to its last statement. Their effects, engine calls and transactions, are held step by step, and
+//! a depth-first search takes the steps in every order. It is stateless: each order is run from the beginning, on a
+//! new installation.
 //!
-//! Every class of orders is played (`search.rs`), and the property depends on the class alone: a token that
-//! was revoked stays so to the end, where it is looked for.
+//! Every class of orders is run (`search.rs`), and the property depends on the class alone: a revoked token stays
+//! revoked to the end, where it is checked.
 //!
-//! Time stands still but for the two seconds after which a container counts as ready, which are a step of
-//! their own that commutes with nothing.
+//! Time stands still, except for the two seconds after which a container counts as ready. They are a separate step
+//! that commutes with nothing.
 //!
 //! # Checking the check
-//! With the age taken out of the sweep's UPDATE the same search must find the lesson it is named after:
-//! the sweep revokes the token that a start has just issued.
+//! Without the age condition in the sweep's UPDATE, the same search must find the failure that the test is named
+//! after: the sweep revokes the token that a start has just issued.
 
 use std::{
     collections::BTreeMap,
@@ -38,10 +38,10 @@ use super::{
     search::{Play, Search, Step},
 };
 
-/// The two seconds pass.
+/// The two seconds until a container counts as ready.
 const READY: Step = Step::of_time(OPS);
 
-/// An order and a sweep, both begun, neither a step further.
+/// A command and a sweep, both begun, without a step taken.
 struct Race {
     house: House,
     workspace: WorkspaceId,
@@ -55,7 +55,7 @@ impl Race {
         if scene.container_is_gone {
             house.remove_container(workspace);
         }
-        // Its absence has been seen twice and for longer than the grace; the third look is the race's.
+        // Two snapshots show its absence, for longer than the grace; the third snapshot is part of the race.
         house.look();
         house.sim.pass(Duration::from_mins(6));
         house.look();
@@ -74,7 +74,7 @@ impl Race {
         Self { house, workspace, over }
     }
 
-    /// Whether the workspace's process holds the token that the store takes for valid, and runs.
+    /// Whether the workspace's process runs and holds a token that the store accepts.
     fn holder_has_a_live_token(&self) -> bool {
         let row = self.house.row(self.workspace);
         let container = self.house.container(self.workspace);
@@ -84,7 +84,7 @@ impl Race {
             })
     }
 
-    /// Whether the sweep revoked anything.
+    /// Whether the sweep revoked a token.
     fn swept(&self) -> bool {
         let events =
             at_once(self.house.eye.newest_events(Some(self.workspace), 50)).expect("the store answers");
@@ -93,13 +93,13 @@ impl Race {
 }
 
 impl Play for Race {
-    /// What can happen next: at most one step of either side.
+    /// The possible next steps: at most one of either side.
     fn enabled(&self) -> Vec<Step> {
         self.house.sim.run_ready();
         let held = self.house.sim.held();
         let next = |side| held.iter().find(|seen| seen.side == side).copied();
         assert!(held.len() <= 2, "each side waits for one thing at a time: {held:?}");
-        // Only the readiness watch waits for time alone: a call's deadline is further away than that.
+        // Only the readiness watch waits for time alone; the deadline of a call is further away.
         let ready = (next(OPS).is_none() && self.over.load(Ordering::Relaxed)).then_some(READY);
         let ready = ready.filter(|_| self.house.sim.next_timer() == Some(Duration::from_secs(2)));
         next(OPS).map(Step::of).or(ready).into_iter().chain(next(SWEEPS).map(Step::of)).collect()

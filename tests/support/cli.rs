@@ -1,4 +1,4 @@
-//! A daemon that only knows what it was told to answer, and the real binary run against it.
+//! A fake daemon with canned answers, and the real binary run against it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up has failed")]
 
@@ -27,7 +27,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The daemon. Ends when dropped.
+/// The fake daemon; ends when dropped.
 pub(crate) struct FakeDaemon {
     home: TempDir,
     canned: Arc<Canned>,
@@ -38,7 +38,7 @@ pub(crate) struct FakeDaemon {
 struct Canned {
     answers: Mutex<HashMap<String, VecDeque<Answer>>>,
     requests: Mutex<Vec<String>>,
-    /// What comes out of an upgraded connection once its input has ended.
+    /// Output of an upgraded connection, sent once its input has ended.
     exec: Mutex<Vec<u8>>,
     exec_input: Mutex<Vec<u8>>,
 }
@@ -49,7 +49,7 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// What came of running the binary.
+/// Result of running the binary.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -89,7 +89,7 @@ impl FakeDaemon {
         Self { home, canned, _stop: stop }
     }
 
-    /// Answers `METHOD /path?query` so. Several answers to one request come in turn; the last stays.
+    /// Sets the answer to `METHOD /path?query`. Several answers to one request are used in turn; the last is repeated.
     pub(crate) fn answers(&self, request: &str, status: u16, body: &(impl Serialize + ?Sized)) -> &Self {
         self.answers_bytes(request, status, &serde_json::to_vec(body).unwrap())
     }
@@ -100,13 +100,13 @@ impl FakeDaemon {
         self
     }
 
-    /// What an executed command writes when its input has ended.
+    /// Sets the output of an executed command, sent when its input has ended.
     pub(crate) fn executes(&self, stream: &[u8]) -> &Self {
         *self.canned.exec.lock().unwrap() = stream.to_vec();
         self
     }
 
-    /// What an executed command was given to read.
+    /// Input that an executed command received.
     pub(crate) fn exec_input(&self) -> String {
         String::from_utf8(self.canned.exec_input.lock().unwrap().clone()).unwrap()
     }
@@ -124,18 +124,18 @@ impl FakeDaemon {
         run_in(&self.home, args, &[], input)
     }
 
-    /// The binary with its environment, for tests that hold its pipes themselves.
+    /// The binary with its environment, for tests that handle its pipes themselves.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         command(&self.home, args, &[])
     }
 }
 
-/// An empty directory that stands for everything of a user's.
+/// An empty directory that serves as home and data directory.
 pub(crate) fn home() -> TempDir {
     tempfile::Builder::new().prefix("ostler-cli-").tempdir().unwrap()
 }
 
-/// Runs the binary with `home` as data directory and home, and nothing of this environment.
+/// Runs the binary with `home` as data directory and home, and without this process's environment.
 pub(crate) fn run_in(home: &TempDir, args: &[&str], env: &[(&str, &str)], input: &str) -> Ran {
     let mut child = command(home, args, env)
         .stdin(Stdio::piped())
@@ -143,7 +143,7 @@ pub(crate) fn run_in(home: &TempDir, args: &[&str], env: &[(&str, &str)], input:
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that reads nothing may be gone already.
+    // A command that reads nothing may have exited already.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     let output = child.wait_with_output().unwrap();
     let place = home.path().to_str().unwrap();
@@ -192,7 +192,7 @@ async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response
     (status, body).into_response()
 }
 
-/// Reads the command's input to its end (or, on a terminal, to an `exit`), then writes what it was told to.
+/// Reads the command's input to its end (on a terminal, to an `exit`), then writes the canned output.
 fn upgrade(canned: Arc<Canned>, mut request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let tty = query.contains("tty=true");

@@ -1,8 +1,8 @@
-//! Sites that lose no time, and workspaces whose processes remember with which token they were started.
+//! Sites with short timeouts, and workspaces whose processes save the token with which they were started.
 
 use super::{daemon::Site, podman};
 
-/// Short graces, so that a sweep that may act does so while somebody looks.
+/// Short graces, so that a sweep acts within the time of a test.
 pub(crate) const HASTY: &str = "\
 [sweep]
 absence_grace = \"1s\"
@@ -13,11 +13,11 @@ read_deadline = \"10s\"
 stop_grace = \"1s\"
 ";
 
-/// Ends at once when told to, and remembers with which token it was started.
+/// Exits at once on SIGTERM, and saves the token with which it was started.
 pub(crate) const AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait; done";
 
-/// The arguments of a creation whose process is [`AGENT`].
+/// Arguments of a `create` command for a workspace that runs [`AGENT`].
 pub(crate) fn creation<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["create", name, "--image", podman::image()];
     arguments.extend(more);
@@ -25,14 +25,14 @@ pub(crate) fn creation<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     arguments
 }
 
-/// Makes a workspace whose process is [`AGENT`] and waits until it is online; answers its id.
+/// Creates a workspace that runs [`AGENT`] and waits until it is online; returns its id.
 #[track_caller]
 pub(crate) fn make(site: &Site, name: &str) -> String {
     site.ostler(creation(name, &[])).well();
     site.show(name)["id"].as_str().expect("a workspace has an id").to_owned()
 }
 
-/// A running container that carries a site's labels and that no row of it knows.
+/// Starts a container with a site's labels that no row of the site knows.
 pub(crate) fn run_by_hand(instance: &str, workspace: &str, serial: usize) -> String {
     let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
     let name = format!("ostler-{workspace}-{serial}");

@@ -1,4 +1,4 @@
-//! Just enough of an HTTP client for tests: one request per connection, no chunks.
+//! A minimal HTTP client for tests: one request per connection, no chunked encoding.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -10,22 +10,20 @@ use std::{
 
 use serde_json::Value;
 
-/// How long an answer may take. Messages to agents are held for a minute.
+/// Limit for an answer. Messages to agents are held for a minute.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// What is asked.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
-    /// The bearer.
+    /// The bearer token.
     pub(crate) token: Option<&'a str>,
-    /// Whom it claims to come from.
+    /// The caller's workspace id, as claimed.
     pub(crate) caller: Option<&'a str>,
-    /// `null` is sent as no body.
+    /// `null` means no body.
     pub(crate) body: Value,
 }
 
-/// What was answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -39,7 +37,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// The answer, where it is this one.
+    /// Asserts the status and returns the answer.
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
@@ -48,7 +46,7 @@ impl Answer {
 }
 
 impl Request<'_> {
-    /// Asks on a unix socket.
+    /// Sends the request over a unix socket.
     #[track_caller]
     pub(crate) fn over_socket(&self, socket: &Path) -> Answer {
         let stream = UnixStream::connect(socket).expect("the daemon listens on its socket");
@@ -56,7 +54,7 @@ impl Request<'_> {
         self.over(stream)
     }
 
-    /// Asks on a port of loopback.
+    /// Sends the request to a loopback port.
     #[track_caller]
     pub(crate) fn over_tcp(&self, port: u16) -> Answer {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("the daemon listens for agents");
@@ -64,7 +62,7 @@ impl Request<'_> {
         self.over(stream)
     }
 
-    /// Asks on a port of loopback as a client does that gives up after so long and may ask again.
+    /// Like `over_tcp`, as a client that stops waiting after `patience` and may try again. `None` without an answer.
     #[allow(dead_code, reason = "only campaigns have such clients")]
     pub(crate) fn try_over_tcp(&self, port: u16, patience: Duration) -> Option<u16> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -75,7 +73,7 @@ impl Request<'_> {
         answer.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Asks on a unix socket, and answers the lines of the body as they come.
+    /// Sends the request over a unix socket; returns the lines of the body as they arrive.
     #[track_caller]
     pub(crate) fn lines_over_socket(&self, socket: &Path) -> impl Iterator<Item = String> + use<> {
         let mut stream = UnixStream::connect(socket).expect("the daemon listens on its socket");
@@ -99,7 +97,7 @@ impl Request<'_> {
     }
 
     fn text(&self) -> String {
-        // HTTP/1.0, so that no answer comes in chunks and its end is the connection's.
+        // HTTP/1.0: answers are not chunked and end with the connection.
         let mut request = format!("{} {} HTTP/1.0\r\nHost: localhost\r\n", self.method, self.path);
         if let Some(token) = self.token {
             request.push_str("Authorization: Bearer ");

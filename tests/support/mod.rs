@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared test support.
 
 pub(crate) mod cli;
 pub(crate) mod daemon;
@@ -15,7 +15,7 @@ pub(crate) mod truth;
 pub(crate) mod wire;
 pub(crate) mod worst_agent;
 
-/// Fails where this is not root. A test that went by without it would be counted as one that had tried.
+/// Panics unless run as root: a skipped test would count as passed.
 #[track_caller]
 pub(crate) fn assert_root() {
     assert!(rustix::process::geteuid().is_root(), "this test takes root: it mounts, or changes users");

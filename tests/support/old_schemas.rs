@@ -1,6 +1,6 @@
-//! A database of every released schema, as the version that released it left it.
+//! Databases of the released schemas, as written by the version that released each.
 
-/// Each schema's name and file, oldest first: all but the newest.
+/// Name and file of each schema except the newest, oldest first.
 pub(crate) const OLD: &[(&str, &str)] = &[
     ("0001_keeper", include_str!("../store/old/0001_keeper.sql")),
     ("0002_registry", include_str!("../store/old/0002_registry.sql")),

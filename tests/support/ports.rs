@@ -1,8 +1,7 @@
-//! Ports that no other test of this machine uses meanwhile.
+//! Ports that no other test on this machine uses at the same time.
 //!
-//! A test runs in a process of its own or in one with others, so a number that only this process counts up leads two of
-//! them to the same ports now and then. A file is locked for as long as a window is in use; the kernel unlocks it when
-//! the process ends, however it does.
+//! Tests run in separate processes or share one, so a counter within a process could give two tests the same ports. A
+//! file stays locked while a window is in use; the kernel unlocks it when the process ends, however it ends.
 
 use std::{
     fs::{self, File},
@@ -15,17 +14,17 @@ use rustix::{
     process::geteuid,
 };
 
-/// How many ports a window has.
+/// Number of ports in a window.
 const PORTS_EACH: u16 = 20;
 const WINDOWS: u16 = 390;
-/// Outside the range from which the kernel gives ports away by itself.
+/// Outside the kernel's ephemeral port range.
 const FIRST_PORT: u16 = 21_000;
 const FIRST_NETWORK_PORT: u16 = 10_900;
 
-/// How many windows this process has taken.
+/// Number of windows that this process has taken.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
-/// Ports of one site, until this is dropped.
+/// Ports of one site, reserved until this is dropped.
 pub(crate) struct PortWindow {
     number: u16,
     _locked: File,
@@ -43,7 +42,7 @@ impl PortWindow {
                 let file = File::create(directory.join(number.to_string())).expect("a lock's file is made");
                 flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
                 let window = Self { number, _locked: file };
-                // Others than tests may be there.
+                // Other programs may use these ports.
                 let mut ports = (window.first()..window.first() + PORTS_EACH).chain([window.network()]);
                 ports.all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok()).then_some(window)
             })
@@ -54,12 +53,12 @@ impl PortWindow {
         FIRST_PORT + self.number * PORTS_EACH
     }
 
-    /// Where a site listens for its agents.
+    /// The port on which a site listens for its agents.
     pub(crate) fn network(&self) -> u16 {
         FIRST_NETWORK_PORT + self.number
     }
 
-    /// Those of its containers, as the setting has them.
+    /// Host ports of its containers, in the format of the `ports` setting.
     pub(crate) fn range(&self) -> String {
         format!("{}-{}", self.first(), self.first() + PORTS_EACH - 1)
     }

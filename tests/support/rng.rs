@@ -1,6 +1,6 @@
-//! Numbers that follow from a seed.
+//! Reproducible random numbers from a seed.
 
-/// Pseudo-random numbers: `SplitMix64`. Three lines, and the same on every machine for ever.
+/// Pseudo-random numbers by `SplitMix64`: short, and the same on every machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -13,8 +13,8 @@ fn mix(number: u64) -> u64 {
 }
 
 impl Rng {
-    /// Numbers that depend on `seed` and, so that uses do not share a sequence, on `stream`. Both are
-    /// mixed first: neighbouring seeds would otherwise be one sequence, shifted.
+    /// Numbers that depend on `seed` and `stream`; separate streams keep uses from sharing a sequence. Both are mixed
+    /// first, because neighbouring seeds would otherwise give one shifted sequence.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         Self(mix(mix(seed).wrapping_add(stream)))
     }
@@ -24,32 +24,32 @@ impl Rng {
         mix(self.0)
     }
 
-    /// A number below `bound`, which is not zero.
+    /// A number below `bound`, which must not be zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).expect("it is below a usize")
     }
 
-    /// `true` so many times in a thousand.
+    /// `true` with a probability of `so_many` per thousand.
     pub(crate) fn permille(&mut self, so_many: usize) -> bool {
         self.below(1000) < so_many
     }
 
-    /// One of several.
+    /// A random element; `of` must not be empty.
     pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
 
-    /// `true` once in so many times.
+    /// `true` with a probability of one in `so_many`.
     pub(crate) fn one_in(&mut self, so_many: usize) -> bool {
         self.below(so_many) == 0
     }
 
-    /// So many bytes, any of them.
+    /// Random bytes, `so_many` of them.
     pub(crate) fn bytes(&mut self, so_many: usize) -> Vec<u8> {
         (0..so_many).map(|_| self.byte()).collect()
     }
 
-    /// Any byte.
+    /// A random byte.
     pub(crate) fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[0]
     }

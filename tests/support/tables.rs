@@ -1,10 +1,10 @@
-//! Every row of a database, and what one database has of another's.
+//! All rows of a database, and comparison of two databases.
 
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, types::Value};
 
-/// Columns that a migration gave another name: table, old name, new name.
+/// Columns that a migration renamed: table, old name, new name.
 const RENAMED: &[(&str, &str, &str)] = &[("activity", "payload", "request_body")];
 
 /// The rows of every table.
@@ -18,10 +18,10 @@ struct Table {
 }
 
 impl Tables {
-    /// Reads all that is committed, in one look.
+    /// Reads all committed rows in one transaction.
     pub(crate) fn read(sql: &Connection) -> rusqlite::Result<Self> {
         let look = sql.unchecked_transaction()?;
-        // Every opening changes the mark of the log.
+        // Every opening changes `log_mark`.
         let mut query = look.prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'log_mark' ORDER BY name",
         )?;
@@ -39,18 +39,16 @@ impl Tables {
         Ok(Self(tables))
     }
 
-    /// How many rows there are.
     pub(crate) fn rows(&self) -> u64 {
         self.0.values().map(|table| table.rows.len() as u64).sum()
     }
 
-    /// How many values there are.
     pub(crate) fn values(&self) -> u64 {
         self.0.values().map(|table| (table.rows.len() * table.columns.len()) as u64).sum()
     }
 
-    /// What of this is not in `later`, which may have more tables and columns and nothing else: neither fewer rows
-    /// nor more, and in every column that this knows the same value.
+    /// What `later` lacks of this. `later` may have additional tables and columns; it must have the same number of
+    /// rows, and the same value in every column that exists here.
     pub(crate) fn lost_in(&self, later: &Self) -> Vec<String> {
         let mut lost = Vec::new();
         for (name, table) in &self.0 {
@@ -86,7 +84,7 @@ impl Tables {
     }
 }
 
-/// Rows as text, and how often each is there.
+/// Rows as text, with the number of occurrences of each.
 fn written<'a>(rows: impl Iterator<Item = Vec<&'a Value>>) -> BTreeMap<String, usize> {
     let mut counted = BTreeMap::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! Whether what ostler says is so.
+//! Checks ostler's state against Podman.
 
 use std::{collections::BTreeMap, process::Stdio};
 
@@ -11,7 +11,7 @@ use super::{
     podman::{podman, podman_says},
 };
 
-/// A container as Podman tells it.
+/// A container as Podman reports it.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) id: String,
@@ -20,7 +20,7 @@ pub(crate) struct Container {
     pub(crate) runs: bool,
 }
 
-/// The containers that carry a site's label.
+/// Containers with a site's label.
 pub(crate) fn containers(instance: &str) -> Vec<Container> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_says(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
@@ -36,7 +36,7 @@ pub(crate) fn containers(instance: &str) -> Vec<Container> {
         .collect()
 }
 
-/// The volumes that carry a site's label.
+/// Volumes with a site's label.
 pub(crate) fn volumes(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_says(["volume", "ls", "--quiet", "--filter", &filter]);
@@ -51,7 +51,7 @@ fn list(site: &Site, arguments: &[&str]) -> Vec<Value> {
     site.json(arguments.iter().copied()).as_array().cloned().unwrap_or_default()
 }
 
-/// The digests of a workspace's live instance tokens.
+/// Digests of a workspace's live instance tokens.
 pub(crate) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
     let path = site.data_dir().join("ostler.db");
     let sql =
@@ -67,7 +67,7 @@ pub(crate) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
     digests.collect::<Result<_, _>>().expect("digests are bytes")
 }
 
-/// The token in a running container's file, and the one its process began with.
+/// The token in a running container's file, and the one its process started with.
 fn tokens_of(container: &str) -> Option<(String, String)> {
     const TOKEN_CHARS: usize = 43;
     let read = ["exec", container, "cat", "/configs/.auth_token", "/tmp/held"];
@@ -77,10 +77,10 @@ fn tokens_of(container: &str) -> Option<(String, String)> {
     Some((file.to_owned(), process.to_owned()))
 }
 
-/// Fails unless the file, the process and the store agree on one live token.
+/// Fails unless file, process and store agree on one live token.
 #[track_caller]
 pub(crate) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
-    // A process that was started a moment ago has yet to write down what it holds.
+    // A process that has just started may not have saved its token yet.
     let (file, process) = until("the process tells its token", || tokens_of(container));
     let live = live_digests(site, workspace);
     assert_eq!(live.len(), 1, "a running workspace has one live instance token");
@@ -88,7 +88,7 @@ pub(crate) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
     assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not take the token in the file");
 }
 
-/// Runs passes, all where none is named, and answers what came of each, however that ended.
+/// Runs passes, all if none is named, and returns the result of each, however it ended.
 pub(crate) fn sweep(site: &Site, passes: &[&str]) -> Value {
     let said = site.ostler(["sweep", "run", "--json"].into_iter().chain(passes.iter().copied()));
     serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("no runs: {said:?}"))
@@ -108,17 +108,17 @@ pub(crate) fn converge(site: &Site) {
                 .iter()
                 .all(|run| run["outcome"] == "done" && nothing(run, "actions") && nothing(run, "watching"));
             let rows = list(site, &["ls"]);
-            // What is offline and about to be started again is on its way, though no pass has work right now.
+            // An offline workspace with a due restart is not settled, though no pass has work right now.
             let due = |row: &Value| row["status"] == "offline" && !row["restart_due_at"].is_null();
             let settled = rows
                 .iter()
                 .all(|row| row["status"] != "provisioning" && row["operation"].is_null() && !due(row));
             quiet = if done && settled { quiet + 1 } else { 0 };
             if quiet == 0 {
-                // Readiness and graces take seconds, and other tests run beside this one.
+                // Readiness and graces take seconds, and other tests run in parallel.
                 std::thread::sleep(std::time::Duration::from_millis(400));
             }
-            // Some things take two looks.
+            // Some actions need two snapshots.
             (quiet == 2).then_some(())
         });
     });
@@ -128,7 +128,7 @@ pub(crate) fn converge(site: &Site) {
     }
 }
 
-/// Fails unless every row tells the truth about Podman, and everything in Podman has its place.
+/// Fails unless every row agrees with Podman, and everything in Podman is accounted for.
 #[track_caller]
 pub(crate) fn assert_truthful(site: &Site) {
     let instance = site.instance();
@@ -150,7 +150,7 @@ pub(crate) fn assert_truthful(site: &Site) {
             assert_eq!(text(&row["container_id"]), container.id, "a second container of {row:#}");
         }
     }
-    // What runs elsewhere is not in this engine.
+    // External workspaces are not in this engine.
     for (id, row) in live.iter().filter(|(_, row)| row["external"] != true) {
         assert_row_is_true(site, id, row, &containers);
         for kind in ["config", "work"] {

@@ -1,6 +1,6 @@
-//! HTTP as it goes over a socket: requests written byte by byte where a test wants that, answers read whole.
+//! HTTP over a socket: requests as raw bytes where a test needs that, answers read completely.
 //!
-//! A client of its own, because the ones there are refuse to write what an attacker would.
+//! A separate client, because existing ones refuse to send an attacker's requests.
 
 use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
 
@@ -10,10 +10,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// How long an answer may take on a machine that has other things to do.
+/// Limit for an answer; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What was answered.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -42,27 +41,27 @@ impl Answer {
         found.next().map(|(_, value)| value.as_str())
     }
 
-    /// Exactly this status and this body, to the byte.
+    /// Asserts exactly this status and this body.
     #[track_caller]
     pub(crate) fn is(&self, status: u16, body: &str) {
         assert_eq!((self.status, self.text().as_str()), (status, body), "{self:?}");
     }
 
-    /// This status, and an error of exactly this text and nothing else.
+    /// Asserts this status, and a body with only this error text.
     #[track_caller]
     pub(crate) fn refuses(&self, status: u16, error: &str) {
         self.is(status, &serde_json::json!({ "error": error }).to_string());
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
     }
 
-    /// This status, and an error that holds this text.
+    /// Asserts this status, and an error that contains this text.
     #[track_caller]
     pub(crate) fn refuses_with(&self, status: u16, part: &str) {
         let error = self.json()["error"].to_string();
         assert!(self.status == status && error.contains(part), "not {status} with {part:?}: {self:?}");
     }
 
-    /// This status, and an object with these keys and no others; answers it.
+    /// Asserts this status, and an object with exactly these keys; returns it.
     #[track_caller]
     pub(crate) fn has(&self, status: u16, keys: &[&str]) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -71,7 +70,7 @@ impl Answer {
         value
     }
 
-    /// A 200; answers its JSON.
+    /// Asserts status 200; returns the JSON body.
     #[track_caller]
     pub(crate) fn well(&self) -> Value {
         assert_eq!(self.status, 200, "{self:?}");
@@ -93,7 +92,7 @@ fn sorted(keys: &[&str]) -> Vec<String> {
     keys
 }
 
-/// A request as it is written.
+/// A request to write.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     method: String,
@@ -120,7 +119,7 @@ impl Ask {
         self
     }
 
-    /// With `Authorization: Bearer …`.
+    /// Adds `Authorization: Bearer …`.
     pub(crate) fn token(self, token: &str) -> Self {
         self.header("Authorization", format!("Bearer {token}"))
     }
@@ -149,7 +148,7 @@ impl Ask {
         bytes
     }
 
-    /// On a connection of its own.
+    /// Sends it on a new connection.
     pub(crate) async fn to(self, address: SocketAddr) -> Answer {
         let mut wire = Wire::open(address).await;
         wire.write(&self.bytes()).await;
@@ -157,7 +156,7 @@ impl Ask {
     }
 }
 
-/// A connection.
+/// A client connection.
 pub(crate) struct Wire {
     stream: TcpStream,
     read: VecDeque<u8>,
@@ -169,17 +168,17 @@ impl Wire {
         Self { stream, read: VecDeque::new() }
     }
 
-    /// None where nobody listens, or the connection is refused.
+    /// `None` if the connection is refused.
     pub(crate) async fn try_open(address: SocketAddr) -> Option<Self> {
         Some(Self { stream: TcpStream::connect(address).await.ok()?, read: VecDeque::new() })
     }
 
-    /// Writes; a peer that has closed meanwhile is found out by reading.
+    /// Writes; if the peer has closed, a later read shows it.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let _closed = self.stream.write_all(bytes).await;
     }
 
-    /// Writes as a client does that reads only once it has sent everything.
+    /// Writes like a client that reads only after it has sent everything; panics if the peer closes before.
     #[track_caller]
     pub(crate) fn write_whole(&mut self, bytes: &[u8]) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();
@@ -191,12 +190,12 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more will be written.
+    /// Closes the sending side.
     pub(crate) async fn finish(&mut self) {
         let _closed = self.stream.shutdown().await;
     }
 
-    /// The next answer, whole.
+    /// The next complete answer.
     #[track_caller]
     pub(crate) fn answer(&mut self) -> impl Future<Output = Answer> + '_ {
         let at = std::panic::Location::caller();
@@ -205,7 +204,7 @@ impl Wire {
         }
     }
 
-    /// The next answer; none, where the connection ends before one is whole.
+    /// The next complete answer; `None` if the connection ends before.
     pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         let (status, headers) = self.head().await?;
         let mut answer = Answer { status, headers, body: Vec::new() };
@@ -232,7 +231,7 @@ impl Wire {
         }
     }
 
-    /// The next chunk of a chunked body; `None` inside at its end, outside where the connection broke.
+    /// The next chunk of a chunked body: the inner `None` is its end, the outer one a broken connection.
     #[allow(clippy::option_option, reason = "an end and a break are two things")]
     pub(crate) async fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
         let length = usize::from_str_radix(self.line().await?.trim(), 16).ok()?;

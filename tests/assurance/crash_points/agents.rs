@@ -1,4 +1,4 @@
-//! What agents say, and what comes of their saying nothing.
+//! Agents' requests, and the consequences of missing ones.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,10 +10,10 @@ use crate::support::{
     hasty::{creation, make},
 };
 
-/// So many minutes of silence pass in so many seconds.
+/// Speed of the clock: so many minutes of silence pass in as many seconds.
 const PACE: u32 = 60;
 
-/// The id and the token that a stage keeps.
+/// Id and token that a stage keeps.
 fn identity(stage: &Stage) -> (String, String) {
     let (id, token) = stage.kept.split_once(' ').expect("an id and a token are kept");
     (id.to_owned(), token.to_owned())
@@ -91,7 +91,8 @@ pub(super) const ALL: &[Scenario] = &[
         },
         prepare: |stage| {
             let (id, token) = identity(stage);
-            // One of each that the daemon finds: a memory to delete, a message that waits, a task without a result.
+            // One of each kind that the daemon processes: a memory to delete, a waiting message, a task without a
+            // result.
             let memory = json!({ "content": "tea", "scope": "LOCAL" });
             stage.say(&format!("/workspaces/{id}/memories"), &token, &memory);
             stage.say(&format!("/workspaces/{id}/a2a"), &token, &json!({ "method": "message/send" }));
@@ -161,10 +162,10 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// An agent that may be started anew when it makes no progress, in quick time.
+/// An agent that may be restarted when it makes no progress, with a faster clock.
 const WEDGED: Scenario = Scenario {
     change: |config| {
-        // In its own time the engine has to be given longer.
+        // The deadlines use the faster clock, so they must be longer.
         let config = config.replace("read_deadline = \"1m\"", "read_deadline = \"1h\"");
         config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
     },

@@ -1,4 +1,4 @@
-//! How a workspace comes to be: made, pulled, given up, adopted, brought back from what was unknown.
+//! Creation of workspaces: created, pulled, given up, adopted, restored from unknown containers.
 
 use super::{SCENARIO, Scenario, Stage};
 use crate::support::{
@@ -8,7 +8,7 @@ use crate::support::{
     podman::{image, podman_says},
 };
 
-/// The registry remembers that there is a row, or does not: it was killed before.
+/// Whether the registry has the row; it has none if it was killed before the creation.
 fn is_made(place: &str) -> bool {
     place != "before create workspace"
 }
@@ -56,7 +56,7 @@ pub(super) const ALL: &[Scenario] = &[
         more: "config_template = \"model: small\\n\"\n",
         act: create,
         check: ends_online,
-        // A crash may leave a container that is put away by a sweep.
+        // A crash may leave a container that a sweep moves to the trash.
         places_per_site: 4,
         ..SCENARIO
     },
@@ -79,7 +79,7 @@ pub(super) const ALL: &[Scenario] = &[
         },
         check: |stage, place| {
             ends_online(stage, place);
-            // Without the name, Podman takes all names of the image away.
+            // Without the name, Podman removes all names of the image.
             podman_says(["untag", image(), &pulled_image(stage)]);
         },
         ..SCENARIO
@@ -135,7 +135,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// So that it is not reaped before anybody can adopt it.
+/// Keeps it from being reaped before it is adopted.
 fn long_grace(config: &str) -> String {
     config.replace("unknown_grace = \"1s\"", "unknown_grace = \"1h\"")
 }

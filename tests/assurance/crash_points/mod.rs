@@ -160,8 +160,8 @@ struct Scenario {
     more: &'static str,
     /// Any other change of the configuration.
     change: fn(&str) -> String,
-    /// Most places per site. Leftovers at the end of a place delay the next one, and the breaker limits what sweeps
-    /// may reap within an hour.
+    /// Most places per site. Small batches keep all workers busy to the end, and the breaker limits what sweeps of one
+    /// registry may reap within an hour.
     places_per_site: usize,
     /// Runs once for each site. The daemon has to be up afterwards, unless the scenario is about its start.
     set: fn(&mut Stage),

@@ -1,4 +1,4 @@
-//! What people order: stop, sleep, start again, remove and its way back, delete, tokens.
+//! Operator commands: stop, hibernate, start, remove, restore, delete, tokens.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn container_of(stage: &Stage, name: &str) -> String {
     stage.site.show(name)["container_id"].as_str().expect("it has a container").to_owned()
 }
 
-/// A workspace that is stopped, with a container. Its id is kept.
+/// Sets up a stopped workspace that has a container; `kept` holds its id.
 fn set_stopped(stage: &mut Stage) {
     stage.site.serve();
     stage.kept = make(&stage.site, "w");
@@ -35,7 +35,7 @@ fn set_started(stage: &mut Stage) {
     make(&stage.site, "w");
 }
 
-/// Removes `w`, unless it is removed, and waits until all of it lies in the trash.
+/// Removes `w`, if it is not removed yet, and waits until all of it is in the trash.
 fn remove(stage: &mut Stage) {
     if status_of(stage, "w") != "removed" {
         stage.site.ostler(["rm", "w"]).well();
@@ -50,7 +50,7 @@ fn until_kept(stage: &Stage) {
     });
 }
 
-/// A workspace whose container was made and which was removed then; answers its id.
+/// Creates a workspace, waits for its container and removes it; returns its id.
 fn make_rubbish(stage: &mut Stage) -> String {
     let name = stage.named("rubbish");
     stage.site.ostler(creation(&name, &["--no-wait"])).well();
@@ -233,7 +233,7 @@ pub(super) const ALL: &[Scenario] = &[
         set: |stage| {
             stage.site.serve();
             stage.site.ostler(["create", "phone", "--external"]).well();
-            // The one it was made with.
+            // The token from its creation.
             for id in tokens_of(stage, "phone") {
                 stage.site.ostler(["token", "revoke", "phone", &id]).well();
             }
@@ -269,7 +269,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// The ids of a workspace's tokens, or of admins'.
+/// Ids of a workspace's tokens, or of the admin tokens.
 fn tokens_of(stage: &Stage, whose: &str) -> Vec<String> {
     let listed = stage.order(&["token", "ls", whose, "--json"]).stdout;
     let listed: Value = serde_json::from_str(&listed).unwrap_or_default();

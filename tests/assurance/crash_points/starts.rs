@@ -1,4 +1,4 @@
-//! How a daemon comes up: the first time, with an old database, a lost one, a copied one, another's identity.
+//! Starts of the daemon: the first one, and with an old, a lost or a copied database, or another instance id.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::{SCENARIO, Scenario, Stage};
 use crate::support::{hasty::make, podman::has_volume};
 
-/// The schema of the first release, as its migration makes it.
+/// Schema of the first release, as its migration creates it.
 const FIRST_SCHEMA: &str = include_str!("../../../src/store/migrations/0001_keeper.sql");
-/// `ostl`.
+/// ASCII `ostl`.
 const APPLICATION_ID: i32 = 0x6f73_746c;
 
 pub(super) const ALL: &[Scenario] = &[
@@ -100,7 +100,7 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &["log: move it into the file", "2nd log: move it into the file"],
         prepare: |stage| {
             stage.site.ostler(["create", &stage.named("phone"), "--external"]).well();
-            // What was written lies in the log.
+            // After a kill, the changes are in the log.
             stage.site.kill();
         },
         act: |stage| {
@@ -126,8 +126,8 @@ pub(super) const ALL: &[Scenario] = &[
             fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");
             stage.again(&["create", &stage.named("refused"), "--external"]);
         },
-        // As the log says: the copy that was saved takes its place, without the log of the other. Where there is no
-        // copy, what was moved away is moved back.
+        // Follows the advice in the log: the saved copy replaces the database, without the other one's log. Without a
+        // copy, the moved database is moved back.
         mend: |stage| {
             let own = stage.site.data_dir().join("ostler.db");
             let saved = saved_copy(stage);
@@ -216,7 +216,8 @@ pub(super) const ALL: &[Scenario] = &[
             stage.again(&["adopt", "--instance", &other]);
         },
         check: |stage, place| {
-            // Nobody was told that it was done: what counts is that it is one of the two, and can become the other.
+            // The command was not answered, so either identity is correct, and it must be possible to change to the
+            // other.
             let own = stage.site.instance();
             if place.starts_with("before become") {
                 assert_ne!(own, stage.kept, "it became another before that was committed");
@@ -232,12 +233,12 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// Where a person moves the open database.
+/// Where the operator moves the open database to.
 fn moved_away(stage: &Stage) -> PathBuf {
     stage.site.directory().join("moved-away.db")
 }
 
-/// The copy that the daemon saved. One that was never written is empty.
+/// The copy that the daemon saved. An empty file is a copy that was never written.
 fn saved_copy(stage: &Stage) -> Option<PathBuf> {
     let files = fs::read_dir(stage.site.data_dir()).expect("the data directory can be read");
     let mut files = files.filter_map(|file| Some(file.ok()?.path()));

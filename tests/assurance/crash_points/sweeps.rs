@@ -1,4 +1,4 @@
-//! What sweeps do: settle, mark, restart, give up, hold and act on approval, revoke, forget.
+//! Actions of sweeps: settle, mark, restart, give up, hold and act on approval, revoke, forget.
 
 use serde_json::Value;
 
@@ -27,14 +27,14 @@ fn started(stage: &mut Stage) {
     stage.site.ostler(["start", "w"]).well();
 }
 
-/// The process of `w` ends by itself.
+/// Kills the process of `w` as an unexpected exit.
 fn end_it(stage: &Stage) {
     let all = containers(&stage.site.instance());
     let running = all.iter().find(|container| container.runs).expect("its container runs");
     podman_says(["kill", &running.id]);
 }
 
-/// The plan of `reap_unknown` that waits for somebody, if one does.
+/// Id of the held plan of `reap_unknown`, if there is one.
 fn held_plan(stage: &Stage) -> Option<String> {
     let said = stage.order(&["sweep", "show", "reap_unknown", "--json"]);
     let shown: Value = serde_json::from_str(&said.stdout).ok()?;
@@ -65,7 +65,7 @@ pub(super) const ALL: &[Scenario] = &[
             assert_eq!(entries.len(), 1, "killed {place}, the second container is not in the trash");
             stage.site.ostler(["trash", "empty", "--yes"]).well();
         },
-        // A second container of each is put away by a sweep.
+        // A sweep moves a second container of each to the trash.
         places_per_site: 3,
         ..SCENARIO
     },
@@ -105,7 +105,7 @@ pub(super) const ALL: &[Scenario] = &[
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
             stage.again(&["sweep", "run", "time_out_provisioning"]);
         },
-        // Its container runs on: it may still be heard.
+        // Its container keeps running: a heartbeat may still arrive.
         then: |stage| drop(stage.site.ostler(["stop", &stage.named("slow")]).well()),
         check: |stage, _| stage.purge(&stage.named("slow")),
         ..SCENARIO

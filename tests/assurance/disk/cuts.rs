@@ -1,7 +1,7 @@
-//! A log cut at every byte, a log with a bit turned over, a database without its end.
+//! Damaged files: a log truncated at every byte, a log with one flipped bit, a truncated database.
 //!
-//! What opens is the state after as many transactions as are whole, to the row, or it is refused with a message and
-//! left as it is: never a mixture of two states, never an empty registry in the place of one.
+//! The database either opens in the exact state after the transactions that are complete, or is refused with a message
+//! and left unchanged: never a mixture of two states, never an empty registry in place of one with data.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{Settings, report::Section, support::tables::Tables};
 
-/// What a log begins with, and what each of its pages takes.
+/// Size of a log's header, and of each frame, in bytes.
 const HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 
@@ -35,7 +35,8 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     let directory = tempfile::tempdir().map_err(said)?;
     let memory = Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
     let place = memory.at();
-    // Every byte of a log of beats, which is short; of every kind of transaction, around every frame and between.
+    // Every byte of a short log of heartbeats; of a log with every kind of transaction, around every frame and
+    // between.
     let short = Origin::grown(runtime, &place.join("short"), &["beat"; 3])?;
     let grown = Origin::grown(runtime, &place.join("grown"), &["beat", "token", "creation"].repeat(3))?;
     for origin in [&short, &grown] {
@@ -80,7 +81,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     };
     try_all(section, place, "logs with a bit turned over", &turned, &turn, &grown.states);
 
-    // The database without its end: with its log, and as a clean end leaves it, without.
+    // The truncated database: with its log, and without, as after a clean shutdown.
     let (whole, last) = (&grown.checkpointed, &grown.states[grown.states.len() - 1..]);
     let step = if settings.long { 64 } else { 2039 };
     for (with_log, bytes) in [(true, &grown.database), (false, whole)] {
@@ -88,7 +89,8 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             (0..bytes.len()).step_by(step).chain((0..bytes.len()).step_by(4096)).collect();
         lengths.sort_unstable();
         lengths.dedup();
-        // An empty file without a log is a new registry as far as the store can tell: what tells is the mirror.
+        // The store cannot distinguish an empty file without a log from a new registry; only the mirror shows the
+        // loss.
         lengths.retain(|length| *length > 0 || with_log);
         let shorten = |length: &usize| Damage {
             what: format!("the database cut at {length}, log {with_log}"),
@@ -104,11 +106,11 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     memory.leave()
 }
 
-/// A database with its log, and what it held after each transaction.
+/// A database with its log, and its content after each transaction.
 struct Origin {
     database: Vec<u8>,
     log: Vec<u8>,
-    /// The database after a clean end: no log any more.
+    /// The database after a clean shutdown, without a log.
     checkpointed: Vec<u8>,
     mirror: Vec<u8>,
     states: Vec<Tables>,
@@ -124,7 +126,7 @@ impl Origin {
             .block_on(identity::establish(&store, &mirror, data, &SystemClock::start(), &SystemEntropy))
             .map_err(said)?;
         tidy(store, data)?;
-        // From here on everything lies in the log.
+        // From here on everything is in the log.
         let store = Store::open(data).map_err(said)?;
         let side = Connection::open(data.join(FILE_NAME)).map_err(said)?;
         let mut states = vec![Tables::read(&side).map_err(said)?];
@@ -147,14 +149,14 @@ impl Origin {
         Ok(Self { database, log, checkpointed, mirror, states })
     }
 
-    /// How many transactions lie whole in the first bytes of the log: the last frame of each carries the size of the
-    /// database after it, all others carry zero there. The first is the log's own mark, which changes no row.
+    /// Number of complete transactions in the first bytes of the log. The last frame of each holds the size of the
+    /// database after it, all other frames hold zero there. The first is the log's own mark, which changes no row.
     fn commits_in(&self, bytes: usize) -> usize {
         commits(&self.log).take_while(|end| *end <= bytes).count().saturating_sub(1)
     }
 }
 
-/// Where each transaction of a log ends.
+/// End offset of each transaction in a log.
 fn commits(log: &[u8]) -> impl Iterator<Item = usize> {
     (HEADER..)
         .step_by(FRAME)
@@ -170,19 +172,19 @@ fn close(store: Store, data: &Path) {
     }
 }
 
-/// Closes a store and brings its log into the database: a store's last connection may be one that only reads.
+/// Closes a store and checkpoints its log: the last connection to close may be a read-only one, which does not.
 fn tidy(store: Store, data: &Path) -> Result<(), String> {
     close(store, data);
     let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
     sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(said)
 }
 
-/// Files as some damage left them, and what may come of it.
+/// Damaged files, and the allowed results.
 struct Damage {
     what: String,
     database: Vec<u8>,
     log: Option<Vec<u8>>,
-    /// Which of the states it has to be, if it opens.
+    /// Index of the state it must have, if it opens.
     state: usize,
     may_refuse: bool,
 }
@@ -225,7 +227,7 @@ fn try_all<T: Sync>(
     for outcome in outcomes {
         tried += outcome.tried;
         refused += outcome.refused;
-        // The first few tell the story.
+        // A few examples are enough for the report.
         outcome.wrong.into_iter().take(5).for_each(|wrong| section.broke(wrong));
     }
     section.count(what, tried);
@@ -265,7 +267,7 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
             }
         }
     }
-    // The store's threads may still be taking their log away.
+    // The store's threads may still be deleting their log.
     while fs::remove_dir_all(data).is_err() && data.exists() {
         thread::yield_now();
     }
@@ -279,7 +281,7 @@ fn write_files(data: &Path, damage: &Damage) {
     }
 }
 
-/// A registry whose files were emptied, all but the mirror: the store sees a new one, the daemon sees a lost one.
+/// A registry whose files were emptied, except the mirror: the store sees a new one, the daemon a lost one.
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,
@@ -300,7 +302,7 @@ fn lose_all_but_the_mirror(
     Ok(())
 }
 
-/// The mirror, as if it had always lain here: a copied one is refused for another reason.
+/// Writes the mirror as if it had always been here; a copied one is refused for another reason.
 fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
     let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(said)?;
     let mirror = Mirror::Directory(data.to_owned());
@@ -327,8 +329,8 @@ fn expect_recovering(
     Ok(())
 }
 
-/// A registry so young that everything, its tables too, lies in the log. What opens then may have no tables yet: the
-/// daemon has to see from the mirror that it has lost them, where it has.
+/// A registry so new that everything, including its tables, is in the log. An opened database may have no tables yet;
+/// if it lost them, the daemon has to detect that from the mirror.
 fn cut_a_young_one(runtime: &Runtime, section: &mut Section, place: &Path) -> Result<(), String> {
     let young = place.join("young");
     let store = Store::open(&young).map_err(said)?;

@@ -1,5 +1,5 @@
-//! A failing disk: ext4 on a loop device whose backing file has no room any more, so that writes to the device fail,
-//! or lacks its end, so that reads do.
+//! A failing disk: ext4 on a loop device whose backing file has no space left, so that writes to the device fail, or
+//! is truncated, so that reads fail.
 
 use std::{
     fs::{self, File},
@@ -28,7 +28,7 @@ const REFUSALS: u32 = 10;
 const IMAGE_MIB: u64 = 32;
 
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
-    // How much room the medium has beyond what an empty file system takes.
+    // Space of the medium beyond that of an empty file system, in KiB.
     let rooms: Vec<u64> =
         if settings.long { (1..=40).map(|n| n * 300).collect() } else { vec![600, 1700, 4000, 7000] };
     let mut refusals = Refusals::new();
@@ -65,7 +65,7 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     drop(store);
     disk.leave()?;
 
-    // The medium is well again: what was answered has to be on it.
+    // The medium works again: everything answered has to be on it.
     medium.remount("size=128m")?;
     check_file_system(&image)?;
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;
@@ -85,7 +85,7 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     Ok(ledger.refusals)
 }
 
-/// A journal that was replayed is 0, an error that was put right is 1; more is more than a failing write explains.
+/// Exit status 0 means a replayed journal, 1 a corrected error; anything else is not explained by a failed write.
 fn check_file_system(image: &Path) -> Result<(), String> {
     let image = image.to_str().expect("temp directories have plain names");
     match run_program("e2fsck", &["-f", "-y", image]) {
@@ -94,7 +94,7 @@ fn check_file_system(image: &Path) -> Result<(), String> {
     }
 }
 
-/// Reads from the device fail: its end is cut off, at one place after the other.
+/// Reads from the device fail: its end is cut off, at several places in turn.
 fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(said)?;
     let medium = Mounted::tmpfs(&directory.path().join("medium"), "128m")?;
@@ -114,7 +114,7 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     runtime.block_on(writing).map_err(said)?;
-    // As a kill leaves it, with its log.
+    // The files as after a kill, with the log.
     let killed = disk.at().join("killed");
     super::copy_database(&data, &killed).map_err(said)?;
     drop(store);
@@ -137,7 +137,7 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
                 refused += 1;
             }
             disk.leave()?;
-            // The end is back, and with it has to be everything.
+            // The end is restored, and everything has to be there again.
             restore_end(&whole, &image, (IMAGE_MIB << 20) * place / places)?;
             check_file_system(&image)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
@@ -156,7 +156,7 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
     medium.leave()
 }
 
-/// Opens what cannot be read, or not all of it. Answers whether it was opened.
+/// Opens a database that cannot be read completely. Returns whether it opened.
 fn open_unreadable(
     runtime: &Runtime,
     section: &mut Section,
@@ -166,7 +166,7 @@ fn open_unreadable(
 ) -> bool {
     match Store::open(data) {
         Ok(store) => {
-            // Whoever opened has read every page: what it says is all there is.
+            // Opening has read every page, so its content must be complete.
             section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
             drop(store);
             judge(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
@@ -183,7 +183,7 @@ fn open_unreadable(
     }
 }
 
-/// Makes the next look at a database go to the device.
+/// Makes the next read of the database go to the device.
 fn forget_cached(data: &Path) -> Result<(), String> {
     for file in [FILE_NAME, "ostler.db-wal"] {
         if let Ok(file) = File::open(data.join(file)) {
@@ -194,7 +194,7 @@ fn forget_cached(data: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives the medium its end back, but for what was written there meanwhile: a write reaches it, a read does not.
+/// Restores the end of the medium, except what was written there meanwhile: writes reached it, reads did not.
 fn restore_end(whole: &Path, image: &Path, from: u64) -> Result<(), String> {
     let whole = fs::read(whole).map_err(said)?;
     let file = File::options().read(true).write(true).open(image).map_err(said)?;

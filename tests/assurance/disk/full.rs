@@ -1,4 +1,4 @@
-//! A full disk: a small file system in memory, and writers that go on until nothing fits any more.
+//! A full disk: a small file system in memory, and writers that continue until nothing fits.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Settings, report::Section};
 
-/// How often whoever makes new things is refused before a disk counts as full.
+/// Refusals of those that create rows after which a disk counts as full.
 const REFUSALS: u32 = 25;
 
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
@@ -51,7 +51,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     section.expect(memory == Ok(true), || format!("on a full disk, memory against tables: {memory:?}"));
     judge(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
 
-    // As `kill -9` leaves it.
+    // The files as after `kill -9`.
     let killed = directory.path().join("killed");
     copy_database(&data, &killed).map_err(said)?;
     reopen_full(section, &killed, directory.path())?;
@@ -66,7 +66,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     section.expect(runtime.block_on(reopened.memory_is_true()) == Ok(true), || "memory after a kill".into());
     drop(reopened);
 
-    // Room again, for the same store.
+    // Space again, for the same store.
     disk.remount(&format!("size={}k", kib * 2 + 4000))?;
     if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
         section.broke(format!("{kib} KiB: with room again the same store does not go on: {error}"));
@@ -74,7 +74,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     let freed = crowd.ledger();
     judge(section, &data, &freed, &freed, &format!("{kib} KiB, with room again"));
 
-    // Full once more, and closed: what it cannot tidy up stays as it is.
+    // Full once more, and closed: files that it cannot tidy up stay as they are.
     let ballast = fill(disk.at()).map_err(said)?;
     drop(store);
     open_on_full(section, &data, "closed while full");
@@ -95,7 +95,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     Ok(full.refusals)
 }
 
-/// What a killed daemon left, on a disk on which nothing more fits than this and a few bytes.
+/// Opens the files of a killed daemon on a disk that has space for them and a few more pages.
 fn reopen_full(section: &mut Section, killed: &Path, directory: &Path) -> Result<(), String> {
     let length =
         |file: &&str| fs::metadata(killed.join(file)).map_or(0, |metadata| metadata.len().div_ceil(4096));
@@ -110,7 +110,7 @@ fn reopen_full(section: &mut Section, killed: &Path, directory: &Path) -> Result
     Ok(())
 }
 
-/// Opens where nothing fits: opened, or refused with a message that blames the disk, and nothing is lost by either.
+/// Opens a store without free space. It opens, or is refused with a message that names the disk; neither loses data.
 fn open_on_full(section: &mut Section, data: &Path, when: &str) {
     let before = bytes_of(data);
     section.count("stores opened while full", 1);

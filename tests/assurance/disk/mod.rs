@@ -1,7 +1,7 @@
-//! What SQLite is given to lie on goes wrong: full disks, failing disks, cut files, lost power.
+//! Failures below SQLite: full disks, failing disks, truncated files, lost power.
 //!
-//! Every part has the same judge (`crowd`): a write that was answered is there afterwards, one that was refused is
-//! not, and a database that cannot be read is refused with a message and never replaced by an empty one.
+//! Every part uses the same checks (`crowd`): a write that was answered is there afterwards, a refused one is not, and
+//! an unreadable database is refused with a message and never replaced by an empty one.
 
 pub(crate) mod crowd;
 mod cuts;
@@ -19,7 +19,7 @@ use crate::{Settings, report::Section};
 use crowd::Ledger;
 use ostler::store::FILE_NAME;
 
-/// Runs every part; one that fails takes no other along.
+/// Runs every part; a failing part does not affect the others.
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     if let Err(error) = mounts::can_mount() {
         section.broke(format!(
@@ -50,12 +50,12 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 
 type Part = fn(&Runtime, &Settings, &mut Section) -> Result<(), String>;
 
-/// Whatever kept a part from being tried, in words.
+/// Text of an error that prevented a part from being tried.
 fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Holds a data directory's database against what was answered.
+/// Compares a data directory's database with the answers.
 fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
     match Connection::open(data.join(FILE_NAME)) {
         Ok(sql) => {
@@ -71,7 +71,7 @@ fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, wh
     }
 }
 
-/// Each refusal's words, and how often they were said.
+/// Each refusal's text, and how often it occurred.
 type Refusals = std::collections::BTreeMap<String, u64>;
 
 fn add_refusals(all: &mut Refusals, more: Refusals) {
@@ -85,7 +85,7 @@ fn tell_refusals(section: &mut Section, title: &str, refusals: Refusals) {
     section.table(title, ["answer", "times"], rows);
 }
 
-/// The files of a database, as whoever is killed leaves them. Shared memory is no content: it is rebuilt.
+/// Files of a database that remain after a kill. The shared-memory file holds no content; it is rebuilt.
 const FILES: [&str; 2] = [FILE_NAME, "ostler.db-wal"];
 
 /// Copies a database with its log.

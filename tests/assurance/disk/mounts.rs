@@ -1,7 +1,7 @@
-//! File systems of our own: small ones that run full, images that can be cut, copied and frozen.
+//! Temporary file systems: small ones that become full, and images that can be truncated, copied and frozen.
 //!
-//! All of it takes root and loop devices, which CI has. Whatever was mounted is unmounted when its guard goes,
-//! also while a campaign panics; loop devices are the kernel's to detach then.
+//! They need root and loop devices, which CI has. Every mount is unmounted when its guard is dropped, also when a
+//! campaign panics; the kernel then detaches the loop device.
 
 use std::{
     fs::{self, File},
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long files of a file system that is to be unmounted may stay open.
+/// How long to wait for open files before unmounting.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs a program; what it says when it fails.
+/// Runs a program; `Err` holds its error output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let ran =
         Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
@@ -37,7 +37,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// In memory, of this size.
+    /// Mounts a tmpfs of this size.
     pub(crate) fn tmpfs(at: &Path, size: &str) -> Result<Self, String> {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
         run(
@@ -47,7 +47,7 @@ impl Mounted {
         Ok(Self { at: at.to_owned() })
     }
 
-    /// The ext4 in an image.
+    /// Mounts the ext4 file system in an image.
     pub(crate) fn image(image: &Path, at: &Path) -> Result<Self, String> {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
         run("mount", &["-t", "ext4", "-o", "loop", text(image), text(at)])?;
@@ -58,12 +58,12 @@ impl Mounted {
         &self.at
     }
 
-    /// Gives it another size, or makes it readable only.
+    /// Remounts it with an option, such as another size or read-only.
     pub(crate) fn remount(&self, option: &str) -> Result<(), String> {
         run("mount", &["-o", &format!("remount,{option}"), text(&self.at)])
     }
 
-    /// Lets nobody write until the guard goes: what is being written is finished before, and nothing begins after.
+    /// Blocks writes until the guard is dropped: writes in progress are completed before, none begin after.
     pub(crate) fn freeze(&self) -> Result<Frozen<'_>, String> {
         run("fsfreeze", &["--freeze", text(&self.at)])?;
         Ok(Frozen(&self.at))
@@ -93,7 +93,7 @@ impl Drop for Mounted {
     }
 }
 
-/// A store's threads close its files a moment after it was dropped.
+/// Waits for a store's threads, which close its files shortly after the store was dropped.
 fn wait_until_closed(at: &Path) {
     let end = Instant::now() + PATIENCE;
     while open_files_below(at) > 0 && Instant::now() < end {
@@ -101,14 +101,14 @@ fn wait_until_closed(at: &Path) {
     }
 }
 
-/// How many files this process has open below a directory.
+/// Number of files that this process has open below a directory.
 pub(crate) fn open_files_below(at: &Path) -> usize {
     let open = fs::read_dir("/proc/self/fd").expect("the kernel lists them");
     let paths = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     paths.filter(|path| path.starts_with(at)).count()
 }
 
-/// A file system in which nothing moves.
+/// Unfreezes the file system when dropped.
 pub(crate) struct Frozen<'a>(&'a Path);
 
 impl Drop for Frozen<'_> {
@@ -119,8 +119,8 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// Makes an image with an empty ext4 in it, without work left for later: a kernel thread that goes on initialising
-/// would write at moments that are not ours.
+/// Creates an image with an empty ext4 file system, initialised completely: lazy initialisation by a kernel thread
+/// would write at times that the test does not control.
 pub(crate) fn make_image(image: &Path, mib: u64) -> Result<(), String> {
     let file = File::create(image).map_err(|error| error.to_string())?;
     file.set_len(mib << 20).map_err(|error| error.to_string())?;
@@ -131,7 +131,7 @@ pub(crate) fn make_image(image: &Path, mib: u64) -> Result<(), String> {
     )
 }
 
-/// Copies a file and leaves out what is zero.
+/// Copies a file without its zero blocks.
 pub(crate) fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
     let (mut from, mut to) = (File::open(from)?, File::create(to)?);
     let mut block = vec![0; 64 << 10];
@@ -149,7 +149,7 @@ pub(crate) fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Leaves not a byte free; answers with the file to delete.
+/// Uses up all free space; returns the file to delete.
 pub(crate) fn fill(at: &Path) -> std::io::Result<PathBuf> {
     let ballast = at.join("ballast");
     let mut file = File::create(&ballast)?;
@@ -159,7 +159,7 @@ pub(crate) fn fill(at: &Path) -> std::io::Result<PathBuf> {
     Ok(ballast)
 }
 
-/// Whether file systems can be mounted here at all, and why not.
+/// Whether file systems can be mounted here; `Err` holds the reason.
 pub(crate) fn can_mount() -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let image = directory.path().join("image");

@@ -1,12 +1,13 @@
-//! A power cut: everything that has not reached the medium is gone, in whatever order it had not.
+//! A power cut: everything that has not reached the medium is lost, whatever the order of writes.
 //!
-//! The machine that loses its power is three file systems deep. The store writes to `disk`, ext4 on an image; the
-//! image lies in `cache`, ext4 on another image, whose page cache is the write cache of a drive: it keeps what it is
-//! given until it is told to flush, and writes the rest in an order of its own. That second image, the *medium*, lies
-//! in `vault`. A cut freezes the vault, which ends the writes under way and begins none, and copies the medium. The
-//! copy is mounted, journals are replayed, and the store is opened.
+//! The simulated machine consists of three nested file systems. The store writes to `disk`, ext4 on an image. That
+//! image is in `cache`, ext4 on another image; its page cache acts as the write cache of a drive: it holds data until
+//! a flush, and writes the rest in an order of its own. The second image, the *medium*, is in `vault`. A cut freezes
+//! the vault, which completes the writes in progress and starts none, and copies the medium. The copy is mounted,
+//! journals are replayed, and the store is opened.
 //!
-//! What the copy holds is therefore no more than what a drive with a cache, cut from its power, would hold. That this
+//! The copy therefore holds no more than a drive with a cache would hold after losing power. A control shows that cuts
+//! can lose data: the same cuts under SQLite without flushes.
 //! can lose something is shown by a control: the same cuts under SQLite that does not flush.
 
 use std::{
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{Settings, report::Section};
 
-/// Lets a test decide when the power goes: after so many more answers.
+/// Number of answers between two cuts.
 const ANSWERS_BETWEEN_CUTS: std::ops::Range<u64> = 20..400;
 
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
@@ -44,7 +45,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     Ok(())
 }
 
-/// A machine whose power can be cut. Fields are dropped in this order: what lies in another goes first.
+/// A machine whose power can be cut. Fields are dropped in order: inner file systems first.
 struct Machine {
     disk: Mounted,
     _cache: Mounted,
@@ -67,7 +68,7 @@ impl Machine {
         Ok(Self { disk, _cache: cache, vault, ground, _directory: directory })
     }
 
-    /// What is on the medium in this moment. The machine itself goes on.
+    /// Copies the medium at this moment; the machine itself continues.
     fn cut(&self) -> Result<PathBuf, String> {
         let copy = self.ground.at().join("cut.img");
         let frozen = self.vault.freeze()?;
@@ -77,7 +78,7 @@ impl Machine {
     }
 }
 
-/// A machine that has power again.
+/// A machine after its power is back.
 struct Revived {
     disk: Mounted,
     _medium: Mounted,
@@ -92,7 +93,7 @@ impl Revived {
     }
 }
 
-/// A random-looking number of a range, the same in every run.
+/// A pseudo-random number of a range, the same in every run.
 fn pick(seed: &mut u64, range: &std::ops::Range<u64>) -> u64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     range.start + (*seed >> 33) % (range.end - range.start)
@@ -142,8 +143,7 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
     tried
 }
 
-/// The same cuts under SQLite that answers before anything is flushed: they have to lose something, or this proves
-/// nothing.
+/// The same cuts under SQLite that answers before a flush. They must lose data; otherwise the test proves nothing.
 fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), String> {
     let machine = Machine::new()?;
     let path = machine.disk.at().join("control.db");
@@ -152,14 +152,14 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE beats (number INTEGER)",
     )
     .map_err(said)?;
-    // A checkpoint would flush what was answered, also where nothing else does.
+    // A checkpoint would flush answered writes, even where nothing else does.
     sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(said)?;
     sql.pragma_update(None, "synchronous", synchronous).map_err(said)?;
     let (answered, stop) = (AtomicI64::new(0), AtomicBool::new(false));
     let mut lost = 0;
     let (answered, stop) = (&answered, &stop);
     let tried = thread::scope(|threads| {
-        // It takes its connection along: nothing is open any more when the machine goes.
+        // The writer owns the connection, so that it is closed before the machine is dropped.
         let writer = threads.spawn(move || {
             for number in 1.. {
                 if stop.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! The agents that beat, whatever else goes on.
+//! Agents that send heartbeats during the attack.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,33 +20,32 @@ use super::{
 };
 use crate::support::wire::Ask;
 
-/// How often an agent beats, on the clock of who hears it.
+/// Heartbeat interval, on the clock of the attacked process.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
 /// How long a runtime waits for the answer.
 pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
-/// How long is waited here, because a machine that has other things to do breaks nothing: who is later than runtimes
-/// wait is counted.
+/// The limit here; longer, because a busy machine is not a violation. Answers slower than [`RUNTIMES_WAIT`] are
+/// counted.
 const LIMIT: Duration = Duration::from_mins(1);
-/// So many agents have an address together.
+/// Number of agents that share an address.
 const PER_ADDRESS: usize = 100;
 
-/// An agent.
 pub(super) struct Agent {
     number: usize,
     from: Ipv4Addr,
-    /// Whether it beats on one connection, or on a new one each time: both are in the field.
+    /// Whether it uses one connection, or a new one for each heartbeat; real agents do either.
     keeps: bool,
     beat: Vec<u8>,
 }
 
-/// How an agent fared.
+/// Results of an agent.
 #[derive(Default)]
 pub(super) struct Heard {
-    /// How long each answer of 200 took.
+    /// Time until each answer of 200.
     pub(super) took: Vec<Duration>,
-    /// What came instead.
+    /// Other results.
     pub(super) missed: Vec<String>,
-    /// The longest time between two beats as they were sent: on a machine that is too busy this side is late too.
+    /// Longest time between two heartbeats as sent: on an overloaded machine this side is late too.
     pub(super) longest_gap: Duration,
 }
 
@@ -65,7 +64,7 @@ impl Agent {
         stop: CancellationToken,
     ) -> Heard {
         let (mut heard, mut kept, mut sent) = (Heard::default(), None, None);
-        // Spread, so that beats come evenly.
+        // Spreads the heartbeats evenly.
         let offset = every / 1000 * u32::try_from(self.number % 1000).expect("below 1000");
         let mut turn = tokio::time::interval_at(first + offset, every);
         while stop.run_until_cancelled(turn.tick()).await.is_some() {
@@ -90,7 +89,7 @@ impl Agent {
         heard
     }
 
-    /// Beats. A connection that was ended meanwhile is replaced once, as clients do.
+    /// Sends a heartbeat. A connection that was closed meanwhile is replaced once, as clients do.
     async fn say(&self, to: SocketAddr, kept: &mut Option<Line>) -> Result<(), String> {
         if let Some(mut line) = kept.take()
             && line.write(&self.beat).await.is_ok()
@@ -112,8 +111,8 @@ impl Agent {
     }
 }
 
-/// Begins to beat; resolves once each has been heard for the first time. The future that is answered resolves when all
-/// have stopped.
+/// Starts the heartbeats; resolves once each agent has had its first one. The returned future resolves when all have
+/// stopped.
 pub(super) async fn begin(
     agents: Vec<Agent>,
     to: SocketAddr,

@@ -1,4 +1,4 @@
-//! A connection, and answers read as strictly as the standard has them.
+//! A connection, and strict parsing of responses according to the standard.
 
 use std::{
     io,
@@ -13,10 +13,9 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// The largest answer that is read: none here is nearly so large.
+/// Largest response that is read, in bytes; none here comes close.
 const LARGEST: usize = 8 << 20;
 
-/// An answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -24,13 +23,13 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// What came.
+/// Result of reading.
 #[derive(Debug)]
 pub(super) enum Read {
     Answer(Answer),
-    /// The connection ended between two answers.
+    /// The connection ended between two responses.
     End,
-    /// Something that is no answer, or a part of one.
+    /// Invalid or incomplete response.
     Nonsense(String),
 }
 
@@ -51,8 +50,8 @@ impl Answer {
         format!("{} {}", self.status, shown(&self.body))
     }
 
-    /// What is wrong with it, if it is an error: its body has to say what happened, as every error does. What is said
-    /// where there was no request to answer has no body and ends the connection.
+    /// The defect of an error response, if any: its body has to report the error. A response without a request has no
+    /// body and ends the connection.
     pub(super) fn wrong(&self) -> Option<&'static str> {
         if self.status < 400 {
             return None;
@@ -64,7 +63,7 @@ impl Answer {
         let Ok(Value::Object(body)) = serde_json::from_slice(&self.body) else {
             return Some("an error whose body is no JSON object");
         };
-        // Wire protocol, §5: two answers of this kind have a shape of their own.
+        // Wire protocol, §5: two error responses have a format of their own.
         let of_its_own = (self.status == 404 && body.get("deleted") == Some(&Value::Bool(true)))
             || (self.status == 409 && body.contains_key("children_count"));
         if of_its_own || body.get("error").is_some_and(Value::is_string) {
@@ -75,7 +74,7 @@ impl Answer {
     }
 }
 
-/// Bytes as a person can read and copy them, shortened.
+/// Bytes in escaped form, shortened.
 pub(super) fn shown(bytes: &[u8]) -> String {
     const MOST: usize = 700;
     let text = bytes.iter().take(MOST).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from);
@@ -83,20 +82,20 @@ pub(super) fn shown(bytes: &[u8]) -> String {
     text.collect::<String>() + &more
 }
 
-/// A connection.
+/// A client connection.
 pub(super) struct Line {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Line {
-    /// Connects from an address of loopback.
+    /// Connects from a loopback address.
     pub(super) async fn open(from: Ipv4Addr, to: SocketAddr) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((from, 0).into())?;
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
-        // Its port is free at once when it is closed: there are more connections here than ports would last for.
+        // Frees the port at once on close; there are more connections than ports.
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         Ok(Self { stream, read: Vec::new() })
     }
@@ -105,12 +104,12 @@ impl Line {
         self.stream.write_all(bytes).await
     }
 
-    /// Says that nothing more will be written.
+    /// Closes the sending side.
     pub(super) async fn finish(&mut self) {
         let _closed = self.stream.shutdown().await;
     }
 
-    /// Resolves when the other side has closed; what it said until then.
+    /// Waits until the peer has closed; returns what it sent until then.
     pub(super) async fn ended(&mut self) -> Vec<u8> {
         while matches!(self.more().await, Ok(true)) {}
         std::mem::take(&mut self.read)
@@ -123,7 +122,7 @@ impl Line {
         Ok(self.stream.read_buf(&mut self.read).await? > 0)
     }
 
-    /// The next answer; one to `HEAD` has no body, whatever it announces.
+    /// The next response; a response to `HEAD` has no body, whatever it announces.
     pub(super) async fn answer(&mut self, to_head: bool) -> Read {
         let end = loop {
             if let Some(end) = find(&self.read, b"\r\n\r\n") {
@@ -131,7 +130,7 @@ impl Line {
             }
             match self.more().await {
                 Ok(true) => {}
-                // A reset is an end as well: there may have been something that was not read.
+                // A reset counts as an end: there may have been unread data.
                 Ok(false) | Err(_) if self.read.is_empty() => return Read::End,
                 Ok(false) | Err(_) => return Read::Nonsense(shown(&self.read)),
             }
@@ -190,7 +189,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Status and headers, where all of it is as the standard has it.
+/// Status and headers, if all of them conform to the standard.
 fn parsed(head: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
     let head = std::str::from_utf8(head).ok()?;
     let mut lines = head.split("\r\n");

@@ -1,4 +1,4 @@
-//! Many connections: some that drip, some that only are there.
+//! Many connections: slow ones, and idle ones.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,20 +10,20 @@ pub(super) const DRIPPED: &str = "connections that dripped a byte at a time";
 pub(super) const CUT: &str = "of them cut by the server";
 pub(super) const OPENED: &str = "connections of the flood";
 
-/// So many drip at once, half of them heads, half of them bodies.
+/// Number of slow connections, half of them in the head, half in the body.
 const DRIPS: usize = 400;
-/// How often each drips, on the clock of the attacked.
+/// Interval between two bytes, on the clock of the attacked process.
 const DRIP_EVERY: Duration = Duration::from_secs(3);
-/// So many connections are opened in a wave: more than are served in all.
+/// Connections opened in a wave; more than the server's limit.
 const WAVE: usize = 7000;
-/// By so many addresses: one has fewer places than all together, so it takes several to fill them.
+/// Source addresses: each has a lower limit than the total, so several are needed to reach it.
 const ADDRESSES: usize = 12;
-/// How long a wave stays.
+/// Duration of a wave.
 const STAY: Duration = Duration::from_secs(8);
-/// So many are opened at once.
+/// Connections opened in parallel.
 const AT_ONCE: usize = 250;
 
-/// Keeps so many slow connections until then: one that is cut is opened anew.
+/// Keeps that many slow connections until then; one that is cut is opened again.
 pub(super) async fn drip(to: SocketAddr, noisy: Vec<Who>, speed: u32, notes: Notes, until: Instant) {
     let mut all = JoinSet::new();
     for number in 0..DRIPS {
@@ -60,7 +60,7 @@ async fn drip_once(number: usize, to: SocketAddr, who: &Who, every: Duration, no
     for byte in text.bytes() {
         tokio::select! {
             said = line.ended() => {
-                // Cut without a word, or told that it was too slow.
+                // Closed without a response, or with one that says it was too slow.
                 let said = String::from_utf8_lossy(&said).into_owned();
                 let cut = said.is_empty() || said.starts_with("HTTP/1.1 408 ") || said.starts_with("HTTP/1.1 429 ");
                 if cut { notes.count(CUT) } else { notes.broke(format!("a slow connection was told {said:?}")) }
@@ -78,7 +78,7 @@ async fn drip_once(number: usize, to: SocketAddr, who: &Who, every: Duration, no
     }
 }
 
-/// Waves of connections that want nothing.
+/// Opens waves of idle connections.
 pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
     while Instant::now() < until {
         let mut held = Vec::new();
@@ -89,7 +89,7 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
         let stays = Instant::now() + STAY.min(until.saturating_duration_since(Instant::now()));
         let mut left = 0_u64;
         for mut line in held {
-            // Some are turned away at once; the others stay as long as the wave.
+            // Some are closed at once; the others stay as long as the wave.
             match tokio::time::timeout_at(stays, line.ended()).await {
                 Ok(_said) => left += 1,
                 Err(_stays) => notes.count("of them held until the wave ended"),
@@ -103,7 +103,7 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
 }
 
 async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
-    // The first of the agents' own addresses is among them.
+    // One of the agents' own addresses is among them.
     let from =
         if number.is_multiple_of(ADDRESSES) { loopback(1, 0) } else { loopback(2, number % ADDRESSES) };
     let Ok(Ok(mut line)) = tokio::time::timeout(STAY, Line::open(from, to)).await else {
@@ -115,7 +115,7 @@ async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
         0 => line.finish().await,
         1 => drop(line.write(b"GET /health HTT").await),
         2 => drop(line.write(b"POST /registry/heartbeat HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").await),
-        // Gone again at once, with a reset.
+        // Closed again at once, with a reset.
         3 if number.is_multiple_of(3) => return None,
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! The process that is attacked: this same binary, started again.
+//! The attacked process: this same binary, started again.
 
 use std::{
     fs::{self, File},
@@ -22,16 +22,16 @@ use crate::support::{
     wire::{Answer, Ask},
 };
 
-/// The argument that makes this binary the one that is attacked.
+/// The argument that makes this binary the attacked process.
 const SERVE: &str = "serve-the-hostile";
-/// Agents in containers, and others.
+/// Number of agents in containers, and of external ones.
 const CONTAINERS: usize = 100;
 const EXTERNAL: usize = 900;
-/// So many of each kind fall silent.
+/// Number of each kind that stop sending heartbeats.
 const SILENT: usize = 10;
-/// Workspaces whose tokens the noise has.
+/// Number of workspaces whose tokens the attackers have.
 const NOISY: usize = 24;
-/// Descriptors that both sides want for their connections.
+/// Descriptors that each side needs for its connections.
 const DESCRIPTORS: u64 = 16_384;
 
 /// A workspace and its token.
@@ -42,7 +42,7 @@ pub(super) struct Who {
 }
 
 impl Who {
-    /// The same each time, so that its row stands still.
+    /// A heartbeat that is always the same, so that its row does not change.
     pub(super) fn beat(&self) -> Value {
         json!({ "workspace_id": self.id, "error_rate": 0.0, "active_tasks": 0, "uptime_seconds": 60 })
     }
@@ -54,7 +54,7 @@ impl From<Hand<'_>> for Who {
     }
 }
 
-/// Who lives there, as the process tells it.
+/// The first message of the process: its address and its workspaces.
 #[derive(Serialize, Deserialize)]
 struct Town {
     address: SocketAddr,
@@ -66,14 +66,14 @@ struct Town {
     stale: Vec<Who>,
 }
 
-/// What a process uses.
+/// Resource usage of the process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     pub(super) memory_kib: u64,
     pub(super) descriptors: usize,
 }
 
-/// The attacked process. It ends with this.
+/// The attacked process, which ends when this is dropped.
 pub(super) struct Served {
     process: Child,
     told: Mutex<BufReader<std::process::ChildStdout>>,
@@ -81,11 +81,11 @@ pub(super) struct Served {
     database: PathBuf,
     pub(super) address: SocketAddr,
     pub(super) admin: String,
-    /// Who beats, and must not be harmed.
+    /// Agents that send heartbeats and must not be affected.
     pub(super) agents: Vec<Who>,
-    /// Who is heard once.
+    /// Agents that send one heartbeat and no more.
     pub(super) silent: Vec<Who>,
-    /// Whose tokens are misused.
+    /// Workspaces whose tokens the attackers use.
     pub(super) noisy: Vec<Who>,
     /// Tokens that were revoked, or whose workspace was removed.
     pub(super) stale: Vec<Who>,
@@ -93,14 +93,13 @@ pub(super) struct Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // Its standard input ends, and it with it.
+        // The process ends when its standard input does.
         drop(self.process.stdin.take());
         let _ended = self.process.wait();
     }
 }
 
-/// Takes as many descriptors as this process may have, up to what is wanted here: both sides of each connection are
-/// on this machine.
+/// Raises the limit of descriptors to [`DESCRIPTORS`], if allowed: both sides of each connection are on this machine.
 pub(super) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
@@ -131,17 +130,17 @@ impl Served {
         Self { process, told: Mutex::new(told), log, database, address, admin, agents, silent, noisy, stale }
     }
 
-    /// What it and its panics wrote.
+    /// Its log, including panics.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.log.path().join("log")).expect("the log can be read")
     }
 
-    /// As admin, on a connection of its own.
+    /// Sends a request as admin, on a new connection.
     pub(super) async fn order(&self, ask: Ask) -> Answer {
         ask.token(&self.admin).to(self.address).await
     }
 
-    /// All events, oldest first, from the file itself: no route lists that many.
+    /// All events, oldest first, from the database itself: no route lists that many.
     pub(super) fn events(&self) -> Vec<Value> {
         let database = Connection::open_with_flags(&self.database, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let database = database.expect("the database opens");
@@ -170,7 +169,7 @@ impl Served {
         Used { memory_kib, descriptors }
     }
 
-    /// Whether what it keeps in memory is what its tables say.
+    /// Whether its state in memory equals that in its tables.
     pub(super) fn memory_is_true(&self) -> bool {
         let mut input = self.process.stdin.as_ref().expect("it is piped");
         writeln!(input, "memory").expect("it listens");
@@ -180,7 +179,7 @@ impl Served {
     }
 }
 
-/// Serves until the standard input ends, where this process was started for that. Answers whether it was.
+/// Serves until standard input ends, if this process was started for that; returns whether it was.
 pub(crate) fn serve_if_asked() -> bool {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(SERVE) {
@@ -238,7 +237,7 @@ async fn serve(speed: u32) {
             let _ended = asked.send(line);
         }
     });
-    // There is one question; the end of the input ends this.
+    // There is only one question; the end of the input ends the process.
     while let Some(_question) = questions.recv().await {
         println!("{}", registry.store.memory_is_true().await.expect("the store answers"));
     }

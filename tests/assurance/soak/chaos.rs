@@ -1,4 +1,4 @@
-//! What goes wrong: a fault after the other, of a kind and at a thing that the seed and the moment choose.
+//! Injects one fault after another; the seed and the current state choose kind and target.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,13 @@ use crate::support::{
     rng::Rng,
 };
 
-/// So many there are at least, and so many times as long it may take then: on a machine that is busy with something
-/// else, a minute may see few.
+/// Minimum number of faults, and by what factor the duration may grow to reach it: a busy machine may see few faults
+/// in a minute.
 const FEWEST_FAULTS: u64 = 40;
 const LONGEST: u32 = 4;
-/// How long after a fault the next one comes, about.
+/// Average interval between two faults, in milliseconds.
 const BETWEEN_FAULTS: usize = 150;
 
-/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     ProcessKilled,
@@ -45,7 +44,7 @@ enum Fault {
     StrayPutIn,
 }
 
-/// How often each comes, and what the report calls it.
+/// Weight of each fault, and its name in the report.
 const FAULTS: [(Fault, usize, &str); 14] = [
     (Fault::ProcessKilled, 18, "kill -9 of a container's process"),
     (Fault::PodmanKilled, 8, "podman kill"),
@@ -63,29 +62,29 @@ const FAULTS: [(Fault, usize, &str); 14] = [
     (Fault::StrayPutIn, 4, "second container of a workspace put in"),
 ];
 
-/// What was done to workspaces that leaves a trace in what is true in the end.
+/// Effects of the faults on the expected final state.
 #[derive(Default)]
 pub(super) struct Wounds {
-    /// Whose configuration was wiped, by id, and the incarnation that it had after that.
+    /// Workspaces whose config volume was wiped, by id, with their incarnation after that.
     pub(super) wiped: BTreeMap<String, u64>,
-    /// Whose work volume is gone, by name.
+    /// Names of workspaces whose work volume was deleted.
     pub(super) lost: Vec<String>,
-    /// What did not go as it should have.
+    /// Unexpected results.
     pub(super) broken: Vec<String>,
 }
 
-/// A container under one of our names.
+/// A container with a name of ours.
 struct Target {
     id: String,
     name: String,
-    /// What its workspace is called.
+    /// Name of its workspace.
     called: String,
     workspace: String,
     pid: i32,
     runs: bool,
 }
 
-/// Whoever makes the faults.
+/// Injects the faults.
 pub(super) struct Chaos<'a> {
     site: &'a mut Site,
     service: &'a mut Service,
@@ -103,7 +102,7 @@ impl<'a> Chaos<'a> {
         Self { site, service, operator, record, rng, instance, wounds: Wounds::default(), put_in: 0 }
     }
 
-    /// Makes faults for so long; leaves service and daemon up.
+    /// Injects faults for that long; leaves service and daemon running.
     pub(super) fn rage(mut self, lasts: Duration) -> Wounds {
         let began = Instant::now();
         let mut losers = LOSERS.iter();
@@ -126,7 +125,7 @@ impl<'a> Chaos<'a> {
         self.wounds
     }
 
-    /// Whether there was something to hit.
+    /// Injects one fault; `false` if there was no target.
     fn one_fault(&mut self) -> bool {
         let weights: usize = FAULTS.iter().map(|(_, weight, _)| weight).sum();
         let mut at = self.rng.below(weights);
@@ -158,10 +157,10 @@ impl<'a> Chaos<'a> {
         true
     }
 
-    /// Containers under our names, in no certain order.
+    /// Containers with names of ours, in arbitrary order.
     fn targets(&self) -> Vec<Target> {
         let filter = format!("label=ostler.instance={}", self.instance);
-        // A listing is made while containers come and go, and may fail on one that has just gone.
+        // Containers come and go during a listing, which may fail on one that has just gone.
         let listed =
             podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
         let listed: Vec<Value> =
@@ -179,12 +178,12 @@ impl<'a> Chaos<'a> {
             runs: container["State"] == "running",
         };
         let mut targets: Vec<_> = listed.iter().map(target).collect();
-        // Of the foreign ones nothing is ever touched, by us neither.
+        // Foreign containers are never touched, not even here.
         targets.retain(|target| target.name.starts_with(&format!("ostler-{}-", target.workspace)));
         targets
     }
 
-    /// Hits one; answers which, where there was one to hit.
+    /// Injects a fault into one container; returns its name if there was a target.
     fn hit_a_container(&mut self, fault: Fault) -> Option<String> {
         let fits = |target: &&Target| match fault {
             Fault::StartedByHand => !target.runs,
@@ -224,7 +223,7 @@ impl<'a> Chaos<'a> {
         done.then_some(name)
     }
 
-    /// Everything in a configuration volume goes, the token too.
+    /// Deletes everything in a config volume, including the token.
     fn wipe(&mut self, workspace: &str) -> bool {
         let volume = format!("ostler-{workspace}-config");
         if !has_volume(&volume) {
@@ -232,10 +231,10 @@ impl<'a> Chaos<'a> {
         }
         let Ok(files) = fs::read_dir(directory_of(&volume)) else { return false };
         for file in files.flatten() {
-            // Another may have wiped it, or a start be writing.
+            // Another thread may have deleted it, or a start may be writing it.
             let _gone = fs::remove_file(file.path());
         }
-        // Read after the deed: a start that wrote its token before was of this incarnation at most.
+        // Read after the deletion: a start that wrote its token before had at most this incarnation.
         let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
         let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
         self.record.tell(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
@@ -276,7 +275,7 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    /// A container under a name of ours: of a workspace that nobody has heard of, or a second one.
+    /// Adds a container with a name of ours: of an unknown workspace, or a second one of a workspace.
     fn put_in(&mut self, workspace: Option<&str>) -> String {
         self.put_in += 1;
         let unknown = SystemEntropy.uuid().to_string();
@@ -286,13 +285,13 @@ impl<'a> Chaos<'a> {
         name
     }
 
-    /// Deletes a work volume, and whatever stands in the way of that.
+    /// Deletes a work volume, and the containers that prevent that.
     fn lose_work(&mut self, name: &str) {
         let row = rows(&self.operator, false).into_iter().find(|row| row["name"] == name);
         let id = text(&row.expect("nobody removes this one")["id"]);
         let volume = format!("ostler-{id}-work");
         until("the work volume is deleted", || {
-            // Ended ones and those in the trash mount it too.
+            // Stopped containers and those in the trash mount it too.
             let mounting = podman()
                 .args(["ps", "--all", "--quiet", "--no-trunc", "--filter"])
                 .arg(format!("volume={volume}"))
@@ -313,7 +312,7 @@ fn try_podman(arguments: &[&str]) -> bool {
     podman().args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
-/// Kills a process if it still is of that container: numbers are given again.
+/// Kills a process if it still belongs to that container; process ids are reused.
 fn kill_of(pid: i32, container: &str) -> bool {
     let Some(process) = Pid::from_raw(pid) else { return false };
     let about =
@@ -322,7 +321,7 @@ fn kill_of(pid: i32, container: &str) -> bool {
     is_its && kill_process(process, Signal::KILL).is_ok()
 }
 
-/// conmon is the parent of a container's first process, and has the container's id in its arguments.
+/// Kills the container's conmon: the parent of its first process, with the container's id in its arguments.
 fn kill_conmon(target: &Target) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
     let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).map(str::parse);

@@ -1,4 +1,4 @@
-//! Things on the same Podman that are none of ostler's: nothing may ever touch them.
+//! Objects on the same Podman that do not belong to ostler and must never be touched.
 
 use std::{collections::BTreeMap, fs};
 
@@ -6,13 +6,13 @@ use ostler::entropy::{Entropy as _, SystemEntropy};
 
 use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_says};
 
-/// What of a container must stay as it is.
+/// What must not change of a container, as a template.
 const CONTAINER: &str = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
-/// The same of a volume.
+/// What must not change of a volume, as a template.
 const VOLUME: &str = "{{.Name}} {{.CreatedAt}} {{.Labels}}";
 const TREASURE: &str = "not yours";
 
-/// The things, and how they were.
+/// The foreign objects, and their initial state.
 pub(super) struct Foreign {
     containers: BTreeMap<String, String>,
     volumes: BTreeMap<String, String>,
@@ -20,7 +20,7 @@ pub(super) struct Foreign {
 }
 
 impl Foreign {
-    /// Puts them there: a neighbour's workspace, a person's copies of a workspace of ours, and a bystander.
+    /// Creates them: a neighbour's workspace, a user's copies of a workspace of ours, and an unrelated container.
     pub(super) fn place(instance: &str, workspace: &str) -> Self {
         let [neighbour, theirs] = [(); 2].map(|()| SystemEntropy.uuid().to_string());
         let ours = labels(instance, workspace);
@@ -28,7 +28,7 @@ impl Foreign {
             (format!("copy-{neighbour}"), format!("kept-{neighbour}"), format!("saved-{neighbour}"));
         let bystander = format!("bystander-{neighbour}");
         let (container, work) = (format!("ostler-{theirs}-1"), format!("ostler-{theirs}-work"));
-        // Before anything is made: what is there then goes, however this ends.
+        // Registered before anything is created, so that it is removed however this ends.
         let cleanup = [&copy, &kept, &volume, &bystander, &container, &work]
             .into_iter()
             .fold(Cleanup::of_label(format!("ostler.instance={neighbour}")), Cleanup::and_name);
@@ -49,7 +49,7 @@ impl Foreign {
         placed
     }
 
-    /// What is not as it was, in words.
+    /// Descriptions of changed objects.
     pub(super) fn touched(&self) -> Vec<String> {
         let now = |name: &String| inspected(name, CONTAINER).unwrap_or_else(|| "gone".into());
         let containers = self.containers.iter().map(|(name, was)| (name, was, now(name)));
@@ -70,7 +70,7 @@ pub(super) fn labels(instance: &str, workspace: &str) -> [String; 2] {
     [format!("--label=ostler.instance={instance}"), format!("--label=ostler.workspace={workspace}")]
 }
 
-/// Makes a container that idles.
+/// Creates a container with an idle process.
 pub(super) fn run(how: &str, name: &str, labels: &[String]) -> String {
     let idle = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
     let detach = if how == "run" { &["--detach"][..] } else { &[] };

@@ -1,7 +1,7 @@
 //! `kill -9` of the daemon, again and again, while several operators give commands to the same few workspaces.
 //!
-//! Nothing else fails, and no operator runs a pass or approves a plan afterwards. The daemon has its default periods and
-//! breaker, and has to finish what the killed daemons began.
+//! Nothing else fails, and no operator runs a pass or approves a plan afterwards. The daemon has its default periods
+//! and breaker, and has to finish what the killed daemons began.
 
 use std::{
     fmt::Write as _,
@@ -31,17 +31,17 @@ use crate::{
 
 const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
-/// How long a daemon lives, in milliseconds, about. Starts and stops take as long: most are broken off half-way.
+/// Average life of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
 const LIFE: usize = 1_500;
-/// Every other daemon gives so many answers first, at most: on a slow machine nobody would ever be answered else.
+/// Every other daemon gives up to so many answers first; on a slow machine no command would be answered otherwise.
 const ANSWERS: usize = 8;
-/// However long those take, it is killed then.
+/// Time limit for those answers; the daemon is killed then.
 const LONGEST_LIFE: Duration = Duration::from_secs(20);
-/// How long after a command the next one comes, about, in milliseconds.
+/// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 120;
-/// Trees of two: a parent and its child, so that stops and starts take another along.
+/// Trees of a parent and its child, so that stops and starts affect another workspace.
 const TREES: usize = 3;
-/// How long what was begun may take to be finished: two turns of the slowest pass that has to do with it.
+/// Time limit for finishing what was begun: two periods of the slowest pass concerned.
 const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let seed = seed_of(settings);
     let record = Record::new();
     let service = Service::start();
-    // It goes last of all, however this ends.
+    // Dropped last, however this ends.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());
@@ -84,7 +84,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: true,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: false,
-                // The others converge without another word.
+                // The others converge without further commands.
                 makes_sure: number == 0,
             };
             threads.spawn(move || person.live());
@@ -143,7 +143,7 @@ fn plant(operator: &Operator) -> Vec<Tree> {
     trees
 }
 
-/// Answers what a daemon said that did not start again.
+/// Returns the error output of daemons that did not start again.
 fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
     let mut refused = Vec::new();
     for kill in 1..=kills {
@@ -164,7 +164,7 @@ fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: 
     refused
 }
 
-/// What is on its way, held, or otherwise than its row says; `None` where all is at rest.
+/// What is in progress, held, or different from its row; `None` if all is at rest.
 fn restless(site: &Site, operator: &Operator) -> Option<String> {
     let mut restless = String::new();
     let rows = rows(operator, false);

@@ -1,4 +1,4 @@
-//! What runs behind the ports of the world.
+//! Simulated agents behind the host ports.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use super::{
     book::{Shared, open},
 };
 
-/// The longest time from an agent's start, and so from its registration, to the start of its server.
+/// Longest time from an agent's start, and so from its registration, to the start of its server.
 const LISTENS_WITHIN_MS: usize = 8_000;
 
-/// What runs behind the ports of the world: listens late, answers, hangs up, or says nothing for ever.
+/// The servers behind the host ports: they listen late, answer, close the connection, or never answer.
 pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
     let (world, book) = (Arc::downgrade(world), Arc::clone(book));
     Arc::new(move |address| {
@@ -36,15 +36,15 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
         };
         let (id, container) =
             state.containers.iter().find(|(_, container)| listens(container)).ok_or_else(refused)?;
-        // Field runtimes register before they listen: some at once, some seconds later. The same container always
-        // takes the same time.
+        // Field runtimes register before they listen: some at once, some seconds later. One container always takes the
+        // same time.
         let listens_after = id.as_str().bytes().map(usize::from).sum::<usize>() * 997 % LISTENS_WITHIN_MS;
         let up_for = container.started_at.map(|at| sim.now().since(at)).unwrap_or_default();
         if up_for < Duration::from_millis(listens_after as u64) {
             return Err(refused());
         }
         let own = container.spec.labels.get(LABEL_WORKSPACE).cloned().unwrap_or_default();
-        // The process reads its token when it starts; while it runs, its volume holds the same one.
+        // The process reads its token at its start; while it runs, its volume holds the same token.
         let token = state.token_file(container);
         let token = token.and_then(|token| Token::parse(&String::from_utf8(token).ok()?));
         let proof = token.map(|token| token.digest().proof());
@@ -59,7 +59,7 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
 async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book: Shared, mood: usize) {
     let mut heard = Vec::new();
     let mut piece = [0; 2048];
-    // The body of these messages ends with two braces more than anything in the head.
+    // The body of these messages ends with a brace; the head contains none.
     while !heard.ends_with(b"}}}") && !heard.ends_with(b"}") {
         match wire.read(&mut piece).await {
             Ok(0) | Err(_) => return,
@@ -71,7 +71,7 @@ async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book:
         let mut book = open(&book);
         book.arrived += 1;
         let carried: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("x-ostler-proof: ")).collect();
-        // Where its volume was wiped, its process alone knows the token.
+        // If its volume was wiped, only its process knows the token.
         if proof.is_some_and(|proof| carried != [proof.expose()]) {
             book.broke(Rule::MessagesArrive.broken(format!(
                 "a message arrived at {own} with {} proofs, and not with the one of its token",
@@ -99,7 +99,7 @@ async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book:
         _ => {
             let body = r#"{"result":{"parts":[{"text":"heard"}]}}"#;
             let preface = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-            // Whoever asked may have gone.
+            // The caller may have disconnected.
             let _gone = wire.write_all(format!("{preface}{body}").as_bytes()).await;
         }
     }

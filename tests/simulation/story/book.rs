@@ -1,4 +1,4 @@
-//! What happened in a life, and what was said: shared with the tasks that make it happen.
+//! The record of a scenario, shared with the tasks that carry it out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,28 +12,28 @@ use super::super::{
     people::Words,
 };
 
-/// What happened, shared with the tasks that make it happen.
+/// The record of a scenario, shared with the tasks that carry it out.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) history: Vec<String>,
     pub(super) words: Words,
-    /// How often each thing was done to it.
+    /// How often each kind of event was caused.
     pub(super) done: BTreeMap<&'static str, u64>,
     pub(super) running_passes: Vec<&'static str>,
     pub(super) looks: usize,
-    /// Tokens that were once seen: of agents that ran, and of external ones.
+    /// Tokens seen so far: of agents that ran, and of external ones.
     pub(super) tokens: Vec<Token>,
-    /// Tokens that a person made, and to whose workspace they belong.
+    /// Tokens that an operator made, with their workspace.
     pub(super) persons: Vec<(WorkspaceId, Token)>,
-    /// What broke in a task.
+    /// A violation found in a task.
     pub(super) broken: Option<Broken>,
-    /// Messages that were sent, by the word that names them: from whom, to whom.
+    /// Messages sent, by the word that identifies them: sender and target.
     pub(super) sent: BTreeMap<String, (Option<WorkspaceId>, WorkspaceId)>,
-    /// Whom a person wanted to have in the place of lost work.
+    /// Workspaces for which an operator requested a new volume in place of a lost one.
     pub(super) new_volumes: BTreeSet<WorkspaceId>,
-    /// What a person said may go for good.
+    /// Purges that an operator ordered.
     pub(super) may_go: Vec<MayGo>,
-    /// What was told of a status, and since when it was asked.
+    /// Reported statuses, each with the check number at which it was requested.
     pub(super) told: Vec<(WorkspaceId, String, usize)>,
     pub(super) arrived: u64,
     pub(super) runs_that_took: usize,
@@ -56,13 +56,13 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// A person says that what is in the trash of these may go for good; answers which such word it is.
+    /// An operator orders that these workspaces' trash may be deleted for good; returns the index of the order.
     pub(super) fn let_go(&mut self, said: MayGo) -> usize {
         self.may_go.push(said);
         self.may_go.len() - 1
     }
 
-    /// That was answered: an undelete that comes later takes it back. What was refused was never said.
+    /// The order was answered: a later undelete cancels it. A refused order has no effect.
     pub(super) fn has_gone(&mut self, which: usize, status: u16) {
         let said = &mut self.may_go[which];
         said.answered = Some(self.looks + 1);
@@ -71,7 +71,7 @@ impl Book {
         }
     }
 
-    /// What has not been answered by now never will be: the daemon was killed.
+    /// The daemon was killed: open requests will never be answered.
     pub(super) fn cut_off(&mut self) {
         self.words.interrupt(self.looks);
         for said in &mut self.may_go {

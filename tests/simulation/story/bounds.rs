@@ -1,4 +1,5 @@
-//! What an agent can make grow, and whom a name can be taken for: asked at the end of a run, when nothing else happens.
+//! Limits on growth caused by agents, and confusion of names with ids. Checked at the end of a run, without other
+//! activity.
 
 use ostler::{
     domain::{
@@ -18,7 +19,7 @@ use super::{
     Story,
 };
 
-/// How often the agent recovers: more often than it may within its allowance.
+/// Number of the agent's recoveries; more than its allowance of events.
 const RECOVERIES: i64 = AGENT_EVENTS_BURST + 10;
 
 impl Story {
@@ -28,7 +29,7 @@ impl Story {
         self.ids_are_no_names()
     }
 
-    /// The token of an agent whose heartbeats move its status.
+    /// Token owner whose heartbeats change the status of its workspace.
     fn speaker(&self) -> Option<Holder> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
@@ -80,7 +81,7 @@ impl Story {
         }
     }
 
-    /// A workspace that is named like another's id gets none of its orders.
+    /// Commands addressed by an id never reach a workspace that has that id as its name.
     fn ids_are_no_names(&mut self) -> Result<(), Broken> {
         let rows = self.house.rows();
         let live: Vec<WorkspaceId> =

@@ -1,4 +1,4 @@
-//! Lives: lived, made short, told, and played again.
+//! Random scenarios: run, shortened, printed, and repeated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,32 +16,32 @@ use super::{
     book::{Shared, open},
 };
 
-/// A life to be lived.
+/// A scenario to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) seed: u64,
-    /// The numbers of the steps that it has.
+    /// Numbers of its steps.
     pub(crate) steps: Vec<u64>,
 }
 
-/// A life that was lived.
+/// Results of a scenario.
 pub(crate) struct Lived {
     pub(crate) broken: Option<Broken>,
     pub(crate) history: Vec<String>,
     pub(crate) done: BTreeMap<&'static str, u64>,
     pub(crate) coverage: Coverage,
     pub(crate) reached: BTreeSet<Status>,
-    /// How often everything was looked at.
+    /// Number of checks.
     pub(crate) looks: usize,
 }
 
 impl Life {
-    /// The whole life of a seed.
+    /// The full scenario of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         Self { seed, steps: (0..STEPS as u64).collect() }
     }
 
-    /// Lives it.
+    /// Runs it.
     pub(crate) fn live(&self) -> Lived {
         let book = Shared::default();
         let told = Arc::clone(&book);
@@ -54,7 +54,7 @@ impl Life {
         }));
         let (broken, coverage, reached, looks) = match ended {
             Ok((ended, coverage, reached, looks)) => (ended.err(), coverage, reached, looks),
-            // The panic's own words have been printed where it happened.
+            // The panic message was printed where it happened.
             Err(_) => (Some("[panic] it panicked".to_owned()), Coverage::default(), BTreeSet::new(), 0),
         };
         let mut book = open(&book);
@@ -68,7 +68,8 @@ impl Life {
         }
     }
 
-    /// The same breach in fewer steps: parts are left out, smaller and smaller ones, for as long as the same rule breaks.
+    /// The same violation in fewer steps: leaves out parts, smaller and smaller ones, as long as the same rule is
+    /// violated.
     pub(crate) fn shorten(&self, rule: &str, most: usize) -> Self {
         let breaks = |steps: &[u64]| {
             let life = Self { seed: self.seed, steps: steps.to_vec() };
@@ -93,7 +94,7 @@ impl Life {
         Self { seed: self.seed, steps }
     }
 
-    /// How it is said which steps there are: `3,7-9`.
+    /// The steps as text: `3,7-9`.
     pub(crate) fn spelled(&self) -> String {
         let mut text = String::new();
         let mut steps = self.steps.iter().copied().peekable();
@@ -109,7 +110,7 @@ impl Life {
         text
     }
 
-    /// Reads what [`Life::spelled`] says.
+    /// Parses the text of [`Life::spelled`].
     pub(crate) fn spelled_out(seed: u64, text: &str) -> Option<Self> {
         let mut steps = Vec::new();
         for range in text.split(',').filter(|range| !range.is_empty()) {
@@ -120,13 +121,13 @@ impl Life {
     }
 }
 
-/// The name of the rule that a breach names.
+/// The name of the rule in a violation.
 pub(crate) fn rule_of(broken: &str) -> &str {
     broken.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or("other", |(rule, _)| rule)
 }
 
 impl Lived {
-    /// What happened, a line each.
+    /// The history, one event a line.
     pub(crate) fn told(&self) -> String {
         self.history.iter().enumerate().fold(String::new(), |mut text, (step, what)| {
             writeln!(text, "{step:5}  {what}").expect("a string takes everything");
@@ -139,7 +140,7 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// As many as a debug build lives in a few seconds; `tests/assurance` lives the rest.
+/// Number that a debug build runs in a few seconds; `tests/assurance` runs the rest.
 const SEEDS: u64 = 60;
 
 #[test]

@@ -241,7 +241,7 @@ impl Story {
                 self.race()?;
             }
             if !self.temper.driven {
-                // The passes about agents, or all passes, twice: many graces need two snapshots.
+                // The passes about agents, or sometimes all passes. Many graces need two snapshots.
                 let all = self.house.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
@@ -251,8 +251,8 @@ impl Story {
         Ok(())
     }
 
-    /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Only the driver can
-    /// be late, and only this check's runs without full disks count.
+    /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Checked only with a
+    /// driver, which alone can be late, and without full disks, on which due restarts cannot be recorded.
     fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
         if !self.temper.driven || self.temper.full_disks > 0 {
             return Ok(());
@@ -383,7 +383,7 @@ impl Story {
         let restarts = self.temper.deaths > 0 && self.house.sim.choose(|rng| rng.permille(400));
         let next_door = self.neighbour.is_some() && self.house.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.house.sim.choose(|rng| rng.pick(&passes)) };
-        // If a container is gone, the token sweep races with its restart.
+        // If a container is gone, sometimes runs the token sweep, to race it against a start.
         let gone = self
             .house
             .rows()

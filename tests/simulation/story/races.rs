@@ -1,4 +1,4 @@
-//! Races that are feared most, brought about on purpose: chance alone rarely gets there.
+//! The most critical races, provoked on purpose because random scenarios rarely reach them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
 };
 
 impl Story {
-    /// One of them.
+    /// Runs one of the races.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
         match self.house.sim.choose(|rng| rng.below(6)) {
             0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
@@ -28,8 +28,8 @@ impl Story {
         }
     }
 
-    /// A container has been gone for longer than the grace, in two listings, and its workspace is started anew while
-    /// the sweep of tokens is somewhere between its look and its last statement.
+    /// A container has been gone for longer than the grace, in two listings. Its workspace is restarted while the
+    /// token sweep is between its snapshot and its last statement.
     fn sweep_tokens_while_it_starts(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.house.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
@@ -55,8 +55,8 @@ impl Story {
         Ok(())
     }
 
-    /// What is purged is deleted in steps, and between two of them the socket leads to another engine, where nobody has
-    /// ever heard of it.
+    /// A purge deletes in steps, and between two of them the socket points to another engine that has none of the
+    /// objects.
     fn lead_elsewhere_while_it_is_deleted(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         if self.house.world.is_elsewhere() {
@@ -72,7 +72,7 @@ impl Story {
         self.check()
     }
 
-    /// A purge is taken back while it is on its way, and its workspace is removed again: this time to be kept.
+    /// A purge is undone while it is in progress, and its workspace is removed again, without a purge.
     fn take_a_purge_back(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         self.say(id, Word::Purge);
@@ -87,7 +87,7 @@ impl Story {
         self.go_on_for(100, |seen| seen.side != SWEEPS)
     }
 
-    /// A person runs `podman start` on what ostler is just about to start.
+    /// A user runs `podman start` on the container that ostler is about to start.
     fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.house.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
@@ -98,7 +98,7 @@ impl Story {
         self.check()
     }
 
-    /// People say one thing after the other of a workspace and of one below it, and wait for no answer, or for all.
+    /// Operators give several commands in turn to a workspace and to one below it, and wait for no answer or for all.
     fn change_their_minds_about_a_tree(&mut self) -> Result<(), Broken> {
         let below: Vec<_> = self.house.rows().into_iter().filter(|row| row.parent.is_some()).collect();
         if below.is_empty() {
@@ -125,7 +125,7 @@ impl Story {
         Ok(())
     }
 
-    /// What nobody knows is put into the trash, and a person gives it back, whole or not.
+    /// An unknown container is moved to the trash, and an operator restores it, completely or in part.
     fn give_back_what_was_unknown(&mut self) -> Result<(), Broken> {
         let id = self.house.furnish_unknown();
         self.count("something unknown turned up");
@@ -152,7 +152,7 @@ impl Story {
         self.go_on_for(far, |seen| seen.side != SWEEPS)
     }
 
-    /// Takes up to so many of the effects that are meant, and looks at everything after each.
+    /// Takes up to `most` effects for which `meant` holds, and checks everything after each.
     fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
             self.house.sim.run_ready();

@@ -1,4 +1,4 @@
-//! The end of a life: faults stop, and what should be so has to come about.
+//! The end of a scenario: faults stop, and the state must converge.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ use super::{
 };
 
 impl Story {
-    /// Faults stop, what is under way comes to its end, the sweeps go on until they have nothing to do.
+    /// Stops faults, completes what is in progress, and sweeps until nothing is left to do.
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
         self.note("everything is well again");
         if self.house.world.is_elsewhere() {
@@ -43,17 +43,18 @@ impl Story {
         self.witness.approving = true;
         self.everybody_is_well();
         if self.temper.driven {
-            // From here on it is the seed that sweeps, as in every other life: what the driver has to show is over.
+            // From here on the seed runs the passes, as in every other scenario; the checks of the driver are
+            // complete.
             self.house.put_driver_to_rest();
         }
         self.come_to_rest()?;
-        // Who lost its work volume as well cannot be started.
+        // A workspace that also lost its work volume cannot be started.
         let (robbed, wiped): (BTreeSet<_>, BTreeSet<_>) =
             self.witness.wiped.iter().partition(|id| self.witness.robbed.contains(id));
         self.witness.wiped = robbed;
         for id in wiped {
-            // An agent that lost its token file gets it back when it is started the next time; one that lost it before
-            // it was read was never heard.
+            // An agent that lost its token file gets a new one at its next start. If the file was lost before the
+            // agent read it, no heartbeat was ever received.
             let late = Status::Failed(Failure::ProvisionTimeout);
             if [Status::Online, Status::Degraded, late].contains(&self.house.status(id)) {
                 self.say(id, Word::Restart);
@@ -76,7 +77,7 @@ impl Story {
         self.house.try_to_converge().map_err(|left| Rule::ItHeals.broken(left))
     }
 
-    /// Whoever can still be heard has nothing left to do.
+    /// Sends a healthy, idle heartbeat with every token that is still valid.
     pub(super) fn everybody_is_well(&self) {
         for token in &self.book().tokens {
             if let Some(Bearer::Workspace(holder)) =
@@ -88,7 +89,7 @@ impl Story {
         }
     }
 
-    /// Promise 3: who was told "stopped" or "removed", and said nothing since, finds it so.
+    /// Promise 3: if a command was granted and no other was given since, the row still agrees with it.
     pub(super) fn the_last_word_counts(&mut self) -> Result<(), Broken> {
         let book = open(&self.book);
         let ids: Vec<_> = book.words.said.keys().copied().collect();
@@ -97,7 +98,7 @@ impl Story {
             let Some(last) = book.words.last_granted(id, &above) else { continue };
             self.witness.coverage.count(Rule::LastWordCounts, 1);
             let row = self.house.row(id);
-            // Work that was lost forbids what was ordered before.
+            // A lost work volume prevents what was ordered before.
             let is_robbed =
                 self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
             if !last.is_kept_by(row.status) && !is_robbed {

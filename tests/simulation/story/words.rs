@@ -1,4 +1,4 @@
-//! What people and agents say, over the routes that they use.
+//! Requests of operators and agents, over the daemon's ordinary routes.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
 };
 
 impl Story {
-    /// Somebody asks over the routes; what came of it is judged when it is there.
+    /// Sends a request; `judge` checks the response when it arrives.
     pub(super) fn ask(
         &self,
         what: String,
@@ -103,7 +103,7 @@ impl Story {
 
     pub(super) fn order(&mut self) {
         let Some(id) = self.any_workspace() else { return };
-        // Now and then somebody is in a hurry, and says the next thing before the last was answered.
+        // Sometimes an operator gives the next command before the last was answered.
         if self.house.sim.choose(|rng| rng.permille(60)) {
             for word in self.house.sim.choose(|rng| rng.pick(HURRIED)) {
                 self.say(id, *word);
@@ -151,7 +151,7 @@ impl Story {
         });
     }
 
-    /// A person looks, or changes what is no status.
+    /// An operator queries something, or changes something other than a status.
     pub(super) fn ask_or_change(&mut self) {
         let Some(id) = self.any_workspace() else { return };
         let trash = at_once(self.house.eye.trash()).expect("the store answers");
@@ -214,7 +214,7 @@ impl Story {
         }
     }
 
-    /// A person gives back what lies in the trash.
+    /// An operator restores an entry of the trash.
     pub(super) fn restore(&mut self, entry: &TrashEntry) {
         let (of, entry) = (entry.workspace, entry.id);
         let looks = self.witness.looks;
@@ -227,21 +227,21 @@ impl Story {
         });
     }
 
-    /// A person approves one of the plans that wait for that.
+    /// An operator approves one of the held plans.
     pub(super) fn approve_what_is_held(&mut self) {
         let held = |pass| at_once(self.house.eye.held_plan(pass)).expect("the store answers");
         let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
         if held.is_empty() {
             return;
         }
-        // From here on the breaker's limit is the person's.
+        // From here on the breaker's limit does not apply.
         self.witness.approving = true;
         let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
         let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
         self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
     }
 
-    /// The token of a process that runs, or one that somebody once held.
+    /// The token of a running process, or a token seen earlier.
     pub(super) fn some_token(&self) -> Option<Token> {
         let (runs, old) = self.house.sim.choose(|rng| (rng.permille(850), rng.next()));
         let running = self.any_workspace().filter(|_| runs).and_then(|id| self.house.container(id));
@@ -262,14 +262,14 @@ impl Story {
         }
     }
 
-    /// An agent says something: with the token it holds, or one that somebody once held.
+    /// An agent sends a request, with its current token or with one seen earlier.
     pub(super) fn speak(&mut self) {
         let Some(token) = self.some_token() else { return };
         let holder = match self.house.eye.bearer(&token.digest(), self.house.sim.now()) {
             Some(Bearer::Workspace(holder)) => Some(holder.workspace),
             _ => None,
         };
-        // Who holds a token that is none any more goes on speaking.
+        // An owner of an invalid token keeps sending.
         let Some(id) = holder.or_else(|| self.any_workspace()) else { return };
         let (says, path, body) = self.house.sim.choose(|rng| {
             let well = json!({ "uptime_seconds": 60 });
@@ -308,7 +308,7 @@ impl Story {
         let beats = body.is_some();
         let (eye, clock, digest) = (self.house.eye.clone(), self.house.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
-            // Whatever was written down for it was written a moment ago, and nothing was since.
+            // What was recorded for the request was recorded just now, and nothing since.
             let bearer = eye.bearer(&digest, clock.now());
             let speaks = matches!(bearer, Some(Bearer::Workspace(holder)) if holder.workspace == id);
             if beats && status == 200 {
@@ -325,7 +325,7 @@ impl Story {
         self.ask(what, (method, path, body), Some(token.expose()), judge);
     }
 
-    /// Somebody sends a message, with a word in it by which it is known where it arrives.
+    /// Sends a message with a unique word that identifies it on arrival.
     pub(super) fn send_a_message(&mut self) {
         let Some(to) = self.any_workspace() else { return };
         let by_person = self.house.sim.choose(|rng| rng.permille(400));
@@ -350,7 +350,7 @@ impl Story {
         let sent_at = clock.awake();
         let judge = move |book: &mut Book, _: u16, answer: &Value| {
             book.words.answer_message(to, which);
-            // Nothing was sent, so it is tried again until the hold of a minute ends.
+            // Nothing was delivered, so ostler retries until the hold of one minute ends.
             let held_for = clock.awake().since(sent_at);
             let refused = answer["error"].as_str().is_some_and(|error| error.contains("does not listen"));
             if refused && held_for < Duration::from_mins(1) {
