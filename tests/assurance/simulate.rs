@@ -1,4 +1,4 @@
-//! Lives of an installation on the machine of `tests/simulation`: as many as there is time for, on both cores.
+//! Random scenarios on the simulated machine of `tests/simulation`: as many as time allows, on all cores.
 
 use std::{
     collections::BTreeMap,
@@ -22,20 +22,20 @@ use crate::{
     },
 };
 
-/// How many lives CI has time for, and how many a long run has.
+/// Number of scenarios in CI, and in a long run.
 const SEEDS: u64 = 20_000;
 const LONG: u64 = 1_000_000;
-/// How often a life that broke something is lived again to make it shorter.
+/// Most runs to shorten a scenario that violates an invariant.
 const TRIES: usize = 400;
-/// How many broken lives are told in full: the first says most.
+/// Number of violations reported in full; the first says most.
 const TOLD: usize = 3;
 
-/// Two, as on the smallest machine this is meant for; more cores live more lives in the same time.
+/// Number of cores, 2 if unknown: the smallest supported machine. More cores run more scenarios in the same time.
 pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// What all lives came to.
+/// Totals over all scenarios.
 #[derive(Default)]
 struct Sum {
     lives: u64,
@@ -104,7 +104,7 @@ fn tell(sum: &Sum, section: &mut Section) {
         [(*name).to_owned(), (*promise).to_owned(), (*says).to_owned(), count.to_string()]
     });
     section.table("Rules", ["rule", "promise", "what holds", "held against"], rows);
-    // A rule that nothing was ever held against holds nothing.
+    // A rule that never had a case to check proves nothing.
     if sum.lives >= 1000 {
         for (rule, name, ..) in Rule::ALL {
             section.expect(sum.coverage.0[*rule as usize] > 0, || {
@@ -117,7 +117,7 @@ fn tell(sum: &Sum, section: &mut Section) {
     }
 }
 
-/// Tells one life in as few steps as it can be told.
+/// Reports the shortest scenario found for a violation.
 fn tell_shortest(seed: u64, section: &mut Section) {
     let life = Life::of(seed);
     let Some(broken) = life.live().broken else { return };
@@ -130,7 +130,7 @@ fn tell_shortest(seed: u64, section: &mut Section) {
     section.broke(format!("seed {seed} in {} steps; {again}", short.steps.len()));
 }
 
-/// Lives one life again, and tells all of it.
+/// Runs one scenario again, and prints its history.
 fn replay(settings: &Settings, seed: u64, section: &mut Section) {
     let life = match &settings.steps {
         None => Life::of(seed),
@@ -147,7 +147,7 @@ fn replay(settings: &Settings, seed: u64, section: &mut Section) {
     }
 }
 
-/// A life that panics is told by its history; the panic's own lines would be thousands.
+/// Runs `work` without panic output: the history describes a panic, and the output would be thousands of lines.
 pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));

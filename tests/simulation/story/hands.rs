@@ -1,4 +1,4 @@
-//! What is done to the machine: to containers and volumes by hand, to the disk, the socket, the process and the clock.
+//! Actions on the machine: manual changes of containers and volumes, and changes of disk, socket, process and clock.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
     running,
 };
 
-/// What somebody does at the engine who is not ostler.
+/// A manual action at the engine, without ostler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hand {
     Kill,
@@ -35,7 +35,7 @@ impl Hand {
 }
 
 impl Story {
-    /// Somebody is at the engine who is not ostler.
+    /// Takes a manual action at the engine.
     pub(super) fn lay_hands_on(&mut self, how: Option<Hand>) {
         let Some(id) = self.any_workspace() else { return };
         let starting = self.house.status(id) == Status::Provisioning;
@@ -122,8 +122,9 @@ impl Story {
         }
     }
 
-    /// What was asked elsewhere is answered there first, however late: a socket that leads away and back within one look
-    /// shows a sentinel before and after, and nobody could tell.
+    /// Points the socket back to our engine, after the other engine has answered all its requests, however late. If
+    /// the socket pointed away and back within one snapshot, the sentinel would be there before and after, and nothing
+    /// could detect the change.
     pub(super) fn lead_back(&mut self) {
         let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {
@@ -136,14 +137,14 @@ impl Story {
             left -= next;
             self.house.sim.fire_next_timer();
         }
-        // A registry that came to own nothing meanwhile may have begun anew in that engine: what it made is there.
+        // A registry that owned nothing at that time may have adopted that engine; what it made is there.
         self.witness.elsewhere.extend(self.house.rows().into_iter().map(|row| row.id));
         self.house.world.lead_here();
         self.note("the socket leads to our engine again");
     }
 
     pub(super) fn crash(&mut self) {
-        // In the middle of what was woken: some of it has run, some has not.
+        // Crashes after some of the woken tasks have run and others have not.
         let (some, arriving) = self.house.sim.choose(|rng| (rng.below(4), rng.below(1001)));
         for _ in 0..some {
             self.house.sim.run_one();
@@ -156,9 +157,9 @@ impl Story {
         self.begin_anew();
     }
 
-    /// The daemon's process is stopped for a while: nothing of it runs, and both clocks go on.
+    /// Stops the daemon's process for a while; both clocks continue.
     pub(super) fn freeze(&mut self) {
-        // A process that has just begun has announced no tick yet.
+        // A daemon that has just started has not announced a tick yet.
         self.house.sim.run_ready();
         let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
         self.count("freezes of the daemon");
@@ -172,7 +173,7 @@ impl Story {
         self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
     }
 
-    /// The host starts again.
+    /// Reboots the host.
     pub(super) fn reboot(&mut self) {
         self.count("reboots");
         self.note("the host starts again");
@@ -182,7 +183,7 @@ impl Story {
         self.witness.rebooted = ran.into_iter().filter(was_up).collect();
     }
 
-    /// Another process of the daemon has begun.
+    /// Resets the record when a new process of the daemon has started.
     fn begin_anew(&mut self) {
         self.house.watch();
         self.witness.listening_since = self.house.sim.clock().awake();
