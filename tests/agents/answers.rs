@@ -1,4 +1,4 @@
-//! What `ostler message` makes of the answers of agents, good and bad.
+//! The output of `ostler message` for every kind of answer.
 
 use super::make;
 use crate::support::daemon::Site;

@@ -1,4 +1,4 @@
-//! An agent that ends by itself is seen, started again within its budget, and given up when it goes on ending.
+//! Unexpected exits of an agent: detected, restarted within the budget, and parked after too many.
 
 use std::{
     sync::mpsc,
@@ -15,7 +15,7 @@ use crate::support::{
     podman::inspected,
 };
 
-/// Nothing but events can be timely here, and no number of ends is too many.
+/// Long intervals, so that only events can be timely, and no limit on exits.
 const BY_EVENTS: &str = "\
 [sweep]
 look_every = \"1h\"

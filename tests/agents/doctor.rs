@@ -1,4 +1,4 @@
-//! The doctor looks from inside a container, where the host's own view shows nothing.
+//! The doctor's checks from inside a container, for faults that are not visible from the host.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::support::{
     podman::{image, podman_says},
 };
 
-/// What the doctor found under a name.
+/// The doctor's check with this name.
 #[track_caller]
 pub(super) fn check(site: &Site, name: &str) -> Value {
     let said = site.ostler(["doctor", "--json"]);
@@ -72,7 +72,7 @@ fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
     site.serve();
     site.create("mute", &[]);
     let container = site.show("mute")["container_id"].as_str().unwrap().to_owned();
-    // As root, to whom /bin belongs.
+    // As root, because /bin belongs to root.
     podman_says(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "warn", "{found}");
@@ -87,7 +87,7 @@ fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
     assert!(found["found"].as_str().unwrap().starts_with("`mute` reaches ostler: it beat "), "{found}");
 }
 
-/// Its agent registers and sends heartbeats, and its server is not there.
+/// Its agent registers and sends heartbeats, but its server does not listen.
 #[test]
 fn doctor_and_why_report_an_agent_that_does_not_listen() {
     let mut site = Site::new("");

@@ -1,4 +1,4 @@
-//! From the first beat to the last.
+//! The life cycle of an agent, from its first heartbeat to its removal.
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn an_agent_comes_online_over_the_gateway_with_the_default_configuration_and_ans
     assert!(logs.contains("register: 200") && logs.contains("heartbeat: 200"), "{logs}");
 }
 
-/// Registers with nonsense, then beats.
+/// Registers with an invalid body, then sends heartbeats.
 const REFUSED: &str = r#"
 say() { wget -q -O - --header "Authorization: Bearer $(cat /configs/.auth_token)" --post-data "$2" "$PLATFORM_URL$1"; }
 say /registry/register '{}' 2>&1 || echo "register was refused"
@@ -74,7 +74,7 @@ fn an_agent_that_says_it_is_wedged_is_degraded_until_it_says_it_is_well() {
 fn an_agent_that_comes_up_unwell_is_left_running() {
     let mut site = Site::new("");
     site.serve();
-    // Its first beat says that it is wedged, and comes while its start is still being seen to.
+    // Its first heartbeat reports `wedged`, while its start is still in progress.
     let wedged = REFUSED.replace("\\\"uptime_seconds\\\":1", "\\\"runtime_state\\\":\\\"wedged\\\"");
     assert_ne!(wedged, REFUSED);
     let create =
@@ -147,7 +147,7 @@ fn a_pause_takes_along_what_is_below_and_a_resume_brings_back_just_that() {
         ("paused", "exited".into())
     );
     assert_eq!(Agent::of(&site, "root").says(&site, "ask arm hello"), "arm answered: arm heard: hello");
-    // What a person resumes by itself is no longer along with anybody.
+    // A workspace that an operator resumes by itself is no longer part of the parent's pause.
     site.ostler(["start", "leg"]).well();
 }
 

@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::{Agent, creation, message, report, words};
 use crate::support::{daemon::Site, podman::demo_image};
 
-/// Messages to sleepers, and as many after `create`. `OSTLER_LATE_LISTENERS=50` is the whole proof.
+/// Number of messages to hibernated workspaces, and of messages right after `create`. `OSTLER_LATE_LISTENERS=50` is the
+/// full test.
 const MESSAGES: usize = 4;
-/// Workspaces at once.
+/// Number of concurrent workspaces.
 const AT_ONCE: usize = 4;
 const LATE: &str = "DEMO_LISTEN_AFTER_SECONDS=3";
 
@@ -43,11 +44,11 @@ fn messages_are_answered_when_agents_listen_3_s_after_they_register() {
     assert_eq!((created, woken), (wanted, wanted), "a message was lost: {}", site.log());
 }
 
-/// One workspace: whether the first message after `create` was answered, whether one to the sleeper was, and how long
-/// that took.
+/// One workspace: whether the first message after `create` was answered, whether one to the hibernated workspace was,
+/// and the latency of the latter.
 fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     let name = format!("late-{number}");
-    // Ready by running, or by a heartbeat: neither says that the server listens.
+    // Readiness by running or by heartbeat: neither means that the server listens.
     let made = if number.is_multiple_of(2) {
         site.ostler(creation(&name, &["-e", LATE]))
     } else {
@@ -68,7 +69,7 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     let asked_at = super::now();
     let after_sleep = is_answered("wake");
     let latency = asked_at.elapsed().as_millis();
-    // For good: a workspace in the trash keeps its port, and a test has few.
+    // Deleted permanently: a workspace in the trash keeps its port, and a test has few.
     site.ostler(["rm", "--purge", &name]).well();
     (after_create, after_sleep, latency)
 }
@@ -89,7 +90,7 @@ fn message_names_the_port_when_nothing_listens_on_it() {
     }
 }
 
-/// A message that waits for 2 s; its whole answer.
+/// Sends a message that waits for up to 2 s; returns the whole response.
 fn told_for_2_s(site: &Site, name: &str) -> String {
     let mut stream = UnixStream::connect(site.data_dir().join("ostler.sock")).expect("the daemon listens");
     let body = message("hello").to_string();

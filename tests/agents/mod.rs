@@ -1,5 +1,5 @@
-//! Agents that speak the wire protocol: the real binary, the real Podman, the demo agent, default configuration but
-//! for what a test has to change.
+//! Agents with the wire protocol: the real binary, the real Podman, the demo agent, and the default configuration
+//! except where a test changes it.
 
 mod answers;
 mod deaths;
@@ -19,21 +19,21 @@ use crate::support::{
     podman::demo_image,
 };
 
-/// The arguments of a creation of the demo agent.
+/// Arguments of `create` for the demo agent.
 fn creation<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["create", name, "--runtime", "agent", "--image", demo_image()];
     arguments.extend(more);
     arguments
 }
 
-/// Makes a demo agent and waits until it is online.
+/// Creates a demo agent and waits until it is online.
 #[track_caller]
 fn make(site: &Site, name: &str, more: &[&str]) -> Agent {
     site.ostler(creation(name, more)).well();
     Agent::of(site, name)
 }
 
-/// A workspace as its peers know it: by its id.
+/// A workspace, addressed by its id as its peers do.
 struct Agent {
     name: String,
     id: String,
@@ -46,19 +46,19 @@ impl Agent {
         Self { name: name.to_owned(), id }
     }
 
-    /// Sends it a message as the admin does.
+    /// Sends it a message as the admin.
     #[track_caller]
     fn told(&self, site: &Site, text: &str) -> Answer {
         site.admin("POST", &format!("/workspaces/{}/a2a", self.id), message(text))
     }
 
-    /// The same, where it must answer; its words.
+    /// Sends it a message that must be answered; returns the text of the answer.
     #[track_caller]
     fn says(&self, site: &Site, text: &str) -> String {
         words(&self.told(site, text).expect(200))
     }
 
-    /// Sends it a message as another workspace does, with that one's own token from its volume.
+    /// Sends it a message from another workspace, with the token in that workspace's volume.
     #[track_caller]
     fn told_by(&self, site: &Site, sender: &Self, text: &str) -> Answer {
         let token = site.token_in_volume(&sender.name);
@@ -71,14 +71,14 @@ impl Agent {
         site.show(&self.name)["status"].as_str().expect("a status is text").to_owned()
     }
 
-    /// The kinds of its events, oldest first.
+    /// Types of its events, oldest first.
     #[track_caller]
     fn story(&self, site: &Site) -> Vec<String> {
         let events = site.events_of(&self.id);
         events.iter().rev().map(|event| event["event_type"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Waits for the newest event of a kind that is none of those known, and answers it.
+    /// Waits for an event of this kind after the event `after`, and returns it.
     #[track_caller]
     fn until_event(&self, site: &Site, kind: &str, after: i64) -> Value {
         until(&format!("{} had {kind}: {:?}", self.name, self.story(site)), || {
@@ -87,7 +87,7 @@ impl Agent {
         })
     }
 
-    /// The number of its last event.
+    /// Id of its last event.
     #[track_caller]
     fn last_event(&self, site: &Site) -> i64 {
         site.events_of(&self.id).first().and_then(|event| event["id"].as_i64()).unwrap_or_default()
@@ -100,7 +100,7 @@ fn message(text: &str) -> Value {
     } } })
 }
 
-/// What an agent said.
+/// Text of an agent's answer.
 #[track_caller]
 fn words(answer: &Answer) -> String {
     let said = answer.json();
@@ -117,7 +117,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Notes what a machine took for something. Nothing is asserted of it: machines differ.
+/// Records measured latencies. Nothing is asserted, because machines differ.
 fn report(what: &str, mut milliseconds: Vec<u128>) {
     milliseconds.sort_unstable();
     let (median, worst) = (milliseconds[milliseconds.len() / 2], milliseconds[milliseconds.len() - 1]);

@@ -1,12 +1,12 @@
-//! What `network.isolate` claims, shown by packets: between containers, their gateways and their published ports.
+//! `network.isolate`, tested with packets between containers, their gateways and their published ports.
 
 use super::{Agent, doctor::check, make};
 use crate::support::{daemon::Site, podman::podman_says};
 
-/// The port inside a container on which an agent listens.
+/// The port on which an agent listens inside its container.
 const AGENT_PORT: u16 = 8000;
 
-/// A workspace whose agent answers, and what its neighbours would need to reach it.
+/// A workspace whose agent answers, with its addresses.
 struct Neighbour {
     container: String,
     address: String,
@@ -17,7 +17,7 @@ struct Neighbour {
 impl Neighbour {
     fn running(site: &Site, name: &str) -> Self {
         let agent: Agent = make(site, name, &[]);
-        // It answers, so its server listens.
+        // An answer proves that its server listens.
         agent.says(site, "hello");
         let shown = site.show(name);
         let container = shown["container_id"].as_str().expect("it has a container").to_owned();
@@ -43,7 +43,7 @@ impl Neighbour {
     }
 }
 
-/// Takes the rules of a site away when its test ends: they stay in force while no daemon runs.
+/// Removes a site's firewall rules at the end of a test; they stay in force without a daemon.
 struct Rules(String);
 
 impl Rules {
@@ -66,7 +66,7 @@ fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
     let _rules = Rules::of(&site);
     let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
     assert_ne!(one.gateway, other.gateway, "each has a network of its own");
-    // Netavark 1.4 takes its isolation rules out of force when any isolated container stops.
+    // Netavark 1.4 disables its isolation rules when any isolated container stops.
     make(&site, "third", &[]);
     site.ostler(["stop", "third"]).well();
     for (from, to) in [(&one, &other), (&other, &one)] {
@@ -77,7 +77,7 @@ fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
             "its published port was reached by the own gateway"
         );
         assert!(from.reaches(&from.gateway, site.network_port()), "ostler is reached by its own gateway");
-        // The same probe succeeds where nothing is kept back: a closed answer above is no broken tool.
+        // The same probe succeeds where nothing is blocked, so the tool itself works.
         assert!(from.reaches("127.0.0.1", AGENT_PORT), "it reaches itself");
     }
 }
@@ -93,7 +93,7 @@ fn workspaces_of_a_shared_network_reach_each_other() {
     assert!(one.reaches(&one.gateway, site.network_port()), "ostler is reached by the gateway");
 }
 
-/// The setting counts for containers that are made from then on; packets go by what the others are attached to.
+/// The setting applies to containers created from then on; packets depend on the networks of the other containers.
 #[test]
 fn doctor_names_containers_that_kept_their_network() {
     let mut site = Site::new("[network]\nisolate = false\n");
@@ -108,7 +108,7 @@ fn doctor_names_containers_that_kept_their_network() {
     assert_eq!(tree["verdict"], "warn", "x3 and x4 share a network: {tree}");
     let found = tree["found"].as_str().unwrap();
     assert!(found.contains("x3, x4") && !found.contains("x5"), "{tree}");
-    // A container that does not run is attached all the same.
+    // A container that does not run is still attached to its network.
     site.ostler(["stop", "x4"]).well();
     assert!(check(&site, "tree")["found"].as_str().unwrap().contains("x3, x4"));
     site.ostler(["recreate", "x3"]).well();
@@ -134,7 +134,7 @@ fn a_kept_container_reaches_ostler_after_a_restart_of_the_daemon() {
     site.stop();
     site.serve();
     site.ostler(["start", "kept"]).well();
-    // `start` waits for the first heartbeat, which comes by the gateway of its own network.
+    // `start` waits for the first heartbeat, which arrives through the gateway of its own network.
     assert_eq!(agent.status(&site), "online");
 }
 

@@ -1,4 +1,4 @@
-//! Idle agents sleep, and a message from somebody who may send one wakes them.
+//! Idle agents hibernate, and a message from a permitted sender wakes them.
 
 use std::process::Stdio;
 
@@ -33,7 +33,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
     for name in NAMES {
         let body = json!({
             "name": name, "runtime": "agent", "image": demo_image(), "hibernation_idle_minutes": 1,
-            // So often that a beat would keep it awake if beats did.
+            // Frequent enough to keep it awake, if heartbeats counted as activity.
             "env": { "DEMO_BEAT_SECONDS": "5" },
         });
         site.admin("POST", "/workspaces", body).expect(201);
@@ -41,7 +41,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
     for name in NAMES {
         site.until_status(name, "online");
     }
-    // One with an open command.
+    // One workspace has an open `exec` command.
     let mut command = site.command();
     command.args(["exec", "typed", "--", "sleep", "600"]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut command = command.spawn().expect("the client starts");
@@ -81,7 +81,7 @@ fn a_message_wakes_whom_it_may_and_brings_back_the_agents_own_answer() {
         let asked_at = super::now();
         let answer = worker.told_by(&site, &lead, &format!("hello {wake}")).expect(200);
         latencies.push(asked_at.elapsed().as_millis());
-        // Who has just woken may not have asked for its own name yet.
+        // A workspace that was just woken may not know its own name yet.
         let said = words(&answer);
         assert!(said.ends_with(&format!(" heard: hello {wake}")), "{said}");
         assert_ne!(started_at(&site, &worker), before, "who answered was not woken");

@@ -1,4 +1,4 @@
-//! What each question is answered with, as text and as JSON.
+//! The answer to each query command, as text and as JSON.
 
 use insta::assert_snapshot;
 use ostler::api::{HeldPlan, IssuedToken, TrashOutcome, WorkspaceView};
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::things;
 use crate::support::cli::FakeDaemon;
 
-/// Snapshots `args`, and `args --json` beside it.
+/// Takes snapshots of `args` and of `args --json`.
 macro_rules! both {
     ($daemon:expr, $name:literal, $args:expr) => {
         assert_snapshot!($name, $daemon.run(&$args).transcript());

@@ -1,4 +1,4 @@
-//! The configuration as a user meets it. The table of bad files stands beside `config.rs`.
+//! The configuration commands. The table of invalid files is in `config.rs`.
 
 use std::fs;
 

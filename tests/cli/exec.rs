@@ -1,4 +1,4 @@
-//! `exec`: pipes pass through, and so does the exit code.
+//! `exec`: pipes and the exit code pass through.
 
 use ostler::api::{CreatedExec, ExecStatus};
 
@@ -66,7 +66,7 @@ fn a_terminal_cannot_be_given_where_there_is_none() {
     }
 }
 
-/// Podman says so in the stream only; the code it gives is 0.
+/// Podman reports the loss only in the stream; its exit code is 0.
 #[test]
 fn success_is_not_reported_when_the_engine_lost_output() {
     let lost = "Error: read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer\n";
@@ -87,7 +87,7 @@ fn stream_that_ends_within_a_frame_is_a_failure() {
     assert!(ran.stderr.contains("cut off"), "{}", ran.stderr);
 }
 
-/// What is left of a script or of a loop's input belongs to the script.
+/// The input of a surrounding script or loop must stay unread.
 #[test]
 fn input_is_left_alone_without_interactive() {
     let daemon = executing(&frame(1, "done"), &[Some(0)]);

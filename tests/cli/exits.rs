@@ -1,4 +1,4 @@
-//! Every class of failure has its code, and says what happened, why, and what to do next.
+//! Exit codes: each class of failure has its own, with a message that gives the failure, the reason and the next step.
 
 use insta::assert_snapshot;
 use ostler::api::ErrorBody;

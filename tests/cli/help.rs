@@ -14,7 +14,7 @@ fn the_first_page_of_help() {
     assert_eq!(bare.code, 2);
 }
 
-/// A verb without an example is a verb people guess at.
+/// Users should not have to guess the usage of a command.
 #[test]
 fn every_command_that_takes_arguments_shows_examples() {
     let mut without = Vec::new();

@@ -1,7 +1,7 @@
-//! The command line as its users see it: the real binary, in front of a daemon that was told its answers.
+//! The command line: the real binary against a fake daemon with fixed answers.
 //!
-//! Whole transcripts are kept as snapshots. Those of `--json` are a contract: a change that breaks one
-//! breaks somebody's script.
+//! Whole transcripts are stored as snapshots. Those of `--json` are a contract: a change that breaks one breaks users'
+//! scripts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up has failed")]
 

@@ -1,4 +1,4 @@
-//! Orders: what is sent, what is waited for, and what is told.
+//! Orders: requests sent, waiting, and messages printed.
 
 use insta::assert_snapshot;
 use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};
@@ -227,7 +227,7 @@ fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         match told {
             Some(told) => assert!(ran.stderr.contains(told), "{}", ran.stderr),
-            // The container is the same before and after: another start came first.
+            // The container is the same before and after, because another start came first.
             None => assert!(!ran.stderr.contains("trash"), "{}", ran.stderr),
         }
     }

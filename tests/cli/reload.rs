@@ -1,4 +1,4 @@
-//! A daemon whose configuration file changes while it runs: the real binary, with no Podman behind it.
+//! Reload of a running daemon's configuration file: the real binary, without Podman.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::terminals::{Terminal, wait_until};
 use crate::support::cli::{Ran, home, run_in};
 
-/// A daemon and its configuration file. Ends when dropped.
+/// A daemon and its configuration file; it stops when dropped.
 struct Served {
     home: TempDir,
     port: u16,
@@ -29,7 +29,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    /// Serves with `config` in the file besides its addresses, and waits until the daemon answers.
+    /// Starts a daemon with `config` in addition to its addresses, and waits until it answers.
     fn start(config: &str) -> Self {
         Self::begin(config, |mut command, log| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
@@ -63,7 +63,7 @@ impl Served {
         fs::read_to_string(self.home.path().join("log")).unwrap()
     }
 
-    /// A command that reads the same file as the daemon, with the same environment.
+    /// Runs a command that reads the daemon's configuration file in the same environment.
     fn run(&self, args: &[&str]) -> Ran {
         self.run_with(&self.file(), args)
     }
@@ -84,7 +84,7 @@ impl Served {
         serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {}", ran.transcript()))
     }
 
-    /// Key and what applies it, of everything that `config show` finds different.
+    /// Key and required action of every difference found by `config show`.
     fn differences(&self) -> Vec<(String, String)> {
         let shown = self.json(&["config", "show"]);
         let of = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
@@ -168,7 +168,7 @@ fn reload_lists_what_waits_for_a_restart() {
 #[test]
 fn reload_changes_nothing_when_the_file_has_an_error() {
     let served = Served::start("");
-    // The command reads a good file, so that it is the daemon that refuses its own.
+    // The command itself reads a valid file, so that only the daemon can refuse its own.
     let good = served.home.path().join("good.toml");
     fs::write(&good, text(served.port, "")).unwrap();
     served.write(&format!("{EXTRA}\n[sweep]\nunkown_grace = \"7m\"\nabsence_grace = \"1m\""));
@@ -190,7 +190,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     assert_eq!(served.run(&["reload"]).code, 0, "a correct file is applied again");
 }
 
-/// `--config <(generate)` is a pipe, and empty at its second reading.
+/// `--config <(generate)` is a pipe, and empty when it is read a second time.
 #[test]
 fn reload_refuses_a_pipe_in_place_of_the_file() {
     let served = Served::start(EXTRA);

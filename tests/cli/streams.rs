@@ -1,4 +1,4 @@
-//! Answers that go on: logs and events.
+//! Streaming answers: logs and events.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -70,7 +70,7 @@ fn events_are_followed_across_ends_of_the_stream_without_gap_or_repeat() {
     );
 }
 
-/// `ostler … | head` ends without a word.
+/// `ostler … | head` ends without a message.
 #[test]
 fn a_reader_that_has_had_enough_is_no_failure() {
     let daemon = FakeDaemon::start();

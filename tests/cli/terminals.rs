@@ -1,4 +1,4 @@
-//! What differs on a terminal: colour, widths, and a command that is given the terminal itself.
+//! Differences on a terminal: colour, width, and a command that gets the terminal itself.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use serde_json::json;
 use super::things;
 use crate::support::cli::FakeDaemon;
 
-/// A terminal: what a person holds, and what a process is given.
+/// A pseudo-terminal: the user's side and the side of the process.
 pub(super) struct Terminal {
     person: File,
     process: File,
@@ -27,7 +27,7 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn open(columns: u16) -> Self {
-        // A process that inherited the user's side would keep the terminal open.
+        // A child that inherited the user's side would keep the terminal open.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let person = openpt(flags).unwrap();
         grantpt(&person).unwrap();
@@ -48,12 +48,12 @@ impl Terminal {
         !tcgetattr(&self.process).unwrap().local_modes.contains(LocalModes::ICANON)
     }
 
-    /// What is on the screen, once nothing writes to it any more.
+    /// The screen content, once no process writes to it any more.
     fn screen(self) -> String {
         let Self { mut person, process } = self;
         drop(process);
         let mut shown = Vec::new();
-        // The end of a terminal is an error.
+        // Reading a closed terminal ends with an error.
         drop(person.read_to_end(&mut shown));
         String::from_utf8(shown).unwrap().replace("\r\n", "\n")
     }
@@ -74,7 +74,7 @@ fn colour_reaches_a_terminal_only_and_no_color_is_respected() {
     assert_eq!(shown("1"), daemon.run(&["ls"]).stdout);
 }
 
-/// A row stays a row, however narrow the terminal is.
+/// A row stays on one line, however narrow the terminal is.
 #[test]
 fn the_last_column_moves_below_its_row_where_it_finds_no_room() {
     let daemon = FakeDaemon::start();
@@ -100,7 +100,7 @@ fn a_shell_is_given_the_terminal_and_gives_it_back() {
     wait_until("its size is told", || {
         daemon.requests().iter().any(|sent| sent == r#"POST /exec/e1/resize {"columns":100,"rows":30}"#)
     });
-    // Raw: the carriage return arrives as one, and Ctrl-C as a byte.
+    // In raw mode, the carriage return arrives unchanged and Ctrl-C arrives as a byte.
     (&terminal.person).write_all(b"\x03exit\r").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(7));
     assert!(!terminal.is_raw(), "the terminal was left raw");

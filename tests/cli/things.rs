@@ -1,4 +1,4 @@
-//! Things for the daemon to speak of, long enough ago that their age is a date.
+//! Test data for the fake daemon, old enough that ages are shown as dates.
 
 use ostler::api::{
     ActionView, AdoptItem, AdoptOutcome, Check, Connection, DoctorReport, EventView, HeldPlan, PassRun,
@@ -69,7 +69,7 @@ pub(super) fn builder(status: &str) -> WorkspaceView {
     }
 }
 
-/// A failed one below `builder`.
+/// A failed workspace below `builder`.
 pub(super) fn tester() -> WorkspaceView {
     WorkspaceView {
         parent_id: Some(BUILDER.into()),
@@ -84,7 +84,7 @@ pub(super) fn tester() -> WorkspaceView {
     }
 }
 
-/// A tree of every kind of row.
+/// A tree with every kind of row.
 pub(super) fn household() -> Vec<WorkspaceView> {
     let grandchild = "8b3e2e70-2f21-4e7a-9d20-2c6e3d904f33";
     let below = |parent: &str, view: WorkspaceView| WorkspaceView { parent_id: Some(parent.into()), ..view };
@@ -129,7 +129,7 @@ pub(super) fn event(id: i64, event_type: &str, payload: Value) -> EventView {
     }
 }
 
-/// Newest first, as the daemon answers.
+/// Events, newest first, as the daemon returns them.
 pub(super) fn story() -> Vec<EventView> {
     vec![
         event(4, "WORKSPACE_PARKED", json!({ "restarts": 5, "reason": "5 restarts in 30 minutes" })),

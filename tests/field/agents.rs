@@ -1,4 +1,4 @@
-//! Agents that are sent to, with the habits of servers in the field: what they write is written byte by byte.
+//! Agents as receivers, imitating existing servers: their answers are written byte by byte.
 
 #![allow(clippy::disallowed_methods, reason = "real servers, whose tasks are tokio's")]
 
@@ -25,30 +25,30 @@ use crate::support::{
 const REPLY: &str =
     r#"{"jsonrpc":"2.0","id":"1","result":{"kind":"message","parts":[{"kind":"text","text":"hi"}]}}"#;
 
-/// How a server answers.
+/// Behaviour of a server when it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
-    /// As one would.
+    /// A complete answer with its length.
     Plain,
-    /// In chunks.
+    /// A chunked answer.
     Chunked,
-    /// In chunks, and broken off.
+    /// A chunked answer that is cut off.
     ChunkedCut,
-    /// As a stream of events.
+    /// A stream of events.
     Sse,
-    /// Somewhere else.
+    /// A redirect.
     Redirect,
-    /// With this status.
+    /// An answer with this status.
     Status(u16),
-    /// With a length that it does not keep.
+    /// An answer shorter than its `Content-Length`.
     ShortOfLength,
-    /// In two writes with a pause: the head, then the body.
+    /// Two writes with a pause between head and body.
     Slow,
-    /// Without a body.
+    /// No body.
     NoContent,
 }
 
-/// A server on a port of this machine. Ends when it is dropped.
+/// A server on a port of this machine; it stops when dropped.
 struct Server {
     asked: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
@@ -80,7 +80,7 @@ impl Server {
     }
 }
 
-/// Reads one request, whole; `None` where the connection ends before.
+/// Reads one complete request; `None` if the connection ends before.
 async fn read(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
@@ -135,7 +135,7 @@ async fn serve(mut stream: TcpStream, habit: Habit, asked: Arc<AtomicUsize>) {
         };
         let _left = stream.write_all(head.as_bytes()).await;
         if habit == Habit::Slow {
-            // Its body comes when the head has been read by then, or not: both have to do.
+            // The head may or may not have been read before the body is sent; both must work.
             tokio::task::yield_now().await;
         }
         let _left = stream.write_all(body.as_bytes()).await;
@@ -160,7 +160,7 @@ fn hello() -> Value {
     })
 }
 
-/// Sends a message; `None` where the answer was seen to be cut.
+/// Sends a message; `None` if the answer was recognised as truncated.
 async fn whole(from: &Hand<'_>, to: &Hand<'_>) -> Option<(u16, String)> {
     let mut wire = Wire::open(from.registry.address).await;
     let ask = from.message(to).token(&from.token).json(hello()).header("Connection", "close");
@@ -207,7 +207,7 @@ async fn answers_of_every_habit_arrive_whole_or_are_seen_to_be_cut() {
             Habit::Redirect => unreachable!("it has a test of its own"),
         }
         assert_eq!(server.asked(), 1, "{habit:?}: a message is sent once");
-        // One row each, and the status says how it went.
+        // One row per message, with a status that matches the outcome.
         let rows = to.ask(Ask::get(format!("/workspaces/{}/activity", to.id))).await.well();
         assert_eq!(rows.as_array().unwrap().len(), 1, "{habit:?}: {rows}");
         let is_well =
@@ -216,7 +216,7 @@ async fn answers_of_every_habit_arrive_whole_or_are_seen_to_be_cut() {
     }
 }
 
-/// A redirect would send a caller that follows it to a route of ostler, with the caller's own token.
+/// A caller that follows the redirect would reach a route of ostler with its own token.
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_of_an_agent_are_not_followed() {
     let registry = Registry::start().await;
@@ -228,7 +228,7 @@ async fn redirects_of_an_agent_are_not_followed() {
     assert_eq!(server.asked(), 1, "a message is sent once");
 }
 
-/// Listens on another port than the one its container publishes, or never.
+/// It listens on another port than its container publishes, or never.
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_that_never_listens_is_an_error_with_its_reason() {
     let registry = Registry::start().await;

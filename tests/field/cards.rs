@@ -1,4 +1,4 @@
-//! Cards of every version of the protocol pass through the registry unchanged.
+//! Agent cards of every protocol version pass through the registry unchanged.
 
 use serde_json::{Value, json};
 

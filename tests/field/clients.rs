@@ -1,4 +1,4 @@
-//! Programs of the field that register, poll and report, each as it behaves.
+//! Existing client programs that register, poll and report, each imitated by its observed behaviour.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::support::{
     wire::Ask,
 };
 
-/// A message as peers send it.
+/// A message in the form that peers send.
 fn message(text: &str) -> Value {
     json!({
         "jsonrpc": "2.0", "id": "1", "method": "message/send",
@@ -17,27 +17,27 @@ fn message(text: &str) -> Value {
     })
 }
 
-/// Which program polls.
+/// The program that polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
-    /// Takes every row of its type, its text from `data`. Replies to peers and users.
+    /// Takes every row of its type, with the text from `data`. Replies to peers and users.
     Sdk,
-    /// Takes every row of its type, its text from the message. Replies to peers only, without X-Workspace-ID.
+    /// Takes every row of its type, with the text from the message. Replies to peers only, without X-Workspace-ID.
     Cli,
-    /// Asks without a type, and takes what users send.
+    /// Queries without a type and takes the messages of users.
     Bridge,
 }
 
-/// A program at work: its cursor is all it remembers.
+/// A running program; its cursor is its only state.
 struct Poller<'r> {
     program: Program,
     hand: Hand<'r>,
     cursor: Option<String>,
-    /// Whether it has given up for good, as the CLI does at most errors.
+    /// Whether it has stopped for good, as the CLI does on most errors.
     stopped: bool,
-    /// What its handler was called with.
+    /// Texts that its handler was called with.
     handled: Vec<String>,
-    /// Rows whose sender it could not tell: the SDK's handler raises at them.
+    /// Number of rows without an identifiable sender, for which the SDK's handler raises an exception.
     raised: usize,
 }
 
@@ -46,7 +46,7 @@ impl<'r> Poller<'r> {
         Self { program, hand, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
     }
 
-    /// One poll; answers how many rows it took for new messages.
+    /// Polls once; returns the number of rows taken as new messages.
     async fn poll(&mut self) -> usize {
         if self.stopped {
             return 0;
@@ -74,14 +74,15 @@ impl<'r> Poller<'r> {
         let rows = answer.json().as_array().expect("a bare array").clone();
         let mut taken = 0;
         for row in &rows {
-            // The last row of a page is the cursor: of the first, descending page the oldest.
+            // The last row of a page is the cursor. The first page is in descending order, so its last row is the
+            // oldest.
             self.cursor = row["id"].as_str().map(ToOwned::to_owned);
             taken += usize::from(self.take(row).await);
         }
         taken
     }
 
-    /// Takes a row for a message, or not; replies to it.
+    /// Handles a row if it is a message for this program, and replies to it.
     async fn take(&mut self, row: &Value) -> bool {
         let source = row["source_id"].as_str();
         let text = match self.program {
@@ -118,7 +119,7 @@ impl<'r> Poller<'r> {
     }
 }
 
-/// Registers as the program does: the SDK without a mode and with a url of its own scheme.
+/// Registers like the program: the SDK without a mode and with a url in its own scheme.
 async fn register(program: Program, hand: &Hand<'_>) {
     let body = match program {
         Program::Sdk => json!({ "url": "remote://no-inbound" }),
@@ -163,10 +164,10 @@ async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
         assert_eq!(own, 0, "{program:?} answers itself: {:?}", poller.handled);
         let texts = handled.iter().filter(|text| !text.is_empty()).count();
         assert!(texts >= expected || program == Program::Bridge, "{program:?}: {handled:?}");
-        // The first page comes twice, by the programs' own doing, and the SDK stumbles over its own notices, once each.
+        // The programs themselves read the first page twice, and the SDK fails on each of its own notices once.
         assert!(before <= 2 * 6 + 6, "{program:?} was called {before} times");
         assert!(!poller.stopped, "{program:?} has stopped");
-        // What it sent is with the peer, once for each time it was called, and nothing is under itself.
+        // Its replies are with the peer, one per call of its handler, and none is under itself.
         let path = format!("/workspaces/{}/activity?type=a2a_receive&limit=500", peer.id);
         let replies = peer.ask(Ask::get(path)).await.well();
         let replies = replies.as_array().unwrap().len();
@@ -191,7 +192,7 @@ async fn pollers_begin_again_after_a_410() {
     }
 }
 
-/// A poller at its pace is never refused by a limit: the CLI would stop for good at a 429.
+/// Polling at the program's rate is never rate-limited: the CLI would stop for good after a 429.
 #[tokio::test(flavor = "multi_thread")]
 async fn pollers_are_not_limited_at_their_pace() {
     let registry = Registry::start().await;
@@ -204,7 +205,7 @@ async fn pollers_are_not_limited_at_their_pace() {
     assert!(!poller.stopped);
 }
 
-/// The SDK's `register` never sends its bearer: without one nothing is registered, whatever the body says.
+/// The SDK's `register` never sends its bearer token; without one nothing is registered, whatever the body contains.
 #[tokio::test(flavor = "multi_thread")]
 async fn register_without_a_bearer_is_no_bootstrap() {
     let registry = Registry::start().await;
@@ -215,7 +216,8 @@ async fn register_without_a_bearer_is_no_bootstrap() {
     assert_eq!(one.status().await, "awaiting_agent");
 }
 
-/// A runtime's loop beside its heartbeats: delegations that have ended are told once, to itself and to its user.
+/// The loop that a runtime runs besides its heartbeats: each ended delegation is reported once, to itself and to its
+/// user.
 #[tokio::test(flavor = "multi_thread")]
 async fn beat_loop_tells_each_result_once() {
     let registry = Registry::start().await;
@@ -242,16 +244,16 @@ async fn beat_loop_tells_each_result_once() {
     })
     .await;
     assert_eq!(told.len(), 1);
-    // `check_task_status`: the first row of that id, whole.
+    // `check_task_status` takes the first row with that id, complete.
     let rows = one.ask(Ask::get(path("delegations"))).await.well();
     let first = rows.as_array().unwrap().iter().find(|row| row["delegation_id"] == id).unwrap().clone();
     assert!(first["status"] == "failed" && first["error"].is_string(), "{first}");
-    // A completion notice of a runtime lacks a message: refused, harmless.
+    // A runtime's completion notice has no message; it is refused without further effect.
     let notice = one.ask(Ask::post(path("notify")).json(json!({ "type": "delegation_complete" }))).await;
     notice.refuses(400, "message is required");
 }
 
-/// Prompt recall takes the list's last ten; `commit_memory` demands 201.
+/// Prompt recall uses the last ten of the list; `commit_memory` requires 201.
 #[tokio::test(flavor = "multi_thread")]
 async fn memories_are_committed_and_recalled() {
     let registry = Registry::start().await;

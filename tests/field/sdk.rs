@@ -1,7 +1,7 @@
 //! The official a2a-sdk, unmodified: as a server in real containers, and as a client of ostler's proxy.
 //!
-//! Its image is made of Debian's python3 and the SDK's wheels. A machine that reaches neither fails this test, and the
-//! failure says what was missing: a test that skips itself proves nothing.
+//! Its image is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and reports what
+//! is missing: a test that skips itself proves nothing.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -22,12 +22,12 @@ use crate::support::{
 
 const IMAGE: &str = "localhost/ostler-test-sdk-agent:latest";
 
-/// How many messages to a sleeper, and how many right after `create`: more by `OSTLER_TEST_SDK_ROUNDS`.
+/// Number of messages to a hibernated workspace, and number right after `create`; set by `OSTLER_TEST_SDK_ROUNDS`.
 fn rounds() -> usize {
     env::var("OSTLER_TEST_SDK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
 }
 
-/// The SDK's image, built where what it is made of has changed. What was fetched for it is kept below `target`.
+/// The SDK's image, rebuilt if its inputs have changed. Downloads are cached below `target`.
 fn image() -> &'static str {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -57,14 +57,14 @@ fn hello(text: &str) -> Value {
 fn create(site: &Site, name: &str) -> String {
     let body = json!({
         "name": name, "runtime": "agent", "image": image(),
-        // Its server listens a while after it registered, as those of the field do.
+        // Its server listens some time after it has registered, like existing agents.
         "env": { "LISTEN_AFTER": "1" },
     });
     let made = site.admin("POST", "/workspaces", body).expect(201).json();
     made["id"].as_str().expect("an id").to_owned()
 }
 
-/// Whether a message was answered in the agent's own words; why not, otherwise.
+/// Checks that a message was answered by the agent itself; the error is the actual answer.
 fn answered(site: &Site, id: &str, text: &str) -> Result<(), String> {
     let answer = site.admin("POST", &format!("/workspaces/{id}/a2a"), hello(text));
     let expected = format!("echo: {text}");
@@ -72,7 +72,7 @@ fn answered(site: &Site, id: &str, text: &str) -> Result<(), String> {
     if told.contains(&expected) { Ok(()) } else { Err(told) }
 }
 
-/// Notes a count; the test asserts it.
+/// Prints a count and asserts that there are no failures.
 fn report(what: &str, failures: &[String], of: usize) {
     eprintln!("{what}: {} of {of} messages answered", of - failures.len());
     assert!(failures.is_empty(), "{what}: {failures:#?}");
@@ -102,7 +102,7 @@ fn sdk_agent_answers_sleepers_and_the_newly_created() {
     sdk_client_reads_answers_through_the_proxy(&site, &id);
 }
 
-/// The SDK's own client, in both versions of the protocol that it speaks.
+/// The SDK's own client, in both protocol versions that it supports.
 fn sdk_client_reads_answers_through_the_proxy(site: &Site, id: &str) {
     site.ostler(["create", "phone", "--external"]).well();
     let token = site.ostler(["token", "issue", "phone"]).well();
@@ -122,7 +122,7 @@ fn sdk_client_reads_answers_through_the_proxy(site: &Site, id: &str) {
     let output = client.wait_with_output().expect("it ends");
     let told = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<_> = told.lines().collect();
-    // What the SDK says of a refusal has several lines.
+    // The SDK prints a refusal on several lines.
     assert!(lines.len() >= 3, "{told}");
     assert_eq!(&lines[..2], ["echo: by 1.0", "echo: by 0.3"], "{told}");
     assert!(lines[2].starts_with("failed: "), "a stranger was answered: {told}");

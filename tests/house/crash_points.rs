@@ -1,4 +1,4 @@
-//! Every durable step has its two places, and every place its step.
+//! Every durable step has its two crash points, and every crash point belongs to a step.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -6,7 +6,7 @@ use ostler::crash_point::STEPS;
 
 use super::sources;
 
-/// What changes the engine, or the file beside the database.
+/// Calls that change the engine, or the file beside the database.
 const CHANGES: [&str; 15] = [
     "engine.create_container(",
     "engine.start_container(",
@@ -28,12 +28,12 @@ const CHANGES: [&str; 15] = [
 /// Transactions that change nothing.
 const LOOKS: [&str; 1] = ["memory is true"];
 
-/// The code of a file without its own tests.
+/// The code of a file without its unit tests.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]").next().unwrap_or(text)
 }
 
-/// The literals that follow each call of this name.
+/// The string literals that follow each call of this function.
 fn literals<'a>(text: &'a str, call: &str) -> Vec<&'a str> {
     let mut rest = text;
     let mut found = Vec::new();
@@ -46,7 +46,7 @@ fn literals<'a>(text: &'a str, call: &str) -> Vec<&'a str> {
     found
 }
 
-/// How often each name is given to this call anywhere in the sources.
+/// How often each name is passed to this call in all sources.
 fn counted(call: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for (file, text) in sources() {
@@ -102,7 +102,7 @@ fn every_transaction_passes_its_places() {
     }
 }
 
-/// The changes of a file that are not made between the two places of one step.
+/// The changes in a file that are not between the two crash points of one step.
 fn bare_changes(text: &str) -> Vec<String> {
     let text = without_tests(text);
     let called = |text: &str, call: &str| text.find(call).map(|at| text[at..].to_owned());

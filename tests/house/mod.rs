@@ -1,9 +1,9 @@
-//! The house: which layer may name which, and what only one place may do.
+//! Architecture tests: which layer may depend on which, and what only one module may do.
 //!
-//! The arrows keep rules from growing into the places that carry them out, and the engine and SQLite
-//! from growing into the rules. A compiler sees one crate and allows them all; so the sources are read
-//! here. The reader below knows just enough of Rust to find the paths: comments and literals are left
-//! out, groups are opened, and `super` is followed up to the crate.
+//! The allowed dependencies keep rules out of the modules that apply them, and the engine and SQLite out of the rules.
+//! The compiler sees a single crate and allows every dependency, so these tests read the sources. The parser below
+//! knows just enough Rust to find paths: it skips comments and literals, expands groups, and resolves `super` up to the
+//! crate root.
 
 mod crash_points;
 mod source;
@@ -16,7 +16,7 @@ use std::{
 
 use source::{code_of, layer_of, named_layers};
 
-/// Each layer and those it may name. Arrows point down: to layers further down in this list.
+/// Each layer and the layers it may use, which come later in this list.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "daemon", "telemetry", "config", "api"]),
     ("cli", &["api", "domain"]),
@@ -94,7 +94,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mutation", &[]),
 ];
 
-/// The sources, by their path below `src`.
+/// The source files by their path below `src`.
 fn sources() -> BTreeMap<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut sources = BTreeMap::new();
@@ -114,7 +114,7 @@ fn sources() -> BTreeMap<PathBuf, String> {
     sources
 }
 
-/// The arrows that a file draws and may not.
+/// The forbidden dependencies of a file.
 fn broken_arrows(file: &Path, text: &str) -> Vec<String> {
     let layer = layer_of(file);
     if layer == "lib" {
@@ -202,7 +202,7 @@ fn a_broken_arrow_is_found_however_it_is_written() {
     }
 }
 
-/// The files whose code holds one of the words, other than those below `home`.
+/// The files other than those below `home` whose code contains one of the words.
 fn strangers(words: &[&str], home: &str) -> Vec<String> {
     let of_file = |(file, text): (&PathBuf, &String)| {
         let code = code_of(text);
@@ -226,7 +226,7 @@ fn only_the_podman_engine_knows_of_its_client() {
 #[test]
 fn only_one_file_writes_to_stdout() {
     let prints = |text: &str| {
-        // Asking whether a person reads it is no writing; nor is what goes to stderr.
+        // Checking for a terminal is not writing, and stderr is allowed.
         let code = code_of(text).replace("stdout().is_terminal()", "").replace("eprint", "");
         ["print!(", "println!(", "stdout()"].into_iter().any(|call| code.contains(call))
     };

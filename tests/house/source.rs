@@ -1,14 +1,14 @@
-//! Just enough of Rust to find the paths in a source.
+//! A minimal parser of Rust that finds the paths in a source file.
 
 use std::{collections::BTreeSet, path::Path};
 
-/// The layer a file belongs to: the first part of its path below `src`.
+/// The layer of a file: the first part of its path below `src`.
 pub(super) fn layer_of(file: &Path) -> &str {
     let first = file.iter().next().and_then(|part| part.to_str()).unwrap_or_default();
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
-/// The text without comments, and with empty literals.
+/// The text without comments and with empty literals.
 pub(super) fn code_of(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -77,7 +77,7 @@ fn raw_string(rest: &str) -> usize {
     rest[begin..].find(&end).map_or(rest.len(), |at| begin + at + end.len())
 }
 
-/// A character literal; a lifetime is none.
+/// Length of a character literal; zero for a lifetime.
 fn character(rest: &str) -> usize {
     let mut letters = rest.char_indices().skip(1);
     match letters.next() {
@@ -89,7 +89,7 @@ fn character(rest: &str) -> usize {
     }
 }
 
-/// The layers that a file names, by `crate::`, by the crate's name, or by `super::` up to the crate.
+/// The layers that a file names by `crate::`, by the crate's name, or by `super::` up to the crate root.
 pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
     let code = code_of(text);
     let mut named = BTreeSet::new();
@@ -100,7 +100,7 @@ pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
     }
     for (at, _) in code.match_indices("super").filter(|(at, _)| is_whole(&code, *at, "super".len())) {
         let (supers, after) = climb(&code[at..]);
-        // A chain is counted at its first `super` only.
+        // A chain is counted only at its first `super`.
         let begins = !code[..at].trim_end().ends_with("::");
         if begins && supers == depth(file) + inline_depth(&code[..at]) {
             named.extend(first_segments(after));
@@ -113,13 +113,13 @@ fn is_whole(code: &str, at: usize, length: usize) -> bool {
     !code[..at].ends_with(is_word) && !code[at + length..].starts_with(is_word)
 }
 
-/// How many modules deep a file is below the crate.
+/// Depth of a file's module below the crate root.
 fn depth(file: &Path) -> usize {
     let parts = file.components().count();
     if file.ends_with("mod.rs") { parts - 1 } else { parts }
 }
 
-/// How many `mod name {` are open at the end of this code.
+/// Number of open `mod name {` at the end of this code.
 fn inline_depth(code: &str) -> usize {
     let mut open = Vec::new();
     for (at, letter) in code.char_indices() {
@@ -138,7 +138,7 @@ fn opens_module(before: &str) -> bool {
     keyword.len() < name.len() && keyword.ends_with("mod") && !keyword[..keyword.len() - 3].ends_with(is_word)
 }
 
-/// Counts `super::super::`; what follows begins with the last `::`.
+/// Counts `super::super::`; the rest begins with the last `::`.
 fn climb(code: &str) -> (usize, &str) {
     let (mut supers, mut rest) = (0, code);
     loop {
@@ -151,7 +151,7 @@ fn climb(code: &str) -> (usize, &str) {
     }
 }
 
-/// The first names of what follows a path's root: of `::a::b` it is `a`, of `::{a::b, c}` both.
+/// The first names after a path's root: `a` for `::a::b`, both for `::{a::b, c}`.
 fn first_segments(after: &str) -> Vec<String> {
     let Some(after) = after.trim_start().strip_prefix("::") else { return Vec::new() };
     let after = after.trim_start();
@@ -173,7 +173,7 @@ fn first_segments(after: &str) -> Vec<String> {
     names
 }
 
-/// A name of the crate's root that is a module: types and macros begin otherwise, `self` is none.
+/// A module name in the crate root; types and macros begin differently, and `self` does not count.
 fn word(text: &str) -> Option<String> {
     let word: String = text.trim_start().chars().take_while(|letter| is_word(*letter)).collect();
     (word.starts_with(|letter: char| letter.is_lowercase()) && word != "self").then_some(word)

@@ -223,7 +223,7 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_says(["container", "prune", "--force", "--filter", &of_site]);
     assert_eq!(state(&old), "gone", "Podman no longer prunes stopped containers");
-    // Before the volumes are mounted again, like `podman system prune --volumes`.
+    // The sweep runs while no container mounts the volumes, as during `podman system prune --volumes`.
     site.sweep_all();
     site.ostler(["start", "paused"]).well();
     assert_ne!(container_of(&site.show("paused")), old);

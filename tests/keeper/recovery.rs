@@ -67,7 +67,7 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
     site.lose_database();
     site.serve();
 
-    // A registry that is not empty any more does not yet know what to do with the rest.
+    // The registry is no longer empty, but nothing was decided about the unknown objects yet.
     site.create("newcomer", &[]);
     let held = until_held(&site);
     for (alive, (name, _)) in before.iter().zip(TREE) {

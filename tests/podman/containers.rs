@@ -1,4 +1,4 @@
-//! Containers: what is asked for is what runs, and every answer means what the trait says.
+//! Containers: they run as specified, and every answer means what the trait documents.
 
 use std::{
     collections::BTreeMap,
@@ -52,8 +52,9 @@ async fn limits_reach_the_kernel() {
     assert!(expected.contains(&limits.as_str()), "memory, swap, cpu, pids: {limits}");
 }
 
-/// Whether Podman 4.3.1 learns of the kernel's kill depends on where its service was started: conmon 2.1.6
-/// notes it in a file there, and Podman looks for that file elsewhere. So Podman's own word is the measure.
+/// Whether Podman 4.3.1 learns of an out-of-memory kill depends on the directory in which its service was started:
+/// conmon 2.1.6 records it in a file there, and Podman looks for that file elsewhere. So the expected value is Podman's
+/// own answer.
 #[tokio::test]
 async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
     let scene = Scene::new();
@@ -164,8 +165,8 @@ async fn a_host_port_that_somebody_else_has_is_port_in_use() {
     scene.engine.start_container(&id).await.expect("the port is free again");
 }
 
-/// A service that is killed in the middle of a start leaves a conmon that Podman knows nothing of, which holds the port
-/// that Podman wants for the next start. The moment is hard to meet: here both are played.
+/// If a service is killed during a start, it leaves a conmon unknown to Podman, which holds the port that Podman needs
+/// for the next start. That moment is hard to hit, so the test imitates both.
 #[tokio::test]
 async fn a_port_that_a_broken_off_start_holds_is_half_started() {
     let scene = Scene::new();
@@ -182,7 +183,7 @@ async fn a_port_that_a_broken_off_start_holds_is_half_started() {
     let stays = scene.engine.start_container(&id).await.unwrap_err();
     let until_given_up = clock.awake().since(Awake(0));
     let (going, ()) = tokio::join!(scene.engine.start_container(&id), async {
-        // Its input ends, and so does it, while it is being looked at: that goes on for 3 s after the refusal, however
+        // End its input, and thereby the process, during the checks: they continue for 3 s after the refusal, however
         // long Podman takes for one.
         clock.sleep(until_given_up.saturating_sub(Duration::from_millis(1500))).await;
         drop(conmon.stdin.take());
@@ -329,7 +330,7 @@ async fn a_missing_image_is_told_from_everything_else() {
 #[tokio::test]
 async fn a_missing_volume_is_never_made_in_silence() {
     let scene = Scene::new();
-    // A volume made in silence would carry no label.
+    // A volume made implicitly would have no label.
     let _cleanup = Cleanup::of_label(format!("{LABEL}={}", scene.label())).and_name(scene.name("missing"));
     let mut spec = scene.spec("volumeless");
     let source = MountSource::Volume(scene.name("missing"));
@@ -353,7 +354,7 @@ async fn a_command_that_cannot_run_fails_the_start_with_podmans_words() {
     let scene = Scene::new();
     let spec = ContainerSpec { command: vec!["/no/such/program".into()], ..scene.spec("commandless") };
     let id = scene.created(&spec).await;
-    // With an init as process 1, the start may succeed and the program fail; without, the start fails.
+    // With an init as process 1 the start may succeed and the program fail; without one the start fails.
     if let Err(error) = scene.engine.start_container(&id).await {
         assert_eq!(error.trouble, Trouble::Other, "{error}");
     } else {

@@ -1,4 +1,4 @@
-//! What happens to containers, as Podman reports it.
+//! Container events as reported by Podman.
 
 use std::{
     process::{Child, Stdio},
@@ -37,7 +37,7 @@ async fn event(events: &mut EventStream) -> ContainerEvent {
     next(events).await.expect("the stream goes on").expect("an event, no error")
 }
 
-/// The container and what happens to it, from the stream: all that is asked for, none that is not.
+/// Receives `count` events and returns the container and kind of each.
 async fn heard(events: &mut EventStream, count: usize) -> Vec<(ContainerId, ContainerEventKind)> {
     let mut heard = Vec::new();
     for _ in 0..count {
@@ -78,7 +78,7 @@ async fn a_process_that_is_killed_is_reported_with_its_code_and_its_workspace() 
     assert!(events.next().now_or_never().is_none(), "there is more, or the stream ended");
 }
 
-/// The container, once Podman knows that it ended.
+/// Returns the container once Podman knows that it has exited.
 async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
     eventually("Podman has tidied up", || async {
         let state = scene.engine.inspect_container(&id).await.expect("it is there").state;
@@ -91,7 +91,7 @@ async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
 #[tokio::test]
 async fn starts_and_stops_are_reported_to_whoever_asks_for_the_key_alone() {
     let scene = Scene::new();
-    // A key of its own, since every test uses the usual one.
+    // Uses a key of its own, because every test uses the default one.
     let key = format!("{LABEL}.{}", scene.id);
     let mut spec = scene.spec("keyed");
     spec.labels.insert(key.clone(), "any".to_owned());
@@ -126,7 +126,7 @@ async fn what_happened_while_nobody_listened_is_told_afterwards() {
     assert_eq!(heard(&mut events, 1).await, [(id, ContainerEventKind::Removed)], "then what happens is told");
 }
 
-/// That the call returns at all: 5.1 and 5.2 send the head of their answer with the first event.
+/// Checks that the call returns at all: Podman 5.1 and 5.2 send the response head together with the first event.
 #[tokio::test]
 async fn podman_answers_before_anything_happens_and_before_anybody_polls() {
     let proxy = EngineProxy::start();
@@ -189,7 +189,7 @@ async fn a_stream_that_is_cut_ends_with_an_error_after_what_it_brought() {
     assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
 }
 
-/// A Podman service on the tests' storage, to be ended.
+/// A Podman service on the tests' storage that a test may end.
 struct Service(Child);
 
 impl Drop for Service {
@@ -220,7 +220,7 @@ async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
         .await;
         let pid = rustix::process::Pid::from_child(&service.0);
         rustix::process::kill_process(pid, signal).expect("the service is told");
-        // Killed, it breaks off; asked to end, it may say goodbye first.
+        // A killed service breaks the stream off; one that is asked to end may close it properly.
         if let Some(item) = next(&mut events).await {
             let error = item.expect_err("the end, no event");
             assert_eq!(error.trouble, Trouble::Unreachable, "{error}");

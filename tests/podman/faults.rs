@@ -1,4 +1,4 @@
-//! What happens when the real Podman does not answer, or not in time, or with an error.
+//! The real Podman when it does not answer, answers late, or answers with an error.
 
 use std::{
     path::Path,
@@ -115,7 +115,7 @@ async fn a_listing_never_says_that_something_is_absent() {
     }
 }
 
-/// Podman 4.3.1 fails a whole listing because of one volume that is deleted while it is taken.
+/// Podman 4.3.1 fails a whole listing because of one volume that is deleted meanwhile.
 #[tokio::test]
 async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
     let proxy = EngineProxy::start();
@@ -127,7 +127,7 @@ async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
     assert_eq!(listed.len(), 1, "{listed:?}");
 }
 
-/// podman-api: nothing has a time limit.
+/// podman-api has no timeouts.
 #[tokio::test]
 async fn a_silent_engine_is_given_up_on() {
     let proxy = EngineProxy::start();
@@ -253,7 +253,7 @@ async fn a_log_that_breaks_off_says_so() {
     use futures_util::StreamExt;
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
-    // A log elsewhere than ostler puts it is read over the socket, never from its file.
+    // A log at a path that ostler did not set is read over the socket, never from its file.
     let directory = tempfile::tempdir().expect("a directory");
     let options = format!("path={}", directory.path().join("other.log").display());
     let label = format!("{LABEL}={}", scene.id);

@@ -5,7 +5,7 @@ use ostler::engine::{ContainerSpec, Engine, FileToWrite, Trouble};
 use super::{AGENT, Scene, token_file};
 use crate::support::engine_proxy::EngineProxy;
 
-/// podman-api: what is sent to a directory above the mount point lands under the volume.
+/// podman-api: a file sent to a directory above the mount point ends up under the volume.
 #[tokio::test]
 async fn a_file_written_before_the_first_start_is_the_agents() {
     let scene = Scene::new();
@@ -84,7 +84,7 @@ async fn a_token_is_compared_without_the_services_archive() {
     assert!(holds("a token").await.unwrap());
     assert_eq!(archives(), written, "the service was asked for what its volume shows");
 
-    // What differs is the service's to judge: the directory seen here could be another storage's.
+    // A difference is judged by the service, because the directory visible here could belong to another storage.
     for other in ["another", "a tok", "a token and more", ""] {
         assert!(!holds(other).await.unwrap(), "{other:?}");
     }
@@ -114,7 +114,7 @@ async fn what_is_in_the_way_of_a_token_is_told_by_the_service() {
         scene.shell(&id, &format!("cd /configs; rm .auth_token; {blocked} .auth_token")).await;
         assert_eq!(trouble().await, Err(Trouble::Conflict), "{blocked}");
     }
-    // Where no volume is mounted, there is nothing to see here.
+    // Outside a volume there is no file to read directly.
     scene.shell(&id, "echo -n 'a token' >/tmp/file").await;
     assert!(scene.engine.file_holds(&id, "/tmp/file", b"a token").await.unwrap());
 }

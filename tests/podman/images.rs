@@ -1,4 +1,4 @@
-//! Images.
+//! Images in the engine.
 
 use std::sync::Mutex;
 
@@ -16,11 +16,11 @@ async fn an_image_is_there_or_it_is_not() {
     }
 }
 
-/// podman-api: a pull that failed is a success whose report holds an error.
+/// podman-api returns success for a failed pull; the error is in the report.
 #[tokio::test]
 async fn an_image_that_cannot_be_had_is_missing_in_the_registrys_words() {
     let scene = Scene::new();
-    // Port 1 of this machine: refused at once, whatever network there is.
+    // Port 1 of this machine refuses at once, regardless of the network.
     for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {
         let heard = Mutex::new(Vec::new());
         let progress = |line: &str| heard.lock().unwrap().push(line.to_owned());

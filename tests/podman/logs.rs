@@ -1,4 +1,4 @@
-//! A container's output.
+//! The output of a container.
 
 use std::{fs, path::PathBuf};
 
@@ -51,7 +51,7 @@ async fn a_container_that_never_ran_has_said_nothing() {
     assert_eq!(read(scene.engine.logs(&id, WHOLE).await.unwrap()).await, ["", ""]);
 }
 
-/// podman-api: the fault of a stream comes nested, and only when the stream is polled.
+/// podman-api: the error of a stream is nested, and appears only when the stream is polled.
 #[tokio::test]
 async fn the_log_of_no_container_is_absent() {
     let scene = Scene::new();
@@ -79,7 +79,7 @@ async fn a_container_that_goes_before_its_log_is_read_is_absent_too() {
 }
 
 impl Scene {
-    /// A container with a log limit of its own and enough of the machine to fill it.
+    /// A container with its own log limit and enough resources to fill the log.
     fn writer(&self, what: &str, log_bytes: u64, script: &str) -> ContainerSpec {
         let limits = Limits { memory_bytes: 64 << 20, cpus: 2.0, pids: 64 };
         ContainerSpec { limits, log_bytes, ..self.script(what, script) }
@@ -99,7 +99,7 @@ fn log_size(id: &ContainerId) -> u64 {
     fs::metadata(log_file(id)).map_or(0, |file| file.len())
 }
 
-/// Podman 4.3 joins such a line in quadratic time, for ever, when it is asked for a tail of it.
+/// Podman 4.3 joins such a line in quadratic time, without end, when it is asked for a tail of it.
 #[tokio::test]
 async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     const BYTES: usize = 60_000_000;
@@ -111,7 +111,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     let id = scene.running(&scene.writer("endless", 1 << 30, talk)).await;
     let before = process.peak_kib();
     eventually("most of it is written", || async { (log_size(&id) > BYTES as u64).then_some(()) }).await;
-    // conmon reads the two pipes in any order, so neither end of them is the log's end.
+    // conmon reads the two pipes in any order, so the end of either one is not the end of the log.
     eventually("all is written", || async {
         let [out, err] = scene.log(&id, None).await;
         (out.len() == BYTES && err == "1%\r2%\rend\n").then_some(())
@@ -134,7 +134,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     assert!(grown < 32, "the service grew by {grown} MiB");
 }
 
-/// Where the file is not ours to read, the service is asked for all of it and never for a tail.
+/// If the file is not readable, the service is asked for the whole log, never for a tail.
 #[tokio::test]
 async fn engine_stays_idle_when_only_it_can_read_the_log() {
     let service = Service::start();
@@ -167,7 +167,7 @@ async fn engine_stays_idle_when_only_it_can_read_the_log() {
 async fn log_never_outgrows_its_limit_and_can_be_read_on() {
     const LIMIT: u64 = 1 << 20;
     let scene = Scene::new();
-    // Short lines, a line without end, and then a word.
+    // Short lines, a long line without a newline, and then one more word.
     let talk = "seq 1 300000; head -c 5000000 /dev/zero | tr '\\0' x; seq 1 20000; echo last; exec sleep 600";
     let id = scene.running(&scene.writer("talker", LIMIT, talk)).await;
     let follow = LogRequest { tail: None, follow: true, max_bytes: None };

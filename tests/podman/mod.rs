@@ -1,4 +1,4 @@
-//! The engine against the real Podman.
+//! The engine implementation against the real Podman.
 
 mod commands;
 mod containers;
@@ -33,23 +33,23 @@ use crate::support::{
     podman::{Cleanup, engine, image},
 };
 
-/// The label of everything that one test makes.
+/// Label of everything that a test creates.
 const LABEL: &str = "ostler.test";
-/// Podman's own network, which is always there.
+/// Podman's default network, which always exists.
 const DEFAULT_NETWORK: &str = "podman";
 const AGENT: User = User { uid: 1000, gid: 1000 };
-/// Longer than anything here takes on a machine that swaps.
+/// Longer than anything here takes, even on a machine that swaps.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// An engine, and a name under which one test makes things that are gone when it ends.
+/// An engine, and a unique id for the names of a test's objects. Everything is deleted when it is dropped.
 struct Scene {
     engine: Podman,
     id: Uuid,
     _cleanup: Cleanup,
 }
 
-/// How a command ended and what it printed.
+/// Exit code and output of a command.
 #[derive(Debug, PartialEq, Eq)]
 struct Ran {
     code: i32,
@@ -62,7 +62,7 @@ impl Scene {
         Self::of(engine())
     }
 
-    /// A scene whose engine speaks through the proxy.
+    /// A scene whose engine uses the proxy.
     fn behind(proxy: &EngineProxy) -> Self {
         Self::of(proxy.engine())
     }
@@ -106,7 +106,7 @@ impl Scene {
         }
     }
 
-    /// A small container that runs this in a shell.
+    /// A small container that runs a shell script.
     fn script(&self, what: &str, script: &str) -> ContainerSpec {
         ContainerSpec { command: ["sh", "-c", script].map(str::to_owned).into(), ..self.spec(what) }
     }
@@ -125,7 +125,7 @@ impl Scene {
         self.engine.stop_container(id, Duration::from_secs(5)).await.expect("the container stops");
     }
 
-    /// Makes a volume, and gives the mount of it.
+    /// Creates a volume and returns its mount.
     async fn volume(&self, what: &str, target: &str) -> Mount {
         let name = self.name(what);
         let spec = VolumeSpec { name: name.clone(), labels: self.labels(), owner: AGENT };
@@ -143,7 +143,7 @@ impl Scene {
         Ran { code: self.exit_code(&exec).await, out, err }
     }
 
-    /// What a command prints; it must succeed.
+    /// Output of a shell script, which must succeed.
     async fn shell(&self, id: &ContainerId, script: &str) -> String {
         let ran = self.run(id, &["sh", "-c", script]).await;
         assert_eq!(ran.code, 0, "{script}: {ran:?}");
@@ -172,7 +172,7 @@ fn token_file(content: &str) -> FileToWrite {
     FileToWrite { name: ".auth_token".to_owned(), content: content.into(), mode: 0o600, owner: AGENT }
 }
 
-/// Standard output and error of a stream of frames.
+/// Splits a stream of frames into standard output and standard error.
 fn unframed(mut frames: &[u8]) -> [String; 2] {
     let mut streams = [Vec::new(), Vec::new()];
     while let Some((header, rest)) = frames.split_first_chunk::<8>() {
@@ -184,7 +184,7 @@ fn unframed(mut frames: &[u8]) -> [String; 2] {
     streams.map(|bytes| String::from_utf8(bytes).expect("the output is text"))
 }
 
-/// Looks again and again until there is something to see.
+/// Calls `look` repeatedly until it returns a value.
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let clock = SystemClock::start();
     loop {
@@ -196,7 +196,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
-/// A port of 127.0.0.1 that nobody uses, outside the range the kernel gives to outgoing connections.
+/// A free port of 127.0.0.1, outside the kernel's range for outgoing connections.
 async fn free_port(engine: &Podman) -> u16 {
     eventually("a port is free", || async {
         let [high, low, ..] = *SystemEntropy.uuid().as_bytes();

@@ -1,4 +1,4 @@
-//! Networks.
+//! Networks in the engine.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ostler::engine::{ContainerSpec, Engine};
 use super::{Scene, eventually};
 use crate::support::podman::podman_says;
 
-/// podman-api: without `dns_enabled` a network has no DNS, and aliases find nobody.
+/// podman-api: without `dns_enabled` a network has no DNS, so aliases do not resolve.
 #[tokio::test]
 async fn containers_of_a_network_find_each_other_by_alias() {
     let scene = Scene::new();
@@ -21,7 +21,7 @@ async fn containers_of_a_network_find_each_other_by_alias() {
     let aliases = vec!["first-alias".to_owned()];
     scene.running(&ContainerSpec { aliases, ..member("first") }).await;
     let second = scene.running(&member("second")).await;
-    // Podman does not wait for the resolver of a network that it begins to serve.
+    // Podman does not wait for the resolver of a network that it starts.
     eventually("the alias is found", || async {
         let found = scene.shell(&second, "nslookup first-alias. | tail -n +3").await;
         found.contains("Address").then_some(())

@@ -1,6 +1,6 @@
-//! What podman-api does wrongly, each shown on the real server beside what ostler does instead.
+//! Defects of podman-api, each shown on the real server together with ostler's workaround.
 //!
-//! Where the first half of such a test fails, the crate has been mended, and a detour can go.
+//! If the first half of such a test fails, the crate has been fixed and the workaround can be removed.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -25,12 +25,12 @@ fn crate_client() -> podman_api::Podman {
     podman_api::Podman::unix(socket_path())
 }
 
-/// The query of the last request.
+/// Query string of the last request.
 fn last_query(proxy: &EngineProxy) -> String {
     proxy.seen().pop().expect("a request was seen").query
 }
 
-/// podman-api: `no_new_privilages` is sent under that name, and ignored.
+/// podman-api sends `no_new_privilages`, a misspelt name that Podman ignores.
 #[tokio::test]
 async fn no_new_privileges_is_asked_for_by_its_right_name() {
     let scene = Scene::new();
@@ -47,7 +47,7 @@ async fn no_new_privileges_is_asked_for_by_its_right_name() {
     assert!(security(ours.as_str()).contains("no-new-privileges"));
 }
 
-/// podman-api: the stop timeout is sent as `Timeout=`, and ignored.
+/// podman-api sends the stop timeout as `Timeout=`, which Podman ignores.
 #[tokio::test]
 async fn the_grace_of_a_stop_is_the_one_it_was_given() {
     let proxy = EngineProxy::start();
@@ -61,7 +61,7 @@ async fn the_grace_of_a_stop_is_the_one_it_was_given() {
     let mut deaf = scene.script("deaf", "trap '' TERM; echo deaf; while true; do sleep 1; done");
     deaf.stop_grace = Duration::from_hours(1);
     let id = scene.running(&deaf).await;
-    // A stop before the shell is deaf would end it by the signal.
+    // A stop before the shell ignores the signal would end it by the signal.
     let follow = ostler::engine::LogRequest { tail: None, follow: true, max_bytes: None };
     scene.engine.logs(&id, follow).await.unwrap().next().await.expect("it says it is deaf").unwrap();
     let stop = scene.engine.stop_container(&id, Duration::from_secs(1));
@@ -70,7 +70,7 @@ async fn the_grace_of_a_stop_is_the_one_it_was_given() {
     assert_eq!(scene.engine.inspect_container(&id).await.unwrap().exit_code, Some(137));
 }
 
-/// podman-api: a stop with `ignore` still fails where there is nothing to stop.
+/// podman-api: a stop with `ignore` still fails if the container does not run.
 #[tokio::test]
 async fn a_stop_of_what_is_stopped_is_success() {
     let scene = Scene::new();
@@ -82,7 +82,7 @@ async fn a_stop_of_what_is_stopped_is_success() {
     scene.stopped(&id).await;
 }
 
-/// podman-api: anonymous volumes are left, for it sends `v=` instead of `volumes=`.
+/// podman-api sends `v=` instead of `volumes=`, so anonymous volumes are left.
 #[tokio::test]
 async fn the_volumes_an_image_declares_go_with_the_container() {
     let proxy = EngineProxy::start();
@@ -104,7 +104,7 @@ async fn the_volumes_an_image_declares_go_with_the_container() {
     assert_eq!(error.trouble, Trouble::Absent, "{error}");
 }
 
-/// podman-api: a name with a space panics.
+/// podman-api panics on a name with a space.
 #[tokio::test]
 async fn a_name_with_a_space_is_an_error() {
     let api = crate_client();
@@ -115,7 +115,7 @@ async fn a_name_with_a_space_is_an_error() {
     assert_eq!(error.trouble, Trouble::Other, "{error}");
 }
 
-/// podman-api: the fault of a stream is nested in other errors.
+/// podman-api: the error of a stream is nested in other errors.
 #[tokio::test]
 async fn a_fault_inside_a_stream_is_nested() {
     let api = crate_client();
@@ -127,7 +127,7 @@ async fn a_fault_inside_a_stream_is_nested() {
     assert!(!plain, "podman-api gives the fault itself now");
 }
 
-/// podman-api: a pull that failed is a success whose report holds an error.
+/// podman-api returns success for a failed pull; the error is in the report.
 #[tokio::test]
 async fn a_failed_pull_looks_like_a_success() {
     let api = crate_client();
@@ -138,7 +138,7 @@ async fn a_failed_pull_looks_like_a_success() {
     assert!(hidden, "podman-api or Podman tells of it otherwise now: {reports:?}");
 }
 
-/// podman-api: every look measures the container's size.
+/// podman-api: every inspection measures the container's size.
 #[tokio::test]
 async fn a_look_does_not_measure_the_container() {
     let proxy = EngineProxy::start();
@@ -151,7 +151,7 @@ async fn a_look_does_not_measure_the_container() {
     assert_eq!(last_query(&proxy), "");
 }
 
-/// podman-api: a command can only be started by the handle that prepared it.
+/// podman-api: a command can be started only through the handle that created it.
 #[tokio::test]
 async fn a_command_is_started_by_its_id() {
     let scene = Scene::new();
@@ -167,7 +167,7 @@ async fn a_command_is_started_by_its_id() {
     assert_eq!(scene.exit_code(&exec).await, 0);
 }
 
-/// podman-api: `remove()` is by force, which deletes running containers as well.
+/// podman-api: `remove()` is forced, which also deletes running containers.
 #[tokio::test]
 async fn volumes_are_never_deleted_by_force() {
     let proxy = EngineProxy::start();
@@ -179,7 +179,7 @@ async fn volumes_are_never_deleted_by_force() {
     assert_eq!(last_query(&proxy), "");
 }
 
-/// podman-api: a network made without `dns_enabled` has no DNS.
+/// podman-api: a network created without `dns_enabled` has no DNS.
 #[tokio::test]
 async fn a_network_has_dns_only_where_it_is_asked_for() {
     let scene = Scene::new();

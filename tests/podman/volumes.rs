@@ -1,4 +1,4 @@
-//! Volumes.
+//! Volumes in the engine.
 
 use ostler::engine::{ContainerSpec, Engine, MountSource, Trouble, VolumeSpec};
 
@@ -24,7 +24,7 @@ async fn a_volume_keeps_its_labels_and_is_made_once() {
     assert_eq!(scene.engine.list_volumes(LABEL, Some("nobody")).await.unwrap(), []);
 }
 
-/// podman-api: `remove()` deletes the running containers that use the volume.
+/// podman-api: `remove()` also deletes running containers that use the volume.
 #[tokio::test]
 async fn a_volume_in_use_is_never_deleted_nor_is_its_user() {
     let scene = Scene::new();
@@ -70,7 +70,7 @@ async fn a_volume_that_is_not_there_is_absent() {
     }
 }
 
-/// podman-api: a name with a space panics, and one with `?` asks for something else.
+/// podman-api panics on a name with a space, and a name with `?` changes the request.
 #[tokio::test]
 async fn a_name_that_could_change_the_request_is_never_sent() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! The breaker: above its limit nothing is done, and an approval releases what it lists.
+//! The breaker: above its limit nothing is done, and an approval releases exactly what it lists.
 
 use std::{
     sync::{
@@ -34,7 +34,7 @@ fn token_is_live(house: &House, id: WorkspaceId) -> bool {
     live.iter().any(|token| token.kind == TokenKind::Instance)
 }
 
-/// Their containers go away and are missed for longer than the grace.
+/// Removes their containers and waits longer than the grace.
 fn lose(house: &House, ids: &[WorkspaceId]) {
     for id in ids {
         house.remove_container(*id);
@@ -77,7 +77,7 @@ fn what_was_approved_stays_so_until_all_of_it_is_done() {
     lose(&house, twelve);
     let plan = held(&house, "revoke_stale_tokens");
     at_once(house.eye.approve_plan("revoke_stale_tokens".into(), plan, house.sim.now())).unwrap();
-    // Something else turns up that nobody approved, and a run takes only so many actions.
+    // Other workspaces, which were not approved, become due too. Each run takes only a limited number of actions.
     lose(&house, others);
     for _ in 0..3 {
         house.run("revoke_stale_tokens");
@@ -103,7 +103,7 @@ fn while_the_registry_recovers_nothing_unknown_is_reaped_until_a_person_approves
 
 #[test]
 fn while_the_registry_recovers_a_second_container_runs_on_until_a_person_approves() {
-    // A registry put back from a copy may name the older of two containers.
+    // A registry restored from a backup may name the older of two containers.
     let house = House::new(5, TaskOrder::AsWoken);
     let id = house.online("agent");
     let newer = ContainerId::try_from("f".repeat(64)).unwrap();
@@ -118,7 +118,7 @@ fn while_the_registry_recovers_a_second_container_runs_on_until_a_person_approve
     assert!(!house.world.state().containers[&newer].state.may_run(), "a person decided");
 }
 
-/// The passes of agents run for so long, and no agent is heard.
+/// Runs the agent passes for this time without any heartbeat.
 fn be_silent_for(house: &House, time: Duration) {
     let until = house.sim.now() + time;
     while house.sim.now() < until {
@@ -172,7 +172,7 @@ fn restarts_told(house: &House, id: WorkspaceId) -> usize {
     events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
 }
 
-/// The engine refuses what a start needs before it has begun.
+/// The engine refuses a request that a start needs before it begins.
 #[test]
 fn restart_that_did_not_happen_is_neither_charged_nor_told() {
     for step in ["inspect_volume", "stop_container"] {
@@ -182,7 +182,7 @@ fn restart_that_did_not_happen_is_neither_charged_nor_told() {
         house.world.inject({
             let off = Arc::clone(&engine_off);
             move |call| {
-                // Not of the sentinel, without which nothing is looked at.
+                // Requests for the sentinel succeed; without it no listing is taken.
                 let of_start = call.object.contains(&id.to_string()) || call.method == "stop_container";
                 let is_refused = call.method == step && of_start && off.load(Ordering::Relaxed);
                 if is_refused { Fault::Before(Trouble::Other) } else { Fault::None }

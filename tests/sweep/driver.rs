@@ -1,4 +1,4 @@
-//! When passes run: on time, once at a time, and not held up by each other.
+//! Scheduling of passes: on time, one run at a time, and independent of each other.
 
 use std::{
     sync::{Arc, Mutex},
@@ -22,10 +22,10 @@ use crate::simulation::{
     house::{House, IMAGE, furnished_world, request, well},
 };
 
-/// How far from its due time a restart may begin.
+/// Tolerance around the due time of a restart.
 const TOLERANCE: Duration = Duration::from_millis(250);
 
-/// A house whose driver runs the passes, and that listens to the engine's events.
+/// A simulated app whose driver runs the passes and that receives the engine's events.
 pub(super) fn driven() -> House {
     let sim = Sim::new(1, TaskOrder::AsWoken);
     let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
@@ -42,7 +42,7 @@ pub(super) fn online(house: &House, name: &str) -> WorkspaceId {
     id
 }
 
-/// Its container exits. Answers when it is due to be restarted.
+/// Lets its container exit; returns the due time of the restart.
 fn exits(house: &House, id: WorkspaceId) -> ostler::domain::time::Timestamp {
     let container = house.row(id).container.expect("it has a container");
     house.world.state().kill(&container, 1);
@@ -52,7 +52,7 @@ fn exits(house: &House, id: WorkspaceId) -> ostler::domain::time::Timestamp {
     row.restart_due_at.expect("its restart is due at some time")
 }
 
-/// Fails unless it is started within the tolerance around `due`.
+/// Asserts that it is restarted within the tolerance around `due`.
 fn restarts_at(house: &House, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
     let before = house.row(id).incarnation;
     house.sim.pass((due - TOLERANCE).since(house.sim.now()));
@@ -129,7 +129,7 @@ fn agent(house: &House, name: &str) -> WorkspaceId {
     id
 }
 
-/// Nothing of it runs for ten minutes; what agents sent meanwhile is read after passes had their chance to begin.
+/// The process is frozen for ten minutes. Heartbeats sent meanwhile are read after the passes could have begun.
 #[test]
 fn ten_minutes_of_sigstop_change_no_status() {
     for phase in (0..60).step_by(7) {
@@ -155,7 +155,7 @@ fn ten_minutes_of_sigstop_change_no_status() {
     }
 }
 
-/// A pass that records when it runs and takes as long as it is told.
+/// A pass that records its runs and takes a configured time.
 struct Probe {
     name: &'static str,
     sight: Sight,
@@ -168,7 +168,7 @@ struct Record {
     begun: Vec<Awake>,
     now: usize,
     most_at_once: usize,
-    /// How long the next runs take, the first first; the others take no time.
+    /// Durations of the next runs, in order; later runs take no time.
     takes: Vec<Duration>,
 }
 
@@ -208,7 +208,7 @@ impl Pass for Probe {
     }
 }
 
-/// A driver of probes.
+/// A driver that runs only probes.
 struct Probed {
     house: House,
     handle: DriverHandle,
@@ -243,7 +243,7 @@ impl Probed {
         self.house.sim.pass(Duration::from_secs(seconds));
     }
 
-    /// Asks for a run; the answer is there when it is done.
+    /// Requests a run; the returned cell is filled when the run is done.
     fn ask(&self, mode: Mode) -> Arc<Mutex<Option<Vec<Run>>>> {
         let (handle, answer) = (self.handle.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&answer);
@@ -254,7 +254,7 @@ impl Probed {
         answer
     }
 
-    /// When the first probe's runs began, in seconds since the start.
+    /// Start times of the first probe's runs, in seconds since the start.
     fn begun(&self) -> Vec<u64> {
         self.records[0].lock().unwrap().begun.iter().map(|at| at.0 / 1000).collect()
     }

@@ -1,4 +1,4 @@
-//! Nobody is blamed for what happened while nobody was looking, or by a look that cannot be trusted.
+//! Graces count only time covered by trusted listings.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,7 +54,8 @@ fn a_restart_of_the_daemon_begins_every_grace_anew() {
     assert_eq!(house.run("revoke_stale_tokens").actions, Vec::new());
 }
 
-/// The engine answers, and shows nothing of ours: another user's, another storage, a disk not mounted.
+/// The engine answers but shows none of our objects: another user's engine, another storage, a disk that is not
+/// mounted.
 #[test]
 fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
     let house = House::new(3, TaskOrder::AsWoken);
@@ -95,7 +96,7 @@ fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
     assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))));
 }
 
-/// `podman volume prune` deletes the sentinel, for nothing mounts it.
+/// `podman volume prune` deletes the sentinel, because no container mounts it.
 #[test]
 fn known_container_is_evidence_where_the_sentinel_was_pruned() {
     let house = House::new(6, TaskOrder::AsWoken);
@@ -107,7 +108,7 @@ fn known_container_is_evidence_where_the_sentinel_was_pruned() {
     house.sim.quiesce();
     house.converge();
     at_rest(&house).unwrap();
-    // A container that no row and no trash entry knows proves nothing, whatever its labels say.
+    // A container that no row and no trash entry knows proves nothing, whatever its labels.
     let house = House::new(7, TaskOrder::AsWoken);
     house.furnish_unknown();
     house.world.state().volumes.remove(&instance_name(INSTANCE));
@@ -116,7 +117,7 @@ fn known_container_is_evidence_where_the_sentinel_was_pruned() {
     assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))), "{looked:?}");
 }
 
-/// Two looks decide; one of them may fall into a restart.
+/// Two consecutive listings are required, because one may be taken during a restart.
 #[test]
 fn one_look_without_a_running_container_marks_nobody_offline() {
     let house = House::new(4, TaskOrder::AsWoken);
@@ -132,7 +133,8 @@ fn one_look_without_a_running_container_marks_nobody_offline() {
     at_rest(&house).unwrap();
 }
 
-/// Found by a stranger: with Podman away while `rm --purge` was given, a sweep went by a listing from before the purge.
+/// Found by an outside tester: `rm --purge` was given while Podman was away, and a sweep used a listing from before the
+/// purge.
 #[test]
 fn what_was_purged_since_a_listing_gets_no_trash_entry() {
     let house = House::new(1, TaskOrder::AsWoken);

@@ -1,4 +1,4 @@
-//! Rules of orders and sweeps that deserve a name, on the simulator's house: no Podman, no waiting.
+//! Rules of operations and sweeps, each tested by name on the simulator: no Podman and no waiting.
 
 mod breaker;
 mod driver;

@@ -1,4 +1,5 @@
-//! After a reboot everything that ran is started again: at once, parents first, a few at a time, and uncharged.
+//! After a reboot everything that ran is restarted: at once, parents first, a few at a time, and without charge to the
+//! restart budget.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,9 +15,9 @@ use ostler::{
 use super::driver::{driven, online};
 use crate::simulation::house::{House, at_once};
 
-/// How many starts a house allows at once.
+/// Limit of concurrent starts.
 const AT_ONCE: usize = 2;
-/// How long each start of a container takes.
+/// Duration of each container start.
 const START: Duration = Duration::from_secs(2);
 
 fn put_below(house: &House, child: WorkspaceId, parent: WorkspaceId) {
@@ -25,7 +26,7 @@ fn put_below(house: &House, child: WorkspaceId, parent: WorkspaceId) {
     assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
 }
 
-/// Starts take a while from here on. Answers where it is recorded when each container's start began.
+/// Makes starts slow from now on; returns a record of the time at which each start began.
 fn slow_starts(house: &House) -> Arc<Mutex<Vec<(String, Timestamp)>>> {
     let starts = Arc::new(Mutex::new(Vec::new()));
     let (recorded, sim) = (Arc::clone(&starts), house.sim.clone());
@@ -97,7 +98,8 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
     assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);
 }
 
-/// Those below were made first and have the lower ids or not, as the seed wants: only the tree decides.
+/// The ids of children may be lower or higher than their parents', depending on the seed; only the tree determines the
+/// order.
 #[test]
 fn parents_are_started_before_their_children() {
     let mut house = driven();

@@ -13,7 +13,7 @@ use crate::simulation::{
     house::{House, IMAGE, request, well},
 };
 
-/// A sleep is ordered, and given up on while the store has not answered to its claim.
+/// Orders a hibernation and stops waiting before the store has answered its claim.
 fn given_up_at_its_claim(house: &House, id: WorkspaceId) {
     let (ops, clock) = (house.daemon.ops.clone(), house.sim.clock());
     house.sim.spawn(Owner::Daemon, async move {
@@ -61,7 +61,7 @@ fn refused_sleep_that_nobody_waits_for_lets_messages_through() {
     assert!(takes_messages(&house, id), "messages to it wait in vain");
 }
 
-/// One is refused while the store has not answered to the other.
+/// One order is refused while the store has not answered the other.
 #[test]
 fn refused_sleep_does_not_open_what_another_has_closed() {
     let house = House::new(4, TaskOrder::AsWoken);

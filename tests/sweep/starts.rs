@@ -1,4 +1,4 @@
-//! Starts that go wrong, or late.
+//! Starts that fail or take effect late.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::simulation::{
     invariants::{Witness, at_rest},
 };
 
-/// Names of whatever the engine holds of a workspace.
+/// Names of a workspace's containers and volumes in the engine.
 fn belongings(house: &House, id: WorkspaceId) -> Vec<String> {
     let state = house.world.state();
     let of = |labels: &std::collections::BTreeMap<String, String>| {
@@ -56,8 +56,8 @@ fn a_removal_during_an_image_pull_leaves_nothing_behind() {
     at_rest(&house).unwrap();
 }
 
-/// The first start of the container takes effect long after its caller has given up, while the second
-/// attempt is being prepared, is done, or is over.
+/// The container's first start takes effect long after its caller has given up: while the second attempt is prepared,
+/// is done, or is over.
 #[test]
 fn a_start_that_finishes_after_its_deadline_ends_with_one_container_and_one_token() {
     for late in (55..=130).map(Duration::from_secs) {
@@ -168,7 +168,7 @@ fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
     }
 }
 
-/// Whatever the start asks of it next.
+/// Removed after each of the start's requests in turn.
 #[test]
 fn container_removed_at_any_step_of_a_start_is_made_again() {
     for after in 0.. {
@@ -212,7 +212,7 @@ fn refused_write_of_the_token_names_workspace_and_volume() {
     );
 }
 
-/// Its first word may come before the order that started it has looked again, and be that it is unwell.
+/// Its first heartbeat may arrive before the start's own check, and report bad health.
 #[test]
 fn an_agent_that_comes_up_unwell_is_left_running() {
     let house = House::new(7, TaskOrder::AsWoken);
@@ -236,7 +236,7 @@ fn an_agent_that_comes_up_unwell_is_left_running() {
     assert_eq!(house.row(id).incarnation.0, 1);
 }
 
-/// Its stop and its resume touch nothing in the engine: nothing is left to be done that could come late.
+/// Pausing and resuming it changes nothing in the engine, so no late work may remain.
 #[test]
 fn an_external_workspace_that_is_paused_and_resumed_stays_resumed() {
     let house = House::new(8, TaskOrder::AsWoken);
@@ -258,7 +258,7 @@ fn an_external_workspace_that_is_paused_and_resumed_stays_resumed() {
     assert_eq!(house.status(id), Status::AwaitingAgent);
 }
 
-/// Whoever says so while its parent and all below are being resumed means it.
+/// A pause given while the parent and its descendants are being resumed must win.
 #[test]
 fn a_pause_in_the_middle_of_its_parents_resume_has_the_last_word() {
     for after in 0.. {

@@ -1,5 +1,5 @@
-//! Nobody is blamed for a silence that nobody could have heard: after a suspend, a stop of the daemon or a clock that
-//! was set, nothing is marked before a full window of listening has passed, and after it the truly silent are.
+//! The liveness windows reset after a suspend, a stop of the daemon or a change of the clock: nothing is marked before
+//! a full window has passed since then, and afterwards agents that are still silent are marked.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ use crate::simulation::{
 };
 
 const HOUR: i64 = 3_600_000;
-/// How often the passes run.
+/// Interval of the passes.
 const OFTEN: Duration = Duration::from_secs(20);
-/// How long a workspace may be idle that may sleep.
+/// Idle time before a workspace with a hibernation policy hibernates.
 const IDLE: Duration = Duration::from_mins(7);
 
-/// One of everything that a window could blame.
+/// One workspace for every kind of liveness window.
 struct Household {
     house: House,
     witness: Witness,
@@ -51,7 +51,7 @@ impl Household {
         house.beat(busy, Beat { active_tasks: 1, ..well() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let habits = Habits { hibernation_idle_minutes: Some(minutes), ..Habits::default() };
-        // Of a runtime that is never heard: else it would be silent first.
+        // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
         let made = CreateRequest { habits, ..request("idle", IMAGE) };
         let idle = house.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
         house.sim.quiesce();
@@ -84,7 +84,7 @@ impl Household {
         self.house.row(id).incarnation.0
     }
 
-    /// The passes run for so long, and nobody is heard.
+    /// Runs the passes for this time, without any heartbeat.
     fn sweep_for(&mut self, time: Duration) {
         let until = self.house.sim.now() + time;
         while self.house.sim.now() < until {
@@ -95,7 +95,7 @@ impl Household {
         }
     }
 
-    /// From here on a full window passes in which nothing moves, and then everything does.
+    /// Asserts that nothing changes for a full window from now on, and that everything changes afterwards.
     fn return_and_wait(mut self, how: &str) {
         let wedged = |household: &Self| {
             let row = at_once(household.house.eye.describe(household.busy)).unwrap();
@@ -150,7 +150,7 @@ fn after_the_daemon_was_stopped_nobody_is_blamed_before_a_full_window() {
     household.house.sim.crash(|_| false);
     household.house.sim.pass(Duration::from_hours(5));
     household.house.start_daemon();
-    // The start that nobody finished is begun anew, which is no blame.
+    // The interrupted start begins again, which is no consequence of silence.
     household.return_and_wait("a stop of the daemon");
 }
 
@@ -164,7 +164,7 @@ fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
     }
 }
 
-/// Beats that were written down under a clock that ran ahead lie in the future once it is right again.
+/// Heartbeats recorded while the clock was ahead lie in the future once the clock is correct.
 #[test]
 fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
     let household = Household::new();
@@ -178,7 +178,7 @@ fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
     household.return_and_wait("a clock that was set back");
 }
 
-/// SIGSTOP, a freezer, a debugger or swap: neither clock jumps, and no request was served.
+/// SIGSTOP, a freezer, a debugger or swapping: neither clock jumps, and no request was served.
 #[test]
 fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
     for minutes in [4, 10, 60] {
@@ -189,7 +189,7 @@ fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
     }
 }
 
-/// Forward and back again between two looks, as after a bad answer of a time server.
+/// The clock jumps ahead and back between two clock snapshots, as after a wrong answer of a time server.
 #[test]
 fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
     let mut household = Household::new();
@@ -202,7 +202,7 @@ fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
     assert_eq!(household.statuses(), before);
 }
 
-/// Set back and right again between two looks: what was written down meanwhile bears a time that is hours old.
+/// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
 #[test]
 fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
     let house = House::new(1, TaskOrder::AsWoken);
@@ -222,7 +222,7 @@ fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
     assert_eq!(house.status(starting), Status::Provisioning, "it was started a moment ago");
 }
 
-/// What ended is started again after its wait, and not hours later because the clock was set back.
+/// A container that exited is restarted after its backoff, not hours later because the clock was set back.
 #[test]
 fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
     let household = Household::new();
@@ -240,7 +240,7 @@ fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
     assert_eq!(house.status(id), Status::Provisioning, "its wait is long over");
 }
 
-/// Whoever is woken has been idle all night by the last thing that happened there.
+/// By its last activity, a workspace that is woken has been idle all night.
 #[test]
 fn who_was_woken_or_resumed_is_given_its_idle_time_before_it_sleeps_again() {
     let mut household = Household::new();
