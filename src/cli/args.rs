@@ -1,4 +1,4 @@
-//! The whole surface on one page: every command, argument and help text.
+//! All commands, arguments and help texts of the command line.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -682,7 +682,7 @@ Examples:
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// The token's id, or what it begins with, from `token ls`
-        // Tokens that older versions issued may begin with a hyphen.
+        // Tokens issued by older versions may begin with a hyphen.
         #[arg(
             value_parser = NonEmptyStringValueParser::new(),
             required_unless_present = "admin",

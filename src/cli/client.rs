@@ -1,8 +1,9 @@
-//! The client of the daemon's socket.
+//! HTTP client for the daemon's socket.
 //!
-//! One connection per request: on a unix socket it costs microseconds, and no state can go stale.
-//! No request has a deadline, because an order may rightly take as long as an image takes to pull. A daemon that is gone
-//! is noticed by its closed socket, and one that is frozen because it does not answer a simple question beside it.
+//! It opens one connection per request: on a Unix socket that costs microseconds, and no connection can be stale.
+//! Requests have no deadline, because an operation may take as long as an image takes to pull. A daemon that exited is
+//! detected by its closed socket; one that is frozen is detected because it does not answer `/health` on a second
+//! connection.
 
 use std::{
     io,
@@ -28,33 +29,33 @@ use crate::api::ErrorBody;
 
 use super::failure::{Exit, Failure};
 
-/// How long an answer is waited for before the daemon is asked whether it is alive.
+/// How long to wait for a response before probing whether the daemon is alive.
 const ASK_AFTER: Duration = Duration::from_secs(5);
-/// How long that may take: longer than a busy machine needs for the simplest of answers.
+/// Time limit of that probe: longer than a busy machine needs for the simplest response.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
 
-/// A request without a body.
+/// The body of a request without one.
 pub(super) const NOTHING: Option<&()> = None;
 
-/// Speaks with the daemon.
+/// Sends requests to the daemon.
 pub(super) struct Client {
     socket: PathBuf,
 }
 
-/// An answer as it came.
+/// A complete response, with any status.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
 
-/// An answer that goes on.
+/// A response whose body is read as it arrives.
 pub(super) struct Stream {
     body: Incoming,
     _connection: JoinSet<()>,
 }
 
 impl Stream {
-    /// The next bytes; none at the end.
+    /// The next bytes; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         while let Some(frame) = self.body.frame().await {
             let frame = frame.context("the daemon's answer broke off")?;
@@ -66,7 +67,7 @@ impl Stream {
     }
 }
 
-/// An answer to a message: its head, and the body as it comes.
+/// The response to a message: its head, and the body as it arrives.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -75,7 +76,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// The next bytes; none at the end. An error means that the answer was cut.
+    /// The next bytes; `None` at the end. An error means that the response was cut off.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame?.into_data() {
@@ -85,7 +86,7 @@ impl Reply {
         Ok(None)
     }
 
-    /// What the daemon said, where it was no agent that answered.
+    /// Reads the whole body as a response of the daemon itself, not of an agent.
     pub(super) async fn read<T: DeserializeOwned>(mut self) -> Result<T, Failure> {
         let mut body = Vec::new();
         while let Ok(Some(data)) = self.next().await {
@@ -95,7 +96,7 @@ impl Reply {
     }
 }
 
-/// A connection that is a command's stream now.
+/// A connection that was upgraded to a command's stream.
 pub(super) type Pipe = TokioIo<Upgraded>;
 
 impl Client {
@@ -127,7 +128,7 @@ impl Client {
         self.ask(Method::DELETE, path, NOTHING).await?.read()
     }
 
-    /// Any answer, refusals included.
+    /// Sends a request and returns the response, whatever its status.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -141,7 +142,7 @@ impl Client {
         collect(response).await
     }
 
-    /// An answer that goes on, with one more header where it is wanted.
+    /// Opens a streaming response, with an optional additional request header.
     pub(super) async fn stream(
         &self,
         path: &str,
@@ -158,7 +159,7 @@ impl Client {
         Err(collect(response).await?.refusal())
     }
 
-    /// Sends JSON with more headers, and gives the answer as it comes, whatever its status.
+    /// Sends JSON with additional headers, and returns the response as it arrives, whatever its status.
     pub(super) async fn exchange(
         &self,
         path: &str,
@@ -176,7 +177,7 @@ impl Client {
         Ok(Reply { status: head.status, headers: head.headers, body, _connection: connection })
     }
 
-    /// Turns a connection into a command's stream.
+    /// Upgrades a connection to a command's stream.
     pub(super) async fn upgrade(&self, path: &str) -> Result<Pipe, Failure> {
         let mut request = request(Method::POST, path, Vec::new())?;
         request.headers_mut().insert(CONNECTION, "upgrade".parse().context("a header")?);
@@ -198,7 +199,7 @@ impl Client {
         let lost = |error: hyper::Error| self.lost(error);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let mut driver = JoinSet::new();
-        // Its failure is the request's failure too, and told there.
+        // An error of the connection is also reported by the request.
         driver.spawn(async { drop(connection.with_upgrades().await) });
         let mut response = pin!(sender.send_request(request));
         loop {
@@ -210,7 +211,7 @@ impl Client {
         }
     }
 
-    /// Whether a daemon accepts connections and does not even say that it is alive.
+    /// Whether a daemon accepts connections but does not answer `/health` in time.
     async fn is_silent(&self) -> bool {
         let says = async {
             let stream = UnixStream::connect(&self.socket).await?;
@@ -222,7 +223,7 @@ impl Client {
                 request(Method::GET, "/health", Vec::new()).map_err(|_| io::ErrorKind::InvalidInput)?;
             sender.send_request(request).await.map(drop).map_err(io::Error::other)
         };
-        // Any failure says that it is at work, if only at ending: the request's own connection tells more.
+        // Any error shows that the daemon reacts, if only by shutting down; the request's own connection reports more.
         timeout(SILENT_AFTER, says).await.is_err()
     }
 
@@ -273,7 +274,7 @@ async fn collect(response: Response<Incoming>) -> Result<Answer, Failure> {
 }
 
 impl Answer {
-    /// The answer's value, or its refusal.
+    /// Parses the body, or returns the failure that an error status stands for.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         if !self.status.is_success() {
             return Err(self.refusal());
@@ -286,7 +287,7 @@ impl Answer {
         })
     }
 
-    /// The refusal in the daemon's own words; they say why and what next.
+    /// Converts an error response into a failure with the daemon's message, which says why and what to do next.
     pub(super) fn refusal(&self) -> Failure {
         let exit = match self.status {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
@@ -304,7 +305,7 @@ impl Answer {
     }
 }
 
-/// A text as one segment of a path, or one value of a query.
+/// Percent-encodes a text as one segment of a path or one value of a query.
 pub(super) fn segment(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
     text.bytes()
@@ -317,7 +318,7 @@ pub(super) fn workspace(reference: &str) -> String {
     format!("/workspaces/{}", segment(reference))
 }
 
-/// The same, where one that was removed is meant too.
+/// The same path, which also finds removed workspaces.
 pub(super) fn workspace_even_removed(reference: &str) -> String {
     format!("{}?removed=true", workspace(reference))
 }

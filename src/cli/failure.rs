@@ -1,20 +1,20 @@
-//! How a command fails: once, at the edge, with a code a script can tell apart and the next step.
+//! Failures of commands: reported once, in `main`, with an exit code that scripts can distinguish and the next step.
 
 use std::io;
 
 use super::output;
 
-/// What the process ends with.
+/// Exit codes of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// It was tried and did not work.
+    /// The operation was attempted and failed.
     Failed = 1,
-    /// Asked for wrongly: usage, input or configuration.
+    /// Wrong usage, input or configuration.
     Usage = 2,
-    /// Nothing has this name.
+    /// The named thing does not exist.
     NotFound = 3,
-    /// It cannot be done as things are.
+    /// Not possible in the current state.
     Conflict = 4,
     /// The daemon does not answer.
     Unreachable = 5,
@@ -23,28 +23,28 @@ pub enum Exit {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// To be told.
+    /// A failure to report to the user.
     Told {
-        /// The class.
+        /// The exit code.
         exit: Exit,
-        /// What happened and why.
+        /// What failed and why.
         error: anyhow::Error,
-        /// What to do next, where the error does not say so itself.
+        /// What to do next, if the error itself does not say so.
         next: Option<String>,
     },
-    /// Whoever read standard output has had enough, as `head` does. Nothing to tell, and no failure.
+    /// The reader closed standard output, as `head` does. It is not reported, and the exit code is 0.
     StdoutClosed,
-    /// Ctrl-C while waiting; what was ordered goes on.
+    /// Ctrl-C while waiting. The daemon continues with the operation; the exit code is 130.
     Interrupted,
 }
 
 impl Failure {
-    /// A failure of this class.
+    /// A failure with this exit code and message.
     pub fn new(exit: Exit, error: impl Into<String>) -> Self {
         Self::from_error(exit, anyhow::Error::msg(error.into()))
     }
 
-    /// A failure of this class with its causes.
+    /// A failure with this exit code, an error and its causes.
     #[must_use]
     pub fn from_error(exit: Exit, error: anyhow::Error) -> Self {
         Self::Told { exit, error, next: None }
@@ -59,13 +59,13 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon was not there.
+    /// Whether the daemon could not be reached.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Told { exit: Exit::Unreachable, .. })
     }
 
-    /// Tells it on standard error, the whole chain once, and gives the exit code.
+    /// Prints the failure with all its causes on standard error and returns the exit code.
     #[must_use]
     pub fn report(&self) -> u8 {
         match self {
@@ -83,14 +83,14 @@ impl Failure {
     }
 }
 
-/// A plain failure with its causes.
+/// A failure with exit code 1 and its causes.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::from_error(Exit::Failed, error)
     }
 }
 
-/// Of writing to standard output.
+/// Converts an error of writing to standard output.
 pub(super) fn stdout(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::StdoutClosed;

@@ -1,10 +1,11 @@
-//! The frames in which a command's two outputs share one stream, and the lines of server-sent events.
+//! Incremental parsers: for the frames in which stdout and stderr share one stream, for lines, and for server-sent
+//! events.
 //!
-//! Both readers are fed bytes as they arrive, cut anywhere, and keep what is incomplete.
+//! They are fed bytes as they arrive, in pieces that may end anywhere, and keep incomplete items for the next piece.
 
 use std::borrow::Cow;
 
-/// Which output.
+/// The output that bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
     Stdout,
@@ -20,16 +21,16 @@ impl Channel {
     }
 }
 
-/// Reads frames: a header of eight bytes (stream, three zeros, length big-endian), then the bytes.
+/// Parses frames: a header of eight bytes (stream, three zeros, big-endian length), then the payload.
 ///
-/// Bytes are handed on as they come, not when their frame is complete: a frame may be large.
+/// The payload is returned as it arrives, not when its frame is complete: a frame may be large.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     header: Vec<u8>,
     current: Option<(Channel, u32)>,
 }
 
-/// The stream is not made of frames.
+/// The stream does not consist of frames.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream cannot be read: a frame begins with \"{}\"", .0.escape_ascii())]
 pub(super) struct NoFrame(Vec<u8>);
@@ -42,7 +43,10 @@ pub(super) struct CutOff;
 impl Frames {
     const HEADER: usize = 8;
 
-    /// The parts that `bytes` completes.
+    /// Returns the parts of payloads that `bytes` contains.
+    ///
+    /// # Errors
+    /// If a frame header is invalid.
     pub(super) fn feed<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Vec<(Channel, &'a [u8])>, NoFrame> {
         let mut parts = Vec::new();
         while !bytes.is_empty() {
@@ -61,10 +65,10 @@ impl Frames {
         Ok(parts)
     }
 
-    /// The stream has ended here.
+    /// Checks the end of the stream.
     ///
     /// # Errors
-    /// When it ended within a frame: something is missing.
+    /// If the stream ended within a frame, so that a part of the output is missing.
     pub(super) fn finish(&self) -> Result<(), CutOff> {
         if self.current.is_none() && self.header.is_empty() { Ok(()) } else { Err(CutOff) }
     }
@@ -91,12 +95,12 @@ impl Frames {
     }
 }
 
-/// Reads lines, cut anywhere. A line takes time linear in its length, however many pieces it comes in.
+/// Splits bytes into lines. A line takes time linear in its length, however many pieces it arrives in.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
-    /// The lines that `bytes` completes, without their ends.
+    /// Returns the lines that `bytes` completes, without their line endings.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         let mut rest = bytes;
@@ -116,13 +120,13 @@ impl Lines {
         lines
     }
 
-    /// What is left without an end.
+    /// Returns the last line if it has no line ending.
     pub(super) fn rest(self) -> Option<String> {
         (!self.0.is_empty()).then(|| String::from_utf8_lossy(&self.0).into_owned())
     }
 }
 
-/// Reads server-sent events and keeps only their data: ostler repeats id and type inside.
+/// Parses server-sent events and returns only their data, in which ostler repeats id and type.
 #[derive(Debug, Default)]
 pub(super) struct Sse {
     lines: Lines,
@@ -130,7 +134,7 @@ pub(super) struct Sse {
 }
 
 impl Sse {
-    /// The data of every event that `bytes` completes.
+    /// Returns the data of every event that `bytes` completes.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut complete = Vec::new();
         for line in self.lines.feed(bytes) {
@@ -149,7 +153,7 @@ impl Sse {
 mod tests {
     use super::*;
 
-    /// Feeds `bytes` cut into pieces of `size`, and joins what comes out by channel.
+    /// Feeds `bytes` in pieces of `size`, and joins the parsed payloads by channel.
     fn read(bytes: &[u8], size: usize) -> (Vec<u8>, Vec<u8>) {
         let (mut frames, mut out, mut err) = (Frames::default(), Vec::new(), Vec::new());
         for piece in bytes.chunks(size) {

@@ -1,9 +1,8 @@
-//! The command line: parses, asks the daemon over its socket, and shows the answers.
+//! The command line: parses arguments, sends requests to the daemon over its socket, and prints the responses.
 //!
-//! It speaks the same [`crate::api`] types as the server and knows nothing below them. The few commands
-//! that work without a daemon (`serve`, `config`, a dry run, the offline doctor) go through [`Host`],
-//! which `main` implements: the arrow from here to the daemon would otherwise be one import away from
-//! a client that looks into the database by itself.
+//! It uses the same [`crate::api`] types as the server and nothing below them. The few commands that work without a
+//! daemon (`serve`, `config`, a dry run, the offline doctor) go through [`Host`], which `main` implements. A direct
+//! dependency on the daemon's modules would allow commands to read the database themselves.
 
 pub mod args;
 mod client;
@@ -28,58 +27,58 @@ pub use failure::{Exit, Failure};
 use output::Output;
 pub use output::note;
 
-/// What only the process that holds the daemon's code can do.
+/// Functions that need the daemon's own code in this process.
 #[async_trait(?Send)]
 pub trait Host {
-    /// The daemon's socket.
+    /// Path of the daemon's socket.
     fn socket(&self) -> Result<PathBuf, Failure>;
     /// Runs the daemon until a signal ends it.
     async fn serve(&self) -> Result<(), Failure>;
     /// Plans the passes in this process; applies nothing.
     async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure>;
-    /// Looks at what can be looked at without a daemon.
+    /// Runs the checks that need no running daemon.
     async fn doctor(&self) -> Result<api::DoctorReport, Failure>;
-    /// Takes a copied data directory for the one to go on with.
+    /// Accepts a copied data directory as the one to continue with.
     async fn accept_copy(&self) -> Result<(), Failure>;
     /// The effective configuration.
     fn configuration(&self) -> Result<Configuration, Failure>;
-    /// Where the configuration file is, or would be.
+    /// Path of the configuration file, whether or not it exists.
     fn config_file(&self) -> PathBuf;
-    /// The commented file of `config init`.
+    /// Content of the commented file that `config init` writes.
     fn config_template(&self) -> String;
 }
 
-/// What `config show --json` prints, besides how the daemon differs.
+/// The effective configuration, as in `config show --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Configuration {
     /// The file it was read from, if there is one.
     pub file: Option<PathBuf>,
-    /// Every key.
+    /// All keys, with their values.
     pub settings: Vec<Setting>,
 }
 
 /// A key of the configuration.
 #[derive(Clone, Debug, Serialize)]
 pub struct Setting {
-    /// Such as `sweep.unknown_grace`.
+    /// Dotted path, such as `sweep.unknown_grace`.
     pub key: String,
-    /// As written in TOML; null where nothing is set.
+    /// The value in TOML syntax; null if none is set.
     pub value: Option<String>,
-    /// `default`, `file:LINE`, the variable or the flag it came from.
+    /// `default`, `file:LINE`, or the variable or flag that set the value.
     pub source: String,
 }
 
-/// What a command works with.
+/// The dependencies of a command.
 struct Session<'a> {
     client: Client,
     out: Output,
     host: &'a dyn Host,
 }
 
-/// Carries out one command. The number is the process's exit code: 0, or that of an `exec`ed command.
+/// Runs one command. Returns the process's exit code: 0, or the exit code of the command that `exec` ran.
 ///
 /// # Errors
-/// With a [`Failure`] for [`Failure::report`] to print.
+/// A [`Failure`], which [`Failure::report`] prints.
 pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
     let json = cli.global.json;
     if json && !cli.command.has_json() {
@@ -87,7 +86,7 @@ pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
         return Err(Failure::new(Exit::Usage, why));
     }
     let out = Output::new(json);
-    // Asked for only where it is needed: some commands have to work however broken the configuration is.
+    // Created only where it is needed: some commands have to work with a broken configuration.
     let session = || Ok::<_, Failure>(Session { client: Client::new(host.socket()?), out, host });
     match cli.command {
         Command::Serve => host.serve().await.map(|()| 0),

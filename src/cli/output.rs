@@ -1,7 +1,7 @@
 //! The only writer of standard output and standard error.
 //!
-//! One place decides between JSON and text, and between a terminal and a pipe: colour and spinners only
-//! ever reach a person. A closed pipe ends a command quietly.
+//! It decides between JSON and text and detects terminals: colours and spinners are only ever sent to a terminal. A
+//! closed pipe ends a command without an error message.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -13,24 +13,24 @@ use serde::Serialize;
 use super::failure::{self, Failure};
 use crate::domain::text::{Layout, terminal_safe};
 
-/// Between two columns of a table.
+/// Spaces between two columns of a table.
 const GAP: u16 = 2;
 
-/// With less room than this, the last column of a table moves below its row.
+/// With fewer characters than this left, the last column of a table moves below its row.
 const LAST_COLUMN_MIN: u16 = 24;
 
-/// How something is to be taken.
+/// Meaning of a text, from which its colour follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// Without remark.
+    /// Neutral: no colour.
     Plain,
-    /// As it should be.
+    /// In the desired state: green.
     Good,
-    /// Worth a look.
+    /// Needs attention: yellow.
     Warn,
-    /// Broken.
+    /// Broken: red.
     Bad,
-    /// Of little weight.
+    /// Less important: dimmed.
     Dim,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A cell that stands out.
+    /// A cell with a tone.
     pub(super) fn toned(tone: Tone, text: impl Into<String>) -> Self {
         Self { text: text.into(), tone }
     }
@@ -65,7 +65,7 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Standard output.
+/// Standard output, with the format that was chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     json: bool,
@@ -77,17 +77,17 @@ impl Output {
         Self { json, colour: wants_colour() }
     }
 
-    /// Whether answers go out as JSON.
+    /// Whether results are printed as JSON.
     pub(super) fn json(self) -> bool {
         self.json
     }
 
-    /// A value of the contract.
+    /// Prints a value as indented JSON.
     pub(super) fn value(self, value: &impl Serialize) -> Result<(), Failure> {
         self.line(&serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?)
     }
 
-    /// A value of the contract on one line, for streams.
+    /// Prints a value as JSON on one line, for streams.
     pub(super) fn value_line(self, value: &impl Serialize) -> Result<(), Failure> {
         self.line(&serde_json::to_string(value).map_err(anyhow::Error::from)?)
     }
@@ -98,14 +98,14 @@ impl Output {
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(failure::stdout)
     }
 
-    /// Bytes of somebody else's, as they are.
+    /// Writes the bytes of another program unchanged.
     #[expect(clippy::unused_self, reason = "whoever writes holds the output")]
     pub(super) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failure::stdout)
     }
 
-    /// The text in its tone, where there is colour.
+    /// Adds the escape sequences of the tone to the text if colours are enabled.
     pub(super) fn paint(self, tone: Tone, text: &str) -> String {
         match tone.codes().filter(|_| self.colour) {
             Some(codes) => format!("\x1b[{codes}m{text}\x1b[0m"),
@@ -113,10 +113,10 @@ impl Output {
         }
     }
 
-    /// Columns without lines, as `ls -l` has them. Columns in which no row has anything are left out.
+    /// Prints a table without borders, like `ls -l`. Columns that are empty in every row are left out.
     ///
-    /// The last column holds sentences: on a terminal it is wrapped within itself, or, where too little
-    /// width is left for that, stands on a line of its own below the row.
+    /// The last column contains sentences. On a terminal it is wrapped within the column, or printed on a line below
+    /// the row if too little width is left.
     pub(super) fn table<const N: usize>(self, head: [&str; N], rows: Vec<[Cell; N]>) -> Result<(), Failure> {
         let head = head.map(|title| Cell::toned(Tone::Dim, title));
         let mut rows: Vec<Vec<Cell>> = drop_empty_columns(head, rows);
@@ -150,7 +150,8 @@ impl Output {
         table
     }
 
-    /// Rows have one line each, the head first; the head of the column that moved is left out.
+    /// Interleaves the rows, which have one line each and start with the head, with the cells of the moved column. The
+    /// head of that column is left out.
     fn with_lines_below(self, rows: Vec<String>, below: &[Cell]) -> Vec<String> {
         let mut lines = Vec::new();
         for (index, (row, cell)) in rows.into_iter().zip(below).enumerate() {
@@ -166,7 +167,7 @@ impl Output {
     }
 }
 
-/// The head and the rows, without the columns in which no row has anything.
+/// Returns the head and the rows without the columns that are empty in every row.
 fn drop_empty_columns<const N: usize>(head: [Cell; N], rows: Vec<[Cell; N]>) -> Vec<Vec<Cell>> {
     let mut used = [false; N];
     for row in &rows {
@@ -179,7 +180,7 @@ fn drop_empty_columns<const N: usize>(head: [Cell; N], rows: Vec<[Cell; N]>) -> 
     [head].into_iter().chain(rows).map(kept).collect()
 }
 
-/// What the other columns leave of `width`; none when the last one fits as it is.
+/// The width that the other columns leave for the last one; `None` if the last one fits without wrapping.
 fn room_for_last_column(table: &Table, width: u16) -> Option<u16> {
     let widths = table.column_max_content_widths();
     let (last, others) = widths.split_last()?;
@@ -217,24 +218,24 @@ fn table_cell(cell: &Cell) -> TableCell {
     }
 }
 
-/// <https://no-color.org>: any value that is not empty.
+/// Whether to use colours. By <https://no-color.org>, any non-empty value of `NO_COLOR` disables them.
 fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     io::stdout().is_terminal() && !refused && !dumb
 }
 
-/// A line beside the answer, on standard error. Nobody can be told when that is closed too.
+/// Prints a line on standard error. Errors are ignored: there is no other stream to report them on.
 pub fn note(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 
-/// Bytes of somebody else's for standard error.
+/// Writes the bytes of another program to standard error unchanged.
 pub(super) fn error_bytes(bytes: &[u8]) {
     drop(io::stderr().write_all(bytes));
 }
 
-/// Asks on the terminal; anything but a yes is a no.
+/// Asks a question on the terminal. Any answer but `y` or `yes` means no.
 pub(super) fn confirm(question: &str) -> bool {
     drop(write!(io::stderr(), "{question} [y/N] "));
     let mut answer = String::new();

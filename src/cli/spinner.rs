@@ -1,4 +1,4 @@
-//! Waiting, shown: what is being waited for, on a terminal only.
+//! Waits for operations and shows their progress, on a terminal only.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -18,10 +18,10 @@ use super::{
     text::{self, printable},
 };
 
-/// How often the daemon is asked how far it is.
+/// How often the daemon is asked for the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A line on standard error that turns; nothing when nobody sees it. Gone when dropped.
+/// A progress line on standard error; nothing if that is not a terminal. Removed when dropped.
 pub(super) struct Spinner(Option<ProgressBar>);
 
 impl Spinner {
@@ -59,7 +59,7 @@ impl Drop for Spinner {
     }
 }
 
-/// Runs `order` and shows meanwhile what the daemon does with the workspace.
+/// Awaits `order` and shows meanwhile the operation that the daemon carries out for the workspace.
 pub(super) async fn while_carried_out<T>(
     session: &Session<'_>,
     reference: &str,
@@ -75,7 +75,7 @@ pub(super) async fn while_carried_out<T>(
             done = &mut order => return done,
             _ = &mut interrupted => return Err(goes_on(reference, spinner)),
             _ = looks.tick(), if spinner.visible() => {
-                // A look that fails says nothing about the order, whose own answer will.
+                // A failed query is ignored: the operation's own response reports a failure.
                 if let Ok(view) = session.client.get(&workspace(reference)).await {
                     spinner.tell(&view);
                 }
@@ -84,7 +84,7 @@ pub(super) async fn while_carried_out<T>(
     }
 }
 
-/// Looks until the workspace is no longer being started.
+/// Polls until the workspace is no longer `provisioning`.
 pub(super) async fn until_settled(
     session: &Session<'_>,
     id: &str,

@@ -1,4 +1,4 @@
-//! The terminal of an `exec`ed command: raw mode, given back whatever happens.
+//! The terminal of a command run by `exec`: raw mode, which is always restored.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use rustix::{
     termios::{self, OptionalActions, Termios},
 };
 
-/// Raw mode on standard input until dropped. Unwinding drops it too; a signal must be waited for by
-/// whoever holds it, since being killed by one would not.
+/// Sets raw mode on standard input until dropped. A panic drops it too, but death by a signal does not: the caller has
+/// to handle signals while it holds this.
 pub(super) struct RawMode(Termios);
 
 impl RawMode {
@@ -23,7 +23,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Nothing can be done if even this fails, and a drop has nobody to tell.
+        // A destructor cannot report the error, and there is no other way to restore the terminal.
         let _ = termios::tcsetattr(stdin(), OptionalActions::Drain, &self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! How things are said to people: times, statuses, and texts that came from elsewhere.
+//! Formats values for display: times, statuses, sizes, and texts from agents and containers.
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -9,13 +9,13 @@ use crate::{
 
 use super::output::Tone;
 
-/// Beyond this many days a date says more than a count.
+/// From this many days on, a date is shown instead of the number of days.
 const DAYS_COUNTED: i64 = 60;
 
-/// How long ago an RFC 3339 time was: `12s`, `5m`, `3h`, `12d`, then the date.
+/// Time since an RFC 3339 time: `12s`, `5m`, `3h`, `12d`, then the date.
 pub(super) fn age(time: &str) -> String {
     let Ok(then) = time.parse::<Timestamp>() else { return printable(time) };
-    // Of no consequence for any decision, so not worth a clock as a parameter.
+    // Only displayed and never used in a decision, so the clock is not a parameter.
     let seconds = Timestamp::now().as_second().saturating_sub(then.as_second()).max(0);
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -26,19 +26,19 @@ pub(super) fn age(time: &str) -> String {
     }
 }
 
-/// The same in a sentence: `for 3h`, `since 2025-01-02`.
+/// The age as a duration in a sentence: `for 3h`, `since 2025-01-02`.
 pub(super) fn lasting(time: &str) -> String {
     let age = age(time);
     if age.contains('-') { format!("since {age}") } else { format!("for {age}") }
 }
 
-/// The same as a point in time: `3h ago`, `on 2025-01-02`.
+/// The age as a point in time: `3h ago`, `on 2025-01-02`.
 pub(super) fn ago(time: &str) -> String {
     let age = age(time);
     if age.contains('-') { format!("on {age}") } else { format!("{age} ago") }
 }
 
-/// An RFC 3339 time in this machine's zone, to the second.
+/// An RFC 3339 time in this machine's time zone, to the second.
 pub(super) fn local(time: &str) -> String {
     match time.parse::<Timestamp>() {
         Ok(then) => then.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -46,18 +46,18 @@ pub(super) fn local(time: &str) -> String {
     }
 }
 
-/// The same, with how long ago it was or that it lies ahead.
+/// The local time with its age, `(3h ago)`; without it from [`DAYS_COUNTED`] days on.
 pub(super) fn local_and_age(time: &str) -> String {
     let age = age(time);
     if age.contains('-') { local(time) } else { format!("{} ({age} ago)", local(time)) }
 }
 
-/// A text from elsewhere on one line, see [`terminal_safe`].
+/// Makes foreign text safe for a terminal, on one line. See [`terminal_safe`].
 pub(super) fn printable(text: &str) -> String {
     terminal_safe(text, Layout::Line).into_owned()
 }
 
-/// A text from elsewhere on lines of its own, see [`terminal_safe`].
+/// Makes foreign text safe for a terminal, keeping its lines. See [`terminal_safe`].
 pub(super) fn printable_lines(text: &str) -> String {
     terminal_safe(text, Layout::Lines).into_owned()
 }
@@ -70,7 +70,7 @@ pub(super) fn status(workspace: &WorkspaceView) -> String {
     }
 }
 
-/// How a status is to be taken.
+/// The tone in which a status is shown.
 pub(super) fn tone(status: &str) -> Tone {
     match status {
         "online" => Tone::Good,
@@ -81,12 +81,12 @@ pub(super) fn tone(status: &str) -> Tone {
     }
 }
 
-/// The part of an id that people type.
+/// The first 8 characters of an id, which are enough to type.
 pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// Bytes in the largest unit that leaves a whole number of them.
+/// A size in the largest binary unit in which it is at least 1, rounded down.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),

@@ -13,7 +13,7 @@ use crate::{
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Result<u8, Failure> {
     let AdoptArgs { which, all, dry_run, instance } = args;
-    // Nothing chosen is a question, not an order.
+    // Without a selection the command is a dry run.
     let asking = dry_run || (which.is_empty() && !all && instance.is_none());
     let adopts_all = all && !asking;
     let order = Adopt { which, all, dry_run: asking, instance };

@@ -20,26 +20,27 @@ use crate::{
     },
 };
 
-/// The configuration as this command reads it, and the daemon's beside it.
+/// The configuration as this command reads it, and how the daemon's differs.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     configuration: Configuration,
-    /// None where no daemon answers.
+    /// `None` if no daemon answers.
     daemon: Option<Daemon>,
 }
 
-/// How the running daemon differs.
+/// How the configuration of the running daemon differs.
 #[derive(Serialize)]
 struct Daemon {
-    /// The file that it has read.
+    /// The file that the daemon has read.
     file: Option<PathBuf>,
-    /// Why it cannot use its file now.
+    /// Why the daemon cannot use its file now.
     problem: Option<String>,
     differences: Vec<ConfigDifference>,
 }
 
-/// What applies a difference that the daemon does not see when it reads its configuration again.
+/// Value of `applied_by` for a difference that a reload or restart of the daemon does not remove, because the daemon
+/// reads another file, environment or flags.
 const BY_OTHER: &str = "other";
 
 pub(in crate::cli) async fn run(out: Output, host: &dyn Host, command: ConfigCommand) -> Result<u8, Failure> {
@@ -107,18 +108,18 @@ fn named(file: Option<&Path>) -> String {
     file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string())
 }
 
-/// The cells of a difference: the daemon's value and the other one.
+/// The cells of a difference: the daemon's value and the configured one.
 pub(super) fn values(difference: &ConfigDifference) -> [Cell; 2] {
     let cell = |value: &Option<String>, hint: &str| match value {
         Some(value) => Cell::from(format!("{}{hint}", value.replace('\n', "\\n"))),
         None => Cell::toned(Tone::Dim, "-"),
     };
-    // What an environment variable holds is not shown.
+    // Values of environment variables are redacted, so both texts may be equal although the values differ.
     let hint = if difference.running == difference.configured { " (other values)" } else { "" };
     [cell(&difference.running, ""), cell(&difference.configured, hint)]
 }
 
-/// The configuration, and how the daemon differs from it, if one answers.
+/// Reads the configuration, and compares it with the daemon's if a daemon answers.
 async fn shown(host: &dyn Host) -> Result<Shown, Failure> {
     let configuration = host.configuration()?;
     let answer: Result<RunningConfig, Failure> = Client::new(host.socket()?).get("/config").await;
@@ -135,8 +136,8 @@ async fn shown(host: &dyn Host) -> Result<Shown, Failure> {
     Ok(Shown { configuration, daemon })
 }
 
-/// The differences that the daemon finds itself, and those between its values and this command's: the daemon may read
-/// another file, and has an environment of its own.
+/// Combines the differences that the daemon reports with those between its values and this command's. The daemon may
+/// read another file, and has an environment of its own.
 fn compare(configuration: &Configuration, running: RunningConfig) -> Daemon {
     let RunningConfig { file, settings, mut differences, problem } = running;
     let of_daemon = |key: &str| settings.iter().find(|one| one.key == key).and_then(|one| one.value.as_ref());
@@ -211,7 +212,7 @@ fn init(out: Output, host: &dyn Host) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Never over a file that exists, not even one that appears this very moment.
+/// Writes a new file. `create_new` never overwrites an existing file, even one that is created at the same moment.
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;

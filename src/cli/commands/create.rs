@@ -24,7 +24,7 @@ use super::order;
 pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Result<u8, Failure> {
     let wait = !args.no_wait;
     let mut created: CreatedWorkspace = session.client.post("/workspaces", &request(args)?).await?;
-    // Before the wait, because a note may say how long that takes.
+    // Printed before the wait, because a note may say how long it takes.
     for note in created.notes.iter().filter(|_| !session.out.json()) {
         output::note(&printable(note));
     }
@@ -108,7 +108,7 @@ fn request(args: CreateArgs) -> Result<CreateWorkspace, Failure> {
     })
 }
 
-/// `--env` and `--env-file` together.
+/// Merges `--env` and `--env-file`; `--env` takes precedence.
 pub(super) fn variables(env: &[String], file: Option<&Path>) -> Result<BTreeMap<String, String>, Failure> {
     let mut variables = BTreeMap::new();
     if let Some(file) = file {
@@ -126,7 +126,8 @@ pub(super) fn read(file: &Path) -> Result<String, Failure> {
     fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display())).map_err(wrong)
 }
 
-/// `KEY=VALUE`, or `KEY` for this environment's value: a secret needs not stand in the shell's history.
+/// Parses `KEY=VALUE`, or `KEY` for the value in this process's environment, which keeps a secret out of the shell's
+/// history.
 pub(super) fn environment(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
     given.iter().map(|one| variable(one)).collect()
 }
@@ -142,7 +143,7 @@ fn variable(given: &str) -> Result<(String, String), Failure> {
     Ok((key.to_owned(), value))
 }
 
-/// Why this cannot name a variable; `None` where it can.
+/// Returns why `key` is not valid as the name of a variable; `None` if it is valid.
 fn no_variable(key: &str) -> Option<String> {
     if key.is_empty() {
         Some("a variable needs a name before its `=`".to_owned())
@@ -165,9 +166,11 @@ fn read_env_file(file: &Path) -> Result<Vec<(String, String)>, Failure> {
         .map_err(|(line, why)| Failure::new(Exit::Usage, format!("{}:{line}: {why}", file.display())))
 }
 
-/// Lines of `KEY=VALUE`, also behind a byte order mark or `export`; empty ones and those that begin with `#` do not
-/// count. Values are taken as they stand, without the quotes a shell would need. A refusal, with its line, never
-/// repeats a value.
+/// Parses lines of `KEY=VALUE`. A byte order mark and `export` before the key are skipped; empty lines and lines that
+/// begin with `#` are ignored. Values are taken literally: quotes are not removed.
+///
+/// # Errors
+/// The number of the first invalid line and the reason, which never contains a value.
 fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
     let mut variables = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -187,7 +190,7 @@ fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> 
     Ok(variables)
 }
 
-/// `PATH`, `PATH:ro` or `PATH:rw`, made absolute: the daemon has another working directory.
+/// Parses `PATH`, `PATH:ro` or `PATH:rw`. The path is made absolute, because the daemon has another working directory.
 pub(super) fn directory(given: &str) -> Result<(String, String), Failure> {
     let (path, access) = match given.rsplit_once(':') {
         Some((path, "ro")) => (path, "read_only"),

@@ -20,7 +20,7 @@ use crate::{
 
 use super::timeline;
 
-/// How soon, and how late at most, a lost stream is opened again.
+/// The first and the longest delay before a lost stream is opened again.
 const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 const RECONNECT_LAST: Duration = Duration::from_secs(30);
 
@@ -70,7 +70,8 @@ async fn show(session: &Session<'_>, names: &mut Names, event: &EventView) -> Re
     session.out.line(&format!("{time}  {whose}{}", told.line()))
 }
 
-/// Goes on until interrupted, across restarts of the daemon: the sequence number tells where it left off.
+/// Prints events until interrupted, across restarts of the daemon: each connection continues after the last sequence
+/// number seen.
 async fn follow(
     session: &Session<'_>,
     only: Option<&str>,
@@ -91,7 +92,7 @@ async fn follow(
         } else if pause == RECONNECT_FIRST {
             output::note("The stream ended; waiting for the daemon to come back.");
         }
-        // The first tick of an interval is at once, the second after the pause.
+        // The first tick of an interval completes at once, the second one after the delay.
         let mut timer = tokio::time::interval(pause);
         timer.tick().await;
         timer.tick().await;
@@ -99,7 +100,7 @@ async fn follow(
     }
 }
 
-/// One connection's worth of events. Its end, however it came, is no error.
+/// Prints the events of one connection. Its end is never an error, whatever the cause.
 async fn listen(
     session: &Session<'_>,
     only: Option<&str>,
@@ -128,7 +129,7 @@ async fn listen(
     Ok(())
 }
 
-/// Names of workspaces by id, asked for once each.
+/// Names of workspaces by id; each is requested from the daemon only once.
 #[derive(Default)]
 struct Names(HashMap<String, String>);
 

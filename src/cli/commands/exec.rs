@@ -26,7 +26,7 @@ use crate::{
 
 use super::{create::environment, logs::pass_on};
 
-/// How long the exit code may be missing after a command's stream has ended.
+/// How often the exit code is queried after a command's stream has ended, every [`CODE_LOOK_EVERY`].
 const CODE_LOOKS: u32 = 40;
 const CODE_LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -35,7 +35,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result
         env: environment(&args.env)?.into_iter().collect(),
         command: args.command,
         tty: args.tty,
-        // Never by itself: a command takes whatever is left of a script or of a loop's input, and Podman drops the
+        // Off by default: a command would consume the rest of the input of a script or loop, and Podman drops the
         // output of a command that ends before it has read its input.
         stdin: args.tty || args.interactive,
         user: args.user,
@@ -43,7 +43,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result
     execute(session, &args.name, request).await
 }
 
-/// Runs a command and becomes its terminal, or its pipes. The answer is the command's exit code.
+/// Runs a command with this process's terminal or pipes attached, and returns the command's exit code.
 pub(super) async fn execute(
     session: &Session<'_>,
     name: &str,
@@ -60,7 +60,7 @@ pub(super) async fn execute(
     }
     let path = format!("{}/exec", workspace(name));
     let CreatedExec { id } = session.client.post(&path, &request).await?;
-    // Only input that comes from a pipe or file ends before the command does.
+    // Only the input of `-i` without a terminal may end before the command does.
     let stays = request.tty || !request.stdin;
     let path = format!("/exec/{id}/start?tty={}&stays={stays}", request.tty);
     let pipe = session.client.upgrade(&path).await?;
@@ -75,13 +75,13 @@ pub(super) async fn execute(
     let input = async {
         let mut to_command = to_command;
         if request.stdin {
-            // Until our input ends, or the command no longer reads; neither is an error.
+            // Copies until the input ends or the command no longer reads; neither is an error.
             drop(tokio::io::copy(&mut tokio::io::stdin(), &mut to_command).await);
         }
         if !stays {
             drop(to_command.shutdown().await);
         }
-        // The command decides when it ends, not its input.
+        // The end of the input does not end the command.
         std::future::pending::<()>().await;
     };
     if request.tty {
@@ -102,7 +102,7 @@ pub(super) async fn execute(
     };
     let code = exit_code(session, &id).await?;
     match broken {
-        // A code of its own says more than that its output is not complete.
+        // A non-zero exit code takes precedence over incomplete output.
         Some(why) if code == 0 => {
             let what = format!("the command ended with exit code 0, but its output may be incomplete: {why}");
             Err(Failure::new(Exit::Failed, what)
@@ -112,7 +112,7 @@ pub(super) async fn execute(
     }
 }
 
-/// Copies the command's output. `Some` where the engine says that it broke off.
+/// Copies the command's output. Returns Podman's error if it reports that the output broke off.
 async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<Option<String>, Failure> {
     let mut frames = Frames::default();
     let mut buffer = vec![0; 32 * 1024];
@@ -130,12 +130,12 @@ async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<
     }
 }
 
-/// The end of a command's standard error, as far as nothing else came after it.
+/// The last bytes of a command's standard error, if no standard output followed them.
 #[derive(Default)]
 struct LastWords(Vec<u8>);
 
 impl LastWords {
-    /// Longer than what Podman says there.
+    /// The most bytes kept: more than Podman's error message has.
     const MOST: usize = 512;
 
     fn feed(&mut self, channel: Channel, bytes: &[u8]) {
@@ -148,12 +148,12 @@ impl LastWords {
         }
     }
 
-    /// What Podman appends to a command's standard error when its own connection to the command broke. It has no other
-    /// place for it: the exit code is then 0, and output that was not passed on yet is lost.
+    /// Returns the error that Podman appends to a command's standard error when its own connection to the command
+    /// broke. Podman reports it nowhere else: the exit code is 0, and output that was not yet passed on is lost.
     fn of_the_engine(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.strip_suffix('\n')?.lines().next_back()?;
-        // A line of the command's own may come before it without an end.
+        // An unterminated line of the command itself may precede it.
         let (_, told) = line.rsplit_once("Error: ")?;
         let is_podmans =
             ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| told.starts_with(how))
@@ -173,7 +173,8 @@ async fn copy_terminal(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Resul
     }
 }
 
-/// Tells the command's terminal its size, now and at every change. Only looks suffer if that fails.
+/// Sends the size of this terminal to the command's terminal, now and at every change. Errors are ignored: they affect
+/// only the layout of the output.
 async fn follow_size(session: &Session<'_>, id: &str) {
     let Ok(mut changes) = signal(SignalKind::window_change()) else { return std::future::pending().await };
     let path = format!("/exec/{id}/resize");
@@ -185,7 +186,7 @@ async fn follow_size(session: &Session<'_>, id: &str) {
     }
 }
 
-/// Being killed would leave the terminal raw: these are waited for, and end us in good order.
+/// Waits for SIGTERM or SIGHUP. Their default action would kill this process and leave the terminal in raw mode.
 async fn ending_signal() -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be waited for")?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals cannot be waited for")?;
@@ -194,14 +195,14 @@ async fn ending_signal() -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, "ended by a signal; ostler ends the command inside too"))
 }
 
-/// The engine may know the code a moment after the stream has ended.
+/// Polls for the exit code: the engine may have it only some time after the stream has ended.
 async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
     let mut looks = tokio::time::interval(CODE_LOOK_EVERY);
     for _ in 0..CODE_LOOKS {
         looks.tick().await;
         let status: ExecStatus = session.client.get(&format!("/exec/{id}")).await?;
         if let Some(code) = status.exit_code {
-            // Processes only have the low byte; what does not fit is a failure all the same.
+            // An exit code of a process has one byte; a value that does not fit is reported as 1.
             return Ok(u8::try_from(code).unwrap_or(1));
         }
     }

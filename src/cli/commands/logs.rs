@@ -51,7 +51,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     Ok(0)
 }
 
-/// Whether what is written there reaches a terminal. A file or a pipe gets the bytes as they are.
+/// Whether a channel is written to a terminal. Files and pipes get the bytes unchanged.
 fn is_terminal(channel: Channel) -> bool {
     match channel {
         Channel::Stdout => io::stdout().is_terminal(),
@@ -59,7 +59,8 @@ fn is_terminal(channel: Channel) -> bool {
     }
 }
 
-/// Text for a terminal, whole lines or what is there of them: a character that was cut in two is kept back.
+/// Makes output safe for a terminal as it arrives. An incomplete character or escape sequence at the end of a piece is
+/// held back until the next piece.
 #[derive(Default)]
 struct ForTerminal {
     out: Vec<u8>,
@@ -78,17 +79,18 @@ impl ForTerminal {
         terminal_safe(&String::from_utf8_lossy(&text), Layout::Lines).into_owned()
     }
 
-    /// What was held back until the end.
+    /// Returns the text that is still held back at the end.
     fn rest(self) -> [(Channel, String); 2] {
         let safe = |bytes: &[u8]| terminal_safe(&String::from_utf8_lossy(bytes), Layout::Lines).into_owned();
         [(Channel::Stdout, safe(&self.out)), (Channel::Stderr, safe(&self.err))]
     }
 }
 
-/// An escape sequence that begins in so many bytes before the end is held back until it is complete.
+/// An incomplete escape sequence is held back if it begins within this many bytes before the end.
 const HELD_BACK: usize = 64;
 
-/// Up to where bytes can be judged without those that follow: neither a character nor a sequence is cut in two there.
+/// Returns the length of the part that can be printed without knowing the bytes that follow: it ends neither within a
+/// character nor within an escape sequence.
 fn whole_until(bytes: &[u8]) -> usize {
     let near_end = bytes.len().saturating_sub(HELD_BACK);
     if let Some(from) = bytes[near_end..].iter().rposition(|byte| *byte == 0x1b) {
@@ -112,7 +114,7 @@ fn whole_until(bytes: &[u8]) -> usize {
     }
 }
 
-/// Hands bytes of a command on to where they belong.
+/// Writes bytes of a command unchanged to standard output or standard error.
 pub(super) fn pass_on(session: &Session<'_>, channel: Channel, bytes: &[u8]) -> Result<(), Failure> {
     match channel {
         Channel::Stdout => session.out.bytes(bytes),
@@ -123,7 +125,7 @@ pub(super) fn pass_on(session: &Session<'_>, channel: Channel, bytes: &[u8]) -> 
     }
 }
 
-/// The lines of both outputs; a line may come in several frames.
+/// Splits both outputs into lines. A line may arrive in several frames.
 #[derive(Default)]
 struct LogLines {
     out: Lines,

@@ -31,7 +31,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<
     Ok(0)
 }
 
-/// What to say of an empty registry: it may be new, or it may have been lost.
+/// The message for an empty registry, which may be new or lost.
 async fn nothing(session: &Session<'_>) -> String {
     let question = Adopt { which: Vec::new(), all: false, dry_run: true, instance: None };
     let asked: Result<AdoptOutcome, _> = session.client.post("/adopt", &question).await;
@@ -62,7 +62,7 @@ fn flat(workspaces: &[WorkspaceView]) -> Vec<Row> {
     workspaces.iter().map(|workspace| row(workspace, "", text::short(&workspace.id))).collect()
 }
 
-/// Children below their parents. One whose parent is not shown (removed, say) stands at the root.
+/// Sorts children below their parents. A workspace whose parent is not listed (for example, removed) is at the root.
 fn tree(workspaces: &[WorkspaceView]) -> Vec<Row> {
     let shown: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
     let mut children: BTreeMap<Option<&str>, Vec<&WorkspaceView>> = BTreeMap::new();
@@ -93,7 +93,7 @@ fn branch(
     }
 }
 
-/// Names of removed ones may have been given again: only the id says which is meant.
+/// The short id of a removed workspace, which identifies it: its name may be in use again. Empty for others.
 fn removed_id(workspace: &WorkspaceView) -> &str {
     if workspace.removed_at.is_some() { text::short(&workspace.id) } else { "" }
 }
@@ -118,7 +118,7 @@ fn image(workspace: &WorkspaceView) -> String {
     }
 }
 
-/// The longest note in a list; `show` has all of it.
+/// The most characters of a note in a list; `show` prints all of it.
 const NOTE_CHARS: usize = 100;
 
 fn shortened(note: String) -> String {
@@ -128,7 +128,7 @@ fn shortened(note: String) -> String {
     note.chars().take(NOTE_CHARS - 1).chain(['…']).collect()
 }
 
-/// The one thing most worth knowing.
+/// The most important note about a workspace.
 fn remark(workspace: &WorkspaceView) -> String {
     let detail = workspace.status_detail.as_deref();
     let said = workspace

@@ -1,8 +1,8 @@
 //! `ostler message`
 //!
-//! What comes back is an agent's, of any quality: a message or a task of A2A 0.2 to 1.0, one answer or a stream of
-//! events, an error, a web page, a part. The daemon marks the answers of agents, so a failure names the one that
-//! failed. Whatever is no answer of A2A is a failure of the agent, with exit code 1.
+//! The response comes from an agent and may be anything: a message or task of A2A 0.2 to 1.0, as one object or as a
+//! stream of events, an error, an HTML page, or a truncated body. The daemon marks responses of agents, so a failure
+//! names its origin. A response that is not A2A is a failure of the agent, with exit code 1.
 
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Value, json};
@@ -16,9 +16,9 @@ use crate::cli::{
     text::{printable, printable_lines},
 };
 
-/// The header of the daemon that marks an agent's answer.
+/// The header by which the daemon marks an agent's response.
 const ANSWERED_BY: &str = "ostler-answered-by";
-/// How much of an answer that is not understood is shown.
+/// How many characters of a response in an unknown format are shown.
 const EXCERPT: usize = 300;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
@@ -31,7 +31,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Res
         .exchange(&format!("{}/a2a", workspace(name)), &version.request(&text), version.headers())
         .await?;
     if !reply.headers.contains_key(ANSWERED_BY) {
-        // A refusal; or the agent polls, and its answer will be a message of its own.
+        // Either an error of the daemon, or the agent polls and will reply with a message of its own.
         let told: Value = reply.read().await?;
         if session.out.json() {
             session.out.value(&told)?;
@@ -48,7 +48,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Res
     }
 }
 
-/// The version of A2A that an agent speaks. From 1.0 on, methods and roles have other names.
+/// The version of A2A that an agent uses. From 1.0 on, methods and roles have other names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     Zero,
@@ -56,8 +56,8 @@ enum Version {
 }
 
 impl Version {
-    /// By its card: from 1.0 on, a list of interfaces; before, one version or none. An agent that speaks both is sent
-    /// what it names first.
+    /// Reads the version from the agent's card. From 1.0 on the card lists interfaces; before, it has one version or
+    /// none. An agent that supports both gets the one that it lists first.
     fn of_card(card: &Value) -> Self {
         let interfaces = card["supportedInterfaces"].as_array();
         let json_rpc = interfaces.and_then(|interfaces| {
@@ -72,7 +72,8 @@ impl Version {
         }
     }
 
-    /// Without `jsonrpc` and `id`, which the daemon fills in: then its own refusals come in the plain shape.
+    /// Builds the request, without `jsonrpc` and `id`: the daemon fills them in, and then sends its own errors in its
+    /// plain format and not as JSON-RPC errors.
     fn request(self, text: &str) -> Value {
         let (method, role, part) = match self {
             Self::Zero => ("message/send", "user", json!({ "kind": "text", "text": text })),
@@ -89,11 +90,11 @@ impl Version {
     }
 }
 
-/// Prints an answer as it comes, and keeps why it is a failure.
+/// Prints a response as it arrives, and records why it is a failure, if it is.
 struct Printer<'a> {
     session: &'a Session<'a>,
     name: &'a str,
-    /// What was printed, so that a text that a task repeats is printed once.
+    /// Texts that were printed, so that a text that a task repeats is printed only once.
     printed: Vec<String>,
     failure: Option<String>,
 }
@@ -161,7 +162,7 @@ impl Printer<'_> {
         Ok(())
     }
 
-    /// One event of a stream, which holds an answer of its own.
+    /// Handles one event of a stream, which contains a complete response object.
     fn event(&mut self, data: &str) -> Result<(), Failure> {
         if let Ok(value) = serde_json::from_str::<Value>(data) {
             return self.answer(&value);
@@ -193,13 +194,13 @@ impl Printer<'_> {
         Ok(())
     }
 
-    /// The first failure is the cause; what follows from it adds nothing.
+    /// Records a failure. Only the first one is kept, because later ones follow from it.
     fn fails(&mut self, why: String) {
         self.failure.get_or_insert(why);
     }
 }
 
-/// Server-sent events out of pieces of bytes.
+/// Parses server-sent events from pieces of bytes.
 #[derive(Default)]
 struct Events {
     rest: Vec<u8>,
@@ -229,20 +230,20 @@ impl Events {
         None
     }
 
-    /// What an event without its empty line holds, at the end of the stream.
+    /// Returns the data of an event that the end of the stream left without its empty line.
     fn end(mut self) -> Option<String> {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned();
         self.line(&line).or_else(|| self.line(""))
     }
 }
 
-/// What an answer says.
+/// The content of a response.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Said {
     texts: Vec<String>,
-    /// What a task says while it is not done.
+    /// Texts of a task that is not done.
     progress: Vec<String>,
-    /// A sentence about the agent.
+    /// Why it is a failure: a predicate whose subject is the agent's name.
     failure: Option<String>,
 }
 
@@ -253,7 +254,7 @@ fn said(answer: &Value) -> Said {
         return Said { failure: Some(format!("answered with an error: {text}")), ..Said::default() };
     }
     let result = &answer["result"];
-    // From 1.0 on the one key says what it is; before, the object itself does.
+    // From 1.0 on the object is wrapped in a key that names its kind; before, it has a field `kind`.
     let inner = ["task", "message", "statusUpdate", "artifactUpdate"]
         .iter()
         .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));
@@ -276,13 +277,13 @@ fn said(answer: &Value) -> Said {
     }
     let is_empty = said.texts.is_empty() && said.progress.is_empty() && said.failure.is_none();
     if is_empty && state.is_empty() && result.get("kind").is_none() && inner.is_none() {
-        // In another form: all of it.
+        // Unknown format: show the whole response.
         said.texts.push(answer.to_string());
     }
     said
 }
 
-/// What parts of a message say: their text, or what else they hold.
+/// Extracts from each part of a message its text, file name or data.
 fn texts(parts: &Value) -> Vec<String> {
     let say = |part: &Value| {
         let text = part["text"].as_str().or_else(|| part["root"]["text"].as_str());

@@ -1,4 +1,4 @@
-//! One file per command; those that only give an order share [`order`].
+//! One file per command. Commands that only request an operation on one workspace share [`order`].
 
 pub(super) mod adopt;
 pub(super) mod completions;
@@ -30,8 +30,8 @@ pub(super) mod undelete;
 pub(super) mod wake;
 pub(super) mod why;
 
-/// Says on standard error why what was shown may differ from what is there: the daemon is not ready, or the registry is
-/// recovering.
+/// Prints a note on standard error if the output may be out of date or incomplete, because the daemon is not ready or
+/// the registry is recovering.
 async fn note_if_not_ready(session: &super::Session<'_>) {
     let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
     if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE

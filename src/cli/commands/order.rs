@@ -1,4 +1,4 @@
-//! What every order about one workspace has in common: give it, wait, and tell what came of it.
+//! Common part of the commands for one operation on one workspace: request it, wait for it, print its outcome.
 
 use serde::Serialize;
 
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// How far the command goes along.
+/// How long the command waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Not at all.
+    /// Not at all: the operation is only accepted.
     No,
-    /// Until the order is carried out.
+    /// Until the operation is done.
     Done,
-    /// Until the workspace is online, or is not going to be.
+    /// Until the operation is done and the workspace has left `provisioning`.
     Online,
 }
 
@@ -32,7 +32,7 @@ impl Wait {
     }
 }
 
-/// Gives the order `verb` to a workspace.
+/// Requests the operation `verb` on a workspace.
 pub(super) async fn give(
     session: &Session<'_>,
     reference: &str,
@@ -43,7 +43,7 @@ pub(super) async fn give(
     give_with(session, reference, verb, &[], body, wait).await
 }
 
-/// The same, with more to say about how.
+/// The same as [`give`], with query parameters.
 pub(super) async fn give_with(
     session: &Session<'_>,
     reference: &str,
@@ -93,13 +93,13 @@ pub(super) async fn give_with(
     failure.or_else(|| not_along(&outcome)).map_or(Ok(0), Err)
 }
 
-/// `builder is online`, and what follows it.
+/// Prints `builder is online`, followed by `rest`.
 pub(super) fn tell(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(status), status);
     session.out.line(&format!("{name} is {status}{rest}"))
 }
 
-/// The failure of workspaces below the one the order was given for.
+/// The failure if the operation failed for workspaces below the one that it was requested for.
 fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     let failed: Vec<_> = outcome.along.iter().filter(|along| along.failed).collect();
     let first = failed.first()?;
@@ -110,7 +110,7 @@ fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     Some(Failure::new(Exit::Failed, format!("{told}{}", more.unwrap_or_default())).next(next))
 }
 
-/// The failure of a workspace that should have come up and did not.
+/// The failure if a workspace that was to be started is not up.
 pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
     if matches!(text::tone(&view.status), Tone::Good | Tone::Warn) {
         return None;
@@ -124,7 +124,7 @@ pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
     Some(Failure::new(Exit::Failed, told).next(next))
 }
 
-/// A name as a shell takes it.
+/// A name in shell syntax: in single quotes if it contains a space.
 pub(super) fn quoted(name: &str) -> String {
     if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
 }

@@ -7,13 +7,13 @@ use crate::{
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> Result<u8, Failure> {
-    // Only for the notes: whatever is wrong with the reference or the daemon, the order itself says it.
+    // Needed only for the notes; errors are ignored because the request itself reports them.
     let view = async || session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
     let before = view().await;
     let code = give(session, &args.name, "recreate", &(), Wait::unless(args.no_wait, Wait::Online)).await?;
     let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
     if !args.no_wait && of(view().await) == of(before.clone()) {
-        // Another start came first, and the answer said so: no container was replaced.
+        // Another start came first, which the response reports: no container was replaced.
         return Ok(code);
     }
     let (goes, started) =

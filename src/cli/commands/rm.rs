@@ -20,7 +20,7 @@ use super::order::quoted;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<u8, Failure> {
     if args.purge && !args.yes && io::stdin().is_terminal() && !session.out.json() {
-        // Nobody is asked about what is not there.
+        // Fails before the question if the workspace does not exist.
         let _there: WorkspaceView =
             session.client.ask(Method::GET, &workspace(&args.name), NOTHING).await?.read()?;
         let below = if args.cascade { " and everything below it" } else { "" };
@@ -47,7 +47,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<
     failure.map_or(Ok(0), Err)
 }
 
-/// A conflict may be children, which the answer names, or anything else, which it explains.
+/// Parses the response. A 409 either lists the children that need confirmation, or is an error with a message.
 fn read(answer: &client::Answer) -> Result<RemoveOutcome, Failure> {
     if answer.status == StatusCode::CONFLICT
         && let Ok(outcome) = serde_json::from_slice(&answer.body)
@@ -64,7 +64,7 @@ fn below(outcome: &RemoveOutcome) -> String {
     }
 }
 
-/// The rows are removed, and their things are not deleted: nothing is called deleted that was not seen gone.
+/// The failure if rows were removed but the deletion of their containers and volumes is not confirmed.
 fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
     let why = format!("{}{} removed, and not deleted for good yet: {why}", args.name, below(outcome));
     let next = "ostler goes on trying; `ostler trash ls` shows what is left, `ostler undelete` takes it back until it \

@@ -7,7 +7,7 @@ use crate::{
 
 use super::exec::execute;
 
-/// `sh`, because every image that has a shell has that one.
+/// Runs `sh`, because every image with a shell has this one.
 pub(in crate::cli) async fn run(session: &Session<'_>, args: ShellArgs) -> Result<u8, Failure> {
     let request = CreateExec {
         command: vec!["sh".to_owned()],

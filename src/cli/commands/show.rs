@@ -30,7 +30,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Resul
     Ok(0)
 }
 
-/// `builder is failed (parked) for 3h: …`
+/// Prints `builder is failed (parked), for 3h`, and the status detail below it.
 pub(super) fn heading(session: &Session<'_>, workspace: &WorkspaceView) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(&workspace.status), &text::status(workspace));
     let lasting = text::lasting(&workspace.status_since);
@@ -44,7 +44,7 @@ pub(super) fn heading(session: &Session<'_>, workspace: &WorkspaceView) -> Resul
     Ok(())
 }
 
-/// A parent that cannot be asked about is shown by its id.
+/// The name of the parent, or its id if the daemon cannot show it.
 async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option<String> {
     let id = workspace.parent_id.as_deref()?;
     match session.client.get::<WorkspaceView>(&client::workspace(id)).await {
@@ -53,7 +53,7 @@ async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option
     }
 }
 
-/// `fields current_task: they cannot be used`.
+/// A note that names the fields whose last value from the agent cannot be used, if any.
 pub(super) fn refused(fields: &[String]) -> Option<String> {
     let names = fields.join(", ");
     (!fields.is_empty()).then(|| format!("fields {names}: what its agent last sent of them cannot be used"))

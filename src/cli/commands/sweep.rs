@@ -60,7 +60,7 @@ fn every(seconds: u64) -> String {
     }
 }
 
-/// What a run came to, in a few words.
+/// Summary of a run: the number of actions by result.
 fn did(run: &PassRun) -> String {
     let mut parts = Vec::new();
     for result in ["applied", "planned", "held", "raced", "failed"] {
@@ -184,7 +184,7 @@ async fn run_passes(session: &Session<'_>, order: RunSweeps) -> Result<u8, Failu
     failed(&runs).map_or(Ok(0), Err)
 }
 
-/// A pass that did not do its work fails the command; a script must not take a held plan for a clean house.
+/// The failure if a pass did not do its work, so that a script does not take a held plan for success.
 fn failed(runs: &[PassRun]) -> Option<Failure> {
     let not_done: Vec<_> =
         runs.iter().filter(|run| !matches!(run.outcome.as_str(), "done" | "dry_run")).collect();

@@ -1,4 +1,4 @@
-//! Events as sentences.
+//! Formats events as sentences.
 
 use serde_json::{Map, Value};
 
@@ -7,33 +7,34 @@ use crate::{
     cli::text::{self, printable, printable_lines},
 };
 
-/// What an event says, for a person. Every text in it is safe for a terminal, and on one line.
+/// An event in readable form. Every text in it is safe for a terminal and on one line.
 pub(super) struct Told {
-    /// When, in this machine's zone.
+    /// When it happened, in this machine's time zone.
     pub(super) time: String,
-    /// `came online`
+    /// Such as `came online`; the workspace is its subject.
     pub(super) sentence: String,
-    /// Its particulars: what it was decided on first.
+    /// The fields of the payload, those with the reason first.
     pub(super) facts: Vec<(String, String)>,
-    /// The last lines the container wrote.
+    /// The container's last log lines.
     pub(super) log: Vec<String>,
 }
 
 impl Told {
-    /// All but the log on one line.
+    /// Sentence and facts on one line.
     pub(super) fn line(&self) -> String {
         let facts = self.facts.iter().map(|(key, value)| format!("; {key}: {value}"));
         [self.sentence.clone()].into_iter().chain(facts).collect()
     }
 }
 
-/// Facts that tell why come first; the rest follows in the order of the alphabet.
+/// Fields that say why, which are shown first; the others follow in alphabetical order.
 const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
 
-/// What is shown in another form, or belongs to `show --json`: an agent's card can be a page.
+/// Fields that are not shown as facts: the log has its own form, and an agent's card, which may be long, is in
+/// `show --json`.
 const APART: [&str; 2] = ["log_tail", "agent_card"];
 
-/// The longest fact worth a line.
+/// The most characters shown of a fact.
 const FACT_CHARS: usize = 300;
 
 pub(super) fn tell(event: &EventView) -> Told {
@@ -65,7 +66,7 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
     Some((printable(key).replace('_', " "), shown))
 }
 
-/// The log's tail is one text, or a list of lines.
+/// Splits the log tail into lines. In the payload it is one text or a list of lines.
 fn lines(tail: &Value) -> Vec<String> {
     let texts = match tail {
         Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
@@ -78,7 +79,8 @@ fn lines(tail: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What happened, with the workspace as its subject. A newer daemon's words are shown as they are.
+/// The sentence for an event type, with the workspace as its subject. An unknown type, of a newer daemon, is shown in
+/// lower case.
 fn sentence(event_type: &str) -> String {
     let known = match event_type {
         "WORKSPACE_PROVISIONING" => "is being started",
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
     use crate::domain::event::EventKind;
 
-    /// A kind without a sentence would be shown as a shouted word.
+    /// An event type without a sentence would be shown as its bare name.
     #[test]
     fn every_kind_of_event_has_a_sentence() {
         for kind in EventKind::ALL {

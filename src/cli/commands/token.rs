@@ -71,7 +71,7 @@ async fn revoke_admin(session: &Session<'_>, token: &str) -> Result<u8, Failure>
     Ok(0)
 }
 
-/// The token alone on standard output, so that `$(…)` holds nothing else.
+/// Issues a token and prints only the token on standard output, so that `$(…)` captures nothing else.
 async fn issue(session: &Session<'_>, name: &str, order: IssueToken) -> Result<u8, Failure> {
     let issued: IssuedToken = session.client.post(&format!("{}/tokens", workspace(name)), &order).await?;
     if session.out.json() {
@@ -107,7 +107,7 @@ fn row(token: &TokenView) -> [Cell; 6] {
     ]
 }
 
-/// The token that this begins, where there is exactly one; otherwise the daemon says what is wrong.
+/// Completes a unique prefix of a token's id. Any other text is returned unchanged, and the daemon reports the error.
 async fn full_id(session: &Session<'_>, name: &str, beginning: &str) -> Result<String, Failure> {
     let list: TokenList = session.client.get(&format!("{}/tokens", workspace(name))).await?;
     let mut fitting = list.tokens.into_iter().filter(|token| token.id.starts_with(beginning));

@@ -104,7 +104,10 @@ async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result
     Err(Failure::new(Exit::Failed, format!("{} not deleted", count(kept, "entry was", "entries were"))))
 }
 
-/// Shows what would go and asks; without a terminal there is nobody to ask.
+/// Lists the entries to be deleted and asks for confirmation.
+///
+/// # Errors
+/// A usage error without a terminal or with `--json`, where no question is possible.
 async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || session.out.json() {
         let why = "deleting for good needs a yes, and there is no terminal here to ask on";
@@ -117,7 +120,7 @@ async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failu
     };
     let chosen: Vec<_> = all.into_iter().filter(named).collect();
     if chosen.is_empty() {
-        // What the daemon makes of names that fit nothing, it says better itself.
+        // No entry matches: the daemon reports that when it gets the request.
         return Ok(true);
     }
     show(session, &chosen)?;

@@ -16,7 +16,7 @@ use crate::{
 
 use super::{events::recent, show::heading, timeline};
 
-/// What `why --json` prints.
+/// Output of `why --json`.
 #[derive(Serialize)]
 struct Why {
     workspace: WorkspaceView,
