@@ -2,8 +2,8 @@
 //!
 //! Two ostlers with one identity would reap each other's containers. Four rules prevent this. A data directory is
 //! locked. An identity is locked on the machine. A copied data directory is refused until the operator decides which of
-//! the two is used. A database with less knowledge than its mirror counts as lost: sweeps hold everything it does not
-//! know.
+//! the two is used. A database that is new beside an existing mirror, or older than its mirror, counts as lost: ostler
+//! then keeps everything that the registry does not know until the operator decides.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},

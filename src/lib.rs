@@ -5,12 +5,12 @@
 //!
 //! | layer | may name | purpose |
 //! |---|---|---|
-//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parses arguments, runs a command, sets the exit code |
+//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, convert an error to an exit code |
 //! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
 //! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point` | the composition root: opens, builds, spawns, drains |
 //! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `entropy`, `domain`, `mutation` | the routes |
 //! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | checks for problems, with advice |
-//! | `identity` | `store`, `clock`, `entropy`, `domain`, `crash_point` | identity of the registry, and whether it was lost or copied |
+//! | `identity` | `store`, `clock`, `entropy`, `domain`, `crash_point` | the registry's identity; detects loss and copies |
 //! | `telemetry` | `config` | the log |
 //! | `config` | `domain` | settings, read and validated into plain values |
 //! | `api` | | the types shared by `cli` and `http` |

@@ -14,7 +14,7 @@ use ostler::{
 
 // glibc's allocator keeps the memory of a few large messages in the arena of every thread that read one; mimalloc keeps
 // it in the pages of every size of every thread. jemalloc returns it to the kernel a second later
-// (`.cargo/config.toml`). After one agent at its worst 13 MiB remain, compared with 21 to 25 MiB under mimalloc.
+// (`.cargo/config.toml`). After the worst load that one agent can cause, 13 MiB remain; with mimalloc it was 21 to 25.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
