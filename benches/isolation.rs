@@ -32,7 +32,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 
 /// Cost of one network setup.
 struct Cost {
-    /// Creation of the first and of the last eight workspaces, in seconds.
+    /// Creation time per workspace in the first batch of eight and in the last but one, in seconds.
     first: f64,
     last: f64,
     create_all: f64,

@@ -212,7 +212,7 @@ impl Sim {
         let id = core.made;
         let waker = TaskWaker { task: id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) };
         let waker = Arc::new(waker);
-        // The flag is in the waker; [`Requeued`] clears it when the task is polled.
+        // The flag is in the waker; `Requeued` clears it when the task is polled.
         let slot = Slot {
             owner,
             future: Some(Box::pin(Requeued { waker: Arc::clone(&waker), task: Box::pin(task) })),

@@ -68,7 +68,7 @@ pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
 pub(crate) const INSTANCE: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
-/// The second installation, which runs a daemon ([`House::neighbour`]). `NEIGHBOUR` below has only containers.
+/// The second installation, which runs a daemon (`House::neighbour`). `NEIGHBOUR` below has only containers.
 const NEXT_DOOR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 

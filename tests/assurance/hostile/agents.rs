@@ -24,7 +24,7 @@ use crate::support::wire::Ask;
 const BEAT_EVERY: Duration = Duration::from_secs(30);
 /// How long a runtime waits for the answer.
 pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
-/// The limit here; longer, because a busy machine is not a violation. Answers slower than [`RUNTIMES_WAIT`] are
+/// The limit here; longer, because a busy machine is not a violation. Answers slower than `RUNTIMES_WAIT` are
 /// counted.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Number of agents that share an address.

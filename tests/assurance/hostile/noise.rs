@@ -670,7 +670,7 @@ pub(super) fn answered(status: u16) -> String {
     format!("answers of {status}")
 }
 
-/// Makes requests until then, and at least [`AT_LEAST`].
+/// Makes requests until then, and at least `AT_LEAST`.
 pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant) {
     let (mut number, mut line) = (0, None);
     // A busy machine makes fewer requests in that time, and still has to cover all kinds.

@@ -99,7 +99,7 @@ impl Drop for Served {
     }
 }
 
-/// Raises the limit of descriptors to [`DESCRIPTORS`], if allowed: both sides of each connection are on this machine.
+/// Raises the limit of descriptors to `DESCRIPTORS`, if allowed: both sides of each connection are on this machine.
 pub(super) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));

@@ -51,7 +51,7 @@ pub(crate) struct Witness {
     pub(crate) late_starts: bool,
     /// Awake time since which ostler has received heartbeats without interruption. A start or a clock jump resets it.
     pub(crate) listening_since: Awake,
-    /// Workspaces that ran when the host rebooted and have not been restarted since.
+    /// Workspaces that were up when the host rebooted and have not been restarted since.
     pub(crate) rebooted: BTreeSet<WorkspaceId>,
     /// Whether it is informed of operator actions and of when ostler receives heartbeats, as a scenario does.
     pub(crate) is_told: bool,
@@ -63,10 +63,10 @@ pub(crate) struct Witness {
     purged: BTreeMap<WorkspaceId, usize>,
     /// Workspaces for which an operator allowed an empty work volume in place of a lost one.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
-    /// Workspaces that an operator paused or the restart budget parked, and the check at which that was first seen.
+    /// Paused, parked and not startable workspaces, and the check at which that status began.
     resting: BTreeMap<WorkspaceId, usize>,
-    /// Workspaces that left that state without being removed, and since which check they had been in it. An operator
-    /// must have ordered it. Cleared by each query.
+    /// Workspaces that left such a status, other than by removal or pause, and the check at which it had begun. An
+    /// operator must have ordered that. The caller empties the list.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
     /// Status history of every workspace: the check at which each status began.
     pub(crate) been: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,

@@ -137,7 +137,7 @@ impl Story {
             left -= next;
             self.house.sim.fire_next_timer();
         }
-        // A registry that owned nothing at that time may have adopted that engine; what it made is there.
+        // A registry that owned nothing at that time may have accepted that engine; what it made is there.
         self.witness.elsewhere.extend(self.house.rows().into_iter().map(|row| row.id));
         self.house.world.lead_here();
         self.note("the socket leads to our engine again");
