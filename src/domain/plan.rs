@@ -60,14 +60,14 @@ pub struct StaleCandidate {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Action {
-    /// Move to the trash what a removed workspace still owns.
+    /// Move the remaining things of a removed workspace to the trash.
     TrashRemoved {
         /// The removed workspace.
         workspace: WorkspaceId,
         /// The container and volumes to move.
         things: Things,
     },
-    /// Move to the trash what carries our labels and belongs to no row.
+    /// Move things with our labels and without a row to the trash.
     TrashUnknown {
         /// Workspace named by the labels.
         workspace: WorkspaceId,
@@ -98,7 +98,7 @@ pub enum Action {
         /// The trash entry in state `restoring`.
         entry: TrashId,
     },
-    /// Delete what a removed workspace owned, because it was removed with `--purge`.
+    /// Delete the things of a workspace that was removed with `--purge`.
     Purge {
         /// The removed workspace.
         workspace: WorkspaceId,
@@ -763,7 +763,7 @@ pub struct SettleInput<'a> {
     pub busy: &'a BTreeSet<WorkspaceId>,
 }
 
-/// `settle`: makes the engine match the rows, and finishes what a crash interrupted.
+/// `settle`: makes the engine match the rows, and completes operations that a crash interrupted.
 #[must_use]
 pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let SettleInput { rows, interrupted, falling_asleep, entries, busy } = *input;

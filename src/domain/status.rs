@@ -58,7 +58,7 @@ pub enum Status {
     Hibernated,
     /// External, and no current heartbeat.
     AwaitingAgent,
-    /// Removed; what it owned stays in the trash until its retention ends.
+    /// Removed; its things stay in the trash until their retention ends.
     Removed,
 }
 

@@ -1,4 +1,4 @@
-//! Text from agents, containers and other external sources: what of it is printed, and what a name may contain.
+//! Text from agents, containers and other external sources: sanitising for output, and characters allowed in names.
 //!
 //! This is the only sanitiser for printed text. Text is stored and returned as it was received; only output to a
 //! terminal and text inserted into a message is sanitised.
@@ -14,7 +14,7 @@ pub enum Layout {
     Lines,
 }
 
-/// Removes what could rewrite a terminal or hide text.
+/// Removes characters that could rewrite a terminal or hide text.
 ///
 /// Colours and cursor movements (`ESC [ …` up to the final byte) are removed. Other control characters, characters that
 /// change the text direction and characters without a glyph become U+FFFD. The rest of an operating system command

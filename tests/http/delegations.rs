@@ -329,7 +329,7 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     assert_eq!(silent.asked().len(), 1, "not sent a second time");
     assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
     assert_eq!(agent.asked().len(), 1);
-    // Its key is free again, so the task can be delegated anew.
+    // Its key is free again, so the task can be delegated again.
     let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
     ended(&from, &id_of(&delegate(&from, body).await)).await;
     assert_eq!(agent.asked().len(), 2);

@@ -184,7 +184,7 @@ fn unframed(mut frames: &[u8]) -> [String; 2] {
     streams.map(|bytes| String::from_utf8(bytes).expect("the output is text"))
 }
 
-/// Calls `look` repeatedly until it returns a value.
+/// Polls `look` until it returns a value.
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let clock = SystemClock::start();
     loop {

@@ -18,7 +18,7 @@ use super::{Fixture, T0, claim, minute, name, things, uuid};
 pub(super) const REMOVED: (TrashReason, ClaimGuard) = (TrashReason::Removed, ClaimGuard::RowRemoved);
 
 impl Fixture {
-    /// Creates a removed workspace and a kept entry with what it owned.
+    /// Creates a removed workspace and a kept entry with its things.
     async fn removed_and_kept(&self, called: &str) -> (WorkspaceId, TrashId) {
         let (id, _) = self.online(called, T0).await;
         self.remove(id, minute(1)).await;
