@@ -5,7 +5,7 @@
 //!
 //! | layer | may name | purpose |
 //! |---|---|---|
-//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, convert an error to an exit code |
+//! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, set the exit code |
 //! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
 //! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point` | the composition root: opens, builds, spawns, drains |
 //! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `entropy`, `domain`, `mutation` | the routes |
@@ -28,9 +28,9 @@
 //! | `mutation` | | deliberate defects, which prove that tests detect them |
 //!
 //! Three rules follow. First, `domain` decides the actions of a sweep from rows and a listing before anything is done;
-//! `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic (time, randomness,
-//! tasks, the engine, the time at which a transaction takes effect) is passed in from above, so that the simulator can
-//! control it. Third, the store and the engine do not know each other: `ops` keeps them consistent by the order of its
+//! `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic is passed in from
+//! above, so that the simulator can control it: time, randomness, tasks, the engine, and the time at which a transaction
+//! takes effect. Third, the store and the engine do not know each other: `ops` keeps them consistent by the order of its
 //! steps.
 
 pub mod api;

@@ -391,12 +391,12 @@ pub struct EngineUse {
     pub cores: f64,
 }
 
-/// Shell commands that the operator can run to start and restart the engine.
+/// Instructions for the operator to start and restart the engine, with shell commands in backticks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceCommands {
-    /// Starts the service at the address that ostler uses.
+    /// How to start the service at the address that ostler uses.
     pub start: String,
-    /// Restarts the service; containers keep running.
+    /// How to restart the service; containers keep running.
     pub restart: String,
 }
 
@@ -407,7 +407,7 @@ pub struct ServiceCommands {
 /// by this call.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// Shell commands that start and restart the engine's service.
+    /// Instructions to start and restart the service by hand.
     fn commands(&self) -> ServiceCommands;
 
     /// Resources that the engine's process uses; `None` if the process is not visible from here.

@@ -43,7 +43,7 @@ impl SocketAddress {
 }
 
 impl SocketAddress {
-    /// Shell commands that start and restart the service behind this socket. They depend on the socket's path: Podman's
+    /// Instructions to start and restart the service behind this socket. They depend on the socket's path: Podman's
     /// system unit listens at `/run/podman`, a user's unit in that user's runtime directory.
     #[must_use]
     pub fn commands(&self) -> ServiceCommands {
