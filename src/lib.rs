@@ -27,11 +27,11 @@
 //! | `crash_point` | | places where a test can end the process |
 //! | `mutation` | | deliberate defects, which prove that tests detect them |
 //!
-//! Three rules follow. First, `domain` decides the actions of a sweep from rows and a listing before anything is done;
-//! `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic is passed in from
-//! above, so that the simulator can control it: time, randomness, tasks, the engine, and the time at which a transaction
-//! takes effect. Third, the store and the engine do not know each other: `ops` keeps them consistent by the order of its
-//! steps.
+//! Three rules follow. First, `domain` decides the actions of a sweep from rows and a listing before anything is
+//! done; `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic is passed
+//! in from above, so that the simulator can control it: time, randomness, tasks, the engine, and the time at which a
+//! transaction takes effect. Third, the store and the engine do not know each other: `ops` keeps them consistent by
+//! the order of its steps.
 
 pub mod api;
 pub mod cli;
