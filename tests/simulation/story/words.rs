@@ -269,7 +269,7 @@ impl Story {
             Some(Bearer::Workspace(holder)) => Some(holder.workspace),
             _ => None,
         };
-        // An owner of an invalid token keeps sending.
+        // An agent whose token is no longer valid keeps sending.
         let Some(id) = holder.or_else(|| self.any_workspace()) else { return };
         let (says, path, body) = self.house.sim.choose(|rng| {
             let well = json!({ "uptime_seconds": 60 });
