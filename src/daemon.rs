@@ -1,7 +1,7 @@
 //! The daemon's composition root: opens the store, builds all parts, starts the tasks, notifies systemd, drains.
 //!
-//! The only module that uses every layer. A start that fails has changed nothing. A missing engine does not fail the
-//! start: the daemon logs it, waits for the engine, and changes nothing until then.
+//! The only module that uses every layer. A start that fails before the sweeps begin has changed no workspace. A
+//! missing engine does not fail the start: the daemon logs it, waits for the engine, and changes nothing until then.
 
 mod gates;
 mod packets;
@@ -79,7 +79,8 @@ struct House {
 /// Serves until a signal ends it. A reload reads the configuration with the same `overrides` (flags and environment).
 ///
 /// # Errors
-/// If the daemon cannot start; nothing was changed then.
+/// If the daemon cannot start or cannot serve its socket. No workspace was changed then, unless only the socket could
+/// not be bound: that is the last step, and the sweeps have begun by then.
 pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     raise_descriptors();
     let stop = CancellationToken::new();
@@ -121,7 +122,7 @@ impl Terminal {
     }
 }
 
-/// Raises the soft limit of open files towards the hard limit, to at most [`DESCRIPTORS`].
+/// Raises the soft limit of open files towards the hard limit, to at most `DESCRIPTORS`.
 ///
 /// The default soft limit is 1024. Unauthenticated connections would use it up long before they reach the limit of
 /// connections served, and then neither agents nor the engine could be reached.
@@ -146,7 +147,7 @@ fn raise_descriptors() {
 /// Serves until `stop` is cancelled. Each notification of `reload` reloads the configuration.
 ///
 /// # Errors
-/// If the daemon cannot start; nothing was changed then.
+/// The same as for `serve`.
 async fn serve_until(
     config: Config,
     overrides: Overrides,
@@ -178,7 +179,7 @@ async fn serve_until(
     let running = Arc::new(running);
     let api = api_of(&house, &config, sweeps.clone(), &packets, &running);
     let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop, packets };
-    // Bound before anything is changed: a daemon that agents cannot reach must not act on workspaces.
+    // Bound before the sweeps begin: a daemon that agents cannot reach must not act on workspaces.
     let serving = door.open_known()?;
     let (opened, open) = oneshot::channel();
     let background = [

@@ -42,7 +42,7 @@ impl Spinner {
         self.0.is_some()
     }
 
-    /// `builder: pulling image …`
+    /// Shows `builder: pulling image …`: the operation in progress, or else the status.
     fn tell(&self, view: &WorkspaceView) {
         if let Some(bar) = &self.0 {
             let doing = view.operation.as_deref().map_or_else(|| text::status(view), printable);

@@ -46,7 +46,7 @@ pub(super) fn local(time: &str) -> String {
     }
 }
 
-/// The local time with its age, `(3h ago)`; without it from [`DAYS_COUNTED`] days on.
+/// The local time with its age, `(3h ago)`; without it from `DAYS_COUNTED` days on.
 pub(super) fn local_and_age(time: &str) -> String {
     let age = age(time);
     if age.contains('-') { local(time) } else { format!("{} ({age} ago)", local(time)) }
@@ -62,7 +62,7 @@ pub(super) fn printable_lines(text: &str) -> String {
     terminal_safe(text, Layout::Lines).into_owned()
 }
 
-/// `failed (parked)`, `online`.
+/// The status, with the kind of failure if there is one: `failed (parked)`, `online`.
 pub(super) fn status(workspace: &WorkspaceView) -> String {
     match &workspace.failure {
         Some(failure) => format!("{} ({failure})", workspace.status),
@@ -96,7 +96,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// `1 entry`, `3 entries`.
+/// A number with its noun: `1 entry`, `3 entries`.
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -96,7 +96,7 @@ impl Gates {
                 self.ops.gateways().note_served(known.version);
             }
             if let Some(opened) = opened.take() {
-                // The daemon may have given up waiting for this.
+                // Fails if the daemon has given up waiting for this.
                 let _given_up = opened.send(());
             }
             // The interval also retries a failed bind, and restores rules that another program flushed.

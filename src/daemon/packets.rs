@@ -34,7 +34,8 @@ impl Packets {
         Self { table, state: Mutex::new(Err("no workspace has a network yet".into())) }
     }
 
-    /// Drops forwarded packets to these subnets, except replies. Packets from this host are not forwarded and pass.
+    /// Drops forwarded packets to these subnets, except replies and packets within one subnet. Packets from this host
+    /// are not forwarded and pass. IPv6 subnets are ignored.
     pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>, clock: &dyn Clock) {
         let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
         let applied = load("nft", rules(&self.table, &subnets), clock).await;

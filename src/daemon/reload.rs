@@ -37,7 +37,7 @@ impl Running {
     pub(super) async fn reload_when(self: Arc<Self>, notified: Arc<Notify>) {
         loop {
             notified.notified().await;
-            // The result is in the log.
+            // The result is ignored here: `reload` logs it.
             let _logged = self.reload();
         }
     }

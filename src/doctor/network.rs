@@ -348,7 +348,7 @@ fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
     )
 }
 
-/// Returns the age and the sender of the newest heartbeat of a container, if it is at most [`FRESH_BEAT`] old and
+/// Returns the age and the sender of the newest heartbeat of a container, if it is at most `FRESH_BEAT` old and
 /// arrived at this process, that is, not before `since`.
 fn newest_heartbeat(
     rows: &[Described],

@@ -73,7 +73,7 @@ struct Inner {
     refusals: refusals::Refusals,
     wakes: proxy::WakeBudget,
     listeners: proxy::Listeners,
-    /// When the engine last failed to answer a query of [`Api::ask_engine`] in time.
+    /// When the engine last failed to answer a query of `Api::ask_engine` in time.
     unanswered_at: Mutex<Option<Awake>>,
     journal: journal::Journal,
     delegations: delegate::Delegations,
@@ -189,7 +189,7 @@ impl Api {
 
     /// Runs a query to the engine whose result is optional in the response, for at most [`ASKING_ENGINE`].
     ///
-    /// Returns `None` without asking for [`ASK_AGAIN`] after the engine did not answer in time.
+    /// Returns `None` without asking for `ASK_AGAIN` after the engine did not answer in time.
     async fn ask_engine<T>(&self, question: impl Future<Output = T>) -> Option<T> {
         let now = self.0.clock.awake();
         let unanswered_at = *self.0.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +207,7 @@ impl Api {
         self.0.ops.settings().access
     }
 
-    /// Delays a heartbeat or registration that exceeds its rate, by at most [`PACED_FOR`]; it is never refused.
+    /// Delays a heartbeat or registration that exceeds its rate, by at most `PACED_FOR`; it is never refused.
     async fn pace(&self, workspace: WorkspaceId) {
         let wait = self.0.buckets.beats.pace(workspace, PACED_FOR);
         if !wait.is_zero() {

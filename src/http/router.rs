@@ -43,7 +43,7 @@ pub fn router(api: Api) -> Router {
                 let (mut parts, body) = request.into_parts();
                 parts.uri = uri;
                 let mut again = again;
-                // A router is always ready.
+                // `poll_ready` is not needed: a router is always ready.
                 again.call(Request::from_parts(parts, body)).await.into_response()
             }
             None => no_route().await.into_response(),

@@ -26,7 +26,7 @@ use crate::{
 
 use super::{create::environment, logs::pass_on};
 
-/// How often the exit code is queried after a command's stream has ended, every [`CODE_LOOK_EVERY`].
+/// How many times the exit code is queried after a command's stream has ended: 2 s in total.
 const CODE_LOOKS: u32 = 40;
 const CODE_LOOK_EVERY: Duration = Duration::from_millis(50);
 

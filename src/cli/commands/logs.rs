@@ -105,7 +105,7 @@ fn whole_until(bytes: &[u8]) -> usize {
         }
     }
     if bytes.ends_with(b"\r") {
-        // A line feed may follow.
+        // A line feed may follow, and then both are one line ending.
         return bytes.len() - 1;
     }
     match std::str::from_utf8(bytes) {

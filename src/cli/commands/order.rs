@@ -43,7 +43,7 @@ pub(super) async fn give(
     give_with(session, reference, verb, &[], body, wait).await
 }
 
-/// The same as [`give`], with query parameters.
+/// The same as `give`, with query parameters.
 pub(super) async fn give_with(
     session: &Session<'_>,
     reference: &str,

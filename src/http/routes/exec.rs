@@ -67,7 +67,7 @@ pub(in super::super) async fn create(
 }
 
 /// Returns the row after an accepted start of the workspace has been carried out, so that a command works directly
-/// after `start --no-wait`. Waits at most [`START_LIMIT`].
+/// after `start --no-wait`. Waits at most `START_LIMIT`.
 async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::domain::lenient;
 
-/// Extracts a JSON body; errors have the format of [`HttpError`]. An empty body counts as `{}`.
+/// Extracts a JSON body; errors have the format of `HttpError`. An empty body counts as `{}`.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
@@ -118,7 +118,7 @@ fn told(rejection: &JsonRejection) -> String {
     text.rsplit_once("target type: ").map_or(text.clone(), |(_, what)| what.to_owned())
 }
 
-/// Extracts query parameters; errors have the format of [`HttpError`].
+/// Extracts query parameters; errors have the format of `HttpError`.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -132,7 +132,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// Extracts path parameters; errors have the format of [`HttpError`].
+/// Extracts path parameters; errors have the format of `HttpError`.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {

@@ -76,7 +76,7 @@ fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a s
     }
 }
 
-/// Reads the token and the body of a report. An invalid token is refused later, in [`Told::speaks_for`]: it may belong
+/// Reads the token and the body of a report. An invalid token is refused later, in `Told::speaks_for`: it may belong
 /// to a removed workspace, which is reported as 410 once the body has named that workspace.
 async fn told(api: &Api, request: Request, route: &'static str) -> HttpResult<Told> {
     let (parts, body) = request.into_parts();
