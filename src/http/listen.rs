@@ -647,17 +647,18 @@ impl Service<Request<Incoming>> for Conversation {
         // `poll_ready` of a `Router` always returns ready, so it is not called.
         let mut router = self.router.clone();
         let names_its_host = names_its_host(&request);
-        let route = match RestOfBody::keep(request) {
-            Ok(request) if names_its_host => Route::Usual(router.call(request)),
-            Ok(_) => Route::NoHost,
-            Err((request, rest)) => {
-                let (discards, clock) = (self.discards.clone(), Arc::clone(&self.clock));
-                Route::Large(Box::pin(async move {
-                    let answer =
-                        if names_its_host { router.call(request).await? } else { no_host().into_response() };
-                    Ok(discards.before(answer, rest, &*clock).await)
-                }))
-            }
+        let route = if RestOfBody::is_large(&request) {
+            let (request, rest) = RestOfBody::keep(request);
+            let (discards, clock) = (self.discards.clone(), Arc::clone(&self.clock));
+            Route::Large(Box::pin(async move {
+                let answer =
+                    if names_its_host { router.call(request).await? } else { no_host().into_response() };
+                Ok(discards.before(answer, rest, &*clock).await)
+            }))
+        } else if names_its_host {
+            Route::Usual(router.call(request))
+        } else {
+            Route::NoHost
         };
         Answering { route, at_work: Some(at_work) }
     }
@@ -667,6 +668,7 @@ fn no_host() -> HttpError {
     HttpError::invalid("a request needs exactly one Host header")
 }
 
+#[allow(clippy::large_enum_variant, reason = "a heartbeat is not to pay for a box")]
 enum Route {
     Usual(RouteFuture<Infallible>),
     /// The body is larger than 64 KiB, or of unknown length: what is left of it is discarded before the response.

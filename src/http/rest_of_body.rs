@@ -78,11 +78,13 @@ struct Shared {
 }
 
 impl RestOfBody {
-    /// Keeps hold of a request's body, unless that is small: then the request is given back.
-    pub(super) fn keep(request: Request<Incoming>) -> Result<Request<Incoming>, (Request<Body>, Self)> {
-        if request.body().size_hint().upper().is_some_and(|most| most <= SMALL) {
-            return Ok(request);
-        }
+    /// Whether a request's body is worth the effort.
+    pub(super) fn is_large(request: &Request<Incoming>) -> bool {
+        request.body().size_hint().upper().is_none_or(|most| most > SMALL)
+    }
+
+    /// Shares a request's body between its handler and [`Discards::before`].
+    pub(super) fn keep(request: Request<Incoming>) -> (Request<Body>, Self) {
         let (parts, body) = request.into_parts();
         let waits = parts.headers.contains_key(EXPECT);
         let rest = Self(Arc::new(Shared {
@@ -90,7 +92,7 @@ impl RestOfBody {
             waits,
             asked: AtomicBool::new(false),
         }));
-        Err((Request::from_parts(parts, Body::new(rest.clone())), rest))
+        (Request::from_parts(parts, Body::new(rest.clone())), rest)
     }
 
     /// Receives and discards the rest of the body before the response is sent.

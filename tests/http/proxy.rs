@@ -14,7 +14,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::sleep,
 };
 
 use super::agent::{Agent, Says};
@@ -825,7 +824,7 @@ async fn message_waits_for_a_start_that_was_accepted() {
     // The start is accepted, but not carried out until the message has had `CHANCE`.
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let comes_up = async {
-        sleep(CHANCE).await;
+        registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(to.port().await, well()).await;
         let (started, _) = tokio::join!(accepted, comes_up(&to));
         started.expect("it is started");
@@ -908,7 +907,7 @@ async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
         .await
         .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
     let comes_up = async {
-        sleep(CHANCE).await;
+        registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(child.port().await, well()).await;
         let (started, ..) = tokio::join!(accepted, comes_up(&lead), comes_up(&child));
         started.expect("it is started");
@@ -1012,7 +1011,7 @@ async fn command_waits_for_a_start_that_was_accepted() {
     command().await.refuses_with(409, "its container does not run");
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let starts = async {
-        sleep(CHANCE).await;
+        registry.clock.sleep(CHANCE).await;
         accepted.await
     };
     let (answer, started) = tokio::join!(command(), starts);
