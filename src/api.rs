@@ -421,7 +421,7 @@ pub struct OrderOutcome {
     /// Descendants that the order included, each with its result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub along: Vec<AffectedView>,
-    /// Whether the order is only queued, because the client does not wait. `status` is then the one before the order.
+    /// Whether the order is only queued, because the client does not wait. `status` is then what the row says so far.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accepted: bool,
 }

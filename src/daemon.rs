@@ -578,14 +578,22 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
 fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     let socket = config.socket();
     let shown = socket.display();
-    if let Err(error) = std::os::unix::net::UnixStream::connect(&socket)
-        && error.kind() == std::io::ErrorKind::PermissionDenied
-    {
-        return doctor::fail(
-            "daemon",
-            format!("whether a daemon serves {shown} cannot be seen: {error}"),
-            "run this as the user whom the data directory belongs to, or name your own with --data-dir",
-        );
+    match std::os::unix::net::UnixStream::connect(&socket) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return doctor::fail(
+                "daemon",
+                format!("whether a daemon serves {shown} cannot be seen: {error}"),
+                "run this as the user whom the data directory belongs to, or name your own with --data-dir",
+            );
+        }
+        Ok(_) => {
+            return doctor::fail(
+                "daemon",
+                format!("the daemon at {shown} has stopped answering"),
+                "check whether its process is stopped (`kill -CONT` lets it continue) or the machine overloaded",
+            );
+        }
+        Err(_) => {}
     }
     let advice = if is_refused {
         "see `registry` below first: until that is settled, `ostler serve` refuses to start"
@@ -651,5 +659,5 @@ fn existing_part(path: &Path) -> &Path {
 /// If the directory is in use or cannot be written.
 #[expect(clippy::unused_async, reason = "one signature for everything main calls")]
 pub async fn accept_copy(config: Config) -> anyhow::Result<()> {
-    Ok(identity::accept_copy(&config.data_dir)?)
+    Ok(identity::accept_copy(&config.data_dir).await?)
 }

@@ -19,7 +19,7 @@ use crate::{
     crash_point,
     domain::ids::InstanceId,
     entropy::Entropy,
-    store::{Mirror, MirrorRecord, Registry, Scope, Store, StoreError},
+    store::{Mirror, MirrorRecord, OpenError, Registry, Scope, Store, StoreError},
 };
 
 /// Why this process must not run as the daemon of this registry.
@@ -76,6 +76,9 @@ pub enum IdentityError {
         /// Error of the operating system.
         source: io::Error,
     },
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The store returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -327,20 +330,28 @@ async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, Store
 /// Records the operator's decision to use this copy; the original is no longer used.
 ///
 /// The copy may be an old one: its mirror was copied with the database, so the two agree. The mirror's generation is
-/// therefore raised above that of the database, and the next start holds everything that the registry does not know.
+/// therefore raised above that of the database, and the next start holds everything that the registry does not know. A
+/// directory that is no copy stays as it is.
 ///
 /// # Errors
-/// The directory is in use, or its mirror cannot be written.
-pub fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
+/// The directory is in use, its database cannot be read, or its mirror cannot be written.
+pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let _lock = Lock::data_directory(data_dir)?;
     let mirror = Mirror::Directory(data_dir.to_owned());
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let mark = mirror.place().map_err(place)?;
+    // The mirror of a database that was copied while it was served, or after a kill, may be behind it.
+    let database = match data_dir.join(crate::store::FILE_NAME).try_exists().map_err(place)? {
+        true => Store::open_read_only(data_dir)?.registry().await?.map_or(0, |registry| registry.generation),
+        false => 0,
+    };
     crash_point::before("identity: accept a copy");
     mirror
         .update(|record| {
-            *record = record.clone().placed(mark);
-            record.generation += 1;
+            if record.is_of_another(mark) {
+                *record = record.clone().placed(mark);
+                record.generation = record.generation.max(database) + 1;
+            }
         })
         .map_err(place)?;
     crash_point::after("identity: accept a copy");
@@ -496,7 +507,9 @@ mod tests {
         let store = Store::open(copy.0.path()).unwrap();
         let refused = established(&store, copy.0.path()).await;
         assert!(matches!(refused, Err(IdentityError::Copied { .. })), "{refused:?}");
-        accept_copy(copy.0.path()).unwrap();
+        // As a copy of files that are in use may find it.
+        Mirror::Directory(copy.0.path().to_owned()).update(|record| record.generation = -5).unwrap();
+        accept_copy(copy.0.path()).await.unwrap();
         let registry = established(&store, copy.0.path()).await.unwrap();
         assert!(
             registry.recovering_since.is_some(),

@@ -38,6 +38,13 @@ pub(super) struct AcceptedStart {
     number: u64,
 }
 
+impl AcceptedStart {
+    /// Whether a later stop cancelled it: then it must not be carried out.
+    pub(super) fn is_overruled(&self) -> bool {
+        !self.all.orders().of.get(&self.workspace).is_some_and(|of| of.contains(&self.number))
+    }
+}
+
 impl Drop for AcceptedStart {
     fn drop(&mut self) {
         self.all.end([self.workspace], |number| number == self.number);

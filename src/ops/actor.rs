@@ -321,7 +321,9 @@ impl Ops {
     /// # Errors
     /// The reason why it was not carried out.
     pub async fn order(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
-        self.submit(workspace, order).await.unwrap_or(Err(OpError::Stopping))
+        let answer = self.submit(workspace, order);
+        self.tell_queued();
+        answer.await.unwrap_or(Err(OpError::Stopping))
     }
 
     /// Submits an order. It is carried out even if the receiver is dropped.
@@ -335,10 +337,15 @@ impl Ops {
             let ops = self.clone();
             self.0.spawn.spawn(Box::pin(async move { ops.work(workspace).await }));
         }
+        answer
+    }
+
+    /// Reports that the order of this [`Ops::telling`] has its place in the queues: everything it submits before it waits
+    /// is submitted.
+    pub(super) fn tell_queued(&self) {
         if let Some(queued) = &self.1 {
             queued.tell();
         }
-        answer
     }
 
     async fn work(&self, workspace: WorkspaceId) {

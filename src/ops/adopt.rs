@@ -21,7 +21,7 @@ use crate::{
         },
         observed::Observed,
         plan::Inventory,
-        recovery::{Contradicted, contradiction, newer_container},
+        recovery::{Contradicted, Difference, contradiction, newer_container},
         spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, Spec},
         status::Cause,
         token::Token,
@@ -92,9 +92,11 @@ impl Ops {
                 found.push((AdoptRequest { workspace: id, things, known: None }, spec));
             }
         }
+        let mut parents = BTreeMap::new();
         if self.0.is_recovering().await? {
             let busy = self.busy();
             for row in self.0.store.workspaces(Scope::Any).await? {
+                parents.insert(row.id, row.parent);
                 let of_row: Vec<_> =
                     entries.iter().filter(|entry| entry.workspace == row.id).cloned().collect();
                 if busy.contains(&row.id) {
@@ -112,7 +114,7 @@ impl Ops {
                 found.push((AdoptRequest { workspace: row.id, things, known: Some(known) }, spec));
             }
         }
-        Ok(parents_first(found))
+        Ok(in_adoption_order(found, &parents))
     }
 
     /// Ends the recovery if nothing unknown is left to decide on, or if an operator adopted everything (`adopted_all`)
@@ -464,14 +466,29 @@ impl Inner {
 }
 
 /// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting.
+/// Parents before their children, because an adopted row gets its place below its parent's. Rows whose container does not
+/// run come last and children first, because one that has a running child is not paused.
+fn in_adoption_order(
+    found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
+    parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,
+) -> Vec<(AdoptRequest, Option<LabelledSpec>)> {
+    let is_down = |(request, _): &(AdoptRequest, _)| {
+        request.known.as_ref().is_some_and(|known| matches!(known.difference, Difference::Down))
+    };
+    let (down, others): (Vec<_>, Vec<_>) = parents_first(found, parents).into_iter().partition(is_down);
+    others.into_iter().chain(down.into_iter().rev()).collect()
+}
+
 fn parents_first(
     mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
+    parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,
 ) -> Vec<(AdoptRequest, Option<LabelledSpec>)> {
     let mut sorted = Vec::new();
     while !found.is_empty() {
         let waiting: Vec<_> = found.iter().map(|(request, _)| request.workspace).collect();
         let (ready, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|(request, spec)| {
-            let parent = spec.as_ref().and_then(|spec| spec.parent);
+            let of_row = || parents.get(&request.workspace).copied().flatten();
+            let parent = spec.as_ref().map_or_else(of_row, |spec| spec.parent);
             parent.is_none_or(|parent| parent == request.workspace || !waiting.contains(&parent))
         });
         found = rest;

@@ -66,6 +66,7 @@ impl Ops {
                 }
             }
         };
+        self.tell_queued();
         match finished.await.unwrap_or(Err(OpError::Stopping)) {
             Err(OpError::Engine(error)) if error.gave_no_answer() => self.accepted(id, &error).await?,
             done => done,
@@ -176,11 +177,10 @@ impl Ops {
             return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot wake it")));
         }
         self.refuse_below_paused(&row).await?;
-        match row.status {
-            Status::Hibernating => {
-                let _seen_below = not_started(self.order(id, Order::FinishHibernation).await)?;
-            }
-            Status::Hibernated => {}
+        // Queued together with the start, so that no order that follows this one comes between the two.
+        let finished = match row.status {
+            Status::Hibernating => Some(self.submit(id, Order::FinishHibernation)),
+            Status::Hibernated => None,
             Status::Online | Status::Degraded | Status::Provisioning => {
                 return Ok(Applied::Done(format!("it is {}", row.status)));
             }
@@ -194,8 +194,13 @@ impl Ops {
                     row.name, row.status
                 )));
             }
-        }
+        };
         let order = StartOrder { cause: Some(Cause::Wake), ..StartOrder::default() };
-        self.order_start(id, order).await
+        let started = self.order_start(id, order).await;
+        if let Some(finished) = finished {
+            // If the hibernation is not finished, the start was not carried out, for this reason.
+            not_started(finished.await.unwrap_or(Err(OpError::Stopping)))?;
+        }
+        started
     }
 }

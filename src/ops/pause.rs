@@ -3,6 +3,8 @@
 //! A workspace that is paused along with another one records which, and is resumed with it. A workspace that an
 //! operator paused separately stays paused when its parent is resumed.
 
+use std::collections::BTreeSet;
+
 use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
 use crate::{
     domain::{
@@ -54,16 +56,23 @@ impl Ops {
             PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
         };
         self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
-        // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
-        // first is awaited, because each may take its whole grace period.
-        let mut stops = Vec::with_capacity(paused.len());
-        for id in paused.into_iter().rev() {
-            let row = self.0.row(id).await;
-            // An external workspace has no container to stop. A stop order would pause it again if it is carried out
-            // after its resume, which is not queued behind orders.
-            let external = row.is_ok_and(|row| row.kind == Kind::External);
-            stops.push((id, (!external).then(|| self.submit_stop(id))));
+        // An external workspace has no container to stop. A stop order would pause it again if it is carried out after its
+        // resume, which waits for no order.
+        let mut external = BTreeSet::new();
+        for id in &paused {
+            if self.0.row(*id).await.is_ok_and(|row| row.kind == Kind::External) {
+                external.insert(*id);
+            }
         }
+        // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
+        // first is awaited, because each may take its whole grace period; and without an await in between, because an
+        // order that follows this one must be queued behind all of them.
+        let stops: Vec<_> = paused
+            .into_iter()
+            .rev()
+            .map(|id| (id, (!external.contains(&id)).then(|| self.submit_stop(id))))
+            .collect();
+        self.tell_queued();
         let mut affected = Vec::with_capacity(stops.len());
         for (id, stop) in stops {
             let result = match stop {
@@ -147,6 +156,10 @@ impl Ops {
         let along = self.0.store.paused_along_with(id).await?;
         // One entry for each workspace from here on: messages to a workspace do not wait for the start of another one.
         let along: Vec<_> = along.into_iter().map(|row| (self.0.accepted_starts.add(row.id), row)).collect();
+        let overruled = || Ok(Applied::Raced("it was stopped meanwhile".into()));
+        if accepted.is_overruled() {
+            return Ok(vec![Affected { id, result: overruled() }]);
+        }
         let own = match how {
             Up::Start { new_volume } => StartOrder { new_volume, ..order.clone() },
             Up::Restart => StartOrder { even_if_running: true, ..order.clone() },
@@ -156,8 +169,12 @@ impl Ops {
         drop(accepted);
         // One after the other, parents first: a child is not started below a paused parent.
         for (accepted, row) in along {
-            affected
-                .push(Affected { id: row.id, result: self.resume_along(row.id, id, order.clone()).await });
+            let result = if accepted.is_overruled() {
+                overruled()
+            } else {
+                self.resume_along(row.id, id, order.clone()).await
+            };
+            affected.push(Affected { id: row.id, result });
             drop(accepted);
         }
         Ok(affected)

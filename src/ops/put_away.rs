@@ -108,11 +108,13 @@ impl Ops {
     }
 }
 
-fn is_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
+/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives no
+/// answer at all.
+fn may_be_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
     match inspected {
+        Err(error) if error.gave_no_answer() => Err(error),
+        Err(error) => Ok(error.trouble != Trouble::Absent),
         Ok(_) => Ok(true),
-        Err(error) if error.trouble == Trouble::Absent => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -150,12 +152,12 @@ impl Inner {
     async fn still_there(&self, things: Things) -> OpResult<Things> {
         let mut left = Things::default();
         if let Some(container) = things.container
-            && is_there(self.engine.inspect_container(&container.id).await)?
+            && may_be_there(self.engine.inspect_container(&container.id).await)?
         {
             left.container = Some(container);
         }
         for volume in things.volumes {
-            if is_there(self.engine.inspect_volume(&volume).await)? {
+            if may_be_there(self.engine.inspect_volume(&volume).await)? {
                 left.volumes.push(volume);
             }
         }

@@ -940,7 +940,10 @@ async fn orders_that_nobody_waits_for_are_carried_out_in_their_order() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
-    for _ in 0..10 {
+    for number in 0..15 {
+        registry.online_below(&format!("another-{number}"), &lead).await;
+    }
+    for _ in 0..5 {
         lead.order("stop?wait=false").await.well();
         let said = lead.order("start?wait=false").await.well();
         assert_eq!(said["accepted"], true, "{said}");
@@ -978,7 +981,8 @@ async fn stop_after_an_accepted_start_has_the_last_word() {
     from.tell(&to, bare())
         .await
         .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
-    drop(accepted);
+    accepted.await.expect("it is over");
+    assert_eq!(to.status().await, "paused", "the start was given before the stop");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -993,11 +997,13 @@ async fn message_to_a_started_parent_does_not_wait_for_its_children() {
     });
     let _agent = Agent::at(lead.port().await, well()).await;
     lead.order("start?wait=false").await.well();
+    until("it is being started", async || (lead.status().await == "provisioning").then_some(())).await;
+    registry.token_in_volume(&lead.id).await;
+    let command = Ask::post(format!("/workspaces/{}/exec", lead.id)).json(json!({ "command": ["true"] }));
+    registry.order(command).await.refuses_with(503, "the fake engine runs no commands");
     comes_up(&lead).await;
     let message = Ask::post(format!("/workspaces/{}/a2a", lead.id)).json(bare());
     registry.order(message).await.is(200, REPLY);
-    let command = Ask::post(format!("/workspaces/{}/exec", lead.id)).json(json!({ "command": ["true"] }));
-    registry.order(command).await.refuses_with(503, "the fake engine runs no commands");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,9 +15,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Res
     if args.accept_copy {
         session.host.accept_copy().await?;
         output::note(
-            "This data directory is the one from now on. Start the daemon with `ostler serve`. The copy may be from \
-             before, so it holds everything as it is until you have looked: `ostler adopt --dry-run` shows what \
-             differs, `ostler adopt --all` takes it over.",
+            "This data directory is the one from now on. Start the daemon with `ostler serve`. The copy may be an old one, so \
+             nothing is changed until you decide: `ostler adopt --dry-run` shows what differs, `ostler adopt --all` takes \
+             it over and pauses workspaces whose container does not run.",
         );
         return Ok(0);
     }
