@@ -382,18 +382,31 @@ impl fmt::Display for Place {
 
 /// Reads and validates the configuration.
 pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
+    gather(overrides)?.finish()
+}
+
+/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file must
+/// not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an unreadable file, leave the default.
+#[must_use]
+pub fn socket_despite_errors(overrides: &Overrides) -> PathBuf {
+    let loading = gather(overrides).unwrap_or_else(|_| {
+        let mut loading = Loading::new(Config::defaults());
+        loading.outside_the_file(overrides);
+        loading
+    });
+    loading.config.socket()
+}
+
+fn gather(overrides: &Overrides) -> Result<Loading, ConfigError> {
     let mut loading = Loading::new(Config::defaults());
     let (path, asked_for) = overrides.file();
     if let Some(text) = read(&path, asked_for)? {
         loading.file(&path, &text);
         loading.config.file = Some(path);
     }
-    loading.environment(&overrides.env);
-    if let Some(dir) = &overrides.data_dir {
-        loading.data_dir_flag(dir);
-    }
+    loading.outside_the_file(overrides);
     loading.check_together();
-    loading.finish()
+    Ok(loading)
 }
 
 /// Reads the file. A file that was not named explicitly may be missing: `None`.
@@ -422,6 +435,14 @@ struct Loading {
 }
 
 impl Loading {
+    /// Applies the environment and the flags.
+    fn outside_the_file(&mut self, overrides: &Overrides) {
+        self.environment(&overrides.env);
+        if let Some(dir) = &overrides.data_dir {
+            self.data_dir_flag(dir);
+        }
+    }
+
     fn new(config: Config) -> Self {
         Self { config, places: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
     }

@@ -56,12 +56,16 @@ struct Process {
 impl Process {
     fn load(&self) -> Result<Loaded, Failure> {
         let loaded = config::load(&self.overrides).map_err(refused)?;
+        self.warn(&loaded);
+        Ok(loaded)
+    }
+
+    fn warn(&self, loaded: &Loaded) {
         if !self.warned.replace(true) {
             for warning in &loaded.warnings {
                 cli::note(&format!("warning: {warning}"));
             }
         }
-        Ok(loaded)
     }
 }
 
@@ -81,7 +85,24 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
 #[async_trait(?Send)]
 impl Host for Process {
     fn socket(&self) -> Result<PathBuf, Failure> {
-        Ok(self.load()?.config.socket())
+        let error = match config::load(&self.overrides) {
+            Ok(loaded) => {
+                self.warn(&loaded);
+                return Ok(loaded.config.socket());
+            }
+            Err(error) => error,
+        };
+        let socket = config::socket_despite_errors(&self.overrides);
+        if !socket.exists() {
+            return Err(refused(error));
+        }
+        if !self.warned.replace(true) {
+            cli::note(&format!(
+                "warning: {error}\n  The command continues without the file. The daemon keeps its values until it ends, \
+                 and does not start again until the file is corrected: `ostler config check`."
+            ));
+        }
+        Ok(socket)
     }
 
     async fn serve(&self) -> Result<(), Failure> {

@@ -248,3 +248,16 @@ fn daemon_that_is_frozen_is_noticed() {
     assert_eq!(ran.code, 5, "{}", ran.transcript());
     assert!(ran.transcript().contains("has stopped answering"), "{}", ran.transcript());
 }
+
+#[test]
+fn command_reaches_the_daemon_when_the_file_is_wrong() {
+    let daemon = FakeDaemon::start();
+    daemon.answers("GET /workspaces", 200, &things::household());
+    let place = crate::support::cli::home();
+    let file = place.path().join("broken.toml");
+    std::fs::write(&file, "[sweep]\nnope = 1\n").unwrap();
+    let ran = daemon.run(&["--config", &file.to_string_lossy(), "ls"]);
+    assert_eq!(ran.code, 0, "{}", ran.transcript());
+    assert!(ran.transcript().contains("unknown key `sweep.nope`"), "{}", ran.transcript());
+    assert!(ran.transcript().contains("builder"), "{}", ran.transcript());
+}
