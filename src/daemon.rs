@@ -657,7 +657,6 @@ fn existing_part(path: &Path) -> &Path {
 ///
 /// # Errors
 /// If the directory is in use or cannot be written.
-#[expect(clippy::unused_async, reason = "one signature for everything main calls")]
 pub async fn accept_copy(config: Config) -> anyhow::Result<()> {
     Ok(identity::accept_copy(&config.data_dir).await?)
 }

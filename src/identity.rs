@@ -341,9 +341,10 @@ pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let mark = mirror.place().map_err(place)?;
     // The mirror of a database that was copied while it was served, or after a kill, may be behind it.
-    let database = match data_dir.join(crate::store::FILE_NAME).try_exists().map_err(place)? {
-        true => Store::open_read_only(data_dir)?.registry().await?.map_or(0, |registry| registry.generation),
-        false => 0,
+    let database = if data_dir.join(crate::store::FILE_NAME).try_exists().map_err(place)? {
+        Store::open_read_only(data_dir)?.registry().await?.map_or(0, |registry| registry.generation)
+    } else {
+        0
     };
     crash_point::before("identity: accept a copy");
     mirror
