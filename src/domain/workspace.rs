@@ -42,7 +42,7 @@ pub enum Delivery {
     /// Sent to the agent; the sender receives the agent's answer.
     #[default]
     Push,
-    /// Stored until the agent polls them; the sender is told that the message is queued.
+    /// Stored until the agent polls them; the sender gets the answer `queued`.
     Poll,
 }
 

@@ -104,7 +104,7 @@ pub struct ConnectionLimits {
     /// Longest time without a request: until the first head is complete, and from the end of a response until the next
     /// head is complete. Agents send a heartbeat every 30 s on one connection, so this must be well above that.
     pub idle: Duration,
-    /// Time for requests in flight to finish after the server is told to stop.
+    /// Time for requests in flight to finish after the stop signal.
     pub drain: Duration,
 }
 

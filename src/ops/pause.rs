@@ -3,8 +3,6 @@
 //! A workspace that is paused along with another one records which, and is resumed with it. A workspace that an
 //! operator paused separately stays paused when its parent is resumed.
 
-use std::collections::BTreeSet;
-
 use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
 use crate::{
     domain::{
@@ -56,21 +54,18 @@ impl Ops {
             PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
         };
         self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
-        // An external workspace has no container to stop. A stop order would pause it again if it is carried out after its
-        // resume, which waits for no order.
-        let mut external = BTreeSet::new();
-        for id in &paused {
-            if self.0.row(*id).await.is_ok_and(|row| row.kind == Kind::External) {
-                external.insert(*id);
-            }
-        }
         // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
         // first is awaited, because each may take its whole grace period; and without an await in between, because an
         // order that follows this one must be queued behind all of them.
         let stops: Vec<_> = paused
             .into_iter()
             .rev()
-            .map(|id| (id, (!external.contains(&id)).then(|| self.submit_stop(id))))
+            .map(|id| {
+                // An external workspace has no container to stop. A stop order would pause it again if it is carried out
+                // after its resume, which is not queued behind orders.
+                let is_external = self.0.store.member(id).is_some_and(|member| member.kind == Kind::External);
+                (id, (!is_external).then(|| self.submit_stop(id)))
+            })
             .collect();
         self.tell_queued();
         let mut affected = Vec::with_capacity(stops.len());

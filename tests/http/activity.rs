@@ -105,7 +105,7 @@ async fn activity_report_is_refused_with_the_fields_words() {
     assert!(rows(&one, "").await.is_empty(), "what was refused is not written");
 }
 
-/// Existing clients expect 401, which hides the ids that exist; only an admin is told that there is no such workspace.
+/// Existing clients expect 401, which hides the ids that exist; only an admin gets 404 for a missing workspace.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_workspace_is_no_token_of_it() {
     let registry = Registry::start().await;

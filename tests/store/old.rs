@@ -103,7 +103,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     assert!(!unfinished.exists(), "half a copy was left beside the whole one");
 }
 
-/// Whoever releases a schema adds its file here, made by the version that is released.
+/// A release that changes the schema adds its file here, written by the released version.
 #[test]
 fn every_schema_but_the_newest_has_its_file() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations")).unwrap();
