@@ -182,6 +182,23 @@ async fn a_delayed_answer_arrives_when_it_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_fault_is_decided_before_the_observer_runs() {
+    let proxy = Arc::new(EngineProxy::start());
+    let scene = Scene::behind(&proxy);
+    let rules = Arc::downgrade(&proxy);
+    proxy.set_rules([Rule::on("POST", "/volumes/create", Fault::DropBefore)]);
+    proxy.observe(move |_, _| {
+        // As a test does that sees its daemon dead before the observer that killed it has returned.
+        if let Some(proxy) = rules.upgrade() {
+            proxy.set_rules([]);
+        }
+    });
+    let volume =
+        ostler::engine::VolumeSpec { name: scene.name("late"), labels: scene.labels(), owner: super::AGENT };
+    scene.engine.create_volume(&volume).await.expect_err("the rule applied when the request arrived");
+}
+
+#[tokio::test]
 async fn rules_count_and_observers_stand_on_both_sides_of_a_change() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);

@@ -373,8 +373,14 @@ impl Shared {
         let Some(request) = Request::parse(&request).map(|request| self.number(request, id)) else {
             return Ok(());
         };
+        // Decided before the observer runs. An observer may kill the client, and a test that sees the client dead may
+        // replace the rules while the observer still waits: the request would then be forwarded late, after a later
+        // one has taken effect.
+        let fault = self.decide(&request);
         self.tell(&request, Moment::Arrived);
-        match self.note(&request) {
+        // Only now, so that a test that waits for the request finds the observer done.
+        self.changed.notify_all();
+        match fault {
             Fault::Pass => self.forward(&request, &head, client, || true),
             Fault::Status(status, message) => answer(client, status, &message),
             Fault::Answer(body) => answer_with(client, 200, &body),
@@ -404,10 +410,9 @@ impl Shared {
         request
     }
 
-    /// Records the request, wakes those that wait for it, and returns its fault.
-    fn note(&self, request: &Request) -> Fault {
+    /// The fault of the first rule that applies.
+    fn decide(&self, request: &Request) -> Fault {
         let mut state = lock(&self.state);
-        self.changed.notify_all();
         let decided =
             state.rules.iter_mut().find_map(|rule| rule.applies(request).then(|| rule.fault.clone()));
         decided.unwrap_or(Fault::Pass)
