@@ -79,7 +79,7 @@ pub fn fail(name: &str, found: impl Into<String>, advice: impl Into<String>) -> 
 }
 
 fn store_fails(error: &StoreError) -> Check {
-    fail("store", error.to_string(), "the error says what to do; the daemon's log says more")
+    fail("store", error.to_string(), "follow the error; the daemon's log has the details")
 }
 
 impl Doctor {
@@ -108,7 +108,8 @@ impl Doctor {
                 ]
             },
         );
-        let mut checks = vec![ok("daemon", format!("ostler {} answers", env!("CARGO_PKG_VERSION"))), engine];
+        let mut checks =
+            vec![ok("daemon", format!("ostler {} is running", env!("CARGO_PKG_VERSION"))), engine];
         checks.extend(engine_use);
         checks.push(disk(&self.0.data_dir));
         checks.push(configuration::check(&self.configuration().running()));
@@ -146,27 +147,36 @@ impl Doctor {
                         inventory.foreign.iter().map(|container| container.name.as_str()).collect();
                     checks.push(warn(
                         "foreign",
-                        format!("{} carry our label and are not ours: {}", names.len(), names.join(", ")),
-                        "nothing: they were made by somebody else (say, from a committed image) and are left alone",
+                        format!(
+                            "containers with ostler's label that ostler did not create: {} ({})",
+                            names.len(),
+                            names.join(", ")
+                        ),
+                        "no action needed: ostler leaves them alone. They may come from a committed image, which keeps \
+                         the labels",
                     ));
                 }
                 checks
             }
             Err(Untrusted::NoAnswer(error)) => vec![fail(
                 "listing",
-                format!("no sweep acts: {error}"),
+                format!("no sweep pass changes anything: {error}"),
                 format!(
-                    "start Podman's service: {}; ostler goes on by itself once it answers",
+                    "start Podman's service: {}; sweeps resume automatically once it answers",
                     self.0.engine.commands().start
                 ),
             )],
             Err(missing @ Untrusted::SentinelMissing(_)) => vec![fail(
                 "listing",
-                format!("no sweep acts: {missing}"),
-                "bring back the engine or storage that was there, or `ostler doctor --accept-engine`",
+                format!("no sweep pass changes anything: {missing}"),
+                "restore the previous engine or storage, or accept this one with `ostler doctor --accept-engine`",
             )],
             Err(failed @ Untrusted::RegistryFailed(_)) => {
-                vec![fail("listing", format!("no sweep acts: {failed}"), "see the daemon's log")]
+                vec![fail(
+                    "listing",
+                    format!("no sweep pass changes anything: {failed}"),
+                    "see the daemon's log",
+                )]
             }
         }
     }
@@ -214,24 +224,24 @@ impl Doctor {
         }
         Ok(Some(warn(
             "work",
-            format!("the work volume is gone of {}", lost.join(", ")),
-            "bring it back (is a disk not mounted? did `podman system prune --volumes` take it?); \
-             `ostler start NAME --new-volume` begins with an empty one",
+            format!("the work volume is missing for {}", lost.join(", ")),
+            "restore the volume; an unmounted disk or `podman system prune --volumes` can be the cause. \
+             `ostler start NAME --new-volume` starts with an empty volume",
         )))
     }
 
     async fn sentinel(&self, containers: usize) -> Check {
-        let found = format!("{containers} containers of this instance, in the engine that was accepted");
+        let found = format!("{containers} containers of this instance in the accepted engine");
         match trusted::has_sentinel(&*self.0.engine, self.0.instance).await {
             Ok(true) | Err(_) => ok("listing", found),
             Ok(false) => warn(
                 "listing",
                 format!(
-                    "{found}; it is recognised by these containers alone, for volume {} is gone (`podman volume prune` \
-                     deletes it)",
+                    "{found}; only these containers identify the engine, because volume {} is missing (`podman volume \
+                     prune` deletes it)",
                     instance_name(self.0.instance)
                 ),
-                "`ostler doctor --accept-engine` makes the volume again",
+                "`ostler doctor --accept-engine` creates the volume again",
             ),
         }
     }
@@ -248,9 +258,10 @@ impl Doctor {
             Some(since) => warn(
                 "registry",
                 format!(
-                    "recovering since {since}: it was lost or restored, so nothing is started, stopped or reaped by itself"
+                    "recovering since {since}: the registry was lost or restored, so ostler starts, stops and removes \
+                     nothing automatically"
                 ),
-                "`ostler adopt --dry-run` shows what differs, `ostler adopt --all` takes it over",
+                "`ostler adopt --dry-run` lists the differences, `ostler adopt --all` adopts them all",
             ),
         })
     }
@@ -260,13 +271,13 @@ impl Doctor {
         let failed: Vec<_> =
             rows.iter().filter(|row| matches!(row.status, Status::Failed(_) | Status::Offline)).collect();
         Ok(if failed.is_empty() {
-            ok("workspaces", format!("{} of them, none failed or offline", rows.len()))
+            ok("workspaces", format!("{}, none failed or offline", rows.len()))
         } else {
             let names: Vec<_> = failed.iter().map(|row| format!("{} ({})", row.name, row.status)).collect();
             warn(
                 "workspaces",
                 names.join(", "),
-                "`ostler why NAME` says why, `ostler start NAME` tries again",
+                "`ostler why NAME` shows the reason, `ostler start NAME` tries again",
             )
         })
     }
@@ -280,12 +291,12 @@ impl Doctor {
         }
         refusing.sort();
         Ok(if refusing.is_empty() {
-            ok("agents", "every field they send can be used")
+            ok("agents", "all fields that agents send are accepted")
         } else {
             warn(
                 "agents",
-                format!("fields refused of {}", refusing.join("; ")),
-                "correct what the agent sends: what is stored of these fields is what it sent before",
+                format!("agents with rejected fields: {}", refusing.join("; ")),
+                "correct the values that the agent sends; until then the last valid values of these fields stay stored",
             )
         })
     }
@@ -314,8 +325,8 @@ impl Doctor {
         let entries = self.0.store.trash().await?;
         let open = entries.iter().filter(|entry| entry.state != TrashState::Kept).count();
         let found = match entries.len() {
-            1 => format!("1 entry, {open} on its way"),
-            count => format!("{count} entries, {open} of them on their way"),
+            1 => format!("1 entry, {open} in progress"),
+            count => format!("{count} entries, {open} in progress"),
         };
         if entries.is_empty() {
             return Ok(ok("trash", found));
@@ -325,7 +336,7 @@ impl Doctor {
                 let bytes: u64 = entries.iter().map(|entry| usage.of(&entry.things)).sum();
                 ok("trash", format!("{found}, {} MiB of disk", bytes.div_ceil(1 << 20)))
             }
-            Err(_) => ok("trash", format!("{found}; the engine does not say what they cost in disk")),
+            Err(_) => ok("trash", format!("{found}; the engine does not report their disk use")),
         })
     }
 }
@@ -349,7 +360,7 @@ fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> 
         match inventory.newest_of(*id) {
             Some(Things { container: Some(_), .. }) => name,
             Some(_) => format!("{name} (volumes only)"),
-            None => format!("{name} (in a trash that was lost)"),
+            None => format!("{name} (in the trash, without a trash entry)"),
         }
     });
     let named: Vec<_> = named.collect();
@@ -359,9 +370,10 @@ fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> 
     };
     Some(warn(
         "unknown",
-        format!("in Podman with our labels, and in no row: {}{more}", named.join(", ")),
-        "`ostler adopt NAME` takes back what has a container outside the trash. What is left is moved into the trash after \
-         `sweep.unknown_grace` (not while the registry is recovering): `ostler trash restore NAME` takes it back from there",
+        format!("in Podman with ostler's labels, but not in the registry: {}{more}", named.join(", ")),
+        "`ostler adopt NAME` adopts a workspace that has a container outside the trash. All others are moved to the \
+         trash after `sweep.unknown_grace`, but not while the registry is recovering; `ostler trash restore NAME` \
+         restores them",
     ))
 }
 
@@ -378,9 +390,9 @@ fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
     (!names.is_empty()).then(|| {
         warn(
             "paused",
-            format!("paused by hand: {}", names.join(", ")),
-            "`podman unpause` lets them go on, `ostler restart NAME` starts one as a new process. Until then they answer \
-             nothing, and are not restarted for their silence",
+            format!("paused with `podman pause`: {}", names.join(", ")),
+            "`podman unpause` resumes them, `ostler restart NAME` starts one as a new process. Until then they do not \
+             answer, and ostler does not restart them for missing heartbeats",
         )
     })
 }
@@ -400,8 +412,8 @@ pub async fn engine(engine: &dyn Engine) -> Check {
                 Some(note) => warn(
                     "engine",
                     format!("{found}; {note}"),
-                    "one workspace can take the whole machine. Rootless limits need cgroup v2 with the controllers \
-                     delegated to the user (systemd: `Delegate=yes` for user@.service)",
+                    "one workspace can use all of the machine's resources. Rootless limits need cgroup v2 with the \
+                     controllers delegated to the user (systemd: `Delegate=yes` for user@.service)",
                 ),
             }
         }
@@ -415,7 +427,7 @@ pub async fn engine(engine: &dyn Engine) -> Check {
 async fn engine_use(engine: &dyn Engine) -> Option<Check> {
     let EngineUse { process, memory_bytes, cores } = engine.process_use().await.ok()??;
     let found = format!(
-        "its service, process {process}, uses {:.0} % of a core and {} MiB of memory",
+        "Podman's service (process {process}) uses {:.0} % of a core and {} MiB of memory",
         cores * 100.0,
         memory_bytes >> 20
     );
@@ -423,7 +435,10 @@ async fn engine_use(engine: &dyn Engine) -> Option<Check> {
         warn(
             "engine use",
             found,
-            format!("if it stays so, restart the service (containers run on): {}", engine.commands().restart),
+            format!(
+                "if this persists, restart the service (containers keep running): {}",
+                engine.commands().restart
+            ),
         )
     } else {
         ok("engine use", found)
@@ -445,13 +460,13 @@ pub fn disk(data_dir: &std::path::Path) -> Check {
 }
 
 fn room(free: u64, no_inodes: bool, place: &str) -> Check {
-    let found = format!("{} MiB free for {place}", free >> 20);
+    let found = format!("{} MiB free in {place}", free >> 20);
     if no_inodes {
-        fail("disk", format!("{found}, and no inode is left for a new file"), "delete files you do not need")
+        fail("disk", format!("{found}, but no free inodes"), "delete files that are not needed")
     } else if free < FULL_DISK_BYTES {
-        fail("disk", found, "free some space: no change can be stored")
+        fail("disk", found, "free some disk space: no change can be stored")
     } else if free < LOW_DISK_BYTES {
-        warn("disk", found, "free some space: a full disk stops every change")
+        warn("disk", found, "free some disk space: on a full disk no change can be stored")
     } else {
         ok("disk", found)
     }

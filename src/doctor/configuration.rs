@@ -40,7 +40,10 @@ pub(super) fn check(running: &RunningConfig) -> Check {
     if let Some(problem) = &running.problem {
         return fail(
             NAME,
-            format!("the daemon runs with what it read before, and would not start again: {problem}"),
+            format!(
+                "the configuration file is invalid: the daemon keeps the previous values, but cannot start again \
+                 with this file: {problem}"
+            ),
             "correct the file; `ostler config check` checks it, `ostler reload` applies it",
         );
     }
@@ -49,9 +52,9 @@ pub(super) fn check(running: &RunningConfig) -> Check {
         keys.map(|one| one.key.as_str()).collect::<Vec<_>>().join(", ")
     };
     let (reload, restart) = (keys("reload"), keys("restart"));
-    let of = "the daemon runs with other values than the configuration for";
+    let of = "the daemon does not yet use the configured values of";
     match (reload.is_empty(), restart.is_empty()) {
-        (true, true) => ok(NAME, "the daemon runs with the configuration as it is now"),
+        (true, true) => ok(NAME, "the daemon uses the current configuration"),
         (false, true) => warn(
             NAME,
             format!("{of} {reload}"),
@@ -60,13 +63,13 @@ pub(super) fn check(running: &RunningConfig) -> Check {
         (true, false) => warn(
             NAME,
             format!("{of} {restart}"),
-            "restart the daemon to apply them (containers run on); `ostler config show` compares",
+            "restart the daemon to apply them (containers keep running); `ostler config show` compares",
         ),
         (false, false) => warn(
             NAME,
             format!("{of} {reload}, {restart}"),
             format!(
-                "`ostler reload` applies {reload}; {restart}: restart the daemon (containers run on). \
+                "`ostler reload` applies {reload}; {restart}: restart the daemon (containers keep running). \
                  `ostler config show` compares"
             ),
         ),

@@ -45,7 +45,7 @@ const MOST_ADDRESSES: usize = 4;
 /// Shown if the output is empty.
 const NO_ANSWER: &str = "no answer";
 
-const NO_SHELL: &str = "/bin/sh could be run in no running workspace";
+const NO_SHELL: &str = "/bin/sh could not be run in any running workspace";
 
 /// Script that requests `/health` from inside a container, with whichever of curl, wget and python3 it has. Not every
 /// wget has a time limit, so it runs under `timeout` where one exists that takes its arguments this way.
@@ -135,7 +135,7 @@ impl Doctor {
             self.attached(&rows),
             (network.bound)(),
         );
-        let reach = reach.unwrap_or_else(|| Err("the engine gives no answer".into()));
+        let reach = reach.unwrap_or_else(|| Err("the engine does not answer".into()));
         let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
             Proof::Reached
         } else if rows.iter().any(|one| place(one).is_some()) {
@@ -177,7 +177,7 @@ impl Doctor {
         running.sort_by_key(|(place, _)| *place);
         let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
         let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
-        match asked.unwrap_or(Err("no answer came in time")) {
+        match asked.unwrap_or(Err("the request timed out")) {
             Ok(check) => check,
             Err(why) => {
                 without_asking(rows, self.newest_heartbeat(rows), &self.0.network.told_to_agents, why)
@@ -210,10 +210,10 @@ impl Doctor {
         (!found.is_empty()).then(|| {
             warn(
                 "ports",
-                format!("sends heartbeats, and accepts no connections on port {AGENT_PORT}: {}", found.join(", ")),
+                format!("sending heartbeats, but not accepting connections on port {AGENT_PORT}: {}", found.join(", ")),
                 format!(
-                    "messages to it fail: its server has to listen on 0.0.0.0:{AGENT_PORT} (127.0.0.1 is not reached \
-                     from outside its container). `ostler logs NAME` may say why it does not"
+                    "messages to these agents fail. An agent's server must listen on 0.0.0.0:{AGENT_PORT} (127.0.0.1 is \
+                     not reachable from outside the container); `ostler logs NAME` may show the cause"
                 ),
             )
         })
@@ -231,7 +231,7 @@ impl Doctor {
                 Ok(said) => heard(&said, &registry_mark(self.0.instance)),
                 // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
-                    tracing::debug!(%error, workspace = %one.row.name, "the doctor could not ask from inside");
+                    tracing::debug!(%error, workspace = %one.row.name, "network check could not run in workspace");
                     Heard::NotAsked(NO_SHELL)
                 }
             };
@@ -242,7 +242,7 @@ impl Doctor {
                 // The output is empty if the exec stream broke off, which happens while other containers start and
                 // stop. A heartbeat that arrived is stronger evidence than empty output.
                 Heard::Otherwise(_, said) if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() => {
-                    why = "a question asked inside brought no answer";
+                    why = "a request from inside a workspace returned nothing";
                 }
                 Heard::Otherwise(url, said) => {
                     let now = self.0.clock.now();
@@ -326,7 +326,7 @@ fn heard(stream: &[u8], own_mark: &str) -> Heard {
     }
     match serde_json::from_str::<Health>(answer) {
         Ok(health) if health.registry == own_mark => Heard::Ostler(url),
-        Ok(_) => Heard::Otherwise(url, "the ostler of another registry answered".into()),
+        Ok(_) => Heard::Otherwise(url, "the ostler daemon of another registry answered".into()),
         Err(_) => {
             // The last line of a Python traceback is the error.
             let last = answer.lines().next_back().unwrap_or(NO_ANSWER);
@@ -336,14 +336,14 @@ fn heard(stream: &[u8], own_mark: &str) -> Heard {
 }
 
 fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
-    let url = if url.is_empty() { "the address it was told, which is none" } else { url };
+    let url = if url.is_empty() { "its configured URL, which is empty" } else { url };
     fail(
         "network",
         format!("`{name}` does not reach ostler at {url}: {said}"),
         format!(
-            "if a firewall stands between the workspaces' bridge and this host, let port {port} in from the bridge; \
-             if the address is wrong, `network.listen` says where ostler listens and `network.platform_url` what \
-             workspaces are told. `ostler recreate {name}` tells it anew"
+            "if a firewall filters traffic from the workspaces' bridge to this host, allow port {port}. If the address \
+             is wrong, set `network.listen` (where ostler listens) or `network.platform_url` (the URL given to \
+             workspaces), then run `ostler recreate {name}`"
         ),
     )
 }
@@ -368,19 +368,20 @@ fn without_asking(
     why: &str,
 ) -> Check {
     match newest_heartbeat {
-        Some((ago, name)) => {
-            ok("network", format!("`{name}` reaches ostler: it beat {} s ago ({why})", ago.as_secs()))
-        }
+        Some((ago, name)) => ok(
+            "network",
+            format!("`{name}` reaches ostler: its last heartbeat was {} s ago ({why})", ago.as_secs()),
+        ),
         None if !rows.iter().any(|one| place(one).is_some()) => ok(
             "network",
-            format!("nobody can be asked whether workspaces reach ostler: {why}. They are told {told}"),
+            format!("whether workspaces reach ostler cannot be checked: {why}. Their URL is {told}"),
         ),
         None => warn(
             "network",
             format!(
-                "whether workspaces reach ostler at {told} is not known: {why}, and none has beaten lately"
+                "whether workspaces reach ostler at {told} is not known: {why}, and no heartbeat arrived recently"
             ),
-            "start one whose image has /bin/sh and wget, curl or python3, then look again",
+            "start a workspace whose image has /bin/sh and wget, curl or python3, then run `ostler doctor` again",
         ),
     }
 }
@@ -393,8 +394,8 @@ fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option
         warn(
             "address",
             format!("this host's address has changed, and these workspaces still use the old one: {}", names.join(", ")),
-            "`ostler restart NAME` gives a workspace the new one. Agents that send heartbeats are restarted after \
-             missing them",
+            "`ostler restart NAME` gives a workspace the new address. Agents with readiness `heartbeat` are restarted \
+             automatically after missing heartbeats",
         )
     })
 }
@@ -439,7 +440,7 @@ fn heard_at(
         0 => String::new(),
         more => format!(" and {more} more gateways of workspaces' networks"),
     };
-    let heard = format!("agents are heard on {}{more}", addresses[..listed].join(" and "));
+    let heard = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
     if network.listen.is_empty()
         && let Some(check) = unserved(network, reach, bound, &heard, proof)
     {
@@ -452,22 +453,22 @@ fn heard_at(
         advice.push(ADD_LISTEN.to_owned());
     }
     if !seen_by_others.is_empty() {
-        found = format!("{found}; other machines may see {}", seen_by_others.join(" and "));
+        found = format!("{found}; other machines may be able to reach {}", seen_by_others.join(" and "));
         let keeps_out = if reach.as_ref().is_ok_and(|reach| reach.rootless) {
-            "a firewall rule for the interfaces of other machines keeps others out, and so does leaving `network.listen` out: \
-             ostler then closes their connections. Naming other addresses would cut the workspaces off"
+            "to keep other machines out, add a firewall rule for the external interfaces, or remove `network.listen`: \
+             ostler then closes their connections. Other addresses in `network.listen` would cut the workspaces off"
         } else {
-            "a firewall rule, or `network.listen`, keeps others out"
+            "to keep other machines out, add a firewall rule or set `network.listen`"
         };
-        advice.push(format!("everything but health needs a token; {keeps_out}"));
+        advice.push(format!("all requests but `/health` need a token; {keeps_out}"));
     } else if network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it) {
         found.push_str("; connections from other machines are closed");
     }
     if advice.is_empty() { ok("listen", found) } else { warn("listen", found, advice.join("\n")) }
 }
 
-const ADD_LISTEN: &str = "add the address to `network.listen`, leave `network.listen` out, or say by \
-                          `network.platform_url` where workspaces reach ostler instead";
+const ADD_LISTEN: &str = "add the address to `network.listen`, remove `network.listen`, or set \
+                          `network.platform_url` to the URL at which workspaces reach ostler";
 
 /// Describes the addresses that workspaces are given and `network.listen` does not cover, if any.
 fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Option<String> {
@@ -480,7 +481,7 @@ fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -
     (!missing.is_empty()).then(|| {
         let missing: Vec<_> = missing.iter().take(MOST_ADDRESSES).map(ToString::to_string).collect();
         format!(
-            "workspaces are told {}, which `network.listen` does not name, so their heartbeats do not arrive",
+            "workspaces use {}, which `network.listen` does not include, so their heartbeats do not arrive",
             missing.join(" and ")
         )
     })
@@ -507,45 +508,46 @@ fn unserved(
                 verdict(
                     "listen",
                     format!(
-                        "{heard}, and not on {} of {} addresses by which workspaces reach this host: {}",
+                        "{heard}, but not on {} of {} addresses at which workspaces reach this host: {}",
                         missing.len(),
                         reach.addresses.len(),
                         named.join(" and ")
                     ),
                     format!(
-                        "ostler tries again every 30 s, and its log says what is in the way. If another program has \
-                         port {port} there, choose another one with `network.port`"
+                        "ostler tries again every 30 s, and its log shows the error. If another program uses port {port} \
+                         there, set another one with `network.port`"
                     ),
                 )
             });
         }
         Err(why) => why,
     };
-    let goes_on = "ostler goes on by itself once the engine tells the address; `network.listen` names one";
+    let goes_on = "ostler binds the address once the engine reports it; `network.listen` can set it instead";
     Some(match (bound.is_empty(), proof) {
         (false, Proof::Reached | Proof::NobodyRuns) => ok(
             "listen",
             format!(
-                "{heard}, by which workspaces reached this host before; where they do now cannot be asked: {why}"
+                "{heard}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
             ),
         ),
         (false, Proof::Missing) => warn(
             "listen",
             format!(
-                "{heard}, by which workspaces reached this host before; whether they still do is not known, and where \
-                 they do now cannot be asked: {why}"
+                "{heard}, the last known addresses of this host for workspaces; the current ones are not known, and no \
+                 running workspace has reached ostler yet: {why}"
             ),
             goes_on,
         ),
         (true, Proof::NobodyRuns) => {
-            warn("listen", format!("{heard} only, and workspaces not at all yet: {why}"), goes_on)
+            warn("listen", format!("{heard} only, so workspaces cannot reach ostler yet: {why}"), goes_on)
         }
-        (true, Proof::Reached) => {
-            ok("listen", format!("{heard}; where workspaces reach this host cannot be asked now: {why}"))
-        }
+        (true, Proof::Reached) => ok(
+            "listen",
+            format!("{heard}; the address of this host for workspaces is not known at present: {why}"),
+        ),
         (true, Proof::Missing) => fail(
             "listen",
-            format!("{heard} only, and no workspace that runs is known to reach ostler: {why}"),
+            format!("{heard} only, and no running workspace is known to reach ostler: {why}"),
             goes_on,
         ),
     })
@@ -558,7 +560,7 @@ fn between(
     instance: InstanceId,
     attached: &Result<Vec<Attached>, String>,
 ) -> Check {
-    const TREE: &str = "it governs who may discover and message whom";
+    const TREE: &str = "the workspace tree controls discovery and messages";
     let attached = match attached {
         Ok(attached) => attached,
         Err(error) => {
@@ -605,18 +607,22 @@ fn names(all: &[&str]) -> String {
     }
 }
 
-const RECREATE: &str = "the setting counts for containers that are made from now on: `ostler recreate NAME` moves one \
-                        (it restarts; its volumes stay)";
+const RECREATE: &str = "the setting applies to containers created from now on: `ostler recreate NAME` moves an existing \
+                        workspace (its container restarts, its volumes stay)";
 
 fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sharing: &[&str]) -> Check {
     let still = match sharing {
         [] => String::new(),
-        sharing => format!(" Still in one network, where they reach each other's ports: {}.", names(sharing)),
+        sharing => {
+            format!(" Still in a shared network, where they reach each other's ports: {}.", names(sharing))
+        }
     };
     match packets {
         Ok(()) if sharing.is_empty() => ok(
             "tree",
-            format!("{tree}. Packets to workspaces are dropped but from this host (`network.isolate`)"),
+            format!(
+                "{tree}. Packets to workspaces are dropped unless they come from this host (`network.isolate`)"
+            ),
         ),
         Ok(()) => warn(
             "tree",
@@ -625,13 +631,12 @@ fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sh
         ),
         Err(why) => {
             let needed = if rootless {
-                "with a rootless Podman ostler cannot drop them; Podman's own `isolate` option, which netavark before 1.5 \
-                 loses when a container stops, is all there is."
+                "with rootless Podman, ostler cannot drop these packets. Only Podman's own `isolate` option applies, \
+                 which netavark before 1.5 loses when a container stops."
             } else {
-                "ostler needs root and `nft` (Debian's nftables) to drop them."
+                "ostler needs root and `nft` (Debian package `nftables`) to drop these packets."
             };
-            let proof =
-                "An agent can tell ostler's requests from a neighbour's by the header `X-Ostler-Proof`";
+            let proof = "Agents can verify that a request comes from ostler by the header `X-Ostler-Proof`";
             let recreate = if sharing.is_empty() { String::new() } else { format!("\n{RECREATE}") };
             warn(
                 "tree",
@@ -646,13 +651,13 @@ fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sh
 
 fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
     let isolate = if rootless {
-        "With a rootless Podman ostler cannot drop packets between workspaces: `network.isolate = true` gives each a \
-         network of its own, which Podman may or may not keep apart"
+        "With rootless Podman, ostler cannot drop packets between workspaces: `network.isolate = true` gives each its \
+         own network, and Podman may or may not separate these networks"
     } else {
-        "`network.isolate = true` gives each a network of its own and drops packets between them"
+        "`network.isolate = true` gives each its own network and drops packets between them"
     };
-    let proof = "an agent can tell ostler's requests by `X-Ostler-Proof`";
-    let packets = "It does not govern packets:";
+    let proof = "agents can verify that a request comes from ostler by the header `X-Ostler-Proof`";
+    let packets = "It does not control packets:";
     match apart {
         [] => ok(
             "tree",
@@ -663,8 +668,8 @@ fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
         apart => warn(
             "tree",
             format!(
-                "{tree}. {packets} workspaces share one network and reach each other's ports, but for those that were made \
-                 while `network.isolate` was set and may still be cut off from the others: {}",
+                "{tree}. {packets} workspaces share one network and reach each other's ports, except those created \
+                 while `network.isolate` was set, which may still be cut off from the others: {}",
                 names(apart)
             ),
             RECREATE,
@@ -696,7 +701,7 @@ mod tests {
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
         assert_eq!(heard(&own, "7"), Heard::Ostler(TOLD.into()));
         for (said, shown) in [
-            (health("8"), "the ostler of another registry answered"),
+            (health("8"), "the ostler daemon of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
@@ -775,9 +780,9 @@ mod tests {
             let (verdict, text) = listening(listen, reach);
             assert_eq!(verdict, "warn", "{text}");
             let address = reach.unwrap().0;
-            assert!(text.contains(&format!("workspaces are told {address}")), "{text}");
+            assert!(text.contains(&format!("workspaces use {address}")), "{text}");
         }
-        assert_eq!(listening(&["0.0.0.0"], Ok(("10.89.0.1", false))).1.find("are told"), None);
+        assert_eq!(listening(&["0.0.0.0"], Ok(("10.89.0.1", false))).1.find("workspaces use"), None);
         let told = Network { is_url_configured: true, ..network(&["127.0.0.1"]) };
         let reach = Reach {
             addresses: BTreeSet::from(["10.89.0.1".parse().unwrap()]),
@@ -796,9 +801,12 @@ mod tests {
     fn rootless_listen_advice_does_not_cut_workspaces_off() {
         let (verdict, text) = listening(&["0.0.0.0"], Ok(("192.168.1.10", true)));
         assert_eq!(verdict, "warn", "{text}");
-        assert!(text.contains("leaving `network.listen` out"), "{text}");
+        assert!(text.contains("or remove `network.listen`"), "{text}");
         let (_, text) = listening(&["0.0.0.0"], Ok(("10.89.0.1", false)));
-        assert!(text.contains("or `network.listen`, keeps others out"), "{text}");
+        assert!(
+            text.contains("keep other machines out, add a firewall rule or set `network.listen`"),
+            "{text}"
+        );
     }
 
     const INSTANCE: InstanceId = InstanceId(uuid::Uuid::from_u128(1));

@@ -96,7 +96,7 @@ fn assert_idle(site: &Site, why: &str) {
     }
     let doctor = site.ostler(["doctor"]);
     assert!(doctor.code == 1 && doctor.stdout.contains(why), "the doctor does not tell `{why}`: {doctor:?}");
-    assert!(doctor.stdout.contains("no sweep acts"), "{doctor:?}");
+    assert!(doctor.stdout.contains("no sweep pass changes anything"), "{doctor:?}");
     assert!(site.ostler(["ls"]).well().contains("resting"));
     let start = site.ostler(["start", "resting"]);
     assert!(

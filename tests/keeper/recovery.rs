@@ -305,7 +305,10 @@ fn removed_workspace_is_found_by_name_after_the_registry_was_lost() {
     };
     let check = unknown(&site.json(["doctor"])).expect("the doctor shows what no row knows");
     let found = check["found"].as_str().unwrap();
-    assert!(found.contains("kept") && found.contains("gone (in a trash that was lost)"), "{check}");
+    assert!(
+        found.contains("kept") && found.contains("gone (in the trash, without a trash entry)"),
+        "{check}"
+    );
 
     site.json(["adopt", "--all"]);
     let check = unknown(&site.json(["doctor"])).expect("one is left");

@@ -72,7 +72,7 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
 
     let doctor = site.ostler(["doctor"]);
     let lost =
-        doctor.stdout.lines().find(|line| line.contains("the work volume is gone")).unwrap_or_default();
+        doctor.stdout.lines().find(|line| line.contains("the work volume is missing")).unwrap_or_default();
     assert!(
         lost.starts_with("warn") && lost.contains(&of_directory) && lost.contains(&of_volume),
         "{doctor:?}"
