@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
 
-/// Keeps long-lived, containerised agent workspaces on this machine.
+/// Manage long-lived, containerised agent workspaces on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "ostler", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// What holds for every command.
+    /// Options of every command.
     #[command(flatten)]
     pub global: Global,
     /// The command.
@@ -18,30 +18,30 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-A workspace is called by its name, its id, or the beginning of its id.
+Commands accept a workspace's name, its id, or a prefix of its id.
 
 Examples:
   ostler serve                              run the daemon
-  ostler create builder --image agent:1     make a workspace, and wait until it is online
-  ostler ls                                 what there is
-  ostler shell builder                      go inside
-  ostler why builder                        why it is as it is
+  ostler create builder --image agent:1     create a workspace and wait until it is online
+  ostler ls                                 list the workspaces
+  ostler shell builder                      open a shell in the container
+  ostler why builder                        explain the workspace's status
 
 Exit codes:
-  0 done   1 failed   2 wrong usage, input or configuration   3 not found
-  4 cannot be done as things are   5 the daemon does not answer";
+  0 success   1 failed   2 invalid usage, input or configuration   3 not found
+  4 not possible in the current state   5 the daemon does not answer";
 
-/// What holds for every command.
+/// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file; `ostler config check` names the one that is read
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    /// Configuration file; `ostler config check` prints which file is read
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Where the registry lives
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    /// Data directory, which contains the registry and the daemon's socket
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub data_dir: Option<PathBuf>,
-    /// Answer in JSON, whose fields never change their meaning
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Print JSON; existing fields keep their meaning in later versions
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
 }
 
@@ -50,86 +50,86 @@ pub struct Global {
 pub enum Command {
     /// Run the daemon
     #[command(after_help = "\
-Logs go to standard error: for people on a terminal, as JSON otherwise (`log.format`).
-It stops at SIGTERM or Ctrl-C; the workspaces' containers run on. SIGHUP makes it read its
-configuration again (`ostler reload`).
+Logs go to standard error: as text on a terminal, as JSON otherwise (`log.format`).
+SIGTERM or Ctrl-C stops the daemon; the workspaces' containers keep running. SIGHUP reloads the
+configuration, like `ostler reload`.
 
 Examples:
   ostler serve
   ostler --data-dir /srv/ostler serve
   OSTLER_LOG_LEVEL=debug ostler serve")]
     Serve,
-    /// Make a workspace
+    /// Create a workspace and start its container
     Create(Box<CreateArgs>),
-    /// List workspaces, as a tree
+    /// List workspaces as a tree
     #[command(visible_alias = "list")]
     Ls(LsArgs),
-    /// Show a workspace
+    /// Show the status and settings of a workspace
     #[command(visible_alias = "inspect")]
     Show(ShowArgs),
-    /// Print what a workspace wrote
+    /// Print the output of a workspace's container
     Logs(LogsArgs),
-    /// Run a command inside a workspace
+    /// Run a command in a workspace's container
     Exec(ExecArgs),
-    /// Open a shell inside a workspace
+    /// Open a shell in a workspace's container
     #[command(visible_alias = "sh")]
     Shell(ShellArgs),
-    /// Start a workspace that is stopped or has failed, with what was stopped along
+    /// Start a stopped or failed workspace, and those stopped with it
     #[command(visible_alias = "resume")]
     Start(StartArgs),
-    /// Stop a workspace and all below it, until it is started
+    /// Stop a workspace and all workspaces below it
     #[command(visible_alias = "pause")]
     Stop(StopArgs),
-    /// Put a workspace to sleep; a message, or `wake`, wakes it
+    /// Hibernate a workspace; a message or `wake` wakes it
     #[command(visible_alias = "sleep")]
     Hibernate(HibernateArgs),
-    /// Wake a workspace that sleeps
+    /// Wake a hibernated workspace
     Wake(WakeArgs),
-    /// Send a message to a workspace's agent, and print its answer
+    /// Send a message to a workspace's agent and print the response
     #[command(visible_alias = "ask")]
     Message(MessageArgs),
-    /// Change a workspace: its name, place, tier, habits
+    /// Change settings of a workspace, such as name, tier or environment
     #[command(visible_alias = "edit")]
     Set(Box<SetArgs>),
-    /// Stop a workspace and start it again, with a new token
+    /// Restart a workspace, with a new token
     Restart(RestartArgs),
-    /// Make a workspace's container anew, with what is configured now
+    /// Replace a workspace's container with a new one that has the current settings
     Recreate(RecreateArgs),
-    /// Remove a workspace; `undelete` takes it back
+    /// Remove a workspace; `undelete` restores it
     #[command(visible_aliases = ["remove", "delete"])]
     Rm(RmArgs),
-    /// Take a removal back
+    /// Restore a removed workspace
     Undelete(UndeleteArgs),
-    /// What was removed or reaped, and is kept for a while
+    /// List, restore or delete the containers and volumes in the trash
     Trash(TrashArgs),
-    /// Take containers into the registry that it has lost
+    /// Register existing containers again after the registry was lost or restored
     Adopt(AdoptArgs),
-    /// Tokens by which agents speak
+    /// Issue, list and revoke the tokens of agents and admins
     #[command(visible_alias = "tokens")]
     Token(TokenArgs),
-    /// The passes that keep everything as it should be
+    /// List and run the maintenance passes, and approve held plans
     #[command(visible_alias = "sweeps")]
     Sweep(SweepArgs),
-    /// What happened, oldest first
+    /// Print recent events, oldest first
     Events(EventsArgs),
-    /// Tell why a workspace is as it is, with the evidence
+    /// Explain a workspace's status by its events and their evidence
     Why(WhyArgs),
-    /// Look for what is wrong with this installation, and say what to do
+    /// Check this installation for problems and print how to fix them
     Doctor(DoctorArgs),
-    /// The configuration
+    /// Show, create or check the configuration
     Config(ConfigArgs),
-    /// Make the daemon read its configuration again
+    /// Make the daemon reload its configuration
     #[command(after_help = "\
-Runtimes, access, restart budgets, graces, retentions and the log's level apply at once: to
-whatever begins from then on. What is in use since the start (ports, addresses, directories, the
-engine's socket) is listed, and waits for a restart. A configuration with an error changes nothing.
-SIGHUP does the same, and reports in the daemon's log.
+Runtimes, access, restart budgets, graces, retentions and the log level apply at once, to
+everything that begins after the reload. Changes to ports, addresses, directories and the engine's
+socket are listed and apply when the daemon is restarted. A configuration with an error changes
+nothing. SIGHUP does the same and reports in the daemon's log.
 
 Examples:
-  ostler config show                what differs now
+  ostler config show                compare the file with the running daemon
   ostler reload")]
     Reload,
-    /// Print completions for a shell
+    /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   ostler completions bash > /etc/bash_completion.d/ostler
@@ -144,7 +144,7 @@ Examples:
 }
 
 impl Command {
-    /// Whether its answer can be JSON. The others hand on what is somebody else's.
+    /// Whether `--json` applies. The other commands pass through output that is not ostler's own.
     #[must_use]
     pub fn has_json(&self) -> bool {
         !matches!(self, Self::Serve | Self::Exec(_) | Self::Shell(_) | Self::Completions(_) | Self::Man(_))
@@ -154,69 +154,70 @@ impl Command {
 /// `create`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Waits until the workspace is online, or says why it is not.
+Waits until the workspace is online, or reports why it is not.
 
 Examples:
   ostler create builder --image docker.io/library/alpine:3 -- sleep infinity
   ostler create tester --parent builder --runtime agent --env-file test.env
   ostler create notes --image agent:1 --dir ~/notes:ro
-  ostler create phone --external            prints how its agent connects")]
+  ostler create phone --external            print the token and URLs for its agent")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct CreateArgs {
-    /// Its name: letters, digits, and inside it `-`, `_`, `.` and single spaces
+    /// Name of the workspace: letters and digits, and between them `-`, `_`, `.` and single spaces
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// The image [default: the runtime's]
+    /// Container image [default: the runtime's]
     #[arg(long)]
     pub image: Option<String>,
-    /// The workspace above it
+    /// Parent workspace in the tree [default: none]
     #[arg(long, value_name = "NAME")]
     pub parent: Option<String>,
-    /// What it is for
+    /// Description of its purpose
     #[arg(long)]
     pub role: Option<String>,
-    /// The kind of workspace: `plain` for any image, `agent` for one that speaks the protocol, or one from
-    /// `[runtimes]` of the configuration [default: plain]
+    /// Runtime: `plain` for any image, `agent` for an agent that sends heartbeats, or one defined in `[runtimes]` of
+    /// the configuration [default: plain]
     #[arg(long)]
     pub runtime: Option<String>,
-    /// How much of the machine it gets: 1 sandbox, 2 512 MiB, 3 2 GiB, 4 4 GiB [default: 2]
+    /// Resource tier: 1 (sandbox: 512 MiB, 1 CPU, read-only file system, no /workspace), 2 (512 MiB, 1 CPU),
+    /// 3 (2 GiB, 2 CPUs) or 4 (4 GiB, 4 CPUs) [default: 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4), allow_negative_numbers = true)]
     pub tier: Option<u8>,
-    /// A variable of its environment; without a value, this environment's
+    /// Environment variable of the container; without `=VALUE`, the value is taken from this shell's environment
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// A file of such variables, one per line; `--env` comes before it. Lines that begin with `#` are comments; a value is
-    /// everything after `=`, quotes and `#` included
+    /// File of KEY=VALUE lines; `--env` takes precedence. Lines that begin with `#` are comments; a value is everything
+    /// after `=`, including quotes and `#`
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
-    /// A directory of this machine at /workspace, in place of a volume
+    /// Directory of this machine to mount at /workspace instead of a volume; `:ro` makes it read-only
     #[arg(long, value_name = "PATH[:ro]")]
     pub dir: Option<String>,
-    /// The file for /configs/config.yaml
+    /// File to copy to /configs/config.yaml in the container
     #[arg(long, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
-    /// Its agent runs elsewhere: only keep it in the registry
+    /// Register an agent that runs elsewhere; no container is created
     #[arg(long, conflicts_with_all = ["image", "env", "env_file", "dir", "config_file", "command"])]
     pub external: bool,
-    /// Where an external agent is reached
+    /// URL at which the external agent is reached, such as http://192.168.1.7:8000
     #[arg(long, requires = "external")]
     pub url: Option<String>,
-    /// Its agent polls its messages: they are stored for it, and not sent
+    /// The agent polls for its messages: they are stored until then instead of being sent to a URL
     #[arg(long, requires = "external", conflicts_with = "url")]
     pub poll: bool,
-    /// Put to sleep after so many idle minutes, 0 for never; a message wakes it
+    /// Hibernate after this many idle minutes; a message wakes it; 0 means never [default: 0]
     #[arg(long, value_name = "MINUTES", conflicts_with = "external", allow_negative_numbers = true)]
     pub sleep_after: Option<u32>,
-    /// How many tasks its agent takes on at once, for its peers to know
+    /// Number of concurrent tasks that the agent accepts, as information for its peers; not enforced
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
-    /// Start it anew when it is busy and nothing comes of it
+    /// Restart it when it is stalled: busy for 5 minutes without heartbeat, message or progress
     #[arg(long, conflicts_with = "external")]
     pub restart_when_wedged: bool,
-    /// Do not wait until it is online
+    /// Return when the request is accepted, without waiting until the workspace is online
     #[arg(long)]
     pub no_wait: bool,
-    /// The command in place of the image's own; an ENTRYPOINT of the image stays and gets it as arguments
+    /// Command to run instead of the image's own; if the image has an ENTRYPOINT, it receives these arguments
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -226,13 +227,13 @@ pub struct CreateArgs {
 #[command(after_help = "\
 Examples:
   ostler ls
-  ostler ls --removed          what `undelete` can bring back
+  ostler ls --removed          list what `undelete` can restore
   ostler ls --json | jq -r '.[] | select(.status == \"failed\") | .name'")]
 pub struct LsArgs {
-    /// The removed ones instead
+    /// List removed workspaces instead
     #[arg(long)]
     pub removed: bool,
-    /// A plain list with ids, not a tree
+    /// Print a flat list with ids instead of a tree
     #[arg(long)]
     pub flat: bool,
 }
@@ -244,7 +245,7 @@ Examples:
   ostler show builder
   ostler show 6f1c --json")]
 pub struct ShowArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }
@@ -252,20 +253,20 @@ pub struct ShowArgs {
 /// `logs`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What the workspace wrote to its standard error comes out of this command's standard error.
+The container's standard error is printed to this command's standard error.
 With `--json`, one object per line: {\"stream\": \"stdout\", \"line\": \"…\"}.
 
 Examples:
   ostler logs builder --tail 100
   ostler logs -f builder")]
 pub struct LogsArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Go on printing as it writes
+    /// Continue to print new output
     #[arg(long, short)]
     pub follow: bool,
-    /// Only the last lines, looked for in the last 16 MiB
+    /// Print only the last LINES lines; at most the last 16 MiB of the log are read
     #[arg(long, short = 'n', value_name = "LINES", allow_negative_numbers = true)]
     pub tail: Option<u32>,
 }
@@ -273,8 +274,8 @@ pub struct LogsArgs {
 /// `exec`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ends with the command's own exit code. Input is passed on only with `-i` or `-t`.
-When this client is ended, the command is ended too; with `-i` only once it writes something.
+The exit code is that of the command. Standard input is forwarded only with `-i` or `-t`.
+If this client is terminated, the command is terminated too; with `-i`, at its next output.
 
 Examples:
   ostler exec builder -- ls -l /workspace
@@ -282,22 +283,22 @@ Examples:
   ostler exec -i builder -- tar xz -C /workspace < backup.tar.gz
   ostler exec -t builder -- top")]
 pub struct ExecArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Pass this command's input on
+    /// Forward standard input
     #[arg(long, short)]
     pub interactive: bool,
-    /// Give the command a terminal, and pass its input on
+    /// Allocate a terminal for the command and forward its input
     #[arg(long, short)]
     pub tty: bool,
-    /// A variable of its environment; without a value, this environment's
+    /// Environment variable of the command; without `=VALUE`, the value is taken from this shell's environment
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// Run as this user instead of the agent
+    /// User to run as, such as `0:0` [default: the agent's user]
     #[arg(long, short)]
     pub user: Option<String>,
-    /// The command
+    /// Command to run, with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -307,12 +308,12 @@ pub struct ExecArgs {
 #[command(after_help = "\
 Examples:
   ostler shell builder
-  ostler shell --user 0:0 builder      as root of the container")]
+  ostler shell --user 0:0 builder      as root in the container")]
 pub struct ShellArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Run as this user instead of the agent
+    /// User to run as, such as `0:0` [default: the agent's user]
     #[arg(long, short)]
     pub user: Option<String>,
 }
@@ -320,19 +321,19 @@ pub struct ShellArgs {
 /// `start`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Waits until the workspace is online, or says why it is not.
+Waits until the workspace is online, or reports why it is not.
 
 Examples:
   ostler start builder
-  ostler start builder --new-volume     its work is lost; begin with an empty volume")]
+  ostler start builder --new-volume     start with an empty volume after the old one was lost")]
 pub struct StartArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Where its work volume is gone, make a new and empty one
+    /// If its work volume is missing, create a new, empty one
     #[arg(long)]
     pub new_volume: bool,
-    /// Do not wait until it is online
+    /// Return when the request is accepted, without waiting until the workspace is online
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -340,20 +341,20 @@ pub struct StartArgs {
 /// `hibernate`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Its container is stopped and kept, so that it is awake again in a moment. Refused while it works on something.
-A workspace made with `--sleep-after` falls asleep by itself.
+The container is stopped and kept, so that waking is fast. Refused while the agent has active tasks or requests.
+A workspace with `--sleep-after` hibernates automatically.
 
 Examples:
   ostler hibernate builder
   ostler hibernate builder --force")]
 pub struct HibernateArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Even while it works on something
+    /// Hibernate even while it has active tasks or requests
     #[arg(long)]
     pub force: bool,
-    /// Do not wait until it sleeps
+    /// Return when the request is accepted, without waiting until it is hibernated
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -364,10 +365,10 @@ pub struct HibernateArgs {
 Examples:
   ostler wake builder")]
 pub struct WakeArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Do not wait until it is online
+    /// Return when the request is accepted, without waiting until the workspace is online
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -375,17 +376,18 @@ pub struct WakeArgs {
 /// `message`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The message goes the way that agents' messages go: a workspace that sleeps is woken, one that is stopped is not.
+The message is delivered like a message between agents: it wakes a hibernated workspace, but does not start a
+stopped one.
 
 Examples:
   ostler message builder hello
   ostler message lead 'ask builder how far it is'
-  ostler message builder --json hello        the whole answer")]
+  ostler message builder --json hello        print the whole response")]
 pub struct MessageArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// What to say
+    /// Text of the message; several arguments are joined with spaces
     #[arg(required = true, num_args = 1.., value_name = "TEXT")]
     pub text: Vec<String>,
 }
@@ -393,7 +395,8 @@ pub struct MessageArgs {
 /// `set`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is not given stays as it is. What a container is made from takes effect with `ostler recreate`.
+Settings that are not given keep their values. Settings of the container, such as image, command and environment,
+take effect with `ostler recreate`.
 
 Examples:
   ostler set builder --sleep-after 30
@@ -402,58 +405,58 @@ Examples:
   ostler set builder --env LEVEL=debug --unset-env API_KEY
   ostler set builder -- serve --all && ostler recreate builder")]
 pub struct SetArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Another name
+    /// New name
     #[arg(long = "name", id = "new_name", value_name = "NAME")]
     pub new_name: Option<String>,
-    /// What it is for; empty for nothing
+    /// Description of its purpose; an empty text removes it
     #[arg(long)]
     pub role: Option<String>,
-    /// How much of the machine it gets
+    /// Resource tier: 1 (sandbox), 2 (512 MiB), 3 (2 GiB) or 4 (4 GiB)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4), allow_negative_numbers = true)]
     pub tier: Option<u8>,
-    /// The workspace above it; empty for none
+    /// Parent workspace; an empty text makes it a root
     #[arg(long, value_name = "NAME")]
     pub parent: Option<String>,
-    /// The kind of workspace, from `[runtimes]` of the configuration
+    /// Runtime: `plain`, `agent`, or one defined in `[runtimes]` of the configuration
     #[arg(long)]
     pub runtime: Option<String>,
-    /// The image
+    /// Container image
     #[arg(long)]
     pub image: Option<String>,
-    /// A variable of its environment, others stay; without a value, this environment's
+    /// Environment variable to set; others are kept. Without `=VALUE`, the value is taken from this shell's environment
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// A file of such variables, one per line; `--env` comes before it
+    /// File of KEY=VALUE lines to set; `--env` takes precedence
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
-    /// A variable to remove from its environment
+    /// Environment variable to remove
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub unset_env: Vec<String>,
-    /// Another directory of this machine at /workspace; never in place of a volume
+    /// Directory of this machine to mount at /workspace; only for a workspace that was created with `--dir`
     #[arg(long, value_name = "PATH[:ro]")]
     pub dir: Option<String>,
-    /// The file for /configs/config.yaml: its next start writes it over the one that is there
+    /// File for /configs/config.yaml; the next start overwrites the existing file
     #[arg(long, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
-    /// The command of its runtime or image again, in place of the one given
+    /// Run the command of the runtime or image again instead of the workspace's own
     #[arg(long, conflicts_with = "command")]
     pub default_command: bool,
-    /// Where an external agent is reached; empty for nowhere
+    /// URL at which the external agent is reached; an empty text removes it
     #[arg(long)]
     pub url: Option<String>,
-    /// Put to sleep after so many idle minutes; 0 for never
+    /// Hibernate after this many idle minutes; 0 means never
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     pub sleep_after: Option<u32>,
-    /// How many tasks its agent takes on at once; 0 for unknown
+    /// Number of concurrent tasks that the agent accepts; 0 means unknown
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
-    /// Whether it is started anew when it is busy and nothing comes of it
+    /// Whether to restart it when it is stalled: busy for 5 minutes without heartbeat, message or progress
     #[arg(long, value_name = "BOOL")]
     pub restart_when_wedged: Option<bool>,
-    /// The command in place of the image's own; an ENTRYPOINT of the image stays and gets it as arguments
+    /// Command to run instead of the image's own; if the image has an ENTRYPOINT, it receives these arguments
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -461,15 +464,16 @@ pub struct SetArgs {
 /// `stop`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The containers are kept, with their own file systems. What is stopped along with a workspace starts along with it.
+The workspaces stay stopped until they are started. Their containers are kept, with their file systems.
+`ostler start` also starts the workspaces that were stopped together with the given one.
 
 Examples:
   ostler stop builder")]
 pub struct StopArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Do not wait until its container has stopped
+    /// Return when the request is accepted, without waiting until the container has stopped
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -477,15 +481,15 @@ pub struct StopArgs {
 /// `restart`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A stopped workspace is started, with what was stopped along with it.
+A stopped workspace is started, together with the workspaces that were stopped with it.
 
 Examples:
   ostler restart builder")]
 pub struct RestartArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Do not wait until it is online
+    /// Return when the request is accepted, without waiting until the workspace is online
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -493,17 +497,17 @@ pub struct RestartArgs {
 /// `recreate`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The volumes stay. What was written elsewhere in the old container, a home directory too, goes into the trash with it.
-A stopped or hibernated workspace is started, with what was stopped along with it.
-`ostler ls` marks workspaces that need this as drifted.
+The volumes are kept. Files outside /configs and /workspace, such as a home directory, are moved to the trash with
+the old container. A stopped or hibernated workspace is started, together with the workspaces that were stopped
+with it. `ostler ls` marks a workspace as drifted if its settings changed since its container was created.
 
 Examples:
   ostler recreate builder")]
 pub struct RecreateArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Do not wait until it is online
+    /// Return when the request is accepted, without waiting until the workspace is online
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -511,24 +515,24 @@ pub struct RecreateArgs {
 /// `rm`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Container and volumes go into the trash and are kept there for `sweep.trash_retention` (14 days).
-With workspaces below it, nothing is removed unless `--cascade` is given. `--purge` asks first on a terminal.
+Container and volumes are moved to the trash and kept for `sweep.trash_retention` (default: 14 days).
+A workspace with workspaces below it is removed only with `--cascade`. `--purge` asks for confirmation on a terminal.
 
 Examples:
   ostler rm builder
   ostler rm --cascade builder
   ostler undelete builder")]
 pub struct RmArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Everything below it too
+    /// Also remove all workspaces below it
     #[arg(long)]
     pub cascade: bool,
-    /// Delete container and volumes at once and for good
+    /// Delete container and volumes immediately and permanently
     #[arg(long)]
     pub purge: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -536,24 +540,24 @@ pub struct RmArgs {
 /// `undelete`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The workspace comes back stopped, and with it what `rm --cascade` removed along with it; start them with
-`ostler start`.
+Restores the workspace, and the workspaces that `rm --cascade` removed with it, in the stopped state.
+`ostler start` starts them.
 
 Examples:
   ostler undelete builder
   ostler undelete builder --only              without the workspaces below it
-  ostler undelete 6f1c --name old-builder     where the name is taken again")]
+  ostler undelete 6f1c --name old-builder     if the name is in use again")]
 pub struct UndeleteArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Come back under another name
+    /// Restore it under another name
     #[arg(long = "name", value_name = "NEW")]
     pub new_name: Option<String>,
-    /// Leave removed what was removed along with it
+    /// Do not restore the workspaces that were removed with it
     #[arg(long)]
     pub only: bool,
-    /// Do not wait until it is done
+    /// Return when the request is accepted, without waiting until it is done
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -561,7 +565,7 @@ pub struct UndeleteArgs {
 /// `trash`
 #[derive(Debug, Args)]
 pub struct TrashArgs {
-    /// What to do with it.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: TrashCommand,
 }
@@ -569,30 +573,30 @@ pub struct TrashArgs {
 /// A command about the trash.
 #[derive(Debug, Subcommand)]
 pub enum TrashCommand {
-    /// List what lies in the trash, and until when
+    /// List the entries in the trash and until when they are kept
     #[command(visible_alias = "list")]
     Ls,
-    /// Bring an entry back
+    /// Restore an entry
     #[command(after_help = "\
 Examples:
   ostler trash restore 0b5e
   ostler trash restore builder")]
     Restore {
-        /// The entry's id, its beginning, or the workspace's name
+        /// Id of the entry, a prefix of it, or the workspace's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         entry: String,
     },
-    /// Delete entries for good
+    /// Delete entries permanently
     #[command(after_help = "\
-Asks first on a terminal; elsewhere it needs `--yes`.
+Asks for confirmation on a terminal; elsewhere `--yes` is required.
 
 Examples:
   ostler trash empty
   ostler trash empty 0b5e builder --yes")]
     Empty {
-        /// Ids, their beginnings, or workspaces' names [default: everything]
+        /// Ids of entries, prefixes of ids, or workspaces' names [default: all entries]
         entries: Vec<String>,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
@@ -601,25 +605,25 @@ Examples:
 /// `adopt`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a registry that was lost, or restored from a backup: its containers run on, and the registry
-does not know them. Without arguments it tells what could be adopted. Agents that run go on
-without noticing.
+For a registry that was lost or restored from a backup: containers still exist that it does not
+know. Without arguments, prints what can be adopted. Running agents are not interrupted and keep
+their tokens.
 
 Examples:
-  ostler adopt                     what could be adopted
+  ostler adopt                     list what can be adopted
   ostler adopt builder tester
-  ostler adopt --all               everything, and end the recovery
+  ostler adopt --all               adopt everything and end the recovery
   ostler adopt --instance 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11 --all")]
 pub struct AdoptArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or prefixes of ids
     pub which: Vec<String>,
-    /// Everything that is unknown
+    /// Adopt everything that the registry does not know
     #[arg(long, conflicts_with = "which")]
     pub all: bool,
-    /// Only tell what would be done
+    /// Print what would be adopted, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Take over the containers of this installation, into an empty registry
+    /// Id of the installation whose containers to take over; the registry must be empty
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,
 }
@@ -627,7 +631,7 @@ pub struct AdoptArgs {
 /// `token`
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: TokenCommand,
 }
@@ -635,23 +639,23 @@ pub struct TokenArgs {
 /// A command about tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Issue a token that speaks for a workspace
+    /// Issue a token for a workspace
     #[command(after_help = "\
-The token alone goes to standard output, this once; the registry keeps only its digest. An admin token may do
-everything that this command line may: `--admin` with a name that says what it is for.
+Standard output contains only the token. It cannot be shown again: the registry stores only its digest.
+An admin token permits everything that this command line permits; with `--admin`, the name is a label.
 
 Examples:
   ostler token issue builder
   ostler token issue --admin dashboard --expires 90d
   TOKEN=$(ostler token issue builder --expires 30d)")]
     Issue {
-        /// Name, id or beginning of the id
+        /// Name, id or prefix of the id of the workspace; with `--admin`, a label for the token
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
-        /// Issue an admin token; the name only says what it is for
+        /// Issue an admin token
         #[arg(long)]
         admin: bool,
-        /// How long it is valid, such as 12h or 30d [default: until revoked]
+        /// Duration for which the token is valid, such as 12h or 30d [default: until revoked]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires: Option<Duration>,
     },
@@ -664,7 +668,7 @@ Examples:
   ostler token ls --admin"
     )]
     Ls {
-        /// Name, id or beginning of the id
+        /// Name, id or prefix of the id
         #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
         name: Option<String>,
         /// List the admin tokens
@@ -678,10 +682,10 @@ Examples:
   ostler token revoke builder 41d0
   ostler token revoke --admin 77c2")]
     Revoke {
-        /// Name, id or beginning of the id; of an admin token, its own id
+        /// Name, id or prefix of the id of the workspace; with `--admin`, the id of the token
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
-        /// The token's id, or what it begins with, from `token ls`
+        /// Id of the token from `token ls`, or a prefix of it
         // Tokens issued by older versions may begin with a hyphen.
         #[arg(
             value_parser = NonEmptyStringValueParser::new(),
@@ -698,7 +702,7 @@ Examples:
 /// `sweep`
 #[derive(Debug, Args)]
 pub struct SweepArgs {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: SweepCommand,
 }
@@ -706,40 +710,40 @@ pub struct SweepArgs {
 /// A command about passes.
 #[derive(Debug, Subcommand)]
 pub enum SweepCommand {
-    /// List the passes, and how their last run went
+    /// List the passes and the outcome of their last runs
     #[command(visible_alias = "ls")]
     List,
-    /// Show a pass, its last run and a plan that waits for approval
+    /// Show a pass, its last run, and a plan that is held for approval
     Show {
-        /// The pass
+        /// Name of the pass
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         pass: String,
     },
     /// Run passes now
     #[command(after_help = "\
-A dry run tells what would be done, and on what evidence. It works without the daemon too.
+A dry run prints the planned actions with their evidence. It also works while the daemon is stopped.
 
 Examples:
   ostler sweep run --dry-run
   ostler sweep run reap_unknown")]
     Run {
-        /// The passes [default: all]
+        /// Names of the passes [default: all]
         passes: Vec<String>,
-        /// Only plan
+        /// Print the plan without applying it
         #[arg(long)]
         dry_run: bool,
     },
-    /// Approve a plan that was held because it would have hit too much at once
+    /// Approve a plan that the breaker held because it affects too many workspaces at once
     #[command(after_help = "\
-Approves exactly the actions that `sweep show PASS` lists, and nothing else.
+Approves exactly the actions that `ostler sweep show PASS` lists, and nothing else.
 
 Examples:
   ostler sweep approve reap_unknown 9a3c")]
     Approve {
-        /// The pass
+        /// Name of the pass
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         pass: String,
-        /// The plan's id, or its beginning
+        /// Id of the plan, or a prefix of it
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         plan: String,
     },
@@ -748,19 +752,19 @@ Examples:
 /// `events`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With `--json` and `-f`, one event per line.
+With `--json` and `-f`, prints one event per line.
 
 Examples:
   ostler events -n 50
   ostler events -f builder")]
 pub struct EventsArgs {
-    /// Only those of this workspace
+    /// Print only events of this workspace
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
-    /// Go on as they happen, across restarts of the daemon
+    /// Continue to print new events, also across restarts of the daemon
     #[arg(long, short)]
     pub follow: bool,
-    /// How many
+    /// Number of events
     #[arg(
         long,
         short = 'n',
@@ -775,15 +779,15 @@ pub struct EventsArgs {
 /// `why`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every status, reaping and refusal is kept with what it was decided on.
+Every change of status, reaping and refusal is recorded with the evidence that it was based on.
 
 Examples:
   ostler why builder")]
 pub struct WhyArgs {
-    /// Name, id or beginning of the id
+    /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// How many events
+    /// Number of events
     #[arg(
         long,
         short = 'n',
@@ -798,17 +802,17 @@ pub struct WhyArgs {
 /// `doctor`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Fails (1) if a check fails; warnings do not count. Works without the daemon too.
+The exit code is 1 if a check fails; warnings do not count. Also works while the daemon is stopped.
 
 Examples:
   ostler doctor
-  ostler doctor --accept-engine     this other engine, or storage, is the one from now on
-  ostler doctor --accept-copy       this copied data directory is the one from now on")]
+  ostler doctor --accept-engine     continue with this engine or storage
+  ostler doctor --accept-copy       continue with this copied data directory")]
 pub struct DoctorArgs {
-    /// Take the engine as it is now for ours
+    /// Accept the current Podman engine and storage as the one that holds the workspaces
     #[arg(long)]
     pub accept_engine: bool,
-    /// Take this data directory, which was copied, for the one to go on with; the daemon must be stopped
+    /// Accept this copied data directory as the one to continue with; the daemon must be stopped
     #[arg(long, conflicts_with = "accept_engine")]
     pub accept_copy: bool,
 }
@@ -816,10 +820,10 @@ pub struct DoctorArgs {
 /// `config`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Flags come before the environment (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), the
-environment before the file, and the file before the defaults.")]
+Order of precedence: flags, environment variables (OSTLER_SWEEP_UNKNOWN_GRACE sets
+sweep.unknown_grace), the configuration file, defaults.")]
 pub struct ConfigArgs {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: ConfigCommand,
 }
@@ -827,9 +831,9 @@ pub struct ConfigArgs {
 /// A command about the configuration.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show every key, its value, where that comes from, and where the running daemon differs
+    /// Show every key with its value and source, and where the running daemon differs
     Show,
-    /// Write a commented file; never over one that exists
+    /// Write a commented configuration file; an existing file is not overwritten
     Init,
     /// Check the configuration without using it
     Check,
@@ -838,14 +842,14 @@ pub enum ConfigCommand {
 /// `completions`
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to complete for
     pub shell: clap_complete::Shell,
 }
 
 /// `man`
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write every page into this directory, in place of printing the main one
+    /// Write all pages to this directory instead of printing the main page
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
@@ -874,7 +878,7 @@ mod tests {
         assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
         for wrong in ["", "30", "-1h", "500ms", "soon"] {
-            assert!(duration(wrong).is_err(), "{wrong:?} was taken for a duration");
+            assert!(duration(wrong).is_err(), "{wrong:?} was accepted as a duration");
         }
     }
 }
