@@ -55,18 +55,18 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unspecified => "it names no host",
+            Self::Unspecified => "it is the unspecified address",
             Self::Loopback => "it is this machine, which `external.allow_loopback` does not allow",
             Self::Private => "it is on a private network, which `external.allow_private` does not allow",
             Self::Attached => {
                 "it is on a network that this machine is attached to, which `external.allow_private` does not allow"
             }
-            Self::LinkLocal => "it is link-local, where clouds serve credentials",
-            Self::CarrierNat => "it is inside a carrier's network (100.64.0.0/10)",
-            Self::Documentation => "it is an address for documentation",
+            Self::LinkLocal => "it is link-local, where cloud providers serve credentials",
+            Self::CarrierNat => "it is in the shared address space of carriers (100.64.0.0/10)",
+            Self::Documentation => "it is reserved for documentation",
             Self::Multicast => "it is a multicast address",
             Self::Broadcast => "it is a broadcast address",
-            Self::Reserved => "it is reserved, no host of the internet has it",
+            Self::Reserved => "it is reserved and not routable on the internet",
         })
     }
 }

@@ -52,7 +52,7 @@ pub fn judge(
         return Verdict::Clear;
     }
     let reason = format!(
-        "it would hit {} workspaces, with {} hit within the last hour; the limit is {limit} of {known} known",
+        "the plan affects {} workspaces, and {} were affected in the last hour; the limit is {limit} of {known}",
         hit.len(),
         before.len()
     );

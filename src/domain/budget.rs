@@ -97,7 +97,7 @@ mod tests {
         let mut now = T;
         for _ in 0..4 {
             let Next::Restart { due_at, ends: counted } = budget.judge(&ends, None, now) else {
-                panic!("parked after {} ends", ends.len() + 1)
+                panic!("parked after {} exits", ends.len() + 1)
             };
             ends = counted;
             now = due_at + Duration::from_secs(1);

@@ -170,7 +170,7 @@ mod tests {
     const NAMES: [&str; 3] = ["a", "b", "c"];
 
     fn read(text: &str) -> (Field, Field, bool) {
-        let fields = fields(text, &NAMES).expect("it begins as an object");
+        let fields = fields(text, &NAMES).expect("the text begins with an object");
         (fields.get("a"), fields.get("b"), fields.whole)
     }
 

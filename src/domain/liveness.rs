@@ -81,8 +81,8 @@ pub fn check_heartbeats(
             continue;
         }
         let evidence = match quiet.heard_at {
-            Some(at) => format!("no beat for {} (the last one came at {at})", words(silent_for)),
-            None => format!("no beat for {}, and none before", words(silent_for)),
+            Some(at) => format!("no heartbeat for {} (the last one at {at})", words(silent_for)),
+            None => format!("no heartbeat for {}, and none before that", words(silent_for)),
         };
         let heard_before = now - SILENT_AFTER;
         let external = quiet.kind == Kind::External;
@@ -134,7 +134,7 @@ pub fn flag_wedged(
         }
         let quiet_since = now - WEDGED_AFTER;
         let evidence = format!(
-            "busy with {} tasks, and neither beat nor message nor progress for {}",
+            "active tasks: {}, and no heartbeat, message or progress for {}",
             quiet.active_tasks,
             words(quiet_for)
         );
@@ -168,7 +168,7 @@ pub fn hibernate_idle(
         let (open, seen_at) = in_use(row.id);
         let idle_for = shortest([idle.active_at, seen_at, idle.online_since], row, lasted);
         if open == 0 && idle_for >= limit {
-            let evidence = format!("nothing happened there for {}", words(idle_for));
+            let evidence = format!("no activity for {}", words(idle_for));
             let action = Action::Hibernate { workspace: row.id, idle_since: now - limit };
             plan.act(action, &row.name, evidence);
         }
@@ -193,7 +193,7 @@ pub fn time_out_provisioning(
         let (Some(limit), Some(begun_at)) = (limit(&row.runtime), begun_at(row)) else { continue };
         let waited = lasted(begun_at).min(lasted(row.status_since));
         if waited < limit {
-            plan.watching.push(format!("{}: started, and not heard for {}", row.name, words(waited)));
+            plan.watching.push(format!("{}: started, no heartbeat for {}", row.name, words(waited)));
             continue;
         }
         let action = Action::TimeOutProvisioning {
@@ -203,7 +203,7 @@ pub fn time_out_provisioning(
             limit_seconds: limit.as_secs(),
         };
         let evidence =
-            format!("started, and not heard for {}; its runtime allows {}", words(waited), words(limit));
+            format!("started, no heartbeat for {}; its runtime allows {}", words(waited), words(limit));
         plan.act(action, &row.name, evidence);
     }
     plan
@@ -240,11 +240,11 @@ pub fn restart_due(
             .filter(|above| restarting.contains(above) || busy.contains(above))
             .filter(|_| now.since(*due_at) < WAIT_FOR_PARENT && !due_at.is_ahead_of(now));
         if waits_for.is_some() {
-            plan.watching.push(format!("{}: to be restarted after its parent", row.name));
+            plan.watching.push(format!("{}: waiting for the restart of its parent", row.name));
             plan.run_again_at(now + LOOK_FOR_PARENT);
             continue;
         }
-        let evidence = format!("offline since {}, and its wait is over", row.status_since);
+        let evidence = format!("offline since {}, and its backoff has passed", row.status_since);
         plan.act(Action::RestartDue { workspace: row.id }, &row.name, evidence);
     }
     plan.parents_first(parent);
@@ -341,7 +341,7 @@ mod tests {
         };
         let busy = QuietRow { active_tasks: 2, ..quiet(Status::Degraded, WEDGED_AFTER) };
         assert!(matches!(flag(std::slice::from_ref(&busy), None)[..], [Action::FlagWedged { .. }]));
-        assert_eq!(flag(std::slice::from_ref(&busy), Some(NOW)), [], "it sent something");
+        assert_eq!(flag(std::slice::from_ref(&busy), Some(NOW)), [], "it sent a message");
         let idle = QuietRow { active_tasks: 0, ..busy.clone() };
         assert_eq!(flag(&[idle], None), []);
         let flagged = QuietRow { wedged_since: Some(NOW), ..busy };
@@ -363,13 +363,13 @@ mod tests {
             hibernate_idle(rows, &BTreeSet::new(), &|_| (open, seen), &since, NOW).actions.len()
         };
         assert_eq!(plan(&idle, 0, None), 1);
-        assert_eq!(plan(&idle, 1, None), 0, "a request is on its way");
-        assert_eq!(plan(&idle, 0, Some(NOW - Duration::from_mins(9))), 0, "a message came");
+        assert_eq!(plan(&idle, 1, None), 0, "a request is in flight");
+        assert_eq!(plan(&idle, 0, Some(NOW - Duration::from_mins(9))), 0, "a message was received");
         let woken = Some(NOW - Duration::from_mins(9));
         assert_eq!(
             plan(&IdleRow { online_since: woken, ..idle.clone() }, 0, None),
             0,
-            "it was only just woken"
+            "it was woken just now"
         );
         assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
     }
@@ -388,12 +388,12 @@ mod tests {
             let begun = plan.actions.iter().map(|planned| planned.action.workspace().0.as_u128());
             (begun.collect::<Vec<_>>(), plan.again_at.is_some())
         };
-        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[]), (vec![1], true), "the one at the top first");
-        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[1]), (vec![], true), "while its start is under way");
-        assert_eq!(begun(&due(&[3, 2], NOW), &[]), (vec![2], true), "then the one below");
-        assert_eq!(begun(&due(&[5, 3], NOW), &[]), (vec![3, 5], false), "a parent that is well is no reason");
+        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[]), (vec![1], true), "the root first");
+        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[1]), (vec![], true), "while the root is starting");
+        assert_eq!(begun(&due(&[3, 2], NOW), &[]), (vec![2], true), "then its child");
+        assert_eq!(begun(&due(&[5, 3], NOW), &[]), (vec![3, 5], false), "a running parent delays no restart");
         let long_ago = NOW - WAIT_FOR_PARENT;
-        assert_eq!(begun(&due(&[2], long_ago), &[1]), (vec![2], false), "not for ever");
+        assert_eq!(begun(&due(&[2], long_ago), &[1]), (vec![2], false), "the wait for a parent is limited");
     }
 
     #[test]
@@ -406,7 +406,7 @@ mod tests {
         let (limit, long_ago) = (Duration::from_mins(12), NOW - Duration::from_mins(12));
         assert_eq!(plan(Some(limit), Some(long_ago)), 1);
         assert_eq!(plan(Some(limit), Some(NOW - Duration::from_mins(11))), 0);
-        assert_eq!(plan(Some(limit), None), 0, "an interrupted start is begun anew instead");
+        assert_eq!(plan(Some(limit), None), 0, "`settle` repeats an interrupted start");
         assert_eq!(plan(None, Some(long_ago)), 0);
     }
 }

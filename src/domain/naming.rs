@@ -50,7 +50,7 @@ impl WorkspaceName {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// The text is empty.
-    #[error("the name is empty: give it 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
+    #[error("the name is empty: expected 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
     Empty,
     /// More than `NAME_MAX_CHARS` characters.
     #[error("the name `{shown}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
@@ -75,7 +75,8 @@ pub enum InvalidName {
     },
     /// It could be read as an id and would receive orders meant for another workspace.
     #[error(
-        "the name `{0}` reads as the beginning of an id: 8 or more of the digits 0-9 and a-f. Add another letter to it"
+        "the name `{0}` looks like the beginning of an id (8 or more of the digits 0-9 and a-f). Add another \
+         letter to it"
     )]
     Id(String),
 }
@@ -270,7 +271,7 @@ mod tests {
             ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "6F1C0C5E", "6f1c0c5e-0d0f", "20260102", "deadbeef"]
         {
             let said = bad.parse::<WorkspaceName>().expect_err(bad).to_string();
-            assert!(said.contains("reads as the beginning of an id"), "{bad}: {said}");
+            assert!(said.contains("looks like the beginning of an id"), "{bad}: {said}");
         }
         for good in ["cafe", "face-0001", "2026-01-02", "deadbeef x", "6f1c0c5e-agent"] {
             assert!(good.parse::<WorkspaceName>().is_ok(), "{good}");

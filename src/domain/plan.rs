@@ -337,27 +337,27 @@ impl Action {
     pub fn describe(&self) -> String {
         match self {
             Self::TrashRemoved { things, .. } | Self::TrashUnknown { things, .. } => {
-                format!("put {} into the trash", describe_things(things))
+                format!("move {} to the trash", describe_things(things))
             }
             Self::TrashStray { container, .. } => {
-                format!("put the second container {} into the trash", container.id.short())
+                format!("move the second container {} to the trash", container.id.short())
             }
-            Self::FinishTrash { entry, .. } => format!("finish putting entry {entry} into the trash"),
+            Self::FinishTrash { entry, .. } => format!("finish moving entry {entry} to the trash"),
             Self::FinishRestore { entry, .. } => format!("finish restoring entry {entry}"),
-            Self::Purge { .. } => "delete what it owned for good".into(),
-            Self::DeleteTrash { entry, .. } => format!("delete trash entry {entry} for good"),
+            Self::Purge { .. } => "permanently delete its container and volumes".into(),
+            Self::DeleteTrash { entry, .. } => format!("permanently delete trash entry {entry}"),
             Self::RevokeStaleTokens { .. } => "revoke its stale instance tokens".into(),
             Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
-            Self::StartAnew { .. } => "start anew what was interrupted".into(),
+            Self::StartAnew { .. } => "repeat its interrupted start".into(),
             Self::MarkOffline { .. } => "mark it offline".into(),
-            Self::MarkSilent { external: true, .. } => "wait for its agent again".into(),
+            Self::MarkSilent { external: true, .. } => "mark it awaiting_agent".into(),
             Self::MarkSilent { external: false, .. } => "mark it degraded".into(),
-            Self::RestartUnwell { .. } => "start it anew".into(),
-            Self::TimeOutProvisioning { .. } => "give its start up".into(),
-            Self::Hibernate { .. } => "put it to sleep".into(),
-            Self::FinishHibernation { .. } => "see it asleep".into(),
-            Self::FlagWedged { .. } => "flag it as wedged".into(),
-            Self::RestartDue { .. } => "start it again".into(),
+            Self::RestartUnwell { .. } => "restart it".into(),
+            Self::TimeOutProvisioning { .. } => "mark its start as timed out".into(),
+            Self::Hibernate { .. } => "hibernate it".into(),
+            Self::FinishHibernation { .. } => "finish its hibernation".into(),
+            Self::FlagWedged { .. } => "flag it as stalled".into(),
+            Self::RestartDue { .. } => "restart it".into(),
             Self::MarkReady { .. } => "mark it online".into(),
         }
     }
@@ -412,7 +412,7 @@ impl Plan {
         });
         for entry in open {
             let action = Action::FinishTrash { workspace: entry.workspace, entry: entry.id };
-            let evidence = format!("claimed for the trash at {} and not put away yet", entry.created_at);
+            let evidence = format!("marked for the trash at {}; the move is not finished", entry.created_at);
             self.act(action, &entry.workspace_name, evidence);
         }
     }
@@ -626,13 +626,13 @@ pub fn reap_removed(
     plan.finish_claims(entries, busy, &[TrashReason::Removed]);
     for row in purges.iter().filter(|row| !busy.contains(&row.id)) {
         let evidence =
-            format!("removed at {} with `--purge`, which is not carried out yet", row.status_since);
+            format!("removed at {} with `--purge`; the deletion is not finished", row.status_since);
         plan.act(Action::Purge { workspace: row.id }, &row.name, evidence);
     }
     for row in rows.iter().filter(|row| row.status == Status::Removed && !busy.contains(&row.id)) {
         for things in inventory.loose(row.id, &held) {
             let evidence = format!(
-                "the workspace was removed at {}, and {} is still there",
+                "the workspace was removed at {}; it still owns {}",
                 row.status_since,
                 describe_things(&things)
             );
@@ -681,14 +681,14 @@ pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
             match first {
                 Some(seen) if seen.looks >= 2 && now.since(seen.since) >= grace => {
                     let evidence = format!(
-                        "no row and no trash entry knows it; seen in {} trusted listings over {}",
+                        "not in the registry and in no trash entry; present in {} trusted listings over {}",
                         seen.looks,
                         words(now.since(seen.since))
                     );
                     plan.act(Action::TrashUnknown { workspace, things }, name, evidence);
                 }
                 seen => plan.watching.push(format!(
-                    "{name}: {} is unknown to the registry; to be put into the trash once seen for {} (so far {})",
+                    "{name}: {} not in the registry; moved to the trash after {} (so far {})",
                     describe_things(&things),
                     words(grace),
                     words(seen.map_or(Duration::ZERO, |seen| now.since(seen.since)))
@@ -727,18 +727,20 @@ pub fn revoke_stale_tokens(
         let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.looks >= 2 && absent.time >= grace {
             let evidence = format!(
-                "its container was absent from {} trusted listings over {}; the token was issued at {} and last \
-                 used {}",
+                "its container was absent from {} trusted listings over {}; the token was issued at {} \
+                 and {}",
                 absent.looks,
                 words(absent.time),
                 candidate.token_created_at,
-                candidate.token_used_at.map_or_else(|| "never".into(), |at| format!("at {at}"))
+                candidate
+                    .token_used_at
+                    .map_or_else(|| "never used".into(), |at| format!("last used at {at}"))
             );
             let action = Action::RevokeStaleTokens { workspace: candidate.workspace, older_than };
             plan.act(action, &candidate.name, evidence);
         } else {
             plan.watching.push(format!(
-                "{}: no container; its instance token is revoked once that has lasted {} (so far {})",
+                "{}: no container; its instance tokens are revoked after {} (so far {})",
                 candidate.name,
                 words(grace),
                 words(absent.time)
@@ -775,7 +777,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         plan.act(
             Action::FinishRestore { workspace: entry.workspace, entry: entry.id },
             &entry.workspace_name,
-            "taken out of the trash and not given back",
+            "its restore from the trash is not finished",
         );
     }
     for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
@@ -790,10 +792,10 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
                 && (row.status == Status::Removed || row.container.as_ref() != Some(&lies.id))
         });
         let evidence = if lying.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
-            "its container runs although it lies in the trash"
+            "its container is in the trash, but runs"
         } else if is_elsewhere && own.map(|(_, container)| container).any(is_it) {
             // The rename of an earlier restore took effect after the restore had given up on it.
-            "its container lies in the trash under a name of its own"
+            "its container is in the trash, but does not have its trash name"
         } else {
             continue;
         };
@@ -802,11 +804,11 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     }
     let interrupted = interrupted.iter().filter(|_| !is(Mutation::LeaveInterrupted));
     for row in interrupted.filter(|row| idle(&row.id)) {
-        let evidence = format!("provisioning since {} with nobody at work on it", row.status_since);
+        let evidence = format!("provisioning since {}, and no start is in progress", row.status_since);
         plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
     }
     for row in falling_asleep.iter().filter(|row| idle(&row.id)) {
-        let evidence = format!("hibernating since {} with nobody at work on it", row.status_since);
+        let evidence = format!("hibernating since {}, and no stop is in progress", row.status_since);
         plan.act(Action::FinishHibernation { workspace: row.id }, &row.name, evidence);
     }
     let held = Held::by(entries);
@@ -819,14 +821,14 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
             if row.container.as_ref() == Some(&container.id) {
                 let stops = row.status.forbids_running() && row.status != Status::Hibernating;
                 if stops && container.state.may_run() {
-                    let evidence = format!("it runs although the workspace is {}", row.status);
+                    let evidence = format!("it runs, but the workspace is {}", row.status);
                     let action = Action::StopContainer { workspace: row.id, container: container.id.clone() };
                     plan.act(action, &row.name, evidence);
                 }
             } else if !held.contains(container.id.as_str()) {
                 let evidence = match &row.container {
                     Some(own) => format!("the workspace's container is {}", own.short()),
-                    None => "the workspace has no container by its row".into(),
+                    None => "the workspace has no container in the registry".into(),
                 };
                 let never_ran = container.state == ContainerState::Created && container.started_at.is_none();
                 let container = NamedContainer { id: container.id.clone(), name: container.name.clone() };
@@ -868,8 +870,8 @@ pub fn check_containers(
             {
                 let evidence = match container {
                     Some(ended) => format!(
-                        "its container has ended{}",
-                        ended.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default()
+                        "its container has exited{}",
+                        ended.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default()
                     ),
                     None => "its container is gone".into(),
                 };
@@ -881,12 +883,12 @@ pub fn check_containers(
                 plan.act(action, &row.name, evidence);
             }
             (Status::Online | Status::Degraded | Status::Provisioning, None) => {
-                plan.watching.push(format!("{}: its container does not run; looking once more", row.name));
+                plan.watching.push(format!("{}: its container does not run; checking once more", row.name));
                 plan.run_again_at(now + SECOND_LOOK_AFTER);
             }
             (_, Some(container)) if container.state == ContainerState::Paused => {
                 plan.watching.push(format!(
-                    "{}: its container is paused by hand; `podman unpause {}` lets it go on",
+                    "{}: its container was paused by hand; `podman unpause {}` resumes it",
                     row.name,
                     container.id.short()
                 ));
@@ -910,7 +912,7 @@ pub fn check_containers(
                 if readiness(&row.runtime) == Readiness::Container
                     && container.state == ContainerState::Running =>
             {
-                plan.watching.push(format!("{}: its container has only just been started", row.name));
+                plan.watching.push(format!("{}: its container has just been started", row.name));
             }
             _ => {}
         }
@@ -924,9 +926,9 @@ pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
     let mut plan = Plan::default();
     for entry in due.iter().filter(|entry| !busy.contains(&entry.workspace)) {
         let evidence = match entry.state {
-            TrashState::Deleting => "its deletion was begun and not finished".to_owned(),
+            TrashState::Deleting => "its deletion is not finished".to_owned(),
             TrashState::Claimed | TrashState::Kept | TrashState::Restoring => {
-                format!("it was to be kept until {}", entry.keep_until)
+                format!("its retention ended at {}", entry.keep_until)
             }
         };
         let action = Action::DeleteTrash {

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn absence_counts_from_what_was_watched() {
         let mut presence = Presence::default();
-        assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).looks, 0, "nobody has looked yet");
+        assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).looks, 0, "no listing was recorded yet");
         look(&mut presence, 1_000, false);
         assert_eq!(presence.absent(A, Awake(0), Awake(1_000)), Absent { time: Duration::ZERO, looks: 1 });
         look(&mut presence, 61_000, false);
@@ -171,7 +171,7 @@ mod tests {
             Absent { time: Duration::from_mins(1), looks: 2 }
         );
         look(&mut presence, 70_000, true);
-        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).looks, 0, "it is back");
+        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).looks, 0, "it is present again");
         look(&mut presence, 80_000, false);
         assert_eq!(presence.absent(A, Awake(0), Awake(80_000)).looks, 1);
         presence.forget();
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(
             absent(31_000, 61_000),
             Absent { time: Duration::ZERO, looks: 1 },
-            "of the same millisecond"
+            "only the listing of the same millisecond counts"
         );
         assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, looks: 0 });
     }
@@ -203,15 +203,15 @@ mod tests {
         let last = 1_000 + u64::try_from(grace.as_millis()).unwrap();
         for at in (1_000..=last).step_by(1_000) {
             look(&mut presence, at, false);
-            assert!(presence.size() <= REMEMBERED + 3, "{} things are remembered", presence.size());
+            assert!(presence.size() <= REMEMBERED + 3, "{} entries are kept", presence.size());
         }
         let absent = |there| presence.absent(A, Awake(there), Awake(last));
         let whole = absent(0).time;
         assert!(whole <= grace && whole >= grace * 19 / 20, "{whole:?} of {grace:?}");
         let halfway = absent(last / 2).time;
-        assert!(halfway <= grace / 2, "it never looks longer than it was");
+        assert!(halfway <= grace / 2, "absence is never overstated");
         assert!(halfway >= grace * 9 / 20, "{halfway:?} of {:?}", grace / 2);
-        assert_eq!(absent(last - 5_000).time, Duration::from_secs(4), "what is recent is exact");
+        assert_eq!(absent(last - 5_000).time, Duration::from_secs(4), "recent absence is exact");
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
             "{}",
             presence.size()
         );
-        assert!(presence.last_held.contains_key(&A), "one that is registered is remembered");
+        assert!(presence.last_held.contains_key(&A), "a registered workspace is kept");
     }
 
     #[test]

@@ -49,12 +49,12 @@ impl Difference {
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Newer(_) => {
-                "has a newer container than the registry knows: adopting takes it over, with its token"
+                "has a newer container than the registry records: adopting takes it over, with its token"
             }
             Self::Runs(_) => {
-                "runs although the registry knows it as down: adopting keeps it running, with its token"
+                "runs, but must not by its status in the registry: adopting keeps it running, with its token"
             }
-            Self::Down => "does not run although the registry knows it as up: adopting pauses it",
+            Self::Down => "does not run, but should by its status in the registry: adopting pauses it",
         }
     }
 }

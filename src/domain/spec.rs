@@ -72,10 +72,12 @@ impl Spec {
 
 fn check_image(image: &str) -> Result<(), InvalidSpec> {
     if image.is_empty() {
-        return Err(InvalidSpec("an image needs a name".into()));
+        return Err(InvalidSpec("the image name is empty".into()));
     }
     if image.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(InvalidSpec(format!("the image `{image}` holds white space")));
+        return Err(InvalidSpec(format!(
+            "the image name `{image}` contains white space or control characters"
+        )));
     }
     Ok(())
 }
@@ -85,18 +87,18 @@ fn check_process<'a>(
     env: impl Iterator<Item = (&'a String, &'a String)>,
     directory: Option<&str>,
 ) -> Result<(), InvalidSpec> {
-    const NUL: &str = "holds a NUL character, which the system cannot pass on";
+    const NUL: &str = "contains a NUL character, which cannot be passed to a process";
     if command.iter().any(|word| word.contains('\0')) {
         return Err(InvalidSpec(format!("the command {NUL}")));
     }
     for (key, value) in env {
         if key.is_empty() || key.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control()) {
-            return Err(InvalidSpec(format!("{key:?} cannot name an environment variable")));
+            return Err(InvalidSpec(format!("{key:?} is not a valid name of an environment variable")));
         }
         if OWN_VARIABLES.contains(&key.as_str()) {
             return Err(InvalidSpec(format!(
-                "the variable {key} is set by ostler itself: leave it out. `network.platform_url` changes the address \
-                 that agents are told"
+                "the variable {key} is set by ostler: leave it out. To change the address that agents use, set \
+                 `network.platform_url`"
             )));
         }
         if value.contains('\0') {
@@ -145,8 +147,8 @@ impl std::fmt::Debug for SpecPatch {
 pub enum Unfit {
     /// External workspaces have no spec.
     #[error(
-        "an external workspace has no container to change: its agent runs elsewhere, and gets its image, command, \
-         environment, configuration and directory there"
+        "an external workspace has no container to change: its image, command, environment, configuration and \
+         directory are set where its agent runs"
     )]
     External,
     /// Tier 1 has no `/workspace`.
@@ -154,14 +156,14 @@ pub enum Unfit {
     Sandbox,
     /// A directory would replace a volume.
     #[error(
-        "its /workspace is a volume, and a directory in its place would hide the files in it. Create another workspace \
-         with --dir, and copy them: `ostler exec OLD -- tar cz -C /workspace . | ostler exec -i NEW -- tar xz -C \
+        "its /workspace is a volume, and a directory would hide the files in it. Create another workspace with \
+         --dir, and copy the files: `ostler exec OLD -- tar cz -C /workspace . | ostler exec -i NEW -- tar xz -C \
          /workspace`"
     )]
     KeepsVolume,
     /// A volume would replace a directory.
     #[error(
-        "its /workspace is a directory of this machine, and a volume in its place would begin empty. Create another \
+        "its /workspace is a directory of this host, and a volume in its place would be empty. Create another \
          workspace without --dir, and copy the files"
     )]
     KeepsDirectory,
@@ -216,7 +218,7 @@ impl SpecPatch {
 
 /// What [`LabelledSpec`] does not contain: labels are fixed when a container is made, and hold no secrets.
 pub const NOT_IN_LABELS: &str = "api tokens, --sleep-after, --max-tasks and --restart-when-wedged, and every change \
-                                 (name, parent, image and so on) since its container was made, are lost";
+                                 (name, parent, image and so on) since its container was created, are lost";
 
 /// The part of a workspace stored in its container's label: enough to rebuild a lost row, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -146,9 +146,9 @@ impl Workspace {
     #[must_use]
     pub fn runs_elsewhere(&self, so: &str) -> String {
         let next = if self.status == Status::Paused {
-            format!("It is paused here: `ostler start {}` resumes it", self.name)
+            format!("It is paused: `ostler start {}` resumes it", self.name)
         } else {
-            format!("`ostler why {}` says what is known of it", self.name)
+            format!("`ostler why {}` shows its status and history", self.name)
         };
         format!("workspace `{}` is external: its agent runs elsewhere, {so}. {next}", self.name)
     }

@@ -40,7 +40,7 @@ impl Sweeper {
                 // The UPDATE compares the token's age with the wall clock: if that was set back since the listing, a
                 // new token would look old.
                 if self.jumped_since(look) {
-                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 let stale = StaleTokens {
                     workspace: *workspace,
@@ -71,7 +71,7 @@ impl Sweeper {
             Action::StartAnew { .. } => {
                 // Not awaited: a start may pull an image for half an hour.
                 self.ops.begin(id, Order::Start(StartOrder::default()));
-                return Ok(Applied::Done("begun".into()));
+                return Ok(Applied::Done("queued".into()));
             }
             Action::MarkSilent { incarnation, heard_before, external, .. } => {
                 let cause = if *external { Cause::ExternalSilent } else { Cause::Unwell };
@@ -79,39 +79,39 @@ impl Sweeper {
             }
             Action::RestartUnwell { heard_before, .. } => {
                 if self.jumped_since(look) {
-                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 let unless = Unless::HeardSince(*heard_before);
                 let order = Order::RestartUnwell { unless, why: planned.evidence.clone(), swept_by: pass };
                 self.ops.begin(id, order);
-                return Ok(Applied::Done("begun".into()));
+                return Ok(Applied::Done("queued".into()));
             }
             Action::TimeOutProvisioning { incarnation, since, limit_seconds, .. } => {
                 if self.jumped_since(look) {
-                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 return Ok(self.ops.time_out_provisioning(id, *incarnation, *since, *limit_seconds).await?);
             }
             Action::Hibernate { idle_since, .. } => {
                 if self.jumped_since(look) {
-                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 return Ok(self.ops.hibernate_idle(id, *idle_since, planned.evidence.clone()).await?);
             }
             Action::FinishHibernation { .. } => Order::FinishHibernation,
             Action::FlagWedged { quiet_since, .. } => {
                 if self.jumped_since(look) {
-                    return Ok(Applied::Raced("the clock was set meanwhile".into()));
+                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 let (evidence, now) = (planned.evidence.clone(), self.clock.now());
                 let flagged = self.store.flag_wedged(id, *quiet_since, evidence, now).await?;
-                let raced = || Applied::Raced("something came of it meanwhile".into());
+                let raced = || Applied::Raced("it made progress meanwhile".into());
                 return Ok(if flagged { Applied::Done("flagged".into()) } else { raced() });
             }
             Action::RestartDue { .. } => {
                 // Not awaited, like every start.
                 self.ops.begin(id, Order::RestartDue);
-                return Ok(Applied::Done("begun".into()));
+                return Ok(Applied::Done("queued".into()));
             }
             Action::MarkOffline { incarnation, .. } => Order::MarkOffline(*incarnation),
             Action::MarkReady { incarnation, container, .. } => {
@@ -129,7 +129,7 @@ impl Sweeper {
         look: &Look,
     ) -> Result<Applied, SweepError> {
         if self.jumped_since(look) {
-            return Ok(Applied::Raced("the clock was set meanwhile".into()));
+            return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
         }
         let change = StatusChange {
             workspace: planned.action.workspace(),
@@ -143,7 +143,7 @@ impl Sweeper {
         Ok(if marked {
             Applied::Done("silent".into())
         } else {
-            Applied::Raced("it was heard meanwhile".into())
+            Applied::Raced("a heartbeat was received meanwhile".into())
         })
     }
 
@@ -157,8 +157,8 @@ impl Sweeper {
         let evidence = planned.evidence.clone();
         let revoked = self.store.revoke_stale_tokens(stale, evidence, pass, self.clock.now()).await?;
         Ok(match revoked.as_slice() {
-            [] => Applied::Raced("its token is new, was used, or is gone".into()),
-            incarnations => Applied::Done(format!("revoked {}", incarnations.len())),
+            [] => Applied::Raced("its token is new, was used, or is no longer valid".into()),
+            incarnations => Applied::Done(format!("tokens revoked: {}", incarnations.len())),
         })
     }
 }

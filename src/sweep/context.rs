@@ -179,7 +179,7 @@ impl Sweeper {
         last.look = None;
         let look = self.look().await.map(Arc::new);
         if let Err(why) = &look {
-            tracing::warn!(error = %why, "no sweep of containers acts: there is no listing to trust");
+            tracing::warn!(error = %why, "no trusted container listing; passes that require one do nothing");
         }
         last.look = Some(look.as_ref().map(Arc::downgrade).map_err(Untrusted::clone));
         look

@@ -351,13 +351,13 @@ async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, mode: Mode, ticket: Ticket,
     match within(&**clock, DEADLINE, AssertUnwindSafe(work).catch_unwind()).await {
         Some(Ok(run)) => run,
         Some(Err(_)) => {
-            tracing::error!(pass = pass.name(), "a pass panicked; it runs again at its next turn");
+            tracing::error!(pass = pass.name(), "sweep pass panicked; it runs again when it is due");
             empty_run(pass.name(), clock, Outcome::Panicked)
         }
         None => {
             tracing::error!(
                 pass = pass.name(),
-                "a pass took longer than it may; it runs again at its next turn"
+                "sweep pass exceeded its deadline; it runs again when it is due"
             );
             empty_run(pass.name(), clock, Outcome::TimedOut)
         }

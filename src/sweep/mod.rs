@@ -64,7 +64,7 @@ pub enum SweepError {
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
     /// It asked for a listing without having declared that it requires one.
-    #[error("the pass was run without a look at the engine")]
+    #[error("the pass requires a container listing, but was run without one")]
     NoListing,
     /// The store failed.
     #[error(transparent)]

@@ -29,9 +29,9 @@ const HOUR: Duration = Duration::from_hours(1);
 const AT_ONCE: usize = 16;
 
 /// Reason for holding a plan while the registry is recovering.
-const RECOVERING: &str = "the registry was lost or restored, so nothing is started, stopped or reaped by itself until you \
-                          have decided: `ostler adopt --dry-run` shows what differs and `ostler adopt` takes it over; \
-                          approving this plan carries it out";
+const RECOVERING: &str = "the registry was lost or restored: nothing is started, stopped or moved to the trash \
+                          automatically until you decide. `ostler adopt --dry-run` shows the differences, `ostler \
+                          adopt` takes them over, and approving this plan applies it";
 
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +237,7 @@ impl Sweeper {
             Ok(Applied::Done(said)) => Verdict::Applied(said),
             Ok(Applied::Raced(why)) => Verdict::Raced(why),
             Err(error) => {
-                tracing::warn!(pass, action = %planned.action.describe(), %error, "a sweep's action failed");
+                tracing::warn!(pass, action = %planned.action.describe(), %error, "sweep action failed");
                 Verdict::Failed(error.to_string())
             }
         };
@@ -338,7 +338,7 @@ impl Sweeper {
         let plan = serde_json::to_value(held).unwrap_or_default();
         let new = NewHeldPlan { id, pass, reason: reason.to_owned(), plan };
         self.store.hold_plan(new, self.clock.now()).await?;
-        tracing::warn!(pass, plan = %id, reason, "a sweep's plan is held: `ostler sweep show {pass}`");
+        tracing::warn!(pass, plan = %id, reason, "sweep plan is held; see `ostler sweep show {pass}`");
         Ok(id)
     }
 

@@ -56,9 +56,9 @@ pub async fn watch_engine(watch: Watch) {
     loop {
         let connected = watch.clock.awake();
         match watch.listen(&mut last).await {
-            Ok(()) => tracing::info!("the engine's events ended; connecting again"),
+            Ok(()) => tracing::info!("engine event stream ended; reconnecting"),
             Err(error) => {
-                tracing::info!(%error, "the engine tells nothing right now; connecting again");
+                tracing::info!(%error, "engine event stream is unavailable; reconnecting");
                 // A corrupt line in the engine's event log would end every stream that begins before it. What is
                 // missed by beginning now is found by the listing.
                 last = None;

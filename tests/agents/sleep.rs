@@ -58,7 +58,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
     let run = site.sweep("hibernate_idle");
     assert_eq!(busy.status(&site), "online", "it worked, and was put to sleep: {run}");
     assert!(
-        site.ostler(["why", "idle"]).stdout.contains("nothing happened"),
+        site.ostler(["why", "idle"]).stdout.contains("no activity for"),
         "{}",
         site.ostler(["why", "idle"]).stdout
     );

@@ -51,7 +51,7 @@ fn a_plan_that_hits_too_many_is_held_and_an_approval_releases_exactly_what_was_l
     let fifth = site.create("five", &[])["container_id"].as_str().unwrap().to_owned();
     site.forget_row("five");
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
-    assert!(held["detail"].as_str().unwrap().contains("4 hit within the last hour"), "{held}");
+    assert!(held["detail"].as_str().unwrap().contains("4 were affected in the last hour"), "{held}");
     assert_eq!(
         inspected(&fifth, "{{.State.Status}}").unwrap(),
         "running",

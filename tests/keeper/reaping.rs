@@ -37,7 +37,7 @@ fn one_unknown_workspace_beside_known_ones_is_reaped_after_the_grace_and_comes_b
     site.forget_row("unknown");
 
     let first = site.sweep("reap_unknown");
-    assert!(applied(&first) == 0 && first["watching"].to_string().contains("unknown"), "{first}");
+    assert!(applied(&first) == 0 && first["watching"].to_string().contains("not in the registry"), "{first}");
     assert_eq!(
         inspected(container, "{{.State.Status}}").unwrap(),
         "running",

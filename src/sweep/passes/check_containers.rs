@@ -23,7 +23,7 @@ impl Pass for CheckContainers {
     }
 
     fn summary(&self) -> &'static str {
-        "Workspaces whose container has ended are marked offline"
+        "Marks workspaces offline when their container has exited"
     }
 
     fn period(&self) -> Duration {

@@ -20,7 +20,7 @@ impl Pass for CheckHeartbeats {
     }
 
     fn summary(&self) -> &'static str {
-        "Agents that are silent are degraded, and started anew after a while"
+        "Marks agents without heartbeats as degraded or awaiting_agent, and restarts their containers later"
     }
 
     fn period(&self) -> Duration {

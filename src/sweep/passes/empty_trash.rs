@@ -23,7 +23,7 @@ impl Pass for EmptyTrash {
     }
 
     fn summary(&self) -> &'static str {
-        "What the trash has kept for long enough is deleted for good"
+        "Permanently deletes trash entries past their retention"
     }
 
     fn period(&self) -> Duration {

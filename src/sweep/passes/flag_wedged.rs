@@ -19,7 +19,7 @@ impl Pass for FlagWedged {
     }
 
     fn summary(&self) -> &'static str {
-        "Agents that are busy without result are flagged"
+        "Flags agents that are busy without heartbeat, message or progress"
     }
 
     fn period(&self) -> Duration {

@@ -28,7 +28,7 @@ impl Pass for ForgetHistory {
     }
 
     fn summary(&self) -> &'static str {
-        "Events older than the retention are forgotten"
+        "Deletes events older than the retention"
     }
 
     fn period(&self) -> Duration {

@@ -22,7 +22,7 @@ impl Pass for HibernateIdle {
     }
 
     fn summary(&self) -> &'static str {
-        "Idle workspaces that may sleep are put to sleep"
+        "Hibernates idle workspaces that have a hibernation policy"
     }
 
     fn period(&self) -> Duration {
@@ -44,7 +44,7 @@ impl Pass for HibernateIdle {
         let mut plan =
             liveness::hibernate_idle(&rows, &sweeper.ops.busy(), &in_use, &lasted, look.asked_at());
         plan.watching.extend(blind.iter().map(|idle| {
-            format!("{}: kept awake, since connections to its port cannot be seen from here", idle.row.name)
+            format!("{}: not hibernated, because connections to its port cannot be observed", idle.row.name)
         }));
         Ok(plan)
     }

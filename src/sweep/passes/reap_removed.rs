@@ -20,7 +20,7 @@ impl Pass for ReapRemoved {
     }
 
     fn summary(&self) -> &'static str {
-        "Containers and volumes of removed workspaces go into the trash"
+        "Moves containers and volumes of removed workspaces to the trash"
     }
 
     fn period(&self) -> Duration {

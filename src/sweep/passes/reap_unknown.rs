@@ -20,7 +20,7 @@ impl Pass for ReapUnknown {
     }
 
     fn summary(&self) -> &'static str {
-        "Containers and volumes that no row knows go into the trash, after a grace"
+        "Moves containers and volumes that are not in the registry to the trash, after a grace period"
     }
 
     fn period(&self) -> Duration {

@@ -22,7 +22,7 @@ impl Pass for RestartDue {
     }
 
     fn summary(&self) -> &'static str {
-        "What ended by itself is started again, within its budget"
+        "Restarts containers that exited unexpectedly, within the restart budget"
     }
 
     fn period(&self) -> Duration {

@@ -22,7 +22,7 @@ impl Pass for RevokeStaleTokens {
     }
 
     fn summary(&self) -> &'static str {
-        "Instance tokens of workspaces without a container are revoked, after a grace"
+        "Revokes instance tokens of workspaces without a container, after a grace period"
     }
 
     fn period(&self) -> Duration {

@@ -21,7 +21,7 @@ impl Pass for Settle {
     }
 
     fn summary(&self) -> &'static str {
-        "What must not run is stopped, and what was interrupted is finished"
+        "Stops containers that must not run, and finishes interrupted operations"
     }
 
     fn period(&self) -> Duration {

@@ -22,7 +22,7 @@ impl Pass for TimeOutProvisioning {
     }
 
     fn summary(&self) -> &'static str {
-        "Starts that take too long are given up; a late beat rescues them"
+        "Marks starts without a heartbeat in time as failed; a late heartbeat brings them online"
     }
 
     fn period(&self) -> Duration {
