@@ -315,7 +315,7 @@ pub struct Setting {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("the configuration file {} cannot be read", path.display())]
+    #[error("cannot read the configuration file {}", path.display())]
     Unreadable {
         /// Path of the file.
         path: PathBuf,
@@ -462,7 +462,7 @@ impl Loading {
                     Some(found) if !found.is_empty() && !found.contains('\n') => format!(": `{found}`"),
                     Some(_) | None => String::new(),
                 };
-                self.problem(file.place(span.start), format!("this is not TOML: {}{what}", error.message()));
+                self.problem(file.place(span.start), format!("invalid TOML: {}{what}", error.message()));
             }
         }
     }
@@ -481,7 +481,7 @@ impl Loading {
             } else if let Some(section) = value.get_ref().as_table() {
                 self.table(&path, section, file);
             } else {
-                self.problem(at, format!("`{path}` is a section: write its keys below a line `[{path}]`"));
+                self.problem(at, format!("`{path}` is a section: write its keys below a `[{path}]` line"));
             }
         }
     }
@@ -499,7 +499,7 @@ impl Loading {
                 (Ok(()), None) => self.problem(
                     at,
                     format!(
-                        "`runtimes.{name}` is a section: write its keys below a line `[runtimes.{name}]`"
+                        "`runtimes.{name}` is a section: write its keys below a `[runtimes.{name}]` line"
                     ),
                 ),
             }
@@ -535,7 +535,7 @@ impl Loading {
                     self.set(key.path, &value, Place::Variable(name.clone()));
                 }
                 None => self.warnings.push(format!(
-                    "the environment variable {name} means nothing to ostler{}",
+                    "unknown environment variable {name}{}",
                     keys::variable_advice(name)
                 )),
             }
@@ -565,7 +565,7 @@ impl Loading {
         let Config { ports, network, .. } = &self.config;
         if (ports.first..=ports.last).contains(&network.port) {
             let message = format!(
-                "`network.port` {} lies inside `ports` {ports}, which are for containers: move one of them",
+                "`network.port` {} is within `ports` {ports}, the range for containers: change one of them",
                 network.port
             );
             let key = if self.places.contains_key("network.port") { "network.port" } else { "ports" };
@@ -575,7 +575,7 @@ impl Loading {
         let length = socket.as_os_str().len();
         if length > SOCKET_PATH_MAX {
             let message = format!(
-                "`data_dir` is too long: the socket {} has {length} bytes, and the kernel takes at most \
+                "`data_dir` is too long: the socket's path {} has {length} bytes, but the kernel allows at most \
                  {SOCKET_PATH_MAX}; choose a shorter directory",
                 socket.display()
             );

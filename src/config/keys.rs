@@ -27,84 +27,84 @@ impl<T> Key<T> {
 pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         path: "data_dir",
-        doc: "Where the registry lives: database, mirror, lock and the CLI's socket.\n\
-              Must be on a local disk. An absolute path.",
+        doc: "Directory of the registry: database, mirror, lock and the CLI's socket.\n\
+              An absolute path on a local disk.",
         example: "",
         slot: |config| Slot::Path(&mut config.data_dir),
     },
     Key {
         path: "runtime_dir",
-        doc: "Where the locks live that must not survive a reboot. An absolute path.",
+        doc: "Directory of the locks that must not survive a reboot. An absolute path.",
         example: "",
         slot: |config| Slot::Path(&mut config.runtime_dir),
     },
     Key {
         path: "ports",
-        doc: "Host ports allotted to containers, lowest and highest included.",
+        doc: "Range of host ports that ostler assigns to containers, both ends included.",
         example: "",
         slot: |config| Slot::Ports(&mut config.ports),
     },
     Key {
         path: "engine.socket",
-        doc: "Podman's socket. Without it, ostler looks where Podman puts it for this user.",
+        doc: "Podman's socket. If unset, ostler uses the usual path for this user.",
         example: "\"unix:///run/podman/podman.sock\"",
         slot: |config| Slot::Text(&mut config.engine.socket),
     },
     Key {
         path: "engine.read_deadline",
-        doc: "How long a question to the engine may take.",
+        doc: "Time limit for reading from the engine, such as listing or inspecting.",
         example: "",
         slot: |config| Slot::Duration(&mut config.engine.read_deadline),
     },
     Key {
         path: "engine.change_deadline",
-        doc: "How long a change may take: creating, starting, stopping, removing.",
+        doc: "Time limit for changes in the engine: create, start, stop, remove.",
         example: "",
         slot: |config| Slot::Duration(&mut config.engine.change_deadline),
     },
     Key {
         path: "engine.pull_deadline",
-        doc: "How long pulling an image may take.",
+        doc: "Time limit for pulling an image.",
         example: "",
         slot: |config| Slot::Duration(&mut config.engine.pull_deadline),
     },
     Key {
         path: "engine.concurrent_starts",
-        doc: "How many containers are started at the same time; 0 stands for the number of processors.",
+        doc: "Maximum number of concurrent container starts; 0 means the number of processors.",
         example: "",
         slot: |config| Slot::Number(&mut config.engine.concurrent_starts),
     },
     Key {
         path: "engine.log_size",
-        doc: "How large the log of a container may become, from 64KiB up. At this size Podman drops it and\n\
-              begins a new one. A container keeps the limit it was made with until `ostler recreate`.",
+        doc: "Maximum size of a container's log, at least 64KiB. At this size Podman discards the log and starts\n\
+              a new one. A container keeps the limit it was created with until `ostler recreate`.",
         example: "",
         slot: |config| Slot::LogSize(&mut config.engine.log_size),
     },
     Key {
         path: "network.isolate",
-        doc: "Whether each workspace gets a network of its own, with packets between workspaces\n\
-              dropped. Needs root and `nft`. The workspace tree governs discovery and messages,\n\
-              never packets. Existing containers move to their own network at `ostler recreate`.",
+        doc: "Whether each workspace gets its own network, with packets between workspaces dropped.\n\
+              Needs root and `nft`. The workspace tree controls discovery and messages, never packets.\n\
+              Existing containers move to their own network at `ostler recreate`.",
         example: "",
         slot: |config| Slot::Flag(&mut config.network.isolate),
     },
     Key {
         path: "network.port",
-        doc: "The TCP port on which agents register and beat.",
+        doc: "TCP port on which agents register and send heartbeats.",
         example: "",
         slot: |config| Slot::Port(&mut config.network.port),
     },
     Key {
         path: "network.platform_url",
-        doc: "The url agents are told to reach ostler at, in place of the one it works out.",
+        doc: "URL of ostler that agents are given, instead of the one that ostler determines.",
         example: "\"http://192.168.1.10:7717\"",
         slot: |config| Slot::Url(&mut config.network.platform_url),
     },
     Key {
         path: "network.listen",
-        doc: "The addresses to listen on for agents. Without it: loopback, and the address by which the\n\
-              workspaces reach this host.",
+        doc: "Addresses to listen on for agents. If unset: loopback, and the address at which workspaces\n\
+              reach this host.",
         example: "[\"127.0.0.1\", \"192.168.1.10\"]",
         slot: |config| Slot::Addresses(&mut config.network.listen),
     },
@@ -116,87 +116,88 @@ pub(super) const KEYS: &[Key<Config>] = &[
     },
     Key {
         path: "access.wakes_per_hour",
-        doc: "How often one workspace may wake another that sleeps, within an hour.",
+        doc: "How many times per hour one workspace may wake another that is hibernated.",
         example: "",
         slot: |config| Slot::Number(&mut config.access.wakes_per_hour),
     },
     Key {
         path: "external.allow_private",
-        doc: "Whether agents that run elsewhere may be at private addresses (10/8, 192.168/16, …).",
+        doc: "Whether external agents may have private addresses (10/8, 192.168/16, …).",
         example: "",
         slot: |config| Slot::Flag(&mut config.external.allow_private),
     },
     Key {
         path: "external.allow_loopback",
-        doc: "Whether agents that run elsewhere may be on this machine.",
+        doc: "Whether external agents may run on this machine.",
         example: "",
         slot: |config| Slot::Flag(&mut config.external.allow_loopback),
     },
     Key {
         path: "restart.first_backoff",
-        doc: "How long after it ended by itself a workspace is started again; doubled each time.",
+        doc: "Delay before the restart after an unexpected exit; doubled after each further exit.",
         example: "",
         slot: |config| Slot::Duration(&mut config.restart.first_backoff),
     },
     Key {
         path: "restart.longest_backoff",
-        doc: "The longest such wait.",
+        doc: "Maximum delay before a restart.",
         example: "",
         slot: |config| Slot::Duration(&mut config.restart.longest_backoff),
     },
     Key {
         path: "restart.reset_after",
-        doc: "After so long online the count begins anew.",
+        doc: "Time online after which the restart budget is reset.",
         example: "",
         slot: |config| Slot::Duration(&mut config.restart.reset_after),
     },
     Key {
         path: "restart.ends_allowed",
-        doc: "The end that is one too many within the window: then it is parked until a person starts it.",
+        doc: "Number of exits within the window at which the workspace is parked: it stays down until a user\n\
+              starts it.",
         example: "",
         slot: |config| Slot::Ends(&mut config.restart.ends_allowed),
     },
     Key {
         path: "restart.window",
-        doc: "The window in which ends are counted.",
+        doc: "Window in which unexpected exits are counted.",
         example: "",
         slot: |config| Slot::Duration(&mut config.restart.window),
     },
     Key {
         path: "sweep.absence_grace",
-        doc: "How long a container must have been absent before its instance tokens are revoked.",
+        doc: "How long a container must be absent before its instance tokens are revoked.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.absence_grace),
     },
     Key {
         path: "sweep.unknown_grace",
-        doc: "How long a container or volume that no workspace knows is watched before it goes into\n\
-              the trash.",
+        doc: "How long a container or volume without a workspace in the registry is observed before it is\n\
+              moved to the trash.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.unknown_grace),
     },
     Key {
         path: "sweep.trash_retention",
-        doc: "How long the trash is kept, and a removal can be taken back.",
+        doc: "How long entries stay in the trash and a removal can be undone.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.trash_retention),
     },
     Key {
         path: "sweep.event_retention",
-        doc: "How long events are kept, and `ostler why` remembers.",
+        doc: "How long events are kept; `ostler why` shows no older ones.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.event_retention),
     },
     Key {
         path: "sweep.look_every",
-        doc: "How often all containers are looked at. Their events make it timely; this finds what was\n\
-              missed.",
+        doc: "Interval between listings of all containers. Container events are handled at once; the listing\n\
+              finds changes whose events were missed.",
         example: "",
         slot: |config| Slot::Duration(&mut config.sweep.look_every),
     },
     Key {
         path: "log.level",
-        doc: "What is logged: error, warn, info, debug, trace, or a filter such as\n\
+        doc: "Log level: error, warn, info, debug, trace, or a filter such as\n\
               \"info,ostler::sweep=debug\".",
         example: "",
         slot: |config| Slot::LogFilter(&mut config.log.level),
@@ -213,74 +214,74 @@ pub(super) const KEYS: &[Key<Config>] = &[
 pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
     Key {
         path: "image",
-        doc: "The image of workspaces that name none.",
+        doc: "Image of workspaces that are created without one.",
         example: "\"docker.io/library/alpine:3\"",
         slot: |runtime| Slot::Text(&mut runtime.image),
     },
     Key {
         path: "command",
-        doc: "The command of workspaces that name none; without it, the image's own.",
+        doc: "Command of workspaces that are created without one. If unset, the image's own command.",
         example: "[\"agent\", \"--listen\", \"0.0.0.0:8000\"]",
         slot: |runtime| Slot::Words(&mut runtime.command),
     },
     Key {
         path: "user",
-        doc: "Whom the agent runs as; its volumes and its token file belong to this user.",
+        doc: "User that the agent runs as; owns the workspace's volumes and token file.",
         example: "",
         slot: |runtime| Slot::User(&mut runtime.user),
     },
     Key {
         path: "readiness",
         doc: "When a started workspace counts as online: \"container\" once its container has run for\n\
-              two seconds, \"heartbeat\" at the agent's first beat.",
+              two seconds, \"heartbeat\" at the agent's first heartbeat.",
         example: "",
         slot: |runtime| Slot::Readiness(&mut runtime.readiness),
     },
     Key {
         path: "memory",
-        doc: "Memory limit in place of the tier's.",
+        doc: "Memory limit, instead of the tier's.",
         example: "\"512MiB\"",
         slot: |runtime| Slot::Memory(&mut runtime.memory_bytes),
     },
     Key {
         path: "cpus",
-        doc: "Processor limit in place of the tier's, in cores.",
+        doc: "CPU limit in cores, instead of the tier's.",
         example: "1.5",
         slot: |runtime| Slot::Cores(&mut runtime.cpus),
     },
     Key {
         path: "pids",
-        doc: "Limit of processes and threads in place of the tier's.",
+        doc: "Limit on processes and threads, instead of the tier's.",
         example: "512",
         slot: |runtime| Slot::Count(&mut runtime.pids),
     },
     Key {
         path: "provisioning_limit",
-        doc: "How long a start may take before it has failed.",
+        doc: "Time limit of a start; after it the start has failed.",
         example: "",
         slot: |runtime| Slot::Duration(&mut runtime.provisioning_limit),
     },
     Key {
         path: "stop_grace",
-        doc: "How long a process is given to end after it was asked to.",
+        doc: "Time between the stop signal and the kill when a container is stopped.",
         example: "",
         slot: |runtime| Slot::Duration(&mut runtime.stop_grace),
     },
     Key {
         path: "env",
-        doc: "Added to the environment of every container of this runtime.",
+        doc: "Environment variables added to every container of this runtime.",
         example: "{ LANG = \"C.UTF-8\" }",
         slot: |runtime| Slot::Env(&mut runtime.env),
     },
     Key {
         path: "config_template",
-        doc: "The text of /configs/config.yaml where a workspace brings none.",
+        doc: "Content of /configs/config.yaml for workspaces that are created without one.",
         example: "\"\"\"\nmodel: local\n\"\"\"",
         slot: |runtime| Slot::Text(&mut runtime.config_template),
     },
     Key {
         path: "privileged_tiers",
-        doc: "Tiers whose containers run privileged: root on this machine in all but name.",
+        doc: "Tiers whose containers run privileged, which is effectively root access to this machine.",
         example: "",
         slot: |runtime| Slot::Tiers(&mut runtime.privileged_tiers),
     },
@@ -296,12 +297,12 @@ pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     if name == "external" {
         return Err(
-            "`runtimes.external`: this name stands for agents that run elsewhere; choose another".to_owned()
+            "`runtimes.external`: this name is reserved for external agents; choose another".to_owned()
         );
     }
     if name.is_empty() || name.len() > 63 || !name.chars().all(allowed) {
         return Err(format!(
-            "`runtimes.{name}`: a runtime's name has 1 to 63 lower-case letters, digits, `-` or `_`"
+            "`runtimes.{name}`: a runtime's name must have 1 to 63 characters: lower-case letters, digits, `-`, `_`"
         ));
     }
     Ok(())
@@ -317,14 +318,14 @@ pub(super) fn advice(path: &str, section: &str) -> String {
     }
     let here =
         KEYS.iter().filter(|key| key.path.rsplit_once('.').map_or("", |(before, _)| before) == section);
-    format!("; known here are {}", names(here))
+    format!("; known keys here are {}", names(here))
 }
 
 /// Like `advice`, inside `[runtimes.NAME]`.
 pub(super) fn runtime_advice(runtime: &str, key: &str) -> String {
     match nearest(key, RUNTIME_KEYS.iter().map(|key| key.path)) {
         Some(nearest) => format!("; did you mean `runtimes.{runtime}.{nearest}`?"),
-        None => format!("; known here are {}", names(RUNTIME_KEYS.iter())),
+        None => format!("; known keys here are {}", names(RUNTIME_KEYS.iter())),
     }
 }
 
@@ -333,7 +334,7 @@ pub(super) fn variable_advice(name: &str) -> String {
     let known: Vec<_> = KEYS.iter().map(Key::variable).chain([super::FILE_VARIABLE.to_owned()]).collect();
     match nearest(name, known.iter().map(String::as_str)) {
         Some(nearest) => format!("; did you mean {nearest}?"),
-        None => "; `ostler config show` lists what does".to_owned(),
+        None => "; `ostler config show` lists the known keys".to_owned(),
     }
 }
 

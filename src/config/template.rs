@@ -8,13 +8,13 @@ use crate::domain::runtime::Runtime;
 
 const HEAD: &str = "\
 # ostler's configuration. Every key shows its default; remove the `#` to change it.
-# The environment comes before this file (OSTLER_SWEEP_UNKNOWN_GRACE is sweep.unknown_grace), and
-# flags before the environment. Durations are written as \"90s\", \"10m\", \"14d\".
-# `ostler config check` reads it without acting; `ostler config show` tells what holds.";
+# Environment variables override this file (OSTLER_SWEEP_UNKNOWN_GRACE sets sweep.unknown_grace), and
+# flags override environment variables. Durations are written as \"90s\", \"10m\", \"14d\".
+# `ostler config check` validates this file; `ostler config show` prints the effective values.";
 
 const RUNTIMES: &str = "
-# A kind of workspace, chosen by `ostler create --runtime NAME`. `plain` always exists and is what a
-# workspace gets that names none; further ones begin with its defaults.
+# A runtime is a type of workspace, selected with `ostler create --runtime NAME`. `plain` always exists
+# and is the default; other runtimes inherit the defaults of `plain`.
 [runtimes.plain]";
 
 /// Every key with its documentation and default, all commented out.

@@ -31,21 +31,24 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
             "config.toml:1: unknown key `absence_grace`; did you mean `sweep.absence_grace`?",
         ),
         ("[sweeps]\n", "config.toml:1: unknown key `sweeps`; did you mean `sweep`?"),
-        ("[log]\nzzz = 1", "config.toml:2: unknown key `log.zzz`; known here are `log.level`, `log.format`"),
-        ("sweep = 5", "config.toml:1: `sweep` is a section: write its keys below a line `[sweep]`"),
+        (
+            "[log]\nzzz = 1",
+            "config.toml:2: unknown key `log.zzz`; known keys here are `log.level`, `log.format`",
+        ),
+        ("sweep = 5", "config.toml:1: `sweep` is a section: write its keys below a `[sweep]` line"),
         (
             "[sweep]\nabsence_grace = 300",
-            "config.toml:2: `sweep.absence_grace`: expected a duration above zero, such as \"90s\", \"10m\" or \
+            "config.toml:2: `sweep.absence_grace`: expected a duration above 0, such as \"90s\", \"10m\" or \
              \"14d\", found 300",
         ),
         (
             "[sweep]\nabsence_grace = \"0s\"",
-            "config.toml:2: `sweep.absence_grace`: expected a duration above zero, such as \"90s\", \"10m\" or \
+            "config.toml:2: `sweep.absence_grace`: expected a duration above 0, such as \"90s\", \"10m\" or \
              \"14d\", found \"0s\"",
         ),
         (
             "ports = \"9000-8000\"",
-            "config.toml:1: `ports`: expected a range of ports, lowest first, such as \"21000-28999\", found \
+            "config.toml:1: `ports`: expected a port range, lowest first, such as \"21000-28999\", found \
              \"9000-8000\"",
         ),
         (
@@ -54,12 +57,12 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
         ),
         (
             "[network]\nport = 22000",
-            "config.toml:2: `network.port` 22000 lies inside `ports` 21000-28999, which are for containers: move \
+            "config.toml:2: `network.port` 22000 is within `ports` 21000-28999, the range for containers: change \
              one of them",
         ),
         (
             "[network]\nplatform_url = \"box:7717\"",
-            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
+            "config.toml:2: `network.platform_url`: expected a URL that begins with http:// or https://, found \
              \"box:7717\"",
         ),
         (
@@ -97,21 +100,21 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
         ),
         (
             "[runtimes.agent.env]\nDEPTH = 3",
-            "config.toml:1: `runtimes.agent.env`: `DEPTH`: expected a text, found an integer; put it in quotes",
+            "config.toml:1: `runtimes.agent.env`: `DEPTH`: expected a string, found an integer; put it in quotes",
         ),
         (
             "[runtimes.\"My Agent\"]\n",
-            "config.toml:1: `runtimes.My Agent`: a runtime's name has 1 to 63 lower-case letters, digits, `-` or \
-             `_`",
+            "config.toml:1: `runtimes.My Agent`: a runtime's name must have 1 to 63 characters: lower-case letters, \
+             digits, `-`, `_`",
         ),
         (
             "[runtimes.external]\n",
-            "config.toml:1: `runtimes.external`: this name stands for agents that run elsewhere; choose another",
+            "config.toml:1: `runtimes.external`: this name is reserved for external agents; choose another",
         ),
         ("runtimes = 1", "config.toml:1: `runtimes` is a section: write `[runtimes.NAME]`"),
         (
             "[runtimes]\nimage = \"x\"",
-            "config.toml:2: `runtimes.image` is a section: write its keys below a line `[runtimes.image]`",
+            "config.toml:2: `runtimes.image` is a section: write its keys below a `[runtimes.image]` line",
         ),
     ] {
         assert_eq!(read_text(text).unwrap_err(), message, "of the file:\n{text}");
@@ -128,7 +131,7 @@ fn every_problem_of_a_file_is_told_at_once() {
 #[test]
 fn a_file_that_is_no_toml_is_refused_with_its_line() {
     let error = read_text("data_dir = \"/x\"\n[sweep\n").unwrap_err();
-    assert!(error.starts_with("config.toml:2: this is not TOML: "), "{error}");
+    assert!(error.starts_with("config.toml:2: invalid TOML: "), "{error}");
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_one() {
     let loaded = with_env("OSTLER_DATADIR", "/x").unwrap();
     assert_eq!(
         loaded.warnings,
-        ["the environment variable OSTLER_DATADIR means nothing to ostler; did you mean OSTLER_DATA_DIR?"]
+        ["unknown environment variable OSTLER_DATADIR; did you mean OSTLER_DATA_DIR?"]
     );
 }
 
@@ -177,8 +180,8 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_one() {
 fn a_data_directory_too_long_for_a_socket_is_refused() {
     let long = format!("/{}", "d".repeat(100));
     let error = with_env("OSTLER_DATA_DIR", &long).unwrap_err();
-    assert!(error.starts_with("OSTLER_DATA_DIR: `data_dir` is too long: the socket /ddd"), "{error}");
-    assert!(error.contains("has 113 bytes, and the kernel takes at most 107"), "{error}");
+    assert!(error.starts_with("OSTLER_DATA_DIR: `data_dir` is too long: the socket's path /ddd"), "{error}");
+    assert!(error.contains("has 113 bytes, but the kernel allows at most 107"), "{error}");
 }
 
 /// The template shows the values in force, with and without its comment signs.
@@ -253,7 +256,7 @@ fn log_level_is_a_level_or_names_its_target() {
     }
     for level in ["warning", "ERR", "info,verbose"] {
         let refused = read_text(&format!("[log]\nlevel = \"{level}\"")).unwrap_err();
-        assert!(refused.contains("is no level"), "{level}: {refused}");
+        assert!(refused.contains("is not a log level"), "{level}: {refused}");
     }
 }
 
@@ -272,13 +275,13 @@ fn wrong_value_is_refused_with_what_would_be_right() {
     for (text, message) in [
         (
             "[log]\nlevel = \"warning\"",
-            "config.toml:2: `log.level`: `warning` is no level: write one of off, error, warn, info, debug, trace, or \
+            "config.toml:2: `log.level`: `warning` is not a log level: use one of off, error, warn, info, debug, trace, or \
              `TARGET=LEVEL`, such as `ostler::sweep=debug`",
         ),
-        ("[network]\nport = 1\nport = 2", "config.toml:3: this is not TOML: duplicate key: `port`"),
+        ("[network]\nport = 1\nport = 2", "config.toml:3: invalid TOML: duplicate key: `port`"),
         (
             "[network]\nplatform_url = \"http://a b\"",
-            "config.toml:2: `network.platform_url`: expected a url that begins with http:// or https://, found \
+            "config.toml:2: `network.platform_url`: expected a URL that begins with http:// or https://, found \
              \"http://a b\"",
         ),
     ] {

@@ -43,7 +43,7 @@ impl Slot<'_> {
     pub(super) fn set(self, given: &DeValue<'_>) -> Result<(), String> {
         match self {
             Self::Path(slot) => *slot = path(given)?,
-            Self::Text(slot) => *slot = Some(text(given, "a text")?),
+            Self::Text(slot) => *slot = Some(text(given, "a non-empty string")?),
             Self::Url(slot) => *slot = Some(url(given)?),
             Self::Flag(slot) => *slot = flag(given)?,
             Self::Port(slot) => *slot = whole(given, "a port from 1 to 65535", 1, u16::MAX.into())?,
@@ -57,11 +57,11 @@ impl Slot<'_> {
             Self::Memory(slot) => *slot = Some(memory(given)?),
             Self::LogSize(slot) => *slot = log_size(given)?,
             Self::Cores(slot) => *slot = Some(cores(given)?),
-            Self::Count(slot) => *slot = Some(whole(given, "a number above zero", 1, u32::MAX.into())?),
+            Self::Count(slot) => *slot = Some(whole(given, "a number above 0", 1, u32::MAX.into())?),
             Self::Env(slot) => *slot = env(given)?,
             Self::Tiers(slot) => *slot = tiers(given)?,
             Self::Addresses(slot) => *slot = addresses(given)?,
-            Self::Number(slot) => *slot = whole(given, "a number from 0 up", 0, u32::MAX.into())?,
+            Self::Number(slot) => *slot = whole(given, "a number, 0 or more", 0, u32::MAX.into())?,
             Self::Ends(slot) => *slot = whole(given, "a number from 1 to 1000", 1, 1000)?,
         }
         Ok(())
@@ -106,8 +106,8 @@ impl Slot<'_> {
 }
 
 const USER: &str = "a user as \"uid:gid\", such as \"1000:1000\"";
-const PORTS: &str = "a range of ports, lowest first, such as \"21000-28999\"";
-const DURATION: &str = "a duration above zero, such as \"90s\", \"10m\" or \"14d\"";
+const PORTS: &str = "a port range, lowest first, such as \"21000-28999\"";
+const DURATION: &str = "a duration above 0, such as \"90s\", \"10m\" or \"14d\"";
 const MEMORY: &str = "an amount of memory with its unit, such as \"512MiB\" or \"2GiB\"";
 const TIERS: &str = "a list of tiers from 1 to 4, such as [4]";
 
@@ -139,7 +139,7 @@ fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
 }
 
 fn url(given: &DeValue<'_>) -> Result<String, String> {
-    let what = "a url that begins with http:// or https://";
+    let what = "a URL that begins with http:// or https://";
     let url = text(given, what)?;
     // Agents append paths to the URL: a trailing slash would lead to `//registry/register`.
     let url = url.trim().trim_end_matches('/');
@@ -211,7 +211,7 @@ fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         if !word.is_empty() && !is_level && !word.contains(['=', ':', '[']) {
             return Err(format!(
-                "`{word}` is no level: write one of {}, or `TARGET=LEVEL`, such as `ostler::sweep=debug`",
+                "`{word}` is not a log level: use one of {}, or `TARGET=LEVEL`, such as `ostler::sweep=debug`",
                 LEVELS.join(", ")
             ));
         }
@@ -253,7 +253,7 @@ fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
 }
 
 fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let what = "a list of texts, such as [\"agent\", \"--listen\"]";
+    let what = "a list of strings, such as [\"agent\", \"--listen\"]";
     let list = given.as_array().ok_or_else(|| expected(what, given))?;
     list.iter()
         .map(|word| word.get_ref().as_str().map(str::to_owned).ok_or_else(|| expected(what, word.get_ref())))
@@ -299,7 +299,7 @@ fn memory(given: &DeValue<'_>) -> Result<u64, String> {
 const LOG_SIZE_MIN: u64 = 64 << 10;
 
 fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
-    let what = "a size from \"64KiB\" up with its unit, such as \"10MiB\"";
+    let what = "a size of at least \"64KiB\" with its unit, such as \"10MiB\"";
     let bytes = memory(given).map_err(|_| expected(what, given))?;
     if bytes < LOG_SIZE_MIN { Err(expected(what, given)) } else { Ok(bytes) }
 }
@@ -320,11 +320,11 @@ fn cores(given: &DeValue<'_>) -> Result<f64, String> {
         | DeValue::Table(_) => None,
     };
     let sane = number.filter(|cores| cores.is_finite() && *cores > 0.0);
-    sane.ok_or_else(|| expected("a number of cores above zero, such as 1.5", given))
+    sane.ok_or_else(|| expected("a number of cores above 0, such as 1.5", given))
 }
 
 fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
-    let what = "a table of texts, such as { LANG = \"C.UTF-8\" }";
+    let what = "a table of strings, such as { LANG = \"C.UTF-8\" }";
     let table = given.as_table().ok_or_else(|| expected(what, given))?;
     table.iter().map(|(name, value)| variable(name.get_ref(), value.get_ref())).collect()
 }
@@ -332,12 +332,12 @@ fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
 /// The value is not repeated in the error: it may be a secret.
 fn variable(name: &str, value: &DeValue<'_>) -> Result<(String, String), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err(format!("`{name}` cannot name a variable of the environment"));
+        return Err(format!("`{name}` is not a valid name of an environment variable"));
     }
     match value.as_str() {
         Some(text) => Ok((name.to_owned(), text.to_owned())),
         None => Err(format!(
-            "`{name}`: expected a text, found {}; put it in quotes",
+            "`{name}`: expected a string, found {}; put it in quotes",
             with_article(value.type_str())
         )),
     }

@@ -78,7 +78,7 @@ fn a_file_that_was_asked_for_must_exist() {
     assert_eq!(ran.code, 2);
     assert_eq!(
         ran.stderr,
-        "error: the configuration file /no/such.toml cannot be read\n  caused by: No such file or directory (os error 2)\n"
+        "error: cannot read the configuration file /no/such.toml\n  caused by: No such file or directory (os error 2)\n"
     );
 }
 
@@ -98,12 +98,13 @@ fn a_directory_too_long_for_a_socket_is_told_so() {
     let ran = run_in(&home, &["ls", "--data-dir", &long], &[], "");
     assert_eq!(ran.code, 2);
     assert!(
-        ran.stderr.starts_with("error: --data-dir: `data_dir` is too long: the socket /tmp/ddd"),
+        ran.stderr.starts_with("error: --data-dir: `data_dir` is too long: the socket's path /tmp/ddd"),
         "{}",
         ran.stderr
     );
     assert!(
-        ran.stderr.ends_with("has 112 bytes, and the kernel takes at most 107; choose a shorter directory\n"),
+        ran.stderr
+            .ends_with("has 112 bytes, but the kernel allows at most 107; choose a shorter directory\n"),
         "{}",
         ran.stderr
     );

@@ -92,7 +92,7 @@ async fn refused_fields_are_reported_once_per_change() {
     assert_eq!((refused.len(), &refused[0]["payload"]), (1, &payload));
     let doctor = registry.order(Ask::get("/doctor")).await.well();
     let check = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "agents").unwrap();
-    assert_eq!(check["found"], "fields refused of one: active_tasks, current_task");
+    assert_eq!(check["found"], "agents with rejected fields: one: active_tasks, current_task");
     let id = one.id.clone();
     let registry = registry.restart().await;
     assert_eq!(registry.show(&id).await["fields_refused"], json!(["active_tasks", "current_task"]));
