@@ -164,7 +164,10 @@ async fn external_workspace_refuses_what_only_a_container_has() {
         json!({ "image": IMAGE }),
     ] {
         let refused = change(&registry, &one.id, wrong.clone()).await;
-        assert!(refused.status == 409 && refused.text().contains("set where its agent runs"), "{wrong}: {refused:?}");
+        assert!(
+            refused.status == 409 && refused.text().contains("set where its agent runs"),
+            "{wrong}: {refused:?}"
+        );
     }
     change(&registry, &one.id, json!({ "role": "digs" })).await.well();
 }
