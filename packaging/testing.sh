@@ -1,14 +1,13 @@
 # shellcheck shell=bash
-# What the tests of the shell parts share. A test is a function named after its rule; run_tests runs each in a
-# process and a directory of its own, with nothing of this machine on its PATH but plain tools and the stand-ins
-# it makes itself.
+# Shared by the tests of the shell scripts. A test is a function named rule_*. run_tests runs each test in its own
+# process and directory. Its PATH holds standard tools and the fake programs that the test creates.
 
 # shellcheck source=packaging/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# stand_in NAME BODY: a program of that name for the code under test; every call is noted in $CALLS.
+# stand_in NAME BODY: creates a fake program for the code under test; every call is appended to $CALLS.
 stand_in() {
-	# Never through a link: writing to one would replace the machine's own program.
+	# Remove a symlink first: writing through it would replace the machine's own program.
 	/bin/rm -f "$BIN/$1"
 	printf '#!/bin/bash\necho "%s $*" >>"%s"\n%s\n' "$1" "$CALLS" "$2" >"$BIN/$1"
 	/bin/chmod +x "$BIN/$1"
@@ -27,8 +26,8 @@ expect_equal() { [ "$1" = "$2" ] || fail "expected '$2', found '$1'"; }
 
 calls() { cat "$CALLS"; }
 
-# run_tests [RULE]: all, or one. Each is a process of its own: in a condition, as a subshell would stand here,
-# bash does not heed its errors.
+# run_tests [RULE]: runs all tests, or one. Each runs in its own process. A subshell inside a condition would not work:
+# bash ignores `set -e` there.
 run_tests() {
 	if [ $# -gt 0 ]; then
 		run_one "rule_$1"
@@ -61,5 +60,5 @@ run_one() {
 
 clean_up_one() {
 	! declare -F after_each >/dev/null || after_each
-	/bin/rm -rf "$SCRATCH" # a test may have left nothing else on PATH
+	/bin/rm -rf "$SCRATCH" # absolute path: a test may have replaced PATH
 }
