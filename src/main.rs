@@ -39,7 +39,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
             .collect(),
     };
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let ended = runtime.block_on(cli::run(cli, &Process { overrides, warned: Cell::new(false) }));
     // A pending read of standard input that is no longer needed would delay the exit.
     runtime.shutdown_background();
@@ -98,8 +98,8 @@ impl Host for Process {
         }
         if !self.warned.replace(true) {
             cli::note(&format!(
-                "warning: {error}\n  The command continues without the file. The daemon keeps its values until it ends, \
-                 and does not start again until the file is corrected: `ostler config check`."
+                "warning: {error}\n  The command continues without the file. The running daemon keeps its values, but \
+                 cannot be restarted until the file is correct (`ostler config check`)."
             ));
         }
         Ok(socket)

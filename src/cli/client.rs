@@ -58,7 +58,7 @@ impl Stream {
     /// The next bytes; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         while let Some(frame) = self.body.frame().await {
-            let frame = frame.context("the daemon's answer broke off")?;
+            let frame = frame.context("the daemon's response was cut off")?;
             if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
             }
@@ -135,9 +135,11 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Answer, Failure> {
-        let body = body.map(serde_json::to_vec).transpose().context("the request cannot be written")?;
+        let body = body.map(serde_json::to_vec).transpose().context("the request cannot be encoded")?;
         let mut request = request(method, path, body.unwrap_or_default())?;
-        request.headers_mut().insert(CONTENT_TYPE, "application/json".parse().context("a header")?);
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, "application/json".parse().context("invalid request header")?);
         let (response, _connection) = self.send(request).await?;
         collect(response).await
     }
@@ -150,7 +152,7 @@ impl Client {
     ) -> Result<Stream, Failure> {
         let mut request = request(Method::GET, path, Vec::new())?;
         if let Some((name, value)) = header {
-            request.headers_mut().insert(name, value.parse().context("a header")?);
+            request.headers_mut().insert(name, value.parse().context("invalid request header")?);
         }
         let (response, connection) = self.send(request).await?;
         if response.status().is_success() {
@@ -166,11 +168,11 @@ impl Client {
         body: &impl Serialize,
         headers: &[(&'static str, &str)],
     ) -> Result<Reply, Failure> {
-        let body = serde_json::to_vec(body).context("the request cannot be written")?;
+        let body = serde_json::to_vec(body).context("the request cannot be encoded")?;
         let mut request = request(Method::POST, path, body)?;
         for (name, value) in [(CONTENT_TYPE.as_str(), "application/json")].iter().chain(headers) {
             let name = HeaderName::from_static(name);
-            request.headers_mut().insert(name, value.parse().context("a header")?);
+            request.headers_mut().insert(name, value.parse().context("invalid request header")?);
         }
         let (response, connection) = self.send(request).await?;
         let (head, body) = response.into_parts();
@@ -180,8 +182,8 @@ impl Client {
     /// Upgrades a connection to a command's stream.
     pub(super) async fn upgrade(&self, path: &str) -> Result<Pipe, Failure> {
         let mut request = request(Method::POST, path, Vec::new())?;
-        request.headers_mut().insert(CONNECTION, "upgrade".parse().context("a header")?);
-        request.headers_mut().insert(UPGRADE, "tcp".parse().context("a header")?);
+        request.headers_mut().insert(CONNECTION, "upgrade".parse().context("invalid request header")?);
+        request.headers_mut().insert(UPGRADE, "tcp".parse().context("invalid request header")?);
         let (response, mut connection) = self.send(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(collect(response).await?.refusal());
@@ -228,10 +230,10 @@ impl Client {
     }
 
     fn frozen(&self) -> Failure {
-        let what = format!("the daemon at {} has stopped answering", self.socket.display());
+        let what = format!("the daemon at {} does not respond", self.socket.display());
         Failure::new(Exit::Unreachable, what).next(
-            "look whether its process is stopped (`kill -CONT` lets it go on) or the machine overloaded; an order that it \
-             has received may still be carried out",
+            "check whether its process is stopped (`kill -CONT PID` resumes it) or the machine is overloaded; a request \
+             that it has received may still be carried out",
         )
     }
 
@@ -242,10 +244,11 @@ impl Client {
     }
 
     fn lost(&self, error: hyper::Error) -> Failure {
-        let what = format!("the daemon at {} went away before it answered", self.socket.display());
+        let what =
+            format!("the daemon at {} closed the connection before it responded", self.socket.display());
         Failure::from_error(Exit::Unreachable, anyhow::Error::new(error).context(what)).next(
-            "see its log for the reason, start it again with `ostler serve`, and look with `ostler ls` \
-             at what was carried out",
+            "see its log for the reason, restart it with `ostler serve`, and check with `ostler ls` \
+             what was carried out",
         )
     }
 }
@@ -253,23 +256,23 @@ impl Client {
 fn advice(kind: io::ErrorKind, socket: &Path) -> String {
     if kind == io::ErrorKind::PermissionDenied {
         return format!(
-            "run this as the user whom {} belongs to; the socket is for that user only",
+            "run this command as the owner of {}; only that user may use the socket",
             socket.display()
         );
     }
-    "start it with `ostler serve`; if it runs with another data directory, name that with `--data-dir` or \
+    "start it with `ostler serve`; if it runs with another data directory, pass that with `--data-dir` or \
      OSTLER_DATA_DIR"
         .to_owned()
 }
 
 fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Failure> {
     let request = Request::builder().method(method).uri(path).header(HOST, "ostler");
-    Ok(request.body(Full::new(body.into())).context("the request cannot be written")?)
+    Ok(request.body(Full::new(body.into())).context("the request cannot be encoded")?)
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Answer, Failure> {
     let status = response.status();
-    let body = response.into_body().collect().await.context("the daemon's answer broke off")?.to_bytes();
+    let body = response.into_body().collect().await.context("the daemon's response was cut off")?.to_bytes();
     Ok(Answer { status, body })
 }
 
@@ -279,11 +282,10 @@ impl Answer {
         if !self.status.is_success() {
             return Err(self.refusal());
         }
-        let value = serde_json::from_slice(&self.body).context("the daemon's answer is not understood");
+        let value = serde_json::from_slice(&self.body).context("the daemon's response cannot be parsed");
         value.map_err(|error| {
-            Failure::from(error).next(
-                "restart the daemon after an update: it may be of another version than `ostler --version`",
-            )
+            Failure::from(error)
+                .next("restart the daemon after an update: its version may differ from `ostler --version`")
         })
     }
 
@@ -298,7 +300,11 @@ impl Answer {
         let told = match serde_json::from_slice::<ErrorBody>(&self.body) {
             Ok(body) => body.error,
             Err(_) => {
-                format!("the daemon answered {}: {}", self.status, String::from_utf8_lossy(&self.body).trim())
+                format!(
+                    "the daemon responded with {}: {}",
+                    self.status,
+                    String::from_utf8_lossy(&self.body).trim()
+                )
             }
         };
         Failure::new(exit, super::text::printable(&told))

@@ -82,7 +82,7 @@ struct Session<'a> {
 pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
     let json = cli.global.json;
     if json && !cli.command.has_json() {
-        let why = "this command passes through what it is given: `--json` has no meaning here";
+        let why = "this command does not support `--json`";
         return Err(Failure::new(Exit::Usage, why));
     }
     let out = Output::new(json);

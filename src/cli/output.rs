@@ -92,14 +92,14 @@ impl Output {
         self.line(&serde_json::to_string(value).map_err(anyhow::Error::from)?)
     }
 
-    #[expect(clippy::unused_self, reason = "whoever writes holds the output")]
+    #[expect(clippy::unused_self, reason = "only owners of an `Output` may write")]
     pub(super) fn line(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(failure::stdout)
     }
 
     /// Writes the bytes of another program unchanged.
-    #[expect(clippy::unused_self, reason = "whoever writes holds the output")]
+    #[expect(clippy::unused_self, reason = "only owners of an `Output` may write")]
     pub(super) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failure::stdout)

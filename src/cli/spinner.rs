@@ -109,8 +109,6 @@ pub(super) async fn until_settled(
 
 fn goes_on(name: &str, spinner: Spinner) -> Failure {
     drop(spinner);
-    output::note(&format!(
-        "stopped waiting; the daemon goes on with it: `ostler why {name}` tells how it went"
-    ));
+    output::note(&format!("stopped waiting; the daemon continues: `ostler why {name}` shows the outcome"));
     Failure::Interrupted
 }

@@ -21,14 +21,14 @@ fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
         ("failed", "rude ended its task as failed: rude heard: hi"),
         (
             "plain",
-            "rude answered with HTTP status 200 and text/plain, which is no A2A answer: rude heard: hi",
+            "rude answered with HTTP status 200 and text/plain, which is not an A2A response: rude heard: hi",
         ),
-        ("html", "rude answered with HTTP status 200 and text/html, which is no A2A answer: <html>"),
-        ("empty", "rude answered with HTTP status 204 and no content type, which is no A2A answer"),
+        ("html", "rude answered with HTTP status 200 and text/html, which is not an A2A response: <html>"),
+        ("empty", "rude answered with HTTP status 204 and no content type, which is not an A2A response"),
         ("status:404", "rude answered with an error: rude heard: hi (HTTP status 404)"),
         ("status:409", "rude answered with an error: rude heard: hi (HTTP status 409)"),
         ("status:410", "rude answered with an error: rude heard: hi (HTTP status 410)"),
-        ("cut", "the answer of rude broke off"),
+        ("cut", "the response of rude was cut off"),
         ("redirect", "failed to reach workspace agent: it answered with HTTP status 307"),
     ] {
         let said = site.ostler(["message", "rude", "as", manner, "hi"]);

@@ -220,7 +220,7 @@ fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
     let daemon = FakeDaemon::start();
     daemon.answers(&by_id(), 200, &things::builder("online"));
     daemon.answers("GET /workspaces/builder", 200, &things::builder("online"));
-    for (more, told) in [(&["--no-wait"][..], Some("will go to the trash")), (&[], None)] {
+    for (more, told) in [(&["--no-wait"][..], Some("will be moved to the trash")), (&[], None)] {
         let query = if more.is_empty() { "" } else { "?wait=false" };
         daemon.answers(&format!("POST /workspaces/builder/recreate{query}"), 200, &outcome("provisioning"));
         let ran = daemon.run(&[&["recreate", "builder"], more].concat());
@@ -281,7 +281,7 @@ fn rm_tells_how_to_take_it_back() {
     daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 200, &removed(0));
     let purged = RemoveOutcome { purged: Some(true), ..removed(2) };
     daemon.answers("DELETE /workspaces/builder?confirm=true&purge=true", 200, &purged);
-    let why = Some("the engine could not do it: ask Podman who it is: connection refused".to_owned());
+    let why = Some("the engine call failed: ask Podman who it is: connection refused".to_owned());
     let left = RemoveOutcome { purged: Some(false), purge_error: why, ..removed(0) };
     daemon.answers("DELETE /workspaces/builder?confirm=false&purge=true", 200, &left);
     assert_snapshot!("rm", daemon.run(&["rm", "builder"]).transcript());

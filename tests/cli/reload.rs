@@ -127,7 +127,7 @@ fn reload_makes_a_runtime_of_the_file_known() {
         assert!(refused.stderr.contains(part), "`{part}` is missing: {}", refused.transcript());
     }
     let unknown = served.run(&["create", "one", "--runtime", "other", "--no-wait"]);
-    for part in ["the daemon knows no runtime `other`", "agent, plain", "add `[runtimes.other]`"] {
+    for part in ["runtime `other` is not configured", "agent, plain", "add `[runtimes.other]`"] {
         assert!(unknown.stderr.contains(part), "`{part}` is missing: {}", unknown.transcript());
     }
     assert_eq!(served.differences(), owned(&[("runtimes.extra", "reload")]));
@@ -180,7 +180,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     let doctor = served.run_with(&good, &["doctor"]);
     assert!(doctor.stdout.contains("config.toml:5"), "{}", doctor.transcript());
     let created = served.run_with(&good, &CREATE);
-    assert!(created.stderr.contains("knows no runtime `extra`"), "{}", created.transcript());
+    assert!(created.stderr.contains("runtime `extra` is not configured"), "{}", created.transcript());
 
     fs::remove_file(served.file()).unwrap();
     let refused = served.run_with(&good, &["reload"]);

@@ -41,11 +41,11 @@ fn tell(
 ) -> Result<(), Failure> {
     if outcome.items.is_empty() {
         output::note(
-            "There is nothing to adopt. `ostler doctor` shows what else the registry does not know.",
+            "There is nothing to adopt. `ostler doctor` lists other objects that the registry does not know.",
         );
     } else {
         let rows = outcome.items.iter().map(|item| row(item, asking)).collect();
-        session.out.table(["ID", "NAME", "", "HOLDS", "WHAT"], rows)?;
+        session.out.table(["ID", "NAME", "", "HOLDS", "DETAIL"], rows)?;
     }
     if asking && outcome.items.iter().any(|item| item.adopted) {
         output::note(
@@ -55,15 +55,15 @@ fn tell(
     let left = outcome.items.iter().filter(|item| !item.adopted && item.container_id.is_some()).count();
     if outcome.recovering && adopts_all && left > 0 {
         output::note(&format!(
-            "The recovery goes on: {} could not be adopted, and nothing is started, stopped or reaped by itself until \
-             then. Remove the cause, and run `ostler adopt --all` again. What you do not want goes into the trash: \
-             `ostler sweep show reap_unknown` says how.",
+            "The registry is still recovering: {} could not be adopted, and until then nothing is started, stopped or \
+             reaped automatically. Fix the cause and run `ostler adopt --all` again. To move unwanted containers to \
+             the trash, see `ostler sweep show reap_unknown`.",
             count(left, "container", "containers"),
         ));
     } else if outcome.recovering {
         output::note(
-            "The registry was lost or restored and is recovering: until `ostler adopt --all`, or until every \
-             unknown thing was decided on, nothing is started, stopped or reaped by itself.",
+            "The registry was lost or restored and is recovering: nothing is started, stopped or reaped automatically \
+             until `ostler adopt --all` succeeds or every unknown container and volume is adopted or in the trash.",
         );
     }
     Ok(())

@@ -127,7 +127,7 @@ async fn shown(host: &dyn Host) -> Result<Shown, Failure> {
         Ok(running) => Some(compare(&configuration, running)),
         Err(failure) => {
             if !failure.is_unreachable() {
-                output::note("The daemon could not be asked for its configuration:");
+                output::note("The configuration of the running daemon could not be read:");
                 let _told = failure.report();
             }
             None
@@ -177,8 +177,11 @@ async fn check(out: Output, host: &dyn Host) -> Result<u8, Failure> {
     let Some(daemon) = daemon else { return Ok(0) };
     for (applied_by, next) in [
         ("reload", "`ostler reload` applies them"),
-        ("restart", "they wait for a restart of the daemon"),
-        (BY_OTHER, "the daemon has another file, environment or flags; `ostler config show` compares"),
+        ("restart", "a restart of the daemon applies them"),
+        (
+            BY_OTHER,
+            "the daemon uses another file, environment or flags; `ostler config show` shows the differences",
+        ),
     ] {
         let keys = daemon.differences.iter().filter(|one| one.applied_by == applied_by);
         let keys: Vec<_> = keys.map(|one| one.key.as_str()).collect();
@@ -194,8 +197,8 @@ fn init(out: Output, host: &dyn Host) -> Result<u8, Failure> {
     match write_new(&path, &host.config_template()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let why = format!("{} exists already and was left as it is", path.display());
-            let next = "move it away first, or choose another place with `--config FILE`";
+            let why = format!("{} already exists and was not changed", path.display());
+            let next = "move it away first, or choose another path with `--config FILE`";
             return Err(Failure::new(Exit::Conflict, why).next(next));
         }
         Err(error) => {

@@ -59,7 +59,7 @@ fn show_connection(session: &Session<'_>, connection: &Connection) -> Result<(),
     ] {
         session.out.line(&format!("  {key:<18}  {value}"))?;
     }
-    output::note("Keep the token: it is shown this once.");
+    output::note("Store the token now: it cannot be shown again.");
     Ok(())
 }
 
@@ -146,9 +146,9 @@ fn variable(given: &str) -> Result<(String, String), Failure> {
 /// Returns why `key` is not valid as the name of a variable; `None` if it is valid.
 fn no_variable(key: &str) -> Option<String> {
     if key.is_empty() {
-        Some("a variable needs a name before its `=`".to_owned())
+        Some("the name before `=` is empty".to_owned())
     } else if key.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        Some(format!("the name {key:?} holds white space"))
+        Some(format!("the name {key:?} contains white space or a control character"))
     } else {
         None
     }
@@ -156,8 +156,8 @@ fn no_variable(key: &str) -> Option<String> {
 
 fn inherited(key: &str) -> Result<String, Failure> {
     std::env::var(key).map_err(|_| {
-        let why = format!("--env {key}: this environment has no text of that name");
-        Failure::new(Exit::Usage, why).next(format!("give it a value: --env {key}=VALUE"))
+        let why = format!("--env {key}: this variable is not set in the environment, or not valid UTF-8");
+        Failure::new(Exit::Usage, why).next(format!("pass a value: `--env {key}=VALUE`"))
     })
 }
 
@@ -196,9 +196,10 @@ pub(super) fn directory(given: &str) -> Result<(String, String), Failure> {
         Some((path, "ro")) => (path, "read_only"),
         Some((path, "rw")) => (path, "read_write"),
         Some((path, option @ ("z" | "Z" | "U"))) if !Path::new(given).exists() => {
-            let why = format!("--dir {given}: `:{option}` is not understood, only `:ro` and `:rw`");
-            let next =
-                format!("where SELinux denies access, label it yourself: chcon -Rt container_file_t {path}");
+            let why = format!("--dir {given}: `:{option}` is not supported, only `:ro` and `:rw`");
+            let next = format!(
+                "if SELinux denies access, set the label yourself: `chcon -Rt container_file_t {path}`"
+            );
             return Err(Failure::new(Exit::Usage, why).next(next));
         }
         Some(_) | None => (given, "read_write"),
@@ -206,13 +207,11 @@ pub(super) fn directory(given: &str) -> Result<(String, String), Failure> {
     let found = fs::canonicalize(path).with_context(|| format!("--dir {path} cannot be used"));
     let found: PathBuf = found.map_err(wrong)?;
     if !found.is_dir() {
-        return Err(Failure::new(Exit::Usage, format!("--dir {path} is no directory")));
+        return Err(Failure::new(Exit::Usage, format!("--dir {path} is not a directory")));
     }
     match found.into_os_string().into_string() {
         Ok(path) => Ok((path, access.to_owned())),
-        Err(_) => {
-            Err(Failure::new(Exit::Usage, format!("--dir {path}: only names in UTF-8 can be passed on")))
-        }
+        Err(_) => Err(Failure::new(Exit::Usage, format!("--dir {path}: the path is not valid UTF-8"))),
     }
 }
 
@@ -233,12 +232,12 @@ mod tests {
             let refused = parse_env_file(text).expect_err(text);
             assert_eq!(refused.0, line, "{text:?}: {refused:?}");
         }
-        assert!(variable("A B=1").is_err(), "--env takes no such name either");
+        assert!(variable("A B=1").is_err(), "--env refuses such a name too");
     }
 
     #[test]
     fn directory_option_of_podman_is_refused_by_name() {
         let refused = format!("{:?}", directory("/nowhere:Z").expect_err("there is no such option"));
-        assert!(refused.contains("`:Z` is not understood"), "{refused}");
+        assert!(refused.contains("`:Z` is not supported"), "{refused}");
     }
 }

@@ -15,9 +15,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Res
     if args.accept_copy {
         session.host.accept_copy().await?;
         output::note(
-            "This data directory is the one from now on. Start the daemon with `ostler serve`. The copy may be an old one, so \
-             nothing is changed until you decide: `ostler adopt --dry-run` shows what differs, `ostler adopt --all` takes \
-             it over and pauses workspaces whose container does not run.",
+            "This data directory is accepted. Start the daemon with `ostler serve`. The copy may be out of date, so \
+             nothing is changed until you decide: `ostler adopt --dry-run` shows the differences, `ostler adopt --all` \
+             adopts the containers and pauses workspaces whose container does not run.",
         );
         return Ok(0);
     }
@@ -40,7 +40,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Res
 async fn look(session: &Session<'_>) -> Result<DoctorReport, Failure> {
     match session.client.get("/doctor").await {
         Err(failure) if failure.is_unreachable() => {
-            output::note("The daemon does not answer; looking without it.");
+            output::note("The daemon does not answer; checking without it.");
             session.host.doctor().await
         }
         other => other,

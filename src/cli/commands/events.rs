@@ -90,7 +90,7 @@ async fn follow(
         if seen > before {
             pause = RECONNECT_FIRST;
         } else if pause == RECONNECT_FIRST {
-            output::note("The stream ended; waiting for the daemon to come back.");
+            output::note("The stream ended; waiting for the daemon.");
         }
         // The first tick of an interval completes at once, the second one after the delay.
         let mut timer = tokio::time::interval(pause);
@@ -113,7 +113,7 @@ async fn listen(
     while let Ok(Some(bytes)) = stream.next().await {
         for data in sse.feed(&bytes) {
             if let Ok(reset) = serde_json::from_str::<EventsReset>(&data) {
-                output::note("The registry was restored from an older copy: its events go on from there.");
+                output::note("The registry was restored from an older copy: events continue from that copy.");
                 *seen = reset.last_event_id;
             }
             let Ok(event) = serde_json::from_str::<EventView>(&data) else { continue };

@@ -51,7 +51,7 @@ pub(super) async fn execute(
 ) -> Result<u8, Failure> {
     if request.tty {
         if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-            let why = "there is no terminal here to give to the command";
+            let why = "standard input and output are not both a terminal";
             return Err(Failure::new(Exit::Usage, why).next("use `ostler exec` without `-t`"));
         }
         if let Ok(term) = std::env::var("TERM") {
@@ -118,7 +118,7 @@ async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<
     let mut buffer = vec![0; 32 * 1024];
     let mut last = LastWords::default();
     loop {
-        let length = from.read(&mut buffer).await.context("the command's stream broke off")?;
+        let length = from.read(&mut buffer).await.context("the command's stream cannot be read")?;
         if length == 0 {
             frames.finish().map_err(anyhow::Error::from)?;
             return Ok(last.of_the_engine());
@@ -165,7 +165,7 @@ impl LastWords {
 async fn copy_terminal(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<(), Failure> {
     let mut buffer = vec![0; 32 * 1024];
     loop {
-        let length = from.read(&mut buffer).await.context("the command's stream broke off")?;
+        let length = from.read(&mut buffer).await.context("the command's stream cannot be read")?;
         if length == 0 {
             return Ok(());
         }
@@ -188,11 +188,11 @@ async fn follow_size(session: &Session<'_>, id: &str) {
 
 /// Waits for SIGTERM or SIGHUP. Their default action would kill this process and leave the terminal in raw mode.
 async fn ending_signal() -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be waited for")?;
-    let mut hang_up = signal(SignalKind::hangup()).context("signals cannot be waited for")?;
+    let mut terminate = signal(SignalKind::terminate()).context("a signal handler cannot be installed")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("a signal handler cannot be installed")?;
     let (terminate, hang_up) = (pin!(terminate.recv()), pin!(hang_up.recv()));
     futures_util::future::select(terminate, hang_up).await;
-    Err(Failure::new(Exit::Failed, "ended by a signal; ostler ends the command inside too"))
+    Err(Failure::new(Exit::Failed, "terminated by a signal; the command in the container is terminated too"))
 }
 
 /// Polls for the exit code: the engine may have it only some time after the stream has ended.
@@ -206,8 +206,8 @@ async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
             return Ok(u8::try_from(code).unwrap_or(1));
         }
     }
-    Err(Failure::new(Exit::Failed, "the stream ended, but the command still runs inside")
-        .next("the workspace or the engine cut it off: `ostler why` tells more"))
+    Err(Failure::new(Exit::Failed, "the stream ended, but the command is still running in the container")
+        .next("`ostler why NAME` shows whether the workspace or the engine interrupted the stream"))
 }
 
 #[cfg(test)]

@@ -36,20 +36,20 @@ async fn nothing(session: &Session<'_>) -> String {
     let question = Adopt { which: Vec::new(), all: false, dry_run: true, instance: None };
     let asked: Result<AdoptOutcome, _> = session.client.post("/adopt", &question).await;
     let Ok(AdoptOutcome { items, recovering }) = asked else {
-        return "The registry has no workspaces, and whether Podman holds any could not be found out: `ostler doctor` says \
-                why. `ostler create NAME --image IMAGE` makes one."
+        return "The registry has no workspaces, and Podman's containers could not be listed: `ostler doctor` shows \
+                why. `ostler create NAME --image IMAGE` creates a workspace."
             .to_owned();
     };
     let adoptable = items.iter().filter(|item| item.adopted).count();
     let lost = if recovering { "The registry was lost or restored and is recovering: " } else { "" };
     match (adoptable, items.len()) {
         (0, 0) if !recovering => {
-            "There are no workspaces yet: `ostler create NAME --image IMAGE` makes one.".to_owned()
+            "There are no workspaces yet: `ostler create NAME --image IMAGE` creates one.".to_owned()
         }
-        (0, 0) => format!("{lost}it has no workspaces, and Podman holds none. `ostler doctor` says what to do."),
+        (0, 0) => format!("{lost}it has no workspaces, and Podman holds none. `ostler doctor` shows what to do."),
         (adoptable, all) => format!(
-            "{lost}it has no workspaces, but Podman holds {}, {adoptable} of which can be adopted. `ostler adopt --dry-run` \
-             shows them, `ostler adopt --all` takes them back, `ostler doctor` says more.",
+            "{lost}it has no workspaces, but Podman holds {}, {adoptable} of which can be adopted. \
+             `ostler adopt --dry-run` lists them, `ostler adopt --all` adopts them, `ostler doctor` shows details.",
             count(all, "workspace that it does not know", "workspaces that it does not know"),
         )
         .replacen("it has", if recovering { "it has" } else { "The registry has" }, 1),

@@ -14,7 +14,7 @@ use crate::cli::{
 pub(in crate::cli) fn run(out: Output, args: &ManArgs) -> Result<u8, Failure> {
     let Some(directory) = &args.dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page).context("the page cannot be made")?;
+        clap_mangen::Man::new(Cli::command()).render(&mut page).context("the page cannot be rendered")?;
         out.bytes(&page)?;
         return Ok(0);
     };

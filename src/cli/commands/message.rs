@@ -118,7 +118,7 @@ impl Printer<'_> {
                 Ok(Some(data)) => body.extend_from_slice(&data),
                 Ok(None) => break,
                 Err(error) => {
-                    self.fails(format!("the answer of {} broke off: {error}", self.name));
+                    self.fails(format!("the response of {} was cut off: {error}", self.name));
                     return Ok(());
                 }
             }
@@ -150,12 +150,12 @@ impl Printer<'_> {
         let what = match (encoding.as_str(), content_type.as_str()) {
             ("" | "identity", "") => "no content type".to_owned(),
             ("" | "identity", kind) => kind.to_owned(),
-            (encoding, _) => format!("content encoding {encoding}, which was not asked for"),
+            (encoding, _) => format!("content encoding {encoding}, which was not requested"),
         };
         let shown =
             if !encoding.is_empty() || excerpt.is_empty() { String::new() } else { format!(": {excerpt}") };
         self.fails(format!(
-            "{} answered with HTTP status {} and {what}, which is no A2A answer{shown}",
+            "{} answered with HTTP status {} and {what}, which is not an A2A response{shown}",
             self.name,
             status.as_u16()
         ));
@@ -168,7 +168,7 @@ impl Printer<'_> {
             return self.answer(&value);
         }
         let excerpt: String = data.chars().take(EXCERPT).collect();
-        self.fails(format!("{} sent an event that is no A2A answer: {excerpt}", self.name));
+        self.fails(format!("{} sent an event that is not an A2A response: {excerpt}", self.name));
         Ok(())
     }
 

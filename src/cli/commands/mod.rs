@@ -37,11 +37,11 @@ async fn note_if_not_ready(session: &super::Session<'_>) {
     if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE
         && let super::failure::Failure::Told { error, .. } = answer.refusal()
     {
-        super::output::note(&format!("This may be out of date: {error}. `ostler doctor` says more."));
+        super::output::note(&format!("This may be out of date: {error}. `ostler doctor` shows details."));
     } else if answer.read::<crate::api::Ready>().is_ok_and(|ready| ready.recovering) {
         super::output::note(
-            "The registry was lost or restored and is recovering: this may not be all there is. `ostler adopt --dry-run` \
-             shows what it does not know.",
+            "The registry was lost or restored and is recovering: this output may be incomplete. \
+             `ostler adopt --dry-run` lists what it does not know.",
         );
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn give_with(
         let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
         let detail = if outcome.accepted {
             format!(
-                " now, and {verb} is ordered: `ostler why {}` tells what comes of it",
+                "; the request to {verb} was accepted: `ostler why {}` shows its outcome",
                 quoted(&outcome.name)
             )
         } else {
@@ -106,7 +106,7 @@ fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     let detail = first.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
     let told = format!("{} is {}{}", printable(&first.name), first.status, detail.unwrap_or_default());
     let more = (failed.len() > 1).then(|| format!(", and {} more below {}", failed.len() - 1, outcome.name));
-    let next = format!("`ostler why {}` tells the whole story", quoted(&first.name));
+    let next = format!("`ostler why {}` shows the reason", quoted(&first.name));
     Some(Failure::new(Exit::Failed, format!("{told}{}", more.unwrap_or_default())).next(next))
 }
 
@@ -118,7 +118,7 @@ pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
     let detail = view.status_detail.as_deref().map(|detail| format!(": {}", printable(detail)));
     let told = format!("{} is {}{}", printable(&view.name), text::status(view), detail.unwrap_or_default());
     let next = format!(
-        "`ostler why {0}` tells the whole story, `ostler logs {0}` what it wrote",
+        "`ostler why {0}` shows the reason, `ostler logs {0}` the output of its container",
         quoted(&view.name)
     );
     Some(Failure::new(Exit::Failed, told).next(next))

@@ -16,10 +16,10 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
         // Another start came first, which the response reports: no container was replaced.
         return Ok(code);
     }
-    let (goes, started) =
-        if args.no_wait { ("will go", "will be started") } else { ("goes", "is started now") };
+    let (are, started) =
+        if args.no_wait { ("will be", "will be started") } else { ("are", "is started now") };
     output::note(&format!(
-        "What was written outside /configs and /workspace, a home directory too, {goes} to the trash with the old \
+        "Files outside /configs and /workspace, such as a home directory, {are} moved to the trash with the old \
          container.",
     ));
     if let Some(before) = before.filter(|before| ["paused", "hibernated"].contains(&before.status.as_str())) {

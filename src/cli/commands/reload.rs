@@ -21,7 +21,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>) -> Result<u8, Failure> {
     }
     out.line(&format!("reloaded, {file}"))?;
     list(out, "Applied now:", ["KEY", "BEFORE", "NOW"], &applied)?;
-    let title = "Not applied until the daemon is restarted (containers run on):";
+    let title = "Not applied until the daemon is restarted (containers keep running):";
     list(out, title, ["KEY", "DAEMON", "CONFIGURED"], &waiting)?;
     Ok(0)
 }

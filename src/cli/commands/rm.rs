@@ -24,7 +24,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<
         let _there: WorkspaceView =
             session.client.ask(Method::GET, &workspace(&args.name), NOTHING).await?.read()?;
         let below = if args.cascade { " and everything below it" } else { "" };
-        if !output::confirm(&format!("Delete {}{below} for good, volumes too?", args.name)) {
+        if !output::confirm(&format!("Permanently delete {}{below}, including volumes?", args.name)) {
             output::note("Nothing was removed.");
             return Ok(0);
         }
@@ -66,21 +66,20 @@ fn below(outcome: &RemoveOutcome) -> String {
 
 /// The failure if rows were removed but the deletion of their containers and volumes is not confirmed.
 fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
-    let why = format!("{}{} removed, and not deleted for good yet: {why}", args.name, below(outcome));
-    let next = "ostler goes on trying; `ostler trash ls` shows what is left, `ostler undelete` takes it back until it \
-                is deleted";
+    let why = format!("{}{} removed, but not yet permanently deleted: {why}", args.name, below(outcome));
+    let next = "ostler retries; `ostler trash ls` shows what is left, `ostler undelete` restores it until it is deleted";
     Failure::new(Exit::Failed, why).next(next)
 }
 
 fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
     let (name, below) = (&args.name, below(outcome));
     if outcome.purged == Some(true) {
-        return format!("{name}{below} deleted for good");
+        return format!("{name}{below} permanently deleted");
     }
     let them = if outcome.cascade_deleted == 0 { "it" } else { "them" };
     let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
     let detail = detail.unwrap_or_default();
-    format!("{name}{below} removed{detail}; `ostler undelete {}` takes {them} back", quoted(name))
+    format!("{name}{below} removed{detail}; `ostler undelete {}` restores {them}", quoted(name))
 }
 
 fn has_children(args: &RmArgs, outcome: &RemoveOutcome) -> Failure {

@@ -37,7 +37,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: SetArgs) -> Result<
     } = args;
     let given = create::variables(&env, env_file.as_deref())?;
     if let Some(key) = unset_env.iter().find(|key| given.contains_key(*key)) {
-        return Err(Failure::new(Exit::Usage, format!("the variable {key} is both given and to be removed")));
+        return Err(Failure::new(Exit::Usage, format!("the variable {key} is both set and removed")));
     }
     let given = given.into_iter().map(|(key, value)| (key, Some(value)));
     let (workspace_dir, workspace_access) = dir.map(|dir| create::directory(&dir)).transpose()?.unzip();
@@ -60,22 +60,28 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: SetArgs) -> Result<
         restart_when_wedged,
     };
     if patch == PatchWorkspace::default() {
-        let failure = Failure::new(Exit::Usage, "nothing was given to change");
-        return Err(failure.next("`ostler set --help` shows what there is"));
+        let failure = Failure::new(Exit::Usage, "no setting to change was given");
+        return Err(failure.next("`ostler set --help` lists the settings"));
     }
     let patched: Patched = session.client.patch(&workspace(&name), &patch).await?;
     if session.out.json() {
         session.out.value(&patched)?;
         return Ok(0);
     }
-    session.out.line(&format!("{called} is changed"))?;
+    session.out.line(&format!("{called} was changed"))?;
     for note in &patched.notes {
         output::note(&printable(note));
     }
     if patched.needs_recreate {
-        output::note(&format!("It takes effect in a new container: `ostler recreate {}`.", quoted(&called)));
+        output::note(&format!(
+            "The change takes effect in a new container: `ostler recreate {}`.",
+            quoted(&called)
+        ));
     } else if patched.needs_restart {
-        output::note(&format!("It takes effect at its next start: `ostler restart {}`.", quoted(&called)));
+        output::note(&format!(
+            "The change takes effect at the next start: `ostler restart {}`.",
+            quoted(&called)
+        ));
     }
     Ok(0)
 }

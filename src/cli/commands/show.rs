@@ -56,13 +56,16 @@ async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option
 /// A note that names the fields whose last value from the agent cannot be used, if any.
 pub(super) fn refused(fields: &[String]) -> Option<String> {
     let names = fields.join(", ");
-    (!fields.is_empty()).then(|| format!("fields {names}: what its agent last sent of them cannot be used"))
+    (!fields.is_empty())
+        .then(|| format!("fields {names}: the values that the agent last sent cannot be used"))
 }
 
 fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str, Option<String>)> {
     let drifted = workspace.drifted.then(|| {
         let name = super::order::quoted(&workspace.name);
-        format!("its container was made from something else: `ostler recreate {name}` applies what holds now")
+        format!(
+            "its container was created with other settings: `ostler recreate {name}` applies the current ones"
+        )
     });
     let read_only = workspace.workspace_access.is_some();
     let dir = workspace.workspace_dir.map(|dir| if read_only { format!("{dir} (read-only)") } else { dir });
@@ -89,7 +92,7 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
         ("url", workspace.url),
         ("port", workspace.host_port.map(|port| format!("127.0.0.1:{port}"))),
         ("drifted", drifted),
-        ("heard", workspace.last_heartbeat_at.as_deref().map(text::local_and_age)),
+        ("heartbeat", workspace.last_heartbeat_at.as_deref().map(text::local_and_age)),
         ("task", workspace.current_task.filter(|task| !task.is_empty())),
         ("tasks", (workspace.active_tasks > 0).then(|| workspace.active_tasks.to_string())),
         (
@@ -101,7 +104,10 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
             workspace.wedged_since.as_deref().map(|since| format!("since {}", text::local_and_age(since))),
         ),
         ("refused", refused(&workspace.fields_refused)),
-        ("sleeps", workspace.hibernation_idle_minutes.map(|minutes| format!("after {minutes} idle minutes"))),
+        (
+            "hibernates",
+            workspace.hibernation_idle_minutes.map(|minutes| format!("after {minutes} idle minutes")),
+        ),
         ("restart", workspace.restart_due_at.as_deref().map(|at| format!("due at {}", text::local(at)))),
         ("now", workspace.operation),
         ("created", Some(text::local_and_age(&workspace.created_at))),

@@ -27,7 +27,9 @@ async fn list(session: &Session<'_>) -> Result<u8, Failure> {
         session.out.value(&passes)?;
         return Ok(0);
     }
-    session.out.table(["PASS", "EVERY", "LAST RUN", "OUTCOME", "DID"], passes.iter().map(row).collect())?;
+    session
+        .out
+        .table(["PASS", "EVERY", "LAST RUN", "OUTCOME", "RESULT"], passes.iter().map(row).collect())?;
     for plan in passes.iter().filter_map(|pass| pass.held.as_ref()) {
         output::note(&waits(plan));
     }
@@ -92,8 +94,8 @@ fn tone(outcome: &str) -> Tone {
 
 fn waits(plan: &HeldPlan) -> String {
     format!(
-        "{pass} is held: {reason}. `ostler sweep show {pass}` tells what it would do, `ostler sweep approve {pass} \
-         {id}` lets it.",
+        "{pass} is held: {reason}. `ostler sweep show {pass}` lists its actions, `ostler sweep approve {pass} {id}` \
+         approves them.",
         pass = plan.pass,
         reason = printable(&plan.reason),
         id = text::short(&plan.id),
@@ -125,7 +127,7 @@ async fn show(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
         ))?;
         tell_actions(session, &plan.actions)?;
         session.out.line(&format!(
-            "approve exactly these: `ostler sweep approve {} {}`",
+            "approve exactly these actions: `ostler sweep approve {} {}`",
             plan.pass,
             text::short(&plan.id)
         ))?;
@@ -191,8 +193,8 @@ fn failed(runs: &[PassRun]) -> Option<Failure> {
     let first = not_done.first()?;
     let said: Vec<_> = not_done.iter().map(|run| format!("{} {}", run.pass, run.outcome)).collect();
     let next = match first.outcome.as_str() {
-        "untrusted" => "`ostler doctor` tells why the engine's listing is not trusted".to_owned(),
-        _ => format!("`ostler sweep show {}` tells more", first.pass),
+        "untrusted" => "`ostler doctor` shows why the engine's listing is not trusted".to_owned(),
+        _ => format!("`ostler sweep show {}` shows details", first.pass),
     };
     let why = format!("{} not done: {}", count(not_done.len(), "pass was", "passes were"), said.join(", "));
     Some(Failure::new(Exit::Failed, why).next(next))

@@ -35,7 +35,7 @@ async fn issue_admin(session: &Session<'_>, order: IssueAdminToken) -> Result<u8
         return Ok(0);
     }
     session.out.line(&issued.auth_token)?;
-    output::note("This token may do everything that this command line may, and is shown this once.");
+    output::note("This token permits everything that this command line permits. It cannot be shown again.");
     Ok(0)
 }
 
@@ -44,7 +44,7 @@ async fn ls_admin(session: &Session<'_>) -> Result<u8, Failure> {
     if session.out.json() {
         session.out.value(&list)?;
     } else if list.is_empty() {
-        output::note("There is no admin token.");
+        output::note("There are no admin tokens.");
     } else {
         let row = |token: &AdminTokenView| -> [Cell; 5] {
             [
@@ -55,7 +55,7 @@ async fn ls_admin(session: &Session<'_>) -> Result<u8, Failure> {
                 token.expires_at.as_deref().map_or_else(|| "never".to_owned(), text::local).into(),
             ]
         };
-        session.out.table(["ID", "BEGINS", "FOR", "CREATED", "EXPIRES"], list.iter().map(row).collect())?;
+        session.out.table(["ID", "PREFIX", "LABEL", "CREATED", "EXPIRES"], list.iter().map(row).collect())?;
     }
     Ok(0)
 }
@@ -66,7 +66,7 @@ async fn revoke_admin(session: &Session<'_>, token: &str) -> Result<u8, Failure>
     if session.out.json() {
         session.out.value(&outcome)?;
     } else {
-        session.out.line(&format!("the admin token {token} is revoked"))?;
+        session.out.line(&format!("the admin token {token} was revoked"))?;
     }
     Ok(0)
 }
@@ -79,7 +79,7 @@ async fn issue(session: &Session<'_>, name: &str, order: IssueToken) -> Result<u
         return Ok(0);
     }
     session.out.line(&issued.auth_token)?;
-    output::note(&format!("This token speaks for {name} and is shown this once."));
+    output::note(&format!("This token is for {name}. It cannot be shown again."));
     Ok(0)
 }
 
@@ -88,10 +88,10 @@ async fn ls(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
     if session.out.json() {
         session.out.value(&list)?;
     } else if list.tokens.is_empty() {
-        output::note(&format!("{name} has no valid token."));
+        output::note(&format!("{name} has no valid tokens."));
     } else {
         let rows = list.tokens.iter().map(row).collect();
-        session.out.table(["ID", "BEGINS", "KIND", "CREATED", "LAST USED", "EXPIRES"], rows)?;
+        session.out.table(["ID", "PREFIX", "KIND", "CREATED", "LAST USED", "EXPIRES"], rows)?;
     }
     Ok(0)
 }
@@ -124,7 +124,7 @@ async fn revoke(session: &Session<'_>, name: &str, token: &str) -> Result<u8, Fa
     if session.out.json() {
         session.out.value(&outcome)?;
     } else {
-        session.out.line(&format!("the token {token} of {name} is revoked"))?;
+        session.out.line(&format!("the token {token} of {name} was revoked"))?;
     }
     Ok(0)
 }

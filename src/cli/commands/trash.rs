@@ -110,7 +110,8 @@ async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result
 /// A usage error without a terminal or with `--json`, where no question is possible.
 async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || session.out.json() {
-        let why = "deleting for good needs a yes, and there is no terminal here to ask on";
+        let why =
+            "permanent deletion must be confirmed, and there is no terminal to ask on, or `--json` was given";
         return Err(Failure::new(Exit::Usage, why).next("add `--yes`"));
     }
     let all: Vec<TrashView> = session.client.get("/trash").await?;
@@ -124,5 +125,5 @@ async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failu
         return Ok(true);
     }
     show(session, &chosen)?;
-    Ok(output::confirm(&format!("Delete {} for good?", count(chosen.len(), "entry", "entries"))))
+    Ok(output::confirm(&format!("Permanently delete {}?", count(chosen.len(), "entry", "entries"))))
 }

@@ -36,7 +36,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
         session.out.line(&format!("  refused: {}", printable(&refused)))?;
     }
     if let Some(operation) = &workspace.operation {
-        session.out.line(&format!("  right now: {}", printable(operation)))?;
+        session.out.line(&format!("  in progress: {}", printable(operation)))?;
     }
     if let Some(at) = &workspace.restart_due_at {
         session.out.line(&format!("  restart: due at {}", local(at)))?;
@@ -57,7 +57,7 @@ fn tell(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
         session.out.line(&format!("{:21}{key}: {value}", ""))?;
     }
     if !told.log.is_empty() {
-        session.out.line(&format!("{:21}its last lines:", ""))?;
+        session.out.line(&format!("{:21}last log lines:", ""))?;
     }
     for line in &told.log {
         session.out.line(&session.out.paint(Tone::Dim, &format!("{:23}| {line}", "")))?;
