@@ -52,7 +52,7 @@ pub fn judge(
         return Verdict::Clear;
     }
     let reason = format!(
-        "the plan affects {} workspaces, and {} were affected in the last hour; the limit is {limit} of {known}",
+        "the plan affects {} workspaces, {} were affected in the last hour, and the limit is {limit} of {known} known",
         hit.len(),
         before.len()
     );

@@ -161,8 +161,8 @@ impl Waiting {
 
     fn says(self) -> &'static str {
         match self {
-            Self::Start => "start: waits until Podman answers",
-            Self::Stop => "stop: waits until Podman answers",
+            Self::Start => "start: waiting until Podman answers",
+            Self::Stop => "stop: waiting until Podman answers",
         }
     }
 }
@@ -357,8 +357,8 @@ impl Ops {
             // A panic in one order must not leave the workspace without an actor for ever.
             let done = AssertUnwindSafe(self.carry_out(workspace, order)).catch_unwind().await;
             let done = done.unwrap_or_else(|_| {
-                tracing::error!(%workspace, "an order panicked; the sweeps finish what it began");
-                Err(OpError::Conflict("an internal fault interrupted this; see the log".into()))
+                tracing::error!(%workspace, "order panicked; the sweeps finish its work");
+                Err(OpError::Conflict("an internal error interrupted this operation; see the log".into()))
             });
             if let Some(what) = may_wait {
                 self.note_waiting(workspace, what, &done).await;
@@ -430,8 +430,8 @@ mod tests {
         assert!(first.is_joined_by(&start(Some(7), true)));
         assert_eq!(first, start(Some(7), true));
         assert!(first.is_joined_by(&start(Some(3), true)));
-        assert_eq!(first, start(Some(7), true), "it was said at 7 too");
+        assert_eq!(first, start(Some(7), true), "the later order time stays");
         assert!(!first.is_joined_by(&start(Some(9), false)));
-        assert_eq!(first, start(Some(7), true), "nothing joined it");
+        assert_eq!(first, start(Some(7), true), "a different order does not join");
     }
 }

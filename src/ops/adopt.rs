@@ -129,11 +129,11 @@ impl Ops {
             return Ok(());
         }
         let why = match (left.len(), adopted_all) {
-            (0, true) => "an operator adopted everything there was".to_owned(),
+            (0, true) => "an operator adopted everything unknown".to_owned(),
             (0, false) => "nothing unknown is left".to_owned(),
             (left, true) => {
                 format!(
-                    "an operator adopted everything that has a container; of {left} others only volumes are left"
+                    "an operator adopted everything that has a container; {left} others have only volumes"
                 )
             }
             (_, false) => return Ok(()),
@@ -165,9 +165,9 @@ impl Ops {
         };
         let taken = self.0.store.take_token_over(id, row.incarnation, held, self.0.clock.now()).await?;
         Ok(if taken {
-            Applied::Done("its token goes on working".into())
+            Applied::Done("its token stays valid".into())
         } else {
-            Applied::Raced("its token is known".into())
+            Applied::Raced("its token is in the registry already".into())
         })
     }
 
@@ -176,7 +176,7 @@ impl Ops {
     /// # Errors
     /// If it is known or claimed by now, or its labels are incomplete.
     pub async fn adopt(&self, request: AdoptRequest) -> OpResult<Applied> {
-        let order = AdoptOrder { request: request.clone(), evidence: "adopted by a person".into() };
+        let order = AdoptOrder { request: request.clone(), evidence: "adopted by an operator".into() };
         self.order(request.workspace, Order::Adopt(order)).await
     }
 
@@ -229,8 +229,8 @@ impl Ops {
                 let place = undelete::described(name, &place);
                 let drift = if self.drifted(&self.0.row(id).await?) {
                     format!(
-                        ". Its container was made from other settings than this registry has, and a restart replaces it \
-                         by one with these: see `ostler show {name}` first"
+                        ". Its container was created with other settings than this registry has: see `ostler show \
+                         {name}`; `ostler recreate {name}` replaces it by one with the registry's settings"
                     )
                 } else {
                     String::new()
@@ -239,9 +239,11 @@ impl Ops {
             }
             ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(
-                "a workspace named `{name}` exists: `ostler undelete {id} --name NEW`, then adopt it again"
+                "a workspace named `{name}` exists: run `ostler undelete {id} --name NEW`, then adopt it again"
             ),
-            ContainerAdoption::Deleted => "what it owned is deleted for good and cannot come back".into(),
+            ContainerAdoption::Deleted => {
+                "its container and volumes are permanently deleted: it cannot be adopted".into()
+            }
         }))
     }
 
@@ -252,8 +254,8 @@ impl Ops {
         let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
         if let Some(child) = up_below {
             return Err(OpError::Conflict(format!(
-                "`{child}` below it is up, and a pause would take it along: `ostler start {name}` or `ostler stop {name}` \
-                 decides",
+                "its container does not run, but `{child}` below it is up, and pausing would stop `{child}` too: run \
+                 `ostler start {name}` or `ostler stop {name}`",
                 child = child.name,
                 name = known.name,
             )));
@@ -262,7 +264,7 @@ impl Ops {
             workspace: id,
             cause: Cause::Pause,
             incarnation: Some(known.incarnation),
-            detail: Some("its container did not run when the registry was put back".into()),
+            detail: Some("its container did not run when the registry was restored".into()),
             told: json!({ "name": known.name, "reason": "adopted: its container did not run" }),
             at: self.0.clock.now(),
         };
@@ -277,15 +279,15 @@ impl Ops {
         let id = request.workspace;
         let container = request.things.container.as_ref().ok_or_else(|| {
             OpError::Conflict(format!(
-                "of workspace {id} only volumes are left ({}): there is no container to rebuild its row from. Make a \
-                 new workspace and copy what you need out of them, or approve their way into the trash",
+                "workspace {id} has only volumes left ({}), and no container to rebuild its row from. Create a new \
+                 workspace and copy what you need, or approve the plan that moves the volumes to the trash",
                 request.things.volumes.join(", ")
             ))
         })?;
         let (labels, seen) = self.0.look_at(id, &container.id).await?;
         let labelled = LabelledSpec::of(&labels).ok_or_else(|| {
             OpError::Conflict(format!(
-                "container {} carries no readable {LABEL_SPEC} label",
+                "container {} has no readable {LABEL_SPEC} label",
                 container.id.short()
             ))
         })?;
@@ -316,7 +318,7 @@ impl Ops {
         };
         let Some(token) = self.0.store.adopt_workspace(adopted, self.0.clock.now()).await? else {
             return Err(OpError::Conflict(
-                "it is known or claimed by now, or another workspace took its name: nothing was done".into(),
+                "it is registered or in the trash by now, or another workspace took its name: nothing was done".into(),
             ));
         };
         let detail = format!("{}; {NOT_IN_LABELS}", described(&name, running, token));
@@ -327,13 +329,13 @@ impl Ops {
 /// Describes the state of the process and of the token that it holds.
 fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
     match (running, token) {
-        (true, HeldToken::Live) => "running on; its token goes on working".to_owned(),
+        (true, HeldToken::Live) => "it keeps running, and its token stays valid".to_owned(),
         (true, HeldToken::Refused) => format!(
-            "running on, but the token that it holds is not valid, because it was revoked or issued for something else: \
-             `ostler restart {name}` issues one"
+            "it keeps running, but its token is not valid (revoked, or issued for another workspace): `ostler restart \
+             {name}` issues a new one"
         ),
         (true, HeldToken::NotFound) => {
-            format!("running on, but no token was found: `ostler restart {name}` issues one")
+            format!("it keeps running, but no token was found: `ostler restart {name}` issues one")
         }
         (false, _) => "paused".to_owned(),
     }
@@ -357,8 +359,8 @@ impl Inner {
         }
         if order.cause == Some(Cause::Wake) {
             return Err(OpError::Conflict(format!(
-                "the registry was restored and is recovering, so messages wake nobody: `ostler adopt --dry-run` shows \
-                 what differs, `ostler start {}` starts it",
+                "the registry was restored and is recovering, so messages wake no workspace. `ostler adopt --dry-run` \
+                 shows the differences, `ostler start {}` starts it",
                 row.name
             )));
         }
@@ -369,8 +371,8 @@ impl Inner {
         match newer_container(row, &inventory, &entries) {
             None => Ok(()),
             Some(newer) => Err(OpError::Conflict(format!(
-                "`{name}` has a newer container than the restored registry knows ({newer}): `ostler adopt {name}` takes \
-                 it over",
+                "`{name}` has a newer container than the restored registry records ({newer}): `ostler adopt {name}` \
+                 takes it over",
                 name = row.name,
                 newer = newer.id.short(),
             ))),

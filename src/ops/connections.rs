@@ -78,7 +78,7 @@ async fn ask_each(
             // A container that has just exited is not visible either; other passes handle that.
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(%error, workspace = %id, "connections to a workspace's port could not be seen");
+                tracing::debug!(%error, workspace = %id, "connections to the workspace's port could not be read");
                 if error.gave_no_answer() {
                     return;
                 }
@@ -105,7 +105,7 @@ mod tests {
         let (asked, mut seen) = (AtomicU16::new(0), Vec::new());
         let ask = |_, port| -> Boxed<EngineResult<Option<Sockets>>> {
             asked.fetch_add(1, Ordering::Relaxed);
-            let error = |trouble| EngineError::new(trouble, "look at its sockets", "why");
+            let error = |trouble| EngineError::new(trouble, "read its sockets", "why");
             let answer = match port {
                 1 => Err(error(Trouble::Other)),
                 2 => Ok(Some(Sockets::default())),
@@ -114,7 +114,7 @@ mod tests {
             Box::pin(std::future::ready(answer))
         };
         ask_each(containers, ask, |id, _| seen.push(id.0.as_u128())).await;
-        assert_eq!(seen, [2], "a refusal for one says nothing of the next");
+        assert_eq!(seen, [2], "an error for one workspace does not affect the next");
         assert_eq!(asked.into_inner(), 3, "an engine that gave no answer was asked again");
     }
 }

@@ -77,7 +77,7 @@ impl Ops {
         match self.0.store.create_workspace(new, self.0.clock.now()).await? {
             CreateResult::NameTaken => return Err(self.0.name_taken(request.name).await?),
             CreateResult::ParentMissing => {
-                return Err(OpError::Invalid("the parent is not there, or was removed".into()));
+                return Err(OpError::Invalid("the parent does not exist, or was removed".into()));
             }
             CreateResult::ParentPaused(parent) => return Err(below_paused(&parent)),
             CreateResult::Created(_) => {}
@@ -105,7 +105,9 @@ impl Inner {
         let runtime = self.runtime(request.runtime.as_deref().unwrap_or(PLAIN))?;
         if spec.image.is_empty() {
             spec.image = runtime.image.clone().ok_or_else(|| {
-                OpError::Invalid("no image was given, and the runtime names none: add --image".into())
+                OpError::Invalid(
+                    "no image was given, and the runtime has no default image: add --image".into(),
+                )
             })?;
         }
         if spec.command.is_empty() {
@@ -128,9 +130,9 @@ impl Inner {
             && matches!(row.status, Status::Failed(Failure::StartError)));
         Ok(if failed {
             OpError::Conflict(format!(
-                "a workspace named `{name}` exists already, and its start failed (`ostler why {name}`). Mend it: `ostler \
-                 set {name} --image IMAGE` names another image, `ostler start {name}` tries again. Or choose another \
-                 name, or `ostler rm {name}` first"
+                "a workspace named `{name}` exists already, and its start failed (`ostler why {name}`). Set another \
+                 image with `ostler set {name} --image IMAGE`, or try again with `ostler start {name}`. Otherwise \
+                 choose another name, or remove it first with `ostler rm {name}`"
             ))
         } else {
             OpError::NameTaken(name)

@@ -16,7 +16,8 @@ impl Ops {
     /// If there is none, or something still uses it.
     pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
         let found = self.0.store.trash_entry(entry).await?;
-        let found = found.ok_or_else(|| OpError::NotFound("there is no such trash entry".into()))?;
+        let none = "there is no such trash entry; `ostler trash ls` lists the entries";
+        let found = found.ok_or_else(|| OpError::NotFound(none.into()))?;
         self.order(found.workspace, Order::Delete { entry, guard: DeleteGuard::Named, swept_by: None }).await
     }
 
@@ -27,16 +28,17 @@ impl Ops {
         swept_by: Option<&'static str>,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: deleting for good");
+        phase.say("trash: deleting permanently");
         self.0.recognise_engine().await?;
         let at = self.0.clock.now();
         let claimed = self.0.store.begin_delete(entry, guard, swept_by, at).await?;
         let Some(found) = self.0.store.trash_entry(entry).await? else {
-            return Ok(Applied::Raced("the entry is gone".into()));
+            return Ok(Applied::Raced("the entry no longer exists".into()));
         };
         if !claimed && found.state != TrashState::Deleting {
             return Ok(Applied::Raced(
-                "the entry may not be deleted: it is on its way, or a live row needs it".into(),
+                "the entry cannot be deleted: it is being moved or restored, or a live workspace needs it"
+                    .into(),
             ));
         }
         if let Some(container) = &found.things.container {
@@ -65,7 +67,7 @@ impl Ops {
             self.0.recognise_engine().await?;
         }
         self.0.store.finish_delete(entry, self.0.clock.now()).await?;
-        Ok(Applied::Done("deleted for good".into()))
+        Ok(Applied::Done("permanently deleted".into()))
     }
 
     /// Keeps an entry that is in use: something still needs it.

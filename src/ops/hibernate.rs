@@ -43,10 +43,10 @@ impl Ops {
     pub async fn hibernate(&self, id: WorkspaceId, force: bool) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.kind == Kind::External {
-            return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot put it to sleep")));
+            return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot hibernate it")));
         }
         if row.status == Status::Hibernated {
-            return Ok(Applied::Done("it sleeps already".into()));
+            return Ok(Applied::Done("it is hibernated already".into()));
         }
         let finished = if row.status == Status::Hibernating {
             self.submit(id, Order::FinishHibernation)
@@ -60,7 +60,7 @@ impl Ops {
                 Claimed::Raced => {
                     let status = self.0.row(id).await?.status;
                     return Err(OpError::Conflict(format!(
-                        "workspace `{}` is {status}: only one that is online or degraded can be put to sleep",
+                        "workspace `{}` is {status}: only an online or degraded workspace can be hibernated",
                         row.name
                     )));
                 }
@@ -90,7 +90,7 @@ impl Ops {
         match self.claim_sleep(&row, Drowsy::Idle { since, evidence }).await? {
             Claimed::Begun(finished) => finished.await.unwrap_or(Err(OpError::Stopping)),
             Claimed::Busy(_) | Claimed::InUse(_) | Claimed::Raced => {
-                Ok(Applied::Raced("something happened there".into()))
+                Ok(Applied::Raced("it was active meanwhile".into()))
             }
         }
     }
@@ -160,7 +160,7 @@ impl Ops {
             at: self.0.clock.now(),
         };
         Ok(if self.0.store.change_status(change).await? {
-            Applied::Done("asleep".into())
+            Applied::Done("hibernated".into())
         } else {
             Applied::Raced("its status changed meanwhile".into())
         })
@@ -190,8 +190,9 @@ impl Ops {
             | Status::AwaitingAgent
             | Status::Removed => {
                 return Err(OpError::Conflict(format!(
-                    "workspace `{}` is {}, not asleep: `ostler start` starts what is not",
-                    row.name, row.status
+                    "workspace `{name}` is {}, not hibernated: start it with `ostler start {name}`",
+                    row.status,
+                    name = row.name
                 )));
             }
         };

@@ -34,7 +34,7 @@ impl Ops {
     ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.incarnation != incarnation {
-            return Ok(Applied::Raced("it was started again meanwhile".into()));
+            return Ok(Applied::Raced("it was restarted meanwhile".into()));
         }
         let seen = match &row.container {
             None => None,
@@ -52,9 +52,9 @@ impl Ops {
         let (reason, told) = match &seen {
             Some(ended) => (
                 match (ended.out_of_memory, ended.exit_code) {
-                    (true, _) => "its container was killed for lack of memory".to_owned(),
-                    (false, Some(code)) => format!("its container ended with exit code {code}"),
-                    (false, None) => "its container ended".to_owned(),
+                    (true, _) => "its container was killed because it ran out of memory".to_owned(),
+                    (false, Some(code)) => format!("its container exited with exit code {code}"),
+                    (false, None) => "its container exited".to_owned(),
                 },
                 json!({ "exit_code": ended.exit_code, "oom": ended.out_of_memory }),
             ),
@@ -83,7 +83,9 @@ impl Ops {
                 self.0.wake.after(RESTART_DUE, due_at.since(now));
                 Applied::Done(reason)
             }
-            GoneResult::Parked => Applied::Done(format!("{reason}; it ended too often and is parked")),
+            GoneResult::Parked => {
+                Applied::Done(format!("{reason}; its restart budget is spent, so it is parked"))
+            }
             GoneResult::Raced => Applied::Raced("its status changed meanwhile".into()),
         })
     }
@@ -117,7 +119,7 @@ impl Ops {
             Some(container) => self.log_tail(container).await,
             None => String::new(),
         };
-        let error = format!("not heard within {limit_seconds} s of its start");
+        let error = format!("no heartbeat within {limit_seconds} s of its start");
         let change = StatusChange {
             workspace: id,
             cause: Cause::ProvisioningTimedOut,

@@ -279,7 +279,7 @@ impl Inner {
 /// Says that a container is paused, and how to resume it.
 #[must_use]
 pub fn paused_by_hand(container: &ContainerId) -> String {
-    format!("its container is paused by hand: `podman unpause {}` lets it go on", container.short())
+    format!("its container was paused by hand: `podman unpause {}` resumes it", container.short())
 }
 
 fn not_found() -> OpError {
@@ -297,8 +297,8 @@ pub enum OpError {
     Invalid(String),
     /// The loaded configuration has no such runtime.
     #[error(
-        "the daemon knows no runtime `{name}`; it knows {}. Choose one of these, or add `[runtimes.{name}]` to the \
-         configuration and run `ostler reload`. A workspace of a plain image needs none (`{PLAIN}`)", known.join(", ")
+        "runtime `{name}` is not configured; configured are {}. Choose one of these, or add `[runtimes.{name}]` to \
+         the configuration and run `ostler reload`. For an image without an agent, use `{PLAIN}`", known.join(", ")
     )]
     NoRuntime {
         /// The requested name.
@@ -323,8 +323,8 @@ pub enum OpError {
     },
     /// Requests to the workspace are in flight.
     #[error(
-        "workspace is in use: messages or commands in progress: {open_requests}. Wait until they have ended, or break \
-         them off: `ostler hibernate {name} --force`"
+        "workspace is in use: messages or commands in progress: {open_requests}. Wait until they have ended, or \
+         interrupt them: `ostler hibernate {name} --force`"
     )]
     InUse {
         /// The workspace.
@@ -333,16 +333,20 @@ pub enum OpError {
         open_requests: u32,
     },
     /// The name is taken.
-    #[error("a workspace named `{0}` exists already. Choose another name, or `ostler rm` that one first")]
+    #[error(
+        "a workspace named `{0}` exists already. Choose another name, or remove that one first with `ostler rm`"
+    )]
     NameTaken(WorkspaceName),
     /// It cannot succeed until an operator changes something: image, port, volume.
     #[error("{0}")]
     Impossible(String),
     /// The engine failed, or gave no answer.
-    #[error("the engine could not do it: {0}")]
+    #[error("the engine call failed: {0}")]
     Engine(#[from] EngineError),
     /// The engine gave no answer before anything was started, and no sweep repeats the order.
-    #[error("nothing was started, because Podman gives no answer: {0}. Order it again when Podman is back")]
+    #[error(
+        "nothing was started, because Podman does not answer: {0}. Run the command again when Podman answers"
+    )]
     NotStarted(EngineError),
     /// The engine is not the one that belongs to this registry.
     #[error(transparent)]
@@ -354,7 +358,7 @@ pub enum OpError {
     #[error("cannot write the instance's mirror file: {0}. Make the data directory writable")]
     Mirror(String),
     /// The order was abandoned because this process is stopping.
-    #[error("ostler is stopping; what was begun is finished at its next start")]
+    #[error("ostler is stopping; unfinished operations continue at its next start")]
     Stopping,
 }
 

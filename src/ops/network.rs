@@ -196,7 +196,7 @@ impl Ops {
     pub async fn host_addresses(&self) -> OpResult<HostAddresses> {
         if self.0.engine.describe().await?.rootless {
             let address = own_address().map_err(|error| {
-                OpError::Impossible(format!("this host has no address that workspaces could reach: {error}"))
+                OpError::Impossible(format!("this host has no address that containers can reach: {error}"))
             })?;
             return Ok(HostAddresses {
                 addresses: BTreeSet::from([address]),
@@ -282,14 +282,14 @@ impl Ops {
     pub(super) async fn forget_network_now(&self, workspace: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.store.workspace(workspace).await?;
         if row.is_some_and(|row| row.status != Status::Removed) {
-            return Ok(Applied::Raced("the workspace is back".into()));
+            return Ok(Applied::Raced("the workspace is in the registry again".into()));
         }
         crash_point::before("forget: delete a network");
         let deleted = self.0.engine.delete_network(&network_name(workspace)).await;
         crash_point::after("forget: delete a network");
         match deleted {
             Err(error) if error.trouble == Trouble::Conflict => {
-                Ok(Applied::Raced("a container belongs to it".into()))
+                Ok(Applied::Raced("a container uses the network".into()))
             }
             Err(error) => Err(error.into()),
             Ok(()) => Ok(Applied::Done("its network is deleted".into())),
@@ -383,13 +383,13 @@ mod tests {
         let workspace = WorkspaceId(uuid::Uuid::from_u128(1));
         let mut served = gateways.attend();
         let starts = |address| gateways.before_start(workspace, Some(address), &clock).now_or_never();
-        assert!(starts(home).is_some(), "nothing to wait for: the engine is not known to be rootless");
+        assert!(starts(home).is_some(), "no wait: the engine is not known to be rootless");
         gateways.note_host(home);
         gateways.note_served(served.borrow_and_update().version);
         assert!(starts(home).is_some(), "the address is served");
         assert!(!served.has_changed().unwrap());
 
-        assert!(starts(cafe).is_none(), "it was told an address that is not served yet");
+        assert!(starts(cafe).is_none(), "the start did not wait for the new address");
         let known = served.borrow_and_update().clone();
         assert_eq!(known.host, Some(cafe), "the listener is not moved before the start");
         gateways.note_served(known.version);

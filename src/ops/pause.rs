@@ -95,7 +95,7 @@ impl Ops {
         let told = serde_json::json!({ "container": row.container, "error": error.to_string() });
         self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(id), told, None).await?;
         let said =
-            format!("its container will be stopped when Podman is back. It gives no answer now ({error})");
+            format!("its container will be stopped when Podman answers. It does not answer now ({error})");
         Ok(Ok(Applied::Done(said)))
     }
 
@@ -191,7 +191,7 @@ impl Ops {
             (Status::Paused, _) => {
                 return Ok(Applied::Raced("it was stopped separately meanwhile, so it stays paused".into()));
             }
-            (status, _) => return Ok(Applied::Raced(format!("it is {status} meanwhile"))),
+            (status, _) => return Ok(Applied::Raced(format!("it is {status} now"))),
         }
         self.resume_one(&row, order).await
     }

@@ -44,7 +44,7 @@ impl Ops {
         order: PutAway,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: putting its things away");
+        phase.say("trash: moving its container and volumes");
         self.0.recognise_engine().await?;
         let things = match order.swept_by {
             // A purge may have ended since the listing that the pass used. An entry for deleted things would wrongly
@@ -53,7 +53,7 @@ impl Ops {
             None => order.things,
         };
         if things == Things::default() {
-            return Ok(Applied::Raced("what was to be put away is gone".into()));
+            return Ok(Applied::Raced("its container and volumes no longer exist".into()));
         }
         let at = self.0.clock.now();
         let claim = NewClaim {
@@ -70,7 +70,7 @@ impl Ops {
         match self.0.store.claim_for_trash(claim, at).await? {
             Some(entry) => self.0.finish_claim(&entry, phase).await,
             None => Ok(Applied::Raced(
-                "it changed meanwhile: a workspace needs it again, or it is in the trash already".into(),
+                "it changed meanwhile: a live workspace owns it, or it is in the trash already".into(),
             )),
         }
     }
@@ -86,12 +86,12 @@ impl Ops {
         if things == Things::default() {
             // A different engine shows nothing of it either, and the socket may lead to one since the first check.
             self.0.recognise_engine().await?;
-            return Ok(Applied::Done("it owned nothing".into()));
+            return Ok(Applied::Done("it owned no container and no volumes".into()));
         }
         let order = PutAway {
             name: row.name.to_string(),
             reason: TrashReason::Removed,
-            evidence: "a person removed the workspace".into(),
+            evidence: "an operator removed the workspace".into(),
             things,
             guard: ClaimGuard::RowRemoved,
             swept_by: None,
@@ -103,7 +103,7 @@ impl Ops {
         match self.0.store.trash_entry(entry).await? {
             Some(entry) if entry.state == TrashState::Claimed => self.0.finish_claim(&entry, phase).await,
             Some(entry) if entry.state == TrashState::Kept => self.0.lay_in_trash_again(&entry, phase).await,
-            _ => Ok(Applied::Raced("the entry is no longer on its way in".into())),
+            _ => Ok(Applied::Raced("the entry is no longer being moved to the trash".into())),
         }
     }
 }
@@ -169,7 +169,7 @@ impl Inner {
     /// Stops a container that runs although it is in the trash, and renames one that has another name. A call that had
     /// timed out took effect later, or a user changed the container by hand.
     async fn lay_in_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
-        phase.say("trash: putting its container away again");
+        phase.say("trash: moving its container to the trash again");
         if let Some(container) = &entry.things.container {
             self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
             match self.give_trash_name(entry.id, &container.id).await {
@@ -177,7 +177,7 @@ impl Inner {
                 _ => {}
             }
         }
-        Ok(Applied::Done("it lies in the trash again".into()))
+        Ok(Applied::Done("it is in the trash again".into()))
     }
 
     async fn give_trash_name(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
@@ -216,7 +216,7 @@ impl Inner {
         if self.store.keep_in_trash(entry.id, self.clock.now()).await? {
             Ok(Applied::Done(format!("in the trash until {}", entry.keep_until)))
         } else {
-            Ok(Applied::Raced("the entry was taken back meanwhile".into()))
+            Ok(Applied::Raced("the entry was restored meanwhile".into()))
         }
     }
 }

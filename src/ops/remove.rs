@@ -132,15 +132,13 @@ impl Ops {
         // A different engine shows nothing, which looks like success, so the engine is checked before and after.
         self.0.recognise_engine().await?;
         if self.0.things_of(&row).await? != Things::default() {
-            return Err(OpError::Conflict("something of it is still in the engine".into()));
+            return Err(OpError::Conflict("the engine still has its container or a volume of it".into()));
         }
         self.0.recognise_engine().await?;
         Ok(if self.0.store.finish_purge(id, self.0.clock.now()).await? {
-            Applied::Done("deleted for good".into())
+            Applied::Done("permanently deleted".into())
         } else {
-            Applied::Raced(
-                "it was undeleted meanwhile, or something of it is on its way back from the trash".into(),
-            )
+            Applied::Raced("it was undeleted meanwhile, or a restore from the trash is in progress".into())
         })
     }
 

@@ -58,7 +58,7 @@ impl Ops {
         }
         let (budget, now) = (self.0.settings().restart, self.0.clock.now());
         let Some(claimed) = self.0.store.claim_restart_of_unwell(id, unless, budget, now).await? else {
-            return Ok(Applied::Raced("it was heard, or its restart budget is spent".into()));
+            return Ok(Applied::Raced("a heartbeat was received, or its restart budget is spent".into()));
         };
         let order = StartOrder {
             cause: Some(Cause::Restart),
@@ -71,7 +71,7 @@ impl Ops {
             // Not a restart unless its transaction has begun; the next run of the pass tries again. If the stop took
             // effect anyway, that exit is charged when it is observed.
             if let Err(error) = self.0.store.give_back_restart(claimed).await {
-                tracing::warn!(workspace = %id, %error, "a restart that did not happen stays charged");
+                tracing::warn!(workspace = %id, %error, "restart was not carried out, but stays charged to the budget");
             }
         }
         done

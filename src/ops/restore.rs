@@ -18,10 +18,11 @@ impl Ops {
     /// # Errors
     /// If the entry is gone, is being deleted, or has no workspace to return to.
     pub async fn restore(&self, entry: TrashId) -> OpResult<Applied> {
-        let gone = || OpError::NotFound("there is no such trash entry; `ostler trash ls` shows them".into());
+        let gone =
+            || OpError::NotFound("there is no such trash entry; `ostler trash ls` lists the entries".into());
         let found = self.0.store.trash_entry(entry).await?.ok_or_else(gone)?;
         if found.state == TrashState::Deleting {
-            return Err(OpError::Conflict("it is being deleted for good and cannot come back".into()));
+            return Err(OpError::Conflict("it is being permanently deleted and cannot be restored".into()));
         }
         match found.reason {
             TrashReason::Removed => self.restore_removed(found.workspace).await,
@@ -32,8 +33,8 @@ impl Ops {
                 self.order(found.workspace, Order::Restore(entry)).await
             }
             TrashReason::Stray | TrashReason::Replaced => Err(OpError::Conflict(format!(
-                "workspace `{}` has another container now. This one stays, stopped, as `{}` until {}: copy what you \
-                 need out of it with `podman cp`",
+                "workspace `{}` has another container now, so this one cannot be restored. It is kept, stopped, as \
+                 `{}` until {}: copy what you need with `podman cp`",
                 found.workspace_name,
                 crate::domain::naming::trash_name(entry),
                 found.keep_until
@@ -65,10 +66,10 @@ impl Ops {
         entry: TrashId,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: giving its things back");
+        phase.say("trash: restoring its container and volumes");
         let Some(found) = self.0.store.trash_entry(entry).await?.filter(|e| e.state == TrashState::Restoring)
         else {
-            return Ok(Applied::Raced("the entry is no longer on its way back".into()));
+            return Ok(Applied::Raced("the entry is no longer being restored".into()));
         };
         self.0.recognise_engine().await?;
         let row = self.0.store.workspace(id).await?;
@@ -96,7 +97,7 @@ impl Ops {
             }
         }
         self.0.store.finish_restore(entry, self.0.clock.now()).await?;
-        Ok(Applied::Done("back, and paused: `ostler start` brings it up".into()))
+        Ok(Applied::Done("restored and paused: `ostler start` starts it".into()))
     }
 
     async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {

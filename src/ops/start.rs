@@ -173,14 +173,14 @@ impl Ops {
         {
             // Treated like a container with `ended_unheard`: a new one replaces it, and the old one goes to the trash
             // with its data.
-            tracing::warn!(workspace = %row.name, %error, "its container will never start again: it gets another");
+            tracing::warn!(workspace = %row.name, %error, "container cannot start again; creating a new one");
             let order = StartOrder { new_container: true, ..order };
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         } else if let Err(OpError::Engine(error)) = &started
             && error.trouble == Trouble::Absent
         {
             // It was removed after this order inspected it: the second run finds none, and creates one.
-            tracing::warn!(workspace = %row.name, %error, "its container went away during the start: it gets another");
+            tracing::warn!(workspace = %row.name, %error, "container disappeared during the start; creating a new one");
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         }
         match started {
@@ -228,7 +228,7 @@ impl Ops {
                     && let Err(error) = self.finish_replacing(row.id, phase).await
                 {
                     // The workspace is started anyway; `settle` finishes the claim.
-                    tracing::warn!(workspace = %row.id, %error, "the replaced container is not in the trash yet");
+                    tracing::warn!(workspace = %row.id, %error, "replaced container is not in the trash yet");
                 }
                 if runtime.readiness == Readiness::Container {
                     self.watch_readiness(row.id, incarnation, prepared.container);
@@ -238,7 +238,7 @@ impl Ops {
             Ok(None) => {
                 self.0.discard(row.id, &prepared).await;
                 let status = self.0.row(row.id).await?.status;
-                Ok(Applied::Raced(format!("it was to be started, and is {status} now")))
+                Ok(Applied::Raced(format!("the start was abandoned: it is {status} now")))
             }
             Err(error) => {
                 self.0.discard(row.id, &prepared).await;
@@ -309,7 +309,7 @@ impl Inner {
                 paused_by_hand(container),
                 row.name
             ))),
-            Ok(seen) if seen.state.may_run() => Ok(Some("it runs already".into())),
+            Ok(seen) if seen.state.may_run() => Ok(Some("it is running already".into())),
             Ok(_) => Ok(None),
             Err(error) if error.trouble == Trouble::Absent => Ok(None),
             Err(error) => Err(error.into()),
@@ -324,7 +324,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
-        phase.say("start: looking at its container");
+        phase.say("start: inspecting its container");
         let (mut runs, mut never_starts, mut port_lost) = (false, false, false);
         let held = match &row.container {
             None => None,
@@ -358,7 +358,7 @@ impl Inner {
         let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else {
             return Ok(None);
         };
-        phase.say("start: making its container");
+        phase.say("start: creating its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
         crash_point::before("start: make its container");
         let mut made = self.engine.create_container(&spec).await;
@@ -407,7 +407,7 @@ impl Inner {
             match self.engine.rename_container(&kept.id, &name).await {
                 // Another container has that name by now. The row identifies its own by id.
                 Err(error) if error.trouble == Trouble::Conflict => {
-                    tracing::warn!(workspace = %row.name, %error, "its container keeps its trash name");
+                    tracing::warn!(workspace = %row.name, %error, "container keeps its trash name");
                 }
                 other => other?,
             }
@@ -418,7 +418,7 @@ impl Inner {
 
     async fn ensure_image(&self, row: &Workspace, again: &str, phase: &Phase) -> OpResult<()> {
         let (name, image) = (&row.name, &row.spec.image);
-        phase.say(format!("start: looking for image {image}"));
+        phase.say(format!("start: checking for image {image}"));
         if self.engine.has_image(image).await? {
             return Ok(());
         }
@@ -428,8 +428,8 @@ impl Inner {
         self.engine.pull_image(image, &progress).await.map_err(|error| match error.trouble {
             Trouble::ImageMissing => OpError::Impossible(format!(
                 "image `{image}` is not on this machine and cannot be pulled: {}. Build or load it here (`podman \
-                 images` shows what there is), or name another (`ostler set {name} --image IMAGE`), then `ostler \
-                 {again} {name}`",
+                 images` lists the local images), or set another one (`ostler set {name} --image IMAGE`), then run \
+                 `ostler {again} {name}`",
                 error.message
             )),
             Trouble::Absent
@@ -453,7 +453,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<()> {
-        phase.say("start: looking at its volumes");
+        phase.say("start: checking its volumes");
         let config = volume_name(row.id, VolumeKind::Config);
         match self.engine.inspect_volume(&config).await {
             Ok(seen) if seen.directory_missing => {
@@ -479,8 +479,9 @@ impl Inner {
         };
         if (row.has_work_volume || lost) && !order.new_volume && !is(Mutation::VolumesOnTheFly) {
             return Err(OpError::Impossible(format!(
-                "volume missing: its work volume `{work}` is gone. Bring it back (is a disk not mounted? did `podman \
-                 system prune --volumes` take it?), or begin with an empty one: `ostler start {} --new-volume`",
+                "volume missing: its work volume `{work}` is gone. Restore it (a disk may be unmounted, or `podman \
+                 system prune --volumes` may have deleted it), or start with an empty one: `ostler start {} \
+                 --new-volume`",
                 row.name
             )));
         }
@@ -532,7 +533,7 @@ impl Inner {
             return Ok(None);
         }
         Err(OpError::Impossible(format!(
-            "no free port is left in {}: free some, or widen `ports` in the configuration",
+            "no port is free in the range {}: free one, or widen `ports` in the configuration",
             self.settings().ports
         )))
     }
@@ -598,7 +599,7 @@ impl Inner {
             workspace: id,
             workspace_name: name.to_string(),
             reason: TrashReason::Replaced,
-            evidence: "another container took its place".into(),
+            evidence: "it was replaced by a new container".into(),
             things: Things { container: Some(old.clone()), volumes: Vec::new() },
             guard: ClaimGuard::NotTheRows(old.id.clone()),
             keep_until: self.clock.now() + self.settings().trash_retention,
@@ -617,7 +618,7 @@ impl Inner {
     ) -> OpResult<Option<Incarnation>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            phase.say("start: seeing the old process stopped");
+            phase.say("start: stopping the old process");
             let holders = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
             for holder in holders.filter(|_| !is(Mutation::LetOldHolderRun)) {
                 self.stop_and_see(holder, runtime.stop_grace).await?;
@@ -665,7 +666,10 @@ impl Inner {
         }
         // The container must not run with a start that this order could not verify.
         self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
-        Err(last.map_or_else(|| OpError::Impossible("it could not be started".into()), OpError::Engine))
+        Err(last.map_or_else(
+            || OpError::Impossible("its container could not be started".into()),
+            OpError::Engine,
+        ))
     }
 
     /// Whether an engine error is permanent (an operator has to act) or transient: it counts as permanent if the
@@ -734,7 +738,7 @@ impl Inner {
                 Ok(true) => {}
                 Ok(false) => {
                     return Err(OpError::Impossible(format!(
-                        "{path} does not hold what was written to it. {look_into}"
+                        "{path} does not contain what was written to it. {look_into}"
                     )));
                 }
                 Err(error) => return Err(self.verdict_of(container, error, unreadable).await),
@@ -807,7 +811,10 @@ impl Inner {
         match self.engine.delete_container(&prepared.container).await {
             Ok(()) => crash_point::after("start: discard a container"),
             Err(error) => {
-                tracing::warn!(container = %prepared.container.short(), %error, "a container that never ran is left for settle");
+                tracing::warn!(
+                    container = %prepared.container.short(), %error,
+                    "new container could not be deleted; settle moves it to the trash"
+                );
             }
         }
     }
@@ -882,11 +889,11 @@ fn mounts(row: &Workspace) -> Vec<Mount> {
 fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &str) -> String {
     if error.trouble == Trouble::ImageMissing {
         return format!(
-            "image `{}` went away while the container was made. Build or load it again, then `ostler {again} {}`",
+            "image `{}` was removed during the start. Build or load it again, then run `ostler {again} {}`",
             spec.image, row.name
         );
     }
-    format!("the engine refused to make its container: {}", error.message)
+    format!("the engine refused to create its container: {}", error.message)
 }
 
 /// Tells the operator what to do about a file in the config volume that a healthy engine cannot write or read. The
@@ -894,25 +901,24 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
 fn look_into(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
     format!(
-        "Put that right in its config volume (`podman volume inspect {volume}` shows where it is), then `ostler start \
-         {name}`"
+        "Repair its config volume (`podman volume inspect {volume}` shows its path), then run `ostler start {name}`"
     )
 }
 
 fn start_failure(error: &EngineError, name: &WorkspaceName, shared: Option<&str>, user: User) -> String {
     if error.trouble == Trouble::PortInUse {
         return format!(
-            "its port on this host is in use ({}). `ostler recreate {name}` gives it another port; or end what uses the \
-             port, then `ostler start {name}`",
+            "its port on this host is in use ({}). Run `ostler recreate {name}` to give it another port, or free the \
+             port and run `ostler start {name}`",
             error.message
         );
     }
     // The OCI runtime's message names only the directory inside the container.
     let denied = error.message.to_ascii_lowercase().contains("permission denied");
     let shared = shared.filter(|_| denied).map_or_else(String::new, |shared| {
-        format!(". /workspace is {shared} on this host: its user {user} must be able to enter that directory")
+        format!(". /workspace is {shared} on this host: user {user} must have access to that directory")
     });
-    format!("its container does not start: {}{shared}", error.message)
+    format!("its container failed to start: {}{shared}", error.message)
 }
 
 #[cfg(test)]
@@ -978,11 +984,14 @@ mod tests {
         let of_older_version = hash_of(&with_config, &runtime, &settings);
         assert_ne!(now, of_older_version);
         let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
-        assert!(is_made_from(&now, &row) && is_made_from(&of_older_version, &row), "nothing has changed");
+        assert!(
+            is_made_from(&now, &row) && is_made_from(&of_older_version, &row),
+            "both hashes match the row"
+        );
 
         let mut other = row.clone();
         other.spec.config = Some("second".into());
-        assert!(is_made_from(&now, &other), "the configuration lies in a volume");
+        assert!(is_made_from(&now, &other), "the configuration is in a volume, not in the container");
         let mut other = row.clone();
         other.spec.env.insert("A".into(), "1".into());
         assert!(!is_made_from(&now, &other) && !is_made_from(&of_older_version, &other));

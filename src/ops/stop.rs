@@ -48,7 +48,7 @@ impl Ops {
 
     /// Stops what a removal had not stopped before it was undone.
     pub(super) async fn stop_undeleted_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
-        phase.say("undelete: seeing its container stopped");
+        phase.say("undelete: stopping its container");
         let row = self.0.row(id).await?;
         if !row.status.forbids_running() {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
@@ -127,7 +127,7 @@ impl Inner {
             Ok(seen) if seen.state.may_run() => Err(EngineError::new(
                 Trouble::Other,
                 format!("stop container {}", container.short()),
-                "it was told to stop and still runs",
+                "it still runs after the stop",
             )),
             Ok(_) => Ok(()),
             Err(error) if error.trouble == Trouble::Absent => Ok(()),

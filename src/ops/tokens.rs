@@ -33,7 +33,7 @@ impl Ops {
             return Err(OpError::Conflict(format!("workspace `{}` was removed", row.name)));
         }
         Err(OpError::TooManyTokens(format!(
-            "workspace `{}` has {LIVE_TOKENS_MAX} live tokens: revoke one first (`ostler token ls`)",
+            "workspace `{}` has {LIVE_TOKENS_MAX} valid tokens: revoke one first (`ostler token ls`)",
             row.name
         )))
     }
@@ -55,7 +55,7 @@ impl Ops {
             Ok(())
         } else {
             Err(OpError::NotFound(
-                "this workspace has no such live token; `ostler token ls` shows them".into(),
+                "this workspace has no such valid token; `ostler token ls` lists its tokens".into(),
             ))
         }
     }
@@ -84,7 +84,7 @@ impl Ops {
     /// Records that a token was used.
     pub async fn note_token_use(&self, holder: Holder) {
         if let Err(error) = self.0.store.note_token_use(holder, self.0.clock.now()).await {
-            tracing::warn!(workspace = %holder.workspace, %error, "the use of a token is not written down");
+            tracing::warn!(workspace = %holder.workspace, %error, "use of a token could not be recorded");
         }
     }
 
@@ -126,7 +126,7 @@ impl Ops {
             Ok(())
         } else {
             Err(OpError::NotFound(
-                "there is no such admin token; `ostler token ls --admin` shows them".into(),
+                "there is no such admin token; `ostler token ls --admin` lists them".into(),
             ))
         }
     }

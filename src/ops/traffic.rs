@@ -47,7 +47,7 @@ pub struct Passage {
 
 /// The workspace is going into hibernation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the workspace is going to sleep. `ostler wake` it, then run the command again")]
+#[error("the workspace is hibernating. Wake it with `ostler wake`, then run the command again")]
 pub struct FallingAsleep;
 
 /// Why a workspace cannot be closed to requests.

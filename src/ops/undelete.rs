@@ -26,20 +26,20 @@ impl Ops {
                 row.name, row.status
             ))),
             UndeleteResult::NameTaken => Err(OpError::Conflict(format!(
-                "a workspace named `{wanted}` exists: give another name with --name"
+                "a workspace named `{wanted}` exists: set another name with --name"
             ))),
             UndeleteResult::Deleted => Err(OpError::Conflict(format!(
-                "what workspace `{}` owned is being deleted for good and cannot come back",
+                "the container and volumes of workspace `{}` are permanently deleted: it cannot be undeleted",
                 row.name
             ))),
             UndeleteResult::Back { along, place, .. } => {
                 let said =
-                    format!("back, and paused: `ostler start` brings it up{}", described(&wanted, &place));
+                    format!("undeleted and paused: `ostler start` starts it{}", described(&wanted, &place));
                 let mut affected = vec![Affected { id, result: self.give_back(id, &said).await }];
                 for UndeletedAlong { id, name, left } in along {
                     let result = match left {
                         Some(left) => Err(OpError::Conflict(why_left(id, &name, &left))),
-                        None => self.give_back(id, &format!("back with {wanted}, and paused")).await,
+                        None => self.give_back(id, &format!("undeleted with {wanted}, and paused")).await,
                     };
                     affected.push(Affected { id, result });
                 }
@@ -55,8 +55,8 @@ impl Ops {
                     // The row is back, and `settle` finishes the restore.
                     Err(OpError::Engine(error)) if error.gave_no_answer() => {
                         return Ok(Applied::Done(format!(
-                            "back, and paused; its container and volumes are restored when Podman is back. It gives \
-                             no answer now ({error})"
+                            "undeleted and paused; its container and volumes are restored when Podman answers. It \
+                             does not answer now ({error})"
                         )));
                     }
                     done => drop(done?),
@@ -70,10 +70,11 @@ impl Ops {
         }
         match self.order(id, Order::StopUndeleted).await {
             Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
-                "back, and paused; its container will be stopped when Podman is back. It gives no answer now ({error})"
+                "undeleted and paused; its container will be stopped when Podman answers. It does not answer now \
+                 ({error})"
             ))),
             Err(OpError::Engine(error)) => Err(OpError::Conflict(format!(
-                "it is back, and paused, but its container was not seen stopped ({error}): ostler goes on trying"
+                "it is undeleted and paused, but its container could not be stopped ({error}): ostler keeps trying"
             ))),
             Err(error) => Err(error),
             Ok(_) => Ok(Applied::Done(said.to_owned())),
@@ -87,16 +88,16 @@ pub(super) fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String 
         |names: &[WorkspaceName]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let lost = place.removed_parent.as_ref().map(|parent| {
         format!(
-            ". Its parent `{parent}` is removed, so it is at the top of the tree: it goes back when that one is undeleted, \
-             or `ostler set {name} --parent NAME` moves it"
+            ". Its parent `{parent}` is removed, so it has no parent now: undeleting `{parent}` moves it back, and \
+             `ostler set {name} --parent NAME` moves it elsewhere"
         )
     });
     let returned =
-        (!place.returned.is_empty()).then(|| format!(". Below it again: {}", listed(&place.returned)));
+        (!place.returned.is_empty()).then(|| format!(". Moved back below it: {}", listed(&place.returned)));
     let left = place.left_roots.first().map(|first| {
         format!(
-            ". Not paused, and so still at the top of the tree: {}. Once `{name}` is started, `ostler set {first} \
-             --parent {name}` moves one back",
+            ". Not moved back below it, because they are not paused: {}. After `ostler start {name}`, `ostler set \
+             {first} --parent {name}` moves one back",
             listed(&place.left_roots)
         )
     });
@@ -106,11 +107,11 @@ pub(super) fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String 
 fn why_left(id: WorkspaceId, name: &WorkspaceName, left: &LeftRemoved) -> String {
     match left {
         LeftRemoved::NameTaken => {
-            format!(
-                "a workspace named `{name}` exists: `ostler undelete {id} --name NEW` brings this one back"
-            )
+            format!("a workspace named `{name}` exists: `ostler undelete {id} --name NEW` undeletes this one")
         }
-        LeftRemoved::Deleted => "what it owned is deleted for good and cannot come back".to_owned(),
-        LeftRemoved::Below(above) => format!("it comes back with `{above}`, which is above it"),
+        LeftRemoved::Deleted => {
+            "its container and volumes are permanently deleted: it cannot be undeleted".to_owned()
+        }
+        LeftRemoved::Below(above) => format!("it is undeleted together with its ancestor `{above}`"),
     }
 }

@@ -39,10 +39,10 @@ impl Ops {
             PatchResult::Patched(row) => Ok(self.needs(&row)),
             PatchResult::NameTaken => Err(OpError::NameTaken(name.unwrap_or(before.name))),
             PatchResult::ParentMissing => {
-                Err(OpError::Unprocessable("the new parent is not there, or was removed".into()))
+                Err(OpError::Unprocessable("the new parent does not exist, or was removed".into()))
             }
             PatchResult::Cycle => Err(OpError::Unprocessable(
-                "the new parent is the workspace itself, or below it: that would make a cycle".into(),
+                "the new parent is the workspace itself, or below it: that would create a cycle".into(),
             )),
             PatchResult::ParentPaused(parent) => Err(below_paused(&parent)),
             PatchResult::Unfit(unfit @ Unfit::Sandbox) => Err(OpError::Invalid(unfit.to_string())),

@@ -138,7 +138,7 @@ fn a_port_range_that_is_used_up_is_named() {
     site.serve();
     make(&site, "first");
     let said = site.ostler(creation("second", &[]));
-    assert_refused(&said, 1, &["no free port", &port.to_string(), "ports"]);
+    assert_refused(&said, 1, &["no port is free", &port.to_string(), "ports"]);
     assert_eq!(text(&site.show("second")["failure"]), "start_error");
     assert_eq!(text(&site.show("first")["status"]), "online");
     converge(&site);

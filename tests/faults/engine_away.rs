@@ -24,22 +24,22 @@ fn orders_are_accepted_and_shown_while_podman_is_away() {
 
     let stopped = site.ostler(["stop", "worker"]);
     assert!(
-        stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman is back"),
+        stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman answers"),
         "a stop that is written down is no failure: {stopped:?}"
     );
     let shown = site.show("worker");
     assert_eq!(
         (&shown["status"], &shown["operation"]),
-        (&"paused".into(), &"stop: waits until Podman answers".into())
+        (&"paused".into(), &"stop: waiting until Podman answers".into())
     );
     let why = site.ostler(["why", "worker"]).stdout;
-    assert!(why.contains("waits until Podman answers") && why.contains("could not be stopped"), "{why}");
+    assert!(why.contains("waiting until Podman answers") && why.contains("could not be stopped"), "{why}");
     assert_eq!(state(), "running", "nothing can stop it yet");
 
     let created = site.ostler(super::creation("late", &["--no-wait"]));
     assert!(created.code == 0 && created.stderr.contains("when Podman is back"), "{created:?}");
     until("the start is shown to wait", || {
-        (site.show("late")["operation"] == "start: waits until Podman answers").then_some(())
+        (site.show("late")["operation"] == "start: waiting until Podman answers").then_some(())
     });
 
     proxy.listen();
@@ -75,13 +75,13 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
 
     let hibernated = site.ostler(["hibernate", "sleeper"]);
     assert!(
-        hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman is back"),
+        hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman answers"),
         "a hibernation that is written down is no failure: {hibernated:?}"
     );
     let shown = site.show("sleeper");
     assert_eq!(
         (&shown["status"], &shown["operation"]),
-        (&"hibernating".into(), &"stop: waits until Podman answers".into()),
+        (&"hibernating".into(), &"stop: waiting until Podman answers".into()),
         "its container still runs"
     );
     assert_eq!(state(&sleeper).as_deref(), Some("running"));
@@ -112,7 +112,7 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
     );
 
     let undeleted = site.ostler(["undelete", "back"]);
-    assert!(undeleted.code == 0 && undeleted.stdout.contains("when Podman is back"), "{undeleted:?}");
+    assert!(undeleted.code == 0 && undeleted.stdout.contains("when Podman answers"), "{undeleted:?}");
     assert_eq!(site.show("back")["status"], "paused");
 
     proxy.listen();

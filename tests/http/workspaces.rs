@@ -461,7 +461,7 @@ async fn undelete_ignores_what_was_purged_under_that_name() {
     let registry = Registry::start().await;
     let purged = registry.online("one").await;
     registry.order(Ask::new("DELETE", format!("/workspaces/{}?purge=true", purged.id))).await.well();
-    registry.order(Ask::post("/workspaces/one/undelete")).await.refuses_with(409, "deleted for good");
+    registry.order(Ask::post("/workspaces/one/undelete")).await.refuses_with(409, "permanently deleted");
     let kept = registry.online("one").await;
     registry.order(delete(&kept.id)).await.well();
     assert_eq!(registry.order(Ask::post("/workspaces/one/undelete")).await.well()["id"], kept.id);
@@ -476,11 +476,11 @@ async fn undelete_says_that_its_parent_is_removed_and_returns_below_it() {
     registry.order(delete(&child.id)).await.well();
     registry.order(delete(&parent.id)).await.well();
     let back = child.order("undelete").await.well().to_string();
-    assert!(back.contains("`parent` is removed") && back.contains("at the top of the tree"), "{back}");
+    assert!(back.contains("`parent` is removed") && back.contains("it has no parent now"), "{back}");
     let why = registry.event(&child.id, "WORKSPACE_UNDELETED").await["payload"].to_string();
     assert!(why.contains("`parent` is removed"), "{why}");
     let back = parent.order("undelete").await.well().to_string();
-    assert!(back.contains("Below it again: `child`"), "{back}");
+    assert!(back.contains("Moved back below it: `child`"), "{back}");
     assert_eq!(child.show().await["parent_id"], parent.id);
 }
 

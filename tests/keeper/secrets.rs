@@ -247,7 +247,7 @@ fn no_token_is_in_any_log_event_error_listing_label_or_file() {
     site.lose_database();
     site.serve();
     let adopted = site.ostler(["adopt", "--all", "--json"]);
-    assert!(adopted.stdout.contains("goes on working"), "{adopted:?}");
+    assert!(adopted.stdout.contains("token stays valid"), "{adopted:?}");
     said.push(("adopt --all".into(), adopted.stdout + &adopted.stderr));
     said.push(("the log of the daemon".into(), site.log()));
 

@@ -133,7 +133,7 @@ fn a_used_up_port_range_is_a_start_error_that_says_so() {
     house.sim.quiesce();
     let row = house.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
-    assert!(row.status_detail.is_some_and(|why| why.contains("no free port")), "it says what is used up");
+    assert!(row.status_detail.is_some_and(|why| why.contains("no port is free")), "it says what is used up");
     assert!(
         house
             .world
