@@ -46,7 +46,7 @@ fn ls_of_a_lost_registry_points_at_adopt() {
     for told in ["recovering", "1 workspace that it does not know", "ostler adopt --all", "ostler doctor"] {
         assert!(said.contains(told), "no {told:?} in {said}");
     }
-    assert!(!said.contains("ostler create"), "a lost registry is no new one: {said}");
+    assert!(!said.contains("ostler create"), "a lost registry is reported as a new one: {said}");
 
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
@@ -123,7 +123,7 @@ fn trash_restore_tells_what_was_done() {
     daemon.answers(
         "POST /trash/0b5e/restore",
         200,
-        &outcome(true, "container and 2 volumes are back; it is paused"),
+        &outcome(true, "container and 2 volumes restored; it is paused"),
     );
     both!(daemon, "trash_restore", ["trash", "restore", "0b5e"]);
     daemon.answers("POST /trash/1c6f/restore", 200, &outcome(false, "it is being deleted already"));
@@ -145,7 +145,7 @@ fn trash_empty_without_a_terminal_needs_a_yes() {
     ];
     daemon.answers("POST /trash/empty", 200, &outcomes);
     assert_snapshot!("trash_empty_asks", daemon.run(&["trash", "empty"]).transcript());
-    assert_eq!(daemon.requests(), [] as [String; 0], "nothing may be asked of the daemon before the yes");
+    assert_eq!(daemon.requests(), [] as [String; 0], "a request was sent before the confirmation");
     both!(daemon, "trash_empty", ["trash", "empty", "--yes"]);
     daemon.run(&["trash", "empty", "0b5e", "--yes"]);
     assert_eq!(daemon.requests().last().unwrap(), r#"POST /trash/empty {"entries":["0b5e"]}"#);

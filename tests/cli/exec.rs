@@ -62,7 +62,7 @@ fn a_terminal_cannot_be_given_where_there_is_none() {
         let daemon = executing(b"", &[Some(0)]);
         let ran = daemon.run(args);
         assert_eq!(ran.code, 2, "{}", ran.stderr);
-        assert_eq!(daemon.requests(), [] as [String; 0], "nothing was begun inside");
+        assert_eq!(daemon.requests(), [] as [String; 0], "no command may be started");
     }
 }
 

@@ -13,7 +13,7 @@ fn the_daemons_refusals_keep_their_class_and_their_words() {
         let error = "there is no workspace `bilder`: did you mean `builder`?".to_owned();
         daemon.answers("GET /workspaces/bilder?removed=true", status, &ErrorBody { error });
         let ran = daemon.run(&["show", "bilder"]);
-        assert_eq!(ran.code, code, "of the answer {status}");
+        assert_eq!(ran.code, code, "for status {status}");
         assert_eq!(ran.stderr, "error: there is no workspace `bilder`: did you mean `builder`?\n");
         assert_eq!(ran.stdout, "");
     }
@@ -74,7 +74,7 @@ fn what_clap_refuses_is_usage() {
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "of {args:?}: {}", ran.stderr);
     }
     let ran = run_in(&home, &["lss"], &[], "");
-    assert!(ran.stderr.contains("'ls'"), "a near command is named: {}", ran.stderr);
+    assert!(ran.stderr.contains("'ls'"), "the similar command is not suggested: {}", ran.stderr);
 }
 
 #[test]

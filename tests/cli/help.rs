@@ -20,7 +20,7 @@ fn every_command_that_takes_arguments_shows_examples() {
     let mut without = Vec::new();
     let mut commands: Vec<_> = Cli::command().get_subcommands().cloned().collect();
     while let Some(command) = commands.pop() {
-        assert!(command.get_about().is_some(), "{} says nothing about itself", command.get_name());
+        assert!(command.get_about().is_some(), "{} has no description", command.get_name());
         let helped = command.get_after_help().is_some_and(|help| help.to_string().contains("Examples:"));
         if command.has_subcommands() {
             commands.extend(command.get_subcommands().cloned());
@@ -42,5 +42,5 @@ fn completions_and_manual_pages_cover_the_commands() {
     let pages = home.path().join("man1");
     let ran = run_in(&home, &["man", "--dir", pages.to_str().unwrap()], &[], "");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(pages.join("ostler-create.1").exists(), "a page per command");
+    assert!(pages.join("ostler-create.1").exists(), "a command has no page");
 }

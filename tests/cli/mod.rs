@@ -3,7 +3,7 @@
 //! Whole transcripts are stored as snapshots. Those of `--json` are a contract: a change that breaks one breaks users'
 //! scripts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed setup fails the test")]
 
 mod answers;
 mod configuration;

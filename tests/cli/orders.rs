@@ -43,7 +43,7 @@ fn create_waits_until_the_workspace_is_online() {
         &things::builder("online"),
     );
     assert_snapshot!("create", daemon.run(&["create", "builder", "--image", "alpine"]).transcript());
-    assert_eq!(daemon.requests().len(), 3, "one order and two looks: {:?}", daemon.requests());
+    assert_eq!(daemon.requests().len(), 3, "one request and two polls: {:?}", daemon.requests());
     assert_snapshot!("create_json", daemon.run(&["create", "builder", "--json"]).transcript());
 }
 

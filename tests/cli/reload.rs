@@ -118,7 +118,7 @@ const CREATE: [&str; 5] = ["create", "one", "--runtime", "extra", "--no-wait"];
 #[test]
 fn reload_makes_a_runtime_of_the_file_known() {
     let served = Served::start("");
-    assert_eq!(served.doctor()["verdict"], "ok", "nothing differs yet");
+    assert_eq!(served.doctor()["verdict"], "ok", "no value differs yet");
     served.write(EXTRA);
 
     let refused = served.run(&CREATE);
@@ -142,7 +142,7 @@ fn reload_makes_a_runtime_of_the_file_known() {
     assert_eq!(served.doctor()["verdict"], "ok", "{}", served.doctor());
     let created = served.run(&CREATE);
     assert_eq!(created.code, 0, "{}", created.transcript());
-    assert!(!served.log().contains("hunter2"), "the log has the value of a variable:\n{}", served.log());
+    assert!(!served.log().contains("hunter2"), "the log contains the value of a variable:\n{}", served.log());
 
     let again = served.run(&["reload"]);
     assert_eq!(again.stdout, "nothing has changed, file: [HOME]/config.toml\n", "{}", again.transcript());
@@ -174,7 +174,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     served.write(&format!("{EXTRA}\n[sweep]\nunkown_grace = \"7m\"\nabsence_grace = \"1m\""));
     let refused = served.run_with(&good, &["reload"]);
     assert_eq!(refused.code, 2, "{}", refused.transcript());
-    for part in ["nothing was changed", "config.toml:5: unknown key `sweep.unkown_grace`"] {
+    for part in ["configuration not reloaded", "config.toml:5: unknown key `sweep.unkown_grace`"] {
         assert!(refused.stderr.contains(part), "`{part}` is missing: {}", refused.transcript());
     }
     let doctor = served.run_with(&good, &["doctor"]);
@@ -233,7 +233,7 @@ fn sighup_reloads_the_configuration() {
     }
     served.write("[log]\nlevel = 7");
     served.hangup();
-    wait_until("the log tells why not", || served.log().contains("config.toml:2: `log.level`"));
+    wait_until("the log contains the reason", || served.log().contains("config.toml:2: `log.level`"));
     assert!(served.log().contains("configuration not reloaded"), "{}", served.log());
 }
 
@@ -252,9 +252,9 @@ fn sighup_ends_a_daemon_whose_terminal_was_closed() {
     drop(terminal);
     served.hangup();
     let mut ended = None;
-    wait_until("the daemon has ended", || {
+    wait_until("the daemon has exited", || {
         ended = served.daemon.try_wait().unwrap();
         ended.is_some()
     });
-    assert!(ended.unwrap().success(), "it ends as at SIGTERM: {ended:?}");
+    assert!(ended.unwrap().success(), "it exits as on SIGTERM: {ended:?}");
 }

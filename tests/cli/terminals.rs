@@ -97,7 +97,7 @@ fn a_shell_is_given_the_terminal_and_gives_it_back() {
     let terminal = Terminal::open(100);
     let mut child = terminal.run(daemon.command(&["shell", "builder"]));
     wait_until("the terminal is raw", || terminal.is_raw());
-    wait_until("its size is told", || {
+    wait_until("the terminal size is sent", || {
         daemon.requests().iter().any(|sent| sent == r#"POST /exec/e1/resize {"columns":100,"rows":30}"#)
     });
     // In raw mode, the carriage return arrives unchanged and Ctrl-C arrives as a byte.
@@ -120,5 +120,5 @@ pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    panic!("waited for long, but it never came to be that {what}");
+    panic!("timed out waiting until {what}");
 }

@@ -74,9 +74,7 @@ pub(super) fn tester() -> WorkspaceView {
     WorkspaceView {
         parent_id: Some(BUILDER.into()),
         failure: Some("parked".into()),
-        status_detail: Some(
-            "5 restarts in 30 minutes; the last ended with exit code 137\nout of memory".into(),
-        ),
+        status_detail: Some("5 restarts in 30 minutes; the last exit code was 137\nout of memory".into()),
         incarnation: 6,
         tier: 3,
         drifted: true,
@@ -152,7 +150,7 @@ pub(super) fn trash() -> Vec<TrashView> {
         workspace_id: TESTER.into(),
         workspace_name: name.into(),
         reason: reason.into(),
-        evidence: "no row and no entry knew it for 10m, in two listings".into(),
+        evidence: "unknown to the registry and the trash for 10m, in two listings".into(),
         container_id: Some(CONTAINER.into()),
         volumes: volumes.iter().map(|&volume| volume.into()).collect(),
         state: "kept".into(),
@@ -162,7 +160,7 @@ pub(super) fn trash() -> Vec<TrashView> {
     };
     vec![
         entry("0b5e1111-0000-4000-8000-000000000001", "tester", "removed", &["config", "work"]),
-        entry("1c6f2222-0000-4000-8000-000000000002", "nobody's", "unknown", &[]),
+        entry("1c6f2222-0000-4000-8000-000000000002", "stray", "unknown", &[]),
     ]
 }
 
@@ -186,9 +184,9 @@ pub(super) fn tokens() -> TokenList {
 
 fn action(result: &str) -> ActionView {
     ActionView {
-        action: "put container 0123456789ab into the trash".into(),
+        action: "move container 0123456789ab to the trash".into(),
         workspace: "tester".into(),
-        evidence: "no row knew it for 10m, in two listings".into(),
+        evidence: "unknown to the registry for 10m, in two listings".into(),
         result: result.into(),
         detail: None,
     }
@@ -211,7 +209,7 @@ pub(super) fn held() -> HeldPlan {
     HeldPlan {
         id: "9a3c1111-0000-4000-8000-000000000001".into(),
         pass: "reap_unknown".into(),
-        reason: "4 workspaces of 6 would be hit; at most 3 may be within an hour".into(),
+        reason: "it would affect 4 of 6 workspaces; at most 3 are allowed within an hour".into(),
         held_at: "2020-03-04T05:06:07.890Z".into(),
         actions: vec![action("held")],
     }
@@ -220,7 +218,7 @@ pub(super) fn held() -> HeldPlan {
 pub(super) fn passes() -> Vec<PassView> {
     let pass = |name: &str, period_seconds, last, held| PassView {
         name: name.into(),
-        summary: "puts what nobody knows into the trash".into(),
+        summary: "moves unknown containers and volumes to the trash".into(),
         period_seconds,
         running: false,
         last,
@@ -258,7 +256,7 @@ pub(super) fn doctor(verdict: &str) -> DoctorReport {
             check(
                 "linger",
                 "warn",
-                "containers end when this user logs out",
+                "containers stop when this user logs out",
                 Some("run `loginctl enable-linger`"),
             ),
             check(
