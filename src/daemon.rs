@@ -84,9 +84,9 @@ struct House {
 pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     raise_descriptors();
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot install a signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot install a signal handler")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot install a signal handler")?;
     let told = stop.clone();
     let (reload, terminal) = (Arc::new(Notify::new()), Terminal::at_start());
     let serving = serve_until(config, overrides, Arc::clone(&reload), stop);
@@ -132,14 +132,14 @@ fn raise_descriptors() {
     if current.is_some_and(|current| current < wanted) {
         let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
         if let Err(error) = raised {
-            tracing::warn!(%error, "the limit of open files could not be raised; many connections may use them up");
+            tracing::warn!(%error, "could not raise the limit of open files; many connections may exhaust it");
         }
     }
     if wanted < DESCRIPTORS {
         tracing::warn!(
             limit = wanted,
-            "this process may open few files: many connections may use them up. Raise its hard limit (LimitNOFILE in a \
-             unit, `--ulimit nofile` of a container) to {DESCRIPTORS}"
+            "low hard limit of open files, many connections may exhaust it: raise it to {DESCRIPTORS} \
+             (`LimitNOFILE` in a systemd unit, `--ulimit nofile` for a container)"
         );
     }
 }
@@ -165,7 +165,7 @@ async fn serve_until(
     // One attempt before the sweeps begin, so that a first start does not log a warning.
     let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
     if let Some(Err(error)) = &accepted {
-        tracing::warn!(%error, "the engine cannot be accepted yet; ostler waits for it and changes nothing");
+        tracing::warn!(%error, "engine not accepted yet; nothing is changed until it is");
     }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&house.sweeper),
@@ -199,7 +199,7 @@ async fn serve_until(
     let socket = config.socket();
     tracing::info!(
         socket = %socket.display(), instance = %house.registry.instance, data_dir = %config.data_dir.display(),
-        "ostler serves"
+        "daemon started"
     );
     let served = serve_local(&socket, api, stop.clone(), notify_ready);
     let ended = end_with(served, &stop, &*house.clock).await;
@@ -212,13 +212,15 @@ async fn serve_until(
         let _ended = within(&*house.clock, DRAIN, listener).await;
     }
     if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
-        tracing::warn!("some orders were not done in time; the next start finishes them");
+        tracing::warn!(
+            "some operations did not finish before the shutdown limit; the next start completes them"
+        );
     }
     // Last: after this the database is a single file, and a copy of that file is complete.
     if within(&*house.clock, DRAIN, house.store.close()).await.is_none() {
-        tracing::warn!("the database was not closed in time; its log (-wal) stays beside it");
+        tracing::warn!("database not closed before the shutdown limit; its write-ahead log (-wal) remains");
     }
-    ended.with_context(|| format!("cannot serve {}", socket.display()))
+    ended.with_context(|| format!("cannot serve on the socket {}", socket.display()))
 }
 
 /// Awaits `served`, but for at most 1 s after `stop`: a client that keeps a stream open must not block the shutdown.
@@ -235,7 +237,7 @@ async fn end_with(
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the daemon's own loops, ended with it, are no tasks to drain")]
+#[expect(clippy::disallowed_methods, reason = "the daemon's own loops are aborted at shutdown, not drained")]
 fn tokio_task(
     work: impl Future<Output = ()> + Send + 'static,
     stop: &CancellationToken,
@@ -257,7 +259,7 @@ async fn ping_watchdog(clock: SharedClock, store: Store, sweeps: DriverHandle) {
             None => {
                 let _not_systemd = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
-            Some(why) => tracing::error!(%why, "the watchdog is not notified"),
+            Some(why) => tracing::error!(%why, "watchdog not notified"),
         }
         clock.sleep(limit / 3).await;
     }
@@ -272,7 +274,7 @@ async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
                 drop(sweeps.run_now(Vec::new(), Mode::Apply).await);
                 return;
             }
-            Err(error) => tracing::warn!(%error, "the engine cannot be accepted yet"),
+            Err(error) => tracing::warn!(%error, "engine not accepted yet; retrying"),
         }
         clock.sleep(ACCEPT_EVERY).await;
     }
@@ -313,11 +315,11 @@ impl Door<'_> {
             let address = SocketAddr::new(*address, self.config.network.port);
             let listener = listen::bind(address, false).with_context(|| {
                 format!(
-                    "cannot listen on {address} for agents. If another program has the port, choose another one with \
-                     `network.port`; `network.listen` names other addresses"
+                    "cannot listen on {address} for agents (if another program uses the port, set another one with \
+                     `network.port`; set other addresses with `network.listen`)"
                 )
             })?;
-            tracing::info!(%address, "agents are heard here");
+            tracing::info!(%address, "listening for agents");
             serving.push(self.serve(listener));
         }
         Ok(serving)
@@ -508,9 +510,9 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
     let address = match find(config.engine.socket.as_deref(), environment, uid) {
         Ok(address) => address,
         Err(error @ SocketError::NotFound { .. }) => {
-            tracing::warn!(%error, "no engine yet");
+            tracing::warn!(%error, "engine socket not found; the default path is used");
             let SocketError::NotFound { wanted, .. } = &error else { return Err(error.into()) };
-            SocketAddress::parse(&format!("unix://{}", wanted.display()), "the usual place")?
+            SocketAddress::parse(&format!("unix://{}", wanted.display()), "the default path")?
         }
         Err(error) => return Err(error.into()),
     };
@@ -530,14 +532,14 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
 pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
     let store = Store::open_read_only(&config.data_dir)?;
     let registry =
-        store.registry().await?.context("the database has no identity yet: run `ostler serve` once")?;
+        store.registry().await?.context("the database has no instance id yet: run `ostler serve` once")?;
     let clock: SharedClock = Arc::new(SystemClock::start());
     let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
     let house = build(&config, store, mirror, registry, clock, Wake::unheard())?;
     let all = sweep::all();
     let known: Vec<_> = all.iter().map(|pass| pass.name()).collect();
     if let Some(wrong) = passes.iter().find(|name| !known.contains(&name.as_str())) {
-        anyhow::bail!("there is no pass `{wrong}`: there are {}", known.join(", "));
+        anyhow::bail!("unknown pass `{wrong}`; the passes are {}", known.join(", "));
     }
     let look: Look = house.sweeper.look().await?;
     let glance = house.sweeper.glance();
@@ -553,8 +555,8 @@ pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<
 }
 
 /// Advice for a database that cannot be read, if the error itself gives none.
-const RESTORE: &str = "if the error above says nothing better: restore a backup of ostler.db, and move ostler.db-wal and \
-                       ostler.db-shm away first";
+const RESTORE: &str = "if the error above gives no advice: move ostler.db-wal and ostler.db-shm away, then restore \
+                       a backup of ostler.db";
 
 /// Runs the checks that need no running daemon.
 ///
@@ -582,21 +584,21 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return doctor::fail(
                 "daemon",
-                format!("whether a daemon serves {shown} cannot be seen: {error}"),
-                "run this as the user whom the data directory belongs to, or name your own with --data-dir",
+                format!("cannot check whether a daemon serves {shown}: {error}"),
+                "run this as the owner of the data directory, or choose your own one with --data-dir",
             );
         }
         Ok(_) => {
             return doctor::fail(
                 "daemon",
-                format!("the daemon at {shown} has stopped answering"),
-                "check whether its process is stopped (`kill -CONT` lets it continue) or the machine overloaded",
+                format!("the daemon at {shown} does not respond"),
+                "check whether its process is stopped (`kill -CONT PID` continues it) or the machine is overloaded",
             );
         }
         Err(_) => {}
     }
     let advice = if is_refused {
-        "see `registry` below first: until that is settled, `ostler serve` refuses to start"
+        "fix the `registry` check below first: until then `ostler serve` refuses to start"
     } else if rustix::process::getuid().is_root() {
         "start it: `ostler serve`, or `systemctl start ostler`"
     } else {
@@ -611,27 +613,25 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
         |error: &dyn std::fmt::Display, advice: &str| doctor::fail("registry", error.to_string(), advice);
     let record = match identity::refuse_copy(data_dir) {
         Ok(record) => record,
-        Err(error) => return fail(&error, "nothing was changed; the error says what to decide"),
+        Err(error) => return fail(&error, "nothing was changed; follow the advice in the error"),
     };
     match data_dir.join(crate::store::FILE_NAME).try_exists() {
         Ok(true) => {}
         Err(error) => {
             return fail(
                 &format!("{}: {error}", data_dir.display()),
-                "run this as the user whom the data directory belongs to, or name your own with --data-dir",
+                "run this as the owner of the data directory, or choose your own one with --data-dir",
             );
         }
         Ok(false) => {
             return match record {
-                None => doctor::ok("registry", "none yet: the first `ostler serve` makes it"),
+                None => doctor::ok("registry", "none yet; the first `ostler serve` creates it"),
                 Some(record) => doctor::warn(
                     "registry",
-                    format!(
-                        "the database is gone, and the mirror says that it was instance {}",
-                        record.instance
-                    ),
-                    "put ostler.db back if you have a copy. Without one `ostler serve` makes a new registry that changes \
-                     nothing by itself, and `ostler adopt --dry-run` shows what it can take back",
+                    format!("the database is missing; its mirror file records instance {}", record.instance),
+                    "restore ostler.db from a backup if you have one. Otherwise `ostler serve` creates a new \
+                     registry that changes nothing by itself; `ostler adopt --dry-run` lists the workspaces it can \
+                     adopt",
                 ),
             };
         }
@@ -642,9 +642,9 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
     };
     match identity::refuse_mixed(&store, record.as_ref(), data_dir).await {
         Ok(Some(registry)) => doctor::ok("registry", format!("instance {}", registry.instance)),
-        Ok(None) => doctor::ok("registry", "new, without an identity"),
+        Ok(None) => doctor::ok("registry", "new, no instance id yet"),
         Err(IdentityError::Store(error)) => fail(&error, RESTORE),
-        Err(error) => fail(&error, "nothing was changed; the error says what to decide"),
+        Err(error) => fail(&error, "nothing was changed; follow the advice in the error"),
     }
 }
 

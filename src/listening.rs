@@ -145,7 +145,7 @@ impl Listening {
         let mut spell = self.lock();
         let seen = offset(now, awake);
         if jumped(spell.offset, seen) {
-            tracing::warn!("time jumped (a suspend, or the clock was set): graces begin anew");
+            tracing::warn!("time jump detected (suspend or clock change); liveness windows start over");
             spell.since = awake;
             spell.number += 1;
         }
@@ -157,7 +157,7 @@ impl Listening {
             let late = awake.since(at).as_secs();
             tracing::warn!(
                 late_seconds = late,
-                "this process was stopped or starved: liveness windows start over"
+                "process was stopped or starved of CPU time; liveness windows start over"
             );
             spell.since = awake;
             spell.number += 1;

@@ -32,8 +32,8 @@ pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
         let handle = logs.reload_handle();
         (Box::new(move |filter| handle.reload(filter)), logs.try_init())
     };
-    started.map_err(|why| anyhow!("logging cannot be started: {why}"))?;
-    SET_FILTER.set(set_filter).map_err(|_| anyhow!("logging was started before"))
+    started.map_err(|why| anyhow!("cannot start logging: {why}"))?;
+    SET_FILTER.set(set_filter).map_err(|_| anyhow!("logging is already started"))
 }
 
 /// Replaces the filter of the running log.
@@ -42,11 +42,11 @@ pub fn init(filter: &str, json: bool) -> anyhow::Result<()> {
 /// `filter` is invalid, or logging was not started.
 pub fn set_filter(filter: &str) -> anyhow::Result<()> {
     let set_filter = SET_FILTER.get().context("logging was not started")?;
-    set_filter(parse(filter)?).context("the log filter cannot be replaced")
+    set_filter(parse(filter)?).context("cannot replace the log filter")
 }
 
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
-    let mut filter = EnvFilter::builder().parse(filter).context("the log filter is not understood")?;
+    let mut filter = EnvFilter::builder().parse(filter).context("invalid log filter")?;
     for directive in SILENCED {
         filter = filter.add_directive(directive.parse()?);
     }

@@ -66,8 +66,10 @@ impl Gates {
         let mut opened = Some(opened);
         loop {
             if found.rootless {
-                self.packets
-                    .cannot("Podman is rootless, and its networks are out of ostler's reach", self.isolate);
+                self.packets.cannot(
+                    "Podman is rootless, and ostler cannot filter packets in its networks",
+                    self.isolate,
+                );
                 if let Some(address) = self.ops.own_address() {
                     self.ops.gateways().note_host(address);
                 }
@@ -112,7 +114,8 @@ impl Gates {
         let missing: Vec<_> = uncovered(&self.listen, addresses).iter().map(ToString::to_string).collect();
         if !missing.is_empty() {
             let text = format!(
-                "`network.listen` does not name the address that they are told: {}. Add it, or leave `network.listen` out",
+                "`network.listen` does not include addresses that workspaces use: {}. Add them, or remove \
+                 `network.listen`",
                 missing.join(", ")
             );
             warn_once(told, &text);
@@ -141,7 +144,7 @@ impl Gates {
         match self.ops.keep_reach(reach.clone()).await {
             Ok(()) => self.kept = Some(reach),
             // Retried at the next round. Only a daemon start while the engine is down would lack it.
-            Err(error) => tracing::warn!(%error, "the addresses for workspaces could not be stored"),
+            Err(error) => tracing::warn!(%error, "could not store the addresses for workspaces"),
         }
     }
 
@@ -182,7 +185,10 @@ impl Gates {
         self.open.retain(|open, stop| {
             let stays = stays(*open);
             if !stays {
-                tracing::info!(address = %open, "no longer listening: this host has another address, or the network is gone");
+                tracing::info!(
+                    address = %open,
+                    "stopped listening: the host's address changed or the network was removed"
+                );
                 stop.cancel();
             }
             stays
@@ -193,7 +199,7 @@ impl Gates {
 /// Logs a warning unless the last one had the same text: retries come every few seconds.
 fn warn_once(told: &mut String, text: &str) {
     if told != text {
-        tracing::warn!(error = %text, "workspaces cannot reach ostler yet; trying again");
+        tracing::warn!(error = %text, "workspaces cannot reach ostler yet; retrying");
         text.clone_into(told);
     }
 }

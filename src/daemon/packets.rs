@@ -83,7 +83,10 @@ async fn load(program: &str, rules: String, clock: &dyn Clock) -> Result<(), Str
     let told = within(clock, LOADING, feed(program, rules)).await;
     told.unwrap_or_else(|| {
         let seconds = LOADING.as_secs();
-        Err(format!("`nft` did not end within {seconds} s. ostler tries again; `nft list tables` shows whether it answers"))
+        Err(format!(
+            "`nft` did not exit within {seconds} s; ostler retries. Check with `nft list tables` whether it \
+             responds"
+        ))
     })
 }
 
@@ -97,20 +100,24 @@ async fn feed(program: &str, rules: String) -> Result<(), String> {
         .spawn();
     let mut nft = started.map_err(|error| {
         if error.kind() == std::io::ErrorKind::NotFound {
-            "there is no `nft` on PATH: install nftables".to_owned()
+            "`nft` not found on PATH: install nftables".to_owned()
         } else {
-            format!("`nft` could not be run: {error}")
+            format!("cannot run `nft`: {error}")
         }
     })?;
     if let Some(mut input) = nft.stdin.take() {
-        input.write_all(rules.as_bytes()).await.map_err(|error| format!("`nft` took no rules: {error}"))?;
+        input
+            .write_all(rules.as_bytes())
+            .await
+            .map_err(|error| format!("cannot send the rules to `nft`: {error}"))?;
     }
-    let ended = nft.wait_with_output().await.map_err(|error| format!("`nft` was lost: {error}"))?;
+    let ended =
+        nft.wait_with_output().await.map_err(|error| format!("cannot read the result of `nft`: {error}"))?;
     if ended.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&ended.stderr);
-    Err(format!("`nft` refused the rules: {}", said.lines().next().unwrap_or("it gave no reason")))
+    Err(format!("`nft` rejected the rules: {}", said.lines().next().unwrap_or("no reason given")))
 }
 
 #[cfg(test)]

@@ -56,15 +56,15 @@ impl Running {
         let path = self.overrides.path();
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             anyhow::bail!(
-                "{} is not a regular file and cannot be read again: write the configuration to a file and restart the \
-                 daemon with that",
+                "{} is not a regular file and cannot be reread. Write the configuration to a regular file and \
+                 restart the daemon with it",
                 path.display()
             );
         }
         let read = config::load(&self.overrides)?.config;
         // Without a file the defaults would apply, and a file that is being replaced may be missing for a moment.
         if let (Some(file), None) = (&running.file, &read.file) {
-            anyhow::bail!("the configuration file {} is gone: write it again", file.display());
+            anyhow::bail!("the configuration file {} no longer exists: restore it", file.display());
         }
         Ok(read)
     }
@@ -75,7 +75,7 @@ impl Running {
         let next = running.reloaded(&read);
         if next.log.level != running.log.level {
             // The only step that can fail comes first.
-            telemetry::set_filter(&next.log.level).context("`log.level` cannot be applied")?;
+            telemetry::set_filter(&next.log.level).context("cannot apply `log.level`")?;
         }
         self.ops.replace_settings(settings_of(&next, self.instance));
         let applied = view(differences(&running, &next), "reload");
@@ -116,7 +116,7 @@ impl Configured for Running {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(%error, "configuration not reloaded; the values in force stay");
+                tracing::error!(%error, "configuration not reloaded; the current values stay in effect");
                 Err(error)
             }
         }

@@ -79,17 +79,20 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Requests(most) => {
-                write!(f, "this workspace has {most} such requests in flight, the most it may")
+                write!(
+                    f,
+                    "this workspace already has {most} requests of this kind in flight, the maximum; retry later"
+                )
             }
-            Self::RequestsInAll => f.write_str("too many messages are in flight"),
+            Self::RequestsInAll => f.write_str("the daemon has too many messages in flight; retry later"),
             Self::Bytes => {
                 write!(
                     f,
-                    "this workspace has {} MiB of messages and answers in flight, the most it may",
+                    "messages and responses in flight of this workspace would exceed {} MiB; retry later",
                     BYTES >> 20
                 )
             }
-            Self::BytesInAll => f.write_str("too many large messages are in flight"),
+            Self::BytesInAll => f.write_str("the daemon has too many large messages in flight; retry later"),
         }
     }
 }

@@ -120,7 +120,7 @@ impl Api {
         let left_over = loop {
             match self.0.store.take_up_delegations(self.0.clock.now()).await {
                 Ok(left_over) => break left_over,
-                Err(error) => tracing::warn!(%error, "interrupted delegations were not taken up yet"),
+                Err(error) => tracing::warn!(%error, "could not load the pending delegations; retrying"),
             }
             self.0.clock.sleep(ASK_AGAIN).await;
         };
@@ -155,12 +155,14 @@ async fn carry_out(api: &Api, waiting: Waiting) {
         match api.0.store.dispatch_delegation(waiting, Attempt::First, api.0.clock.now()).await {
             Ok(Some(dispatched)) => break dispatched,
             Ok(None) => return,
-            Err(error) => tracing::warn!(delegation = %waiting.id, %error, "a delegation was not sent yet"),
+            Err(error) => {
+                tracing::warn!(delegation = %waiting.id, %error, "could not dispatch a delegation; retrying");
+            }
         }
         api.0.clock.sleep(ASK_AGAIN).await;
     };
     let ended = within(&*api.0.clock, ANSWER_LIMIT, attempts(api, waiting, &dispatched)).await;
-    let ended = ended.unwrap_or_else(|| Ended::Failed("the agent did not answer within 30 minutes".into()));
+    let ended = ended.unwrap_or_else(|| Ended::Failed("the agent did not respond within 30 minutes".into()));
     let (status, error, preview) = match ended {
         Ended::Answered(text) => (DelegationStatus::Completed, None, Some(cut(text, PREVIEW_BYTES))),
         Ended::Queued => (DelegationStatus::Queued, None, None),
@@ -172,7 +174,7 @@ async fn carry_out(api: &Api, waiting: Waiting) {
         match api.0.store.move_delegation(of, id, status, (error.clone(), preview.clone()), at).await {
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(delegation = %id, %error, "the end of a delegation was not written yet");
+                tracing::warn!(delegation = %id, %error, "could not store the result of a delegation; retrying");
             }
         }
         api.0.clock.sleep(ASK_AGAIN).await;
@@ -192,8 +194,8 @@ async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended
     api.0.clock.sleep(RETRY_AFTER).await;
     match api.0.store.dispatch_delegation(waiting, Attempt::Second, api.0.clock.now()).await {
         Ok(Some(_)) => {}
-        Ok(None) => return Ended::Failed("the delegation was ended meanwhile".into()),
-        Err(store) => return Ended::Failed(format!("{}; not sent again: {store}", error.message())),
+        Ok(None) => return Ended::Failed("the delegation ended before its second attempt".into()),
+        Err(store) => return Ended::Failed(format!("{}; not retried: {store}", error.message())),
     }
     match attempt(api, waiting, dispatched).await {
         Ok(ended) => ended,

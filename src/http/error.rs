@@ -93,7 +93,7 @@ impl HttpError {
     /// The same error; if it is 404, its message says that the parent was not found.
     pub(super) fn about_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
-            let message = format!("the parent is not there: {}", self.message);
+            let message = format!("invalid parent: {}", self.message);
             Self::new(StatusCode::NOT_FOUND, message)
         } else {
             self
@@ -103,7 +103,7 @@ impl HttpError {
     /// The same error; if it is 404, it becomes 422 and says that the new parent was not found.
     pub(super) fn unprocessable_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
-            let message = format!("the new parent is not there: {}", self.message);
+            let message = format!("invalid new parent: {}", self.message);
             Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
         } else {
             self

@@ -150,18 +150,18 @@ impl ForwardError {
 impl fmt::Display for ForwardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => f.write_str("it refuses connections"),
-            Self::NotConnected(why) => write!(f, "it cannot be connected to: {why}"),
+            Self::Refused => f.write_str("connection refused"),
+            Self::NotConnected(why) => write!(f, "connection failed: {why}"),
             Self::Unusable(why) => f.write_str(why),
             Self::Broken(why) => {
-                write!(f, "it ended the connection without an answer, after the message was sent: {why}")
+                write!(f, "it closed the connection without a response after the message was sent: {why}")
             }
             Self::Odd(status) => write!(
                 f,
-                "it answered with HTTP status {}; only 200 to 299 and 400 to 599 are passed on",
+                "it responded with HTTP status {}; only 200 to 299 and 400 to 599 are forwarded",
                 status.as_u16()
             ),
-            Self::TooLarge => f.write_str("its answer is larger than 64 MiB"),
+            Self::TooLarge => f.write_str("its response is larger than 64 MiB"),
             Self::TimedOut(overdue) => overdue.fmt(f),
         }
     }
@@ -181,8 +181,8 @@ pub(crate) enum Overdue {
 impl fmt::Display for Overdue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Whole => "the agent's answer was not complete in time",
-            Self::Silent => "the agent has been silent for too long, and sent no heartbeat either",
+            Self::Whole => "the agent's response was not complete in time",
+            Self::Silent => "the agent sent neither data nor a heartbeat within the idle limit",
         })
     }
 }
@@ -350,7 +350,7 @@ impl Forwarder {
     async fn secured(&self, stream: Plain, host: &str) -> Result<TlsStream<Plain>, ForwardError> {
         let unusable = |why: String| ForwardError::Unusable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
-            .map_err(|_| unusable(format!("no certificate can be for `{host}`")))?;
+            .map_err(|_| unusable(format!("`{host}` is not a valid TLS server name")))?;
         // Loaded for the first https agent: most installations have none.
         let connector = self.tls.get_or_try_init(system_roots).await.map_err(unusable)?;
         connector.connect(name, stream).await.map_err(|error| {
@@ -358,7 +358,7 @@ impl Forwarder {
                 // Closed before the handshake was complete, so nothing of the message was sent.
                 ForwardError::Refused
             } else {
-                unusable(format!("it did not prove to be `{host}`: {error}"))
+                unusable(format!("TLS handshake with `{host}` failed: {error}"))
             }
         })
     }
@@ -377,12 +377,15 @@ fn is_closed(kind: ErrorKind) -> bool {
 /// Builds a TLS connector from the root certificates that this machine trusts.
 async fn system_roots() -> Result<TlsConnector, String> {
     let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs);
-    let found = found.await.map_err(|error| format!("this machine's certificates: {error}"))?;
+    let found =
+        found.await.map_err(|error| format!("cannot load this machine's root certificates: {error}"))?;
     let mut roots = RootCertStore::empty();
     // An unreadable certificate is skipped; the others remain trusted.
     let (usable, _unusable) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        return Err("this machine has no root certificates to judge it by (package ca-certificates)".into());
+        return Err(
+            "no usable root certificates on this machine: install the package `ca-certificates`".into()
+        );
     }
     connector(roots).map_err(|error| error.to_string())
 }
@@ -396,7 +399,7 @@ fn connector(roots: RootCertStore) -> Result<TlsConnector, rustls::Error> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+#[expect(clippy::needless_pass_by_value, reason = "signature required by map_err")]
 fn not_connected(error: io::Error) -> ForwardError {
     if error.kind() == ErrorKind::ConnectionRefused {
         ForwardError::Refused
@@ -405,7 +408,7 @@ fn not_connected(error: io::Error) -> ForwardError {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+#[expect(clippy::needless_pass_by_value, reason = "signature required by map_err")]
 fn broken(error: hyper::Error) -> ForwardError {
     use std::error::Error as _;
     // hyper's error names the operation that failed; its source has the cause.

@@ -131,7 +131,7 @@ impl Exchange {
             request,
             response: Kept::default(),
             status: 0,
-            failed: Some("the caller went away before there was an answer".into()),
+            failed: Some("the caller disconnected before the response".into()),
             took: Duration::ZERO,
             at: Timestamp(0),
         };
@@ -156,10 +156,10 @@ impl Exchange {
         if let Some(row) = &mut self.row {
             row.status = status.as_u16();
             row.failed = if is_refusal {
-                Some(format!("the agent answered {status}"))
+                Some(format!("the agent responded with {status}"))
             } else {
                 // An event stream may have no end of its own: the caller closes it.
-                (!is_stream).then(|| "the caller went away before the end of the answer".into())
+                (!is_stream).then(|| "the caller disconnected before the end of the response".into())
             };
         }
         answer.map(|body| {
@@ -201,7 +201,7 @@ impl HttpBody for Followed {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             None => self.note(None),
-            Some(Err(error)) => self.note(Some(cut(format!("the answer broke off: {error}"), REASON_MAX))),
+            Some(Err(error)) => self.note(Some(cut(format!("response interrupted: {error}"), REASON_MAX))),
             Some(Ok(frame)) => {
                 if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.exchange.row) {
                     row.response.add(data);
@@ -282,7 +282,7 @@ impl Api {
             std::mem::take(&mut *gathered)
         };
         if dropped > 0 {
-            tracing::warn!(rows = dropped, "activity was dropped: the store did not keep up");
+            tracing::warn!(rows = dropped, "activity rows dropped: the store is too slow");
         }
         if rows.is_empty() {
             return;
@@ -291,7 +291,7 @@ impl Api {
         let fresh = || ActivityId(self.0.entropy.uuid());
         let rows = rows.into_iter().map(|row| row.complete(fresh())).collect();
         if let Err(error) = self.0.store.log_activity(rows).await {
-            tracing::warn!(%error, rows = count, "activity was not written");
+            tracing::warn!(%error, rows = count, "could not write activity rows");
         }
     }
 }

@@ -228,8 +228,8 @@ impl<A: Accept + Sync> Accept for ThisHost<A> {
             if let Some(refused) = refusals.count(&*self.clock) {
                 tracing::warn!(
                     peer = %source, refused,
-                    "closed connections from other machines: this address serves only this host's workspaces. \
-                     `network.listen` names addresses that serve other machines"
+                    "connections from other machines closed: this address serves only workspaces on this host; set \
+                     `network.listen` to serve other machines"
                 );
             }
         }
@@ -274,8 +274,8 @@ async fn serve_from(
                     let peer = peer.ip();
                     tracing::warn!(
                         %peer, evicted,
-                        "too many connections: those that have shown no token are closed first, then those of the \
-                         workspace that holds most"
+                        "too many connections; evicting those without a token first, then those of the workspace \
+                         with the most"
                     );
                 }
                 let connection = Connection {
@@ -298,7 +298,7 @@ async fn serve_from(
             Err(error) if was_about_one_connection(&error) => {}
             Err(error) => {
                 // For example, no free file descriptors: an immediate retry would fail again.
-                tracing::warn!(%error, "connections cannot be accepted; trying again in {} ms", rest.as_millis());
+                tracing::warn!(%error, "cannot accept connections; retrying in {} ms", rest.as_millis());
                 stop.run_until_cancelled(clock.sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
@@ -444,7 +444,7 @@ impl Taken {
     fn evict(&mut self, owner: Owner, newcomer: &Arc<Pulse>) -> bool {
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
         let Some(at) = first_to_go(owner, pulses) else { return false };
-        debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "a newcomer is not counted yet");
+        debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "the new connection is not counted yet");
         pulses.remove(at).gives_way.cancel();
         if pulses.is_empty() {
             self.by_owner.remove(&owner);
@@ -668,7 +668,7 @@ fn no_host() -> HttpError {
     HttpError::invalid("a request needs exactly one Host header")
 }
 
-#[allow(clippy::large_enum_variant, reason = "a heartbeat is not to pay for a box")]
+#[allow(clippy::large_enum_variant, reason = "boxing the future would cost each heartbeat an allocation")]
 enum Route {
     Usual(RouteFuture<Infallible>),
     /// The body is larger than 64 KiB, or of unknown length: what is left of it is discarded before the response.
@@ -741,7 +741,7 @@ impl fmt::Display for BodyError {
         f.write_str(match self {
             Self::TooLarge => "the request's body is too large",
             Self::TooSlow => "the request's body did not arrive in time",
-            Self::Broken => "the request's body broke off",
+            Self::Broken => "the request's body is incomplete or malformed",
             Self::NoRoom(refusal) => return refusal.fmt(f),
         })
     }

@@ -48,7 +48,8 @@ async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, 
         request.extensions_mut().insert(OwnSocket);
         return next.run(request).await;
     }
-    HttpError::new(StatusCode::FORBIDDEN, "this socket is its owner's and root's").into_response()
+    HttpError::new(StatusCode::FORBIDDEN, "only the daemon's user and root may use this socket")
+        .into_response()
 }
 
 /// Binds the socket. An existing one is removed first: it is left over from an earlier daemon, because this process
@@ -88,11 +89,14 @@ impl LocalListener {
         }
         match bind(&self.path) {
             Ok(listener) => {
-                tracing::warn!(socket = %self.path.display(), "the socket was removed and is bound again");
+                tracing::warn!(socket = %self.path.display(), "socket was removed; bound again");
                 self.listener = listener;
             }
             Err(error) => {
-                tracing::warn!(socket = %self.path.display(), %error, "the socket was removed and cannot be bound again");
+                tracing::warn!(
+                    socket = %self.path.display(), %error,
+                    "socket was removed and could not be bound again"
+                );
             }
         }
     }

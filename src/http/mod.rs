@@ -247,8 +247,8 @@ impl Api {
             return error;
         }
         OpError::Invalid(format!(
-            "the runtime `{name}` is in the configuration file, but the daemon has not read it since: run \
-             `ostler reload`, then try again"
+            "the runtime `{name}` is in the configuration file, but the daemon has not loaded it yet: run \
+             `ostler reload`, then retry"
         ))
     }
 }

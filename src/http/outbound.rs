@@ -180,10 +180,14 @@ pub(crate) enum UrlError {
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(why) => write!(f, "the url is not usable: {why}"),
-            Self::Unresolved { host, why } => write!(f, "the url's host `{host}` has no address: {why}"),
+            Self::Malformed(why) => write!(f, "the url is invalid: {why}"),
+            Self::Unresolved { host, why } => write!(f, "the url's host `{host}` cannot be resolved: {why}"),
             Self::Refused { host, address, refusal } => {
-                write!(f, "the url's host `{host}` leads to {}, which is refused: {refusal}", address.ip())
+                write!(
+                    f,
+                    "the url's host `{host}` resolves to {}, which is not allowed: {refusal}",
+                    address.ip()
+                )
             }
         }
     }
@@ -216,7 +220,7 @@ pub(crate) async fn check(
     match addresses.first() {
         // The resolver sorts addresses by preference.
         Some(&address) => Ok(Checked { address, url }),
-        None => Err(UrlError::Unresolved { host: url.host, why: "the resolver knows none".into() }),
+        None => Err(UrlError::Unresolved { host: url.host, why: "no addresses found".into() }),
     }
 }
 
@@ -248,16 +252,16 @@ impl Url {
         if text.contains('#') {
             return malformed("it has a fragment (`#…`)");
         }
-        let Ok(uri) = text.parse::<Uri>() else { return malformed("it is no url") };
+        let Ok(uri) = text.parse::<Uri>() else { return malformed("it cannot be parsed") };
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            Some(_) => return malformed("it is neither http nor https"),
-            None => return malformed("it has to begin with http:// or https://"),
+            Some(_) => return malformed("its scheme is neither http nor https"),
+            None => return malformed("it must begin with http:// or https://"),
         };
         let Some(authority) = uri.authority() else { return malformed("it has no host") };
         if authority.as_str().contains('@') {
-            return malformed("it holds a user name; an agent is not called with somebody's credentials");
+            return malformed("it must not contain a user name or password");
         }
         let host = authority.host();
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -269,7 +273,7 @@ impl Url {
             !host.is_empty() && host.bytes().all(plain)
         };
         if !known {
-            return malformed("its host is neither a name nor an address");
+            return malformed("its host is neither a host name nor an IP address");
         }
         let host = literal.unwrap_or(host).to_owned();
         // Not `Uri`'s port, which treats a port that is too large as missing.
@@ -278,7 +282,7 @@ impl Url {
             "" => 80,
             port => match port.strip_prefix(':').filter(|port| !port.starts_with('+')).map(str::parse) {
                 Some(Ok(port)) if port > 0 => port,
-                _ => return malformed("its port is no number from 1 to 65535"),
+                _ => return malformed("its port is not a number from 1 to 65535"),
             },
         };
         Ok(Self { uri, host, port, tls })
@@ -310,7 +314,7 @@ pub(super) mod tests {
     impl Resolve for Answers {
         fn resolve(&self, host: String, _port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
             let answer = self.0.lock().unwrap().pop_front();
-            let answer = answer.unwrap_or_else(|| panic!("`{host}` was resolved once more than it may be"));
+            let answer = answer.unwrap_or_else(|| panic!("`{host}` was resolved more often than expected"));
             Box::pin(async { answer })
         }
 

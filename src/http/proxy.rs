@@ -148,7 +148,7 @@ async fn pass(
     // The body is parsed and completed below, so it must not be compressed.
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
-        let why = format!("a message with `Content-Encoding: {encoding}` is not read: send it as it is");
+        let why = format!("`Content-Encoding: {encoding}` is not supported: send the message uncompressed");
         return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let body = incoming.read(api).await?;
@@ -251,7 +251,7 @@ async fn attempt(
     // token that the agent no longer has.
     let is_another = |now: &Member| now.incarnation != member.incarnation;
     if api.0.store.member(to).as_ref().is_some_and(is_another) {
-        return Err(ForwardError::NotConnected("it was started again meanwhile".into()));
+        return Err(ForwardError::NotConnected("it was restarted in the meantime".into()));
     }
     let answer = forwarder.forward(target, message, &limits).await;
     if matches!(answer, Err(ForwardError::Broken(_))) {
@@ -316,12 +316,14 @@ async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
             let url = member.url.as_deref().ok_or_else(|| unreachable("it has no url"))?;
             // Resolved and checked again for every message. The connection goes to the checked address.
             let checked = api.check_url(url).await.map_err(|error| {
-                tracing::info!(url, %error, "the url of an external agent is not called");
+                tracing::info!(url, %error, "url of an external agent rejected");
                 // Names and addresses are left out: the sender may not be allowed to know them.
                 unreachable(match error {
-                    UrlError::Malformed(_) => "its url is not usable",
-                    UrlError::Unresolved { .. } => "the host in its url has no address right now",
-                    UrlError::Refused { .. } => "the host in its url leads to an address that is not allowed",
+                    UrlError::Malformed(_) => "its url is invalid",
+                    UrlError::Unresolved { .. } => "the host in its url cannot be resolved now",
+                    UrlError::Refused { .. } => {
+                        "the host in its url resolves to an address that is not allowed"
+                    }
                 })
             })?;
             Place::Checked(checked)
@@ -345,7 +347,7 @@ fn limits(api: &Api, to: WorkspaceId, member: &Member) -> ForwardLimits {
 
 /// The error for a sender whose message got no response.
 async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardError) -> HttpError {
-    tracing::info!(workspace = %to, %error, "a message got no answer");
+    tracing::info!(workspace = %to, %error, "message got no response");
     match error {
         ForwardError::TimedOut(_) => HttpError::new(StatusCode::GATEWAY_TIMEOUT, error.to_string()),
         ForwardError::Refused | ForwardError::NotConnected(_) | ForwardError::Broken(_) => {
@@ -358,8 +360,8 @@ async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardEr
             let name = name_of(api, to).await;
             let why = match member.kind {
                 Kind::Container => format!(
-                    "{name} is up but does not listen on port {AGENT_PORT}: its agent has not started its server \
-                     yet, or serves another port. `ostler logs {name}` may show which"
+                    "{name} is running, but nothing listens on port {AGENT_PORT}: its agent is still starting its \
+                     server or uses another port. Check `ostler logs {name}`"
                 ),
                 Kind::External => format!("{name} is online but does not accept connections at its url"),
             };

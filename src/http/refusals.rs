@@ -62,7 +62,7 @@ impl Api {
         let (store, now) = (self.0.store.clone(), self.0.clock.now());
         self.0.spawn.spawn(Box::pin(async move {
             if let Err(error) = store.note_refused_requests(workspace, request, reason, now).await {
-                tracing::warn!(%workspace, %error, "refused requests are not recorded");
+                tracing::warn!(%workspace, %error, "could not record refused requests");
             }
         }));
     }

@@ -25,14 +25,14 @@ impl Api {
             Found::Many(rows) => {
                 let ids: Vec<_> = rows.iter().map(|(name, id)| format!("{id} ({name})")).collect();
                 Err(HttpError::conflict(format!(
-                    "`{reference}` is not unique: it may be {}. Give more of the id",
+                    "`{reference}` is ambiguous: it matches {}. Use a longer prefix of the id",
                     ids.join(", ")
                 )))
             }
             Found::None(names) if scope == Scope::Removed => Err(self.no_removed(reference, &names).await?),
             Found::None(names) => Err(HttpError::not_found(format!(
-                "workspace not found: nothing is called `{reference}`{}",
-                suggestion(reference, &names).unwrap_or_else(|| ". `ostler ls` shows what there is".into())
+                "workspace not found: no name or id matches `{reference}`{}",
+                suggestion(reference, &names).unwrap_or_else(|| ". List workspaces with `ostler ls`".into())
             ))),
         }
     }
@@ -47,20 +47,20 @@ impl Api {
         };
         let next = match entries.iter().filter(is_meant).collect::<Vec<_>>()[..] {
             [] => suggestion(reference, names).unwrap_or_else(|| {
-                ". `ostler ls --removed` shows what was removed, `ostler trash ls` what is in the trash, and `ostler doctor` \
-                 what Podman holds that the registry does not know"
+                ". `ostler ls --removed` lists removed workspaces, `ostler trash ls` lists the trash, and \
+                 `ostler doctor` lists containers and volumes in Podman that the registry does not know"
                     .into()
             }),
             [entry] => format!(
-                ", but the trash holds what belonged to it: `ostler trash restore {}` brings it back",
+                ", but its container or volumes are in the trash. Restore them with `ostler trash restore {}`",
                 entry.id
             ),
-            _ => ", but the trash holds what belonged to it: `ostler trash ls` shows the entries, `ostler trash restore ID` \
-                  brings one back"
+            _ => ", but its containers or volumes are in the trash. List the entries with `ostler trash ls` and \
+                  restore one with `ostler trash restore ID`"
                 .into(),
         };
         Ok(HttpError::not_found(format!(
-            "workspace not found: nothing removed is called `{reference}`{next}"
+            "workspace not found: no removed workspace matches `{reference}`{next}"
         )))
     }
 }

@@ -32,7 +32,7 @@ pub fn router(api: Api) -> Router {
         .merge(elsewhere::routes())
         .merge(for_admins().route_layer(middleware::from_fn_with_state(api.clone(), auth::only_admins)))
         .method_not_allowed_fallback(|| async {
-            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
+            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this route")
         })
         .with_state(api);
     let again = routes.clone().fallback(no_route);
@@ -52,7 +52,7 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn no_route() -> HttpError {
-    HttpError::not_found("there is no such route")
+    HttpError::not_found("no such route")
 }
 
 /// Returns the URI without the doubled slashes that clients produce from a base URL ending in `/`; `None` if it has

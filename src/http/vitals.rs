@@ -67,10 +67,10 @@ impl Vitals {
     #[must_use]
     pub fn stuck(&self) -> Option<String> {
         if self.store == StoreState::Stuck {
-            return Some(format!("the store gives no answer within {} s", STORE_ANSWERS.as_secs()));
+            return Some(format!("the store did not respond within {} s", STORE_ANSWERS.as_secs()));
         }
         let late = self.late.join(", ");
-        (!late.is_empty()).then(|| format!("not begun for three periods: {late}"))
+        (!late.is_empty()).then(|| format!("sweep passes not started for three periods: {late}"))
     }
 
     /// Returns why the daemon is not ready, if it is not. Without error texts and paths: `/ready` needs no token.
@@ -80,8 +80,8 @@ impl Vitals {
             return Some(why);
         }
         match (&self.store, self.engine) {
-            (StoreState::Failing(_) | StoreState::Stuck, _) => Some("the store answers with errors".into()),
-            (StoreState::Well, false) => Some("the engine gives no answer that can be trusted".into()),
+            (StoreState::Failing(_) | StoreState::Stuck, _) => Some("the store returns errors".into()),
+            (StoreState::Well, false) => Some("the engine returns no trusted listing".into()),
             (StoreState::Well, true) => None,
         }
     }

@@ -29,7 +29,7 @@ fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
         ("status:409", "rude answered with an error: rude heard: hi (HTTP status 409)"),
         ("status:410", "rude answered with an error: rude heard: hi (HTTP status 410)"),
         ("cut", "the response of rude was cut off"),
-        ("redirect", "failed to reach workspace agent: it answered with HTTP status 307"),
+        ("redirect", "failed to reach workspace agent: it responded with HTTP status 307"),
     ] {
         let said = site.ostler(["message", "rude", "as", manner, "hi"]);
         assert_eq!(said.code, 1, "{manner}: {} {}", said.stdout, said.stderr);

@@ -86,7 +86,7 @@ fn message_names_the_port_when_nothing_listens_on_it() {
         let answer = told_for_2_s(&site, name);
         assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
         assert!(answer.to_lowercase().contains("\r\nretry-after: "), "{answer}");
-        assert!(answer.contains(&format!("{name} is up but does not listen on port 8000")), "{answer}");
+        assert!(answer.contains(&format!("{name} is running, but nothing listens on port 8000")), "{answer}");
     }
 }
 

@@ -92,7 +92,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         let is_new = event["id"].as_i64() > Some(newest);
         section.expect(!(is_new && JUDGED.contains(&kind.as_str())), || format!("after the stop: {event}"));
     }
-    section.expect(site.log().contains("this process was stopped"), || "the stop was not noticed".into());
+    section
+        .expect(site.log().contains("process was stopped or starved"), || "the stop was not noticed".into());
     over.store(true, Ordering::Relaxed);
     let beats = beating.join().expect("the agent elsewhere ends well");
     section.count("heartbeats of an external agent that were answered", beats);

@@ -88,7 +88,7 @@ fn a_daemon_told_to_end_does_so_whoever_still_listens() {
         [["events", "--follow"].as_slice(), &["logs", "--follow", "heard"]].map(|verb| spawned(&site, verb));
     until("both listen", || (connections(&site) >= followers.len()).then_some(()));
     site.stop();
-    assert!(!site.log().contains("not done in time"), "it waited for a listener");
+    assert!(!site.log().contains("did not finish before the shutdown limit"), "it waited for a listener");
     followers.into_iter().for_each(end);
     site.serve();
     assert_eq!(text(&site.show("heard")["status"]), "online");

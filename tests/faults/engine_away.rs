@@ -37,7 +37,7 @@ fn orders_are_accepted_and_shown_while_podman_is_away() {
     assert_eq!(state(), "running", "nothing can stop it yet");
 
     let created = site.ostler(super::creation("late", &["--no-wait"]));
-    assert!(created.code == 0 && created.stderr.contains("when Podman is back"), "{created:?}");
+    assert!(created.code == 0 && created.stderr.contains("when Podman answers"), "{created:?}");
     until("the start is shown to wait", || {
         (site.show("late")["operation"] == "start: waiting until Podman answers").then_some(())
     });
@@ -107,7 +107,7 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
 
     let removed = site.ostler(["rm", "gone"]);
     assert!(
-        removed.code == 0 && removed.stdout.contains("when Podman is back"),
+        removed.code == 0 && removed.stdout.contains("when Podman answers"),
         "its container runs on until then: {removed:?}"
     );
 

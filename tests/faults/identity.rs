@@ -124,7 +124,7 @@ fn doctor_says_that_the_database_is_gone() {
     site.lose_database();
     let doctor = site.ostler(["doctor"]);
     assert!(
-        doctor.stdout.contains(&instance) && doctor.stdout.contains("the database is gone"),
+        doctor.stdout.contains(&instance) && doctor.stdout.contains("the database is missing"),
         "{doctor:?}"
     );
     assert!(!doctor.stdout.contains("none yet"), "{doctor:?}");

@@ -232,7 +232,7 @@ async fn failed_message_is_an_error_row() {
     assert_eq!(from.tell(&to, hello("hi")).await.status, 404);
     let row = rows(&to, "").await.remove(0);
     assert_eq!(row["status"], "error");
-    assert_eq!(row["summary"], "A2A request to to failed: the agent answered 404 Not Found");
+    assert_eq!(row["summary"], "A2A request to to failed: the agent responded with 404 Not Found");
     assert!(row.get("response_body").is_none(), "text is no JSON: {row}");
     // A message that does not reach its target at all.
     to.order("pause").await.well();

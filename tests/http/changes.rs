@@ -69,7 +69,7 @@ async fn changed_config_is_written_once_at_the_next_start() {
     write_config(&registry, &one.id, "of the agent");
     let changed = change(&registry, &one.id, json!({ "config": "second" })).await.well();
     assert_eq!((&changed["needs_restart"], changed.get("needs_recreate")), (&json!(true), None), "{changed}");
-    assert!(changed["notes"].to_string().contains("over the file"), "{changed}");
+    assert!(changed["notes"].to_string().contains("overwrites the configuration file"), "{changed}");
     let shown = registry.show(&one.id).await;
     assert_eq!((&shown["config_pending"], &shown["drifted"]), (&json!(true), &json!(false)), "{shown}");
     assert_eq!(config(&registry, &one.id).await, "of the agent", "nothing is written while it runs");

@@ -208,16 +208,19 @@ async fn failures_of_the_agent_are_told() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     for (number, (says, word)) in [
-        (Says::This(500, "text/plain", b"broken".to_vec()), "answered 500 Internal Server Error: broken"),
+        (
+            Says::This(500, "text/plain", b"broken".to_vec()),
+            "responded with 500 Internal Server Error: broken",
+        ),
         (
             Says::This(200, "application/json", br#"{"error":{"code":1,"message":"not mine"}}"#.to_vec()),
             "not mine",
         ),
         (
             Says::This(200, "application/json", br#"{"result":{"status":{"state":"failed"}}}"#.to_vec()),
-            "ended as failed",
+            "ended with state failed",
         ),
-        (Says::This(200, "text/html", b"<html>".to_vec()), "answered 200 OK: <html>"),
+        (Says::This(200, "text/html", b"<html>".to_vec()), "responded with 200 OK: <html>"),
     ]
     .into_iter()
     .enumerate()
@@ -542,7 +545,7 @@ async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
         rows.iter().find(|row| row["delegation_id"] == id && row["status"] == "failed").cloned()
     })
     .await;
-    assert!(row["error"].as_str().unwrap().contains("did not answer within 30 minutes"), "{row}");
+    assert!(row["error"].as_str().unwrap().contains("did not respond within 30 minutes"), "{row}");
     assert!(registry.clock.now().since(begun) >= Duration::from_mins(30));
     until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
 }

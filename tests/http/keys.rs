@@ -44,15 +44,15 @@ async fn misspelt_keys_are_refused_with_the_nearest() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (body, word) in [
-        (json!({ "nmae": "x" }), "is it `name`?"),
-        (json!({ "name": "x", "imgae": "i" }), "is it `image`?"),
-        (json!({ "name": "x", "workspace_dirs": "/" }), "is it `workspace_dir`?"),
+        (json!({ "nmae": "x" }), "did you mean `name`?"),
+        (json!({ "name": "x", "imgae": "i" }), "did you mean `image`?"),
+        (json!({ "name": "x", "workspace_dirs": "/" }), "did you mean `workspace_dir`?"),
     ] {
         let refused = registry.order(Ask::post("/workspaces").json(body)).await;
         assert!(refused.status == 400 && refused.text().contains(word), "{refused:?}");
     }
     let refused = registry.order(patch(&one.id, json!({ "teir": 3, "x": 1 }))).await;
-    assert!(refused.status == 400 && refused.text().contains("is it `tier`?"), "{refused:?}");
+    assert!(refused.status == 400 && refused.text().contains("did you mean `tier`?"), "{refused:?}");
     assert_eq!(one.show().await["tier"], 2, "nothing was changed");
 }
 

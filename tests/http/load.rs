@@ -262,5 +262,5 @@ async fn ready_tells_strangers_that_the_engine_does_not_answer() {
         (answer.status == 503).then_some(answer)
     })
     .await;
-    answer.refuses(503, "the engine gives no answer that can be trusted");
+    answer.refuses(503, "the engine returns no trusted listing");
 }

@@ -279,7 +279,7 @@ async fn large_message_to_a_poller_is_refused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     let answer = from.tell(&to, hello(&"x".repeat(1 << 20))).await;
-    assert!(answer.status == 413 && answer.text().contains("polls has 1 MiB at most"), "{answer:?}");
+    assert!(answer.status == 413 && answer.text().contains("must not exceed 1 MiB"), "{answer:?}");
     from.tell(&to, hello(&"x".repeat(900 << 10))).await.well();
     let rows = polled(&to, "").await;
     assert_eq!(rows.len(), 1, "what was refused is no message");

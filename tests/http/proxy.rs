@@ -477,7 +477,7 @@ async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
     let answer = hurried(&to).await;
     let told = answer.has(503, &["error", "retry_after"]);
     assert!(
-        told["error"].as_str().unwrap().starts_with("to is up but does not listen on port 8000"),
+        told["error"].as_str().unwrap().starts_with("to is running, but nothing listens on port 8000"),
         "{told}"
     );
     assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
@@ -513,7 +513,7 @@ async fn redirect_of_an_agent_becomes_a_bad_gateway() {
         let from = registry.external_at(&format!("from {number}"), "").await;
         let answer = from.tell(&to, bare()).await;
         let told = answer.has(502, &["error"]);
-        let why = format!("failed to reach workspace agent: it answered with HTTP status {status}");
+        let why = format!("failed to reach workspace agent: it responded with HTTP status {status}");
         assert!(told["error"].as_str().unwrap().starts_with(&why), "{told}");
         assert_eq!(answer.header("location"), None);
     }
@@ -534,7 +534,7 @@ async fn refusal_is_a_json_rpc_error_when_the_message_is_a_json_rpc_request() {
         (nobody, 401, "missing workspace auth token"),
         (below.message(&to).token(&below.token), 403, "access denied"),
         (unknown, 404, "workspace not found"),
-        (from.message(&paused).token(&from.token), 409, "workspace is paused"),
+        (from.message(&paused).token(&from.token), 409, "workspace or one of its ancestors is paused"),
         (from.message(&silent).token(&from.token), 502, "failed to reach workspace agent: it has no url"),
         (from.message(&away).token(&from.token), 503, "workspace is external"),
     ] {
@@ -578,7 +578,7 @@ async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
         };
         let (told, ()) = tokio::join!(from.tell(&to, bare()), hangs_up);
         let told = told.has(502, &["error"]);
-        let why = "failed to reach workspace agent: it ended the connection without an answer";
+        let why = "failed to reach workspace agent: it closed the connection without a response";
         assert!(told["error"].as_str().unwrap().starts_with(why), "{name}: {told}");
     }
 }
@@ -905,7 +905,7 @@ async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
         |to: &Hand<'_>| registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare()));
     message(&alone)
         .await
-        .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
+        .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
     let comes_up = async {
         registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(child.port().await, well()).await;
@@ -980,7 +980,7 @@ async fn stop_after_an_accepted_start_has_the_last_word() {
     to.order("stop").await.well();
     from.tell(&to, bare())
         .await
-        .refuses(409, "workspace is paused, or one above it is: start that one first (`ostler start`)");
+        .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
     accepted.await.expect("it is over");
     assert_eq!(to.status().await, "paused", "the start was given before the stop");
 }
@@ -1014,7 +1014,7 @@ async fn command_waits_for_a_start_that_was_accepted() {
     let command = || {
         registry.order(Ask::post(format!("/workspaces/{}/exec", to.id)).json(json!({ "command": ["true"] })))
     };
-    command().await.refuses_with(409, "its container does not run");
+    command().await.refuses_with(409, "its container is not running");
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let starts = async {
         registry.clock.sleep(CHANCE).await;

@@ -246,7 +246,7 @@ async fn agent_with_a_revoked_token_is_reported() {
     for _ in 0..3 {
         late.beat(json!({})).await.refuses(401, "invalid workspace auth token");
     }
-    let reason = "its token was revoked or has expired";
+    let reason = "the token was revoked or has expired";
     until("the dead token is reported", async || {
         let told = registry.events_of(&one.id).await;
         told.into_iter().find(|event| {

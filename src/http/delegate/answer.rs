@@ -25,7 +25,7 @@ const KEPT_BYTES: usize = 64 << 10;
 const STRING_KEPT_BYTES: usize = 4 << 10;
 
 /// Prefix of the preview of a response that was not read to its end.
-const CUT: &str = "(the answer was not read to its end) ";
+const CUT: &str = "(the response was truncated) ";
 
 /// Result of one attempt.
 pub(super) enum Ended {
@@ -47,8 +47,12 @@ pub(super) async fn read(answer: Response) -> HttpResult<Ended> {
     while !gist.is_full()
         && let Some(frame) = body.frame().await
     {
-        let frame =
-            frame.map_err(|_| HttpError::new(StatusCode::BAD_GATEWAY, "the agent's answer was cut"))?;
+        let frame = frame.map_err(|_| {
+            HttpError::new(
+                StatusCode::BAD_GATEWAY,
+                "the agent closed the connection before the end of its response",
+            )
+        })?;
         gist.add(frame.data_ref().map_or(&[], |data| data));
     }
     Ok(told(status, &gist))
@@ -118,7 +122,7 @@ fn told(status: StatusCode, gist: &Gist) -> Ended {
         };
     }
     let text = String::from_utf8_lossy(body);
-    Ended::Failed(format!("the agent answered {status}: {}", cut(text.into_owned(), PREVIEW_BYTES)))
+    Ended::Failed(format!("the agent responded with {status}: {}", cut(text.into_owned(), PREVIEW_BYTES)))
 }
 
 /// Parses the beginning of a truncated JSON text by closing its open strings, arrays and objects.
@@ -159,7 +163,7 @@ fn close(text: &str) -> (String, usize) {
 fn judged(answer: &Value) -> Ended {
     if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
         let message = error["message"].as_str().map_or_else(|| error.to_string(), ToOwned::to_owned);
-        return Ended::Failed(format!("the agent answered with an error: {message}"));
+        return Ended::Failed(format!("the agent returned an error: {message}"));
     }
     let result = &answer["result"];
     let text = texts_of(result);
@@ -167,7 +171,7 @@ fn judged(answer: &Value) -> Ended {
     if ["failed", "rejected", "canceled", "TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"]
         .contains(&state)
     {
-        return Ended::Failed(format!("the agent's task ended as {state}: {text}"));
+        return Ended::Failed(format!("the agent's task ended with state {state}: {text}"));
     }
     Ended::Answered(if text.is_empty() { result.to_string() } else { text })
 }
@@ -213,13 +217,9 @@ mod tests {
             (
                 json!({ "result": { "status": { "state": "failed", "message": { "parts": [{ "text": "why" }] } } } }),
                 false,
-                "the agent's task ended as failed: why",
+                "the agent's task ended with state failed: why",
             ),
-            (
-                json!({ "error": { "code": -1, "message": "no" } }),
-                false,
-                "the agent answered with an error: no",
-            ),
+            (json!({ "error": { "code": -1, "message": "no" } }), false, "the agent returned an error: no"),
         ] {
             assert_eq!(words(judged(&answer)), (well, text.to_owned()), "{answer}");
         }

@@ -123,7 +123,7 @@ fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Fu
 }
 
 fn unsayable(what: &str) -> ForwardError {
-    ForwardError::Unusable(format!("{what} cannot be written in a header"))
+    ForwardError::Unusable(format!("{what} cannot be encoded in a request header"))
 }
 
 /// Removes the response headers that are not forwarded.

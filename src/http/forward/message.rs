@@ -12,7 +12,7 @@ pub(crate) struct NotJson(String);
 
 impl fmt::Display for NotJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the message is no JSON-RPC request: {}", self.0)
+        write!(f, "the message is not a JSON-RPC request: {}", self.0)
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn complete_message(
     mut fresh_id: impl FnMut() -> String,
 ) -> Result<Bytes, NotJson> {
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(NotJson("it is no object".into()));
+        return Err(NotJson("not a JSON object".into()));
     }
     let Envelope { jsonrpc, id, params, _method } = serde_json::from_slice(bytes)?;
     let params = params.filter(|params| is_object(params));

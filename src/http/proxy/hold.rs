@@ -88,7 +88,8 @@ async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     if api.0.store.member(to).is_some_and(|member| member.status == Status::Offline) {
         let name = name_of(api, to).await;
         let why = format!(
-            "{name} is offline: its container has ended and was not up again in time. `ostler why {name}`"
+            "{name} is offline: its container exited and was not restarted in time. Run `ostler why {name}` for the \
+             reason"
         );
         return later(&why).with("status", "offline").with("retry_after", TRY_AGAIN);
     }
@@ -120,7 +121,7 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
         let woken = api.0.ops.wake(to).await;
         api.0.wakes.end(to);
         if let Err(error) = woken {
-            tracing::warn!(workspace = %to, %error, "a message could not wake it");
+            tracing::warn!(workspace = %to, %error, "could not wake the workspace for a message");
             let _gone = failed.send(error);
         }
     });
@@ -158,7 +159,7 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
         ) => Ok(None),
         (Status::Failed(failure), _) => Err(failed(failure)),
         (Status::AwaitingAgent, _) => {
-            let why = "workspace is external and its agent is not there";
+            let why = "workspace is external and its agent sends no heartbeats";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "awaiting_agent"))
         }
         (Status::Removed, _) => Err(HttpError::gone()),
@@ -166,11 +167,11 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
 }
 
 pub(super) fn failed(failure: Failure) -> HttpError {
-    let why = format!("workspace has failed ({}): `ostler why` says more", failure.as_str());
+    let why = format!("workspace has failed ({}); run `ostler why` for the reason", failure.as_str());
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
 }
 
 /// The error for a paused target, which must neither run nor receive messages.
 pub(super) fn paused() -> HttpError {
-    HttpError::conflict("workspace is paused, or one above it is: start that one first (`ostler start`)")
+    HttpError::conflict("workspace or one of its ancestors is paused: resume it with `ostler start`")
 }

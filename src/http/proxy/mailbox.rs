@@ -42,7 +42,7 @@ pub(super) async fn queue(
         return Err(paused());
     }
     if body.len() > QUEUED_MAX_BYTES {
-        let why = "a message to an agent that polls has 1 MiB at most";
+        let why = "a message to a polling agent must not exceed 1 MiB";
         return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     let text = std::str::from_utf8(body).map_err(|_| HttpError::invalid("the message is not UTF-8"))?;
@@ -71,7 +71,8 @@ pub(super) async fn queue(
             Ok(Json(told).into_response())
         }
         Queued::Full => {
-            let why = "the workspace's agent has not polled its messages: no more are stored until it does";
+            let why =
+                "the mailbox is full: the workspace's agent has not polled its messages. Retry after it has";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)
                 .with("status", "mailbox_full")
                 .retry_after(TRY_AGAIN))

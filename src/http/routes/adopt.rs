@@ -52,7 +52,9 @@ fn meant(body: &Adopt, unknown: Vec<Unknown>) -> HttpResult<Vec<Unknown>> {
         return Ok(unknown);
     }
     if body.which.is_empty() {
-        return Err(HttpError::invalid("say which: names or ids, or --all. --dry-run shows what there is"));
+        return Err(HttpError::invalid(
+            "name the workspaces to adopt (names or ids), or pass --all. List them with `ostler adopt --dry-run`",
+        ));
     }
     let names = |reference: &str, (request, spec): &Unknown| {
         spec.as_ref().is_some_and(|spec| spec.name.as_str() == reference)
@@ -63,13 +65,13 @@ fn meant(body: &Adopt, unknown: Vec<Unknown>) -> HttpResult<Vec<Unknown>> {
         match unknown.iter().filter(|item| names(reference, item)).count() {
             0 => {
                 return Err(HttpError::not_found(format!(
-                    "nothing unknown is called `{reference}`; `ostler adopt --dry-run` shows what there is"
+                    "nothing to adopt matches `{reference}`. List the candidates with `ostler adopt --dry-run`"
                 )));
             }
             1 => {}
             _ => {
                 return Err(HttpError::conflict(format!(
-                    "`{reference}` is not unique: give the workspace's id"
+                    "`{reference}` is ambiguous: use the workspace's id"
                 )));
             }
         }
@@ -99,8 +101,10 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
         adopted: spec.is_some() || request.known.is_some(),
         detail: match (&request.known, &request.things.container, spec) {
             (Some(known), _, _) => known.difference.describe().into(),
-            (None, None, _) => "only volumes are left: there is no container to rebuild its row from".into(),
-            (None, Some(_), None) => "its container carries no readable description".into(),
+            (None, None, _) => {
+                "only volumes remain: there is no container to rebuild the workspace from".into()
+            }
+            (None, Some(_), None) => "its container's labels contain no readable spec".into(),
             (None, Some(_), Some(_)) => format!("can be adopted; {NOT_IN_LABELS}"),
         },
     }
@@ -120,14 +124,15 @@ async fn become_instance(api: &Api, instance: &str) -> HttpResult<Json<AdoptOutc
                 volumes: Vec::new(),
                 adopted: true,
                 detail:
-                    "this registry is that instance from its next start on: restart the daemon, then `ostler \
-                         adopt --dry-run`"
+                    "this registry becomes that instance at its next start. Restart the daemon, then run \
+                     `ostler adopt --dry-run`"
                         .into(),
             }],
             recovering: true,
         })),
         Ok(false) => Err(HttpError::conflict(
-            "this registry is not empty: only a new one (another --data-dir) can become another instance",
+            "this registry is not empty: only a new one can become another instance. Start a daemon with another \
+             --data-dir",
         )),
         Err(error) => Err(HttpError::conflict(error.to_string())),
     }

@@ -151,7 +151,7 @@ pub(in super::super) struct Filters {
 /// The longest time that `since_secs` looks back.
 const SINCE_MAX: Duration = Duration::from_hours(30 * 24);
 
-const UNKNOWN_CURSOR: &str = "since_id cursor not found: start again without it";
+const UNKNOWN_CURSOR: &str = "since_id cursor not found: retry without it";
 
 impl Filters {
     fn into_query(self, now: Timestamp) -> HttpResult<ActivityQuery> {

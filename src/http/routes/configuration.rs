@@ -14,5 +14,5 @@ pub(in super::super) async fn show(State(api): State<Api>) -> HttpResult<Json<Ru
 
 pub(in super::super) async fn reload(State(api): State<Api>) -> HttpResult<Json<Reloaded>> {
     let reloaded = api.0.doctor.configuration().reload();
-    Ok(Json(reloaded.map_err(|why| HttpError::invalid(format!("nothing was changed: {why}")))?))
+    Ok(Json(reloaded.map_err(|why| HttpError::invalid(format!("configuration not reloaded: {why}")))?))
 }

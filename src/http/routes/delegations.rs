@@ -187,7 +187,7 @@ pub(in super::super) async fn list(State(api): State<Api>, own: Own) -> HttpResu
 }
 
 fn rows_of(one: &Delegation) -> Vec<(Timestamp, Value)> {
-    let name = one.target_name.as_deref().unwrap_or("a workspace that is gone");
+    let name = one.target_name.as_deref().unwrap_or("a removed workspace");
     let twice = if one.attempts > 1 { " (sent twice)" } else { "" };
     let task = cut(one.task.clone(), SUMMARY_MAX);
     let row = |id: Uuid, method: &str, summary: String, at: Timestamp| {

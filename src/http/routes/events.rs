@@ -122,7 +122,7 @@ impl Following {
                     return Some(match self.api.0.store.with_card(event).await {
                         Ok(event) => told(event),
                         Err(error) => {
-                            tracing::warn!(%error, id, text, "an event is sent without its particulars");
+                            tracing::warn!(%error, id, text, "event sent without its details");
                             sse::Event::default().id(id.to_string()).event(text).data("{}")
                         }
                     });
@@ -158,7 +158,7 @@ impl Following {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "a listener to events waits for the store");
+                tracing::warn!(%error, "event stream cannot read the store; retrying at the next event");
                 false
             }
         }

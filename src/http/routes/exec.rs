@@ -40,16 +40,16 @@ pub(in super::super) async fn create(
 ) -> HttpResult<Json<CreatedExec>> {
     let row = api.resolve(&reference, Scope::Live).await?;
     if row.kind == Kind::External {
-        return Err(HttpError::conflict(row.runs_elsewhere("and so do its commands")));
+        return Err(HttpError::conflict(row.runs_elsewhere("and ostler cannot run commands there")));
     }
     api.0.ops.traffic().note(row.id);
     if body.command.is_empty() {
-        return Err(HttpError::invalid("no command was given"));
+        return Err(HttpError::invalid("no command given"));
     }
     let row = once_started(&api, row).await?;
     let not_running = || {
         HttpError::conflict(format!(
-            "workspace `{}` is {}: its container does not run. `ostler start {}` first",
+            "workspace `{}` is {}: its container is not running. Start it with `ostler start {}`",
             row.name, row.status, row.name
         ))
     };
@@ -89,7 +89,7 @@ async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
 /// Validates an exec id. It becomes part of the path of a request to the engine, so only hex digits are allowed.
 fn exec_id(id: String) -> HttpResult<ExecId> {
     let hex = !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    if hex { Ok(ExecId(id)) } else { Err(HttpError::not_found("there is no such command")) }
+    if hex { Ok(ExecId(id)) } else { Err(HttpError::not_found("no such exec id")) }
 }
 
 #[derive(Deserialize)]
@@ -128,7 +128,7 @@ pub(in super::super) async fn start(
         let end = match upgrade.await {
             Ok(outside) => pass_on(TokioIo::new(outside), inside, query.stays).await,
             Err(error) => {
-                tracing::debug!(%error, "a client asked for a command's stream and did not take it");
+                tracing::debug!(%error, "client did not complete the upgrade to a command's stream");
                 StreamEnd::Client
             }
         };
@@ -188,11 +188,19 @@ async fn pass_on(
 /// long as it runs.
 async fn end_left_behind(engine: &dyn Engine, exec: &ExecId) {
     match engine.end_exec(exec).await {
-        Ok(true) => tracing::info!(exec = %exec.0, "ended a command whose client had left"),
+        Ok(true) => tracing::info!(exec = %exec.0, "command ended: its client disconnected"),
         Ok(false) => {
-            tracing::warn!(exec = %exec.0, "a command's client has left; its process is not visible here and runs on");
+            tracing::warn!(
+                exec = %exec.0,
+                "client of a command disconnected; its process is not visible here and keeps running"
+            );
         }
-        Err(error) => tracing::warn!(exec = %exec.0, %error, "a command's client has left; it may run on"),
+        Err(error) => {
+            tracing::warn!(
+                exec = %exec.0, %error,
+                "client of a command disconnected; the command may still be running"
+            );
+        }
     }
 }
 

@@ -35,10 +35,10 @@ pub(in super::super) async fn stream(
 ) -> HttpResult<Response> {
     let row = api.resolve(&reference, Scope::Any).await?;
     if row.kind == Kind::External {
-        return Err(HttpError::conflict(row.runs_elsewhere("and so does its log")));
+        return Err(HttpError::conflict(row.runs_elsewhere("and ostler has no log of it")));
     }
     let container = row.container.ok_or_else(|| {
-        HttpError::conflict(format!("workspace `{}` has no container yet, and so no log", row.name))
+        HttpError::conflict(format!("workspace `{}` has no container yet, so there is no log", row.name))
     })?;
     let request = LogRequest { tail: query.tail, follow: query.follow, max_bytes: None };
     let chunks = api.0.engine.logs(&container, request).await?;

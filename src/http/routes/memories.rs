@@ -62,7 +62,7 @@ pub(in super::super) async fn remember(
         return Err(HttpError::invalid("namespace must be <= 50 characters"));
     }
     if wanted.content.len() > CONTENT_MAX {
-        return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "a memory has 32 KiB at most"));
+        return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "a memory must not exceed 32 KiB"));
     }
     let id = MemoryId(api.0.entropy.uuid());
     let new = Memory {
@@ -80,7 +80,7 @@ pub(in super::super) async fn remember(
         }
         Remembered::Full => Err(HttpError::new(
             StatusCode::INSUFFICIENT_STORAGE,
-            "the workspace's memory is full: delete some",
+            "the workspace's memory is full: delete some entries",
         )),
         Remembered::NotRoot => Err(HttpError::forbidden("only root workspaces can write GLOBAL memories")),
         Remembered::Gone => Err(HttpError::gone()),

@@ -94,7 +94,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for LenientBody<T> {
         for key in object.keys().filter(|key| !known.contains(&key.as_str())) {
             if let Some(nearest) = keys::misspelt(key, known) {
                 return Err(HttpError::invalid(format!(
-                    "invalid request body: there is no key `{key}`: is it `{nearest}`?"
+                    "invalid request body: unknown key `{key}`, did you mean `{nearest}`?"
                 )));
             }
             ignored.push(key.clone());

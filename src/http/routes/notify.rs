@@ -68,7 +68,9 @@ pub(in super::super) async fn notify(
         return Err(HttpError::invalid(format!("attachment[{index}]: uri and name are required")));
     }
     if notice.attachments.len() > ATTACHMENTS_MAX {
-        return Err(HttpError::invalid(format!("a notice has {ATTACHMENTS_MAX} attachments at most")));
+        return Err(HttpError::invalid(format!(
+            "a notice must not have more than {ATTACHMENTS_MAX} attachments"
+        )));
     }
     let mut response = json!({ "result": message });
     let mut told = json!({ "message": message, "workspace_id": own.id });

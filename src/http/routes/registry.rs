@@ -111,7 +111,7 @@ impl Told {
         match self.holder {
             Some(holder) if Some(holder.workspace) == id => Ok(holder),
             Some(holder) => {
-                api.note_refused(holder.workspace, self.request, "it names another workspace");
+                api.note_refused(holder.workspace, self.request, "the body names another workspace");
                 Err(auth::invalid())
             }
             None => {
@@ -119,7 +119,7 @@ impl Told {
                     return Err(auth::invalid());
                 };
                 if !dead.removed {
-                    api.note_refused(dead.workspace, self.request, "its token was revoked or has expired");
+                    api.note_refused(dead.workspace, self.request, "the token was revoked or has expired");
                     return Err(auth::invalid());
                 }
                 Err(if id == Some(dead.workspace) { HttpError::gone() } else { auth::invalid() })
@@ -182,7 +182,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 }
 
 /// Clamps `number` to 0..=`most` and truncates it.
-#[expect(clippy::cast_possible_truncation, reason = "clamped to what an i64 holds exactly")]
+#[expect(clippy::cast_possible_truncation, reason = "clamped to the exact range of an i64")]
 fn whole(number: f64, most: i64) -> i64 {
     #[expect(clippy::cast_precision_loss, reason = "the limits are far below 2^53")]
     let most = most as f64;
@@ -492,7 +492,7 @@ async fn reached(
             // A runtime registers only once, and a DNS failure at that moment is not the agent's fault: the
             // registration succeeds and the stored URL stays.
             Err(error @ UrlError::Unresolved { .. }) => {
-                tracing::warn!(workspace = %holder.workspace, %error, "registered without its url");
+                tracing::warn!(workspace = %holder.workspace, %error, "registered without a url");
                 (None, Some(error.to_string()))
             }
             Err(error) => return Err(error.into()),

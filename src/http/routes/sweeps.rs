@@ -50,13 +50,13 @@ pub(in super::super) async fn approve(
     Body(body): Body<ApprovePlan>,
 ) -> HttpResult<Json<HeldPlan>> {
     let status = which(&api, &pass)?;
-    let nothing = || HttpError::not_found(format!("`{pass}` holds no plan: there is nothing to approve"));
+    let nothing = || HttpError::not_found(format!("`{pass}` has no held plan to approve"));
     let held = api.0.store.held_plan(status.name).await?.ok_or_else(nothing)?;
     let meant =
         body.plan_id.len() >= 4 && held.id.to_string().starts_with(&body.plan_id.to_ascii_lowercase());
     if !meant {
         return Err(HttpError::conflict(format!(
-            "`{pass}` holds plan {} now, not `{}`. Look at it first: `ostler sweep show {pass}`",
+            "the held plan of `{pass}` is {} now, not `{}`. Review it with `ostler sweep show {pass}`",
             held.id, body.plan_id
         )));
     }
@@ -67,9 +67,9 @@ pub(in super::super) async fn approve(
             api.0.spawn.spawn(Box::pin(async move { drop(sweeps.run_now(vec![name], Mode::Apply).await) }));
             Ok(Json(view::held(&row)))
         }
-        Approval::Superseded(id) => {
-            Err(HttpError::conflict(format!("`{pass}` holds another plan by now: {id}. Look at it first")))
-        }
+        Approval::Superseded(id) => Err(HttpError::conflict(format!(
+            "the held plan of `{pass}` is {id} now. Review it with `ostler sweep show {pass}`"
+        ))),
         Approval::NothingHeld => Err(nothing()),
     }
 }
@@ -78,6 +78,6 @@ fn which(api: &Api, name: &str) -> HttpResult<PassStatus> {
     let statuses = api.0.sweeps.statuses();
     let known: Vec<_> = statuses.iter().map(|status| status.name).collect();
     statuses.iter().find(|status| status.name == name).cloned().ok_or_else(|| {
-        HttpError::not_found(format!("there is no pass `{name}`: there are {}", known.join(", ")))
+        HttpError::not_found(format!("unknown pass `{name}`; the passes are {}", known.join(", ")))
     })
 }

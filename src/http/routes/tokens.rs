@@ -35,7 +35,7 @@ pub(in super::super) async fn issue(
 ) -> HttpResult<(StatusCode, Json<IssuedToken>)> {
     let row = api.resolve(&reference, Scope::Live).await?;
     if body.expires_in_seconds == Some(0) {
-        return Err(HttpError::invalid("a token that expires at once serves nobody"));
+        return Err(HttpError::invalid("expires_in_seconds must be greater than 0"));
     }
     let (ops, valid_for) = (api.0.ops.clone(), body.expires_in_seconds.map(Duration::from_secs));
     let token = api.detached(async move { ops.issue_token(row.id, valid_for).await }).await?;
@@ -72,7 +72,7 @@ pub(in super::super) async fn issue_admin(
     Body(body): Body<IssueAdminToken>,
 ) -> HttpResult<(StatusCode, Json<IssuedAdminToken>)> {
     if body.expires_in_seconds == Some(0) {
-        return Err(HttpError::invalid("a token that expires at once serves nobody"));
+        return Err(HttpError::invalid("expires_in_seconds must be greater than 0"));
     }
     let (ops, name) = (api.0.ops.clone(), body.name.clone());
     let valid_for = body.expires_in_seconds.map(Duration::from_secs);
@@ -94,10 +94,13 @@ pub(in super::super) async fn revoke_admin(
     let id = match (found.next(), found.next()) {
         (Some(one), None) => one.id,
         (Some(_), Some(_)) => {
-            return Err(HttpError::conflict(format!("`{token}` is not unique: give more of the id")));
+            return Err(HttpError::conflict(format!(
+                "`{token}` is ambiguous: use a longer prefix of the id"
+            )));
         }
         (None, _) => {
-            let message = format!("there is no admin token `{token}`; `ostler token ls --admin` shows them");
+            let message =
+                format!("no admin token matches `{token}`. List them with `ostler token ls --admin`");
             return Err(HttpError::not_found(message));
         }
     };
@@ -116,10 +119,10 @@ fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
     match (found.next(), found.next()) {
         (Some(row), None) => Ok(row.id),
         (Some(_), Some(_)) => {
-            Err(HttpError::conflict(format!("`{reference}` is not unique: give more of the id")))
+            Err(HttpError::conflict(format!("`{reference}` is ambiguous: use a longer prefix of the id")))
         }
         (None, _) => Err(HttpError::not_found(format!(
-            "this workspace has no live token `{reference}`; `ostler token ls` shows them"
+            "no live token of this workspace matches `{reference}`. List them with `ostler token ls`"
         ))),
     }
 }

@@ -76,10 +76,10 @@ fn which<'a>(reference: &str, entries: &'a [TrashEntry]) -> HttpResult<&'a Trash
     match (found.next(), found.next()) {
         (Some(entry), None) => Ok(entry),
         (Some(_), Some(_)) => Err(HttpError::conflict(format!(
-            "`{reference}` means several entries of the trash: give an id (`ostler trash ls`)"
+            "`{reference}` matches several trash entries: use an id from `ostler trash ls`"
         ))),
         (None, _) => Err(HttpError::not_found(format!(
-            "the trash holds no `{reference}`; `ostler trash ls` shows what it holds"
+            "no trash entry matches `{reference}`. List the entries with `ostler trash ls`"
         ))),
     }
 }

@@ -171,7 +171,8 @@ async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) ->
     }
     if spec.config.is_some() {
         notes.push(
-            "its next start writes the configuration over the file that is there, whoever changed it".into(),
+            "its next start overwrites the configuration file, including changes made in the container"
+                .into(),
         );
     }
     let shared = (spec.workspace_dir.is_some() || spec.workspace_access.is_some())
@@ -219,15 +220,15 @@ fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>)
     let why = format!("its user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
     Some(match (service, enters) {
         (Some(_), true) => format!(
-            "{why}: with rootless Podman it is another user of this host than you. `podman unshare chown {user} {path}` \
-             gives it the directory, or share it as {path}:ro"
+            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+             `podman unshare chown {user} {path}`, or share it read-only as {path}:ro"
         ),
         (Some(_), false) => format!(
-            "{why}: with rootless Podman it is another user of this host than you. `podman unshare chown {user} {path}` \
-             gives it the directory, `chmod o+rx {path}` lets everybody read it"
+            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+             `podman unshare chown {user} {path}`, or let all users read it with `chmod o+rx {path}`"
         ),
-        (None, true) => format!("{why}: `chown {user} {path}`, or share it as {path}:ro"),
-        (None, false) => format!("{why}: share another directory, or open this one to that user"),
+        (None, true) => format!("{why}: run `chown {user} {path}`, or share it read-only as {path}:ro"),
+        (None, false) => format!("{why}: share another directory, or give that user access to this one"),
     })
 }
 
@@ -300,7 +301,7 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
         }
     };
     if url.is_some() && row.kind == Kind::Container {
-        return Err(HttpError::invalid("only an external workspace has a url of its own"));
+        return Err(HttpError::invalid("only an external workspace has a url"));
     }
     if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
         api.check_url(url).await?;
@@ -331,13 +332,13 @@ fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>
         Some("none") if !has_directory => Ok(None),
         Some("read_only") => Ok(Some(Access::ReadOnly)),
         Some(other) => Err(HttpError::invalid(format!(
-            "workspace_access `{other}` is not known: choose read_only or read_write"
+            "unknown workspace_access `{other}`: use read_only or read_write"
         ))),
     }
 }
 
-const NEVER_IDLE: &str = "it is not put to sleep by itself: connections to its port cannot be seen from here. ostler has \
-                          to run on the same host as Podman's service, in the same process and network namespaces";
+const NEVER_IDLE: &str = "it is not hibernated automatically: ostler cannot see connections to its port. Run ostler \
+                          on the same host as Podman's service, in the same process and network namespaces";
 
 /// Limits the length of a role, which is shown to operators and sent to every peer.
 fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
@@ -364,7 +365,7 @@ pub(in super::super) async fn create(
     let ops = api.0.ops.clone();
     let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
     notes.extend(
-        waits.map(|why| format!("it is started when Podman is back, which gives no answer now: {why}")),
+        waits.map(|why| format!("it is started when Podman answers. It does not answer now ({why})")),
     );
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
     let connection = token.map(|token| {
@@ -521,7 +522,7 @@ where
     let work = order(api.0.ops.telling(told), id);
     api.0.spawn.spawn(Box::pin(async move {
         if let Err(Err(error)) = answer.send(work.await) {
-            tracing::warn!(workspace = %id, %error, "an order that nobody waited for failed");
+            tracing::warn!(workspace = %id, %error, "background operation failed");
         }
     }));
     tokio::select! {
@@ -714,7 +715,7 @@ pub(in super::super) async fn remove(
         Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
             detail: waits.map(|error| {
                 format!(
-                    "what runs of it is stopped, and goes into the trash, when Podman is back. It gives no answer now \
+                    "its container is stopped and moved to the trash when Podman answers. It does not answer now \
                      ({error})"
                 )
             }),

@@ -352,7 +352,7 @@ impl Story {
             book.words.answer_message(to, which);
             // Nothing was delivered, so ostler retries until the hold of one minute ends.
             let held_for = clock.awake().since(sent_at);
-            let refused = answer["error"].as_str().is_some_and(|error| error.contains("does not listen"));
+            let refused = answer["error"].as_str().is_some_and(|error| error.contains("nothing listens"));
             if refused && held_for < Duration::from_mins(1) {
                 let how =
                     format!("a message to {to} was given up after {held_for:?}, before its agent listened");
