@@ -82,7 +82,10 @@ mod tests {
         assert!(!allowed(&tree, 3, 4), "uncle");
         assert!(!allowed(&tree, 2, 7) && !allowed(&tree, 1, 7), "another tree");
         assert!(!allowed(&tree, 1, 9) && !allowed(&tree, 9, 9), "no such row");
-        assert!(!may_communicate(&tree, id(1), id(6), false), "two roots, where that is switched off");
+        assert!(
+            !may_communicate(&tree, id(1), id(6), false),
+            "two roots, with messages between roots disabled"
+        );
     }
 
     #[test]
@@ -92,8 +95,8 @@ mod tests {
         let steps = STEPS_MAX as u128;
         let chain: Vec<_> = (1..=steps + 2).map(|n| (n, n - 1)).collect();
         let chain = rows(&chain);
-        assert!(allowed(&chain, 1, steps + 1), "as far as the walk goes");
-        assert!(!allowed(&chain, 1, steps + 2), "one step too far");
+        assert!(allowed(&chain, 1, steps + 1), "at the depth limit");
+        assert!(!allowed(&chain, 1, steps + 2), "beyond the depth limit");
     }
 
     #[test]

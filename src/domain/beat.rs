@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(moves(standing(Status::Online), &odd), []);
         assert_eq!(moves(standing(Status::Online), &between), []);
         for beat in [&failing, &wedged, &odd, &between, &Beat::default()] {
-            assert_eq!(moves(standing(Status::Degraded), beat), [], "{beat:?} lifted degraded");
+            assert_eq!(moves(standing(Status::Degraded), beat), [], "{beat:?} ended the status degraded");
         }
         assert_eq!(moves(standing(Status::Degraded), &well()), [Cause::AgentHeard]);
         let managing = Standing { manages_status: true, ..standing(Status::Online) };

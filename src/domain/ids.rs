@@ -212,7 +212,7 @@ mod tests {
         let text = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
         assert_eq!(text.parse::<WorkspaceId>().unwrap().to_string(), text);
         for wrong in [text.to_uppercase(), text.replace('-', ""), format!("{{{text}}}"), String::new()] {
-            assert!(wrong.parse::<WorkspaceId>().is_err(), "{wrong} was taken for an id");
+            assert!(wrong.parse::<WorkspaceId>().is_err(), "{wrong} was accepted as an id");
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
             );
         }
         for wrong in [&text.replace('-', ""), &format!("{{{text}}}"), &format!(" {text}"), ""] {
-            assert!(WorkspaceId::from_client(wrong).is_err(), "{wrong} was taken for an id");
+            assert!(WorkspaceId::from_client(wrong).is_err(), "{wrong} was accepted as an id");
         }
     }
 
@@ -252,7 +252,7 @@ mod tests {
     fn a_container_id_holds_nothing_that_could_change_a_request() {
         assert!(ContainerId::try_from("a".repeat(64)).is_ok());
         for wrong in ["a".repeat(63), "A".repeat(64), format!("{}?", "a".repeat(63)), "../".repeat(22)] {
-            assert!(ContainerId::try_from(wrong.clone()).is_err(), "{wrong} was taken for a container id");
+            assert!(ContainerId::try_from(wrong.clone()).is_err(), "{wrong} was accepted as a container id");
         }
     }
 }

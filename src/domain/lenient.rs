@@ -215,7 +215,11 @@ mod tests {
             let (a, b, read_whole) = read(&whole[..cut]);
             assert!(!read_whole, "{cut}");
             assert_eq!(a == value_of(json!("x")), cut > 8, "{cut}: {a:?}");
-            assert_eq!(b == value_of(json!(12)), cut > 15, "{cut}: a cut number is no number: {b:?}");
+            assert_eq!(
+                b == value_of(json!(12)),
+                cut > 15,
+                "{cut}: a truncated number is not a number: {b:?}"
+            );
         }
         assert!(fields("[]", &NAMES).is_none());
         assert!(fields("", &NAMES).is_none());

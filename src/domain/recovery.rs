@@ -52,9 +52,9 @@ impl Difference {
                 "has a newer container than the registry records: adopting takes it over, with its token"
             }
             Self::Runs(_) => {
-                "runs, but must not by its status in the registry: adopting keeps it running, with its token"
+                "runs, but its status in the registry forbids that: adopting keeps it running, with its token"
             }
-            Self::Down => "does not run, but should by its status in the registry: adopting pauses it",
+            Self::Down => "does not run, but its status in the registry requires that: adopting pauses it",
         }
     }
 }

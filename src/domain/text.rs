@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(lines("a\x1b[2Jb\r\n\tc\x1b[1;31m!\x1b[0m"), "ab\n\tc!");
         assert_eq!(lines("a\x1b]0;title\x07b\r!\x1b["), "a\u{fffd}]0;title\u{fffd}b\u{fffd}!");
         assert_eq!(line("\u{9b}2J\u{90}q\x1bPq\x1b\\"), "\u{fffd}2J\u{fffd}q\u{fffd}Pq\u{fffd}\\");
-        assert_eq!(line("a\x1b[31é"), "aé", "a sequence that is cut off hides nothing");
+        assert_eq!(line("a\x1b[31é"), "aé", "a truncated escape sequence hides no text");
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
         {
             assert_eq!(line(&format!("a{hidden}b")), "a\u{fffd}b", "{hidden:?}");
         }
-        assert_eq!(line("pay\u{200d}pal"), "pay\u{fffd}pal", "a joiner between Latin letters only deceives");
+        assert_eq!(line("pay\u{200d}pal"), "pay\u{fffd}pal", "a joiner between Latin letters is replaced");
     }
 
     #[test]

@@ -331,8 +331,8 @@ fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
     match (running, token) {
         (true, HeldToken::Live) => "it keeps running, and its token stays valid".to_owned(),
         (true, HeldToken::Refused) => format!(
-            "it keeps running, but its token is not valid (revoked, or issued for another workspace): `ostler restart \
-             {name}` issues a new one"
+            "it keeps running, but its token is not valid (revoked, or not an instance token of this workspace): \
+             `ostler restart {name}` issues a new one"
         ),
         (true, HeldToken::NotFound) => {
             format!("it keeps running, but no token was found: `ostler restart {name}` issues one")

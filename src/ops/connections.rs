@@ -115,6 +115,6 @@ mod tests {
         };
         ask_each(containers, ask, |id, _| seen.push(id.0.as_u128())).await;
         assert_eq!(seen, [2], "an error for one workspace does not affect the next");
-        assert_eq!(asked.into_inner(), 3, "an engine that gave no answer was asked again");
+        assert_eq!(asked.into_inner(), 3, "an engine that did not answer was called again");
     }
 }

@@ -391,7 +391,7 @@ mod tests {
 
         assert!(starts(cafe).is_none(), "the start did not wait for the new address");
         let known = served.borrow_and_update().clone();
-        assert_eq!(known.host, Some(cafe), "the listener is not moved before the start");
+        assert_eq!(known.host, Some(cafe), "the new address was not passed to the listener");
         gateways.note_served(known.version);
         assert!(starts(cafe).is_some());
         assert_eq!(gateways.told.lock().unwrap().get(&workspace), Some(&cafe));
