@@ -77,14 +77,14 @@ pub struct SystemClock {
 impl SystemClock {
     /// Starts counting awake time now.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
+    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
     pub fn start() -> Self {
         Self { started: Instant::now() }
     }
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
+    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
     fn now(&self) -> Timestamp {
         let Pace { times, since } = Pace::of_this_process();
         let since = Duration::from_millis(since);
@@ -99,7 +99,7 @@ impl Clock for SystemClock {
         Awake(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
+    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
     fn sleep(&self, duration: Duration) -> Boxed<()> {
         Box::pin(tokio::time::sleep(duration / Pace::of_this_process().times))
     }

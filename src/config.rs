@@ -534,10 +534,9 @@ impl Loading {
                     let value = DeValue::String(value.into());
                     self.set(key.path, &value, Place::Variable(name.clone()));
                 }
-                None => self.warnings.push(format!(
-                    "unknown environment variable {name}{}",
-                    keys::variable_advice(name)
-                )),
+                None => self
+                    .warnings
+                    .push(format!("unknown environment variable {name}{}", keys::variable_advice(name))),
             }
         }
     }

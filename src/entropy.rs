@@ -42,10 +42,10 @@ pub type SharedEntropy = Arc<dyn Entropy>;
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    #[expect(clippy::disallowed_methods, clippy::expect_used, reason = "the one source of randomness")]
+    #[expect(clippy::disallowed_methods, clippy::expect_used, reason = "the only source of randomness")]
     fn fill(&self, bytes: &mut [u8]) {
         // Without randomness from the kernel no token would be safe: panic instead of issuing one.
-        getrandom::fill(bytes).expect("the operating system gives random bytes");
+        getrandom::fill(bytes).expect("the operating system provides random bytes");
     }
 }
 

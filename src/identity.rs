@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Another process holds a lock.
-    #[error("{what} is in use by another ostler{}. Stop that one first, or choose another --data-dir", holder(*pid))]
+    #[error("{what} is in use by another ostler{}. Stop that one first, or choose another directory with `--data-dir`", holder(*pid))]
     Held {
         /// The locked object, for the message.
         what: String,
@@ -35,9 +35,9 @@ pub enum IdentityError {
     },
     /// The data directory was copied.
     #[error(
-        "the data directory {path} is a copy: its mirror was written in another directory. If the original is no \
-         longer used (it was moved or restored here), say `ostler doctor --accept-copy`; if it is, two ostlers would \
-         fight over the same containers: use `--data-dir` with a new directory instead"
+        "the data directory {path} is a copy: its mirror file was written in another directory. If the original is no \
+         longer used, run `ostler doctor --accept-copy`. If it is still used, choose a new directory with `--data-dir`: \
+         two daemons with one identity would remove each other's containers"
     )]
     Copied {
         /// Path of the data directory.
@@ -45,9 +45,9 @@ pub enum IdentityError {
     },
     /// Database and mirror belong to different registries.
     #[error(
-        "the database in {path} is instance {database}, and instance.json beside it says {mirror}: they do not belong \
-         together. Put back the one that belongs to the containers of this machine, or move instance.json away to go \
-         on with the database's identity"
+        "the database in {path} belongs to instance {database}, but instance.json to instance {mirror}. Restore the \
+         file that belongs to this machine's containers, or move instance.json away to continue with the database's \
+         identity"
     )]
     Mixed {
         /// Path of the data directory.
@@ -59,8 +59,8 @@ pub enum IdentityError {
     },
     /// The runtime directory, or a lock file in it, may belong to another user.
     #[error(
-        "{path} cannot be trusted: {found}. Another user of this machine could have made it. Remove it, or choose a \
-         directory of your own with --runtime-dir or XDG_RUNTIME_DIR"
+        "{path} cannot be trusted: {found}. Another user of this machine may have created it. Remove it, or set a \
+         directory of your own in `runtime_dir`, OSTLER_RUNTIME_DIR or XDG_RUNTIME_DIR"
     )]
     Untrusted {
         /// Path of the directory or file.
@@ -146,7 +146,7 @@ impl Lock {
         };
         let metadata = file.metadata().map_err(place)?;
         if !metadata.is_file() || !is_own(&metadata) {
-            let found = format!("it is no file of this user (owner {})", metadata.uid());
+            let found = format!("it is not a regular file of this user (owner {})", metadata.uid());
             return Err(IdentityError::Untrusted { path: path.to_owned(), found });
         }
         match file.try_lock() {
@@ -196,7 +196,7 @@ fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
         if !is_own(&metadata) {
             format!("it belongs to user {}", metadata.uid())
         } else if metadata.mode() & 0o022 != 0 {
-            format!("others may write to it (mode {:o})", metadata.mode() & 0o7777)
+            format!("other users may write to it (mode {:o})", metadata.mode() & 0o7777)
         } else {
             return Ok(());
         }
@@ -283,14 +283,17 @@ pub async fn establish(
     }
     if let Some(record) = &known_record {
         let lost = if !was_there {
-            Some("the database was new beside an old mirror: the registry was lost")
+            Some("the database is new, but its mirror file is not: the registry was lost")
         } else if registry.generation < record.generation {
-            Some("the database is older than its mirror: it was restored from a copy")
+            Some("the database is older than its mirror file: it was restored from a copy")
         } else {
             None
         };
         if let Some(why) = lost {
-            tracing::warn!(why, "unknown containers are held: look at `ostler adopt --dry-run`");
+            tracing::warn!(
+                why,
+                "registry is recovering: unknown containers are kept, see `ostler adopt --dry-run`"
+            );
             store.begin_recovery(now, record.generation, why.to_owned()).await?;
         }
     }
@@ -312,7 +315,7 @@ pub async fn establish(
             // A crash left the mirror behind, and there is no space to update it. It still names this identity, and the
             // store refuses every change that must be recorded in it.
             Err(error) if known_record.is_some_and(|known| known.instance == record.instance) => {
-                tracing::warn!(%error, "the mirror file cannot be brought up to date: orders are refused until it can");
+                tracing::warn!(%error, "mirror file cannot be updated: operations are refused until it can be");
             }
             other => other.map_err(place)?,
         }
@@ -396,7 +399,7 @@ mod tests {
     fn refusal<T: std::fmt::Debug>(answer: Result<T, IdentityError>) -> String {
         match answer {
             Err(error) => error.to_string(),
-            Ok(lock) => panic!("it was taken: {lock:?}"),
+            Ok(lock) => panic!("the lock was acquired: {lock:?}"),
         }
     }
 
@@ -421,7 +424,7 @@ mod tests {
         for mode in [0o777, 0o1777, 0o720] {
             fs::set_permissions(&runtime, PermissionsExt::from_mode(mode)).unwrap();
             let said = refusal(Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())));
-            assert!(said.contains("others may write"), "{said}");
+            assert!(said.contains("other users may write"), "{said}");
         }
         fs::set_permissions(&runtime, PermissionsExt::from_mode(0o755)).unwrap();
         Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())).unwrap();
@@ -498,7 +501,7 @@ mod tests {
                 break copy;
             }
         };
-        assert_eq!(inode(&original), inode(&copy), "the roots differ already in their inodes");
+        assert_eq!(inode(&original), inode(&copy), "the inodes of the roots already differ");
         let store = Store::open(original.0.path()).unwrap();
         established(&store, original.0.path()).await.unwrap();
         store.close().await;
@@ -512,10 +515,7 @@ mod tests {
         Mirror::Directory(copy.0.path().to_owned()).update(|record| record.generation = -5).unwrap();
         accept_copy(copy.0.path()).await.unwrap();
         let registry = established(&store, copy.0.path()).await.unwrap();
-        assert!(
-            registry.recovering_since.is_some(),
-            "a backup that is put back is a copy too, and may be old"
-        );
+        assert!(registry.recovering_since.is_some(), "a restored backup is a copy too, and may be old");
     }
 
     #[tokio::test]
@@ -532,7 +532,7 @@ mod tests {
         for number in 0..16 {
             let _no_inode_is_left = fs::write(data.join(format!("filling-{number}")), "");
         }
-        assert!(fs::write(data.join("one more"), "").is_err(), "there are inodes left");
+        assert!(fs::write(data.join("one more"), "").is_err(), "inodes are still free");
         assert_eq!(established(&store, data).await.unwrap(), first);
         assert_eq!(mirror.read().unwrap().unwrap().generation, -1);
         fs::remove_file(data.join("filling-0")).unwrap();
@@ -551,7 +551,7 @@ mod tests {
 
         let registry = established(&store, directory.path()).await.unwrap();
         assert_eq!(registry.instance, other);
-        assert!(registry.recovering_since.is_some(), "it would reap what it does not know");
+        assert!(registry.recovering_since.is_some(), "unknown containers would be removed");
         let record = Mirror::Directory(directory.path().to_owned()).read().unwrap().unwrap();
         assert_eq!((record.instance, record.engine_accepted), (other, false));
     }

@@ -70,18 +70,18 @@ impl TrustedListing {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
     /// The engine did not answer, or returned an error.
-    #[error("the engine gave no answer to act on")]
+    #[error("the engine did not answer")]
     NoAnswer(#[source] EngineError),
     /// The engine answers, but is not the accepted one.
     #[error(
-        "the engine holds neither the volume `{0}` by which ostler recognises it nor any container of this \
-         instance: it looks like another user's engine, another storage, or a disk that is not mounted. Nothing \
-         is changed until it is back. If it is the right one and was pruned (`podman system prune`), say \
+        "the engine has neither the volume `{0}` that identifies it nor any known container of this instance: it may \
+         be another user's engine, another storage, or a disk may not be mounted. ostler changes nothing until this is \
+         resolved. If it is the right engine (for example after `podman system prune`), run \
          `ostler doctor --accept-engine`"
     )]
     SentinelMissing(String),
     /// The engine answers, but the registry could not tell whether the containers there are its own.
-    #[error("the registry could not say which containers are its own: {0}")]
+    #[error("the registry could not determine which containers it knows: {0}")]
     RegistryFailed(String),
 }
 

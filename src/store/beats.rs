@@ -460,12 +460,12 @@ fn unwell(beat: &Beat) -> Option<(String, Value)> {
     if beat.runtime_state == beat::WEDGED {
         let mut told = told;
         told["runtime_state"] = json!(beat.runtime_state);
-        return Some(("its agent says that it is wedged".into(), told));
+        return Some(("its agent reports that it is wedged".into(), told));
     }
     (beat.error_rate >= beat::UNWELL_ERROR_RATE).then(|| {
         let mut told = told;
         told["error_rate"] = json!(beat.error_rate);
-        (format!("{:.0} % of what it does fails", beat.error_rate * 100.0), told)
+        (format!("its agent reports an error rate of {:.0} %", beat.error_rate * 100.0), told)
     })
 }
 
@@ -537,7 +537,7 @@ mod tests {
     }
 
     fn at_once<T>(answer: impl Future<Output = StoreResult<T>>) -> T {
-        answer.now_or_never().expect("everything happens at once").expect("the statement is sound")
+        answer.now_or_never().expect("the store answers without waiting").expect("the statement succeeds")
     }
 
     /// Creates a store with one container workspace, and records every statement from then on.
@@ -610,12 +610,16 @@ mod tests {
     fn a_usual_beat_is_one_update_of_the_pulse() {
         let store = recorded();
         let first = statements_of(&store, beat(1, "sorting"));
-        assert!(first.len() > 1, "the first beat brings it online, and was not recorded: {first:?}");
+        assert!(first.len() > 1, "the first heartbeat did not set the status: {first:?}");
         for uptime in 2..5 {
-            assert_eq!(statements_of(&store, beat(uptime, "sorting")), [BEAT], "a usual beat");
+            assert_eq!(
+                statements_of(&store, beat(uptime, "sorting")),
+                [BEAT],
+                "a heartbeat without a change"
+            );
         }
         let partial = Beat { current_task: "sorting".into(), active_tasks: 2, ..Beat::default() };
-        assert_eq!(statements_of(&store, partial), [BEAT], "a beat at a change of task's number");
+        assert_eq!(statements_of(&store, partial), [BEAT], "a heartbeat with another number of tasks");
     }
 
     #[test]
@@ -635,7 +639,7 @@ mod tests {
         let sql = rusqlite::Connection::open(&path).unwrap();
         configure(&sql, &path).unwrap();
         let synchronous: u32 = sql.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-        assert_eq!(synchronous, 2, "FULL: with less a power cut loses what was answered");
+        assert_eq!(synchronous, 2, "FULL: otherwise a power loss loses acknowledged changes");
     }
 
     #[test]
@@ -646,6 +650,6 @@ mod tests {
             .sql()
             .query_row("SELECT count(*) FROM pragma_index_list('pulse')", [], |row| row.get(0))
             .unwrap();
-        assert_eq!(indexes, 0, "an index on what every beat writes costs each of them a page more");
+        assert_eq!(indexes, 0, "an index on a column that each heartbeat writes costs an extra page");
     }
 }

@@ -105,7 +105,7 @@ impl Tx<'_> {
 
     /// Like `raise`; an error in a database that has no identity yet.
     pub(super) fn raise_known(&mut self) -> StoreResult<i64> {
-        self.raise()?.ok_or_else(|| StoreError::new("the database has no identity yet"))
+        self.raise()?.ok_or_else(|| StoreError::new("the database has no instance id yet"))
     }
 
     /// Returns a live workspace as of this transaction.
@@ -178,7 +178,7 @@ where
     fn answer(self: Box<Self>, committed: StoreResult<()>) {
         let Self { label, done, reply, .. } = *self;
         let answer =
-            committed.and_then(|()| done.ok_or_else(|| StoreError::new("the statement was not run")));
+            committed.and_then(|()| done.ok_or_else(|| StoreError::new("the statement was not executed")));
         if answer.is_ok() {
             crash_point::after(label);
         }
@@ -309,13 +309,13 @@ impl Writer {
     }
 
     /// Limits the growth of the database to so many pages; `None` removes the limit.
-    #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
+    #[expect(clippy::expect_used, reason = "a database in memory cannot fail here")]
     pub(super) fn limit_to(&self, free_pages: Option<u32>) {
         let size = self.sql.pragma_query_value(None, "page_count", |row| row.get::<_, u32>(0));
-        let most = free_pages.map_or(u32::MAX - 1, |free| size.expect("it knows its size") + free);
+        let most = free_pages.map_or(u32::MAX - 1, |free| size.expect("page count is readable") + free);
         self.sql
             .pragma_update_and_check(None, "max_page_count", most, |_| Ok(()))
-            .expect("it may be bounded");
+            .expect("page limit can be set");
     }
 
     /// Returns how many rows were ever changed.
@@ -411,7 +411,9 @@ impl Writer {
             let result = job.run(&mut tx);
             if sql.is_autocommit() {
                 // A full disk or an I/O error makes SQLite roll back the whole transaction by itself.
-                return Err(result.err().unwrap_or_else(|| StoreError::new("the transaction was lost")));
+                return Err(result
+                    .err()
+                    .unwrap_or_else(|| StoreError::new("SQLite rolled back the transaction")));
             }
             if result.is_err() {
                 tx.told.truncate(before.0);
@@ -443,7 +445,10 @@ impl Writer {
                 if let Some(prepared) = prepared {
                     let published = prepared.publish();
                     if let Err(error) = &published {
-                        tracing::error!(%error, "the mirror file is behind the database: orders are refused until it can be written");
+                        tracing::error!(
+                            %error,
+                            "mirror file is behind the database: operations are refused until it can be written"
+                        );
                     }
                     self.mirror_is_behind = published.is_err();
                 }
@@ -614,7 +619,7 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
         }
         // A panicking job drops the answers of its batch; their callers get an error, and the lane continues.
         if !batch.is_empty() && catch_unwind(AssertUnwindSafe(|| writer.turn(batch))).is_err() {
-            tracing::error!("a statement panicked; its batch was rolled back");
+            tracing::error!("statement panicked; its batch was rolled back");
         }
         match last {
             Some(WriteCall::CheckPlace(reply)) => drop(reply.send(writer.check_place())),
@@ -642,7 +647,7 @@ fn read_all(sql: Connection, calls: &Mutex<mpsc::Receiver<ReadCall>>) {
             Err(_) => return,
         };
         if catch_unwind(AssertUnwindSafe(|| job(&sql))).is_err() {
-            tracing::error!("a query panicked");
+            tracing::error!("query panicked");
         }
     }
 }
@@ -702,16 +707,16 @@ mod tests {
             let said = answer.await.unwrap().unwrap_err().to_string();
             assert!(said.contains("full") && said.contains("nothing was changed"), "{said}");
         }
-        assert_eq!(count(&look), 0, "a part of a batch was kept, whose callers were told that it failed");
-        assert!(events.try_recv().is_err(), "an event was sent of what was rolled back");
+        assert_eq!(count(&look), 0, "part of a failed batch was stored");
+        assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
 
-        assert!(writer.was_refused, "nobody is told that nothing can be written");
+        assert!(writer.was_refused, "the refused write is not reported");
         writer.sql.pragma_update(None, "max_page_count", 1_000_000).unwrap();
         let (answer, job) = told(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
         assert_eq!(count(&look), 1);
-        assert!(!writer.was_refused, "what can be written again is called full");
+        assert!(!writer.was_refused, "the disk is still reported as full");
     }
 
     fn told(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {
@@ -729,15 +734,19 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let broken = store.lanes.write::<()>("broken", |tx| {
             tx.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None)?;
-            panic!("on purpose, after a change")
+            panic!("intended panic after a change")
         });
         assert_eq!(broken.await, Err(StoreError::unanswered()));
         for _ in 0..4 {
-            let broken = store.lanes.read::<()>("broken", |_| panic!("on purpose, while reading"));
+            let broken = store.lanes.read::<()>("broken", |_| panic!("intended panic while reading"));
             assert_eq!(broken.await, Err(StoreError::unanswered()));
         }
         store.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None).await.unwrap();
         let events = store.events_after(0, 10).await.unwrap();
-        assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1], "a broken change was kept");
+        assert_eq!(
+            events.iter().map(|event| event.id).collect::<Vec<_>>(),
+            [1],
+            "a change of a panicked statement was stored"
+        );
     }
 }

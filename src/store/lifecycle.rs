@@ -262,8 +262,8 @@ impl Store {
                     Next::Spent { ends } => {
                         let minutes = budget.window.as_secs() / 60;
                         let detail = format!(
-                            "it ended {ends} times within {minutes} min, the last time because {}. `ostler logs` and \
-                             `ostler why` show more; `ostler start` tries again",
+                            "restart budget spent: {ends} exits within {minutes} min, the last one because {}. `ostler logs` \
+                             and `ostler why` show details; `ostler start` starts it again",
                             end.reason
                         );
                         let mut told = end.told.clone();

@@ -80,7 +80,7 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
         Ok(Some(own)) if own.state == "checkpoint" && own.base == mark.base => Ok(()),
         Ok(_) => Err(OpenError::ForeignLog {
             path: path.to_owned(),
-            found: "the marks of the two files differ".to_owned(),
+            found: "the marks in the two files differ".to_owned(),
         }),
         // Regardless of the log, the file itself is unreadable; moving the log away would not help.
         Err(error) => Err(OpenError::Damaged { path: path.to_owned(), found: error.to_string() }),
@@ -96,9 +96,8 @@ pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
     {
         tracing::warn!(
             database = %path.display(),
-            "the database was not closed and its log (-wal) is missing: it may be a copy of the file alone. What was \
-             written after its last checkpoint is not in it; copy ostler.db and ostler.db-wal together, or stop ostler \
-             first"
+            "the database was not closed and its log (-wal) is missing: it may be a copy of ostler.db alone, without \
+             the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler first"
         );
     }
 }
@@ -169,8 +168,8 @@ impl OpenFile {
         match self.save(sql) {
             Ok(copy) => tracing::error!(
                 copy = %copy.display(),
-                "the open database was saved: stop ostler, put this copy in the place of ostler.db without ostler.db-wal \
-                 and ostler.db-shm beside it, and start"
+                "the open database was saved: stop ostler, replace ostler.db by this copy, move ostler.db-wal and \
+                 ostler.db-shm away, and start ostler"
             ),
             Err(error) => tracing::error!(%error, "the open database could not be saved"),
         }
@@ -179,9 +178,9 @@ impl OpenFile {
     fn save(&self, sql: &Connection) -> Result<PathBuf, OpenError> {
         let copies = (1..=RESCUES).map(|number| self.path.with_extension(format!("rescued-{number}.db")));
         let free = copies.filter(|copy| !copy.exists()).take(1).next();
-        let copy = free.ok_or_else(|| StoreError::new("there are too many rescued copies beside it"))?;
+        let copy = free.ok_or_else(|| StoreError::new("too many rescued copies in the data directory"))?;
         private_file(&copy)?;
-        let name = copy.to_str().ok_or_else(|| StoreError::new("its path is not UTF-8"))?;
+        let name = copy.to_str().ok_or_else(|| StoreError::new("the path of the copy is not UTF-8"))?;
         crash_point::before("store: save what is open");
         sql.execute("VACUUM INTO ?1", [name]).map_err(StoreError::from)?;
         crash_point::after("store: save what is open");
@@ -205,11 +204,13 @@ impl OpenFile {
             // In another journal mode no reader creates a log beside the file either.
             Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
                 Ok(()) => {}
-                Err(error) => tracing::debug!(%error, "another program reads the database; its log stays"),
+                Err(error) => {
+                    tracing::debug!(%error, "log not removed: another program is reading the database")
+                }
             },
-            Ok(false) => tracing::warn!("another program reads the database; its log stays beside it"),
+            Ok(false) => tracing::warn!("log not moved into the database: another program is reading it"),
             Err(error) => {
-                tracing::warn!(%error, "the log could not be moved into the database; it stays beside it");
+                tracing::warn!(%error, "the log could not be moved into the database");
             }
         }
     }
@@ -226,7 +227,7 @@ impl OpenFile {
             Ok(true) => CHECKPOINT_BYTES,
             Ok(false) => self.log_size() + RETRY_BYTES,
             Err(error) => {
-                tracing::warn!(%error, "the database's log could not be moved into its file");
+                tracing::warn!(%error, "checkpoint of the database failed");
                 self.log_size() + RETRY_BYTES
             }
         };

@@ -67,7 +67,7 @@ fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
         // SQLite treats an empty file as a new database and discards the log beside it.
         return match size_of(wal)? {
             0 => Ok(()),
-            left => Err(damaged(format!("it is empty, but {} beside it holds {left} bytes", wal.display()))),
+            left => Err(damaged(format!("the file is empty, but {} contains {left} bytes", wal.display()))),
         };
     }
     let has_log = wal.exists();
@@ -99,7 +99,7 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
         .and_then(|file| file.take(SMALLEST_PAGE as u64).read_to_end(&mut start))
         .map_err(place)?;
     if start.len() < SMALLEST_PAGE || !start.starts_with(b"SQLite format 3\0") {
-        return Err(damaged("it does not begin as a database does"));
+        return Err(damaged("the file does not start with a SQLite header"));
     }
     let page = match u16::from_be_bytes([start[16], start[17]]) {
         1 => 65_536,
@@ -108,7 +108,7 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     if has_log || page == 0 || size_of(path)? % page == 0 {
         Ok(())
     } else {
-        Err(damaged("its end was cut off"))
+        Err(damaged("the file is truncated"))
     }
 }
 
@@ -313,8 +313,8 @@ mod tests {
         let copy =
             Connection::open(dir.path().join(format!("ostler.backup-v{}.db", MIGRATIONS.len()))).unwrap();
         let kept: i64 = copy.query_row("SELECT generation FROM registry", [], |row| row.get(0)).unwrap();
-        assert_eq!(kept, 7, "the copy holds what was there before");
-        assert!(copy.prepare("SELECT x FROM extra").is_err(), "the copy was made before the migration");
+        assert_eq!(kept, 7, "rows are in the copy");
+        assert!(copy.prepare("SELECT x FROM extra").is_err(), "the copy has the old schema");
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
         next.push(("9999_bad", "CREATE TABLE registry (y)"));
         let said = apply(&sql, None, &next).unwrap_err().to_string();
         assert!(said.contains("9999_bad"), "{said}");
-        assert_eq!(schema_of(&sql), before, "the schemas in between were left");
+        assert_eq!(schema_of(&sql), before, "an intermediate schema was left");
         let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 1);
     }

@@ -254,7 +254,7 @@ mod tests {
         let mirror = Mirror::Directory(dir.path().to_owned());
         mirror.write(&record(3)).unwrap();
         drop(mirror.prepare_generation(4).unwrap());
-        assert_eq!(mirror.read().unwrap(), Some(record(3)), "an abandoned change is in the mirror");
+        assert_eq!(mirror.read().unwrap(), Some(record(3)), "an abandoned change was written to the mirror");
         mirror.prepare_generation(4).unwrap().unwrap().publish().unwrap();
         assert_eq!(mirror.read().unwrap(), Some(record(4)));
         assert!(mirror.prepare_generation(4).unwrap().is_none());

@@ -133,34 +133,34 @@ impl ErrorKind {
 
     fn what(self) -> &'static str {
         match self {
-            Self::Mirror => "cannot write the instance's mirror file",
+            Self::Mirror => "cannot write the mirror file of the registry's identity",
             Self::Full
             | Self::Io
             | Self::ReadOnly
             | Self::CannotOpen
             | Self::Damaged
             | Self::Replaced
-            | Self::Other => "the registry's database cannot be used right now",
+            | Self::Other => "the registry's database is not usable at present",
         }
     }
 
     fn advice(self) -> &'static str {
         match self {
             Self::Full => ". Free some disk space; nothing was changed",
-            Self::Io => ". The disk is full or failing: look at `df` and at the kernel's log",
+            Self::Io => ". The disk is full or failing: check `df` and the kernel log",
             Self::ReadOnly => ". Make the data directory writable; nothing was changed",
             Self::CannotOpen => {
-                ". The disk is full, or the data directory closed to ostler: look at `df` and at its owner and mode"
+                ". The disk is full, or ostler may not access the data directory: check `df`, and its owner and mode"
             }
             Self::Damaged => {
-                ". The file is damaged, or its disk failing: look at the kernel's log, and start ostler again; it then \
-                 looks at every page, and says what to do"
+                ". The file is damaged, or its disk is failing. Check the kernel log, then restart ostler: it checks \
+                 every page and reports what to do"
             }
             Self::Mirror => ". Nothing was changed",
             Self::Replaced => {
-                ". Nothing is written any more, because it would be lost at the next start. The log says whether the open \
-                 database was saved as `ostler.rescued-*.db` in the data directory. If it was, stop ostler, put that copy \
-                 in the place of ostler.db, with no ostler.db-wal and ostler.db-shm beside it, and start"
+                ". Changes are refused, because the next start would lose them. The log shows whether the open \
+                 database was saved as `ostler.rescued-*.db` in the data directory. If so, stop ostler, replace \
+                 ostler.db by that copy, move ostler.db-wal and ostler.db-shm away, and start ostler"
             }
             Self::Other => "",
         }
@@ -170,12 +170,12 @@ impl ErrorKind {
 /// Returns advice for a file that cannot be used.
 pub(crate) fn advice_for(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::StorageFull {
-        "Free some disk space; nothing was changed"
+        "Free some disk space"
     } else if error.kind() == io::ErrorKind::InvalidData {
-        "Its content is damaged: put back the one that belongs to this database, or move it away; the next start \
-         writes it anew from the database"
+        "Its content is damaged: restore the file that belongs to this database, or move it away; the next start \
+         then writes it again from the database"
     } else if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
-        "The disk is failing: look at the kernel's log"
+        "The disk is failing: check the kernel log"
     } else {
         "Check that the directory exists and is writable"
     }
@@ -202,11 +202,11 @@ impl StoreError {
 
     /// A statement panicked, or the lanes ended before it ran.
     fn unanswered() -> Self {
-        Self::new("a statement got no answer, and the log says why")
+        Self::new("a statement was not completed; the log shows the cause")
     }
 
     fn closed() -> Self {
-        Self::new("it was closed")
+        Self::new("the database is closed")
     }
 }
 
@@ -232,9 +232,9 @@ pub enum OpenError {
     },
     /// The database was written by a later version.
     #[error(
-        "{path} has schema version {version}, and this ostler knows only {known}: it was written by a newer \
-         one. Install that version again, or restore a backup: put `ostler.backup-v{known}.db` in its place, with no \
-         ostler.db-wal and ostler.db-shm beside it"
+        "{path} has schema version {version}, but this version of ostler supports only {known}: a newer version \
+         wrote it. Install that version again, or restore a backup: replace the file by \
+         `ostler.backup-v{known}.db`, and move ostler.db-wal and ostler.db-shm away"
     )]
     Newer {
         /// Path of the database.
@@ -246,10 +246,9 @@ pub enum OpenError {
     },
     /// The database is damaged.
     #[error(
-        "{path} is damaged ({found}). It was left untouched. Stop ostler, copy the file somewhere safe, then \
-         put a backup in its place (any `ostler.backup-*.db` beside it), or move it away and start: \
-         the running containers can then be taken back with `ostler adopt --all`. In both cases move ostler.db-wal and \
-         ostler.db-shm away too: they belong to the damaged file"
+        "{path} is damaged ({found}). Nothing was changed. Stop ostler and move the file, ostler.db-wal and \
+         ostler.db-shm to a safe place. Then restore a backup (copy any `ostler.backup-*.db` to that path), or start \
+         without a database and adopt the running containers with `ostler adopt --all`"
     )]
     Damaged {
         /// Path of the database.
@@ -259,10 +258,9 @@ pub enum OpenError {
     },
     /// The write-ahead log beside the file belongs to another database.
     #[error(
-        "{wal} does not belong to {path} ({found}): the database was replaced, and the log of the one before still lies \
-         beside it. Nothing was changed. If you have put a copy in its place, move ostler.db-wal and ostler.db-shm away \
-         (keep them) and start again: the copy is then used as it is. If you want what was there before, put the former \
-         ostler.db back beside its log",
+        "{wal} does not belong to {path} ({found}): the database was replaced, but the log of the previous one was \
+         left. Nothing was changed. To use the copy, move ostler.db-wal and ostler.db-shm away (keep them) and start \
+         again. To use the previous database, move the previous ostler.db back beside its log",
         wal = log::log_of(path).display()
     )]
     ForeignLog {
@@ -273,16 +271,16 @@ pub enum OpenError {
     },
     /// The file is a database of another program.
     #[error(
-        "{path} is a database of another program. Choose another data directory with --data-dir. If it was \
-         ostler's, it is damaged: put a backup in its place (any `ostler.backup-*.db` beside it), with no \
-         ostler.db-wal and ostler.db-shm beside it"
+        "{path} is a database of another program. Choose another data directory with `--data-dir`. If it was \
+         ostler's database, it is damaged: restore a backup (any `ostler.backup-*.db`), and move ostler.db-wal and \
+         ostler.db-shm away"
     )]
     NotOurs {
         /// Path of the database.
         path: PathBuf,
     },
     /// The backup before a migration failed; nothing was migrated.
-    #[error("the database was not migrated, because it could not be copied to {copy} first: {found}")]
+    #[error("the database was not migrated, because the backup to {copy} failed: {found}")]
     Backup {
         /// Path the backup was to be written to.
         copy: PathBuf,
@@ -290,7 +288,7 @@ pub enum OpenError {
         found: String,
     },
     /// A migration failed and was rolled back.
-    #[error("migration {name} failed and was rolled back: {found}. Please report this")]
+    #[error("migration {name} failed and was rolled back: {found}. Report this as a bug")]
     Migration {
         /// Name of the migration.
         name: String,
@@ -377,10 +375,10 @@ impl Store {
     ///
     /// # Panics
     /// If the database in memory cannot be read.
-    #[expect(clippy::expect_used, reason = "a database in memory has nothing that could fail")]
+    #[expect(clippy::expect_used, reason = "a database in memory cannot fail here")]
     pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
         let writer = disk.lock();
-        writer.load_roster().expect("a database in memory can be read");
+        writer.load_roster().expect("a database in memory is readable");
         let (feed, passing, roster) = writer.surroundings();
         drop(writer);
         let lanes = Lanes::Staged { writer: Arc::clone(&disk.writer), stage };
@@ -550,7 +548,10 @@ fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let mode: String =
         sql.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(damaged)?;
     if mode != "wal" {
-        return Err(StoreError::new(format!("the file system allows no WAL, only `{mode}`")).into());
+        return Err(StoreError::new(format!(
+            "the file system does not support WAL, only journal mode `{mode}`"
+        ))
+        .into());
     }
     sql.pragma_update(None, "synchronous", "FULL").map_err(StoreError::from)?;
     Ok(furnish(sql)?)

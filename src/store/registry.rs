@@ -149,7 +149,7 @@ impl Store {
                     params![instance, at],
                 )?;
                 if became > 0 {
-                    let why = json!({ "reason": format!("took over the identity {instance}") });
+                    let why = json!({ "reason": format!("adopted the identity of instance {instance}") });
                     tx.tell(at, EventKind::RegistryRecovering, None, why, None)?;
                 }
                 Ok(became > 0)

@@ -71,7 +71,7 @@ pub(super) fn texts<T: AsRef<str>>(texts: &[T]) -> Rc<Vec<Value>> {
 
 /// Unwraps a parsed enum column; the error names the column and the unknown value.
 pub(super) fn word<T>(column: &str, found: &str, parsed: Option<T>) -> rusqlite::Result<T> {
-    parsed.ok_or_else(|| conversion(format!("column {column} holds `{found}`")))
+    parsed.ok_or_else(|| conversion(format!("column {column} contains the unknown value `{found}`")))
 }
 
 pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {

@@ -290,7 +290,7 @@ impl Store {
                     let told = json!({
                         "token_id": held.id,
                         "prefix": held.prefix,
-                        "evidence": "the registry was restored, and its running process holds this token",
+                        "evidence": "the registry was restored, and the running agent uses this token",
                     });
                     tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
                 }

@@ -1140,7 +1140,7 @@ fn bring_back(
         .execute(params![id, name.as_str()])?;
     let with = along.map(|(with, _)| with);
     let reason = removed_parent(tx.sql, id)?
-        .map(|parent| format!("its parent `{parent}` is removed: it is at the top of the tree now"));
+        .map(|parent| format!("its parent `{parent}` is removed, so it is now a root of the tree"));
     let change = StatusChange {
         workspace: id,
         cause: Cause::Undelete,
@@ -1190,7 +1190,7 @@ fn return_below(
         tx.sql
             .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
             .execute([row.id, parent])?;
-        let told = json!({ "parent_id": parent, "reason": "its parent was undeleted: it is below it again" });
+        let told = json!({ "parent_id": parent, "reason": "its parent was undeleted, so it was moved back below it" });
         tx.tell(at, EventKind::Updated, Some(row.id), told, None)?;
         place.returned.push(row.name);
     }

@@ -323,7 +323,7 @@ impl Old {
                 Err(error) => {
                     refused += 1;
                     let words = error.to_string();
-                    section.expect(advises(&words) && !words.contains("put a backup in its place"), || {
+                    section.expect(advises(&words) && !words.contains("restore a backup"), || {
                         format!("with {spare} pages of room the refusal gives the wrong advice: {words}")
                     });
                     // Checking it takes disk space, too.

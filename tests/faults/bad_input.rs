@@ -240,7 +240,7 @@ fn a_start_on_a_full_disk_takes_nothing_for_damaged() {
     let filling = fill(&site.data_dir());
     let assert_told = |why: &str| {
         assert!(why.contains("disk is full") || why.contains("Free some disk space"), "{why}");
-        assert!(!why.contains("damaged") && !why.contains("report this"), "{why}");
+        assert!(!why.contains("damaged") && !why.contains("Report this"), "{why}");
     };
     assert_told(&site.try_serve().expect_err("a registry was made on a full disk"));
     fs::remove_file(filling).unwrap();

@@ -141,7 +141,7 @@ async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
             let said = said.to_string();
             assert!(said.contains(path.to_str().unwrap()), "{damage}: {said}");
             assert!(
-                said.contains("put a backup in its place") && said.contains("ostler.db-wal"),
+                said.contains("restore a backup") && said.contains("ostler.db-wal"),
                 "{damage}: does not say how to go on: {said}"
             );
         }
@@ -499,7 +499,7 @@ async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
     let before = content(&disk.data());
     let said = refused(&disk.data(), "although the disk allows nothing").to_string();
     assert!(!said.contains("damaged") && !said.contains("backup"), "{said}");
-    assert!(said.contains("look at `df`"), "{said}");
+    assert!(said.contains("check `df`"), "{said}");
     assert_eq!(content(&disk.data()), before);
     fs::remove_file(ballast).unwrap();
     assert!(Store::open(&disk.data()).unwrap().workspace(id).await.unwrap().is_some());

@@ -89,7 +89,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     std::fs::remove_file(room).unwrap();
 
     let said = Store::open(&disk.data()).err().expect("it was migrated without a copy").to_string();
-    assert!(said.contains("could not be copied") && said.contains("Free some disk space"), "{said}");
+    assert!(said.contains("the backup to") && said.contains("Free some disk space"), "{said}");
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a copy");
     let copy = disk.data().join("ostler.backup-v1.db");
     assert!(!copy.exists(), "half a copy was left");

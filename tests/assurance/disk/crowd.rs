@@ -96,7 +96,8 @@ impl Ledger {
     /// Records a refusal; returns what it says about the change.
     fn refuse(&mut self, error: &StoreError) -> Fate {
         let said = error.to_string();
-        let fate = if said.contains("nothing was changed") { Fate::Refused } else { Fate::Open };
+        let fate =
+            if said.to_lowercase().contains("nothing was changed") { Fate::Refused } else { Fate::Open };
         if !advises(&said) {
             self.strange.push(format!("a refusal says not what to do: {said}"));
         }
@@ -107,7 +108,7 @@ impl Ledger {
 
 /// Whether a message says what to do next.
 pub(crate) fn advises(said: &str) -> bool {
-    ["Free some disk space", "look at `df`", "Make the data directory writable", "Look at the disk's health"]
+    ["Free some disk space", "check `df`", "Make the data directory writable", "Look at the disk's health"]
         .iter()
         .any(|advice| said.contains(advice))
 }

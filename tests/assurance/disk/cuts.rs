@@ -259,7 +259,7 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
             if !damage.may_refuse {
                 outcome.wrong.push(format!("{what}: refused, although a crash leaves just that: {said}"));
             }
-            if !advises(&said) && !said.contains("put a backup in its place") {
+            if !advises(&said) && !said.contains("restore a backup") {
                 outcome.wrong.push(format!("{what}: the refusal says not what to do: {said}"));
             }
             if bytes_of(data) != before {

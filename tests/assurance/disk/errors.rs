@@ -174,8 +174,8 @@ fn open_unreadable(
         }
         Err(error) => {
             let said = error.to_string();
-            let explains = advises(&said) || said.contains("kernel's log");
-            section.expect(explains && !said.contains("put a backup in its place"), || {
+            let explains = advises(&said) || said.contains("kernel log");
+            section.expect(explains && !said.contains("restore a backup"), || {
                 format!("a failing disk is not what the message blames: {said}")
             });
             false

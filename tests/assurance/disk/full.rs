@@ -120,7 +120,7 @@ fn open_on_full(section: &mut Section, data: &Path, when: &str) {
             section.count("of them refused, with a message", 1);
             let said = error.to_string();
             let blames = advises(&said) || said.contains("Free some disk space");
-            section.expect(blames && !said.contains("put a backup in its place"), || {
+            section.expect(blames && !said.contains("restore a backup"), || {
                 format!("{when}: a good database on a full disk is refused with the wrong advice: {said}")
             });
             section.expect(bytes_of(data) == before, || format!("{when}: refused, and yet written to"));
