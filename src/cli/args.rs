@@ -199,7 +199,7 @@ pub struct CreateArgs {
     /// Register an agent that runs elsewhere; no container is created
     #[arg(long, conflicts_with_all = ["image", "env", "env_file", "dir", "config_file", "command"])]
     pub external: bool,
-    /// URL at which the external agent is reached, such as http://192.168.1.7:8000
+    /// URL at which the external agent is reached, such as `http://192.168.1.7:8000`
     #[arg(long, requires = "external")]
     pub url: Option<String>,
     /// The agent polls for its messages: they are stored until then instead of being sent to a URL

@@ -100,7 +100,7 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
             (workspace.last_error_rate > 0.0).then(|| format!("{:.0} %", workspace.last_error_rate * 100.0)),
         ),
         (
-            "wedged",
+            "stalled",
             workspace.wedged_since.as_deref().map(|since| format!("since {}", text::local_and_age(since))),
         ),
         ("refused", refused(&workspace.fields_refused)),
