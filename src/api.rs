@@ -520,7 +520,7 @@ pub struct Child {
     pub name: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "signature required by serde")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }

@@ -242,13 +242,13 @@ mod tests {
         let (stuck, quick) = (listening.writing(&clock), listening.writing(&clock));
         go_to(604_000);
         drop(quick);
-        assert_eq!(spell(), Duration::from_secs(604), "a store that takes a moment");
+        assert_eq!(spell(), Duration::from_secs(604), "a short write does not reset the windows");
         go_to(900_000);
-        assert_eq!(spell(), Duration::ZERO, "a store that hangs");
+        assert_eq!(spell(), Duration::ZERO, "a hanging write resets the windows");
         drop(stuck);
         assert_eq!(spell(), Duration::ZERO);
         go_to(960_000);
-        assert_eq!(spell(), MINUTE, "the windows start over when it gets on");
+        assert_eq!(spell(), MINUTE, "the windows start over when the write completes");
     }
 
     #[test]
@@ -258,12 +258,12 @@ mod tests {
             listening.observe(WALL + Duration::from_millis(awake), Awake(awake));
             listening.number()
         };
-        assert_eq!(number_at(600_000), 0, "no tick was announced");
+        assert_eq!(number_at(600_000), 0, "without an announced tick nothing is overdue");
         listening.expect_tick(Awake(610_000));
-        assert_eq!(number_at(615_000), 0, "a busy machine");
-        assert_eq!(number_at(1_200_000), 1, "stopped for ten minutes");
+        assert_eq!(number_at(615_000), 0, "within the allowed lateness");
+        assert_eq!(number_at(1_200_000), 1, "overdue by ten minutes");
         assert_eq!(listening.spell(Awake(1_200_000)), Duration::ZERO);
-        assert_eq!(number_at(1_201_000), 1, "the same stop");
+        assert_eq!(number_at(1_201_000), 1, "the same delay counts once");
         listening.expect_tick(Awake(1_210_000));
         assert_eq!(number_at(1_209_000), 1);
     }
@@ -274,8 +274,16 @@ mod tests {
         let later = Awake(60_000);
         assert_eq!(listening.lasted(WALL - MINUTE * 60, WALL + MINUTE, later), MINUTE);
         assert_eq!(listening.lasted(WALL + MINUTE / 2, WALL + MINUTE, later), MINUTE / 2);
-        assert_eq!(listening.lasted(WALL + MINUTE * 9, WALL + MINUTE, later), MINUTE, "set back since");
-        assert_eq!(listening.lasted(WALL + MINUTE + JUMP, WALL + MINUTE, later), Duration::ZERO, "adjusted");
+        assert_eq!(
+            listening.lasted(WALL + MINUTE * 9, WALL + MINUTE, later),
+            MINUTE,
+            "the clock was set back after the timestamp"
+        );
+        assert_eq!(
+            listening.lasted(WALL + MINUTE + JUMP, WALL + MINUTE, later),
+            Duration::ZERO,
+            "a timestamp slightly in the future counts as now"
+        );
     }
 
     #[test]
@@ -287,9 +295,9 @@ mod tests {
         };
         assert_eq!(number_at(WALL + MINUTE, Awake(60_000)), 0);
         assert_eq!(listening.spell(Awake(60_000)), MINUTE);
-        assert_eq!(number_at(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min");
+        assert_eq!(number_at(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min starts an epoch");
         assert_eq!(listening.spell(Awake(61_000)), Duration::ZERO);
-        assert_eq!(number_at(WALL, Awake(62_000)), 2, "a clock set back");
+        assert_eq!(number_at(WALL, Awake(62_000)), 2, "a clock set back starts an epoch");
         listening.interrupted(Awake(70_000));
         assert_eq!(listening.spell(Awake(70_000)), Duration::ZERO);
     }

@@ -386,7 +386,7 @@ impl SizeOfBody for Response<Body> {
 /// A response body whose request is in flight until it is dropped.
 struct Guarded {
     body: Body,
-    #[expect(dead_code, reason = "held until the body is dropped")]
+    #[expect(dead_code, reason = "never read: dropping it with the body releases the slot")]
     guard: Entry,
     /// Bound to every piece: a server drops the body once it has taken all of it, long before a slow client has
     /// received it.
@@ -437,10 +437,10 @@ mod tests {
         let admission = Admission::default();
         let held: Vec<_> = (0..MESSAGES).map(|_| admission.enter(ONE, Class::Message).unwrap()).collect();
         assert_eq!(admission.enter(ONE, Class::Message).err(), Some(Refusal::Requests(MESSAGES)));
-        assert!(admission.enter(ONE, Class::Other).is_ok(), "messages do not use up what others have");
+        assert!(admission.enter(ONE, Class::Other).is_ok(), "messages do not count against other requests");
         assert!(admission.enter(OTHER, Class::Message).is_ok());
         drop(held);
-        assert!(admission.lock().by_owner.is_empty(), "nothing is remembered of what is over");
+        assert!(admission.lock().by_owner.is_empty(), "finished requests leave no entry");
         assert_eq!(admission.lock().messages, 0);
     }
 

@@ -258,9 +258,9 @@ mod tests {
         }
         let own = |range: std::ops::Range<u128>| range.map(|number| waiting(1, number));
         let expected: Vec<_> = own(0..1).chain([waiting(2, 0), waiting(3, 0)]).chain(own(1..8)).collect();
-        assert_eq!(begun, expected, "in turn, and of one no more than its share");
+        assert_eq!(begun, expected, "workspaces take turns, each up to its share");
         turns.add(waiting(4, 0));
-        assert_eq!(turns.begin(), Some(waiting(4, 0)), "nobody waits for the one that has its share");
+        assert_eq!(turns.begin(), Some(waiting(4, 0)), "a workspace at its share does not delay others");
         for one in begun.into_iter().chain([waiting(4, 0)]) {
             turns.end(one.workspace);
         }
@@ -270,9 +270,6 @@ mod tests {
         );
         turns.end(waiting(1, 8).workspace);
         turns.end(waiting(1, 9).workspace);
-        assert!(
-            turns.running.is_empty() && turns.waiting.is_empty(),
-            "nothing is remembered of what is over"
-        );
+        assert!(turns.running.is_empty() && turns.waiting.is_empty(), "finished delegations leave no entry");
     }
 }

@@ -121,16 +121,16 @@ mod tests {
     fn a_burst_passes_and_then_what_comes_back() {
         let (clock, limiter) = limiter(2, 5);
         let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
-        assert_eq!(passed, 5, "the burst");
-        assert_eq!(limiter.check(1), Err(1), "half a second is told as a whole one");
+        assert_eq!(passed, 5, "only the burst passes");
+        assert_eq!(limiter.check(1), Err(1), "half a second is rounded up to one");
         clock.advance(Duration::from_millis(499));
         assert_eq!(limiter.check(1), Err(1));
         clock.advance(Duration::from_millis(1));
         assert_eq!(limiter.check(1), Ok(()));
-        assert_eq!(limiter.check(1), Err(1), "one came back, not two");
+        assert_eq!(limiter.check(1), Err(1), "only one token was refilled");
         clock.advance(Duration::from_hours(1));
         let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
-        assert_eq!(passed, 5, "a silence fills the bucket and no more");
+        assert_eq!(passed, 5, "idle time refills the bucket up to the burst");
     }
 
     #[test]
@@ -158,8 +158,11 @@ mod tests {
         let most = Duration::from_millis(500);
         let mut waits = std::iter::repeat_with(|| limiter.pace(1, most).as_millis());
         assert_eq!(waits.by_ref().take(8).collect::<Vec<_>>(), [0, 0, 0, 100, 200, 300, 400, 500]);
-        assert!(waits.by_ref().take(1000).all(|wait| wait == 500), "however many there are");
-        assert_eq!(limiter.pace(2, most), Duration::ZERO, "another key does not wait");
+        assert!(
+            waits.by_ref().take(1000).all(|wait| wait == 500),
+            "the wait is capped for any number of requests"
+        );
+        assert_eq!(limiter.pace(2, most), Duration::ZERO, "another key is not delayed");
         clock.advance(Duration::from_secs(1));
         assert_eq!(limiter.pace(1, most), Duration::ZERO);
     }
@@ -172,6 +175,6 @@ mod tests {
             clock.advance(Duration::from_millis(1));
         }
         let held = limiter.buckets.lock().unwrap().full_at.len();
-        assert!(held <= 2048, "{held} keys are held, though each was full after a second");
+        assert!(held <= 2048, "{held} keys are kept, although each bucket is full after a second");
     }
 }

@@ -911,7 +911,7 @@ mod tests {
         asked: Arc<Notify>,
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test's own task")]
+    #[expect(clippy::disallowed_methods, reason = "task of a test")]
     fn start(limits: ConnectionLimits) -> Server {
         let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = Router::new()
@@ -964,7 +964,7 @@ mod tests {
                     return before;
                 }
                 let count = self.0.read_buf(&mut heard).await.unwrap();
-                assert!(count > 0, "the connection ended before {text:?} came; it said: {before}");
+                assert!(count > 0, "the connection ended before {text:?} was received; received: {before}");
             }
         }
 
@@ -988,7 +988,7 @@ mod tests {
             peer.send("x-drip: 1\r\n").await;
         }
         server.clock.advance(Duration::from_secs(5));
-        assert_eq!(peer.ends().await, "", "cut after 75 s, without an answer");
+        assert_eq!(peer.ends().await, "", "closed after 75 s without a response");
     }
 
     #[tokio::test]
@@ -1005,7 +1005,7 @@ mod tests {
             server.clock.advance(Duration::from_secs(30));
             tokio::task::yield_now().await;
         }
-        assert_eq!(peer.ends().await, "", "silent for longer, it is cut");
+        assert_eq!(peer.ends().await, "", "closed after a longer silence");
     }
 
     #[tokio::test]
@@ -1035,11 +1035,14 @@ mod tests {
 
         let mut peer = Peer::new(&server).await;
         peer.send(&format!("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: {}", "a".repeat(HEAD))).await;
-        assert!(peer.ends().await.starts_with("HTTP/1.1 431"), "one that is just too large gets the answer");
+        assert!(
+            peer.ends().await.starts_with("HTTP/1.1 431"),
+            "a head slightly over the limit gets a response"
+        );
 
         let mut peer = Peer::new(&server).await;
         peer.send(&format!("GET /peer HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-many: 1\r\n".repeat(150))).await;
-        assert!(peer.ends().await.starts_with("HTTP/1.1 431"), "too many headers are too large too");
+        assert!(peer.ends().await.starts_with("HTTP/1.1 431"), "too many headers get 431 too");
     }
 
     #[tokio::test]
@@ -1056,7 +1059,7 @@ mod tests {
         assert_eq!(
             first.ends().await,
             "",
-            "the oldest without a token ends, although it was answered before"
+            "the oldest connection without a token is evicted, although it got a response before"
         );
         for peer in [&mut second, &mut third, &mut fourth] {
             peer.ask("/peer").await;
@@ -1083,7 +1086,7 @@ mod tests {
         next.hears("127.0.0.1").await;
         next.ask("/known").await;
         next.hears("known").await;
-        assert_eq!(busy.remove(0).ends().await, "", "the oldest request of the workspace's own ends");
+        assert_eq!(busy.remove(0).ends().await, "", "the workspace's own oldest request is evicted");
         server.go.notify_one();
         busy.remove(0).hears("done").await;
     }
@@ -1112,7 +1115,7 @@ mod tests {
 
     /// Returns a table of slots and a function that takes a slot: from an address, and with the token of a workspace,
     /// if one is given.
-    #[expect(clippy::type_complexity, reason = "a closure's type has no shorter name")]
+    #[expect(clippy::type_complexity, reason = "the type of a closure cannot be named shorter")]
     fn slots(limits: ConnectionLimits) -> (Arc<Slots>, impl Fn(&str, Option<u128>) -> (Slot, bool)) {
         let slots = Slots::new(limits);
         let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&slots));
@@ -1137,14 +1140,10 @@ mod tests {
     fn connections_without_a_token_are_counted_by_address() {
         let (table, take) = slots(ConnectionLimits { per_address: 2, ..LIMITS });
         let held = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1"].map(|ip| take(ip, None).0);
-        assert_eq!(
-            held.each_ref().map(is_evicted),
-            [true, false, false],
-            "one address, however it is written"
-        );
+        assert_eq!(held.each_ref().map(is_evicted), [true, false, false], "both notations are one address");
         let held6 =
             ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::3"].map(|ip| take(ip, None).0);
-        assert_eq!(held6.each_ref().map(is_evicted), [true, false, false, false], "a host has a whole /64");
+        assert_eq!(held6.each_ref().map(is_evicted), [true, false, false, false], "a /64 counts as one host");
         drop((held, held6));
         let taken = table.lock();
         assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
@@ -1157,9 +1156,12 @@ mod tests {
         let many: Vec<_> = (0..2).map(|_| take("10.0.0.2", None).0).collect();
         let agent: Vec<_> = (0..2).map(|_| take("10.0.0.3", Some(1)).0).collect();
         let (next, evicted) = take("10.0.0.4", None);
-        assert!(evicted && is_evicted(&many[0]), "the oldest of the address that has most");
+        assert!(
+            evicted && is_evicted(&many[0]),
+            "the oldest connection of the address with the most is evicted"
+        );
         let others = [&few, &many[1], &agent[0], &agent[1], &next];
-        assert!(others.iter().all(|slot| !is_evicted(slot)), "nobody else");
+        assert!(others.iter().all(|slot| !is_evicted(slot)), "no other connection is evicted");
         drop((few, many, agent, next));
         let taken = table.lock();
         assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
@@ -1171,7 +1173,7 @@ mod tests {
         let greedy: Vec<_> = (0..3).map(|_| take("10.0.0.1", Some(1)).0).collect();
         let modest = take("10.0.0.1", Some(2)).0;
         let (third, evicted) = take("10.0.0.1", None);
-        assert!(evicted && is_evicted(&greedy[0]), "its oldest request");
+        assert!(evicted && is_evicted(&greedy[0]), "its oldest request is evicted");
         assert!(![&greedy[1], &greedy[2], &modest, &third].iter().any(|slot| is_evicted(slot)));
     }
 
@@ -1199,7 +1201,10 @@ mod tests {
         assert!(table.settled().now_or_never().is_some());
         held.push(take("10.0.0.1", None).0);
         assert_eq!(held.len(), 1 + GIVING_WAY);
-        assert!(table.settled().now_or_never().is_none(), "the next one waits in the kernel");
+        assert!(
+            table.settled().now_or_never().is_none(),
+            "the next connection waits in the kernel's backlog"
+        );
         held.remove(0);
         assert!(table.settled().now_or_never().is_some());
         drop(held);
@@ -1220,7 +1225,7 @@ mod tests {
         server.go.notify_one();
         assert!(busy.ends().await.ends_with("done"));
         server.served.await.unwrap();
-        assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+        assert!(TcpStream::connect(server.address).await.is_err(), "the address is no longer bound");
     }
 
     #[tokio::test]
@@ -1248,7 +1253,7 @@ mod tests {
                 // A machine without IPv6 has nothing to bind to.
                 Err(error) => assert!(address.is_ipv6(), "{address}: {error}"),
             }
-            assert!(bind(address, false).is_err(), "{address} belongs to nobody here");
+            assert!(bind(address, false).is_err(), "{address} is not an address of this host");
         }
     }
 
@@ -1276,7 +1281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    #[expect(clippy::disallowed_methods, reason = "a test's own task")]
+    #[expect(clippy::disallowed_methods, reason = "task of a test")]
     async fn accepting_rests_when_there_are_no_descriptors_and_not_when_a_peer_gave_up() {
         let no_descriptors = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let mut errors: VecDeque<_> = (0..7).map(|_| no_descriptors()).collect();
@@ -1302,7 +1307,8 @@ mod tests {
     impl Accept for From {
         async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
             let (stream, peer) = self.0.accept().await?;
-            let source = self.1.lock().unwrap().pop_front().expect("another source");
+            let source =
+                self.1.lock().unwrap().pop_front().expect("a source address is left for each connection");
             Ok((stream, SocketAddr::new(source, peer.port())))
         }
     }
@@ -1329,11 +1335,11 @@ mod tests {
             served.push(local.accept().await.unwrap());
         }
         let by: Vec<_> = served.iter().map(|(_, peer)| peer.ip()).collect();
-        assert_eq!(by, sources[2..], "only this host is served");
+        assert_eq!(by, sources[2..], "only connections from this host are served");
         for peer in &mut peers[..2] {
             let mut read = Vec::new();
             let _reset_is_an_end_too = peer.read_to_end(&mut read).await;
-            assert!(read.is_empty(), "another machine was answered");
+            assert!(read.is_empty(), "another machine got a response");
         }
         assert!(super::super::outbound::is_own_address("127.0.0.1".parse().unwrap()));
         assert!(!super::super::outbound::is_own_address("198.51.100.9".parse().unwrap()));

@@ -386,7 +386,7 @@ pub(super) mod tests {
             "http://[v1.x]/",
             &long,
         ] {
-            assert!(Url::parse(text).is_err(), "{text:?} was taken");
+            assert!(Url::parse(text).is_err(), "{text:?} was accepted");
         }
     }
 
@@ -485,7 +485,7 @@ pub(super) mod tests {
         assert_eq!(around.own, [ip("127.0.0.1"), ip("8.8.4.7"), ip("2a00:1450::7")]);
         assert_eq!(around.attached, [(ip("8.8.4.0"), 24), (ip("2a00:1450::"), 64)]);
         let here = SystemResolver.surroundings();
-        assert!(here.own.contains(&ip("127.0.0.1")), "this machine has its loopback: {here:?}");
+        assert!(here.own.contains(&ip("127.0.0.1")), "the loopback address is missing: {here:?}");
     }
 
     #[tokio::test]
@@ -500,13 +500,13 @@ pub(super) mod tests {
         }));
         tokio::select! {
             biased;
-            _ = &mut first => panic!("it has not ended"),
+            _ = &mut first => panic!("the lookup has not ended"),
             begun = has_begun => begun.unwrap(),
         }
         drop(first);
-        assert_eq!(PLACES.available_permits(), 0, "the busy thread's place was given away");
+        assert_eq!(PLACES.available_permits(), 0, "the permit of the busy thread was released");
         let mut second = Box::pin(look_up(&PLACES, || Ok(2)));
-        assert!(futures_util::poll!(&mut second).is_pending(), "it has no place");
+        assert!(futures_util::poll!(&mut second).is_pending(), "the second lookup must wait for a permit");
         end.send(()).unwrap();
         assert_eq!(second.await.unwrap(), 2);
     }

@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(told.iter().filter(|told| **told).count(), 1, "{told:?}");
         assert!(told[2], "{told:?}");
         refusals.forget(id);
-        assert!(!refusals.count(id), "it begins again after a success");
+        assert!(!refusals.count(id), "the count restarts after a success");
     }
 
     #[test]

@@ -194,7 +194,7 @@ mod tests {
         match ended {
             Ended::Answered(text) => (true, text),
             Ended::Failed(why) => (false, why),
-            Ended::Queued => panic!("an answer is never queued"),
+            Ended::Queued => panic!("unexpected queued result"),
         }
     }
 
@@ -230,7 +230,7 @@ mod tests {
         for piece in answer.as_bytes().chunks(1000) {
             gist.add(piece);
         }
-        assert!(gist.kept.capacity() <= 2 * KEPT_BYTES, "more is in memory than may be");
+        assert!(gist.kept.capacity() <= 2 * KEPT_BYTES, "more memory is used than allowed");
         words(told(StatusCode::OK, &gist))
     }
 
@@ -251,7 +251,7 @@ mod tests {
                 cut(text, 100)
             );
             let failed = written(&json!({ "result": { "parts": parts, "status": { "state": "failed" } } }));
-            assert!(!said(&failed).0, "what comes after the text is read");
+            assert!(!said(&failed).0, "the state after the text was not read");
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
             let (well, text) = said(&late);
             assert!(well && text.starts_with(CUT), "shift {shift}");
         }
-        assert!(!said(&"<html>".repeat(20_000)).0, "no answer of an agent");
+        assert!(!said(&"<html>".repeat(20_000)).0, "not a response of an agent");
     }
 
     #[test]

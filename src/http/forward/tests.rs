@@ -58,7 +58,7 @@ impl Caller {
                     return text;
                 }
             }
-            assert!(self.0.read_buf(&mut heard).await.unwrap() > 0, "the request broke off: {text}");
+            assert!(self.0.read_buf(&mut heard).await.unwrap() > 0, "the request ended early: {text}");
         }
     }
 
@@ -228,7 +228,7 @@ async fn an_answer_of_http_1_0_is_passed_on_as_http_1_1() {
         caller.says("HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nhello").await;
     });
     let answer = answer.unwrap();
-    assert_eq!(answer.version(), Version::HTTP_11, "in 1.0, a cut answer ends as a whole one does");
+    assert_eq!(answer.version(), Version::HTTP_11, "in HTTP/1.0 a truncated response looks complete");
     assert_eq!(whole(answer).await.unwrap(), "hello");
 }
 
@@ -250,7 +250,7 @@ async fn a_message_is_unsent_when_no_byte_of_it_was_written() {
         caller.reads().await;
     });
     let error = answer.unwrap_err();
-    assert!(!error.is_unsent(), "it was read, and would be sent a second time: {error}");
+    assert!(!error.is_unsent(), "the agent has read the message, so it must not be sent again: {error}");
 }
 
 #[tokio::test]
@@ -414,7 +414,7 @@ async fn a_message_that_may_have_been_read_is_not_sent_again() {
     let ((), error) = tokio::join!(serve, ask);
     assert!(matches!(error, ForwardError::Broken(_)), "{error}");
     let again = poll_fn(|cx| Poll::Ready(agent.0.poll_accept(cx).is_ready())).await;
-    assert!(!again, "it was tried on another connection");
+    assert!(!again, "the message was sent again on another connection");
 }
 
 #[tokio::test]
@@ -426,7 +426,7 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
     let caller = {
         let mut asking = pin!(forwarder.forward(&target, &message, &limits));
         tokio::select! {
-            answer = &mut asking => panic!("nothing was answered: {answer:?}"),
+            answer = &mut asking => panic!("unexpected response: {answer:?}"),
             caller = async {
                 let mut caller = agent.accepts().await;
                 caller.reads().await;
@@ -656,7 +656,7 @@ async fn an_https_agent_has_to_prove_its_name() {
         });
         match answer {
             Ok(answer) => {
-                assert!(proves, "{name} was believed");
+                assert!(proves, "the certificate was accepted for {name}");
                 assert_eq!(whole(answer).await.unwrap(), "hello");
             }
             Err(error) => assert!(!proves && error.to_string().contains(name), "{name}: {error}"),
@@ -684,7 +684,7 @@ fn a_whole_message_stays_the_same_bytes() {
         r#"{"jsonrpc":"2.0","id":0,"method":"x"}"#,
     ] {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
-        let same = complete_message(&bytes, || panic!("{text} lacks nothing")).unwrap();
+        let same = complete_message(&bytes, || panic!("no id is missing in {text}")).unwrap();
         assert_eq!(same.as_ptr(), bytes.as_ptr(), "{text} was copied");
         assert_eq!(same, bytes);
     }
@@ -733,9 +733,12 @@ fn what_is_no_message_is_refused() {
         "{\"method\":\"a\",\"method\":\"b\"}",
         "{\"params\":{\"message\":{}",
     ] {
-        assert!(completed(text).is_err(), "{text:?} was taken");
+        assert!(completed(text).is_err(), "{text:?} was accepted");
     }
-    assert!(complete_message(&Bytes::from_static(b"{\"a\":\"\xff\"}"), String::new).is_err(), "not UTF-8");
+    assert!(
+        complete_message(&Bytes::from_static(b"{\"a\":\"\xff\"}"), String::new).is_err(),
+        "invalid UTF-8 was accepted"
+    );
 }
 
 #[test]

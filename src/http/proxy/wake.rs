@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(take(&budget, a, b, 0), Ok(()));
         assert_eq!(take(&budget, a, b, 10 * minute), Ok(()));
         assert_eq!(take(&budget, a, b, 20 * minute), Err(40 * 60));
-        assert_eq!(take(&budget, b, a, 20 * minute), Ok(()), "another pair has its own");
+        assert_eq!(take(&budget, b, a, 20 * minute), Ok(()), "each pair has its own budget");
         assert_eq!(take(&budget, a, b, 61 * minute), Ok(()));
         let none = WakeBudget::default().begin(Some(a), b, Awake(0), 0);
         assert_eq!(none, Err(3600));
@@ -101,7 +101,7 @@ mod tests {
         for _ in 0..3 {
             budget.end(b);
         }
-        assert!(budget.begin(Some(a), b, Awake(2), 1).is_err(), "it has had its one");
-        assert_eq!(budget.begin(Some(c), b, Awake(2), 1), Ok(()), "it has had none");
+        assert!(budget.begin(Some(a), b, Awake(2), 1).is_err(), "the sender's budget is spent");
+        assert_eq!(budget.begin(Some(c), b, Awake(2), 1), Ok(()), "the other sender's budget is unused");
     }
 }

@@ -763,9 +763,14 @@ mod tests {
             let said = said(user, directory, Access::ReadWrite, None);
             assert_eq!(said.is_none(), writable, "{directory:?}: {said:?}");
         }
-        assert_eq!(said(User { uid: 0, gid: 0 }, (7, 7, 0o700), Access::ReadWrite, None), None, "root may");
-        assert_eq!(said(user, (0, 0, 0o755), Access::ReadOnly, None), None, "it may read");
-        let closed_to = said(user, (0, 0, 0o700), Access::ReadOnly, None).expect("it cannot enter");
+        assert_eq!(
+            said(User { uid: 0, gid: 0 }, (7, 7, 0o700), Access::ReadWrite, None),
+            None,
+            "root may write everywhere"
+        );
+        assert_eq!(said(user, (0, 0, 0o755), Access::ReadOnly, None), None, "others may read");
+        let closed_to =
+            said(user, (0, 0, 0o700), Access::ReadOnly, None).expect("others cannot enter the directory");
         assert!(closed_to.contains("cannot enter and read /d (mode 0700)"), "{closed_to}");
     }
 
@@ -775,17 +780,21 @@ mod tests {
         let said = |user, owner, mode, access| {
             closed(&Shared { path: "/d", owner, group: 1000, mode }, access, user, Some(1000))
         };
-        let own = said(user, 1000, 0o700, Access::ReadWrite).expect("a subordinate id is another user");
+        let own = said(user, 1000, 0o700, Access::ReadWrite).expect("a subordinate uid is a different user");
         assert!(own.contains("cannot enter and read /d") && own.contains("podman unshare chown"), "{own}");
-        let own = said(user, 1000, 0o755, Access::ReadWrite).expect("others may not write");
+        let own = said(user, 1000, 0o755, Access::ReadWrite).expect("others may not write to the directory");
         assert!(own.contains("cannot write to /d") && own.contains("/d:ro"), "{own}");
         assert_eq!(said(user, 1000, 0o755, Access::ReadOnly), None);
         assert_eq!(said(user, 1000, 0o777, Access::ReadWrite), None);
         assert_eq!(
             said(User { uid: 0, gid: 0 }, 1000, 0o700, Access::ReadWrite),
             None,
-            "its root is the user"
+            "root in the container is the user on the host"
         );
-        assert_eq!(said(user, 100_999, 0o700, Access::ReadWrite), None, "it may be that very id");
+        assert_eq!(
+            said(user, 100_999, 0o700, Access::ReadWrite),
+            None,
+            "the owner may be the container's uid"
+        );
     }
 }
