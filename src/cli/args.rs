@@ -499,7 +499,7 @@ pub struct RestartArgs {
 #[command(after_help = "\
 The volumes are kept. Files outside /configs and /workspace, such as a home directory, are moved to the trash with
 the old container. A stopped or hibernated workspace is started, together with the workspaces that were stopped
-with it. `ostler ls` marks a workspace as drifted if its settings changed since its container was created.
+with it. `ostler ls` marks a workspace as drifted if settings of its container changed since it was created.
 
 Examples:
   ostler recreate builder")]

@@ -149,7 +149,7 @@ pub(crate) fn run_in(home: &TempDir, args: &[&str], env: &[(&str, &str)], input:
     let place = home.path().to_str().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(place, "[HOME]");
     Ran {
-        code: output.status.code().expect("the binary was not ended by a signal"),
+        code: output.status.code().expect("the binary exits without a signal"),
         stdout: text(output.stdout),
         stderr: text(output.stderr),
         command: format!("ostler {}", args.join(" ")).replace(place, "[HOME]"),
