@@ -81,7 +81,7 @@ impl Bounded {
             Err(EngineError::new(
                 Trouble::TimedOut,
                 call(),
-                format!("no answer within {} s; it may still take effect", limit.as_secs()),
+                format!("no answer within {} s; the call may still take effect", limit.as_secs()),
             ))
         })
     }
@@ -90,7 +90,7 @@ impl Bounded {
 #[async_trait]
 impl Engine for Bounded {
     async fn describe(&self) -> EngineResult<EngineInfo> {
-        self.read(|| "ask the engine who it is".into(), self.engine.describe()).await
+        self.read(|| "query the engine's version".into(), self.engine.describe()).await
     }
 
     fn commands(&self) -> ServiceCommands {
@@ -98,21 +98,21 @@ impl Engine for Bounded {
     }
 
     async fn process_use(&self) -> EngineResult<Option<EngineUse>> {
-        self.read(|| "look at the engine's process".into(), self.engine.process_use()).await
+        self.read(|| "read the engine process's resource use".into(), self.engine.process_use()).await
     }
 
     async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>> {
-        let call = || format!("look at the sockets of container {}", id.short());
+        let call = || format!("list the sockets of container {}", id.short());
         self.read(call, self.engine.sockets(id, inside, published)).await
     }
 
     async fn sees_sockets(&self) -> bool {
         let look = async { Ok(self.engine.sees_sockets().await) };
-        self.read(|| "look for the engine's process".into(), look).await.unwrap_or(false)
+        self.read(|| "find the engine's process".into(), look).await.unwrap_or(false)
     }
 
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {
-        self.change(|| "end a command".into(), self.engine.end_exec(exec)).await
+        self.change(|| "end exec session".into(), self.engine.end_exec(exec)).await
     }
 
     async fn list_containers(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedContainer>> {
@@ -124,7 +124,7 @@ impl Engine for Bounded {
     }
 
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
-        self.read(|| format!("look at container {}", id.short()), self.engine.inspect_container(id)).await
+        self.read(|| format!("inspect container {}", id.short()), self.engine.inspect_container(id)).await
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId> {
@@ -158,7 +158,7 @@ impl Engine for Bounded {
     }
 
     async fn inspect_volume(&self, name: &str) -> EngineResult<InspectedVolume> {
-        self.read(|| format!("look at volume {name}"), self.engine.inspect_volume(name)).await
+        self.read(|| format!("inspect volume {name}"), self.engine.inspect_volume(name)).await
     }
 
     async fn repair_volume(&self, name: &str, owner: User) -> EngineResult<()> {
@@ -190,7 +190,7 @@ impl Engine for Bounded {
         labels: &BTreeMap<String, String>,
         isolate: bool,
     ) -> EngineResult<NetworkInfo> {
-        let call = || format!("make network {name}");
+        let call = || format!("create network {name}");
         self.change(call, self.engine.ensure_network(name, labels, isolate)).await
     }
 
@@ -203,7 +203,7 @@ impl Engine for Bounded {
     }
 
     async fn has_image(&self, image: &str) -> EngineResult<bool> {
-        self.read(|| format!("look for image {image}"), self.engine.has_image(image)).await
+        self.read(|| format!("inspect image {image}"), self.engine.has_image(image)).await
     }
 
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()> {
@@ -216,7 +216,7 @@ impl Engine for Bounded {
     }
 
     async fn disk_usage(&self) -> EngineResult<DiskUsage> {
-        self.read(|| "ask what things cost in disk".into(), self.engine.disk_usage()).await
+        self.read(|| "read disk usage".into(), self.engine.disk_usage()).await
     }
 
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
@@ -231,24 +231,24 @@ impl Engine for Bounded {
         value: Option<&str>,
         since: Option<Timestamp>,
     ) -> EngineResult<EventStream> {
-        let call = || "listen to what happens to containers".into();
+        let call = || "subscribe to container events".into();
         self.read(call, self.engine.container_events(key, value, since)).await
     }
 
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId> {
-        let call = || format!("prepare a command in container {}", id.short());
+        let call = || format!("create exec session in container {}", id.short());
         self.change(call, self.engine.create_exec(id, request)).await
     }
 
     async fn start_exec(&self, exec: &ExecId, tty: bool) -> EngineResult<Box<dyn Duplex>> {
-        self.change(|| "run a command".into(), self.engine.start_exec(exec, tty)).await
+        self.change(|| "start exec session".into(), self.engine.start_exec(exec, tty)).await
     }
 
     async fn resize_exec(&self, exec: &ExecId, columns: u16, rows: u16) -> EngineResult<()> {
-        self.read(|| "resize a terminal".into(), self.engine.resize_exec(exec, columns, rows)).await
+        self.read(|| "resize exec session".into(), self.engine.resize_exec(exec, columns, rows)).await
     }
 
     async fn exec_exit_code(&self, exec: &ExecId) -> EngineResult<Option<i32>> {
-        self.read(|| "ask how a command ended".into(), self.engine.exec_exit_code(exec)).await
+        self.read(|| "inspect exec session".into(), self.engine.exec_exit_code(exec)).await
     }
 }

@@ -249,7 +249,11 @@ impl State {
         let volume = name.and_then(|name| self.volumes.get_mut(&name));
         match volume {
             Some(volume) if !volume.directory_missing => Ok(volume),
-            _ => Err(EngineError::new(Trouble::Other, "reach volume", "its directory does not exist")),
+            _ => Err(EngineError::new(
+                Trouble::Other,
+                "reach volume",
+                "the directory of the volume does not exist",
+            )),
         }
     }
 }
@@ -343,7 +347,7 @@ pub struct FakeEngine {
 }
 
 fn absent(call: &str, object: &str) -> EngineError {
-    EngineError::new(Trouble::Absent, format!("{call} {object}"), "there is none")
+    EngineError::new(Trouble::Absent, format!("{call} {object}"), "not found")
 }
 
 fn conflict(call: &str, message: impl Into<String>) -> EngineError {
@@ -472,7 +476,7 @@ impl FakeEngine {
         }
         answer
             .await
-            .unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "the engine is gone")))
+            .unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "connection refused")))
     }
 }
 
@@ -592,7 +596,7 @@ impl Engine for FakeEngine {
                 return Err(EngineError::new(Trouble::ImageMissing, "create container", "image not known"));
             }
             if state.containers.values().any(|container| container.name == spec.name) {
-                return Err(conflict("create container", "that name is already in use"));
+                return Err(conflict("create container", "name already in use"));
             }
             if let Some(volume) = volumes_of(&spec).iter().find(|name| !state.volumes.contains_key(*name)) {
                 return Err(absent("mount volume", volume));
@@ -673,7 +677,7 @@ impl Engine for FakeEngine {
         let (id, name) = (id.clone(), name.to_owned());
         self.call("rename_container", id.to_string(), move |state, _| {
             if state.containers.iter().any(|(other, container)| *other != id && container.name == name) {
-                return Err(conflict("rename container", "that name is already in use"));
+                return Err(conflict("rename container", "name already in use"));
             }
             let container =
                 state.containers.get_mut(&id).ok_or_else(|| absent("rename container", id.as_str()))?;
@@ -687,7 +691,7 @@ impl Engine for FakeEngine {
         let id = id.clone();
         self.call("delete_container", id.to_string(), move |state, _| {
             if state.containers.get(&id).is_some_and(|container| container.state.may_run()) {
-                return Err(conflict("delete container", "it is running"));
+                return Err(conflict("delete container", "container is running"));
             }
             state.remove(&id);
             Ok(())
@@ -819,7 +823,7 @@ impl Engine for FakeEngine {
     }
 
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()> {
-        progress("asking the registry");
+        progress("contacting the image registry");
         let image = image.to_owned();
         self.call("pull_image", image.clone(), move |state, _| {
             if state.pullable.contains(&image) {
@@ -875,18 +879,18 @@ impl Engine for FakeEngine {
     }
 
     async fn create_exec(&self, id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {
-        let refused = |trouble, why: &str| Err(EngineError::new(trouble, "prepare a command", why));
+        let refused = |trouble, why: &str| Err(EngineError::new(trouble, "create exec session", why));
         match self.world.state().containers.get(id) {
             None => refused(Trouble::Absent, "no such container"),
             Some(container) if !container.state.may_run() => {
-                refused(Trouble::Conflict, "the container does not run")
+                refused(Trouble::Conflict, "container is not running")
             }
             Some(_) => refused(Trouble::Other, "the fake engine runs no commands"),
         }
     }
 
     async fn start_exec(&self, _exec: &ExecId, _tty: bool) -> EngineResult<Box<dyn Duplex>> {
-        Err(EngineError::new(Trouble::Other, "run a command", "the fake engine runs no commands"))
+        Err(EngineError::new(Trouble::Other, "start exec session", "the fake engine runs no commands"))
     }
 
     async fn resize_exec(&self, _exec: &ExecId, _columns: u16, _rows: u16) -> EngineResult<()> {

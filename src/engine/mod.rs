@@ -78,7 +78,7 @@ impl EngineError {
 }
 
 /// Message of the [`Trouble::Conflict`] error for a regular file longer than 1 MiB.
-pub const TOO_LONG: &str = "it is longer than 1 MiB";
+pub const TOO_LONG: &str = "the file is longer than 1 MiB";
 
 /// Result of an engine call.
 pub type EngineResult<T> = Result<T, EngineError>;
@@ -102,7 +102,7 @@ impl EngineInfo {
     pub fn limits_note(&self) -> Option<String> {
         let ignored = &self.ignored_limits;
         (!ignored.is_empty()).then(|| {
-            format!("limits of {} do not hold: Podman ignores them on this host", ignored.join(" and "))
+            format!("limits on {} are not enforced: Podman ignores them on this host", ignored.join(" and "))
         })
     }
 }

@@ -281,7 +281,7 @@ fn rm_tells_how_to_take_it_back() {
     daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 200, &removed(0));
     let purged = RemoveOutcome { purged: Some(true), ..removed(2) };
     daemon.answers("DELETE /workspaces/builder?confirm=true&purge=true", 200, &purged);
-    let why = Some("the engine call failed: ask Podman who it is: connection refused".to_owned());
+    let why = Some("the engine call failed: query Podman's version: connection refused".to_owned());
     let left = RemoveOutcome { purged: Some(false), purge_error: why, ..removed(0) };
     daemon.answers("DELETE /workspaces/builder?confirm=false&purge=true", 200, &left);
     assert_snapshot!("rm", daemon.run(&["rm", "builder"]).transcript());

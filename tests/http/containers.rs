@@ -104,7 +104,7 @@ async fn limits_and_spec_of_a_workspace_are_shown_without_values() {
     assert!(all_hold.get("notes").is_none(), "{all_hold}");
     registry.world.state().ignored_limits = vec!["memory", "cpu"];
     let made = registry.order(ask("two")).await.json();
-    let note = "limits of memory and cpu do not hold: Podman ignores them on this host";
+    let note = "limits on memory and cpu are not enforced: Podman ignores them on this host";
     assert_eq!(made["notes"], json!([note]));
     let shown = registry.order(Ask::get("/workspaces/two")).await.json();
     assert_eq!(shown["limits_note"], note);

@@ -14,7 +14,7 @@ pub(super) const ARCHIVE_MAX_BYTES: usize = FILE_MAX_BYTES + (64 << 10);
 pub(super) fn pack(file: &FileToWrite, modified: Timestamp) -> io::Result<Vec<u8>> {
     let FileToWrite { name, content, mode, owner } = file;
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-        return Err(io::Error::other(format!("`{name}` is not the name of a file")));
+        return Err(io::Error::other(format!("`{name}` is not a valid file name")));
     }
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
@@ -35,7 +35,7 @@ fn unusable(why: impl Into<String>) -> io::Error {
 /// Content of the archive's first file. [`io::ErrorKind::InvalidData`] if it is not a regular file or is too long.
 pub(super) fn unpack(archive: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
-    let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("nothing was sent"))??;
+    let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("the archive is empty"))??;
     if !entry.header().entry_type().is_file() {
         let kind = entry.header().entry_type();
         let kind = if kind.is_dir() {
@@ -45,7 +45,7 @@ pub(super) fn unpack(archive: &[u8]) -> io::Result<Vec<u8>> {
         } else if kind.is_symlink() {
             "a link"
         } else {
-            "a device or something else"
+            "a special file"
         };
         return Err(unusable(format!("it is {kind}, not a regular file")));
     }

@@ -40,7 +40,7 @@ fn sorted(labels: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
 /// not look complete.
 pub(super) fn observed_container(entry: ListContainer) -> Result<ObservedContainer, String> {
     let id = entry.id.unwrap_or_default();
-    let id = ContainerId::try_from(id).map_err(|error| format!("an entry without an id: {error}"))?;
+    let id = ContainerId::try_from(id).map_err(|error| format!("an entry without a valid id: {error}"))?;
     let name = entry.names.unwrap_or_default().into_iter().next();
     let name = name.ok_or_else(|| format!("container {} has no name", id.short()))?;
     let state = states::read(entry.state.as_deref().unwrap_or_default());

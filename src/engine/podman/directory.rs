@@ -26,7 +26,7 @@ pub(super) fn is_missing(name: &str, mount_point: &Path) -> bool {
 pub(super) fn make(name: &str, mount_point: &Path, owner: User) -> io::Result<()> {
     if !is_ours_to_see(name, mount_point) {
         return Err(io::Error::other(format!(
-            "its directory {} lies in a storage that cannot be reached from here",
+            "its directory {} is in a storage that is not accessible",
             mount_point.display()
         )));
     }
@@ -79,10 +79,13 @@ mod tests {
         let storage = tempfile::tempdir().unwrap();
         let volume = storage.path().join("v");
         let mount_point = volume.join("_data");
-        assert!(!is_missing("v", &mount_point), "the storage cannot be seen, yet the directory was missed");
+        assert!(
+            !is_missing("v", &mount_point),
+            "a directory in an inaccessible storage was reported missing"
+        );
         fs::create_dir(&volume).unwrap();
         assert!(is_missing("v", &mount_point));
-        assert!(!is_missing("w", &mount_point), "a directory of another name is no proof");
+        assert!(!is_missing("w", &mount_point), "a directory with another name was accepted");
         fs::create_dir(&mount_point).unwrap();
         assert!(!is_missing("v", &mount_point));
     }
@@ -100,17 +103,17 @@ mod tests {
         fs::create_dir(at("directory")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert_eq!(read("v", &mount_point, "token", 6).unwrap(), b"secret");
-        assert_eq!(read("v", &mount_point, "token", 3).unwrap(), b"secr", "a longer file looks equal");
+        assert_eq!(read("v", &mount_point, "token", 3).unwrap(), b"secr", "a longer file was not cut");
         for file in
             ["none", "link", "out", "directory", "fifo", "", ".", "..", "../../outside", "/etc/passwd"]
         {
             assert!(read("v", &mount_point, file, 6).is_err(), "{file:?} was read");
         }
-        assert!(read("w", &mount_point, "token", 6).is_err(), "a directory of another name is no proof");
+        assert!(read("w", &mount_point, "token", 6).is_err(), "a directory with another name was accepted");
         symlink("_data", storage.path().join("v").join("other")).unwrap();
         assert!(
             read("v", &storage.path().join("v").join("other"), "token", 6).is_err(),
-            "a link was followed"
+            "a symbolic link was followed"
         );
     }
 
@@ -121,7 +124,10 @@ mod tests {
         let mount_point = volume.join("_data");
         let me = fs::metadata(storage.path()).unwrap();
         let owner = User { uid: me.uid(), gid: me.gid() };
-        assert!(make("v", &mount_point, owner).is_err(), "a directory was made in a storage nobody sees");
+        assert!(
+            make("v", &mount_point, owner).is_err(),
+            "a directory was created in an inaccessible storage"
+        );
         fs::create_dir(&volume).unwrap();
         make("v", &mount_point, owner).unwrap();
         fs::write(mount_point.join("kept"), "").unwrap();

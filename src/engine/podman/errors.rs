@@ -93,11 +93,11 @@ impl Failure {
     /// The message, shortened and in one line.
     pub(super) fn message(&self) -> String {
         match self {
-            Self::Answered { status: 304, .. } => "it is so already".to_owned(),
+            Self::Answered { status: 304, .. } => "already in this state".to_owned(),
             Self::Answered { message, .. } | Self::NoAnswer(message) | Self::Unusable(message) => {
                 one_line(message)
             }
-            Self::TooLong(limit) => format!("the answer is longer than {limit} bytes"),
+            Self::TooLong(limit) => format!("the response is longer than {limit} bytes"),
         }
     }
 
@@ -168,7 +168,7 @@ impl From<podman_api::Error> for Failure {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the rest did not come from Podman")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "other errors do not come from Podman")]
 fn crate_failure(error: &podman_api::Error) -> Option<Failure> {
     match error {
         podman_api::Error::Fault { code, message } => {
@@ -180,7 +180,7 @@ fn crate_failure(error: &podman_api::Error) -> Option<Failure> {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the rest did not come from Podman")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "other errors do not come from Podman")]
 fn connection_failure(error: &ConnError) -> Failure {
     match error {
         ConnError::IO(error) => io_failure(error),

@@ -37,7 +37,7 @@ use crate::domain::{
 };
 
 /// Name of the call in errors.
-pub(super) const CALL: &str = "listen to what happens to containers";
+pub(super) const CALL: &str = "subscribe to container events";
 
 /// Maximum length of a line, in bytes. A line contains all labels, whose number and length Podman does not limit.
 const LINE_MAX_BYTES: usize = 1 << 20;
@@ -169,7 +169,7 @@ fn refusal(line: &[u8]) -> Option<Failure> {
 
 fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
     // Logged without the line itself, whose labels may contain anything.
-    tracing::debug!(%error, "Podman reported something that cannot be read");
+    tracing::debug!(%error, "unreadable event from Podman ignored");
     None
 }
 

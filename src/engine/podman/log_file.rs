@@ -341,7 +341,7 @@ mod tests {
         }
 
         async fn read(&self, tail: Option<u32>) -> [String; 2] {
-            let log = self.open(tail, false).expect("it can be read");
+            let log = self.open(tail, false).expect("the log is readable");
             texts(&stream(log, None, "read".into()).try_collect::<Vec<_>>().await.unwrap())
         }
 
@@ -361,7 +361,7 @@ mod tests {
     /// `oF text` is a record of standard output that ends its line, `eP text` one of standard error that does not.
     fn lines(records: &str) -> String {
         let record = |record: &str| {
-            let (kind, text) = record.split_once(' ').expect("a kind and a text");
+            let (kind, text) = record.split_once(' ').expect("a record has a kind and a text");
             let stream = if kind.starts_with('o') { "stdout" } else { "stderr" };
             format!("2026-11-27T23:21:54.765439768+00:00 {stream} {} {text}\n", &kind[1..])
         };
@@ -413,7 +413,7 @@ mod tests {
         let chunks = stream(log, None, "read".into()).try_collect::<Vec<_>>().await.unwrap();
         let [out, _] = texts(&chunks);
         assert!((40_000..64 << 10).contains(&out.len()), "{} bytes", out.len());
-        assert!(out.bytes().all(|byte| byte == b'x'), "a record's head was taken for content");
+        assert!(out.bytes().all(|byte| byte == b'x'), "a record header was read as content");
     }
 
     #[test]
@@ -464,6 +464,9 @@ mod tests {
         assert!(LogFile::open(&log.path, &other, request).is_none());
         let same = ID.to_owned().try_into().unwrap();
         assert!(LogFile::open(&log.path, &same, request).is_some());
-        assert!(LogFile::open(log.path.parent().unwrap(), &same, request).is_none(), "a directory is no log");
+        assert!(
+            LogFile::open(log.path.parent().unwrap(), &same, request).is_none(),
+            "a directory was read as a log"
+        );
     }
 }

@@ -208,7 +208,7 @@ impl Podman {
             let mut error = failure.into().of(call);
             if error.trouble == Trouble::Unreachable {
                 error.message = format!(
-                    "Podman does not answer at {}: {}. Is its service running?",
+                    "Podman does not answer at {} ({}). Check that its service is running",
                     self.address, error.message
                 );
             }
@@ -272,7 +272,7 @@ impl Podman {
         if known.is_some() {
             return Ok(known);
         }
-        let call = format!("look at container {}", id.short());
+        let call = format!("inspect container {}", id.short());
         let target = format!("/libpod/containers/{id}/json");
         let found = self.raw.json(Method::GET, &target, None).await;
         let (seen, process, _) = found.map(convert::inspected).map_err(self.failed(call))?;
@@ -355,7 +355,8 @@ impl Podman {
     }
 
     async fn ask_host(&self, call: &str) -> EngineResult<Host> {
-        let silent = || EngineError::new(Trouble::Other, call, "it does not say whether it runs as root");
+        let silent =
+            || EngineError::new(Trouble::Other, call, "Podman does not report whether it runs rootless");
         let host = self.api.info().await.map_err(self.failed(call))?.host.ok_or_else(silent)?;
         let rootless = host.security.and_then(|security| security.rootless).ok_or_else(silent)?;
         let version = host.cgroup_version.unwrap_or_default();
@@ -404,7 +405,7 @@ fn plain<'a>(call: &str, name: &'a str) -> EngineResult<&'a str> {
         Err(EngineError::new(
             Trouble::Other,
             call,
-            format!("`{}` is no name Podman could know", one_line(name)),
+            format!("`{}` is not a valid Podman name", one_line(name)),
         ))
     }
 }
@@ -567,7 +568,7 @@ impl Engine for Podman {
             return Ok(None);
         }
         let Some(process) = self.process_of(id).await? else { return Ok(None) };
-        off_thread("look at sockets", move || {
+        off_thread("list sockets", move || {
             let (host, container) = (sockets::tables("self")?, sockets::tables(&process.to_string())?);
             let (open, closed) = sockets::clients(&host, published, &sockets::own());
             let closed = closed || sockets::closed_inside(&container, inside);
@@ -581,7 +582,7 @@ impl Engine for Podman {
     }
 
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {
-        let call = "end a command";
+        let call = "end exec session";
         let ExecInspection { running, pid, .. } = self.exec_inspection(call, exec).await?;
         if !running {
             return Ok(true);
@@ -606,7 +607,7 @@ impl Engine for Podman {
     /// A ping returns the version within 1 to 2 ms. Podman's `info` and `version` run other programs and take a hundred
     /// times as long, so the properties that only they return are asked for once.
     async fn describe(&self) -> EngineResult<EngineInfo> {
-        let call = "ask Podman who it is";
+        let call = "query Podman's version";
         let version = self.api.ping().await.map_err(self.failed(call))?.libpod_api_version;
         let host = self.host.get_or_try_init(|| self.ask_host(call)).await?;
         Ok(EngineInfo {
@@ -660,7 +661,7 @@ impl Engine for Podman {
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer> {
         let target = format!("/libpod/containers/{id}/json");
         let found = self.raw.json(Method::GET, &target, None).await;
-        let call = format!("look at container {}", id.short());
+        let call = format!("inspect container {}", id.short());
         let (mut seen, process, conmon) = found.map(convert::inspected).map_err(self.failed(call))?;
         // While conmon lives, it can still report the exit.
         if seen.state.may_run()
@@ -682,7 +683,7 @@ impl Engine for Podman {
         if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
             // In rootless mode on cgroup v1 the limits are ignored; this warning is the only sign of it.
             let warnings = one_line(&warnings.join("; "));
-            tracing::warn!(container = %spec.name, warnings, "Podman made a container, with warnings");
+            tracing::warn!(container = %spec.name, warnings, "container created with warnings");
         }
         Ok(id)
     }
@@ -748,7 +749,7 @@ impl Engine for Podman {
     }
 
     async fn inspect_volume(&self, name: &str) -> EngineResult<InspectedVolume> {
-        let call = format!("look at volume {name}");
+        let call = format!("inspect volume {name}");
         let (mount_point, labels) = self.mount_point(&call, name).await?;
         let name = name.to_owned();
         let directory_missing = off_thread(&call, move || directory::is_missing(&name, &mount_point)).await?;
@@ -759,8 +760,8 @@ impl Engine for Podman {
         let call = format!("repair volume {name}");
         if self.describe().await?.rootless {
             // User ids inside map to other ids outside; only the namespace of Podman's user can set the owner.
-            let next = format!("make it by `podman unshare` and give it to {owner}");
-            let why = format!("its directory is gone, and Podman runs without root: {next}");
+            let next = format!("create it with `podman unshare`, owned by {owner}");
+            let why = format!("its directory is missing, and rootless Podman cannot restore it: {next}");
             return Err(EngineError::new(Trouble::Other, call, why));
         }
         let (mount_point, _) = self.mount_point(&call, name).await?;
@@ -819,7 +820,7 @@ impl Engine for Podman {
         labels: &BTreeMap<String, String>,
         isolate: bool,
     ) -> EngineResult<NetworkInfo> {
-        let call = format!("make network {name}");
+        let call = format!("create network {name}");
         match self.gateway(&call, name).await {
             Err(error) if error.trouble == Trouble::Absent => {}
             other => return other,
@@ -856,7 +857,7 @@ impl Engine for Podman {
         if !is_image_reference(image) {
             return Ok(false);
         }
-        let call = format!("look for image {image}");
+        let call = format!("inspect image {image}");
         self.api.images().get(image).exists().await.map_err(self.failed(call))
     }
 
@@ -878,7 +879,7 @@ impl Engine for Podman {
                 Err(failure) => return Err(self.failed(call.as_str())(failure)),
             }
         }
-        Err(EngineError::new(Trouble::Other, call.as_str(), "the pull ended without a result"))
+        Err(EngineError::new(Trouble::Other, call.as_str(), "Podman reported no result of the pull"))
     }
 
     async fn port_is_free(&self, port: u16) -> bool {
@@ -886,7 +887,7 @@ impl Engine for Podman {
     }
 
     async fn disk_usage(&self) -> EngineResult<DiskUsage> {
-        let call = "ask what things cost in disk";
+        let call = "read disk usage";
         let seen: Usage =
             self.raw.json(Method::GET, "/libpod/system/df", None).await.map_err(self.failed(call))?;
         let containers = seen.containers.unwrap_or_default().into_iter();
@@ -932,7 +933,7 @@ impl Engine for Podman {
     }
 
     async fn create_exec(&self, id: &ContainerId, request: &ExecRequest) -> EngineResult<ExecId> {
-        let call = format!("prepare a command in container {}", id.short());
+        let call = format!("create exec session in container {}", id.short());
         let container = self.api.containers().get(id.as_str());
         let exec = container.create_exec(&convert::exec_options(request)).await;
         exec.map(|exec| ExecId(exec.id().to_string())).map_err(self.failed(call))
@@ -940,20 +941,20 @@ impl Engine for Podman {
 
     /// Uses the raw client: podman-api starts only commands that the same handle prepared.
     async fn start_exec(&self, exec: &ExecId, tty: bool) -> EngineResult<Box<dyn Duplex>> {
-        let call = "run a command";
+        let call = "start exec session";
         let target = exec_target(call, exec, "start")?;
         let stream = self.raw.upgrade(&target, &json!({ "Detach": false, "Tty": tty })).await;
         stream.map(|stream| Box::new(stream) as Box<dyn Duplex>).map_err(self.failed(call))
     }
 
     async fn resize_exec(&self, exec: &ExecId, columns: u16, rows: u16) -> EngineResult<()> {
-        let call = "resize a terminal";
+        let call = "resize exec session";
         let target = exec_target(call, exec, &format!("resize?w={columns}&h={rows}"))?;
         self.order(Method::POST, &target).await.map_err(self.failed(call))
     }
 
     async fn exec_exit_code(&self, exec: &ExecId) -> EngineResult<Option<i32>> {
-        let call = "ask how a command ended";
+        let call = "inspect exec session";
         let ExecInspection { running, exit_code, .. } = self.exec_inspection(call, exec).await?;
         Ok((!running).then_some(exit_code))
     }
@@ -971,7 +972,7 @@ mod tests {
             assert!(plain("try", good).is_ok(), "{good}");
         }
         for bad in ["", "a b", "x?z=1", "../x", "a/b", ".", "-a", "é", "a%2F"] {
-            assert!(plain("try", bad).is_err(), "{bad:?} would have been sent");
+            assert!(plain("try", bad).is_err(), "{bad:?} was accepted");
         }
     }
 
@@ -1017,7 +1018,7 @@ mod tests {
             assert!(is_image_reference(good), "{good}");
         }
         for bad in ["", "a b", "a?b", "../a", "a/../b", "a//b", "/a", "a#b"] {
-            assert!(!is_image_reference(bad), "{bad:?} would have been sent");
+            assert!(!is_image_reference(bad), "{bad:?} was accepted");
         }
     }
 }

@@ -71,7 +71,7 @@ impl Raw {
     ) -> Result<T, Failure> {
         let answer = self.send(method, target, body, ANSWER_MAX_BYTES).await?;
         serde_json::from_slice(&answer)
-            .map_err(|error| Failure::Unusable(format!("not as expected: {error}")))
+            .map_err(|error| Failure::Unusable(format!("unexpected response: {error}")))
     }
 
     /// Sends a request and reads a response of at most `limit` bytes.
@@ -131,7 +131,7 @@ impl Raw {
         driven(connection.with_upgrades(), async {
             let response = accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Failure::Unusable(format!("answered {} instead of a stream", response.status())));
+                return Err(Failure::Unusable(format!("status {} instead of a stream", response.status())));
             }
             hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|e| no_answer(&e))
         })
@@ -166,7 +166,7 @@ fn request(method: Method, target: &str, body: Option<&Value>) -> Result<Request
         .header(header::HOST, "d")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::from(content))
-        .map_err(|error| Failure::Unusable(format!("the request cannot be put: {error}")))
+        .map_err(|error| Failure::Unusable(format!("the request cannot be built: {error}")))
 }
 
 /// The response if its status is a success; otherwise the error that it contains.

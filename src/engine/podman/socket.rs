@@ -48,7 +48,8 @@ impl SocketAddress {
     #[must_use]
     pub fn commands(&self) -> ServiceCommands {
         let by_hand = format!("podman system service --time=0 {self}");
-        let restart_by_hand = format!("end the process that serves {}, then `{by_hand}`", self.0.display());
+        let restart_by_hand =
+            format!("end the process that serves {}, then run `{by_hand}`", self.0.display());
         let unit = if self.0.parent() == Some(Path::new("/run/podman")) {
             Some("systemctl")
         } else if self.0.ends_with("podman/podman.sock") {
@@ -58,9 +59,9 @@ impl SocketAddress {
         };
         match unit {
             Some(systemctl) => ServiceCommands {
-                start: format!("`{systemctl} enable --now podman.socket`, or without systemd `{by_hand}`"),
+                start: format!("`{systemctl} enable --now podman.socket`, or without systemd: `{by_hand}`"),
                 restart: format!(
-                    "`{systemctl} restart podman.service`, or without systemd {restart_by_hand}"
+                    "`{systemctl} restart podman.service`, or without systemd: {restart_by_hand}"
                 ),
             },
             None => ServiceCommands { start: format!("`{by_hand}`"), restart: restart_by_hand },
@@ -79,8 +80,8 @@ impl fmt::Display for SocketAddress {
 pub enum SocketError {
     /// The address is not that of a unix socket.
     #[error(
-        "`{address}`, from {origin}, is not the address of a unix socket: ostler speaks to the Podman of \
-         this machine only. Give it as unix:///path/to/podman.sock"
+        "`{address}`, from {origin}, is not the address of a unix socket: ostler uses only the Podman of this \
+         machine. Set it in the form `unix:///path/to/podman.sock`"
     )]
     NotLocal {
         /// The given address.
@@ -90,8 +91,8 @@ pub enum SocketError {
     },
     /// No socket in any of the usual places.
     #[error(
-        "no Podman socket was found: {}. Start it with `{enable}` or `podman system service --time=0 \
-         {SCHEME}{}`, or say where it is",
+        "no Podman socket was found: {}. Start Podman's service with `{enable}` or `podman system service --time=0 \
+         {SCHEME}{}`, or set `engine.socket`",
         tried.join("; "),
         wanted.display()
     )]
@@ -161,7 +162,7 @@ fn is_socket(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path)?.file_type().is_socket() {
         Ok(())
     } else {
-        Err(io::Error::other("is not a socket"))
+        Err(io::Error::other("not a socket"))
     }
 }
 

@@ -60,8 +60,8 @@ mod tests {
         for (word, meaning, may_run, can_start_again) in decided {
             let state = read(word);
             assert_eq!(serde_json::to_value(state).unwrap(), meaning, "{word}");
-            assert_eq!(state.may_run(), may_run, "{word}: may its process run?");
-            assert_eq!(state.can_start_again(), can_start_again, "{word}: can it start again?");
+            assert_eq!(state.may_run(), may_run, "{word}: may_run");
+            assert_eq!(state.can_start_again(), can_start_again, "{word}: can_start_again");
         }
     }
 
