@@ -207,7 +207,7 @@ async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
         }
     }
     Err(Failure::new(Exit::Failed, "the stream ended, but the command is still running in the container")
-        .next("`ostler why NAME` shows whether the workspace or the engine interrupted the stream"))
+        .next("the workspace or the engine closed the stream: see `ostler why NAME`"))
 }
 
 #[cfg(test)]
