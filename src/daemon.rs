@@ -592,7 +592,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
             return doctor::fail(
                 "daemon",
                 format!("the daemon at {shown} does not respond"),
-                "check whether its process is stopped (`kill -CONT PID` continues it) or the machine is overloaded",
+                "check whether its process is stopped (`kill -CONT PID` resumes it) or the machine is overloaded",
             );
         }
         Err(_) => {}
