@@ -374,7 +374,7 @@ fn without_asking(
         ),
         None if !rows.iter().any(|one| place(one).is_some()) => ok(
             "network",
-            format!("whether workspaces reach ostler cannot be checked: {why}. Their URL is {told}"),
+            format!("whether workspaces reach ostler cannot be checked: {why}. Workspaces use {told}"),
         ),
         None => warn(
             "network",
@@ -739,8 +739,8 @@ mod tests {
             isolate: false,
             packets: Arc::new(|| Ok(())),
             since: Timestamp(0),
-            bound: Arc::new(|| unreachable!("what it answers is handed over")),
-            reach: Arc::new(|| unreachable!("what it answers is handed over")),
+            bound: Arc::new(|| unreachable!("tests pass the addresses directly")),
+            reach: Arc::new(|| unreachable!("tests pass the addresses directly")),
         }
     }
 
@@ -793,7 +793,7 @@ mod tests {
         assert_eq!(
             heard_at(&told, &Ok(reach), &BTreeSet::new(), Proof::NobodyRuns).verdict,
             "ok",
-            "they are told another address"
+            "workspaces use another address"
         );
     }
 

@@ -40,13 +40,13 @@ use crate::domain::{
 const MAY_SCAN: &[(&str, &str)] = &[
     ("registry", "one row"),
     ("held_plans", "one row for each pass"),
-    ("admin_tokens", "a handful, made by people"),
+    ("admin_tokens", "a few, issued by operators"),
     ("above", "the chain up to a root"),
     ("a", "the chain up to a root"),
-    ("p", "the pulse, which has live rows only"),
-    ("w USING INDEX workspaces_falling_asleep", "rows on their way to sleep only"),
-    ("w USING INDEX workspaces_may_sleep", "live rows that may sleep only"),
-    ("w USING INDEX workspaces_to_purge", "removed rows whose purge is not carried out only"),
+    ("p", "live rows only"),
+    ("w USING INDEX workspaces_falling_asleep", "hibernating rows only"),
+    ("w USING INDEX workspaces_may_sleep", "live rows that may hibernate only"),
+    ("w USING INDEX workspaces_to_purge", "removed rows with an unfinished purge only"),
     ("below", "the tree being removed"),
     ("b", "the tree being removed"),
     ("l VIRTUAL TABLE INDEX", "the ids that were passed in"),
@@ -56,16 +56,16 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("w USING INDEX workspaces_live", "live rows only"),
     ("w USING INDEX workspaces_may_sleep", "live rows only"),
     ("w USING INDEX workspaces_provisioning", "rows being provisioned only"),
-    ("workspaces USING COVERING INDEX workspaces_name", "only to see whether there is one"),
+    ("workspaces USING COVERING INDEX workspaces_name", "existence check only"),
     ("w USING COVERING INDEX workspaces_holding", "live rows only"),
-    ("trash USING INDEX trash_open", "entries on their way only"),
-    ("trash USING COVERING INDEX trash_keep_until", "only to see whether there is one"),
-    ("trash", "the trash, which is emptied; listed whole"),
-    ("trash USING INDEX trash_keep_until", "in the order of its end, up to a limit"),
-    ("events", "in the order of its key, up to a limit"),
+    ("trash USING INDEX trash_open", "entries in progress only"),
+    ("trash USING COVERING INDEX trash_keep_until", "existence check only"),
+    ("trash", "complete listing of the trash, which is emptied regularly"),
+    ("trash USING INDEX trash_keep_until", "ordered by expiry, with a limit"),
+    ("events", "ordered by key, with a limit"),
     ("delegations USING INDEX delegations_open", "open ones only"),
     ("d USING INDEX delegations_open", "open ones only"),
-    ("m USING INDEX memories_global", "memories for everybody, in the order of the key, up to a limit"),
+    ("m USING INDEX memories_global", "global memories, ordered by key, with a limit"),
 ];
 
 /// Statements that a user runs by hand and that list history intentionally.
@@ -119,7 +119,7 @@ fn labels() -> BTreeSet<&'static str> {
 }
 
 fn at_once<T>(answer: impl Future<Output = StoreResult<T>>) -> T {
-    answer.now_or_never().expect("everything happens at once").expect("the statement is sound")
+    answer.now_or_never().expect("the store answers without waiting").expect("the statement succeeds")
 }
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -218,8 +218,8 @@ fn drive_workspaces(store: &Store) {
             host_port: Some(1),
         },
     ));
-    at_once(store.begin_start(begin(1, token(11)))).expect("begun");
-    at_once(store.begin_start(begin(4, token(12)))).expect("begun");
+    at_once(store.begin_start(begin(1, token(11)))).expect("start begun");
+    at_once(store.begin_start(begin(4, token(12)))).expect("start begun");
     let change = StatusChange {
         workspace: first,
         cause: Cause::ContainerReady,
@@ -330,14 +330,18 @@ fn drive_activity(store: &Store) {
         at: NOW,
     };
     assert_eq!(at_once(store.begin_delegation(delegation.clone())), Delegated::New);
-    let waiting = at_once(store.take_up_delegations(NOW)).pop().expect("one waits");
+    let waiting = at_once(store.take_up_delegations(NOW)).pop().expect("one is waiting");
     assert!(at_once(store.dispatch_delegation(waiting, Attempt::First, NOW)).is_some());
     at_once(store.move_delegation(first, delegation.id, DelegationStatus::Failed, (None, None), NOW));
     at_once(store.begin_delegation(NewDelegation { id: DelegationId(id(2)), ..delegation.clone() }));
     let recorded = NewDelegation { id: DelegationId(id(3)), key: None, sent_by_ostler: false, ..delegation };
     at_once(store.begin_delegation(recorded.clone()));
     at_once(store.move_delegation(first, recorded.id, DelegationStatus::Failed, (None, None), NOW));
-    assert_eq!(at_once(store.begin_delegation(recorded)), Delegated::New, "its failed one makes room");
+    assert_eq!(
+        at_once(store.begin_delegation(recorded)),
+        Delegated::New,
+        "a failed delegation does not block a new one"
+    );
     assert_eq!(at_once(store.delegations(first, NOW + crate::domain::delegation::DEADLINE * 2)).len(), 3);
     let memory = Memory {
         id: MemoryId(id(1)),
@@ -353,7 +357,7 @@ fn drive_activity(store: &Store) {
     }
     at_once(store.forget_memory(first, MemoryId(id(1))));
     let polled = ActivityQuery { after: Some(ActivityId(id(2))), ..ActivityQuery::default() };
-    let waiting = at_once(store.waiting_up_to(first, polled.clone())).expect("one waits");
+    let waiting = at_once(store.waiting_up_to(first, polled.clone())).expect("one is waiting");
     assert!(at_once(store.note_polled(first, waiting, polled)));
 }
 
@@ -543,7 +547,7 @@ fn recorded() -> (Connection, Vec<String>) {
     drive_history(&store);
     let driven = recorder.0.lock().unwrap();
     let forgotten: Vec<_> = labels().difference(&driven).copied().collect();
-    assert!(forgotten.is_empty(), "this test drives every method of the store but {forgotten:?}: add them");
+    assert!(forgotten.is_empty(), "store methods not called by this test, add them: {forgotten:?}");
     let statements = STATEMENTS.with_borrow_mut(std::mem::take);
     let kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     (sql, statements.into_iter().filter(|text| kinds.iter().any(|kind| text.starts_with(kind))).collect())
@@ -563,7 +567,7 @@ fn no_statement_reads_a_whole_table() {
             scans.push(format!("{statement}\n    {}", plan.join("\n    ")));
         }
     }
-    assert!(scans.is_empty(), "these read a whole table:\n{}", scans.join("\n"));
+    assert!(scans.is_empty(), "statements that scan a table:\n{}", scans.join("\n"));
 }
 
 #[test]
@@ -587,7 +591,7 @@ fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
     }
     assert!(
         planned_anew.is_empty(),
-        "these are planned anew at every execution:\n{}",
+        "statements that are planned at every execution:\n{}",
         planned_anew.join("\n")
     );
 }
@@ -600,7 +604,7 @@ fn the_stale_query_reads_indexes_only() {
     let plan = plan(&sql, stale);
     for index in ["workspaces_holding", "tokens_live_instance"] {
         let covering = format!("USING COVERING INDEX {index}");
-        assert!(plan.iter().any(|line| line.contains(&covering)), "it reads more than {index}: {plan:#?}");
+        assert!(plan.iter().any(|line| line.contains(&covering)), "not covered by {index}: {plan:#?}");
     }
 }
 
@@ -612,7 +616,7 @@ fn what_passes_read_of_live_rows_they_read_of_an_index() {
     assert_eq!(plans.len(), 3, "stale tokens, known rows, rows that are up: {plans:#?}");
     for plan in plans {
         let covered = plan.iter().any(|line| line.contains("w USING COVERING INDEX workspaces_holding"));
-        assert!(covered, "a column of it is missing in the index: {plan:#?}");
+        assert!(covered, "a column is missing in the index: {plan:#?}");
         // With `status=?` SQLite would search seven times for each id, once per status.
         assert!(!plan.iter().any(|line| line.contains("status=?")), "{plan:#?}");
     }
@@ -624,5 +628,5 @@ fn a_missing_index_is_noticed() {
     sql.execute_batch("DROP INDEX tokens_of_workspace; DROP INDEX workspaces_parent").unwrap();
     let forget = statements.iter().find(|text| text.starts_with("DELETE FROM workspaces")).unwrap();
     let scans: Vec<_> = plan(&sql, forget).into_iter().filter(|line| !may_scan(line)).collect();
-    assert!(!scans.is_empty(), "the checks of foreign keys do not show in the plan of {forget}");
+    assert!(!scans.is_empty(), "the plan does not show the foreign key checks of {forget}");
 }
