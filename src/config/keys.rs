@@ -76,8 +76,8 @@ pub(super) const KEYS: &[Key<Config>] = &[
     },
     Key {
         path: "engine.log_size",
-        doc: "Maximum size of a container's log, at least 64KiB. At this size Podman discards the log and starts\n\
-              a new one. A container keeps the limit it was created with until `ostler recreate`.",
+        doc: "Maximum size of a container's log, at least 64KiB. At this size Podman discards the log and\n\
+              starts a new one. A container keeps the limit it was created with until `ostler recreate`.",
         example: "",
         slot: |config| Slot::LogSize(&mut config.engine.log_size),
     },
@@ -302,7 +302,8 @@ pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     }
     if name.is_empty() || name.len() > 63 || !name.chars().all(allowed) {
         return Err(format!(
-            "`runtimes.{name}`: a runtime's name must have 1 to 63 characters: lower-case letters, digits, `-`, `_`"
+            "`runtimes.{name}`: a runtime's name must have 1 to 63 characters: lower-case letters, digits, `-`, \
+             `_`"
         ));
     }
     Ok(())
