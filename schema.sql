@@ -1,13 +1,13 @@
--- The whole current schema, for reading. A test proves it equal to what the migrations make.
+-- The complete current schema, for reading. A test compares it with the result of the migrations.
 -- Times are integer milliseconds UTC, passed in by the caller. Ids are UUIDs as 16-byte blobs.
 
--- Who this registry is. One row.
+-- Identity of this registry. One row.
 CREATE TABLE registry (
     only_row           INTEGER PRIMARY KEY CHECK (only_row = 1),
     instance           BLOB NOT NULL CHECK (length(instance) = 16),
-    generation         INTEGER NOT NULL,  -- bumped by every row that is made; mirrored beside the database
-    recovering_since   INTEGER,           -- set while unknown things are held for a person
-    engine_accepted_at INTEGER            -- when the engine with our sentinel was accepted
+    generation         INTEGER NOT NULL,  -- raised by changes to workspaces; copied to the mirror file beside the database
+    recovering_since   INTEGER,           -- set while unknown containers are held for an operator
+    engine_accepted_at INTEGER            -- when the engine with the sentinel volume was accepted
 ) STRICT;
 
 CREATE TABLE workspaces (
@@ -19,13 +19,13 @@ CREATE TABLE workspaces (
     runtime             TEXT NOT NULL,
     tier                INTEGER NOT NULL CHECK (tier BETWEEN 1 AND 4),
     parent_id           BLOB REFERENCES workspaces (id),
-    spec                TEXT NOT NULL,    -- JSON: image, command, env, bound directory, config
+    spec                TEXT NOT NULL,    -- JSON: image, command, env, bind-mounted directory, config
     status              TEXT NOT NULL CHECK (status IN (
                             'provisioning', 'online', 'degraded', 'offline', 'failed', 'paused',
                             'hibernating', 'hibernated', 'awaiting_agent', 'removed')),
     failure             TEXT CHECK (failure IN ('provision_timeout', 'start_error', 'parked')),
     status_detail       TEXT,
-    status_since        INTEGER NOT NULL, -- nothing but a status change moves it
+    status_since        INTEGER NOT NULL, -- changed only by a status change
     incarnation         INTEGER NOT NULL DEFAULT 0,
     container_id        TEXT,
     container_serial    INTEGER NOT NULL DEFAULT 0,
@@ -35,19 +35,19 @@ CREATE TABLE workspaces (
     url                 TEXT,
     created_at          INTEGER NOT NULL,
     removed_at          INTEGER,
-    purged_at           INTEGER,          -- what it owned was deleted for good: nothing to come back to
-    hibernation_idle_minutes INTEGER,  -- sleeps after so many idle minutes; never, where it is null
-    max_concurrent_tasks    INTEGER,  -- what its agent says it takes on; told to peers, enforced by nobody
+    purged_at           INTEGER,          -- when everything it owned was permanently deleted; it cannot be restored
+    hibernation_idle_minutes INTEGER,  -- idle minutes until hibernation; null: never
+    max_concurrent_tasks    INTEGER,  -- configured maximum; reported to peers, not enforced
     restart_when_wedged     INTEGER NOT NULL DEFAULT 0,
-    paused_with             BLOB,  -- the workspace whose pause took this one along, and whose resume brings it back
-    online_since            INTEGER,  -- in a row, unwell or not: what the restart budget forgives by
-    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: when it ended by itself, as far as that counts against the budget
-    restart_due_at          INTEGER,  -- when an offline one is started again
-    purge_ordered_at        INTEGER,  -- its removal was to delete for good, and that is not carried out yet
+    paused_with             BLOB,  -- workspace whose pause also paused this one; its resume resumes both
+    online_since            INTEGER,  -- start of the current up-period; ten minutes of it reset the restart budget
+    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: times of the unexpected exits in the restart budget
+    restart_due_at          INTEGER,  -- when an offline workspace is restarted
+    purge_ordered_at        INTEGER,  -- when a permanent deletion was ordered that is not complete yet
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
-    removed_with            BLOB,  -- the workspace whose removal took this one along, and whose undelete brings it back
-    config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config is written over the file in its volume
-    was_below               BLOB,  -- of a root: the removed parent below which it goes back when that one is undeleted
+    removed_with            BLOB,  -- workspace whose removal also removed this one; its undelete restores both
+    config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config has replaced the file in the volume
+    was_below               BLOB,  -- of a root: its removed parent; undeleting the parent makes this its child again
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -58,7 +58,7 @@ CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_po
 CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
-CREATE INDEX workspaces_holding -- what passes read of containers' rows, without the rows: those lie a page each
+CREATE INDEX workspaces_holding -- covers the passes' queries; each row itself occupies a page
     ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
@@ -73,17 +73,17 @@ CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_wit
 CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
 CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
 
--- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
+-- Values that a heartbeat changes: a narrow table without further indexes, one row per workspace that is not removed.
 CREATE TABLE pulse (
     workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
     token_used_at INTEGER,  -- last use of the live instance token
     last_heartbeat_at       INTEGER,
-    last_activity_at        INTEGER,  -- tasks, messages, a wake; never a beat alone
+    last_activity_at        INTEGER,  -- tasks, messages, a wake; never a heartbeat alone
     error_rate              REAL NOT NULL DEFAULT 0,
     active_tasks            INTEGER NOT NULL DEFAULT 0,
     uptime_seconds          INTEGER NOT NULL DEFAULT 0,
     monthly_spend_cents     INTEGER NOT NULL DEFAULT 0,
-    wedged_since            INTEGER  -- when it was flagged; the next beat lifts it
+    wedged_since            INTEGER  -- when it was flagged; cleared by the next heartbeat
 ) STRICT;
 
 CREATE TABLE tokens (
@@ -100,7 +100,7 @@ CREATE TABLE tokens (
     CHECK ((kind = 'instance') = (incarnation IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- with what the sweep reads
+CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- covers the sweep's query
     WHERE kind = 'instance' AND revoked_at IS NULL;
 CREATE INDEX tokens_of_workspace ON tokens (workspace, created_at);
 
@@ -108,21 +108,21 @@ CREATE TABLE events (
     sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
     event_type TEXT NOT NULL,
     workspace  BLOB,
-    payload    TEXT NOT NULL,     -- JSON, never a secret
+    payload    TEXT NOT NULL,     -- JSON; never contains secrets
     created_at INTEGER NOT NULL,
-    swept_by   TEXT               -- the pass, where this was a destructive action of one: counted by the breaker
+    swept_by   TEXT               -- name of the pass, for destructive actions; counted by the breaker
 ) STRICT;
 
 CREATE INDEX events_of_workspace ON events (workspace, sequence);
 CREATE INDEX events_swept ON events (created_at) WHERE swept_by IS NOT NULL;
 
--- How large the history of events is, so that it is bounded in the transaction that adds to it. One row.
+-- Size of the event history. The transaction that adds an event limits it. One row.
 CREATE TABLE history (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
-    bytes    INTEGER NOT NULL  -- payloads, and 128 for each event
+    bytes    INTEGER NOT NULL  -- payloads plus 128 bytes per event
 ) STRICT;
 
--- What was reaped and can still be brought back.
+-- Reaped containers and volumes that can still be restored.
 CREATE TABLE trash (
     id             BLOB PRIMARY KEY CHECK (length(id) = 16),
     workspace      BLOB NOT NULL CHECK (length(workspace) = 16),
@@ -138,28 +138,28 @@ CREATE INDEX trash_of_workspace ON trash (workspace);
 CREATE INDEX trash_keep_until ON trash (keep_until);
 CREATE INDEX trash_open ON trash (id) WHERE state IN ('claimed', 'restoring');
 
--- Each container and volume lies in at most one entry: the primary key is what makes a claim exclusive.
+-- Each container and volume is in at most one entry: the primary key makes a claim exclusive.
 CREATE TABLE trash_items (
     item  TEXT PRIMARY KEY,       -- container id or volume name
     trash BLOB NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
     kind  TEXT NOT NULL CHECK (kind IN ('container', 'volume')),
-    name  TEXT NOT NULL           -- the name to give back
+    name  TEXT NOT NULL           -- the name to restore
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX trash_items_of_entry ON trash_items (trash);
 
--- Plans above the breaker's limit, one per pass, until a person approves them or their cause goes away.
+-- Plans above the breaker's limit, one per pass, until an operator approves them or their cause disappears.
 CREATE TABLE held_plans (
     pass        TEXT PRIMARY KEY,
     id          BLOB NOT NULL CHECK (length(id) = 16),
     reason      TEXT NOT NULL,
-    plan        TEXT NOT NULL,    -- JSON: the actions, exactly
+    plan        TEXT NOT NULL,    -- JSON: the exact actions
     held_at     INTEGER NOT NULL,
     approved_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- What agents say of themselves in words. Written only when it changed, and beside the pulse: a beat that
--- says nothing new touches one narrow row.
+-- Texts from the agents' last reports. Written only when they change, and separate from `pulse`: an unchanged heartbeat
+-- writes one narrow row.
 CREATE TABLE reports (
     workspace        INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
     agent_card       TEXT,                      -- JSON
@@ -167,19 +167,19 @@ CREATE TABLE reports (
     sample_error     TEXT NOT NULL DEFAULT '',
     runtime_state    TEXT NOT NULL DEFAULT '',
     runtime_metadata TEXT,                      -- JSON
-    refused          TEXT NOT NULL DEFAULT '',  -- fields that were sent and could not be used, by their names
+    refused          TEXT NOT NULL DEFAULT '',  -- names of fields that were received and are invalid
     events_full_at   INTEGER                    -- when the allowance of events that its agent may cause is full again
 ) STRICT;
 
--- What a workspace did and received, newest kept. Clients of the field poll it.
+-- What a workspace did and received; the newest rows are kept. Agent runtimes poll it.
 CREATE TABLE activity (
     sequence      INTEGER PRIMARY KEY,
-    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- what clients use as a cursor
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- used as a cursor by clients
     workspace     INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
     activity_type TEXT NOT NULL CHECK (activity_type IN (
                       'a2a_send', 'a2a_receive', 'task_update', 'agent_log', 'skill_promotion', 'memory_write',
                       'error')),
-    source_id     TEXT,             -- workspace that sent it; null for a user
+    source_id     TEXT,             -- sending workspace; null for a user
     target_id     TEXT,
     method        TEXT,
     summary       TEXT,
@@ -189,23 +189,23 @@ CREATE TABLE activity (
     request_body  TEXT,             -- JSON
     response_body TEXT,             -- JSON
     created_at    INTEGER NOT NULL,
-    waiting       INTEGER NOT NULL, -- 1 while an agent has yet to poll it: never dropped to make room
-    bytes         INTEGER NOT NULL  -- of the bodies, to bound what is kept
+    waiting       INTEGER NOT NULL, -- 1 until the agent has polled it; such rows are never dropped to free space
+    bytes         INTEGER NOT NULL  -- size of the bodies, to limit what is kept
 ) STRICT;
 
 CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
 CREATE INDEX activity_kept ON activity (workspace, sequence, bytes) WHERE waiting = 0;
 CREATE INDEX activity_waiting ON activity (workspace, sequence, bytes) WHERE waiting = 1;
 
--- Tasks that one workspace hands to another.
+-- Tasks that one workspace delegates to another.
 CREATE TABLE delegations (
     sequence         INTEGER PRIMARY KEY,
     id               BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     workspace        INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
-    target           BLOB NOT NULL CHECK (length(target) = 16), -- perhaps of no workspace that there is
+    target           BLOB NOT NULL CHECK (length(target) = 16), -- may name a workspace that does not exist
     idempotency_key  TEXT,
     task             TEXT NOT NULL,
-    sent_by_ostler   INTEGER NOT NULL,  -- 0 where the agent has sent it, and only reports
+    sent_by_ostler   INTEGER NOT NULL,  -- 0: the agent sent it itself and only reports it
     status           TEXT NOT NULL CHECK (status IN ('pending', 'dispatched', 'queued', 'completed', 'failed')),
     attempts         INTEGER NOT NULL DEFAULT 0,
     error            TEXT,
@@ -219,7 +219,7 @@ CREATE INDEX delegations_of_workspace ON delegations (workspace, sequence);
 CREATE UNIQUE INDEX delegations_key ON delegations (workspace, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX delegations_open ON delegations (workspace, created_at) WHERE finished_at IS NULL;
 
--- What agents write down for themselves, their team or everybody.
+-- Notes that agents store for themselves, their team or all agents.
 CREATE TABLE memories (
     sequence   INTEGER PRIMARY KEY,
     id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -234,7 +234,7 @@ CREATE TABLE memories (
 CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
 CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';
 
--- Tokens that may do everything, for people and programs that do not come over the local socket.
+-- Tokens with full access, for users and programs that do not use the local socket.
 CREATE TABLE admin_tokens (
     id         BLOB PRIMARY KEY CHECK (length(id) = 16),
     name       TEXT NOT NULL,
@@ -244,16 +244,17 @@ CREATE TABLE admin_tokens (
     expires_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- Which checkpoint the write-ahead log beside this file follows: src/store/log.rs compares the file with its log.
+-- The checkpoint that the write-ahead log beside this file follows. src/store/log.rs compares the file with its log.
 CREATE TABLE log_mark (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     base     INTEGER NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
 ) STRICT;
 
--- How workspaces reached this host when the engine last answered: served at a start until it answers again. One row.
+-- Addresses by which workspaces reached this host when the engine last answered. After a start they are served until it
+-- answers again. One row.
 CREATE TABLE host_reach (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     rootless INTEGER NOT NULL,
-    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, with spaces between
+    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, separated by spaces
 ) STRICT;
