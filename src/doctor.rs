@@ -148,7 +148,7 @@ impl Doctor {
                     checks.push(warn(
                         "foreign",
                         format!(
-                            "containers with ostler's label that ostler did not create: {} ({})",
+                            "{} containers carry ostler's label but are not managed by ostler: {}",
                             names.len(),
                             names.join(", ")
                         ),
