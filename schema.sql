@@ -5,7 +5,7 @@
 CREATE TABLE registry (
     only_row           INTEGER PRIMARY KEY CHECK (only_row = 1),
     instance           BLOB NOT NULL CHECK (length(instance) = 16),
-    generation         INTEGER NOT NULL,  -- raised by changes to workspaces; copied to the mirror file beside the database
+    generation         INTEGER NOT NULL,  -- raised by changes that an older copy must not undo unnoticed; mirrored
     recovering_since   INTEGER,           -- set while unknown containers are held for an operator
     engine_accepted_at INTEGER            -- when the engine with the sentinel volume was accepted
 ) STRICT;
