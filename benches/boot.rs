@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::{
     daemon::{Site, until},
-    podman::{podman, podman_says},
+    podman::{podman, podman_output},
 };
 
 /// Most time that ostler may take, as a multiple of the bare starts.
 const GOAL: f64 = 1.3;
 /// Interval of the checks whether everything is online.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit until everything is online.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -63,7 +63,7 @@ fn kill(containers: &[String]) {
 
 fn inspected(containers: &[String], what: &str) -> Vec<String> {
     let arguments = ["container", "inspect", "--format", what].into_iter();
-    let said = podman_says(arguments.chain(containers.iter().map(String::as_str)));
+    let said = podman_output(arguments.chain(containers.iter().map(String::as_str)));
     said.lines().map(str::to_owned).collect()
 }
 
@@ -107,7 +107,7 @@ fn main() {
     let is_up = |row: &Value| row["status"] == "online" && row["incarnation"] == 2;
     let online = loop {
         // Each check starts a process, which takes time from the measured work.
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_INTERVAL);
         let rows: Option<Vec<Value>> = serde_json::from_str(&site.ostler(["ls", "--json"]).stdout).ok();
         if rows.as_ref().is_some_and(|rows| rows.len() == workspaces && rows.iter().all(is_up)) {
             break began.elapsed();

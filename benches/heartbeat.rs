@@ -30,8 +30,9 @@ use std::{
 
 use ostler::store::FILE_NAME;
 use support::{
-    Contestant, Used, busy, commits, contestant, directory,
-    house::{self, token, workspace},
+    Contestant, Used,
+    app::{self, token, workspace},
+    busy, commits, contestant, directory,
     load::{self, Outcome, Requests, Turn, Until, shuffled},
     spread, verdict,
 };
@@ -45,13 +46,13 @@ const ROUNDS_MAX: usize = 14;
 const FOREIGN_MAX: f64 = 0.1;
 
 /// Measurements of a contestant in one period of load.
-struct Spell {
+struct Epoch {
     outcome: Outcome,
     used: Used,
     commits: f64,
 }
 
-impl Spell {
+impl Epoch {
     /// Processor time per request, in µs.
     fn processor(&self) -> f64 {
         self.used.processor.as_secs_f64() * 1e6 / self.outcome.count()
@@ -72,7 +73,7 @@ struct Line {
     requests: Requests,
     database: Option<PathBuf>,
     turn: Turn,
-    spells: Vec<Spell>,
+    spells: Vec<Epoch>,
 }
 
 impl Line {
@@ -95,7 +96,7 @@ impl Line {
         self
     }
 
-    fn run(&mut self, until: Until) -> Spell {
+    fn run(&mut self, until: Until) -> Epoch {
         let counted = |database: &Option<PathBuf>| database.as_deref().map_or(0, commits);
         let (server, database) = (&self.server, &self.database);
         let mut before = (Used::default(), 0);
@@ -103,29 +104,29 @@ impl Line {
         let outcome =
             load::run(server.address, self.connections, &self.requests, &mut self.turn, until, begin);
         let commits = f64::from(counted(database).wrapping_sub(before.1));
-        Spell { outcome, used: server.used().since(before.0), commits }
+        Epoch { outcome, used: server.used().since(before.0), commits }
     }
 
-    fn median(&self, of: impl Fn(&Spell) -> f64) -> f64 {
+    fn median(&self, of: impl Fn(&Epoch) -> f64) -> f64 {
         spread(self.spells.iter().map(of)).0
     }
 
     fn print(&self) {
-        let rate = self.median(|spell| spell.outcome.per_second());
+        let rate = self.median(|epoch| epoch.outcome.per_second());
         print!(
             "| {} | {} | {:.1} k/s | {:.2} ms | {:.2} ms | {:.1} µs |",
             self.title,
             self.connections,
             rate / 1000.0,
-            self.median(|spell| spell.outcome.millis(500)),
-            self.median(|spell| spell.outcome.millis(990)),
-            self.median(Spell::processor)
+            self.median(|epoch| epoch.outcome.millis(500)),
+            self.median(|epoch| epoch.outcome.millis(990)),
+            self.median(Epoch::processor)
         );
         match self.database {
             Some(_) => println!(
                 " {:.0} | {:.1} |",
-                self.median(Spell::written),
-                self.median(|spell| spell.outcome.count() / spell.commits)
+                self.median(Epoch::written),
+                self.median(|epoch| epoch.outcome.count() / epoch.commits)
             ),
             None => println!(" – | – |"),
         }
@@ -133,17 +134,17 @@ impl Line {
 }
 
 /// Runs rounds of all lines until enough of them were undisturbed.
-fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
-    let mut kept: Vec<(f64, Vec<Spell>)> = Vec::new();
+fn race(lines: &mut [Line], rounds: usize, epoch: Duration) {
+    let mut kept: Vec<(f64, Vec<Epoch>)> = Vec::new();
     let most = if rounds == 1 { 1 } else { ROUNDS_MAX };
     for round in 0..most {
         let (before, busy_before) = (ours(lines), busy());
         let begun = std::time::Instant::now();
-        let mut spells: Vec<Option<Spell>> = lines.iter().map(|_| None).collect();
-        for place in 0..lines.len() {
+        let mut spells: Vec<Option<Epoch>> = lines.iter().map(|_| None).collect();
+        for location in 0..lines.len() {
             // Rotates the order: no contestant is always first, or always after the same other.
-            let number = (place + round) % lines.len();
-            spells[number] = Some(lines[number].run(Until::Past(spell)));
+            let number = (location + round) % lines.len();
+            spells[number] = Some(lines[number].run(Until::Past(epoch)));
         }
         let (ours, all) = (ours(lines).saturating_sub(before), busy().saturating_sub(busy_before));
         let processors =
@@ -162,8 +163,8 @@ fn race(lines: &mut [Line], rounds: usize, spell: Duration) {
         kept.last().unwrap().0 * 100.0
     );
     for (_, spells) in kept {
-        for (line, spell) in lines.iter_mut().zip(spells) {
-            line.spells.push(spell);
+        for (line, epoch) in lines.iter_mut().zip(spells) {
+            line.spells.push(epoch);
         }
     }
     println!("| route | connections | rate | p50 | p99 | processor | bytes written | per commit |");
@@ -184,7 +185,7 @@ fn ours(lines: &[Line]) -> Duration {
 }
 
 /// Median, lowest and highest of a ratio computed in each round.
-fn ratio(one: &Line, other: &Line, of: impl Fn(&Spell) -> f64) -> (f64, f64, f64) {
+fn ratio(one: &Line, other: &Line, of: impl Fn(&Epoch) -> f64) -> (f64, f64, f64) {
     spread(one.spells.iter().zip(&other.spells).map(|(one, other)| of(one) / of(other)))
 }
 
@@ -198,8 +199,8 @@ fn request(path: &str, token: &str, body: &str) -> Vec<u8> {
 }
 
 /// A complete heartbeat of each workspace, as runtimes send it every 30 s.
-fn beats() -> Requests {
-    let beat = |number: usize| {
+fn heartbeats() -> Requests {
+    let heartbeat = |number: usize| {
         let body = format!(
             r#"{{"workspace_id":"{}","error_rate":0.0,"sample_error":"","active_tasks":1,"uptime_seconds":{},"current_task":"sorting the post","monthly_spend":{},"runtime_state":"","runtime_metadata":{{"capabilities":{{"streaming":true}},"idle_timeout_seconds":300}}}}"#,
             workspace(number),
@@ -208,7 +209,7 @@ fn beats() -> Requests {
         );
         request("/registry/heartbeat", token(number).expose(), &body)
     };
-    Arc::new(shuffled(WORKSPACES).into_iter().map(beat).collect())
+    Arc::new(shuffled(WORKSPACES).into_iter().map(heartbeat).collect())
 }
 
 /// A small message from each workspace.
@@ -227,13 +228,13 @@ fn race_heartbeats(
     ostler: &Arc<Contestant>,
     database: &Path,
     rounds: usize,
-    spell: Duration,
+    epoch: Duration,
 ) {
-    let beats = beats();
+    let heartbeats = heartbeats();
     let mut lines = Vec::new();
     for connections in [64, 256] {
-        lines.push(Line::new("bare axum", connections, bare, &beats));
-        lines.push(Line::new("**ostler** heartbeat", connections, ostler, &beats).writing(database));
+        lines.push(Line::new("bare axum", connections, bare, &heartbeats));
+        lines.push(Line::new("**ostler** heartbeat", connections, ostler, &heartbeats).writing(database));
     }
     for line in &mut lines {
         line.run(Until::Sent(WORKSPACES));
@@ -241,10 +242,10 @@ fn race_heartbeats(
     println!(
         "## Heartbeats\n\n{WORKSPACES} workspaces, a different one each time, `synchronous=FULL`, answered after the commit."
     );
-    race(&mut lines, rounds, spell);
+    race(&mut lines, rounds, epoch);
     for (bare, ostler) in [(0, 1), (2, 3)] {
         let (bare, ostler) = (&lines[bare], &lines[ostler]);
-        let (middle, low, high) = ratio(ostler, bare, |spell| spell.outcome.per_second());
+        let (middle, low, high) = ratio(ostler, bare, |epoch| epoch.outcome.per_second());
         verdict(
             &format!(
                 "at {} connections at least 50 % of the bare rate: {:.0} % ({:.0}..{:.0})",
@@ -257,16 +258,16 @@ fn race_heartbeats(
         );
     }
     let (bare, ostler) = (&lines[0], &lines[1]);
-    let (middle, low, high) = ratio(ostler, bare, Spell::processor);
+    let (middle, low, high) = ratio(ostler, bare, Epoch::processor);
     verdict(
         &format!(
             "processor time per beat at most 2.6 times the bare route's: {middle:.2} ({low:.2}..{high:.2})"
         ),
         middle <= 2.6,
     );
-    let p99 = ostler.median(|spell| spell.outcome.millis(990));
+    let p99 = ostler.median(|epoch| epoch.outcome.millis(990));
     verdict(&format!("p99 at 64 connections under 10 ms: {p99:.2} ms"), p99 < 10.0);
-    let written = ostler.median(Spell::written);
+    let written = ostler.median(Epoch::written);
     verdict(&format!("at most 5000 bytes written per beat: {written:.0}"), written <= 5000.0);
 }
 
@@ -275,7 +276,7 @@ fn race_messages(
     proxy: &Arc<Contestant>,
     ostler: &Arc<Contestant>,
     rounds: usize,
-    spell: Duration,
+    epoch: Duration,
 ) {
     let path = format!("/workspaces/{}/a2a", workspace(0));
     let (direct, passed) = (messages("/"), messages(&path));
@@ -291,8 +292,8 @@ fn race_messages(
     println!(
         "\n## Messages\n\nSmall ones, from {WORKSPACES} workspaces to one agent, which is axum saying back what it was told."
     );
-    race(&mut lines, rounds, spell);
-    let rate = |spell: &Spell| spell.outcome.per_second();
+    race(&mut lines, rounds, epoch);
+    let rate = |epoch: &Epoch| epoch.outcome.per_second();
     let (middle, low, high) = ratio(&lines[5], &lines[3], rate);
     verdict(
         &format!(
@@ -325,14 +326,14 @@ fn main() {
             ("bare", []) => support::serve_bare(),
             ("proxy", [agent]) => support::serve_bare_proxy(agent.parse().unwrap()),
             ("ostler", [directory, agent]) => {
-                house::serve(Path::new(directory), WORKSPACES, agent.parse().unwrap());
+                app::serve(Path::new(directory), WORKSPACES, agent.parse().unwrap());
             }
             _ => panic!("no contestant {name} {arguments:?}"),
         }
         return;
     }
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let (rounds, spell) = if quick { (1, Duration::from_secs(1)) } else { (ROUNDS, Duration::from_secs(3)) };
+    let (rounds, epoch) = if quick { (1, Duration::from_secs(1)) } else { (ROUNDS, Duration::from_secs(3)) };
     let only = |what| std::env::args().any(|argument| argument == what);
     let directory = directory();
     let bare = Arc::new(Contestant::start("bare", &[]));
@@ -342,11 +343,11 @@ fn main() {
     let ostler = Arc::new(Contestant::start("ostler", &[home, &agent.address.to_string()]));
     let database = directory.path().join(FILE_NAME);
     // A message would wait for an agent that has never sent a heartbeat.
-    load::run(ostler.address, 64, &beats(), &mut Turn::default(), Until::Sent(WORKSPACES), || ());
+    load::run(ostler.address, 64, &heartbeats(), &mut Turn::default(), Until::Sent(WORKSPACES), || ());
     if !only("--messages") {
-        race_heartbeats(&bare, &ostler, &database, rounds, spell);
+        race_heartbeats(&bare, &ostler, &database, rounds, epoch);
     }
     if !only("--heartbeats") {
-        race_messages(&agent, &proxy, &ostler, rounds, spell);
+        race_messages(&agent, &proxy, &ostler, rounds, epoch);
     }
 }

@@ -47,9 +47,9 @@ use ostler::{
 };
 use serde_json::{Value, json};
 use support::{
-    Used, directory, field,
-    house::{INSTANCE, container, populate, workspace},
-    spread, verdict,
+    Used,
+    app::{INSTANCE, container, populate, workspace},
+    directory, field, spread, verdict,
 };
 
 /// Workspaces of the idle daemon.
@@ -149,7 +149,7 @@ fn registry(data: &Path, count: usize) {
                 cause: Cause::ContainerReady,
                 incarnation: None,
                 detail: None,
-                told: json!({}),
+                payload: json!({}),
                 at: now,
             };
             assert!(store.change_status(change).await.unwrap());

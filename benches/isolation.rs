@@ -44,8 +44,8 @@ struct Cost {
     idle: f64,
 }
 
-fn measure(workspaces: usize, isolate: bool, place: u32) -> Cost {
-    let first_port = 29_000 + place * 400 + std::process::id() % 7 * 800;
+fn measure(workspaces: usize, isolate: bool, location: u32) -> Cost {
+    let first_port = 29_000 + location * 400 + std::process::id() % 7 * 800;
     let last_port = first_port + 2 * u32::try_from(workspaces).unwrap();
     let mut site = Site::new(&format!(
         "ports = \"{first_port}-{last_port}\"\n[network]\nisolate = {isolate}\n[runtimes.plain]\nstop_grace = \"1s\"\n"

@@ -92,19 +92,19 @@ impl Registered {
             let store = &self.store;
             // Queries of `settle`, `reap_removed` and `reap_unknown`.
             for _ in 0..3 {
-                timed(&mut parts[0], store.known_rows(self.listed.clone())).await;
+                timed(&mut parts[0], store.sweep_rows(self.listed.clone())).await;
             }
             for _ in 0..2 {
-                timed(&mut parts[1], store.trash_in_sight(self.listed.clone())).await;
+                timed(&mut parts[1], store.relevant_trash(self.listed.clone())).await;
             }
-            timed(&mut parts[1], store.trash_in_sight(Vec::new())).await;
+            timed(&mut parts[1], store.relevant_trash(Vec::new())).await;
             timed(&mut parts[1], store.trash_due(NOW, 500)).await;
             // Queries of `settle`, `check_containers` and `time_out_provisioning`.
             for _ in 0..3 {
                 let starting = timed(&mut parts[9], store.provisioning_rows()).await;
                 self.expect("provisioning rows", starting.len());
             }
-            self.expect("rows falling asleep", timed(&mut parts[9], store.falling_asleep_rows()).await.len());
+            self.expect("rows falling asleep", timed(&mut parts[9], store.hibernating_rows()).await.len());
             // Queries of `check_containers`.
             self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
             // Queries of `check_heartbeats` and `flag_wedged`.
@@ -232,7 +232,7 @@ impl<'t> Filler<'t> {
     fn workspace(&mut self, number: u64, live: Option<u64>) {
         let (key, id, at) = (number.cast_signed() + 1, workspace(number), NOW.0 - 1000 * HOUR);
         let removed_at = live.is_none().then_some(NOW.0 - 500 * HOUR);
-        let status = match live.map(|place| place % 200) {
+        let status = match live.map(|location| location % 200) {
             None => "removed",
             Some(0..20) => "hibernated",
             Some(20..30) => "paused",
@@ -242,7 +242,7 @@ impl<'t> Filler<'t> {
             Some(33..36) => "degraded",
             Some(_) => "online",
         };
-        let may_sleep = live.and_then(|place| place.is_multiple_of(2).then_some(30));
+        let hibernation_candidates = live.and_then(|location| location.is_multiple_of(2).then_some(30));
         let restart_due_at = (status == "offline").then_some(NOW.0 - 1000);
         let spec = r#"{"image":"registry.example.org/team/agent:1.2.3","command":["agent","--serve"],"env":{"MODE":"work"}}"#;
         self.workspaces
@@ -256,7 +256,7 @@ impl<'t> Filler<'t> {
                 container(number),
                 "0123456789abcdef",
                 removed_at,
-                may_sleep,
+                hibernation_candidates,
                 restart_due_at
             ])
             .unwrap();
@@ -269,12 +269,12 @@ impl<'t> Filler<'t> {
         if number % 3 > 1 {
             self.token(number, 2, "api", None);
         }
-        if let Some(place) = live {
+        if let Some(location) = live {
             // One in fifty has been silent for an hour; a quarter of the others is busy.
-            let silent = place % 50 == 49;
-            let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (place % 30_000).cast_signed() };
+            let silent = location % 50 == 49;
+            let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (location % 30_000).cast_signed() };
             // Some of the idle ones have been idle for longer than their limit.
-            let (tasks, active_at) = match place % 20 {
+            let (tasks, active_at) = match location % 20 {
                 1 | 5 | 9 | 13 | 17 => (2, heard_at),
                 10 => (0, NOW.0 - 2 * HOUR),
                 _ => (0, NOW.0 - HOUR / 4),

@@ -794,7 +794,7 @@ pub struct EventView {
 
 /// A transient event on `GET /events/stream`: it is not stored and has no id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassingView {
+pub struct TransientEventView {
     /// `WORKSPACE_HEARTBEAT` or `TASK_UPDATED`.
     pub event_type: String,
     /// Workspace that the event concerns.

@@ -60,8 +60,8 @@ impl Pace {
     fn of_this_process() -> Self {
         static PACE: std::sync::OnceLock<Pace> = std::sync::OnceLock::new();
         let read = || {
-            let told = std::env::var("ASSURANCE_PACE").ok()?;
-            let (times, since) = told.split_once(' ')?;
+            let pace = std::env::var("ASSURANCE_PACE").ok()?;
+            let (times, since) = pace.split_once(' ')?;
             Some(Self { times: times.parse().ok()?, since: since.parse().ok()? })
         };
         *PACE.get_or_init(|| read().unwrap_or(Self { times: 1, since: 0 }))

@@ -340,26 +340,26 @@ fn list(problems: &[Problem]) -> String {
 /// One problem: its place in the configuration, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    place: Place,
+    origin: Origin,
     message: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
+        write!(f, "{}: {}", self.origin, self.message)
     }
 }
 
 /// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Origin {
     Default,
     File { path: PathBuf, line: usize },
     Variable(String),
     Flag(&'static str),
 }
 
-impl Place {
+impl Origin {
     /// The short form for `config show`, which names the file once above the table.
     fn short(&self) -> String {
         match self {
@@ -369,7 +369,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -429,7 +429,7 @@ fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
 /// State of a configuration while it is read.
 struct Loading {
     config: Config,
-    places: BTreeMap<String, Place>,
+    origins: BTreeMap<String, Origin>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
@@ -444,11 +444,11 @@ impl Loading {
     }
 
     fn new(config: Config) -> Self {
-        Self { config, places: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
+        Self { config, origins: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
     }
 
-    fn problem(&mut self, place: Place, message: String) {
-        self.problems.push(Problem { place, message });
+    fn problem(&mut self, origin: Origin, message: String) {
+        self.problems.push(Problem { origin, message });
     }
 
     fn file(&mut self, path: &Path, text: &str) {
@@ -462,7 +462,7 @@ impl Loading {
                     Some(found) if !found.is_empty() && !found.contains('\n') => format!(": `{found}`"),
                     Some(_) | None => String::new(),
                 };
-                self.problem(file.place(span.start), format!("invalid TOML: {}{what}", error.message()));
+                self.problem(file.origin(span.start), format!("invalid TOML: {}{what}", error.message()));
             }
         }
     }
@@ -470,11 +470,11 @@ impl Loading {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>, file: &File<'_>) {
         for (key, value) in table {
             let path = join(prefix, key.get_ref());
-            let at = file.place(key.span().start);
+            let at = file.origin(key.span().start);
             if path == "runtimes" {
                 self.runtimes(value, &at, file);
             } else if KEYS.iter().any(|known| known.path == path) {
-                self.set(&path, value.get_ref(), file.place(value.span().start));
+                self.set(&path, value.get_ref(), file.origin(value.span().start));
             } else if !keys::is_section(&path) {
                 let near = keys::advice(&path, prefix);
                 self.problem(at, format!("unknown key `{path}`{near}"));
@@ -486,12 +486,12 @@ impl Loading {
         }
     }
 
-    fn runtimes(&mut self, value: &Spanned<DeValue<'_>>, at: &Place, file: &File<'_>) {
+    fn runtimes(&mut self, value: &Spanned<DeValue<'_>>, at: &Origin, file: &File<'_>) {
         let Some(table) = value.get_ref().as_table() else {
             return self.problem(at.clone(), "`runtimes` is a section: write `[runtimes.NAME]`".to_owned());
         };
         for (name, value) in table {
-            let at = file.place(name.span().start);
+            let at = file.origin(name.span().start);
             let name = name.get_ref().as_ref();
             match (keys::check_runtime_name(name), value.get_ref().as_table()) {
                 (Err(why), _) => self.problem(at, why),
@@ -512,13 +512,13 @@ impl Loading {
             let path = format!("runtimes.{name}.{}", key.get_ref());
             let Some(known) = RUNTIME_KEYS.iter().find(|known| known.path == key.get_ref().as_ref()) else {
                 let near = keys::runtime_advice(name, key.get_ref());
-                self.problem(file.place(key.span().start), format!("unknown key `{path}`{near}"));
+                self.problem(file.origin(key.span().start), format!("unknown key `{path}`{near}"));
                 continue;
             };
-            let place = file.place(value.span().start);
+            let origin = file.origin(value.span().start);
             match (known.slot)(&mut runtime).set(value.get_ref()) {
-                Ok(()) => drop(self.places.insert(path, place)),
-                Err(why) => self.problem(place, format!("`{path}`: {why}")),
+                Ok(()) => drop(self.origins.insert(path, origin)),
+                Err(why) => self.problem(origin, format!("`{path}`: {why}")),
             }
         }
         self.config.runtimes.insert(name.to_owned(), runtime);
@@ -532,7 +532,7 @@ impl Loading {
             match KEYS.iter().find(|key| key.variable() == *name) {
                 Some(key) => {
                     let value = DeValue::String(value.into());
-                    self.set(key.path, &value, Place::Variable(name.clone()));
+                    self.set(key.path, &value, Origin::Variable(name.clone()));
                 }
                 None => self
                     .warnings
@@ -545,17 +545,17 @@ impl Loading {
         match std::path::absolute(dir) {
             Ok(dir) => {
                 self.config.data_dir = dir;
-                self.places.insert("data_dir".to_owned(), Place::Flag("--data-dir"));
+                self.origins.insert("data_dir".to_owned(), Origin::Flag("--data-dir"));
             }
-            Err(why) => self.problem(Place::Flag("--data-dir"), why.to_string()),
+            Err(why) => self.problem(Origin::Flag("--data-dir"), why.to_string()),
         }
     }
 
-    fn set(&mut self, path: &str, value: &DeValue<'_>, place: Place) {
+    fn set(&mut self, path: &str, value: &DeValue<'_>, origin: Origin) {
         let Some(key) = KEYS.iter().find(|key| key.path == path) else { return };
         match (key.slot)(&mut self.config).set(value) {
-            Ok(()) => drop(self.places.insert(path.to_owned(), place)),
-            Err(why) => self.problem(place, format!("`{path}`: {why}")),
+            Ok(()) => drop(self.origins.insert(path.to_owned(), origin)),
+            Err(why) => self.problem(origin, format!("`{path}`: {why}")),
         }
     }
 
@@ -567,8 +567,8 @@ impl Loading {
                 "`network.port` {} is within `ports` {ports}, the range for containers: change one of them",
                 network.port
             );
-            let key = if self.places.contains_key("network.port") { "network.port" } else { "ports" };
-            self.problem(self.place(key), message);
+            let key = if self.origins.contains_key("network.port") { "network.port" } else { "ports" };
+            self.problem(self.origin(key), message);
         }
         let socket = self.config.socket();
         let length = socket.as_os_str().len();
@@ -578,20 +578,20 @@ impl Loading {
                  {SOCKET_PATH_MAX}; choose a shorter directory",
                 socket.display()
             );
-            self.problem(self.place("data_dir"), message);
+            self.problem(self.origin("data_dir"), message);
         }
     }
 
-    fn place(&self, key: &str) -> Place {
-        self.places.get(key).cloned().unwrap_or(Place::Default)
+    fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         if !self.problems.is_empty() {
             // Tables are read in the order of names; an operator fixes a file from the top.
-            self.problems.sort_by_key(|problem| match problem.place {
-                Place::File { line, .. } => line,
-                Place::Default | Place::Variable(_) | Place::Flag(_) => usize::MAX,
+            self.problems.sort_by_key(|problem| match problem.origin {
+                Origin::File { line, .. } => line,
+                Origin::Default | Origin::Variable(_) | Origin::Flag(_) => usize::MAX,
             });
             return Err(ConfigError::Invalid(self.problems));
         }
@@ -600,9 +600,9 @@ impl Loading {
     }
 
     fn settings(&mut self) -> Vec<Setting> {
-        let shown = difference::values(&mut self.config);
-        let source = |key: &str| self.place(key).short();
-        shown.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
+        let effective = difference::values(&mut self.config);
+        let source = |key: &str| self.origin(key).short();
+        effective.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
     }
 }
 
@@ -613,10 +613,10 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn place(&self, offset: usize) -> Place {
+    fn origin(&self, offset: usize) -> Origin {
         let before = self.text.as_bytes().iter().take(offset);
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        Place::File { path: self.path.to_owned(), line }
+        Origin::File { path: self.path.to_owned(), line }
     }
 }
 

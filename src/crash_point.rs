@@ -3,7 +3,7 @@
 //! A durable step changes something that outlives this process: a transaction, a file beside the database, a change in
 //! the engine. Each step has a place right before it and one right after it. At that point everything done so far is
 //! durable, and no caller has received an answer. A transaction is named by its label in `store`; its place before is
-//! the open transaction that contains the change. `tests/house` checks that every step has its two places and that
+//! the open transaction that contains the change. `tests/app` checks that every step has its two places and that
 //! every place has a step. `tests/assurance/crash_points.rs` hits each place once, in a daemon that uses real Podman.
 //!
 //! Only builds with the feature `assurance` contain the places; in other builds the functions are empty.
@@ -144,7 +144,7 @@ mod places {
 
     /// The place where this process is to end.
     struct Armed {
-        place: String,
+        location: String,
         moment: String,
         step: String,
         to_pass: AtomicU32,
@@ -153,14 +153,14 @@ mod places {
     fn armed() -> Option<&'static Armed> {
         static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
         let read = || {
-            let place = std::env::var(super::VARIABLE).ok()?;
-            let (moment, step) = place.split_once(' ')?;
+            let location = std::env::var(super::VARIABLE).ok()?;
+            let (moment, step) = location.split_once(' ')?;
             let (to_pass, step) = match step.split_once(' ') {
                 Some(("2nd", step)) => (1, step),
                 _ => (0, step),
             };
             let (moment, step) = (moment.to_owned(), step.to_owned());
-            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), place: place.clone() })
+            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), location: location.clone() })
         };
         ARMED.get_or_init(read).as_ref()
     }
@@ -185,7 +185,7 @@ mod places {
             return;
         }
         // The process is killed even if this cannot be logged; the test that reads the log fails then.
-        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.place);
+        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.location);
         let _sent = kill_process(getpid(), Signal::KILL);
         // Not reached: the kernel kills the process first.
         std::process::abort();

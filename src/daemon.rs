@@ -45,7 +45,9 @@ use crate::{
     listening::Listening,
     ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
     store::{Mirror, Registry, Store},
-    sweep::{self, Driver, DriverHandle, Look, Mode, Sight, Sweeper, SweeperParts, Watch, watch_engine},
+    sweep::{
+        self, Driver, DriverHandle, Mode, Requirement, Snapshot, Sweeper, SweeperParts, Watch, watch_engine,
+    },
     tasks::{SharedSpawn, TokioTasks},
     wake::Wake,
 };
@@ -64,7 +66,7 @@ const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 const DESCRIPTORS: u64 = 10_240;
 
 /// The app: everything that is built from a configuration.
-struct House {
+struct App {
     store: Store,
     engine: Arc<dyn Engine>,
     clock: SharedClock,
@@ -87,7 +89,7 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot install a signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot install a signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot install a signal handler")?;
-    let told = stop.clone();
+    let given_addresses = stop.clone();
     let (reload, terminal) = (Arc::new(Notify::new()), Terminal::at_start());
     let serving = serve_until(config, overrides, Arc::clone(&reload), stop);
     tokio::pin!(serving);
@@ -95,9 +97,9 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             done = &mut serving => return done,
-            _ = terminate.recv() => told.cancel(),
-            _ = interrupt.recv() => told.cancel(),
-            _ = hangup.recv() => if terminal.was_closed() { told.cancel() } else { reload.notify_one() },
+            _ = terminate.recv() => given_addresses.cancel(),
+            _ = interrupt.recv() => given_addresses.cancel(),
+            _ = hangup.recv() => if terminal.was_closed() { given_addresses.cancel() } else { reload.notify_one() },
         }
     }
 }
@@ -161,63 +163,64 @@ async fn serve_until(
     let registry = identity::establish(&store, &mirror, &config.data_dir, &*clock, &SystemEntropy).await?;
     let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
     let (wake, calls) = Wake::new();
-    let house = build(&config, store, mirror, registry, clock, wake)?;
+    let app = build(&config, store, mirror, registry, clock, wake)?;
     // One attempt before the sweeps begin, so that a first start does not log a warning.
-    let accepted = within(&*house.clock, FIRST_ACCEPT, house.ops.accept_first_engine()).await;
+    let accepted = within(&*app.clock, FIRST_ACCEPT, app.ops.accept_first_engine()).await;
     if let Some(Err(error)) = &accepted {
         tracing::warn!(%error, "engine not accepted yet; nothing is changed until it is");
     }
     let (driver, sweeps) = Driver::new(
-        Arc::clone(&house.sweeper),
+        Arc::clone(&app.sweeper),
         sweep::all_looking(config.sweep.look_every),
-        Arc::clone(&house.clock),
-        Arc::new(house.spawn.clone()),
+        Arc::clone(&app.clock),
+        Arc::new(app.spawn.clone()),
         calls,
     );
-    let packets = Arc::new(Packets::new(house.registry.instance));
-    let running = Running::new(config.clone(), overrides, house.ops.clone(), house.registry.instance);
+    let packets = Arc::new(Packets::new(app.registry.instance));
+    let running = Running::new(config.clone(), overrides, app.ops.clone(), app.registry.instance);
     let running = Arc::new(running);
-    let api = api_of(&house, &config, sweeps.clone(), &packets, &running);
-    let door = Door { api: api.clone(), config: &config, house: &house, stop: &stop, packets };
+    let api = api_of(&app, &config, sweeps.clone(), &packets, &running);
+    let agent_listeners =
+        AgentListeners { api: api.clone(), config: &config, app: &app, stop: &stop, packets };
     // Bound before the sweeps begin: a daemon that agents cannot reach must not act on workspaces.
-    let serving = door.open_known()?;
+    let serving = agent_listeners.open_known()?;
     let (opened, open) = oneshot::channel();
     let background = [
-        tokio_task(keep_accepting(house.ops.clone(), Arc::clone(&house.clock), sweeps.clone()), &stop),
+        tokio_task(keep_accepting(app.ops.clone(), Arc::clone(&app.clock), sweeps.clone()), &stop),
         tokio_task(driver.drive(stop.clone()), &stop),
-        tokio_task(ping_watchdog(Arc::clone(&house.clock), house.store.clone(), sweeps.clone()), &stop),
-        tokio_task(watch_engine(watch_of(&house, sweeps.clone())), &stop),
-        tokio_task(door.keep_open_towards_workspaces(opened), &stop),
+        tokio_task(ping_watchdog(Arc::clone(&app.clock), app.store.clone(), sweeps.clone()), &stop),
+        tokio_task(watch_engine(watch_of(&app, sweeps.clone())), &stop),
+        tokio_task(agent_listeners.serve_workspace_addresses(opened), &stop),
         tokio_task(api.clone().carry_out_delegations(), &stop),
         tokio_task(running.reload_when(reload), &stop),
     ];
     // Agents connect as soon as the daemon is ready, so these addresses are bound first. Without an engine they are
     // bound later.
     if matches!(accepted, Some(Ok(_))) {
-        let _opens_later = within(&*house.clock, FIRST_ACCEPT, open).await;
+        let _opens_later = within(&*app.clock, FIRST_ACCEPT, open).await;
     }
     let socket = config.socket();
     tracing::info!(
-        socket = %socket.display(), instance = %house.registry.instance, data_dir = %config.data_dir.display(),
+        socket = %socket.display(), instance = %app.registry.instance, data_dir = %config.data_dir.display(),
         "daemon started"
     );
     let served = serve_local(&socket, api, stop.clone(), notify_ready);
-    let ended = end_with(served, &stop, &*house.clock).await;
+    let ended = end_with(served, &stop, &*app.clock).await;
     stop.cancel();
     for task in background {
         task.abort();
     }
     for listener in serving {
         // Each listener ends by itself after its in-flight requests.
-        let _ended = within(&*house.clock, DRAIN, listener).await;
+        let _ended = within(&*app.clock, DRAIN, listener).await;
     }
-    if within(&*house.clock, DRAIN, house.spawn.drain()).await.is_none() {
+    if within(&*app.clock, DRAIN, app.spawn.drain()).await.is_none() {
         tracing::warn!(
             "some operations did not finish before the shutdown limit; the next start completes them"
         );
     }
     // Last: after this the database is a single file, and a copy of that file is complete.
-    if within(&*house.clock, DRAIN, house.store.close()).await.is_none() {
+    if within(&*app.clock, DRAIN, app.store.close()).await.is_none() {
         tracing::warn!("database not closed before the shutdown limit; its write-ahead log (-wal) remains");
     }
     ended.with_context(|| format!("cannot serve on the socket {}", socket.display()))
@@ -280,28 +283,28 @@ async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
     }
 }
 
-fn watch_of(house: &House, sweeps: DriverHandle) -> Watch {
+fn watch_of(app: &App, sweeps: DriverHandle) -> Watch {
     Watch {
-        store: house.store.clone(),
-        engine: Arc::clone(&house.engine),
-        ops: house.ops.clone(),
+        store: app.store.clone(),
+        engine: Arc::clone(&app.engine),
+        ops: app.ops.clone(),
         sweeps,
-        clock: Arc::clone(&house.clock),
-        spawn: Arc::new(house.spawn.clone()),
-        instance: house.registry.instance,
+        clock: Arc::clone(&app.clock),
+        spawn: Arc::new(app.spawn.clone()),
+        instance: app.registry.instance,
     }
 }
 
 /// The TCP listeners for agents.
-struct Door<'a> {
+struct AgentListeners<'a> {
     api: Api,
     config: &'a Config,
-    house: &'a House,
+    app: &'a App,
     stop: &'a CancellationToken,
     packets: Arc<Packets>,
 }
 
-impl Door<'_> {
+impl AgentListeners<'_> {
     /// Binds the addresses that are known without asking the engine: the configured ones, or loopback.
     ///
     /// # Errors
@@ -328,11 +331,11 @@ impl Door<'_> {
     /// Serves `listener` in a task of its own. The returned future resolves when that task has ended.
     fn serve(&self, listener: tokio::net::TcpListener) -> Boxed<()> {
         let (ended, end) = tokio::sync::oneshot::channel();
-        let spawn: SharedSpawn = Arc::new(self.house.spawn.clone());
+        let spawn: SharedSpawn = Arc::new(self.app.spawn.clone());
         let work = serve_agents(
             listener,
             self.api.clone(),
-            Arc::clone(&self.house.clock),
+            Arc::clone(&self.app.clock),
             Arc::clone(&spawn),
             self.stop.clone(),
         );
@@ -345,15 +348,15 @@ impl Door<'_> {
 
     /// Keeps listening on the addresses at which workspaces reach this host: the gateways of their networks, which
     /// need not exist yet, or, rootless, an address of this host. `opened` is completed once the first ones are bound.
-    fn keep_open_towards_workspaces(
+    fn serve_workspace_addresses(
         &self,
         opened: oneshot::Sender<()>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let gates = Gates {
-            ops: self.house.ops.clone(),
+            ops: self.app.ops.clone(),
             api: self.api.clone(),
-            clock: Arc::clone(&self.house.clock),
-            spawn: Arc::new(self.house.spawn.clone()),
+            clock: Arc::clone(&self.app.clock),
+            spawn: Arc::new(self.app.spawn.clone()),
             port: self.config.network.port,
             stop: self.stop.clone(),
             listens: self.config.network.listen.is_empty(),
@@ -378,7 +381,7 @@ fn build(
     registry: Registry,
     clock: SharedClock,
     wake: Wake,
-) -> anyhow::Result<House> {
+) -> anyhow::Result<App> {
     let (listening, clock) = Listening::begin(clock);
     let engine = engine_of(config, &clock)?;
     let spawn = TokioTasks::default();
@@ -401,7 +404,7 @@ fn build(
         instance: registry.instance,
         listening: listening.clone(),
     }));
-    Ok(House { store, engine, clock, spawn, ops, sweeper, registry, mirror, listening })
+    Ok(App { store, engine, clock, spawn, ops, sweeper, registry, mirror, listening })
 }
 
 fn settings_of(config: &Config, instance: InstanceId) -> Settings {
@@ -434,48 +437,48 @@ fn settings_of(config: &Config, instance: InstanceId) -> Settings {
 }
 
 fn api_of(
-    house: &House,
+    app: &App,
     config: &Config,
     sweeps: DriverHandle,
     packets: &Arc<Packets>,
     running: &Arc<Running>,
 ) -> Api {
     let doctor = Doctor::new(DoctorParts {
-        store: house.store.clone(),
-        engine: Arc::clone(&house.engine),
-        clock: Arc::clone(&house.clock),
-        instance: house.registry.instance,
+        store: app.store.clone(),
+        engine: Arc::clone(&app.engine),
+        clock: Arc::clone(&app.clock),
+        instance: app.registry.instance,
         data_dir: config.data_dir.clone(),
-        network: network_of(house, config, Arc::clone(packets)),
+        network: network_of(app, config, Arc::clone(packets)),
         configuration: Arc::<Running>::clone(running),
     });
     Api::new(ApiParts {
-        store: house.store.clone(),
-        engine: Arc::clone(&house.engine),
-        ops: house.ops.clone(),
+        store: app.store.clone(),
+        engine: Arc::clone(&app.engine),
+        ops: app.ops.clone(),
         sweeps,
         doctor,
-        clock: Arc::clone(&house.clock),
-        spawn: Arc::new(house.spawn.clone()),
-        mirror: Arc::clone(&house.mirror),
+        clock: Arc::clone(&app.clock),
+        spawn: Arc::new(app.spawn.clone()),
+        mirror: Arc::clone(&app.mirror),
         runtime_dir: config.runtime_dir.clone(),
         entropy: Arc::new(SystemEntropy),
-        listening: house.listening.clone(),
+        listening: app.listening.clone(),
         dial: Dial::Tcp,
     })
 }
 
-fn network_of(house: &House, config: &Config, packets: Arc<Packets>) -> Network {
-    let ops = house.ops.clone();
+fn network_of(app: &App, config: &Config, packets: Arc<Packets>) -> Network {
+    let ops = app.ops.clone();
     let bound = ops.clone();
     Network {
         listen: config.network.listen.clone(),
         port: config.network.port,
-        told_to_agents: ops.settings().told_to_agents(),
+        advertised_url: ops.settings().advertised_url(),
         is_url_configured: config.network.platform_url.is_some(),
         isolate: config.network.isolate,
         packets: Arc::new(move || packets.state()),
-        since: house.clock.now(),
+        since: app.clock.now(),
         bound: Arc::new(move || {
             let ops = bound.clone();
             Box::pin(async move { ops.bound_addresses().await })
@@ -483,12 +486,12 @@ fn network_of(house: &House, config: &Config, packets: Arc<Packets>) -> Network 
         reach: Arc::new(move || {
             let ops = ops.clone();
             Box::pin(async move {
-                let HostAddresses { addresses, lan_sees_it, rootless, told, .. } =
+                let HostAddresses { addresses, reachable_from_lan, rootless, given_addresses, .. } =
                     ops.host_addresses().await.map_err(|error| error.to_string())?;
-                let outdated = told.into_iter().filter(|(_, address)| !is_own_address(*address));
+                let outdated = given_addresses.into_iter().filter(|(_, address)| !is_own_address(*address));
                 Ok(Reach {
                     addresses,
-                    lan_sees_it,
+                    reachable_from_lan,
                     rootless,
                     outdated: outdated.map(|(workspace, _)| workspace).collect(),
                 })
@@ -535,21 +538,21 @@ pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<
         store.registry().await?.context("the database has no instance id yet: run `ostler serve` once")?;
     let clock: SharedClock = Arc::new(SystemClock::start());
     let mirror = Arc::new(Mirror::Directory(config.data_dir.clone()));
-    let house = build(&config, store, mirror, registry, clock, Wake::unheard())?;
+    let app = build(&config, store, mirror, registry, clock, Wake::disconnected())?;
     let all = sweep::all();
     let known: Vec<_> = all.iter().map(|pass| pass.name()).collect();
     if let Some(wrong) = passes.iter().find(|name| !known.contains(&name.as_str())) {
         anyhow::bail!("unknown pass `{wrong}`; the passes are {}", known.join(", "));
     }
-    let look: Look = house.sweeper.look().await?;
-    let glance = house.sweeper.glance();
+    let snapshot: Snapshot = app.sweeper.snapshot().await?;
+    let clock_snapshot = app.sweeper.clock_snapshot();
     let mut runs = Vec::new();
     for pass in all.iter().filter(|pass| passes.is_empty() || passes.iter().any(|name| name == pass.name())) {
-        let look = match pass.sight() {
-            Sight::Engine => &look,
-            Sight::Store => &glance,
+        let snapshot = match pass.requires() {
+            Requirement::Engine => &snapshot,
+            Requirement::Store => &clock_snapshot,
         };
-        runs.push(run_view(&house.sweeper.run(&**pass, look, Mode::DryRun).await));
+        runs.push(run_view(&app.sweeper.run(&**pass, snapshot, Mode::DryRun).await));
     }
     Ok(runs)
 }
@@ -579,19 +582,19 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
 /// Reports why no daemon answered, and whether to start one.
 fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     let socket = config.socket();
-    let shown = socket.display();
+    let effective = socket.display();
     match std::os::unix::net::UnixStream::connect(&socket) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return doctor::fail(
                 "daemon",
-                format!("cannot check whether a daemon serves {shown}: {error}"),
+                format!("cannot check whether a daemon serves {effective}: {error}"),
                 "run this as the owner of the data directory, or choose your own one with --data-dir",
             );
         }
         Ok(_) => {
             return doctor::fail(
                 "daemon",
-                format!("the daemon at {shown} does not respond"),
+                format!("the daemon at {effective} does not respond"),
                 "check whether its process is stopped (`kill -CONT PID` resumes it) or the machine is overloaded",
             );
         }
@@ -604,7 +607,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     } else {
         "start it: `ostler serve`, or `systemctl --user start ostler`"
     };
-    doctor::fail("daemon", format!("no daemon serves {shown}"), advice)
+    doctor::fail("daemon", format!("no daemon serves {effective}"), advice)
 }
 
 /// Checks the registry's files as a start of the daemon would.

@@ -13,13 +13,13 @@ use crate::{
     domain::{
         ids::InstanceId,
         naming::{VolumeKind, instance_name, volume_name},
-        plan::{Inventory, KnownRow},
+        plan::{Inventory, SweepRow},
         spec::LabelledSpec,
         status::Status,
-        trash::{Things, TrashEntry, TrashState},
+        trash::{TrashContents, TrashEntry, TrashState},
     },
     engine::{
-        Engine, EngineUse, Trouble,
+        Engine, EngineUse, ErrorKind,
         trusted::{self, Untrusted},
     },
     store::{Scope, Store, StoreError, StoreResult},
@@ -100,7 +100,7 @@ impl Doctor {
             self.network(),
             async {
                 [
-                    self.place().await,
+                    self.location().await,
                     self.registry().await,
                     self.workspaces().await,
                     self.agents().await,
@@ -128,7 +128,7 @@ impl Doctor {
 
     async fn listing(&self) -> Vec<Check> {
         let own = OwnContainers(&self.0.store);
-        match trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await {
+        match trusted::snapshot(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await {
             Ok(listing) => {
                 let mut inventory = Inventory::of(self.0.instance, listing.observed());
                 let (rows, entries) = match self.rows_of(&mut inventory).await {
@@ -183,11 +183,11 @@ impl Doctor {
 
     /// Returns the rows and trash entries of the workspaces in `inventory`. Containers that were renamed by hand are
     /// assigned to them in `inventory`.
-    async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<KnownRow>, Vec<TrashEntry>)> {
-        let mut shown = inventory.workspaces();
-        shown.extend(inventory.named_by_foreign());
-        let entries = self.0.store.trash_of(shown.clone()).await?;
-        let rows = self.0.store.known_rows(shown).await?;
+    async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<SweepRow>, Vec<TrashEntry>)> {
+        let mut effective = inventory.workspaces();
+        effective.extend(inventory.named_by_foreign());
+        let entries = self.0.store.trash_of(effective.clone()).await?;
+        let rows = self.0.store.sweep_rows(effective).await?;
         inventory.recognise(&rows, &entries);
         Ok((rows, entries))
     }
@@ -206,7 +206,7 @@ impl Doctor {
             let work = volume_name(row.id, VolumeKind::Work);
             let gone = match self.0.engine.inspect_volume(&work).await {
                 Ok(seen) => seen.directory_missing,
-                Err(error) if error.trouble == Trouble::Absent => true,
+                Err(error) if error.kind == ErrorKind::Absent => true,
                 // Each further call could run into the same deadline. The engine check reports the error.
                 Err(_) => return Ok(None),
             };
@@ -218,7 +218,7 @@ impl Doctor {
         // engine.
         let own = OwnContainers(&self.0.store);
         if lost.is_empty()
-            || trusted::look(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await.is_err()
+            || trusted::snapshot(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await.is_err()
         {
             return Ok(None);
         }
@@ -246,8 +246,8 @@ impl Doctor {
         }
     }
 
-    async fn place(&self) -> StoreResult<Check> {
-        self.0.store.check_place().await?;
+    async fn location(&self) -> StoreResult<Check> {
+        self.0.store.check_location().await?;
         Ok(ok("database", "the open database is the file at its path"))
     }
 
@@ -333,7 +333,7 @@ impl Doctor {
         }
         Ok(match self.0.engine.disk_usage().await {
             Ok(usage) => {
-                let bytes: u64 = entries.iter().map(|entry| usage.of(&entry.things)).sum();
+                let bytes: u64 = entries.iter().map(|entry| usage.of(&entry.contents)).sum();
                 ok("trash", format!("{found}, {} MiB of disk", bytes.div_ceil(1 << 20)))
             }
             Err(_) => ok("trash", format!("{found}; the engine does not report their disk use")),
@@ -345,7 +345,7 @@ impl Doctor {
 const MOST_UNKNOWN: usize = 20;
 
 /// Warns of workspaces of this instance in the engine that have neither a row nor a trash entry, if any.
-fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> Option<Check> {
+fn unknown(inventory: &Inventory, rows: &[SweepRow], entries: &[TrashEntry]) -> Option<Check> {
     let known: BTreeSet<_> =
         rows.iter().map(|row| row.id).chain(entries.iter().map(|entry| entry.workspace)).collect();
     let unknown: Vec<_> = inventory.workspaces().into_iter().filter(|id| !known.contains(id)).collect();
@@ -358,7 +358,7 @@ fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> 
         let name = own.chain(trashed).find_map(|container| LabelledSpec::of(&container.labels));
         let name = name.map_or_else(|| id.to_string(), |spec| spec.name.to_string());
         match inventory.newest_of(*id) {
-            Some(Things { container: Some(_), .. }) => name,
+            Some(TrashContents { container: Some(_), .. }) => name,
             Some(_) => format!("{name} (volumes only)"),
             None => format!("{name} (in the trash, without a trash entry)"),
         }
@@ -378,7 +378,7 @@ fn unknown(inventory: &Inventory, rows: &[KnownRow], entries: &[TrashEntry]) -> 
 }
 
 /// Warns of containers that an operator paused with `podman pause`, if any.
-fn paused(inventory: &Inventory, rows: &[KnownRow]) -> Option<Check> {
+fn paused(inventory: &Inventory, rows: &[SweepRow]) -> Option<Check> {
     let paused = inventory.with_paused();
     let names: Vec<_> = rows
         .iter()
@@ -459,8 +459,8 @@ pub fn disk(data_dir: &std::path::Path) -> Check {
     }
 }
 
-fn room(free: u64, no_inodes: bool, place: &str) -> Check {
-    let found = format!("{} MiB free in {place}", free >> 20);
+fn room(free: u64, no_inodes: bool, location: &str) -> Check {
+    let found = format!("{} MiB free in {location}", free >> 20);
     if no_inodes {
         fail("disk", format!("{found}, but no free inodes"), "delete files that are not needed")
     } else if free < FULL_DISK_BYTES {

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Another process holds a lock.
-    #[error("{what} is in use by another ostler{}. Stop that one first, or choose another directory with `--data-dir`", holder(*pid))]
+    #[error("{what} is in use by another ostler{}. Stop that one first, or choose another directory with `--data-dir`", lock_holder(*pid))]
     Held {
         /// The locked object, for the message.
         what: String,
@@ -70,7 +70,7 @@ pub enum IdentityError {
     },
     /// A file or directory cannot be used.
     #[error("cannot use {path}: {source}. {}", crate::store::advice_for(source))]
-    Place {
+    Location {
         /// Path of the file or directory.
         path: PathBuf,
         /// Error of the operating system.
@@ -84,7 +84,7 @@ pub enum IdentityError {
     Store(#[from] StoreError),
 }
 
-fn holder(pid: Option<u32>) -> String {
+fn lock_holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
@@ -106,7 +106,7 @@ impl Lock {
         let what = format!("the data directory {}", data_dir.display());
         let path = data_dir.join("ostler.lock");
         let directory = File::open(data_dir)
-            .map_err(|source| IdentityError::Place { path: data_dir.to_owned(), source })?;
+            .map_err(|source| IdentityError::Location { path: data_dir.to_owned(), source })?;
         let directory = match directory.try_lock() {
             Ok(()) => Some(directory),
             Err(TryLockError::WouldBlock) => {
@@ -125,12 +125,12 @@ impl Lock {
     /// [`IdentityError::Held`] with the id of the process that holds it.
     pub fn instance(runtime_dir: &Path, instance: InstanceId) -> Result<Self, IdentityError> {
         private_directory(runtime_dir)?;
-        refuse_what_others_may_write(runtime_dir)?;
+        refuse_insecure_directory(runtime_dir)?;
         Self::take(&runtime_dir.join(format!("{instance}.lock")), format!("the identity {instance}"))
     }
 
     fn take(path: &Path, what: String) -> Result<Self, IdentityError> {
-        let place = |source| IdentityError::Place { path: path.to_owned(), source };
+        let location = |source| IdentityError::Location { path: path.to_owned(), source };
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         // Without this, a symbolic link of another user would have its target truncated below.
@@ -142,9 +142,9 @@ impl Lock {
                     found: "it is a symbolic link".into(),
                 });
             }
-            other => other.map_err(place)?,
+            other => other.map_err(location)?,
         };
-        let metadata = file.metadata().map_err(place)?;
+        let metadata = file.metadata().map_err(location)?;
         if !metadata.is_file() || !is_own(&metadata) {
             let found = format!("it is not a regular file of this user (owner {})", metadata.uid());
             return Err(IdentityError::Untrusted { path: path.to_owned(), found });
@@ -153,15 +153,15 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                file.read_to_string(&mut pid).map_err(place)?;
+                file.read_to_string(&mut pid).map_err(location)?;
                 return Err(IdentityError::Held { what, pid: pid.trim().parse().ok() });
             }
-            Err(TryLockError::Error(source)) => return Err(place(source)),
+            Err(TryLockError::Error(source)) => return Err(location(source)),
         }
         crash_point::before("lock: say who holds it");
-        file.set_len(0).map_err(place)?;
-        file.rewind().map_err(place)?;
-        writeln!(file, "{}", std::process::id()).map_err(place)?;
+        file.set_len(0).map_err(location)?;
+        file.rewind().map_err(location)?;
+        writeln!(file, "{}", std::process::id()).map_err(location)?;
         crash_point::after("lock: say who holds it");
         Ok(Self { _file: file, _directory: None })
     }
@@ -169,11 +169,11 @@ impl Lock {
 
 /// Creates a directory that only the daemon's user can access. An existing directory keeps its mode.
 fn private_directory(path: &Path) -> Result<(), IdentityError> {
-    let place = |source| IdentityError::Place { path: path.to_owned(), source };
+    let location = |source| IdentityError::Location { path: path.to_owned(), source };
     let existed = path.is_dir();
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(place)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(location)?;
     if !existed {
-        fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(place)?;
+        fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(location)?;
     }
     Ok(())
 }
@@ -185,14 +185,14 @@ fn is_own(metadata: &fs::Metadata) -> bool {
 
 /// Refuses a runtime directory that another user created or can write to. Without `XDG_RUNTIME_DIR` it is below `/tmp`,
 /// where any user may have created a directory of this name first.
-fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
+fn refuse_insecure_directory(path: &Path) -> Result<(), IdentityError> {
     let metadata = fs::symlink_metadata(path)
-        .map_err(|source| IdentityError::Place { path: path.to_owned(), source })?;
+        .map_err(|source| IdentityError::Location { path: path.to_owned(), source })?;
     let found = if metadata.is_symlink() && !is_own(&metadata) {
         "it is a symbolic link of another user".to_owned()
     } else {
         let metadata =
-            fs::metadata(path).map_err(|source| IdentityError::Place { path: path.to_owned(), source })?;
+            fs::metadata(path).map_err(|source| IdentityError::Location { path: path.to_owned(), source })?;
         if !is_own(&metadata) {
             format!("it belongs to user {}", metadata.uid())
         } else if metadata.mode() & 0o022 != 0 {
@@ -212,9 +212,10 @@ fn refuse_what_others_may_write(path: &Path) -> Result<(), IdentityError> {
 /// Why a daemon must not serve this directory.
 pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityError> {
     let mirror = Mirror::Directory(data_dir.to_owned());
-    let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
-    let Some(record) = mirror.read().map_err(place)? else { return Ok(None) };
-    if record.is_of_another(mirror.place().map_err(place)?) {
+    let location =
+        |source| IdentityError::Location { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
+    let Some(record) = mirror.read().map_err(location)? else { return Ok(None) };
+    if record.is_of_another(mirror.location().map_err(location)?) {
         return Err(IdentityError::Copied { path: data_dir.to_owned() });
     }
     Ok(Some(record))
@@ -254,10 +255,11 @@ pub async fn establish(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Registry, IdentityError> {
-    let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
+    let location =
+        |source| IdentityError::Location { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let now = clock.now();
-    let mark = mirror.place().map_err(place)?;
-    let known_record = mirror.read().map_err(place)?;
+    let mark = mirror.location().map_err(location)?;
+    let known_record = mirror.read().map_err(location)?;
     if let Some(record) = &known_record
         && record.is_of_another(mark)
     {
@@ -317,7 +319,7 @@ pub async fn establish(
             Err(error) if known_record.is_some_and(|known| known.instance == record.instance) => {
                 tracing::warn!(%error, "mirror file cannot be updated: operations are refused until it can be");
             }
-            other => other.map_err(place)?,
+            other => other.map_err(location)?,
         }
     }
     Ok(store.registry().await?.unwrap_or(registry))
@@ -341,10 +343,11 @@ async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, Store
 pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let _lock = Lock::data_directory(data_dir)?;
     let mirror = Mirror::Directory(data_dir.to_owned());
-    let place = |source| IdentityError::Place { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
-    let mark = mirror.place().map_err(place)?;
+    let location =
+        |source| IdentityError::Location { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
+    let mark = mirror.location().map_err(location)?;
     // The mirror of a database that was copied while it was served, or after a kill, may be behind it.
-    let database = if data_dir.join(crate::store::FILE_NAME).try_exists().map_err(place)? {
+    let database = if data_dir.join(crate::store::FILE_NAME).try_exists().map_err(location)? {
         Store::open_read_only(data_dir)?.registry().await?.map_or(0, |registry| registry.generation)
     } else {
         0
@@ -357,7 +360,7 @@ pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
                 record.generation = record.generation.max(database) + 1;
             }
         })
-        .map_err(place)?;
+        .map_err(location)?;
     crash_point::after("identity: accept a copy");
     Ok(())
 }
@@ -378,10 +381,11 @@ pub async fn become_instance(
     if !store.become_instance(instance, clock.now()).await? {
         return Ok(false);
     }
-    let place = |source| IdentityError::Place { path: PathBuf::from(crate::store::MIRROR_FILE_NAME), source };
+    let location =
+        |source| IdentityError::Location { path: PathBuf::from(crate::store::MIRROR_FILE_NAME), source };
     let rename = |record: &mut MirrorRecord| (record.instance, record.engine_accepted) = (instance, false);
     crash_point::before("identity: become another instance");
-    mirror.update(rename).map_err(place)?;
+    mirror.update(rename).map_err(location)?;
     crash_point::after("identity: become another instance");
     Ok(true)
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-struct Spell {
+struct Epoch {
     since: Awake,
     /// Wall clock minus awake clock at the last reading, in milliseconds; it changes when time jumps.
     offset: i64,
@@ -36,7 +36,7 @@ struct Spell {
     next_write: u64,
 }
 
-impl Spell {
+impl Epoch {
     /// Whether a heartbeat write takes longer than `lateness` (a disk that hangs): other heartbeats may be waiting too.
     fn is_blocked(&self, awake: Awake) -> bool {
         self.writes.first_key_value().is_some_and(|(_, begun)| awake.since(*begun) > self.lateness)
@@ -53,17 +53,17 @@ pub struct Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         let awake = self.clock.awake();
-        let mut spell = self.listening.lock();
-        let begun = spell.writes.remove(&self.number);
-        if begun.is_some_and(|begun| awake.since(begun) > spell.lateness) {
-            spell.since = awake;
+        let mut epoch = self.listening.lock();
+        let begun = epoch.writes.remove(&self.number);
+        if begun.is_some_and(|begun| awake.since(begun) > epoch.lateness) {
+            epoch.since = awake;
         }
     }
 }
 
 /// The liveness epoch. Clones share one state.
 #[derive(Clone, Debug)]
-pub struct Listening(Arc<Mutex<Spell>>);
+pub struct Listening(Arc<Mutex<Epoch>>);
 
 /// A clock whose every reading is checked for jumps and late ticks. A recorded time is then never older, by the clock
 /// used for judging it, than the epoch in which it is judged. This holds even if the clock was set back and corrected
@@ -106,7 +106,7 @@ impl Listening {
     fn since(now: Timestamp, awake: Awake, lateness: Duration) -> Self {
         let offset = offset(now, awake);
         let (number, tick_at, writes, next_write) = (0, None, BTreeMap::new(), 0);
-        Self(Arc::new(Mutex::new(Spell {
+        Self(Arc::new(Mutex::new(Epoch {
             since: awake,
             offset,
             number,
@@ -121,10 +121,10 @@ impl Listening {
     /// completes, the windows start over, because other heartbeats sent meanwhile may have been given up.
     #[must_use]
     pub fn writing(&self, clock: &SharedClock) -> Writing {
-        let mut spell = self.lock();
-        let number = spell.next_write;
-        spell.next_write += 1;
-        spell.writes.insert(number, clock.awake());
+        let mut epoch = self.lock();
+        let number = epoch.next_write;
+        epoch.next_write += 1;
+        epoch.writes.insert(number, clock.awake());
         Writing { listening: self.clone(), clock: Arc::clone(clock), number }
     }
 
@@ -142,16 +142,16 @@ impl Listening {
 
     /// Compares both clocks, and starts a new epoch if time has jumped or a tick is overdue.
     fn observe(&self, now: Timestamp, awake: Awake) {
-        let mut spell = self.lock();
+        let mut epoch = self.lock();
         let seen = offset(now, awake);
-        if jumped(spell.offset, seen) {
+        if jumped(epoch.offset, seen) {
             tracing::warn!("time jump detected (suspend or clock change); liveness windows start over");
-            spell.since = awake;
-            spell.number += 1;
+            epoch.since = awake;
+            epoch.number += 1;
         }
-        spell.offset = seen;
-        if let Some(at) = spell.tick_at
-            && awake.since(at) > spell.lateness
+        epoch.offset = seen;
+        if let Some(at) = epoch.tick_at
+            && awake.since(at) > epoch.lateness
             && !is(Mutation::IgnoreLateTicks)
         {
             let late = awake.since(at).as_secs();
@@ -159,9 +159,9 @@ impl Listening {
                 late_seconds = late,
                 "process was stopped or starved of CPU time; liveness windows start over"
             );
-            spell.since = awake;
-            spell.number += 1;
-            spell.tick_at = None;
+            epoch.since = awake;
+            epoch.number += 1;
+            epoch.tick_at = None;
         }
     }
 
@@ -173,23 +173,23 @@ impl Listening {
     /// How long a state has lasted, counting at most the time since the windows last started over.
     #[must_use]
     pub fn lasted(&self, since: Timestamp, now: Timestamp, awake: Awake) -> Duration {
-        let spell = self.spell(awake);
+        let epoch = self.epoch(awake);
         // A time ahead of the clock was recorded before the clock was set back. It counts from the start of the
         // windows.
-        if is(Mutation::BlameForOurSleep) {
+        if is(Mutation::CountOurSleep) {
             return now.since(since);
         }
-        if since.is_ahead_of(now) { spell } else { now.since(since).min(spell) }
+        if since.is_ahead_of(now) { epoch } else { now.since(since).min(epoch) }
     }
 
     /// Time since the windows last started over; zero while a heartbeat write hangs.
     #[must_use]
-    pub fn spell(&self, awake: Awake) -> Duration {
-        let spell = self.lock();
-        if spell.is_blocked(awake) { Duration::ZERO } else { awake.since(spell.since) }
+    pub fn epoch(&self, awake: Awake) -> Duration {
+        let epoch = self.lock();
+        if epoch.is_blocked(awake) { Duration::ZERO } else { awake.since(epoch.since) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Spell> {
+    fn lock(&self) -> MutexGuard<'_, Epoch> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -237,18 +237,18 @@ mod tests {
         let clock: SharedClock = Arc::clone(&set) as SharedClock;
         let listening = Listening::since(WALL, Awake(0), LATENESS);
         let go_to = |awake| set.0.store(awake, std::sync::atomic::Ordering::Relaxed);
-        let spell = || listening.spell(clock.awake());
+        let epoch = || listening.epoch(clock.awake());
         go_to(600_000);
         let (stuck, quick) = (listening.writing(&clock), listening.writing(&clock));
         go_to(604_000);
         drop(quick);
-        assert_eq!(spell(), Duration::from_secs(604), "a short write does not reset the windows");
+        assert_eq!(epoch(), Duration::from_secs(604), "a short write does not reset the windows");
         go_to(900_000);
-        assert_eq!(spell(), Duration::ZERO, "a hanging write resets the windows");
+        assert_eq!(epoch(), Duration::ZERO, "a hanging write resets the windows");
         drop(stuck);
-        assert_eq!(spell(), Duration::ZERO);
+        assert_eq!(epoch(), Duration::ZERO);
         go_to(960_000);
-        assert_eq!(spell(), MINUTE, "the windows start over when the write completes");
+        assert_eq!(epoch(), MINUTE, "the windows start over when the write completes");
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         listening.expect_tick(Awake(610_000));
         assert_eq!(number_at(615_000), 0, "within the allowed lateness");
         assert_eq!(number_at(1_200_000), 1, "overdue by ten minutes");
-        assert_eq!(listening.spell(Awake(1_200_000)), Duration::ZERO);
+        assert_eq!(listening.epoch(Awake(1_200_000)), Duration::ZERO);
         assert_eq!(number_at(1_201_000), 1, "the same delay counts once");
         listening.expect_tick(Awake(1_210_000));
         assert_eq!(number_at(1_209_000), 1);
@@ -294,11 +294,11 @@ mod tests {
             listening.number()
         };
         assert_eq!(number_at(WALL + MINUTE, Awake(60_000)), 0);
-        assert_eq!(listening.spell(Awake(60_000)), MINUTE);
+        assert_eq!(listening.epoch(Awake(60_000)), MINUTE);
         assert_eq!(number_at(WALL + MINUTE * 9, Awake(61_000)), 1, "a suspend of 8 min starts an epoch");
-        assert_eq!(listening.spell(Awake(61_000)), Duration::ZERO);
+        assert_eq!(listening.epoch(Awake(61_000)), Duration::ZERO);
         assert_eq!(number_at(WALL, Awake(62_000)), 2, "a clock set back starts an epoch");
         listening.interrupted(Awake(70_000));
-        assert_eq!(listening.spell(Awake(70_000)), Duration::ZERO);
+        assert_eq!(listening.epoch(Awake(70_000)), Duration::ZERO);
     }
 }

@@ -18,11 +18,11 @@ pub enum Mutation {
     /// The status change after a container's exit emits no event.
     SilentChange,
     /// An undelete restores what is being deleted.
-    UndeleteWhatIsDeleted,
+    UndeleteDeleted,
     /// An undelete leaves in the trash what the same removal moved there.
     UndeleteAlone,
     /// A heartbeat counts even if its token or incarnation became invalid in the meantime.
-    HearAnyIncarnation,
+    AcceptAnyIncarnation,
     /// A claim for the trash does not check the row again.
     ClaimUnguarded,
     /// A purge deletes everything that the workspace has in the trash at that time.
@@ -46,9 +46,9 @@ pub enum Mutation {
     /// The number of removals in one run of a pass is not limited.
     NoCap,
     /// Missing heartbeats count although ostler was not receiving any.
-    BlameForOurSleep,
+    CountOurSleep,
     /// A start does not verify that the old process has stopped.
-    LetOldHolderRun,
+    LetOldProcessRun,
     /// A start that finds the container running counts as successful.
     AnyStartIsMine,
     /// The token file is not read back after writing.
@@ -58,13 +58,13 @@ pub enum Mutation {
     /// An engine that does not answer is treated as a missing container.
     UnknownIsGone,
     /// A workspace is marked hibernated before its container was verified as stopped.
-    SayAsleepFirst,
+    HibernatedBeforeStop,
     /// A reported deletion is believed without checking which engine reported it.
-    BelieveWhoeverAnswers,
+    BelieveAnyEngine,
     /// An entry that cannot be restored stays in the state `restoring`.
-    RestoreForEver,
+    RestoreForever,
     /// A claim is completed only while something of its workspace is listed.
-    FinishClaimsInSight,
+    FinishListedClaims,
     /// A container whose start was interrupted is started again, and never replaced.
     KeepHalfStarted,
     /// The driver ignores wake-ups: a pass runs at its regular intervals only.
@@ -84,11 +84,11 @@ pub enum Mutation {
     /// An engine is recognised only by its sentinel, never by the containers that it lists.
     SentinelOnly,
     /// A workspace with missing heartbeats is restarted although its container was paused by hand.
-    RestartWhatIsPaused,
+    RestartPaused,
     /// Stops that a row demands count as destructive.
     StopsAreDestruction,
     /// Every recovery of a flapping agent emits an event.
-    TellEveryFlip,
+    ReportEveryFlip,
     /// Events are never deleted.
     KeepAllHistory,
     /// A name takes precedence over a complete id.
@@ -111,18 +111,14 @@ impl Mutation {
             "a change of status names what it may not move, instead of what it may",
         ),
         (Self::SilentChange, "silent-change", "a container that ended moves its status without an event"),
-        (
-            Self::UndeleteWhatIsDeleted,
-            "undelete-what-is-deleted",
-            "an undelete takes back what is being deleted",
-        ),
+        (Self::UndeleteDeleted, "undelete-what-is-deleted", "an undelete takes back what is being deleted"),
         (
             Self::UndeleteAlone,
             "undelete-alone",
             "an undelete leaves in the trash what the removal took along",
         ),
         (
-            Self::HearAnyIncarnation,
+            Self::AcceptAnyIncarnation,
             "hear-any-incarnation",
             "a beat counts whatever became of its token and incarnation on the way",
         ),
@@ -153,8 +149,8 @@ impl Mutation {
         ),
         (Self::LeaveInterrupted, "leave-interrupted", "a start that a crash interrupted is never begun anew"),
         (Self::NoCap, "no-cap", "one run of a pass takes away as much as it likes"),
-        (Self::BlameForOurSleep, "blame-for-our-sleep", "silence counts although ostler did not listen"),
-        (Self::LetOldHolderRun, "let-old-holder-run", "a start does not see the old process stopped first"),
+        (Self::CountOurSleep, "blame-for-our-sleep", "silence counts although ostler did not listen"),
+        (Self::LetOldProcessRun, "let-old-holder-run", "a start does not see the old process stopped first"),
         (
             Self::AnyStartIsMine,
             "any-start-is-mine",
@@ -168,18 +164,18 @@ impl Mutation {
             "an engine that gives no answer is taken for a container that is gone",
         ),
         (
-            Self::SayAsleepFirst,
+            Self::HibernatedBeforeStop,
             "say-asleep-first",
             "a workspace is called asleep before its container was seen stopped",
         ),
         (
-            Self::BelieveWhoeverAnswers,
+            Self::BelieveAnyEngine,
             "believe-whoever-answers",
             "a deletion is believed whoever the engine was that said so",
         ),
-        (Self::RestoreForEver, "restore-for-ever", "what cannot go back stays on its way back"),
+        (Self::RestoreForever, "restore-for-ever", "what cannot go back stays on its way back"),
         (
-            Self::FinishClaimsInSight,
+            Self::FinishListedClaims,
             "finish-claims-in-sight",
             "a claim is finished only while something of its workspace is listed",
         ),
@@ -229,12 +225,12 @@ impl Mutation {
             "an engine is recognised by its sentinel only, never by the containers it shows",
         ),
         (
-            Self::RestartWhatIsPaused,
+            Self::RestartPaused,
             "restart-what-is-paused",
             "a silent workspace is restarted although its container is paused by hand",
         ),
         (Self::StopsAreDestruction, "stops-are-destruction", "stops that a row demands count as destruction"),
-        (Self::TellEveryFlip, "tell-every-flip", "every recovery of an agent that flaps is an event"),
+        (Self::ReportEveryFlip, "tell-every-flip", "every recovery of an agent that flaps is an event"),
         (Self::KeepAllHistory, "keep-all-history", "events are never forgotten"),
         (Self::NamesBeforeIds, "names-before-ids", "a name is looked up before a whole id"),
     ];

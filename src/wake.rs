@@ -25,13 +25,13 @@ impl Wake {
     /// Creates a sender and the driver's receiver.
     #[must_use]
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Call>) {
-        let (calls, heard) = mpsc::unbounded_channel();
-        (Self(Some(calls)), heard)
+        let (calls, wake_ups) = mpsc::unbounded_channel();
+        (Self(Some(calls)), wake_ups)
     }
 
     /// Creates a sender that drops all requests: for plans that are never carried out.
     #[must_use]
-    pub fn unheard() -> Self {
+    pub fn disconnected() -> Self {
         Self(None)
     }
 

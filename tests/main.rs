@@ -8,10 +8,10 @@
 )]
 
 mod agents;
+mod architecture;
 mod cli;
 mod faults;
 mod field;
-mod house;
 mod http;
 mod keeper;
 mod podman;

@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
-pub(crate) mod house;
+pub(crate) mod app;
 pub(crate) mod load;
 
 use std::{

@@ -297,7 +297,7 @@ impl Answer {
             StatusCode::CONFLICT => Exit::Conflict,
             _ => Exit::Failed,
         };
-        let told = match serde_json::from_slice::<ErrorBody>(&self.body) {
+        let error_text = match serde_json::from_slice::<ErrorBody>(&self.body) {
             Ok(body) => body.error,
             Err(_) => {
                 format!(
@@ -307,7 +307,7 @@ impl Answer {
                 )
             }
         };
-        Failure::new(exit, super::text::printable(&told))
+        Failure::new(exit, super::text::printable(&error_text))
     }
 }
 

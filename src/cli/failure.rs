@@ -24,7 +24,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub enum Failure {
     /// A failure to report to the user.
-    Told {
+    Reported {
         /// The exit code.
         exit: Exit,
         /// What failed and why.
@@ -47,14 +47,16 @@ impl Failure {
     /// A failure with this exit code, an error and its causes.
     #[must_use]
     pub fn from_error(exit: Exit, error: anyhow::Error) -> Self {
-        Self::Told { exit, error, next: None }
+        Self::Reported { exit, error, next: None }
     }
 
     /// Adds what to do next.
     #[must_use]
     pub fn next(self, advice: impl Into<String>) -> Self {
         match self {
-            Self::Told { exit, error, next: _ } => Self::Told { exit, error, next: Some(advice.into()) },
+            Self::Reported { exit, error, next: _ } => {
+                Self::Reported { exit, error, next: Some(advice.into()) }
+            }
             quiet @ (Self::StdoutClosed | Self::Interrupted) => quiet,
         }
     }
@@ -62,14 +64,14 @@ impl Failure {
     /// Whether the daemon could not be reached.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Told { exit: Exit::Unreachable, .. })
+        matches!(self, Self::Reported { exit: Exit::Unreachable, .. })
     }
 
     /// Prints the failure with all its causes on standard error and returns the exit code.
     #[must_use]
     pub fn report(&self) -> u8 {
         match self {
-            Self::Told { exit, error, next } => {
+            Self::Reported { exit, error, next } => {
                 let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}"));
                 let next = next.iter().map(|next| format!("  next: {next}"));
                 let lines: Vec<_> =

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How often the daemon is asked for the progress.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A progress line on standard error; nothing if that is not a terminal. Removed when dropped.
 pub(super) struct Spinner(Option<ProgressBar>);
@@ -43,7 +43,7 @@ impl Spinner {
     }
 
     /// Shows `builder: pulling image …`: the operation in progress, or else the status.
-    fn tell(&self, view: &WorkspaceView) {
+    fn show(&self, view: &WorkspaceView) {
         if let Some(bar) = &self.0 {
             let doing = view.operation.as_deref().map_or_else(|| text::status(view), printable);
             bar.set_message(format!("{}: {doing}", printable(&view.name)));
@@ -68,16 +68,16 @@ pub(super) async fn while_carried_out<T>(
     let spinner = Spinner::start(format!("{reference}: waiting for the daemon"));
     let mut order = pin!(order);
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
             biased;
             done = &mut order => return done,
-            _ = &mut interrupted => return Err(goes_on(reference, spinner)),
-            _ = looks.tick(), if spinner.visible() => {
+            _ = &mut interrupted => return Err(still_running(reference, spinner)),
+            _ = checks.tick(), if spinner.visible() => {
                 // A failed query is ignored: the operation's own response reports a failure.
                 if let Ok(view) = session.client.get(&workspace(reference)).await {
-                    spinner.tell(&view);
+                    spinner.show(&view);
                 }
             }
         }
@@ -92,22 +92,22 @@ pub(super) async fn until_settled(
 ) -> Result<WorkspaceView, Failure> {
     let spinner = Spinner::start(format!("{name}: starting"));
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
             biased;
-            _ = &mut interrupted => return Err(goes_on(name, spinner)),
-            _ = looks.tick() => {}
+            _ = &mut interrupted => return Err(still_running(name, spinner)),
+            _ = checks.tick() => {}
         }
         let view: WorkspaceView = session.client.get(&workspace(id)).await?;
         if view.status != "provisioning" {
             return Ok(view);
         }
-        spinner.tell(&view);
+        spinner.show(&view);
     }
 }
 
-fn goes_on(name: &str, spinner: Spinner) -> Failure {
+fn still_running(name: &str, spinner: Spinner) -> Failure {
     drop(spinner);
     output::note(&format!("stopped waiting; the daemon continues: `ostler why {name}` shows the outcome"));
     Failure::Interrupted

@@ -236,8 +236,8 @@ fn durations_and_memory_read_back_what_they_show() {
 fn the_environment_of_a_runtime_is_shown_by_name_only() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-    let shown = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
-    assert_eq!(shown, "{ API_KEY = … }");
+    let effective = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
+    assert_eq!(effective, "{ API_KEY = … }");
 }
 
 #[test]

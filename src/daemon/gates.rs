@@ -49,17 +49,17 @@ impl Gates {
     /// ones are bound.
     pub(super) async fn keep_open(mut self, opened: oneshot::Sender<()>) {
         let mut gateways = self.ops.gateways().attend();
-        let mut told = String::new();
+        let mut last_warning = String::new();
         match self.ops.last_reach().await {
             Ok(kept) => self.kept = kept,
-            Err(error) => warn_once(&mut told, &error.to_string()),
+            Err(error) => warn_once(&mut last_warning, &error.to_string()),
         }
         let found = loop {
             // Before the engine is asked: containers run on while it is down, and the call may take long to fail.
-            self.open_last(&mut told);
+            self.open_last(&mut last_warning);
             match self.ops.host_addresses().await {
                 Ok(found) => break found,
-                Err(error) => warn_once(&mut told, &error.to_string()),
+                Err(error) => warn_once(&mut last_warning, &error.to_string()),
             }
             self.clock.sleep(ACCEPT_EVERY).await;
         };
@@ -75,10 +75,10 @@ impl Gates {
                 }
                 let known = gateways.borrow_and_update().clone();
                 if let Some(host) = known.host {
-                    self.warn_of_uncovered(&[host], &mut told);
+                    self.warn_of_uncovered(&[host], &mut last_warning);
                 }
                 // The new address is bound first: a container that starts meanwhile is given that one.
-                self.open_all(known.host, true, &mut told);
+                self.open_all(known.host, true, &mut last_warning);
                 // Running containers were given an earlier address. It stays bound while this host has it.
                 self.close_all_but(|open| known.host == Some(open) || is_own_address(open));
                 self.keep(HostReach { rootless: true, gateways: BTreeSet::new() }).await;
@@ -86,12 +86,12 @@ impl Gates {
             } else {
                 let known = gateways.borrow_and_update().clone();
                 if self.isolate {
-                    self.packets.keep_apart(known.gateways.values().flatten(), &*self.clock).await;
+                    self.packets.isolate_subnets(known.gateways.values().flatten(), &*self.clock).await;
                 }
                 let gateways: Vec<_> = known.gateways.keys().copied().collect();
-                self.warn_of_uncovered(&gateways, &mut told);
+                self.warn_of_uncovered(&gateways, &mut last_warning);
                 self.close_all_but(|address| known.gateways.contains_key(&address));
-                self.open_all(known.gateways.keys().copied(), false, &mut told);
+                self.open_all(known.gateways.keys().copied(), false, &mut last_warning);
                 // Stored before the waiting start continues: its container may run longer than this process does, and
                 // the engine may not answer the next process.
                 self.keep(HostReach { rootless: false, gateways: gateways.into_iter().collect() }).await;
@@ -110,7 +110,7 @@ impl Gates {
     }
 
     /// Warns if `network.listen` leaves out addresses that workspaces use: it is obeyed even then, and cuts them off.
-    fn warn_of_uncovered(&self, addresses: &[IpAddr], told: &mut String) {
+    fn warn_of_uncovered(&self, addresses: &[IpAddr], last_warning: &mut String) {
         let missing: Vec<_> = uncovered(&self.listen, addresses).iter().map(ToString::to_string).collect();
         if !missing.is_empty() {
             let text = format!(
@@ -118,7 +118,7 @@ impl Gates {
                  `network.listen`",
                 missing.join(", ")
             );
-            warn_once(told, &text);
+            warn_once(last_warning, &text);
         }
     }
 
@@ -126,12 +126,16 @@ impl Gates {
     ///
     /// Since then a network may have been deleted and its gateway assigned to another one; the engine's next answer
     /// corrects that. Until then the packet rules in the kernel stay unchanged.
-    fn open_last(&mut self, told: &mut String) {
+    fn open_last(&mut self, last_warning: &mut String) {
         let Some(last) = self.kept.clone() else { return };
         if last.rootless {
-            self.open_all(self.ops.own_address(), true, told);
+            self.open_all(self.ops.own_address(), true, last_warning);
         } else {
-            self.open_all(last.gateways.into_iter().filter(|address| is_own_address(*address)), false, told);
+            self.open_all(
+                last.gateways.into_iter().filter(|address| is_own_address(*address)),
+                false,
+                last_warning,
+            );
         }
         self.note_bound();
     }
@@ -156,7 +160,7 @@ impl Gates {
         &mut self,
         addresses: impl IntoIterator<Item = IpAddr>,
         this_host_only: bool,
-        told: &mut String,
+        last_warning: &mut String,
     ) {
         for address in addresses.into_iter().filter(|_| self.listens) {
             if self.open.contains_key(&address) {
@@ -176,7 +180,7 @@ impl Gates {
                         Box::pin(serve_agents(listener, api, clock, spawn, stop))
                     });
                 }
-                Err(error) => warn_once(told, &format!("cannot listen on {at}: {error}")),
+                Err(error) => warn_once(last_warning, &format!("cannot listen on {at}: {error}")),
             }
         }
     }
@@ -197,9 +201,9 @@ impl Gates {
 }
 
 /// Logs a warning unless the last one had the same text: retries come every few seconds.
-fn warn_once(told: &mut String, text: &str) {
-    if told != text {
+fn warn_once(last_warning: &mut String, text: &str) {
+    if last_warning != text {
         tracing::warn!(error = %text, "workspaces cannot reach ostler yet; retrying");
-        text.clone_into(told);
+        text.clone_into(last_warning);
     }
 }

@@ -36,7 +36,7 @@ impl Packets {
 
     /// Drops forwarded packets to these subnets, except replies and packets within one subnet. Packets from this host
     /// are not forwarded and pass. IPv6 subnets are ignored.
-    pub(super) async fn keep_apart(&self, subnets: impl Iterator<Item = &Subnet>, clock: &dyn Clock) {
+    pub(super) async fn isolate_subnets(&self, subnets: impl Iterator<Item = &Subnet>, clock: &dyn Clock) {
         let subnets: Vec<_> = subnets.filter(|subnet| subnet.address.is_ipv4()).collect();
         let applied = load("nft", rules(&self.table, &subnets), clock).await;
         if let Err(error) = &applied {
@@ -80,8 +80,8 @@ fn rules(table: &str, subnets: &[&Subnet]) -> String {
 
 async fn load(program: &str, rules: String, clock: &dyn Clock) -> Result<(), String> {
     // At the time limit the future is dropped, which kills the process.
-    let told = within(clock, LOADING, feed(program, rules)).await;
-    told.unwrap_or_else(|| {
+    let result = within(clock, LOADING, feed(program, rules)).await;
+    result.unwrap_or_else(|| {
         let seconds = LOADING.as_secs();
         Err(format!(
             "`nft` did not exit within {seconds} s; ostler retries. Check with `nft list tables` whether it \

@@ -110,9 +110,9 @@ mod tests {
             for (key, _) in differences {
                 assert!(check.found.contains(key), "{key} is not named: {check:?}");
             }
-            let told = check.advice.clone().unwrap_or_default();
+            let advice_text = check.advice.clone().unwrap_or_default();
             for part in advice {
-                assert!(told.contains(part), "`{part}` is missing: {check:?}");
+                assert!(advice_text.contains(part), "`{part}` is missing: {check:?}");
             }
         }
         let broken = check(&running(&[], Some("config.toml:3: unknown key `x`")));

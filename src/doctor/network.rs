@@ -23,7 +23,7 @@ use crate::{
         token::redact_tokens,
         workspace::Kind,
     },
-    engine::{EngineResult, ExecRequest, Trouble},
+    engine::{EngineResult, ErrorKind, ExecRequest},
     store::{Described, Scope, StoreResult},
 };
 
@@ -31,13 +31,13 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A heartbeat no older than this also proves that a workspace reaches ostler.
-const FRESH_BEAT: Duration = Duration::from_mins(2);
+const RECENT_HEARTBEAT: Duration = Duration::from_mins(2);
 
 /// The most bytes of output that are read from a container, so that none can fill the daemon's memory.
-const MOST_SAID: u64 = 16 << 10;
+const OUTPUT_MAX_BYTES: u64 = 16 << 10;
 
 /// How many characters of that output are shown.
-const MOST_SHOWN: usize = 200;
+const OUTPUT_MAX_CHARS: usize = 200;
 
 /// The most addresses that one check names.
 const MOST_ADDRESSES: usize = 4;
@@ -66,7 +66,7 @@ pub struct Reach {
     pub addresses: BTreeSet<IpAddr>,
     /// Whether packets from other machines reach them too. If the configuration names no addresses, ostler closes
     /// connections that do not come from this host.
-    pub lan_sees_it: bool,
+    pub reachable_from_lan: bool,
     /// Workspaces whose container was given an address that this host no longer has.
     pub outdated: BTreeSet<WorkspaceId>,
     /// Whether Podman runs rootless.
@@ -87,8 +87,8 @@ pub struct Network {
     /// The port of every listener for agents.
     pub port: u16,
     /// Description of the URL that agents are given, for display.
-    pub told_to_agents: String,
-    /// Whether agents are given [`Self::told_to_agents`] instead of an address of [`Reach`].
+    pub advertised_url: String,
+    /// Whether agents are given [`Self::advertised_url`] instead of an address of [`Reach`].
     pub is_url_configured: bool,
     /// Whether containers created from now on get a network of their own.
     pub isolate: bool,
@@ -114,7 +114,7 @@ struct Attached {
 
 /// Result of the request from inside a container.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+enum InsideAnswer {
     /// This daemon answered at this URL.
     Ostler(String),
     /// This daemon did not answer: the URL, and the output that came instead.
@@ -138,13 +138,13 @@ impl Doctor {
         let reach = reach.unwrap_or_else(|| Err("the engine does not answer".into()));
         let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
             Proof::Reached
-        } else if rows.iter().any(|one| place(one).is_some()) {
+        } else if rows.iter().any(|one| location(one).is_some()) {
             Proof::Missing
         } else {
-            Proof::NobodyRuns
+            Proof::NoneRunning
         };
-        let mut checks = vec![reached, heard_at(network, &reach, &bound, proof)];
-        checks.extend(reach.as_ref().ok().and_then(|reach| told_outdated(&rows, &reach.outdated)));
+        let mut checks = vec![reached, listen_check(network, &reach, &bound, proof)];
+        checks.extend(reach.as_ref().ok().and_then(|reach| outdated_addresses(&rows, &reach.outdated)));
         checks.extend(not_listening);
         let rootless = reach.is_ok_and(|reach| reach.rootless);
         checks.push(between(network, rootless, self.0.instance, &attached));
@@ -173,14 +173,14 @@ impl Doctor {
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
-        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((place(one)?, one))).collect();
-        running.sort_by_key(|(place, _)| *place);
+        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((location(one)?, one))).collect();
+        running.sort_by_key(|(location, _)| *location);
         let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
         let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
         match asked.unwrap_or(Err("the request timed out")) {
             Ok(check) => check,
             Err(why) => {
-                without_asking(rows, self.newest_heartbeat(rows), &self.0.network.told_to_agents, why)
+                without_asking(rows, self.newest_heartbeat(rows), &self.0.network.advertised_url, why)
             }
         }
     }
@@ -196,14 +196,14 @@ impl Doctor {
         for one in rows {
             let (Some(container), Some(port)) = (&one.row.container, one.row.host_port) else { continue };
             let is_up = matches!(one.row.status, Status::Online | Status::Degraded);
-            let is_heard = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= FRESH_BEAT);
-            if !(is_up && is_heard) {
+            let is_ours = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= RECENT_HEARTBEAT);
+            if !(is_up && is_ours) {
                 continue;
             }
             match self.0.engine.sockets(container, AGENT_PORT, port).await {
                 Ok(Some(sockets)) if !sockets.listens => found.push(one.row.name.to_string()),
                 // Each further call could run into the same deadline.
-                Err(error) if error.trouble == Trouble::TimedOut => break,
+                Err(error) if error.kind == ErrorKind::TimedOut => break,
                 Ok(_) | Err(_) => {}
             }
         }
@@ -227,35 +227,38 @@ impl Doctor {
         let mut why = "no workspace runs";
         for one in running {
             let Some(container) = &one.row.container else { continue };
-            let heard = match self.said_inside(container).await {
-                Ok(said) => heard(&said, &registry_mark(self.0.instance)),
+            let parse_inside_answer = match self.run_inside(container).await {
+                Ok(said) => parse_inside_answer(&said, &registry_mark(self.0.instance)),
                 // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
                     tracing::debug!(%error, workspace = %one.row.name, "network check could not run in workspace");
-                    Heard::NotAsked(NO_SHELL)
+                    InsideAnswer::NotAsked(NO_SHELL)
                 }
             };
-            match heard {
-                Heard::Ostler(url) => {
+            match parse_inside_answer {
+                InsideAnswer::Ostler(url) => {
                     return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
                 }
                 // The output is empty if the exec stream broke off, which happens while other containers start and
                 // stop. A heartbeat that arrived is stronger evidence than empty output.
-                Heard::Otherwise(_, said) if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() => {
+                InsideAnswer::Otherwise(_, said)
+                    if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() =>
+                {
                     why = "a request from inside a workspace returned nothing";
                 }
-                Heard::Otherwise(url, said) => {
+                InsideAnswer::Otherwise(url, said) => {
                     let now = self.0.clock.now();
-                    let said = redact_tokens(&said, |digest| self.0.store.bearer(digest, now).is_some());
+                    let said =
+                        redact_tokens(&said, |digest| self.0.store.token_subject(digest, now).is_some());
                     return Ok(unreached(one.row.name.as_str(), &url, &said, self.0.network.port));
                 }
-                Heard::NotAsked(reason) => why = reason,
+                InsideAnswer::NotAsked(reason) => why = reason,
             }
         }
         Err(why)
     }
 
-    async fn said_inside(&self, container: &ContainerId) -> EngineResult<Vec<u8>> {
+    async fn run_inside(&self, container: &ContainerId) -> EngineResult<Vec<u8>> {
         let request = ExecRequest {
             command: ["/bin/sh", "-c", ASK].map(str::to_owned).into(),
             tty: false,
@@ -264,7 +267,7 @@ impl Doctor {
             user: None,
         };
         let exec = self.0.engine.create_exec(container, &request).await?;
-        let mut stream = self.0.engine.start_exec(&exec, false).await?.take(MOST_SAID);
+        let mut stream = self.0.engine.start_exec(&exec, false).await?.take(OUTPUT_MAX_BYTES);
         let mut said = Vec::new();
         // Output that arrived before the stream broke off is used as well.
         let _broken = stream.read_to_end(&mut said).await;
@@ -273,7 +276,7 @@ impl Doctor {
 }
 
 /// Rank in the order in which running containers are asked; `None` if the workspace has no running container.
-fn place(one: &Described) -> Option<u8> {
+fn location(one: &Described) -> Option<u8> {
     if one.row.kind != Kind::Container {
         return None;
     }
@@ -314,23 +317,23 @@ fn unframed(mut stream: &[u8]) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
-fn heard(stream: &[u8], own_mark: &str) -> Heard {
+fn parse_inside_answer(stream: &[u8], own_mark: &str) -> InsideAnswer {
     let said = unframed(stream);
     let Some((url, answer)) = said.split_once('\n').and_then(|(first, rest)| {
         Some((first.strip_prefix("asking ")?.strip_suffix("/health")?.to_owned(), rest.trim()))
     }) else {
-        return Heard::NotAsked(NO_SHELL);
+        return InsideAnswer::NotAsked(NO_SHELL);
     };
     if answer == "no tool" {
-        return Heard::NotAsked("no running workspace has wget, curl or python3");
+        return InsideAnswer::NotAsked("no running workspace has wget, curl or python3");
     }
     match serde_json::from_str::<Health>(answer) {
-        Ok(health) if health.registry == own_mark => Heard::Ostler(url),
-        Ok(_) => Heard::Otherwise(url, "the ostler daemon of another registry answered".into()),
+        Ok(health) if health.registry == own_mark => InsideAnswer::Ostler(url),
+        Ok(_) => InsideAnswer::Otherwise(url, "the ostler daemon of another registry answered".into()),
         Err(_) => {
             // The last line of a Python traceback is the error.
             let last = answer.lines().next_back().unwrap_or(NO_ANSWER);
-            Heard::Otherwise(url, last.chars().take(MOST_SHOWN).collect())
+            InsideAnswer::Otherwise(url, last.chars().take(OUTPUT_MAX_CHARS).collect())
         }
     }
 }
@@ -348,23 +351,23 @@ fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
     )
 }
 
-/// Returns the age and the sender of the newest heartbeat of a container, if it is at most `FRESH_BEAT` old and
+/// Returns the age and the sender of the newest heartbeat of a container, if it is at most `RECENT_HEARTBEAT` old and
 /// arrived at this process, that is, not before `since`.
 fn newest_heartbeat(
     rows: &[Described],
     now: Timestamp,
     since: Timestamp,
 ) -> Option<(Duration, &WorkspaceName)> {
-    let beats = rows.iter().filter(|one| one.row.kind == Kind::Container);
-    let newest = beats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max()?;
-    Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= FRESH_BEAT && newest.0 >= since)
+    let heartbeats = rows.iter().filter(|one| one.row.kind == Kind::Container);
+    let newest = heartbeats.filter_map(|one| Some((one.vitals.last_heartbeat_at?, &one.row.name))).max()?;
+    Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= RECENT_HEARTBEAT && newest.0 >= since)
 }
 
 /// The network check without an answer from inside a container: a recent heartbeat is proof as well.
 fn without_asking(
     rows: &[Described],
     newest_heartbeat: Option<(Duration, &WorkspaceName)>,
-    told: &str,
+    advertised: &str,
     why: &str,
 ) -> Check {
     match newest_heartbeat {
@@ -372,14 +375,14 @@ fn without_asking(
             "network",
             format!("`{name}` reaches ostler: its last heartbeat was {} s ago ({why})", ago.as_secs()),
         ),
-        None if !rows.iter().any(|one| place(one).is_some()) => ok(
+        None if !rows.iter().any(|one| location(one).is_some()) => ok(
             "network",
-            format!("whether workspaces reach ostler cannot be checked: {why}. Workspaces use {told}"),
+            format!("whether workspaces reach ostler cannot be checked: {why}. Workspaces use {advertised}"),
         ),
         None => warn(
             "network",
             format!(
-                "whether workspaces reach ostler at {told} is not known: {why}, and no heartbeat arrived recently"
+                "whether workspaces reach ostler at {advertised} is not known: {why}, and no heartbeat arrived recently"
             ),
             "start a workspace whose image has /bin/sh and wget, curl or python3, then run `ostler doctor` again",
         ),
@@ -387,8 +390,8 @@ fn without_asking(
 }
 
 /// Warns of containers that use an address which this host had when they started and no longer has, if any.
-fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
-    let is_outdated = |one: &&Described| place(one).is_some() && outdated.contains(&one.row.id);
+fn outdated_addresses(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
+    let is_outdated = |one: &&Described| location(one).is_some() && outdated.contains(&one.row.id);
     let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
     (!names.is_empty()).then(|| {
         warn(
@@ -405,11 +408,11 @@ fn told_outdated(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option
 enum Proof {
     Reached,
     Missing,
-    NobodyRuns,
+    NoneRunning,
 }
 
 /// Checks where ostler listens for agents, and whether other machines reach those addresses.
-fn heard_at(
+fn listen_check(
     network: &Network,
     reach: &Result<Reach, String>,
     bound: &BTreeSet<IpAddr>,
@@ -430,7 +433,7 @@ fn heard_at(
     }
     for address in &network.listen {
         let others = match reach {
-            Ok(reach) if reach.addresses.contains(address) => reach.lan_sees_it,
+            Ok(reach) if reach.addresses.contains(address) => reach.reachable_from_lan,
             Ok(_) | Err(_) => !address.is_loopback(),
         };
         note(*address, others);
@@ -440,13 +443,13 @@ fn heard_at(
         0 => String::new(),
         more => format!(" and {more} more gateways of workspaces' networks"),
     };
-    let heard = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
+    let parse_inside_answer = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
     if network.listen.is_empty()
-        && let Some(check) = unserved(network, reach, bound, &heard, proof)
+        && let Some(check) = unserved(network, reach, bound, &parse_inside_answer, proof)
     {
         return check;
     }
-    let mut found = heard;
+    let mut found = parse_inside_answer;
     let mut advice = Vec::new();
     if let Some(cut_off) = cut_off(network, reach, proof == Proof::Reached) {
         found = format!("{found}; {cut_off}");
@@ -461,7 +464,7 @@ fn heard_at(
             "to keep other machines out, add a firewall rule or set `network.listen`"
         };
         advice.push(format!("all requests but `/health` need a token; {keeps_out}"));
-    } else if network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.lan_sees_it) {
+    } else if network.listen.is_empty() && reach.as_ref().is_ok_and(|reach| reach.reachable_from_lan) {
         found.push_str("; connections from other machines are closed");
     }
     if advice.is_empty() { ok("listen", found) } else { warn("listen", found, advice.join("\n")) }
@@ -492,7 +495,7 @@ fn unserved(
     network: &Network,
     reach: &Result<Reach, String>,
     bound: &BTreeSet<IpAddr>,
-    heard: &str,
+    parse_inside_answer: &str,
     proof: Proof,
 ) -> Option<Check> {
     let port = network.port;
@@ -508,7 +511,7 @@ fn unserved(
                 verdict(
                     "listen",
                     format!(
-                        "{heard}, but not on {} of {} addresses at which workspaces reach this host: {}",
+                        "{parse_inside_answer}, but not on {} of {} addresses at which workspaces reach this host: {}",
                         missing.len(),
                         reach.addresses.len(),
                         named.join(" and ")
@@ -522,33 +525,38 @@ fn unserved(
         }
         Err(why) => why,
     };
-    let goes_on = "ostler binds the address once the engine reports it; `network.listen` can set it instead";
+    let still_running =
+        "ostler binds the address once the engine reports it; `network.listen` can set it instead";
     Some(match (bound.is_empty(), proof) {
-        (false, Proof::Reached | Proof::NobodyRuns) => ok(
+        (false, Proof::Reached | Proof::NoneRunning) => ok(
             "listen",
             format!(
-                "{heard}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
+                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
             ),
         ),
         (false, Proof::Missing) => warn(
             "listen",
             format!(
-                "{heard}, the last known addresses of this host for workspaces; the current ones are not known, and no \
+                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known, and no \
                  running workspace has reached ostler yet: {why}"
             ),
-            goes_on,
+            still_running,
         ),
-        (true, Proof::NobodyRuns) => {
-            warn("listen", format!("{heard} only, so workspaces cannot reach ostler yet: {why}"), goes_on)
-        }
+        (true, Proof::NoneRunning) => warn(
+            "listen",
+            format!("{parse_inside_answer} only, so workspaces cannot reach ostler yet: {why}"),
+            still_running,
+        ),
         (true, Proof::Reached) => ok(
             "listen",
-            format!("{heard}; the address of this host for workspaces is not known at present: {why}"),
+            format!(
+                "{parse_inside_answer}; the address of this host for workspaces is not known at present: {why}"
+            ),
         ),
         (true, Proof::Missing) => fail(
             "listen",
-            format!("{heard} only, and no running workspace is known to reach ostler: {why}"),
-            goes_on,
+            format!("{parse_inside_answer} only, and no running workspace is known to reach ostler: {why}"),
+            still_running,
         ),
     })
 }
@@ -699,15 +707,15 @@ mod tests {
         let asking = format!("asking {TOLD}/health\n");
         let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
-        assert_eq!(heard(&own, "7"), Heard::Ostler(TOLD.into()));
-        for (said, shown) in [
+        assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(TOLD.into()));
+        for (said, effective) in [
             (health("8"), "the ostler daemon of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
         ] {
-            let heard = heard(&framed(&[&asking, &said]), "7");
-            assert_eq!(heard, Heard::Otherwise(TOLD.into(), shown.into()), "{said}");
+            let parse_inside_answer = parse_inside_answer(&framed(&[&asking, &said]), "7");
+            assert_eq!(parse_inside_answer, InsideAnswer::Otherwise(TOLD.into(), effective.into()), "{said}");
         }
     }
 
@@ -719,7 +727,7 @@ mod tests {
             b"\x01\0\0",
             &framed(&["asking x/health\n", "no tool\n"]),
         ] {
-            assert!(matches!(heard(said, "7"), Heard::NotAsked(_)), "{said:?}");
+            assert!(matches!(parse_inside_answer(said, "7"), InsideAnswer::NotAsked(_)), "{said:?}");
         }
     }
 
@@ -734,7 +742,7 @@ mod tests {
         Network {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             port: 7717,
-            told_to_agents: TOLD.into(),
+            advertised_url: TOLD.into(),
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),
@@ -746,7 +754,7 @@ mod tests {
 
     fn listening(listen: &[&str], reach: Result<(&str, bool), &str>) -> (String, String) {
         let bound = reach.map_or("", |(address, _)| address);
-        with_bound(listen, reach, bound, Proof::NobodyRuns)
+        with_bound(listen, reach, bound, Proof::NoneRunning)
     }
 
     fn addresses(bound: &str) -> BTreeSet<IpAddr> {
@@ -760,13 +768,13 @@ mod tests {
         proof: Proof,
     ) -> (String, String) {
         // Only a rootless engine has an address that other machines reach.
-        let reach = reach.map(|(address, lan_sees_it)| Reach {
+        let reach = reach.map(|(address, reachable_from_lan)| Reach {
             addresses: BTreeSet::from([address.parse().unwrap()]),
-            lan_sees_it,
-            rootless: lan_sees_it,
+            reachable_from_lan,
+            rootless: reachable_from_lan,
             outdated: BTreeSet::new(),
         });
-        let check = heard_at(&network(listen), &reach.map_err(str::to_owned), &addresses(bound), proof);
+        let check = listen_check(&network(listen), &reach.map_err(str::to_owned), &addresses(bound), proof);
         (check.verdict, format!("{} {}", check.found, check.advice.unwrap_or_default()).trim().to_owned())
     }
 
@@ -783,15 +791,15 @@ mod tests {
             assert!(text.contains(&format!("workspaces use {address}")), "{text}");
         }
         assert_eq!(listening(&["0.0.0.0"], Ok(("10.89.0.1", false))).1.find("workspaces use"), None);
-        let told = Network { is_url_configured: true, ..network(&["127.0.0.1"]) };
+        let advertised = Network { is_url_configured: true, ..network(&["127.0.0.1"]) };
         let reach = Reach {
             addresses: BTreeSet::from(["10.89.0.1".parse().unwrap()]),
-            lan_sees_it: false,
+            reachable_from_lan: false,
             rootless: false,
             outdated: BTreeSet::new(),
         };
         assert_eq!(
-            heard_at(&told, &Ok(reach), &BTreeSet::new(), Proof::NobodyRuns).verdict,
+            listen_check(&advertised, &Ok(reach), &BTreeSet::new(), Proof::NoneRunning).verdict,
             "ok",
             "workspaces use another address"
         );
@@ -858,24 +866,24 @@ mod tests {
 
     #[test]
     fn addresses_that_are_not_bound_are_reported() {
-        use Proof::{Missing, NobodyRuns, Reached};
+        use Proof::{Missing, NoneRunning, Reached};
         let gateway = Ok(("10.89.0.1", false));
         let last = "127.0.0.1:7717 and 10.89.0.1:7717";
-        for (reach, bound, proof, verdict, told) in [
+        for (reach, bound, proof, verdict, advertised) in [
             (gateway, "", Missing, "fail", "not on 1 of 1 addresses"),
-            (gateway, "", NobodyRuns, "fail", "10.89.0.1:7717"),
+            (gateway, "", NoneRunning, "fail", "10.89.0.1:7717"),
             (gateway, "", Reached, "warn", "not on 1 of 1 addresses"),
             (gateway, "10.89.0.1", Missing, "ok", last),
             (Err("away"), "10.89.0.1", Reached, "ok", last),
-            (Err("away"), "10.89.0.1", NobodyRuns, "ok", last),
+            (Err("away"), "10.89.0.1", NoneRunning, "ok", last),
             (Err("away"), "10.89.0.1", Missing, "warn", last),
             (Err("away"), "", Missing, "fail", "127.0.0.1:7717 only"),
-            (Err("away"), "", NobodyRuns, "warn", "127.0.0.1:7717 only"),
+            (Err("away"), "", NoneRunning, "warn", "127.0.0.1:7717 only"),
             (Err("away"), "", Reached, "ok", "127.0.0.1:7717"),
         ] {
             let (found, text) = with_bound(&[], reach, bound, proof);
             assert!(
-                found == verdict && text.contains(told),
+                found == verdict && text.contains(advertised),
                 "{reach:?}, {bound}, {proof:?}: {found}, {text}"
             );
         }

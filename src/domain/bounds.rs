@@ -50,14 +50,14 @@ mod tests {
 
     #[test]
     fn an_agents_events_are_a_burst_and_then_one_every_five_minutes() {
-        let (mut full_at, mut now, mut told) = (None, 1_000_000, 0);
+        let (mut full_at, mut now, mut count) = (None, 1_000_000, 0);
         for _second in 0..3600 {
             if let Some(next) = next_agent_event(full_at, now) {
-                (full_at, told) = (Some(next), told + 1);
+                (full_at, count) = (Some(next), count + 1);
             }
             now += 1000;
         }
-        assert_eq!(told, AGENT_EVENTS_BURST + 3_600_000 / AGENT_EVENT_EVERY_MS - 1);
+        assert_eq!(count, AGENT_EVENTS_BURST + 3_600_000 / AGENT_EVENT_EVERY_MS - 1);
     }
 
     #[test]

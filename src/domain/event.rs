@@ -69,7 +69,7 @@ event_kinds! {
     /// A row was rebuilt from a container's labels.
     Adopted = "WORKSPACE_ADOPTED",
     /// A new incarnation began without a change of status.
-    StartedAnew = "WORKSPACE_STARTED_ANEW",
+    Started = "WORKSPACE_STARTED_ANEW",
     /// Its container could not be stopped; the stop will be retried.
     StopFailed = "CONTAINER_STOP_FAILED",
     /// A container that must not run was stopped.
@@ -121,7 +121,7 @@ pub struct Event {
 
 /// A transient event: emitted to subscribers but not stored, so it has no position in the sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passing {
+pub struct TransientEvent {
     /// Kind of the event.
     pub kind: EventKind,
     /// Workspace that it concerns.

@@ -131,7 +131,7 @@ impl IdPrefix {
 
     /// Whether it is read as an id rather than a name; output shows the first eight digits of ids.
     #[must_use]
-    pub fn looks_like_an_id(self) -> bool {
+    pub fn is_id_prefix(self) -> bool {
         self.digits >= 8
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     ids::WorkspaceId,
-    plan::{Action, KnownRow, Plan, words},
+    plan::{Action, Plan, SweepRow, words},
     runtime::Readiness,
     status::Status,
     time::Timestamp,
@@ -28,11 +28,11 @@ pub type Lasted<'a> = &'a (dyn Fn(Timestamp) -> Duration + Sync);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuietRow {
     /// The workspace row.
-    pub row: KnownRow,
+    pub row: SweepRow,
     /// Container or external.
     pub kind: Kind,
     /// Time of its last heartbeat.
-    pub heard_at: Option<Timestamp>,
+    pub heartbeat_at: Option<Timestamp>,
     /// Number of tasks it last reported.
     pub active_tasks: u32,
     /// Time of its last activity.
@@ -47,7 +47,7 @@ pub struct QuietRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleRow {
     /// The workspace row.
-    pub row: KnownRow,
+    pub row: SweepRow,
     /// Minutes of idleness before it hibernates.
     pub idle_minutes: u32,
     /// Time of its last activity.
@@ -58,7 +58,7 @@ pub struct IdleRow {
 
 /// Time since the latest of several events. Each is measured separately, because a timestamp in the future (the clock
 /// was set back) must not count as the latest.
-fn shortest(times: [Option<Timestamp>; 3], row: &KnownRow, lasted: Lasted<'_>) -> Duration {
+fn shortest(times: [Option<Timestamp>; 3], row: &SweepRow, lasted: Lasted<'_>) -> Duration {
     times.into_iter().flatten().map(lasted).min().unwrap_or_else(|| lasted(row.status_since))
 }
 
@@ -76,29 +76,33 @@ pub fn check_heartbeats(
     for quiet in rows.iter().filter(|quiet| !busy.contains(&quiet.row.id)) {
         let row = &quiet.row;
         let speaks = quiet.kind == Kind::External || readiness(&row.runtime) == Readiness::Heartbeat;
-        let silent_for = lasted(quiet.heard_at.unwrap_or(row.status_since));
+        let silent_for = lasted(quiet.heartbeat_at.unwrap_or(row.status_since));
         if !speaks || silent_for < SILENT_AFTER {
             continue;
         }
-        let evidence = match quiet.heard_at {
+        let evidence = match quiet.heartbeat_at {
             Some(at) => format!("no heartbeat for {} (the last one at {at})", words(silent_for)),
             None => format!("no heartbeat for {}, and none before that", words(silent_for)),
         };
-        let heard_before = now - SILENT_AFTER;
+        let heartbeat_before = now - SILENT_AFTER;
         let external = quiet.kind == Kind::External;
         match row.status {
             Status::Online => {
                 let (workspace, incarnation) = (row.id, row.incarnation);
-                let action = Action::MarkSilent { workspace, incarnation, heard_before, external };
+                let action = Action::MarkSilent { workspace, incarnation, heartbeat_before, external };
                 plan.act(action, &row.name, evidence);
             }
             Status::Degraded if external => {
                 let (workspace, incarnation) = (row.id, row.incarnation);
-                let action = Action::MarkSilent { workspace, incarnation, heard_before, external };
+                let action = Action::MarkSilent { workspace, incarnation, heartbeat_before, external };
                 plan.act(action, &row.name, evidence);
             }
             Status::Degraded if silent_for >= SILENT_AFTER + RESTART_SILENT_AFTER => {
-                plan.act(Action::RestartUnwell { workspace: row.id, heard_before }, &row.name, evidence);
+                plan.act(
+                    Action::RestartDegraded { workspace: row.id, heartbeat_before },
+                    &row.name,
+                    evidence,
+                );
             }
             Status::Degraded => plan.watching.push(format!("{}: {evidence}", row.name)),
             Status::Provisioning
@@ -128,7 +132,7 @@ pub fn flag_wedged(
     let at_work = |quiet: &&QuietRow| quiet.active_tasks > 0 && !busy.contains(&quiet.row.id);
     for quiet in rows.iter().filter(at_work) {
         let row = &quiet.row;
-        let quiet_for = shortest([quiet.heard_at, quiet.active_at, sent_at(row.id)], row, lasted);
+        let quiet_for = shortest([quiet.heartbeat_at, quiet.active_at, sent_at(row.id)], row, lasted);
         if quiet_for < WEDGED_AFTER {
             continue;
         }
@@ -142,7 +146,7 @@ pub fn flag_wedged(
             plan.act(Action::FlagWedged { workspace: row.id, quiet_since }, &row.name, evidence);
         } else if quiet.restart_when_wedged && row.status == Status::Degraded && quiet.kind == Kind::Container
         {
-            let action = Action::RestartUnwell { workspace: row.id, heard_before: quiet_since };
+            let action = Action::RestartDegraded { workspace: row.id, heartbeat_before: quiet_since };
             plan.act(action, &row.name, evidence);
         } else {
             plan.watching.push(format!("{}: {evidence}", row.name));
@@ -180,10 +184,10 @@ pub fn hibernate_idle(
 /// this process started the container, so that the daemon's own work before it, such as an image pull, does not count.
 #[must_use]
 pub fn time_out_provisioning(
-    rows: &[KnownRow],
+    rows: &[SweepRow],
     busy: &BTreeSet<WorkspaceId>,
     limit: &dyn Fn(&str) -> Option<Duration>,
-    begun_at: &dyn Fn(&KnownRow) -> Option<Timestamp>,
+    begun_at: &dyn Fn(&SweepRow) -> Option<Timestamp>,
     lasted: Lasted<'_>,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -213,7 +217,7 @@ pub fn time_out_provisioning(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestartsDue {
     /// Offline rows whose restart is due, with the due time, the earliest first.
-    pub rows: Vec<(KnownRow, Timestamp)>,
+    pub rows: Vec<(SweepRow, Timestamp)>,
     /// Time of the next restart after those.
     pub next_at: Option<Timestamp>,
 }
@@ -222,7 +226,7 @@ pub struct RestartsDue {
 /// is being pulled) no longer delays its children.
 const WAIT_FOR_PARENT: Duration = Duration::from_mins(5);
 /// Interval at which a restart that waits for its parent is checked again if no wake-up arrives.
-const LOOK_FOR_PARENT: Duration = Duration::from_secs(1);
+const PARENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `restart_due`: offline workspaces whose backoff has passed, parents first. A workspace waits if its parent is about
 /// to be restarted or has an operation in progress.
@@ -241,7 +245,7 @@ pub fn restart_due(
             .filter(|_| now.since(*due_at) < WAIT_FOR_PARENT && !due_at.is_ahead_of(now));
         if waits_for.is_some() {
             plan.watching.push(format!("{}: waiting for the restart of its parent", row.name));
-            plan.run_again_at(now + LOOK_FOR_PARENT);
+            plan.run_again_at(now + PARENT_CHECK_INTERVAL);
             continue;
         }
         let evidence = format!("offline since {}, and its backoff has passed", row.status_since);
@@ -260,8 +264,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-    fn row(status: Status) -> KnownRow {
-        KnownRow {
+    fn row(status: Status) -> SweepRow {
+        SweepRow {
             id: WorkspaceId(Uuid::from_u128(1)),
             name: "one".into(),
             status,
@@ -276,7 +280,7 @@ mod tests {
         QuietRow {
             row: row(status),
             kind: Kind::Container,
-            heard_at: Some(NOW - for_),
+            heartbeat_at: Some(NOW - for_),
             active_tasks: 0,
             active_at: None,
             wedged_since: None,
@@ -307,7 +311,10 @@ mod tests {
         ));
         assert_eq!(silent(quiet(Status::Degraded, RESTART_SILENT_AFTER), &since), []);
         let long = SILENT_AFTER + RESTART_SILENT_AFTER;
-        assert!(matches!(silent(quiet(Status::Degraded, long), &since)[..], [Action::RestartUnwell { .. }]));
+        assert!(matches!(
+            silent(quiet(Status::Degraded, long), &since)[..],
+            [Action::RestartDegraded { .. }]
+        ));
         let external = QuietRow { kind: Kind::External, ..quiet(Status::Degraded, SILENT_AFTER) };
         assert!(matches!(silent(external, &since)[..], [Action::MarkSilent { external: true, .. }]));
     }
@@ -347,7 +354,7 @@ mod tests {
         let flagged = QuietRow { wedged_since: Some(NOW), ..busy };
         assert_eq!(flag(std::slice::from_ref(&flagged), None), []);
         let allowed = QuietRow { restart_when_wedged: true, ..flagged };
-        assert!(matches!(flag(&[allowed], None)[..], [Action::RestartUnwell { .. }]));
+        assert!(matches!(flag(&[allowed], None)[..], [Action::RestartDegraded { .. }]));
     }
 
     #[test]
@@ -379,7 +386,7 @@ mod tests {
         let id = |number| WorkspaceId(Uuid::from_u128(number));
         let parent = |of: WorkspaceId| (of.0.as_u128() > 1).then(|| id(of.0.as_u128() - 1));
         let due = |numbers: &[u128], due_at| RestartsDue {
-            rows: numbers.iter().map(|n| (KnownRow { id: id(*n), ..row(Status::Offline) }, due_at)).collect(),
+            rows: numbers.iter().map(|n| (SweepRow { id: id(*n), ..row(Status::Offline) }, due_at)).collect(),
             next_at: None,
         };
         let begun = |due: &RestartsDue, busy: &[u128]| {

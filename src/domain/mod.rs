@@ -7,12 +7,12 @@
 pub mod access;
 pub mod activity;
 pub mod address;
-pub mod beat;
 pub mod bounds;
 pub mod breaker;
 pub mod budget;
 pub mod delegation;
 pub mod event;
+pub mod heartbeat;
 pub mod ids;
 pub mod lenient;
 pub mod liveness;

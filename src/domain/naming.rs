@@ -53,10 +53,10 @@ pub enum InvalidName {
     #[error("the name is empty: expected 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
     Empty,
     /// More than `NAME_MAX_CHARS` characters.
-    #[error("the name `{shown}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
+    #[error("the name `{effective}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
     TooLong {
         /// The first 20 characters.
-        shown: String,
+        effective: String,
         /// Number of characters.
         chars: usize,
     },
@@ -90,7 +90,7 @@ impl FromStr for WorkspaceName {
             return Err(InvalidName::Empty);
         }
         if chars > NAME_MAX_CHARS {
-            return Err(InvalidName::TooLong { shown: text.chars().take(20).collect(), chars });
+            return Err(InvalidName::TooLong { effective: text.chars().take(20).collect(), chars });
         }
         let mut before = ' ';
         for (index, found) in text.chars().enumerate() {
@@ -103,7 +103,7 @@ impl FromStr for WorkspaceName {
             }
             before = found;
         }
-        let like_an_id = id_prefix(text).is_some_and(IdPrefix::looks_like_an_id);
+        let like_an_id = id_prefix(text).is_some_and(IdPrefix::is_id_prefix);
         if like_an_id && !is(Mutation::NamesBeforeIds) {
             return Err(InvalidName::Id(text.to_owned()));
         }

@@ -18,13 +18,13 @@ use super::{
     runtime::Readiness,
     status::Status,
     time::{Awake, Timestamp},
-    trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+    trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
 };
 use crate::mutation::{Mutation, is};
 
 /// The columns of a workspace row that sweeps decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownRow {
+pub struct SweepRow {
     /// Never reused by another workspace.
     pub id: WorkspaceId,
     /// Unique among live workspaces.
@@ -65,14 +65,14 @@ pub enum Action {
         /// The removed workspace.
         workspace: WorkspaceId,
         /// The container and volumes to move.
-        things: Things,
+        contents: TrashContents,
     },
     /// Move things with our labels and without a row to the trash.
     TrashUnknown {
         /// Workspace named by the labels.
         workspace: WorkspaceId,
         /// The container and volumes to move.
-        things: Things,
+        contents: TrashContents,
     },
     /// Move a second container of a live workspace to the trash, without volumes.
     TrashStray {
@@ -127,7 +127,7 @@ pub enum Action {
         container: ContainerId,
     },
     /// Begin a start again that a crash interrupted.
-    StartAnew {
+    StartAgain {
         /// The workspace.
         workspace: WorkspaceId,
     },
@@ -147,16 +147,16 @@ pub enum Action {
         /// Guard: the incarnation it was decided on.
         incarnation: Incarnation,
         /// Guard: no heartbeat was received at or after this time.
-        heard_before: Timestamp,
+        heartbeat_before: Timestamp,
         /// True for an external workspace.
         external: bool,
     },
     /// Restart a container that runs and misses heartbeats, or is busy without progress.
-    RestartUnwell {
+    RestartDegraded {
         /// The workspace.
         workspace: WorkspaceId,
         /// Guard: no heartbeat was received at or after this time.
-        heard_before: Timestamp,
+        heartbeat_before: Timestamp,
     },
     /// Set `failed(provision_timeout)` because a start took too long.
     TimeOutProvisioning {
@@ -218,10 +218,10 @@ impl Action {
             | Self::DeleteTrash { workspace, .. }
             | Self::RevokeStaleTokens { workspace, .. }
             | Self::StopContainer { workspace, .. }
-            | Self::StartAnew { workspace }
+            | Self::StartAgain { workspace }
             | Self::MarkOffline { workspace, .. }
             | Self::MarkSilent { workspace, .. }
-            | Self::RestartUnwell { workspace, .. }
+            | Self::RestartDegraded { workspace, .. }
             | Self::TimeOutProvisioning { workspace, .. }
             | Self::Hibernate { workspace, .. }
             | Self::FinishHibernation { workspace }
@@ -245,10 +245,10 @@ impl Action {
             Self::StopContainer { .. } => is(Mutation::StopsAreDestruction),
             Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
-            | Self::StartAnew { .. }
+            | Self::StartAgain { .. }
             | Self::MarkOffline { .. }
             | Self::MarkSilent { .. }
-            | Self::RestartUnwell { .. }
+            | Self::RestartDegraded { .. }
             | Self::TimeOutProvisioning { .. }
             | Self::Hibernate { .. }
             | Self::FinishHibernation { .. }
@@ -263,7 +263,7 @@ impl Action {
     pub fn counts_against_breaker(&self) -> bool {
         // A restart destroys the work of an agent that may only be unable to reach the daemon. One fault that cuts off
         // many agents at once must not restart all of them.
-        if let Self::RestartUnwell { .. } = self {
+        if let Self::RestartDegraded { .. } = self {
             return !is(Mutation::SilenceIsFree);
         }
         let harmless = match self {
@@ -275,10 +275,10 @@ impl Action {
             | Self::FinishRestore { .. }
             | Self::RevokeStaleTokens { .. }
             | Self::StopContainer { .. }
-            | Self::StartAnew { .. }
+            | Self::StartAgain { .. }
             | Self::MarkOffline { .. }
             | Self::MarkSilent { .. }
-            | Self::RestartUnwell { .. }
+            | Self::RestartDegraded { .. }
             | Self::TimeOutProvisioning { .. }
             | Self::Hibernate { .. }
             | Self::FinishHibernation { .. }
@@ -303,8 +303,8 @@ impl Action {
             | Self::DeleteTrash { .. }
             | Self::RevokeStaleTokens { .. }
             | Self::StopContainer { .. }
-            | Self::StartAnew { .. }
-            | Self::RestartUnwell { .. }
+            | Self::StartAgain { .. }
+            | Self::RestartDegraded { .. }
             | Self::Hibernate { .. }
             | Self::FinishHibernation { .. }
             | Self::RestartDue { .. } => true,
@@ -326,7 +326,7 @@ impl Action {
         if let Self::Hibernate { workspace, .. } = self {
             return format!("hibernate {workspace}");
         }
-        if let Self::RestartUnwell { workspace, .. } = self {
+        if let Self::RestartDegraded { workspace, .. } = self {
             return format!("restart {workspace}");
         }
         serde_json::to_string(self).unwrap_or_default()
@@ -336,8 +336,8 @@ impl Action {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
-            Self::TrashRemoved { things, .. } | Self::TrashUnknown { things, .. } => {
-                format!("move {} to the trash", describe_things(things))
+            Self::TrashRemoved { contents, .. } | Self::TrashUnknown { contents, .. } => {
+                format!("move {} to the trash", describe_contents(contents))
             }
             Self::TrashStray { container, .. } => {
                 format!("move the second container {} to the trash", container.id.short())
@@ -348,11 +348,11 @@ impl Action {
             Self::DeleteTrash { entry, .. } => format!("permanently delete trash entry {entry}"),
             Self::RevokeStaleTokens { .. } => "revoke its stale instance tokens".into(),
             Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
-            Self::StartAnew { .. } => "repeat its interrupted start".into(),
+            Self::StartAgain { .. } => "repeat its interrupted start".into(),
             Self::MarkOffline { .. } => "mark it offline".into(),
             Self::MarkSilent { external: true, .. } => "mark it awaiting_agent".into(),
             Self::MarkSilent { external: false, .. } => "mark it degraded".into(),
-            Self::RestartUnwell { .. } => "restart it".into(),
+            Self::RestartDegraded { .. } => "restart it".into(),
             Self::TimeOutProvisioning { .. } => "mark its start as timed out".into(),
             Self::Hibernate { .. } => "hibernate it".into(),
             Self::FinishHibernation { .. } => "finish its hibernation".into(),
@@ -363,13 +363,13 @@ impl Action {
     }
 }
 
-fn describe_things(things: &Things) -> String {
-    let volumes = match things.volumes.len() {
+fn describe_contents(contents: &TrashContents) -> String {
+    let volumes = match contents.volumes.len() {
         0 => None,
         1 => Some("1 volume".to_owned()),
         n => Some(format!("{n} volumes")),
     };
-    let container = things.container.as_ref().map(|c| format!("container {}", c.id.short()));
+    let container = contents.container.as_ref().map(|c| format!("container {}", c.id.short()));
     let parts: Vec<_> = container.into_iter().chain(volumes).collect();
     if parts.is_empty() { "nothing".into() } else { parts.join(" and ") }
 }
@@ -485,7 +485,7 @@ impl Inventory {
 
     /// Reclassifies containers that were renamed by hand. If a row or a trash entry holds the container's id, that id
     /// and the labels prove ownership, whatever the name is now. All others stay foreign.
-    pub fn recognise(&mut self, rows: &[KnownRow], entries: &[TrashEntry]) {
+    pub fn recognise(&mut self, rows: &[SweepRow], entries: &[TrashEntry]) {
         if is(Mutation::NamesAreProof) {
             return;
         }
@@ -495,7 +495,7 @@ impl Inventory {
             let row = workspace.and_then(|id| rows.get(&id));
             let entry = entries.iter().find(|entry| {
                 Some(entry.workspace) == workspace
-                    && entry.things.container.as_ref().is_some_and(|held| held.id == container.id)
+                    && entry.contents.container.as_ref().is_some_and(|held| held.id == container.id)
             });
             if let Some(entry) = entry {
                 self.trashed.entry(entry.workspace).or_default().push((entry.id, container));
@@ -542,24 +542,24 @@ impl Inventory {
     /// The container (a running one first, then the highest serial) and the volumes that an adoption takes over.
     /// Containers under trash names are left out: they were moved to the trash and stay there.
     #[must_use]
-    pub fn newest_of(&self, workspace: WorkspaceId) -> Option<Things> {
+    pub fn newest_of(&self, workspace: WorkspaceId) -> Option<TrashContents> {
         let own = self.containers.get(&workspace).into_iter().flatten();
         let newest = own.max_by_key(|(serial, container)| (container.state.may_run(), *serial));
         let container = newest
             .map(|(_, container)| NamedContainer { id: container.id.clone(), name: container.name.clone() });
         let volumes = self.volumes.get(&workspace).cloned().unwrap_or_default();
         (container.is_some() || (!volumes.is_empty() && !self.trashed.contains_key(&workspace)))
-            .then_some(Things { container, volumes })
+            .then_some(TrashContents { container, volumes })
     }
 
     /// The workspace's things that no trash entry holds: one bundle per container, all volumes in the first bundle.
-    fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<Things> {
+    fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<TrashContents> {
         let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
         let trashed = self.trashed.get(&workspace).into_iter().flatten().map(|(_, container)| container);
-        let mut bundles: Vec<Things> = own
+        let mut bundles: Vec<TrashContents> = own
             .chain(trashed)
             .filter(|container| !held.contains(container.id.as_str()))
-            .map(|container| Things {
+            .map(|container| TrashContents {
                 container: Some(NamedContainer { id: container.id.clone(), name: container.name.clone() }),
                 volumes: Vec::new(),
             })
@@ -574,7 +574,7 @@ impl Inventory {
             .collect();
         if !volumes.is_empty() {
             if bundles.is_empty() {
-                bundles.push(Things::default());
+                bundles.push(TrashContents::default());
             }
             bundles[0].volumes = volumes;
         }
@@ -588,8 +588,8 @@ struct Held<'a>(BTreeSet<&'a str>);
 impl<'a> Held<'a> {
     fn by(entries: &'a [TrashEntry]) -> Self {
         let items = entries.iter().flat_map(|entry| {
-            let container = entry.things.container.iter().map(|container| container.id.as_str());
-            container.chain(entry.things.volumes.iter().map(String::as_str))
+            let container = entry.contents.container.iter().map(|container| container.id.as_str());
+            container.chain(entry.contents.volumes.iter().map(String::as_str))
         });
         Self(items.collect())
     }
@@ -608,7 +608,7 @@ fn workspace_named_by(container: &ObservedContainer) -> Option<WorkspaceId> {
     container.labels.get(super::naming::LABEL_WORKSPACE)?.parse().ok()
 }
 
-fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
+fn by_id(rows: &[SweepRow]) -> HashMap<WorkspaceId, &SweepRow> {
     rows.iter().map(|row| (row.id, row)).collect()
 }
 
@@ -616,9 +616,9 @@ fn by_id(rows: &[KnownRow]) -> HashMap<WorkspaceId, &KnownRow> {
 #[must_use]
 pub fn reap_removed(
     inventory: &Inventory,
-    rows: &[KnownRow],
+    rows: &[SweepRow],
     entries: &[TrashEntry],
-    purges: &[KnownRow],
+    purges: &[SweepRow],
     busy: &BTreeSet<WorkspaceId>,
 ) -> Plan {
     let held = Held::by(entries);
@@ -630,13 +630,13 @@ pub fn reap_removed(
         plan.act(Action::Purge { workspace: row.id }, &row.name, evidence);
     }
     for row in rows.iter().filter(|row| row.status == Status::Removed && !busy.contains(&row.id)) {
-        for things in inventory.loose(row.id, &held) {
+        for contents in inventory.loose(row.id, &held) {
             let evidence = format!(
                 "the workspace was removed at {}; it still owns {}",
                 row.status_since,
-                describe_things(&things)
+                describe_contents(&contents)
             );
-            plan.act(Action::TrashRemoved { workspace: row.id, things }, &row.name, evidence);
+            plan.act(Action::TrashRemoved { workspace: row.id, contents }, &row.name, evidence);
         }
     }
     plan
@@ -646,7 +646,7 @@ pub fn reap_removed(
 #[derive(Clone, Copy, Debug)]
 pub struct UnknownInput<'a> {
     /// Rows of the workspaces in the listing, including removed ones.
-    pub rows: &'a [KnownRow],
+    pub rows: &'a [SweepRow],
     /// Trash entries of those workspaces, and every entry that is being moved in or restored.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in progress; skipped.
@@ -669,27 +669,27 @@ pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
     plan.finish_claims(entries, busy, &[TrashReason::Unknown]);
     let unknown = |id: &WorkspaceId| !known.contains_key(id) && !busy.contains(id);
     for workspace in inventory.workspaces().into_iter().filter(unknown) {
-        for things in inventory.loose(workspace, &held) {
-            let first = things
+        for contents in inventory.loose(workspace, &held) {
+            let first = contents
                 .container
                 .iter()
                 .map(|container| container.id.as_str())
-                .chain(things.volumes.iter().map(String::as_str))
+                .chain(contents.volumes.iter().map(String::as_str))
                 .filter_map(|item| presence.seen(item))
                 .max_by_key(|seen| seen.since);
-            let name = labelled_name(inventory, workspace, &things);
+            let name = labelled_name(inventory, workspace, &contents);
             match first {
-                Some(seen) if seen.looks >= 2 && now.since(seen.since) >= grace => {
+                Some(seen) if seen.listings >= 2 && now.since(seen.since) >= grace => {
                     let evidence = format!(
                         "not in the registry and in no trash entry; present in {} trusted listings over {}",
-                        seen.looks,
+                        seen.listings,
                         words(now.since(seen.since))
                     );
-                    plan.act(Action::TrashUnknown { workspace, things }, name, evidence);
+                    plan.act(Action::TrashUnknown { workspace, contents }, name, evidence);
                 }
                 seen => plan.watching.push(format!(
                     "{name}: {} not in the registry; moved to the trash after {} (so far {})",
-                    describe_things(&things),
+                    describe_contents(&contents),
                     words(grace),
                     words(seen.map_or(Duration::ZERO, |seen| now.since(seen.since)))
                 )),
@@ -699,8 +699,8 @@ pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
     plan
 }
 
-fn labelled_name(inventory: &Inventory, workspace: WorkspaceId, things: &Things) -> String {
-    things
+fn labelled_name(inventory: &Inventory, workspace: WorkspaceId, contents: &TrashContents) -> String {
+    contents
         .container
         .as_ref()
         .and_then(|named| inventory.container(workspace, &named.id))
@@ -725,11 +725,11 @@ pub fn revoke_stale_tokens(
         // appeared and gone between two listings.
         let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
         let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
-        if absent.looks >= 2 && absent.time >= grace {
+        if absent.listings >= 2 && absent.time >= grace {
             let evidence = format!(
                 "its container was absent from {} trusted listings over {}; the token was issued at {} \
                  and {}",
-                absent.looks,
+                absent.listings,
                 words(absent.time),
                 candidate.token_created_at,
                 candidate
@@ -754,11 +754,11 @@ pub fn revoke_stale_tokens(
 #[derive(Clone, Copy, Debug)]
 pub struct SettleInput<'a> {
     /// Rows of the workspaces in the listing.
-    pub rows: &'a [KnownRow],
+    pub rows: &'a [SweepRow],
     /// Provisioning rows that this process did not start.
-    pub interrupted: &'a [KnownRow],
+    pub interrupted: &'a [SweepRow],
     /// Rows in status `hibernating`.
-    pub falling_asleep: &'a [KnownRow],
+    pub hibernating: &'a [SweepRow],
     /// Trash entries that are being moved in or restored, and those that hold a container in the listing.
     pub entries: &'a [TrashEntry],
     /// Workspaces with an operation in progress; skipped.
@@ -768,7 +768,7 @@ pub struct SettleInput<'a> {
 /// `settle`: makes the engine match the rows, and completes operations that a crash interrupted.
 #[must_use]
 pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
-    let SettleInput { rows, interrupted, falling_asleep, entries, busy } = *input;
+    let SettleInput { rows, interrupted, hibernating, entries, busy } = *input;
     let mut plan = Plan::default();
     let idle = |id: &WorkspaceId| !busy.contains(id);
     plan.finish_claims(entries, busy, &[TrashReason::Stray, TrashReason::Replaced]);
@@ -781,7 +781,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         );
     }
     for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
-        let Some(lies) = &entry.things.container else { continue };
+        let Some(lies) = &entry.contents.container else { continue };
         let is_it = |container: &ObservedContainer| container.id == lies.id;
         let lying = inventory.trashed.get(&entry.workspace).into_iter().flatten();
         let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
@@ -805,9 +805,9 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let interrupted = interrupted.iter().filter(|_| !is(Mutation::LeaveInterrupted));
     for row in interrupted.filter(|row| idle(&row.id)) {
         let evidence = format!("provisioning since {}, and no start is in progress", row.status_since);
-        plan.act(Action::StartAnew { workspace: row.id }, &row.name, evidence);
+        plan.act(Action::StartAgain { workspace: row.id }, &row.name, evidence);
     }
-    for row in falling_asleep.iter().filter(|row| idle(&row.id)) {
+    for row in hibernating.iter().filter(|row| idle(&row.id)) {
         let evidence = format!("hibernating since {}, and no stop is in progress", row.status_since);
         plan.act(Action::FinishHibernation { workspace: row.id }, &row.name, evidence);
     }
@@ -840,7 +840,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
 }
 
 /// Delay of the second listing after the first one in which a container does not run.
-const SECOND_LOOK_AFTER: Duration = Duration::from_millis(250);
+const SECOND_LISTING_AFTER: Duration = Duration::from_millis(250);
 
 /// Time a container must run before a workspace with readiness `container` is online.
 pub const READY_AFTER: Duration = Duration::from_secs(2);
@@ -854,7 +854,7 @@ const SET_BACK: Duration = Duration::from_mins(1);
 #[must_use]
 pub fn check_containers(
     inventory: &Inventory,
-    rows: &[KnownRow],
+    rows: &[SweepRow],
     presence: &Presence,
     busy: &BTreeSet<WorkspaceId>,
     readiness: &dyn Fn(&str) -> Readiness,
@@ -884,7 +884,7 @@ pub fn check_containers(
             }
             (Status::Online | Status::Degraded | Status::Provisioning, None) => {
                 plan.watching.push(format!("{}: its container does not run; checking once more", row.name));
-                plan.run_again_at(now + SECOND_LOOK_AFTER);
+                plan.run_again_at(now + SECOND_LISTING_AFTER);
             }
             (_, Some(container)) if container.state == ContainerState::Paused => {
                 plan.watching.push(format!(
@@ -934,7 +934,7 @@ pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
         let action = Action::DeleteTrash {
             workspace: entry.workspace,
             entry: entry.id,
-            ordered: entry.reason.ordered_by_person() || entry.state == TrashState::Deleting,
+            ordered: entry.reason.ordered_by_operator() || entry.state == TrashState::Deleting,
         };
         plan.act(action, &entry.workspace_name, evidence);
     }

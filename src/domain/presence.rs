@@ -12,11 +12,11 @@ use super::{ids::WorkspaceId, time::Awake};
 
 /// How long, and in how many consecutive listings, an item was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct Sighting {
     /// Time of the first of these listings.
     pub since: Awake,
     /// Number of listings.
-    pub looks: u32,
+    pub listings: u32,
 }
 
 /// How long, and in how many consecutive listings, a workspace had no container.
@@ -25,7 +25,7 @@ pub struct Absent {
     /// Duration.
     pub time: Duration,
     /// Number of listings.
-    pub looks: u32,
+    pub listings: u32,
 }
 
 /// Maximum number of remembered listings. Beyond it, a listing with close neighbours for its age is dropped. The oldest
@@ -39,10 +39,10 @@ const FORGOTTEN_AFTER: u32 = 256;
 /// The record of one liveness epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
-    looks: u32,
+    listings: u32,
     /// Numbers and times of the remembered listings, the newest last; numbering starts at 1.
     taken: Vec<(u32, Awake)>,
-    items: BTreeMap<String, Seen>,
+    items: BTreeMap<String, Sighting>,
     last_held: BTreeMap<WorkspaceId, u32>,
     running: BTreeMap<WorkspaceId, u32>,
 }
@@ -57,27 +57,27 @@ impl Presence {
         with_container: impl Iterator<Item = WorkspaceId>,
         running: impl Iterator<Item = WorkspaceId>,
     ) {
-        self.looks += 1;
-        self.taken.push((self.looks, at));
+        self.listings += 1;
+        self.taken.push((self.listings, at));
         if self.taken.len() > REMEMBERED {
             self.thin_out();
         }
         let mut now = BTreeMap::new();
         for item in items {
             let before = self.items.get(item);
-            let seen = before.map_or(Seen { since: at, looks: 1 }, |seen| Seen {
+            let seen = before.map_or(Sighting { since: at, listings: 1 }, |seen| Sighting {
                 since: seen.since,
-                looks: seen.looks + 1,
+                listings: seen.listings + 1,
             });
             now.insert(item.to_owned(), seen);
         }
         self.items = now;
         let present: BTreeSet<_> = with_container.collect();
         for workspace in present {
-            self.last_held.insert(workspace, self.looks);
+            self.last_held.insert(workspace, self.listings);
         }
         for workspace in running {
-            self.running.insert(workspace, self.looks);
+            self.running.insert(workspace, self.listings);
         }
     }
 
@@ -100,9 +100,9 @@ impl Presence {
     /// Drops workspaces that are no longer registered and have not been listed for `FORGOTTEN_AFTER` listings, so that
     /// memory use is bounded by what exists.
     pub fn keep_only(&mut self, is_registered: &dyn Fn(WorkspaceId) -> bool) {
-        let looks = self.looks;
+        let listings = self.listings;
         let stays = |workspace: &WorkspaceId, last: &mut u32| {
-            looks - *last < FORGOTTEN_AFTER || is_registered(*workspace)
+            listings - *last < FORGOTTEN_AFTER || is_registered(*workspace)
         };
         self.last_held.retain(stays);
         self.running.retain(stays);
@@ -121,7 +121,7 @@ impl Presence {
 
     /// How long an item has been seen without a gap.
     #[must_use]
-    pub fn seen(&self, item: &str) -> Option<Seen> {
+    pub fn seen(&self, item: &str) -> Option<Sighting> {
         self.items.get(item).copied()
     }
 
@@ -134,15 +134,15 @@ impl Presence {
         let held = self.last_held.get(&workspace).copied().unwrap_or(0);
         let first = self.taken.partition_point(|(number, at)| *number <= held || *at <= there);
         match self.taken.get(first) {
-            Some((number, at)) => Absent { time: now.since(*at), looks: self.looks - number + 1 },
-            None => Absent { time: Duration::ZERO, looks: 0 },
+            Some((number, at)) => Absent { time: now.since(*at), listings: self.listings - number + 1 },
+            None => Absent { time: Duration::ZERO, listings: 0 },
         }
     }
 
     /// Number of consecutive listings, up to the newest, in which a workspace had no running container.
     #[must_use]
     pub fn not_running(&self, workspace: WorkspaceId) -> u32 {
-        self.looks - self.running.get(&workspace).copied().unwrap_or(0)
+        self.listings - self.running.get(&workspace).copied().unwrap_or(0)
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
 
     const A: WorkspaceId = WorkspaceId(Uuid::from_u128(1));
 
-    fn look(presence: &mut Presence, at: u64, present: bool) {
+    fn listing(presence: &mut Presence, at: u64, present: bool) {
         let held: Vec<_> = present.then_some(A).into_iter().collect();
         let items: Vec<_> = present.then_some("thing").into_iter().collect();
         presence.note(Awake(at), items.into_iter(), held.iter().copied(), held.iter().copied());
@@ -162,47 +162,47 @@ mod tests {
     #[test]
     fn absence_counts_from_what_was_watched() {
         let mut presence = Presence::default();
-        assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).looks, 0, "no listing was recorded yet");
-        look(&mut presence, 1_000, false);
-        assert_eq!(presence.absent(A, Awake(0), Awake(1_000)), Absent { time: Duration::ZERO, looks: 1 });
-        look(&mut presence, 61_000, false);
+        assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).listings, 0, "no listing was recorded yet");
+        listing(&mut presence, 1_000, false);
+        assert_eq!(presence.absent(A, Awake(0), Awake(1_000)), Absent { time: Duration::ZERO, listings: 1 });
+        listing(&mut presence, 61_000, false);
         assert_eq!(
             presence.absent(A, Awake(0), Awake(61_000)),
-            Absent { time: Duration::from_mins(1), looks: 2 }
+            Absent { time: Duration::from_mins(1), listings: 2 }
         );
-        look(&mut presence, 70_000, true);
-        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).looks, 0, "it is present again");
-        look(&mut presence, 80_000, false);
-        assert_eq!(presence.absent(A, Awake(0), Awake(80_000)).looks, 1);
+        listing(&mut presence, 70_000, true);
+        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).listings, 0, "it is present again");
+        listing(&mut presence, 80_000, false);
+        assert_eq!(presence.absent(A, Awake(0), Awake(80_000)).listings, 1);
         presence.forget();
-        assert_eq!(presence.absent(A, Awake(0), Awake(99_000)), Absent { time: Duration::ZERO, looks: 0 });
+        assert_eq!(presence.absent(A, Awake(0), Awake(99_000)), Absent { time: Duration::ZERO, listings: 0 });
     }
 
     #[test]
     fn absence_counts_only_from_when_there_was_something_to_be_absent() {
         let mut presence = Presence::default();
         for at in [1_000, 31_000, 61_000] {
-            look(&mut presence, at, false);
+            listing(&mut presence, at, false);
         }
         let absent = |there, now| presence.absent(A, Awake(there), Awake(now));
-        assert_eq!(absent(0, 61_000), Absent { time: Duration::from_mins(1), looks: 3 });
-        assert_eq!(absent(30_999, 61_000), Absent { time: Duration::from_secs(30), looks: 2 });
+        assert_eq!(absent(0, 61_000), Absent { time: Duration::from_mins(1), listings: 3 });
+        assert_eq!(absent(30_999, 61_000), Absent { time: Duration::from_secs(30), listings: 2 });
         assert_eq!(
             absent(31_000, 61_000),
-            Absent { time: Duration::ZERO, looks: 1 },
+            Absent { time: Duration::ZERO, listings: 1 },
             "only the listing of the same millisecond counts"
         );
-        assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, looks: 0 });
+        assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, listings: 0 });
     }
 
     #[test]
     fn long_grace_is_reached_at_a_short_period() {
         let mut presence = Presence::default();
-        look(&mut presence, 500, true);
+        listing(&mut presence, 500, true);
         let grace = Duration::from_hours(3);
         let last = 1_000 + u64::try_from(grace.as_millis()).unwrap();
         for at in (1_000..=last).step_by(1_000) {
-            look(&mut presence, at, false);
+            listing(&mut presence, at, false);
             assert!(presence.size() <= REMEMBERED + 3, "{} entries are kept", presence.size());
         }
         let absent = |there| presence.absent(A, Awake(there), Awake(last));
@@ -238,12 +238,12 @@ mod tests {
     #[test]
     fn a_gap_makes_an_item_new_again() {
         let mut presence = Presence::default();
-        look(&mut presence, 1_000, true);
-        look(&mut presence, 2_000, true);
-        assert_eq!(presence.seen("thing"), Some(Seen { since: Awake(1_000), looks: 2 }));
-        look(&mut presence, 3_000, false);
+        listing(&mut presence, 1_000, true);
+        listing(&mut presence, 2_000, true);
+        assert_eq!(presence.seen("thing"), Some(Sighting { since: Awake(1_000), listings: 2 }));
+        listing(&mut presence, 3_000, false);
         assert_eq!(presence.seen("thing"), None);
-        look(&mut presence, 4_000, true);
-        assert_eq!(presence.seen("thing"), Some(Seen { since: Awake(4_000), looks: 1 }));
+        listing(&mut presence, 4_000, true);
+        assert_eq!(presence.seen("thing"), Some(Sighting { since: Awake(4_000), listings: 1 }));
     }
 }

@@ -103,7 +103,7 @@ pub fn newer_container(
     let left_the_trash = |id: &ContainerId| {
         entries.iter().any(|entry| {
             entry.state == TrashState::Kept
-                && entry.things.container.as_ref().is_some_and(|container| container.id == *id)
+                && entry.contents.container.as_ref().is_some_and(|container| container.id == *id)
         })
     };
     // A replacement that does not run has not replaced a container that does.

@@ -148,7 +148,7 @@ impl fmt::Display for Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// A heartbeat or register of the current incarnation.
-    AgentHeard,
+    HeartbeatReceived,
     /// The container has run long enough, for runtimes with readiness `container`.
     ContainerReady,
     /// Not online within the runtime's limit.
@@ -156,7 +156,7 @@ pub enum Cause {
     /// The start cannot succeed with the present image, port or volume.
     StartImpossible,
     /// It reports errors or `wedged`, or misses heartbeats.
-    Unwell,
+    ReportedDegraded,
     /// The container is gone or has exited.
     ContainerGone,
     /// An external agent misses heartbeats.
@@ -164,7 +164,7 @@ pub enum Cause {
     /// Start or restart after a fault, by the restart budget or an operator.
     Restart,
     /// An operator starts a workspace that is never started automatically.
-    StartByPerson,
+    StartByOperator,
     /// Start or resume of a paused or hibernated workspace.
     Resume,
     /// A message or an operator wakes a hibernated workspace; a paused one is never woken.
@@ -190,15 +190,15 @@ pub enum Cause {
 impl Cause {
     /// Every cause.
     pub const ALL: [Self; 19] = [
-        Self::AgentHeard,
+        Self::HeartbeatReceived,
         Self::ContainerReady,
         Self::ProvisioningTimedOut,
         Self::StartImpossible,
-        Self::Unwell,
+        Self::ReportedDegraded,
         Self::ContainerGone,
         Self::ExternalSilent,
         Self::Restart,
-        Self::StartByPerson,
+        Self::StartByOperator,
         Self::Resume,
         Self::Wake,
         Self::AwaitAgain,
@@ -233,7 +233,7 @@ impl Cause {
             | Self::StartImpossible
             | Self::ContainerGone
             | Self::Restart
-            | Self::StartByPerson
+            | Self::StartByOperator
             | Self::Resume
             | Self::Wake
             | Self::BudgetSpent
@@ -241,7 +241,11 @@ impl Cause {
             | Self::FinishHibernation
             | Self::Adopt => Some(Kind::Container),
             Self::ExternalSilent | Self::AwaitAgain => Some(Kind::External),
-            Self::AgentHeard | Self::Unwell | Self::Pause | Self::Remove | Self::Undelete => None,
+            Self::HeartbeatReceived
+            | Self::ReportedDegraded
+            | Self::Pause
+            | Self::Remove
+            | Self::Undelete => None,
         }
     }
 
@@ -250,16 +254,16 @@ impl Cause {
     #[must_use]
     pub fn is_decision(self) -> bool {
         match self {
-            Self::AgentHeard
+            Self::HeartbeatReceived
             | Self::ContainerReady
             | Self::ProvisioningTimedOut
             | Self::StartImpossible
-            | Self::Unwell
+            | Self::ReportedDegraded
             | Self::ContainerGone
             | Self::ExternalSilent
             | Self::FinishHibernation => false,
             Self::Restart
-            | Self::StartByPerson
+            | Self::StartByOperator
             | Self::Resume
             | Self::Wake
             | Self::AwaitAgain
@@ -289,15 +293,19 @@ use Status::{
 /// guard. `ContainerReady` also leaves `offline`: the container may be started by hand, and a workspace whose container
 /// runs must not be shown as offline.
 pub const MOVES: &[(Cause, Status, &[Status])] = &[
-    (Cause::AgentHeard, Online, &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent]),
+    (
+        Cause::HeartbeatReceived,
+        Online,
+        &[Provisioning, Failed(ProvisionTimeout), Offline, Degraded, AwaitingAgent],
+    ),
     (Cause::ContainerReady, Online, &[Provisioning, Failed(ProvisionTimeout), Offline]),
     (Cause::ProvisioningTimedOut, Failed(ProvisionTimeout), &[Provisioning]),
     (Cause::StartImpossible, Failed(StartError), &[Provisioning]),
-    (Cause::Unwell, Degraded, &[Online]),
+    (Cause::ReportedDegraded, Degraded, &[Online]),
     (Cause::ContainerGone, Offline, &[Online, Degraded, Provisioning]),
     (Cause::ExternalSilent, AwaitingAgent, &[Online, Degraded]),
     (Cause::Restart, Provisioning, &[Offline, Online, Degraded, Failed(ProvisionTimeout)]),
-    (Cause::StartByPerson, Provisioning, &[Failed(StartError), Failed(Parked)]),
+    (Cause::StartByOperator, Provisioning, &[Failed(StartError), Failed(Parked)]),
     (Cause::Resume, Provisioning, &[Paused, Hibernated]),
     (Cause::Wake, Provisioning, &[Hibernated]),
     (Cause::AwaitAgain, AwaitingAgent, &[Paused]),
@@ -407,7 +415,7 @@ mod tests {
     #[test]
     fn parked_and_start_error_wait_for_a_person() {
         for failure in [Parked, StartError] {
-            for cause in [Cause::Restart, Cause::AgentHeard, Cause::ContainerReady, Cause::Resume] {
+            for cause in [Cause::Restart, Cause::HeartbeatReceived, Cause::ContainerReady, Cause::Resume] {
                 assert!(!cause.sources().contains(&Failed(failure)), "{cause:?} lifts {failure:?}");
             }
         }

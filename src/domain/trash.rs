@@ -68,7 +68,7 @@ impl TrashReason {
 
     /// Whether an operator ordered it by name; such actions do not count against the breaker.
     #[must_use]
-    pub fn ordered_by_person(self) -> bool {
+    pub fn ordered_by_operator(self) -> bool {
         match self {
             Self::Removed | Self::Replaced => true,
             Self::Unknown | Self::Stray => false,
@@ -78,7 +78,7 @@ impl TrashReason {
 
 /// Contents of an entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Things {
+pub struct TrashContents {
     /// The container, if there is one, with its original name.
     pub container: Option<NamedContainer>,
     /// Names of the volumes.
@@ -108,7 +108,7 @@ pub struct TrashEntry {
     /// The evidence for that reason.
     pub evidence: String,
     /// Container and volumes in the entry.
-    pub things: Things,
+    pub contents: TrashContents,
     /// State of the entry.
     pub state: TrashState,
     /// Time of the claim.

@@ -68,7 +68,7 @@ impl Delivery {
 
 /// Policy of a workspace: hibernation, concurrency, restart when wedged, delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Habits {
+pub struct Policy {
     /// Minutes of idleness before it hibernates; `None` for never.
     pub hibernation_idle_minutes: Option<u32>,
     /// Maximum number of concurrent tasks, for its peers to read.
@@ -121,7 +121,7 @@ pub struct Workspace {
     /// Address of an external agent.
     pub url: Option<String>,
     /// Policy for hibernation, concurrency, restarts and delivery.
-    pub habits: Habits,
+    pub policy: Policy,
     /// Workspace whose pause also paused this one.
     pub paused_with: Option<WorkspaceId>,
     /// Workspace whose removal also removed this one, and whose undelete restores it.

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, EventStream,
-    ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogRequest,
-    LogStream, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble, VolumeSpec,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, ErrorKind,
+    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork,
+    LogRequest, LogStream, NetworkInfo, Progress, ServiceCommands, Sockets, VolumeSpec,
 };
 use crate::{
     clock::{SharedClock, within},
@@ -79,7 +79,7 @@ impl Bounded {
     ) -> EngineResult<T> {
         within(&*self.clock, limit, work).await.unwrap_or_else(|| {
             Err(EngineError::new(
-                Trouble::TimedOut,
+                ErrorKind::TimedOut,
                 call(),
                 format!("no answer within {} s; the call may still take effect", limit.as_secs()),
             ))
@@ -106,8 +106,8 @@ impl Engine for Bounded {
         self.read(call, self.engine.sockets(id, inside, published)).await
     }
 
-    async fn sees_sockets(&self) -> bool {
-        let look = async { Ok(self.engine.sees_sockets().await) };
+    async fn can_see_sockets(&self) -> bool {
+        let look = async { Ok(self.engine.can_see_sockets().await) };
         self.read(|| "find the engine's process".into(), look).await.unwrap_or(false)
     }
 

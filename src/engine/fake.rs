@@ -21,9 +21,9 @@ pub use self::events::EventFault;
 use self::events::{Listener, News};
 use super::{
     ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, Environment,
-    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork,
-    LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, Trouble,
-    VolumeSpec,
+    ErrorKind, EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume,
+    ListedNetwork, LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands,
+    Sockets, VolumeSpec,
 };
 use crate::{
     clock::{Clock, SharedClock},
@@ -51,9 +51,9 @@ pub enum Fault {
     /// The call succeeds.
     None,
     /// The call fails and has no effect.
-    Before(Trouble),
+    Before(ErrorKind),
     /// The call takes effect, and the answer is an error.
-    After(Trouble),
+    After(ErrorKind),
     /// The call takes effect after this delay and answers then.
     Slow(Duration),
     /// The call takes effect at once. After this delay it answers with the result from that time.
@@ -129,7 +129,7 @@ pub struct State {
     /// All calls that took effect, in order.
     pub log: Vec<Call>,
     /// Indices into `log` of calls whose result did not reach the caller: it got an error, or had given up.
-    pub unheard: BTreeSet<usize>,
+    pub lost_exits: BTreeSet<usize>,
     /// Whether the engine reports that it is rootless, and so forwards ports in user space.
     pub rootless: bool,
     /// Container limits that the engine reports as ignored.
@@ -175,7 +175,7 @@ impl State {
         container.started_at = Some(self.news.now());
         container.held_token = token;
         container.started_after = self.log.len();
-        self.news.tell(id, &container.spec.labels, ContainerEventKind::Started);
+        self.news.emit(id, &container.spec.labels, ContainerEventKind::Started);
     }
 
     /// Ends a container's process, as an unexpected exit.
@@ -187,7 +187,7 @@ impl State {
         container.exit_code = Some(exit_code);
         if ran {
             let died = ContainerEventKind::Died { exit_code: Some(exit_code) };
-            self.news.tell(id, &container.spec.labels, died);
+            self.news.emit(id, &container.spec.labels, died);
         }
     }
 
@@ -230,7 +230,7 @@ impl State {
         self.changes += 1;
         if let Some(container) = self.containers.remove(id) {
             self.logs.remove(id);
-            self.news.tell(id, &container.spec.labels, ContainerEventKind::Removed);
+            self.news.emit(id, &container.spec.labels, ContainerEventKind::Removed);
         }
     }
 
@@ -250,7 +250,7 @@ impl State {
         match volume {
             Some(volume) if !volume.directory_missing => Ok(volume),
             _ => Err(EngineError::new(
-                Trouble::Other,
+                ErrorKind::Other,
                 "reach volume",
                 "the directory of the volume does not exist",
             )),
@@ -321,8 +321,8 @@ impl World {
     }
 
     /// Ends every event stream, with this error or without one, after the events in transit.
-    pub fn end_events(&self, trouble: Option<Trouble>) {
-        self.state().news.end(trouble);
+    pub fn end_events(&self, kind: Option<ErrorKind>) {
+        self.state().news.end(kind);
     }
 
     /// Removes all faults.
@@ -347,11 +347,11 @@ pub struct FakeEngine {
 }
 
 fn absent(call: &str, object: &str) -> EngineError {
-    EngineError::new(Trouble::Absent, format!("{call} {object}"), "not found")
+    EngineError::new(ErrorKind::Absent, format!("{call} {object}"), "not found")
 }
 
 fn conflict(call: &str, message: impl Into<String>) -> EngineError {
-    EngineError::new(Trouble::Conflict, call, message)
+    EngineError::new(ErrorKind::Conflict, call, message)
 }
 
 impl FakeEngine {
@@ -382,10 +382,10 @@ impl FakeEngine {
     ) -> EngineResult<Vec<T>> {
         let call = Call { method, object: object.into() };
         let fault = self.world.fault(&call);
-        let shown = if let Fault::Partial(shown) = fault { shown } else { usize::MAX };
+        let effective = if let Fault::Partial(effective) = fault { effective } else { usize::MAX };
         let effect = move |state: &mut State, _: &dyn Clock| {
             let mut listed = effect(state);
-            listed.truncate(shown);
+            listed.truncate(effective);
             Ok(listed)
         };
         self.carry_out(call, fault, effect).await
@@ -398,16 +398,15 @@ impl FakeEngine {
         effect: impl FnOnce(&mut State, &dyn Clock) -> EngineResult<T> + Send + 'static,
     ) -> EngineResult<T> {
         let method = call.method;
-        let failure =
-            |trouble| EngineError::new(trouble, format!("{method} {}", call.object), "injected fault");
+        let failure = |kind| EngineError::new(kind, format!("{method} {}", call.object), "injected fault");
         let (reply, answer) = oneshot::channel();
         let (world, clock) = (Arc::clone(&self.world), Arc::clone(&self.clock));
         let logged = call.clone();
-        let act = move |heard: bool| {
+        let act = move |events_received: bool| {
             world.reached(|state| {
                 state.changes += u64::from(changes(logged.method));
-                if !heard {
-                    state.unheard.insert(state.log.len());
+                if !events_received {
+                    state.lost_exits.insert(state.log.len());
                 }
                 state.log.push(logged);
                 effect(state, &*clock)
@@ -421,12 +420,12 @@ impl FakeEngine {
                 };
                 self.stage.submit(method, Box::new(effect));
             }
-            Fault::Before(trouble) => {
-                let error = failure(trouble);
+            Fault::Before(kind) => {
+                let error = failure(kind);
                 self.stage.submit(method, Box::new(move || drop(reply.send(Err(error)))));
             }
             Fault::HalfWay => {
-                let error = failure(Trouble::Unreachable);
+                let error = failure(ErrorKind::Unreachable);
                 let (world, id) = (Arc::clone(&self.world), call.object);
                 let effect = move || {
                     world.reached(|state| state.start_half_way(&id));
@@ -434,8 +433,8 @@ impl FakeEngine {
                 };
                 self.stage.submit(method, Box::new(effect));
             }
-            Fault::After(trouble) => {
-                let error = failure(trouble);
+            Fault::After(kind) => {
+                let error = failure(kind);
                 let effect = move || {
                     let _done = act(false);
                     drop(reply.send(Err(error)));
@@ -476,13 +475,13 @@ impl FakeEngine {
         }
         answer
             .await
-            .unwrap_or_else(|_| Err(EngineError::new(Trouble::Unreachable, method, "connection refused")))
+            .unwrap_or_else(|_| Err(EngineError::new(ErrorKind::Unreachable, method, "connection refused")))
     }
 }
 
 /// Whether a method may change the state.
 fn changes(method: &str) -> bool {
-    const LOOKS: [&str; 10] = [
+    const LISTINGS: [&str; 10] = [
         "describe",
         "list_containers",
         "list_volumes",
@@ -494,7 +493,7 @@ fn changes(method: &str) -> bool {
         "list_networks",
         "logs",
     ];
-    !LOOKS.contains(&method)
+    !LISTINGS.contains(&method)
 }
 
 fn labelled(labels: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> bool {
@@ -520,7 +519,7 @@ impl Engine for FakeEngine {
         Ok(Some(Sockets { listens: true, ..Sockets::default() }))
     }
 
-    async fn sees_sockets(&self) -> bool {
+    async fn can_see_sockets(&self) -> bool {
         true
     }
 
@@ -583,7 +582,7 @@ impl Engine for FakeEngine {
                 env: container.spec.env.clone(),
                 volumes: volumes_of(&container.spec),
                 host_port: container.spec.publish.map(|(_, host)| host),
-                ended_unheard: false,
+                exit_lost: false,
             })
         })
         .await
@@ -593,7 +592,7 @@ impl Engine for FakeEngine {
         let spec = spec.clone();
         self.call("create_container", spec.name.clone(), move |state, _| {
             if !state.images.contains(&spec.image) {
-                return Err(EngineError::new(Trouble::ImageMissing, "create container", "image not known"));
+                return Err(EngineError::new(ErrorKind::ImageMissing, "create container", "image not known"));
             }
             if state.containers.values().any(|container| container.name == spec.name) {
                 return Err(conflict("create container", "name already in use"));
@@ -603,7 +602,7 @@ impl Engine for FakeEngine {
             }
             state.made += 1;
             let id = ContainerId::try_from(format!("{:064x}", state.made))
-                .map_err(|error| EngineError::new(Trouble::Other, "create container", error.to_string()))?;
+                .map_err(|error| EngineError::new(ErrorKind::Other, "create container", error.to_string()))?;
             let container = FakeContainer {
                 name: spec.name.clone(),
                 spec,
@@ -631,11 +630,11 @@ impl Engine for FakeEngine {
             let missing =
                 |name: &String| state.volumes.get(name).is_none_or(|volume| volume.directory_missing);
             if volumes_of(&container.spec).iter().any(missing) {
-                return Err(EngineError::new(Trouble::Other, "start container", "a volume is missing"));
+                return Err(EngineError::new(ErrorKind::Other, "start container", "a volume is missing"));
             }
             if state.half_started.contains(&id) {
                 return Err(EngineError::new(
-                    Trouble::HalfStarted,
+                    ErrorKind::HalfStarted,
                     "start container",
                     "address already in use",
                 ));
@@ -648,7 +647,7 @@ impl Engine for FakeEngine {
                 && (state.busy_ports.contains(&port) || state.containers.values().any(held))
             {
                 return Err(EngineError::new(
-                    Trouble::PortInUse,
+                    ErrorKind::PortInUse,
                     "start container",
                     "address already in use",
                 ));
@@ -831,7 +830,7 @@ impl Engine for FakeEngine {
                 Ok(())
             } else {
                 Err(EngineError::new(
-                    Trouble::ImageMissing,
+                    ErrorKind::ImageMissing,
                     format!("pull image {image}"),
                     "manifest unknown",
                 ))
@@ -869,28 +868,28 @@ impl Engine for FakeEngine {
     ) -> EngineResult<EventStream> {
         let (stage, clock, spawn) = (&self.stage, &self.clock, &self.spawn);
         let (stage, clock, spawn) = (Arc::clone(stage), Arc::clone(clock), Arc::clone(spawn));
-        let (listener, heard) = Listener::new(key, value, stage, clock, spawn);
+        let (listener, events_received) = Listener::new(key, value, stage, clock, spawn);
         self.call("container_events", key, move |state, _| {
             state.news.listen(listener, since);
             Ok(())
         })
         .await?;
-        Ok(heard)
+        Ok(events_received)
     }
 
     async fn create_exec(&self, id: &ContainerId, _request: &ExecRequest) -> EngineResult<ExecId> {
-        let refused = |trouble, why: &str| Err(EngineError::new(trouble, "create exec session", why));
+        let refused = |kind, why: &str| Err(EngineError::new(kind, "create exec session", why));
         match self.world.state().containers.get(id) {
-            None => refused(Trouble::Absent, "no such container"),
+            None => refused(ErrorKind::Absent, "no such container"),
             Some(container) if !container.state.may_run() => {
-                refused(Trouble::Conflict, "container is not running")
+                refused(ErrorKind::Conflict, "container is not running")
             }
-            Some(_) => refused(Trouble::Other, "the fake engine runs no commands"),
+            Some(_) => refused(ErrorKind::Other, "the fake engine runs no commands"),
         }
     }
 
     async fn start_exec(&self, _exec: &ExecId, _tty: bool) -> EngineResult<Box<dyn Duplex>> {
-        Err(EngineError::new(Trouble::Other, "start exec session", "the fake engine runs no commands"))
+        Err(EngineError::new(ErrorKind::Other, "start exec session", "the fake engine runs no commands"))
     }
 
     async fn resize_exec(&self, _exec: &ExecId, _columns: u16, _rows: u16) -> EngineResult<()> {

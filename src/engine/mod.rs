@@ -2,7 +2,7 @@
 //!
 //! [`Engine`] defines what ostler needs from an engine, independently of Podman. [`podman`] is the only module that
 //! uses podman-api; [`fake`] is the engine of the tests. Every caller holds a [`bounded::Bounded`] engine, so no call
-//! can hang. Every error is an [`EngineError`]. Its [`Trouble`] separates "it does not exist" from "unknown whether it
+//! can hang. Every error is an [`EngineError`]. Its [`ErrorKind`] separates "it does not exist" from "unknown whether it
 //! exists"; no decision may treat the second as the first.
 //!
 //! A call that times out is not undone: the engine may still complete it minutes later. A caller that started something
@@ -27,12 +27,12 @@ use crate::domain::{
     observed::{ContainerEvent, ContainerState, ObservedContainer, ObservedVolume},
     runtime::{Limits, User},
     time::Timestamp,
-    trash::Things,
+    trash::TrashContents,
 };
 
 /// Kind of an engine error. Callers decide only by the kind; the message is for humans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Trouble {
+pub enum ErrorKind {
     /// The engine answered that the object does not exist. Besides a listing, this is the only proof of absence.
     Absent,
     /// The engine answered that the state forbids the call: a name or volume is in use, a container already runs.
@@ -57,7 +57,7 @@ pub enum Trouble {
 #[error("{call}: {message}")]
 pub struct EngineError {
     /// Kind of the error.
-    pub trouble: Trouble,
+    pub kind: ErrorKind,
     /// The call as a verb phrase with its object: `start container 6f1c0c5e0d0f`.
     pub call: String,
     /// The engine's message, shortened. Never contains a secret.
@@ -66,18 +66,18 @@ pub struct EngineError {
 
 impl EngineError {
     /// Creates an error of this kind.
-    pub fn new(trouble: Trouble, call: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { trouble, call: call.into(), message: message.into() }
+    pub fn new(kind: ErrorKind, call: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, call: call.into(), message: message.into() }
     }
 
     /// Whether the engine did not answer: the outcome is unknown, and the same call may succeed later.
     #[must_use]
     pub fn gave_no_answer(&self) -> bool {
-        matches!(self.trouble, Trouble::Unreachable | Trouble::TimedOut)
+        matches!(self.kind, ErrorKind::Unreachable | ErrorKind::TimedOut)
     }
 }
 
-/// Message of the [`Trouble::Conflict`] error for a regular file longer than 1 MiB.
+/// Message of the [`ErrorKind::Conflict`] error for a regular file longer than 1 MiB.
 pub const TOO_LONG: &str = "the file is longer than 1 MiB";
 
 /// Result of an engine call.
@@ -215,7 +215,7 @@ pub struct InspectedContainer {
     pub name: String,
     /// Labels, including those of the image.
     pub labels: BTreeMap<String, String>,
-    /// State of the container, with a lost exit already applied (see `ended_unheard`).
+    /// State of the container, with a lost exit already applied (see `exit_lost`).
     pub state: ContainerState,
     /// Exit code of the process; `None` before it exits, or if the code is lost.
     pub exit_code: Option<i32>,
@@ -229,14 +229,14 @@ pub struct InspectedContainer {
     pub host_port: Option<u16>,
     /// Whether the process ended while the engine still believes that it runs, because no monitor process was left to
     /// report the exit. The engine never starts such a container again.
-    pub ended_unheard: bool,
+    pub exit_lost: bool,
 }
 
 impl InspectedContainer {
     /// Whether the engine can start the container again. If not, a start needs a newly created container.
     #[must_use]
     pub fn can_start_again(&self) -> bool {
-        !self.ended_unheard && self.state.can_start_again()
+        !self.exit_lost && self.state.can_start_again()
     }
 }
 
@@ -308,7 +308,7 @@ pub struct DiskUsage {
 impl DiskUsage {
     /// Total disk usage of a container and its volumes, in bytes. Objects that the engine did not report count as 0.
     #[must_use]
-    pub fn of(&self, things: &Things) -> u64 {
+    pub fn of(&self, things: &TrashContents) -> u64 {
         let container = things.container.as_ref().and_then(|container| self.containers.get(&container.id));
         let volumes = things.volumes.iter().filter_map(|volume| self.volumes.get(volume));
         container.into_iter().chain(volumes).sum()
@@ -403,7 +403,7 @@ pub struct ServiceCommands {
 /// The operations that ostler needs from a container engine.
 ///
 /// A state that already holds counts as success only for [`stop_container`](Engine::stop_container) and the deletions.
-/// A start that finds the container running is an error, [`Trouble::Conflict`], because the container was not started
+/// A start that finds the container running is an error, [`ErrorKind::Conflict`], because the container was not started
 /// by this call.
 #[async_trait]
 pub trait Engine: Send + Sync {
@@ -418,7 +418,7 @@ pub trait Engine: Send + Sync {
     async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>>;
 
     /// Whether [`sockets`](Self::sockets) can return a result on this host.
-    async fn sees_sockets(&self) -> bool;
+    async fn can_see_sockets(&self) -> bool;
 
     /// Ends a running command and its process group: sends the termination signal first, and kills it after a moment.
     /// `false` if its process cannot be reached from here.
@@ -433,15 +433,15 @@ pub trait Engine: Send + Sync {
     /// All volumes with this label (`key=value`; `None` matches any value of the key).
     async fn list_volumes(&self, key: &str, value: Option<&str>) -> EngineResult<Vec<ObservedVolume>>;
 
-    /// Details of one container. [`Trouble::Absent`] if the engine does not know it.
+    /// Details of one container. [`ErrorKind::Absent`] if the engine does not know it.
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer>;
 
-    /// Creates a container without starting it. [`Trouble::Conflict`] if the name is taken, [`Trouble::ImageMissing`]
+    /// Creates a container without starting it. [`ErrorKind::Conflict`] if the name is taken, [`ErrorKind::ImageMissing`]
     /// if the image does not exist locally.
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
-    /// Starts a container. [`Trouble::Conflict`] if it already runs, [`Trouble::PortInUse`] if another process holds
-    /// its host port, [`Trouble::HalfStarted`] if a leftover of an interrupted start holds it.
+    /// Starts a container. [`ErrorKind::Conflict`] if it already runs, [`ErrorKind::PortInUse`] if another process holds
+    /// its host port, [`ErrorKind::HalfStarted`] if a leftover of an interrupted start holds it.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
     /// Sends the stop signal to a container's process and kills it after `grace`. Succeeds if the container is stopped
@@ -452,26 +452,26 @@ pub trait Engine: Send + Sync {
     async fn rename_container(&self, id: &ContainerId, name: &str) -> EngineResult<()>;
 
     /// Deletes a stopped container; its named volumes stay. Succeeds if the container does not exist;
-    /// [`Trouble::Conflict`] if it runs.
+    /// [`ErrorKind::Conflict`] if it runs.
     async fn delete_container(&self, id: &ContainerId) -> EngineResult<()>;
 
-    /// Creates a volume. [`Trouble::Conflict`] if it exists.
+    /// Creates a volume. [`ErrorKind::Conflict`] if it exists.
     async fn create_volume(&self, spec: &VolumeSpec) -> EngineResult<()>;
 
-    /// Details of one volume. [`Trouble::Absent`] if the engine does not know it.
+    /// Details of one volume. [`ErrorKind::Absent`] if the engine does not know it.
     async fn inspect_volume(&self, name: &str) -> EngineResult<InspectedVolume>;
 
     /// Recreates the missing directory of a volume that the engine still lists.
     async fn repair_volume(&self, name: &str, owner: User) -> EngineResult<()>;
 
-    /// Deletes a volume, never by force. Succeeds if it does not exist; [`Trouble::Conflict`] if it is in use.
+    /// Deletes a volume, never by force. Succeeds if it does not exist; [`ErrorKind::Conflict`] if it is in use.
     async fn delete_volume(&self, name: &str) -> EngineResult<()>;
 
     /// Writes a file into a container's volume. `directory` must be the volume's mount point itself.
     async fn write_file(&self, id: &ContainerId, directory: &str, file: &FileToWrite) -> EngineResult<()>;
 
-    /// Reads a small file of a container, running or not. [`Trouble::Absent`] if it does not exist,
-    /// [`Trouble::Conflict`] if it is not a regular file (a directory, a FIFO) or is longer than 1 MiB.
+    /// Reads a small file of a container, running or not. [`ErrorKind::Absent`] if it does not exist,
+    /// [`ErrorKind::Conflict`] if it is not a regular file (a directory, a FIFO) or is longer than 1 MiB.
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>>;
 
     /// Whether a small file of a container's volume has exactly this content. The container may be stopped. Errors are
@@ -492,14 +492,14 @@ pub trait Engine: Send + Sync {
     /// Networks with this label, with the address by which their containers reach the host.
     async fn list_networks(&self, key: &str, value: &str) -> EngineResult<Vec<ListedNetwork>>;
 
-    /// Deletes a network, never by force. Succeeds if it does not exist; [`Trouble::Conflict`] while a container,
+    /// Deletes a network, never by force. Succeeds if it does not exist; [`ErrorKind::Conflict`] while a container,
     /// running or not, belongs to it.
     async fn delete_network(&self, name: &str) -> EngineResult<()>;
 
     /// Whether the image exists locally.
     async fn has_image(&self, image: &str) -> EngineResult<bool>;
 
-    /// Pulls an image. [`Trouble::ImageMissing`], with the registry's message, if it is not available.
+    /// Pulls an image. [`ErrorKind::ImageMissing`], with the registry's message, if it is not available.
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()>;
 
     /// Whether this port of 127.0.0.1 can be published, as of now: another process may take it afterwards.

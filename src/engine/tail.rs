@@ -37,11 +37,11 @@ fn log_bytes(window: usize) -> u64 {
 
 fn clean(bytes: &[u8], max_bytes: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let shown: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
-    let from = shown.len().saturating_sub(max_bytes);
+    let effective: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+    let from = effective.len().saturating_sub(max_bytes);
     // The end of the text is always a boundary, so one is found.
-    let from = (from..=shown.len()).find(|at| shown.is_char_boundary(*at)).unwrap_or(shown.len());
-    shown[from..].to_owned()
+    let from = (from..=effective.len()).find(|at| effective.is_char_boundary(*at)).unwrap_or(effective.len());
+    effective[from..].to_owned()
 }
 
 #[cfg(test)]

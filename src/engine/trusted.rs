@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::{Engine, EngineError, EngineResult, Trouble, VolumeSpec};
+use super::{Engine, EngineError, EngineResult, ErrorKind, VolumeSpec};
 use crate::{
     clock::Clock,
     domain::{
@@ -89,7 +89,7 @@ pub enum Untrusted {
 ///
 /// # Errors
 /// [`Untrusted`] says why there is none. The caller must then not conclude that anything is absent.
-pub async fn look(
+pub async fn snapshot(
     engine: &dyn Engine,
     clock: &dyn Clock,
     instance: InstanceId,
@@ -116,7 +116,7 @@ pub async fn accept(engine: &dyn Engine, instance: InstanceId) -> EngineResult<(
     let labels = BTreeMap::from([(LABEL_INSTANCE.to_owned(), instance.to_string())]);
     let spec = VolumeSpec { name: instance_name(instance), labels, owner: User { uid: 0, gid: 0 } };
     match engine.create_volume(&spec).await {
-        Err(error) if error.trouble == Trouble::Conflict => Ok(()),
+        Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
         other => other,
     }
 }
@@ -150,7 +150,7 @@ pub async fn recognise(
 pub async fn has_sentinel(engine: &dyn Engine, instance: InstanceId) -> EngineResult<bool> {
     match engine.inspect_volume(&instance_name(instance)).await {
         Ok(_) => Ok(true),
-        Err(error) if error.trouble == Trouble::Absent => Ok(false),
+        Err(error) if error.kind == ErrorKind::Absent => Ok(false),
         Err(error) => Err(error),
     }
 }

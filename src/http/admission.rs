@@ -32,7 +32,7 @@ use super::{
     forward::call_id,
     listen::{BodyError, read_body, read_body_within},
 };
-use crate::{clock::Clock, domain::ids::WorkspaceId, store::Bearer};
+use crate::{clock::Clock, domain::ids::WorkspaceId, store::TokenSubject};
 
 /// Largest body that is read of a refused message, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;
@@ -108,7 +108,7 @@ impl From<Refusal> for HttpError {
 }
 
 /// The owner that a request is counted under: a workspace, or `None` for admins.
-type Who = Option<WorkspaceId>;
+type Owner = Option<WorkspaceId>;
 
 /// Requests and bytes in flight.
 #[derive(Clone, Default)]
@@ -116,7 +116,7 @@ pub(super) struct Admission(Arc<Mutex<Load>>);
 
 #[derive(Default)]
 struct Load {
-    by_owner: HashMap<Who, Share>,
+    by_owner: HashMap<Owner, Share>,
     messages: usize,
     bytes: usize,
 }
@@ -135,37 +135,37 @@ impl Admission {
 
     /// Admits a request until its response is dropped. Admin requests have no limit of their own: only the limit on the
     /// messages of all workspaces includes them.
-    fn enter(&self, who: Who, class: Class) -> Result<Entry, Refusal> {
+    fn enter(&self, owner: Owner, class: Class) -> Result<Entry, Refusal> {
         let mut load = self.lock();
         if class == Class::Message && load.messages >= MESSAGES_IN_ALL {
             return Err(Refusal::RequestsInAll);
         }
-        let share = load.by_owner.entry(who).or_default();
+        let share = load.by_owner.entry(owner).or_default();
         let (count, most) = match class {
             Class::Message => (&mut share.messages, MESSAGES),
             Class::Other => (&mut share.others, OTHERS),
         };
-        if who.is_some() && *count >= most {
+        if owner.is_some() && *count >= most {
             return Err(Refusal::Requests(most));
         }
         *count += 1;
         if class == Class::Message {
             load.messages += 1;
         }
-        Ok(Entry { admission: self.clone(), who, class })
+        Ok(Entry { admission: self.clone(), owner, class })
     }
 
-    fn reserve(&self, who: Who, bytes: usize) -> Result<Reserved, Refusal> {
-        let mut reserved = Reserved { admission: self.clone(), who, bytes: 0 };
+    fn reserve(&self, owner: Owner, bytes: usize) -> Result<Reserved, Refusal> {
+        let mut reserved = Reserved { admission: self.clone(), owner, bytes: 0 };
         reserved.grow_to(bytes)?;
         Ok(reserved)
     }
 }
 
 impl Load {
-    fn forget_if_empty(&mut self, who: Who) {
-        if self.by_owner.get(&who).is_some_and(|share| share.messages + share.others + share.bytes == 0) {
-            self.by_owner.remove(&who);
+    fn forget_if_empty(&mut self, owner: Owner) {
+        if self.by_owner.get(&owner).is_some_and(|share| share.messages + share.others + share.bytes == 0) {
+            self.by_owner.remove(&owner);
         }
     }
 }
@@ -173,14 +173,14 @@ impl Load {
 /// Guard of a request in flight; counted until it is dropped.
 struct Entry {
     admission: Admission,
-    who: Who,
+    owner: Owner,
     class: Class,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut load = self.admission.lock();
-        if let Some(share) = load.by_owner.get_mut(&self.who) {
+        if let Some(share) = load.by_owner.get_mut(&self.owner) {
             match self.class {
                 Class::Message => share.messages -= 1,
                 Class::Other => share.others -= 1,
@@ -189,14 +189,14 @@ impl Drop for Entry {
         if self.class == Class::Message {
             load.messages -= 1;
         }
-        load.forget_if_empty(self.who);
+        load.forget_if_empty(self.owner);
     }
 }
 
 /// Bytes that are in memory, or are about to be.
 struct Reserved {
     admission: Admission,
-    who: Who,
+    owner: Owner,
     bytes: usize,
 }
 
@@ -207,7 +207,7 @@ impl Reserved {
         if load.bytes + more > BYTES_IN_ALL {
             return Err(Refusal::BytesInAll);
         }
-        let share = load.by_owner.entry(self.who).or_default();
+        let share = load.by_owner.entry(self.owner).or_default();
         // Admin requests have this limit too, because otherwise they could use up the bytes of all workspaces.
         if share.bytes + more > BYTES {
             return Err(Refusal::Bytes);
@@ -226,10 +226,10 @@ impl Drop for Reserved {
         }
         let mut load = self.admission.lock();
         load.bytes -= self.bytes;
-        if let Some(share) = load.by_owner.get_mut(&self.who) {
+        if let Some(share) = load.by_owner.get_mut(&self.owner) {
             share.bytes -= self.bytes;
         }
-        load.forget_if_empty(self.who);
+        load.forget_if_empty(self.owner);
     }
 }
 
@@ -237,7 +237,7 @@ impl Drop for Reserved {
 #[derive(Clone)]
 pub(super) struct Admitted {
     admission: Admission,
-    who: Who,
+    owner: Owner,
 }
 
 /// A body in memory with its reservation.
@@ -270,7 +270,7 @@ impl Admitted {
     /// admin's.
     pub(super) fn of(api: &Api, extensions: &Extensions) -> Self {
         let found = extensions.get::<Self>().cloned();
-        found.unwrap_or_else(|| Self { admission: api.0.admission.clone(), who: None })
+        found.unwrap_or_else(|| Self { admission: api.0.admission.clone(), owner: None })
     }
 
     /// Reads a request body of at most `most` bytes within `limit` in total.
@@ -285,7 +285,7 @@ impl Admitted {
         limit: Duration,
         clock: &dyn Clock,
     ) -> Result<Read, BodyError> {
-        let mut reserved = Reserved { admission: self.admission.clone(), who: self.who, bytes: 0 };
+        let mut reserved = Reserved { admission: self.admission.clone(), owner: self.owner, bytes: 0 };
         let mut room = |bytes: usize| {
             if bytes <= SMALL { Ok(()) } else { reserved.grow_to(bytes).map_err(BodyError::NoRoom) }
         };
@@ -303,28 +303,28 @@ async fn admit(
     next: Next,
 ) -> Result<Response<Body>, (Refusal, Body)> {
     let own_socket = request.extensions().get::<OwnSocket>().is_some();
-    let bearer = match auth::presented(request.headers(), own_socket) {
-        Presented::OwnSocket => Some(Bearer::Admin),
+    let token_subject = match auth::presented(request.headers(), own_socket) {
+        Presented::OwnSocket => Some(TokenSubject::Admin),
         Presented::Nothing => None,
         Presented::Token(token) => {
-            let found = auth::bearer(api, token, request.extensions());
+            let found = auth::token_subject(api, token, request.extensions());
             if let Some(found) = found {
                 request.extensions_mut().insert(Verified(found));
             }
             found
         }
     };
-    let who = match bearer {
+    let owner = match token_subject {
         None => return Ok(next.run(request).await),
-        Some(Bearer::Admin) => None,
-        Some(Bearer::Workspace(holder)) => Some(holder.workspace),
+        Some(TokenSubject::Admin) => None,
+        Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
     };
     let admission = &api.0.admission;
-    let entry = match admission.enter(who, class) {
+    let entry = match admission.enter(owner, class) {
         Ok(entry) => entry,
         Err(refusal) => return Err((refusal, request.into_body())),
     };
-    request.extensions_mut().insert(Admitted { admission: admission.clone(), who });
+    request.extensions_mut().insert(Admitted { admission: admission.clone(), owner });
     let answer = next.run(request).await;
     // The response to a message is streamed and never in memory as a whole.
     let size = match class {
@@ -334,7 +334,7 @@ async fn admit(
     if size <= SMALL {
         return Ok(answer.map(|body| Body::new(Guarded { body, guard: entry, bind: None })));
     }
-    Ok(match admission.reserve(who, size) {
+    Ok(match admission.reserve(owner, size) {
         Ok(reserved) => {
             let bind = Some(Arc::new(reserved));
             answer.map(|body| Body::new(Guarded { body, guard: entry, bind }))
@@ -429,8 +429,8 @@ mod tests {
         WorkspaceId(Uuid::from_u128(number))
     }
 
-    const ONE: Who = Some(workspace(1));
-    const OTHER: Who = Some(workspace(2));
+    const ONE: Owner = Some(workspace(1));
+    const OTHER: Owner = Some(workspace(2));
 
     #[test]
     fn requests_are_capped_for_each_workspace() {

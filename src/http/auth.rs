@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::Workspace},
-    store::{Bearer, Holder, Scope},
+    store::{Scope, TokenOwner, TokenSubject},
 };
 
 /// The header in which a workspace sends its own id.
@@ -34,7 +34,7 @@ pub(super) enum Principal {
     /// Allowed to do everything.
     Admin,
     /// A workspace, with the token that it used.
-    Workspace(Holder),
+    Workspace(TokenOwner),
 }
 
 /// The credentials that a request presents.
@@ -61,7 +61,7 @@ pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> 
     }
 }
 
-/// The token of a `Bearer` credential (RFC 9110, section 11.4): the scheme in any case, then one or more spaces, then
+/// The token of a `TokenSubject` credential (RFC 9110, section 11.4): the scheme in any case, then one or more spaces, then
 /// the token. `None` for another scheme or an empty token.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
@@ -79,22 +79,22 @@ pub(super) fn invalid() -> HttpError {
 
 /// Request extension: the principal of a token that admission control has verified already.
 #[derive(Clone, Copy)]
-pub(super) struct Verified(pub(super) Bearer);
+pub(super) struct Verified(pub(super) TokenSubject);
 
 /// The principal of a token; `None` if the token is not valid. From now on the connection that it arrived on is counted
 /// under that principal.
-pub(super) fn bearer(api: &Api, token: &str, extensions: &Extensions) -> Option<Bearer> {
-    if let Some(Verified(bearer)) = extensions.get() {
-        return Some(*bearer);
+pub(super) fn token_subject(api: &Api, token: &str, extensions: &Extensions) -> Option<TokenSubject> {
+    if let Some(Verified(token_subject)) = extensions.get() {
+        return Some(*token_subject);
     }
-    let bearer = api.0.ops.bearer(token);
-    if let (Some(bearer), Some(came)) = (&bearer, extensions.get::<CameOver>()) {
-        came.belongs_to(match bearer {
-            Bearer::Admin => Owner::Admin,
-            Bearer::Workspace(holder) => Owner::Workspace(holder.workspace),
+    let token_subject = api.0.ops.token_subject(token);
+    if let (Some(token_subject), Some(came)) = (&token_subject, extensions.get::<CameOver>()) {
+        came.belongs_to(match token_subject {
+            TokenSubject::Admin => Owner::Admin,
+            TokenSubject::Workspace(token_owner) => Owner::Workspace(token_owner.workspace),
         });
     }
-    bearer
+    token_subject
 }
 
 impl Principal {
@@ -102,9 +102,9 @@ impl Principal {
         match presented(headers, extensions.get::<OwnSocket>().is_some()) {
             Presented::OwnSocket => Ok(Self::Admin),
             Presented::Nothing => Err(missing()),
-            Presented::Token(token) => match bearer(api, token, extensions) {
-                Some(Bearer::Admin) => Ok(Self::Admin),
-                Some(Bearer::Workspace(holder)) => Ok(Self::Workspace(holder)),
+            Presented::Token(token) => match token_subject(api, token, extensions) {
+                Some(TokenSubject::Admin) => Ok(Self::Admin),
+                Some(TokenSubject::Workspace(token_owner)) => Ok(Self::Workspace(token_owner)),
                 None => Err(invalid()),
             },
         }
@@ -114,7 +114,7 @@ impl Principal {
     pub(super) fn speak_for(self, id: WorkspaceId) -> HttpResult<()> {
         match self {
             Self::Admin => Ok(()),
-            Self::Workspace(holder) if holder.workspace == id => Ok(()),
+            Self::Workspace(token_owner) if token_owner.workspace == id => Ok(()),
             Self::Workspace(_) => Err(invalid()),
         }
     }
@@ -129,8 +129,8 @@ impl FromRequestParts<Api> for Principal {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> HttpResult<Self> {
         let principal = Self::of(api, &parts.headers, &parts.extensions)?;
-        if let Self::Workspace(holder) = principal {
-            api.count(holder)?;
+        if let Self::Workspace(token_owner) = principal {
+            api.count(token_owner)?;
         }
         Ok(principal)
     }
@@ -152,11 +152,11 @@ pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: 
 
 impl Api {
     /// Counts a workspace's request against its rate limit, and stores the token's last use from time to time.
-    fn count(&self, holder: Holder) -> HttpResult<()> {
-        self.0.buckets.requests.check(holder.workspace).map_err(HttpError::too_many)?;
+    fn count(&self, token_owner: TokenOwner) -> HttpResult<()> {
+        self.0.buckets.requests.check(token_owner.workspace).map_err(HttpError::too_many)?;
         let ops = self.0.ops.clone();
-        if ops.is_use_due(&holder) {
-            self.0.spawn.spawn(Box::pin(async move { ops.note_token_use(holder).await }));
+        if ops.is_use_due(&token_owner) {
+            self.0.spawn.spawn(Box::pin(async move { ops.note_token_use(token_owner).await }));
         }
         Ok(())
     }
@@ -212,8 +212,8 @@ impl FromRequestParts<Api> for Own {
             Principal::Admin => {
                 Ok(Self { id: api.resolve(&reference, Scope::Live).await?.id, by_admin: true })
             }
-            Principal::Workspace(holder) => match WorkspaceId::from_client(&reference) {
-                Ok(id) if holder.workspace == id => Ok(Self { id, by_admin: false }),
+            Principal::Workspace(token_owner) => match WorkspaceId::from_client(&reference) {
+                Ok(id) if token_owner.workspace == id => Ok(Self { id, by_admin: false }),
                 _ => Err(invalid()),
             },
         }

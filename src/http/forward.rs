@@ -68,14 +68,14 @@ const BUFFER: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Where to connect.
-    pub(crate) place: Place,
+    pub(crate) location: Location,
     /// One proof for each token that the agent may have.
     pub(crate) proofs: Vec<Proof>,
 }
 
 /// Address of an agent.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// A container's port on this machine.
     Local(SocketAddr),
     /// An external agent: the url with the address that passed the check.
@@ -285,10 +285,10 @@ impl Forwarder {
         // connection closes, so a truncated one would look complete. In HTTP/1.1 it is chunked, and truncation is
         // visible.
         head.version = Version::HTTP_11;
-        watch.heard();
-        let kept_at = match &target.place {
-            Place::Local(address) => Some((Arc::clone(&self.pool), *address)),
-            Place::Checked(_) => None,
+        watch.note_activity();
+        let kept_at = match &target.location {
+            Location::Local(address) => Some((Arc::clone(&self.pool), *address)),
+            Location::Checked(_) => None,
         };
         let mut body = Streamed::new(incoming, upstream, kept_at, watch, limits.response);
         if body.incoming.is_end_stream() {
@@ -307,7 +307,7 @@ impl Forwarder {
         target: &Target,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(Response<Incoming>, Upstream), ForwardError> {
-        if let Place::Local(address) = &target.place
+        if let Location::Local(address) = &target.location
             && let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.take(*address, cx))).await
         {
             match kept.send(request).await {
@@ -325,16 +325,16 @@ impl Forwarder {
 
     async fn connect(&self, target: &Target) -> Result<Upstream, ForwardError> {
         let connecting = async {
-            let address = match &target.place {
-                Place::Local(address) => *address,
-                Place::Checked(checked) => checked.address(),
+            let address = match &target.location {
+                Location::Local(address) => *address,
+                Location::Checked(checked) => checked.address(),
             };
             let stream = self.dial.connect(address).await.map_err(not_connected)?;
-            let stream = match &target.place {
-                Place::Checked(checked) if checked.tls() => {
+            let stream = match &target.location {
+                Location::Checked(checked) if checked.tls() => {
                     Either::Right(Box::new(self.secured(stream, checked.host()).await?))
                 }
-                Place::Checked(_) | Place::Local(_) => Either::Left(stream),
+                Location::Checked(_) | Location::Local(_) => Either::Left(stream),
             };
             let mut http = http1::Builder::new();
             http.max_buf_size(BUFFER);

@@ -45,14 +45,14 @@ struct Buckets<K> {
     /// When each bucket is full again, in microseconds of awake time.
     full_at: HashMap<K, u64>,
     /// Number of keys at which full buckets are removed next.
-    look_at: usize,
+    prune_at: usize,
 }
 
 impl<K: Eq + Hash> Limiter<K> {
     pub(crate) fn new(clock: SharedClock, rate: Rate) -> Self {
         let each = u64::try_from(rate.each.as_micros()).unwrap_or(u64::MAX / 1_000_000).max(1);
         let whole = each * u64::from(rate.burst.max(1));
-        let buckets = Mutex::new(Buckets { full_at: HashMap::new(), look_at: FEW });
+        let buckets = Mutex::new(Buckets { full_at: HashMap::new(), prune_at: FEW });
         Self { clock, each, whole, buckets }
     }
 
@@ -86,7 +86,7 @@ impl<K: Eq + Hash> Limiter<K> {
         let now = self.clock.awake().0.saturating_mul(1000);
         // The lock protects only numbers, so a panic elsewhere cannot have left them inconsistent.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.full_at.len() >= buckets.look_at {
+        if buckets.full_at.len() >= buckets.prune_at {
             buckets.forget(now);
         }
         (now, buckets)
@@ -99,7 +99,7 @@ impl<K: Eq + Hash> Buckets<K> {
     fn forget(&mut self, now: u64) {
         self.full_at.retain(|_, full_at| *full_at > now);
         self.full_at.shrink_to(FEW);
-        self.look_at = FEW.max(self.full_at.len() * 2);
+        self.prune_at = FEW.max(self.full_at.len() * 2);
     }
 }
 
@@ -108,10 +108,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::http::testing::HandClock;
+    use crate::http::testing::ManualClock;
 
-    fn limiter(per_second: u32, burst: u32) -> (Arc<HandClock>, Limiter<u32>) {
-        let clock = Arc::new(HandClock::default());
+    fn limiter(per_second: u32, burst: u32) -> (Arc<ManualClock>, Limiter<u32>) {
+        let clock = Arc::new(ManualClock::default());
         let each = Duration::from_secs(1) / per_second;
         let limiter = Limiter::new(clock.clone(), Rate { each, burst });
         (clock, limiter)

@@ -90,7 +90,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 const GIVING_WAY: usize = 64;
 
 /// Shortest interval between two log messages about evicted or refused connections.
-const TELL_EVERY: Duration = Duration::from_mins(1);
+const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// Limits on connections and on their durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +246,7 @@ async fn serve_from(
 ) {
     let mut http = http1::Builder::new();
     // The number of headers stays at hyper's limit of 100, which hyper keeps on the stack. hyper's own time limit for a
-    // head would arm a timer per request; `Pulse` needs one per connection.
+    // head would arm a timer per request; `Activity` needs one per connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
     let slots = Slots::new(limits);
     // The state is bound once: a router without missing state does less work per request.
@@ -268,8 +268,8 @@ async fn serve_from(
         match accepted {
             Ok((stream, peer)) => {
                 rest = REST;
-                let pulse = Arc::new(Pulse::new(Arc::clone(&clock), counted_as(peer.ip())));
-                let (slot, evicted) = Slots::take(&slots, &pulse);
+                let activity = Arc::new(Activity::new(Arc::clone(&clock), counted_as(peer.ip())));
+                let (slot, evicted) = Slots::take(&slots, &activity);
                 if evicted && let Some(evicted) = refusals.count(&*clock) {
                     let peer = peer.ip();
                     tracing::warn!(
@@ -279,7 +279,7 @@ async fn serve_from(
                     );
                 }
                 let connection = Connection {
-                    pulse,
+                    activity,
                     slots: Arc::clone(&slots),
                     http: http.clone(),
                     router: router.clone(),
@@ -322,7 +322,7 @@ fn was_about_one_connection(error: &io::Error) -> bool {
 #[derive(Default)]
 struct Refusals {
     untold: u64,
-    told_at: Option<Awake>,
+    logged_at: Option<Awake>,
 }
 
 impl Refusals {
@@ -330,9 +330,9 @@ impl Refusals {
     fn count(&mut self, clock: &dyn Clock) -> Option<u64> {
         self.untold += 1;
         let now = clock.awake();
-        self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY).then(|| {
+        self.logged_at.is_none_or(|last| now.since(last) >= LOG_EVERY).then(|| {
             let untold = self.untold;
-            *self = Self { untold: 0, told_at: Some(now) };
+            *self = Self { untold: 0, logged_at: Some(now) };
             untold
         })
     }
@@ -366,13 +366,13 @@ struct Taken {
     /// Connections that were evicted and are still closing; no longer part of `in_all`.
     giving_way: usize,
     /// Per owner, in the order in which they were added.
-    by_owner: HashMap<Owner, Vec<Arc<Pulse>>>,
+    by_owner: HashMap<Owner, Vec<Arc<Activity>>>,
 }
 
 /// The slot of one connection; freed on drop.
 struct Slot {
     slots: Arc<Slots>,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
 }
 
 impl Slots {
@@ -386,40 +386,40 @@ impl Slots {
 
     /// Takes a slot for a new connection, which is never refused: when the table is full, another connection is
     /// evicted. Returns whether that happened.
-    fn take(slots: &Arc<Self>, pulse: &Arc<Pulse>) -> (Slot, bool) {
-        let owner = pulse.owner();
+    fn take(slots: &Arc<Self>, activity: &Arc<Activity>) -> (Slot, bool) {
+        let owner = activity.owner();
         let mut taken = slots.lock();
         let of_owner = taken.by_owner.get(&owner).map_or(0, Vec::len);
         let evicted = if of_owner >= slots.limits.of(owner) {
-            taken.evict(owner, pulse)
+            taken.evict(owner, activity)
         } else if taken.in_all >= slots.limits.in_all {
-            taken.largest().is_some_and(|owner| taken.evict(owner, pulse))
+            taken.largest().is_some_and(|owner| taken.evict(owner, activity))
         } else {
             false
         };
         taken.in_all += 1;
-        taken.by_owner.entry(owner).or_default().push(Arc::clone(pulse));
-        (Slot { slots: Arc::clone(slots), pulse: Arc::clone(pulse) }, evicted)
+        taken.by_owner.entry(owner).or_default().push(Arc::clone(activity));
+        (Slot { slots: Arc::clone(slots), activity: Arc::clone(activity) }, evicted)
     }
 
     /// Moves a connection to another owner. If that owner is at its limit, one of its own connections is evicted, so
     /// that other owners are not affected.
-    fn belongs_to(&self, pulse: &Arc<Pulse>, owner: Owner) {
-        let before = pulse.owner();
+    fn belongs_to(&self, activity: &Arc<Activity>, owner: Owner) {
+        let before = activity.owner();
         if before == owner {
             return;
         }
         let mut taken = self.lock();
-        if !taken.remove(pulse) {
+        if !taken.remove(activity) {
             // Evicted in the meantime.
             return;
         }
-        *pulse.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+        *activity.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
         if taken.by_owner.get(&owner).map_or(0, Vec::len) >= self.limits.of(owner) {
-            taken.evict(owner, pulse);
+            taken.evict(owner, activity);
         }
         taken.in_all += 1;
-        taken.by_owner.entry(owner).or_default().push(Arc::clone(pulse));
+        taken.by_owner.entry(owner).or_default().push(Arc::clone(activity));
     }
 
     /// Waits while `GIVING_WAY` or more evicted connections are still closing.
@@ -439,13 +439,13 @@ impl Taken {
         most.map(|(owner, _)| *owner)
     }
 
-    /// Evicts one of an owner's connections: cancels its `gives_way` token and removes it from the count. Returns
+    /// Evicts one of an owner's connections: cancels its `eviction` token and removes it from the count. Returns
     /// `false` if the owner has none.
-    fn evict(&mut self, owner: Owner, newcomer: &Arc<Pulse>) -> bool {
+    fn evict(&mut self, owner: Owner, newcomer: &Arc<Activity>) -> bool {
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
         let Some(at) = first_to_go(owner, pulses) else { return false };
         debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "the new connection is not counted yet");
-        pulses.remove(at).gives_way.cancel();
+        pulses.remove(at).eviction.cancel();
         if pulses.is_empty() {
             self.by_owner.remove(&owner);
         }
@@ -455,10 +455,10 @@ impl Taken {
     }
 
     /// Removes a connection from the table. Returns `false` if it was not in it, because it was evicted.
-    fn remove(&mut self, pulse: &Arc<Pulse>) -> bool {
-        let owner = pulse.owner();
+    fn remove(&mut self, activity: &Arc<Activity>) -> bool {
+        let owner = activity.owner();
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = pulses.iter().position(|other| Arc::ptr_eq(other, pulse)) else { return false };
+        let Some(at) = pulses.iter().position(|other| Arc::ptr_eq(other, activity)) else { return false };
         pulses.remove(at);
         if pulses.is_empty() {
             self.by_owner.remove(&owner);
@@ -472,13 +472,13 @@ impl Taken {
 ///
 /// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
 /// if all have a request in flight, the one whose last completed request is oldest.
-fn first_to_go(owner: Owner, pulses: &[Arc<Pulse>]) -> Option<usize> {
+fn first_to_go(owner: Owner, pulses: &[Arc<Activity>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
         return (!pulses.is_empty()).then_some(0);
     }
-    let order = |(at, pulse): (usize, &Arc<Pulse>)| {
-        let busy = pulse.busy.load(Ordering::Acquire) > 0;
-        (busy, pulse.quiet_since.load(Ordering::Acquire), at)
+    let order = |(at, activity): (usize, &Arc<Activity>)| {
+        let busy = activity.busy.load(Ordering::Acquire) > 0;
+        (busy, activity.quiet_since.load(Ordering::Acquire), at)
     };
     pulses.iter().enumerate().map(order).min().map(|(_, _, at)| at)
 }
@@ -486,7 +486,7 @@ fn first_to_go(owner: Owner, pulses: &[Arc<Pulse>]) -> Option<usize> {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
-        if !taken.remove(&self.pulse) {
+        if !taken.remove(&self.activity) {
             // Evicted: the slot was given to another connection already.
             taken.giving_way -= 1;
             self.slots.gave_way.notify_one();
@@ -507,7 +507,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
 
 /// One accepted connection with everything needed to serve it.
 struct Connection {
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     slots: Arc<Slots>,
     http: http1::Builder,
     router: Router,
@@ -519,11 +519,11 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
-        let Self { pulse, slots, http, router, discards, limits, clock, stop } = self;
+        let Self { activity, slots, http, router, discards, limits, clock, stop } = self;
         let service = Conversation {
             router,
             peer,
-            pulse: Arc::clone(&pulse),
+            activity: Arc::clone(&activity),
             slots,
             discards,
             clock: Arc::clone(&clock),
@@ -533,8 +533,8 @@ impl Connection {
             biased;
             // A connection error is not reported: the peer closed, and handlers have reported what matters.
             _ended = served.as_mut() => return,
-            () = pulse.stopped_for(limits.idle) => return,
-            () = pulse.gives_way.cancelled() => return,
+            () = activity.stopped_for(limits.idle) => return,
+            () = activity.eviction.cancelled() => return,
             () = stop.cancelled() => served.as_mut().graceful_shutdown(),
         }
         let _cut = within(&*clock, limits.drain, served).await;
@@ -542,23 +542,23 @@ impl Connection {
 }
 
 /// Activity of one connection: its owner, its requests in flight, and the time of the last one.
-struct Pulse {
+struct Activity {
     clock: SharedClock,
     /// The owner under which it is counted. Changed only while the table is locked.
     owner: Mutex<Owner>,
     /// Cancelled to close the connection when its slot is needed.
-    gives_way: CancellationToken,
+    eviction: CancellationToken,
     /// Requests in flight: from a complete head to the end of the response body.
     busy: AtomicUsize,
     /// Time at which the last request ended, or the connection began, in awake milliseconds.
     quiet_since: AtomicU64,
 }
 
-impl Pulse {
+impl Activity {
     fn new(clock: SharedClock, peer: IpAddr) -> Self {
         let quiet_since = AtomicU64::new(clock.awake().0);
-        let (owner, gives_way) = (Mutex::new(Owner::Address(peer)), CancellationToken::new());
-        Self { clock, owner, gives_way, busy: AtomicUsize::new(0), quiet_since }
+        let (owner, eviction) = (Mutex::new(Owner::Address(peer)), CancellationToken::new());
+        Self { clock, owner, eviction, busy: AtomicUsize::new(0), quiet_since }
     }
 
     fn owner(&self) -> Owner {
@@ -585,24 +585,24 @@ impl Pulse {
 /// The connection that a request arrived on. Request extension for token verification.
 #[derive(Clone)]
 pub(super) struct CameOver {
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     slots: Arc<Slots>,
 }
 
 impl CameOver {
     /// Records that a valid token arrived on the connection, which is counted under that token's owner from now on.
     pub(super) fn belongs_to(&self, owner: Owner) {
-        self.slots.belongs_to(&self.pulse, owner);
+        self.slots.belongs_to(&self.activity, owner);
     }
 }
 
 /// Guard of a request in flight; ends the request on drop.
-struct AtWork(Arc<Pulse>);
+struct AtWork(Arc<Activity>);
 
 impl AtWork {
-    fn begin(pulse: &Arc<Pulse>) -> Self {
-        pulse.busy.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(pulse))
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.busy.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(activity))
     }
 }
 
@@ -619,7 +619,7 @@ impl Drop for AtWork {
 struct Conversation {
     router: Router,
     peer: SocketAddr,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     slots: Arc<Slots>,
     discards: Discards,
     clock: SharedClock,
@@ -640,9 +640,9 @@ impl Service<Request<Incoming>> for Conversation {
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
-        let at_work = AtWork::begin(&self.pulse);
+        let at_work = AtWork::begin(&self.activity);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let came_over = CameOver { pulse: Arc::clone(&self.pulse), slots: Arc::clone(&self.slots) };
+        let came_over = CameOver { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
         request.extensions_mut().insert(came_over);
         // `poll_ready` of a `Router` always returns ready, so it is not called.
         let mut router = self.router.clone();
@@ -890,7 +890,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{http::testing::HandClock, tasks::TokioTasks};
+    use crate::{http::testing::ManualClock, tasks::TokioTasks};
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         in_all: 100,
@@ -902,7 +902,7 @@ mod tests {
 
     struct Server {
         address: SocketAddr,
-        clock: Arc<HandClock>,
+        clock: Arc<ManualClock>,
         stop: CancellationToken,
         served: JoinHandle<()>,
         /// Notified by a test to let `/slow` respond.
@@ -934,7 +934,7 @@ mod tests {
             .with_state((Arc::clone(&go), Arc::clone(&asked)));
         let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let address = listener.local_addr().unwrap();
-        let (clock, stop) = (Arc::new(HandClock::default()), CancellationToken::new());
+        let (clock, stop) = (Arc::new(ManualClock::default()), CancellationToken::new());
         let tasks = Arc::new(TokioTasks::default());
         let served = tokio::spawn(serve(listener, router, limits, clock.clone(), tasks, stop.clone()));
         Server { address, clock, stop, served, go, asked }
@@ -957,23 +957,23 @@ mod tests {
 
         /// Reads until the response contains the text.
         async fn hears(&mut self, text: &str) -> String {
-            let mut heard = Vec::with_capacity(64 * 1024);
+            let mut received = Vec::with_capacity(64 * 1024);
             loop {
-                let before = String::from_utf8_lossy(&heard).into_owned();
+                let before = String::from_utf8_lossy(&received).into_owned();
                 if before.contains(text) {
                     return before;
                 }
-                let count = self.0.read_buf(&mut heard).await.unwrap();
+                let count = self.0.read_buf(&mut received).await.unwrap();
                 assert!(count > 0, "the connection ended before {text:?} was received; received: {before}");
             }
         }
 
         /// Reads until the server has closed the connection.
         async fn ends(&mut self) -> String {
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             // A reset also ends the connection: the server may have left data unread.
-            let _end = self.0.read_to_end(&mut heard).await;
-            String::from_utf8_lossy(&heard).into_owned()
+            let _end = self.0.read_to_end(&mut received).await;
+            String::from_utf8_lossy(&received).into_owned()
         }
     }
 
@@ -1118,14 +1118,14 @@ mod tests {
     #[expect(clippy::type_complexity, reason = "the type of a closure cannot be named shorter")]
     fn slots(limits: ConnectionLimits) -> (Arc<Slots>, impl Fn(&str, Option<u128>) -> (Slot, bool)) {
         let slots = Slots::new(limits);
-        let (clock, table) = (Arc::new(HandClock::default()), Arc::clone(&slots));
+        let (clock, table) = (Arc::new(ManualClock::default()), Arc::clone(&slots));
         let take = move |ip: &str, of: Option<u128>| {
             clock.advance(Duration::from_secs(1));
-            let pulse = Arc::new(Pulse::new(clock.clone(), counted_as(ip.parse().unwrap())));
-            let taken = Slots::take(&table, &pulse);
+            let activity = Arc::new(Activity::new(clock.clone(), counted_as(ip.parse().unwrap())));
+            let taken = Slots::take(&table, &activity);
             if let Some(of) = of {
-                pulse.busy.store(1, Ordering::Release);
-                table.belongs_to(&pulse, Owner::Workspace(workspace(of)));
+                activity.busy.store(1, Ordering::Release);
+                table.belongs_to(&activity, Owner::Workspace(workspace(of)));
             }
             taken
         };
@@ -1133,7 +1133,7 @@ mod tests {
     }
 
     fn is_evicted(slot: &Slot) -> bool {
-        slot.pulse.gives_way.is_cancelled()
+        slot.activity.eviction.is_cancelled()
     }
 
     #[test]
@@ -1182,15 +1182,15 @@ mod tests {
         let (table, take) = slots(ConnectionLimits { per_workspace: 2, ..LIMITS });
         let busy = take("10.0.0.1", Some(1)).0;
         let at_rest = take("10.0.0.1", Some(1)).0;
-        at_rest.pulse.busy.store(0, Ordering::Release);
+        at_rest.activity.busy.store(0, Ordering::Release);
         let next = take("10.0.0.2", Some(1)).0;
         assert_eq!([&busy, &at_rest, &next].map(is_evicted), [false, true, false]);
         // A connection may carry another workspace's token later.
-        table.belongs_to(&busy.pulse, Owner::Workspace(workspace(2)));
+        table.belongs_to(&busy.activity, Owner::Workspace(workspace(2)));
         let after = take("10.0.0.2", Some(1)).0;
         assert_eq!([&busy, &next, &after].map(is_evicted), [false, false, false]);
         // An evicted connection is not counted again.
-        table.belongs_to(&at_rest.pulse, Owner::Workspace(workspace(2)));
+        table.belongs_to(&at_rest.activity, Owner::Workspace(workspace(2)));
         assert_eq!(table.lock().in_all, 3);
     }
 
@@ -1286,7 +1286,7 @@ mod tests {
         let no_descriptors = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let mut errors: VecDeque<_> = (0..7).map(|_| no_descriptors()).collect();
         errors.push_front(io::ErrorKind::ConnectionAborted.into());
-        let (clock, stop) = (Arc::new(HandClock::default()), CancellationToken::new());
+        let (clock, stop) = (Arc::new(ManualClock::default()), CancellationToken::new());
         let tasks = Arc::new(TokioTasks::default());
         let failing = Failing(Mutex::new(errors));
         let served =
@@ -1323,7 +1323,7 @@ mod tests {
             listener: From(listener, Mutex::new(sources.into())),
             // A process of this host may connect from another one of its addresses.
             is_own: |source| source.to_string() == "192.0.2.7",
-            clock: Arc::new(HandClock::default()),
+            clock: Arc::new(ManualClock::default()),
             refusals: Mutex::default(),
         };
         let mut peers = Vec::new();
@@ -1352,7 +1352,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_read_whole_up_to_its_limit() {
-        let clock = HandClock::default();
+        let clock = ManualClock::default();
         let limit = Duration::from_secs(10);
         let read = |body, most| read_body(body, most, limit, &clock);
         assert_eq!(read(Body::empty(), 0).await, Ok(Bytes::new()));
@@ -1366,7 +1366,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_start_of_a_body_is_kept_and_the_rest_discarded() {
-        let clock = HandClock::default();
+        let clock = ManualClock::default();
         let read = |body, keep| read_start(body, keep, 8, Duration::from_secs(10), &clock);
         assert_eq!(read(Body::from("abc"), 3).await, Ok(("abc".into(), false)));
         assert_eq!(read(Body::from("abcd"), 3).await, Ok(("abc".into(), true)));
@@ -1380,7 +1380,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_drips_is_too_slow_as_a_whole() {
-        let clock = Arc::new(HandClock::default());
+        let clock = Arc::new(ManualClock::default());
         let ticking = Arc::clone(&clock);
         // Each piece comes soon after the previous one, so a limit per piece would not catch it.
         let dripping = Body::from_stream(stream::unfold((), move |()| {

@@ -68,7 +68,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// How often the socket's path is checked: the longest time that the daemon is unreachable after a removal.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The listening socket, which is bound again if its path was removed.
 ///
@@ -110,7 +110,7 @@ impl axum::serve::Listener for LocalListener {
         loop {
             tokio::select! {
                 accepted = axum::serve::Listener::accept(&mut self.listener) => return accepted,
-                () = self.clock.sleep(LOOK_EVERY) => self.bind_if_removed(),
+                () = self.clock.sleep(CHECK_INTERVAL) => self.bind_if_removed(),
             }
         }
     }

@@ -121,7 +121,7 @@ pub struct ApiParts {
 const REQUESTS: Rate = Rate { each: Duration::from_millis(20), burst: 200 };
 /// Heartbeats and registrations beyond this rate are delayed, and never refused. An agent sends one heartbeat every
 /// 30 s, and one at each change of task.
-const BEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
+const HEARTBEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
 /// The longest delay of a heartbeat or registration: a runtime gives up after 10 s.
 const PACED_FOR: Duration = Duration::from_secs(3);
 /// Updates of agent cards: at a start, and when the card changes. Each kind of persistent write has a bucket of its
@@ -144,7 +144,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Rate limits: one bucket for each workspace and kind of request.
 struct Buckets {
     requests: Limiter<WorkspaceId>,
-    beats: Limiter<WorkspaceId>,
+    heartbeats: Limiter<WorkspaceId>,
     cards: Limiter<WorkspaceId>,
     reports: Limiter<WorkspaceId>,
     changes: Limiter<WorkspaceId>,
@@ -158,7 +158,7 @@ impl Api {
         let limiter = |rate| Limiter::new(Arc::clone(&parts.clock), rate);
         let buckets = Buckets {
             requests: limiter(REQUESTS),
-            beats: limiter(BEATS),
+            heartbeats: limiter(HEARTBEATS),
             cards: limiter(CARDS),
             reports: limiter(REPORTS),
             changes: limiter(CHANGES),
@@ -209,7 +209,7 @@ impl Api {
 
     /// Delays a heartbeat or registration that exceeds its rate, by at most `PACED_FOR`; it is never refused.
     async fn pace(&self, workspace: WorkspaceId) {
-        let wait = self.0.buckets.beats.pace(workspace, PACED_FOR);
+        let wait = self.0.buckets.heartbeats.pace(workspace, PACED_FOR);
         if !wait.is_zero() {
             self.0.clock.sleep(wait).await;
         }

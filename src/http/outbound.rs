@@ -39,7 +39,7 @@ pub(crate) struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
-        Box::pin(look_up(&LOOK_UPS, move || Ok((host.as_str(), port).to_socket_addrs()?.collect())))
+        Box::pin(lookup(&LOOKUPS, move || Ok((host.as_str(), port).to_socket_addrs()?.collect())))
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -57,18 +57,18 @@ impl Resolve for SystemResolver {
 ///
 /// When name servers do not respond, a lookup occupies its thread for longer than any caller waits, and file I/O uses
 /// the same thread pool.
-static LOOK_UPS: Semaphore = Semaphore::const_new(16);
+static LOOKUPS: Semaphore = Semaphore::const_new(16);
 
 /// Runs a lookup in a blocking thread, once there is a permit. The thread holds the permit until the lookup ends, even
 /// if the caller has stopped waiting.
-async fn look_up<T: Send + 'static>(
-    places: &'static Semaphore,
-    look: impl FnOnce() -> io::Result<T> + Send + 'static,
+async fn lookup<T: Send + 'static>(
+    permits: &'static Semaphore,
+    lookup_call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let place = places.acquire().await.map_err(io::Error::other)?;
+    let location = permits.acquire().await.map_err(io::Error::other)?;
     let looked = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        look()
+        let _permit = location;
+        lookup_call()
     });
     looked.await.map_err(io::Error::other)?
 }
@@ -297,7 +297,7 @@ pub(super) mod tests {
     };
 
     use super::*;
-    use crate::http::testing::HandClock;
+    use crate::http::testing::ManualClock;
 
     const BOTH: Allow = Allow { private: true, loopback: true };
 
@@ -336,7 +336,7 @@ pub(super) mod tests {
     }
 
     async fn judge(url: &str, allow: Allow, answers: &[&[&str]]) -> Result<Checked, UrlError> {
-        check(url, allow, &Answers::new(answers), &HandClock::default()).await
+        check(url, allow, &Answers::new(answers), &ManualClock::default()).await
     }
 
     #[test]
@@ -437,7 +437,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_resolver_that_does_not_answer_is_not_waited_for_without_end() {
-        let clock = Arc::new(HandClock::default());
+        let clock = Arc::new(ManualClock::default());
         let (judged, ()) = tokio::join!(check("http://agent/", BOTH, &Silent, &*clock), async {
             clock.until_asked(1).await;
             clock.advance(RESOLVING);
@@ -490,10 +490,10 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn look_up_that_was_given_up_keeps_its_place_until_it_ends() {
-        static PLACES: Semaphore = Semaphore::const_new(1);
+        static PERMITS: Semaphore = Semaphore::const_new(1);
         let (end, ends) = std::sync::mpsc::channel::<()>();
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let mut first = Box::pin(look_up(&PLACES, move || {
+        let mut first = Box::pin(lookup(&PERMITS, move || {
             let _sent = begun.send(());
             let _ended = ends.recv();
             Ok(1)
@@ -504,8 +504,8 @@ pub(super) mod tests {
             begun = has_begun => begun.unwrap(),
         }
         drop(first);
-        assert_eq!(PLACES.available_permits(), 0, "the permit of the busy thread was released");
-        let mut second = Box::pin(look_up(&PLACES, || Ok(2)));
+        assert_eq!(PERMITS.available_permits(), 0, "the permit of the busy thread was released");
+        let mut second = Box::pin(lookup(&PERMITS, || Ok(2)));
         assert!(futures_util::poll!(&mut second).is_pending(), "the second lookup must wait for a permit");
         end.send(()).unwrap();
         assert_eq!(second.await.unwrap(), 2);

@@ -30,7 +30,7 @@ use super::{
     admission::{Admitted, refuse, refuse_unread},
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
-    forward::{ForwardError, ForwardLimits, ForwardRequest, Place, Target, complete_message},
+    forward::{ForwardError, ForwardLimits, ForwardRequest, Location, Target, complete_message},
     journal::Exchange,
     outbound::UrlError,
     routes::Path,
@@ -64,7 +64,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 /// How often the container is inspected while it refuses connections. Its exit is normally reported by an event; this
 /// covers a missed event.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const INSPECT_INTERVAL: Duration = Duration::from_secs(10);
 /// The container port that is published on the host (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
 
@@ -76,8 +76,10 @@ fn sender(principal: Principal, headers: &HeaderMap) -> HttpResult<Option<Worksp
     let claimed = if headers.contains_key(WORKSPACE_HEADER) { Some(auth::caller(headers)?) } else { None };
     match (principal, claimed) {
         (Principal::Admin, _) => Ok(None),
-        (Principal::Workspace(holder), None) => Ok(Some(holder.workspace)),
-        (Principal::Workspace(holder), Some(claimed)) if claimed == holder.workspace => Ok(Some(claimed)),
+        (Principal::Workspace(token_owner), None) => Ok(Some(token_owner.workspace)),
+        (Principal::Workspace(token_owner), Some(claimed)) if claimed == token_owner.workspace => {
+            Ok(Some(claimed))
+        }
         (Principal::Workspace(_), Some(_)) => Err(auth::invalid()),
     }
 }
@@ -201,7 +203,7 @@ async fn deliver(
     let mut back_off = FIRST_BACK_OFF;
     let mut looked_at: Option<Awake> = None;
     loop {
-        let (member, passage) = hold(api, from, to, until).await?;
+        let (member, in_flight) = hold(api, from, to, until).await?;
         let target = target(api, &member).await?;
         let error = match attempt(api, to, &member, &target, message).await {
             // The message counts as in flight until the response body is dropped: after its last byte, or when the
@@ -210,7 +212,7 @@ async fn deliver(
                 answer.headers_mut().insert(ANSWERED_BY, HeaderValue::from_static("agent"));
                 return Ok(answer.map(|body| {
                     Body::new(body.map_frame(move |frame| {
-                        let _on_its_way = &passage;
+                        let _on_its_way = &in_flight;
                         frame
                     }))
                 }));
@@ -222,7 +224,7 @@ async fn deliver(
         if !error.is_unsent() || left.is_zero() || is(Mutation::GiveUpAtFirstRefusal) {
             return Err(unreached(api, to, &member, error).await);
         }
-        if looked_at.is_none_or(|at| now.since(at) >= LOOK_AGAIN) {
+        if looked_at.is_none_or(|at| now.since(at) >= INSPECT_INTERVAL) {
             looked_at = Some(now);
             if let Some(ended) = ended(api, to, &member).await {
                 return Err(ended);
@@ -307,10 +309,10 @@ fn unreachable(why: impl Display) -> HttpError {
 }
 
 async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
-    let place = match member.kind {
+    let location = match member.kind {
         Kind::Container => {
             let port = member.host_port.ok_or_else(|| unreachable("its container has no port"))?;
-            Place::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            Location::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         }
         Kind::External => {
             let url = member.url.as_deref().ok_or_else(|| unreachable("it has no url"))?;
@@ -326,20 +328,20 @@ async fn target(api: &Api, member: &Member) -> HttpResult<Target> {
                     }
                 })
             })?;
-            Place::Checked(checked)
+            Location::Checked(checked)
         }
     };
-    Ok(Target { place, proofs: member.proofs(api.0.clock.now()) })
+    Ok(Target { location, proofs: member.proofs(api.0.clock.now()) })
 }
 
 fn limits(api: &Api, to: WorkspaceId, member: &Member) -> ForwardLimits {
     let (store, clock) = (api.0.store.clone(), Arc::clone(&api.0.clock));
     let alive = Arc::new(move || {
-        let heard_at = store.member(to)?.said.heard_at?;
-        Some(clock.awake() - clock.now().since(heard_at))
+        let heartbeat_at = store.member(to)?.last_report.heartbeat_at?;
+        Some(clock.awake() - clock.now().since(heartbeat_at))
     });
     let mut limits = ForwardLimits::new(alive);
-    if let Some(seconds) = member.said.idle_timeout_seconds {
+    if let Some(seconds) = member.last_report.idle_timeout_seconds {
         limits.idle = Duration::from_secs(seconds.into());
     }
     limits

@@ -15,7 +15,7 @@ use super::Api;
 use crate::domain::ids::WorkspaceId;
 
 /// Number of consecutive refusals that causes the event: a single one may be an accident.
-const TOLD_AFTER: u32 = 3;
+const REPORTED_AFTER: u32 = 3;
 /// The most workspaces with a count; beyond this all counts are dropped. Only workspaces that have or had a token are
 /// counted, so there are never many.
 const COUNTED_MAX: usize = 10_000;
@@ -38,9 +38,9 @@ impl Refusals {
         }
         let count = counts.entry(workspace).or_default();
         *count = count.saturating_add(1);
-        let told = *count == TOLD_AFTER;
+        let is_due = *count == REPORTED_AFTER;
         self.held.store(counts.len(), Ordering::Relaxed);
-        told
+        is_due
     }
 
     /// Resets the count after a request of this workspace succeeded.
@@ -78,9 +78,9 @@ mod tests {
     fn the_third_refusal_in_a_row_is_reported_once() {
         let refusals = Refusals::default();
         let id = WorkspaceId(Uuid::from_u128(1));
-        let told: Vec<bool> = (0..10).map(|_| refusals.count(id)).collect();
-        assert_eq!(told.iter().filter(|told| **told).count(), 1, "{told:?}");
-        assert!(told[2], "{told:?}");
+        let is_due: Vec<bool> = (0..10).map(|_| refusals.count(id)).collect();
+        assert_eq!(is_due.iter().filter(|is_due| **is_due).count(), 1, "{is_due:?}");
+        assert!(is_due[2], "{is_due:?}");
         refusals.forget(id);
         assert!(!refusals.count(id), "the count restarts after a success");
     }

@@ -25,8 +25,8 @@ use super::{
 
 /// Builds the router with all routes, for a listener or for a test without one.
 pub fn router(api: Api) -> Router {
-    let routes: Router = for_everybody()
-        .merge(proof_of_life())
+    let routes: Router = public_routes()
+        .merge(heartbeat_routes())
         .merge(for_agents().route_layer(middleware::from_fn_with_state(api.clone(), admission::other)))
         .merge(messages().route_layer(middleware::from_fn_with_state(api.clone(), admission::message)))
         .merge(elsewhere::routes())
@@ -82,12 +82,12 @@ fn single_slashes(uri: &Uri) -> Option<Uri> {
     single.parse().ok()
 }
 
-fn for_everybody() -> Router<Api> {
+fn public_routes() -> Router<Api> {
     Router::new().route("/health", get(health::show)).route("/ready", get(health::ready))
 }
 
 /// Heartbeat and registration: never refused because of other in-flight requests, of the same workspace or another.
-fn proof_of_life() -> Router<Api> {
+fn heartbeat_routes() -> Router<Api> {
     Router::new()
         .route("/registry/heartbeat", post(registry::heartbeat))
         .route("/registry/register", post(registry::register))

@@ -10,18 +10,18 @@ use crate::{
 };
 
 /// A clock that stands still until the test advances it.
-pub(super) struct HandClock {
+pub(super) struct ManualClock {
     now: watch::Sender<Awake>,
     asked: Mutex<Vec<Duration>>,
 }
 
-impl Default for HandClock {
+impl Default for ManualClock {
     fn default() -> Self {
         Self { now: watch::Sender::new(Awake(1)), asked: Mutex::default() }
     }
 }
 
-impl HandClock {
+impl ManualClock {
     /// Advances the clock, which completes all sleeps that end by then.
     pub(super) fn advance(&self, by: Duration) {
         self.now.send_modify(|now| *now = *now + by);
@@ -40,7 +40,7 @@ impl HandClock {
     }
 }
 
-impl Clock for HandClock {
+impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(i64::try_from(self.awake().0).unwrap())
     }

@@ -2,10 +2,11 @@
 
 use crate::{
     api::{
-        ActionView, EventView, HeldPlan, PassRun, PassView, PassingView, TokenView, TrashView, WorkspaceView,
+        ActionView, EventView, HeldPlan, PassRun, PassView, TokenView, TransientEventView, TrashView,
+        WorkspaceView,
     },
     domain::{
-        event::{Event, Passing},
+        event::{Event, TransientEvent},
         plan::Planned,
         status::{Failure, Status},
         time::Timestamp,
@@ -51,7 +52,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         created_at: text(row.created_at),
         removed_at: row.removed_at.map(text),
         active_tasks: vitals.active_tasks,
-        max_concurrent_tasks: row.habits.max_concurrent_tasks,
+        max_concurrent_tasks: row.policy.max_concurrent_tasks,
         last_error_rate: vitals.error_rate,
         last_sample_error: Some(vitals.sample_error),
         uptime_seconds: vitals.uptime_seconds,
@@ -64,8 +65,8 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         wedged_since: vitals.wedged_since.map(text),
         fields_refused: vitals.refused.names().into_iter().map(Into::into).collect(),
         restart_due_at: row.restart_due_at.map(text),
-        hibernation_idle_minutes: row.habits.hibernation_idle_minutes,
-        restart_when_wedged: row.habits.restart_when_wedged,
+        hibernation_idle_minutes: row.policy.hibernation_idle_minutes,
+        restart_when_wedged: row.policy.restart_when_wedged,
         port_note: None,
         limits_note: None,
         command: Vec::new(),
@@ -74,7 +75,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         workspace_access: None,
         config_pending: false,
         config_bytes: None,
-        delivery_mode: (row.habits.delivery == Delivery::Poll).then(|| row.habits.delivery.as_str().into()),
+        delivery_mode: (row.policy.delivery == Delivery::Poll).then(|| row.policy.delivery.as_str().into()),
     }
 }
 
@@ -96,9 +97,9 @@ pub(super) fn trash(entry: &TrashEntry, usage: Option<&DiskUsage>) -> TrashView 
         workspace_name: entry.workspace_name.clone(),
         reason: entry.reason.as_str().into(),
         evidence: entry.evidence.clone(),
-        container_id: entry.things.container.as_ref().map(|container| container.id.to_string()),
-        volumes: entry.things.volumes.clone(),
-        size_bytes: usage.map(|usage| usage.of(&entry.things)),
+        container_id: entry.contents.container.as_ref().map(|container| container.id.to_string()),
+        volumes: entry.contents.volumes.clone(),
+        size_bytes: usage.map(|usage| usage.of(&entry.contents)),
         state: entry.state.as_str().into(),
         created_at: text(entry.created_at),
         keep_until: text(entry.keep_until),
@@ -115,12 +116,12 @@ pub(super) fn event(event: Event) -> EventView {
     }
 }
 
-pub(super) fn passing(passing: Passing) -> PassingView {
-    PassingView {
-        event_type: passing.kind.as_str().into(),
-        workspace_id: passing.workspace_id.to_string(),
-        payload: passing.payload,
-        created_at: text(passing.created_at),
+pub(super) fn transient(transient: TransientEvent) -> TransientEventView {
+    TransientEventView {
+        event_type: transient.kind.as_str().into(),
+        workspace_id: transient.workspace_id.to_string(),
+        payload: transient.payload,
+        created_at: text(transient.created_at),
     }
 }
 

@@ -15,13 +15,14 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    Inner, OpError, OpResult, Ops, RESTART_DUE, adopt::AdoptOrder, put_away::PutAway, start::StartOrder,
+    Inner, OpError, OpResult, Ops, RESTART_DUE, adopt::AdoptOrder, move_to_trash::MoveToTrash,
+    start::StartOrder,
 };
 use crate::domain::{
     ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
     time::Timestamp,
 };
-use crate::store::{DeleteGuard, Unless};
+use crate::store::{DeleteGuard, Precondition};
 
 /// An action on a workspace's containers, volumes or network in the engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,13 +37,13 @@ pub enum Order {
     /// Stop the containers of an undeleted row and verify it, unless the row was started since.
     StopUndeleted,
     /// Move things to the trash.
-    PutAway(PutAway),
+    MoveToTrash(MoveToTrash),
     /// Move everything that the removed row still owns to the trash.
-    PutAwayRemoved,
+    MoveRemovedToTrash,
     /// Permanently delete everything that the removed row owned.
     Purge,
     /// Finish a trash claim that was interrupted.
-    FinishPutAway(TrashId),
+    FinishMoveToTrash(TrashId),
     /// Restore a trash entry to its live row.
     Restore(TrashId),
     /// Permanently delete a trash entry.
@@ -63,9 +64,9 @@ pub enum Order {
     /// Start an offline workspace again, if its restart is due.
     RestartDue,
     /// Restart a running workspace that is degraded or stalled, unless it has recovered since.
-    RestartUnwell {
+    RestartDegraded {
         /// The restart is skipped if this holds.
-        unless: Unless,
+        precondition: Precondition,
         /// The reason, shown to operators.
         why: String,
         /// The pass that decided it; the breaker counts it.
@@ -80,17 +81,17 @@ pub enum Order {
 }
 
 impl Order {
-    fn restarts_unwell(&self) -> bool {
-        matches!(self, Self::RestartUnwell { .. })
+    fn restarts_degraded(&self) -> bool {
+        matches!(self, Self::RestartDegraded { .. })
     }
 
-    /// Whether `other` is merged into this order. A merged start takes the later `said_after` of the two.
+    /// Whether `other` is merged into this order. A merged start takes the later `decided_after` of the two.
     fn is_joined_by(&mut self, other: &Self) -> bool {
         if let (Self::Start(this), Self::Start(other)) = (&mut *self, other) {
-            let said_after = this.said_after.max(other.said_after);
-            let is_same = *this == StartOrder { said_after: this.said_after, ..other.clone() };
+            let decided_after = this.decided_after.max(other.decided_after);
+            let is_same = *this == StartOrder { decided_after: this.decided_after, ..other.clone() };
             if is_same {
-                this.said_after = said_after;
+                this.decided_after = decided_after;
             }
             return is_same;
         }
@@ -113,8 +114,8 @@ type Waiter = oneshot::Sender<OpResult<Applied>>;
 struct Queue {
     waiting: VecDeque<(Order, Vec<Waiter>)>,
     phase: String,
-    /// Whether the order being carried out is a `RestartUnwell`.
-    restarts_unwell: bool,
+    /// Whether the order being carried out is a `RestartDegraded`.
+    restarts_degraded: bool,
 }
 
 /// The queues of all workspaces, and what this process remembers about them.
@@ -144,15 +145,15 @@ impl Waiting {
         match order {
             Order::Start(_) | Order::RestartDue => Some(Self::Start),
             Order::Stop { .. } | Order::StopUndeleted | Order::FinishHibernation => Some(Self::Stop),
-            Order::PutAway(_)
-            | Order::PutAwayRemoved
+            Order::MoveToTrash(_)
+            | Order::MoveRemovedToTrash
             | Order::Purge
-            | Order::FinishPutAway(_)
+            | Order::FinishMoveToTrash(_)
             | Order::Restore(_)
             | Order::Delete { .. }
             | Order::Adopt(_)
             | Order::TakeTokenOver
-            | Order::RestartUnwell { .. }
+            | Order::RestartDegraded { .. }
             | Order::ForgetNetwork
             | Order::MarkOffline(_)
             | Order::MarkReady(..) => None,
@@ -205,9 +206,9 @@ impl Actors {
         self.lock().keys().copied().chain(reserved).collect()
     }
 
-    pub(super) fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
+    pub(super) fn restarting_degraded(&self) -> BTreeSet<WorkspaceId> {
         let restarts = |queue: &Queue| {
-            queue.restarts_unwell || queue.waiting.iter().any(|(order, _)| order.restarts_unwell())
+            queue.restarts_degraded || queue.waiting.iter().any(|(order, _)| order.restarts_degraded())
         };
         self.lock().iter().filter(|(_, queue)| restarts(queue)).map(|(id, _)| *id).collect()
     }
@@ -286,7 +287,7 @@ impl Actors {
         let mut queues = self.lock();
         let next = queues.get_mut(&workspace).and_then(|queue| {
             let next = queue.waiting.pop_front();
-            queue.restarts_unwell = next.as_ref().is_some_and(|(order, _)| order.restarts_unwell());
+            queue.restarts_degraded = next.as_ref().is_some_and(|(order, _)| order.restarts_degraded());
             next
         });
         if next.is_none() {
@@ -322,7 +323,7 @@ impl Ops {
     /// The reason why it was not carried out.
     pub async fn order(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
         let answer = self.submit(workspace, order);
-        self.tell_queued();
+        self.report_queued();
         answer.await.unwrap_or(Err(OpError::Stopping))
     }
 
@@ -340,11 +341,11 @@ impl Ops {
         answer
     }
 
-    /// Reports that the order of this [`Ops::telling`] has its place in the queues: everything it submits before it waits
+    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits before it waits
     /// is submitted.
-    pub(super) fn tell_queued(&self) {
+    pub(super) fn report_queued(&self) {
         if let Some(queued) = &self.1 {
-            queued.tell();
+            queued.report();
         }
     }
 
@@ -381,7 +382,7 @@ impl Ops {
     async fn note_waiting(&self, workspace: WorkspaceId, what: Waiting, done: &OpResult<Applied>) {
         match done {
             Err(OpError::Engine(error)) if error.gave_no_answer() => {
-                if what == Waiting::Stop || self.0.is_begun_again(workspace).await {
+                if what == Waiting::Stop || self.0.is_retried(workspace).await {
                     self.0.actors.note_waiting(workspace, Some(what));
                 }
             }
@@ -395,10 +396,10 @@ impl Ops {
             Order::Start(order) => self.start_now(workspace, order, &phase).await,
             Order::Stop { swept } => self.stop_now(workspace, swept, &phase).await,
             Order::StopUndeleted => self.stop_undeleted_now(workspace, &phase).await,
-            Order::PutAway(order) => self.put_away_now(workspace, order, &phase).await,
-            Order::PutAwayRemoved => self.put_away_removed_now(workspace, &phase).await,
+            Order::MoveToTrash(order) => self.move_to_trash_now(workspace, order, &phase).await,
+            Order::MoveRemovedToTrash => self.move_removed_to_trash_now(workspace, &phase).await,
             Order::Purge => self.purge_now(workspace, &phase).await,
-            Order::FinishPutAway(entry) => self.finish_put_away_now(entry, &phase).await,
+            Order::FinishMoveToTrash(entry) => self.finish_move_to_trash_now(entry, &phase).await,
             Order::Restore(entry) => self.restore_now(workspace, entry, &phase).await,
             Order::Delete { entry, guard, swept_by } => self.delete_now(entry, guard, swept_by, &phase).await,
             Order::Adopt(order) => self.adopt_now(workspace, order, &phase).await,
@@ -406,8 +407,8 @@ impl Ops {
             Order::ForgetNetwork => self.forget_network_now(workspace).await,
             Order::FinishHibernation => self.finish_hibernation_now(workspace, &phase).await,
             Order::RestartDue => self.restart_due_now(workspace, &phase).await,
-            Order::RestartUnwell { unless, why, swept_by } => {
-                self.restart_unwell_now(workspace, unless, (why, swept_by), &phase).await
+            Order::RestartDegraded { precondition, why, swept_by } => {
+                self.restart_degraded_now(workspace, precondition, (why, swept_by), &phase).await
             }
             Order::MarkOffline(incarnation) => self.mark_offline_now(workspace, incarnation).await,
             Order::MarkReady(incarnation, container) => {
@@ -423,8 +424,8 @@ mod tests {
 
     #[test]
     fn starts_that_differ_only_in_when_they_were_said_are_one_said_last() {
-        let start = |said_after, new_container| {
-            Order::Start(StartOrder { new_container, said_after, ..StartOrder::default() })
+        let start = |decided_after, new_container| {
+            Order::Start(StartOrder { new_container, decided_after, ..StartOrder::default() })
         };
         let mut first = start(Some(1), true);
         assert!(first.is_joined_by(&start(Some(7), true)));

@@ -25,10 +25,10 @@ use crate::{
         spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, Spec},
         status::Cause,
         token::Token,
-        trash::Things,
+        trash::TrashContents,
         workspace::Workspace,
     },
-    engine::{InspectedContainer, Trouble, trusted},
+    engine::{ErrorKind, InspectedContainer, trusted},
     mutation::{Mutation, is},
     store::{
         AdoptedContainer, AdoptedWorkspace, ContainerAdoption, Found, HeldToken, Scope, StatusChange,
@@ -42,7 +42,7 @@ pub struct AdoptRequest {
     /// The workspace, by the labels.
     pub workspace: WorkspaceId,
     /// Its container and volumes in the engine.
-    pub things: Things,
+    pub contents: TrashContents,
     /// The row that the engine contradicts; set only if the registry has one and is recovering.
     pub known: Option<Contradicted>,
 }
@@ -75,21 +75,22 @@ impl Ops {
     pub async fn unknown(&self) -> OpResult<Vec<(AdoptRequest, Option<LabelledSpec>)>> {
         let instance = self.0.settings().instance;
         let listing =
-            trusted::look(&*self.0.engine, &*self.0.clock, instance, &OwnContainers(&self.0.store)).await?;
+            trusted::snapshot(&*self.0.engine, &*self.0.clock, instance, &OwnContainers(&self.0.store))
+                .await?;
         let inventory = Inventory::of(instance, listing.observed());
         let ids = inventory.workspaces();
-        let known = self.0.store.known_rows(ids.clone()).await?;
+        let known = self.0.store.sweep_rows(ids.clone()).await?;
         let entries = self.0.store.trash_of(ids.clone()).await?;
         let mut found = Vec::new();
         for id in ids {
             if known.iter().any(|row| row.id == id) || entries.iter().any(|entry| entry.workspace == id) {
                 continue;
             }
-            if let Some(things) = inventory.newest_of(id) {
+            if let Some(contents) = inventory.newest_of(id) {
                 let label =
-                    things.container.as_ref().and_then(|container| inventory.container(id, &container.id));
+                    contents.container.as_ref().and_then(|container| inventory.container(id, &container.id));
                 let spec = label.and_then(|container| LabelledSpec::of(&container.labels));
-                found.push((AdoptRequest { workspace: id, things, known: None }, spec));
+                found.push((AdoptRequest { workspace: id, contents, known: None }, spec));
             }
         }
         let mut parents = BTreeMap::new();
@@ -110,8 +111,8 @@ impl Ops {
                     .and_then(|container| LabelledSpec::of(&container.labels))
                     // For sorting parents before children.
                     .map(|spec| LabelledSpec { parent: row.parent, ..spec });
-                let things = Things { container, volumes: Vec::new() };
-                found.push((AdoptRequest { workspace: row.id, things, known: Some(known) }, spec));
+                let contents = TrashContents { container, volumes: Vec::new() };
+                found.push((AdoptRequest { workspace: row.id, contents, known: Some(known) }, spec));
             }
         }
         Ok(in_adoption_order(found, &parents))
@@ -125,7 +126,7 @@ impl Ops {
     /// If there is no trusted listing, or the engine or the store fails: the recovery continues.
     pub async fn end_recovery_if_settled(&self, adopted_all: bool) -> OpResult<()> {
         let left = self.unknown().await?;
-        if left.iter().any(|(request, _)| request.known.is_some() || request.things.container.is_some()) {
+        if left.iter().any(|(request, _)| request.known.is_some() || request.contents.container.is_some()) {
             return Ok(());
         }
         let why = match (left.len(), adopted_all) {
@@ -155,7 +156,7 @@ impl Ops {
         match self.0.engine.inspect_container(container).await {
             Ok(seen) if seen.state.may_run() => {}
             Ok(_) => return Ok(Applied::Raced("its container does not run".into())),
-            Err(error) if error.trouble == Trouble::Absent => {
+            Err(error) if error.kind == ErrorKind::Absent => {
                 return Ok(Applied::Raced("its container is gone".into()));
             }
             Err(error) => return Err(error.into()),
@@ -191,7 +192,7 @@ impl Ops {
         if let Some(known) = &order.request.known {
             return self.adopt_known(id, known, &order.evidence).await;
         }
-        let adopted = self.adopt_things(&order.request, &order.evidence).await?;
+        let adopted = self.adopt_contents(&order.request, &order.evidence).await?;
         Ok(Applied::Done(format!("adopted as `{}`: {}", adopted.name, adopted.detail)))
     }
 
@@ -200,7 +201,7 @@ impl Ops {
         let Some(container) = known.difference.container() else {
             return self.pause_what_is_down(id, known).await;
         };
-        let (labels, seen) = self.0.look_at(id, &container.id).await?;
+        let (labels, seen) = self.0.inspect(id, &container.id).await?;
         let serial = match container_owner(self.0.settings().instance, &container.name, &labels) {
             Owner::Workspace(_, serial) => serial,
             Owner::Trash(..) | Owner::Foreign | Owner::Unrelated => 0,
@@ -224,9 +225,9 @@ impl Ops {
         };
         let name = &known.name;
         Err(OpError::Conflict(match self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
-            ContainerAdoption::Adopted { token, place } => {
+            ContainerAdoption::Adopted { token, under } => {
                 let said = described(name, running, token);
-                let place = undelete::described(name, &place);
+                let under = undelete::described(name, &under);
                 let drift = if self.drifted(&self.0.row(id).await?) {
                     format!(
                         ". Its container was created with other settings than this registry has: see `ostler show \
@@ -235,7 +236,7 @@ impl Ops {
                 } else {
                     String::new()
                 };
-                return Ok(Applied::Done(format!("adopted as `{name}`: {said}{place}{drift}")));
+                return Ok(Applied::Done(format!("adopted as `{name}`: {said}{under}{drift}")));
             }
             ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(
@@ -265,7 +266,7 @@ impl Ops {
             cause: Cause::Pause,
             incarnation: Some(known.incarnation),
             detail: Some("its container did not run when the registry was restored".into()),
-            told: json!({ "name": known.name, "reason": "adopted: its container did not run" }),
+            payload: json!({ "name": known.name, "reason": "adopted: its container did not run" }),
             at: self.0.clock.now(),
         };
         Ok(if self.0.store.change_status(change).await? {
@@ -275,16 +276,16 @@ impl Ops {
         })
     }
 
-    pub(super) async fn adopt_things(&self, request: &AdoptRequest, evidence: &str) -> OpResult<Adopted> {
+    pub(super) async fn adopt_contents(&self, request: &AdoptRequest, evidence: &str) -> OpResult<Adopted> {
         let id = request.workspace;
-        let container = request.things.container.as_ref().ok_or_else(|| {
+        let container = request.contents.container.as_ref().ok_or_else(|| {
             OpError::Conflict(format!(
                 "workspace {id} has only volumes left ({}), and no container to rebuild its row from. Create a new \
                  workspace and copy what you need, or approve the plan that moves the volumes to the trash",
-                request.things.volumes.join(", ")
+                request.contents.volumes.join(", ")
             ))
         })?;
-        let (labels, seen) = self.0.look_at(id, &container.id).await?;
+        let (labels, seen) = self.0.inspect(id, &container.id).await?;
         let labelled = LabelledSpec::of(&labels).ok_or_else(|| {
             OpError::Conflict(format!(
                 "container {} has no readable {LABEL_SPEC} label",
@@ -379,7 +380,7 @@ impl Inner {
         }
     }
 
-    async fn look_at(
+    async fn inspect(
         &self,
         id: WorkspaceId,
         container: &ContainerId,
@@ -396,7 +397,7 @@ impl Inner {
         let text = match self.engine.read_file(container, &path).await {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
             // Anything but a regular file holds no token either.
-            Err(error) if matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => return Ok(None),
+            Err(error) if matches!(error.kind, ErrorKind::Absent | ErrorKind::Conflict) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         Ok(Token::parse(text.trim_end()).map(|token| TokenIssue {

@@ -60,8 +60,8 @@ impl Ops {
     }
 
     /// Whether connections to published ports can be seen; otherwise no idle workspace is hibernated.
-    pub async fn sees_connections(&self) -> bool {
-        self.0.engine.sees_sockets().await
+    pub async fn can_see_connections(&self) -> bool {
+        self.0.engine.can_see_sockets().await
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use std::sync::atomic::{AtomicU16, Ordering};
 
     use super::*;
-    use crate::engine::{EngineError, Trouble};
+    use crate::engine::{EngineError, ErrorKind};
 
     #[tokio::test]
     async fn frozen_engine_is_asked_of_one_workspace_only() {
@@ -105,11 +105,11 @@ mod tests {
         let (asked, mut seen) = (AtomicU16::new(0), Vec::new());
         let ask = |_, port| -> Boxed<EngineResult<Option<Sockets>>> {
             asked.fetch_add(1, Ordering::Relaxed);
-            let error = |trouble| EngineError::new(trouble, "read its sockets", "why");
+            let error = |kind| EngineError::new(kind, "read its sockets", "why");
             let answer = match port {
-                1 => Err(error(Trouble::Other)),
+                1 => Err(error(ErrorKind::Other)),
                 2 => Ok(Some(Sockets::default())),
-                _ => Err(error(Trouble::TimedOut)),
+                _ => Err(error(ErrorKind::TimedOut)),
             };
             Box::pin(std::future::ready(answer))
         };

@@ -9,7 +9,7 @@ use crate::{
         spec::{Access, InvalidSpec, Spec, Unfit},
         status::{Failure, Status},
         token::Token,
-        workspace::{Habits, Kind},
+        workspace::{Kind, Policy},
     },
     store::{CreateResult, Found, NewWorkspace, Scope, TokenIssue},
 };
@@ -32,7 +32,7 @@ pub struct CreateRequest {
     /// The URL of an external agent.
     pub url: Option<String>,
     /// Its policies: hibernation, tasks, message delivery, restart of a stalled agent.
-    pub habits: Habits,
+    pub policy: Policy,
     /// The spec of its container; an empty image or command is taken from the runtime.
     pub spec: Spec,
 }
@@ -72,7 +72,7 @@ impl Ops {
             spec,
             url: request.url,
             token: token.as_ref().map(|token| self.0.issue(token)),
-            habits: request.habits,
+            policy: request.policy,
         };
         match self.0.store.create_workspace(new, self.0.clock.now()).await? {
             CreateResult::NameTaken => return Err(self.0.name_taken(request.name).await?),

@@ -4,7 +4,7 @@ use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
     crash_point,
     domain::{ids::TrashId, trash::TrashState},
-    engine::Trouble,
+    engine::ErrorKind,
     mutation::{Mutation, is},
     store::DeleteGuard,
 };
@@ -41,21 +41,21 @@ impl Ops {
                     .into(),
             ));
         }
-        if let Some(container) = &found.things.container {
+        if let Some(container) = &found.contents.container {
             crash_point::before("delete: delete a container");
             match self.0.engine.delete_container(&container.id).await {
                 Ok(()) => crash_point::after("delete: delete a container"),
-                Err(error) if error.trouble == Trouble::Conflict => {
+                Err(error) if error.kind == ErrorKind::Conflict => {
                     return self.in_use(entry, &error.message).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        for volume in &found.things.volumes {
+        for volume in &found.contents.volumes {
             crash_point::before("delete: delete a volume");
             match self.0.engine.delete_volume(volume).await {
                 Ok(()) => crash_point::after("delete: delete a volume"),
-                Err(error) if error.trouble == Trouble::Conflict => {
+                Err(error) if error.kind == ErrorKind::Conflict => {
                     return self.in_use(entry, &error.message).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -63,7 +63,7 @@ impl Ops {
         }
         // "It is gone" may have been the answer of a different engine: then the entry stays claimed, and is finished
         // later.
-        if !is(Mutation::BelieveWhoeverAnswers) {
+        if !is(Mutation::BelieveAnyEngine) {
             self.0.recognise_engine().await?;
         }
         self.0.store.finish_delete(entry, self.0.clock.now()).await?;
@@ -72,7 +72,7 @@ impl Ops {
 
     /// Keeps an entry that is in use: something still needs it.
     async fn in_use(&self, entry: TrashId, message: &str) -> OpResult<Applied> {
-        self.0.store.keep_after_all(entry).await?;
+        self.0.store.cancel_transition(entry).await?;
         Err(OpError::Conflict(format!("it is in use and was kept: {message}")))
     }
 }

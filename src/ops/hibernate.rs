@@ -18,7 +18,7 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     mutation::{Mutation, is},
-    store::{Drowsy, SleepResult, StatusChange},
+    store::{HibernateReason, HibernateResult, StatusChange},
 };
 
 /// The result of a claim for hibernation.
@@ -51,7 +51,7 @@ impl Ops {
         let finished = if row.status == Status::Hibernating {
             self.submit(id, Order::FinishHibernation)
         } else {
-            match self.claim_sleep(&row, Drowsy::Ordered { force }).await? {
+            match self.claim_hibernation(&row, HibernateReason::Ordered { force }).await? {
                 Claimed::Begun(finished) => finished,
                 Claimed::Busy(active_tasks) => return Err(OpError::Busy { active_tasks }),
                 Claimed::InUse(open_requests) => {
@@ -66,7 +66,7 @@ impl Ops {
                 }
             }
         };
-        self.tell_queued();
+        self.report_queued();
         match finished.await.unwrap_or(Err(OpError::Stopping)) {
             Err(OpError::Engine(error)) if error.gave_no_answer() => self.accepted(id, &error).await?,
             done => done,
@@ -87,7 +87,7 @@ impl Ops {
         if let Some(paused) = self.0.paused_by_hand(&row).await? {
             return Ok(Applied::Raced(paused));
         }
-        match self.claim_sleep(&row, Drowsy::Idle { since, evidence }).await? {
+        match self.claim_hibernation(&row, HibernateReason::Idle { since, evidence }).await? {
             Claimed::Begun(finished) => finished.await.unwrap_or(Err(OpError::Stopping)),
             Claimed::Busy(_) | Claimed::InUse(_) | Claimed::Raced => {
                 Ok(Applied::Raced("it was active meanwhile".into()))
@@ -102,11 +102,11 @@ impl Ops {
     /// waits here, and the store may carry the claim out all the same. Only the task with the store's answer can
     /// decide whether to admit requests again. If that happened too early, a message would reach a container that is
     /// about to be stopped; if it never happened, every message would wait in vain.
-    async fn claim_sleep(&self, row: &Workspace, why: Drowsy) -> OpResult<Claimed> {
+    async fn claim_hibernation(&self, row: &Workspace, why: HibernateReason) -> OpResult<Claimed> {
         let (id, traffic) = (row.id, &self.0.traffic);
         let (idle_since, force) = match &why {
-            Drowsy::Ordered { force } => (None, *force),
-            Drowsy::Idle { since, .. } => (Some(*since), false),
+            HibernateReason::Ordered { force } => (None, *force),
+            HibernateReason::Idle { since, .. } => (Some(*since), false),
         };
         let closed = traffic.close_if_quiet(id, idle_since);
         match closed {
@@ -114,41 +114,41 @@ impl Ops {
             Err(Stir::Recent) if !force => return Ok(Claimed::Raced),
             Ok(()) | Err(_) => {}
         }
-        let (told, answer) = oneshot::channel();
+        let (payload, answer) = oneshot::channel();
         let ops = self.clone();
         self.0.spawn.spawn(Box::pin(async move {
             let now = ops.0.clock.now();
             let claimed = match ops.0.store.begin_hibernation(id, why, now).await {
                 // Submitted here: without it, a row that has left hibernating would stay closed for ever.
-                Ok(SleepResult::Begun) => Ok(Claimed::Begun(ops.submit(id, Order::FinishHibernation))),
-                Ok(SleepResult::Busy(tasks)) => Ok(Claimed::Busy(tasks)),
-                Ok(SleepResult::Raced) => Ok(Claimed::Raced),
+                Ok(HibernateResult::Begun) => Ok(Claimed::Begun(ops.submit(id, Order::FinishHibernation))),
+                Ok(HibernateResult::Busy(tasks)) => Ok(Claimed::Busy(tasks)),
+                Ok(HibernateResult::Raced) => Ok(Claimed::Raced),
                 Err(error) => Err(error.into()),
             };
             if closed.is_ok() && !matches!(claimed, Ok(Claimed::Begun(_))) {
                 ops.0.traffic.unclose(id);
             }
             // The caller may have stopped waiting.
-            let _gone = told.send(claimed);
+            let _gone = payload.send(claimed);
         }));
         answer.await.unwrap_or(Err(OpError::Stopping))
     }
 
     pub(super) async fn finish_hibernation_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
-        let done = self.see_asleep(id, phase).await;
+        let done = self.verify_hibernated(id, phase).await;
         // Whatever the result: held messages then follow the row's status, or get an error.
         self.0.traffic.reopen(id);
         done
     }
 
-    async fn see_asleep(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+    async fn verify_hibernated(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.status != Status::Hibernating {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         phase.say("hibernate: stopping its container");
         self.0.recognise_engine().await?;
-        if !is(Mutation::SayAsleepFirst) {
+        if !is(Mutation::HibernatedBeforeStop) {
             self.stop_containers_of(&row).await?;
         }
         let change = StatusChange {
@@ -156,7 +156,7 @@ impl Ops {
             cause: Cause::FinishHibernation,
             incarnation: None,
             detail: None,
-            told: json!({ "name": row.name, "tier": row.tier }),
+            payload: json!({ "name": row.name, "tier": row.tier }),
             at: self.0.clock.now(),
         };
         Ok(if self.0.store.change_status(change).await? {

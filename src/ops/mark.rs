@@ -17,7 +17,7 @@ use crate::{
     },
     engine::log_tail,
     mutation::{Mutation, is},
-    store::{ContainerEnd, GoneResult, StatusChange, Unless},
+    store::{ContainerEnd, GoneResult, Precondition, StatusChange},
 };
 
 /// Maximum size of a log tail in an event (wire protocol, §9).
@@ -49,7 +49,7 @@ impl Ops {
         };
         // This process has not seen it running: it exited with the host, or while the daemon was not running.
         let while_down = !self.0.actors.has_run(id, row.incarnation) && !is(Mutation::ChargeForReboots);
-        let (reason, told) = match &seen {
+        let (reason, payload) = match &seen {
             Some(ended) => (
                 match (ended.out_of_memory, ended.exit_code) {
                     (true, _) => "its container was killed because it ran out of memory".to_owned(),
@@ -61,19 +61,19 @@ impl Ops {
             None => ("its container is gone".to_owned(), json!({})),
         };
         let reason = if while_down { format!("{reason} while the daemon was not running") } else { reason };
-        let mut told = told;
-        told["reason"] = json!(reason);
+        let mut payload = payload;
+        payload["reason"] = json!(reason);
         if while_down {
-            told["while_daemon_down"] = json!(true);
+            payload["while_daemon_down"] = json!(true);
         }
         if let Some(container) = row.container.as_ref().filter(|_| seen.is_some()) {
-            told["log_tail"] = json!(self.log_tail(container).await);
+            payload["log_tail"] = json!(self.log_tail(container).await);
         }
         let end = ContainerEnd {
             workspace: id,
             incarnation,
             reason: reason.clone(),
-            told,
+            payload,
             budget: self.0.settings().restart,
             charged: !while_down,
         };
@@ -99,7 +99,7 @@ impl Ops {
             None => return "(its log could not be read in time)".into(),
         };
         let now = self.0.clock.now();
-        redact_tokens(&tail, |digest| self.0.store.bearer(digest, now).is_some())
+        redact_tokens(&tail, |digest| self.0.store.token_subject(digest, now).is_some())
     }
 
     /// Marks a start as timed out if no heartbeat was received in time, unless the status changed meanwhile. The
@@ -125,13 +125,13 @@ impl Ops {
             cause: Cause::ProvisioningTimedOut,
             incarnation: Some(incarnation),
             detail: Some(error.clone()),
-            told: json!({
+            payload: json!({
                 "error": error, "timeout_secs": limit_seconds, "runtime": row.runtime,
                 "source": "time_out_provisioning", "log_tail": log_tail,
             }),
             at: self.0.clock.now(),
         };
-        let timed_out = self.0.store.change_status_unless(change, Unless::ChangedSince(since)).await?;
+        let timed_out = self.0.store.change_status_under(change, Precondition::ChangedSince(since)).await?;
         Ok(if timed_out {
             Applied::Done(error)
         } else {
@@ -163,7 +163,7 @@ impl Ops {
             cause: Cause::ContainerReady,
             incarnation: Some(incarnation),
             detail: None,
-            told: json!({ "recovered_from": row.status.as_str() }),
+            payload: json!({ "recovered_from": row.status.as_str() }),
             at: self.0.clock.now(),
         };
         if self.0.store.change_status(change).await? {

@@ -14,14 +14,14 @@ mod create;
 mod delete;
 mod hibernate;
 mod mark;
+mod move_to_trash;
 mod network;
 mod pause;
-mod put_away;
 mod recognise;
 mod recreate;
 mod remove;
 mod restart;
-mod restart_unwell;
+mod restart_degraded;
 mod restore;
 mod settings;
 mod start;
@@ -58,15 +58,15 @@ pub use accepted_starts::{AcceptedStarts, StartEnds};
 pub use actor::{Applied, Order};
 pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
+pub use move_to_trash::MoveToTrash;
 pub use network::{Gateways, HostAddresses, KnownGateways};
 pub use pause::{Affected, Up};
-pub use put_away::PutAway;
 pub use recognise::OwnContainers;
 pub use remove::Removal;
-pub use restart_unwell::RESTART_DUE;
+pub use restart_degraded::RESTART_DUE;
 pub use settings::{Access, Limits, Settings};
 pub use start::StartOrder;
-pub use traffic::{Passage, Traffic};
+pub use traffic::{InFlightRequest, Traffic};
 pub use update::Needs;
 
 /// Carries out orders. Cheap to clone.
@@ -77,7 +77,7 @@ pub struct Ops(Arc<Inner>, Option<Arc<Queued>>);
 struct Queued(Mutex<Option<oneshot::Sender<()>>>);
 
 impl Queued {
-    fn tell(&self) {
+    fn report(&self) {
         if let Some(waiter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // The receiver may have been dropped; that is not an error.
             let _gone = waiter.send(());
@@ -157,14 +157,14 @@ impl Ops {
 
     /// Workspaces whose restart was ordered by a pass and is not reported by an event yet.
     #[must_use]
-    pub fn restarting_unwell(&self) -> BTreeSet<WorkspaceId> {
-        self.0.actors.restarting_unwell()
+    pub fn restarting_degraded(&self) -> BTreeSet<WorkspaceId> {
+        self.0.actors.restarting_degraded()
     }
 
     /// A clone for one order whose caller waits only until it is queued: `queued` receives a message then, or is
     /// dropped with the order.
     #[must_use]
-    pub fn telling(&self, queued: oneshot::Sender<()>) -> Self {
+    pub fn reporting_queued(&self, queued: oneshot::Sender<()>) -> Self {
         Self(Arc::clone(&self.0), Some(Arc::new(Queued(Mutex::new(Some(queued))))))
     }
 

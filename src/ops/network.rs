@@ -27,7 +27,7 @@ use crate::{
         naming::{LABEL_INSTANCE, LABEL_WORKSPACE, instance_name, network_name},
         status::Status,
     },
-    engine::{NetworkInfo, Subnet, Trouble},
+    engine::{ErrorKind, NetworkInfo, Subnet},
     store::HostReach,
 };
 
@@ -41,11 +41,11 @@ pub struct HostAddresses {
     /// inside a network namespace of its own.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether other machines can reach these addresses too.
-    pub lan_sees_it: bool,
+    pub reachable_from_lan: bool,
     /// Whether the engine is rootless.
     pub rootless: bool,
     /// Rootless: the host address that each workspace's container was given, for containers that this process started.
-    pub told: BTreeMap<WorkspaceId, IpAddr>,
+    pub given_addresses: BTreeMap<WorkspaceId, IpAddr>,
 }
 
 /// How long a start waits until its gateway is served. After that it continues: an agent that cannot register is
@@ -69,7 +69,7 @@ pub struct Gateways {
     rootless: Mutex<Option<bool>>,
     /// Rootless: the address of this host when each workspace's container was last started. Podman writes it into the
     /// container's `/etc/hosts`.
-    told: Mutex<BTreeMap<WorkspaceId, IpAddr>>,
+    given_addresses: Mutex<BTreeMap<WorkspaceId, IpAddr>>,
 }
 
 /// The state of [`Gateways`] at one time.
@@ -141,7 +141,7 @@ impl Gateways {
         let is_rootless = self.known.borrow().host.is_some();
         if let Some(address) = address.filter(|_| is_rootless) {
             self.note_host(address);
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace, address);
+            self.given_addresses.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace, address);
             self.ready(clock).await;
         }
     }
@@ -200,9 +200,9 @@ impl Ops {
             })?;
             return Ok(HostAddresses {
                 addresses: BTreeSet::from([address]),
-                lan_sees_it: !address.is_loopback(),
+                reachable_from_lan: !address.is_loopback(),
                 rootless: true,
-                told: self.0.told_addresses(),
+                given_addresses: self.0.addresses_given(),
             });
         }
         if !self.0.settings().isolate {
@@ -212,7 +212,12 @@ impl Ops {
         let networks = self.0.engine.list_networks(LABEL_INSTANCE, &instance).await?;
         self.0.gateways.note(networks.into_iter().map(|network| network.info));
         let addresses = self.0.gateways.addresses();
-        Ok(HostAddresses { addresses, lan_sees_it: false, rootless: false, told: BTreeMap::new() })
+        Ok(HostAddresses {
+            addresses,
+            reachable_from_lan: false,
+            rootless: false,
+            given_addresses: BTreeMap::new(),
+        })
     }
 
     /// How workspaces reached this host when the engine last answered, perhaps to an earlier process. `None` before
@@ -288,7 +293,7 @@ impl Ops {
         let deleted = self.0.engine.delete_network(&network_name(workspace)).await;
         crash_point::after("forget: delete a network");
         match deleted {
-            Err(error) if error.trouble == Trouble::Conflict => {
+            Err(error) if error.kind == ErrorKind::Conflict => {
                 Ok(Applied::Raced("a container uses the network".into()))
             }
             Err(error) => Err(error.into()),
@@ -303,10 +308,11 @@ impl Inner {
         self.gateways.before_start(workspace, own_address().ok(), &*self.clock).await;
     }
 
-    fn told_addresses(&self) -> BTreeMap<WorkspaceId, IpAddr> {
-        let mut told = self.gateways.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|workspace, _| self.store.is_live(*workspace));
-        told.clone()
+    fn addresses_given(&self) -> BTreeMap<WorkspaceId, IpAddr> {
+        let mut given_addresses =
+            self.gateways.given_addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        given_addresses.retain(|workspace, _| self.store.is_live(*workspace));
+        given_addresses.clone()
     }
 
     /// Creates the network for a workspace's container if it is missing, and waits until its gateway is served.
@@ -394,6 +400,6 @@ mod tests {
         assert_eq!(known.host, Some(cafe), "the new address was not passed to the listener");
         gateways.note_served(known.version);
         assert!(starts(cafe).is_some());
-        assert_eq!(gateways.told.lock().unwrap().get(&workspace), Some(&cafe));
+        assert_eq!(gateways.given_addresses.lock().unwrap().get(&workspace), Some(&cafe));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         workspace::{Kind, Workspace},
     },
     engine::EngineError,
-    store::{PauseResult, StatusChange, Unless},
+    store::{PauseResult, Precondition, StatusChange},
 };
 
 /// The result of an order for one of its workspaces.
@@ -67,7 +67,7 @@ impl Ops {
                 (id, (!is_external).then(|| self.submit_stop(id)))
             })
             .collect();
-        self.tell_queued();
+        self.report_queued();
         let mut affected = Vec::with_capacity(stops.len());
         for (id, stop) in stops {
             let result = match stop {
@@ -92,8 +92,8 @@ impl Ops {
         if !row.status.forbids_running() {
             return Ok(Err(error.clone().into()));
         }
-        let told = serde_json::json!({ "container": row.container, "error": error.to_string() });
-        self.0.store.tell(self.0.clock.now(), EventKind::StopFailed, Some(id), told, None).await?;
+        let payload = serde_json::json!({ "container": row.container, "error": error.to_string() });
+        self.0.store.emit(self.0.clock.now(), EventKind::StopFailed, Some(id), payload, None).await?;
         let said =
             format!("its container will be stopped when Podman answers. It does not answer now ({error})");
         Ok(Ok(Applied::Done(said)))
@@ -146,7 +146,7 @@ impl Ops {
         how: Up,
         accepted: AcceptedStart,
     ) -> OpResult<Vec<Affected>> {
-        let (row, order) = self.start_by_person(id).await?;
+        let (row, order) = self.start_by_operator(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;
         // One entry for each workspace from here on: messages to a workspace do not wait for the start of another one.
@@ -167,7 +167,7 @@ impl Ops {
             let result = if accepted.is_overruled() {
                 overruled()
             } else {
-                self.resume_along(row.id, id, order.clone()).await
+                self.resume_descendant(row.id, id, order.clone()).await
             };
             affected.push(Affected { id: row.id, result });
             drop(accepted);
@@ -184,7 +184,12 @@ impl Ops {
     }
 
     /// Resumes a workspace that was paused along with another one, unless its status was changed separately meanwhile.
-    async fn resume_along(&self, id: WorkspaceId, with: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
+    async fn resume_descendant(
+        &self,
+        id: WorkspaceId,
+        with: WorkspaceId,
+        order: StartOrder,
+    ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         match (row.status, row.paused_with) {
             (Status::Paused, Some(paused_with)) if paused_with == with => {}
@@ -205,11 +210,11 @@ impl Ops {
                     cause: Cause::AwaitAgain,
                     incarnation: None,
                     detail: None,
-                    told: serde_json::json!({ "name": row.name, "resumed": true }),
+                    payload: serde_json::json!({ "name": row.name, "resumed": true }),
                     at: self.0.clock.now(),
                 };
-                let unless = Unless::UndeletedAfter(order.said_after.unwrap_or(i64::MAX));
-                Ok(if self.0.store.change_status_unless(change, unless).await? {
+                let precondition = Precondition::UndeletedAfter(order.decided_after.unwrap_or(i64::MAX));
+                Ok(if self.0.store.change_status_under(change, precondition).await? {
                     Applied::Done("waiting for its agent".into())
                 } else {
                     Applied::Raced("its status changed meanwhile".into())

@@ -10,7 +10,7 @@ use crate::{
         observed::ObservedContainer,
     },
     engine::{
-        EngineError, InspectedContainer, Trouble,
+        EngineError, ErrorKind, InspectedContainer,
         trusted::{self, Evidence, Untrusted},
     },
     store::Store,
@@ -29,14 +29,14 @@ impl Evidence for OwnContainers<'_> {
         if workspaces.is_empty() {
             return Ok(false);
         }
-        let rows = self.0.known_rows(workspaces.clone()).await.map_err(|error| error.to_string())?;
+        let rows = self.0.sweep_rows(workspaces.clone()).await.map_err(|error| error.to_string())?;
         let entries = self.0.trash_of(workspaces).await.map_err(|error| error.to_string())?;
         Ok(containers.iter().any(|container| {
             let is_it = |id: &_| *id == container.id;
             rows.iter().any(|row| row.container.as_ref().is_some_and(is_it))
                 || entries
                     .iter()
-                    .any(|entry| entry.things.container.as_ref().is_some_and(|held| is_it(&held.id)))
+                    .any(|entry| entry.contents.container.as_ref().is_some_and(|held| is_it(&held.id)))
         }))
     }
 }
@@ -53,12 +53,12 @@ impl Inner {
     /// check of the engine. So an absence counts only between two checks, as in a [`trusted::look`].
     pub(super) async fn find_container(&self, id: &ContainerId) -> OpResult<Option<InspectedContainer>> {
         match self.engine.inspect_container(id).await {
-            Err(error) if error.trouble == Trouble::Absent => {}
+            Err(error) if error.kind == ErrorKind::Absent => {}
             other => return Ok(Some(other?)),
         }
         self.recognise_engine().await?;
         match self.engine.inspect_container(id).await {
-            Err(error) if error.trouble == Trouble::Absent => {}
+            Err(error) if error.kind == ErrorKind::Absent => {}
             other => return Ok(Some(other?)),
         }
         self.recognise_engine().await?;

@@ -13,7 +13,7 @@ use crate::{
         ids::WorkspaceId,
         naming::WorkspaceName,
         status::Status,
-        trash::{Things, TrashEntry, TrashState},
+        trash::{TrashContents, TrashEntry, TrashState},
     },
     engine::EngineError,
     store::{DeleteGuard, RemoveResult},
@@ -52,7 +52,7 @@ impl Ops {
             RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
             RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
             RemoveResult::Removed { removed } => {
-                let order = if purge { Order::Purge } else { Order::PutAwayRemoved };
+                let order = if purge { Order::Purge } else { Order::MoveRemovedToTrash };
                 // Children before parents: no container may keep running below a removed workspace. All orders are
                 // submitted before the first is awaited.
                 let begun: Vec<_> =
@@ -114,11 +114,11 @@ impl Ops {
         if row.status != Status::Removed {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
-        self.put_away_removed_now(id, phase).await?;
+        self.move_removed_to_trash_now(id, phase).await?;
         let mut in_use = None;
         let mut entries = self.0.store.trash_of(vec![id]).await?;
         // Replaced containers first: they mount the volumes that are in the removal's own entry.
-        entries.sort_by_key(|entry| !entry.things.volumes.is_empty());
+        entries.sort_by_key(|entry| !entry.contents.volumes.is_empty());
         for entry in entries {
             match self.purge_entry(&entry, phase).await {
                 // Something else still uses it; the other entries are deleted anyway.
@@ -131,7 +131,7 @@ impl Ops {
         }
         // A different engine shows nothing, which looks like success, so the engine is checked before and after.
         self.0.recognise_engine().await?;
-        if self.0.things_of(&row).await? != Things::default() {
+        if self.0.contents_of(&row).await? != TrashContents::default() {
             return Err(OpError::Conflict("the engine still has its container or a volume of it".into()));
         }
         self.0.recognise_engine().await?;
@@ -144,7 +144,7 @@ impl Ops {
 
     async fn purge_entry(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         if entry.state == TrashState::Claimed {
-            self.finish_put_away_now(entry.id, phase).await?;
+            self.finish_move_to_trash_now(entry.id, phase).await?;
         }
         self.delete_now(entry.id, DeleteGuard::PurgeOrdered, None, phase).await
     }

@@ -8,7 +8,7 @@ use crate::{
         status::Status,
         trash::{TrashReason, TrashState},
     },
-    engine::Trouble,
+    engine::ErrorKind,
     mutation::{Mutation, is},
 };
 
@@ -48,16 +48,16 @@ impl Ops {
         let (own, along): (Vec<_>, Vec<_>) = affected.into_iter().partition(|affected| affected.id == id);
         let own = own.into_iter().next().map_or_else(|| Err(super::not_found()), |own| own.result)?;
         let Applied::Done(said) = own else { return Ok(own) };
-        let mut told = vec![said];
+        let mut summaries = vec![said];
         for Affected { id, result } in along {
             let name = self.0.row(id).await?.name;
             let what = match result {
                 Ok(Applied::Done(said) | Applied::Raced(said)) => said,
                 Err(error) => error.to_string(),
             };
-            told.push(format!("{name}: {what}"));
+            summaries.push(format!("{name}: {what}"));
         }
-        Ok(Applied::Done(told.join("; ")))
+        Ok(Applied::Done(summaries.join("; ")))
     }
 
     pub(super) async fn restore_now(
@@ -79,19 +79,19 @@ impl Ops {
             // Before the container is renamed: without a row to return to, it stays in the trash.
             self.adopt_restored(&found).await?;
         }
-        if let Some(container) = &found.things.container {
+        if let Some(container) = &found.contents.container {
             crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
                 Ok(()) => crash_point::after("restore: rename a container"),
                 // A different engine does not know it either. If ours were not checked, the container would keep its
                 // trash name there, and no listing would find it.
-                Err(error) if error.trouble == Trouble::Absent => {
+                Err(error) if error.kind == ErrorKind::Absent => {
                     self.0.recognise_engine().await?;
                 }
                 // An earlier rename was reported as failed, and succeeded. Or another container has the name by now:
                 // the row identifies its own container by id.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {
-                    Ok(seen) if seen.name == container.name || error.trouble == Trouble::Conflict => {}
+                    Ok(seen) if seen.name == container.name || error.kind == ErrorKind::Conflict => {}
                     _ => return Err(error.into()),
                 },
             }
@@ -101,13 +101,14 @@ impl Ops {
     }
 
     async fn adopt_restored(&self, entry: &crate::domain::trash::TrashEntry) -> OpResult<()> {
-        let request = AdoptRequest { workspace: entry.workspace, things: entry.things.clone(), known: None };
-        let adopted = self.adopt_things(&request, "restored from the trash").await;
+        let request =
+            AdoptRequest { workspace: entry.workspace, contents: entry.contents.clone(), known: None };
+        let adopted = self.adopt_contents(&request, "restored from the trash").await;
         // A repeated attempt would fail in the same way each time.
         if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted
-            && !is(Mutation::RestoreForEver)
+            && !is(Mutation::RestoreForever)
         {
-            self.0.store.keep_after_all(entry.id).await?;
+            self.0.store.cancel_transition(entry.id).await?;
         }
         adopted.map(drop)
     }

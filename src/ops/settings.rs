@@ -41,7 +41,7 @@ impl Settings {
     /// The platform URL that containers are given, as text for operators. Without a configured URL it names the
     /// network's gateway, because only the engine knows the address.
     #[must_use]
-    pub fn told_to_agents(&self) -> String {
+    pub fn advertised_url(&self) -> String {
         self.platform_url.clone().unwrap_or_else(|| {
             let network = instance_name(self.instance);
             format!("the gateway of network {network}, port {}", self.platform_port)

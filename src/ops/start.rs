@@ -33,12 +33,12 @@ use crate::{
         spec::{Access, LabelledSpec, Spec},
         status::{Cause, Failure, Status},
         token::Token,
-        trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+        trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
         workspace::{Kind, Workspace},
     },
     engine::{
-        ContainerSpec, EngineError, EngineResult, Environment, FileToWrite, Mount, MountSource, TOO_LONG,
-        Trouble, VolumeSpec,
+        ContainerSpec, EngineError, EngineResult, Environment, ErrorKind, FileToWrite, Mount, MountSource,
+        TOO_LONG, VolumeSpec,
     },
     mutation::{Mutation, is},
     store::{BeginStart, ClaimGuard, NewClaim, StatusChange, WorkspaceEdit},
@@ -56,7 +56,7 @@ const ATTEMPTS: u32 = 3;
 /// Parameters of a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartOrder {
-    /// Cause of the status change; `None` for a row that is already provisioning. `StartByPerson` stands for any cause
+    /// Cause of the status change; `None` for a row that is already provisioning. `StartByOperator` stands for any cause
     /// by which an operator may start a workspace.
     pub cause: Option<Cause>,
     /// Whether a running container is stopped and started again.
@@ -67,9 +67,9 @@ pub struct StartOrder {
     pub new_volume: bool,
     /// Id of the newest event when the order was given; if `None`, when the start begins. If the workspace was removed
     /// and undeleted after that event, the start is abandoned.
-    pub said_after: Option<i64>,
+    pub decided_after: Option<i64>,
     /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason.
-    pub unwell: Option<(&'static str, String)>,
+    pub degraded: Option<(&'static str, String)>,
 }
 
 impl StartOrder {
@@ -77,8 +77,9 @@ impl StartOrder {
     /// that a stop between the order's read of the row and its transaction makes the transaction fail.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
-        let persons = [Cause::Restart, Cause::Resume, Cause::StartByPerson];
-        let causes = if cause == Cause::StartByPerson { &persons[..] } else { std::slice::from_ref(&cause) };
+        let persons = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
+        let causes =
+            if cause == Cause::StartByOperator { &persons[..] } else { std::slice::from_ref(&cause) };
         causes.iter().copied().find(|cause| cause.sources().contains(&status))
     }
 }
@@ -137,10 +138,10 @@ pub(super) fn hash_of(made_from: &MadeFrom<'_>, runtime: &Runtime, settings: &Se
 
 impl Ops {
     /// Returns the row and an operator's start order that was decided on this row.
-    pub(super) async fn start_by_person(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
+    pub(super) async fn start_by_operator(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
         let (row, by_now) = self.0.row_by_now(id).await?;
-        let (cause, said_after) = (Some(Cause::StartByPerson), Some(by_now));
-        Ok((row, StartOrder { cause, said_after, ..StartOrder::default() }))
+        let (cause, decided_after) = (Some(Cause::StartByOperator), Some(by_now));
+        Ok((row, StartOrder { cause, decided_after, ..StartOrder::default() }))
     }
 
     /// Submits a start and waits for its result.
@@ -148,7 +149,7 @@ impl Ops {
         let done = self.order(id, Order::Start(order)).await;
         let gave_up = matches!(&done, Err(OpError::Engine(error)) if error.gave_no_answer());
         // If the row is already provisioning, or a restart is due, the sweeps repeat the start.
-        if gave_up && !self.0.is_begun_again(id).await { not_started(done) } else { done }
+        if gave_up && !self.0.is_retried(id).await { not_started(done) } else { done }
     }
 
     pub(super) async fn start_now(
@@ -158,7 +159,7 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         let (row, by_now) = self.0.row_by_now(id).await?;
-        let order = StartOrder { said_after: order.said_after.or(Some(by_now)), ..order };
+        let order = StartOrder { decided_after: order.decided_after.or(Some(by_now)), ..order };
         if row.kind == Kind::External {
             return Err(OpError::Conflict(row.runs_elsewhere("and is started there")));
         }
@@ -168,16 +169,16 @@ impl Ops {
         self.0.refuse_start_while_recovering(&row, &order).await?;
         let mut started = self.prepare_and_begin(&row, &order, phase).await;
         if let Err(OpError::Engine(error)) = &started
-            && error.trouble == Trouble::HalfStarted
+            && error.kind == ErrorKind::HalfStarted
             && !is(Mutation::KeepHalfStarted)
         {
-            // Treated like a container with `ended_unheard`: a new one replaces it, and the old one goes to the trash
+            // Treated like a container with `exit_lost`: a new one replaces it, and the old one goes to the trash
             // with its data.
             tracing::warn!(workspace = %row.name, %error, "container cannot start again; creating a new one");
             let order = StartOrder { new_container: true, ..order };
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         } else if let Err(OpError::Engine(error)) = &started
-            && error.trouble == Trouble::Absent
+            && error.kind == ErrorKind::Absent
         {
             // It was removed after this order inspected it: the second run finds none, and creates one.
             tracing::warn!(workspace = %row.name, %error, "container disappeared during the start; creating a new one");
@@ -218,7 +219,7 @@ impl Ops {
             // Limits how many starts run at once, as after a boot. Acquired only here because pulling the image, which
             // can take long, is done by now. The transaction checks the row again.
             phase.say("start: waiting for other starts");
-            let _place = self.0.actors.starts.acquire().await;
+            let _permit = self.0.actors.starts.acquire().await;
             self.0.begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase).await
         };
         match done {
@@ -252,7 +253,7 @@ impl Ops {
         let claimed =
             |entry: &TrashEntry| entry.reason == TrashReason::Replaced && entry.state == TrashState::Claimed;
         for entry in self.0.store.trash_of(vec![id]).await?.iter().filter(|entry| claimed(entry)) {
-            self.finish_put_away_now(entry.id, phase).await?;
+            self.finish_move_to_trash_now(entry.id, phase).await?;
         }
         Ok(())
     }
@@ -265,7 +266,7 @@ impl Ops {
             ops.0.clock.sleep(READY_AFTER).await;
             let seen = match ops.0.engine.inspect_container(&container).await {
                 Ok(seen) => seen.state.may_run(),
-                Err(error) if error.trouble == Trouble::Absent => false,
+                Err(error) if error.kind == ErrorKind::Absent => false,
                 // State unknown: the sweeps decide.
                 Err(_) => return,
             };
@@ -287,7 +288,7 @@ pub(super) fn not_started(done: OpResult<Applied>) -> OpResult<Applied> {
 
 impl Inner {
     /// Whether the sweeps start the workspace again when the engine answers. `false` if the row cannot be read.
-    pub(super) async fn is_begun_again(&self, id: WorkspaceId) -> bool {
+    pub(super) async fn is_retried(&self, id: WorkspaceId) -> bool {
         self.row(id).await.is_ok_and(|row| {
             row.status == Status::Provisioning
                 || (row.status == Status::Offline && row.restart_due_at.is_some())
@@ -311,7 +312,7 @@ impl Inner {
             ))),
             Ok(seen) if seen.state.may_run() => Ok(Some("it is running already".into())),
             Ok(_) => Ok(None),
-            Err(error) if error.trouble == Trouble::Absent => Ok(None),
+            Err(error) if error.kind == ErrorKind::Absent => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -334,7 +335,7 @@ impl Inner {
                     port_lost = !self.has_its_port(row, seen.host_port).await?;
                     Some(NamedContainer { id: seen.id, name: seen.name })
                 }
-                Err(error) if error.trouble == Trouble::Absent => None,
+                Err(error) if error.kind == ErrorKind::Absent => None,
                 Err(error) => return Err(error.into()),
             },
         };
@@ -342,7 +343,7 @@ impl Inner {
         // The old one goes to the trash with its data.
         if let (Some(kept), false) = (&held, order.new_container || never_starts || port_lost) {
             self.ensure_volumes(row, runtime, order, phase).await?;
-            self.give_name_back(row, kept).await?;
+            self.restore_name(row, kept).await?;
             let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(row, runtime));
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
@@ -362,7 +363,7 @@ impl Inner {
         let spec = self.container_spec(row, runtime, serial, port).await?;
         crash_point::before("start: make its container");
         let mut made = self.engine.create_container(&spec).await;
-        if made.as_ref().is_err_and(|error| error.trouble == Trouble::Absent) {
+        if made.as_ref().is_err_and(|error| error.kind == ErrorKind::Absent) {
             // A volume may have been removed since the check. The second check reports what is missing, or creates
             // again what may be created.
             self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
@@ -399,14 +400,14 @@ impl Inner {
     /// Renames a kept container that has a trash name back to its own name; otherwise no listing attributes it to its
     /// workspace. A rename into the trash that timed out, and that the engine carried out after the container was
     /// restored, leaves such a name.
-    async fn give_name_back(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
+    async fn restore_name(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
             crash_point::before("start: give its container the name back");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
                 // Another container has that name by now. The row identifies its own by id.
-                Err(error) if error.trouble == Trouble::Conflict => {
+                Err(error) if error.kind == ErrorKind::Conflict => {
                     tracing::warn!(workspace = %row.name, %error, "container keeps its trash name");
                 }
                 other => other?,
@@ -425,20 +426,20 @@ impl Inner {
         phase.say(format!("start: pulling image {image}"));
         let progress = |line: &str| phase.say(format!("start: pulling image {image}: {line}"));
         crash_point::before("start: pull its image");
-        self.engine.pull_image(image, &progress).await.map_err(|error| match error.trouble {
-            Trouble::ImageMissing => OpError::Impossible(format!(
+        self.engine.pull_image(image, &progress).await.map_err(|error| match error.kind {
+            ErrorKind::ImageMissing => OpError::Impossible(format!(
                 "image `{image}` is not on this machine and cannot be pulled: {}. Build or load it here (`podman \
                  images` lists the local images), or set another one (`ostler set {name} --image IMAGE`), then run \
                  `ostler {again} {name}`",
                 error.message
             )),
-            Trouble::Absent
-            | Trouble::Conflict
-            | Trouble::PortInUse
-            | Trouble::HalfStarted
-            | Trouble::Unreachable
-            | Trouble::TimedOut
-            | Trouble::Other => error.into(),
+            ErrorKind::Absent
+            | ErrorKind::Conflict
+            | ErrorKind::PortInUse
+            | ErrorKind::HalfStarted
+            | ErrorKind::Unreachable
+            | ErrorKind::TimedOut
+            | ErrorKind::Other => error.into(),
         })?;
         crash_point::after("start: pull its image");
         Ok(())
@@ -462,7 +463,7 @@ impl Inner {
                 crash_point::after("start: repair its configuration volume");
             }
             Ok(_) => {}
-            Err(error) if error.trouble == Trouble::Absent => {
+            Err(error) if error.kind == ErrorKind::Absent => {
                 self.make_volume(row, config, runtime.user).await?;
             }
             Err(error) => return Err(error.into()),
@@ -474,7 +475,7 @@ impl Inner {
         let lost = match self.engine.inspect_volume(&work).await {
             Ok(seen) if !seen.directory_missing => return self.note_work_volume(row).await,
             Ok(_) => true,
-            Err(error) if error.trouble == Trouble::Absent => false,
+            Err(error) if error.kind == ErrorKind::Absent => false,
             Err(error) => return Err(error.into()),
         };
         if (row.has_work_volume || lost) && !order.new_volume && !is(Mutation::VolumesOnTheFly) {
@@ -502,7 +503,7 @@ impl Inner {
         crash_point::before("start: make a volume");
         match self.engine.create_volume(&spec).await {
             // An earlier creation was reported as failed, and succeeded.
-            Err(error) if error.trouble == Trouble::Conflict => {}
+            Err(error) if error.kind == ErrorKind::Conflict => {}
             other => other?,
         }
         crash_point::after("start: make a volume");
@@ -600,7 +601,7 @@ impl Inner {
             workspace_name: name.to_string(),
             reason: TrashReason::Replaced,
             evidence: "it was replaced by a new container".into(),
-            things: Things { container: Some(old.clone()), volumes: Vec::new() },
+            contents: TrashContents { container: Some(old.clone()), volumes: Vec::new() },
             guard: ClaimGuard::NotTheRows(old.id.clone()),
             keep_until: self.clock.now() + self.settings().trash_retention,
             swept_by: None,
@@ -619,9 +620,9 @@ impl Inner {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             phase.say("start: stopping the old process");
-            let holders = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
-            for holder in holders.filter(|_| !is(Mutation::LetOldHolderRun)) {
-                self.stop_and_see(holder, runtime.stop_grace).await?;
+            let previous_owners = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
+            for previous_owner in previous_owners.filter(|_| !is(Mutation::LetOldProcessRun)) {
+                self.stop_and_verify(previous_owner, runtime.stop_grace).await?;
             }
             let token = self.entropy.token();
             let next = BeginStart {
@@ -630,9 +631,9 @@ impl Inner {
                 container: prepared.container.clone(),
                 spec_hash: prepared.spec_hash.clone(),
                 token: self.issue(&token),
-                not_undeleted_after: order.said_after,
+                not_undeleted_after: order.decided_after,
                 replaces: prepared.replaces.as_ref().map(|old| self.claim_of_replaced(name, id, old)),
-                unwell: order.unwell.clone(),
+                degraded: order.degraded.clone(),
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
@@ -646,8 +647,8 @@ impl Inner {
             crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {
                 Ok(()) => crash_point::after("start: start its container"),
-                Err(error) if is(Mutation::AnyStartIsMine) && error.trouble == Trouble::Conflict => {}
-                Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::TimedOut) => {
+                Err(error) if is(Mutation::AnyStartIsMine) && error.kind == ErrorKind::Conflict => {}
+                Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::TimedOut) => {
                     last = Some(error);
                     continue;
                 }
@@ -661,11 +662,11 @@ impl Inner {
             if self.still_starting(id, begun.incarnation).await? {
                 return Ok(Some(begun.incarnation));
             }
-            self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
+            self.stop_and_verify(&prepared.container, runtime.stop_grace).await?;
             return Ok(None);
         }
         // The container must not run with a start that this order could not verify.
-        self.stop_and_see(&prepared.container, runtime.stop_grace).await?;
+        self.stop_and_verify(&prepared.container, runtime.stop_grace).await?;
         Err(last.map_or_else(
             || OpError::Impossible("its container could not be started".into()),
             OpError::Engine,
@@ -675,13 +676,13 @@ impl Inner {
     /// Whether an engine error is permanent (an operator has to act) or transient: it counts as permanent if the
     /// engine still shows our sentinel. A half-started container is always transient, because a new container solves
     /// it.
-    async fn verdict(&self, error: EngineError, tell: impl FnOnce(&EngineError) -> String) -> OpError {
+    async fn verdict(&self, error: EngineError, emit: impl FnOnce(&EngineError) -> String) -> OpError {
         let engines_own =
-            matches!(error.trouble, Trouble::Unreachable | Trouble::TimedOut | Trouble::HalfStarted);
+            matches!(error.kind, ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::HalfStarted);
         if engines_own || self.recognise_engine().await.is_err() {
             return OpError::Engine(error);
         }
-        OpError::Impossible(tell(&error))
+        OpError::Impossible(emit(&error))
     }
 
     /// Same as `verdict`, for a call on a container. If the container was removed meanwhile, the error stays "absent":
@@ -691,15 +692,15 @@ impl Inner {
         &self,
         container: &ContainerId,
         error: EngineError,
-        tell: impl FnOnce(&EngineError) -> String,
+        emit: impl FnOnce(&EngineError) -> String,
     ) -> OpError {
-        if error.trouble == Trouble::Absent {
+        if error.kind == ErrorKind::Absent {
             match self.engine.inspect_container(container).await {
                 Ok(_) => {}
                 Err(error) => return OpError::Engine(error),
             }
         }
-        self.verdict(error, tell).await
+        self.verdict(error, emit).await
     }
 
     async fn still_starting(&self, id: WorkspaceId, incarnation: Incarnation) -> OpResult<bool> {
@@ -727,18 +728,19 @@ impl Inner {
         let token_file = file(TOKEN_FILE, token.expose(), 0o600);
         crash_point::before("start: write its token");
         let written = self.engine.write_file(container, CONFIG_DIRECTORY, &token_file).await;
-        self.see_written((id, workspace), container, &token_file, written).await?;
+        self.check_written((id, workspace), container, &token_file, written).await?;
         crash_point::after("start: write its token");
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         if !is(Mutation::NoReadBack) {
-            let look_into = look_into(id, workspace);
-            let unreadable =
-                |error: &EngineError| format!("{path} cannot be read back: {}. {look_into}", error.message);
+            let repair_advice = repair_advice(id, workspace);
+            let unreadable = |error: &EngineError| {
+                format!("{path} cannot be read back: {}. {repair_advice}", error.message)
+            };
             match self.engine.file_holds(container, &path, token.expose().as_bytes()).await {
                 Ok(true) => {}
                 Ok(false) => {
                     return Err(OpError::Impossible(format!(
-                        "{path} does not contain what was written to it. {look_into}"
+                        "{path} does not contain what was written to it. {repair_advice}"
                     )));
                 }
                 Err(error) => return Err(self.verdict_of(container, error, unreadable).await),
@@ -753,20 +755,21 @@ impl Inner {
             Ok(_) if !pending => Ok(()),
             // A regular file that is too long to read is the agent's own and stays. Anything that no runtime can read
             // as a configuration (a directory, a FIFO) is replaced, like a missing file.
-            Err(error) if error.trouble == Trouble::Conflict && error.message == TOO_LONG && !pending => {
+            Err(error) if error.kind == ErrorKind::Conflict && error.message == TOO_LONG && !pending => {
                 Ok(())
             }
-            Err(error) if !matches!(error.trouble, Trouble::Absent | Trouble::Conflict) => {
-                let look_into = look_into(id, workspace);
-                let unreadable =
-                    |error: &EngineError| format!("{path} cannot be read: {}. {look_into}", error.message);
+            Err(error) if !matches!(error.kind, ErrorKind::Absent | ErrorKind::Conflict) => {
+                let repair_advice = repair_advice(id, workspace);
+                let unreadable = |error: &EngineError| {
+                    format!("{path} cannot be read: {}. {repair_advice}", error.message)
+                };
                 Err(self.verdict_of(container, error, unreadable).await)
             }
             Ok(_) | Err(_) => {
                 let config_file = file(CONFIG_FILE, &config, 0o644);
                 crash_point::before("start: write its configuration");
                 let written = self.engine.write_file(container, CONFIG_DIRECTORY, &config_file).await;
-                self.see_written((id, workspace), container, &config_file, written).await?;
+                self.check_written((id, workspace), container, &config_file, written).await?;
                 crash_point::after("start: write its configuration");
                 if pending {
                     let edit = WorkspaceEdit { config_written: Some(config), ..WorkspaceEdit::default() };
@@ -779,7 +782,7 @@ impl Inner {
 
     /// Reports a failed write into the config volume. If a healthy engine refuses it, the cause is what the agent left
     /// in the volume, or a full disk: every start would fail in the same way, and an operator has to act.
-    async fn see_written(
+    async fn check_written(
         &self,
         (id, workspace): (WorkspaceId, &WorkspaceName),
         container: &ContainerId,
@@ -788,9 +791,9 @@ impl Inner {
     ) -> OpResult<()> {
         let Err(error) = written else { return Ok(()) };
         let name = &file.name;
-        let look_into = look_into(id, workspace);
+        let repair_advice = repair_advice(id, workspace);
         let refused = |error: &EngineError| {
-            format!("{CONFIG_DIRECTORY}/{name} cannot be written: {}. {look_into}", error.message)
+            format!("{CONFIG_DIRECTORY}/{name} cannot be written: {}. {repair_advice}", error.message)
         };
         Err(self.verdict_of(container, error, refused).await)
     }
@@ -827,13 +830,13 @@ impl Inner {
             cause,
             incarnation: Some(row.incarnation),
             detail: Some(error.to_string()),
-            told: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
+            payload: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
         // Uses the narrowest cause, so that a stop in between is not overwritten.
         let retry = match row.status {
             Status::Offline | Status::Failed(Failure::ProvisionTimeout) => Some(Cause::Restart),
-            Status::Failed(Failure::StartError) => Some(Cause::StartByPerson),
+            Status::Failed(Failure::StartError) => Some(Cause::StartByOperator),
             Status::Provisioning
             | Status::Online
             | Status::Degraded
@@ -887,7 +890,7 @@ fn mounts(row: &Workspace) -> Vec<Mount> {
 }
 
 fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &str) -> String {
-    if error.trouble == Trouble::ImageMissing {
+    if error.kind == ErrorKind::ImageMissing {
         return format!(
             "image `{}` was removed during the start. Build or load it again, then run `ostler {again} {}`",
             spec.image, row.name
@@ -898,7 +901,7 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
 
 /// Tells the operator what to do about a file in the config volume that a healthy engine cannot write or read. The
 /// engine's message gives the cause: something else of the agent's in the file's place, a full disk.
-fn look_into(id: WorkspaceId, name: &WorkspaceName) -> String {
+fn repair_advice(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
     format!(
         "Repair its config volume (`podman volume inspect {volume}` shows its path), then run `ostler start {name}`"
@@ -906,7 +909,7 @@ fn look_into(id: WorkspaceId, name: &WorkspaceName) -> String {
 }
 
 fn start_failure(error: &EngineError, name: &WorkspaceName, shared: Option<&str>, user: User) -> String {
-    if error.trouble == Trouble::PortInUse {
+    if error.kind == ErrorKind::PortInUse {
         return format!(
             "its port on this host is in use ({}). Run `ostler recreate {name}` to give it another port, or free the \
              port and run `ostler start {name}`",
@@ -924,7 +927,7 @@ fn start_failure(error: &EngineError, name: &WorkspaceName, shared: Option<&str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ids::InstanceId, naming::WorkspaceName, time::Timestamp, workspace::Habits};
+    use crate::domain::{ids::InstanceId, naming::WorkspaceName, time::Timestamp, workspace::Policy};
 
     #[test]
     fn container_is_made_from_its_spec_with_or_without_config() {
@@ -972,7 +975,7 @@ mod tests {
             config_pending: false,
             has_work_volume: true,
             url: None,
-            habits: Habits::default(),
+            policy: Policy::default(),
             paused_with: None,
             removed_with: None,
             restart_due_at: None,

@@ -12,7 +12,7 @@ use crate::{
         status::{Cause, Status},
         workspace::Workspace,
     },
-    engine::{EngineError, EngineResult, Trouble},
+    engine::{EngineError, EngineResult, ErrorKind},
     mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
 };
@@ -39,9 +39,9 @@ impl Ops {
         self.0.recognise_engine().await?;
         self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
-            let told = json!({ "evidence": evidence, "container": row.container, "pass": pass });
+            let payload = json!({ "evidence": evidence, "container": row.container, "pass": pass });
             let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestruction).then_some(pass));
-            self.0.store.tell(at, EventKind::ContainerStopped, Some(id), told, counted).await?;
+            self.0.store.emit(at, EventKind::ContainerStopped, Some(id), payload, counted).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))
     }
@@ -77,11 +77,11 @@ impl Ops {
     pub(super) async fn stop_containers_of(&self, row: &Workspace) -> OpResult<()> {
         let grace = self.0.stop_grace(row);
         for container in self.0.containers_of(row).await? {
-            if let Err(error) = self.0.stop_and_see(&container, grace).await {
-                let told = json!({ "container": container, "error": error.to_string() });
+            if let Err(error) = self.0.stop_and_verify(&container, grace).await {
+                let payload = json!({ "container": container, "error": error.to_string() });
                 self.0
                     .store
-                    .tell(self.0.clock.now(), EventKind::StopFailed, Some(row.id), told, None)
+                    .emit(self.0.clock.now(), EventKind::StopFailed, Some(row.id), payload, None)
                     .await?;
                 return Err(error.into());
             }
@@ -100,7 +100,7 @@ impl Inner {
             cause: Cause::Pause,
             incarnation: None,
             detail: None,
-            told: json!({ "name": row.name }),
+            payload: json!({ "name": row.name }),
             at: self.clock.now(),
         };
         Ok(self.store.change_status(change).await?)
@@ -115,7 +115,7 @@ impl Inner {
 
     /// Stops a container and verifies its state: a successful answer does not prove it, because something else may
     /// start the container again.
-    pub(super) async fn stop_and_see(
+    pub(super) async fn stop_and_verify(
         &self,
         container: &ContainerId,
         grace: std::time::Duration,
@@ -125,12 +125,12 @@ impl Inner {
         crash_point::after("stop: stop a container");
         match self.engine.inspect_container(container).await {
             Ok(seen) if seen.state.may_run() => Err(EngineError::new(
-                Trouble::Other,
+                ErrorKind::Other,
                 format!("stop container {}", container.short()),
                 "it still runs after the stop",
             )),
             Ok(_) => Ok(()),
-            Err(error) if error.trouble == Trouble::Absent => Ok(()),
+            Err(error) if error.kind == ErrorKind::Absent => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -157,7 +157,7 @@ impl Inner {
                     ours.push(seen.id);
                 }
                 Ok(_) => {}
-                Err(error) if error.trouble == Trouble::Absent => {}
+                Err(error) if error.kind == ErrorKind::Absent => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -9,7 +9,7 @@ use crate::{
         status::Status,
         token::{Token, TokenKind, TokenRow},
     },
-    store::{Bearer, DeadToken, Holder, NewApiToken},
+    store::{InvalidToken, NewApiToken, TokenOwner, TokenSubject},
 };
 
 /// The maximum number of live tokens of a workspace (wire protocol, §5).
@@ -62,29 +62,29 @@ impl Ops {
 
     /// The principal that a presented token authenticates, from memory. `None` is certain: the token is not valid.
     #[must_use]
-    pub fn bearer(&self, presented: &str) -> Option<Bearer> {
+    pub fn token_subject(&self, presented: &str) -> Option<TokenSubject> {
         let token = Token::parse(presented)?;
-        self.0.store.bearer(&token.digest(), self.0.clock.now())
+        self.0.store.token_subject(&token.digest(), self.0.clock.now())
     }
 
     /// Whether the use of a token is to be recorded again. Each heartbeat records the use of an instance token, so
     /// other uses are recorded rarely: well within the grace period after which a token counts as stale.
     #[must_use]
-    pub fn is_use_due(&self, holder: &Holder) -> bool {
+    pub fn is_use_due(&self, token_owner: &TokenOwner) -> bool {
         let now = self.0.clock.now();
-        let Some(member) = self.0.store.member(holder.workspace) else { return false };
-        match holder.kind {
+        let Some(member) = self.0.store.member(token_owner.workspace) else { return false };
+        match token_owner.kind {
             TokenKind::Instance => {
-                member.said.token_used_at.is_none_or(|last| now.since(last) >= USE_NOTED_EVERY)
+                member.last_report.token_used_at.is_none_or(|last| now.since(last) >= USE_NOTED_EVERY)
             }
-            TokenKind::Api => holder.is_due(now),
+            TokenKind::Api => token_owner.is_due(now),
         }
     }
 
     /// Records that a token was used.
-    pub async fn note_token_use(&self, holder: Holder) {
-        if let Err(error) = self.0.store.note_token_use(holder, self.0.clock.now()).await {
-            tracing::warn!(workspace = %holder.workspace, %error, "use of a token could not be recorded");
+    pub async fn note_token_use(&self, token_owner: TokenOwner) {
+        if let Err(error) = self.0.store.note_token_use(token_owner, self.0.clock.now()).await {
+            tracing::warn!(workspace = %token_owner.workspace, %error, "use of a token could not be recorded");
         }
     }
 
@@ -92,18 +92,18 @@ impl Ops {
     ///
     /// # Errors
     /// If the store fails. The token may be valid, so this is never a refusal.
-    pub async fn dead_token(&self, presented: &str) -> OpResult<Option<DeadToken>> {
+    pub async fn invalid_token(&self, presented: &str) -> OpResult<Option<InvalidToken>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
-        Ok(self.0.store.dead_token(token.digest()).await?)
+        Ok(self.0.store.invalid_token(token.digest()).await?)
     }
 
     /// The removed workspace whose token this was when it was removed.
     ///
     /// # Errors
     /// If the store fails. The token may be valid, so this is never a refusal.
-    pub async fn removed_holder(&self, presented: &str) -> OpResult<Option<WorkspaceId>> {
+    pub async fn removed_token_owner(&self, presented: &str) -> OpResult<Option<WorkspaceId>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
-        Ok(self.0.store.removed_holder(token.digest()).await?)
+        Ok(self.0.store.removed_token_owner(token.digest()).await?)
     }
 
     /// Issues an admin token, which allows everything. This is the only time its text is available.

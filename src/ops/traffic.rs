@@ -39,7 +39,7 @@ pub struct Traffic {
 }
 
 /// An in-flight request. It ends when this is dropped.
-pub struct Passage {
+pub struct InFlightRequest {
     traffic: Traffic,
     from: Option<WorkspaceId>,
     to: WorkspaceId,
@@ -48,7 +48,7 @@ pub struct Passage {
 /// The workspace is going into hibernation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the workspace is hibernating. Wake it with `ostler wake`, then run the command again")]
-pub struct FallingAsleep;
+pub struct BeingHibernated;
 
 /// Why a workspace cannot be closed to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Traffic {
 
     /// Admits a request; `None` while its target is going into hibernation.
     #[must_use]
-    pub fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId) -> Option<Passage> {
+    pub fn begin(&self, from: Option<WorkspaceId>, to: WorkspaceId) -> Option<InFlightRequest> {
         let now = self.clock.now();
         let mut flows = self.lock();
         let target = flows.entry(to).or_default();
@@ -82,7 +82,7 @@ impl Traffic {
             sender.sent_at = Some(now);
             sender.touch(now);
         }
-        Some(Passage { traffic: self.clone(), from, to })
+        Some(InFlightRequest { traffic: self.clone(), from, to })
     }
 
     /// Remembers the workspace of a command until it is started. A command that is never started is forgotten after an
@@ -98,11 +98,11 @@ impl Traffic {
     /// before this daemon started.
     ///
     /// # Errors
-    /// `FallingAsleep` while its workspace is going into hibernation.
-    pub fn run(&self, exec: &ExecId) -> Result<Option<Passage>, FallingAsleep> {
+    /// `BeingHibernated` while its workspace is going into hibernation.
+    pub fn run(&self, exec: &ExecId) -> Result<Option<InFlightRequest>, BeingHibernated> {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(exec);
         match prepared {
-            Some((id, _)) => self.begin(None, id).map(Some).ok_or(FallingAsleep),
+            Some((id, _)) => self.begin(None, id).map(Some).ok_or(BeingHibernated),
             None => Ok(None),
         }
     }
@@ -201,7 +201,7 @@ impl Flow {
     }
 }
 
-impl Drop for Passage {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let now = self.traffic.clock.now();
         let mut flows = self.traffic.lock();

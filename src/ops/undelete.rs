@@ -3,7 +3,7 @@
 use super::{Affected, Applied, OpError, OpResult, Ops, Order};
 use crate::{
     domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
-    store::{LeftRemoved, UndeleteResult, UndeletedAlong, UndeletedPlace},
+    store::{UndeleteResult, UndeleteSkip, UndeletedAlong, UndeletedUnder},
 };
 
 impl Ops {
@@ -32,13 +32,13 @@ impl Ops {
                 "the container and volumes of workspace `{}` are permanently deleted: it cannot be undeleted",
                 row.name
             ))),
-            UndeleteResult::Back { along, place, .. } => {
+            UndeleteResult::Back { along, under, .. } => {
                 let said =
-                    format!("undeleted and paused: `ostler start` starts it{}", described(&wanted, &place));
+                    format!("undeleted and paused: `ostler start` starts it{}", described(&wanted, &under));
                 let mut affected = vec![Affected { id, result: self.give_back(id, &said).await }];
                 for UndeletedAlong { id, name, left } in along {
                     let result = match left {
-                        Some(left) => Err(OpError::Conflict(why_left(id, &name, &left))),
+                        Some(left) => Err(OpError::Conflict(skip_reason(id, &name, &left))),
                         None => self.give_back(id, &format!("undeleted with {wanted}, and paused")).await,
                     };
                     affected.push(Affected { id, result });
@@ -83,35 +83,35 @@ impl Ops {
 }
 
 /// Describes the changes in the tree, as the continuation of a sentence; empty if there are none.
-pub(super) fn described(name: &WorkspaceName, place: &UndeletedPlace) -> String {
+pub(super) fn described(name: &WorkspaceName, under: &UndeletedUnder) -> String {
     let listed =
         |names: &[WorkspaceName]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let lost = place.removed_parent.as_ref().map(|parent| {
+    let lost = under.removed_parent.as_ref().map(|parent| {
         format!(
             ". Its parent `{parent}` is removed, so it has no parent now: undeleting `{parent}` moves it back, and \
              `ostler set {name} --parent NAME` moves it elsewhere"
         )
     });
     let returned =
-        (!place.returned.is_empty()).then(|| format!(". Moved back below it: {}", listed(&place.returned)));
-    let left = place.left_roots.first().map(|first| {
+        (!under.returned.is_empty()).then(|| format!(". Moved back below it: {}", listed(&under.returned)));
+    let left = under.skipped_roots.first().map(|first| {
         format!(
             ". Not moved back below it, because they are not paused: {}. After `ostler start {name}`, `ostler set \
              {first} --parent {name}` moves one back",
-            listed(&place.left_roots)
+            listed(&under.skipped_roots)
         )
     });
     [lost, returned, left].into_iter().flatten().collect()
 }
 
-fn why_left(id: WorkspaceId, name: &WorkspaceName, left: &LeftRemoved) -> String {
+fn skip_reason(id: WorkspaceId, name: &WorkspaceName, left: &UndeleteSkip) -> String {
     match left {
-        LeftRemoved::NameTaken => {
+        UndeleteSkip::NameTaken => {
             format!("a workspace named `{name}` exists: `ostler undelete {id} --name NEW` undeletes this one")
         }
-        LeftRemoved::Deleted => {
+        UndeleteSkip::Deleted => {
             "its container and volumes are permanently deleted: it cannot be undeleted".to_owned()
         }
-        LeftRemoved::Below(above) => format!("it is undeleted together with its ancestor `{above}`"),
+        UndeleteSkip::Below(above) => format!("it is undeleted together with its ancestor `{above}`"),
     }
 }

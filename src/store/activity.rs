@@ -266,7 +266,7 @@ fn waiting(
     query: &ActivityQuery,
     up_to: Option<i64>,
 ) -> StoreResult<Option<i64>> {
-    let (which, upper) = up_to.map_or(("min", i64::MAX), |place| ("max", place));
+    let (which, upper) = up_to.map_or(("min", i64::MAX), |location| ("max", location));
     let text = format!(
         "SELECT {which}(sequence) FROM activity INDEXED BY activity_waiting
          WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
@@ -295,7 +295,7 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
 }
 
 /// Returns the position of a cursor among a workspace's rows.
-fn place(sql: &Connection, key: i64, cursor: ActivityId) -> StoreResult<Option<i64>> {
+fn location(sql: &Connection, key: i64, cursor: ActivityId) -> StoreResult<Option<i64>> {
     Ok(sql
         .prepare_cached("SELECT sequence FROM activity WHERE id = ?1 AND workspace = ?2")?
         .query_row(params![cursor, key], |row| row.get(0))
@@ -340,14 +340,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn note_notice(&self, row: NewActivity, mut told: Value) -> StoreResult<bool> {
+    pub async fn note_notice(&self, row: NewActivity, mut payload: Value) -> StoreResult<bool> {
         self.lanes
             .write("note notice", move |tx| {
                 let (workspace, at) = (row.workspace, row.at);
                 let Some(name) = insert(tx, row, false)? else { return Ok(false) };
                 prune(tx, workspace)?;
-                told["name"] = name.into();
-                tx.pass(at, EventKind::AgentMessage, workspace, || told);
+                payload["name"] = name.into();
+                tx.pass(at, EventKind::AgentMessage, workspace, || payload);
                 Ok(true)
             })
             .await
@@ -411,8 +411,8 @@ impl Store {
         self.lanes
             .read("waiting up to", move |sql| {
                 let (Some(key), Some(cursor)) = (key_of(sql, of)?, query.after) else { return Ok(None) };
-                let Some(place) = place(sql, key, cursor)? else { return Ok(None) };
-                waiting(sql, key, &query, Some(place))
+                let Some(location) = location(sql, key, cursor)? else { return Ok(None) };
+                waiting(sql, key, &query, Some(location))
             })
             .await
     }
@@ -427,7 +427,7 @@ impl Store {
                 let Some(key) = key_of(sql, of)? else { return Ok(ActivityPage::Rows(Vec::new())) };
                 let after = match query.after {
                     None => None,
-                    Some(cursor) => match place(sql, key, cursor)? {
+                    Some(cursor) => match location(sql, key, cursor)? {
                         None => return Ok(ActivityPage::UnknownCursor),
                         found => found,
                     },

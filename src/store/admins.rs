@@ -43,8 +43,8 @@ impl Store {
                     .execute(params![token.id, name, token.digest.0, token.prefix, at, expires_at])?;
                 tx.touch_admins();
                 tx.raise()?;
-                let told = json!({ "token_id": token.id, "prefix": token.prefix, "name": name });
-                tx.tell(at, EventKind::AdminTokenIssued, None, told, None)
+                let payload = json!({ "token_id": token.id, "prefix": token.prefix, "name": name });
+                tx.emit(at, EventKind::AdminTokenIssued, None, payload, None)
             })
             .await
     }
@@ -85,7 +85,7 @@ impl Store {
                 if gone {
                     tx.touch_admins();
                     tx.raise()?;
-                    tx.tell(at, EventKind::AdminTokenRevoked, None, json!({ "token_id": id }), None)?;
+                    tx.emit(at, EventKind::AdminTokenRevoked, None, json!({ "token_id": id }), None)?;
                 }
                 Ok(gone)
             })

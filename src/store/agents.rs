@@ -8,7 +8,7 @@ use super::{
     Scope, Store, StoreResult,
     row::{self, WORKSPACE_COLUMNS, workspace},
 };
-use crate::domain::{beat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
+use crate::domain::{heartbeat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
 
 /// Payload key that replaces an agent card in events; the card itself is stored once, in `reports`.
 pub(super) const CARD_DIGEST: &str = "agent_card_digest";

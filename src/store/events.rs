@@ -243,7 +243,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn tell(
+    pub async fn emit(
         &self,
         at: Timestamp,
         kind: EventKind,
@@ -265,7 +265,7 @@ impl Store {
         self.lanes
             .write("tell", move |tx| {
                 if condition(tx)? {
-                    tx.tell(at, kind, workspace, payload, swept_by)?;
+                    tx.emit(at, kind, workspace, payload, swept_by)?;
                 }
                 Ok(())
             })

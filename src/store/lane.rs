@@ -18,11 +18,11 @@ use super::{
     Mirror, StoreError, StoreResult,
     events::append,
     log::OpenFile,
-    roster::{self, Fresh, Member, Roster, Said, SharedRoster},
+    roster::{self, Fresh, LastReport, Member, Roster, SharedRoster},
 };
 use crate::{
     crash_point,
-    domain::event::{Event, EventKind, Passing},
+    domain::event::{Event, EventKind, TransientEvent},
     domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
     mutation::{Mutation, is},
     tasks::Stage,
@@ -35,14 +35,14 @@ const BATCH_MAX: usize = 256;
 pub(super) struct Tx<'c> {
     pub(super) sql: &'c Connection,
     roster: &'c SharedRoster,
-    told: Vec<Event>,
+    new_events: Vec<Event>,
     /// Workspaces whose roster entries have to be read again.
     touched: BTreeSet<WorkspaceId>,
     admins_touched: bool,
-    heard: Vec<(WorkspaceId, Said)>,
-    passing: Vec<Passing>,
+    last_reports: Vec<(WorkspaceId, LastReport)>,
+    transient: Vec<TransientEvent>,
     /// Whether there are subscribers to transient events.
-    overheard: bool,
+    next_transient: bool,
     /// The registry's generation before this transaction raised it, and after.
     raised: Option<(i64, i64)>,
     /// Whether the last batch that changed or tried to change something could not be written.
@@ -80,10 +80,10 @@ impl Tx<'_> {
         let roster = self.roster.read();
         let Some(member) = roster.member(id) else { return Ok(None) };
         let mut member = member.clone();
-        if let Some((_, said)) = self.heard.iter().rev().find(|(of, _)| *of == id) {
-            member.said = said.clone();
+        if let Some((_, last_report)) = self.last_reports.iter().rev().find(|(of, _)| *of == id) {
+            member.last_report = last_report.clone();
         }
-        let holds = matches!(roster.bearer(digest, now), Some(roster::Bearer::Workspace(holder)) if holder.workspace == id);
+        let holds = matches!(roster.token_subject(digest, now), Some(roster::TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
         Ok(Some(Known { member, holds }))
     }
 
@@ -117,8 +117,8 @@ impl Tx<'_> {
     }
 
     /// Queues an agent's last report for the roster.
-    pub(super) fn hear(&mut self, workspace: WorkspaceId, said: Said) {
-        self.heard.push((workspace, said));
+    pub(super) fn set_last_report(&mut self, workspace: WorkspaceId, last_report: LastReport) {
+        self.last_reports.push((workspace, last_report));
     }
 
     /// Sends a transient event, which is not stored, to current subscribers after the commit.
@@ -129,13 +129,18 @@ impl Tx<'_> {
         workspace: WorkspaceId,
         payload: impl FnOnce() -> serde_json::Value,
     ) {
-        if self.overheard {
-            self.passing.push(Passing { kind, workspace_id: workspace, payload: payload(), created_at: at });
+        if self.next_transient {
+            self.transient.push(TransientEvent {
+                kind,
+                workspace_id: workspace,
+                payload: payload(),
+                created_at: at,
+            });
         }
     }
 
     /// Stores an event in the transaction of the change, and marks its workspace as touched.
-    pub(super) fn tell(
+    pub(super) fn emit(
         &mut self,
         at: Timestamp,
         kind: EventKind,
@@ -143,7 +148,7 @@ impl Tx<'_> {
         payload: serde_json::Value,
         swept_by: Option<&str>,
     ) -> StoreResult<()> {
-        self.told.push(append(self.sql, at, kind, workspace, payload, swept_by)?);
+        self.new_events.push(append(self.sql, at, kind, workspace, payload, swept_by)?);
         self.touched.extend(workspace);
         Ok(())
     }
@@ -189,9 +194,9 @@ where
 
 /// Work that remains once a batch is committed.
 struct Committed {
-    told: Vec<Event>,
-    passing: Vec<Passing>,
-    heard: Vec<(WorkspaceId, Said)>,
+    new_events: Vec<Event>,
+    transient: Vec<TransientEvent>,
+    last_reports: Vec<(WorkspaceId, LastReport)>,
     fresh: Vec<(WorkspaceId, Option<Fresh>)>,
     admins: Option<roster::Admins>,
 }
@@ -200,7 +205,7 @@ struct Committed {
 pub(super) struct Writer {
     sql: Connection,
     feed: broadcast::Sender<Event>,
-    passing: broadcast::Sender<Passing>,
+    transient: broadcast::Sender<TransientEvent>,
     roster: SharedRoster,
     /// Second place of the generation, besides the database.
     mirror: Option<Arc<Mirror>>,
@@ -216,13 +221,13 @@ impl Writer {
     pub(super) fn new(
         sql: Connection,
         feed: broadcast::Sender<Event>,
-        passing: broadcast::Sender<Passing>,
+        transient: broadcast::Sender<TransientEvent>,
         roster: SharedRoster,
     ) -> Self {
         Self {
             sql,
             feed,
-            passing,
+            transient,
             roster,
             mirror: None,
             mirror_is_behind: false,
@@ -246,9 +251,9 @@ impl Writer {
     }
 
     /// Checks that the database is still the file at its path; otherwise saves a copy of it.
-    fn check_place(&mut self) -> StoreResult<()> {
+    fn check_location(&mut self) -> StoreResult<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let checked = file.check_place();
+        let checked = file.check_location();
         if checked.is_err() {
             if !self.sql.is_autocommit() {
                 self.sql.execute_batch("ROLLBACK")?;
@@ -273,8 +278,8 @@ impl Writer {
     /// Returns the parts that a store shares with it.
     pub(super) fn surroundings(
         &self,
-    ) -> (broadcast::Sender<Event>, broadcast::Sender<Passing>, SharedRoster) {
-        (self.feed.clone(), self.passing.clone(), self.roster.clone())
+    ) -> (broadcast::Sender<Event>, broadcast::Sender<TransientEvent>, SharedRoster) {
+        (self.feed.clone(), self.transient.clone(), self.roster.clone())
     }
 
     /// Copies all committed data into another database.
@@ -303,7 +308,7 @@ impl Writer {
         self.sql.execute_batch("COMMIT")?;
         // Subscribers of the previous run receive nothing of the next.
         self.feed = broadcast::channel(super::FEED_CAPACITY).0;
-        self.passing = broadcast::channel(super::FEED_CAPACITY).0;
+        self.transient = broadcast::channel(super::FEED_CAPACITY).0;
         self.roster = SharedRoster::default();
         Ok(())
     }
@@ -337,16 +342,16 @@ impl Writer {
             Ok(committed) => {
                 self.was_refused &= self.changes() == before;
                 // Before any caller is answered: a caller that learns of a token's revocation may rely on it.
-                self.remember(committed.heard, committed.fresh, committed.admins);
+                self.remember(committed.last_reports, committed.fresh, committed.admins);
                 for (job, result) in jobs.into_iter().zip(results) {
                     job.answer(result);
                 }
-                for event in committed.told {
+                for event in committed.new_events {
                     // Sending fails without subscribers; that is no error, because the event is stored.
                     let _listeners = self.feed.send(event);
                 }
-                for event in committed.passing {
-                    let _listeners = self.passing.send(event);
+                for event in committed.transient {
+                    let _listeners = self.transient.send(event);
                 }
             }
             Err(error) => {
@@ -360,16 +365,16 @@ impl Writer {
 
     fn remember(
         &self,
-        heard: Vec<(WorkspaceId, Said)>,
+        last_reports: Vec<(WorkspaceId, LastReport)>,
         fresh: Vec<(WorkspaceId, Option<Fresh>)>,
         admins: Option<roster::Admins>,
     ) {
-        if heard.is_empty() && fresh.is_empty() && admins.is_none() {
+        if last_reports.is_empty() && fresh.is_empty() && admins.is_none() {
             return;
         }
         let mut roster = self.roster.write();
-        for (workspace, said) in heard {
-            roster.hear(workspace, said);
+        for (workspace, last_report) in last_reports {
+            roster.set_last_report(workspace, last_report);
         }
         // After the reports: these entries were read at the end of the transaction and are newer.
         for (workspace, fresh) in fresh.into_iter().filter(|_| !is(Mutation::ForgetMemory)) {
@@ -386,7 +391,7 @@ impl Writer {
         results: &mut Vec<StoreResult<()>>,
     ) -> StoreResult<Committed> {
         // Changes to a file that is no longer at its path would be lost at the next start.
-        self.check_place()?;
+        self.check_location()?;
         let sql = &self.sql;
         if !sql.is_autocommit() {
             // A batch that panicked left its transaction open.
@@ -396,17 +401,17 @@ impl Writer {
         let mut tx = Tx {
             sql,
             roster: &self.roster,
-            told: Vec::new(),
+            new_events: Vec::new(),
             touched: BTreeSet::new(),
             admins_touched: false,
-            heard: Vec::new(),
-            passing: Vec::new(),
-            overheard: self.passing.receiver_count() > 0,
+            last_reports: Vec::new(),
+            transient: Vec::new(),
+            next_transient: self.transient.receiver_count() > 0,
             raised: None,
             was_refused: self.was_refused,
         };
         for job in jobs {
-            let before = (tx.told.len(), tx.heard.len(), tx.passing.len(), tx.raised);
+            let before = (tx.new_events.len(), tx.last_reports.len(), tx.transient.len(), tx.raised);
             run(sql, "SAVEPOINT job")?;
             let result = job.run(&mut tx);
             if sql.is_autocommit() {
@@ -416,9 +421,9 @@ impl Writer {
                     .unwrap_or_else(|| StoreError::new("SQLite rolled back the transaction")));
             }
             if result.is_err() {
-                tx.told.truncate(before.0);
-                tx.heard.truncate(before.1);
-                tx.passing.truncate(before.2);
+                tx.new_events.truncate(before.0);
+                tx.last_reports.truncate(before.1);
+                tx.transient.truncate(before.2);
                 tx.raised = before.3;
                 run(sql, "ROLLBACK TO job")?;
             }
@@ -472,19 +477,19 @@ fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
     let Tx {
         sql,
         roster: _,
-        told,
+        new_events,
         touched,
         admins_touched,
-        heard,
-        passing,
-        overheard: _,
+        last_reports,
+        transient,
+        next_transient: _,
         raised: _,
         was_refused: _,
     } = tx;
     let read = |id| Ok((id, Fresh::read(sql, id)?));
     let fresh = touched.into_iter().map(read).collect::<StoreResult<_>>()?;
     let admins = admins_touched.then(|| roster::admins(sql)).transpose()?;
-    Ok(Committed { told, passing, heard, fresh, admins })
+    Ok(Committed { new_events, transient, last_reports, fresh, admins })
 }
 
 /// Runs one of the few statements around every job; each is prepared once.
@@ -500,7 +505,7 @@ type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
 pub(super) enum WriteCall {
     Job(Box<dyn Job>),
     /// Checks that the database is still the file at its path.
-    CheckPlace(oneshot::Sender<StoreResult<()>>),
+    CheckLocation(oneshot::Sender<StoreResult<()>>),
     /// Ends the lane.
     End(oneshot::Sender<()>),
 }
@@ -553,10 +558,10 @@ impl Lanes {
         }
     }
 
-    pub(super) async fn check_place(&self) -> StoreResult<()> {
+    pub(super) async fn check_location(&self) -> StoreResult<()> {
         let Self::Threads { write, .. } = self else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        write.send(WriteCall::CheckPlace(reply)).map_err(|_| StoreError::closed())?;
+        write.send(WriteCall::CheckLocation(reply)).map_err(|_| StoreError::closed())?;
         answer.await.unwrap_or_else(|_| Err(StoreError::unanswered()))
     }
 
@@ -611,7 +616,7 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
         for call in std::iter::once(first).chain(calls.try_iter()) {
             match call {
                 WriteCall::Job(job) => batch.push(job),
-                call @ (WriteCall::CheckPlace(_) | WriteCall::End(_)) => last = Some(call),
+                call @ (WriteCall::CheckLocation(_) | WriteCall::End(_)) => last = Some(call),
             }
             if last.is_some() || batch.len() == BATCH_MAX {
                 break;
@@ -622,7 +627,7 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
             tracing::error!("statement panicked; its batch was rolled back");
         }
         match last {
-            Some(WriteCall::CheckPlace(reply)) => drop(reply.send(writer.check_place())),
+            Some(WriteCall::CheckLocation(reply)) => drop(reply.send(writer.check_location())),
             Some(WriteCall::End(ended)) => {
                 writer.close();
                 // A caller that no longer waits does not need the answer.
@@ -701,29 +706,32 @@ mod tests {
         sql.pragma_update(None, "max_page_count", pages + 2).unwrap();
         let (feed, mut events) = broadcast::channel(64);
         let mut writer = Writer::new(sql, feed, broadcast::channel(1).0, SharedRoster::default());
-        let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| told(4096)).unzip();
+        let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| new_events(4096)).unzip();
         writer.turn(jobs);
         for answer in answers {
-            let said = answer.await.unwrap().unwrap_err().to_string();
-            assert!(said.contains("full") && said.contains("nothing was changed"), "{said}");
+            let last_report = answer.await.unwrap().unwrap_err().to_string();
+            assert!(
+                last_report.contains("full") && last_report.contains("nothing was changed"),
+                "{last_report}"
+            );
         }
         assert_eq!(count(&look), 0, "part of a failed batch was stored");
         assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
 
         assert!(writer.was_refused, "the refused write is not reported");
         writer.sql.pragma_update(None, "max_page_count", 1_000_000).unwrap();
-        let (answer, job) = told(4096);
+        let (answer, job) = new_events(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
         assert_eq!(count(&look), 1);
         assert!(!writer.was_refused, "the disk is still reported as full");
     }
 
-    fn told(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {
+    fn new_events(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {
         let (reply, answer) = oneshot::channel();
         let work = move |tx: &mut Tx<'_>| {
             let payload = serde_json::json!({ "text": "x".repeat(length) });
-            tx.tell(AT, EventKind::ContainerStopped, None, payload, None)
+            tx.emit(AT, EventKind::ContainerStopped, None, payload, None)
         };
         (answer, Box::new(Asked { label: "told", work: Some(work), done: None, reply }))
     }
@@ -733,7 +741,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let broken = store.lanes.write::<()>("broken", |tx| {
-            tx.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None)?;
+            tx.emit(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None)?;
             panic!("intended panic after a change")
         });
         assert_eq!(broken.await, Err(StoreError::unanswered()));
@@ -741,7 +749,7 @@ mod tests {
             let broken = store.lanes.read::<()>("broken", |_| panic!("intended panic while reading"));
             assert_eq!(broken.await, Err(StoreError::unanswered()));
         }
-        store.tell(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None).await.unwrap();
+        store.emit(AT, EventKind::ContainerStopped, None, serde_json::json!({}), None).await.unwrap();
         let events = store.events_after(0, 10).await.unwrap();
         assert_eq!(
             events.iter().map(|event| event.id).collect::<Vec<_>>(),

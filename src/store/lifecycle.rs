@@ -38,19 +38,19 @@ pub enum PauseResult {
 
 /// Precondition of a status change, besides the source status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unless {
+pub enum Precondition {
     /// The status has not changed since this time.
     ChangedSince(Timestamp),
     /// No heartbeat was received at this time or later. One more than 10 s in the future does not count: it was
     /// received before the clock was set back.
-    HeardSince(Timestamp),
+    HeartbeatSince(Timestamp),
     /// The workspace was not undeleted after this event: one that was removed and restored as paused looks the same.
     UndeletedAfter(i64),
 }
 
 /// Reason for hibernating a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Drowsy {
+pub enum HibernateReason {
     /// An operator or another caller ordered it.
     Ordered {
         /// Hibernate even while it has active tasks.
@@ -67,7 +67,7 @@ pub enum Drowsy {
 
 /// Result of beginning a hibernation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SleepResult {
+pub enum HibernateResult {
     /// The status is now `hibernating`.
     Begun,
     /// Refused: it has so many active tasks.
@@ -107,7 +107,7 @@ pub struct ContainerEnd {
     /// Cause in words; becomes the status detail.
     pub reason: String,
     /// Payload of the emitted event.
-    pub told: Value,
+    pub payload: Value,
     /// Limits of restarts.
     pub budget: RestartBudget,
     /// Whether the exit counts against the restart budget. If not, the restart is due at once.
@@ -169,10 +169,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn change_status_unless(&self, change: StatusChange, unless: Unless) -> StoreResult<bool> {
+    pub async fn change_status_under(
+        &self,
+        change: StatusChange,
+        precondition: Precondition,
+    ) -> StoreResult<bool> {
         self.lanes
             .write("change status unless", move |tx| {
-                Ok(holds(tx.sql, change.workspace, unless, change.at)?
+                Ok(holds(tx.sql, change.workspace, precondition, change.at)?
                     && change_status(tx, &change, event_of(change.cause))?)
             })
             .await
@@ -187,9 +191,9 @@ impl Store {
     pub async fn begin_hibernation(
         &self,
         id: WorkspaceId,
-        why: Drowsy,
+        why: HibernateReason,
         at: Timestamp,
-    ) -> StoreResult<SleepResult> {
+    ) -> StoreResult<HibernateResult> {
         self.lanes
             .write("begin hibernation", move |tx| {
                 let seen: Option<(u32, Option<Timestamp>, String, u8)> = tx
@@ -200,30 +204,30 @@ impl Store {
                     )?
                     .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
                     .optional()?;
-                let Some((tasks, active_at, name, tier)) = seen else { return Ok(SleepResult::Raced) };
+                let Some((tasks, active_at, name, tier)) = seen else { return Ok(HibernateResult::Raced) };
                 let (idle_since, evidence, force) = match why {
-                    Drowsy::Ordered { force } => (None, None, force),
-                    Drowsy::Idle { since, evidence } => (Some(since), Some(evidence), false),
+                    HibernateReason::Ordered { force } => (None, None, force),
+                    HibernateReason::Idle { since, evidence } => (Some(since), Some(evidence), false),
                 };
                 if tasks > 0 && !force {
-                    return Ok(SleepResult::Busy(tasks));
+                    return Ok(HibernateResult::Busy(tasks));
                 }
                 if let (Some(since), Some(active_at)) = (idle_since, active_at)
                     && active_at > since
                     && !active_at.is_ahead_of(at)
                 {
-                    return Ok(SleepResult::Raced);
+                    return Ok(HibernateResult::Raced);
                 }
                 let change = StatusChange {
                     workspace: id,
                     cause: Cause::BeginHibernation,
                     incarnation: None,
                     detail: None,
-                    told: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
+                    payload: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
                     at,
                 };
                 let begun = change_status(tx, &change, EventKind::Hibernating)?;
-                Ok(if begun { SleepResult::Begun } else { SleepResult::Raced })
+                Ok(if begun { HibernateResult::Begun } else { HibernateResult::Raced })
             })
             .await
     }
@@ -238,15 +242,15 @@ impl Store {
             .write("note container end", move |tx| {
                 let (id, budget) = (end.workspace, end.budget);
                 let (ends, online_since) = spent(tx.sql, id)?;
-                let change = |cause, detail, told| StatusChange {
+                let change = |cause, detail, payload| StatusChange {
                     workspace: id,
                     cause,
                     incarnation: Some(end.incarnation),
                     detail: Some(detail),
-                    told,
+                    payload,
                     at,
                 };
-                let offline = change(Cause::ContainerGone, end.reason.clone(), end.told.clone());
+                let offline = change(Cause::ContainerGone, end.reason.clone(), end.payload.clone());
                 if !change_status(tx, &offline, EventKind::Offline)? {
                     return Ok(GoneResult::Raced);
                 }
@@ -266,9 +270,9 @@ impl Store {
                              and `ostler why` show details; `ostler start` starts it again",
                             end.reason
                         );
-                        let mut told = end.told.clone();
-                        told["ends"] = json!(ends);
-                        change_status(tx, &change(Cause::BudgetSpent, detail, told), EventKind::Parked)?;
+                        let mut payload = end.payload.clone();
+                        payload["ends"] = json!(ends);
+                        change_status(tx, &change(Cause::BudgetSpent, detail, payload), EventKind::Parked)?;
                         Ok(GoneResult::Parked)
                     }
                 }
@@ -282,15 +286,15 @@ impl Store {
     /// The charge is written before the start, not in the start's transaction, because the old process is stopped in
     /// between. If the daemon ended in that gap, the next daemon would find the exit and not charge it, because it came
     /// while no daemon was running. A daemon that is killed at that moment each time would then restart the workspace
-    /// without limit. So a crash leaves the charge; [`Store::give_back_restart`] undoes the charge of a restart that
+    /// without limit. So a crash leaves the charge; [`Store::refund_restart`] undoes the charge of a restart that
     /// did not happen. The start's transaction emits the event.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn claim_restart_of_unwell(
+    pub async fn charge_degraded_restart(
         &self,
         id: WorkspaceId,
-        unless: Unless,
+        precondition: Precondition,
         budget: RestartBudget,
         at: Timestamp,
     ) -> StoreResult<Option<ClaimedRestart>> {
@@ -299,7 +303,7 @@ impl Store {
                 let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Degraded) else {
                     return Ok(None);
                 };
-                if !holds(tx.sql, id, unless, at)? {
+                if !holds(tx.sql, id, precondition, at)? {
                     return Ok(None);
                 }
                 let (ends, _) = spent(tx.sql, id)?;
@@ -315,7 +319,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer. The charge then stays.
-    pub async fn give_back_restart(&self, claimed: ClaimedRestart) -> StoreResult<bool> {
+    pub async fn refund_restart(&self, claimed: ClaimedRestart) -> StoreResult<bool> {
         self.lanes
             .write("give back restart", move |tx| {
                 let ClaimedRestart { workspace, incarnation, at } = claimed;
@@ -323,8 +327,8 @@ impl Store {
                     return Ok(false);
                 }
                 let (mut ends, _) = spent(tx.sql, workspace)?;
-                let Some(place) = ends.iter().rposition(|end| *end == at) else { return Ok(false) };
-                ends.remove(place);
+                let Some(location) = ends.iter().rposition(|end| *end == at) else { return Ok(false) };
+                ends.remove(location);
                 tx.sql
                     .prepare_cached("UPDATE workspaces SET ends = ?2 WHERE id = ?1")?
                     .execute(params![workspace, json!(ends).to_string()])?;
@@ -378,13 +382,13 @@ impl Store {
                 if flagged == 0 {
                     return Ok(false);
                 }
-                tx.tell(at, EventKind::Wedged, Some(id), json!({ "evidence": evidence }), None)?;
+                tx.emit(at, EventKind::Wedged, Some(id), json!({ "evidence": evidence }), None)?;
                 let change = StatusChange {
                     workspace: id,
-                    cause: Cause::Unwell,
+                    cause: Cause::ReportedDegraded,
                     incarnation: None,
                     detail: Some(evidence.clone()),
-                    told: json!({ "runtime_state": "wedged", "evidence": evidence }),
+                    payload: json!({ "runtime_state": "wedged", "evidence": evidence }),
                     at,
                 };
                 // Raced is fine: a silent workspace is degraded already.
@@ -426,7 +430,7 @@ fn pause_one(
         cause: Cause::Pause,
         incarnation: None,
         detail: None,
-        told: json!({ "name": row.name, "paused_with": with }),
+        payload: json!({ "name": row.name, "paused_with": with }),
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
@@ -442,18 +446,18 @@ fn pause_one(
     Ok(paused)
 }
 
-fn holds(sql: &Connection, id: WorkspaceId, unless: Unless, now: Timestamp) -> StoreResult<bool> {
-    Ok(match unless {
-        Unless::ChangedSince(since) => sql
+fn holds(sql: &Connection, id: WorkspaceId, precondition: Precondition, now: Timestamp) -> StoreResult<bool> {
+    Ok(match precondition {
+        Precondition::ChangedSince(since) => sql
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND status_since = ?2)")?
             .query_row(params![id, since], |row| row.get(0))?,
-        Unless::HeardSince(since) => sql
+        Precondition::HeartbeatSince(since) => sql
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM workspaces w JOIN pulse p ON p.workspace = w.key
                                 WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) NOT BETWEEN ?2 AND ?3)",
             )?
             .query_row(params![id, since, now + JUMP], |row| row.get(0))?,
-        Unless::UndeletedAfter(event) => !was_undeleted_after(sql, id, event)?,
+        Precondition::UndeletedAfter(event) => !was_undeleted_after(sql, id, event)?,
     })
 }
 

@@ -103,9 +103,9 @@ pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
 }
 
 /// Device and inode of a file.
-type Place = (u64, u64);
+type Location = (u64, u64);
 
-fn place_of(path: &Path) -> io::Result<Place> {
+fn location_of(path: &Path) -> io::Result<Location> {
     let metadata = fs::metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
@@ -114,8 +114,8 @@ fn place_of(path: &Path) -> io::Result<Place> {
 pub(super) struct OpenFile {
     path: PathBuf,
     log: PathBuf,
-    file_place: Place,
-    log_place: Option<Place>,
+    file_location: Location,
+    log_location: Option<Location>,
     checkpoint_at: u64,
     /// Whether a rescue copy was attempted since the file was found replaced.
     rescued: bool,
@@ -124,33 +124,33 @@ pub(super) struct OpenFile {
 impl OpenFile {
     /// Takes over a database that was just opened for writing, and moves its log into the file.
     pub(super) fn begin(sql: &Connection, path: &Path) -> Result<Self, OpenError> {
-        let place = |source| OpenError::Place { path: path.to_owned(), source };
+        let location = |source| OpenError::Location { path: path.to_owned(), source };
         sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(StoreError::from)?;
         // Nor on close: on a full disk it would move a part of the log, with the mark `open`, into the file.
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(StoreError::from)?;
         let log = log_of(path);
-        let file_place = place_of(path).map_err(place)?;
+        let file_location = location_of(path).map_err(location)?;
         let mut open = Self {
             path: path.to_owned(),
             log,
-            file_place,
-            log_place: None,
+            file_location,
+            log_location: None,
             checkpoint_at: CHECKPOINT_BYTES,
             rescued: false,
         };
         open.checkpoint(sql);
-        open.log_place = place_of(&open.log).ok();
+        open.log_location = location_of(&open.log).ok();
         Ok(open)
     }
 
     /// Checks that the paths still lead to the open files; costs two `stat` calls.
-    pub(super) fn check_place(&self) -> StoreResult<()> {
-        let is_there = |path: &Path, place: Place| match place_of(path) {
-            Ok(now) => now == place,
+    pub(super) fn check_location(&self) -> StoreResult<()> {
+        let is_there = |path: &Path, location: Location| match location_of(path) {
+            Ok(now) => now == location,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         };
-        let replaced = if is_there(&self.path, self.file_place) {
-            self.log_place.filter(|place| !is_there(&self.log, *place)).map(|_| &self.log)
+        let replaced = if is_there(&self.path, self.file_location) {
+            self.log_location.filter(|location| !is_there(&self.log, *location)).map(|_| &self.log)
         } else {
             Some(&self.path)
         };
@@ -196,7 +196,7 @@ impl OpenFile {
 
     /// Moves everything into the one file before the last connection closes, unless the file is no longer at its path.
     pub(super) fn close(&self, sql: &Connection) {
-        if self.check_place().is_err() {
+        if self.check_location().is_err() {
             return;
         }
         let closed = mark(sql, "closed").and_then(|()| move_log(sql));

@@ -46,7 +46,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
 fn is_sound_alone(path: &Path) -> bool {
     size_of(path).is_ok_and(|size| size > 0)
         && check_outline(path, false).is_ok()
-        && look_at(path, false).is_ok_and(|sql| {
+        && open_for_inspection(path, false).is_ok_and(|sql| {
             identify(&sql, Some(path), MIGRATIONS.len()).is_ok() && check_integrity(&sql, path).is_ok()
         })
 }
@@ -55,7 +55,7 @@ fn read_through(path: &Path) -> Result<(), OpenError> {
     let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
     match read {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(OpenError::Place { path: path.to_owned(), source })
+            Err(OpenError::Location { path: path.to_owned(), source })
         }
         _ => Ok(()),
     }
@@ -72,14 +72,14 @@ fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
     }
     let has_log = wal.exists();
     check_outline(path, has_log)?;
-    let sql = look_at(path, has_log).map_err(|error| OpenError::unreadable(path, &error))?;
+    let sql = open_for_inspection(path, has_log).map_err(|error| OpenError::unreadable(path, &error))?;
     let found = identify(&sql, Some(path), MIGRATIONS.len());
     if matches!(found, Ok(_) | Err(OpenError::NotOurs { .. })) {
         check_integrity(&sql, path)?;
     }
     found?;
     if has_log {
-        let alone = look_at(path, false).map_err(|error| OpenError::unreadable(path, &error))?;
+        let alone = open_for_inspection(path, false).map_err(|error| OpenError::unreadable(path, &error))?;
         log::check(path, &sql, &alone)?;
     }
     log::warn_if_log_is_missing(path, &sql);
@@ -93,11 +93,11 @@ fn inspect_both(path: &Path, wal: &Path) -> Result<(), OpenError> {
 fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     const SMALLEST_PAGE: usize = 512;
     let damaged = |found: &str| OpenError::Damaged { path: path.to_owned(), found: found.to_owned() };
-    let place = |source| OpenError::Place { path: path.to_owned(), source };
+    let location = |source| OpenError::Location { path: path.to_owned(), source };
     let mut start = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SMALLEST_PAGE as u64).read_to_end(&mut start))
-        .map_err(place)?;
+        .map_err(location)?;
     if start.len() < SMALLEST_PAGE || !start.starts_with(b"SQLite format 3\0") {
         return Err(damaged("the file does not start with a SQLite header"));
     }
@@ -114,7 +114,7 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
 
 /// Opens a file for inspection. Without a log no process has the file open, and `immutable` keeps SQLite from creating
 /// one.
-fn look_at(path: &Path, has_log: bool) -> rusqlite::Result<Connection> {
+fn open_for_inspection(path: &Path, has_log: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match path.to_str().filter(|_| !has_log) {
         Some(name) => {
@@ -138,7 +138,7 @@ fn size_of(path: &Path) -> Result<u64, OpenError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.len()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(source) => Err(OpenError::Place { path: path.to_owned(), source }),
+        Err(source) => Err(OpenError::Location { path: path.to_owned(), source }),
     }
 }
 
@@ -232,7 +232,7 @@ fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenE
     let done = copy_to(sql, &unfinished).and_then(|()| {
         fs::rename(&unfinished, &copy)
             .and_then(|()| File::open(copy.parent().unwrap_or(Path::new(".")))?.sync_all())
-            .map_err(|source| OpenError::Place { path: copy.clone(), source })
+            .map_err(|source| OpenError::Location { path: copy.clone(), source })
     });
     if done.is_err() {
         // The space it takes may be the space that is missing. It is incomplete, and the next attempt makes a new copy.
@@ -246,12 +246,12 @@ fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
         copy: copy.to_owned(),
         found: StoreError::from(error).found_and_advice(),
     };
-    let place = |source| OpenError::Place { path: copy.to_owned(), source };
+    let location = |source| OpenError::Location { path: copy.to_owned(), source };
     match fs::remove_file(copy) {
         // Left by a process that was killed while copying.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(place(source)),
+        Err(source) => return Err(location(source)),
     }
     // The copy contains what the database contains: environment variables and token digests.
     private_file(copy)?;
@@ -262,7 +262,7 @@ fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))
         .map_err(failed)?;
     drop(target);
-    File::open(copy).and_then(|file| file.sync_all()).map_err(place)
+    File::open(copy).and_then(|file| file.sync_all()).map_err(location)
 }
 
 #[cfg(test)]
@@ -324,8 +324,8 @@ mod tests {
         let before = schema_of(&sql);
         let mut next = MIGRATIONS.to_vec();
         next.push(("9999_bad", "CREATE TABLE extra (x INTEGER) STRICT; CREATE TABLE registry (y)"));
-        let said = apply(&sql, None, &next).unwrap_err().to_string();
-        assert!(said.contains("9999_bad"), "{said}");
+        let last_report = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(last_report.contains("9999_bad"), "{last_report}");
         assert_eq!(schema_of(&sql), before);
     }
 
@@ -336,8 +336,8 @@ mod tests {
         let before = schema_of(&sql);
         let mut next = MIGRATIONS.to_vec();
         next.push(("9999_bad", "CREATE TABLE registry (y)"));
-        let said = apply(&sql, None, &next).unwrap_err().to_string();
-        assert!(said.contains("9999_bad"), "{said}");
+        let last_report = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(last_report.contains("9999_bad"), "{last_report}");
         assert_eq!(schema_of(&sql), before, "an intermediate schema was left");
         let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 1);

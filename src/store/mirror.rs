@@ -87,7 +87,7 @@ impl Prepared<'_> {
                 *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.record);
                 Ok(())
             }
-            Mirror::Directory(directory) => put_in_place(directory),
+            Mirror::Directory(directory) => install(directory),
         }
     }
 }
@@ -176,7 +176,7 @@ impl Mirror {
             }
             Self::Directory(directory) => {
                 write_beside(directory, &serde_json::to_vec_pretty(record)?)?;
-                put_in_place(directory)
+                install(directory)
             }
         }
     }
@@ -185,7 +185,7 @@ impl Mirror {
     ///
     /// # Errors
     /// If the directory's metadata cannot be read.
-    pub fn place(&self) -> io::Result<DirectoryMark> {
+    pub fn location(&self) -> io::Result<DirectoryMark> {
         match self {
             Self::Memory(_) => Ok(DirectoryMark { device: 0, inode: 0, born: None }),
             Self::Directory(directory) => {
@@ -212,7 +212,7 @@ fn write_beside(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn put_in_place(directory: &Path) -> io::Result<()> {
+fn install(directory: &Path) -> io::Result<()> {
     crash_point::before("mirror: replace the file");
     fs::rename(beside(directory), directory.join(MIRROR_FILE_NAME))?;
     crash_point::after("mirror: replace the file");
@@ -265,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mirror = Mirror::Directory(dir.path().to_owned());
         assert_eq!(mirror.read().unwrap(), None);
-        let record = record(3).placed(mirror.place().unwrap());
+        let record = record(3).placed(mirror.location().unwrap());
         mirror.write(&record).unwrap();
         mirror.note_generation(7).unwrap();
         mirror.note_generation(4).unwrap();

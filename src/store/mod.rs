@@ -11,9 +11,9 @@
 mod activity;
 mod admins;
 mod agents;
-mod beats;
 mod delegations;
 mod events;
+mod heartbeats;
 mod lane;
 mod lifecycle;
 mod log;
@@ -43,7 +43,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, vtab::array};
 use tokio::sync::broadcast;
 
 use crate::{
-    domain::event::{Event, Passing},
+    domain::event::{Event, TransientEvent},
     tasks::Stage,
 };
 use lane::{Lanes, Writer};
@@ -53,20 +53,22 @@ use roster::SharedRoster;
 pub use activity::{Activity, ActivityPage, NewActivity, Queued, Summary};
 pub use admins::AdminToken;
 pub use agents::{Described, Vitals};
-pub use beats::{Heard, Registration};
 pub use delegations::{Attempt, Delegated, Delegation, Dispatched, NewDelegation, Waiting};
-pub use lifecycle::{ClaimedRestart, ContainerEnd, Drowsy, GoneResult, PauseResult, SleepResult, Unless};
+pub use heartbeats::{Registration, ReportResult};
+pub use lifecycle::{
+    ClaimedRestart, ContainerEnd, GoneResult, HibernateReason, HibernateResult, PauseResult, Precondition,
+};
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
 pub use registry::{HostReach, Registry};
-pub use roster::{Bearer, Holder, Member, Pause, Said, manages_status};
+pub use roster::{LastReport, Member, Pause, TokenOwner, TokenSubject, manages_status};
 pub use sweeps::{Approval, HeldPlanRow, NewHeldPlan};
-pub use tokens::{DeadToken, HeldToken, NewApiToken, StaleTokens, TokenIssue};
+pub use tokens::{HeldToken, InvalidToken, NewApiToken, StaleTokens, TokenIssue};
 pub use trash::{ClaimGuard, DeleteGuard, NewClaim};
 pub use workspaces::{
     AdoptedContainer, AdoptedWorkspace, BeginStart, Begun, ContainerAdoption, CreateResult, Found,
-    LeftRemoved, NewWorkspace, PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult,
-    UndeletedAlong, UndeletedPlace, WorkspaceEdit, WorkspacePatch,
+    NewWorkspace, PatchResult, PortRange, RemoveResult, Scope, StatusChange, UndeleteResult, UndeleteSkip,
+    UndeletedAlong, UndeletedUnder, WorkspaceEdit, WorkspacePatch,
 };
 
 /// The database's file name inside the data directory.
@@ -224,7 +226,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 pub enum OpenError {
     /// The data directory or the file cannot be created or accessed.
     #[error("cannot use {path}: {source}. {}", advice_for(source))]
-    Place {
+    Location {
         /// File or directory that could not be used.
         path: PathBuf,
         /// Error from the operating system.
@@ -324,7 +326,7 @@ fn is_of_the_disk(error: &rusqlite::Error) -> bool {
 pub struct Store {
     lanes: Arc<Lanes>,
     feed: broadcast::Sender<Event>,
-    passing: broadcast::Sender<Passing>,
+    transient: broadcast::Sender<TransientEvent>,
     roster: SharedRoster,
 }
 
@@ -350,9 +352,9 @@ impl Store {
     }
 
     fn of(writer: Writer, readers: Vec<Connection>, path: PathBuf) -> Result<Self, OpenError> {
-        let (feed, passing, roster) = writer.surroundings();
-        let lanes = Lanes::threads(writer, readers).map_err(|source| OpenError::Place { path, source })?;
-        Ok(Self { lanes: Arc::new(lanes), feed, passing, roster })
+        let (feed, transient, roster) = writer.surroundings();
+        let lanes = Lanes::threads(writer, readers).map_err(|source| OpenError::Location { path, source })?;
+        Ok(Self { lanes: Arc::new(lanes), feed, transient, roster })
     }
 
     /// Opens an existing database for reading only; another process may be writing to it.
@@ -379,10 +381,10 @@ impl Store {
     pub fn staged(disk: &Disk, stage: Arc<dyn Stage>) -> Self {
         let writer = disk.lock();
         writer.load_roster().expect("a database in memory is readable");
-        let (feed, passing, roster) = writer.surroundings();
+        let (feed, transient, roster) = writer.surroundings();
         drop(writer);
         let lanes = Lanes::Staged { writer: Arc::clone(&disk.writer), stage };
-        Self { lanes: Arc::new(lanes), feed, passing, roster }
+        Self { lanes: Arc::new(lanes), feed, transient, roster }
     }
 
     /// Ends every lane; later calls fail. The log is moved into the file, so that the database can be copied as one
@@ -395,8 +397,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] says that the file was deleted or replaced, and what to do.
-    pub async fn check_place(&self) -> StoreResult<()> {
-        self.lanes.check_place().await
+    pub async fn check_location(&self) -> StoreResult<()> {
+        self.lanes.check_location().await
     }
 
     /// Subscribes to stored events from now on, in order, each sent after its commit.
@@ -425,15 +427,15 @@ impl Store {
 
     /// Subscribes to transient events from now on: events that are not stored, mostly heartbeats.
     #[must_use]
-    pub fn overhear(&self) -> broadcast::Receiver<Passing> {
-        self.passing.subscribe()
+    pub fn subscribe_transient(&self) -> broadcast::Receiver<TransientEvent> {
+        self.transient.subscribe()
     }
 }
 
 fn writer(sql: Connection) -> Writer {
     let (feed, _) = broadcast::channel(FEED_CAPACITY);
-    let (passing, _) = broadcast::channel(FEED_CAPACITY);
-    Writer::new(sql, feed, passing, SharedRoster::default())
+    let (transient, _) = broadcast::channel(FEED_CAPACITY);
+    Writer::new(sql, feed, transient, SharedRoster::default())
 }
 
 /// Storage that survives a crash in the simulator: committed transactions only. Clones share one database.
@@ -449,7 +451,7 @@ impl Disk {
     /// If SQLite fails; not expected in memory.
     pub fn in_memory() -> Result<Self, OpenError> {
         let sql = Connection::open_in_memory().map_err(StoreError::from)?;
-        furnish(&sql)?;
+        apply_pragmas(&sql)?;
         migrate::prepare(&sql, None)?;
         Ok(Self { writer: Arc::new(Mutex::new(writer(sql))) })
     }
@@ -461,7 +463,7 @@ impl Disk {
     pub fn copy(&self) -> Result<Self, OpenError> {
         let mut sql = Connection::open_in_memory().map_err(StoreError::from)?;
         self.lock().copy_to(&mut sql)?;
-        furnish(&sql)?;
+        apply_pragmas(&sql)?;
         // All lanes share one connection here.
         sql.set_prepared_statement_cache_capacity(STATEMENTS * 4);
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
@@ -512,27 +514,27 @@ impl Disk {
 ///
 /// A directory that holds other files (`--data-dir /tmp`) keeps its mode; ostler's files in it are private anyway.
 fn private_directory(path: &Path) -> Result<(), OpenError> {
-    let place = |source| OpenError::Place { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(place)?;
-    for entry in std::fs::read_dir(path).map_err(place)? {
-        let name = entry.map_err(place)?.file_name();
+    let location = |source| OpenError::Location { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(location)?;
+    for entry in std::fs::read_dir(path).map_err(location)? {
+        let name = entry.map_err(location)?.file_name();
         let ours = ["ostler.", MIRROR_FILE_NAME, "quickstart"];
         if !ours.iter().any(|known| name.to_string_lossy().starts_with(known)) {
             return Ok(());
         }
     }
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(place)
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(location)
 }
 
 /// Creates the file before SQLite does: SQLite gives its auxiliary files the mode of this one.
 fn private_file(path: &Path) -> Result<(), OpenError> {
-    let place = |source| OpenError::Place { path: path.to_owned(), source };
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(place)?;
-    file.set_permissions(PermissionsExt::from_mode(0o600)).map_err(place)
+    let location = |source| OpenError::Location { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(location)?;
+    file.set_permissions(PermissionsExt::from_mode(0o600)).map_err(location)
 }
 
 /// Applies the pragmas and settings that every connection needs, on disk or in memory.
-fn furnish(sql: &Connection) -> StoreResult<()> {
+fn apply_pragmas(sql: &Connection) -> StoreResult<()> {
     // Plan each statement once, independent of bound values. Otherwise SQLite plans again at every execution where a
     // bound value could matter: `LIMIT ?` is enough, or a partial index on a table that rows are deleted from.
     sql.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -554,16 +556,16 @@ fn configure(sql: &Connection, path: &Path) -> Result<(), OpenError> {
         .into());
     }
     sql.pragma_update(None, "synchronous", "FULL").map_err(StoreError::from)?;
-    Ok(furnish(sql)?)
+    Ok(apply_pragmas(sql)?)
 }
 
 fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = Connection::open_with_flags(path, flags)
-        .map_err(|error| OpenError::Place { path: path.to_owned(), source: io::Error::other(error) })?;
+        .map_err(|error| OpenError::Location { path: path.to_owned(), source: io::Error::other(error) })?;
     sql.busy_timeout(BUSY_WAIT).map_err(StoreError::from)?;
     sql.pragma_update(None, "query_only", true).map_err(StoreError::from)?;
     sql.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(StoreError::from)?;
-    furnish(&sql)?;
+    apply_pragmas(&sql)?;
     Ok(sql)
 }

@@ -21,9 +21,9 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::{
     activity::ActivityQuery,
-    beat::{Beat, Fields},
     delegation::DelegationStatus,
     event::{Event, EventKind},
+    heartbeat::{Fields, Heartbeat},
     ids::{
         ActivityId, ContainerId, DelegationId, InstanceId, MemoryId, PlanId, TokenId, TrashId, WorkspaceId,
     },
@@ -32,7 +32,7 @@ use crate::domain::{
     status::Cause,
     time::Timestamp,
     token::TokenDigest,
-    trash::{NamedContainer, Things, TrashReason},
+    trash::{NamedContainer, TrashContents, TrashReason},
     workspace::{Delivery, Kind},
 };
 
@@ -102,7 +102,7 @@ fn labels() -> BTreeSet<&'static str> {
         include_str!("activity.rs"),
         include_str!("admins.rs"),
         include_str!("agents.rs"),
-        include_str!("beats.rs"),
+        include_str!("heartbeats.rs"),
         include_str!("delegations.rs"),
         include_str!("events.rs"),
         include_str!("lifecycle.rs"),
@@ -148,20 +148,20 @@ fn workspace(number: u128, parent: Option<u128>) -> NewWorkspace {
         spec: Spec::default(),
         url: None,
         token: Some(token(u8::try_from(number).unwrap())),
-        habits: crate::domain::workspace::Habits::default(),
+        policy: crate::domain::workspace::Policy::default(),
     }
 }
 
 fn begin(number: u128, token: TokenIssue) -> BeginStart {
     BeginStart {
         workspace: WorkspaceId(id(number)),
-        cause: Cause::StartByPerson,
+        cause: Cause::StartByOperator,
         container: container(1),
         spec_hash: String::new(),
         token,
         not_undeleted_after: Some(0),
         replaces: None,
-        unwell: None,
+        degraded: None,
         at: NOW,
     }
 }
@@ -175,7 +175,7 @@ fn claim(number: u128, workspace: u128, reason: TrashReason, guard: ClaimGuard) 
         workspace_name: "w".into(),
         reason,
         evidence: String::new(),
-        things: Things { container, volumes: vec![format!("volume-{number}")] },
+        contents: TrashContents { container, volumes: vec![format!("volume-{number}")] },
         guard,
         keep_until: NOW,
         swept_by: Some("pass"),
@@ -225,7 +225,7 @@ fn drive_workspaces(store: &Store) {
         cause: Cause::ContainerReady,
         incarnation: None,
         detail: None,
-        told: json!({}),
+        payload: json!({}),
         at: NOW,
     };
     assert!(at_once(store.change_status(change)));
@@ -271,13 +271,13 @@ fn adopted(number: u128) -> AdoptedWorkspace {
 
 fn drive_tokens(store: &Store) {
     let first = WorkspaceId(id(1));
-    at_once(store.removed_holder(TokenDigest([11; 32])));
-    at_once(store.dead_token(TokenDigest([11; 32])));
+    at_once(store.removed_token_owner(TokenDigest([11; 32])));
+    at_once(store.invalid_token(TokenDigest([11; 32])));
     at_once(store.live_tokens(first, NOW));
-    at_once(store.note_token_use(holder(store, 11), NOW));
+    at_once(store.note_token_use(token_owner(store, 11), NOW));
     at_once(store.take_token_over(first, crate::domain::ids::Incarnation(1), token(16), NOW));
     at_once(store.issue_api_token(first, NewApiToken { token: token(13), expires_at: None }, 9, NOW));
-    at_once(store.note_token_use(holder(store, 13), NOW));
+    at_once(store.note_token_use(token_owner(store, 13), NOW));
     at_once(store.revoke_token(first, TokenId(id(13)), NOW));
     at_once(store.issue_admin_token(token(31), "name".into(), None, NOW));
     at_once(store.admin_tokens());
@@ -285,9 +285,9 @@ fn drive_tokens(store: &Store) {
     assert!(at_once(store.memory_is_true()));
 }
 
-fn holder(store: &Store, number: u8) -> Holder {
-    match store.bearer(&TokenDigest([number; 32]), NOW) {
-        Some(Bearer::Workspace(holder)) => holder,
+fn token_owner(store: &Store, number: u8) -> TokenOwner {
+    match store.token_subject(&TokenDigest([number; 32]), NOW) {
+        Some(TokenSubject::Workspace(token_owner)) => token_owner,
         other => panic!("token {number} is {other:?}"),
     }
 }
@@ -364,17 +364,17 @@ fn drive_activity(store: &Store) {
 /// Calls the methods for agents' reports, and those that read or change what follows from them.
 fn drive_agents(store: &Store) {
     let first = WorkspaceId(id(1));
-    let speaks = holder(store, 16);
-    let beat = Beat {
+    let speaks = token_owner(store, 16);
+    let heartbeat = Heartbeat {
         error_rate: 0.9,
         current_task: "sorting".into(),
         uptime_seconds: 1,
-        metadata: Some(crate::domain::beat::Metadata { json: "{}".into(), manages_status: false }),
-        ..Beat::default()
+        metadata: Some(crate::domain::heartbeat::Metadata { json: "{}".into(), manages_status: false }),
+        ..Heartbeat::default()
     };
-    at_once(store.note_beat(speaks, beat, NOW));
+    at_once(store.record_heartbeat(speaks, heartbeat, NOW));
     at_once(store.note_refused_requests(speaks.workspace, "heartbeat", "why", NOW));
-    at_once(store.note_registration(
+    at_once(store.record_registration(
         speaks,
         Registration {
             url: None,
@@ -394,31 +394,31 @@ fn drive_agents(store: &Store) {
     at_once(store.note_activity_at(vec![(first, NOW)]));
     at_once(store.quiet_rows(NOW, NOW));
     at_once(store.idle_rows(NOW));
-    at_once(store.may_sleep());
+    at_once(store.hibernation_candidates());
     at_once(store.flag_wedged(first, NOW, String::new(), NOW));
     let budget = crate::domain::budget::RestartBudget::default();
-    let silent = Unless::HeardSince(Timestamp(NOW.0 + 1));
-    if let Some(claimed) = at_once(store.claim_restart_of_unwell(first, silent, budget, NOW)) {
-        at_once(store.give_back_restart(claimed));
+    let silent = Precondition::HeartbeatSince(Timestamp(NOW.0 + 1));
+    if let Some(claimed) = at_once(store.charge_degraded_restart(first, silent, budget, NOW)) {
+        at_once(store.refund_restart(claimed));
     }
     let change = |cause| StatusChange {
         workspace: first,
         cause,
         incarnation: None,
         detail: None,
-        told: json!({}),
+        payload: json!({}),
         at: NOW,
     };
-    at_once(store.change_status_unless(change(Cause::Unwell), Unless::ChangedSince(NOW)));
-    at_once(store.begin_hibernation(first, Drowsy::Ordered { force: true }, NOW));
-    at_once(store.falling_asleep_rows());
+    at_once(store.change_status_under(change(Cause::ReportedDegraded), Precondition::ChangedSince(NOW)));
+    at_once(store.begin_hibernation(first, HibernateReason::Ordered { force: true }, NOW));
+    at_once(store.hibernating_rows());
     at_once(store.change_status(change(Cause::FinishHibernation)));
     at_once(store.change_status(change(Cause::Wake)));
     let end = ContainerEnd {
         workspace: first,
         incarnation: crate::domain::ids::Incarnation(1),
         reason: String::new(),
-        told: json!({}),
+        payload: json!({}),
         budget,
         charged: true,
     };
@@ -442,7 +442,7 @@ fn drive_agents(store: &Store) {
 
 fn drive_sweeps(store: &Store) {
     let (first, later) = (WorkspaceId(id(1)), Timestamp(NOW.0 + 1));
-    at_once(store.known_rows(vec![first]));
+    at_once(store.sweep_rows(vec![first]));
     at_once(store.known_count(vec![first]));
     at_once(store.stale_candidates(vec![first], later));
     at_once(store.up_rows());
@@ -471,20 +471,20 @@ fn drive_trash(store: &Store) {
     at_once(store.claim_for_trash(claim(22, 9, TrashReason::Unknown, ClaimGuard::NoRow), NOW))
         .expect("claimed");
     at_once(store.trash());
-    at_once(store.trash_in_sight(vec![removed]));
+    at_once(store.relevant_trash(vec![removed]));
     at_once(store.trash_entry(entry));
     at_once(store.trash_of(vec![removed]));
     at_once(store.trash_due(NOW, 5));
-    at_once(store.keep_in_trash(entry, NOW));
+    at_once(store.mark_in_trash(entry, NOW));
     at_once(store.begin_delete(entry, DeleteGuard::Named, Some("pass"), NOW));
-    at_once(store.keep_after_all(entry));
+    at_once(store.cancel_transition(entry));
     at_once(store.drop_from_trash(entry, "volume-21".into()));
     at_once(store.undelete_workspace(removed, None, false, NOW));
     at_once(store.finish_restore(entry, NOW));
     at_once(store.remove_workspace(removed, true, false, NOW));
     at_once(store.claim_for_trash(claim(23, 4, TrashReason::Removed, ClaimGuard::RowRemoved), NOW))
         .expect("claimed");
-    at_once(store.keep_in_trash(TrashId(id(23)), NOW));
+    at_once(store.mark_in_trash(TrashId(id(23)), NOW));
     at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::PurgeOrdered, None, NOW));
     at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::Named, None, NOW));
     at_once(store.finish_delete(TrashId(id(23)), NOW));
@@ -503,7 +503,7 @@ fn card_event() -> Event {
 }
 
 fn drive_history(store: &Store) {
-    at_once(store.tell(NOW, EventKind::Online, None, json!({}), None));
+    at_once(store.emit(NOW, EventKind::Online, None, json!({}), None));
     at_once(store.newest_events(None, 5));
     at_once(store.newest_events(Some(WorkspaceId(id(1))), 5));
     at_once(store.events_after(0, 5));
@@ -533,7 +533,7 @@ fn virtual_table(what: &str, allowed: &str) -> bool {
 /// Returns a migrated database in memory, and the statements of all methods, recorded on another.
 fn recorded() -> (Connection, Vec<String>) {
     let sql = Connection::open_in_memory().unwrap();
-    furnish(&sql).unwrap();
+    apply_pragmas(&sql).unwrap();
     migrate::prepare(&sql, None).unwrap();
     let disk = Disk::in_memory().unwrap();
     disk.writer.lock().unwrap().sql().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(record));

@@ -97,8 +97,8 @@ impl Store {
                     "UPDATE workspaces SET purge_ordered_at = NULL WHERE purge_ordered_at IS NOT NULL",
                     [],
                 )?;
-                let told = json!({ "reason": why, "purges_cancelled": cancelled });
-                tx.tell(at, EventKind::RegistryRecovering, None, told, None)
+                let payload = json!({ "reason": why, "purges_cancelled": cancelled });
+                tx.emit(at, EventKind::RegistryRecovering, None, payload, None)
             })
             .await
     }
@@ -115,7 +115,7 @@ impl Store {
                     [],
                 )?;
                 if ended > 0 {
-                    tx.tell(at, EventKind::RegistrySettled, None, json!({ "reason": why }), None)?;
+                    tx.emit(at, EventKind::RegistrySettled, None, json!({ "reason": why }), None)?;
                 }
                 Ok(ended > 0)
             })
@@ -130,7 +130,7 @@ impl Store {
         self.lanes
             .write("accept engine", move |tx| {
                 tx.sql.execute("UPDATE registry SET engine_accepted_at = ?1", params![at])?;
-                tx.tell(at, EventKind::EngineAccepted, None, json!({ "engine": engine }), None)
+                tx.emit(at, EventKind::EngineAccepted, None, json!({ "engine": engine }), None)
             })
             .await
     }
@@ -150,7 +150,7 @@ impl Store {
                 )?;
                 if became > 0 {
                     let why = json!({ "reason": format!("adopted the identity of instance {instance}") });
-                    tx.tell(at, EventKind::RegistryRecovering, None, why, None)?;
+                    tx.emit(at, EventKind::RegistryRecovering, None, why, None)?;
                 }
                 Ok(became > 0)
             })

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{StoreResult, row};
 use crate::domain::{
     access::{STEPS_MAX, Tree},
-    beat::Fields,
+    heartbeat::Fields,
     ids::{Incarnation, TokenId, WorkspaceId},
     status::Status,
     time::Timestamp,
@@ -47,7 +47,7 @@ pub struct Member {
     /// How messages reach its agent.
     pub delivery: Delivery,
     /// Last report of its agent.
-    pub said: Said,
+    pub last_report: LastReport,
     tokens: Vec<TokenDigest>,
     /// Those of `tokens` that its agent may hold, with their expiry. A container's agent holds the instance token in
     /// its volume; an external agent may hold any of its API tokens.
@@ -78,7 +78,7 @@ pub enum Pause {
 
 /// Last report of an agent.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Said {
+pub struct LastReport {
     /// Number of tasks the agent works on.
     pub active_tasks: u32,
     /// Description of the current task; empty for none.
@@ -98,23 +98,23 @@ pub struct Said {
     /// When its event allowance is full again, see [`crate::domain::bounds::next_agent_event`].
     pub events_full_at: Option<Timestamp>,
     /// When the last heartbeat was received.
-    pub heard_at: Option<Timestamp>,
+    pub heartbeat_at: Option<Timestamp>,
     /// When the use of its instance token was last written.
     pub token_used_at: Option<Timestamp>,
 }
 
 /// Principal that a token authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bearer {
+pub enum TokenSubject {
     /// A principal with all permissions.
     Admin,
     /// A workspace's agent.
-    Workspace(Holder),
+    Workspace(TokenOwner),
 }
 
 /// A workspace's token and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct TokenOwner {
     /// Workspace that owns the token.
     pub workspace: WorkspaceId,
     /// Id of the token's row.
@@ -126,7 +126,7 @@ pub struct Holder {
     last_used_at: Option<Timestamp>,
 }
 
-impl Holder {
+impl TokenOwner {
     /// Returns whether an API token's use is to be written again; its row is written rarely.
     #[must_use]
     pub fn is_due(&self, at: Timestamp) -> bool {
@@ -136,7 +136,7 @@ impl Holder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
-    bearer: Bearer,
+    token_subject: TokenSubject,
     expires_at: Option<Timestamp>,
 }
 
@@ -180,15 +180,15 @@ impl Roster {
     }
 
     fn add_token(&mut self, digest: TokenDigest, known: Known) {
-        if let Bearer::Workspace(holder) = known.bearer
-            && let Some(member) = self.members.get_mut(&holder.workspace)
+        if let TokenSubject::Workspace(token_owner) = known.token_subject
+            && let Some(member) = self.members.get_mut(&token_owner.workspace)
         {
             member.tokens.push(digest);
             let of_agent = match member.kind {
                 Kind::Container => TokenKind::Instance,
                 Kind::External => TokenKind::Api,
             };
-            if holder.kind == of_agent {
+            if token_owner.kind == of_agent {
                 member.held.push((digest, known.expires_at));
             }
             self.tokens.insert(digest, known);
@@ -216,13 +216,13 @@ impl Roster {
         }
         for (digest, expires_at) in fresh.0 {
             self.admins.push(digest);
-            self.tokens.insert(digest, Known { bearer: Bearer::Admin, expires_at });
+            self.tokens.insert(digest, Known { token_subject: TokenSubject::Admin, expires_at });
         }
     }
 
-    pub(super) fn hear(&mut self, id: WorkspaceId, said: Said) {
+    pub(super) fn set_last_report(&mut self, id: WorkspaceId, last_report: LastReport) {
         if let Some(member) = self.members.get_mut(&id) {
-            member.said = said;
+            member.last_report = last_report;
         }
     }
 
@@ -231,8 +231,8 @@ impl Roster {
     }
 
     pub(super) fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
-        let refusing = self.members.iter().filter(|(_, member)| !member.said.refused.is_empty());
-        refusing.map(|(id, member)| (*id, member.said.refused)).collect()
+        let refusing = self.members.iter().filter(|(_, member)| !member.last_report.refused.is_empty());
+        refusing.map(|(id, member)| (*id, member.last_report.refused)).collect()
     }
 
     /// See [`super::Store::pause`].
@@ -252,9 +252,9 @@ impl Roster {
         pause
     }
 
-    pub(super) fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
+    pub(super) fn token_subject(&self, digest: &TokenDigest, now: Timestamp) -> Option<TokenSubject> {
         let known = self.tokens.get(digest)?;
-        known.expires_at.is_none_or(|end| end > now).then_some(known.bearer)
+        known.expires_at.is_none_or(|end| end > now).then_some(known.token_subject)
     }
 }
 
@@ -311,7 +311,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
         host_port: row.get(14)?,
         url: row.get::<_, Option<String>>(15)?.map(Arc::from),
         delivery: row::word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
-        said: Said {
+        last_report: LastReport {
             active_tasks: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
             current_task: text(8)?,
             sample_error: text(9)?,
@@ -321,7 +321,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
             metadata: metadata.map(Arc::from),
             refused: row.get::<_, Option<String>>(16)?.map(|text| Fields::parse(&text)).unwrap_or_default(),
             events_full_at: row.get(17)?,
-            heard_at: row.get(12)?,
+            heartbeat_at: row.get(12)?,
             token_used_at: row.get(13)?,
         },
         tokens: Vec::new(),
@@ -350,14 +350,14 @@ const TOKENS: &str = "SELECT t.digest, w.id, t.id, t.kind, t.expires_at, t.last_
 fn token(row: &Row<'_>) -> rusqlite::Result<(TokenDigest, Known)> {
     let kind: String = row.get(3)?;
     let digest = TokenDigest(row.get(0)?);
-    let holder = Holder {
+    let token_owner = TokenOwner {
         workspace: row.get(1)?,
         token: row.get(2)?,
         kind: row::word("kind", &kind, TokenKind::ALL.into_iter().find(|k| k.as_str() == kind))?,
         digest,
         last_used_at: row.get(5)?,
     };
-    Ok((digest, Known { bearer: Bearer::Workspace(holder), expires_at: row.get(4)? }))
+    Ok((digest, Known { token_subject: TokenSubject::Workspace(token_owner), expires_at: row.get(4)? }))
 }
 
 /// The roster of a store, shared between its clones.
@@ -377,8 +377,8 @@ impl SharedRoster {
 impl super::Store {
     /// Returns the principal of a token, from memory. `None` is certain: the token is not valid.
     #[must_use]
-    pub fn bearer(&self, digest: &TokenDigest, now: Timestamp) -> Option<Bearer> {
-        self.roster.read().bearer(digest, now)
+    pub fn token_subject(&self, digest: &TokenDigest, now: Timestamp) -> Option<TokenSubject> {
+        self.roster.read().token_subject(digest, now)
     }
 
     /// Returns the in-memory state of a live workspace.

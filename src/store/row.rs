@@ -15,7 +15,7 @@ use crate::domain::{
     naming::WorkspaceName,
     status::Status,
     time::Timestamp,
-    workspace::{Delivery, Habits, Kind, Workspace},
+    workspace::{Delivery, Kind, Policy, Workspace},
 };
 
 macro_rules! uuid_column {
@@ -115,7 +115,7 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         url: row.get(18)?,
         created_at: row.get(19)?,
         removed_at: row.get(20)?,
-        habits: Habits {
+        policy: Policy {
             hibernation_idle_minutes: row.get(21)?,
             max_concurrent_tasks: row.get(22)?,
             restart_when_wedged: row.get(23)?,

@@ -13,7 +13,7 @@ use crate::domain::{
     event::EventKind,
     ids::{ContainerId, PlanId, WorkspaceId},
     liveness::{IdleRow, QuietRow, RestartsDue},
-    plan::{KnownRow, StaleCandidate},
+    plan::{StaleCandidate, SweepRow},
     status::Status,
     time::{JUMP, Timestamp},
     workspace::Kind,
@@ -60,13 +60,13 @@ pub enum Approval {
     NothingHeld,
 }
 
-const KNOWN_COLUMNS: &str =
+const SWEEP_COLUMNS: &str =
     "w.id, w.name, w.status, w.failure, w.container_id, w.incarnation, w.status_since, w.runtime";
 
-fn known(row: &Row<'_>) -> rusqlite::Result<KnownRow> {
+fn known(row: &Row<'_>) -> rusqlite::Result<SweepRow> {
     let (status, failure): (String, Option<String>) = (row.get(2)?, row.get(3)?);
     let container: Option<String> = row.get(4)?;
-    Ok(KnownRow {
+    Ok(SweepRow {
         id: row.get(0)?,
         name: row.get(1)?,
         status: row::word("status", &status, Status::parse(&status, failure.as_deref()))?,
@@ -94,7 +94,7 @@ fn stale() -> String {
     )
 }
 
-fn known_rows(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<KnownRow>> {
+fn sweep_rows(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<SweepRow>> {
     Ok(sql.prepare_cached(text)?.query_map(bind, known)?.collect::<Result<_, _>>()?)
 }
 
@@ -117,23 +117,23 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn known_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<KnownRow>> {
+    pub async fn sweep_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("known rows", move |sql| {
                 // Most rows come from a covering index. A row that leaves the index before the second query is found by
                 // that one.
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}
+                    "SELECT {SWEEP_COLUMNS}
                      FROM rarray(?1) l CROSS JOIN workspaces w INDEXED BY workspaces_holding ON w.id = l.value
                      WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}"
                 );
-                let mut rows = known_rows(sql, &text, [row::ids(&listed)])?;
+                let mut rows = sweep_rows(sql, &text, [row::ids(&listed)])?;
                 let found: HashSet<_> = rows.iter().map(|row| row.id).collect();
                 let others: Vec<_> = listed.into_iter().filter(|id| !found.contains(id)).collect();
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value"
+                    "SELECT {SWEEP_COLUMNS} FROM rarray(?1) l CROSS JOIN workspaces w ON w.id = l.value"
                 );
-                rows.extend(known_rows(sql, &text, [row::ids(&others)])?);
+                rows.extend(sweep_rows(sql, &text, [row::ids(&others)])?);
                 Ok(rows)
             })
             .await
@@ -185,15 +185,15 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn up_rows(&self) -> StoreResult<Vec<KnownRow>> {
+    pub async fn up_rows(&self) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("up rows", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_holding
+                    "SELECT {SWEEP_COLUMNS} FROM workspaces w INDEXED BY workspaces_holding
                      WHERE w.kind = 'container' AND w.status IN {STALE_STATUSES}
                        AND w.status IN ('online', 'degraded', 'offline')"
                 );
-                known_rows(sql, &text, [])
+                sweep_rows(sql, &text, [])
             })
             .await
     }
@@ -202,18 +202,18 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn provisioning_rows(&self) -> StoreResult<Vec<KnownRow>> {
+    pub async fn provisioning_rows(&self) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("provisioning rows", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since"
+                    "SELECT {SWEEP_COLUMNS} FROM workspaces w WHERE w.status = 'provisioning' ORDER BY w.status_since"
                 );
-                known_rows(sql, &text, [])
+                sweep_rows(sql, &text, [])
             })
             .await
     }
 
-    /// Returns online or degraded rows without a heartbeat at `heard_before` or later.
+    /// Returns online or degraded rows without a heartbeat at `heartbeat_before` or later.
     ///
     /// A heartbeat more than 10 s later than `now` comes from a clock that was set back since; its real time is
     /// unknown, so it does not count.
@@ -223,23 +223,27 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn quiet_rows(&self, heard_before: Timestamp, now: Timestamp) -> StoreResult<Vec<QuietRow>> {
+    pub async fn quiet_rows(
+        &self,
+        heartbeat_before: Timestamp,
+        now: Timestamp,
+    ) -> StoreResult<Vec<QuietRow>> {
         self.lanes
             .read("quiet rows", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}, w.kind, p.last_heartbeat_at, p.active_tasks, p.last_activity_at,
+                    "SELECT {SWEEP_COLUMNS}, w.kind, p.last_heartbeat_at, p.active_tasks, p.last_activity_at,
                             p.wedged_since, w.restart_when_wedged
                      FROM pulse p CROSS JOIN workspaces w ON w.key = p.workspace
                      WHERE (p.last_heartbeat_at IS NULL OR p.last_heartbeat_at < ?1 OR p.last_heartbeat_at > ?2)
                        AND w.status IN ('online', 'degraded')"
                 );
                 let mut query = sql.prepare_cached(&text)?;
-                let rows = query.query_map([heard_before, now + JUMP], |row| {
+                let rows = query.query_map([heartbeat_before, now + JUMP], |row| {
                     let kind: String = row.get(8)?;
                     Ok(QuietRow {
                         row: known(row)?,
                         kind: row::word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
-                        heard_at: row.get(9)?,
+                        heartbeat_at: row.get(9)?,
                         active_tasks: row.get(10)?,
                         active_at: row.get(11)?,
                         wedged_since: row.get(12)?,
@@ -262,7 +266,7 @@ impl Store {
         self.lanes
             .read("idle rows", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at, w.online_since
+                    "SELECT {SWEEP_COLUMNS}, w.hibernation_idle_minutes, p.last_activity_at, w.online_since
                      FROM workspaces w INDEXED BY workspaces_may_sleep JOIN pulse p ON p.workspace = w.key
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
                        AND w.kind = 'container' AND p.active_tasks = 0
@@ -284,7 +288,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn may_sleep(&self) -> StoreResult<Vec<(WorkspaceId, ContainerId, u16)>> {
+    pub async fn hibernation_candidates(&self) -> StoreResult<Vec<(WorkspaceId, ContainerId, u16)>> {
         self.lanes
             .read("containers that may sleep", |sql| {
                 let mut query = sql.prepare_cached(
@@ -305,14 +309,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn falling_asleep_rows(&self) -> StoreResult<Vec<KnownRow>> {
+    pub async fn hibernating_rows(&self) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("falling asleep rows", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w INDEXED BY workspaces_falling_asleep
+                    "SELECT {SWEEP_COLUMNS} FROM workspaces w INDEXED BY workspaces_falling_asleep
                      WHERE w.status = 'hibernating'"
                 );
-                known_rows(sql, &text, [])
+                sweep_rows(sql, &text, [])
             })
             .await
     }
@@ -328,7 +332,7 @@ impl Store {
         self.lanes
             .read("restarts due", move |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS}, w.restart_due_at FROM workspaces w INDEXED BY workspaces_restart_due
+                    "SELECT {SWEEP_COLUMNS}, w.restart_due_at FROM workspaces w INDEXED BY workspaces_restart_due
                      WHERE w.status = 'offline' AND w.restart_due_at IS NOT NULL
                        AND (w.restart_due_at <= ?1 OR w.status_since > ?2)
                      ORDER BY w.restart_due_at"
@@ -366,14 +370,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn purges_ordered(&self) -> StoreResult<Vec<KnownRow>> {
+    pub async fn purges_ordered(&self) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("purges ordered", |sql| {
                 let text = format!(
-                    "SELECT {KNOWN_COLUMNS} FROM workspaces w
+                    "SELECT {SWEEP_COLUMNS} FROM workspaces w
                      WHERE w.purge_ordered_at IS NOT NULL AND w.status = 'removed'"
                 );
-                known_rows(sql, &text, [])
+                sweep_rows(sql, &text, [])
             })
             .await
     }
@@ -421,9 +425,9 @@ impl Store {
                            approved_at = NULL",
                     )?
                     .execute(params![new.pass, new.id, new.reason, new.plan.to_string(), at])?;
-                let told =
+                let payload =
                     json!({ "pass": new.pass, "plan_id": new.id, "reason": new.reason, "plan": new.plan });
-                tx.tell(at, EventKind::SweepHeld, None, told, None)
+                tx.emit(at, EventKind::SweepHeld, None, payload, None)
             })
             .await
     }
@@ -449,8 +453,8 @@ impl Store {
                         .prepare_cached("UPDATE held_plans SET approved_at = ?2 WHERE pass = ?1")?
                         .execute(params![pass, at])?;
                     held.approved_at = Some(at);
-                    let told = json!({ "pass": pass, "plan_id": plan });
-                    tx.tell(at, EventKind::SweepApproved, None, told, None)?;
+                    let payload = json!({ "pass": pass, "plan_id": plan });
+                    tx.emit(at, EventKind::SweepApproved, None, payload, None)?;
                 }
                 Ok(Approval::Approved(held))
             })

@@ -173,7 +173,7 @@ pub(super) fn revoke_instance_tokens(
 
 /// Token that authenticates no workspace any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeadToken {
+pub struct InvalidToken {
     /// Workspace that the token was issued for.
     pub workspace: WorkspaceId,
     /// `true` if the token was valid until the workspace was removed. Otherwise the workspace is live, and the token
@@ -186,7 +186,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer; this does not mean that the token is unknown.
-    pub async fn dead_token(&self, digest: TokenDigest) -> StoreResult<Option<DeadToken>> {
+    pub async fn invalid_token(&self, digest: TokenDigest) -> StoreResult<Option<InvalidToken>> {
         self.lanes
             .read("dead token", move |sql| {
                 let mut query = sql.prepare_cached(
@@ -194,7 +194,7 @@ impl Store {
                      WHERE t.digest = ?1
                        AND (w.status <> 'removed' OR t.revoked_at IS NULL OR t.revoked_at >= w.removed_at)",
                 )?;
-                let dead = |row: &Row<'_>| Ok(DeadToken { workspace: row.get(0)?, removed: row.get(1)? });
+                let dead = |row: &Row<'_>| Ok(InvalidToken { workspace: row.get(0)?, removed: row.get(1)? });
                 Ok(query.query_row([digest.0], dead).optional()?)
             })
             .await
@@ -205,7 +205,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer; this does not mean that the token is unknown.
-    pub async fn removed_holder(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
+    pub async fn removed_token_owner(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
         self.lanes
             .read("removed holder", move |sql| {
                 let mut query = sql.prepare_cached(
@@ -251,8 +251,8 @@ impl Store {
                     ])?;
                 if issued > 0 {
                     tx.raise()?;
-                    let told = json!({ "token_id": new.token.id, "prefix": new.token.prefix });
-                    tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
+                    let payload = json!({ "token_id": new.token.id, "prefix": new.token.prefix });
+                    tx.emit(at, EventKind::TokenIssued, Some(workspace), payload, None)?;
                 }
                 Ok(issued > 0)
             })
@@ -276,7 +276,7 @@ impl Store {
     ) -> StoreResult<bool> {
         self.lanes
             .write("take token over", move |tx| {
-                let unheard: bool = tx
+                let unreported: bool = tx
                     .sql
                     .prepare_cached(
                         "SELECT EXISTS (SELECT 1 FROM workspaces
@@ -284,17 +284,17 @@ impl Store {
                             AND NOT EXISTS (SELECT 1 FROM tokens WHERE digest = ?3)",
                     )?
                     .query_row(params![workspace, incarnation, held.digest.0], |row| row.get(0))?;
-                if unheard {
+                if unreported {
                     tx.raise()?;
                     rotate_instance_token(tx, workspace, incarnation, &held, at)?;
-                    let told = json!({
+                    let payload = json!({
                         "token_id": held.id,
                         "prefix": held.prefix,
                         "evidence": "the registry was restored, and the running agent uses this token",
                     });
-                    tx.tell(at, EventKind::TokenIssued, Some(workspace), told, None)?;
+                    tx.emit(at, EventKind::TokenIssued, Some(workspace), payload, None)?;
                 }
-                Ok(unheard)
+                Ok(unreported)
             })
             .await
     }
@@ -339,8 +339,8 @@ impl Store {
                     .optional()?;
                 if let Some(prefix) = &prefix {
                     tx.raise()?;
-                    let told = json!({ "token_id": token, "prefix": prefix });
-                    tx.tell(at, EventKind::TokenRevoked, Some(workspace), told, None)?;
+                    let payload = json!({ "token_id": token, "prefix": prefix });
+                    tx.emit(at, EventKind::TokenRevoked, Some(workspace), payload, None)?;
                 }
                 Ok(prefix.is_some())
             })
@@ -382,8 +382,8 @@ impl Store {
                     .query_map(params![stale.workspace, stale.older_than, at], |row| row.get(0))?
                     .collect::<Result<Vec<Incarnation>, _>>()?;
                 if !revoked.is_empty() {
-                    let told = json!({ "incarnations": revoked, "evidence": evidence });
-                    tx.tell(at, EventKind::TokensRevoked, Some(stale.workspace), told, Some(pass))?;
+                    let payload = json!({ "incarnations": revoked, "evidence": evidence });
+                    tx.emit(at, EventKind::TokensRevoked, Some(stale.workspace), payload, Some(pass))?;
                 }
                 Ok(revoked)
             })

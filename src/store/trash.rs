@@ -8,7 +8,7 @@ use crate::domain::{
     event::EventKind,
     ids::{ContainerId, TrashId, WorkspaceId},
     time::Timestamp,
-    trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+    trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
 };
 use crate::mutation::{Mutation, is};
 
@@ -18,7 +18,7 @@ pub enum DeleteGuard {
     /// None: an operator named the entry.
     Named,
     /// Its retention ended before this time.
-    KeptUntilBefore(Timestamp),
+    RetentionEndedBefore(Timestamp),
     /// Its workspace is removed, and that removal ordered the purge. A workspace that was undeleted since and removed
     /// again without such an order keeps its things for the whole retention.
     PurgeOrdered,
@@ -49,7 +49,7 @@ pub struct NewClaim {
     /// Evidence for the decision; part of the event.
     pub evidence: String,
     /// Container and volumes to move.
-    pub things: Things,
+    pub contents: TrashContents,
     /// Checked in the transaction of the claim.
     pub guard: ClaimGuard,
     /// End of the retention; the entry is not deleted automatically before it.
@@ -68,14 +68,14 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<TrashEntry> {
         workspace_name: row.get(2)?,
         reason: row::word("reason", &reason, TrashReason::ALL.into_iter().find(|r| r.as_str() == reason))?,
         evidence: row.get(4)?,
-        things: Things::default(),
+        contents: TrashContents::default(),
         state: row::word("state", &state, TrashState::ALL.into_iter().find(|s| s.as_str() == state))?,
         created_at: row.get(6)?,
         keep_until: row.get(7)?,
     })
 }
 
-fn with_things(sql: &Connection, mut entry: TrashEntry) -> StoreResult<TrashEntry> {
+fn with_contents(sql: &Connection, mut entry: TrashEntry) -> StoreResult<TrashEntry> {
     let mut query =
         sql.prepare_cached("SELECT item, kind, name FROM trash_items WHERE trash = ?1 ORDER BY item")?;
     let items = query.query_map([entry.id], |row| {
@@ -85,9 +85,9 @@ fn with_things(sql: &Connection, mut entry: TrashEntry) -> StoreResult<TrashEntr
         let (item, kind, name) = item?;
         if kind == "container" {
             let id = item.try_into().map_err(row::conversion)?;
-            entry.things.container = Some(NamedContainer { id, name });
+            entry.contents.container = Some(NamedContainer { id, name });
         } else {
-            entry.things.volumes.push(item);
+            entry.contents.volumes.push(item);
         }
     }
     Ok(entry)
@@ -95,7 +95,7 @@ fn with_things(sql: &Connection, mut entry: TrashEntry) -> StoreResult<TrashEntr
 
 fn entries(sql: &Connection, text: &str, bind: impl rusqlite::Params) -> StoreResult<Vec<TrashEntry>> {
     let found = sql.prepare_cached(text)?.query_map(bind, entry)?.collect::<Result<Vec<_>, _>>()?;
-    found.into_iter().map(|entry| with_things(sql, entry)).collect()
+    found.into_iter().map(|entry| with_contents(sql, entry)).collect()
 }
 
 fn guard_holds(tx: &Tx<'_>, claim: &NewClaim) -> StoreResult<bool> {
@@ -164,12 +164,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn keep_in_trash(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
+    pub async fn mark_in_trash(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
         self.lanes
             .write("keep in trash", move |tx| {
                 let moved = move_state(tx, entry, &[TrashState::Claimed], TrashState::Kept)?;
                 if moved {
-                    tell_of_entry(tx, at, EventKind::TrashKept, entry, json!({}))?;
+                    emit_entry_event(tx, at, EventKind::TrashKept, entry, json!({}))?;
                 }
                 Ok(moved)
             })
@@ -206,7 +206,7 @@ impl Store {
                     .query_row([entry], |row| row.get(0))
                     .optional()?;
                 if workspace.is_some() {
-                    tx.tell(at, EventKind::TrashRestored, workspace, json!({ "trash_id": entry }), None)?;
+                    tx.emit(at, EventKind::TrashRestored, workspace, json!({ "trash_id": entry }), None)?;
                 }
                 Ok(workspace.is_some())
             })
@@ -228,7 +228,7 @@ impl Store {
     ) -> StoreResult<bool> {
         let (past, ordered) = match guard {
             DeleteGuard::Named => (None, false),
-            DeleteGuard::KeptUntilBefore(time) => (Some(time), false),
+            DeleteGuard::RetentionEndedBefore(time) => (Some(time), false),
             DeleteGuard::PurgeOrdered => (None, !is(Mutation::PurgeWhateverIsThere)),
         };
         self.lanes
@@ -250,10 +250,16 @@ impl Store {
                 if moved > 0 && swept_by.is_some() {
                     let found =
                         entries(tx.sql, &format!("SELECT {COLUMNS} FROM trash WHERE id = ?1"), [entry])?;
-                    let told = json!({ "trash_id": entry, "phase": "claimed for deletion" });
+                    let payload = json!({ "trash_id": entry, "phase": "claimed for deletion" });
                     for entry in found {
-                        let counted = swept_by.filter(|_| !entry.reason.ordered_by_person());
-                        tx.tell(at, EventKind::TrashDeleted, Some(entry.workspace), told.clone(), counted)?;
+                        let counted = swept_by.filter(|_| !entry.reason.ordered_by_operator());
+                        tx.emit(
+                            at,
+                            EventKind::TrashDeleted,
+                            Some(entry.workspace),
+                            payload.clone(),
+                            counted,
+                        )?;
                     }
                 }
                 Ok(moved > 0)
@@ -280,10 +286,10 @@ impl Store {
                     .optional()?;
                 let Some((workspace, reason)) = deleted else { return Ok(()) };
                 if reason == TrashReason::Removed.as_str() {
-                    give_up_what_is_gone(tx, workspace, at)?;
+                    forget_deleted(tx, workspace, at)?;
                 }
-                let told = json!({ "trash_id": entry, "phase": "deleted" });
-                tx.tell(at, EventKind::TrashDeleted, Some(workspace), told, None)
+                let payload = json!({ "trash_id": entry, "phase": "deleted" });
+                tx.emit(at, EventKind::TrashDeleted, Some(workspace), payload, None)
             })
             .await
     }
@@ -294,7 +300,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn keep_after_all(&self, entry: TrashId) -> StoreResult<()> {
+    pub async fn cancel_transition(&self, entry: TrashId) -> StoreResult<()> {
         self.lanes
             .write("keep after all", move |tx| {
                 let from = [TrashState::Deleting, TrashState::Restoring];
@@ -382,10 +388,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn trash_in_sight(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
+    pub async fn relevant_trash(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
         self.lanes
             .read("trash in sight", move |sql| {
-                let open = if is(Mutation::FinishClaimsInSight) {
+                let open = if is(Mutation::FinishListedClaims) {
                     "FALSE"
                 } else {
                     "state IN ('claimed', 'restoring')"
@@ -424,7 +430,7 @@ pub(super) fn insert_claim(
     claim: NewClaim,
     at: Timestamp,
 ) -> StoreResult<Option<TrashEntry>> {
-    if !guard_holds(tx, &claim)? || already_claimed(tx, &claim.things)? {
+    if !guard_holds(tx, &claim)? || already_claimed(tx, &claim.contents)? {
         return Ok(None);
     }
     tx.sql
@@ -441,28 +447,28 @@ pub(super) fn insert_claim(
             at,
             claim.keep_until
         ])?;
-    if let Some(container) = &claim.things.container {
+    if let Some(container) = &claim.contents.container {
         add_item(tx, claim.id, container.id.as_str(), "container", &container.name)?;
     }
-    for volume in &claim.things.volumes {
+    for volume in &claim.contents.volumes {
         add_item(tx, claim.id, volume, "volume", volume)?;
     }
-    let told = json!({
+    let payload = json!({
         "trash_id": claim.id,
         "reason": claim.reason,
         "evidence": claim.evidence,
-        "container": claim.things.container.as_ref().map(|c| c.id.as_str()),
-        "volumes": claim.things.volumes,
+        "container": claim.contents.container.as_ref().map(|c| c.id.as_str()),
+        "volumes": claim.contents.volumes,
     });
-    let counted = claim.swept_by.filter(|_| !claim.reason.ordered_by_person());
-    tx.tell(at, EventKind::ContainerReaped, Some(claim.workspace), told, counted)?;
+    let counted = claim.swept_by.filter(|_| !claim.reason.ordered_by_operator());
+    tx.emit(at, EventKind::ContainerReaped, Some(claim.workspace), payload, counted)?;
     Ok(Some(TrashEntry {
         id: claim.id,
         workspace: claim.workspace,
         workspace_name: claim.workspace_name,
         reason: claim.reason,
         evidence: claim.evidence,
-        things: claim.things,
+        contents: claim.contents,
         state: TrashState::Claimed,
         created_at: at,
         keep_until: claim.keep_until,
@@ -471,7 +477,7 @@ pub(super) fn insert_claim(
 
 /// Clears a removed row's references to deleted things. While another entry with the reason `removed` exists, that
 /// entry can still be restored to the row, so nothing changes.
-fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
+fn forget_deleted(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
     tx.sql
         .prepare_cached(
             "UPDATE workspaces SET container_id = NULL, host_port = NULL, has_work_volume = 0, purged_at = ?2
@@ -482,12 +488,12 @@ fn give_up_what_is_gone(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> S
     Ok(())
 }
 
-fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
-    let items: Vec<&str> = things
+fn already_claimed(tx: &Tx<'_>, contents: &TrashContents) -> StoreResult<bool> {
+    let items: Vec<&str> = contents
         .volumes
         .iter()
         .map(String::as_str)
-        .chain(things.container.as_ref().map(|container| container.id.as_str()))
+        .chain(contents.container.as_ref().map(|container| container.id.as_str()))
         .collect();
     Ok(tx
         .sql
@@ -497,18 +503,18 @@ fn already_claimed(tx: &Tx<'_>, things: &Things) -> StoreResult<bool> {
         .query_row([row::texts(&items)], |row| row.get(0))?)
 }
 
-fn tell_of_entry(
+fn emit_entry_event(
     tx: &mut Tx<'_>,
     at: Timestamp,
     kind: EventKind,
     entry: TrashId,
-    mut told: serde_json::Value,
+    mut payload: serde_json::Value,
 ) -> StoreResult<()> {
     let workspace: Option<WorkspaceId> = tx
         .sql
         .prepare_cached("SELECT workspace FROM trash WHERE id = ?1")?
         .query_row([entry], |row| row.get(0))
         .optional()?;
-    told["trash_id"] = json!(entry);
-    if workspace.is_some() { tx.tell(at, kind, workspace, told, None) } else { Ok(()) }
+    payload["trash_id"] = json!(entry);
+    if workspace.is_some() { tx.emit(at, kind, workspace, payload, None) } else { Ok(()) }
 }

@@ -24,7 +24,7 @@ use crate::domain::{
     spec::{Spec, SpecPatch, Unfit},
     status::{Cause, Status},
     time::Timestamp,
-    workspace::{Habits, Kind, Workspace},
+    workspace::{Kind, Policy, Workspace},
 };
 use crate::mutation::{Mutation, is};
 
@@ -54,7 +54,7 @@ pub struct NewWorkspace {
     /// First API token of an external workspace.
     pub token: Option<TokenIssue>,
     /// Policy: hibernation, concurrency, restart when wedged, delivery.
-    pub habits: Habits,
+    pub policy: Policy,
 }
 
 /// Result of creating a workspace.
@@ -114,7 +114,7 @@ pub struct StatusChange {
     /// Text shown beside the status.
     pub detail: Option<String>,
     /// Payload of the emitted event.
-    pub told: Value,
+    pub payload: Value,
     /// Becomes `status_since` and the event's time.
     pub at: Timestamp,
 }
@@ -140,7 +140,7 @@ pub struct BeginStart {
     pub replaces: Option<NewClaim>,
     /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason. The event is written
     /// in this transaction, because the restart happens here.
-    pub unwell: Option<(&'static str, String)>,
+    pub degraded: Option<(&'static str, String)>,
     /// Time of the status change and of the events.
     pub at: Timestamp,
 }
@@ -176,7 +176,7 @@ pub enum UndeleteResult {
         /// The descendants that the same removal took along, parents first.
         along: Vec<UndeletedAlong>,
         /// Effect on its position in the tree, and on workspaces that used to be below it.
-        place: UndeletedPlace,
+        under: UndeletedUnder,
     },
     /// A live workspace has that name.
     NameTaken,
@@ -188,13 +188,13 @@ pub enum UndeleteResult {
 
 /// Effect of an undelete on the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UndeletedPlace {
+pub struct UndeletedUnder {
     /// Its removed parent: until that one is undeleted, the workspace is a root.
     pub removed_parent: Option<WorkspaceName>,
     /// Workspaces that had become roots because their parent was removed, and are now below it again.
     pub returned: Vec<WorkspaceName>,
     /// Like `returned`, but they stay roots because they are not paused: nothing may run below a paused parent.
-    pub left_roots: Vec<WorkspaceName>,
+    pub skipped_roots: Vec<WorkspaceName>,
 }
 
 /// Effect of an undelete on a workspace that the same removal took along.
@@ -205,12 +205,12 @@ pub struct UndeletedAlong {
     /// Name of the descendant, as stored.
     pub name: WorkspaceName,
     /// Why it is still removed; `None` if it was undeleted too.
-    pub left: Option<LeftRemoved>,
+    pub left: Option<UndeleteSkip>,
 }
 
 /// Why an undelete leaves a descendant of the same removal removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeftRemoved {
+pub enum UndeleteSkip {
     /// A live workspace has its name.
     NameTaken,
     /// Its resources were purged, or are being purged.
@@ -285,7 +285,7 @@ pub enum ContainerAdoption {
         /// Whether the token that the process holds is valid.
         token: HeldToken,
         /// Effect on the tree, if the row was removed before.
-        place: UndeletedPlace,
+        under: UndeletedUnder,
     },
     /// The row changed after the decision, or the recovery has ended.
     Changed,
@@ -324,7 +324,7 @@ pub struct WorkspacePatch {
     /// URL of an external agent; empty clears it.
     pub url: Option<String>,
     /// Policy: hibernation, concurrency, restart when wedged.
-    pub habits: Option<Habits>,
+    pub policy: Option<Policy>,
 }
 
 /// Result of a patch.
@@ -383,13 +383,13 @@ pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: Event
             change.incarnation,
             row::texts(&sources),
             change.cause.only_kind().map(Kind::as_str),
-            matches!(change.cause, Cause::StartByPerson | Cause::Resume | Cause::Pause)
+            matches!(change.cause, Cause::StartByOperator | Cause::Resume | Cause::Pause)
         ])?;
     if changed > 0 && change.cause.is_decision() && !is(Mutation::MirrorCreationsOnly) {
         tx.raise()?;
     }
     if changed > 0 && !(is(Mutation::SilentChange) && change.cause == Cause::ContainerGone) {
-        tx.tell(change.at, event, Some(change.workspace), change.told.clone(), None)?;
+        tx.emit(change.at, event, Some(change.workspace), change.payload.clone(), None)?;
     }
     Ok(changed > 0)
 }
@@ -404,12 +404,12 @@ fn code(status: Status) -> String {
 /// Returns the event type that reports a status change with this cause.
 pub(super) fn event_of(cause: Cause) -> EventKind {
     match cause {
-        Cause::AgentHeard | Cause::ContainerReady => EventKind::Online,
+        Cause::HeartbeatReceived | Cause::ContainerReady => EventKind::Online,
         Cause::ProvisioningTimedOut | Cause::StartImpossible => EventKind::ProvisionFailed,
-        Cause::Unwell => EventKind::Degraded,
+        Cause::ReportedDegraded => EventKind::Degraded,
         Cause::ContainerGone => EventKind::Offline,
         Cause::ExternalSilent | Cause::AwaitAgain => EventKind::AwaitingAgent,
-        Cause::Restart | Cause::StartByPerson | Cause::Resume | Cause::Wake => EventKind::Provisioning,
+        Cause::Restart | Cause::StartByOperator | Cause::Resume | Cause::Wake => EventKind::Provisioning,
         Cause::BudgetSpent => EventKind::Parked,
         Cause::Pause => EventKind::Paused,
         Cause::BeginHibernation => EventKind::Hibernating,
@@ -446,7 +446,7 @@ fn json_of(spec: &Spec) -> StoreResult<String> {
     serde_json::to_string(spec).map_err(|error| super::StoreError::new(error.to_string()))
 }
 
-fn add_pulse(tx: &Tx<'_>, id: WorkspaceId) -> StoreResult<()> {
+fn add_heartbeat_row(tx: &Tx<'_>, id: WorkspaceId) -> StoreResult<()> {
     tx.sql
         .prepare_cached("INSERT OR IGNORE INTO pulse (workspace) SELECT key FROM workspaces WHERE id = ?1")?
         .execute([id])?;
@@ -479,12 +479,12 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
             status.as_str(),
             at,
             new.url,
-            new.habits.hibernation_idle_minutes,
-            new.habits.max_concurrent_tasks,
-            new.habits.restart_when_wedged,
-            new.habits.delivery.as_str()
+            new.policy.hibernation_idle_minutes,
+            new.policy.max_concurrent_tasks,
+            new.policy.restart_when_wedged,
+            new.policy.delivery.as_str()
         ])?;
-    add_pulse(tx, new.id)?;
+    add_heartbeat_row(tx, new.id)?;
     if let Some(token) = &new.token {
         tx.sql
             .prepare_cached(
@@ -493,8 +493,8 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
             )?
             .execute(params![token.id, new.id, token.digest.0, token.prefix, at])?;
     }
-    let told = json!({ "name": new.name, "tier": new.tier, "runtime": new.runtime });
-    tx.tell(at, event, Some(new.id), told, None)
+    let payload = json!({ "name": new.name, "tier": new.tier, "runtime": new.runtime });
+    tx.emit(at, event, Some(new.id), payload, None)
 }
 
 impl Store {
@@ -575,7 +575,7 @@ impl Store {
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
                 // New names that look like an id prefix are refused. For a name from before that rule the result is
                 // ambiguous: it takes no precedence over a matching id.
-                let shadowing = prefix.filter(|prefix| prefix.looks_like_an_id() && !named.is_empty());
+                let shadowing = prefix.filter(|prefix| prefix.is_id_prefix() && !named.is_empty());
                 if let Some(prefix) = shadowing.filter(|_| !is(Mutation::NamesBeforeIds)) {
                     let mut all = by_id_prefix(sql, prefix, within)?;
                     all.retain(|row| named.iter().all(|named| named.id != row.id));
@@ -705,7 +705,7 @@ impl Store {
                 let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
                     return Ok(PatchResult::NotThere);
                 };
-                let WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits } = patch;
+                let WorkspacePatch { name, role, tier, parent, runtime, spec, url, policy } = patch;
                 if let Some(name) = name.as_ref().filter(|name| **name != row.name)
                     && name_taken(tx.sql, name)?
                 {
@@ -728,13 +728,13 @@ impl Store {
                 if row.kind == Kind::External && spec != SpecPatch::default() {
                     return Ok(PatchResult::Unfit(Unfit::External));
                 }
-                let changes_place = tier.is_some() || spec.workspace_dir.is_some();
+                let changes_parent = tier.is_some() || spec.workspace_dir.is_some();
                 let config_pending = row.config_pending || spec.config.is_some();
                 let spec = match spec.apply(&row.spec) {
                     Ok(spec) => spec,
                     Err(unfit) => return Ok(PatchResult::Unfit(unfit)),
                 };
-                if changes_place && spec.workspace_dir.is_some() && tier.unwrap_or(row.tier) == Tier::SANDBOX
+                if changes_parent && spec.workspace_dir.is_some() && tier.unwrap_or(row.tier) == Tier::SANDBOX
                 {
                     return Ok(PatchResult::Unfit(Unfit::Sandbox));
                 }
@@ -748,7 +748,7 @@ impl Store {
                     spec,
                     config_pending,
                     url: url.map_or_else(|| row.url.clone(), |url| Some(url).filter(|url| !url.is_empty())),
-                    habits: habits.unwrap_or(row.habits),
+                    policy: policy.unwrap_or(row.policy),
                     ..row.clone()
                 };
                 if parent.is_some() {
@@ -759,7 +759,7 @@ impl Store {
                 }
                 if new != row {
                     write_patch(tx, &new)?;
-                    tx.tell(at, EventKind::Updated, Some(id), what_changed(&row, &new), None)?;
+                    tx.emit(at, EventKind::Updated, Some(id), changed_fields(&row, &new), None)?;
                 }
                 Ok(PatchResult::Patched(new.into()))
             })
@@ -794,12 +794,12 @@ impl Store {
                 if row.parent.map(|parent| paused_in_chain(tx.sql, parent)).transpose()?.flatten().is_some() {
                     return Ok(None);
                 }
-                if let Some(said_after) = begin.not_undeleted_after
-                    && was_undeleted_after(tx.sql, row.id, said_after)?
+                if let Some(decided_after) = begin.not_undeleted_after
+                    && was_undeleted_after(tx.sql, row.id, decided_after)?
                 {
                     return Ok(None);
                 }
-                let told = json!({
+                let payload = json!({
                     "name": row.name, "tier": row.tier, "runtime": row.runtime,
                     "incarnation": row.incarnation.next(), "container": begin.container,
                 });
@@ -807,23 +807,23 @@ impl Store {
                     if !is(Mutation::MirrorCreationsOnly) {
                         tx.raise()?;
                     }
-                    tx.tell(begin.at, EventKind::StartedAnew, Some(row.id), told, None)?;
+                    tx.emit(begin.at, EventKind::Started, Some(row.id), payload, None)?;
                 } else {
                     let change = StatusChange {
                         workspace: row.id,
                         cause: begin.cause,
                         incarnation: None,
                         detail: None,
-                        told,
+                        payload,
                         at: begin.at,
                     };
                     if !change_status(tx, &change, EventKind::Provisioning)? {
                         return Ok(None);
                     }
                     // Only in this branch: another attempt of the same order is not another restart.
-                    if let Some((swept_by, why)) = begin.unwell {
-                        let told = json!({ "reason": why });
-                        tx.tell(begin.at, EventKind::RestartedSilent, Some(row.id), told, Some(swept_by))?;
+                    if let Some((swept_by, why)) = begin.degraded {
+                        let payload = json!({ "reason": why });
+                        tx.emit(begin.at, EventKind::RestartedSilent, Some(row.id), payload, Some(swept_by))?;
                     }
                 }
                 let incarnation = row.incarnation.next();
@@ -883,7 +883,7 @@ impl Store {
                     // A workspace that was paused separately must not start with the others when they are restored.
                     let stopped = one(tx.sql, *workspace)?
                         .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
-                    let told = if *workspace == id {
+                    let payload = if *workspace == id {
                         json!({ "cascade_deleted": removed.len() - 1 })
                     } else {
                         json!({ "removed_with": id })
@@ -893,7 +893,7 @@ impl Store {
                         cause: Cause::Remove,
                         incarnation: None,
                         detail: None,
-                        told,
+                        payload,
                         at,
                     };
                     change_status(tx, &change, EventKind::Removed)?;
@@ -940,20 +940,20 @@ impl Store {
                 if name_taken(tx.sql, &name)? {
                     return Ok(UndeleteResult::NameTaken);
                 }
-                if is_deleted(tx.sql, id)? && !is(Mutation::UndeleteWhatIsDeleted) {
+                if is_deleted(tx.sql, id)? && !is(Mutation::UndeleteDeleted) {
                     return Ok(UndeleteResult::Deleted);
                 }
                 let below =
                     if only || is(Mutation::UndeleteAlone) { Vec::new() } else { removed_along(tx, &row)? };
-                let restoring = bring_back(tx, id, &name, None, at)?;
-                let mut place =
-                    UndeletedPlace { removed_parent: removed_parent(tx.sql, id)?, ..Default::default() };
-                return_below(tx, id, &mut place, at)?;
-                let along = bring_back_along(tx, id, below, &mut place, at)?;
+                let restoring = undelete_row(tx, id, &name, None, at)?;
+                let mut under =
+                    UndeletedUnder { removed_parent: removed_parent(tx.sql, id)?, ..Default::default() };
+                return_below(tx, id, &mut under, at)?;
+                let along = undelete_descendants(tx, id, below, &mut under, at)?;
                 if !is(Mutation::UndeleteAlone) {
-                    regroup_left_removed(tx, id)?;
+                    regroup_skipped(tx, id)?;
                 }
-                Ok(UndeleteResult::Back { restoring, along, place })
+                Ok(UndeleteResult::Back { restoring, along, under })
             })
             .await
     }
@@ -1014,7 +1014,7 @@ impl Store {
                 let row = one(tx.sql, id)?
                     .filter(|row| row.incarnation == adopted.incarnation && row.kind == Kind::Container);
                 let Some(row) = row.filter(|_| recovering) else { return Ok(ContainerAdoption::Changed) };
-                let mut place = UndeletedPlace::default();
+                let mut under = UndeletedUnder::default();
                 if row.status == Status::Removed {
                     if is_deleted(tx.sql, id)? {
                         return Ok(ContainerAdoption::Deleted);
@@ -1022,10 +1022,10 @@ impl Store {
                     if name_taken(tx.sql, &row.name)? {
                         return Ok(ContainerAdoption::NameTaken);
                     }
-                    bring_back(tx, id, &row.name, None, at)?;
-                    place.removed_parent = removed_parent(tx.sql, id)?;
-                    return_below(tx, id, &mut place, at)?;
-                    regroup_left_removed(tx, id)?;
+                    undelete_row(tx, id, &row.name, None, at)?;
+                    under.removed_parent = removed_parent(tx.sql, id)?;
+                    return_below(tx, id, &mut under, at)?;
+                    regroup_skipped(tx, id)?;
                 }
                 let incarnation = row.incarnation.next();
                 let token = take_token(tx, id, incarnation, adopted.token.as_ref(), at)?;
@@ -1034,7 +1034,7 @@ impl Store {
                     cause: if adopted.running { Cause::Adopt } else { Cause::Pause },
                     incarnation: None,
                     detail: Some("adopted".to_owned()),
-                    told: json!({
+                    payload: json!({
                         "name": row.name,
                         "status": if adopted.running { Status::Online } else { Status::Paused }.as_str(),
                         "container": adopted.container,
@@ -1045,7 +1045,7 @@ impl Store {
                 };
                 if !change_status(tx, &change, EventKind::Adopted)? {
                     tx.raise()?;
-                    tx.tell(at, EventKind::Adopted, Some(id), change.told, None)?;
+                    tx.emit(at, EventKind::Adopted, Some(id), change.payload, None)?;
                 }
                 // If it is the container that the row names, its spec hash is still known.
                 tx.sql
@@ -1065,7 +1065,7 @@ impl Store {
                         adopted.host_port,
                         adopted.spec_hash
                     ])?;
-                Ok(ContainerAdoption::Adopted { token, place })
+                Ok(ContainerAdoption::Adopted { token, under })
             })
             .await
     }
@@ -1121,7 +1121,7 @@ fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
 }
 
 /// Undeletes one row. Returns whether an entry of the trash is being restored to it.
-fn bring_back(
+fn undelete_row(
     tx: &mut Tx<'_>,
     id: WorkspaceId,
     name: &WorkspaceName,
@@ -1146,7 +1146,7 @@ fn bring_back(
         cause: Cause::Undelete,
         incarnation: None,
         detail: None,
-        told: json!({ "name": name, "undeleted_with": with, "reason": reason }),
+        payload: json!({ "name": name, "undeleted_with": with, "reason": reason }),
         at,
     };
     change_status(tx, &change, EventKind::Undeleted)?;
@@ -1155,7 +1155,7 @@ fn bring_back(
             .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
             .execute(params![id, with])?;
     }
-    add_pulse(tx, id)?;
+    add_heartbeat_row(tx, id)?;
     begin_restore(tx, id)
 }
 
@@ -1174,7 +1174,7 @@ fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Works
 fn return_below(
     tx: &mut Tx<'_>,
     parent: WorkspaceId,
-    place: &mut UndeletedPlace,
+    under: &mut UndeletedUnder,
     at: Timestamp,
 ) -> StoreResult<()> {
     for row in many(tx.sql, "WHERE w.was_below = ?1 ORDER BY w.created_at, w.key", [parent])? {
@@ -1184,26 +1184,26 @@ fn return_below(
             continue;
         }
         if row.status != Status::Paused {
-            place.left_roots.push(row.name);
+            under.skipped_roots.push(row.name);
             continue;
         }
         tx.sql
             .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
             .execute([row.id, parent])?;
-        let told = json!({ "parent_id": parent, "reason": "its parent was undeleted, so it was moved back below it" });
-        tx.tell(at, EventKind::Updated, Some(row.id), told, None)?;
-        place.returned.push(row.name);
+        let payload = json!({ "parent_id": parent, "reason": "its parent was undeleted, so it was moved back below it" });
+        tx.emit(at, EventKind::Updated, Some(row.id), payload, None)?;
+        under.returned.push(row.name);
     }
     Ok(())
 }
 
 /// Undeletes the descendants that the same removal took along, where possible. Descendants of one whose name is taken
 /// wait for that one, because they would lose their position in the tree.
-fn bring_back_along(
+fn undelete_descendants(
     tx: &mut Tx<'_>,
     with: WorkspaceId,
     below: Vec<Workspace>,
-    place: &mut UndeletedPlace,
+    under: &mut UndeletedUnder,
     at: Timestamp,
 ) -> StoreResult<Vec<UndeletedAlong>> {
     let mut waiting: BTreeMap<WorkspaceId, WorkspaceName> = BTreeMap::new();
@@ -1212,15 +1212,15 @@ fn bring_back_along(
         let above = row.parent.and_then(|parent| waiting.get(&parent)).cloned();
         let left = if let Some(above) = above {
             waiting.insert(row.id, above.clone());
-            Some(LeftRemoved::Below(above))
+            Some(UndeleteSkip::Below(above))
         } else if is_deleted(tx.sql, row.id)? {
-            Some(LeftRemoved::Deleted)
+            Some(UndeleteSkip::Deleted)
         } else if name_taken(tx.sql, &row.name)? {
             waiting.insert(row.id, row.name.clone());
-            Some(LeftRemoved::NameTaken)
+            Some(UndeleteSkip::NameTaken)
         } else {
-            bring_back(tx, row.id, &row.name, Some((with, row.paused_with.is_some())), at)?;
-            return_below(tx, row.id, place, at)?;
+            undelete_row(tx, row.id, &row.name, Some((with, row.paused_with.is_some())), at)?;
+            return_below(tx, row.id, under, at)?;
             None
         };
         along.push(UndeletedAlong { id: row.id, name: row.name, left });
@@ -1230,7 +1230,7 @@ fn bring_back_along(
 
 /// Regroups the rows of a removal that its undelete left removed: each belongs to its highest ancestor that is still
 /// removed, so that undeleting that ancestor restores it.
-fn regroup_left_removed(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
+fn regroup_skipped(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
     let left = parents_first(many(tx.sql, "WHERE w.removed_with = ?1", [back])?);
     let mut highest: BTreeMap<WorkspaceId, WorkspaceId> = BTreeMap::new();
     for row in left {
@@ -1307,20 +1307,20 @@ fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
             new.runtime,
             json_of(&new.spec)?,
             new.url,
-            new.habits.hibernation_idle_minutes,
-            new.habits.max_concurrent_tasks,
-            new.habits.restart_when_wedged,
+            new.policy.hibernation_idle_minutes,
+            new.policy.max_concurrent_tasks,
+            new.policy.restart_when_wedged,
             new.config_pending
         ])?;
     Ok(())
 }
 
 /// Returns the names of the changed fields, with values only where they cannot contain secrets.
-fn what_changed(old: &Workspace, new: &Workspace) -> Value {
-    let mut told = serde_json::Map::new();
+fn changed_fields(old: &Workspace, new: &Workspace) -> Value {
+    let mut payload = serde_json::Map::new();
     let mut note = |changed: bool, key: &str, value: Value| {
         if changed {
-            told.insert(key.to_owned(), value);
+            payload.insert(key.to_owned(), value);
         }
     };
     note(old.name != new.name, "name", json!(new.name));
@@ -1335,8 +1335,8 @@ fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     let keys: Vec<_> = keys.into_iter().filter(|key| old_env.get(*key) != new_env.get(*key)).collect();
     note(!keys.is_empty(), "env", json!(keys));
     note(old.spec.command != new.spec.command, "command", json!("changed"));
-    let place = |spec: &Spec| (spec.workspace_dir.clone(), spec.workspace_access);
-    note(place(&old.spec) != place(&new.spec), "workspace_dir", json!("changed"));
+    let under = |spec: &Spec| (spec.workspace_dir.clone(), spec.workspace_access);
+    note(under(&old.spec) != under(&new.spec), "workspace_dir", json!("changed"));
     note(
         old.spec.config != new.spec.config || old.config_pending != new.config_pending,
         "config",
@@ -1344,15 +1344,15 @@ fn what_changed(old: &Workspace, new: &Workspace) -> Value {
     );
     note(old.url != new.url, "url", json!(new.url));
     note(
-        old.habits != new.habits,
+        old.policy != new.policy,
         "habits",
         json!({
-            "hibernation_idle_minutes": new.habits.hibernation_idle_minutes,
-            "max_concurrent_tasks": new.habits.max_concurrent_tasks,
-            "restart_when_wedged": new.habits.restart_when_wedged,
+            "hibernation_idle_minutes": new.policy.hibernation_idle_minutes,
+            "max_concurrent_tasks": new.policy.max_concurrent_tasks,
+            "restart_when_wedged": new.policy.restart_when_wedged,
         }),
     );
-    Value::Object(told)
+    Value::Object(payload)
 }
 
 fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) -> StoreResult<HeldToken> {
@@ -1388,16 +1388,16 @@ fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) ->
             adopted.has_work_volume,
             adopted.spec_hash
         ])?;
-    add_pulse(tx, adopted.id)?;
+    add_heartbeat_row(tx, adopted.id)?;
     let token = take_token(tx, adopted.id, Incarnation(1), adopted.token.as_ref(), at)?;
-    let told = json!({
+    let payload = json!({
         "name": adopted.name,
         "status": status.as_str(),
         "container": adopted.container,
         "evidence": adopted.evidence,
         "token": token.as_str(),
     });
-    tx.tell(at, EventKind::Adopted, Some(adopted.id), told, None)?;
+    tx.emit(at, EventKind::Adopted, Some(adopted.id), payload, None)?;
     Ok(token)
 }
 

@@ -3,17 +3,17 @@
 
 use serde_json::json;
 
-use super::{Look, SweepError, Sweeper};
+use super::{Snapshot, SweepError, Sweeper};
 use crate::{
     domain::{
         ids::Incarnation,
         plan::{Action, Planned},
         status::Cause,
         time::Timestamp,
-        trash::{Things, TrashReason},
+        trash::{TrashContents, TrashReason},
     },
-    ops::{Applied, Order, PutAway, StartOrder},
-    store::{ClaimGuard, DeleteGuard, StaleTokens, StatusChange, Unless},
+    ops::{Applied, MoveToTrash, Order, StartOrder},
+    store::{ClaimGuard, DeleteGuard, Precondition, StaleTokens, StatusChange},
 };
 
 impl Sweeper {
@@ -21,25 +21,27 @@ impl Sweeper {
         &self,
         pass: &'static str,
         planned: &Planned,
-        look: &Look,
+        snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
         let id = planned.action.workspace();
-        let put_away_counted = |reason, things: &Things, guard, swept_by| {
-            Order::PutAway(PutAway {
+        let move_to_trash_counted = |reason, contents: &TrashContents, guard, swept_by| {
+            Order::MoveToTrash(MoveToTrash {
                 name: planned.name.clone(),
                 reason,
                 evidence: planned.evidence.clone(),
-                things: things.clone(),
+                contents: contents.clone(),
                 guard,
                 swept_by,
             })
         };
-        let put_away = |reason, things: &Things, guard| put_away_counted(reason, things, guard, Some(pass));
+        let move_to_trash = |reason, contents: &TrashContents, guard| {
+            move_to_trash_counted(reason, contents, guard, Some(pass))
+        };
         let order = match &planned.action {
             Action::RevokeStaleTokens { workspace, older_than } => {
                 // The UPDATE compares the token's age with the wall clock: if that was set back since the listing, a
                 // new token would look old.
-                if self.jumped_since(look) {
+                if self.jumped_since(snapshot) {
                     return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 let stale = StaleTokens {
@@ -49,58 +51,61 @@ impl Sweeper {
                 };
                 return self.revoke(stale, planned, pass).await;
             }
-            Action::TrashRemoved { things, .. } => {
-                put_away(TrashReason::Removed, things, ClaimGuard::RowRemoved)
+            Action::TrashRemoved { contents, .. } => {
+                move_to_trash(TrashReason::Removed, contents, ClaimGuard::RowRemoved)
             }
-            Action::TrashUnknown { things, .. } => put_away(TrashReason::Unknown, things, ClaimGuard::NoRow),
+            Action::TrashUnknown { contents, .. } => {
+                move_to_trash(TrashReason::Unknown, contents, ClaimGuard::NoRow)
+            }
             Action::TrashStray { container, never_ran, .. } => {
-                let things = Things { container: Some(container.clone()), volumes: Vec::new() };
+                let contents = TrashContents { container: Some(container.clone()), volumes: Vec::new() };
                 let guard = ClaimGuard::NotTheRows(container.id.clone());
                 // An action that the plan does not count against the breaker is not counted in the following hour
                 // either.
-                put_away_counted(TrashReason::Stray, &things, guard, (!never_ran).then_some(pass))
+                move_to_trash_counted(TrashReason::Stray, &contents, guard, (!never_ran).then_some(pass))
             }
-            Action::FinishTrash { entry, .. } => Order::FinishPutAway(*entry),
+            Action::FinishTrash { entry, .. } => Order::FinishMoveToTrash(*entry),
             Action::FinishRestore { entry, .. } => Order::Restore(*entry),
             Action::Purge { .. } => Order::Purge,
             Action::DeleteTrash { entry, .. } => {
-                let guard = DeleteGuard::KeptUntilBefore(look.asked_at());
+                let guard = DeleteGuard::RetentionEndedBefore(snapshot.asked_at());
                 Order::Delete { entry: *entry, guard, swept_by: Some(pass) }
             }
             Action::StopContainer { .. } => Order::Stop { swept: Some((pass, planned.evidence.clone())) },
-            Action::StartAnew { .. } => {
+            Action::StartAgain { .. } => {
                 // Not awaited: a start may pull an image for half an hour.
                 self.ops.begin(id, Order::Start(StartOrder::default()));
                 return Ok(Applied::Done("queued".into()));
             }
-            Action::MarkSilent { incarnation, heard_before, external, .. } => {
-                let cause = if *external { Cause::ExternalSilent } else { Cause::Unwell };
-                return self.mark_silent(planned, (cause, *incarnation), *heard_before, look).await;
+            Action::MarkSilent { incarnation, heartbeat_before, external, .. } => {
+                let cause = if *external { Cause::ExternalSilent } else { Cause::ReportedDegraded };
+                return self.mark_silent(planned, (cause, *incarnation), *heartbeat_before, snapshot).await;
             }
-            Action::RestartUnwell { heard_before, .. } => {
-                if self.jumped_since(look) {
+            Action::RestartDegraded { heartbeat_before, .. } => {
+                if self.jumped_since(snapshot) {
                     return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
-                let unless = Unless::HeardSince(*heard_before);
-                let order = Order::RestartUnwell { unless, why: planned.evidence.clone(), swept_by: pass };
+                let precondition = Precondition::HeartbeatSince(*heartbeat_before);
+                let order =
+                    Order::RestartDegraded { precondition, why: planned.evidence.clone(), swept_by: pass };
                 self.ops.begin(id, order);
                 return Ok(Applied::Done("queued".into()));
             }
             Action::TimeOutProvisioning { incarnation, since, limit_seconds, .. } => {
-                if self.jumped_since(look) {
+                if self.jumped_since(snapshot) {
                     return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 return Ok(self.ops.time_out_provisioning(id, *incarnation, *since, *limit_seconds).await?);
             }
             Action::Hibernate { idle_since, .. } => {
-                if self.jumped_since(look) {
+                if self.jumped_since(snapshot) {
                     return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 return Ok(self.ops.hibernate_idle(id, *idle_since, planned.evidence.clone()).await?);
             }
             Action::FinishHibernation { .. } => Order::FinishHibernation,
             Action::FlagWedged { quiet_since, .. } => {
-                if self.jumped_since(look) {
+                if self.jumped_since(snapshot) {
                     return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
                 }
                 let (evidence, now) = (planned.evidence.clone(), self.clock.now());
@@ -125,10 +130,10 @@ impl Sweeper {
         &self,
         planned: &Planned,
         (cause, incarnation): (Cause, Incarnation),
-        heard_before: Timestamp,
-        look: &Look,
+        heartbeat_before: Timestamp,
+        snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
-        if self.jumped_since(look) {
+        if self.jumped_since(snapshot) {
             return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
         }
         let change = StatusChange {
@@ -136,10 +141,11 @@ impl Sweeper {
             cause,
             incarnation: Some(incarnation),
             detail: Some(format!("silent: {}", planned.evidence)),
-            told: json!({ "reason": "silent", "evidence": planned.evidence }),
+            payload: json!({ "reason": "silent", "evidence": planned.evidence }),
             at: self.clock.now(),
         };
-        let marked = self.store.change_status_unless(change, Unless::HeardSince(heard_before)).await?;
+        let marked =
+            self.store.change_status_under(change, Precondition::HeartbeatSince(heartbeat_before)).await?;
         Ok(if marked {
             Applied::Done("silent".into())
         } else {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{SweepError, hits::Hits};
+use super::{SweepError, reservations::Reservations};
 use crate::{
     clock::SharedClock,
     domain::{
@@ -30,17 +30,17 @@ use crate::{
 
 /// The snapshot that a run decides on: the clocks and, if the pass requires the engine, a container listing.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Snapshot {
     asked_at: Timestamp,
     awake: Awake,
     /// The liveness epoch in which it was taken, read before the engine was asked.
-    spell: u64,
-    seen: Option<Seen>,
+    epoch: u64,
+    seen: Option<ListingView>,
 }
 
 /// One trusted listing, and the history of earlier ones.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ListingView {
     /// The listing.
     pub listing: TrustedListing,
     /// The same listing, sorted by owner.
@@ -49,7 +49,7 @@ pub struct Seen {
     pub presence: Presence,
 }
 
-impl Look {
+impl Snapshot {
     /// The wall clock before the engine was asked.
     #[must_use]
     pub fn asked_at(&self) -> Timestamp {
@@ -66,7 +66,7 @@ impl Look {
     ///
     /// # Errors
     /// If the snapshot was taken without the engine.
-    pub fn seen(&self) -> Result<&Seen, SweepError> {
+    pub fn seen(&self) -> Result<&ListingView, SweepError> {
         self.seen.as_ref().ok_or(SweepError::NoListing)
     }
 }
@@ -95,16 +95,16 @@ pub(super) struct Ticket(u64);
 
 /// The last listing taken, for as long as a run uses it.
 #[derive(Default)]
-struct LastLook {
+struct LastSnapshot {
     number: u64,
-    look: Option<Result<Weak<Look>, Untrusted>>,
+    snapshot: Option<Result<Weak<Snapshot>, Untrusted>>,
 }
 
 #[derive(Default)]
 struct Memory {
     presence: Presence,
     /// The liveness epoch in which it was gathered.
-    spell: u64,
+    epoch: u64,
 }
 
 /// Runs passes. Shared by the driver, the CLI's dry run and the tests.
@@ -118,10 +118,10 @@ pub struct Sweeper {
     listening: Listening,
     memory: Mutex<Memory>,
     /// Number of listings that were begun.
-    looks: AtomicU64,
+    snapshots_begun: AtomicU64,
     /// Locked while a listing is taken: two at once could be recorded in the wrong order.
-    last_look: tokio::sync::Mutex<LastLook>,
-    pub(super) hits: Hits,
+    last_snapshot: tokio::sync::Mutex<LastSnapshot>,
+    pub(super) reservations: Reservations,
     /// See [`Sweeper::revoking_whatever_the_age`].
     pub(super) without_age: bool,
 }
@@ -140,9 +140,9 @@ impl Sweeper {
             instance,
             listening,
             memory: Mutex::default(),
-            looks: AtomicU64::default(),
-            last_look: tokio::sync::Mutex::default(),
-            hits: Hits::default(),
+            snapshots_begun: AtomicU64::default(),
+            last_snapshot: tokio::sync::Mutex::default(),
+            reservations: Reservations::default(),
             without_age: false,
         }
     }
@@ -156,33 +156,33 @@ impl Sweeper {
         self
     }
 
-    /// Draws a ticket for [`Sweeper::look_after`].
+    /// Draws a ticket for [`Sweeper::snapshot_after`].
     pub(super) fn ticket(&self) -> Ticket {
-        Ticket(self.looks.load(Ordering::SeqCst))
+        Ticket(self.snapshots_begun.load(Ordering::SeqCst))
     }
 
     /// A snapshot that was begun after the ticket was drawn: one that another run waited for as well, or a new one.
-    pub(super) async fn look_after(&self, ticket: Ticket) -> Result<Arc<Look>, Untrusted> {
-        let mut last = self.last_look.lock().await;
+    pub(super) async fn snapshot_after(&self, ticket: Ticket) -> Result<Arc<Snapshot>, Untrusted> {
+        let mut last = self.last_snapshot.lock().await;
         if last.number > ticket.0 {
-            match &last.look {
-                Some(Ok(look)) => {
-                    if let Some(look) = look.upgrade() {
-                        return Ok(look);
+            match &last.snapshot {
+                Some(Ok(snapshot)) => {
+                    if let Some(snapshot) = snapshot.upgrade() {
+                        return Ok(snapshot);
                     }
                 }
                 Some(Err(why)) => return Err(why.clone()),
                 None => {}
             }
         }
-        last.number = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
-        last.look = None;
-        let look = self.look().await.map(Arc::new);
-        if let Err(why) = &look {
+        last.number = self.snapshots_begun.fetch_add(1, Ordering::SeqCst) + 1;
+        last.snapshot = None;
+        let snapshot = self.snapshot().await.map(Arc::new);
+        if let Err(why) = &snapshot {
             tracing::warn!(error = %why, "no trusted container listing; passes that require one do nothing");
         }
-        last.look = Some(look.as_ref().map(Arc::downgrade).map_err(Untrusted::clone));
-        look
+        last.snapshot = Some(snapshot.as_ref().map(Arc::downgrade).map_err(Untrusted::clone));
+        snapshot
     }
 
     /// Takes a snapshot that passes may act on. An untrusted listing restarts all grace periods, because time without
@@ -190,8 +190,8 @@ impl Sweeper {
     ///
     /// # Errors
     /// Why there is no trusted listing.
-    pub async fn look(&self) -> Result<Look, Untrusted> {
-        let spell = self.current_spell();
+    pub async fn snapshot(&self) -> Result<Snapshot, Untrusted> {
+        let epoch = self.current_epoch();
         let (listing, inventory) = match self.list().await {
             Ok(listed) => listed,
             Err(untrusted) => {
@@ -203,9 +203,9 @@ impl Sweeper {
         // A listing requested in one liveness epoch does not count in the next, even if that began before the answer
         // came.
         let mut memory = self.memory();
-        if memory.spell != spell {
+        if memory.epoch != epoch {
             memory.presence.forget();
-            memory.spell = spell;
+            memory.epoch = epoch;
         }
         let items = listing.observed().containers.iter().map(|container| container.id.as_str());
         let volumes = listing.observed().volumes.iter().map(|volume| volume.name.as_str());
@@ -226,34 +226,34 @@ impl Sweeper {
         let presence = memory.presence.clone();
         drop(memory);
         let (asked_at, awake) = (listing.asked_at(), listing.awake());
-        Ok(Look { asked_at, awake, spell, seen: Some(Seen { listing, inventory, presence }) })
+        Ok(Snapshot { asked_at, awake, epoch, seen: Some(ListingView { listing, inventory, presence }) })
     }
 
     /// Lists the engine. The rows are read after the listing: a row is always written before its container is created.
     async fn list(&self) -> Result<(TrustedListing, Inventory), Untrusted> {
         let own = OwnContainers(&self.store);
-        let listing = trusted::look(&*self.engine, &*self.clock, self.instance, &own).await?;
+        let listing = trusted::snapshot(&*self.engine, &*self.clock, self.instance, &own).await?;
         let mut inventory = Inventory::of(self.instance, listing.observed());
         let named = inventory.named_by_foreign();
         if !named.is_empty() {
             let failed = |error: StoreError| Untrusted::RegistryFailed(error.to_string());
             let entries = self.store.trash_of(named.clone()).await.map_err(failed)?;
-            inventory.recognise(&self.store.known_rows(named).await.map_err(failed)?, &entries);
+            inventory.recognise(&self.store.sweep_rows(named).await.map_err(failed)?, &entries);
         }
         Ok((listing, inventory))
     }
 
     /// A snapshot of the clocks only, for passes that do not require the engine.
     #[must_use]
-    pub fn glance(&self) -> Look {
-        let spell = self.current_spell();
+    pub fn clock_snapshot(&self) -> Snapshot {
+        let epoch = self.current_epoch();
         let (asked_at, awake) = (self.clock.now(), self.clock.awake());
-        Look { asked_at, awake, spell, seen: None }
+        Snapshot { asked_at, awake, epoch, seen: None }
     }
 
     /// The number of the liveness epoch, by the clocks right now.
     pub(super) fn liveness_epoch(&self) -> u64 {
-        self.current_spell()
+        self.current_epoch()
     }
 
     /// Records when the driver wakes next. If the clock is read well after that and the driver has not woken, the
@@ -263,7 +263,7 @@ impl Sweeper {
     }
 
     /// The liveness epoch that the clocks show right now. Reading the clock updates it.
-    fn current_spell(&self) -> u64 {
+    fn current_epoch(&self) -> u64 {
         let _looked_at = self.clock.now();
         self.listening.number()
     }
@@ -271,16 +271,16 @@ impl Sweeper {
     /// How long a state has lasted at the time of a snapshot, counting only time in which heartbeats could be
     /// received.
     #[must_use]
-    pub(super) fn lasted(&self, since: Timestamp, look: &Look) -> Duration {
-        self.listening.lasted(since, look.asked_at(), look.awake())
+    pub(super) fn lasted(&self, since: Timestamp, snapshot: &Snapshot) -> Duration {
+        self.listening.lasted(since, snapshot.asked_at(), snapshot.awake())
     }
 
     /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back: decisions on that snapshot
     /// are void then.
     #[must_use]
-    pub(super) fn jumped_since(&self, look: &Look) -> bool {
-        let then = offset(look.asked_at(), look.awake());
-        self.current_spell() != look.spell || jumped(then, offset(self.clock.now(), self.clock.awake()))
+    pub(super) fn jumped_since(&self, snapshot: &Snapshot) -> bool {
+        let then = offset(snapshot.asked_at(), snapshot.awake());
+        self.current_epoch() != snapshot.epoch || jumped(then, offset(self.clock.now(), self.clock.awake()))
     }
 
     /// The parent of a live workspace.

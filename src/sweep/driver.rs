@@ -24,7 +24,7 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Mode, Outcome, Pass, Run, Sight, Sweeper, context::Ticket};
+use super::{Mode, Outcome, Pass, Requirement, Run, Sweeper, context::Ticket};
 use crate::{
     clock::{SharedClock, within},
     domain::time::Awake,
@@ -309,7 +309,7 @@ impl Driver {
     }
 }
 
-fn told(why: &Untrusted) -> String {
+fn untrusted_reason(why: &Untrusted) -> String {
     match why {
         Untrusted::NoAnswer(error) => format!("{why}: {error}"),
         Untrusted::SentinelMissing(_) | Untrusted::RegistryFailed(_) => why.to_string(),
@@ -339,13 +339,13 @@ fn empty_run(pass: &'static str, clock: &SharedClock, outcome: Outcome) -> Run {
 /// Takes a snapshot and runs the pass on it, within the deadline. A panic ends only this run.
 async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, mode: Mode, ticket: Ticket, clock: &SharedClock) -> Run {
     let work = async {
-        let look = match pass.sight() {
-            Sight::Engine => sweeper.look_after(ticket).await,
-            Sight::Store => Ok(Arc::new(sweeper.glance())),
+        let look = match pass.requires() {
+            Requirement::Engine => sweeper.snapshot_after(ticket).await,
+            Requirement::Store => Ok(Arc::new(sweeper.clock_snapshot())),
         };
         match look {
             Ok(look) => sweeper.run(pass, &look, mode).await,
-            Err(why) => empty_run(pass.name(), clock, Outcome::Untrusted(told(&why))),
+            Err(why) => empty_run(pass.name(), clock, Outcome::Untrusted(untrusted_reason(&why))),
         }
     };
     match within(&**clock, DEADLINE, AssertUnwindSafe(work).catch_unwind()).await {

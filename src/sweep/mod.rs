@@ -8,8 +8,8 @@
 mod apply;
 mod context;
 mod driver;
-mod hits;
 mod passes;
+mod reservations;
 mod run;
 mod watch;
 
@@ -20,9 +20,9 @@ use async_trait::async_trait;
 use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store::StoreError};
 
 pub use crate::ops::OwnContainers;
-pub use context::{Look, Seen, Sweeper, SweeperParts};
+pub use context::{ListingView, Snapshot, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
-pub use passes::{LOOK_EVERY, all, all_looking};
+pub use passes::{CHECK_INTERVAL, all, all_looking};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
 pub use watch::{Watch, watch_engine};
 
@@ -37,20 +37,20 @@ pub trait Pass: Send + Sync {
     fn period(&self) -> Duration;
     /// Whether it requires the engine. A pass that does not runs without a listing, and while the engine is
     /// unavailable.
-    fn sight(&self) -> Sight {
-        Sight::Engine
+    fn requires(&self) -> Requirement {
+        Requirement::Engine
     }
     /// Decides what is to be done. Changes nothing.
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError>;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError>;
     /// Bounded cleanup in the store that needs no judging; runs after the plan was applied.
-    async fn housekeep(&self, _sweeper: &Sweeper, _look: &Look) -> Result<(), SweepError> {
+    async fn housekeep(&self, _sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<(), SweepError> {
         Ok(())
     }
 }
 
 /// What a pass requires before it plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum Requirement {
     /// A trusted listing of the engine, and the store.
     Engine,
     /// The store only.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream};
 
-use super::{Look, Pass, SweepError, Sweeper, hits::Reserved};
+use super::{Pass, Snapshot, SweepError, Sweeper, reservations::Reserved};
 use crate::{
     crash_point,
     domain::{
@@ -147,7 +147,7 @@ struct Judged<'a> {
 
 impl Sweeper {
     /// Runs one pass on one snapshot.
-    pub async fn run(&self, pass: &dyn Pass, look: &Look, mode: Mode) -> Run {
+    pub async fn run(&self, pass: &dyn Pass, snapshot: &Snapshot, mode: Mode) -> Run {
         let (started_at, began) = (self.clock.now(), self.clock.awake());
         let mut run = Run {
             pass: pass.name(),
@@ -159,7 +159,7 @@ impl Sweeper {
             left_over: 0,
             again_after: None,
         };
-        if let Err(error) = self.run_into(&mut run, pass, look, mode).await {
+        if let Err(error) = self.run_into(&mut run, pass, snapshot, mode).await {
             run.outcome = match error {
                 SweepError::Untrusted(why) => Outcome::Untrusted(why.to_string()),
                 SweepError::Store(_) | SweepError::Op(_) | SweepError::NoListing => {
@@ -175,10 +175,10 @@ impl Sweeper {
         &self,
         run: &mut Run,
         pass: &dyn Pass,
-        look: &Look,
+        snapshot: &Snapshot,
         mode: Mode,
     ) -> Result<(), SweepError> {
-        let Plan { actions, watching, again_at } = pass.plan(self, look).await?;
+        let Plan { actions, watching, again_at } = pass.plan(self, snapshot).await?;
         run.watching = watching;
         if mode == Mode::DryRun {
             run.outcome = Outcome::DryRun;
@@ -186,20 +186,20 @@ impl Sweeper {
             return Ok(());
         }
         let Judged { apply, held, hold, reserved: _reserved } =
-            self.judge(pass.name(), actions, look).await?;
+            self.judge(pass.name(), actions, snapshot).await?;
         run.actions.extend(as_verdicts(held, &Verdict::Held));
         if let Some((plan, reason)) = hold {
             run.outcome = Outcome::Held { plan, reason };
         }
-        self.apply_all(run, apply, look).await;
+        self.apply_all(run, apply, snapshot).await;
         // Measured from the end of this run: it may have taken a while.
         run.again_after = again_at.map(|at| at.since(self.clock.now()));
-        pass.housekeep(self, look).await
+        pass.housekeep(self, snapshot).await
     }
 
     /// Carries out planned actions. Those of different workspaces do not wait for each other: each is an order to the
     /// actor of its workspace, which may have to wait for a slow container. They are submitted in the plan's order.
-    async fn apply_all(&self, run: &mut Run, apply: Vec<Planned>, look: &Look) {
+    async fn apply_all(&self, run: &mut Run, apply: Vec<Planned>, snapshot: &Snapshot) {
         let pass = run.pass;
         let (mut destructive, mut wanted) = (0, Vec::new());
         for planned in apply {
@@ -216,11 +216,11 @@ impl Sweeper {
         let work: Vec<_> = wanted
             .into_iter()
             .enumerate()
-            .map(|(place, one)| self.apply_one(pass, place, one, look))
+            .map(|(location, one)| self.apply_one(pass, location, one, snapshot))
             .collect();
         // Unordered, so that a slow action does not delay those behind it.
         let mut done: Vec<_> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
-        done.sort_by_key(|(place, _)| *place);
+        done.sort_by_key(|(location, _)| *location);
         run.actions.extend(done.into_iter().map(|(_, done)| done));
     }
 
@@ -228,12 +228,12 @@ impl Sweeper {
     async fn apply_one(
         &self,
         pass: &'static str,
-        place: usize,
+        location: usize,
         planned: Planned,
-        look: &Look,
+        snapshot: &Snapshot,
     ) -> (usize, ActionRun) {
         crash_point::before("sweep: apply an action");
-        let verdict = match self.apply(pass, &planned, look).await {
+        let verdict = match self.apply(pass, &planned, snapshot).await {
             Ok(Applied::Done(said)) => Verdict::Applied(said),
             Ok(Applied::Raced(why)) => Verdict::Raced(why),
             Err(error) => {
@@ -242,14 +242,14 @@ impl Sweeper {
             }
         };
         crash_point::after("sweep: apply an action");
-        (place, ActionRun { planned, verdict })
+        (location, ActionRun { planned, verdict })
     }
 
     async fn judge(
         &self,
         pass: &'static str,
         actions: Vec<Planned>,
-        look: &Look,
+        snapshot: &Snapshot,
     ) -> Result<Judged<'_>, SweepError> {
         let before = self.store.held_plan(pass).await?;
         let approved = approved_keys(before.as_ref());
@@ -266,11 +266,11 @@ impl Sweeper {
         }
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         let (reserved, mut beside) =
-            self.hits.reserve(counted.map(|planned| planned.action.workspace()).collect());
+            self.reservations.reserve(counted.map(|planned| planned.action.workspace()).collect());
         // A restart outlasts the run that ordered it, and its event is written only when the restart begins. Read
         // before the events: a restart whose event is written in between is still in this set.
-        beside.extend(self.ops.restarting_unwell());
-        let hold = self.reason_to_hold(&actions, look, beside, &is_approved).await?;
+        beside.extend(self.ops.restarting_degraded());
+        let hold = self.reason_to_hold(&actions, snapshot, beside, &is_approved).await?;
         let Some(reason) = hold else {
             self.drop_used_up(pass, before, &actions).await?;
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None, reserved: Some(reserved) });
@@ -293,7 +293,7 @@ impl Sweeper {
     async fn reason_to_hold(
         &self,
         actions: &[Planned],
-        look: &Look,
+        snapshot: &Snapshot,
         beside: BTreeSet<WorkspaceId>,
         approved: &(dyn Fn(&Planned) -> bool + Sync),
     ) -> Result<Option<String>, SweepError> {
@@ -303,16 +303,16 @@ impl Sweeper {
         }
         let mut recent = self.store.swept_since(self.clock.now() - HOUR).await?;
         recent.extend(beside);
-        let known = self.store.live_count().await? + self.count_unknown(look).await?;
+        let known = self.store.live_count().await? + self.count_unknown(snapshot).await?;
         Ok(match breaker::judge(actions, &recent, known, approved) {
             breaker::Verdict::Clear => None,
             breaker::Verdict::Hold { reason } => Some(reason),
         })
     }
 
-    async fn count_unknown(&self, look: &Look) -> Result<usize, SweepError> {
+    async fn count_unknown(&self, snapshot: &Snapshot) -> Result<usize, SweepError> {
         // A pass without a listing knows of nothing unknown, so the stricter limit applies to it.
-        let Ok(seen) = look.seen() else { return Ok(0) };
+        let Ok(seen) = snapshot.seen() else { return Ok(0) };
         let listed = seen.inventory.workspaces();
         let count = listed.len();
         Ok(count.saturating_sub(self.store.known_count(listed).await?))

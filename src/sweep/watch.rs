@@ -78,7 +78,7 @@ impl Watch {
         let instance = self.instance.to_string();
         let since = last.map(|at| at - OVERLAP);
         let mut events = self.engine.container_events(LABEL_INSTANCE, Some(&instance), since).await?;
-        self.look_once();
+        self.check_once();
         while let Some(event) = events.next().await {
             let event = event?;
             *last = Some(event.at.max(last.unwrap_or_default()));
@@ -88,7 +88,7 @@ impl Watch {
     }
 
     /// Finds by a listing what happened before the connection. Not awaited: events arrive meanwhile.
-    fn look_once(&self) {
+    fn check_once(&self) {
         let sweeps = self.sweeps.clone();
         self.spawn.spawn(Box::pin(async move {
             drop(sweeps.run_now(vec!["check_containers"], Mode::Apply).await);
@@ -98,11 +98,11 @@ impl Watch {
     fn heed(&self, event: &ContainerEvent) {
         let ended = matches!(event.what, ContainerEventKind::Died { .. } | ContainerEventKind::Removed);
         if let Some(workspace) = event.workspace.filter(|_| ended) {
-            self.look_at(workspace);
+            self.check(workspace);
         }
     }
 
-    fn look_at(&self, workspace: WorkspaceId) {
+    fn check(&self, workspace: WorkspaceId) {
         let Some(member) = self.store.member(workspace) else { return };
         let up = match member.status {
             Status::Online | Status::Degraded => true,

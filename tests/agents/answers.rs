@@ -17,7 +17,7 @@ fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
         let said = site.ostler(["message", "rude", "as", manner, "hi"]);
         assert_eq!((said.code, said.stdout.as_str()), (0, printed), "{manner}: {}", said.stderr);
     }
-    for (manner, told) in [
+    for (manner, send_as_admin) in [
         ("failed", "rude ended its task as failed: rude heard: hi"),
         (
             "plain",
@@ -33,7 +33,7 @@ fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
     ] {
         let said = site.ostler(["message", "rude", "as", manner, "hi"]);
         assert_eq!(said.code, 1, "{manner}: {} {}", said.stdout, said.stderr);
-        assert!(said.stderr.contains(told), "{manner}: {}", said.stderr);
+        assert!(said.stderr.contains(send_as_admin), "{manner}: {}", said.stderr);
         assert!(!said.stderr.contains("daemon"), "{manner} is blamed on the daemon: {}", said.stderr);
     }
     let nobody = site.ostler(["message", "nobody", "hi"]);

@@ -56,7 +56,7 @@ fn a_death_is_seen_by_its_event_and_answered_by_a_restart() {
         let before = site.show("worker")["incarnation"].as_u64();
         let killed_at = kill(&site, &worker);
         let (seen_at, event) = offline.recv_timeout(Duration::from_mins(3)).unwrap_or_else(|_| {
-            panic!("death {kill_number} was not seen: {:?}", worker.story(&site));
+            panic!("death {kill_number} was not seen: {:?}", worker.event_types(&site));
         });
         latencies.push(seen_at.duration_since(killed_at).as_millis());
         assert_eq!(event["payload"]["exit_code"], 137, "{event}");
@@ -77,14 +77,19 @@ fn a_death_while_the_events_are_cut_off_is_found_by_the_look_after_the_next_conn
     let mut site = Site::on(proxy.socket_path(), BY_EVENTS);
     site.serve();
     let worker = make(&site, "worker", &[]);
-    let deaf = |fault| Rule::when(|request| request.path.contains("/events"), fault);
-    proxy.set_rules([deaf(Fault::DropBefore)]);
+    let reset_liveness = |fault| Rule::when(|request| request.path.contains("/events"), fault);
+    proxy.set_rules([reset_liveness(Fault::DropBefore)]);
     proxy.cut_those(|request| request.path.contains("/events"));
     let before = site.show("worker")["incarnation"].as_u64();
     kill(&site, &worker);
     let connects = proxy.count("GET", "/events");
     until("it tried to listen again", || (proxy.count("GET", "/events") > connects).then_some(()));
-    assert_eq!(worker.status(&site), "online", "somebody saw it who could not: {:?}", worker.story(&site));
+    assert_eq!(
+        worker.status(&site),
+        "online",
+        "somebody saw it who could not: {:?}",
+        worker.event_types(&site)
+    );
     proxy.set_rules([]);
     worker.until_event(&site, "WORKSPACE_OFFLINE", 0);
     let back = site.until_status("worker", "online");
@@ -98,16 +103,20 @@ fn five_crashes_in_a_row_park_it_and_why_shows_the_logs() {
     let worker = make(&site, "worker", &["--no-wait", "--env", "DEMO_CRASH_AFTER_SECONDS=1"]);
     let parked = site.until_status("worker", "failed");
     assert_eq!(parked["failure"], "parked", "{parked}");
-    let story = worker.story(&site);
-    let ends = story.iter().filter(|kind| *kind == "WORKSPACE_OFFLINE").count();
-    assert_eq!((ends, story.last().map(String::as_str)), (5, Some("WORKSPACE_PARKED")), "{story:?}");
+    let event_types = worker.event_types(&site);
+    let ends = event_types.iter().filter(|kind| *kind == "WORKSPACE_OFFLINE").count();
+    assert_eq!(
+        (ends, event_types.last().map(String::as_str)),
+        (5, Some("WORKSPACE_PARKED")),
+        "{event_types:?}"
+    );
     let why = site.ostler(["why", "worker"]).well();
     assert!(why.contains("exit code 3") && why.contains("heartbeat: 200"), "`why` has no logs:\n{why}");
     for _ in 0..3 {
         site.sweep_all();
     }
     assert_eq!(worker.status(&site), "failed", "a sweep started what was given up");
-    let refused = worker.told(&site, "hello").expect(503);
+    let refused = worker.send_as_admin(&site, "hello").expect(503);
     assert!(refused.body.contains("parked"), "{refused:?}");
     site.ostler(["start", "worker", "--no-wait"]).well();
     let again = worker.until_event(&site, "WORKSPACE_ONLINE", worker.last_event(&site));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{creation, make};
 use crate::support::{
     daemon::{Site, until},
-    podman::{image, podman_says},
+    podman::{image, podman_output},
 };
 
 /// The doctor's check with this name.
@@ -55,14 +55,14 @@ fn where_no_answer_comes_the_doctor_fails_and_says_what_to_do() {
             .then_some(said)
     });
     assert_eq!(said.code, 1, "{said:?}");
-    for told in [
+    for send_as_admin in [
         "`lost` does not reach ostler at http://127.0.0.1:1: ",
         "refused",
         "firewall",
         "network.listen",
         "network.platform_url",
     ] {
-        assert!(said.stdout.contains(told), "no {told:?} in {}", said.stdout);
+        assert!(said.stdout.contains(send_as_admin), "no {send_as_admin:?} in {}", said.stdout);
     }
 }
 
@@ -73,15 +73,15 @@ fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
     site.create("mute", &[]);
     let container = site.show("mute")["container_id"].as_str().unwrap().to_owned();
     // As root, because /bin belongs to root.
-    podman_says(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
+    podman_output(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "warn", "{found}");
     assert!(found["found"].as_str().unwrap().contains("/bin/sh could not be run in any"), "{found}");
 
     let id = site.show("mute")["id"].as_str().unwrap().to_owned();
     let token = site.token_in_volume("mute");
-    let beat = serde_json::json!({ "workspace_id": id, "uptime_seconds": 1 });
-    site.agent("POST", "/registry/heartbeat", &id, Some(&token), beat).expect(200);
+    let heartbeat = serde_json::json!({ "workspace_id": id, "uptime_seconds": 1 });
+    site.agent("POST", "/registry/heartbeat", &id, Some(&token), heartbeat).expect(200);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "ok", "{found}");
     assert!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Agent, creation, make, story_of};
+use super::{Agent, creation, event_types_of, make};
 use crate::support::{
     daemon::{Site, until},
     podman::{image, inspected},
@@ -13,16 +13,16 @@ fn an_agent_comes_online_over_the_gateway_with_the_default_configuration_and_ans
     let mut site = Site::new("");
     site.serve();
     let lead = make(&site, "lead", &[]);
-    let shown = site.show("lead");
-    assert_eq!(shown["status"], "online", "{shown}");
-    let container = shown["container_id"].as_str().unwrap();
+    let effective = site.show("lead");
+    assert_eq!(effective["status"], "online", "{effective}");
+    let container = effective["container_id"].as_str().unwrap();
     let environment = inspected(container, "{{.Config.Env}}").unwrap();
     let network = format!("ostler-{}", site.instance());
     let gateway =
         inspected(container, &format!("{{{{(index .NetworkSettings.Networks {network:?}).Gateway}}}}"));
-    let told = format!("PLATFORM_URL=http://{}:{}", gateway.unwrap(), site.network_port());
-    assert!(environment.contains(&told), "not {told} but {environment}");
-    assert_eq!(lead.says(&site, "hello"), "lead heard: hello");
+    let send_as_admin = format!("PLATFORM_URL=http://{}:{}", gateway.unwrap(), site.network_port());
+    assert!(environment.contains(&send_as_admin), "not {send_as_admin} but {environment}");
+    assert_eq!(lead.ask_text(&site, "hello"), "lead heard: hello");
     let logs = site.ostler(["logs", "lead"]).stdout;
     assert!(logs.contains("register: 200") && logs.contains("heartbeat: 200"), "{logs}");
 }
@@ -42,7 +42,7 @@ fn the_first_beat_brings_an_agent_online_whose_register_was_refused() {
     let arguments = ["create", "odd", "--runtime", "agent", "--image", image(), "--", "sh", "-c", REFUSED];
     site.ostler(arguments).well();
     let odd = Agent::of(&site, "odd");
-    assert_eq!(odd.status(&site), "online", "{:?}", odd.story(&site));
+    assert_eq!(odd.status(&site), "online", "{:?}", odd.event_types(&site));
     let logs = site.ostler(["logs", "odd"]);
     let said = format!("{}{}", logs.stdout, logs.stderr);
     assert!(said.contains("register was refused") && said.contains("\"status\":\"ok\""), "{said}");
@@ -53,20 +53,20 @@ fn an_agent_that_says_it_is_wedged_is_degraded_until_it_says_it_is_well() {
     let mut site = Site::new("");
     site.serve();
     let worker = make(&site, "worker", &[]);
-    worker.says(&site, "wedged");
-    assert_eq!(worker.status(&site), "degraded", "{:?}", worker.story(&site));
-    assert_eq!(worker.says(&site, "hello"), "worker heard: hello", "who is degraded is still spoken to");
-    worker.says(&site, "well");
+    worker.ask_text(&site, "wedged");
+    assert_eq!(worker.status(&site), "degraded", "{:?}", worker.event_types(&site));
+    assert_eq!(worker.ask_text(&site, "hello"), "worker heard: hello", "who is degraded is still spoken to");
+    worker.ask_text(&site, "well");
     assert_eq!(worker.status(&site), "online");
-    worker.says(&site, "errors 0.7");
-    let shown = site.show("worker");
-    assert_eq!(shown["status"], "degraded", "{shown}");
+    worker.ask_text(&site, "errors 0.7");
+    let effective = site.show("worker");
+    assert_eq!(effective["status"], "degraded", "{effective}");
     assert!(
         site.ostler(["why", "worker"]).stdout.contains("70 %"),
         "{}",
         site.ostler(["why", "worker"]).stdout
     );
-    worker.says(&site, "errors 0");
+    worker.ask_text(&site, "errors 0");
     assert_eq!(worker.status(&site), "online");
 }
 
@@ -84,11 +84,11 @@ fn an_agent_that_comes_up_unwell_is_left_running() {
     for _ in 0..3 {
         site.sweep_all();
     }
-    let shown = site.show("odd");
-    let running = inspected(shown["container_id"].as_str().unwrap(), "{{.State.Running}}");
-    assert_eq!((running.as_deref(), &shown["status"]), (Some("true"), &"degraded".into()), "{shown}");
+    let effective = site.show("odd");
+    let running = inspected(effective["container_id"].as_str().unwrap(), "{{.State.Running}}");
+    assert_eq!((running.as_deref(), &effective["status"]), (Some("true"), &"degraded".into()), "{effective}");
     assert_eq!(
-        story_of(&site, "odd"),
+        event_types_of(&site, "odd"),
         ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED_ANEW", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
     );
 }
@@ -146,7 +146,7 @@ fn a_pause_takes_along_what_is_below_and_a_resume_brings_back_just_that() {
         (site.show("leg")["status"].as_str().unwrap(), containers_state(&site, "leg")),
         ("paused", "exited".into())
     );
-    assert_eq!(Agent::of(&site, "root").says(&site, "ask arm hello"), "arm answered: arm heard: hello");
+    assert_eq!(Agent::of(&site, "root").ask_text(&site, "ask arm hello"), "arm answered: arm heard: hello");
     // A workspace that an operator resumes by itself is no longer part of the parent's pause.
     site.ostler(["start", "leg"]).well();
 }
@@ -156,12 +156,12 @@ fn a_task_and_who_is_asked_show_in_what_the_registry_knows() {
     let mut site = Site::new("");
     site.serve();
     let worker = make(&site, "worker", &[]);
-    worker.says(&site, "work 3600 in the background");
-    let shown = until("it says that it works", || {
-        let shown = site.show("worker");
-        (shown["active_tasks"] == 1).then_some(shown)
+    worker.ask_text(&site, "work 3600 in the background");
+    let effective = until("it says that it works", || {
+        let effective = site.show("worker");
+        (effective["active_tasks"] == 1).then_some(effective)
     });
-    assert!(shown["current_task"].as_str().is_some_and(|task| task.contains("3600")), "{shown}");
+    assert!(effective["current_task"].as_str().is_some_and(|task| task.contains("3600")), "{effective}");
     let refused = site.admin("POST", "/workspaces/worker/hibernate", Value::Null).expect(409).json();
     assert_eq!(refused["active_tasks"], json!(1), "{refused}");
     let slept = site.admin("POST", "/workspaces/worker/hibernate?force=true", Value::Null).expect(200).json();

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Agent, creation, message, report, words};
+use super::{Agent, answer_text, creation, message, report};
 use crate::support::{daemon::Site, podman::demo_image};
 
 /// Number of messages to hibernated workspaces, and of messages right after `create`. `OSTLER_LATE_LISTENERS=50` is the
@@ -57,8 +57,8 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     made.well();
     let agent = Agent::of(site, &name);
     let is_answered = |text: &str| {
-        let answer = agent.told(site, text);
-        let answered = answer.status == 200 && words(&answer).ends_with(&format!(" heard: {text}"));
+        let answer = agent.send_as_admin(site, text);
+        let answered = answer.status == 200 && answer_text(&answer).ends_with(&format!(" heard: {text}"));
         if !answered {
             eprintln!("{name}, {text}: {answer:?}");
         }

@@ -4,10 +4,10 @@
 mod answers;
 mod deaths;
 mod doctor;
+mod hibernation;
 mod lifecycle;
 mod listening;
 mod packets;
-mod sleep;
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -48,19 +48,19 @@ impl Agent {
 
     /// Sends it a message as the admin.
     #[track_caller]
-    fn told(&self, site: &Site, text: &str) -> Answer {
+    fn send_as_admin(&self, site: &Site, text: &str) -> Answer {
         site.admin("POST", &format!("/workspaces/{}/a2a", self.id), message(text))
     }
 
     /// Sends it a message that must be answered; returns the text of the answer.
     #[track_caller]
-    fn says(&self, site: &Site, text: &str) -> String {
-        words(&self.told(site, text).expect(200))
+    fn ask_text(&self, site: &Site, text: &str) -> String {
+        answer_text(&self.send_as_admin(site, text).expect(200))
     }
 
     /// Sends it a message from another workspace, with the token in that workspace's volume.
     #[track_caller]
-    fn told_by(&self, site: &Site, sender: &Self, text: &str) -> Answer {
+    fn send_from(&self, site: &Site, sender: &Self, text: &str) -> Answer {
         let token = site.token_in_volume(&sender.name);
         let path = format!("/workspaces/{}/a2a", self.id);
         site.agent("POST", &path, &sender.id, Some(&token), message(text))
@@ -73,7 +73,7 @@ impl Agent {
 
     /// Types of its events, oldest first.
     #[track_caller]
-    fn story(&self, site: &Site) -> Vec<String> {
+    fn event_types(&self, site: &Site) -> Vec<String> {
         let events = site.events_of(&self.id);
         events.iter().rev().map(|event| event["event_type"].as_str().unwrap_or_default().to_owned()).collect()
     }
@@ -81,7 +81,7 @@ impl Agent {
     /// Waits for an event of this kind after the event `after`, and returns it.
     #[track_caller]
     fn until_event(&self, site: &Site, kind: &str, after: i64) -> Value {
-        until(&format!("{} had {kind}: {:?}", self.name, self.story(site)), || {
+        until(&format!("{} had {kind}: {:?}", self.name, self.event_types(site)), || {
             let events = site.events_of(&self.id);
             events.into_iter().find(|event| event["event_type"] == kind && event["id"].as_i64() > Some(after))
         })
@@ -102,14 +102,14 @@ fn message(text: &str) -> Value {
 
 /// Text of an agent's answer.
 #[track_caller]
-fn words(answer: &Answer) -> String {
+fn answer_text(answer: &Answer) -> String {
     let said = answer.json();
     said["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no words: {answer:?}")).to_owned()
 }
 
 #[track_caller]
-fn story_of(site: &Site, name: &str) -> Vec<String> {
-    Agent::of(site, name).story(site)
+fn event_types_of(site: &Site, name: &str) -> Vec<String> {
+    Agent::of(site, name).event_types(site)
 }
 
 #[allow(clippy::disallowed_methods, reason = "what is measured is real time")]

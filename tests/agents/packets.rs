@@ -1,7 +1,7 @@
 //! `network.isolate`, tested with packets between containers, their gateways and their published ports.
 
 use super::{Agent, doctor::check, make};
-use crate::support::{daemon::Site, podman::podman_says};
+use crate::support::{daemon::Site, podman::podman_output};
 
 /// The port on which an agent listens inside its container.
 const AGENT_PORT: u16 = 8000;
@@ -18,15 +18,15 @@ impl Neighbour {
     fn running(site: &Site, name: &str) -> Self {
         let agent: Agent = make(site, name, &[]);
         // An answer proves that its server listens.
-        agent.says(site, "hello");
-        let shown = site.show(name);
-        let container = shown["container_id"].as_str().expect("it has a container").to_owned();
+        agent.ask_text(site, "hello");
+        let effective = site.show(name);
+        let container = effective["container_id"].as_str().expect("it has a container").to_owned();
         let seen = |field: &str| {
             let template = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
-            podman_says(["inspect", &container, "--format", &template]).trim().to_owned()
+            podman_output(["inspect", &container, "--format", &template]).trim().to_owned()
         };
         let (address, gateway) = (seen("IPAddress"), seen("Gateway"));
-        let host_port = shown["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let host_port = effective["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
         Self { container, address, gateway, host_port: host_port.expect("it publishes a port") }
     }
 
@@ -34,7 +34,7 @@ impl Neighbour {
     fn reaches(&self, address: &str, port: u16) -> bool {
         let script =
             format!("nc -w 3 {address} {port} </dev/null >/dev/null 2>&1 && echo open || echo closed");
-        let found = podman_says(["exec", &self.container, "sh", "-c", &script]);
+        let found = podman_output(["exec", &self.container, "sh", "-c", &script]);
         match found.trim() {
             "open" => true,
             "closed" => false,
@@ -146,7 +146,7 @@ fn the_network_of_a_removed_workspace_is_deleted_with_its_last_container() {
     let agent = make(&site, "short", &[]);
     let network = format!("ostler-{}-net", agent.id);
     let exists =
-        || podman_says(["network", "ls", "--format", "{{.Name}}"]).lines().any(|name| name == network);
+        || podman_output(["network", "ls", "--format", "{{.Name}}"]).lines().any(|name| name == network);
     assert!(exists(), "a workspace has a network of its own");
     site.ostler(["rm", "--purge", "short"]).well();
     crate::support::daemon::until("the network is deleted", || {

@@ -27,7 +27,7 @@ const STOPPED_LONG: Duration = Duration::from_mins(15);
 /// Observation time afterwards: longer than a period of the pass that checks silence, and than an agent whose
 /// heartbeat timed out needs until its next one.
 const WATCHED: Duration = Duration::from_mins(1);
-const BEAT_EVERY: Duration = Duration::from_secs(15);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// How long an agent waits for the answer to a heartbeat.
 const AGENTS_WAIT: Duration = Duration::from_secs(10);
 
@@ -58,15 +58,15 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     for name in &names {
         site.until_status(name, "online");
     }
-    let shown = || names.iter().map(|name| site.show(name)).collect::<Vec<_>>();
-    let before = shown();
+    let effective = || names.iter().map(|name| site.show(name)).collect::<Vec<_>>();
+    let before = effective();
     let newest = newest_event(&site);
     let pid = Pid::from_raw(i32::try_from(site.pid()).expect("a pid")).expect("a pid");
     let stopped = if settings.long { STOPPED_LONG } else { STOPPED };
     kill_process(pid, Signal::STOP).expect("the daemon is stopped");
     thread::sleep(stopped);
     kill_process(pid, Signal::CONT).expect("the daemon goes on");
-    let resumed = shown();
+    let resumed = effective();
     section.count("seconds in which the daemon was stopped", stopped.as_secs());
     let began = Instant::now();
     while began.elapsed() < WATCHED {
@@ -81,7 +81,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             }
         }
     }
-    for ((name, then), now) in names.iter().zip(&resumed).zip(&shown()) {
+    for ((name, then), now) in names.iter().zip(&resumed).zip(&effective()) {
         let has_beaten = then["last_heartbeat_at"] != now["last_heartbeat_at"];
         section
             .expect(has_beaten || *name == "plain", || format!("{name} is not heard after the stop: {now}"));
@@ -95,8 +95,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section
         .expect(site.log().contains("process was stopped or starved"), || "the stop was not noticed".into());
     over.store(true, Ordering::Relaxed);
-    let beats = beating.join().expect("the agent elsewhere ends well");
-    section.count("heartbeats of an external agent that were answered", beats);
+    let heartbeats = beating.join().expect("the agent elsewhere ends well");
+    section.count("heartbeats of an external agent that were answered", heartbeats);
 }
 
 /// An external agent, whose heartbeats fail while the daemon is stopped. Returns how many were answered.
@@ -107,18 +107,18 @@ fn beat_from_elsewhere(
 ) -> thread::JoinHandle<u64> {
     let port = site.network_port();
     thread::spawn(move || {
-        let mut beats = 0;
+        let mut heartbeats = 0;
         while !over.load(Ordering::Relaxed) {
             let body = json!({ "workspace_id": id });
             let (token, caller) = (Some(token.as_str()), Some(id.as_str()));
-            let beat = Request { method: "POST", path: "/registry/heartbeat", token, caller, body };
-            beats += u64::from(beat.try_over_tcp(port, AGENTS_WAIT) == Some(200));
+            let send_heartbeat = Request { method: "POST", path: "/registry/heartbeat", token, caller, body };
+            heartbeats += u64::from(send_heartbeat.try_over_tcp(port, AGENTS_WAIT) == Some(200));
             let began = Instant::now();
-            while began.elapsed() < BEAT_EVERY && !over.load(Ordering::Relaxed) {
+            while began.elapsed() < HEARTBEAT_EVERY && !over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(200));
             }
         }
-        beats
+        heartbeats
     })
 }
 

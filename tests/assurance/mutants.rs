@@ -19,7 +19,7 @@ use crate::{
     simulate::{cores, quietly},
     simulation::{
         copies, outside,
-        story::life::{Life, rule_of},
+        scenario::scenario_run::{ScenarioRun, rule_of},
     },
 };
 
@@ -29,7 +29,7 @@ const WITHIN: u64 = 5_000;
 /// How a mutant was detected.
 struct Found {
     name: &'static str,
-    says: &'static str,
+    finding: &'static str,
     /// Seed of the scenario and rule that detected it; `None` if nothing did.
     how: Option<(u64, String)>,
 }
@@ -46,7 +46,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         thread::scope(|scope| {
             for _ in 0..cores() {
                 scope.spawn(|| {
-                    while let Some((mutation, name, says)) = wanted.get(next.fetch_add(1, Ordering::Relaxed))
+                    while let Some((mutation, name, finding)) =
+                        wanted.get(next.fetch_add(1, Ordering::Relaxed))
                     {
                         let how = hunt(*mutation, settings.first_seed, within);
                         // Printed at once: a mutant that is not detected takes as long as all the others.
@@ -54,7 +55,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                             Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
                             None => println!("  {name}: NOT noticed in {within} lives"),
                         }
-                        let one = Found { name, says, how };
+                        let one = Found { name, finding, how };
                         found.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                     }
                 });
@@ -68,13 +69,13 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.expect(!wanted.is_empty(), || "no breakage is called that".to_owned());
     for one in &found {
         section.expect(one.how.is_some(), || {
-            format!("`{}` ({}) was not noticed in {within} lives", one.name, one.says)
+            format!("`{}` ({}) was not noticed in {within} lives", one.name, one.finding)
         });
     }
     let rows = found.iter().map(|one| {
-        let (life, rule) =
+        let (scenario_run, rule) =
             one.how.clone().map_or(("-".to_owned(), "-".to_owned()), |(n, rule)| (n.to_string(), rule));
-        [one.name.to_owned(), one.says.to_owned(), life, rule]
+        [one.name.to_owned(), one.finding.to_owned(), scenario_run, rule]
     });
     section.table("Breakages", ["breakage", "what it does", "found by seed", "by rule"], rows);
 }
@@ -91,11 +92,11 @@ fn hunt(mutation: Mutation, first: u64, within: u64) -> Option<(u64, String)> {
             put_in_force(None);
             return outside::play(seed).is_ok().then(|| (seed, scene.to_owned()));
         }
-        let life = Life::of(seed);
-        let broken = life.live().broken?;
+        let scenario_run = ScenarioRun::of(seed);
+        let broken = scenario_run.live().broken?;
         // A scenario that also fails without the mutant proves nothing.
         put_in_force(None);
-        life.live().broken.is_none().then(|| (seed, rule_of(&broken).to_owned()))
+        scenario_run.live().broken.is_none().then(|| (seed, rule_of(&broken).to_owned()))
     });
     put_in_force(None);
     found

@@ -43,7 +43,7 @@ pub(crate) fn of(report: &Report) -> String {
         &mut page,
         &format!(
             "<p><b class=\"{colour}\">{verdict}</b> <span class=\"quiet\">in {campaigns} campaigns, {size}, {}</span></p>",
-            spell(took)
+            expand(took)
         ),
     );
     for section in &report.sections {
@@ -55,7 +55,7 @@ pub(crate) fn of(report: &Report) -> String {
 fn section_of(section: &Section) -> String {
     let mut text = String::from("<section>");
     let (word, colour) = if section.broken.is_empty() { ("held", "good") } else { ("BROKE", "bad") };
-    let took = spell(section.took_seconds);
+    let took = expand(section.took_seconds);
     push(
         &mut text,
         &format!("<span class=\"verdict {colour}\">{word} <span class=\"quiet\">{took}</span></span>"),
@@ -95,8 +95,8 @@ fn table_of(table: &Table) -> String {
     for row in &table.rows {
         push(&mut text, "<tr>");
         for (column, cell) in row.iter().enumerate() {
-            let shown = cell.parse::<u64>().map_or_else(|_| escape(cell), grouped);
-            push(&mut text, &format!("<td{}>{shown}</td>", class(column)));
+            let effective = cell.parse::<u64>().map_or_else(|_| escape(cell), grouped);
+            push(&mut text, &format!("<td{}>{effective}</td>", class(column)));
         }
         push(&mut text, "</tr>");
     }
@@ -121,7 +121,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn spell(seconds: f64) -> String {
+fn expand(seconds: f64) -> String {
     if seconds < 120.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
 }
 

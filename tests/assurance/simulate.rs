@@ -15,9 +15,9 @@ use crate::{
     report::Section,
     simulation::{
         invariants::{Coverage, Rule},
-        story::{
+        scenario::{
             STEPS,
-            life::{Life, Lived, rule_of},
+            scenario_run::{Ran, ScenarioRun, rule_of},
         },
     },
 };
@@ -28,7 +28,7 @@ const LONG: u64 = 1_000_000;
 /// Most runs to shorten a scenario that violates an invariant.
 const TRIES: usize = 400;
 /// Number of violations reported in full; the first says most.
-const TOLD: usize = 3;
+const SHOWN_IN_FULL: usize = 3;
 
 /// Number of cores, 2 if unknown: the smallest supported machine. More cores run more scenarios in the same time.
 pub(crate) fn cores() -> usize {
@@ -47,15 +47,15 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, seed: u64, lived: &Lived) {
+    fn add(&mut self, seed: u64, ran: &Ran) {
         self.lives += 1;
         self.steps += STEPS as u64;
-        self.looks += lived.looks as u64;
-        for (what, count) in &lived.done {
+        self.looks += ran.looks as u64;
+        for (what, count) in &ran.done {
             *self.done.entry(what).or_default() += count;
         }
-        self.coverage.add(&lived.coverage);
-        if let Some(broken) = &lived.broken {
+        self.coverage.add(&ran.coverage);
+        if let Some(broken) = &ran.broken {
             self.broken.insert(seed, broken.clone());
         }
     }
@@ -78,21 +78,21 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                         if seed >= end {
                             return;
                         }
-                        let lived = Life::of(seed).live();
-                        sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &lived);
+                        let ran = ScenarioRun::of(seed).live();
+                        sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &ran);
                     }
                 });
             }
         });
     });
     let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tell(&sum, section);
-    for seed in sum.broken.keys().take(TOLD) {
-        tell_shortest(*seed, section);
+    print(&sum, section);
+    for seed in sum.broken.keys().take(SHOWN_IN_FULL) {
+        print_shortest(*seed, section);
     }
 }
 
-fn tell(sum: &Sum, section: &mut Section) {
+fn print(sum: &Sum, section: &mut Section) {
     section.count("seeds", sum.lives);
     section.count("steps by seed", sum.steps);
     section.count("looks at every rule, one after each step and on the way to rest", sum.looks);
@@ -118,13 +118,13 @@ fn tell(sum: &Sum, section: &mut Section) {
 }
 
 /// Reports the shortest scenario found for a violation.
-fn tell_shortest(seed: u64, section: &mut Section) {
-    let life = Life::of(seed);
-    let Some(broken) = life.live().broken else { return };
-    let short = quietly(|| life.shorten(rule_of(&broken), TRIES));
-    let lived = short.live();
-    let broken = lived.broken.clone().unwrap_or(broken);
-    println!("{}seed {seed}: {broken}", lived.told());
+fn print_shortest(seed: u64, section: &mut Section) {
+    let scenario_run = ScenarioRun::of(seed);
+    let Some(broken) = scenario_run.live().broken else { return };
+    let short = quietly(|| scenario_run.shorten(rule_of(&broken), TRIES));
+    let ran = short.live();
+    let broken = ran.broken.clone().unwrap_or(broken);
+    println!("{}seed {seed}: {broken}", ran.transcript());
     let again = format!("again: cargo assurance simulate --seed {seed} --steps {}", short.spelled());
     println!("{again}\n");
     section.broke(format!("seed {seed} in {} steps; {again}", short.steps.len()));
@@ -132,17 +132,17 @@ fn tell_shortest(seed: u64, section: &mut Section) {
 
 /// Runs one scenario again, and prints its history.
 fn replay(settings: &Settings, seed: u64, section: &mut Section) {
-    let life = match &settings.steps {
-        None => Life::of(seed),
-        Some(text) => match Life::spelled_out(seed, text) {
-            Some(life) => life,
+    let scenario_run = match &settings.steps {
+        None => ScenarioRun::of(seed),
+        Some(text) => match ScenarioRun::spelled_out(seed, text) {
+            Some(scenario_run) => scenario_run,
             None => return section.broke(format!("--steps {text} is no list like 3,7-9")),
         },
     };
-    let lived = life.live();
-    println!("{}", lived.told());
+    let ran = scenario_run.live();
+    println!("{}", ran.transcript());
     section.count("seeds", 1);
-    if let Some(broken) = lived.broken {
+    if let Some(broken) = ran.broken {
         section.broke(format!("seed {seed}: {broken}"));
     }
 }

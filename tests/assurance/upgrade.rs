@@ -52,7 +52,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     }
 }
 
-fn said(error: impl std::fmt::Display) -> String {
+fn output(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -77,21 +77,21 @@ struct Old {
 
 impl Old {
     fn make(schema: &str, text: &str, version: u32, copies: u32) -> Result<Self, String> {
-        let directory = tempfile::tempdir().map_err(said)?;
+        let directory = tempfile::tempdir().map_err(output)?;
         let path = directory.path().join(FILE_NAME);
-        let mut sql = Connection::open(&path).map_err(said)?;
-        sql.execute_batch("PRAGMA journal_mode = WAL").map_err(said)?;
-        sql.execute_batch(text).map_err(said)?;
-        multiply(&mut sql, copies).map_err(said)?;
-        let rows = Tables::read(&sql).map_err(said)?;
+        let mut sql = Connection::open(&path).map_err(output)?;
+        sql.execute_batch("PRAGMA journal_mode = WAL").map_err(output)?;
+        sql.execute_batch(text).map_err(output)?;
+        multiply(&mut sql, copies).map_err(output)?;
+        let rows = Tables::read(&sql).map_err(output)?;
         drop(sql);
-        let bytes = fs::read(&path).map_err(said)?;
+        let bytes = fs::read(&path).map_err(output)?;
         Ok(Self { schema: schema.to_owned(), version, bytes, rows })
     }
 
     fn put(&self, data: &Path) -> Result<(), String> {
-        fs::create_dir_all(data).map_err(said)?;
-        fs::write(data.join(FILE_NAME), &self.bytes).map_err(said)
+        fs::create_dir_all(data).map_err(output)?;
+        fs::write(data.join(FILE_NAME), &self.bytes).map_err(output)
     }
 
     fn backup(&self, data: &Path) -> PathBuf {
@@ -109,35 +109,36 @@ impl Old {
 
     /// Checks an upgraded database.
     fn expect_upgraded(&self, section: &mut Section, data: &Path, when: &str) -> Result<(), String> {
-        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
-        let after = Tables::read(&sql).map_err(said)?;
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(output)?;
+        let after = Tables::read(&sql).map_err(output)?;
         section.count("rows compared", self.rows.rows());
         section.count("values compared", self.rows.values());
         for lost in self.rows.lost_in(&after).into_iter().take(5) {
             section.broke(format!("{}, {when}: {lost}", self.schema));
         }
-        let check: String = sql.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(said)?;
+        let check: String =
+            sql.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(output)?;
         let strays: u32 = sql
             .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
-            .map_err(said)?;
+            .map_err(output)?;
         section.expect(check == "ok" && strays == 0, || {
             format!("{when}: {check}, {strays} rows belong to none")
         });
-        let version = version_of(&data.join(FILE_NAME)).map_err(said)?;
+        let version = version_of(&data.join(FILE_NAME)).map_err(output)?;
         section.expect(version > self.version, || format!("{when}: it is still of schema {version}"));
         Ok(())
     }
 
     fn keeps_every_row(&self, runtime: &Runtime, section: &mut Section) -> Result<(), String> {
-        let directory = tempfile::tempdir().map_err(said)?;
+        let directory = tempfile::tempdir().map_err(output)?;
         let data = directory.path();
         self.put(data)?;
-        let store = Store::open(data).map_err(said)?;
+        let store = Store::open(data).map_err(output)?;
         self.expect_upgraded(section, data, "upgraded")?;
-        let rows = runtime.block_on(store.describe_all(Scope::Any)).map_err(said)?;
+        let rows = runtime.block_on(store.describe_all(Scope::Any)).map_err(output)?;
         let there: u32 = Connection::open(data.join(FILE_NAME))
             .and_then(|sql| sql.query_row("SELECT count(*) FROM workspaces", [], |row| row.get(0)))
-            .map_err(said)?;
+            .map_err(output)?;
         section.expect(rows.len() == there as usize, || {
             format!("of {there} workspaces {} can be read", rows.len())
         });
@@ -150,8 +151,8 @@ impl Old {
         close(store, data);
 
         // The copy equals the original in content and schema.
-        let copy = Connection::open(self.backup(data)).map_err(said)?;
-        let copied = Tables::read(&copy).map_err(said)?;
+        let copy = Connection::open(self.backup(data)).map_err(output)?;
+        let copied = Tables::read(&copy).map_err(output)?;
         section.expect(copied == self.rows, || format!("{}: the copy is not the original", self.schema));
         drop(copy);
         section.expect(version_of(&self.backup(data)).ok() == Some(self.version), || {
@@ -160,10 +161,11 @@ impl Old {
 
         // Opening it again changes nothing, in the database or the copy. Compares content instead of bytes: the last
         // connection to close may leave a log, which the next open checkpoints.
-        let content = || Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(said)?).map_err(said);
+        let content =
+            || Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(output)?).map_err(output);
         let (upgraded, copy) = (content()?, fs::read(self.backup(data)));
         for _ in 0..2 {
-            close(Store::open(data).map_err(said)?, data);
+            close(Store::open(data).map_err(output)?, data);
         }
         section.expect(content()? == upgraded, || "opening it again changed it".into());
         section.expect(fs::read(self.backup(data)).ok() == copy.ok(), || {
@@ -175,33 +177,33 @@ impl Old {
 
         // The copy works as the database, and is upgraded in the same way.
         let restored = data.join("restored");
-        fs::create_dir(&restored).map_err(said)?;
-        fs::copy(self.backup(data), restored.join(FILE_NAME)).map_err(said)?;
-        close(Store::open(&restored).map_err(said)?, &restored);
+        fs::create_dir(&restored).map_err(output)?;
+        fs::copy(self.backup(data), restored.join(FILE_NAME)).map_err(output)?;
+        close(Store::open(&restored).map_err(output)?, &restored);
         self.expect_upgraded(section, &restored, "restored from the copy and upgraded")
     }
 
     /// Truncates the log around every frame, as a power cut does: the content is old or new, never mixed, and new
     /// after an open.
     fn is_cut(&self, section: &mut Section) -> Result<(), String> {
-        let directory = tempfile::tempdir().map_err(said)?;
+        let directory = tempfile::tempdir().map_err(output)?;
         let memory = mounts::Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
         let whole = memory.at().join("whole");
         self.put(&whole)?;
         // A reader of the old content prevents the checkpoint of the log.
-        let reader = Connection::open(whole.join(FILE_NAME)).map_err(said)?;
-        reader.execute_batch("BEGIN; SELECT count(*) FROM registry").map_err(said)?;
-        let store = Store::open(&whole).map_err(said)?;
-        let log = fs::read(whole.join(LOG)).map_err(said)?;
-        let database = fs::read(whole.join(FILE_NAME)).map_err(said)?;
+        let reader = Connection::open(whole.join(FILE_NAME)).map_err(output)?;
+        reader.execute_batch("BEGIN; SELECT count(*) FROM registry").map_err(output)?;
+        let store = Store::open(&whole).map_err(output)?;
+        let log = fs::read(whole.join(LOG)).map_err(output)?;
+        let database = fs::read(whole.join(FILE_NAME)).map_err(output)?;
         drop(reader);
         close(store, &whole);
         let (mut old, mut new) = (0, 0);
         for at in (0..=log.len()).rev().filter(|at| at.saturating_sub(32) % (24 + 4096) < 2) {
             let data = memory.at().join("cut");
-            fs::create_dir_all(&data).map_err(said)?;
-            fs::write(data.join(FILE_NAME), &database).map_err(said)?;
-            fs::write(data.join(LOG), &log[..at]).map_err(said)?;
+            fs::create_dir_all(&data).map_err(output)?;
+            fs::write(data.join(FILE_NAME), &database).map_err(output)?;
+            fs::write(data.join(LOG), &log[..at]).map_err(output)?;
             if self.expect_old_or_new(section, &data, &format!("its log cut at {at}"))? {
                 old += 1;
             } else {
@@ -209,11 +211,11 @@ impl Old {
             }
             // Opening each takes long: only every eighth, and the ends.
             if at % 8 < 2 || at + 5000 > log.len() {
-                let store = Store::open(&data).map_err(said)?;
+                let store = Store::open(&data).map_err(output)?;
                 self.expect_upgraded(section, &data, "cut, then opened")?;
                 close(store, &data);
             }
-            fs::remove_dir_all(&data).map_err(said)?;
+            fs::remove_dir_all(&data).map_err(output)?;
         }
         section.count("logs of an upgrade cut around every frame", old + new);
         section.expect(old > 0 && new > 0, || format!("cuts showed {old} old and {new} new ones"));
@@ -222,9 +224,9 @@ impl Old {
 
     /// Checks a database without upgrading it. Returns whether it is old.
     fn expect_old_or_new(&self, section: &mut Section, data: &Path, when: &str) -> Result<bool, String> {
-        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
-        let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(said)?;
-        let rows = Tables::read(&sql).map_err(said)?;
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(output)?;
+        let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(output)?;
+        let rows = Tables::read(&sql).map_err(output)?;
         if version == self.version {
             section.expect(rows == self.rows, || format!("{when}: called old, and is between old and new"));
         } else {
@@ -239,7 +241,7 @@ impl Old {
     fn is_killed(&self, section: &mut Section, times: u64) -> Result<(), String> {
         let (mut old, mut new) = (0, 0);
         for number in 0..times {
-            let directory = tempfile::tempdir().map_err(said)?;
+            let directory = tempfile::tempdir().map_err(output)?;
             let data = directory.path().join("data");
             self.put(&data)?;
             let daemon = Daemon::start(directory.path(), &data)?;
@@ -268,11 +270,11 @@ impl Old {
             } else {
                 new += 1;
             }
-            let store = Store::open(&data).map_err(said)?;
+            let store = Store::open(&data).map_err(output)?;
             self.expect_upgraded_with_registry(section, &data)?;
             close(store, &data);
-            let copy = Connection::open(self.backup(&data)).map_err(said)?;
-            let copied = Tables::read(&copy).map_err(said)?;
+            let copy = Connection::open(self.backup(&data)).map_err(output)?;
+            let copied = Tables::read(&copy).map_err(output)?;
             section.expect(copied == self.rows, || {
                 format!("killed, number {number}: the copy is not the original")
             });
@@ -291,10 +293,10 @@ impl Old {
     /// The daemon continues after the upgrade (it may be recovering, and settle what it finds), so this only checks
     /// that nothing is lost.
     fn expect_upgraded_with_registry(&self, section: &mut Section, data: &Path) -> Result<(), String> {
-        let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
-        let rows = Tables::read(&sql).map_err(said)?;
+        let sql = Connection::open(data.join(FILE_NAME)).map_err(output)?;
+        let rows = Tables::read(&sql).map_err(output)?;
         section.expect(rows.rows() >= self.rows.rows(), || "rows are gone after a kill".into());
-        let version = version_of(&data.join(FILE_NAME)).map_err(said)?;
+        let version = version_of(&data.join(FILE_NAME)).map_err(output)?;
         section.expect(version > self.version, || {
             format!("opened after a kill, it is still of schema {version}")
         });
@@ -304,7 +306,7 @@ impl Old {
     /// From no space at all to enough, in steps of `step` pages: the upgrade is refused with the data untouched, or it
     /// succeeds.
     fn has_no_room(&self, section: &mut Section, step: usize) -> Result<(), String> {
-        let directory = tempfile::tempdir().map_err(said)?;
+        let directory = tempfile::tempdir().map_err(output)?;
         let pages = self.bytes.len().div_ceil(4096);
         let (mut refused, mut upgraded) = (0, 0);
         for spare in (0..pages * 5 / 2 + 200).step_by(step) {
@@ -327,9 +329,9 @@ impl Old {
                         format!("with {spare} pages of room the refusal gives the wrong advice: {words}")
                     });
                     // Checking it takes disk space, too.
-                    let elsewhere = tempfile::tempdir().map_err(said)?;
+                    let elsewhere = tempfile::tempdir().map_err(output)?;
                     for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
-                        fs::copy(data.join(file), elsewhere.path().join(file)).map_err(said)?;
+                        fs::copy(data.join(file), elsewhere.path().join(file)).map_err(output)?;
                     }
                     let old = self.expect_old_or_new(section, elsewhere.path(), "without room")?;
                     section.expect(old, || format!("with {spare} pages of room it is refused and upgraded"));
@@ -344,7 +346,7 @@ impl Old {
                         )
                     });
                     disk.remount("size=64m")?;
-                    close(Store::open(&data).map_err(said)?, &data);
+                    close(Store::open(&data).map_err(output)?, &data);
                     if refused % 16 == 1 {
                         self.expect_upgraded(section, &data, "with room at last")?;
                     }
@@ -375,19 +377,19 @@ impl Old {
     /// Checks that a newer schema is refused, whether its version is in the file or only in the log.
     fn is_newer(&self, section: &mut Section) -> Result<(), String> {
         for in_log in [false, true] {
-            let directory = tempfile::tempdir().map_err(said)?;
+            let directory = tempfile::tempdir().map_err(output)?;
             let (made, data) = (directory.path().join("made"), directory.path().join("data"));
             self.put(&made)?;
-            close(Store::open(&made).map_err(said)?, &made);
-            let sql = Connection::open(made.join(FILE_NAME)).map_err(said)?;
-            sql.pragma_update(None, "user_version", 4711).map_err(said)?;
-            fs::create_dir(&data).map_err(said)?;
+            close(Store::open(&made).map_err(output)?, &made);
+            let sql = Connection::open(made.join(FILE_NAME)).map_err(output)?;
+            sql.pragma_update(None, "user_version", 4711).map_err(output)?;
+            fs::create_dir(&data).map_err(output)?;
             if in_log {
-                fs::copy(made.join(LOG), data.join(LOG)).map_err(said)?;
+                fs::copy(made.join(LOG), data.join(LOG)).map_err(output)?;
             } else {
-                sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(said)?;
+                sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(output)?;
             }
-            fs::copy(made.join(FILE_NAME), data.join(FILE_NAME)).map_err(said)?;
+            fs::copy(made.join(FILE_NAME), data.join(FILE_NAME)).map_err(output)?;
             let content = |data: &Path| [FILE_NAME, LOG].map(|file| fs::read(data.join(file)).ok());
             let before = content(&data);
             let opened = Store::open(&data);
@@ -442,10 +444,10 @@ impl Daemon {
         let config = directory.join("config.toml");
         // Keeps old rows: the daemon must not delete any by retention.
         let keep = "[sweep]\nevent_retention = \"10000d\"\ntrash_retention = \"10000d\"\n";
-        fs::write(&config, keep).map_err(said)?;
+        fs::write(&config, keep).map_err(output)?;
         // A free port chosen by the kernel; nothing connects to it.
         let port =
-            TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_err(said)?.port();
+            TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_err(output)?.port();
         command
             .arg("serve")
             .env("OSTLER_CONFIG", &config)
@@ -455,20 +457,20 @@ impl Daemon {
             .env("OSTLER_NETWORK_PORT", port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.join("log")).map_err(said)?);
-        command.spawn().map(Self).map_err(said)
+            .stderr(fs::File::create(directory.join("log")).map_err(output)?);
+        command.spawn().map(Self).map_err(output)
     }
 
     /// Polls without a pause, because the awaited state is short.
     fn kill_when(mut self, come: impl Fn() -> bool) -> Result<(), String> {
         while !come() {
-            if let Some(status) = self.0.try_wait().map_err(said)? {
+            if let Some(status) = self.0.try_wait().map_err(output)? {
                 return Err(format!("the daemon ended by itself: {status}"));
             }
             std::thread::yield_now();
         }
-        self.0.kill().map_err(said)?;
-        self.0.wait().map(drop).map_err(said)
+        self.0.kill().map_err(output)?;
+        self.0.wait().map(drop).map_err(output)
     }
 }
 

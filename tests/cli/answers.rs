@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use ostler::api::{HeldPlan, IssuedToken, TrashOutcome, WorkspaceView};
 use serde_json::json;
 
-use super::things;
+use super::fixtures;
 use crate::support::cli::FakeDaemon;
 
 /// Takes snapshots of `args` and of `args --json`.
@@ -19,7 +19,7 @@ macro_rules! both {
 #[test]
 fn ls_shows_the_tree() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &things::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::household());
     both!(daemon, "ls", ["ls"]);
     assert_snapshot!("ls_flat", daemon.run(&["ls", "--flat"]).transcript());
 }
@@ -28,7 +28,7 @@ fn ls_shows_the_tree() {
 fn ls_shows_removed_ones_when_asked() {
     let daemon = FakeDaemon::start();
     let removed =
-        WorkspaceView { removed_at: Some("2020-03-04T05:06:07.890Z".into()), ..things::builder("removed") };
+        WorkspaceView { removed_at: Some("2020-03-04T05:06:07.890Z".into()), ..fixtures::builder("removed") };
     daemon.answers("GET /workspaces?removed=true", 200, &[removed]);
     assert_snapshot!("ls_removed", daemon.run(&["ls", "--removed"]).transcript());
 }
@@ -58,12 +58,12 @@ fn ls_of_a_lost_registry_points_at_adopt() {
 #[test]
 fn ls_says_that_the_registry_is_recovering() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &things::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::household());
     daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready"}"#);
     assert_eq!(daemon.run(&["ls"]).stderr, "");
 
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &things::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::household());
     daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready","recovering":true}"#);
     let ls = daemon.run(&["ls"]);
     for said in ["recovering", "ostler adopt --dry-run"] {
@@ -83,31 +83,31 @@ fn ls_of_nothing_says_how_to_begin() {
 #[test]
 fn show_tells_everything_of_one() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/tester?removed=true", 200, &things::tester());
-    daemon.answers(&format!("GET /workspaces/{}", things::BUILDER), 200, &things::builder("online"));
+    daemon.answers("GET /workspaces/tester?removed=true", 200, &fixtures::tester());
+    daemon.answers(&format!("GET /workspaces/{}", fixtures::BUILDER), 200, &fixtures::builder("online"));
     both!(daemon, "show", ["show", "tester"]);
 }
 
 #[test]
 fn why_tells_the_story_with_its_evidence() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/tester?removed=true", 200, &things::tester());
-    daemon.answers(&format!("GET /events/{}?limit=30", things::TESTER), 200, &things::story());
+    daemon.answers("GET /workspaces/tester?removed=true", 200, &fixtures::tester());
+    daemon.answers(&format!("GET /events/{}?limit=30", fixtures::TESTER), 200, &fixtures::sample_events());
     both!(daemon, "why", ["why", "tester"]);
 }
 
 #[test]
 fn events_come_oldest_first_with_names() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /events?limit=20", 200, &things::story());
-    daemon.answers(&format!("GET /workspaces/{}", things::TESTER), 200, &things::tester());
+    daemon.answers("GET /events?limit=20", 200, &fixtures::sample_events());
+    daemon.answers(&format!("GET /workspaces/{}", fixtures::TESTER), 200, &fixtures::tester());
     both!(daemon, "events", ["events"]);
 }
 
 #[test]
 fn trash_ls_tells_what_is_kept_until_when() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /trash", 200, &things::trash());
+    daemon.answers("GET /trash", 200, &fixtures::trash());
     both!(daemon, "trash_ls", ["trash", "ls"]);
 }
 
@@ -154,7 +154,7 @@ fn trash_empty_without_a_terminal_needs_a_yes() {
 #[test]
 fn adopt_without_a_choice_only_asks() {
     let daemon = FakeDaemon::start();
-    daemon.answers("POST /adopt", 200, &things::adoption(true));
+    daemon.answers("POST /adopt", 200, &fixtures::adoption(true));
     both!(daemon, "adopt_asks", ["adopt"]);
     both!(daemon, "adopt_all", ["adopt", "--all"]);
     let asked = |which: &str, all, dry_run| {
@@ -168,7 +168,7 @@ fn adopt_without_a_choice_only_asks() {
 #[test]
 fn adopt_fails_when_something_was_not_adopted() {
     let daemon = FakeDaemon::start();
-    daemon.answers("POST /adopt", 200, &things::adoption(false));
+    daemon.answers("POST /adopt", 200, &fixtures::adoption(false));
     assert_snapshot!("adopt_refused", daemon.run(&["adopt", "tester"]).transcript());
     assert_snapshot!("adopt_all_refused", daemon.run(&["adopt", "--all"]).transcript());
 }
@@ -177,7 +177,7 @@ fn adopt_fails_when_something_was_not_adopted() {
 fn token_issue_prints_the_token_alone() {
     let daemon = FakeDaemon::start();
     let issued =
-        IssuedToken { auth_token: things::connection().auth_token, workspace_id: things::BUILDER.into() };
+        IssuedToken { auth_token: fixtures::connection().auth_token, workspace_id: fixtures::BUILDER.into() };
     daemon.answers("POST /workspaces/builder/tokens", 201, &issued);
     both!(daemon, "token_issue", ["token", "issue", "builder", "--expires", "30d"]);
     assert_eq!(daemon.requests()[0], r#"POST /workspaces/builder/tokens {"expires_in_seconds":2592000}"#);
@@ -187,7 +187,7 @@ fn token_issue_prints_the_token_alone() {
 #[test]
 fn token_ls_and_revoke() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/builder/tokens", 200, &things::tokens());
+    daemon.answers("GET /workspaces/builder/tokens", 200, &fixtures::tokens());
     daemon.answers(
         "DELETE /workspaces/builder/tokens/41d01111-0000-4000-8000-000000000001",
         200,
@@ -200,8 +200,8 @@ fn token_ls_and_revoke() {
 #[test]
 fn sweep_list_and_show_point_at_what_waits() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /sweeps", 200, &things::passes());
-    daemon.answers("GET /sweeps/reap_unknown", 200, &things::passes()[1]);
+    daemon.answers("GET /sweeps", 200, &fixtures::passes());
+    daemon.answers("GET /sweeps/reap_unknown", 200, &fixtures::passes()[1]);
     both!(daemon, "sweep_list", ["sweep", "list"]);
     both!(daemon, "sweep_show", ["sweep", "show", "reap_unknown"]);
 }
@@ -209,7 +209,7 @@ fn sweep_list_and_show_point_at_what_waits() {
 #[test]
 fn sweep_run_tells_each_action_with_its_evidence() {
     let daemon = FakeDaemon::start();
-    daemon.answers("POST /sweeps/run", 200, &[things::pass_run("reap_unknown", "dry_run", "planned")]);
+    daemon.answers("POST /sweeps/run", 200, &[fixtures::pass_run("reap_unknown", "dry_run", "planned")]);
     both!(daemon, "sweep_run", ["sweep", "run", "reap_unknown", "--dry-run"]);
     assert_eq!(daemon.requests()[0], r#"POST /sweeps/run {"passes":["reap_unknown"],"dry_run":true}"#);
 }
@@ -217,15 +217,15 @@ fn sweep_run_tells_each_action_with_its_evidence() {
 #[test]
 fn sweep_run_fails_when_a_pass_did_not_do_its_work() {
     let daemon = FakeDaemon::start();
-    daemon.answers("POST /sweeps/run", 200, &[things::pass_run("reap_unknown", "held", "held")]);
+    daemon.answers("POST /sweeps/run", 200, &[fixtures::pass_run("reap_unknown", "held", "held")]);
     assert_snapshot!("sweep_run_held", daemon.run(&["sweep", "run"]).transcript());
 }
 
 #[test]
 fn sweep_approve_repeats_what_was_approved() {
     let daemon = FakeDaemon::start();
-    let HeldPlan { pass, .. } = things::held();
-    daemon.answers(&format!("POST /sweeps/{pass}/approve"), 200, &things::held());
+    let HeldPlan { pass, .. } = fixtures::held();
+    daemon.answers(&format!("POST /sweeps/{pass}/approve"), 200, &fixtures::held());
     both!(daemon, "sweep_approve", ["sweep", "approve", "reap_unknown", "9a3c"]);
     assert_eq!(daemon.requests()[0], r#"POST /sweeps/reap_unknown/approve {"plan_id":"9a3c"}"#);
 }
@@ -233,8 +233,8 @@ fn sweep_approve_repeats_what_was_approved() {
 #[test]
 fn doctor_fails_only_when_a_check_fails() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /doctor", 200, &things::doctor("warn"));
-    daemon.answers("POST /doctor/accept-engine", 200, &things::doctor("fail"));
+    daemon.answers("GET /doctor", 200, &fixtures::doctor("warn"));
+    daemon.answers("POST /doctor/accept-engine", 200, &fixtures::doctor("fail"));
     both!(daemon, "doctor", ["doctor"]);
     assert_snapshot!("doctor_fails", daemon.run(&["doctor", "--accept-engine"]).transcript());
 }
@@ -252,9 +252,9 @@ fn daemon_that_is_frozen_is_noticed() {
 #[test]
 fn command_reaches_the_daemon_when_the_file_is_wrong() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &things::household());
-    let place = crate::support::cli::home();
-    let file = place.path().join("broken.toml");
+    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    let location = crate::support::cli::home();
+    let file = location.path().join("broken.toml");
     std::fs::write(&file, "[sweep]\nnope = 1\n").unwrap();
     let ran = daemon.run(&["--config", &file.to_string_lossy(), "ls"]);
     assert_eq!(ran.code, 0, "{}", ran.transcript());

@@ -3,12 +3,12 @@
 use insta::assert_snapshot;
 use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};
 
-use super::things;
+use super::fixtures;
 use crate::support::cli::FakeDaemon;
 
 fn created() -> CreatedWorkspace {
     CreatedWorkspace {
-        id: things::BUILDER.into(),
+        id: fixtures::BUILDER.into(),
         name: "builder".into(),
         status: "provisioning".into(),
         external: false,
@@ -21,7 +21,7 @@ fn created() -> CreatedWorkspace {
 fn outcome(status: &str) -> OrderOutcome {
     OrderOutcome {
         accepted: false,
-        id: things::BUILDER.into(),
+        id: fixtures::BUILDER.into(),
         name: "builder".into(),
         status: status.into(),
         detail: None,
@@ -30,17 +30,17 @@ fn outcome(status: &str) -> OrderOutcome {
 }
 
 fn by_id() -> String {
-    format!("GET /workspaces/{}", things::BUILDER)
+    format!("GET /workspaces/{}", fixtures::BUILDER)
 }
 
 #[test]
 fn create_waits_until_the_workspace_is_online() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces", 201, &created());
-    daemon.answers(&by_id(), 200, &things::builder("provisioning")).answers(
+    daemon.answers(&by_id(), 200, &fixtures::builder("provisioning")).answers(
         &by_id(),
         200,
-        &things::builder("online"),
+        &fixtures::builder("online"),
     );
     assert_snapshot!("create", daemon.run(&["create", "builder", "--image", "alpine"]).transcript());
     assert_eq!(daemon.requests().len(), 3, "one request and two polls: {:?}", daemon.requests());
@@ -54,7 +54,7 @@ fn create_that_fails_says_why_and_where_to_look() {
     let failed = WorkspaceView {
         failure: Some("start_error".into()),
         status_detail: Some("the image docker.io/library/alpine:nope does not exist".into()),
-        ..things::builder("failed")
+        ..fixtures::builder("failed")
     };
     daemon.answers(&by_id(), 200, &failed);
     assert_snapshot!("create_fails", daemon.run(&["create", "builder"]).transcript());
@@ -77,7 +77,7 @@ fn create_external_prints_how_its_agent_connects() {
     let external = CreatedWorkspace {
         external: true,
         status: "awaiting_agent".into(),
-        connection: Some(things::connection()),
+        connection: Some(fixtures::connection()),
         ..created()
     };
     daemon.answers("POST /workspaces", 201, &external);
@@ -192,10 +192,10 @@ fn set_sends_every_part_of_the_container() {
 fn start_waits_for_the_order_and_then_for_online() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/builder/start", 200, &outcome("provisioning"));
-    daemon.answers(&by_id(), 200, &things::builder("provisioning")).answers(
+    daemon.answers(&by_id(), 200, &fixtures::builder("provisioning")).answers(
         &by_id(),
         200,
-        &things::builder("online"),
+        &fixtures::builder("online"),
     );
     assert_snapshot!("start", daemon.run(&["start", "builder"]).transcript());
     assert_snapshot!("start_json", daemon.run(&["resume", "builder", "--json", "--new-volume"]).transcript());
@@ -207,7 +207,7 @@ fn start_waits_for_the_order_and_then_for_online() {
 #[test]
 fn restart_and_recreate_wait_for_online_too() {
     let daemon = FakeDaemon::start();
-    daemon.answers(&by_id(), 200, &things::builder("online"));
+    daemon.answers(&by_id(), 200, &fixtures::builder("online"));
     for verb in ["restart", "recreate"] {
         daemon.answers(&format!("POST /workspaces/builder/{verb}"), 200, &outcome("provisioning"));
         let ran = daemon.run(&[verb, "builder"]);
@@ -218,8 +218,8 @@ fn restart_and_recreate_wait_for_online_too() {
 #[test]
 fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
     let daemon = FakeDaemon::start();
-    daemon.answers(&by_id(), 200, &things::builder("online"));
-    daemon.answers("GET /workspaces/builder", 200, &things::builder("online"));
+    daemon.answers(&by_id(), 200, &fixtures::builder("online"));
+    daemon.answers("GET /workspaces/builder", 200, &fixtures::builder("online"));
     for (more, told) in [(&["--no-wait"][..], Some("will be moved to the trash")), (&[], None)] {
         let query = if more.is_empty() { "" } else { "?wait=false" };
         daemon.answers(&format!("POST /workspaces/builder/recreate{query}"), 200, &outcome("provisioning"));
@@ -236,7 +236,7 @@ fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
 #[test]
 fn message_to_an_agent_that_polls_says_that_it_is_stored() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces/builder", 200, &things::builder("online"));
+    daemon.answers("GET /workspaces/builder", 200, &fixtures::builder("online"));
     let queued = serde_json::json!({ "status": "queued", "delivery_mode": "poll", "method": "message/send" });
     daemon.answers("POST /workspaces/builder/a2a", 200, &queued);
     let ran = daemon.run(&["message", "builder", "hi"]);
@@ -293,7 +293,7 @@ fn rm_tells_how_to_take_it_back() {
 #[test]
 fn rm_with_children_removes_nothing_and_names_them() {
     let daemon = FakeDaemon::start();
-    let child = |name: &str| Child { id: things::TESTER.into(), name: name.into() };
+    let child = |name: &str| Child { id: fixtures::TESTER.into(), name: name.into() };
     let asked = RemoveOutcome {
         detail: None,
         status: "confirmation_required".into(),

@@ -86,9 +86,9 @@ impl Served {
 
     /// Key and required action of every difference found by `config show`.
     fn differences(&self) -> Vec<(String, String)> {
-        let shown = self.json(&["config", "show"]);
+        let effective = self.json(&["config", "show"]);
         let of = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
-        let found = shown["daemon"]["differences"].as_array().unwrap().iter();
+        let found = effective["daemon"]["differences"].as_array().unwrap().iter();
         found.map(|one| (of(one, "key"), of(one, "applied_by"))).collect()
     }
 
@@ -159,10 +159,14 @@ fn reload_lists_what_waits_for_a_restart() {
         "{}",
         served.doctor()
     );
-    let shown = served.run(&["config", "show"]).stdout;
-    let last = shown.lines().last().unwrap();
+    let effective = served.run(&["config", "show"]).stdout;
+    let last = effective.lines().last().unwrap();
     let cells: Vec<_> = last.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-    assert_eq!(cells, ["ports", "\"21000-28999\"", "\"25000-25100\"", "a restart of the daemon"], "{shown}");
+    assert_eq!(
+        cells,
+        ["ports", "\"21000-28999\"", "\"25000-25100\"", "a restart of the daemon"],
+        "{effective}"
+    );
 }
 
 #[test]
@@ -211,12 +215,12 @@ fn config_show_tells_what_reload_cannot_apply() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
     let other = served.home.path().join("other.toml");
     fs::write(&other, text(served.port, "[sweep]\nunknown_grace = \"8m\"")).unwrap();
-    let shown = served.run_with(&other, &["config", "show"]).stdout;
-    let last = shown.lines().last().unwrap();
-    assert!(last.starts_with("sweep.unknown_grace"), "{shown}");
+    let effective = served.run_with(&other, &["config", "show"]).stdout;
+    let last = effective.lines().last().unwrap();
+    assert!(last.starts_with("sweep.unknown_grace"), "{effective}");
     assert!(
         last.ends_with("the daemon reads [HOME]/config.toml, with its own environment and flags)"),
-        "{shown}"
+        "{effective}"
     );
     assert_eq!(served.differences(), [], "with the daemon's file there is no difference");
 }

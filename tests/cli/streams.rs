@@ -8,7 +8,7 @@ use std::{
 use ostler::api::EventView;
 use serde_json::json;
 
-use super::things;
+use super::fixtures;
 use crate::support::cli::{FakeDaemon, frame};
 
 #[test]
@@ -41,10 +41,14 @@ fn sse(events: &[EventView]) -> Vec<u8> {
 #[test]
 fn events_are_followed_across_ends_of_the_stream_without_gap_or_repeat() {
     let daemon = FakeDaemon::start();
-    let next = |id| things::event(id, "WORKSPACE_PAUSED", json!({ "name": "tester" }));
-    let elsewhere = EventView { workspace_id: Some(things::BUILDER.into()), ..next(6) };
-    daemon.answers("GET /workspaces/tester", 200, &things::tester());
-    daemon.answers(&format!("GET /events/{}?limit=2", things::TESTER), 200, &things::story()[..2]);
+    let next = |id| fixtures::event(id, "WORKSPACE_PAUSED", json!({ "name": "tester" }));
+    let elsewhere = EventView { workspace_id: Some(fixtures::BUILDER.into()), ..next(6) };
+    daemon.answers("GET /workspaces/tester", 200, &fixtures::tester());
+    daemon.answers(
+        &format!("GET /events/{}?limit=2", fixtures::TESTER),
+        200,
+        &fixtures::sample_events()[..2],
+    );
     daemon.answers_bytes("GET /events/stream?passing=false", 200, &sse(&[next(4), next(5)]));
     daemon.answers_bytes("GET /events/stream?passing=false", 200, &sse(&[next(5), elsewhere, next(7)]));
 

@@ -16,7 +16,7 @@ use rustix::{
 };
 use serde_json::json;
 
-use super::things;
+use super::fixtures;
 use crate::support::cli::FakeDaemon;
 
 /// A pseudo-terminal: the user's side and the side of the process.
@@ -52,33 +52,33 @@ impl Terminal {
     fn screen(self) -> String {
         let Self { mut person, process } = self;
         drop(process);
-        let mut shown = Vec::new();
+        let mut effective = Vec::new();
         // Reading a closed terminal ends with an error.
-        drop(person.read_to_end(&mut shown));
-        String::from_utf8(shown).unwrap().replace("\r\n", "\n")
+        drop(person.read_to_end(&mut effective));
+        String::from_utf8(effective).unwrap().replace("\r\n", "\n")
     }
 }
 
 #[test]
 fn colour_reaches_a_terminal_only_and_no_color_is_respected() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &things::household());
-    let shown = |no_color: &str| {
+    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    let effective = |no_color: &str| {
         let terminal = Terminal::open(200);
         let mut command = daemon.command(&["ls"]);
         command.env("NO_COLOR", no_color);
         assert!(terminal.run(command).wait().unwrap().success());
         terminal.screen()
     };
-    assert!(shown("").contains("\u{1b}["), "{}", shown(""));
-    assert_eq!(shown("1"), daemon.run(&["ls"]).stdout);
+    assert!(effective("").contains("\u{1b}["), "{}", effective(""));
+    assert_eq!(effective("1"), daemon.run(&["ls"]).stdout);
 }
 
 /// A row stays on one line, however narrow the terminal is.
 #[test]
 fn the_last_column_moves_below_its_row_where_it_finds_no_room() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &[things::tester()]);
+    daemon.answers("GET /workspaces", 200, &[fixtures::tester()]);
     let terminal = Terminal::open(80);
     let mut command = daemon.command(&["ls"]);
     command.env("NO_COLOR", "1");

@@ -13,13 +13,13 @@ use super::{
 };
 use crate::support::{
     assert_root,
-    daemon::{Said, Site},
+    daemon::{CommandOutput, Site},
     podman::image,
 };
 
 /// Asserts that a command failed with this exit code and that its message contains all of these words.
 #[track_caller]
-fn assert_refused(said: &Said, code: i32, words: &[&str]) {
+fn assert_refused(said: &CommandOutput, code: i32, words: &[&str]) {
     assert_eq!(said.code, code, "{said:?}");
     for word in words {
         assert!(said.stderr.contains(word), "`{word}` is missing: {said:?}");
@@ -155,15 +155,15 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn on(site: &Site, arguments: &[&str]) -> Self {
-        let place = site.data_dir();
-        fs::create_dir_all(&place).unwrap();
-        mount(arguments, &place);
-        Self(place)
+        let location = site.data_dir();
+        fs::create_dir_all(&location).unwrap();
+        mount(arguments, &location);
+        Self(location)
     }
 }
 
-fn mount(arguments: &[&str], place: &Path) {
-    let mounted = Command::new("mount").args(arguments).arg(place).output().expect("mount runs");
+fn mount(arguments: &[&str], location: &Path) {
+    let mounted = Command::new("mount").args(arguments).arg(location).output().expect("mount runs");
     assert!(mounted.status.success(), "root cannot mount here: {}", String::from_utf8_lossy(&mounted.stderr));
 }
 
@@ -195,13 +195,13 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
     for number in 0.. {
         let name = format!("during-{number}");
         let said = site.ostler(creation(&name, &["--no-wait"]));
-        let shown = site.ostler(["show", &name]);
+        let effective = site.ostler(["show", &name]);
         if said.code == 0 {
-            assert_eq!(shown.code, 0, "what was said to be made is not there: {shown:?}");
+            assert_eq!(effective.code, 0, "what was said to be made is not there: {effective:?}");
             continue;
         }
         assert_refused(&said, 1, &["disk"]);
-        assert_eq!(shown.code, 3, "what was refused is there: {shown:?}");
+        assert_eq!(effective.code, 3, "what was refused is there: {effective:?}");
         break;
     }
     let listed = site.ostler(["ls"]);

@@ -14,13 +14,13 @@ use std::{
 };
 
 use super::{
-    HASTY, creation, make, run_by_hand,
+    HASTY, creation, make, run_manually,
     truth::{assert_truthful, containers, converge, text},
 };
 use crate::support::{
     daemon::{Site, until},
     engine_proxy::{EngineProxy, Fault, Moment, Rule},
-    podman::podman_says,
+    podman::podman_output,
 };
 
 /// A daemon, and the proxy that kills it at a given step.
@@ -261,7 +261,7 @@ fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
         prepare: |stage, step| {
             let instance: uuid::Uuid = stage.site.instance().parse().unwrap();
             let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ (1 + step as u128));
-            run_by_hand(&instance.to_string(), &nobody.to_string(), 1);
+            run_manually(&instance.to_string(), &nobody.to_string(), 1);
         },
         act: |stage, step| {
             let known =
@@ -288,8 +288,8 @@ fn a_daemon_killed_at_any_step_of_settle_converges() {
             stage.site.ostler(["trash", "empty", "--yes"]);
             // Its own container runs although it is paused, and there is a second one.
             let row = stage.site.show("resting");
-            podman_says(["start", row["container_id"].as_str().unwrap()]);
-            run_by_hand(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
+            podman_output(["start", row["container_id"].as_str().unwrap()]);
+            run_manually(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
         },
         act: |stage, _| {
             stage.until("everything is settled", |site| {

@@ -27,9 +27,9 @@ fn orders_are_accepted_and_shown_while_podman_is_away() {
         stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman answers"),
         "a stop that is written down is no failure: {stopped:?}"
     );
-    let shown = site.show("worker");
+    let effective = site.show("worker");
     assert_eq!(
-        (&shown["status"], &shown["operation"]),
+        (&effective["status"], &effective["operation"]),
         (&"paused".into(), &"stop: waiting until Podman answers".into())
     );
     let why = site.ostler(["why", "worker"]).stdout;
@@ -78,9 +78,9 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
         hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman answers"),
         "a hibernation that is written down is no failure: {hibernated:?}"
     );
-    let shown = site.show("sleeper");
+    let effective = site.show("sleeper");
     assert_eq!(
-        (&shown["status"], &shown["operation"]),
+        (&effective["status"], &effective["operation"]),
         (&"hibernating".into(), &"stop: waiting until Podman answers".into()),
         "its container still runs"
     );
@@ -98,10 +98,10 @@ fn order_is_kept_or_changes_nothing_while_podman_is_away() {
             refused.code == 1 && refused.stderr.contains("nothing was started"),
             "{order} says that it did nothing: {refused:?}"
         );
-        let shown = site.show(name);
-        assert_eq!(shown["status"], status, "{order}: {shown}");
-        let waits = shown["operation"].as_str().unwrap_or_default().starts_with("start");
-        assert!(!waits, "{order} is not tried again, and nothing may say so: {shown}");
+        let effective = site.show(name);
+        assert_eq!(effective["status"], status, "{order}: {effective}");
+        let waits = effective["operation"].as_str().unwrap_or_default().starts_with("start");
+        assert!(!waits, "{order} is not tried again, and nothing may say so: {effective}");
     }
     assert_eq!(site.show("up")["incarnation"], up["incarnation"]);
 

@@ -15,13 +15,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    HASTY, creation, make, run_by_hand,
+    HASTY, creation, make, run_manually,
     truth::{assert_truthful, containers, converge, live_digests, sweep, text},
 };
 use crate::support::{
-    daemon::{Site, sees_the_engine, until},
+    daemon::{Site, requires_engine, until},
     engine_proxy::{EngineProxy, Fault, Rule},
-    podman::{podman, podman_says},
+    podman::{podman, podman_output},
 };
 
 /// Work for every pass that takes something away.
@@ -52,10 +52,10 @@ impl Temptation {
         proxy.refuse();
         site.ostler(["rm", "removed"]).well();
         site.kill();
-        podman_says(["rm", &orphan.1]);
-        podman_says(["start", &resting.1]);
+        podman_output(["rm", &orphan.1]);
+        podman_output(["start", &resting.1]);
         let nobody = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
-        let unknown = run_by_hand(&site.instance(), &nobody.to_string(), 1);
+        let unknown = run_manually(&site.instance(), &nobody.to_string(), 1);
         Self { removed: removed.1, unknown, resting: resting.1, orphan: orphan.0 }
     }
 
@@ -76,10 +76,10 @@ impl Temptation {
             sweep(site, &[]);
             let there = containers(&site.instance());
             let at_rest = there.iter().all(|container| !container.runs);
-            let put_away = [&self.removed, &self.unknown].iter().all(|id| {
+            let move_to_trash = [&self.removed, &self.unknown].iter().all(|id| {
                 there.iter().any(|container| container.id == **id && container.name.contains("trash"))
             });
-            (at_rest && put_away && live_digests(site, &self.orphan).is_empty()).then_some(())
+            (at_rest && move_to_trash && live_digests(site, &self.orphan).is_empty()).then_some(())
         });
         converge(site);
         assert_truthful(site);
@@ -89,7 +89,7 @@ impl Temptation {
 /// Asserts that no pass acts, that every pass and the doctor report `why`, and that operations without the engine work.
 #[track_caller]
 fn assert_idle(site: &Site, why: &str) {
-    for run in sweep(site, &[]).as_array().unwrap().iter().filter(|run| sees_the_engine(run)) {
+    for run in sweep(site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)) {
         assert_eq!(run["outcome"], "untrusted", "{run:#}");
         assert!(text(&run["detail"]).contains(why), "`{why}` is not told: {run:#}");
         assert_eq!(run["actions"], Value::Array(Vec::new()), "{run:#}");
@@ -150,18 +150,18 @@ fn an_engine_that_nobody_serves_is_waited_for() {
 fn an_engine_that_hangs_is_waited_for() {
     let config = HASTY.replace("read_deadline = \"10s\"", "read_deadline = \"3s\"");
     let hangs = |proxy: &EngineProxy| proxy.set_rules([every_request(&Fault::Hang)]);
-    let goes_on = |proxy: &EngineProxy| {
+    let still_running = |proxy: &EngineProxy| {
         proxy.set_rules([]);
         proxy.cut();
     };
-    is_endured(&config, hangs, "no answer within 3 s", goes_on);
+    is_endured(&config, hangs, "no answer within 3 s", still_running);
 }
 
 #[test]
 fn an_engine_that_answers_500_is_waited_for() {
-    let unwell = Fault::Status(500, "database is locked".into());
-    let unwell = |proxy: &EngineProxy| proxy.set_rules([every_request(&unwell)]);
-    is_endured(HASTY, unwell, "database is locked", |proxy| proxy.set_rules([]));
+    let degraded = Fault::Status(500, "database is locked".into());
+    let degraded = |proxy: &EngineProxy| proxy.set_rules([every_request(&degraded)]);
+    is_endured(HASTY, degraded, "database is locked", |proxy| proxy.set_rules([]));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn an_engine_that_answers_404_to_everything_has_not_lost_everything() {
     proxy.listen();
     empty(&proxy);
     site.serve();
-    for run in sweep(&site, &[]).as_array().unwrap().iter().filter(|run| sees_the_engine(run)) {
+    for run in sweep(&site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)) {
         assert_eq!(run["outcome"], "untrusted", "{run:#}");
     }
     temptation.assert_resisted(&site);
@@ -189,8 +189,8 @@ fn an_engine_that_this_user_may_not_ask_is_waited_for() {
     if rustix::process::geteuid().is_root() {
         site.run_as(1000);
     }
-    let door = proxy.socket_path().parent().unwrap().to_owned();
-    let open = |mode| fs::set_permissions(&door, Permissions::from_mode(mode)).unwrap();
+    let agent_listeners = proxy.socket_path().parent().unwrap().to_owned();
+    let open = |mode| fs::set_permissions(&agent_listeners, Permissions::from_mode(mode)).unwrap();
     let open_socket = || fs::set_permissions(proxy.socket_path(), Permissions::from_mode(0o666)).unwrap();
     open(0o755);
     open_socket();
@@ -214,7 +214,7 @@ fn graces_begin_anew_when_the_engine_is_back() {
     site.serve();
     converge(&site);
     let nobody = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
-    run_by_hand(&site.instance(), &nobody.to_string(), 1);
+    run_manually(&site.instance(), &nobody.to_string(), 1);
     let watched = sweep(&site, &["reap_unknown"]);
     assert_eq!(watched[0]["watching"].as_array().unwrap().len(), 1, "{watched:#}");
     proxy.set_rules([every_request(&Fault::Status(500, "unwell".into()))]);
@@ -281,8 +281,8 @@ fn lead(link: &Path, to: &Path) {
 fn another_storage_is_not_taken_for_an_empty_one_until_a_person_says_so() {
     let proxy = EngineProxy::start();
     let other = OtherStorage::start();
-    let place = TempDir::new().unwrap();
-    let link = place.path().join("podman.sock");
+    let location = TempDir::new().unwrap();
+    let link = location.path().join("podman.sock");
     lead(&link, proxy.socket_path());
     let mut site = Site::on(&link, HASTY);
     let temptation = Temptation::prepare(&mut site, &proxy);
@@ -297,7 +297,7 @@ fn another_storage_is_not_taken_for_an_empty_one_until_a_person_says_so() {
     make(&site, "moved");
     lead(&link, &other.socket());
     let sentinel = |run: &Value| text(&run["detail"]).contains("--accept-engine");
-    assert!(sweep(&site, &[]).as_array().unwrap().iter().filter(|run| sees_the_engine(run)).all(sentinel));
+    assert!(sweep(&site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)).all(sentinel));
     assert_eq!(site.show("moved")["status"], "online", "unknown moves no status");
     site.ostler(["doctor", "--accept-engine"]).well();
     until("what is not in the new engine is offline", || {

@@ -11,14 +11,14 @@ use super::{
 };
 use crate::support::{
     assert_root,
-    daemon::{Said, Site},
+    daemon::{CommandOutput, Site},
 };
 
 /// Runs a daemon that must refuse to start.
 #[track_caller]
-fn refused(command: &mut Command) -> Said {
+fn refused(command: &mut Command) -> CommandOutput {
     let ended = command.arg("serve").stdin(Stdio::null()).output().expect("the binary runs");
-    let said = Said {
+    let said = CommandOutput {
         code: ended.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&ended.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),

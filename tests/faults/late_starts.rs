@@ -20,7 +20,7 @@ use super::{
 use crate::support::{
     daemon::{Site, until},
     engine_proxy::{EngineProxy, Fault, Gate, Moment, Request, Rule},
-    podman::{podman, podman_says},
+    podman::{podman, podman_output},
 };
 
 const STARTS: (&str, &str) = ("POST", "/start");
@@ -72,7 +72,7 @@ fn container_removed_while_it_is_started_is_replaced() {
     let removed = AtomicBool::new(false);
     proxy.observe(move |request, moment| {
         if moment == Moment::Arrived && is_start(request) && !removed.swap(true, Ordering::AcqRel) {
-            podman_says(["rm", "--force", "--time=0", &container_of(request)]);
+            podman_output(["rm", "--force", "--time=0", &container_of(request)]);
         }
     });
     site.ostler(["start", "w"]).well();
@@ -96,7 +96,7 @@ fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) 
         match &*lost {
             None if is_start(request) => *lost = Some(container_of(request)),
             Some(container) if when(request) && !done.swap(true, Ordering::AcqRel) => {
-                podman_says(["start", container]);
+                podman_output(["start", container]);
             }
             _ => {}
         }
@@ -138,7 +138,7 @@ fn a_start_that_takes_effect_after_a_pause_is_stopped() {
     });
     stop.well();
     let container = text(&site.show("late")["container_id"]);
-    podman_says(["start", &container]);
+    podman_output(["start", &container]);
     until("it is stopped again", || {
         sweep(&site, &["settle"]);
         containers(&site.instance()).iter().all(|container| !container.runs).then_some(())

@@ -10,10 +10,10 @@ mod engine_away;
 mod engine_lost;
 mod identity;
 mod late_starts;
+mod lost_exits;
 mod odd_files;
-mod unheard_ends;
 
 use crate::support::{
-    hasty::{HASTY, creation, make, run_by_hand},
+    hasty::{HASTY, creation, make, run_manually},
     truth,
 };

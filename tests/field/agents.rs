@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Ask, Wire},
 };
 
@@ -161,7 +161,7 @@ fn hello() -> Value {
 }
 
 /// Sends a message; `None` if the answer was recognised as truncated.
-async fn whole(from: &Hand<'_>, to: &Hand<'_>) -> Option<(u16, String)> {
+async fn whole(from: &AgentClient<'_>, to: &AgentClient<'_>) -> Option<(u16, String)> {
     let mut wire = Wire::open(from.registry.address).await;
     let ask = from.message(to).token(&from.token).json(hello()).header("Connection", "close");
     wire.write(&ask.bytes()).await;

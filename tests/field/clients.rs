@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry, until},
+    registry::{AgentClient, Registry, until},
     wire::Ask,
 };
 
@@ -31,7 +31,7 @@ enum Program {
 /// A running program; its cursor is its only state.
 struct Poller<'r> {
     program: Program,
-    hand: Hand<'r>,
+    principal_token: AgentClient<'r>,
     cursor: Option<String>,
     /// Whether it has stopped for good, as the CLI does on most errors.
     stopped: bool,
@@ -42,8 +42,8 @@ struct Poller<'r> {
 }
 
 impl<'r> Poller<'r> {
-    fn new(program: Program, hand: Hand<'r>) -> Self {
-        Self { program, hand, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
+    fn new(program: Program, principal_token: AgentClient<'r>) -> Self {
+        Self { program, principal_token, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
     }
 
     /// Polls once; returns the number of rows taken as new messages.
@@ -58,8 +58,8 @@ impl<'r> Poller<'r> {
             Program::Bridge => Vec::new(),
         };
         query.extend(self.cursor.as_ref().map(|cursor| format!("since_id={cursor}")));
-        let path = format!("/workspaces/{}/activity?{}", self.hand.id, query.join("&"));
-        let answer = self.hand.ask(Ask::get(path)).await;
+        let path = format!("/workspaces/{}/activity?{}", self.principal_token.id, query.join("&"));
+        let answer = self.principal_token.ask(Ask::get(path)).await;
         match answer.status {
             200 => {}
             410 => {
@@ -101,9 +101,9 @@ impl<'r> Poller<'r> {
                 let mut reply =
                     Ask::post(format!("/workspaces/{peer}/a2a")).json(message(&format!("re: {text}")));
                 if self.program == Program::Sdk {
-                    reply = reply.header("X-Workspace-ID", &self.hand.id);
+                    reply = reply.header("X-Workspace-ID", &self.principal_token.id);
                 }
-                self.hand.ask(reply).await.well();
+                self.principal_token.ask(reply).await.well();
             }
             (Program::Sdk, None) if kind == Some("canvas_user") => self.notify(&text).await,
             (Program::Sdk, None) => self.raised += 1,
@@ -115,32 +115,35 @@ impl<'r> Poller<'r> {
 
     async fn notify(&self, text: &str) {
         let body = json!({ "message": format!("re: {text}") });
-        self.hand.ask(Ask::post(format!("/workspaces/{}/notify", self.hand.id)).json(body)).await.well();
+        self.principal_token
+            .ask(Ask::post(format!("/workspaces/{}/notify", self.principal_token.id)).json(body))
+            .await
+            .well();
     }
 }
 
 /// Registers like the program: the SDK without a mode and with a url in its own scheme.
-async fn register(program: Program, hand: &Hand<'_>) {
+async fn register(program: Program, principal_token: &AgentClient<'_>) {
     let body = match program {
         Program::Sdk => json!({ "url": "remote://no-inbound" }),
         Program::Cli | Program::Bridge => json!({ "url": "", "delivery_mode": "poll" }),
     };
-    hand.register(body).await.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
+    principal_token.register(body).await.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
-        let hand = registry.external("poller", json!({})).await;
-        register(program, &hand).await;
+        let principal_token = registry.external("poller", json!({})).await;
+        register(program, &principal_token).await;
         let peer = registry.external("peer", json!({ "delivery_mode": "poll" })).await;
-        let mut poller = Poller::new(program, hand.clone());
+        let mut poller = Poller::new(program, principal_token.clone());
         assert_eq!(poller.poll().await, 0, "{program:?}: nothing has come yet");
         for number in 0..3 {
-            peer.tell(&hand, message(&format!("peer {number}"))).await.well();
-            let user =
-                Ask::post(format!("/workspaces/{}/a2a", hand.id)).json(message(&format!("user {number}")));
+            peer.tell(&principal_token, message(&format!("peer {number}"))).await.well();
+            let user = Ask::post(format!("/workspaces/{}/a2a", principal_token.id))
+                .json(message(&format!("user {number}")));
             registry.order(user).await.well();
         }
         for _ in 0..4 {
@@ -180,13 +183,16 @@ async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
 async fn pollers_begin_again_after_a_410() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
-        let hand = registry.external("poller", json!({})).await;
-        register(program, &hand).await;
-        let mut poller = Poller::new(program, hand.clone());
+        let principal_token = registry.external("poller", json!({})).await;
+        register(program, &principal_token).await;
+        let mut poller = Poller::new(program, principal_token.clone());
         poller.cursor = Some("00000000-0000-4000-8000-000000000000".into());
         poller.poll().await;
         assert_eq!(poller.cursor, None, "{program:?}: it cleared its cursor");
-        registry.order(Ask::post(format!("/workspaces/{}/a2a", hand.id)).json(message("user"))).await.well();
+        registry
+            .order(Ask::post(format!("/workspaces/{}/a2a", principal_token.id)).json(message("user")))
+            .await
+            .well();
         assert_eq!(poller.poll().await, 1, "{program:?}");
         assert!(!poller.stopped);
     }
@@ -196,11 +202,11 @@ async fn pollers_begin_again_after_a_410() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pollers_are_not_limited_at_their_pace() {
     let registry = Registry::start().await;
-    let hand = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
-    let mut poller = Poller::new(Program::Cli, hand.clone());
+    let principal_token = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
+    let mut poller = Poller::new(Program::Cli, principal_token.clone());
     for _ in 0..60 {
         poller.poll().await;
-        hand.beat(json!({})).await.well();
+        principal_token.heartbeat(json!({})).await.well();
     }
     assert!(!poller.stopped);
 }
@@ -229,7 +235,7 @@ async fn beat_loop_tells_each_result_once() {
     let id = delegated.json()["delegation_id"].clone();
     let mut told = BTreeSet::new();
     until("the loop has a result", async || {
-        one.beat(json!({})).await.well();
+        one.heartbeat(json!({})).await.well();
         let rows = one.ask(Ask::get(path("delegations"))).await.well();
         let ended = |row: &&Value| row["status"] == "completed" || row["status"] == "failed";
         for row in rows.as_array().unwrap().iter().filter(ended) {

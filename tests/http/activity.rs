@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::agent::{Agent, Says};
+use super::agent::{Agent, Reply};
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Answer, Ask, keys_of},
 };
 
@@ -33,15 +33,15 @@ fn hello(text: &str) -> Value {
     })
 }
 
-async fn get(hand: &Hand<'_>, query: &str) -> Answer {
+async fn get(hand: &AgentClient<'_>, query: &str) -> Answer {
     hand.ask(Ask::get(format!("/workspaces/{}/activity{query}", hand.id))).await
 }
 
-async fn rows(hand: &Hand<'_>, query: &str) -> Vec<Value> {
+async fn rows(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
     get(hand, query).await.well().as_array().expect("a bare array").clone()
 }
 
-async fn report(hand: &Hand<'_>, body: Value) -> Answer {
+async fn report(hand: &AgentClient<'_>, body: Value) -> Answer {
     hand.ask(Ask::post(format!("/workspaces/{}/activity", hand.id)).json(body)).await
 }
 
@@ -124,7 +124,7 @@ async fn unknown_workspace_is_no_token_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn activity_is_filtered_by_type_source_and_peer() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
     let one = registry.external_at("one", &agent.url()).await;
     let two = registry.online("two").await;
     report(&one, json!({ "activity_type": "error", "summary": "own", "target_id": two.id })).await.well();
@@ -193,7 +193,7 @@ async fn activity_cursor_reads_on_oldest_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proxied_message_is_one_row_under_its_target() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
     from.tell(&to, hello("hi")).await.is(200, REPLY);
@@ -226,7 +226,7 @@ async fn proxied_message_is_one_row_under_its_target() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_message_is_an_error_row() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::This(404, "text/plain", b"no such thing".to_vec())).await;
+    let agent = Agent::saying(Reply::This(404, "text/plain", b"no such thing".to_vec())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
     assert_eq!(from.tell(&to, hello("hi")).await.status, 404);
@@ -246,7 +246,7 @@ async fn failed_message_is_an_error_row() {
 async fn large_bodies_are_kept_as_their_size() {
     let registry = Registry::start().await;
     let large = format!(r#"{{"jsonrpc":"2.0","id":"1","result":"{}"}}"#, "x".repeat(20 << 10));
-    let agent = Agent::saying(Says::This(200, "application/json", large.clone().into_bytes())).await;
+    let agent = Agent::saying(Reply::This(200, "application/json", large.clone().into_bytes())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
     from.tell(&to, hello(&"y".repeat(20 << 10))).await.is(200, &large);
@@ -288,12 +288,12 @@ async fn activity_is_bounded_by_count_and_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn activity_survives_a_restart_of_the_daemon() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (id, token) = (to.id.clone(), to.token.clone());
     let from = registry.online("from").await;
     from.tell(&to, hello("hi")).await.is(200, REPLY);
     let registry = registry.restart().await;
-    let to = Hand { registry: &registry, id, token };
+    let to = AgentClient { registry: &registry, id, token };
     assert_eq!(rows(&to, "").await.len(), 1, "what was gathered is written before the end");
 }

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 /// The answer of the agent.
-pub(super) enum Says {
+pub(super) enum Reply {
     /// This status, content type and body.
     This(u16, &'static str, Vec<u8>),
     /// A stream of the events received on this channel.
@@ -34,13 +34,13 @@ pub(super) enum Says {
 
 /// A recorded request.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct RecordedRequest {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Asked {
+impl RecordedRequest {
     /// All values of the header that proves that ostler sends the request.
     pub(super) fn proofs(&self) -> Vec<String> {
         let values = self.headers.get_all("x-ostler-proof").iter();
@@ -54,8 +54,8 @@ impl Asked {
 }
 
 struct Inner {
-    says: Mutex<Says>,
-    asked: Mutex<Vec<Asked>>,
+    reply: Mutex<Reply>,
+    requests: Mutex<Vec<RecordedRequest>>,
     /// Number of requests whose client disconnected before the answer was complete.
     left: AtomicUsize,
 }
@@ -75,16 +75,19 @@ impl Drop for Agent {
 
 impl Agent {
     /// Listens on a port chosen by the kernel.
-    pub(super) async fn saying(says: Says) -> Self {
-        Self::at(0, says).await
+    pub(super) async fn saying(reply: Reply) -> Self {
+        Self::at(0, reply).await
     }
 
     /// Listens on a given port, where the fake engine publishes a container.
-    pub(super) async fn at(port: u16, says: Says) -> Self {
+    pub(super) async fn at(port: u16, reply: Reply) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
-        let inner =
-            Arc::new(Inner { says: Mutex::new(says), asked: Mutex::default(), left: AtomicUsize::new(0) });
+        let inner = Arc::new(Inner {
+            reply: Mutex::new(reply),
+            requests: Mutex::default(),
+            left: AtomicUsize::new(0),
+        });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&inner));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
         Self { address, inner, serving }
@@ -94,8 +97,8 @@ impl Agent {
         format!("http://{}/agent?x=1", self.address)
     }
 
-    pub(super) fn asked(&self) -> Vec<Asked> {
-        self.inner.asked.lock().unwrap().clone()
+    pub(super) fn requests(&self) -> Vec<RecordedRequest> {
+        self.inner.requests.lock().unwrap().clone()
     }
 
     /// Number of clients that disconnected before they had the whole answer.
@@ -125,18 +128,18 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.expect("the request is whole");
     let path = parts.uri.to_string();
-    inner.asked.lock().unwrap().push(Asked { path, headers: parts.headers, body });
+    inner.requests.lock().unwrap().push(RecordedRequest { path, headers: parts.headers, body });
     let mut watch = Watch(Arc::clone(&inner), false);
     // Under one lock, so that no other request finds `Nothing` in between.
-    let says = {
-        let mut says = inner.says.lock().unwrap();
-        match &*says {
-            Says::This(status, content_type, body) => Says::This(*status, content_type, body.clone()),
-            Says::Events(_) | Says::Nothing => std::mem::replace(&mut *says, Says::Nothing),
+    let reply = {
+        let mut reply = inner.reply.lock().unwrap();
+        match &*reply {
+            Reply::This(status, content_type, body) => Reply::This(*status, content_type, body.clone()),
+            Reply::Events(_) | Reply::Nothing => std::mem::replace(&mut *reply, Reply::Nothing),
         }
     };
-    match says {
-        Says::This(status, content_type, body) => {
+    match reply {
+        Reply::This(status, content_type, body) => {
             watch.done();
             Response::builder()
                 .status(status)
@@ -146,7 +149,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
                 .body(Body::from(body))
                 .expect("an answer")
         }
-        Says::Events(events) => {
+        Reply::Events(events) => {
             let events = stream::unfold((events, watch), |(mut events, mut watch)| async move {
                 let Some(event) = events.recv().await else {
                     watch.done();
@@ -159,7 +162,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
                 .body(Body::from_stream(events))
                 .expect("an answer")
         }
-        Says::Nothing => {
+        Reply::Nothing => {
             std::future::pending::<()>().await;
             drop(watch);
             Response::new(Body::empty())

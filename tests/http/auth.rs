@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::Ask,
 };
 
@@ -98,7 +98,7 @@ async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
         if of_peers.contains(&(route.method.as_str(), route.path.as_str())) {
             continue;
         }
-        let about = |named: &Hand<'_>| {
+        let about = |named: &AgentClient<'_>| {
             Ask::new(&route.method, route.filled(&named.id))
                 .header("X-Workspace-ID", &named.id)
                 .json(body_about(&route.path, &named.id))
@@ -110,8 +110,8 @@ async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
             answer.refuses(401, "invalid workspace auth token");
         }
     }
-    let (shown, before) = (other.show().await, registry.status(&other.id).await);
-    assert_eq!((before.as_str(), &shown["agent_card"]), ("online", &json!(null)), "{shown}");
+    let (effective, before) = (other.show().await, registry.status(&other.id).await);
+    assert_eq!((before.as_str(), &effective["agent_card"]), ("online", &json!(null)), "{effective}");
     // A workspace cannot send in the name of another.
     let forged = Ask::post(format!("/workspaces/{}/a2a", other.id)).header("X-Workspace-ID", &other.id);
     one.ask(forged.json(json!({ "method": "x" }))).await.refuses(401, "invalid workspace auth token");
@@ -198,13 +198,13 @@ async fn ids_are_read_in_any_case_in_path_header_and_body() {
 async fn doubled_slash_of_a_base_url_is_tolerated() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let beat = || json!({ "workspace_id": one.id });
+    let heartbeat = || json!({ "workspace_id": one.id });
     for path in ["//registry/heartbeat", "///registry//heartbeat"] {
-        one.ask(Ask::post(path).json(beat())).await.is(200, r#"{"status":"ok"}"#);
+        one.ask(Ask::post(path).json(heartbeat())).await.is(200, r#"{"status":"ok"}"#);
     }
     one.ask(Ask::get(format!("//workspaces/{}/state", one.id))).await.well();
     registry
-        .ask(Ask::post("//registry/heartbeat").json(beat()))
+        .ask(Ask::post("//registry/heartbeat").json(heartbeat()))
         .await
         .refuses(401, "missing workspace auth token");
     let admins = Ask::new("DELETE", format!("//workspaces/{}", one.id));
@@ -243,24 +243,24 @@ async fn an_agent_route_knows_no_admin_and_an_admin_route_no_agent() {
 async fn a_revoked_and_an_expired_token_are_nobodys() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
-    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     let tokens = registry.order(Ask::get(format!("/workspaces/{}/tokens", one.id))).await.well();
     let token = tokens["tokens"][0]["id"].as_str().unwrap();
     let path = format!("/workspaces/{}/tokens/{token}", one.id);
     registry.order(Ask::new("DELETE", path)).await.is(200, r#"{"status":"revoked"}"#);
-    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    one.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     one.register(json!({ "url": "" })).await.refuses(401, "invalid workspace auth token");
 
     let lasting =
         Ask::post(format!("/workspaces/{}/tokens", one.id)).json(json!({ "expires_in_seconds": 1 }));
     let issued = registry.order(lasting).await;
     let token = issued.has(201, &["auth_token", "workspace_id"])["auth_token"].as_str().unwrap().to_owned();
-    let one = Hand { token, ..one };
+    let one = AgentClient { token, ..one };
     crate::support::registry::until("the token expires", async || {
-        (one.beat(json!({})).await.status == 401).then_some(())
+        (one.heartbeat(json!({})).await.status == 401).then_some(())
     })
     .await;
-    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    one.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,7 +269,7 @@ async fn a_removed_workspaces_token_is_told_that_it_is_gone_and_nothing_else() {
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await;
     removed.is(200, r#"{"status":"removed","cascade_deleted":0}"#);
-    one.beat(json!({})).await.refuses(410, "workspace removed");
+    one.heartbeat(json!({})).await.refuses(410, "workspace removed");
     one.register(json!({})).await.refuses(410, "workspace removed");
     let card = Ask::post("/registry/update-card");
     one.ask(card.json(json!({ "workspace_id": one.id, "agent_card": {} })))
@@ -277,8 +277,8 @@ async fn a_removed_workspaces_token_is_told_that_it_is_gone_and_nothing_else() {
         .refuses(410, "workspace removed");
     let state = one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await;
     assert_eq!((state.status, state.json()), (404, json!({ "workspace_id": one.id, "deleted": true })));
-    let as_other = Hand { id: other.id.clone(), ..one.clone() };
-    as_other.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    let as_other = AgentClient { id: other.id.clone(), ..one.clone() };
+    as_other.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         if route.path.ends_with("/state") || body_about(&route.path, "").get("workspace_id").is_some() {
             continue;
@@ -297,9 +297,9 @@ async fn a_new_incarnation_has_a_new_token_and_the_old_one_is_nobodys() {
     one.order("restart").await.well();
     let token = registry.token_in_volume(&one.id).await;
     assert_ne!(token, one.token);
-    one.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    one.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     assert_eq!(one.status().await, "provisioning", "a token of the last incarnation proves nothing");
-    let one = Hand { token, ..one };
-    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    let one = AgentClient { token, ..one };
+    one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     assert_eq!(one.status().await, "online");
 }

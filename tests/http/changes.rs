@@ -4,7 +4,7 @@ use ostler::engine::{MountSource, fake::exposed};
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, IMAGE, Registry},
+    registry::{AgentClient, IMAGE, Registry},
     wire::{Answer, Ask},
 };
 
@@ -42,8 +42,8 @@ async fn changed_env_and_command_are_in_force_when_recreated() {
     let changed = change(&registry, &one.id, body).await;
     changed.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
 
-    let shown = registry.show(&one.id).await;
-    assert_eq!(shown["drifted"], true, "{shown}");
+    let effective = registry.show(&one.id).await;
+    assert_eq!(effective["drifted"], true, "{effective}");
     let told = registry.event(&one.id, "WORKSPACE_UPDATED").await;
     assert_eq!(told["payload"]["env"], json!(["LEVEL", "NEW", "OLD"]), "{told}");
     assert_eq!(told["payload"]["command"], "changed", "{told}");
@@ -70,8 +70,12 @@ async fn changed_config_is_written_once_at_the_next_start() {
     let changed = change(&registry, &one.id, json!({ "config": "second" })).await.well();
     assert_eq!((&changed["needs_restart"], changed.get("needs_recreate")), (&json!(true), None), "{changed}");
     assert!(changed["notes"].to_string().contains("overwrites the configuration file"), "{changed}");
-    let shown = registry.show(&one.id).await;
-    assert_eq!((&shown["config_pending"], &shown["drifted"]), (&json!(true), &json!(false)), "{shown}");
+    let effective = registry.show(&one.id).await;
+    assert_eq!(
+        (&effective["config_pending"], &effective["drifted"]),
+        (&json!(true), &json!(false)),
+        "{effective}"
+    );
     assert_eq!(config(&registry, &one.id).await, "of the agent", "nothing is written while it runs");
 
     one.order("restart").await.well();
@@ -138,18 +142,18 @@ async fn volume_and_directory_do_not_take_each_others_place() {
 
     let body = json!({ "workspace_dir": "/srv/two", "workspace_access": "read_only" });
     change(&registry, &of_directory.id, body).await.well();
-    let shown = registry.show(&of_directory.id).await;
+    let effective = registry.show(&of_directory.id).await;
     assert_eq!(
-        (&shown["workspace_dir"], &shown["workspace_access"]),
+        (&effective["workspace_dir"], &effective["workspace_access"]),
         (&json!("/srv/two"), &json!("read_only")),
-        "{shown}"
+        "{effective}"
     );
     of_directory.order("recreate").await.well();
     let row = registry.row(&of_directory.id).await;
     let mounts = registry.world.state().containers[&row.container.unwrap()].spec.mounts.clone();
-    let place = mounts.iter().find(|mount| mount.target == "/workspace").unwrap();
-    let bound = matches!(&place.source, MountSource::HostDirectory(directory) if directory == "/srv/two");
-    assert!(bound && place.read_only, "{place:?}");
+    let location = mounts.iter().find(|mount| mount.target == "/workspace").unwrap();
+    let bound = matches!(&location.source, MountSource::HostDirectory(directory) if directory == "/srv/two");
+    assert!(bound && location.read_only, "{location:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +201,7 @@ async fn removal_of_an_unknown_variable_is_noted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_workspace_cannot_be_changed() {
     let registry = Registry::start().await;
-    let one: Hand<'_> = registry.online("one").await;
+    let one: AgentClient<'_> = registry.online("one").await;
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await.well();
     let refused = change(&registry, &one.id, json!({ "env": { "A": "1" }, "config": "x" })).await;
     assert!(matches!(refused.status, 404 | 410), "{refused:?}");

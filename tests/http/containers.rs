@@ -42,8 +42,8 @@ async fn a_container_has_its_port_volumes_user_and_environment_and_nothing_of_th
     assert_eq!(spec.user, User { uid: 1000, gid: 1000 });
     let env = exposed(&spec.env);
     let keys: Vec<_> = env.keys().map(String::as_str).collect();
-    let wanted = ["MINE", "PARENT_ID", "PLATFORM_URL", "TIER", "WORKSPACE_CONFIG_PATH", "WORKSPACE_ID"];
-    assert_eq!(keys, wanted);
+    let options = ["MINE", "PARENT_ID", "PLATFORM_URL", "TIER", "WORKSPACE_CONFIG_PATH", "WORKSPACE_ID"];
+    assert_eq!(keys, options);
     assert_eq!((env["WORKSPACE_ID"].as_str(), env["PARENT_ID"].as_str()), (id.as_str(), parent.id.as_str()));
     assert_eq!((env["TIER"].as_str(), env["WORKSPACE_CONFIG_PATH"].as_str()), ("2", "/configs"));
     assert_eq!(env["PLATFORM_URL"], format!("http://10.89.0.1:{}", registry.address.port()));
@@ -59,8 +59,8 @@ async fn the_tiers_are_what_the_protocol_says() {
         assert!((spec.limits.cpus - cpus).abs() < f64::EPSILON, "tier {tier}");
         assert!(!spec.privileged, "tier {tier}");
         assert_eq!(spec.read_only_root, tier == 1);
-        let wanted = if tier == 1 { ("/tmp", "tmpfs", false) } else { ("/workspace", "volume", false) };
-        assert_eq!(mounts(&spec), [("/configs", "volume", false), wanted], "tier {tier}");
+        let options = if tier == 1 { ("/tmp", "tmpfs", false) } else { ("/workspace", "volume", false) };
+        assert_eq!(mounts(&spec), [("/configs", "volume", false), options], "tier {tier}");
     }
 }
 
@@ -106,9 +106,9 @@ async fn limits_and_spec_of_a_workspace_are_shown_without_values() {
     let made = registry.order(ask("two")).await.json();
     let note = "limits on memory and cpu are not enforced: Podman ignores them on this host";
     assert_eq!(made["notes"], json!([note]));
-    let shown = registry.order(Ask::get("/workspaces/two")).await.json();
-    assert_eq!(shown["limits_note"], note);
-    assert_eq!((&shown["command"], &shown["config_bytes"]), (&json!(["serve", "--all"]), &json!(12)));
-    assert_eq!(shown["env_names"], json!(["API_KEY", "LEVEL"]));
-    assert!(!shown.to_string().contains("of-the-operator"), "a value may be a secret: {shown}");
+    let effective = registry.order(Ask::get("/workspaces/two")).await.json();
+    assert_eq!(effective["limits_note"], note);
+    assert_eq!((&effective["command"], &effective["config_bytes"]), (&json!(["serve", "--all"]), &json!(12)));
+    assert_eq!(effective["env_names"], json!(["API_KEY", "LEVEL"]));
+    assert!(!effective.to_string().contains("of-the-operator"), "a value may be a secret: {effective}");
 }

@@ -12,29 +12,29 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use uuid::Uuid;
 
-use super::agent::{Agent, Says};
+use super::agent::{Agent, Reply};
 use crate::support::{
-    registry::{Hand, Registry, Wanted, until},
+    registry::{AgentClient, Options, Registry, until},
     wire::{Answer, Ask, keys_of},
 };
 
 const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"kind":"text","text":"done"}]}}"#;
 
-fn well() -> Says {
-    Says::This(200, "application/json", REPLY.into())
+fn well() -> Reply {
+    Reply::This(200, "application/json", REPLY.into())
 }
 
-async fn delegate(from: &Hand<'_>, body: Value) -> Answer {
+async fn delegate(from: &AgentClient<'_>, body: Value) -> Answer {
     from.ask(Ask::post(format!("/workspaces/{}/delegate", from.id)).json(body)).await
 }
 
-async fn list(of: &Hand<'_>) -> Vec<Value> {
+async fn list(of: &AgentClient<'_>) -> Vec<Value> {
     let ask = Ask::get(format!("/workspaces/{}/delegations", of.id));
     of.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
 
 /// The first row of a delegation that has ended, found the way a runtime looks for it.
-async fn ended(of: &Hand<'_>, id: &str) -> Value {
+async fn ended(of: &AgentClient<'_>, id: &str) -> Value {
     until(&format!("delegation {id} ends"), async || {
         let rows = list(of).await;
         let ends = |row: &&Value| row["status"] == "completed" || row["status"] == "failed";
@@ -49,7 +49,7 @@ fn id_of(answer: &Answer) -> String {
 }
 
 /// Creates a delegation of the given age.
-async fn begun_before(of: &Hand<'_>, to: &str, age: Duration, sent_by_ostler: bool) -> DelegationId {
+async fn begun_before(of: &AgentClient<'_>, to: &str, age: Duration, sent_by_ostler: bool) -> DelegationId {
     let id = DelegationId(SystemEntropy.uuid());
     let new = NewDelegation {
         id,
@@ -71,7 +71,7 @@ fn database(registry: &Registry) -> Connection {
 }
 
 /// Status and error of a delegation's row.
-fn written(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
+fn row_state(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
     let query = "SELECT status, error FROM delegations WHERE id = ?1";
     let row = database(registry).query_row(query, [id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)));
     row.expect("there is such a row")
@@ -81,8 +81,8 @@ fn written(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
 const FULL: &str = "CREATE TRIGGER full BEFORE UPDATE ON delegations
                     BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
 
-fn hasty() -> Wanted {
-    Wanted { speed: 20, ..Wanted::default() }
+fn hasty() -> Options {
+    Options { speed: 20, ..Options::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,10 +129,10 @@ async fn delegation_is_carried_out_and_polled() {
     assert_eq!(methods, [(&json!("delegate_result"), &completed), (&json!("delegate"), &completed)]);
     assert_ne!(rows[0]["id"], rows[1]["id"], "each row has an id of its own");
     // The request that the agent received.
-    let asked = &agent.asked()[0];
-    assert_eq!(asked.proofs(), [to.proof()]);
-    let body = asked.json();
-    assert_eq!(asked.headers["x-workspace-id"], from.id.as_str());
+    let requests = &agent.requests()[0];
+    assert_eq!(requests.proofs(), [to.proof()]);
+    let body = requests.json();
+    assert_eq!(requests.headers["x-workspace-id"], from.id.as_str());
     assert_eq!(body["params"]["message"]["messageId"], json!(id));
     assert_eq!(body["params"]["metadata"]["delegation_id"], json!(id));
     assert_eq!(body["params"]["message"]["parts"][0]["text"], "dig");
@@ -188,7 +188,7 @@ async fn same_key_is_handed_over_once_until_it_fails() {
     let again = delegate(&from, body.clone()).await;
     let told = again.has(200, &["delegation_id", "idempotent_hit", "status", "target_id"]);
     assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("completed")));
-    assert_eq!(agent.asked().len(), 1, "done once");
+    assert_eq!(agent.requests().len(), 1, "done once");
     // Keys are scoped to the delegator.
     let other = registry.online("other").await;
     assert_ne!(id_of(&delegate(&other, body.clone()).await), id);
@@ -207,25 +207,25 @@ async fn same_key_is_handed_over_once_until_it_fails() {
 async fn failures_of_the_agent_are_told() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
-    for (number, (says, word)) in [
+    for (number, (reply, word)) in [
         (
-            Says::This(500, "text/plain", b"broken".to_vec()),
+            Reply::This(500, "text/plain", b"broken".to_vec()),
             "responded with 500 Internal Server Error: broken",
         ),
         (
-            Says::This(200, "application/json", br#"{"error":{"code":1,"message":"not mine"}}"#.to_vec()),
+            Reply::This(200, "application/json", br#"{"error":{"code":1,"message":"not mine"}}"#.to_vec()),
             "not mine",
         ),
         (
-            Says::This(200, "application/json", br#"{"result":{"status":{"state":"failed"}}}"#.to_vec()),
+            Reply::This(200, "application/json", br#"{"result":{"status":{"state":"failed"}}}"#.to_vec()),
             "ended with state failed",
         ),
-        (Says::This(200, "text/html", b"<html>".to_vec()), "responded with 200 OK: <html>"),
+        (Reply::This(200, "text/html", b"<html>".to_vec()), "responded with 200 OK: <html>"),
     ]
     .into_iter()
     .enumerate()
     {
-        let agent = Agent::saying(says).await;
+        let agent = Agent::saying(reply).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
         let row = ended(&from, &id).await;
@@ -303,14 +303,14 @@ async fn open_delegations_are_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     let registry = Registry::start().await;
-    let silent = Agent::saying(Says::Nothing).await;
+    let silent = Agent::saying(Reply::Nothing).await;
     let agent = Agent::saying(well()).await;
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let sent =
         id_of(&delegate(&from, json!({ "target_id": slow, "task": "t", "idempotency_key": "k" })).await);
-    until("it is sent", async || (silent.asked().len() == 1).then_some(())).await;
+    until("it is sent", async || (silent.requests().len() == 1).then_some(())).await;
     // A delegation that a crash kept from being sent.
     let pending = DelegationId(Uuid::from_u128(9));
     let new = NewDelegation {
@@ -325,23 +325,23 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
     registry.store.begin_delegation(new).await.unwrap();
     let (id, token) = (from.id.clone(), from.token.clone());
     let registry = registry.restart().await;
-    let from = Hand { registry: &registry, id, token };
+    let from = AgentClient { registry: &registry, id, token };
     let row = ended(&from, &sent).await;
     assert_eq!(row["status"], "failed");
     assert!(row["error"].as_str().unwrap().contains("restarted"), "{row}");
-    assert_eq!(silent.asked().len(), 1, "not sent a second time");
+    assert_eq!(silent.requests().len(), 1, "not sent a second time");
     assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
     // Its key is free again, so the task can be delegated again.
     let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
     ended(&from, &id_of(&delegate(&from, body).await)).await;
-    assert_eq!(agent.asked().len(), 2);
+    assert_eq!(agent.requests().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_delegator_gets_its_turn() {
     let registry = Registry::start().await;
-    let (silent, agent) = (Agent::saying(Says::Nothing).await, Agent::saying(well()).await);
+    let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let (greedy, other) = (registry.online("greedy").await, registry.online("other").await);
@@ -350,10 +350,10 @@ async fn every_delegator_gets_its_turn() {
         let ask = Ask::post(format!("/workspaces/{}/delegate", greedy.id)).json(task);
         assert_eq!(registry.order(ask).await.status, 202, "number {number}");
     }
-    until("its share is sent", async || (silent.asked().len() >= 8).then_some(())).await;
+    until("its share is sent", async || (silent.requests().len() >= 8).then_some(())).await;
     let id = id_of(&delegate(&other, json!({ "target_id": to, "task": "dig" })).await);
     assert_eq!(ended(&other, &id).await["status"], "completed");
-    assert_eq!(silent.asked().len(), 8, "the greedy one's others wait until some of these have ended");
+    assert_eq!(silent.requests().len(), 8, "the greedy one's others wait until some of these have ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -378,7 +378,7 @@ async fn overdue_delegation_ends_however_many_are_newer() {
         database(&registry).execute(sql, [registry.clock.now().0]).unwrap();
     }
     list(&one).await;
-    assert_eq!(written(&registry, overdue), ("failed".into(), Some("no result within 6 hours".into())));
+    assert_eq!(row_state(&registry, overdue), ("failed".into(), Some("no result within 6 hours".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,14 +402,14 @@ async fn long_answer_completes_a_delegation_with_its_beginning() {
     .enumerate()
     {
         let answer = json!({ "jsonrpc": "2.0", "id": "1", "result": result }).to_string();
-        let agent = Agent::saying(Says::This(200, "application/json", answer.into())).await;
+        let agent = Agent::saying(Reply::This(200, "application/json", answer.into())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
         let row = ended(&from, &id).await;
         let field = if status == "completed" { "response_preview" } else { "error" };
         let told = row[field].as_str().unwrap_or_default();
         assert!(row["status"] == status && told.contains(text), "{row}");
-        assert_eq!(agent.asked().len(), 1, "a long answer is one: the task is not sent again");
+        assert_eq!(agent.requests().len(), 1, "a long answer is one: the task is not sent again");
     }
 }
 
@@ -424,10 +424,10 @@ async fn delegation_is_sent_once_the_store_can_write_again() {
     // The delivery loop has tried to send it before this sleep ends.
     let after = DelegationId(Uuid::parse_str(&id).unwrap());
     registry.clock.sleep(Duration::from_secs(2)).await;
-    assert_eq!((written(&registry, after).0.as_str(), agent.asked().len()), ("pending", 0));
+    assert_eq!((row_state(&registry, after).0.as_str(), agent.requests().len()), ("pending", 0));
     database(&registry).execute_batch("DROP TRIGGER full").unwrap();
     assert_eq!(ended(&from, &id).await["status"], "completed");
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,11 +447,11 @@ async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
         )
         .unwrap();
     let registry = registry.restart().await;
-    let from = Hand { registry: &registry, id, token };
+    let from = AgentClient { registry: &registry, id, token };
     assert_eq!(ended(&from, &timely.to_string()).await["status"], "completed");
     let row = ended(&from, &late.to_string()).await;
     assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains("not sent"), "{row}");
-    assert_eq!(agent.asked().len(), 1, "only the timely one is sent");
+    assert_eq!(agent.requests().len(), 1, "only the timely one is sent");
 }
 
 /// While open delegations of the previous daemon cannot be loaded, new ones wait. Each is then known twice and must be
@@ -459,35 +459,35 @@ async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_is_sent_once_however_often_it_is_known() {
     let registry = Registry::wanting(hasty()).await;
-    let (silent, agent) = (Agent::saying(Says::Nothing).await, Agent::saying(well()).await);
+    let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let old = id_of(&delegate(&from, json!({ "target_id": slow, "task": "old" })).await);
-    until("it is sent", async || (silent.asked().len() == 1).then_some(())).await;
+    until("it is sent", async || (silent.requests().len() == 1).then_some(())).await;
     database(&registry).execute_batch(FULL).unwrap();
     let (id, token) = (from.id.clone(), from.token.clone());
     let registry = registry.restart().await;
-    let from = Hand { registry: &registry, id, token };
+    let from = AgentClient { registry: &registry, id, token };
     let new = id_of(&delegate(&from, json!({ "target_id": slow, "task": "new" })).await);
     let last = id_of(&delegate(&from, json!({ "target_id": to, "task": "last" })).await);
     database(&registry).execute_batch("DROP TRIGGER full").unwrap();
     ended(&from, &old).await;
     ended(&from, &last).await;
-    until("it is sent", async || (silent.asked().len() > 1).then_some(())).await;
-    let sent = silent.asked().iter().filter(|asked| asked.json()["id"] == json!(new)).count();
-    assert_eq!((sent, agent.asked().len()), (1, 1), "each is sent once");
+    until("it is sent", async || (silent.requests().len() > 1).then_some(())).await;
+    let sent = silent.requests().iter().filter(|requests| requests.json()["id"] == json!(new)).count();
+    assert_eq!((sent, agent.requests().len()), (1, 1), "each is sent once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
-    let record = async |of: &Hand<'_>, id: &str| {
+    let record = async |of: &AgentClient<'_>, id: &str| {
         let body = json!({ "target_id": two.id, "task": "dig", "delegation_id": id });
         of.ask(Ask::post(format!("/workspaces/{}/delegations/record", of.id)).json(body)).await
     };
-    let update = async |of: &Hand<'_>, id: &str, status: &str| {
+    let update = async |of: &AgentClient<'_>, id: &str, status: &str| {
         let path = format!("/workspaces/{}/delegations/{id}/update", of.id);
         of.ask(Ask::post(path).json(json!({ "status": status, "error": "no" }))).await.well()["status"]
             .clone()
@@ -531,15 +531,15 @@ async fn records_and_keys_do_not_meet() {
 /// The target keeps sending its answer without end, so only the time limit ends the delegation.
 #[tokio::test(flavor = "multi_thread")]
 async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
-    let registry = Registry::wanting(Wanted { speed: 600, ..Wanted::default() }).await;
+    let registry = Registry::wanting(Options { speed: 600, ..Options::default() }).await;
     let (events, endless) = tokio::sync::mpsc::unbounded_channel();
-    let agent = Agent::saying(Says::Events(endless)).await;
+    let agent = Agent::saying(Reply::Events(endless)).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.external("from", json!({})).await;
     let begun = registry.clock.now();
     let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
     let row = until("it ends", async || {
-        to.beat(json!({})).await;
+        to.heartbeat(json!({})).await;
         let _sent = events.send(" ".into());
         let rows = list(&from).await;
         rows.iter().find(|row| row["delegation_id"] == id && row["status"] == "failed").cloned()
@@ -558,7 +558,7 @@ async fn task_is_sent_a_second_time_and_no_third() {
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let to = registry.external_at("to", &url).await.id;
     let from = registry.online("from").await;
-    let asked = async || {
+    let requests = async || {
         let (mut stream, _) = listener.accept().await.expect("it is connected to");
         let mut read = vec![0; 16 << 10];
         let length = stream.read(&mut read).await.expect("it is asked");
@@ -566,7 +566,7 @@ async fn task_is_sent_a_second_time_and_no_third() {
     };
     let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);
     for number in 1..=2 {
-        assert!(asked().await.contains(&format!(r#""messageId":"{id}""#)), "number {number}");
+        assert!(requests().await.contains(&format!(r#""messageId":"{id}""#)), "number {number}");
     }
     let row = ended(&from, &id).await;
     assert_eq!(row["status"], "failed");

@@ -15,8 +15,8 @@ use crate::support::{
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_asks_a_frozen_engine_everything_at_once() {
     let registry = Registry::start().await;
-    let asked = Arc::new(Mutex::new(BTreeSet::new()));
-    let record = Arc::clone(&asked);
+    let requests = Arc::new(Mutex::new(BTreeSet::new()));
+    let record = Arc::clone(&requests);
     registry.world.inject(move |call| {
         record.lock().unwrap().insert(call.method);
         Fault::Lost
@@ -25,10 +25,10 @@ async fn doctor_asks_a_frozen_engine_everything_at_once() {
     doctor.write(&Ask::get("/doctor").token(&registry.admin).bytes()).await;
     // A pass lists nothing before it has found the sentinel volume, so only the doctor lists containers here.
     until("all its questions are asked, and none is answered", async || {
-        let asked = asked.lock().unwrap();
+        let requests = requests.lock().unwrap();
         ["describe", "inspect_volume", "list_containers"]
             .iter()
-            .all(|name| asked.contains(name))
+            .all(|name| requests.contains(name))
             .then_some(())
     })
     .await;

@@ -15,7 +15,7 @@ struct Listener {
 
 /// A received event.
 #[derive(Debug)]
-struct Heard {
+struct ReceivedEvent {
     id: Option<i64>,
     event: String,
     data: Value,
@@ -35,7 +35,7 @@ impl Listener {
         Self { wire, text: String::new() }
     }
 
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> ReceivedEvent {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
                 let (frame, rest) = (frame.to_owned(), rest.to_owned());
@@ -46,14 +46,14 @@ impl Listener {
                 let Some(data) = field("data: ") else { continue };
                 let id = field("id: ").map(|id| id.parse().expect("a number"));
                 let event = field("event: ").expect("a type");
-                return Heard { id, event, data: serde_json::from_str(&data).expect("JSON") };
+                return ReceivedEvent { id, event, data: serde_json::from_str(&data).expect("JSON") };
             }
             let chunk = self.wire.chunk().await.expect("it is whole").expect("it goes on");
             self.text += &String::from_utf8(chunk).expect("UTF-8");
         }
     }
 
-    async fn next_stored(&mut self) -> Heard {
+    async fn next_stored(&mut self) -> ReceivedEvent {
         loop {
             let heard = self.next().await;
             if heard.id.is_some() {
@@ -116,7 +116,7 @@ async fn beats_and_tasks_are_told_in_passing_without_an_id() {
     let one = registry.online("one").await;
     let stored = registry.events_of(&one.id).await.len();
     let mut listener = Listener::begin(&registry, None).await;
-    one.beat(json!({ "active_tasks": 2, "uptime_seconds": 9, "current_task": "dig" })).await.well();
+    one.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 9, "current_task": "dig" })).await.well();
     let heard = listener.next().await;
     assert_eq!((heard.id, heard.event.as_str()), (None, "WORKSPACE_HEARTBEAT"), "{heard:?}");
     assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "uptime_seconds": 9 }));
@@ -125,7 +125,7 @@ async fn beats_and_tasks_are_told_in_passing_without_an_id() {
     let heard = listener.next().await;
     assert_eq!((heard.id, heard.event.as_str()), (None, "TASK_UPDATED"), "{heard:?}");
     assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "current_task": "dig" }));
-    one.beat(json!({ "active_tasks": 2, "uptime_seconds": 10, "current_task": "dig" })).await.well();
+    one.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 10, "current_task": "dig" })).await.well();
     assert_eq!(listener.next().await.event, "WORKSPACE_HEARTBEAT");
     one.order("pause").await.well();
     assert_eq!(
@@ -144,7 +144,7 @@ async fn who_wants_only_what_is_stored_hears_nothing_else() {
     wire.write(&Ask::get("/events/stream?passing=false").token(&registry.admin).bytes()).await;
     assert_eq!(wire.head().await.unwrap().0, 200);
     let mut listener = Listener { wire, text: String::new() };
-    one.beat(json!({ "uptime_seconds": 9 })).await.well();
+    one.heartbeat(json!({ "uptime_seconds": 9 })).await.well();
     one.order("pause").await.well();
     assert_eq!(listener.next().await.event, "WORKSPACE_PAUSED");
 }
@@ -225,9 +225,9 @@ async fn events_of_a_flapping_agent_are_coalesced_and_its_status_is_true() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for _ in 0..60 {
-        one.beat(json!({ "error_rate": 1.0, "uptime_seconds": 1 })).await.well();
+        one.heartbeat(json!({ "error_rate": 1.0, "uptime_seconds": 1 })).await.well();
         assert_eq!(one.status().await, "degraded");
-        one.beat(json!({ "error_rate": 0.0, "uptime_seconds": 1 })).await.well();
+        one.heartbeat(json!({ "error_rate": 0.0, "uptime_seconds": 1 })).await.well();
     }
     assert_eq!(one.status().await, "degraded", "who flaps is not well");
     let told = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Answer, Ask, keys_of},
 };
 
@@ -34,25 +34,25 @@ async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
     let full = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
     sql.execute_batch(&format!("CREATE TRIGGER full BEFORE UPDATE ON pulse {full}")).unwrap();
     let before = registry.clock.awake();
-    is_unavailable(&one.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await);
+    is_unavailable(&one.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await);
     let now = registry.clock.awake();
-    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
+    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
     let before = registry.clock.awake();
     is_unavailable(&one.register(json!({})).await);
     let now = registry.clock.awake();
-    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
-    is_unavailable(&coming.beat(json!({})).await);
+    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
+    is_unavailable(&coming.heartbeat(json!({})).await);
     assert_eq!((one.status().await, coming.status().await), ("online".into(), "provisioning".into()));
     // Authentication is unaffected: no additional token is accepted or refused.
-    let strange = Hand { token: "A".repeat(43), ..one.clone() };
-    strange.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+    let strange = AgentClient { token: "A".repeat(43), ..one.clone() };
+    strange.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(one.show().await["last_error_rate"], json!(0.0), "nothing of it was written");
     assert!(registry.store.memory_is_true().await.unwrap());
 
     sql.execute_batch("DROP TRIGGER full").unwrap();
-    coming.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
-    one.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
+    coming.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    one.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
     assert_eq!((one.status().await, coming.status().await), ("degraded".into(), "online".into()));
 }
 
@@ -67,22 +67,22 @@ async fn a_locked_store_is_waited_for_and_then_told() {
     let create = Ask::post("/workspaces").json(json!({ "name": "new", "external": true }));
     let pause = format!("/workspaces/{}/pause", other.id);
     let before = registry.clock.awake();
-    let (beat, update, create, pause) = tokio::join!(
-        one.beat(json!({ "uptime_seconds": 1 })),
+    let (heartbeat, update, create, pause) = tokio::join!(
+        one.heartbeat(json!({ "uptime_seconds": 1 })),
         one.ask(update),
         registry.order(create),
         registry.order(Ask::post(pause))
     );
-    for answer in [&beat, &update, &create, &pause] {
+    for answer in [&heartbeat, &update, &create, &pause] {
         is_unavailable(answer);
     }
     let now = registry.clock.awake();
-    assert!(registry.listening.spell(now) <= now.since(before), "silence is measured from here on");
+    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
     // Reads are answered meanwhile.
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(other.status().await, "online");
     sql.execute_batch("COMMIT").unwrap();
-    one.beat(json!({ "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
+    one.heartbeat(json!({ "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
     other.order("pause").await.well();
     registry.create("new", json!({ "external": true })).await;
 }
@@ -96,9 +96,9 @@ async fn a_token_that_cannot_be_looked_up_is_no_refusal() {
     let sql = database(&registry);
     sql.execute_batch("ALTER TABLE tokens RENAME TO away").unwrap();
     // Whether the token belonged to a removed workspace cannot be determined now.
-    is_unavailable(&gone.beat(json!({})).await);
+    is_unavailable(&gone.heartbeat(json!({})).await);
     is_unavailable(&gone.ask(Ask::get(format!("/workspaces/{}/state", gone.id))).await);
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     sql.execute_batch("ALTER TABLE away RENAME TO tokens").unwrap();
-    gone.beat(json!({})).await.refuses(410, "workspace removed");
+    gone.heartbeat(json!({})).await.refuses(410, "workspace removed");
 }

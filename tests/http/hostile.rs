@@ -13,7 +13,7 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    registry::{Hand, Registry, until},
+    registry::{AgentClient, Registry, until},
     rng::Rng,
     wire::{Ask, Wire, keys_of},
 };
@@ -111,17 +111,17 @@ async fn connections_that_want_nothing_keep_no_agent_out() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut kept = Wire::open(registry.address).await;
-    let beat = one.beat_with(json!({})).token(&one.token).bytes();
-    kept.write(&beat).await;
+    let heartbeat = one.beat_with(json!({})).token(&one.token).bytes();
+    kept.write(&heartbeat).await;
     kept.answer().await.well();
     let mut idle = Vec::new();
     for _ in 0..600 {
         idle.push(Wire::open(registry.address).await);
     }
-    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     // The oldest idle connection was evicted, and the authenticated one was not.
     assert!(idle[0].try_answer().await.is_none());
-    kept.write(&beat).await;
+    kept.write(&heartbeat).await;
     kept.answer().await.well();
 }
 
@@ -129,15 +129,16 @@ async fn connections_that_want_nothing_keep_no_agent_out() {
 #[test]
 fn a_daemon_takes_the_descriptors_that_it_may_have() {
     let home = tempfile::tempdir().unwrap();
-    let place = |name: &str| home.path().join(name);
+    let location = |name: &str| home.path().join(name);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    fs::write(place("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n")).unwrap();
+    fs::write(location("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n"))
+        .unwrap();
     let mut daemon = Command::new("sh")
         .args(["-c", "ulimit -Sn 256; exec \"$0\" serve", env!("CARGO_BIN_EXE_ostler")])
-        .env("OSTLER_DATA_DIR", place("data"))
-        .env("OSTLER_RUNTIME_DIR", place("run"))
-        .env("OSTLER_CONFIG", place("config.toml"))
-        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", place("nobody.sock").display()))
+        .env("OSTLER_DATA_DIR", location("data"))
+        .env("OSTLER_RUNTIME_DIR", location("run"))
+        .env("OSTLER_CONFIG", location("config.toml"))
+        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", location("nobody.sock").display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -248,7 +249,7 @@ async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
         let answer = one.ask(Ask::post("/registry/heartbeat").body(kept)).await;
         assert!(matches!(answer.status, 200 | 400), "{answer:?}");
     }
-    one.beat(json!({})).await.well();
+    one.heartbeat(json!({})).await.well();
     assert_eq!(one.show().await["status"], "online");
     let id = one.id.clone();
     let registry = registry.restart().await;
@@ -259,7 +260,8 @@ async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
 async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    let state = |hand: &Hand<'_>| Ask::get(format!("/workspaces/{}/state", hand.id)).token(&hand.token);
+    let state =
+        |hand: &AgentClient<'_>| Ask::get(format!("/workspaces/{}/state", hand.id)).token(&hand.token);
     let mut wire = Wire::open(registry.address).await;
     let flood = 1000;
     wire.write(&state(&one).bytes().repeat(flood)).await;
@@ -273,7 +275,7 @@ async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
     let first = refused.first().expect("a thousand requests at once are too many");
     first.is(429, r#"{"error":"rate limit exceeded","retry_after":1}"#);
     assert_eq!(first.header("retry-after"), Some("1"));
-    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     registry.ask(state(&other)).await.well();
     registry.show(&one.id).await;
     until("there is room again", async || (registry.ask(state(&one)).await.status == 200).then_some(()))
@@ -312,7 +314,7 @@ const ROUTES: [(&str, &str); 29] = [
     ("GET", "/workspaces/ID/activity"),
 ];
 
-const WORDS: [&str; 12] = [
+const TEXTS: [&str; 12] = [
     "true",
     "%00",
     "..",
@@ -388,11 +390,11 @@ fn noisy(noise: &mut Rng, hands: &[(String, String)]) -> Ask {
     let (id, token) = noise.pick(hands);
     let named = match noise.below(6) {
         0 => noise.pick(hands).0,
-        1 => noise.pick(&WORDS).to_owned(),
+        1 => noise.pick(&TEXTS).to_owned(),
         2 => id.to_uppercase(),
         _ => id.clone(),
     };
-    let word = noise.pick(&WORDS);
+    let word = noise.pick(&TEXTS);
     let (method, path) = noise.pick(&ROUTES);
     let path = path.replace("ID", &named).replace("WORD", word);
     let method =
@@ -441,7 +443,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
     let mut hands = Vec::new();
     for number in 0..20 {
         let hand = registry.external(&format!("w{number}"), json!({})).await;
-        hand.beat(json!({})).await.well();
+        hand.heartbeat(json!({})).await.well();
         hands.push((hand.id.clone(), hand.token.clone()));
     }
     let mut at_rest = 0;
@@ -480,7 +482,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
         }
     };
     // The first round fills what is kept anyway: connection buffers, prepared statements, pages.
-    for (spell, seed) in [SEED, SEED + 100].into_iter().enumerate() {
+    for (epoch, seed) in [SEED, SEED + 100].into_iter().enumerate() {
         let count = EACH / 2;
         tokio::join!(
             flood(seed, count),
@@ -488,7 +490,7 @@ async fn ten_thousand_requests_of_noise_break_nothing() {
             flood(seed + 2, count),
             flood(seed + 3, count)
         );
-        if spell == 0 {
+        if epoch == 0 {
             at_rest = resident_kib();
         }
     }

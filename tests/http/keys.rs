@@ -70,8 +70,8 @@ async fn patch_takes_positions_and_null_for_no_parent() {
     assert_eq!(one.show().await["parent_id"], Value::Null);
     registry.order(patch(&one.id, json!({ "name": "two", "role": "r", "tier": 3 }))).await.well();
     registry.order(patch(&one.id, json!({ "role": null }))).await.well();
-    let shown = one.show().await;
-    assert_eq!((&shown["name"], &shown["role"]), (&json!("two"), &Value::Null));
+    let effective = one.show().await;
+    assert_eq!((&effective["name"], &effective["role"]), (&json!("two"), &Value::Null));
     // A workspace may send a position together with its own name.
     one.ask(patch(&one.id, json!({ "name": "three", "x": 1 }))).await.well();
 }

@@ -6,9 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::agent::{Agent, Says};
+use super::agent::{Agent, Reply};
 use crate::support::{
-    registry::{Hand, Registry, until},
+    registry::{AgentClient, Registry, until},
     wire::{Answer, Ask, Wire},
     worst_agent::{Daemon, Scale, broken, lines, play},
 };
@@ -51,21 +51,21 @@ fn call_is_told_when_to_come_back(answer: &Answer) {
     assert_eq!(seconds, told["error"]["data"]["retry_after"].as_u64(), "{answer:?}");
 }
 
-async fn is_well(one: &Hand<'_>) {
-    one.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+async fn is_well(one: &AgentClient<'_>) {
+    one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_in_flight_are_capped_per_workspace() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::Nothing).await;
+    let agent = Agent::saying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
     let mut held = Vec::new();
     for _ in 0..MESSAGES {
         held.push(begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await);
     }
-    until("all are at the agent", async || (agent.asked().len() == MESSAGES).then_some(())).await;
+    until("all are at the agent", async || (agent.requests().len() == MESSAGES).then_some(())).await;
     call_is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
     is_told_when_to_come_back(&greedy.tell(&to, json!({ "method": "message/send" })).await);
     // Other requests have their own slots, and heartbeats have no limit.
@@ -74,12 +74,14 @@ async fn messages_in_flight_are_capped_per_workspace() {
     greedy.register(json!({})).await.well();
     is_well(&modest).await;
     held.push(begun(&registry, modest.message(&to).token(&modest.token).json(message("hi"))).await);
-    until("another one's message is passed on", async || (agent.asked().len() == MESSAGES + 1).then_some(()))
-        .await;
+    until("another one's message is passed on", async || {
+        (agent.requests().len() == MESSAGES + 1).then_some(())
+    })
+    .await;
     drop(held);
     until("what has ended makes room", async || {
         let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
-        (agent.asked().len() > MESSAGES + 1).then_some(())
+        (agent.requests().len() > MESSAGES + 1).then_some(())
     })
     .await;
 }
@@ -87,11 +89,11 @@ async fn messages_in_flight_are_capped_per_workspace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_large_messages_are_capped_per_workspace() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Says::Nothing).await;
+    let agent = Agent::saying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
     // Announced but not sent: the bytes are reserved while nothing is in memory.
-    let announce = |hand: &Hand<'_>, bytes: usize| {
+    let announce = |hand: &AgentClient<'_>, bytes: usize| {
         format!(
             "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {bytes}\r\n\r\n",
             to.id, hand.token
@@ -99,7 +101,7 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
     };
     let held = tokio::sync::Mutex::new(Vec::new());
     // An accepted request gets no answer yet and keeps its reservation. The order of arrival is not known.
-    let refused = async |hand: &Hand<'_>| {
+    let refused = async |hand: &AgentClient<'_>| {
         let mut wire = Wire::open(registry.address).await;
         wire.write(announce(hand, 10 << 20).as_bytes()).await;
         let answer = tokio::time::timeout(Duration::from_secs(2), wire.answer()).await.ok();
@@ -112,17 +114,17 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
     is_told_when_to_come_back(&answer);
     // Small messages need no reservation, and another workspace has its own limit.
     let _small = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
-    until("a small message is passed on", async || (agent.asked().len() == 1).then_some(())).await;
+    until("a small message is passed on", async || (agent.requests().len() == 1).then_some(())).await;
     let large = message(&"x".repeat(5 << 20));
     let _large = begun(&registry, modest.message(&to).token(&modest.token).json(large)).await;
-    until("another one's large message is passed on", async || (agent.asked().len() == 2).then_some(()))
+    until("another one's large message is passed on", async || (agent.requests().len() == 2).then_some(()))
         .await;
     is_well(&greedy).await;
     held.lock().await.clear();
     until("what has ended makes room", async || {
         let large = message(&"x".repeat(5 << 20));
         let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(large)).await;
-        (agent.asked().len() > 2).then_some(())
+        (agent.requests().len() > 2).then_some(())
     })
     .await;
 }
@@ -132,7 +134,7 @@ async fn each_kind_of_write_has_a_bucket_of_its_own() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let id = one.id.clone();
-    let role = |hand: &Hand<'_>, number: usize| {
+    let role = |hand: &AgentClient<'_>, number: usize| {
         Ask::new("PATCH", format!("/workspaces/{}", hand.id))
             .json(json!({ "role": format!("role {number}") }))
     };
@@ -160,9 +162,9 @@ async fn each_kind_of_write_has_a_bucket_of_its_own() {
 async fn proof_of_life_is_slowed_down_and_never_refused() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let beat = one.beat_with(json!({})).token(&one.token).bytes();
+    let heartbeat = one.beat_with(json!({})).token(&one.token).bytes();
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&beat.repeat(260)).await;
+    wire.write(&heartbeat.repeat(260)).await;
     for number in 0..260 {
         let answer = wire.answer().await;
         assert_eq!(answer.status, 200, "heartbeat {number}: {answer:?}");

@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Answer, Ask, keys_of},
 };
 
-async fn remember(hand: &Hand<'_>, body: Value) -> Answer {
+async fn remember(hand: &AgentClient<'_>, body: Value) -> Answer {
     hand.ask(Ask::post(format!("/workspaces/{}/memories", hand.id)).json(body)).await
 }
 
-async fn recall(hand: &Hand<'_>, query: &str) -> Vec<Value> {
+async fn recall(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
     let ask = Ask::get(format!("/workspaces/{}/memories{query}", hand.id));
     hand.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
@@ -46,7 +46,7 @@ async fn memory_is_written_read_and_deleted() {
         assert_eq!(recall(&one, query).await.len(), expected, "{query}");
     }
     let two = registry.online("two").await;
-    let delete = |version: &str, of: &Hand<'_>| {
+    let delete = |version: &str, of: &AgentClient<'_>| {
         Ask::new(
             "DELETE",
             format!("/workspaces/{}{version}/memories/{}", of.id, told["id"].as_str().unwrap()),

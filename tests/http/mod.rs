@@ -6,13 +6,13 @@
 mod activity;
 mod agent;
 mod auth;
-mod beats;
 mod changes;
 mod containers;
 mod delegations;
 mod doctor;
 mod events;
 mod failing;
+mod heartbeats;
 mod hostile;
 mod keys;
 mod load;

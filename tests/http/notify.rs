@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Answer, Ask, Wire},
 };
 
-async fn notify(hand: &Hand<'_>, body: Value) -> Answer {
+async fn notify(hand: &AgentClient<'_>, body: Value) -> Answer {
     hand.ask(Ask::post(format!("/workspaces/{}/notify", hand.id)).json(body)).await
 }
 
-async fn rows(hand: &Hand<'_>, query: &str) -> Vec<Value> {
+async fn rows(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
     let ask = Ask::get(format!("/workspaces/{}/activity{query}", hand.id));
     hand.ask(ask).await.well().as_array().expect("an array").clone()
 }

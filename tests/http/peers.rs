@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry, Wanted},
+    registry::{AgentClient, Options, Registry},
     wire::{Answer, Ask, keys_of},
 };
 
-impl Hand<'_> {
+impl AgentClient<'_> {
     async fn discovers(&self, id: &str) -> Answer {
         self.ask(Ask::get(format!("/registry/discover/{id}")).header("X-Workspace-ID", &self.id)).await
     }
@@ -112,7 +112,7 @@ async fn peers_are_siblings_children_and_parent() {
     assert_eq!(nephew.peers("").await, ["left"]);
     assert_eq!(strange.peers("").await, ["root"]);
 
-    left.beat(json!({ "active_tasks": 2, "uptime_seconds": 1 })).await.well();
+    left.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 1 })).await.well();
     left.register(json!({ "agent_card": { "name": "card" } })).await.well();
     let told = right.ask(Ask::get(format!("/registry/{}/peers", right.id))).await.well();
     let keys = ["active_tasks", "agent_card", "id", "name", "parent_id", "role", "status", "tier", "url"];
@@ -150,9 +150,9 @@ async fn peers_are_looked_for_in_names_and_roles_whatever_their_case() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roots_are_no_peers_where_that_is_switched_off() {
-    let mut wanted = Wanted::default();
-    wanted.access.root_siblings = false;
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.access.root_siblings = false;
+    let registry = Registry::wanting(options).await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     assert_eq!(one.peers("").await, Vec::<String>::new());
     one.discovers(&other.id).await.refuses(403, "not authorized to discover this workspace");

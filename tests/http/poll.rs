@@ -13,7 +13,7 @@ use ostler::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry},
+    registry::{AgentClient, Registry},
     wire::{Answer, Ask},
 };
 
@@ -26,14 +26,14 @@ fn hello(text: &str) -> Value {
     })
 }
 
-async fn poller<'r>(registry: &'r Registry, name: &str) -> Hand<'r> {
+async fn poller<'r>(registry: &'r Registry, name: &str) -> AgentClient<'r> {
     let hand = registry.external(name, json!({})).await;
     let answer = hand.register(json!({ "url": "", "delivery_mode": "poll" })).await;
     answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
     hand
 }
 
-async fn polled(hand: &Hand<'_>, query: &str) -> Vec<Value> {
+async fn polled(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
     let ask = Ask::get(format!("/workspaces/{}/activity?type=a2a_receive{query}", hand.id));
     hand.ask(ask).await.well().as_array().expect("an array").clone()
 }
@@ -126,8 +126,11 @@ async fn register_chooses_the_delivery_mode() {
 async fn create_takes_a_delivery_mode() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({ "delivery_mode": "poll", "url": "remote://x" })).await;
-    let shown = one.show().await;
-    assert_eq!((&shown["delivery_mode"], &shown["status"]), (&json!("poll"), &json!("awaiting_agent")));
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["delivery_mode"], &effective["status"]),
+        (&json!("poll"), &json!("awaiting_agent"))
+    );
     for (body, word) in [
         (json!({ "name": "x", "external": true, "delivery_mode": "pull" }), "delivery_mode must be"),
         (
@@ -208,7 +211,7 @@ async fn unpolled_messages_are_never_dropped() {
 
 /// Polls like the existing SDK: the first cursor is the oldest row of the first page, later cursors are the newest row
 /// of each page.
-async fn polled_to_the_end(to: &Hand<'_>, first: &str) -> Vec<Value> {
+async fn polled_to_the_end(to: &AgentClient<'_>, first: &str) -> Vec<Value> {
     let mut rows = polled(to, first).await;
     let mut cursor = rows.last().expect("something was sent")["id"].as_str().unwrap().to_owned();
     loop {
@@ -270,7 +273,7 @@ async fn queued_messages_survive_a_restart() {
     from.tell(&to, hello("kept")).await.well();
     let (id, token) = (to.id.clone(), to.token.clone());
     let registry = registry.restart().await;
-    let to = Hand { registry: &registry, id, token };
+    let to = AgentClient { registry: &registry, id, token };
     assert_eq!(polled(&to, "").await[0]["data"]["text"], "kept");
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ostler::engine::{Trouble, fake::Fault};
+use ostler::engine::{ErrorKind, fake::Fault};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,9 +16,9 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::agent::{Agent, Says};
+use super::agent::{Agent, Reply};
 use crate::support::{
-    registry::{Hand, Registry, Wanted, proof_of, until},
+    registry::{AgentClient, Options, Registry, proof_of, until},
     wire::{Answer, Ask, Wire, keys_of},
 };
 
@@ -26,8 +26,8 @@ const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"text":"hel
 /// Headers that must never reach the agent, because they may hold the sender's token.
 const SECRETS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-fn well() -> Says {
-    Says::This(200, "application/json", REPLY.into())
+fn well() -> Reply {
+    Reply::This(200, "application/json", REPLY.into())
 }
 
 fn hello() -> Value {
@@ -45,14 +45,14 @@ fn bare() -> Value {
 }
 
 /// A workspace that sends, an external workspace that receives, and the agent of the latter.
-async fn pair(registry: &Registry, says: Says) -> (Hand<'_>, Hand<'_>, Agent) {
-    let agent = Agent::saying(says).await;
+async fn pair(registry: &Registry, reply: Reply) -> (AgentClient<'_>, AgentClient<'_>, Agent) {
+    let agent = Agent::saying(reply).await;
     let to = registry.external_at("to", &agent.url()).await;
     (registry.online("from").await, to, agent)
 }
 
 /// Accepts a connection and waits for a request on it: an answer sent earlier would not count.
-async fn asked_on(listener: &TcpListener) -> TcpStream {
+async fn read_request(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let read = stream.read(&mut [0; 4096]).await.unwrap();
     assert!(read > 0, "nothing was asked");
@@ -67,9 +67,9 @@ async fn a_message_reaches_the_agent_and_its_own_answer_comes_back() {
     answer.is(200, REPLY);
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("set-cookie"), None, "an agent sets no cookies in ostler's name");
-    let asked = &agent.asked()[0];
-    assert_eq!(asked.path, "/agent?x=1");
-    assert_eq!(asked.json(), hello(), "a message that lacks nothing is passed on as it is");
+    let requests = &agent.requests()[0];
+    assert_eq!(requests.path, "/agent?x=1");
+    assert_eq!(requests.json(), hello(), "a message that lacks nothing is passed on as it is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,9 +78,9 @@ async fn a_container_is_reached_at_its_own_port() {
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let agent = Agent::at(to.port().await, well()).await;
     from.tell(&to, bare()).await.is(200, REPLY);
-    assert_eq!(agent.asked()[0].path, "/");
+    assert_eq!(agent.requests()[0].path, "/");
     // A degraded workspace still receives messages.
-    to.beat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
+    to.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
     assert_eq!(to.status().await, "degraded");
     from.tell(&to, bare()).await.is(200, REPLY);
 }
@@ -89,13 +89,13 @@ async fn a_container_is_reached_at_its_own_port() {
 async fn an_agents_own_status_and_body_come_back_whatever_they_are() {
     let registry = Registry::start().await;
     for (number, status) in [201, 202, 400, 401, 404, 429, 500, 503, 599].into_iter().enumerate() {
-        let agent = Agent::saying(Says::This(status, "text/odd", b"own words".to_vec())).await;
+        let agent = Agent::saying(Reply::This(status, "text/odd", b"own words".to_vec())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let from = registry.external_at(&format!("from {number}"), "").await;
         let answer = from.tell(&to, bare()).await;
         answer.is(status, "own words");
         assert_eq!(answer.header("content-type"), Some("text/odd"));
-        assert_eq!(agent.asked().len(), 1, "asked once, whatever it says");
+        assert_eq!(agent.requests().len(), 1, "asked once, whatever it says");
     }
 }
 
@@ -105,11 +105,17 @@ async fn what_a_message_lacks_is_filled_in() {
     let (from, to, agent) = pair(&registry, well()).await;
     let bare = json!({ "method": "message/send", "params": { "message": { "parts": [] }, "kept": 1 } });
     from.tell(&to, bare).await.is(200, REPLY);
-    let asked = agent.asked()[0].json();
-    assert_eq!((&asked["jsonrpc"], &asked["method"]), (&json!("2.0"), &json!("message/send")));
-    assert!(asked["id"].as_str().is_some_and(|id| id.len() == 36), "{asked}");
-    assert!(asked["params"]["message"]["messageId"].as_str().is_some_and(|id| id.len() == 36), "{asked}");
-    assert_eq!((&asked["params"]["message"]["parts"], &asked["params"]["kept"]), (&json!([]), &json!(1)));
+    let requests = agent.requests()[0].json();
+    assert_eq!((&requests["jsonrpc"], &requests["method"]), (&json!("2.0"), &json!("message/send")));
+    assert!(requests["id"].as_str().is_some_and(|id| id.len() == 36), "{requests}");
+    assert!(
+        requests["params"]["message"]["messageId"].as_str().is_some_and(|id| id.len() == 36),
+        "{requests}"
+    );
+    assert_eq!(
+        (&requests["params"]["message"]["parts"], &requests["params"]["kept"]),
+        (&json!([]), &json!(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,14 +131,14 @@ async fn the_callers_token_never_reaches_the_agent() {
         .header("A2A-Version", "0.3")
         .json(bare());
     from.ask(message).await.is(200, REPLY);
-    let asked = &agent.asked()[0];
+    let requests = &agent.requests()[0];
     for secret in SECRETS {
-        assert!(!asked.headers.contains_key(secret), "{secret}: {:?}", asked.headers);
+        assert!(!requests.headers.contains_key(secret), "{secret}: {:?}", requests.headers);
     }
-    let all = format!("{:?} {:?}", asked.headers, asked.body);
+    let all = format!("{:?} {:?}", requests.headers, requests.body);
     assert!(!all.contains(&from.token) && !all.contains("1.2.3.4"), "{all}");
-    assert_eq!(asked.headers["x-workspace-id"], from.id.as_str(), "who asks is told");
-    assert_eq!(asked.headers["a2a-version"], "0.3");
+    assert_eq!(requests.headers["x-workspace-id"], from.id.as_str(), "who asks is told");
+    assert_eq!(requests.headers["a2a-version"], "0.3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,15 +148,15 @@ async fn agent_is_shown_the_proof_of_its_own_token() {
     let to = registry.online("container").await;
     let near = Agent::at(to.port().await, well()).await;
     // A client cannot choose the proof, not even as one of several header values.
-    let forged = |to: &Hand<'_>| from.message(to).header("X-Ostler-Proof", from.proof()).json(bare());
+    let forged = |to: &AgentClient<'_>| from.message(to).header("X-Ostler-Proof", from.proof()).json(bare());
     for (to, agent) in [(&to, &near), (&away, &far)] {
         from.ask(forged(to)).await.is(200, REPLY);
-        assert_eq!(agent.asked()[0].proofs(), [to.proof()]);
+        assert_eq!(agent.requests()[0].proofs(), [to.proof()]);
     }
     assert_ne!(to.proof(), away.proof(), "a neighbour could compute it");
     // A proof does not authenticate a request to ostler either.
-    let shown = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
-    shown
+    let effective = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
+    effective
         .header("X-Workspace-ID", &to.id)
         .to(registry.address)
         .await
@@ -168,22 +174,22 @@ async fn proof_changes_when_the_token_does() {
     let another = Ask::post(format!("/workspaces/{}/tokens", to.id)).json(json!({}));
     registry.order(another).await;
     to.order("restart").await;
-    let anew = Hand { token: registry.token_in_volume(&to.id).await, ..to.clone() };
+    let anew = AgentClient { token: registry.token_in_volume(&to.id).await, ..to.clone() };
     assert_ne!(anew.token, to.token);
-    anew.beat(json!({})).await.well();
+    anew.heartbeat(json!({})).await.well();
     from.tell(&to, bare()).await.is(200, REPLY);
-    let shown: Vec<_> = near.asked().iter().map(super::agent::Asked::proofs).collect();
-    assert_eq!(shown, [[to.proof()], [anew.proof()]]);
+    let effective: Vec<_> = near.requests().iter().map(super::agent::RecordedRequest::proofs).collect();
+    assert_eq!(effective, [[to.proof()], [anew.proof()]]);
     // An external agent may hold either of two tokens, until one is revoked.
     let made =
         registry.order(Ask::post(format!("/workspaces/{}/tokens", away.id)).json(json!({}))).await.json();
     let second = made["auth_token"].as_str().unwrap_or_else(|| panic!("a token: {made}")).to_owned();
     from.tell(&away, bare()).await.is(200, REPLY);
     let mut both = [away.proof(), proof_of(&second)];
-    let mut shown = far.asked()[0].proofs();
+    let mut effective = far.requests()[0].proofs();
     both.sort();
-    shown.sort();
-    assert_eq!(shown, both);
+    effective.sort();
+    assert_eq!(effective, both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,9 +199,9 @@ async fn an_admins_message_is_passed_on_in_nobodys_name() {
     let message =
         Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &from.id).json(bare());
     registry.order(message).await.is(200, REPLY);
-    let asked = &agent.asked()[0];
-    assert_ne!(asked.headers["x-workspace-id"], from.id.as_str(), "an admin is no workspace");
-    assert!(!asked.headers.contains_key("authorization"));
+    let requests = &agent.requests()[0];
+    assert_ne!(requests.headers["x-workspace-id"], from.id.as_str(), "an admin is no workspace");
+    assert!(!requests.headers.contains_key("authorization"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +214,7 @@ async fn who_sends_has_to_be_who_the_token_says() {
     from.ask(path().header("X-Workspace-ID", "nonsense"))
         .await
         .refuses(400, "X-Workspace-ID header is required");
-    assert_eq!(agent.asked().len(), 0);
+    assert_eq!(agent.requests().len(), 0);
     from.ask(path()).await.is(200, REPLY);
 }
 
@@ -221,7 +227,7 @@ async fn whom_the_tree_forbids_is_not_sent_to() {
     below.tell(&to, bare()).await.refuses(403, refused);
     // The check comes before the body is read.
     below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
-    assert_eq!(agent.asked().len(), 0);
+    assert_eq!(agent.requests().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +242,7 @@ async fn a_message_that_is_no_json_object_is_refused() {
             "{body}: {answer:?}"
         );
     }
-    assert_eq!(agent.asked().len(), 0);
+    assert_eq!(agent.requests().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +259,7 @@ async fn a_message_above_10_mib_is_too_large() {
     from.ask(sized(most)).await.is(200, REPLY);
     let answer = from.ask(sized(most + 1)).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (413, vec!["error".to_owned()]), "{answer:?}");
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 /// If the connection is closed while it sends, a JS client reports a broken pipe and never sees the answer.
@@ -310,13 +316,13 @@ async fn a_sleeper_is_woken_and_the_message_held_until_it_is_up() {
         until("it is woken", async || (to.status().await == "provisioning").then_some(())).await;
         let token = registry.token_in_volume(&to.id).await;
         let agent = Agent::at(to.port().await, well()).await;
-        let woken = Hand { token, ..to.clone() };
-        woken.beat(json!({})).await.well();
+        let woken = AgentClient { token, ..to.clone() };
+        woken.heartbeat(json!({})).await.well();
         agent
     };
     let (answer, agent) = tokio::join!(from.tell(&to, bare()), wakes);
     answer.is(200, REPLY);
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,12 +334,12 @@ async fn what_is_coming_up_is_waited_for() {
     let comes = async {
         until("the message waits", async || registry.ops.traffic().sent_at(registry.row(&from.id).await.id))
             .await;
-        to.beat(json!({})).await.well();
+        to.heartbeat(json!({})).await.well();
     };
     let held = from.message(&to).header("X-Timeout", "60").json(bare());
     let (answer, ()) = tokio::join!(from.ask(held), comes);
     answer.is(200, REPLY);
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,9 +391,9 @@ async fn what_has_failed_or_awaits_its_agent_is_not_started() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_container_is_found_out_and_started_again() {
-    let mut wanted = Wanted::default();
-    wanted.restart.first_backoff = Duration::from_millis(1);
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.restart.first_backoff = Duration::from_millis(1);
+    let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
     let answer = from.tell(&to, bare()).await;
@@ -405,9 +411,9 @@ async fn a_dead_container_is_found_out_and_started_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ended_too_often_is_not_said_to_be_started_again() {
-    let mut wanted = Wanted::default();
-    wanted.restart.ends_allowed = 1;
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.restart.ends_allowed = 1;
+    let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
     let told = from.tell(&to, bare()).await.has(503, &["error", "status"]);
@@ -433,7 +439,7 @@ async fn message_is_delivered_once_when_its_agent_listens_late() {
         };
         let (answer, agent) = tokio::join!(from.tell(to, hello()), listens);
         answer.is(200, REPLY);
-        assert_eq!(agent.asked().len(), 1, "a message is delivered once");
+        assert_eq!(agent.requests().len(), 1, "a message is delivered once");
         until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
     }
 }
@@ -459,13 +465,13 @@ async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
     };
     let (answer, agent) = tokio::join!(from.tell(&to, hello()), listens);
     answer.is(200, REPLY);
-    let asked: Vec<_> = agent.asked().iter().map(|asked| asked.path.clone()).collect();
-    assert_eq!(asked, ["/.well-known/agent.json", "/"], "once it has answered, the message follows");
-    for asked in agent.asked() {
-        assert_eq!(asked.proofs(), [to.proof()], "{}", asked.path);
+    let requests: Vec<_> = agent.requests().iter().map(|requests| requests.path.clone()).collect();
+    assert_eq!(requests, ["/.well-known/agent.json", "/"], "once it has answered, the message follows");
+    for requests in agent.requests() {
+        assert_eq!(requests.proofs(), [to.proof()], "{}", requests.path);
     }
     from.tell(&to, hello()).await.is(200, REPLY);
-    assert_eq!(agent.asked().len(), 3, "an agent that has answered is not asked again");
+    assert_eq!(agent.requests().len(), 3, "an agent that has answered is not asked again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,7 +479,7 @@ async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let hurried =
-        async |to: &Hand<'_>| from.ask(from.message(to).header("X-Timeout", "1").json(bare())).await;
+        async |to: &AgentClient<'_>| from.ask(from.message(to).header("X-Timeout", "1").json(bare())).await;
     let answer = hurried(&to).await;
     let told = answer.has(503, &["error", "retry_after"]);
     assert!(
@@ -508,7 +514,7 @@ async fn refused_message_is_answered_at_once_when_its_target_is_paused() {
 async fn redirect_of_an_agent_becomes_a_bad_gateway() {
     let registry = Registry::start().await;
     for (number, status) in [301_u16, 302, 303, 307, 308, 304, 999].into_iter().enumerate() {
-        let agent = Agent::saying(Says::This(status, "text/plain", b"own words".to_vec())).await;
+        let agent = Agent::saying(Reply::This(status, "text/plain", b"own words".to_vec())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let from = registry.external_at(&format!("from {number}"), "").await;
         let answer = from.tell(&to, bare()).await;
@@ -572,7 +578,7 @@ async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = registry.external_at(name, &format!("http://{}", listener.local_addr().unwrap())).await;
         let hangs_up = async {
-            let mut stream = asked_on(&listener).await;
+            let mut stream = read_request(&listener).await;
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();
         };
@@ -586,8 +592,8 @@ async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_pass_through_as_they_come() {
     let registry = Registry::start().await;
-    let (events, says) = mpsc::unbounded_channel();
-    let (from, to, _agent) = pair(&registry, Says::Events(says)).await;
+    let (events, reply) = mpsc::unbounded_channel();
+    let (from, to, _agent) = pair(&registry, Reply::Events(reply)).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     events.send("data: 1\n\n".into()).unwrap();
@@ -605,10 +611,10 @@ async fn events_pass_through_as_they_come() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_ends_what_it_asked_for() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, Says::Nothing).await;
+    let (from, to, agent) = pair(&registry, Reply::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
-    until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
+    until("the agent is asked", async || (!agent.requests().is_empty()).then_some(())).await;
     let id = registry.row(&to.id).await.id;
     assert_eq!(registry.ops.traffic().open(id), 1);
     drop(wire);
@@ -619,8 +625,8 @@ async fn a_client_that_goes_away_ends_what_it_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_a_stream_ends_it_at_the_agent() {
     let registry = Registry::start().await;
-    let (events, says) = mpsc::unbounded_channel();
-    let (from, to, agent) = pair(&registry, Says::Events(says)).await;
+    let (events, reply) = mpsc::unbounded_channel();
+    let (from, to, agent) = pair(&registry, Reply::Events(reply)).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     events.send("data: 1\n\n".into()).unwrap();
@@ -637,7 +643,7 @@ async fn an_agent_that_breaks_off_is_not_taken_for_one_that_is_done() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = registry.external_at("to", &format!("http://{}", listener.local_addr().unwrap())).await;
     let breaks_off = async {
-        let mut stream = asked_on(&listener).await;
+        let mut stream = read_request(&listener).await;
         let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe first words";
         stream.write_all(begun).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -655,7 +661,7 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = registry.external_at("to", &format!("http://{}", listener.local_addr().unwrap())).await;
     let announces = async {
-        let mut stream = asked_on(&listener).await;
+        let mut stream = read_request(&listener).await;
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1);
         let _cut = stream.write_all(head.as_bytes()).await;
         stream
@@ -664,7 +670,7 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
     assert_eq!((answer.status, keys_of(&answer.json())), (502, vec!["error".to_owned()]), "{answer:?}");
 
     let grows = async {
-        let mut stream = asked_on(&listener).await;
+        let mut stream = read_request(&listener).await;
         let _cut = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
         let chunk = [&b"100000\r\n"[..], &vec![b'x'; 1 << 20], &b"\r\n"[..]].concat();
         for _ in 0..80 {
@@ -683,15 +689,15 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_workspace_wakes_another_only_so_often() {
-    let mut wanted = Wanted::default();
-    wanted.access.wakes_per_hour = 1;
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.access.wakes_per_hour = 1;
+    let registry = Registry::wanting(options).await;
     let (from, other, to) =
         (registry.online("from").await, registry.online("other").await, registry.online("to").await);
-    let hurried = async |by: &Hand<'_>| -> Answer {
+    let hurried = async |by: &AgentClient<'_>| -> Answer {
         if to.status().await != "hibernated" {
             let token = registry.token_in_volume(&to.id).await;
-            Hand { token, ..to.clone() }.beat(json!({})).await.well();
+            AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
             to.order("hibernate").await.well();
         }
         by.ask(by.message(&to).header("X-Timeout", "1").json(bare())).await
@@ -707,9 +713,9 @@ async fn one_workspace_wakes_another_only_so_often() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_messages_to_one_sleeper_are_one_wake() {
-    let mut wanted = Wanted::default();
-    wanted.access.wakes_per_hour = 2;
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.access.wakes_per_hour = 2;
+    let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
     let all = (0..8).map(|_| from.ask(from.message(&to).header("X-Timeout", "60").json(bare())));
@@ -717,24 +723,24 @@ async fn many_messages_to_one_sleeper_are_one_wake() {
         to.until_status("provisioning").await;
         let token = registry.token_in_volume(&to.id).await;
         let agent = Agent::at(to.port().await, well()).await;
-        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
         agent
     };
     let (answers, agent) = tokio::join!(futures_util::future::join_all(all), wakes);
     for answer in answers {
         answer.is(200, REPLY);
     }
-    assert_eq!(agent.asked().len(), 8);
+    assert_eq!(agent.requests().len(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_under_way_keeps_its_target_awake() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let agent = Agent::at(to.port().await, Says::Nothing).await;
+    let agent = Agent::at(to.port().await, Reply::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
-    until("the agent is asked", async || (!agent.asked().is_empty()).then_some(())).await;
+    until("the agent is asked", async || (!agent.requests().is_empty()).then_some(())).await;
     let busy = to.order("hibernate").await.has(409, &["error", "open_requests"]);
     assert_eq!(busy["open_requests"], 1, "{busy}");
     assert!(busy["error"].as_str().unwrap().starts_with("workspace is in use"), "{busy}");
@@ -745,7 +751,7 @@ async fn a_message_under_way_keeps_its_target_awake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
     let registry = Registry::start().await;
-    let (from, to, _agent) = pair(&registry, Says::Nothing).await;
+    let (from, to, _agent) = pair(&registry, Reply::Nothing).await;
     let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(bare())).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (504, vec!["error".to_owned()]), "{answer:?}");
 }
@@ -786,7 +792,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
     registry.world.inject(|call| match call.method {
-        "start_container" => Fault::Before(Trouble::Unreachable),
+        "start_container" => Fault::Before(ErrorKind::Unreachable),
         _ => Fault::None,
     });
     let answer = from.ask(from.message(&to).header("X-Timeout", "60").json(bare())).await;
@@ -798,7 +804,7 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
     let wakes = async {
         let token = registry.token_in_volume(&to.id).await;
         let agent = Agent::at(to.port().await, well()).await;
-        Hand { token, ..to.clone() }.beat(json!({})).await.well();
+        AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
         agent
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), wakes);
@@ -809,10 +815,10 @@ async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() 
 const CHANCE: Duration = Duration::from_millis(300);
 
 /// Waits until the workspace is provisioning, and sends the heartbeat of its new agent.
-async fn comes_up<'a>(to: &Hand<'a>) -> Hand<'a> {
+async fn come_online<'a>(to: &AgentClient<'a>) -> AgentClient<'a> {
     until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
-    let anew = Hand { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
-    anew.beat(json!({})).await.well();
+    let anew = AgentClient { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
+    anew.heartbeat(json!({})).await.well();
     anew
 }
 
@@ -823,14 +829,14 @@ async fn message_waits_for_a_start_that_was_accepted() {
     to.order("stop").await.well();
     // The start is accepted, but not carried out until the message has had `CHANCE`.
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
-    let comes_up = async {
+    let come_online = async {
         registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(to.port().await, well()).await;
-        let (started, _) = tokio::join!(accepted, comes_up(&to));
+        let (started, _) = tokio::join!(accepted, come_online(&to));
         started.expect("it is started");
         agent
     };
-    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up);
+    let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online);
     answer.is(200, REPLY);
     // A stop that is ordered later wins.
     to.order("stop").await.well();
@@ -851,8 +857,8 @@ async fn messages_ask_an_engine_that_hangs_only_once() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let _agent = Agent::at(to.port().await, well()).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
     registry.world.inject(move |call| match call.method {
         "describe" => {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -863,7 +869,7 @@ async fn messages_ask_an_engine_that_hangs_only_once() {
     for _ in 0..4 {
         from.tell(&to, bare()).await.is(200, REPLY);
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 1, "each message waits for an engine that gives no answer");
+    assert_eq!(requests.load(Ordering::Relaxed), 1, "each message waits for an engine that gives no answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -871,7 +877,7 @@ async fn a_workspace_may_send_to_itself() {
     let registry = Registry::start().await;
     let (_, to, agent) = pair(&registry, well()).await;
     to.tell(&to, bare()).await.is(200, REPLY);
-    assert_eq!(agent.asked()[0].headers["x-workspace-id"], to.id.as_str());
+    assert_eq!(agent.requests()[0].headers["x-workspace-id"], to.id.as_str());
     let id = registry.row(&to.id).await.id;
     until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
 }
@@ -902,18 +908,18 @@ async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
     lead.order("stop").await.well();
     let accepted = registry.ops.resume(lead.id.parse().unwrap(), false);
     let message =
-        |to: &Hand<'_>| registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare()));
+        |to: &AgentClient<'_>| registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare()));
     message(&alone)
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
-    let comes_up = async {
+    let come_online = async {
         registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(child.port().await, well()).await;
-        let (started, ..) = tokio::join!(accepted, comes_up(&lead), comes_up(&child));
+        let (started, ..) = tokio::join!(accepted, come_online(&lead), come_online(&child));
         started.expect("it is started");
         agent
     };
-    let (answer, _agent) = tokio::join!(message(&child), comes_up);
+    let (answer, _agent) = tokio::join!(message(&child), come_online);
     answer.is(200, REPLY);
 }
 
@@ -929,7 +935,7 @@ async fn message_sent_as_soon_as_a_start_is_accepted_waits_for_it() {
             _ => Fault::None,
         });
         to.order("start?wait=false").await.well();
-        let (answer, _) = tokio::join!(from.ask(from.message(&to).json(bare())), comes_up(&to));
+        let (answer, _) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online(&to));
         answer.is(200, REPLY);
         registry.world.heal();
     }
@@ -947,11 +953,11 @@ async fn orders_that_nobody_waits_for_are_carried_out_in_their_order() {
         lead.order("stop?wait=false").await.well();
         let said = lead.order("start?wait=false").await.well();
         assert_eq!(said["accepted"], true, "{said}");
-        comes_up(&lead).await;
-        comes_up(&child).await;
+        come_online(&lead).await;
+        come_online(&child).await;
         lead.order("hibernate?wait=false&force=true").await.well();
         lead.order("wake").await.well();
-        comes_up(&lead).await;
+        come_online(&lead).await;
     }
 }
 
@@ -1001,7 +1007,7 @@ async fn message_to_a_started_parent_does_not_wait_for_its_children() {
     registry.token_in_volume(&lead.id).await;
     let command = Ask::post(format!("/workspaces/{}/exec", lead.id)).json(json!({ "command": ["true"] }));
     registry.order(command).await.refuses_with(503, "the fake engine runs no commands");
-    comes_up(&lead).await;
+    come_online(&lead).await;
     let message = Ask::post(format!("/workspaces/{}/a2a", lead.id)).json(bare());
     registry.order(message).await.is(200, REPLY);
 }

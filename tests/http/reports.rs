@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry, until},
+    registry::{AgentClient, Registry, until},
     wire::{Answer, Ask},
 };
 
@@ -26,17 +26,17 @@ const FIELDS: [(&str, &str, &str, &str); 8] = [
 const FLAWS: [&str; 10] =
     ["NaN", "Infinity", "-Infinity", "1e999", "[1]", "true", "\"a\nb\"", "'x'", "{\"a\":NaN}", "\"high\""];
 
-impl Hand<'_> {
+impl AgentClient<'_> {
     async fn send(&self, path: &str, body: impl Into<Vec<u8>>) -> Answer {
         self.ask(Ask::post(path).body(body.into())).await
     }
 
-    async fn raw_beat(&self, fields: &str) -> Answer {
+    async fn raw_heartbeat(&self, fields: &str) -> Answer {
         self.send("/registry/heartbeat", format!(r#"{{"workspace_id":"{}"{fields}}}"#, self.id)).await
     }
 }
 
-fn whole_beat(id: &str, but: Option<(&str, &str)>) -> String {
+fn full_heartbeat(id: &str, but: Option<(&str, &str)>) -> String {
     let fields = FIELDS.iter().map(|(name, value, ..)| match but {
         Some((field, flaw)) if field == *name => format!(",\"{name}\":{flaw}"),
         _ => format!(",\"{name}\":{value}"),
@@ -58,19 +58,19 @@ async fn heartbeat_counts_when_any_field_has_any_flaw() {
     let one = registry.online("one").await;
     for (field, ..) in FIELDS {
         for flaw in FLAWS {
-            one.send("/registry/heartbeat", whole_beat(&one.id, None)).await.is(200, OK);
+            one.send("/registry/heartbeat", full_heartbeat(&one.id, None)).await.is(200, OK);
             let before = one.show().await;
             assert_eq!(before["fields_refused"], json!(null), "{before}");
-            one.send("/registry/heartbeat", whole_beat(&one.id, Some((field, flaw)))).await.is(200, OK);
-            let shown = one.show().await;
-            assert_eq!(shown["status"], "online", "{field}: {flaw}");
+            one.send("/registry/heartbeat", full_heartbeat(&one.id, Some((field, flaw)))).await.is(200, OK);
+            let effective = one.show().await;
+            assert_eq!(effective["status"], "online", "{field}: {flaw}");
             for (name, value, key, stored) in FIELDS.iter().filter(|(_, _, key, _)| !key.is_empty()) {
                 let expected = if *name == field && is_usable(field, flaw) { flaw } else { stored };
                 let expected: Value = serde_json::from_str(expected).unwrap();
-                assert_eq!(shown[*key], expected, "{name} (sent as {value}) after {field}: {flaw}");
+                assert_eq!(effective[*key], expected, "{name} (sent as {value}) after {field}: {flaw}");
             }
             let refused = if is_usable(field, flaw) { json!(null) } else { json!([field]) };
-            assert_eq!(shown["fields_refused"], refused, "{field}: {flaw}");
+            assert_eq!(effective["fields_refused"], refused, "{field}: {flaw}");
         }
     }
     let told = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
@@ -84,7 +84,7 @@ async fn refused_fields_are_reported_once_per_change() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for _ in 0..5 {
-        one.raw_beat(r#","active_tasks":NaN,"current_task":7"#).await.is(200, OK);
+        one.raw_heartbeat(r#","active_tasks":NaN,"current_task":7"#).await.is(200, OK);
     }
     let told = registry.events_of(&one.id).await;
     let refused: Vec<_> = told.iter().filter(|event| event["event_type"] == "AGENT_FIELDS_REFUSED").collect();
@@ -116,18 +116,18 @@ async fn heartbeat_is_repaired_when_its_text_is_not_quite_json() {
         ([named(r#","current_task":"more""#), b" and more".to_vec()].concat(), "more"),
     ] {
         one.send("/registry/heartbeat", body.clone()).await.is(200, OK);
-        let shown = one.show().await;
+        let effective = one.show().await;
         let body = String::from_utf8_lossy(&body).into_owned();
         assert_eq!(
-            (&shown["current_task"], &shown["fields_refused"]),
+            (&effective["current_task"], &effective["fields_refused"]),
             (&json!(task), &json!(null)),
             "{body}"
         );
     }
-    one.raw_beat(r#","active_tasks":"2","uptime_seconds":" 60.5 ""#).await.is(200, OK);
-    let shown = one.show().await;
+    one.raw_heartbeat(r#","active_tasks":"2","uptime_seconds":" 60.5 ""#).await.is(200, OK);
+    let effective = one.show().await;
     assert_eq!(
-        (&shown["active_tasks"], &shown["uptime_seconds"]),
+        (&effective["active_tasks"], &effective["uptime_seconds"]),
         (&json!(2), &json!(60)),
         "texts of numbers"
     );
@@ -137,27 +137,35 @@ async fn heartbeat_is_repaired_when_its_text_is_not_quite_json() {
 async fn flawed_heartbeat_brings_up_and_leaves_what_it_does_not_say() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
-    one.raw_beat(r#","error_rate":NaN"#).await.is(200, OK);
+    one.raw_heartbeat(r#","error_rate":NaN"#).await.is(200, OK);
     assert_eq!(one.status().await, "online", "proof of life");
-    one.beat(json!({ "error_rate": 1.0, "active_tasks": 4, "uptime_seconds": 5 })).await.is(200, OK);
+    one.heartbeat(json!({ "error_rate": 1.0, "active_tasks": 4, "uptime_seconds": 5 })).await.is(200, OK);
     assert_eq!(one.status().await, "degraded");
-    one.raw_beat(r#","error_rate":NaN,"active_tasks":NaN,"uptime_seconds":6"#).await.is(200, OK);
-    let shown = one.show().await;
-    assert_eq!(shown["status"], "degraded", "an unreadable error rate is no sign of health");
-    assert_eq!((&shown["active_tasks"], &shown["last_error_rate"]), (&json!(4), &json!(1.0)), "{shown}");
+    one.raw_heartbeat(r#","error_rate":NaN,"active_tasks":NaN,"uptime_seconds":6"#).await.is(200, OK);
+    let effective = one.show().await;
+    assert_eq!(effective["status"], "degraded", "an unreadable error rate is no sign of health");
+    assert_eq!(
+        (&effective["active_tasks"], &effective["last_error_rate"]),
+        (&json!(4), &json!(1.0)),
+        "{effective}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_counts_when_it_is_cut_off_or_too_large() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beat(json!({ "active_tasks": 2, "current_task": "digging" })).await.is(200, OK);
+    one.heartbeat(json!({ "active_tasks": 2, "current_task": "digging" })).await.is(200, OK);
     let cut = format!(r#"{{"workspace_id":"{}","uptime_seconds":9,"current_task":"hal"#, one.id);
     one.send("/registry/heartbeat", cut).await.is(200, OK);
-    let shown = one.show().await;
-    assert_eq!((&shown["uptime_seconds"], &shown["active_tasks"]), (&json!(9), &json!(2)), "{shown}");
-    assert_eq!(shown["current_task"], "digging", "half a text is no text");
-    assert_eq!(shown["fields_refused"], json!(["current_task", "body"]));
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["uptime_seconds"], &effective["active_tasks"]),
+        (&json!(9), &json!(2)),
+        "{effective}"
+    );
+    assert_eq!(effective["current_task"], "digging", "half a text is no text");
+    assert_eq!(effective["fields_refused"], json!(["current_task", "body"]));
 
     for bytes in [65 << 10, 900 << 10] {
         let first = json!({ "sample_error": "x".repeat(bytes), "workspace_id": one.id }).to_string();
@@ -166,7 +174,7 @@ async fn heartbeat_counts_when_it_is_cut_off_or_too_large() {
         one.send("/registry/heartbeat", " ".repeat(bytes)).await.is(200, OK);
         assert_eq!(one.show().await["fields_refused"], json!(["body"]), "{bytes}");
     }
-    one.beat(json!({})).await.is(200, OK);
+    one.heartbeat(json!({})).await.is(200, OK);
     assert_eq!(one.show().await["fields_refused"], json!(null), "forgotten with the next whole one");
     let stranger = registry.online("two").await;
     let text = "x".repeat(70_000);
@@ -181,31 +189,31 @@ async fn register_counts_when_its_card_cannot_be_used() {
     let body = |card: &str| format!(r#"{{"id":"{}","url":"http://ws:8000","agent_card":{card}}}"#, one.id);
     for card in ["\"card\"", "[1]", "1", "{\"a\":NaN}", "{\"a\":1e999}"] {
         one.send("/registry/register", body(card)).await.is(200, REGISTERED);
-        let shown = one.show().await;
+        let effective = one.show().await;
         assert_eq!(
-            (&shown["status"], &shown["fields_refused"]),
+            (&effective["status"], &effective["fields_refused"]),
             (&json!("online"), &json!(["agent_card"])),
             "{card}"
         );
-        assert_eq!(shown["agent_card"], json!(null), "{card}");
+        assert_eq!(effective["agent_card"], json!(null), "{card}");
     }
-    one.beat(json!({})).await.is(200, OK);
+    one.heartbeat(json!({})).await.is(200, OK);
     assert_eq!(
         one.show().await["fields_refused"],
         json!(["agent_card"]),
         "a heartbeat says nothing of the card"
     );
     one.send("/registry/register", body(r#"{"name":"x\ud83d","name":"y\ud83d"}"#)).await.is(200, REGISTERED);
-    let shown = one.show().await;
+    let effective = one.show().await;
     assert_eq!(
-        (&shown["agent_card"], &shown["fields_refused"]),
+        (&effective["agent_card"], &effective["fields_refused"]),
         (&json!({ "name": "y\u{fffd}" }), &json!(null))
     );
     let large = json!({ "name": "x".repeat(70_000) }).to_string();
     one.send("/registry/register", body(&large)).await.is(200, REGISTERED);
-    let shown = one.show().await;
+    let effective = one.show().await;
     assert_eq!(
-        (&shown["agent_card"], &shown["fields_refused"]),
+        (&effective["agent_card"], &effective["fields_refused"]),
         (&json!({ "name": "y\u{fffd}" }), &json!(["agent_card"]))
     );
     let update = format!(r#"{{"workspace_id":"{}","agent_card":{{"name":"\ud83d"}}}}"#, one.id);
@@ -224,7 +232,7 @@ async fn refused_requests_are_reported_after_three_in_a_row() {
     for _ in 0..2 {
         one.send("/registry/heartbeat", "nonsense").await.refuses(400, "invalid request body");
     }
-    one.beat(json!({})).await.is(200, OK);
+    one.heartbeat(json!({})).await.is(200, OK);
     one.send("/registry/heartbeat", "nonsense").await.refuses(400, "invalid request body");
     assert_eq!(refused().await, Vec::<Value>::new());
     for _ in 0..5 {
@@ -242,9 +250,9 @@ async fn agent_with_a_revoked_token_is_reported() {
     let one = registry.online("one").await;
     let old = one.token.clone();
     one.order("restart").await.well();
-    let late = Hand { token: old, ..one.clone() };
+    let late = AgentClient { token: old, ..one.clone() };
     for _ in 0..3 {
-        late.beat(json!({})).await.refuses(401, "invalid workspace auth token");
+        late.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     }
     let reason = "the token was revoked or has expired";
     until("the dead token is reported", async || {

@@ -39,16 +39,16 @@ fn patch(id: &str, body: Value) -> Ask {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_workspace_is_provisioning_when_it_is_made() {
     let registry = Registry::start().await;
-    let wanted = json!({
+    let options = json!({
         "name": "one", "role": "digs", "runtime": "agent", "image": IMAGE, "tier": 3, "env": { "A": "b" },
         "config": "name: one\n", "hibernation_idle_minutes": 30, "max_concurrent_tasks": 4,
     });
     let made =
-        registry.order(Ask::post("/workspaces").json(wanted)).await.has(201, &["id", "name", "status"]);
+        registry.order(Ask::post("/workspaces").json(options)).await.has(201, &["id", "name", "status"]);
     assert_eq!((&made["name"], &made["status"]), (&json!("one"), &json!("provisioning")));
     let id = made["id"].as_str().unwrap();
     assert_eq!(id, id.to_lowercase());
-    let shown = registry.show(id).await;
+    let effective = registry.show(id).await;
     for (field, value) in [
         ("role", json!("digs")),
         ("tier", json!(3)),
@@ -56,7 +56,7 @@ async fn a_container_workspace_is_provisioning_when_it_is_made() {
         ("hibernation_idle_minutes", json!(30)),
         ("max_concurrent_tasks", json!(4)),
     ] {
-        assert_eq!(shown[field], value, "{field} of {shown}");
+        assert_eq!(effective[field], value, "{field} of {effective}");
     }
     let event = registry.event(id, "WORKSPACE_PROVISIONING").await;
     for key in ["name", "tier", "runtime"] {
@@ -67,8 +67,8 @@ async fn a_container_workspace_is_provisioning_when_it_is_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_workspace_without_a_url_awaits_its_agent_and_is_told_how_to_connect() {
     let registry = Registry::start().await;
-    let wanted = json!({ "name": "one", "runtime": "external" });
-    let made = registry.order(Ask::post("/workspaces").json(wanted)).await;
+    let options = json!({ "name": "one", "runtime": "external" });
+    let made = registry.order(Ask::post("/workspaces").json(options)).await;
     let made = made.has(201, &["id", "name", "status", "external", "connection"]);
     assert_eq!((&made["status"], &made["external"]), (&json!("awaiting_agent"), &json!(true)));
     let connection = &made["connection"];
@@ -86,8 +86,8 @@ async fn an_external_workspace_without_a_url_awaits_its_agent_and_is_told_how_to
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_workspace_with_a_url_is_online() {
     let registry = Registry::start().await;
-    let wanted = json!({ "external": true, "url": "http://127.0.0.1:9" });
-    let made = registry.create("one", wanted).await;
+    let options = json!({ "external": true, "url": "http://127.0.0.1:9" });
+    let made = registry.create("one", options).await;
     assert_eq!((&made["status"], &made["external"]), (&json!("online"), &json!(true)), "{made}");
     assert_eq!(registry.show(made["id"].as_str().unwrap()).await["url"], "http://127.0.0.1:9");
     let refused = json!({ "name": "two", "external": true, "url": "http://169.254.169.254/" });
@@ -98,7 +98,7 @@ async fn an_external_workspace_with_a_url_is_online() {
 async fn what_cannot_be_made_is_refused_with_its_reason() {
     let registry = Registry::start().await;
     registry.external("taken", json!({})).await;
-    for (wanted, status, named) in [
+    for (options, status, named) in [
         (json!({ "name": "x", "external": true, "nmae": "y" }), 400, "nmae"),
         (json!({ "name": "", "external": true }), 400, "name"),
         (json!({ "name": "../x", "external": true }), 400, "name"),
@@ -110,11 +110,11 @@ async fn what_cannot_be_made_is_refused_with_its_reason() {
         (json!({ "name": "taken", "external": true }), 409, "taken"),
         (json!("x"), 400, "invalid request body"),
     ] {
-        let answer = registry.order(Ask::post("/workspaces").json(wanted.clone())).await;
-        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
+        let answer = registry.order(Ask::post("/workspaces").json(options.clone())).await;
+        assert_eq!(answer.status, status, "{options}: {answer:?}");
         let error = answer.json();
         assert_eq!(keys_of(&error), ["error"], "{answer:?}");
-        assert!(error["error"].as_str().unwrap().contains(named), "{wanted}: {answer:?}");
+        assert!(error["error"].as_str().unwrap().contains(named), "{options}: {answer:?}");
     }
 }
 
@@ -146,7 +146,7 @@ async fn a_peer_sees_a_workspace_without_what_is_its_own_business() {
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let told =
         json!({ "current_task": "secret", "sample_error": "oops", "error_rate": 0.2, "uptime_seconds": 1 });
-    one.beat(told).await.well();
+    one.heartbeat(told).await.well();
     let path = || Ask::get(format!("/workspaces/{}", one.id));
     let by_itself = one.ask(path()).await.well();
     assert_eq!(
@@ -155,11 +155,14 @@ async fn a_peer_sees_a_workspace_without_what_is_its_own_business() {
     );
     let by_other = other.ask(path()).await;
     assert!(!by_other.text().contains("secret") && !by_other.text().contains("oops"), "{by_other:?}");
-    let shown = by_other.well();
-    assert!(shown.get("current_task").is_none() && shown.get("last_sample_error").is_none(), "{shown}");
-    assert_eq!((&shown["id"], &shown["name"]), (&json!(one.id), &json!("one")));
+    let effective = by_other.well();
+    assert!(
+        effective.get("current_task").is_none() && effective.get("last_sample_error").is_none(),
+        "{effective}"
+    );
+    assert_eq!((&effective["id"], &effective["name"]), (&json!(one.id), &json!("one")));
     for hidden in ["host_port", "container_id", "image", "status_detail"] {
-        assert!(shown.get(hidden).is_none_or(serde_json::Value::is_null), "{hidden}: {shown}");
+        assert!(effective.get(hidden).is_none_or(serde_json::Value::is_null), "{hidden}: {effective}");
     }
 
     let child = registry.online_below("child", &one).await;
@@ -190,8 +193,8 @@ async fn a_workspace_changes_its_own_name_and_role_and_nothing_else() {
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let named = one.ask(patch(&one.id, json!({ "name": "renamed", "role": "cooks" }))).await;
     named.is(200, r#"{"status":"updated"}"#);
-    let shown = one.show().await;
-    assert_eq!((&shown["name"], &shown["role"]), (&json!("renamed"), &json!("cooks")));
+    let effective = one.show().await;
+    assert_eq!((&effective["name"], &effective["role"]), (&json!("renamed"), &json!("cooks")));
     for more in [
         json!({ "tier": 4 }),
         json!({ "parent_id": other.id }),
@@ -262,8 +265,8 @@ async fn a_change_that_needs_a_new_container_says_so_and_a_restart_makes_it() {
     let before = one.show().await["container_id"].clone();
     let tier = registry.order(patch(&one.id, json!({ "tier": 3 }))).await;
     tier.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
-    let habits = registry.order(patch(&one.id, json!({ "hibernation_idle_minutes": 5 }))).await;
-    assert_eq!(habits.well()["status"], "updated");
+    let policy = registry.order(patch(&one.id, json!({ "hibernation_idle_minutes": 5 }))).await;
+    assert_eq!(policy.well()["status"], "updated");
     let restarted = one.order("restart").await.well();
     assert_eq!(restarted["status"], "provisioning", "{restarted}");
     assert_ne!(one.show().await["container_id"], before, "a restart over the wire recreates what drifted");
@@ -301,7 +304,7 @@ async fn state_tells_an_agent_whether_it_is_still_wanted() {
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
     let answer = |status, paused| json!({ "workspace_id": one.id, "status": status, "paused": paused, "deleted": false });
     assert_eq!(one.ask(state()).await.well(), answer("awaiting_agent", false));
-    one.beat(json!({})).await.well();
+    one.heartbeat(json!({})).await.well();
     assert_eq!(one.ask(state()).await.well(), answer("online", false));
     one.order("pause").await.well();
     assert_eq!(one.ask(state()).await.well(), answer("paused", true));
@@ -321,8 +324,8 @@ async fn orders_answer_the_status_that_the_row_has_afterwards() {
         assert_eq!((&told["status"], &told["id"]), (&json!(status), &json!(one.id)), "{verb}: {told}");
         assert_eq!(one.status().await, status);
     }
-    let one = crate::support::registry::Hand { token: registry.token_in_volume(&one.id).await, ..one };
-    one.beat(json!({})).await.well();
+    let one = crate::support::registry::AgentClient { token: registry.token_in_volume(&one.id).await, ..one };
+    one.heartbeat(json!({})).await.well();
     for (verb, status) in [("hibernate", "hibernated"), ("hibernate", "hibernated"), ("wake", "provisioning")]
     {
         let told = one.order(verb).await.well();
@@ -406,17 +409,21 @@ async fn start_takes_another_port_when_its_own_is_another_workspaces() {
     // As in a row rebuilt without its port, which no other workspace has taken; the container is unchanged.
     forget();
     lost.order("resume").await.well();
-    let shown = lost.show().await;
-    assert_eq!((&shown["host_port"], &shown["container_id"]), (&port.into(), &container), "{shown}");
+    let effective = lost.show().await;
+    assert_eq!(
+        (&effective["host_port"], &effective["container_id"]),
+        (&port.into(), &container),
+        "{effective}"
+    );
     // The port was assigned to another workspace while the registry did not know of it.
     lost.order("pause").await.well();
     forget();
     let other = registry.online("other").await;
     assert_eq!(other.port().await, port, "the port is not allotted again, and nothing is tested");
     lost.order("resume").await.well();
-    let shown = lost.show().await;
-    assert_ne!(shown["host_port"], port, "{shown}");
-    assert_ne!(shown["container_id"], container, "a container keeps its port for life: {shown}");
+    let effective = lost.show().await;
+    assert_ne!(effective["host_port"], port, "{effective}");
+    assert_ne!(effective["container_id"], container, "a container keeps its port for life: {effective}");
     assert_eq!(other.status().await, "online");
     let trash = registry.order(Ask::get("/trash")).await.well();
     assert_eq!(trash[0]["container_id"], container, "its old container is not in the trash: {trash}");
@@ -488,7 +495,7 @@ async fn undelete_says_that_its_parent_is_removed_and_returns_below_it() {
 async fn what_works_on_something_is_put_to_sleep_by_force_only() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beat(json!({ "active_tasks": 3, "uptime_seconds": 1 })).await.well();
+    one.heartbeat(json!({ "active_tasks": 3, "uptime_seconds": 1 })).await.well();
     let busy = one.order("hibernate").await;
     busy.is(409, r#"{"error":"workspace has active tasks","active_tasks":3}"#);
     assert_eq!(one.status().await, "online");

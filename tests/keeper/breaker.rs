@@ -28,9 +28,9 @@ fn a_plan_that_hits_too_many_is_held_and_an_approval_releases_exactly_what_was_l
         site.sweep("reap_unknown");
     }
     assert_eq!(running(), 4, "a held plan was carried out in part");
-    let shown = site.json(["sweep", "show", "reap_unknown"]);
-    let plan = shown["held"]["id"].as_str().unwrap();
-    assert_eq!(shown["held"]["actions"].as_array().unwrap().len(), 4, "{shown}");
+    let effective = site.json(["sweep", "show", "reap_unknown"]);
+    let plan = effective["held"]["id"].as_str().unwrap();
+    assert_eq!(effective["held"]["actions"].as_array().unwrap().len(), 4, "{effective}");
     assert!(site.ostler(["doctor"]).stdout.contains("sweep approve"), "the doctor does not say so");
     assert_ne!(
         site.ostler(["sweep", "run", "reap_unknown"]).code,

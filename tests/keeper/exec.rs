@@ -7,7 +7,7 @@ use std::{
 
 use crate::support::{
     daemon::{Site, until},
-    podman::podman_says,
+    podman::podman_output,
 };
 
 /// Runs a shell on this host with `$OSTLER` set to the site's binary, and with the given input.
@@ -41,7 +41,7 @@ fn printed(output: &Output) -> String {
 
 /// Number of processes in a container whose command line contains `command`.
 fn running(container: &str, command: &str) -> usize {
-    let listed = podman_says(["top", container, "args"]);
+    let listed = podman_output(["top", container, "args"]);
     listed.lines().filter(|line| line.contains(command)).count()
 }
 
@@ -92,5 +92,5 @@ fn limit_of_the_log_is_on_every_container() {
     let container = site.create("w", &[])["container_id"].as_str().expect("a container").to_owned();
     let inspected =
         ["inspect", "--format", "{{.HostConfig.LogConfig.Type}} {{.HostConfig.LogConfig.Size}}", &container];
-    assert_eq!(podman_says(inspected).trim(), "k8s-file 1.049MB");
+    assert_eq!(podman_output(inspected).trim(), "k8s-file 1.049MB");
 }

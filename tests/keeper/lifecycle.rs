@@ -2,7 +2,7 @@
 
 use crate::support::{
     daemon::{Site, until},
-    podman::{has_volume, inspected, podman_says},
+    podman::{has_volume, inspected, podman_output},
 };
 
 fn state(container: &str) -> String {
@@ -15,11 +15,11 @@ fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
     site.serve();
     let made = site.create("worker", &[]);
     let container = made["container_id"].as_str().unwrap();
-    podman_says(["kill", container]);
+    podman_output(["kill", container]);
 
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "offline");
-    let shown = site.show("worker");
-    assert!(shown["status_detail"].as_str().unwrap().contains("exit code 137"), "{shown}");
+    let effective = site.show("worker");
+    assert!(effective["status_detail"].as_str().unwrap().contains("exit code 137"), "{effective}");
     assert!(site.ostler(["why", "worker"]).stdout.contains("137"), "`why` does not tell");
     site.ostler(["start", "worker"]).well();
     let back = site.show("worker");
@@ -28,7 +28,7 @@ fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
 
     // A restart by hand keeps the process image and the token.
     let token = site.token_in_volume("worker");
-    podman_says(["restart", "--time=1", container]);
+    podman_output(["restart", "--time=1", container]);
     // The exit in between may have been seen. The running container is not shown as offline and not started again.
     let before = back["incarnation"].clone();
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
@@ -48,7 +48,7 @@ fn a_stopped_workspace_stays_stopped_whoever_starts_its_container() {
     site.sweep_all();
     assert_eq!(state(container), "exited", "a sweep started what a person stopped");
 
-    podman_says(["start", container]);
+    podman_output(["start", container]);
     let run = site.sweep_until("settle", |run| run["actions"].to_string().contains("applied"));
     assert_eq!(state(container), "exited", "{run}");
     assert_eq!(site.show("worker")["status"], "paused");
@@ -68,16 +68,16 @@ fn changed_env_command_config_and_directory_are_in_force_when_recreated() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(two.path().join("file"), "of two\n").unwrap();
     let config = two.path().join("config.yaml");
-    let place = |directory: &tempfile::TempDir| directory.path().to_str().unwrap().to_owned();
+    let location = |directory: &tempfile::TempDir| directory.path().to_str().unwrap().to_owned();
     std::fs::write(&config, "first\n").unwrap();
     let config_path = config.to_str().unwrap();
-    let directory = format!("{}:ro", place(&one));
+    let directory = format!("{}:ro", location(&one));
     site.create(
         "worker",
         &["-e", "LEVEL=info", "-e", "OLD=1", "--dir", &directory, "--config-file", config_path],
     );
     std::fs::write(&config, "second\n").unwrap();
-    let directory = format!("{}:ro", place(&two));
+    let directory = format!("{}:ro", location(&two));
     let set = [
         "set",
         "worker",

@@ -1,9 +1,9 @@
 //! The main functions with the real binary, the real Podman and real containers.
 
 mod breaker;
-mod by_hand;
 mod exec;
 mod lifecycle;
+mod manual_changes;
 mod reaping;
 mod recovery;
 mod removal;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{
     daemon::{Site, until},
-    podman::{Cleanup, has_volume, inspected, podman_says},
+    podman::{Cleanup, has_volume, inspected, podman_output},
 };
 
 /// Graces that have passed after two listings.
@@ -14,8 +14,8 @@ const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n
 fn everything_of(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
     let format = "{{.ID}} {{.Names}} {{.Exited}} {{.Pid}} {{.StartedAt}}";
-    let containers = podman_says(["ps", "--all", "--no-trunc", "--filter", &filter, "--format", format]);
-    let volumes = podman_says(["volume", "ls", "--filter", &filter, "--format", "{{.Name}}"]);
+    let containers = podman_output(["ps", "--all", "--no-trunc", "--filter", &filter, "--format", format]);
+    let volumes = podman_output(["volume", "ls", "--filter", &filter, "--format", "{{.Name}}"]);
     let mut all: Vec<_> = containers.lines().chain(volumes.lines()).map(str::to_owned).collect();
     all.sort();
     all
@@ -106,10 +106,10 @@ fn a_container_made_by_hand_from_a_committed_workspace_image_is_left_alone() {
     let made = site.create("origin", &[]);
     let container = made["container_id"].as_str().unwrap();
     let copied = format!("localhost/ostler-committed-{}", made["id"].as_str().unwrap());
-    podman_says(["commit", "--quiet", container, &copied]);
+    podman_output(["commit", "--quiet", container, &copied]);
     let debug = format!("debug-{}", made["id"].as_str().unwrap());
     let run = ["run", "--detach", "--quiet", "--name", &debug, "--network", "none", &copied];
-    let copy = podman_says(run).trim().to_owned();
+    let copy = podman_output(run).trim().to_owned();
     let _image = RemovedImage(copied);
     let _cleanup = Cleanup::of_label(format!("ostler.instance={}", site.instance()));
     let labels = inspected(&copy, "{{json .Config.Labels}}").unwrap();
@@ -142,7 +142,7 @@ struct RemovedImage(String);
 
 impl Drop for RemovedImage {
     fn drop(&mut self) {
-        podman_says(["rmi", "--force", &self.0]);
+        podman_output(["rmi", "--force", &self.0]);
     }
 }
 

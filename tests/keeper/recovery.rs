@@ -13,7 +13,7 @@ const TREE: [(&str, Option<&str>); 3] = [("top", None), ("middle", Some("top")),
 
 /// What must not change while a registry is lost and rebuilt.
 #[derive(Debug, PartialEq)]
-struct Alive {
+struct Surviving {
     container: String,
     /// Process id, start time, and the engine's start count.
     process: String,
@@ -22,13 +22,13 @@ struct Alive {
     work: String,
 }
 
-fn alive(site: &Site, name: &str) -> Alive {
-    let shown = site.show(name);
-    let container = shown["container_id"].as_str().unwrap().to_owned();
-    Alive {
+fn surviving(site: &Site, name: &str) -> Surviving {
+    let effective = site.show(name);
+    let container = effective["container_id"].as_str().unwrap().to_owned();
+    Surviving {
         process: process(&container),
         token: site.token_in_volume(name),
-        parent: shown["parent_id"].clone(),
+        parent: effective["parent_id"].clone(),
         work: site.ostler(["exec", name, "--", "cat", "/workspace/work"]).well(),
         container,
     }
@@ -39,12 +39,12 @@ fn process(container: &str) -> String {
         .unwrap_or_else(|| panic!("container {container} is gone"))
 }
 
-fn tree_at_work(site: &Site) -> [Alive; 3] {
+fn tree_at_work(site: &Site) -> [Surviving; 3] {
     site.create_all(&TREE);
     TREE.map(|(name, _)| {
         let write = format!("echo work of {name} > /workspace/work");
         site.ostler(["exec", name, "--", "sh", "-c", &write]).well();
-        alive(site, name)
+        surviving(site, name)
     })
 }
 
@@ -70,8 +70,8 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
     // The registry is no longer empty, but nothing was decided about the unknown objects yet.
     site.create("newcomer", &[]);
     let held = until_held(&site);
-    for (alive, (name, _)) in before.iter().zip(TREE) {
-        assert_eq!(process(&alive.container), alive.process, "{name} was touched: {held}");
+    for (surviving, (name, _)) in before.iter().zip(TREE) {
+        assert_eq!(process(&surviving.container), surviving.process, "{name} was touched: {held}");
     }
     assert_eq!(site.trash().len(), 0, "something was reaped: {held}");
     let doctor = site.json(["doctor"]).to_string();
@@ -81,7 +81,7 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
     assert_eq!(adopted["recovering"], false, "{adopted}");
     for (before, (name, _)) in before.iter().zip(TREE) {
         assert_eq!(site.show(name)["status"], "online", "{adopted}");
-        assert_eq!(alive(&site, name), *before, "{name} is not what it was");
+        assert_eq!(surviving(&site, name), *before, "{name} is not what it was");
         assert!(site.live_instance_token_matches(name), "{name}'s agent has lost its token");
     }
     site.sweep_until("reap_unknown", |run| run["outcome"] == "done");
@@ -108,7 +108,7 @@ fn a_database_deleted_while_it_is_served_is_lost_at_the_next_start_and_rebuilt_t
     assert_eq!(site.trash().len(), 0);
     assert_eq!(site.json(["adopt", "--all"])["items"].as_array().unwrap().len(), 3);
     for (before, (name, _)) in before.iter().zip(TREE) {
-        assert_eq!(alive(&site, name), *before, "{name} is not what it was");
+        assert_eq!(surviving(&site, name), *before, "{name} is not what it was");
         assert!(site.live_instance_token_matches(name), "{name}'s agent has lost its token");
     }
 }
@@ -223,12 +223,12 @@ fn older_copy_is_put_back(newcomer: bool) {
     assert_eq!(site.trash().len(), 0, "a sweep put something into the trash");
     let refused = site.ostler(["start", "w4"]);
     assert!(refused.code == 4 && refused.stderr.contains("ostler adopt w4"), "{refused:?}");
-    let shown = site.json(["adopt", "--dry-run"]);
+    let effective = site.json(["adopt", "--dry-run"]);
     let mut named: Vec<_> =
-        shown["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
+        effective["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
     named.sort_unstable();
     let differ = if newcomer { vec!["w3", "w4", "w5", "w6"] } else { vec!["w3", "w4", "w5"] };
-    assert_eq!(named, differ, "{shown:#}");
+    assert_eq!(named, differ, "{effective:#}");
 
     let adopted = site.json(["adopt", "w4"]);
     assert_eq!(adopted["recovering"], true, "{adopted}");

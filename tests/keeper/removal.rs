@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{
     daemon::{Site, until},
     engine_proxy::{EngineProxy, Fault, Rule},
-    podman::{has_volume, inspected, podman_says},
+    podman::{has_volume, inspected, podman_output},
 };
 
 fn until_kept(site: &Site, entries: usize) {
@@ -26,7 +26,7 @@ fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volum
 
     site.ostler(["rm", "keeper"]).well();
     until_kept(&site, 1);
-    assert!(podman_says(["ps", "-q", "--no-trunc"]).lines().all(|id| id != container), "it still runs");
+    assert!(podman_output(["ps", "-q", "--no-trunc"]).lines().all(|id| id != container), "it still runs");
 
     site.ostler(["undelete", "keeper"]).well();
     assert_eq!(site.show("keeper")["status"], "paused");
@@ -152,17 +152,17 @@ fn emptying_the_trash_deletes_container_and_volumes_for_good_and_nothing_else() 
     let mut site = Site::new("");
     site.serve();
     site.create_all(&[("gone", None), ("kept", None), ("purged", None)]);
-    let things = |name: &str| {
-        let shown = site.show(name);
-        let id = shown["id"].as_str().unwrap();
+    let contents = |name: &str| {
+        let effective = site.show(name);
+        let id = effective["id"].as_str().unwrap();
         let volumes = [format!("ostler-{id}-config"), format!("ostler-{id}-work")];
-        (shown["container_id"].as_str().unwrap().to_owned(), volumes)
+        (effective["container_id"].as_str().unwrap().to_owned(), volumes)
     };
     let there = |(container, volumes): &(String, [String; 2])| {
         let found = inspected(container, "{{.Id}}").is_some();
         volumes.iter().map(|volume| has_volume(volume)).chain([found]).collect::<Vec<_>>()
     };
-    let (gone, kept, purged) = (things("gone"), things("kept"), things("purged"));
+    let (gone, kept, purged) = (contents("gone"), contents("kept"), contents("purged"));
 
     site.ostler(["rm", "--purge", "purged"]).well();
     until("the purged one is gone", || (there(&purged) == [false; 3]).then_some(()));

@@ -16,7 +16,7 @@ use base64::{Engine as _, engine::general_purpose as base64s};
 
 use crate::support::{
     daemon::{Site, until},
-    podman::{demo_image, image, podman_says},
+    podman::{demo_image, image, podman_output},
 };
 
 /// The most verbose log.
@@ -61,25 +61,27 @@ fn command_lines() -> Vec<String> {
 /// A run whose complete output is recorded.
 struct Kept<'a> {
     site: &'a Site,
-    said: Vec<(String, String)>,
+    output: Vec<(String, String)>,
     tokens: Vec<String>,
 }
 
 impl Kept<'_> {
     fn run(&mut self, arguments: &[&str]) -> String {
-        let said = self.site.ostler(arguments.iter().copied());
-        self.said
-            .push((format!("ostler {}", arguments.join(" ")), format!("{}\n{}", said.stdout, said.stderr)));
-        said.stdout
+        let output = self.site.ostler(arguments.iter().copied());
+        self.output.push((
+            format!("ostler {}", arguments.join(" ")),
+            format!("{}\n{}", output.stdout, output.stderr),
+        ));
+        output.stdout
     }
 
     /// Runs a command that may show a token, and records the token separately.
     fn issue(&mut self, arguments: &[&str], find: impl Fn(&str) -> String) {
-        let said = self.site.ostler(arguments.iter().copied());
-        let token = find(&said.stdout);
-        assert_eq!(token.len(), 43, "no token in {said:?}");
-        let rest = format!("{}\n{}", said.stdout.replacen(&token, "", 1), said.stderr);
-        self.said.push((format!("ostler {}", arguments.join(" ")), rest));
+        let output = self.site.ostler(arguments.iter().copied());
+        let token = find(&output.stdout);
+        assert_eq!(token.len(), 43, "no token in {output:?}");
+        let rest = format!("{}\n{}", output.stdout.replacen(&token, "", 1), output.stderr);
+        self.output.push((format!("ostler {}", arguments.join(" ")), rest));
         self.tokens.push(token);
     }
 
@@ -133,12 +135,12 @@ fn full_run(kept: &mut Kept<'_>) {
     site.create_all(&[("top", None), ("below", Some("top"))]);
     kept.collect("top");
     kept.collect("below");
-    kept.issue(&["token", "issue", "top"], |said| said.trim().to_owned());
-    kept.issue(&["token", "issue", "top", "--expires", "1h", "--json"], |said| {
-        serde_json::from_str::<serde_json::Value>(said).unwrap()["auth_token"].as_str().unwrap().to_owned()
+    kept.issue(&["token", "issue", "top"], |output| output.trim().to_owned());
+    kept.issue(&["token", "issue", "top", "--expires", "1h", "--json"], |output| {
+        serde_json::from_str::<serde_json::Value>(output).unwrap()["auth_token"].as_str().unwrap().to_owned()
     });
-    kept.issue(&["create", "phone", "--external"], |said| {
-        let line = said.lines().find(|line| line.contains("auth_token")).expect("a token is shown");
+    kept.issue(&["create", "phone", "--external"], |output| {
+        let line = output.lines().find(|line| line.contains("auth_token")).expect("a token is shown");
         line.split_whitespace().nth(1).unwrap().to_owned()
     });
     for order in [&["restart", "top"][..], &["recreate", "below"]] {
@@ -157,7 +159,7 @@ fn full_run(kept: &mut Kept<'_>) {
     site.sweep_until("reap_unknown", |run| run["actions"].to_string().contains("applied"));
     kept.run(&["trash", "ls", "--json"]);
     kept.run(&["trash", "restore", "below"]);
-    podman_says(["rm", "--force", "--time=0", site.show("top")["container_id"].as_str().unwrap()]);
+    podman_output(["rm", "--force", "--time=0", site.show("top")["container_id"].as_str().unwrap()]);
     site.sweep_until("revoke_stale_tokens", |run| run["actions"].to_string().contains("applied"));
     kept.run(&["start", "top"]);
     kept.collect("top");
@@ -232,29 +234,29 @@ fn no_token_is_in_any_log_event_error_listing_label_or_file() {
     let mut site = Site::new(TRACE);
     site.serve();
     let onlooker = Onlooker::start();
-    let mut kept = Kept { site: &site, said: Vec::new(), tokens: Vec::new() };
+    let mut kept = Kept { site: &site, output: Vec::new(), tokens: Vec::new() };
     full_run(&mut kept);
-    let Kept { mut said, mut tokens, .. } = kept;
+    let Kept { mut output, mut tokens, .. } = kept;
     let filter = format!("label=ostler.instance={}", site.instance());
-    let containers = podman_says(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+    let containers = podman_output(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
     assert!(containers.lines().count() >= 2, "there is too little to look at");
     for container in containers.lines() {
-        said.push((format!("podman inspect {container}"), podman_says(["inspect", container])));
+        output.push((format!("podman inspect {container}"), podman_output(["inspect", container])));
     }
-    said.push(("the command lines of processes".into(), onlooker.end()));
+    output.push(("the command lines of processes".into(), onlooker.end()));
     let wal = files_below(&site.data_dir());
     site.stop();
     site.lose_database();
     site.serve();
     let adopted = site.ostler(["adopt", "--all", "--json"]);
     assert!(adopted.stdout.contains("token stays valid"), "{adopted:?}");
-    said.push(("adopt --all".into(), adopted.stdout + &adopted.stderr));
-    said.push(("the log of the daemon".into(), site.log()));
+    output.push(("adopt --all".into(), adopted.stdout + &adopted.stderr));
+    output.push(("the log of the daemon".into(), site.log()));
 
     tokens.sort();
     tokens.dedup();
     assert!(tokens.len() >= 8, "a full run issues more tokens than {}", tokens.len());
-    let written = said.into_iter().map(|(what, text)| (what, text.into_bytes()));
+    let written = output.into_iter().map(|(what, text)| (what, text.into_bytes()));
     for (what, text) in written.chain(wal).chain(files_below(&site.data_dir())) {
         let text = latin(&text);
         for (n, token) in tokens.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::thread;
 use serde_json::Value;
 
 use crate::support::{
-    daemon::{Site, sees_the_engine, until},
-    podman::podman_says,
+    daemon::{Site, requires_engine, until},
+    podman::podman_output,
 };
 
 fn revoked(run: &Value) -> Vec<&str> {
@@ -14,8 +14,8 @@ fn revoked(run: &Value) -> Vec<&str> {
     actions.filter(|action| action["result"] == "applied").map(|a| a["workspace"].as_str().unwrap()).collect()
 }
 
-fn config_volume(shown: &Value) -> String {
-    format!("ostler-{}-config", shown["id"].as_str().unwrap())
+fn config_volume(effective: &Value) -> String {
+    format!("ostler-{}-config", effective["id"].as_str().unwrap())
 }
 
 #[test]
@@ -26,13 +26,13 @@ fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_
     let external = site.json(["create", "phone", "--external"]);
     let external = external["connection"]["auth_token"].as_str().unwrap().to_owned();
     let api = site.ostler(["token", "issue", "gone"]).well().trim().to_owned();
-    let shown = site.show("gone");
-    let container = shown["container_id"].as_str().unwrap();
+    let effective = site.show("gone");
+    let container = effective["container_id"].as_str().unwrap();
     let old = site.token_in_volume("gone");
     site.ostler(["exec", "gone", "--", "sh", "-c", "echo work > /workspace/work"]).well();
     site.ostler(["stop", "stopped"]).well();
-    podman_says(["rm", "--force", "--time=0", container]);
-    podman_says(["volume", "rm", &config_volume(&shown)]);
+    podman_output(["rm", "--force", "--time=0", container]);
+    podman_output(["volume", "rm", &config_volume(&effective)]);
 
     let first = site.sweep("revoke_stale_tokens");
     assert!(revoked(&first).is_empty() && site.is_valid("gone", &old), "revoked before the grace: {first}");
@@ -50,7 +50,7 @@ fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_
     site.ostler(["start", "gone"]).well();
     let back = site.show("gone");
     assert_eq!(back["status"], "online");
-    assert_ne!(back["container_id"], shown["container_id"]);
+    assert_ne!(back["container_id"], effective["container_id"]);
     assert!(site.live_instance_token_matches("gone"), "the fresh token does not work");
     assert_ne!(site.token_in_volume("gone"), old);
     assert_eq!(site.ostler(["exec", "gone", "--", "cat", "/workspace/work"]).well(), "work\n");
@@ -90,8 +90,8 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
     let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
     let sentinel = format!("ostler-{}", site.instance());
     // A container known by its id would be evidence of the same engine, so nothing at all must be left.
-    podman_says(["rm", "--force", "--time", "0", &container]);
-    podman_says(["volume", "rm", &sentinel]);
+    podman_output(["rm", "--force", "--time", "0", &container]);
+    podman_output(["volume", "rm", &sentinel]);
 
     for _ in 0..3 {
         let runs = site.sweep_all();
@@ -99,7 +99,7 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
             runs.as_array()
                 .unwrap()
                 .iter()
-                .filter(|run| sees_the_engine(run))
+                .filter(|run| requires_engine(run))
                 .all(|run| run["outcome"] == "untrusted"),
             "{runs}"
         );

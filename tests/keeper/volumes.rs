@@ -4,12 +4,12 @@ use std::{fs, path::Path};
 
 use crate::support::{
     daemon::Site,
-    podman::{directory_of, has_volume, podman_says},
+    podman::{directory_of, has_volume, podman_output},
 };
 
 fn volumes(site: &Site, name: &str) -> [String; 2] {
-    let shown = site.show(name);
-    let id = shown["id"].as_str().unwrap();
+    let effective = site.show(name);
+    let id = effective["id"].as_str().unwrap();
     [format!("ostler-{id}-config"), format!("ostler-{id}-work")]
 }
 
@@ -67,8 +67,8 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
     // The removed directory looks like an unmounted disk; the volume is deleted together with its container.
     fs::remove_dir_all(directory_of(&of_directory)).unwrap();
     let container = site.show("volume")["container_id"].as_str().unwrap().to_owned();
-    podman_says(["rm", &container]);
-    podman_says(["volume", "rm", &of_volume]);
+    podman_output(["rm", &container]);
+    podman_output(["volume", "rm", &of_volume]);
 
     let doctor = site.ostler(["doctor"]);
     let lost =
@@ -83,8 +83,8 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
         assert_eq!(refused.code, 1, "{refused:?}");
         assert!(refused.stderr.contains("--new-volume"), "{name}: {refused:?}");
         // A paused workspace stays paused: nothing ran, and nothing is retried automatically.
-        let shown = site.show(name);
-        assert!(["paused", "failed"].contains(&shown["status"].as_str().unwrap()), "{shown}");
+        let effective = site.show(name);
+        assert!(["paused", "failed"].contains(&effective["status"].as_str().unwrap()), "{effective}");
     }
     site.sweep_all();
     assert!(!directory_of(&of_directory).exists(), "lost work was replaced in silence");
@@ -103,15 +103,19 @@ fn a_running_workspace_whose_work_volume_is_gone_fails_a_restart_and_says_why() 
     site.serve();
     let made = site.create("worker", &[]);
     let [_, work] = volumes(&site, "worker");
-    podman_says(["rm", "--force", "--time=0", made["container_id"].as_str().unwrap()]);
-    podman_says(["volume", "rm", &work]);
+    podman_output(["rm", "--force", "--time=0", made["container_id"].as_str().unwrap()]);
+    podman_output(["volume", "rm", &work]);
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "offline");
 
     let refused = site.ostler(["start", "worker"]);
     assert_eq!(refused.code, 1, "{refused:?}");
-    let shown = site.show("worker");
-    assert_eq!((&shown["status"], &shown["failure"]), (&"failed".into(), &"start_error".into()), "{shown}");
-    assert!(shown["status_detail"].as_str().unwrap().contains("--new-volume"), "{shown}");
+    let effective = site.show("worker");
+    assert_eq!(
+        (&effective["status"], &effective["failure"]),
+        (&"failed".into(), &"start_error".into()),
+        "{effective}"
+    );
+    assert!(effective["status_detail"].as_str().unwrap().contains("--new-volume"), "{effective}");
     assert!(site.ostler(["why", "worker"]).stdout.contains("--new-volume"));
     site.sweep_all();
     assert!(!has_volume(&work));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ostler::engine::{Engine, ExecId, ExecRequest, Trouble};
+use ostler::engine::{Engine, ErrorKind, ExecId, ExecRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Ran, Scene, request, unframed};
@@ -66,18 +66,18 @@ async fn a_command_in_a_container_that_does_not_run_is_a_conflict() {
         Err(error) => error,
         Ok(exec) => scene.engine.start_exec(&exec, false).await.map(drop).unwrap_err(),
     };
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
 }
 
 #[tokio::test]
 async fn a_command_nobody_prepared_is_absent() {
     let scene = Scene::new();
-    let nobody = ExecId("0".repeat(64));
+    let no_user = ExecId("0".repeat(64));
     for error in [
-        scene.engine.start_exec(&nobody, false).await.map(drop).unwrap_err(),
-        scene.engine.resize_exec(&nobody, 80, 24).await.unwrap_err(),
-        scene.engine.exec_exit_code(&nobody).await.map(drop).unwrap_err(),
+        scene.engine.start_exec(&no_user, false).await.map(drop).unwrap_err(),
+        scene.engine.resize_exec(&no_user, 80, 24).await.unwrap_err(),
+        scene.engine.exec_exit_code(&no_user).await.map(drop).unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+        assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }
 }

@@ -10,13 +10,13 @@ use std::{
 use ostler::{
     clock::{Clock, SystemClock},
     domain::{ids::ContainerId, observed::ContainerState, runtime::User, time::Awake},
-    engine::{ContainerSpec, Engine, Environment, Mount, MountSource, Trouble, VolumeSpec},
+    engine::{ContainerSpec, Engine, Environment, ErrorKind, Mount, MountSource, VolumeSpec},
 };
 
 use super::{AGENT, LABEL, Scene, eventually, free_port};
-use crate::support::podman::{Cleanup, podman_says};
+use crate::support::podman::{Cleanup, podman_output};
 
-fn nobody() -> ContainerId {
+fn no_user() -> ContainerId {
     ContainerId::try_from("0".repeat(64)).unwrap()
 }
 
@@ -67,7 +67,7 @@ async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
     })
     .await;
     assert_eq!(seen.exit_code, Some(137), "{seen:?}");
-    let podmans_word = podman_says(["inspect", "--format", "{{.State.OOMKilled}}", id.as_str()]);
+    let podmans_word = podman_output(["inspect", "--format", "{{.State.OOMKilled}}", id.as_str()]);
     assert_eq!(seen.out_of_memory.to_string(), podmans_word.trim());
 }
 
@@ -148,7 +148,7 @@ async fn the_port_is_published_on_loopback_only() {
     })
     .await;
     assert!(answer.contains("hello"), "{answer}");
-    let ports = podman_says(["port", id.as_str()]);
+    let ports = podman_output(["port", id.as_str()]);
     assert_eq!(ports.trim(), format!("8000/tcp -> 127.0.0.1:{port}"));
 }
 
@@ -160,7 +160,7 @@ async fn a_host_port_that_somebody_else_has_is_port_in_use() {
     assert!(!scene.engine.port_is_free(port).await);
     let id = scene.created(&ContainerSpec { publish: Some((8000, port)), ..scene.spec("late") }).await;
     let error = scene.engine.start_container(&id).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::PortInUse, "{error}");
+    assert_eq!(error.kind, ErrorKind::PortInUse, "{error}");
     drop(taken);
     scene.engine.start_container(&id).await.expect("the port is free again");
 }
@@ -189,9 +189,9 @@ async fn a_port_that_a_broken_off_start_holds_is_half_started() {
         drop(conmon.stdin.take());
         conmon.wait().unwrap();
     });
-    assert_eq!(stays.trouble, Trouble::HalfStarted, "{stays}");
+    assert_eq!(stays.kind, ErrorKind::HalfStarted, "{stays}");
     let going = going.unwrap_err();
-    assert_eq!(going.trouble, Trouble::Conflict, "{going}");
+    assert_eq!(going.kind, ErrorKind::Conflict, "{going}");
     drop(held);
     scene.engine.start_container(&id).await.expect("the port is free again");
 }
@@ -237,9 +237,9 @@ async fn the_exit_code_of_a_container_is_kept() {
 async fn container_paused_by_hand_is_seen_paused() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("frozen")).await;
-    podman_says(["pause", id.as_str()]);
+    podman_output(["pause", id.as_str()]);
     let seen = scene.engine.inspect_container(&id).await.unwrap();
-    podman_says(["unpause", id.as_str()]);
+    podman_output(["unpause", id.as_str()]);
     assert_eq!(seen.state, ContainerState::Paused);
 }
 
@@ -248,7 +248,7 @@ async fn starting_what_runs_is_a_conflict() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("twice")).await;
     let error = scene.engine.start_container(&id).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn stopping_is_done_when_it_is_so_already() {
     let id = scene.running(&scene.spec("stopped")).await;
     scene.stopped(&id).await;
     scene.stopped(&id).await;
-    scene.stopped(&nobody()).await;
+    scene.stopped(&no_user()).await;
     let created = scene.created(&scene.spec("created")).await;
     scene.stopped(&created).await;
 }
@@ -267,17 +267,17 @@ async fn what_is_not_there_is_absent() {
     let scene = Scene::new();
     let engine = &scene.engine;
     let errors = [
-        engine.inspect_container(&nobody()).await.map(drop).unwrap_err(),
-        engine.start_container(&nobody()).await.unwrap_err(),
-        engine.rename_container(&nobody(), &scene.name("new")).await.unwrap_err(),
-        engine.read_file(&nobody(), "/etc/passwd").await.map(drop).unwrap_err(),
-        engine.write_file(&nobody(), "/tmp", &super::token_file("x")).await.unwrap_err(),
-        engine.create_exec(&nobody(), &super::request(&["true"])).await.map(drop).unwrap_err(),
+        engine.inspect_container(&no_user()).await.map(drop).unwrap_err(),
+        engine.start_container(&no_user()).await.unwrap_err(),
+        engine.rename_container(&no_user(), &scene.name("new")).await.unwrap_err(),
+        engine.read_file(&no_user(), "/etc/passwd").await.map(drop).unwrap_err(),
+        engine.write_file(&no_user(), "/tmp", &super::token_file("x")).await.unwrap_err(),
+        engine.create_exec(&no_user(), &super::request(&["true"])).await.map(drop).unwrap_err(),
     ];
     for error in errors {
-        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+        assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }
-    engine.delete_container(&nobody()).await.expect("deleting what is not there is done");
+    engine.delete_container(&no_user()).await.expect("deleting what is not there is done");
 }
 
 #[tokio::test]
@@ -285,10 +285,10 @@ async fn a_name_that_is_taken_is_a_conflict() {
     let scene = Scene::new();
     let first = scene.created(&scene.spec("name")).await;
     let error = scene.engine.create_container(&scene.spec("name")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     let second = scene.created(&scene.spec("other")).await;
     let error = scene.engine.rename_container(&second, &scene.name("name")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     scene.engine.rename_container(&first, &scene.name("moved")).await.unwrap();
     assert_eq!(scene.engine.inspect_container(&first).await.unwrap().name, scene.name("moved"));
     scene.engine.rename_container(&second, &scene.name("name")).await.expect("the name is free now");
@@ -310,12 +310,12 @@ async fn deleting_takes_stopped_containers_only_and_leaves_named_volumes() {
     spec.mounts = vec![scene.volume("kept", "/workspace").await];
     let id = scene.running(&spec).await;
     let error = scene.engine.delete_container(&id).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     scene.stopped(&id).await;
     scene.engine.delete_container(&id).await.unwrap();
     scene.engine.delete_container(&id).await.expect("deleting twice is done");
     let error = scene.engine.inspect_container(&id).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     scene.engine.inspect_volume(&scene.name("kept")).await.expect("the volume stays");
 }
 
@@ -324,7 +324,7 @@ async fn a_missing_image_is_told_from_everything_else() {
     let scene = Scene::new();
     let spec = ContainerSpec { image: "localhost/ostler-no-such-image:1".into(), ..scene.spec("imageless") };
     let error = scene.engine.create_container(&spec).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::ImageMissing, "{error}");
+    assert_eq!(error.kind, ErrorKind::ImageMissing, "{error}");
 }
 
 #[tokio::test]
@@ -336,9 +336,9 @@ async fn a_missing_volume_is_never_made_in_silence() {
     let source = MountSource::Volume(scene.name("missing"));
     spec.mounts = vec![Mount { source, target: "/workspace".into(), read_only: false }];
     let error = scene.engine.create_container(&spec).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     let error = scene.engine.inspect_volume(&scene.name("missing")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
 }
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn a_missing_network_is_absent() {
     let scene = Scene::new();
     let spec = ContainerSpec { network: scene.name("missing"), ..scene.spec("networkless") };
     let error = scene.engine.create_container(&spec).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn a_command_that_cannot_run_fails_the_start_with_podmans_words() {
     let id = scene.created(&spec).await;
     // With an init as process 1 the start may succeed and the program fail; without one the start fails.
     if let Err(error) = scene.engine.start_container(&id).await {
-        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert_eq!(error.kind, ErrorKind::Other, "{error}");
     } else {
         let look = || async { scene.engine.inspect_container(&id).await.unwrap().exit_code };
         assert_ne!(eventually("it has ended", look).await, 0);
@@ -385,10 +385,10 @@ async fn a_listing_holds_what_has_the_label_and_nothing_else() {
 async fn what_podman_says_of_itself_is_read() {
     let scene = Scene::new();
     let info = scene.engine.describe().await.unwrap();
-    let version = podman_says(["version", "--format", "{{.Server.Version}}"]);
+    let version = podman_output(["version", "--format", "{{.Server.Version}}"]);
     assert_eq!(info.version, format!("Podman {}", version.trim()));
     assert!(info.address.starts_with("unix:///"), "{info:?}");
-    let rootless = podman_says(["info", "--format", "{{.Host.Security.Rootless}}"]);
+    let rootless = podman_output(["info", "--format", "{{.Host.Security.Rootless}}"]);
     assert_eq!(rootless.trim(), info.rootless.to_string());
 }
 

@@ -15,7 +15,7 @@ use ostler::{
         observed::{ContainerEvent, ContainerEventKind, ContainerState},
     },
     engine::{
-        Engine, EngineError, EventStream, LogRequest, Trouble,
+        Engine, EngineError, ErrorKind, EventStream, LogRequest,
         bounded::{Bounded, Deadlines},
         tail::log_tail,
     },
@@ -25,7 +25,7 @@ use ostler::{
 use super::{LABEL, Scene, WAIT_LIMIT, eventually};
 use crate::support::{
     engine_proxy::{EngineProxy, Fault, Gate, Rule},
-    podman::{engine_at, podman, podman_says},
+    podman::{engine_at, podman, podman_output},
 };
 
 async fn next(events: &mut EventStream) -> Option<Result<ContainerEvent, EngineError>> {
@@ -38,18 +38,18 @@ async fn event(events: &mut EventStream) -> ContainerEvent {
 }
 
 /// Receives `count` events and returns the container and kind of each.
-async fn heard(events: &mut EventStream, count: usize) -> Vec<(ContainerId, ContainerEventKind)> {
-    let mut heard = Vec::new();
+async fn receive_events(events: &mut EventStream, count: usize) -> Vec<(ContainerId, ContainerEventKind)> {
+    let mut receive_events = Vec::new();
     for _ in 0..count {
         let ContainerEvent { container, what, .. } = event(events).await;
-        heard.push((container, what));
+        receive_events.push((container, what));
     }
-    heard
+    receive_events
 }
 
 /// Kills the process of a container from outside Podman, as the kernel would.
 fn kill_process(id: &ContainerId) {
-    let pid = podman_says(["inspect", "--format", "{{.State.Pid}}", id.as_str()]);
+    let pid = podman_output(["inspect", "--format", "{{.State.Pid}}", id.as_str()]);
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a process id")).expect("it runs");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("its process is killed");
 }
@@ -74,7 +74,7 @@ async fn a_process_that_is_killed_is_reported_with_its_code_and_its_workspace() 
     let after = SystemClock::start().now();
     assert!((before..=after).contains(&died.at), "{} is not in {before}..{after}", died.at);
     scene.engine.delete_container(&ended(&scene, id.clone()).await).await.unwrap();
-    assert_eq!(heard(&mut events, 1).await, [(id, ContainerEventKind::Removed)]);
+    assert_eq!(receive_events(&mut events, 1).await, [(id, ContainerEventKind::Removed)]);
     assert!(events.next().now_or_never().is_none(), "there is more, or the stream ended");
 }
 
@@ -100,14 +100,14 @@ async fn starts_and_stops_are_reported_to_whoever_asks_for_the_key_alone() {
     let id = scene.running(&spec).await;
     scene.stopped(&id).await;
     scene.stopped(&unkeyed).await;
-    let heard = heard(&mut events, 2).await;
+    let receive_events = receive_events(&mut events, 2).await;
     assert!(
         matches!(
-            &heard[..],
+            &receive_events[..],
             [(a, ContainerEventKind::Started), (b, ContainerEventKind::Died { exit_code: Some(_) })]
                 if (a, b) == (&id, &id)
         ),
-        "{heard:?}"
+        "{receive_events:?}"
     );
 }
 
@@ -121,9 +121,13 @@ async fn what_happened_while_nobody_listened_is_told_afterwards() {
     let label = scene.label();
     let mut events = scene.engine.container_events(LABEL, Some(&label), Some(since)).await.unwrap();
     let missed = [(id.clone(), ContainerEventKind::Started), (id.clone(), DIED)];
-    assert_eq!(heard(&mut events, 2).await, missed);
+    assert_eq!(receive_events(&mut events, 2).await, missed);
     scene.engine.delete_container(&id).await.unwrap();
-    assert_eq!(heard(&mut events, 1).await, [(id, ContainerEventKind::Removed)], "then what happens is told");
+    assert_eq!(
+        receive_events(&mut events, 1).await,
+        [(id, ContainerEventKind::Removed)],
+        "then what happens is told"
+    );
 }
 
 /// Checks that the call returns at all: Podman 5.1 and 5.2 send the response head together with the first event.
@@ -145,23 +149,23 @@ async fn an_engine_that_does_not_answer_is_given_up_on() {
     let deadlines = Deadlines { read: soon, change: soon, pull: soon };
     let engine = Bounded::new(Arc::new(proxy.engine()), Arc::new(SystemClock::start()), deadlines);
     let gate = Gate::default();
-    for (fault, trouble) in [
-        (Fault::Hang, Trouble::TimedOut),
-        (Fault::DelayAnswer(gate.clone()), Trouble::TimedOut),
-        (Fault::DropBefore, Trouble::Unreachable),
-        (Fault::DropAfter, Trouble::Unreachable),
-        (Fault::Status(404, "no such container".into()), Trouble::Other),
+    for (fault, kind) in [
+        (Fault::Hang, ErrorKind::TimedOut),
+        (Fault::DelayAnswer(gate.clone()), ErrorKind::TimedOut),
+        (Fault::DropBefore, ErrorKind::Unreachable),
+        (Fault::DropAfter, ErrorKind::Unreachable),
+        (Fault::Status(404, "no such container".into()), ErrorKind::Other),
     ] {
-        let shown = format!("{fault:?}");
+        let effective = format!("{fault:?}");
         proxy.set_rules([Rule::on("GET", "/libpod/events", fault)]);
         let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
-        assert_eq!(error.trouble, trouble, "{shown}: {error}");
+        assert_eq!(error.kind, kind, "{effective}: {error}");
     }
     gate.open();
     proxy.set_rules([]);
     proxy.refuse();
     let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }
 
 #[tokio::test]
@@ -175,18 +179,18 @@ async fn a_stream_that_is_cut_ends_with_an_error_after_what_it_brought() {
         scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap();
     assert!(log.next().now_or_never().is_none(), "the log has said something");
     scene.engine.start_container(&id).await.unwrap();
-    assert_eq!(heard(&mut events, 1).await, [(id.clone(), ContainerEventKind::Started)]);
+    assert_eq!(receive_events(&mut events, 1).await, [(id.clone(), ContainerEventKind::Started)]);
     proxy.cut_those(|request| request.path.ends_with("/events"));
     let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     assert!(next(&mut events).await.is_none(), "something comes after an error");
     let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
     assert!(log.next().now_or_never().is_none(), "the log was cut too");
     kill_process(&id);
-    assert_eq!(heard(&mut events, 1).await, [(id, DIED)], "the next stream hears what happens next");
+    assert_eq!(receive_events(&mut events, 1).await, [(id, DIED)], "the next stream hears what happens next");
     proxy.cut();
     let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }
 
 /// A Podman service on the tests' storage that a test may end.
@@ -223,7 +227,7 @@ async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
         // A killed service breaks the stream off; one that is asked to end may close it properly.
         if let Some(item) = next(&mut events).await {
             let error = item.expect_err("the end, no event");
-            assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+            assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
             assert!(next(&mut events).await.is_none(), "something comes after an error");
         } else {
             assert_eq!(signal, rustix::process::Signal::TERM, "a death looks like an orderly end");
@@ -250,5 +254,5 @@ async fn the_end_of_a_log_is_clean_and_short() {
     assert_eq!(tail(50, 3).await.unwrap(), "\n");
     assert_eq!(tail(50, 4).await.unwrap(), "€\n");
     scene.engine.delete_container(&id).await.unwrap();
-    assert_eq!(tail(50, 4096).await.unwrap_err().trouble, Trouble::Absent);
+    assert_eq!(tail(50, 4096).await.unwrap_err().kind, ErrorKind::Absent);
 }

@@ -10,7 +10,7 @@ use ostler::{
     clock::SystemClock,
     domain::{ids::ContainerId, observed::ContainerState},
     engine::{
-        Engine, ExecRequest, LogRequest, Trouble,
+        Engine, ErrorKind, ExecRequest, LogRequest,
         bounded::{Bounded, Deadlines},
     },
 };
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{LABEL, Scene, request, unframed};
 use crate::support::{
     engine_proxy::{EngineProxy, Fault, Gate, Moment, Rule},
-    podman::{engine_at, image, podman_says},
+    podman::{engine_at, image, podman_output},
 };
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn where_nobody_listens_everything_is_unreachable() {
             .unwrap_err(),
     ];
     for error in errors {
-        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+        assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
         assert!(error.message.contains("No such file") && error.message.contains("podman.sock"), "{error}");
     }
 }
@@ -58,7 +58,7 @@ async fn a_door_that_closes_and_opens_again_is_noticed_each_time() {
         engine.describe().await.map(drop).unwrap_err(),
         engine.inspect_container(&"0".repeat(64).try_into().unwrap()).await.map(drop).unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+        assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
         assert!(error.message.contains("refused"), "{error}");
     }
     proxy.listen();
@@ -77,7 +77,7 @@ async fn a_connection_that_closes_without_an_answer_proves_nothing() {
         engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
         engine.pull_image("localhost/x", &|_| {}).await.unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+        assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     }
 }
 
@@ -96,7 +96,7 @@ async fn an_engine_that_fails_is_other_and_its_words_are_kept_short() {
         engine.delete_container(&id).await.unwrap_err(),
         engine.delete_volume("v").await.unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert_eq!(error.kind, ErrorKind::Other, "{error}");
         assert!(error.message.starts_with("database is locked x"), "{error}");
         assert!(error.message.chars().count() < 600, "{error}");
     }
@@ -111,7 +111,7 @@ async fn a_listing_never_says_that_something_is_absent() {
         engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
         engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert_eq!(error.kind, ErrorKind::Other, "{error}");
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_silent_engine_is_given_up_on() {
         engine.inspect_container(&id).await.map(drop).unwrap_err(),
         engine.stop_container(&id, Duration::ZERO).await.unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::TimedOut, "{error}");
+        assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
     }
     proxy.set_rules([]);
     engine.list_volumes(LABEL, Some("nobody")).await.expect("a request after a lost one");
@@ -154,11 +154,11 @@ async fn a_call_whose_answer_is_lost_may_have_taken_effect() {
     let id = scene.created(&scene.spec("lost")).await;
     proxy.set_rules([Rule::on("POST", "/start", Fault::DropAfter)]);
     let error = scene.engine.start_container(&id).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     assert_eq!(scene.engine.inspect_container(&id).await.unwrap().state, ContainerState::Running);
     proxy.set_rules([Rule::on("POST", "/stop", Fault::DropAfter)]);
     let error = scene.engine.stop_container(&id, Duration::from_secs(5)).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     assert_eq!(scene.engine.inspect_container(&id).await.unwrap().state, ContainerState::Exited);
 }
 
@@ -242,7 +242,7 @@ async fn one_refusal_closes_the_door_for_all_that_follow() {
     engine.list_volumes(LABEL, Some("nobody")).await.expect("the door is open");
     engine.list_containers(LABEL, None).await.unwrap_err();
     let error = engine.list_volumes(LABEL, Some("nobody")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     assert!(Path::new(proxy.socket_path()).exists(), "a stale socket is left, as after a crash");
 }
 
@@ -274,7 +274,7 @@ async fn a_log_that_breaks_off_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let options = format!("path={}", directory.path().join("other.log").display());
     let label = format!("{LABEL}={}", scene.id);
-    let id = podman_says(
+    let id = podman_output(
         [
             ["run", "-d", "--label", &label, "--log-driver", "k8s-file", "--log-opt", &options].as_slice(),
             &["--network", "none", image(), "sh", "-c", "echo one; exec sleep 600"],
@@ -287,5 +287,5 @@ async fn a_log_that_breaks_off_says_so() {
     assert_eq!(log.next().await.expect("a line").unwrap().bytes, b"one\n");
     proxy.cut();
     let error = log.next().await.expect("an error, not the end").unwrap_err();
-    assert_eq!(error.trouble, Trouble::Unreachable, "{error}");
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }

@@ -1,6 +1,6 @@
 //! Files in a container's volumes.
 
-use ostler::engine::{ContainerSpec, Engine, FileToWrite, Trouble};
+use ostler::engine::{ContainerSpec, Engine, ErrorKind, FileToWrite};
 
 use super::{AGENT, Scene, token_file};
 use crate::support::engine_proxy::EngineProxy;
@@ -47,14 +47,14 @@ async fn a_file_that_is_not_there_is_absent_and_a_large_one_is_refused() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("files")).await;
     let error = scene.engine.read_file(&id, "/tmp/none").await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
 
     scene.shell(&id, "dd if=/dev/zero of=/tmp/edge bs=1024 count=1024 2>/dev/null").await;
     scene.shell(&id, "dd if=/dev/zero of=/tmp/large bs=1024 count=4096 2>/dev/null").await;
     assert_eq!(scene.engine.read_file(&id, "/tmp/edge").await.unwrap().len(), 1 << 20);
     for refused in ["/tmp/large", "/tmp"] {
         let error = scene.engine.read_file(&id, refused).await.unwrap_err();
-        assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+        assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     }
 }
 
@@ -66,7 +66,7 @@ async fn a_file_name_never_leaves_the_volume() {
     for name in ["../escaped", "sub/file", ""] {
         let file = FileToWrite { name: name.into(), content: Vec::new(), mode: 0o600, owner: AGENT };
         let error = scene.engine.write_file(&id, "/configs", &file).await.unwrap_err();
-        assert_eq!(error.trouble, Trouble::Other, "{error}");
+        assert_eq!(error.kind, ErrorKind::Other, "{error}");
     }
 }
 
@@ -96,23 +96,23 @@ async fn what_is_in_the_way_of_a_token_is_told_by_the_service() {
     let scene = Scene::new();
     let mount = scene.volume("config", "/configs").await;
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
-    let trouble = async || {
-        scene.engine.file_holds(&id, "/configs/.auth_token", b"a token").await.map_err(|error| error.trouble)
+    let kind = async || {
+        scene.engine.file_holds(&id, "/configs/.auth_token", b"a token").await.map_err(|error| error.kind)
     };
-    assert_eq!(trouble().await, Err(Trouble::Absent));
+    assert_eq!(kind().await, Err(ErrorKind::Absent));
     scene.shell(&id, "cd /configs; echo -n 'a token' >real; ln -s real .auth_token").await;
     assert_eq!(
-        trouble().await,
+        kind().await,
         scene
             .engine
             .read_file(&id, "/configs/.auth_token")
             .await
             .map(|read| read == b"a token")
-            .map_err(|error| error.trouble)
+            .map_err(|error| error.kind)
     );
     for blocked in ["mkfifo", "mkdir"] {
         scene.shell(&id, &format!("cd /configs; rm .auth_token; {blocked} .auth_token")).await;
-        assert_eq!(trouble().await, Err(Trouble::Conflict), "{blocked}");
+        assert_eq!(kind().await, Err(ErrorKind::Conflict), "{blocked}");
     }
     // Outside a volume there is no file to read directly.
     scene.shell(&id, "echo -n 'a token' >/tmp/file").await;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ostler::engine::{Engine, Trouble};
+use ostler::engine::{Engine, ErrorKind};
 
 use super::Scene;
 use crate::support::podman::image;
@@ -22,10 +22,10 @@ async fn an_image_that_cannot_be_had_is_missing_in_the_registrys_words() {
     let scene = Scene::new();
     // Port 1 of this machine refuses at once, regardless of the network.
     for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {
-        let heard = Mutex::new(Vec::new());
-        let progress = |line: &str| heard.lock().unwrap().push(line.to_owned());
+        let receive_events = Mutex::new(Vec::new());
+        let progress = |line: &str| receive_events.lock().unwrap().push(line.to_owned());
         let error = scene.engine.pull_image(image, &progress).await.unwrap_err();
-        assert_eq!(error.trouble, Trouble::ImageMissing, "{error}");
+        assert_eq!(error.kind, ErrorKind::ImageMissing, "{error}");
         assert!(!error.message.is_empty() && error.call.contains(image), "{error:?}");
     }
 }

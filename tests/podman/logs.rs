@@ -5,11 +5,11 @@ use std::{fs, path::PathBuf};
 use futures_util::StreamExt;
 use ostler::{
     domain::{ids::ContainerId, runtime::Limits},
-    engine::{ContainerSpec, Engine, LogRequest, LogStream, Trouble, log_tail},
+    engine::{ContainerSpec, Engine, ErrorKind, LogRequest, LogStream, log_tail},
 };
 
 use super::{LABEL, Scene, WAIT_LIMIT, eventually};
-use crate::support::podman::{Service, ServiceProcess, engine_at, image, inspected, podman_says};
+use crate::support::podman::{Service, ServiceProcess, engine_at, image, inspected, podman_output};
 
 async fn read(mut log: LogStream) -> [String; 2] {
     let mut read = [String::new(), String::new()];
@@ -64,7 +64,7 @@ async fn the_log_of_no_container_is_absent() {
             .await
             .map(drop)
             .unwrap_err();
-        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+        assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }
 }
 
@@ -75,7 +75,7 @@ async fn a_container_that_goes_before_its_log_is_read_is_absent_too() {
     let mut log = scene.engine.logs(&id, WHOLE).await.unwrap();
     scene.engine.delete_container(&id).await.unwrap();
     let error = log.next().await.expect("an error").unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
 }
 
 impl Scene {
@@ -145,7 +145,7 @@ async fn engine_stays_idle_when_only_it_can_read_the_log() {
     let talk = "head -c 4000000 /dev/zero | tr '\\0' x; echo; seq 1 100000; printf open; exec sleep 600";
     let label = format!("{LABEL}={}", scene.id);
     let options = format!("path={}", path.display());
-    let id = podman_says(
+    let id = podman_output(
         [
             ["run", "-d", "--label", &label, "--log-driver", "k8s-file", "--log-opt", &options].as_slice(),
             &["--network", "none", image(), "sh", "-c", talk],
@@ -172,9 +172,9 @@ async fn log_never_outgrows_its_limit_and_can_be_read_on() {
     let id = scene.running(&scene.writer("talker", LIMIT, talk)).await;
     let follow = LogRequest { tail: None, follow: true, max_bytes: None };
     let mut followed = scene.engine.logs(&id, follow).await.expect("it is followed");
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"last\n") {
-        heard.extend(followed.next().await.expect("it goes on").expect("the log is read").bytes);
+    let mut receive_events = Vec::new();
+    while !receive_events.ends_with(b"last\n") {
+        receive_events.extend(followed.next().await.expect("it goes on").expect("the log is read").bytes);
         assert!(log_size(&id) <= LIMIT, "the log has {} bytes", log_size(&id));
     }
     let [out, _] = scene.log(&id, Some(3)).await;

@@ -40,7 +40,7 @@ const DEFAULT_NETWORK: &str = "podman";
 const AGENT: User = User { uid: 1000, gid: 1000 };
 /// Longer than anything here takes, even on a machine that swaps.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An engine, and a unique id for the names of a test's objects. Everything is deleted when it is dropped.
 struct Scene {
@@ -192,7 +192,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
             return seen;
         }
         assert!(u128::from(clock.awake().0) < WAIT_LIMIT.as_millis(), "in vain: {what}");
-        clock.sleep(LOOK_EVERY).await;
+        clock.sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ostler::engine::{ContainerSpec, Engine};
 
 use super::{Scene, eventually};
-use crate::support::podman::podman_says;
+use crate::support::podman::podman_output;
 
 /// podman-api: without `dns_enabled` a network has no DNS, so aliases do not resolve.
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_network_is_isolated_where_asked() {
     for (what, isolate) in [("closed", true), ("open", false)] {
         let network = scene.name(what);
         scene.engine.ensure_network(&network, &scene.labels(), isolate).await.unwrap();
-        let options = podman_says(["network", "inspect", &network, "--format", "{{json .Options}}"]);
+        let options = podman_output(["network", "inspect", &network, "--format", "{{json .Options}}"]);
         assert_eq!(options.contains(r#""isolate":"true""#), isolate, "{what}: {options}");
     }
     // A container can start in an isolated network.

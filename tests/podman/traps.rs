@@ -8,7 +8,7 @@ use futures_util::{FutureExt, StreamExt};
 use ostler::{
     clock::{SystemClock, within},
     domain::ids::ContainerId,
-    engine::{Engine, Trouble},
+    engine::{Engine, ErrorKind},
 };
 use podman_api::opts::{
     ContainerCreateOpts, ContainerDeleteOpts, ContainerLogsOpts, ContainerStopOpts, ExecStartOpts,
@@ -18,7 +18,7 @@ use podman_api::opts::{
 use super::{LABEL, Scene, WAIT_LIMIT, request};
 use crate::support::{
     engine_proxy::{EngineProxy, Fault, Rule},
-    podman::{image, podman_says, socket_path},
+    podman::{image, podman_output, socket_path},
 };
 
 fn crate_client() -> podman_api::Podman {
@@ -34,7 +34,7 @@ fn last_query(proxy: &EngineProxy) -> String {
 #[tokio::test]
 async fn no_new_privileges_is_asked_for_by_its_right_name() {
     let scene = Scene::new();
-    let security = |id: &str| podman_says(["inspect", "--format", "{{.HostConfig.SecurityOpt}}", id]);
+    let security = |id: &str| podman_output(["inspect", "--format", "{{.HostConfig.SecurityOpt}}", id]);
     let options = ContainerCreateOpts::builder()
         .name(scene.name("crate"))
         .image(image())
@@ -58,9 +58,9 @@ async fn the_grace_of_a_stop_is_the_one_it_was_given() {
     api.containers().get("x").stop(&options).await.unwrap_err();
     assert_eq!(last_query(&proxy), "Timeout=1", "podman-api sends it rightly now");
 
-    let mut deaf = scene.script("deaf", "trap '' TERM; echo deaf; while true; do sleep 1; done");
-    deaf.stop_grace = Duration::from_hours(1);
-    let id = scene.running(&deaf).await;
+    let mut reset_liveness = scene.script("deaf", "trap '' TERM; echo deaf; while true; do sleep 1; done");
+    reset_liveness.stop_grace = Duration::from_hours(1);
+    let id = scene.running(&reset_liveness).await;
     // A stop before the shell ignores the signal would end it by the signal.
     let follow = ostler::engine::LogRequest { tail: None, follow: true, max_bytes: None };
     scene.engine.logs(&id, follow).await.unwrap().next().await.expect("it says it is deaf").unwrap();
@@ -94,14 +94,14 @@ async fn the_volumes_an_image_declares_go_with_the_container() {
 
     let scene = Scene::new();
     let (name, label) = (scene.name("anonymous"), format!("{LABEL}={}", scene.label()));
-    let id = podman_says(["create", "--name", &name, "--label", &label, "--volume", "/data", image()]);
+    let id = podman_output(["create", "--name", &name, "--label", &label, "--volume", "/data", image()]);
     let id = ContainerId::try_from(id.trim().to_owned()).unwrap();
     let volumes = scene.engine.inspect_container(&id).await.unwrap().volumes;
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     scene.engine.inspect_volume(&volumes[0]).await.expect("it is there");
     scene.engine.delete_container(&id).await.unwrap();
     let error = scene.engine.inspect_volume(&volumes[0]).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Absent, "{error}");
+    assert_eq!(error.kind, ErrorKind::Absent, "{error}");
 }
 
 /// podman-api panics on a name with a space.
@@ -112,7 +112,7 @@ async fn a_name_with_a_space_is_an_error() {
     let panicked = AssertUnwindSafe(volume.exists()).catch_unwind().await;
     assert!(panicked.is_err(), "podman-api sends it now, or refuses it");
     let error = Scene::new().engine.inspect_volume("a b").await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Other, "{error}");
+    assert_eq!(error.kind, ErrorKind::Other, "{error}");
 }
 
 /// podman-api: the error of a stream is nested in other errors.
@@ -183,7 +183,7 @@ async fn volumes_are_never_deleted_by_force() {
 #[tokio::test]
 async fn a_network_has_dns_only_where_it_is_asked_for() {
     let scene = Scene::new();
-    let dns = |name: &str| podman_says(["network", "inspect", name, "--format", "{{.DNSEnabled}}"]);
+    let dns = |name: &str| podman_output(["network", "inspect", name, "--format", "{{.DNSEnabled}}"]);
     let options = NetworkCreateOpts::builder().name(scene.name("crate")).labels(scene.labels()).build();
     crate_client().networks().create(&options).await.unwrap();
     assert_eq!(dns(&scene.name("crate")).trim(), "false", "DNS is on by default now");

@@ -1,9 +1,9 @@
 //! Volumes in the engine.
 
-use ostler::engine::{ContainerSpec, Engine, MountSource, Trouble, VolumeSpec};
+use ostler::engine::{ContainerSpec, Engine, ErrorKind, MountSource, VolumeSpec};
 
 use super::{AGENT, LABEL, Scene};
-use crate::support::podman::podman_says;
+use crate::support::podman::podman_output;
 
 fn volume(scene: &Scene) -> VolumeSpec {
     VolumeSpec { name: scene.name("work"), labels: scene.labels(), owner: AGENT }
@@ -15,7 +15,7 @@ async fn a_volume_keeps_its_labels_and_is_made_once() {
     let spec = volume(&scene);
     scene.engine.create_volume(&spec).await.unwrap();
     let error = scene.engine.create_volume(&spec).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     let seen = scene.engine.inspect_volume(&spec.name).await.unwrap();
     assert_eq!((seen.labels, seen.directory_missing), (spec.labels.clone(), false));
     let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
@@ -31,11 +31,11 @@ async fn a_volume_in_use_is_never_deleted_nor_is_its_user() {
     let mount = scene.volume("work", "/workspace").await;
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
     let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "{error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     scene.engine.inspect_container(&id).await.expect("its user lives on");
     scene.stopped(&id).await;
     let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
-    assert_eq!(error.trouble, Trouble::Conflict, "a stopped container uses it as well: {error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "a stopped container uses it as well: {error}");
     scene.engine.delete_container(&id).await.unwrap();
     scene.engine.delete_volume(&scene.name("work")).await.unwrap();
     scene.engine.delete_volume(&scene.name("work")).await.expect("deleting what is not there is done");
@@ -46,7 +46,7 @@ async fn a_volume_whose_directory_is_gone_is_seen_and_repaired() {
     let scene = Scene::new();
     let mount = scene.volume("work", "/workspace").await;
     let MountSource::Volume(name) = mount.source.clone() else { unreachable!() };
-    let directory = podman_says(["volume", "inspect", "--format", "{{.Mountpoint}}", &name]);
+    let directory = podman_output(["volume", "inspect", "--format", "{{.Mountpoint}}", &name]);
     std::fs::remove_dir(directory.trim()).expect("the volume's directory is removed");
     assert!(scene.engine.inspect_volume(&name).await.unwrap().directory_missing);
 
@@ -66,7 +66,7 @@ async fn a_volume_that_is_not_there_is_absent() {
         scene.engine.inspect_volume(&name).await.map(drop).unwrap_err(),
         scene.engine.repair_volume(&name, AGENT).await.unwrap_err(),
     ] {
-        assert_eq!(error.trouble, Trouble::Absent, "{error}");
+        assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }
 }
 
@@ -81,7 +81,7 @@ async fn a_name_that_could_change_the_request_is_never_sent() {
             scene.engine.ensure_network(name, &scene.labels(), false).await.map(drop).unwrap_err(),
         ];
         for error in errors {
-            assert_eq!(error.trouble, Trouble::Other, "{error}");
+            assert_eq!(error.kind, ErrorKind::Other, "{error}");
         }
     }
 }

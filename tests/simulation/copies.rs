@@ -22,15 +22,15 @@ use ostler::{
         workspace::Workspace,
     },
     ops::AdoptRequest,
-    store::{Bearer, RemoveResult, Scope, Store},
+    store::{RemoveResult, Scope, Store, TokenSubject},
     tasks::AtOnce,
 };
 use serde_json::{Value, json};
 
 use super::{
+    commands::{COMMANDS, Command},
     executor::{Owner, TaskOrder},
-    house::{House, IMAGE, at_once, token_of},
-    people::{WORDS, Word},
+    installation::{IMAGE, Installation, now_or_panic, token_of},
 };
 use crate::support::rng::Rng;
 
@@ -40,17 +40,19 @@ const MINUTES: usize = 16;
 /// Name, state and number of starts of a container.
 type Seen = (String, ContainerState, u32);
 
-fn containers(house: &House) -> BTreeMap<ContainerId, Seen> {
-    let state = house.world.state();
+fn containers(installation: &Installation) -> BTreeMap<ContainerId, Seen> {
+    let state = installation.world.state();
     state.containers.iter().map(|(id, c)| (id.clone(), (c.name.clone(), c.state, c.starts))).collect()
 }
 
-fn volumes(house: &House) -> Vec<String> {
-    house.world.state().volumes.keys().cloned().collect()
+fn volumes(installation: &Installation) -> Vec<String> {
+    installation.world.state().volumes.keys().cloned().collect()
 }
 
-fn recovering(house: &House) -> bool {
-    at_once(house.eye.registry()).expect("the store answers").is_some_and(|r| r.recovering_since.is_some())
+fn recovering(installation: &Installation) -> bool {
+    now_or_panic(installation.eye.registry())
+        .expect("the store answers")
+        .is_some_and(|r| r.recovering_since.is_some())
 }
 
 /// What commands decided about a row, without what was only observed.
@@ -62,147 +64,149 @@ fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option
     rows.iter().map(|row| (row.id, of(row))).collect()
 }
 
-fn say(house: &House, rng: &mut Rng, number: usize) {
-    let rows = house.rows();
+fn command(installation: &Installation, rng: &mut Rng, number: usize) {
+    let rows = installation.rows();
     if rows.is_empty() || rng.permille(200) {
         let body = json!({ "name": format!("w{number}"), "image": IMAGE });
-        house.sim.calmly(house.as_person("POST", "/workspaces", Some(body)));
+        installation.sim.calmly(installation.as_operator("POST", "/workspaces", Some(body)));
         return;
     }
-    let (method, path, body) = word(rng).request(rng.pick(&rows).id);
-    house.sim.calmly(house.as_person(method, &path, body));
+    let (method, path, body) = random_command(rng).request(rng.pick(&rows).id);
+    installation.sim.calmly(installation.as_operator(method, &path, body));
 }
 
 /// A random command. Not a purge: a restored copy cannot undo that.
-fn word(rng: &mut Rng) -> Word {
+fn random_command(rng: &mut Rng) -> Command {
     loop {
-        let word = rng.pick(&WORDS);
-        if word != Word::Purge {
-            return word;
+        let random_command = rng.pick(&COMMANDS);
+        if random_command != Command::Purge {
+            return random_command;
         }
     }
 }
 
 /// Runs the passes; nothing is approved.
-fn sweep_for_a_while(house: &House) {
+fn sweep_for_a_while(installation: &Installation) {
     for _ in 0..MINUTES {
-        house.all_beat();
-        house.sweep();
-        house.sim.quiesce();
-        house.sim.pass(Duration::from_mins(1));
+        installation.all_heartbeat();
+        installation.sweep();
+        installation.sim.quiesce();
+        installation.sim.pass(Duration::from_mins(1));
     }
 }
 
 /// Orders a purge that is not carried out before the copy is made. `None` if every workspace is removed.
-fn order_purge(house: &House, rng: &mut Rng) -> Option<WorkspaceId> {
-    let live: Vec<_> = house.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
+fn order_purge(installation: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
+    let live: Vec<_> = installation.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
     if live.is_empty() {
         return None;
     }
     let id = rng.pick(&live).id;
-    let removed = at_once(house.eye.remove_workspace(id, true, true, house.sim.now()));
+    let removed = now_or_panic(installation.eye.remove_workspace(id, true, true, installation.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     Some(id)
 }
 
 /// Removes everything without a purge, and checks that all of it can be undeleted.
-fn removals_keep_volumes(house: &House) -> Result<(), String> {
-    let before = volumes(house);
-    for row in house.rows().into_iter().filter(|row| row.status != Status::Removed) {
-        let (method, path, body) = Word::Remove.request(row.id);
-        house.sim.calmly(house.as_person(method, &path, body));
+fn removals_keep_volumes(installation: &Installation) -> Result<(), String> {
+    let before = volumes(installation);
+    for row in installation.rows().into_iter().filter(|row| row.status != Status::Removed) {
+        let (method, path, body) = Command::Remove.request(row.id);
+        installation.sim.calmly(installation.as_operator(method, &path, body));
     }
-    sweep_for_a_while(house);
-    let after = volumes(house);
+    sweep_for_a_while(installation);
+    let after = volumes(installation);
     let lost: Vec<_> = before.iter().filter(|volume| !after.contains(volume)).collect();
     if lost.is_empty() { Ok(()) } else { Err(format!("a removal without purge deleted {lost:?} for good")) }
 }
 
 fn run(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed, 40);
-    let mut house = House::new(seed, TaskOrder::Seeded);
+    let mut installation = Installation::new(seed, TaskOrder::Seeded);
     for number in 0..3 + rng.below(4) {
-        house.online(&format!("first-{number}"));
+        installation.online(&format!("first-{number}"));
     }
     for number in 0..rng.below(4) {
-        say(&house, &mut rng, number);
+        command(&installation, &mut rng, number);
     }
-    house.sim.quiesce();
-    let undone = rng.one_in(3).then(|| order_purge(&house, &mut rng)).flatten();
-    let copy = house.disk.copy().expect("a database in memory is copied");
-    for word in [Word::Undelete, Word::Recreate] {
-        if let Some((method, path, body)) = undone.map(|id| word.request(id)) {
-            house.sim.calmly(house.as_person(method, &path, body));
+    installation.sim.quiesce();
+    let undone = rng.one_in(3).then(|| order_purge(&installation, &mut rng)).flatten();
+    let copy = installation.disk.copy().expect("a database in memory is copied");
+    for random_command in [Command::Undelete, Command::Recreate] {
+        if let Some((method, path, body)) = undone.map(|id| random_command.request(id)) {
+            installation.sim.calmly(installation.as_operator(method, &path, body));
         }
     }
     for number in 0..=rng.below(4) {
-        say(&house, &mut rng, 100 + number);
+        command(&installation, &mut rng, 100 + number);
     }
-    house.sim.quiesce();
+    installation.sim.quiesce();
     if rng.one_in(3) {
-        let (method, path, body) = word(&mut rng).request(rng.pick(&house.rows()).id);
-        let asking = house.as_person(method, &path, body);
-        house.sim.spawn(Owner::Daemon, async move { drop(asking.await) });
+        let (method, path, body) = random_command(&mut rng).request(rng.pick(&installation.rows()).id);
+        let asking = installation.as_operator(method, &path, body);
+        installation.sim.spawn(Owner::Daemon, async move { drop(asking.await) });
         for _ in 0..rng.below(30) {
-            house.sim.run_ready();
-            let Some(next) = house.sim.held().first().copied() else { break };
-            house.sim.take(next.id);
+            installation.sim.run_ready();
+            let Some(next) = installation.sim.held().first().copied() else { break };
+            installation.sim.take(next.id);
         }
     }
     if rng.one_in(4) {
-        house.crash(|_| false);
-        house.establish();
-        return if recovering(&house) {
+        installation.crash(|_| false);
+        installation.establish();
+        return if recovering(&installation) {
             Err("after a kill alone the registry takes itself for an older one".into())
         } else {
             Ok(())
         };
     }
-    let then =
-        decided(&at_once(Store::staged(&copy, Arc::new(AtOnce)).workspaces(Scope::Any)).expect("it answers"));
-    let now = decided(&house.rows());
-    house.put_back(copy);
-    let before = (containers(&house), volumes(&house));
-    if then != now && !recovering(&house) {
+    let then = decided(
+        &now_or_panic(Store::staged(&copy, Arc::new(AtOnce)).workspaces(Scope::Any)).expect("it answers"),
+    );
+    let now = decided(&installation.rows());
+    installation.put_back(copy);
+    let before = (containers(&installation), volumes(&installation));
+    if then != now && !recovering(&installation) {
         return Err(format!("nothing says that the registry is older: {then:?}, and it was {now:?}"));
     }
-    sweep_for_a_while(&house);
-    let after = (containers(&house), volumes(&house));
-    if recovering(&house) && after != before {
+    sweep_for_a_while(&installation);
+    let after = (containers(&installation), volumes(&installation));
+    if recovering(&installation) && after != before {
         return Err(format!("while it was recovering, {before:?} became {after:?}"));
     }
 
     for _ in 0..4 {
-        let unknown =
-            house.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
+        let unknown = installation
+            .calmly(|ops| async move { ops.unknown().await })
+            .map_err(|error| error.to_string())?;
         // Of an interrupted creation, only volumes may be left; there is nothing to make a row from.
         let adoptable =
-            |request: &AdoptRequest| request.known.is_some() || request.things.container.is_some();
+            |request: &AdoptRequest| request.known.is_some() || request.contents.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
             let named = format!("{request:?}");
-            let adopted = house.calmly(|ops| async move { ops.adopt(request).await });
+            let adopted = installation.calmly(|ops| async move { ops.adopt(request).await });
             if let Err(error) = adopted {
                 // An operator has to decide about a parent whose children are up.
-                let id = house
+                let id = installation
                     .rows()
                     .into_iter()
                     .find(|row| named.contains(&row.id.to_string()))
                     .map(|row| row.id);
                 let Some(id) = id else { return Err(format!("{named} is not adopted: {error}")) };
-                let (method, path, body) = Word::Stop.request(id);
-                house.sim.calmly(house.as_person(method, &path, body));
+                let (method, path, body) = Command::Stop.request(id);
+                installation.sim.calmly(installation.as_operator(method, &path, body));
             }
         }
-        house
+        installation
             .calmly(|ops| async move { ops.end_recovery_if_settled(true).await })
             .map_err(|error| error.to_string())?;
     }
-    if recovering(&house) {
+    if recovering(&installation) {
         return Err("everything was adopted, and the recovery does not end".into());
     }
-    let before = containers(&house);
-    sweep_for_a_while(&house);
-    let after = containers(&house);
+    let before = containers(&installation);
+    sweep_for_a_while(&installation);
+    let after = containers(&installation);
     for (id, (name, state, _)) in before.iter().filter(|(_, (_, state, _))| state.may_run()) {
         let Some((_, now, _)) = after.get(id) else {
             return Err(format!("{name} is gone, which was {state:?}"));
@@ -211,17 +215,20 @@ fn run(seed: u64) -> Result<(), String> {
             return Err(format!("{name} ran when all was adopted, and is {now:?}"));
         }
     }
-    for row in house.rows() {
-        let Some(container) = house.container(row.id).filter(|container| container.state.may_run()) else {
+    for row in installation.rows() {
+        let Some(container) = installation.container(row.id).filter(|container| container.state.may_run())
+        else {
             continue;
         };
         let token = token_of(container.held_token.as_deref());
-        let holder = token.and_then(|token| house.eye.bearer(&token.digest(), house.sim.now()));
-        if !matches!(holder, Some(Bearer::Workspace(holder)) if holder.workspace == row.id) {
+        let token_owner =
+            token.and_then(|token| installation.eye.token_subject(&token.digest(), installation.sim.now()));
+        if !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == row.id)
+        {
             return Err(format!("{} is {}, and the token of its process is dead", row.name, row.status));
         }
     }
-    removals_keep_volumes(&house)
+    removals_keep_volumes(&installation)
 }
 
 /// Runs the scenario of a seed; `Err` describes the violation.
@@ -239,103 +246,109 @@ fn older_copy_put_back_stops_and_starts_nothing() {
 }
 
 /// Adopts everything; returns the items and whether the registry is still recovering.
-fn adopt_all(house: &House) -> (Vec<Value>, bool) {
-    let (status, answer) = house.sim.calmly(house.as_person("POST", "/adopt", Some(json!({ "all": true }))));
+fn adopt_all(installation: &Installation) -> (Vec<Value>, bool) {
+    let (status, answer) =
+        installation.sim.calmly(installation.as_operator("POST", "/adopt", Some(json!({ "all": true }))));
     assert_eq!(status, 200, "{answer}");
     (answer["items"].as_array().unwrap().clone(), answer["recovering"].as_bool().unwrap())
 }
 
 /// Replaces the label that describes the container; returns its previous value.
-fn relabel(house: &House, id: WorkspaceId, label: &str) -> String {
-    let mut state = house.world.state();
+fn relabel(installation: &Installation, id: WorkspaceId, label: &str) -> String {
+    let mut state = installation.world.state();
     let container = state.containers.values_mut().find(|container| container.name.contains(&id.to_string()));
     container.unwrap().spec.labels.insert(LABEL_SPEC.into(), label.into()).unwrap()
 }
 
 #[test]
 fn recovery_goes_on_while_a_container_could_not_be_adopted() {
-    let house = House::new(1, TaskOrder::AsWoken);
-    let id = house.furnish_unknown();
-    let label = relabel(&house, id, "unreadable");
-    let ready = || house.sim.calmly(house.as_person("GET", "/ready", None));
+    let installation = Installation::new(1, TaskOrder::AsWoken);
+    let id = installation.add_unknown();
+    let label = relabel(&installation, id, "unreadable");
+    let ready = || installation.sim.calmly(installation.as_operator("GET", "/ready", None));
     assert_eq!(ready(), (200, json!({ "status": "ready" })));
-    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
-    let (items, recovering_still) = adopt_all(&house);
+    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
+    let (items, recovering_still) = adopt_all(&installation);
     assert_eq!(items[0]["adopted"], false, "{items:#?}");
     assert_eq!(ready(), (200, json!({ "status": "ready", "recovering": true })));
-    let before = containers(&house);
-    sweep_for_a_while(&house);
-    assert_eq!(containers(&house), before, "what could not be adopted was stopped and moved to the trash");
-    assert!(recovering_still && recovering(&house), "the recovery ended");
+    let before = containers(&installation);
+    sweep_for_a_while(&installation);
+    assert_eq!(
+        containers(&installation),
+        before,
+        "what could not be adopted was stopped and moved to the trash"
+    );
+    assert!(recovering_still && recovering(&installation), "the recovery ended");
 
-    relabel(&house, id, &label);
-    let (items, recovering_still) = adopt_all(&house);
+    relabel(&installation, id, &label);
+    let (items, recovering_still) = adopt_all(&installation);
     assert_eq!((&items[0]["adopted"], recovering_still), (&true.into(), false), "{items:#?}");
-    sweep_for_a_while(&house);
-    assert_eq!(containers(&house), before, "what was adopted runs on");
+    sweep_for_a_while(&installation);
+    assert_eq!(containers(&installation), before, "what was adopted runs on");
 }
 
 #[test]
 fn recovery_ends_where_only_volumes_are_left() {
-    let house = House::new(2, TaskOrder::AsWoken);
-    house.furnish_unknown();
-    at_once(house.eye.begin_recovery(house.sim.now(), 7, "it was lost".into())).unwrap();
-    house.world.state().containers.clear();
-    let (items, recovering_still) = adopt_all(&house);
+    let installation = Installation::new(2, TaskOrder::AsWoken);
+    installation.add_unknown();
+    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
+    installation.world.state().containers.clear();
+    let (items, recovering_still) = adopt_all(&installation);
     assert_eq!((&items[0]["adopted"], recovering_still), (&false.into(), false), "{items:#?}");
 }
 
-fn drifted(house: &House, id: WorkspaceId) -> bool {
-    let (_, shown) = house.sim.calmly(house.as_person("GET", &format!("/workspaces/{id}"), None));
-    shown["drifted"].as_bool().unwrap_or_else(|| panic!("{shown}"))
+fn drifted(installation: &Installation, id: WorkspaceId) -> bool {
+    let (_, effective) =
+        installation.sim.calmly(installation.as_operator("GET", &format!("/workspaces/{id}"), None));
+    effective["drifted"].as_bool().unwrap_or_else(|| panic!("{effective}"))
 }
 
-fn set_tier(house: &House, id: WorkspaceId, tier: u8) {
+fn set_tier(installation: &Installation, id: WorkspaceId, tier: u8) {
     let body = json!({ "tier": tier });
     let (status, answer) =
-        house.sim.calmly(house.as_person("PATCH", &format!("/workspaces/{id}"), Some(body)));
+        installation.sim.calmly(installation.as_operator("PATCH", &format!("/workspaces/{id}"), Some(body)));
     assert_eq!(status, 200, "{answer}");
 }
 
-fn say_to(house: &House, id: WorkspaceId, word: Word) {
-    let (method, path, body) = word.request(id);
-    let (status, answer) = house.sim.calmly(house.as_person(method, &path, body));
-    assert!(status < 300, "{word:?}: {answer}");
-    house.sim.quiesce();
+fn command_to(installation: &Installation, id: WorkspaceId, random_command: Command) {
+    let (method, path, body) = random_command.request(id);
+    let (status, answer) = installation.sim.calmly(installation.as_operator(method, &path, body));
+    assert!(status < 300, "{random_command:?}: {answer}");
+    installation.sim.quiesce();
 }
 
 #[test]
 fn workspace_rebuilt_from_labels_drifts_when_it_is_changed() {
-    let house = House::new(3, TaskOrder::AsWoken);
-    let id = house.furnish_unknown();
-    adopt_all(&house);
-    assert!(!drifted(&house, id), "nothing was changed");
-    set_tier(&house, id, 3);
-    assert!(drifted(&house, id), "its container is still of the tier before");
-    say_to(&house, id, Word::Stop);
-    say_to(&house, id, Word::Start);
-    assert!(drifted(&house, id), "a start keeps the container");
+    let installation = Installation::new(3, TaskOrder::AsWoken);
+    let id = installation.add_unknown();
+    adopt_all(&installation);
+    assert!(!drifted(&installation, id), "nothing was changed");
+    set_tier(&installation, id, 3);
+    assert!(drifted(&installation, id), "its container is still of the tier before");
+    command_to(&installation, id, Command::Stop);
+    command_to(&installation, id, Command::Start);
+    assert!(drifted(&installation, id), "a start keeps the container");
 }
 
 #[test]
 fn adopted_container_of_a_known_row_shows_drift() {
-    let mut house = House::new(4, TaskOrder::AsWoken);
-    let (kept, made) = (house.online("kept"), house.online("made"));
-    say_to(&house, kept, Word::Stop);
-    let copy = house.disk.copy().unwrap();
-    say_to(&house, kept, Word::Start);
-    set_tier(&house, made, 3);
-    say_to(&house, made, Word::Recreate);
-    house.put_back(copy);
-    let (items, _) = adopt_all(&house);
+    let mut installation = Installation::new(4, TaskOrder::AsWoken);
+    let (kept, made) = (installation.online("kept"), installation.online("made"));
+    command_to(&installation, kept, Command::Stop);
+    let copy = installation.disk.copy().unwrap();
+    command_to(&installation, kept, Command::Start);
+    set_tier(&installation, made, 3);
+    command_to(&installation, made, Command::Recreate);
+    installation.put_back(copy);
+    let (items, _) = adopt_all(&installation);
     assert!(items.len() == 2 && items.iter().all(|item| item["adopted"] == true), "{items:#?}");
     let says_so = |name: &str| {
         let item = items.iter().find(|item| item["name"] == name).unwrap();
         item["detail"].as_str().unwrap().contains("ostler show")
     };
     assert!(says_so("made") && !says_so("kept"), "{items:#?}");
-    assert!(!drifted(&house, kept), "it is the container that the row knows");
-    assert!(drifted(&house, made), "it was made from what the copy does not know");
-    set_tier(&house, kept, 3);
-    assert!(drifted(&house, kept), "what its container was made from was forgotten");
+    assert!(!drifted(&installation, kept), "it is the container that the row knows");
+    assert!(drifted(&installation, made), "it was made from what the copy does not know");
+    set_tier(&installation, kept, 3);
+    assert!(drifted(&installation, kept), "what its container was made from was forgotten");
 }

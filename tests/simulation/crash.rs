@@ -17,13 +17,13 @@ use std::{
 use ostler::{
     domain::{ids::WorkspaceId, observed::ContainerState, status::Status},
     ops::{OpResult, Ops},
-    store::{RemoveResult, UndeleteResult, UndeletedPlace},
+    store::{RemoveResult, UndeleteResult, UndeletedUnder},
     sweep::Mode,
 };
 
 use super::{
     executor::{Owner, TaskOrder},
-    house::{House, IMAGE, at_once, pass_named, request, told},
+    installation::{IMAGE, Installation, now_or_panic, outcome_text, pass_named, request},
     invariants::{Witness, at_rest},
 };
 
@@ -40,56 +40,56 @@ enum InFlight {
 struct Scenario {
     name: &'static str,
     /// Prepares the initial state; returns the workspace concerned.
-    prepare: fn(&mut House) -> WorkspaceId,
+    prepare: fn(&mut Installation) -> WorkspaceId,
     /// Begins the operation.
-    begin: fn(&House, WorkspaceId, Arc<AtomicBool>),
+    begin: fn(&Installation, WorkspaceId, Arc<AtomicBool>),
     /// Allowed statuses of that row at rest; `None` means that the row may be missing.
     ends: &'static [Option<Status>],
 }
 
 /// Begins a command, and sets `over` when it was answered.
-fn begin<T, F>(house: &House, over: Arc<AtomicBool>, order: impl FnOnce(Ops) -> F)
+fn begin<T, F>(installation: &Installation, over: Arc<AtomicBool>, order: impl FnOnce(Ops) -> F)
 where
     T: Debug + Send + 'static,
     F: Future<Output = OpResult<T>> + Send + 'static,
 {
-    let work = order(house.daemon.ops.clone());
-    house.sim.spawn(Owner::Daemon, async move {
+    let work = order(installation.daemon.ops.clone());
+    installation.sim.spawn(Owner::Daemon, async move {
         let answer = work.await;
-        assert!(answer.is_ok(), "undisturbed, it is carried out: {}", told(&answer));
+        assert!(answer.is_ok(), "undisturbed, it is carried out: {}", outcome_text(&answer));
         over.store(true, Ordering::Relaxed);
     });
 }
 
 /// Begins a run of a pass on a snapshot of its own; the run must find work.
-fn begin_pass(house: &House, over: Arc<AtomicBool>, pass: &'static str) {
-    let sweeper = Arc::clone(&house.daemon.sweeper);
-    house.sim.spawn(Owner::Daemon, async move {
-        let look = sweeper.look().await.expect("the listing is trusted");
-        let run = sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+fn begin_pass(installation: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
+    let sweeper = Arc::clone(&installation.daemon.sweeper);
+    installation.sim.spawn(Owner::Daemon, async move {
+        let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
+        let run = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
         assert!(!run.actions.is_empty(), "there is work for the pass: {run:?}");
         over.store(true, Ordering::Relaxed);
     });
 }
 
 /// Takes one step. `false` when nothing is left to happen.
-fn step(house: &House) -> bool {
-    house.sim.run_ready();
-    if let Some(next) = house.sim.held().first() {
-        house.sim.take(next.id);
+fn step(installation: &Installation) -> bool {
+    installation.sim.run_ready();
+    if let Some(next) = installation.sim.held().first() {
+        installation.sim.take(next.id);
         return true;
     }
-    house.sim.fire_next_timer()
+    installation.sim.fire_next_timer()
 }
 
 /// Runs the scenario undisturbed and counts its steps.
 fn count_steps(scenario: &Scenario) -> usize {
-    let mut house = House::new(7, TaskOrder::AsWoken);
-    let id = (scenario.prepare)(&mut house);
+    let mut installation = Installation::new(7, TaskOrder::AsWoken);
+    let id = (scenario.prepare)(&mut installation);
     let over = Arc::new(AtomicBool::new(false));
-    (scenario.begin)(&house, id, Arc::clone(&over));
+    (scenario.begin)(&installation, id, Arc::clone(&over));
     let mut steps = 0;
-    while step(&house) {
+    while step(&installation) {
         steps += 1;
     }
     assert!(over.load(Ordering::Relaxed), "{}: it comes to its end", scenario.name);
@@ -98,27 +98,27 @@ fn count_steps(scenario: &Scenario) -> usize {
 
 /// Kills the daemon after so many steps, and checks that the next start recovers.
 fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<(), String> {
-    let mut house = House::new(7, TaskOrder::AsWoken);
-    let mut witness = Witness::of(&house);
-    let id = (scenario.prepare)(&mut house);
-    witness.check(&house)?;
-    (scenario.begin)(&house, id, Arc::default());
+    let mut installation = Installation::new(7, TaskOrder::AsWoken);
+    let mut witness = Witness::of(&installation);
+    let id = (scenario.prepare)(&mut installation);
+    witness.check(&installation)?;
+    (scenario.begin)(&installation, id, Arc::default());
     for _ in 0..steps {
-        step(&house);
-        witness.check(&house)?;
+        step(&installation);
+        witness.check(&installation)?;
     }
-    house.sim.run_ready();
+    installation.sim.run_ready();
     if let InFlight::Done = in_flight {
-        for held in house.sim.held() {
-            house.sim.take(held.id);
+        for held in installation.sim.held() {
+            installation.sim.take(held.id);
         }
     }
-    house.crash(|_| false);
-    witness.check(&house)?;
-    house.converge();
-    witness.check(&house)?;
-    at_rest(&house)?;
-    let end = at_once(house.eye.workspace(id)).expect("the store answers").map(|row| row.status);
+    installation.crash(|_| false);
+    witness.check(&installation)?;
+    installation.converge();
+    witness.check(&installation)?;
+    at_rest(&installation)?;
+    let end = now_or_panic(installation.eye.workspace(id)).expect("the store answers").map(|row| row.status);
     if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("it ends {end:?}")) }
 }
 
@@ -141,20 +141,20 @@ const ONLINE: Option<Status> = Some(Status::Online);
 const PAUSED: Option<Status> = Some(Status::Paused);
 const REMOVED: Option<Status> = Some(Status::Removed);
 
-fn online(house: &mut House) -> WorkspaceId {
-    house.online("w")
+fn online(installation: &mut Installation) -> WorkspaceId {
+    installation.online("w")
 }
 
-fn paused(house: &mut House) -> WorkspaceId {
-    let id = house.online("w");
-    house.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+fn paused(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.online("w");
+    installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
     id
 }
 
-fn removed(house: &mut House) -> WorkspaceId {
-    let id = house.online("w");
-    house.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
-    house.sim.quiesce();
+fn removed(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.online("w");
+    installation.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
+    installation.sim.quiesce();
     id
 }
 
@@ -162,15 +162,15 @@ fn removed(house: &mut House) -> WorkspaceId {
 fn a_create_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "create",
-        prepare: |house| {
+        prepare: |installation| {
             // The id it will get: a create's first random value.
-            let copy = House::new(7, TaskOrder::AsWoken);
+            let copy = Installation::new(7, TaskOrder::AsWoken);
             let id = copy.online("w");
-            assert!(house.rows().is_empty());
+            assert!(installation.rows().is_empty());
             id
         },
-        begin: |house, _, over| {
-            begin(house, over, |ops| async move { ops.create(request("w", IMAGE)).await });
+        begin: |installation, _, over| {
+            begin(installation, over, |ops| async move { ops.create(request("w", IMAGE)).await });
         },
         ends: &[None, ONLINE],
     });
@@ -181,7 +181,9 @@ fn a_start_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "start",
         prepare: paused,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.start(id, false).await }),
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.start(id, false).await })
+        },
         ends: &[PAUSED, ONLINE],
     });
 }
@@ -190,12 +192,14 @@ fn a_start_that_is_killed_converges() {
 fn a_start_whose_container_is_gone_is_killed_and_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "start without a container",
-        prepare: |house| {
-            let id = paused(house);
-            house.remove_container(id);
+        prepare: |installation| {
+            let id = paused(installation);
+            installation.remove_container(id);
             id
         },
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.start(id, false).await }),
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.start(id, false).await })
+        },
         ends: &[PAUSED, ONLINE],
     });
 }
@@ -205,7 +209,7 @@ fn a_stop_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "stop",
         prepare: online,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.stop(id).await }),
+        begin: |installation, id, over| begin(installation, over, |ops| async move { ops.stop(id).await }),
         ends: &[ONLINE, PAUSED],
     });
 }
@@ -215,7 +219,7 @@ fn a_restart_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "restart",
         prepare: online,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.restart(id).await }),
+        begin: |installation, id, over| begin(installation, over, |ops| async move { ops.restart(id).await }),
         // Stopped and not started yet, it is restarted within the restart budget.
         ends: &[ONLINE],
     });
@@ -226,7 +230,9 @@ fn a_recreate_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "recreate",
         prepare: online,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.recreate(id).await }),
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.recreate(id).await })
+        },
         ends: &[ONLINE],
     });
 }
@@ -236,8 +242,8 @@ fn a_remove_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "remove",
         prepare: online,
-        begin: |house, id, over| {
-            begin(house, over, |ops| async move { ops.remove(id, false, false).await });
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.remove(id, false, false).await });
         },
         ends: &[ONLINE, REMOVED],
     });
@@ -248,8 +254,8 @@ fn a_purge_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "remove --purge",
         prepare: online,
-        begin: |house, id, over| {
-            begin(house, over, |ops| async move { ops.remove(id, false, true).await });
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.remove(id, false, true).await });
         },
         ends: &[ONLINE, REMOVED],
     });
@@ -260,7 +266,9 @@ fn an_undelete_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "undelete",
         prepare: removed,
-        begin: |house, id, over| begin(house, over, |ops| async move { ops.undelete(id, None, false).await }),
+        begin: |installation, id, over| {
+            begin(installation, over, |ops| async move { ops.undelete(id, None, false).await })
+        },
         ends: &[REMOVED, PAUSED],
     });
 }
@@ -269,9 +277,9 @@ fn an_undelete_that_is_killed_converges() {
 fn an_adoption_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "adopt",
-        prepare: |house| house.furnish_unknown(),
-        begin: |house, _, over| {
-            begin(house, over, |ops| async move {
+        prepare: |installation| installation.add_unknown(),
+        begin: |installation, _, over| {
+            begin(installation, over, |ops| async move {
                 let (unknown, _) = ops.unknown().await?.remove(0);
                 ops.adopt(unknown).await
             });
@@ -282,7 +290,7 @@ fn an_adoption_that_is_killed_converges() {
 }
 
 /// Creates work for a pass; returns a workspace concerned.
-pub(crate) type MakeWork = fn(&mut House) -> WorkspaceId;
+pub(crate) type MakeWork = fn(&mut Installation) -> WorkspaceId;
 
 /// Every pass, with work for it.
 pub(crate) const WORK: [(&str, MakeWork); 6] = [
@@ -294,9 +302,10 @@ pub(crate) const WORK: [(&str, MakeWork); 6] = [
     ("empty_trash", work_for_empty_trash),
 ];
 
-fn work_for_reap_removed(house: &mut House) -> WorkspaceId {
-    let id = house.online("w");
-    let removed = at_once(house.eye.remove_workspace(id, false, false, house.sim.now())).unwrap();
+fn work_for_reap_removed(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.online("w");
+    let removed =
+        now_or_panic(installation.eye.remove_workspace(id, false, false, installation.sim.now())).unwrap();
     assert!(matches!(removed, RemoveResult::Removed { removed, .. } if removed == [id]));
     id
 }
@@ -306,16 +315,16 @@ fn reap_removed_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_removed",
         prepare: work_for_reap_removed,
-        begin: |house, _, over| begin_pass(house, over, "reap_removed"),
+        begin: |installation, _, over| begin_pass(installation, over, "reap_removed"),
         ends: &[REMOVED],
     });
 }
 
-fn work_for_reap_unknown(house: &mut House) -> WorkspaceId {
-    let id = house.furnish_unknown();
-    house.look();
-    house.sim.pass(Duration::from_mins(11));
-    house.look();
+fn work_for_reap_unknown(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.add_unknown();
+    installation.snapshot();
+    installation.sim.pass(Duration::from_mins(11));
+    installation.snapshot();
     id
 }
 
@@ -324,17 +333,17 @@ fn reap_unknown_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_unknown",
         prepare: work_for_reap_unknown,
-        begin: |house, _, over| begin_pass(house, over, "reap_unknown"),
+        begin: |installation, _, over| begin_pass(installation, over, "reap_unknown"),
         ends: &[None],
     });
 }
 
-fn work_for_revoke_stale_tokens(house: &mut House) -> WorkspaceId {
-    let id = house.online("w");
-    house.remove_container(id);
-    house.look();
-    house.sim.pass(Duration::from_mins(6));
-    house.look();
+fn work_for_revoke_stale_tokens(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.online("w");
+    installation.remove_container(id);
+    installation.snapshot();
+    installation.sim.pass(Duration::from_mins(6));
+    installation.snapshot();
     id
 }
 
@@ -343,7 +352,7 @@ fn revoke_stale_tokens_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "revoke_stale_tokens",
         prepare: work_for_revoke_stale_tokens,
-        begin: |house, _, over| begin_pass(house, over, "revoke_stale_tokens"),
+        begin: |installation, _, over| begin_pass(installation, over, "revoke_stale_tokens"),
         // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
@@ -351,41 +360,45 @@ fn revoke_stale_tokens_that_is_killed_converges() {
 
 /// One of everything that `settle` repairs: a paused workspace that runs, an interrupted creation, a second container,
 /// a half-done restore, and a running container in the trash.
-fn work_for_settle(house: &mut House) -> WorkspaceId {
-    let stirring = house.online("stirring");
-    house.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
-    house.sim.quiesce();
-    let restoring = house.online("restoring");
-    house.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
-    house.sim.quiesce();
-    let recreated = house.online("recreated");
-    let two = house.daemon.ops.clone();
-    house.sim.spawn(Owner::Daemon, async move { drop(two.recreate(recreated).await) });
-    until_taken(house, "begin start");
-    let made = house.daemon.ops.clone();
-    house.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
-    until_taken(house, "create workspace");
-    house.crash(|_| false);
-    let back = at_once(house.eye.undelete_workspace(restoring, None, false, house.sim.now())).unwrap();
+fn work_for_settle(installation: &mut Installation) -> WorkspaceId {
+    let stirring = installation.online("stirring");
+    installation.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
+    installation.sim.quiesce();
+    let restoring = installation.online("restoring");
+    installation.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
+    installation.sim.quiesce();
+    let recreated = installation.online("recreated");
+    let two = installation.daemon.ops.clone();
+    installation.sim.spawn(Owner::Daemon, async move { drop(two.recreate(recreated).await) });
+    until_taken(installation, "begin start");
+    let made = installation.daemon.ops.clone();
+    installation
+        .sim
+        .spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
+    until_taken(installation, "create workspace");
+    installation.crash(|_| false);
+    let back =
+        now_or_panic(installation.eye.undelete_workspace(restoring, None, false, installation.sim.now()))
+            .unwrap();
     assert_eq!(
         back,
-        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+        UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
-    let paused = house.online("paused");
-    house.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
+    let paused = installation.online("paused");
+    installation.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
     for running in [paused, stirring] {
-        let id = house.row(running).container.expect("it has one");
-        let mut state = house.world.state();
+        let id = installation.row(running).container.expect("it has one");
+        let mut state = installation.world.state();
         state.containers.get_mut(&id).expect("it is there").state = ContainerState::Running;
     }
     paused
 }
 
-fn until_taken(house: &House, label: &str) {
+fn until_taken(installation: &Installation, label: &str) {
     loop {
-        house.sim.run_ready();
-        let next = *house.sim.held().first().expect("it comes to that");
-        house.sim.take(next.id);
+        installation.sim.run_ready();
+        let next = *installation.sim.held().first().expect("it comes to that");
+        installation.sim.take(next.id);
         if next.label == label {
             return;
         }
@@ -397,17 +410,17 @@ fn settle_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "settle",
         prepare: work_for_settle,
-        begin: |house, _, over| begin_pass(house, over, "settle"),
+        begin: |installation, _, over| begin_pass(installation, over, "settle"),
         ends: &[PAUSED],
     });
 }
 
-fn work_for_check_containers(house: &mut House) -> WorkspaceId {
-    let id = house.online("ended");
-    let container = house.row(id).container.expect("it has one");
-    house.world.state().kill(&container, 1);
-    house.look();
-    house.look();
+fn work_for_check_containers(installation: &mut Installation) -> WorkspaceId {
+    let id = installation.online("ended");
+    let container = installation.row(id).container.expect("it has one");
+    installation.world.state().kill(&container, 1);
+    installation.snapshot();
+    installation.snapshot();
     id
 }
 
@@ -416,15 +429,15 @@ fn check_containers_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "check_containers",
         prepare: work_for_check_containers,
-        begin: |house, _, over| begin_pass(house, over, "check_containers"),
+        begin: |installation, _, over| begin_pass(installation, over, "check_containers"),
         // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
 }
 
-fn work_for_empty_trash(house: &mut House) -> WorkspaceId {
-    let id = removed(house);
-    house.sim.jump(15 * 24 * 3_600_000);
+fn work_for_empty_trash(installation: &mut Installation) -> WorkspaceId {
+    let id = removed(installation);
+    installation.sim.jump(15 * 24 * 3_600_000);
     id
 }
 
@@ -433,7 +446,7 @@ fn empty_trash_that_is_killed_converges() {
     kill_between_any_two_steps(&Scenario {
         name: "empty_trash",
         prepare: work_for_empty_trash,
-        begin: |house, _, over| begin_pass(house, over, "empty_trash"),
+        begin: |installation, _, over| begin_pass(installation, over, "empty_trash"),
         ends: &[REMOVED],
     });
 }

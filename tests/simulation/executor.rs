@@ -3,7 +3,7 @@
 //! Most failures of systems like this one happened *between* two steps. So nothing here happens by itself. A task runs
 //! until it waits. What it requested from outside (a transaction, an engine call) is [`Held`] until the test takes it.
 //! Time stands still until the test moves it. The driver of a [`Sim`] therefore decides the whole order of events: by
-//! a seed (`story/mod.rs`), or by enumerating every order (`race.rs`, `crash.rs`).
+//! a seed (`scenario/mod.rs`), or by enumerating every order (`race.rs`, `crash.rs`).
 //!
 //! # Guarantees
 //! - One thread, and neither clock nor randomness of the host: the same seed and the same choices give exactly the
@@ -58,7 +58,7 @@ pub(crate) enum Owner {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum EffectState {
     /// A transaction or a query.
     Store,
     /// An engine call.
@@ -80,7 +80,7 @@ pub(crate) struct Held {
     pub(crate) id: u64,
     /// The store's name of the transaction, or the engine's name of the method.
     pub(crate) label: &'static str,
-    pub(crate) place: Place,
+    pub(crate) state: EffectState,
     /// Which of several actors requested it, where a test distinguishes them.
     pub(crate) side: u8,
     owner: Owner,
@@ -92,7 +92,7 @@ pub(crate) struct Held {
 pub(crate) struct Seen {
     pub(crate) id: u64,
     pub(crate) label: &'static str,
-    pub(crate) place: Place,
+    pub(crate) state: EffectState,
     pub(crate) side: u8,
 }
 
@@ -196,14 +196,14 @@ impl Sim {
         Arc::new(SimSpawn { sim: self.clone(), owner })
     }
 
-    /// A stage that holds effects at `place`, requested by `side`.
-    pub(crate) fn stage(&self, place: Place, side: u8) -> Arc<dyn Stage> {
-        self.stage_of(Owner::Daemon, place, side)
+    /// A stage that holds effects at `state`, requested by `side`.
+    pub(crate) fn stage(&self, state: EffectState, side: u8) -> Arc<dyn Stage> {
+        self.stage_of(Owner::Daemon, state, side)
     }
 
     /// Like `stage`, for one of several daemons.
-    pub(crate) fn stage_of(&self, owner: Owner, place: Place, side: u8) -> Arc<dyn Stage> {
-        Arc::new(SimStage { sim: self.clone(), owner, place, side })
+    pub(crate) fn stage_of(&self, owner: Owner, state: EffectState, side: u8) -> Arc<dyn Stage> {
+        Arc::new(SimStage { sim: self.clone(), owner, state, side })
     }
 
     pub(crate) fn spawn(&self, owner: Owner, task: impl Future<Output = ()> + Send + 'static) {
@@ -267,7 +267,7 @@ impl Sim {
 
     /// The held effects, oldest first.
     pub(crate) fn held(&self) -> Vec<Seen> {
-        let seen = |held: &Held| Seen { id: held.id, label: held.label, place: held.place, side: held.side };
+        let seen = |held: &Held| Seen { id: held.id, label: held.label, state: held.state, side: held.side };
         self.core().held.iter().map(seen).collect()
     }
 
@@ -338,8 +338,8 @@ impl Sim {
         let dead: Vec<_> = dead.collect();
         let mut dropped_tasks: Vec<_> = dead.iter().filter_map(|id| core.tasks.remove(id)).collect();
         let (kept, dropped): (Vec<_>, Vec<_>) = mem::take(&mut core.held).into_iter().partition(|held| {
-            let seen = Seen { id: held.id, label: held.label, place: held.place, side: held.side };
-            held.owner != Owner::Daemon || (held.place == Place::Engine && survives(seen))
+            let seen = Seen { id: held.id, label: held.label, state: held.state, side: held.side };
+            held.owner != Owner::Daemon || (held.state == EffectState::Engine && survives(seen))
         });
         core.held = kept;
         // Dropping a task cancels its timers, which takes the lock.
@@ -510,7 +510,7 @@ impl Spawn for SimSpawn {
 struct SimStage {
     sim: Sim,
     owner: Owner,
-    place: Place,
+    state: EffectState,
     side: u8,
 }
 
@@ -518,8 +518,8 @@ impl Stage for SimStage {
     fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>) {
         let mut core = self.sim.core();
         core.made += 1;
-        let (owner, place, side) = (self.owner, self.place, self.side);
-        let held = Held { id: core.made, label, place, side, owner, effect };
+        let (owner, state, side) = (self.owner, self.state, self.side);
+        let held = Held { id: core.made, label, state, side, owner, effect };
         core.held.push(held);
     }
 }

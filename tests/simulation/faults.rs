@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use ostler::engine::{
-    Trouble,
+    ErrorKind,
     fake::{Call, EventFault, Fault},
 };
 
-use super::house::{AGENTS, OPS, SWEEPS};
+use super::installation::{AGENTS, OPS, SWEEPS};
 use crate::support::rng::Rng;
 
 /// Parameters of a scenario. Scenarios with fewer kinds of faults reach deeper states. Numbers are per thousand steps
@@ -63,16 +63,16 @@ pub(super) const LATEST_ANSWER: Duration = Duration::from_secs(50);
 /// The fault of an engine call. A failure that states a fact (absent, conflict, no such image) is never invented: an
 /// engine that reports false facts is out of scope.
 pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
-    const FAILURES: [Trouble; 3] = [Trouble::Unreachable, Trouble::Other, Trouble::TimedOut];
-    let trouble = rng.pick(&FAILURES);
+    const FAILURES: [ErrorKind; 3] = [ErrorKind::Unreachable, ErrorKind::Other, ErrorKind::TimedOut];
+    let kind = rng.pick(&FAILURES);
     let wait = Duration::from_millis(rng.below(300_000) as u64);
     // Nothing detects a write that takes effect minutes after its caller gave up, and after a whole later start: see
     // the limits in the documentation of `ops/start.rs`.
     let may_be_late = call.method != "write_file";
     match rng.below(100) {
         _ if call.method == "write_file" && rng.permille(300) => Fault::Pretended,
-        0..20 => Fault::Before(trouble),
-        20..40 => Fault::After(trouble),
+        0..20 => Fault::Before(kind),
+        20..40 => Fault::After(kind),
         40..55 => Fault::Slow(wait / 6),
         55..70 => Fault::Stale(wait / 6),
         70..90 if may_be_late => Fault::Late(wait),
@@ -104,7 +104,7 @@ pub(super) fn of_event(rng: &mut Rng) -> EventFault {
         0..4 => EventFault::Lost,
         4..6 => EventFault::Twice,
         6..9 => EventFault::Late(Duration::from_millis(rng.below(120_000) as u64)),
-        _ => EventFault::End(rng.permille(500).then_some(Trouble::Unreachable)),
+        _ => EventFault::End(rng.permille(500).then_some(ErrorKind::Unreachable)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! All of ostler except its external interfaces, on a simulated machine; `executor.rs` states the guarantees.
 
+mod commands;
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
 pub(crate) mod copies;
 pub(crate) mod crash;
@@ -7,14 +8,13 @@ mod events;
 pub(crate) mod executor;
 mod faults;
 mod found;
-pub(crate) mod house;
+pub(crate) mod installation;
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
 pub(crate) mod invariants;
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
 pub(crate) mod outside;
 mod pairs;
-mod people;
 mod race;
-mod search;
 #[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
-pub(crate) mod story;
+pub(crate) mod scenario;
+mod search;

@@ -13,10 +13,10 @@ use std::{
 use ostler::domain::{breaker, ids::WorkspaceId, observed::ContainerState};
 
 use super::{
+    commands::Command,
     executor::TaskOrder,
-    house::{House, IMAGE, at_once, request},
+    installation::{IMAGE, Installation, now_or_panic, request},
     invariants::at_rest,
-    people::Word,
 };
 use crate::support::rng::Rng;
 
@@ -34,29 +34,30 @@ const SCENES: [Scene; 5] = [
 /// Longer than every grace.
 const MINUTES: usize = 16;
 
-fn say(house: &House, word: Word, id: WorkspaceId) -> u16 {
-    let (method, path, body) = word.request(id);
-    let (status, _answer) = house.sim.calmly(house.as_person(method, &path, body));
-    house.sim.quiesce();
+fn give_command(installation: &Installation, command: Command, id: WorkspaceId) -> u16 {
+    let (method, path, body) = command.request(id);
+    let (status, _answer) = installation.sim.calmly(installation.as_operator(method, &path, body));
+    installation.sim.quiesce();
     status
 }
 
-fn some_online(house: &House, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
-    (0..=rng.below(most)).map(|number| house.online(&format!("w{number}"))).collect()
+fn some_online(installation: &Installation, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
+    (0..=rng.below(most)).map(|number| installation.online(&format!("w{number}"))).collect()
 }
 
 /// Runs all passes for a while; no heartbeats, and nothing is approved.
-fn sweep_for_a_while(house: &House) {
+fn sweep_for_a_while(installation: &Installation) {
     for _ in 0..MINUTES {
-        house.sweep();
-        house.sim.quiesce();
-        house.sim.pass(Duration::from_mins(1));
+        installation.sweep();
+        installation.sim.quiesce();
+        installation.sim.pass(Duration::from_mins(1));
     }
 }
 
-fn nothing_is_held(house: &House) -> Result<(), String> {
+fn nothing_is_held(installation: &Installation) -> Result<(), String> {
     for pass in ostler::sweep::all() {
-        if let Some(plan) = at_once(house.eye.held_plan(pass.name())).expect("the store answers") {
+        if let Some(plan) = now_or_panic(installation.eye.held_plan(pass.name())).expect("the store answers")
+        {
             return Err(format!("{} is held: {}", pass.name(), plan.reason));
         }
     }
@@ -65,90 +66,97 @@ fn nothing_is_held(house: &House) -> Result<(), String> {
 
 /// A stop command stops the row's own container, found by id and labels, whatever its name.
 fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let house = House::new(seed, TaskOrder::Seeded);
-    let ids = some_online(&house, 3, rng);
+    let installation = Installation::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&installation, 3, rng);
     let id = rng.pick(&ids);
-    let container = house.row(id).container.ok_or("it has no container")?;
-    house.world.state().rename(&container, "bob");
-    let word = rng.pick(&[Word::Stop, Word::HibernateAnyway, Word::Restart, Word::Recreate, Word::Remove]);
-    let answer = say(&house, word, id);
-    let row = house.row(id);
-    let runs = house.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
+    let container = installation.row(id).container.ok_or("it has no container")?;
+    installation.world.state().rename(&container, "bob");
+    let command = rng.pick(&[
+        Command::Stop,
+        Command::HibernateAnyway,
+        Command::Restart,
+        Command::Recreate,
+        Command::Remove,
+    ]);
+    let answer = give_command(&installation, command, id);
+    let row = installation.row(id);
+    let runs = installation.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
-        return Err(format!("{word:?} was answered {answer}, the row is {}, and bob runs", row.status));
+        return Err(format!("{command:?} was answered {answer}, the row is {}, and bob runs", row.status));
     }
-    house.try_to_converge()?;
-    at_rest(&house)
+    installation.try_to_converge()?;
+    at_rest(&installation)
 }
 
 /// Only a user ends the silence caused by `podman pause`.
 fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let house = House::new(seed, TaskOrder::Seeded);
-    some_online(&house, 2, rng);
-    let id = house.heard(request("frozen", IMAGE));
-    let row = house.row(id);
+    let installation = Installation::new(seed, TaskOrder::Seeded);
+    some_online(&installation, 2, rng);
+    let id = installation.create_online(request("frozen", IMAGE));
+    let row = installation.row(id);
     let container = row.container.clone().ok_or("it has no container")?;
-    house.world.state().freeze(&container, true);
-    sweep_for_a_while(&house);
-    let now = house.row(id);
+    installation.world.state().freeze(&container, true);
+    sweep_for_a_while(&installation);
+    let now = installation.row(id);
     if now.container != row.container || now.incarnation != row.incarnation {
         return Err(format!("it was started anew: {} in incarnation {}", now.status, now.incarnation));
     }
-    let state = house.world.state().containers.get(&container).map(|c| c.state);
+    let state = installation.world.state().containers.get(&container).map(|c| c.state);
     if state != Some(ContainerState::Paused) {
         return Err(format!("its container was paused by hand, and is {state:?}"));
     }
-    say(&house, Word::Stop, id);
-    house.try_to_converge()?;
-    at_rest(&house)
+    give_command(&installation, Command::Stop, id);
+    installation.try_to_converge()?;
+    at_rest(&installation)
 }
 
 /// `podman volume prune` deletes the sentinel; a container that the registry knows identifies the engine as well.
 fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let house = House::new(seed, TaskOrder::Seeded);
-    let ids = some_online(&house, 3, rng);
-    let pruned = house.world.state().prune_volumes();
+    let installation = Installation::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&installation, 3, rng);
+    let pruned = installation.world.state().prune_volumes();
     let id = rng.pick(&ids);
-    let word = rng.pick(&[Word::Stop, Word::Restart, Word::Recreate]);
-    let answer = say(&house, word, id);
+    let command = rng.pick(&[Command::Stop, Command::Restart, Command::Recreate]);
+    let answer = give_command(&installation, command, id);
     if answer >= 400 {
-        return Err(format!("{pruned:?} was pruned, and {word:?} was refused: {answer}"));
+        return Err(format!("{pruned:?} was pruned, and {command:?} was refused: {answer}"));
     }
-    let sweeper = Arc::clone(&house.daemon.sweeper);
-    let look = house.sim.calmly(async move { sweeper.look().await.map(drop) });
-    look.map_err(|untrusted| format!("{pruned:?} was pruned: {untrusted}"))?;
-    house.try_to_converge()?;
-    at_rest(&house)
+    let sweeper = Arc::clone(&installation.daemon.sweeper);
+    let snapshot = installation.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    snapshot.map_err(|untrusted| format!("{pruned:?} was pruned: {untrusted}"))?;
+    installation.try_to_converge()?;
+    at_rest(&installation)
 }
 
 /// Stopping what rows forbid is not destructive, in any number: it needs no approval.
 fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let house = House::new(seed, TaskOrder::Seeded);
+    let installation = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
-    let ids: Vec<_> = (0..many).map(|number| house.online(&format!("w{number}"))).collect();
+    let ids: Vec<_> = (0..many).map(|number| installation.online(&format!("w{number}"))).collect();
     for id in &ids {
-        say(&house, Word::Stop, *id);
-        let container = house.row(*id).container.ok_or("it has no container")?;
-        house.world.state().run(&container);
+        give_command(&installation, Command::Stop, *id);
+        let container = installation.row(*id).container.ok_or("it has no container")?;
+        installation.world.state().run(&container);
     }
-    sweep_for_a_while(&house);
-    nothing_is_held(&house)?;
-    let runs = ids.iter().filter(|id| house.container(**id).is_some_and(|c| c.state.may_run()));
+    sweep_for_a_while(&installation);
+    nothing_is_held(&installation)?;
+    let runs = ids.iter().filter(|id| installation.container(**id).is_some_and(|c| c.state.may_run()));
     match runs.count() {
-        0 => at_rest(&house),
+        0 => at_rest(&installation),
         left => Err(format!("{left} of {many} containers of paused workspaces run on")),
     }
 }
 
 /// A cause that silences all agents at once does not restart them all.
 fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let house = House::new(seed, TaskOrder::Seeded);
+    let installation = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
-    let ids: Vec<_> = (0..many).map(|number| house.heard(request(&format!("w{number}"), IMAGE))).collect();
-    let first = ids.iter().map(|id| house.row(*id).incarnation).max();
-    sweep_for_a_while(&house);
+    let ids: Vec<_> =
+        (0..many).map(|number| installation.create_online(request(&format!("w{number}"), IMAGE))).collect();
+    let first = ids.iter().map(|id| installation.row(*id).incarnation).max();
+    sweep_for_a_while(&installation);
     let restarted: BTreeSet<_> =
-        ids.iter().filter(|id| Some(house.row(**id).incarnation) > first).copied().collect();
+        ids.iter().filter(|id| Some(installation.row(**id).incarnation) > first).copied().collect();
     let limit = breaker::limit(many);
     if restarted.len() > limit {
         return Err(format!(

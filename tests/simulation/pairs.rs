@@ -19,19 +19,21 @@ use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::Arc, time
 
 use ostler::{
     domain::{
-        beat::Beat,
+        heartbeat::Heartbeat,
         ids::WorkspaceId,
         status::{Cause, Failure, Status},
-        workspace::Habits,
+        workspace::Policy,
     },
     ops::{CreateRequest, Order, StartOrder},
-    store::{Bearer, Holder, Registration},
+    store::{Registration, TokenOwner, TokenSubject},
     sweep::Mode,
 };
 
 use super::{
-    executor::{Owner, Place, TaskOrder},
-    house::{AGENTS, House, IMAGE, OPS, SWEEPS, at_once, pass_named, request, token_of, well},
+    executor::{EffectState, Owner, TaskOrder},
+    installation::{
+        AGENTS, IMAGE, Installation, OPS, SWEEPS, now_or_panic, pass_named, request, token_of, well,
+    },
     invariants::{Broken, Witness, at_rest},
     search::{Play, Search, Step},
 };
@@ -54,11 +56,11 @@ enum Act {
     Remove,
     Restart,
     Register,
-    Beat,
+    Heartbeat,
     /// A heartbeat with the token of the previous incarnation.
-    StaleBeat,
+    StaleHeartbeat,
     /// The process that runs at that moment reports that it is degraded, with the token it holds.
-    Unwell,
+    ReportedDegraded,
     /// The pass `check_heartbeats`, after a long silence.
     Silence,
     /// The pass `hibernate_idle`, after a long idle time.
@@ -81,9 +83,9 @@ const ACTS: [Act; 15] = [
     Act::Remove,
     Act::Restart,
     Act::Register,
-    Act::Beat,
-    Act::StaleBeat,
-    Act::Unwell,
+    Act::Heartbeat,
+    Act::StaleHeartbeat,
+    Act::ReportedDegraded,
     Act::Silence,
     Act::Idle,
     Act::Death,
@@ -106,7 +108,7 @@ impl Scene {
 
 /// Two operations, both begun, without a step taken.
 struct Pair {
-    house: House,
+    installation: Installation,
     workspace: WorkspaceId,
     witness: RefCell<Witness>,
     broken: RefCell<Option<Broken>>,
@@ -114,21 +116,21 @@ struct Pair {
 
 impl Pair {
     fn begin(scene: Scene) -> Self {
-        let mut house = House::new(1, TaskOrder::AsWoken);
-        let mut witness = Witness::of(&house);
-        let workspace = prepare(&mut house, scene.from, scene.has(&[Act::StaleBeat]));
-        let Prepared { id, holder, stale } = workspace;
-        house.sim.pass(LONG);
-        let broken = witness.check(&house).err();
+        let mut installation = Installation::new(1, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&installation);
+        let workspace = prepare(&mut installation, scene.from, scene.has(&[Act::StaleHeartbeat]));
+        let Prepared { id, token_owner, stale } = workspace;
+        installation.sim.pass(LONG);
+        let broken = witness.check(&installation).err();
         witness.left_rest.clear();
         for act in scene.acts {
-            start(&house, id, act, holder, stale);
+            start(&installation, id, act, token_owner, stale);
         }
-        Self { house, workspace: id, witness: RefCell::new(witness), broken: RefCell::new(broken) }
+        Self { installation, workspace: id, witness: RefCell::new(witness), broken: RefCell::new(broken) }
     }
 
-    fn look(&self) {
-        let seen = self.witness.borrow_mut().check(&self.house).err();
+    fn snapshot(&self) {
+        let seen = self.witness.borrow_mut().check(&self.installation).err();
         let mut broken = self.broken.borrow_mut();
         if broken.is_none() {
             *broken = seen;
@@ -137,10 +139,12 @@ impl Pair {
 
     /// A fingerprint of the state: everything that the further course depends on.
     fn end(&self) -> String {
-        let row = self.house.row(self.workspace);
-        let begun = self.house.daemon.ops.has_begun(row.id, row.incarnation);
-        let live = at_once(self.house.eye.live_tokens(row.id, self.house.sim.now())).unwrap().len();
-        let state = self.house.world.state();
+        let row = self.installation.row(self.workspace);
+        let begun = self.installation.daemon.ops.has_begun(row.id, row.incarnation);
+        let live = now_or_panic(self.installation.eye.live_tokens(row.id, self.installation.sim.now()))
+            .unwrap()
+            .len();
+        let state = self.installation.world.state();
         let containers: Vec<_> = state
             .containers
             .values()
@@ -153,19 +157,19 @@ impl Pair {
 
     /// Runs to rest and checks it. States that were seen before are not run again.
     fn judge(&self, scene: Scene, ends: &mut BTreeSet<String>) -> Result<(), Broken> {
-        self.house.sim.quiesce();
-        self.look();
+        self.installation.sim.quiesce();
+        self.snapshot();
         if let Some(broken) = self.broken.borrow_mut().take() {
             return Err(broken);
         }
         if ends.insert(self.end()) {
-            self.house.converge();
-            self.look();
+            self.installation.converge();
+            self.snapshot();
             if let Some(broken) = self.broken.borrow_mut().take() {
                 return Err(broken);
             }
-            at_rest(&self.house)?;
-            self.has_come_to(scene)?;
+            at_rest(&self.installation)?;
+            self.has_reached(scene)?;
         }
         let left = &self.witness.borrow().left_rest;
         if !left.is_empty() && !scene.has(&[Act::Resume, Act::Restart]) {
@@ -174,8 +178,8 @@ impl Pair {
         Ok(())
     }
 
-    fn has_come_to(&self, scene: Scene) -> Result<(), Broken> {
-        let status = self.house.status(self.workspace);
+    fn has_reached(&self, scene: Scene) -> Result<(), Broken> {
+        let status = self.installation.status(self.workspace);
         let roused = scene.has(&[Act::Resume, Act::Restart]);
         let paused = scene.from == Status::Paused || scene.has(&[Act::Pause]);
         let wanted = if scene.has(&[Act::Remove]) {
@@ -195,9 +199,9 @@ impl Pair {
 
 impl Play for Pair {
     fn enabled(&self) -> Vec<Step> {
-        self.house.sim.run_ready();
-        let held: Vec<_> = self.house.sim.held().into_iter().map(Step::of).collect();
-        if held.is_empty() && self.house.sim.next_timer().is_some() {
+        self.installation.sim.run_ready();
+        let held: Vec<_> = self.installation.sim.held().into_iter().map(Step::of).collect();
+        if held.is_empty() && self.installation.sim.next_timer().is_some() {
             return vec![Step::of_time(OPS)];
         }
         held
@@ -205,51 +209,51 @@ impl Play for Pair {
 
     fn take(&self, step: Step) {
         if step.id == 0 {
-            self.house.sim.fire_next_timer();
+            self.installation.sim.fire_next_timer();
         } else {
-            self.house.sim.take(step.id);
+            self.installation.sim.take(step.id);
         }
-        self.house.sim.run_ready();
-        self.look();
+        self.installation.sim.run_ready();
+        self.snapshot();
     }
 }
 
 struct Prepared {
     id: WorkspaceId,
     /// Token owner of its current token.
-    holder: Holder,
+    token_owner: TokenOwner,
     /// Token owner of its previous token.
-    stale: Holder,
+    stale: TokenOwner,
 }
 
-fn prepare(house: &mut House, from: Status, twice: bool) -> Prepared {
-    let habits = Habits { hibernation_idle_minutes: Some(10), ..Habits::default() };
-    let id = house.unheard(CreateRequest { habits, ..request("w", IMAGE) });
-    let stale = house.holder(id).expect("its process runs");
+fn prepare(installation: &mut Installation, from: Status, twice: bool) -> Prepared {
+    let policy = Policy { hibernation_idle_minutes: Some(10), ..Policy::default() };
+    let id = installation.create_started(CreateRequest { policy, ..request("w", IMAGE) });
+    let stale = installation.token_owner(id).expect("its process runs");
     if twice {
-        house.beat(id, well());
-        house.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
-        house.sim.quiesce();
+        installation.heartbeat(id, well());
+        installation.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
+        installation.sim.quiesce();
     }
-    let holder = house.holder(id).expect("its process runs");
+    let token_owner = installation.token_owner(id).expect("its process runs");
     if from != Status::Provisioning {
-        house.beat(id, well());
+        installation.heartbeat(id, well());
     }
     match from {
         Status::Online | Status::Provisioning => {}
         Status::Degraded => {
-            house.beat(id, Beat { error_rate: 1.0, ..well() });
+            installation.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
         }
         Status::Paused => {
-            house.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
+            installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
         }
         Status::Hibernated => {
-            house.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+            installation.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
         }
         Status::Offline => {
-            let row = house.row(id);
-            house.world.state().kill(&row.container.expect("it has one"), 1);
-            house
+            let row = installation.row(id);
+            installation.world.state().kill(&row.container.expect("it has one"), 1);
+            installation
                 .calmly(|ops| async move { ops.order(id, Order::MarkOffline(row.incarnation)).await })
                 .unwrap();
         }
@@ -257,20 +261,26 @@ fn prepare(house: &mut House, from: Status, twice: bool) -> Prepared {
             unreachable!("nothing begins there")
         }
     }
-    assert_eq!(house.status(id), from);
-    Prepared { id, holder, stale }
+    assert_eq!(installation.status(id), from);
+    Prepared { id, token_owner, stale }
 }
 
-fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) {
-    let (ops, sweeper, hearing) =
-        (house.daemon.ops.clone(), Arc::clone(&house.daemon.sweeper), house.daemon.hearing.clone());
-    let (clock, world, hand) =
-        (house.sim.clock(), Arc::clone(&house.world), house.sim.stage(Place::Engine, AGENTS));
-    let eye_row = house.row(id);
-    house.sim.spawn(Owner::Daemon, async move {
+fn start(installation: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
+    let (ops, sweeper, hearing) = (
+        installation.daemon.ops.clone(),
+        Arc::clone(&installation.daemon.sweeper),
+        installation.daemon.hearing.clone(),
+    );
+    let (clock, world, hand) = (
+        installation.sim.clock(),
+        Arc::clone(&installation.world),
+        installation.sim.stage(EffectState::Engine, AGENTS),
+    );
+    let eye_row = installation.row(id);
+    installation.sim.spawn(Owner::Daemon, async move {
         let sweep = async |pass| {
-            let look = sweeper.glance();
-            sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+            let snapshot = sweeper.clock_snapshot();
+            sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
         };
         match act {
             Act::Pause => drop(ops.pause(id).await),
@@ -282,12 +292,12 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
             Act::Register => {
                 let registration =
                     Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-                drop(hearing.note_registration(holder, registration, clock.now()).await);
+                drop(hearing.record_registration(token_owner, registration, clock.now()).await);
             }
-            Act::Beat => drop(hearing.note_beat(holder, well(), clock.now()).await),
-            Act::StaleBeat => drop(hearing.note_beat(old, well(), clock.now()).await),
-            Act::Unwell => {
-                let (told, heard) = tokio::sync::oneshot::channel();
+            Act::Heartbeat => drop(hearing.record_heartbeat(token_owner, well(), clock.now()).await),
+            Act::StaleHeartbeat => drop(hearing.record_heartbeat(old, well(), clock.now()).await),
+            Act::ReportedDegraded => {
+                let (reported_status, create_online) = tokio::sync::oneshot::channel();
                 let (container, memory) = (eye_row.container.clone(), hearing.clone());
                 let (now, world) = (clock.now(), Arc::clone(&world));
                 let speaks = move || {
@@ -295,12 +305,20 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
                     let running =
                         container.and_then(|id| state.containers.get(&id)).filter(|c| c.state.may_run());
                     let token = running.and_then(|container| token_of(container.held_token.as_deref()));
-                    let _nobody_waits =
-                        told.send(token.and_then(|token| memory.bearer(&token.digest(), now)));
+                    let _nobody_waits = reported_status
+                        .send(token.and_then(|token| memory.token_subject(&token.digest(), now)));
                 };
                 hand.submit("agent speaks", Box::new(speaks));
-                if let Ok(Some(Bearer::Workspace(holder))) = heard.await {
-                    drop(hearing.note_beat(holder, Beat { error_rate: 1.0, ..well() }, clock.now()).await);
+                if let Ok(Some(TokenSubject::Workspace(token_owner))) = create_online.await {
+                    drop(
+                        hearing
+                            .record_heartbeat(
+                                token_owner,
+                                Heartbeat { error_rate: 1.0, ..well() },
+                                clock.now(),
+                            )
+                            .await,
+                    );
                 }
             }
             Act::Silence => sweep("check_heartbeats").await,
@@ -309,7 +327,7 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
             Act::Slow => sweep("time_out_provisioning").await,
             Act::Death => {
                 // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
-                let (told, heard) = tokio::sync::oneshot::channel();
+                let (reported_status, create_online) = tokio::sync::oneshot::channel();
                 let container = eye_row.container.clone();
                 let memory = hearing.clone();
                 let dies = move || {
@@ -320,10 +338,10 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
                         state.kill(&container, 137);
                     }
                     drop(state);
-                    let _nobody_waits = told.send(memory.member(id));
+                    let _nobody_waits = reported_status.send(memory.member(id));
                 };
                 hand.submit("container dies", Box::new(dies));
-                let Ok(Some(member)) = heard.await else { return };
+                let Ok(Some(member)) = create_online.await else { return };
                 let begun = ops.has_begun(id, member.incarnation);
                 let up = matches!(member.status, Status::Online | Status::Degraded)
                     || (member.status == Status::Provisioning && begun);
@@ -343,7 +361,7 @@ fn start(house: &House, id: WorkspaceId, act: Act, holder: Holder, old: Holder) 
     });
 }
 
-fn story(steps: &[Step]) -> String {
+fn scenario(steps: &[Step]) -> String {
     let side = |side| match side {
         OPS => "order",
         SWEEPS => "sweep",
@@ -369,7 +387,7 @@ fn play(scene: Scene) -> Played {
     let mut failed = None;
     let mut note = |broken: Result<(), Broken>, steps: &[Step]| {
         if let Err(broken) = broken {
-            failed.get_or_insert_with(|| format!("{scene:?}: {broken}\n{}", story(steps)));
+            failed.get_or_insert_with(|| format!("{scene:?}: {broken}\n{}", scenario(steps)));
         }
     };
     let search =

@@ -33,7 +33,7 @@ use ostler::{
 
 use super::{
     executor::{Owner, TaskOrder},
-    house::{House, OPS, SWEEPS, at_once, pass_named, told},
+    installation::{Installation, OPS, SWEEPS, now_or_panic, outcome_text, pass_named},
     invariants::is_live,
     search::{Play, Search, Step},
 };
@@ -43,51 +43,56 @@ const READY: Step = Step::of_time(OPS);
 
 /// A command and a sweep, both begun, without a step taken.
 struct Race {
-    house: House,
+    installation: Installation,
     workspace: WorkspaceId,
     over: Arc<AtomicBool>,
 }
 
 impl Race {
     fn begin(scene: Scene, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
-        let house = House::with_sweeper(1, TaskOrder::AsWoken, change_sweeper);
-        let workspace = house.online("w");
+        let installation = Installation::with_sweeper(1, TaskOrder::AsWoken, change_sweeper);
+        let workspace = installation.online("w");
         if scene.container_is_gone {
-            house.remove_container(workspace);
+            installation.remove_container(workspace);
         }
         // Two snapshots show its absence, for longer than the grace; the third snapshot is part of the race.
-        house.look();
-        house.sim.pass(Duration::from_mins(6));
-        house.look();
+        installation.snapshot();
+        installation.sim.pass(Duration::from_mins(6));
+        installation.snapshot();
         let over = Arc::new(AtomicBool::new(false));
-        let (ops, ended) = (house.daemon.ops.clone(), Arc::clone(&over));
-        house.sim.spawn(Owner::Daemon, async move {
+        let (ops, ended) = (installation.daemon.ops.clone(), Arc::clone(&over));
+        installation.sim.spawn(Owner::Daemon, async move {
             let answer = scene.order.give(&ops, workspace).await;
-            assert!(matches!(answer, Ok(Applied::Done(_))), "the order is carried out: {}", told(&answer));
+            assert!(
+                matches!(answer, Ok(Applied::Done(_))),
+                "the order is carried out: {}",
+                outcome_text(&answer)
+            );
             ended.store(true, Ordering::Relaxed);
         });
-        let sweeper = Arc::clone(&house.daemon.sweeper);
-        house.sim.spawn(Owner::Daemon, async move {
-            let look = sweeper.look().await.expect("the listing is trusted");
-            sweeper.run(&*pass_named("revoke_stale_tokens"), &look, Mode::Apply).await;
+        let sweeper = Arc::clone(&installation.daemon.sweeper);
+        installation.sim.spawn(Owner::Daemon, async move {
+            let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
+            sweeper.run(&*pass_named("revoke_stale_tokens"), &snapshot, Mode::Apply).await;
         });
-        Self { house, workspace, over }
+        Self { installation, workspace, over }
     }
 
     /// Whether the workspace's process runs and holds a token that the store accepts.
     fn holder_has_a_live_token(&self) -> bool {
-        let row = self.house.row(self.workspace);
-        let container = self.house.container(self.workspace);
+        let row = self.installation.row(self.workspace);
+        let container = self.installation.container(self.workspace);
         row.status == Status::Online
             && container.is_some_and(|container| {
-                container.state.may_run() && is_live(&self.house, &row, container.held_token.as_deref())
+                container.state.may_run()
+                    && is_live(&self.installation, &row, container.held_token.as_deref())
             })
     }
 
     /// Whether the sweep revoked a token.
     fn swept(&self) -> bool {
-        let events =
-            at_once(self.house.eye.newest_events(Some(self.workspace), 50)).expect("the store answers");
+        let events = now_or_panic(self.installation.eye.newest_events(Some(self.workspace), 50))
+            .expect("the store answers");
         events.iter().any(|event| event.event_type == "TOKENS_REVOKED")
     }
 }
@@ -95,24 +100,24 @@ impl Race {
 impl Play for Race {
     /// The possible next steps: at most one of either side.
     fn enabled(&self) -> Vec<Step> {
-        self.house.sim.run_ready();
-        let held = self.house.sim.held();
+        self.installation.sim.run_ready();
+        let held = self.installation.sim.held();
         let next = |side| held.iter().find(|seen| seen.side == side).copied();
         assert!(held.len() <= 2, "each side waits for one thing at a time: {held:?}");
         // Only the readiness watch waits for time alone; the deadline of a call is further away.
         let ready = (next(OPS).is_none() && self.over.load(Ordering::Relaxed)).then_some(READY);
-        let ready = ready.filter(|_| self.house.sim.next_timer() == Some(Duration::from_secs(2)));
+        let ready = ready.filter(|_| self.installation.sim.next_timer() == Some(Duration::from_secs(2)));
         next(OPS).map(Step::of).or(ready).into_iter().chain(next(SWEEPS).map(Step::of)).collect()
     }
 
     fn take(&self, step: Step) {
         if step == READY {
-            self.house.sim.fire_next_timer();
+            self.installation.sim.fire_next_timer();
             return;
         }
-        let held = self.house.sim.held();
+        let held = self.installation.sim.held();
         let held = held.iter().find(|seen| seen.side == step.side).expect("it is still held");
-        self.house.sim.take(held.id);
+        self.installation.sim.take(held.id);
     }
 }
 
@@ -147,7 +152,7 @@ const SCENES: [Scene; 5] = [
     Scene { order: Ordered::Recreate, container_is_gone: false },
 ];
 
-fn story(steps: &[Step]) -> String {
+fn scenario(steps: &[Step]) -> String {
     let side = |side| if side == OPS { "order" } else { "sweep" };
     steps.iter().fold(String::new(), |mut text, step| {
         writeln!(text, "{}: {}", side(step.side), step.label).expect("a string takes everything");
@@ -168,7 +173,7 @@ fn no_order_of_a_start_and_the_stale_token_sweep_takes_a_holders_token() {
                 assert!(
                     race.holder_has_a_live_token(),
                     "{scene:?}: its token was revoked:\n{}",
-                    story(steps)
+                    scenario(steps)
                 );
             },
         );

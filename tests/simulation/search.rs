@@ -10,7 +10,7 @@
 //! [`touches`] defines coarsely what commutes: a label that is not listed there commutes with nothing. Every class is
 //! run, which suffices for a property that depends on the class alone.
 
-use super::executor::{Place, Seen};
+use super::executor::{EffectState, Seen};
 
 /// A possible next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,31 +74,33 @@ impl Touches {
 
 /// What a labelled effect touches. Store effects are distinguished only by whether they change anything.
 fn touches(seen: Seen) -> Touches {
-    match (seen.place, seen.label) {
-        (Place::Engine, "list_containers" | "inspect_container" | "logs") => Touches::looking(CONTAINERS),
-        (Place::Engine, "list_volumes" | "inspect_volume") => Touches::looking(VOLUMES),
-        (Place::Engine, "read_file") => Touches::looking(FILES),
-        (Place::Engine, "has_image") => Touches::looking(IMAGES),
-        (Place::Engine, "ensure_network") => Touches::looking(0),
-        (Place::Engine, "create_volume") => Touches::changing(VOLUMES),
-        (Place::Engine, "write_file") => Touches::changing(FILES),
-        (Place::Engine, "stop_container" | "rename_container" | "delete_container") => {
+    match (seen.state, seen.label) {
+        (EffectState::Engine, "list_containers" | "inspect_container" | "logs") => {
+            Touches::looking(CONTAINERS)
+        }
+        (EffectState::Engine, "list_volumes" | "inspect_volume") => Touches::looking(VOLUMES),
+        (EffectState::Engine, "read_file") => Touches::looking(FILES),
+        (EffectState::Engine, "has_image") => Touches::looking(IMAGES),
+        (EffectState::Engine, "ensure_network") => Touches::looking(0),
+        (EffectState::Engine, "create_volume") => Touches::changing(VOLUMES),
+        (EffectState::Engine, "write_file") => Touches::changing(FILES),
+        (EffectState::Engine, "stop_container" | "rename_container" | "delete_container") => {
             Touches::changing(CONTAINERS)
         }
-        (Place::Engine, "create_container" | "start_container") => {
+        (EffectState::Engine, "create_container" | "start_container") => {
             Touches { looks_at: CONTAINERS | VOLUMES | FILES | IMAGES, changes: CONTAINERS }
         }
         (
-            Place::Store,
+            EffectState::Store,
             "trash entry" | "trash of" | "trash in sight" | "registry" | "stale candidates" | "held plan"
             | "swept since" | "live count" | "known rows" | "known count",
         ) => Touches::looking(STORE),
-        (Place::Store, "workspace" | "paused above" | "paused along with") => {
+        (EffectState::Store, "workspace" | "paused above" | "paused along with") => {
             Touches { looks_at: STORE | TURN, changes: TURN }
         }
         // After these queries the passes ask which operations are in progress, which any step may have changed.
         (
-            Place::Store,
+            EffectState::Store,
             "restarts due"
             | "quiet rows"
             | "idle rows"
@@ -106,8 +108,8 @@ fn touches(seen: Seen) -> Touches {
             | "provisioning rows"
             | "up rows",
         )
-        | (Place::Engine, _) => Touches::changing(EVERYTHING),
-        (Place::Store, _) => Touches::changing(STORE | TURN),
+        | (EffectState::Engine, _) => Touches::changing(EVERYTHING),
+        (EffectState::Store, _) => Touches::changing(STORE | TURN),
     }
 }
 
@@ -115,7 +117,7 @@ fn touches(seen: Seen) -> Touches {
 struct Node {
     enabled: Vec<Step>,
     /// The sleep set: steps whose results have been covered already.
-    asleep: Vec<Step>,
+    sleep_set: Vec<Step>,
     chosen: usize,
 }
 
@@ -176,11 +178,11 @@ impl Search {
                 return true;
             }
             if depth == self.path.len() {
-                let asleep = self.inherited();
-                let Some(chosen) = enabled.iter().position(|step| !asleep.contains(step)) else {
+                let sleep_set = self.inherited();
+                let Some(chosen) = enabled.iter().position(|step| !sleep_set.contains(step)) else {
                     return false;
                 };
-                self.path.push(Node { enabled, asleep, chosen });
+                self.path.push(Node { enabled, sleep_set, chosen });
             } else {
                 assert_eq!(enabled, self.path[depth].enabled, "the same choices lead to the same state");
             }
@@ -193,15 +195,15 @@ impl Search {
     fn inherited(&self) -> Vec<Step> {
         let Some(last) = self.path.last() else { return Vec::new() };
         let taken = last.enabled[last.chosen];
-        last.asleep.iter().filter(|step| step.touches.commutes_with(taken.touches)).copied().collect()
+        last.sleep_set.iter().filter(|step| step.touches.commutes_with(taken.touches)).copied().collect()
     }
 
     /// Moves to the deepest state with an untried step. `false` when there is none.
     fn backtrack(&mut self) -> bool {
         while let Some(node) = self.path.last_mut() {
             let tried = node.enabled[node.chosen];
-            node.asleep.push(tried);
-            if let Some(next) = node.enabled.iter().position(|step| !node.asleep.contains(step)) {
+            node.sleep_set.push(tried);
+            if let Some(next) = node.enabled.iter().position(|step| !node.sleep_set.contains(step)) {
                 node.chosen = next;
                 return true;
             }

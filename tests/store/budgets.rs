@@ -2,15 +2,15 @@
 
 use ostler::{
     domain::{budget::RestartBudget, ids::WorkspaceId, status::Status, time::Timestamp},
-    store::{ClaimedRestart, Unless},
+    store::{ClaimedRestart, Precondition},
 };
 
 use super::{Fixture, T0};
 
 async fn claim(fixture: &Fixture, id: WorkspaceId, second: i64) -> Option<ClaimedRestart> {
     let at = Timestamp(T0.0 + second * 1000);
-    let (unless, budget) = (Unless::HeardSince(T0), RestartBudget::default());
-    fixture.store.claim_restart_of_unwell(id, unless, budget, at).await.unwrap()
+    let (precondition, budget) = (Precondition::HeartbeatSince(T0), RestartBudget::default());
+    fixture.store.charge_degraded_restart(id, precondition, budget, at).await.unwrap()
 }
 
 #[tokio::test]
@@ -27,8 +27,8 @@ async fn restart_given_back_is_in_the_budget_again() {
     let last = last.unwrap();
     // As after a crash between the claim and the start: the reservation is kept.
     assert_eq!(claim(&fixture, id, allowed + 1).await, None, "one more than the budget allows");
-    assert_eq!(fixture.store.give_back_restart(last).await, Ok(true));
-    assert_eq!(fixture.store.give_back_restart(last).await, Ok(false), "it was given back twice");
+    assert_eq!(fixture.store.refund_restart(last).await, Ok(true));
+    assert_eq!(fixture.store.refund_restart(last).await, Ok(false), "it was given back twice");
     assert!(claim(&fixture, id, allowed + 2).await.is_some(), "what did not happen is charged");
     assert_eq!(claim(&fixture, id, allowed + 3).await, None, "only one was given back");
 }
@@ -40,5 +40,5 @@ async fn restart_that_has_begun_is_not_given_back() {
     fixture.force(id, Status::Degraded);
     let claimed = claim(&fixture, id, 1).await.unwrap();
     fixture.start(id, Timestamp(T0.0 + 2000)).await.unwrap();
-    assert_eq!(fixture.store.give_back_restart(claimed).await, Ok(false));
+    assert_eq!(fixture.store.refund_restart(claimed).await, Ok(false));
 }

@@ -15,8 +15,8 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use super::{Fixture, T0, commits, new_workspace, pin_log, registry, submit};
 
-fn tell(store: &Store, number: usize) -> impl Future<Output = ostler::store::StoreResult<()>> + '_ {
-    store.tell(T0, EventKind::ContainerStopped, None, json!({ "number": number }), None)
+fn emit(store: &Store, number: usize) -> impl Future<Output = ostler::store::StoreResult<()>> + '_ {
+    store.emit(T0, EventKind::ContainerStopped, None, json!({ "number": number }), None)
 }
 
 /// Holds the write lock while `changes` submits; the commits begin when this returns.
@@ -41,7 +41,7 @@ async fn writers_that_wait_together_share_a_commit() {
     pin_log(&pin);
     let before = commits(&fixture.path());
     let waiting = while_held(&fixture, || {
-        (0..WRITERS).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+        (0..WRITERS).map(|number| submit(emit(&fixture.store, number))).collect::<Vec<_>>()
     });
     for change in waiting {
         change.await.unwrap();
@@ -58,7 +58,7 @@ async fn nobody_hears_of_a_change_before_it_is_committed() {
     let mut feed = fixture.store.subscribe();
     let lock = fixture.side();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut waiting: Vec<_> = (0..20).map(|number| submit(tell(&fixture.store, number))).collect();
+    let mut waiting: Vec<_> = (0..20).map(|number| submit(emit(&fixture.store, number))).collect();
     for change in &mut waiting {
         assert!(matches!(change.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
     }
@@ -74,7 +74,7 @@ async fn events_are_broadcast_in_sequence_each_after_its_commit() {
     let fixture = Fixture::new().await;
     let mut feed = fixture.store.subscribe();
     let waiting = while_held(&fixture, || {
-        (0..50).map(|number| submit(tell(&fixture.store, number))).collect::<Vec<_>>()
+        (0..50).map(|number| submit(emit(&fixture.store, number))).collect::<Vec<_>>()
     });
     let committed = fixture.side();
     for expected in 1..=50 {
@@ -101,9 +101,9 @@ async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
     let (first, failing, last) = while_held(&fixture, || {
         let new = new_workspace("alpha", Kind::Container);
         (
-            submit(tell(&fixture.store, 1)),
+            submit(emit(&fixture.store, 1)),
             submit(fixture.store.create_workspace(new, T0)),
-            submit(tell(&fixture.store, 2)),
+            submit(emit(&fixture.store, 2)),
         )
     });
     assert_eq!(first.await, Ok(()));
@@ -130,7 +130,7 @@ async fn a_caller_that_goes_away_undoes_nothing() {
     let id = new.id;
     while_held(&fixture, || drop(submit(fixture.store.create_workspace(new, T0))));
     // The writer applies changes in the order of arrival: when this one is answered, the earlier one is done.
-    tell(&fixture.store, 1).await.unwrap();
+    emit(&fixture.store, 1).await.unwrap();
     assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change went away with its caller");
 }
 
@@ -139,12 +139,12 @@ async fn events_are_forgotten_from_the_oldest_and_never_renumbered() {
     let fixture = Fixture::new().await;
     for number in 0..10_i64 {
         let at = Timestamp(T0.0 + number);
-        fixture.store.tell(at, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+        fixture.store.emit(at, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
     }
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 4).await, Ok(4), "no more than asked for");
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 100).await, Ok(2));
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 100), 100).await, Ok(4));
-    tell(&fixture.store, 1).await.unwrap();
+    emit(&fixture.store, 1).await.unwrap();
     assert_eq!(sequences(&fixture.side()), [11], "a number was used twice");
 }
 
@@ -157,11 +157,11 @@ async fn history_is_bounded_by_size_and_a_flood_takes_only_its_own() {
     fixture.store.create_workspace(loud, T0).await.unwrap();
     let swept = json!({ "evidence": "absent" });
     let swept =
-        fixture.store.tell(T0, EventKind::ContainerReaped, Some(loud_id), swept, Some("reap_unknown"));
+        fixture.store.emit(T0, EventKind::ContainerReaped, Some(loud_id), swept, Some("reap_unknown"));
     swept.await.unwrap();
     let payload = json!({ "role": "x".repeat(64 << 10) });
     for _ in 0..400 {
-        fixture.store.tell(T0, EventKind::Updated, Some(loud_id), payload.clone(), None).await.unwrap();
+        fixture.store.emit(T0, EventKind::Updated, Some(loud_id), payload.clone(), None).await.unwrap();
     }
     let bytes = fixture.number("SELECT sum(octet_length(payload) + 128) FROM events");
     assert!(bytes <= HISTORY_MAX_BYTES, "{bytes} bytes of history");

@@ -70,9 +70,9 @@ async fn task_whose_turn_comes_too_late_is_not_sent() {
     assert_eq!(dispatched(waiting[0]).await.unwrap(), None);
     assert!(dispatched(waiting[1]).await.unwrap().is_some());
     let all = fixture.store.delegations(one, minute(TOO_LATE)).await.unwrap();
-    let told: Vec<_> = all.iter().map(|one| (one.status, one.error.as_deref())).collect();
+    let payload: Vec<_> = all.iter().map(|one| (one.status, one.error.as_deref())).collect();
     let why = "not sent: its turn did not come within 6 hours";
-    assert_eq!(told, [(DelegationStatus::Dispatched, None), (DelegationStatus::Failed, Some(why))]);
+    assert_eq!(payload, [(DelegationStatus::Dispatched, None), (DelegationStatus::Failed, Some(why))]);
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn only_the_owner_may_read_any_of_the_files() {
     fs::set_permissions(loose.path(), PermissionsExt::from_mode(0o755)).unwrap();
     fs::set_permissions(loose.path().join(FILE_NAME), PermissionsExt::from_mode(0o644)).unwrap();
     let store = Store::open(loose.path()).unwrap();
-    store.tell(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+    store.emit(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
     assert_eq!(mode(loose.path()), 0o700, "a directory that others may enter was left so");
     for file in [FILE_NAME, "ostler.db-wal", "ostler.db-shm"] {
         assert_eq!(mode(&loose.path().join(file)), 0o600, "{file}");
@@ -135,14 +135,15 @@ async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
         fs::write(&path, &bytes).unwrap();
-        let said = [Some(refused(directory.path(), &damage)), Store::open_read_only(directory.path()).err()];
-        for said in said {
-            let said = said.unwrap_or_else(|| panic!("opened for reading, {damage}"));
-            let said = said.to_string();
-            assert!(said.contains(path.to_str().unwrap()), "{damage}: {said}");
+        let last_report =
+            [Some(refused(directory.path(), &damage)), Store::open_read_only(directory.path()).err()];
+        for last_report in last_report {
+            let last_report = last_report.unwrap_or_else(|| panic!("opened for reading, {damage}"));
+            let last_report = last_report.to_string();
+            assert!(last_report.contains(path.to_str().unwrap()), "{damage}: {last_report}");
             assert!(
-                said.contains("restore a backup") && said.contains("ostler.db-wal"),
-                "{damage}: does not say how to go on: {said}"
+                last_report.contains("restore a backup") && last_report.contains("ostler.db-wal"),
+                "{damage}: does not say how to go on: {last_report}"
             );
         }
         assert_eq!(
@@ -162,8 +163,11 @@ async fn a_newer_database_is_refused_and_left_to_the_byte() {
     fs::write(&path, &bytes).unwrap();
     let error = refused(directory.path(), "although newer");
     assert!(matches!(error, OpenError::Newer { version: 7, known: 3, .. }), "{error}");
-    let said = error.to_string();
-    assert!(said.contains("Install that version again") && said.contains("ostler.backup-v3.db"), "{said}");
+    let last_report = error.to_string();
+    assert!(
+        last_report.contains("Install that version again") && last_report.contains("ostler.backup-v3.db"),
+        "{last_report}"
+    );
     assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));
 }
 
@@ -247,8 +251,12 @@ impl SmallDisk {
     fn run(&self, program: &str, arguments: &[&str]) {
         let ran = Command::new(program).args(arguments).arg(self.0.path()).output();
         let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}"));
-        let said = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "root, and yet `{program} {}` fails: {said}", arguments.join(" "));
+        let last_report = String::from_utf8_lossy(&ran.stderr);
+        assert!(
+            ran.status.success(),
+            "root, and yet `{program} {}` fails: {last_report}",
+            arguments.join(" ")
+        );
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -288,12 +296,12 @@ async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_nee
         inode: 0,
         born: None,
     };
-    let record = record.placed(mirror.place().unwrap());
+    let record = record.placed(mirror.location().unwrap());
     mirror.write(&record).unwrap();
 
     let ballast = disk.fill();
     let mut made: i64 = 0;
-    let said = loop {
+    let last_report = loop {
         let new = new_workspace(&format!("workspace-{made}"), Kind::Container);
         match store.create_workspace(new, T0).await {
             Ok(CreateResult::Created(_)) => made += 1,
@@ -301,7 +309,7 @@ async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_nee
             Err(error) => break error.to_string(),
         }
     };
-    assert!(said.contains("Free some disk space"), "{said}");
+    assert!(last_report.contains("Free some disk space"), "{last_report}");
     assert_eq!(store.workspaces(Scope::Any).await.unwrap().len(), usize::try_from(made).unwrap());
     assert_eq!(store.registry().await.unwrap().unwrap().generation, made, "half a creation was committed");
     assert_eq!(store.events_after(0, 10_000).await.unwrap().len(), usize::try_from(made).unwrap());
@@ -390,9 +398,9 @@ async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
         let before = content(killed.path());
         let error = refused(killed.path(), &format!("{what}, with the log of another"));
         assert!(matches!(error, OpenError::ForeignLog { .. }), "{what}: {error}");
-        let said = error.to_string();
-        for told in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
-            assert!(said.contains(told), "{what}: `{told}` is missing: {said}");
+        let last_report = error.to_string();
+        for payload in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
+            assert!(last_report.contains(payload), "{what}: `{payload}` is missing: {last_report}");
         }
         assert_eq!(content(killed.path()), before, "{what}: something was changed");
         // The advice in the error message works.
@@ -429,8 +437,8 @@ async fn long_log_is_moved_into_the_file_while_serving() {
     let log = fixture.directory().join("ostler.db-wal");
     let longest = 8 << 20;
     for number in 0..400 {
-        let told = json!({ "text": "x".repeat(60_000) });
-        fixture.store.tell(T0, EventKind::ContainerStopped, None, told, None).await.unwrap();
+        let payload = json!({ "text": "x".repeat(60_000) });
+        fixture.store.emit(T0, EventKind::ContainerStopped, None, payload, None).await.unwrap();
         let size = fs::metadata(&log).unwrap().len();
         assert!(size < longest, "the log has {size} bytes after event {number}");
     }
@@ -445,13 +453,13 @@ async fn long_log_is_moved_into_the_file_while_serving() {
 async fn writes_are_refused_when_the_open_database_was_deleted_and_it_is_saved() {
     for gone in [FILE_NAME, "ostler.db-wal"] {
         let fixture = served_with(&["alpha"]).await;
-        fixture.store.check_place().await.unwrap();
+        fixture.store.check_location().await.unwrap();
         fs::remove_file(fixture.directory().join(gone)).unwrap();
-        let said = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
-        let said = said.expect_err("a row was made that is lost at the next start").to_string();
-        assert!(said.contains(gone) && said.contains("deleted or replaced"), "{said}");
-        assert!(said.contains("ostler.rescued-"), "no next step: {said}");
-        assert!(fixture.store.check_place().await.is_err());
+        let last_report = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+        let last_report = last_report.expect_err("a row was made that is lost at the next start").to_string();
+        assert!(last_report.contains(gone) && last_report.contains("deleted or replaced"), "{last_report}");
+        assert!(last_report.contains("ostler.rescued-"), "no next step: {last_report}");
+        assert!(fixture.store.check_location().await.is_err());
         let rescued = fixture.directory().join("ostler.rescued-1.db");
         assert_eq!(mode(&rescued), 0o600);
         assert!(!fixture.directory().join("ostler.rescued-2.db").exists(), "it was saved twice");
@@ -468,8 +476,8 @@ async fn writes_are_refused_when_another_file_took_the_database_place() {
     let copy = fixture.directory().join("incoming.db");
     other.side().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     fs::rename(copy, fixture.path()).unwrap();
-    let said = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
-    assert!(said.is_err_and(|error| error.to_string().contains("replaced")));
+    let last_report = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+    assert!(last_report.is_err_and(|error| error.to_string().contains("replaced")));
 }
 
 #[tokio::test]
@@ -477,8 +485,13 @@ async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt(
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();
-    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
-    assert!(said.contains("full") || said.contains("No space left") || said.contains("I/O error"), "{said}");
+    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(
+        last_report.contains("full")
+            || last_report.contains("No space left")
+            || last_report.contains("I/O error"),
+        "{last_report}"
+    );
     fs::remove_file(ballast).unwrap();
     let store = Store::open(&disk.data()).unwrap();
     store.found_registry(registry()).await.unwrap();
@@ -497,9 +510,9 @@ async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
     }
     let ballast = disk.fill();
     let before = content(&disk.data());
-    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
-    assert!(!said.contains("damaged") && !said.contains("backup"), "{said}");
-    assert!(said.contains("check `df`"), "{said}");
+    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(!last_report.contains("damaged") && !last_report.contains("backup"), "{last_report}");
+    assert!(last_report.contains("check `df`"), "{last_report}");
     assert_eq!(content(&disk.data()), before);
     fs::remove_file(ballast).unwrap();
     assert!(Store::open(&disk.data()).unwrap().workspace(id).await.unwrap().is_some());
@@ -513,8 +526,11 @@ async fn a_read_only_disk_is_said_and_writing_works_again_when_it_is_writable() 
     let bytes = healthy().await;
     fs::write(&path, &bytes).unwrap();
     disk.run("mount", &["-o", "remount,ro"]);
-    let said = refused(&disk.data(), "although the disk allows nothing").to_string();
-    assert!(said.contains("Read-only file system") && said.contains("writable"), "{said}");
+    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
+    assert!(
+        last_report.contains("Read-only file system") && last_report.contains("writable"),
+        "{last_report}"
+    );
     assert_eq!(content(&disk.data()), BTreeMap::from([(path, bytes)]));
     disk.run("mount", &["-o", "remount,rw"]);
     let store = Store::open(&disk.data()).unwrap();

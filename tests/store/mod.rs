@@ -3,11 +3,11 @@
 //! Every test gets a new registry and reads what was committed over a connection of its own. Nothing is mocked: a mock
 //! does not find a statement that the database rejects.
 
-mod beats;
 mod budgets;
 mod commits;
 mod delegations;
 mod files;
+mod heartbeats;
 mod held_plans;
 mod old;
 mod rows;
@@ -33,8 +33,8 @@ use ostler::{
         status::{Cause, Failure, Status},
         time::Timestamp,
         token::{Token, TokenDigest},
-        trash::{NamedContainer, Things, TrashReason},
-        workspace::{Habits, Kind, Workspace},
+        trash::{NamedContainer, TrashContents, TrashReason},
+        workspace::{Kind, Policy, Workspace},
     },
     store::{
         BeginStart, Begun, ClaimGuard, CreateResult, FILE_NAME, NewClaim, NewWorkspace, Registry, Store,
@@ -97,7 +97,7 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
         spec: Spec { image: "example.org/agent:1".into(), ..Spec::default() },
         url: None,
         token: None,
-        habits: Habits::default(),
+        policy: Policy::default(),
     }
 }
 
@@ -171,7 +171,7 @@ impl Fixture {
             token: issue,
             not_undeleted_after: None,
             replaces: None,
-            unwell: None,
+            degraded: None,
             at,
         };
         let started = self.store.begin_start(begin).await.unwrap()?;
@@ -259,17 +259,17 @@ pub(crate) fn claim(workspace: WorkspaceId, reason: TrashReason, guard: ClaimGua
         workspace_name: "claimed".into(),
         reason,
         evidence: "seen by the test".into(),
-        things: things(),
+        contents: contents(),
         guard,
         keep_until: minute(100),
         swept_by: None,
     }
 }
 
-pub(crate) fn things() -> Things {
+pub(crate) fn contents() -> TrashContents {
     let id = container_id();
     let volumes = vec![format!("config-of-{id}"), format!("work-of-{id}")];
-    Things { container: Some(NamedContainer { name: format!("name-of-{id}"), id }), volumes }
+    TrashContents { container: Some(NamedContainer { name: format!("name-of-{id}"), id }), volumes }
 }
 
 pub(crate) fn digest(token: &Token) -> TokenDigest {

@@ -7,7 +7,7 @@ use ostler::{
         time::Timestamp,
         token::TokenDigest,
     },
-    store::{Bearer, FILE_NAME, Scope, Store},
+    store::{FILE_NAME, Scope, Store, TokenSubject},
 };
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -35,9 +35,9 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         assert!(copy.exists(), "{schema}: no copy was made first");
 
         let rows = store.describe_all(Scope::Any).await.unwrap();
-        let told: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
+        let payload: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
         assert_eq!(
-            told,
+            payload,
             [
                 ("lead", Status::Online),
                 ("worker", Status::Degraded),
@@ -55,11 +55,13 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
         assert_eq!(lead.spec.env.get("KEY").map(String::as_str), Some("value"), "{schema}");
         assert_eq!((lead.host_port, lead.status_since), (Some(21_001), Timestamp(T + 1)), "{schema}");
         // Tokens stay valid, so no agent is affected.
-        let holder = store.bearer(&TokenDigest([1; 32]), Timestamp(T));
-        let Some(Bearer::Workspace(holder)) = holder else { panic!("{schema}: {holder:?}") };
-        assert_eq!(holder.workspace, WorkspaceId(Uuid::from_u128(101)), "{schema}");
+        let token_owner = store.token_subject(&TokenDigest([1; 32]), Timestamp(T));
+        let Some(TokenSubject::Workspace(token_owner)) = token_owner else {
+            panic!("{schema}: {token_owner:?}")
+        };
+        assert_eq!(token_owner.workspace, WorkspaceId(Uuid::from_u128(101)), "{schema}");
         assert_eq!(
-            store.bearer(&TokenDigest([6; 32]), Timestamp(T)),
+            store.token_subject(&TokenDigest([6; 32]), Timestamp(T)),
             None,
             "{schema}: a revoked one came back"
         );
@@ -88,8 +90,11 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
     let ballast = disk.fill();
     std::fs::remove_file(room).unwrap();
 
-    let said = Store::open(&disk.data()).err().expect("it was migrated without a copy").to_string();
-    assert!(said.contains("the backup to") && said.contains("Free some disk space"), "{said}");
+    let last_report = Store::open(&disk.data()).err().expect("it was migrated without a copy").to_string();
+    assert!(
+        last_report.contains("the backup to") && last_report.contains("Free some disk space"),
+        "{last_report}"
+    );
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a copy");
     let copy = disk.data().join("ostler.backup-v1.db");
     assert!(!copy.exists(), "half a copy was left");

@@ -12,9 +12,10 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        AdoptedContainer, AdoptedWorkspace, Bearer, BeginStart, ClaimGuard, ContainerAdoption, CreateResult,
+        AdoptedContainer, AdoptedWorkspace, BeginStart, ClaimGuard, ContainerAdoption, CreateResult,
         DeleteGuard, Found, HeldToken, Mirror, MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope,
-        StatusChange, TokenIssue, UndeleteResult, UndeletedPlace, WorkspaceEdit, WorkspacePatch,
+        StatusChange, TokenIssue, TokenSubject, UndeleteResult, UndeletedUnder, WorkspaceEdit,
+        WorkspacePatch,
     },
 };
 use serde_json::json;
@@ -63,7 +64,7 @@ async fn undelete_into_a_taken_name_needs_another_one() {
     let back = fixture.store.undelete_workspace(old, Some(name("gamma")), false, minute(3)).await;
     assert_eq!(
         back,
-        Ok(UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() })
+        Ok(UndeleteResult::Back { restoring: false, along: vec![], under: UndeletedUnder::default() })
     );
     let row = fixture.row(old).await;
     assert_eq!((row.name.as_str(), row.status, row.removed_at), ("gamma", Status::Paused, None));
@@ -125,9 +126,9 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
     }
     assert_eq!(fixture.row(beside).await.status, Status::Provisioning);
     assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 1, "only the live row has a pulse");
-    assert_eq!(fixture.store.bearer(&digest(&token), minute(4)), None);
-    let told = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
-    assert_eq!(told, 4, "one event for each row");
+    assert_eq!(fixture.store.token_subject(&digest(&token), minute(4)), None);
+    let payload = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
+    assert_eq!(payload, 4, "one event for each row");
     assert_eq!(
         fixture.store.remove_workspace(root, true, false, minute(5)).await,
         Ok(RemoveResult::NotThere)
@@ -156,7 +157,7 @@ async fn a_removed_row_is_never_started() {
     let id = fixture.container("alpha").await;
     fixture.remove(id, minute(1)).await;
     let before = fixture.dump();
-    for cause in [Cause::Restart, Cause::StartByPerson, Cause::Resume] {
+    for cause in [Cause::Restart, Cause::StartByOperator, Cause::Resume] {
         let begin = BeginStart {
             workspace: id,
             cause,
@@ -165,7 +166,7 @@ async fn a_removed_row_is_never_started() {
             token: token().1,
             not_undeleted_after: None,
             replaces: None,
-            unwell: None,
+            degraded: None,
             at: minute(2),
         };
         assert_eq!(fixture.store.begin_start(begin).await, Ok(None), "{cause:?} started a removed row");
@@ -233,7 +234,7 @@ async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
     assert_eq!((row.status, row.incarnation, row.container_serial), (Status::Online, Incarnation(1), 4));
     assert_eq!((row.host_port, row.container), (Some(21_500), made.container.clone()));
     assert!(
-        matches!(fixture.store.bearer(&digest(&held), T0), Some(Bearer::Workspace(holder)) if holder.workspace == id)
+        matches!(fixture.store.token_subject(&digest(&held), T0), Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id)
     );
 
     let before = fixture.dump();
@@ -271,10 +272,11 @@ async fn adopted_workspace_with_the_token_of_another_gets_no_token() {
     assert_eq!(fixture.store.adopt_workspace(copy, T0).await, Ok(Some(HeldToken::Refused)));
     assert!(fixture.store.live_tokens(id, T0).await.unwrap().is_empty(), "a token speaks for two workspaces");
     assert!(
-        matches!(fixture.store.bearer(&digest(&held), T0), Some(Bearer::Workspace(holder)) if holder.workspace == owner)
+        matches!(fixture.store.token_subject(&digest(&held), T0), Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == owner)
     );
-    let told = strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
-    assert!(told[1].contains(r#""token":"refused""#), "{told:?}");
+    let payload =
+        strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
+    assert!(payload[1].contains(r#""token":"refused""#), "{payload:?}");
 }
 
 /// Adopts a container of a known row, in a registry that is recovering.
@@ -299,7 +301,7 @@ async fn adopt(
 }
 
 fn taken_over(token: HeldToken) -> ContainerAdoption {
-    ContainerAdoption::Adopted { token, place: UndeletedPlace::default() }
+    ContainerAdoption::Adopted { token, under: UndeletedUnder::default() }
 }
 
 #[tokio::test]
@@ -313,8 +315,12 @@ async fn adoption_reports_a_revoked_token_as_refused() {
     let again =
         |token: &Token| TokenIssue { id: TokenId(uuid()), digest: digest(token), prefix: token.prefix() };
     assert_eq!(adopt(&fixture, id, true, Some(again(&held))).await, taken_over(HeldToken::Refused));
-    let told = strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
-    assert!(told[0].contains(r#""token":"refused""#), "the event says that a revoked token works: {told:?}");
+    let payload =
+        strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
+    assert!(
+        payload[0].contains(r#""token":"refused""#),
+        "the event says that a revoked token works: {payload:?}"
+    );
     assert!(fixture.store.live_tokens(id, minute(6)).await.unwrap().is_empty(), "a revoked token is live");
 
     assert_eq!(adopt(&fixture, id, true, None).await, taken_over(HeldToken::NotFound));
@@ -364,9 +370,9 @@ async fn purges_are_cancelled_when_an_older_copy_is_put_back() {
         fixture.store.purges_ordered().await.unwrap().is_empty(),
         "what may have been undeleted since the copy is deleted for good"
     );
-    let told =
+    let payload =
         strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'REGISTRY_RECOVERING'");
-    assert!(told[0].contains(r#""purges_cancelled":1"#), "{told:?}");
+    assert!(payload[0].contains(r#""purges_cancelled":1"#), "{payload:?}");
 }
 
 #[tokio::test]
@@ -377,13 +383,13 @@ async fn adopted_row_finds_its_place_in_the_tree_as_an_undeleted_one_does() {
     fixture.store.begin_recovery(T0, 9, "restored".into()).await.unwrap();
     fixture.store.remove_workspace(root, true, false, minute(1)).await.unwrap();
 
-    let place = UndeletedPlace { removed_parent: Some(name("root")), ..UndeletedPlace::default() };
-    let alone = ContainerAdoption::Adopted { token: HeldToken::NotFound, place };
+    let under = UndeletedUnder { removed_parent: Some(name("root")), ..UndeletedUnder::default() };
+    let alone = ContainerAdoption::Adopted { token: HeldToken::NotFound, under };
     assert_eq!(adopt(&fixture, child, false, None).await, alone);
     assert_eq!(fixture.row(child).await.parent, None, "a live workspace is below a removed one");
     assert_eq!(fixture.row(child).await.status, Status::Paused);
-    let place = UndeletedPlace { returned: vec![name("child")], ..UndeletedPlace::default() };
-    let back = ContainerAdoption::Adopted { token: HeldToken::NotFound, place };
+    let under = UndeletedUnder { returned: vec![name("child")], ..UndeletedUnder::default() };
+    let back = ContainerAdoption::Adopted { token: HeldToken::NotFound, under };
     assert_eq!(adopt(&fixture, root, true, None).await, back);
     assert_eq!(fixture.row(child).await.parent, Some(root));
 }
@@ -424,7 +430,7 @@ async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
     let claim = claim(first, TrashReason::Removed, ClaimGuard::RowRemoved);
     let entry = claim.id;
     fixture.store.claim_for_trash(claim, minute(2)).await.unwrap().unwrap();
-    fixture.store.keep_in_trash(entry, minute(2)).await.unwrap();
+    fixture.store.mark_in_trash(entry, minute(2)).await.unwrap();
     assert!(fixture.store.begin_delete(entry, DeleteGuard::Named, None, minute(3)).await.unwrap());
     fixture.store.finish_delete(entry, minute(3)).await.unwrap();
     assert_eq!(allot(third, vec![]).await, Some((1, 21_000)));
@@ -566,10 +572,10 @@ async fn generation_rises_with_every_order_and_with_no_heartbeat() {
     let before = generation(&fixture).await;
     let ready = StatusChange {
         workspace: id,
-        cause: Cause::AgentHeard,
+        cause: Cause::HeartbeatReceived,
         incarnation: None,
         detail: None,
-        told: json!({}),
+        payload: json!({}),
         at: minute(4),
     };
     fixture.store.change_status(ready).await.unwrap();
@@ -596,7 +602,7 @@ async fn change_is_undone_when_its_mirror_cannot_be_written() {
     let refused = fixture.store.pause_workspace(id, minute(1)).await.unwrap_err().to_string();
     assert!(refused.contains("mirror") && refused.contains("Nothing was changed"), "{refused}");
     assert_eq!(fixture.dump(), before, "a change was kept whose mirror could not be written");
-    fixture.store.tell(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
+    fixture.store.emit(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
     std::fs::remove_dir(in_the_way).unwrap();
     fixture.store.pause_workspace(id, minute(1)).await.unwrap();
     assert_eq!(mirror.read().unwrap().unwrap().generation, generation(&fixture).await);

@@ -36,7 +36,7 @@ impl Attempt {
             && self.incarnation.is_none_or(|incarnation| incarnation == CURRENT)
     }
 
-    fn story(&self) -> String {
+    fn event_types(&self) -> String {
         let Self { kind, from, cause, incarnation, .. } = self;
         format!("{cause:?} on a {kind:?} row that is {from}, for incarnation {incarnation:?} of {CURRENT:?}")
     }
@@ -151,27 +151,37 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
             cause: attempt.cause,
             incarnation: attempt.incarnation,
             detail: Some("after".into()),
-            told: json!({ "told": attempt.workspace }),
+            payload: json!({ "told": attempt.workspace }),
             at: minute(1),
         };
         let changed = fixture.store.change_status(change).await.unwrap();
-        assert_eq!(changed, attempt.allowed(), "{}", attempt.story());
+        assert_eq!(changed, attempt.allowed(), "{}", attempt.event_types());
         let now = commits(&fixture.path());
         // A long log is marked for a checkpoint in a transaction of its own.
         counted += usize::from(log_mark(&sql) != mark_before);
         let event_after = last_event(&sql);
         if changed {
             applied += 1;
-            assert_eq!(now, counted + 1, "one transaction for the row and its event: {}", attempt.story());
+            assert_eq!(
+                now,
+                counted + 1,
+                "one transaction for the row and its event: {}",
+                attempt.event_types()
+            );
             let after = expected_after(before, attempt.cause.target(), minute(1));
-            assert_eq!(row_of(&sql, attempt.workspace), after, "{}", attempt.story());
-            let told = json!({ "told": attempt.workspace }).to_string();
+            assert_eq!(row_of(&sql, attempt.workspace), after, "{}", attempt.event_types());
+            let payload = json!({ "told": attempt.workspace }).to_string();
             let of = Some(attempt.workspace.0.as_bytes().to_vec());
-            assert_eq!(event_after, (event_before.0 + 1, of, told, minute(1).0), "{}", attempt.story());
+            assert_eq!(
+                event_after,
+                (event_before.0 + 1, of, payload, minute(1).0),
+                "{}",
+                attempt.event_types()
+            );
         } else {
-            assert_eq!(now, counted, "nothing is written for a refusal: {}", attempt.story());
-            assert_eq!(row_of(&sql, attempt.workspace), before, "{}", attempt.story());
-            assert_eq!(event_after, event_before, "{}", attempt.story());
+            assert_eq!(now, counted, "nothing is written for a refusal: {}", attempt.event_types());
+            assert_eq!(row_of(&sql, attempt.workspace), before, "{}", attempt.event_types());
+            assert_eq!(event_after, event_before, "{}", attempt.event_types());
         }
         counted = now;
     }
@@ -180,7 +190,7 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
     // Changes of other rows have not affected a row whose change was refused.
     for attempt in attempts.iter().filter(|attempt| !attempt.allowed()) {
         let row = fixture.row(attempt.workspace).await;
-        assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.story());
+        assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.event_types());
     }
 }
 
@@ -192,7 +202,7 @@ async fn a_change_of_a_row_that_is_not_there_is_raced() {
         cause: Cause::Pause,
         incarnation: None,
         detail: None,
-        told: json!({}),
+        payload: json!({}),
         at: T0,
     };
     let before = fixture.dump();
@@ -212,18 +222,18 @@ fn checked(table: &str, column: &str) -> BTreeSet<String> {
     list.split(',').map(|word| word.trim().trim_matches('\'').to_owned()).collect()
 }
 
-fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
-    words.into_iter().map(str::to_owned).collect()
+fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    texts.into_iter().map(str::to_owned).collect()
 }
 
 #[test]
 fn the_checks_of_the_schema_are_the_enums_of_the_domain() {
-    assert_eq!(checked("workspaces", "status"), words(Status::ALL.map(Status::as_str)));
-    assert_eq!(checked("workspaces", "failure"), words(Failure::ALL.map(Failure::as_str)));
-    assert_eq!(checked("workspaces", "kind"), words(Kind::ALL.map(Kind::as_str)));
-    assert_eq!(checked("tokens", "kind"), words(TokenKind::ALL.map(TokenKind::as_str)));
-    assert_eq!(checked("trash", "state"), words(TrashState::ALL.map(TrashState::as_str)));
-    assert_eq!(checked("trash", "reason"), words(TrashReason::ALL.map(TrashReason::as_str)));
+    assert_eq!(checked("workspaces", "status"), texts(Status::ALL.map(Status::as_str)));
+    assert_eq!(checked("workspaces", "failure"), texts(Failure::ALL.map(Failure::as_str)));
+    assert_eq!(checked("workspaces", "kind"), texts(Kind::ALL.map(Kind::as_str)));
+    assert_eq!(checked("tokens", "kind"), texts(TokenKind::ALL.map(TokenKind::as_str)));
+    assert_eq!(checked("trash", "state"), texts(TrashState::ALL.map(TrashState::as_str)));
+    assert_eq!(checked("trash", "reason"), texts(TrashReason::ALL.map(TrashReason::as_str)));
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use ostler::{
     domain::{
-        beat::Beat,
         event::EventKind,
+        heartbeat::Heartbeat,
         ids::{Incarnation, TokenId, WorkspaceId},
         status::Status,
         time::Timestamp,
@@ -11,7 +11,8 @@ use ostler::{
         workspace::Kind,
     },
     store::{
-        Bearer, Heard, Holder, NewApiToken, NewWorkspace, Registration, RemoveResult, StaleTokens, TokenIssue,
+        NewApiToken, NewWorkspace, Registration, RemoveResult, ReportResult, StaleTokens, TokenIssue,
+        TokenOwner, TokenSubject,
     },
 };
 
@@ -22,15 +23,19 @@ const OLDER_THAN: i64 = 10;
 
 impl Fixture {
     async fn valid(&self, token: &Token, at: Timestamp) -> Option<TokenRow> {
-        let holder = self.holder(token, at)?;
-        let live = self.store.live_tokens(holder.workspace, at).await.unwrap();
-        Some(live.into_iter().find(|row| row.id == holder.token).expect("what memory holds is in the file"))
+        let token_owner = self.token_owner(token, at)?;
+        let live = self.store.live_tokens(token_owner.workspace, at).await.unwrap();
+        Some(
+            live.into_iter()
+                .find(|row| row.id == token_owner.token)
+                .expect("what memory holds is in the file"),
+        )
     }
 
-    fn holder(&self, token: &Token, at: Timestamp) -> Option<Holder> {
-        match self.store.bearer(&digest(token), at)? {
-            Bearer::Workspace(holder) => Some(holder),
-            Bearer::Admin => panic!("nobody made it an admin's"),
+    fn token_owner(&self, token: &Token, at: Timestamp) -> Option<TokenOwner> {
+        match self.store.token_subject(&digest(token), at)? {
+            TokenSubject::Workspace(token_owner) => Some(token_owner),
+            TokenSubject::Admin => panic!("nobody made it an admin's"),
         }
     }
 
@@ -191,11 +196,11 @@ async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
 async fn a_token_used_or_issued_since_the_grace_began_is_not_stale() {
     let fixture = Fixture::new().await;
     let (used, token) = fixture.online("used", T0).await;
-    let holder = fixture.holder(&token, T0).unwrap();
-    fixture.store.note_token_use(holder, minute(OLDER_THAN)).await.unwrap();
+    let token_owner = fixture.token_owner(&token, T0).unwrap();
+    fixture.store.note_token_use(token_owner, minute(OLDER_THAN)).await.unwrap();
     assert!(fixture.candidates(vec![]).await.is_empty());
     assert!(fixture.sweep(used).await.is_empty(), "a token used at the limit was revoked");
-    fixture.store.note_token_use(holder, Timestamp(minute(OLDER_THAN).0 - 1)).await.unwrap();
+    fixture.store.note_token_use(token_owner, Timestamp(minute(OLDER_THAN).0 - 1)).await.unwrap();
     assert_eq!(fixture.sweep(used).await, [Incarnation(1)], "the last use was before the limit");
 
     let (issued, _) = fixture.online("issued", minute(OLDER_THAN)).await;
@@ -246,7 +251,7 @@ async fn a_token_taken_over_replaces_the_live_one_and_a_known_or_late_one_is_ref
 async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
-    let old = fixture.holder(&first, T0).unwrap();
+    let old = fixture.token_owner(&first, T0).unwrap();
     fixture.start(id, minute(1)).await.unwrap();
     fixture.store.note_token_use(old, minute(15)).await.unwrap();
     fixture.force(id, Status::Online);
@@ -258,14 +263,23 @@ async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
 async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
-    let old = fixture.holder(&first, T0).unwrap();
+    let old = fixture.token_owner(&first, T0).unwrap();
     fixture.force(id, Status::Offline);
     fixture.start(id, minute(1)).await.unwrap();
     let before = fixture.dump();
-    assert_eq!(fixture.store.note_beat(old, Beat::default(), minute(2)).await, Ok(Heard::Unauthorized));
+    assert_eq!(
+        fixture.store.record_heartbeat(old, Heartbeat::default(), minute(2)).await,
+        Ok(ReportResult::Unauthorized)
+    );
     let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-    assert_eq!(fixture.store.note_registration(old, registration, minute(2)).await, Ok(Heard::Unauthorized));
-    assert_eq!(fixture.store.note_card(old, serde_json::json!({}), minute(2)).await, Ok(Heard::Unauthorized));
+    assert_eq!(
+        fixture.store.record_registration(old, registration, minute(2)).await,
+        Ok(ReportResult::Unauthorized)
+    );
+    assert_eq!(
+        fixture.store.note_card(old, serde_json::json!({}), minute(2)).await,
+        Ok(ReportResult::Unauthorized)
+    );
     assert_eq!(fixture.dump(), before, "a beat of the incarnation before was written down");
 }
 
@@ -274,21 +288,21 @@ async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() 
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     let (api, api_id) = fixture.api_token(id, None).await;
-    let holder = fixture.holder(&api, T0).unwrap();
+    let token_owner = fixture.token_owner(&api, T0).unwrap();
     let (gone, held) = fixture.online("beta", T0).await;
-    let held = fixture.holder(&held, T0).unwrap();
+    let held = fixture.token_owner(&held, T0).unwrap();
     let (revoked, refused, removed, too_late) = while_held(&fixture, || {
         (
             submit(fixture.store.revoke_token(id, api_id, minute(1))),
-            submit(fixture.store.note_beat(holder, Beat::default(), minute(1))),
+            submit(fixture.store.record_heartbeat(token_owner, Heartbeat::default(), minute(1))),
             submit(fixture.store.remove_workspace(gone, false, false, minute(1))),
-            submit(fixture.store.note_beat(held, Beat::default(), minute(1))),
+            submit(fixture.store.record_heartbeat(held, Heartbeat::default(), minute(1))),
         )
     });
     assert_eq!(revoked.await, Ok(true));
-    assert_eq!(refused.await, Ok(Heard::Unauthorized));
+    assert_eq!(refused.await, Ok(ReportResult::Unauthorized));
     assert!(matches!(removed.await, Ok(RemoveResult::Removed { .. })));
-    assert_eq!(too_late.await, Ok(Heard::Gone));
+    assert_eq!(too_late.await, Ok(ReportResult::Gone));
 }
 
 #[tokio::test]
@@ -298,8 +312,8 @@ async fn an_api_tokens_use_is_written_at_most_every_five_minutes() {
     let (api, _) = fixture.api_token(id, None).await;
     let mut seen = Vec::new();
     for at in [1, 2, 6, 7, 12] {
-        let holder = fixture.holder(&api, T0).unwrap();
-        fixture.store.note_token_use(holder, minute(at)).await.unwrap();
+        let token_owner = fixture.token_owner(&api, T0).unwrap();
+        fixture.store.note_token_use(token_owner, minute(at)).await.unwrap();
         seen.push(fixture.valid(&api, minute(at)).await.unwrap().last_used_at.unwrap());
     }
     assert_eq!(seen, [1, 1, 6, 6, 12].map(minute));

@@ -6,14 +6,14 @@ use ostler::{
         runtime::Tier,
         spec::Spec,
         status::Status,
-        trash::{Things, TrashReason, TrashState},
+        trash::{TrashContents, TrashReason, TrashState},
     },
     store::{
-        AdoptedWorkspace, ClaimGuard, DeleteGuard, NewClaim, RemoveResult, UndeleteResult, UndeletedPlace,
+        AdoptedWorkspace, ClaimGuard, DeleteGuard, NewClaim, RemoveResult, UndeleteResult, UndeletedUnder,
     },
 };
 
-use super::{Fixture, T0, claim, minute, name, things, uuid};
+use super::{Fixture, T0, claim, contents, minute, name, uuid};
 
 pub(super) const REMOVED: (TrashReason, ClaimGuard) = (TrashReason::Removed, ClaimGuard::RowRemoved);
 
@@ -29,7 +29,7 @@ impl Fixture {
         let claim = claim(id, reason, guard);
         let entry = claim.id;
         self.store.claim_for_trash(claim, minute(2)).await.unwrap().expect("the claim holds");
-        assert!(self.store.keep_in_trash(entry, minute(2)).await.unwrap());
+        assert!(self.store.mark_in_trash(entry, minute(2)).await.unwrap());
         entry
     }
 
@@ -52,11 +52,11 @@ async fn of_two_claims_that_share_a_thing_one_wins() {
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;
     let first = claim(id, TrashReason::Removed, ClaimGuard::RowRemoved);
-    let container_only = Things { volumes: vec![], ..first.things.clone() };
-    let volume_only = Things { container: None, volumes: vec![first.things.volumes[1].clone()] };
-    let second = |things| NewClaim { things, ..claim(id, TrashReason::Removed, ClaimGuard::RowRemoved) };
+    let container_only = TrashContents { volumes: vec![], ..first.contents.clone() };
+    let volume_only = TrashContents { container: None, volumes: vec![first.contents.volumes[1].clone()] };
+    let second = |contents| NewClaim { contents, ..claim(id, TrashReason::Removed, ClaimGuard::RowRemoved) };
 
-    let whole = second(first.things.clone());
+    let whole = second(first.contents.clone());
     let (one, other) = tokio::join!(
         fixture.store.claim_for_trash(first.clone(), T0),
         fixture.store.claim_for_trash(whole, T0)
@@ -64,14 +64,14 @@ async fn of_two_claims_that_share_a_thing_one_wins() {
     let (one, other) = (one.unwrap(), other.unwrap());
     assert!(one.is_some() != other.is_some(), "both claims won, or none: {one:?} {other:?}");
     let before = fixture.dump();
-    for things in [container_only, volume_only] {
-        let again = fixture.store.claim_for_trash(second(things.clone()), T0).await;
-        assert_eq!(again, Ok(None), "{things:?} was claimed twice");
+    for contents in [container_only, volume_only] {
+        let again = fixture.store.claim_for_trash(second(contents.clone()), T0).await;
+        assert_eq!(again, Ok(None), "{contents:?} was claimed twice");
     }
     assert_eq!(fixture.dump(), before, "a claim that lost left something");
     let stored = fixture.store.trash().await.unwrap();
     assert_eq!(stored.len(), 1);
-    assert_eq!(stored[0].things.container, first.things.container);
+    assert_eq!(stored[0].contents.container, first.contents.container);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_claim_is_made_only_while_its_guard_holds() {
     fixture.remove(removed, minute(1)).await;
     let nobody = WorkspaceId(uuid());
     let own = fixture.row(live).await.container.unwrap();
-    let stray = things().container.unwrap().id;
+    let stray = contents().container.unwrap().id;
     let cases = [
         (ClaimGuard::RowRemoved, live, false),
         (ClaimGuard::RowRemoved, nobody, false),
@@ -133,7 +133,7 @@ async fn an_entry_is_not_deleted_while_a_live_row_needs_its_volumes() {
     assert!(fixture.begin_delete(entry).await);
 
     let (live, _) = fixture.online("beta", T0).await;
-    let not_its_own = ClaimGuard::NotTheRows(things().container.unwrap().id);
+    let not_its_own = ClaimGuard::NotTheRows(contents().container.unwrap().id);
     let stray = fixture.kept(live, (TrashReason::Stray, not_its_own)).await;
     assert!(fixture.begin_delete(stray).await, "a stray container holds no volumes of its row");
 }
@@ -143,7 +143,11 @@ async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
     let fixture = Fixture::new().await;
     let (_, entry) = fixture.removed_and_kept("alpha").await;
     let past = async |at| {
-        fixture.store.begin_delete(entry, DeleteGuard::KeptUntilBefore(at), None, minute(200)).await.unwrap()
+        fixture
+            .store
+            .begin_delete(entry, DeleteGuard::RetentionEndedBefore(at), None, minute(200))
+            .await
+            .unwrap()
     };
     assert!(!past(minute(100)).await, "kept until minute 100, deleted at minute 100");
     assert_eq!(fixture.store.trash_due(minute(100), 10).await.map(|due| due.len()), Ok(0));
@@ -155,7 +159,7 @@ async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
         Ok(1),
         "half-done deletions are due"
     );
-    fixture.store.keep_after_all(entry).await.unwrap();
+    fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(fixture.state(entry).await, Some(TrashState::Kept));
 }
 
@@ -188,12 +192,12 @@ async fn what_is_claimed_is_not_adopted_until_it_is_on_its_way_back() {
     fixture.store.claim_for_trash(claim, T0).await.unwrap().unwrap();
     let adopt = async || fixture.store.adopt_workspace(adopted(id), minute(5)).await.unwrap();
     assert_eq!(adopt().await, None, "adopted while claimed");
-    fixture.store.keep_in_trash(entry, T0).await.unwrap();
+    fixture.store.mark_in_trash(entry, T0).await.unwrap();
     assert_eq!(adopt().await, None, "adopted while kept");
     assert!(fixture.begin_delete(entry).await);
     assert_eq!(adopt().await, None, "adopted while being deleted");
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(false), "restored while being deleted");
-    fixture.store.keep_after_all(entry).await.unwrap();
+    fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(true));
     assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
     assert!(adopt().await.is_some());
@@ -209,10 +213,10 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
     let before = fixture.dump();
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
     assert_eq!(fixture.dump(), before, "a refused undelete left something");
-    fixture.store.keep_after_all(entry).await.unwrap();
+    fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(
         fixture.undelete(id).await,
-        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+        UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
     assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
@@ -235,7 +239,7 @@ async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
     assert_eq!(ordered().await, 1, "the order is not kept");
     assert_eq!(
         fixture.undelete(id).await,
-        UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() }
+        UndeleteResult::Back { restoring: false, along: vec![], under: UndeletedUnder::default() }
     );
     assert_eq!(ordered().await, 0, "an undelete takes the order back");
     remove(false, 1).await;
@@ -248,7 +252,7 @@ async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
     );
     assert_eq!(
         fixture.undelete(id).await,
-        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+        UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
     fixture.store.finish_restore(entry, minute(4)).await.unwrap();
     remove(true, 5).await;
@@ -283,7 +287,7 @@ async fn what_was_deleted_for_good_cannot_be_undeleted() {
     fixture.remove(bare, minute(1)).await;
     assert_eq!(
         fixture.undelete(bare).await,
-        UndeleteResult::Back { restoring: false, along: vec![], place: UndeletedPlace::default() },
+        UndeleteResult::Back { restoring: false, along: vec![], under: UndeletedUnder::default() },
         "a workspace that never owned anything has lost nothing"
     );
 }
@@ -298,7 +302,7 @@ async fn a_row_gives_up_what_it_held_with_its_last_entry_only() {
     assert!(fixture.row(id).await.container.is_some(), "what the other entry holds was forgotten");
     assert_eq!(
         fixture.undelete(id).await,
-        UndeleteResult::Back { restoring: true, along: vec![], place: UndeletedPlace::default() }
+        UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
 }
@@ -310,8 +314,8 @@ async fn nothing_is_finished_that_was_not_begun() {
     let before = fixture.dump();
     fixture.store.finish_delete(kept, minute(5)).await.unwrap();
     assert_eq!(fixture.store.finish_restore(kept, minute(5)).await, Ok(false));
-    assert_eq!(fixture.store.keep_in_trash(kept, minute(5)).await, Ok(false));
-    fixture.store.keep_after_all(kept).await.unwrap();
+    assert_eq!(fixture.store.mark_in_trash(kept, minute(5)).await, Ok(false));
+    fixture.store.cancel_transition(kept).await.unwrap();
     let nothing = TrashId(uuid());
     fixture.store.finish_delete(nothing, minute(5)).await.unwrap();
     assert_eq!(fixture.store.finish_restore(nothing, minute(5)).await, Ok(false));
@@ -325,11 +329,11 @@ async fn an_entry_tells_what_is_in_it_and_goes_on_without_what_is_gone() {
     fixture.remove(id, minute(1)).await;
     let new = claim(id, TrashReason::Removed, ClaimGuard::RowRemoved);
     let mut expected = fixture.store.claim_for_trash(new.clone(), minute(2)).await.unwrap().unwrap();
-    expected.things.volumes.sort();
+    expected.contents.volumes.sort();
     assert_eq!(fixture.store.trash_of(vec![id]).await, Ok(vec![expected.clone()]));
     assert_eq!(fixture.store.trash_of(vec![WorkspaceId(uuid())]).await, Ok(vec![]));
-    let container = new.things.container.unwrap();
+    let container = new.contents.container.unwrap();
     fixture.store.drop_from_trash(new.id, container.id.as_str().to_owned()).await.unwrap();
-    expected.things.container = None;
+    expected.contents.container = None;
     assert_eq!(fixture.store.trash_entry(new.id).await, Ok(Some(expected)));
 }

@@ -2,7 +2,7 @@
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status},
-    store::{LeftRemoved, RemoveResult, UndeleteResult, UndeletedAlong, UndeletedPlace, WorkspacePatch},
+    store::{RemoveResult, UndeleteResult, UndeleteSkip, UndeletedAlong, UndeletedUnder, WorkspacePatch},
 };
 
 use super::{Fixture, minute, name, trash::REMOVED};
@@ -107,14 +107,14 @@ async fn undelete_reports_what_cannot_come_back_along() {
     tree.fixture.container("left").await;
     let along = tree.undelete(tree.root, false, 2).await;
     let left = [
-        UndeletedAlong { left: Some(LeftRemoved::NameTaken), ..back(tree.left, "left") },
-        UndeletedAlong { left: Some(LeftRemoved::Below(name("left"))), ..back(tree.leaf, "leaf") },
+        UndeletedAlong { left: Some(UndeleteSkip::NameTaken), ..back(tree.left, "left") },
+        UndeletedAlong { left: Some(UndeleteSkip::Below(name("left"))), ..back(tree.leaf, "leaf") },
     ];
     assert_eq!(along, left);
     assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
     let other = tree.fixture.store.undelete_workspace(tree.left, Some(name("other")), false, minute(3)).await;
     let along = vec![back(tree.leaf, "leaf")];
-    assert_eq!(other, Ok(UndeleteResult::Back { restoring: false, along, place: UndeletedPlace::default() }));
+    assert_eq!(other, Ok(UndeleteResult::Back { restoring: false, along, under: UndeletedUnder::default() }));
     assert_eq!(tree.statuses().await, ["paused"; 3]);
 }
 
@@ -125,7 +125,7 @@ async fn undelete_leaves_what_is_being_deleted_for_good() {
     let entry = tree.fixture.kept(tree.left, REMOVED).await;
     assert!(tree.fixture.begin_delete(entry).await);
     let along = tree.undelete(tree.root, false, 2).await;
-    let left = UndeletedAlong { left: Some(LeftRemoved::Deleted), ..back(tree.left, "left") };
+    let left = UndeletedAlong { left: Some(UndeleteSkip::Deleted), ..back(tree.left, "left") };
     assert_eq!(along, [left, back(tree.leaf, "leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing is above it any more");
 }
@@ -140,17 +140,17 @@ async fn leaf_without_its_parent() -> Tree {
     tree
 }
 
-async fn place_after_undelete(tree: &Tree, id: WorkspaceId) -> UndeletedPlace {
+async fn parent_after_undelete(tree: &Tree, id: WorkspaceId) -> UndeletedUnder {
     let result = tree.fixture.store.undelete_workspace(id, None, false, minute(9)).await.unwrap();
-    let UndeleteResult::Back { place, .. } = result else { panic!("{result:?}") };
-    place
+    let UndeleteResult::Back { under, .. } = result else { panic!("{result:?}") };
+    under
 }
 
 #[tokio::test]
 async fn undelete_of_a_parent_takes_back_the_child_that_came_before() {
     let tree = leaf_without_its_parent().await;
-    let place = place_after_undelete(&tree, tree.left).await;
-    assert_eq!(place.returned, [name("leaf")]);
+    let under = parent_after_undelete(&tree, tree.left).await;
+    assert_eq!(under.returned, [name("leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
     let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
     assert_eq!(started, [], "it was undeleted by itself, and starts by itself");
@@ -177,13 +177,13 @@ async fn undelete_of_a_parent_leaves_a_child_that_was_moved_or_runs() {
         let parent = parent.map(|_| tree.root);
         let patch = WorkspacePatch { parent: Some(parent), ..WorkspacePatch::default() };
         tree.fixture.store.patch_workspace(tree.leaf, patch, minute(4)).await.unwrap();
-        assert_eq!(place_after_undelete(&tree, tree.left).await, UndeletedPlace::default());
+        assert_eq!(parent_after_undelete(&tree, tree.left).await, UndeletedUnder::default());
         assert_eq!(tree.fixture.row(tree.leaf).await.parent, parent, "it was given that place");
     }
     let tree = leaf_without_its_parent().await;
     tree.fixture.force(tree.leaf, Status::Online);
-    let place = place_after_undelete(&tree, tree.left).await;
-    assert_eq!(place.left_roots, [name("leaf")]);
+    let under = parent_after_undelete(&tree, tree.left).await;
+    assert_eq!(under.skipped_roots, [name("leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing runs below what is paused");
 }
 

@@ -146,13 +146,13 @@ pub(crate) fn run_in(home: &TempDir, args: &[&str], env: &[(&str, &str)], input:
     // A command that reads nothing may have exited already.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     let output = child.wait_with_output().unwrap();
-    let place = home.path().to_str().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(place, "[HOME]");
+    let under = home.path().to_str().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(under, "[HOME]");
     Ran {
         code: output.status.code().expect("the binary exits without a signal"),
         stdout: text(output.stdout),
         stderr: text(output.stderr),
-        command: format!("ostler {}", args.join(" ")).replace(place, "[HOME]"),
+        command: format!("ostler {}", args.join(" ")).replace(under, "[HOME]"),
     }
 }
 
@@ -184,8 +184,8 @@ async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response
     canned.requests.lock().unwrap().push(recorded.trim_end().to_owned());
     let mut answers = canned.answers.lock().unwrap();
     let Some(queue) = answers.get_mut(&asked) else {
-        let told = format!("{{\"error\": \"the test gave no answer to {asked}\"}}");
-        return (StatusCode::NOT_IMPLEMENTED, told).into_response();
+        let payload = format!("{{\"error\": \"the test gave no answer to {asked}\"}}");
+        return (StatusCode::NOT_IMPLEMENTED, payload).into_response();
     };
     let Answer { status, body } =
         if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }.unwrap();

@@ -29,18 +29,18 @@ use super::{
 
 /// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_mins(3);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const DATABASE_FILES: [&str; 3] = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
 
 /// Exit code and output of a command; -1 if a signal ended it.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
@@ -100,10 +100,10 @@ impl Site {
 
     /// Runs daemon and commands as another user from now on. Needs root.
     pub(crate) fn run_as(&mut self, uid: u32) {
-        let place = self.directory.path();
+        let under = self.directory.path();
         // That user may have no access to the binary that cargo built.
-        fs::copy(env!("CARGO_BIN_EXE_ostler"), place.join("ostler")).expect("the binary is copied");
-        for path in [place.to_owned(), place.join("config.toml"), place.join("ostler")] {
+        fs::copy(env!("CARGO_BIN_EXE_ostler"), under.join("ostler")).expect("the binary is copied");
+        for path in [under.to_owned(), under.join("config.toml"), under.join("ostler")] {
             chown(path, Some(uid), Some(uid)).expect("root may give files away");
         }
         self.user = Some(uid);
@@ -151,7 +151,7 @@ impl Site {
 
     /// Sets an environment variable of daemons from the next start on; `None` removes it.
     #[allow(dead_code, reason = "only campaigns tell daemons more")]
-    pub(crate) fn tell_daemons(&mut self, name: &'static str, value: Option<String>) {
+    pub(crate) fn set_daemon_env(&mut self, name: &'static str, value: Option<String>) {
         match value {
             Some(value) => drop(self.environment.insert(name, value)),
             None => drop(self.environment.remove(name)),
@@ -228,8 +228,8 @@ impl Site {
     /// The token in a workspace's config volume, as its agent reads it.
     #[track_caller]
     pub(crate) fn token_in_volume(&self, name: &str) -> String {
-        let shown = self.show(name);
-        let container = shown["container_id"].as_str().expect("it has a container");
+        let effective = self.show(name);
+        let container = effective["container_id"].as_str().expect("it has a container");
         podman::file_of(container, "/configs/.auth_token")
     }
 
@@ -276,7 +276,7 @@ impl Site {
                 break;
             }
             assert!(begun.elapsed() < PATIENCE, "the daemon does not answer:\n{}", self.log());
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(CHECK_INTERVAL);
         }
         self.remember_instance();
         Ok(())
@@ -380,8 +380,10 @@ impl Site {
     }
 
     /// Runs an `ostler` command to its end.
-    pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Said {
-        Said::of(&self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
+    pub(crate) fn ostler<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> CommandOutput {
+        CommandOutput::of(
+            &self.command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs"),
+        )
     }
 
     /// Runs an `ostler` command and reads its JSON.
@@ -425,8 +427,8 @@ impl Site {
     pub(crate) fn until_status(&self, name: &str, status: &str) -> Value {
         until(&format!("{name} is {status}\n{}", self.ostler(["why", name]).stdout), || {
             let said = self.ostler(["show", name, "--json"]);
-            let shown: Value = serde_json::from_str(&said.stdout).ok()?;
-            (shown["status"] == status).then_some(shown)
+            let effective: Value = serde_json::from_str(&said.stdout).ok()?;
+            (effective["status"] == status).then_some(effective)
         })
     }
 
@@ -480,14 +482,14 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(CHECK_INTERVAL);
     }
 }
 
 /// Whether the pass of a run requires the engine. The other passes use only the store and run without it.
-pub(crate) fn sees_the_engine(run: &Value) -> bool {
+pub(crate) fn requires_engine(run: &Value) -> bool {
     let name = run["pass"].as_str().expect("a run names its pass");
     let pass =
         ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass");
-    pass.sight() == ostler::sweep::Sight::Engine
+    pass.requires() == ostler::sweep::Requirement::Engine
 }

@@ -273,7 +273,7 @@ impl EngineProxy {
             waited.timed_out().then(|| state.seen.clone())
         });
         if let Some(seen) = waiting.await.expect("the condition does not panic") {
-            panic!("the awaited request did not come; these did: {}", story(&seen));
+            panic!("the awaited request did not come; these did: {}", listing_of(&seen));
         }
     }
 
@@ -329,7 +329,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn story(seen: &[Request]) -> String {
+fn listing_of(seen: &[Request]) -> String {
     seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -377,7 +377,7 @@ impl Shared {
         // replace the rules while the observer still waits: the request would then be forwarded late, after a later
         // one has taken effect.
         let fault = self.decide(&request);
-        self.tell(&request, Moment::Arrived);
+        self.notify(&request, Moment::Arrived);
         // Only now, so that a test that waits for the request finds the observer done.
         self.changed.notify_all();
         match fault {
@@ -418,7 +418,7 @@ impl Shared {
         decided.unwrap_or(Fault::Pass)
     }
 
-    fn tell(&self, request: &Request, moment: Moment) {
+    fn notify(&self, request: &Request, moment: Moment) {
         // Without the lock held: an observer may call the proxy.
         let observer = lock(&self.state).observer.clone();
         if let Some(observer) = observer {
@@ -452,7 +452,7 @@ impl Shared {
         let (from, to) = (client.try_clone()?, engine.try_clone()?);
         let upload = thread::spawn(move || pump(from, to));
         let answered = read_head(&mut engine)?;
-        self.tell(request, Moment::Answered);
+        self.notify(request, Moment::Answered);
         let Some((_, answer)) = answered.filter(|_| deliver()) else {
             client.shutdown(Shutdown::Both)?;
             return engine.shutdown(Shutdown::Both);

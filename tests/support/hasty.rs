@@ -33,12 +33,12 @@ pub(crate) fn make(site: &Site, name: &str) -> String {
 }
 
 /// Starts a container with a site's labels that no row of the site knows.
-pub(crate) fn run_by_hand(instance: &str, workspace: &str, serial: usize) -> String {
+pub(crate) fn run_manually(instance: &str, workspace: &str, serial: usize) -> String {
     let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
     let name = format!("ostler-{workspace}-{serial}");
     let idle = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done";
     let run = ["run", "--detach", "--network=none", "--stop-timeout=1", "--name", &name];
     let labels = ["--label", &labels[0], "--label", &labels[1]];
     let command = [podman::image(), "sh", "-c", idle];
-    podman::podman_says(run.into_iter().chain(labels).chain(command)).trim().to_owned()
+    podman::podman_output(run.into_iter().chain(labels).chain(command)).trim().to_owned()
 }

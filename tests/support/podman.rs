@@ -27,7 +27,7 @@ const DEMO_IMAGE: &str = "localhost/ostler-test-demo-agent:latest";
 const BUSYBOX: &str = "/bin/busybox";
 /// Generous, because a machine that swaps is slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A shell script that reads commands from standard input, one a line, and confirms each. When the pipe from the test
 /// process closes, it ends the service and removes its directory.
@@ -115,7 +115,7 @@ impl Drop for Service {
 }
 
 /// Interval between two readings of processor time; long enough for a busy service to be noticed.
-const IDLE_LOOK: Duration = Duration::from_secs(2);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The process that listens on a service's socket.
 pub(crate) struct ServiceProcess(i32);
@@ -145,7 +145,7 @@ impl ServiceProcess {
         let clock = SystemClock::start();
         loop {
             let (before, since) = (self.ticks(), clock.awake());
-            clock.sleep(IDLE_LOOK).await;
+            clock.sleep(IDLE_CHECK_INTERVAL).await;
             let (used, took) = ((self.ticks() - before) * 10, clock.awake().0 - since.0);
             if used * 10 <= took {
                 return Ok(Duration::from_millis(since.0));
@@ -214,7 +214,7 @@ pub(crate) fn podman() -> Command {
 }
 
 /// Runs `podman` and returns its output; panics with its error message if it fails.
-pub(crate) fn podman_says<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn podman_output<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
     run(podman().args(arguments)).unwrap_or_else(|why| panic!("{why}"))
 }
 
@@ -244,7 +244,7 @@ pub(crate) fn inspected(what: &str, template: &str) -> Option<String> {
 /// The host directory of a volume.
 #[track_caller]
 pub(crate) fn directory_of(volume: &str) -> PathBuf {
-    podman_says(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).trim().into()
+    podman_output(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).trim().into()
 }
 
 pub(crate) fn has_volume(volume: &str) -> bool {
@@ -371,8 +371,8 @@ fn wait_for_ping(directory: &Path) {
             let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
             panic!("the Podman service did not answer within {} s. It said: {log}", START_LIMIT.as_secs());
         }
-        thread::sleep(LOOK_EVERY);
-        waited += LOOK_EVERY;
+        thread::sleep(CHECK_INTERVAL);
+        waited += CHECK_INTERVAL;
     }
 }
 
@@ -400,7 +400,7 @@ fn build_image() {
     fs::write(file.path(), root_file_system()).expect("the image's files are written");
     let path = file.path().to_str().expect("temporary paths are UTF-8");
     let changes = ["-c", "ENV PATH=/bin", "-c", "CMD [\"/bin/sh\"]"];
-    podman_says(["import", "--quiet"].into_iter().chain(changes).chain([path, IMAGE]));
+    podman_output(["import", "--quiet"].into_iter().chain(changes).chain([path, IMAGE]));
 }
 
 fn image_exists() -> bool {

@@ -55,14 +55,14 @@ use super::wire::{Answer, Ask};
 pub(crate) const IMAGE: &str = "agent:1";
 /// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Host ports of containers: below the kernel's ephemeral ports, apart from those of other tests.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;
 const PORTS_EACH: u16 = 12;
 
 /// Options of a test's registry.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct Options {
     pub(crate) access: Access,
     pub(crate) restart: RestartBudget,
     /// Speed of its clock, as a multiple of real time.
@@ -71,7 +71,7 @@ pub(crate) struct Wanted {
     pub(crate) ports: u16,
 }
 
-impl Default for Wanted {
+impl Default for Options {
     /// Allows external agents on this machine, because tests run theirs there.
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
@@ -124,7 +124,7 @@ pub(crate) struct Registry {
     pub(crate) admin: String,
     directory: TempDir,
     ports: PortRange,
-    wanted: Wanted,
+    options: Options,
     sweeps: DriverHandle,
     spawn: TokioTasks,
     stop: CancellationToken,
@@ -139,15 +139,15 @@ impl Drop for Registry {
 
 impl Registry {
     pub(crate) async fn start() -> Self {
-        Self::wanting(Wanted::default()).await
+        Self::wanting(Options::default()).await
     }
 
-    pub(crate) async fn wanting(wanted: Wanted) -> Self {
+    pub(crate) async fn wanting(options: Options) -> Self {
         let directory =
             tempfile::Builder::new().prefix("ostler-registry-").tempdir().expect("a temp directory");
         let world = Arc::new(World::default());
         world.state().images.insert(IMAGE.to_owned());
-        Self::serve(directory, world, free_ports(wanted.ports), wanted).await
+        Self::serve(directory, world, free_ports(options.ports), options).await
     }
 
     /// Ends this daemon, as a signal does, and starts the next one on the same state.
@@ -159,16 +159,16 @@ impl Registry {
         self.spawn.drain().await;
         let directory =
             std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temp directory"));
-        let (world, ports, wanted) = (Arc::clone(&self.world), self.ports, self.wanted);
+        let (world, ports, options) = (Arc::clone(&self.world), self.ports, self.options);
         drop(self);
-        Self::serve(directory, world, ports, wanted).await
+        Self::serve(directory, world, ports, options).await
     }
 
     #[allow(clippy::too_many_lines, reason = "a composition root is one list of parts")]
-    async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, wanted: Wanted) -> Self {
+    async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, options: Options) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
-        let clock: SharedClock = Arc::new(Hasty::start(wanted.speed));
+        let clock: SharedClock = Arc::new(Hasty::start(options.speed));
         let spawn = TokioTasks::default();
         let tasks: SharedSpawn = Arc::new(spawn.clone());
         let mirror = Arc::new(Mirror::Directory(data_dir.clone()));
@@ -201,14 +201,14 @@ impl Registry {
                 isolate: false,
                 log_bytes: 10 << 20,
                 trash_retention: Duration::from_hours(14 * 24),
-                restart: wanted.restart,
+                restart: options.restart,
                 limits: Limits {
                     absence_grace: Duration::from_mins(5),
                     unknown_grace: Duration::from_mins(10),
                     removed_retention: Duration::from_hours(30 * 24),
                     event_retention: Duration::from_hours(30 * 24),
                 },
-                access: wanted.access,
+                access: options.access,
                 concurrent_starts: 2,
             },
             wake,
@@ -234,7 +234,7 @@ impl Registry {
             network: Network {
                 listen: vec![address.ip()],
                 port: address.port(),
-                told_to_agents: ops.settings().told_to_agents(),
+                advertised_url: ops.settings().advertised_url(),
                 is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
@@ -279,7 +279,7 @@ impl Registry {
             admin,
             directory,
             ports,
-            wanted,
+            options,
             sweeps,
             spawn,
             stop,
@@ -334,42 +334,42 @@ impl Registry {
     }
 
     /// A container workspace whose container runs; no heartbeat has been received yet.
-    pub(crate) async fn begun(&self, name: &str, more: Value) -> Hand<'_> {
-        let mut wanted = json!({ "runtime": AGENT });
-        wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-        let id = self.create(name, wanted).await["id"].as_str().unwrap().to_owned();
+    pub(crate) async fn begun(&self, name: &str, more: Value) -> AgentClient<'_> {
+        let mut options = json!({ "runtime": AGENT });
+        options.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let id = self.create(name, options).await["id"].as_str().unwrap().to_owned();
         let token = self.token_in_volume(&id).await;
-        Hand { registry: self, id, token }
+        AgentClient { registry: self, id, token }
     }
 
     /// An online container workspace.
-    pub(crate) async fn online(&self, name: &str) -> Hand<'_> {
+    pub(crate) async fn online(&self, name: &str) -> AgentClient<'_> {
         self.online_with(name, json!({})).await
     }
 
-    pub(crate) async fn online_below(&self, name: &str, parent: &Hand<'_>) -> Hand<'_> {
+    pub(crate) async fn online_below(&self, name: &str, parent: &AgentClient<'_>) -> AgentClient<'_> {
         self.online_with(name, json!({ "parent_id": parent.id })).await
     }
 
-    pub(crate) async fn online_with(&self, name: &str, more: Value) -> Hand<'_> {
+    pub(crate) async fn online_with(&self, name: &str, more: Value) -> AgentClient<'_> {
         let hand = self.begun(name, more).await;
-        hand.beat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+        hand.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
         assert_eq!(hand.status().await, "online", "a beat brings it up");
         hand
     }
 
     /// An external workspace without a heartbeat yet, with its token.
-    pub(crate) async fn external(&self, name: &str, more: Value) -> Hand<'_> {
-        let mut wanted = json!({ "external": true });
-        wanted.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-        let made = self.create(name, wanted).await;
+    pub(crate) async fn external(&self, name: &str, more: Value) -> AgentClient<'_> {
+        let mut options = json!({ "external": true });
+        options.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let made = self.create(name, options).await;
         let id = made["id"].as_str().unwrap().to_owned();
         let token = made["connection"]["auth_token"].as_str().unwrap().to_owned();
-        Hand { registry: self, id, token }
+        AgentClient { registry: self, id, token }
     }
 
     /// An online external workspace whose agent has this URL.
-    pub(crate) async fn external_at(&self, name: &str, url: &str) -> Hand<'_> {
+    pub(crate) async fn external_at(&self, name: &str, url: &str) -> AgentClient<'_> {
         let hand = self.external(name, json!({})).await;
         hand.register(json!({ "url": url })).await.is(200, r#"{"status":"registered"}"#);
         hand
@@ -409,20 +409,20 @@ pub(crate) fn proof_of(token: &str) -> String {
 
 /// A workspace and its token, as its agent has them.
 #[derive(Clone)]
-pub(crate) struct Hand<'r> {
+pub(crate) struct AgentClient<'r> {
     pub(crate) registry: &'r Registry,
     pub(crate) id: String,
     pub(crate) token: String,
 }
 
-impl Hand<'_> {
+impl AgentClient<'_> {
     /// Sends a request with the workspace's token.
     pub(crate) async fn ask(&self, ask: Ask) -> Answer {
         ask.token(&self.token).to(self.registry.address).await
     }
 
     /// Sends a heartbeat with these fields.
-    pub(crate) async fn beat(&self, more: Value) -> Answer {
+    pub(crate) async fn heartbeat(&self, more: Value) -> Answer {
         self.ask(self.beat_with(more)).await
     }
 
@@ -463,11 +463,11 @@ impl Hand<'_> {
     }
 
     /// Sends a message from this workspace to another.
-    pub(crate) async fn tell(&self, to: &Hand<'_>, body: Value) -> Answer {
+    pub(crate) async fn tell(&self, to: &AgentClient<'_>, body: Value) -> Answer {
         self.ask(self.message(to).json(body)).await
     }
 
-    pub(crate) fn message(&self, to: &Hand<'_>) -> Ask {
+    pub(crate) fn message(&self, to: &AgentClient<'_>) -> Ask {
         Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &self.id)
     }
 
@@ -491,7 +491,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "this did not come to be: {what}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -56,14 +56,14 @@ impl Tables {
                 lost.push(format!("the table {name} is gone"));
                 continue;
             };
-            let place = |column: &String| {
+            let under = |column: &String| {
                 let renamed = RENAMED.iter().find(|(of, old, _)| (*of, *old) == (name, column));
                 let now = renamed.map_or(column.as_str(), |(_, _, new)| new);
                 new.columns.iter().position(|column| column == now)
             };
-            let places: Vec<_> = table.columns.iter().map(place).collect();
-            for (column, place) in table.columns.iter().zip(&places) {
-                if place.is_none() {
+            let places: Vec<_> = table.columns.iter().map(under).collect();
+            for (column, under) in table.columns.iter().zip(&places) {
+                if under.is_none() {
                     lost.push(format!("the column {name}.{column} is gone"));
                 }
             }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     daemon::{Site, until},
-    podman::{podman, podman_says},
+    podman::{podman, podman_output},
 };
 
 /// A container as Podman reports it.
@@ -23,7 +23,7 @@ pub(crate) struct Container {
 /// Containers with a site's label.
 pub(crate) fn containers(instance: &str) -> Vec<Container> {
     let filter = format!("label=ostler.instance={instance}");
-    let listed = podman_says(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
+    let listed = podman_output(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
     let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps speaks JSON");
     listed
         .iter()
@@ -39,7 +39,7 @@ pub(crate) fn containers(instance: &str) -> Vec<Container> {
 /// Volumes with a site's label.
 pub(crate) fn volumes(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
-    let listed = podman_says(["volume", "ls", "--quiet", "--filter", &filter]);
+    let listed = podman_output(["volume", "ls", "--quiet", "--filter", &filter]);
     listed.lines().map(str::to_owned).collect()
 }
 

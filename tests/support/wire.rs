@@ -119,7 +119,7 @@ impl Ask {
         self
     }
 
-    /// Adds `Authorization: Bearer …`.
+    /// Adds `Authorization: TokenSubject …`.
     pub(crate) fn token(self, token: &str) -> Self {
         self.header("Authorization", format!("Bearer {token}"))
     }

@@ -122,7 +122,7 @@ impl Drop for Daemon {
 
 /// A workspace and its token.
 #[derive(Clone, Debug)]
-pub(crate) struct Who {
+pub(crate) struct Caller {
     id: String,
     token: String,
 }
@@ -135,7 +135,7 @@ impl Daemon {
     /// Starts a daemon on the engine with this socket; `None` for no engine.
     pub(crate) fn start_on(program: &str, engine: Option<PathBuf>) -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-load-").tempdir().expect("a temp directory");
-        let place = |name: &str| directory.path().join(name);
+        let under = |name: &str| directory.path().join(name);
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = free.local_addr().expect("its address");
         drop(free);
@@ -143,14 +143,14 @@ impl Daemon {
             "[network]\nlisten = [\"127.0.0.1\"]\nport = {}\n[external]\nallow_loopback = true\n",
             address.port()
         );
-        fs::write(place("config.toml"), config).expect("the config is written");
-        let log = fs::File::create(place("serve.log")).expect("a log");
-        let socket = engine.clone().unwrap_or_else(|| place("nobody.sock"));
+        fs::write(under("config.toml"), config).expect("the config is written");
+        let log = fs::File::create(under("serve.log")).expect("a log");
+        let socket = engine.clone().unwrap_or_else(|| under("nobody.sock"));
         let process = Command::new(program)
             .arg("serve")
-            .env("OSTLER_DATA_DIR", place("data"))
-            .env("OSTLER_RUNTIME_DIR", place("run"))
-            .env("OSTLER_CONFIG", place("config.toml"))
+            .env("OSTLER_DATA_DIR", under("data"))
+            .env("OSTLER_RUNTIME_DIR", under("run"))
+            .env("OSTLER_CONFIG", under("config.toml"))
             .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", socket.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -188,7 +188,7 @@ impl Daemon {
         self.directory.path().join("data/ostler.sock")
     }
 
-    fn create(&self, name: &str, url: Option<&str>) -> Who {
+    fn create(&self, name: &str, url: Option<&str>) -> Caller {
         let body = json!({ "name": name, "runtime": "external", "url": url });
         let request = Request { method: "POST", path: "/workspaces", token: None, caller: None, body };
         let created = request.over_socket(&self.socket()).expect(201).json();
@@ -196,14 +196,14 @@ impl Daemon {
         let issue = format!("/workspaces/{id}/tokens");
         let request = Request { method: "POST", path: &issue, token: None, caller: None, body: json!({}) };
         let issued = request.over_socket(&self.socket()).expect(201).json();
-        Who { id, token: issued["auth_token"].as_str().expect("a token").to_owned() }
+        Caller { id, token: issued["auth_token"].as_str().expect("a token").to_owned() }
     }
 
     fn status(&self, id: &str) -> Value {
-        self.says(&format!("/workspaces/{id}")).json()["status"].clone()
+        self.sends(&format!("/workspaces/{id}")).json()["status"].clone()
     }
 
-    fn says(&self, path: &str) -> Answer {
+    fn sends(&self, path: &str) -> Answer {
         let request = Request { method: "GET", path, token: None, caller: None, body: Value::Null };
         request.over_socket(&self.socket()).expect(200)
     }
@@ -276,7 +276,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let beating = beat(&daemon, &others, scale.every, &figures, &stop);
+    let beating = send_heartbeats(&daemon, &others, scale.every, &figures, &stop);
     let before = daemon.database_bytes();
     figures.lock().unwrap().memory.push(("before".into(), daemon.memory()));
     let attack = Attack {
@@ -317,8 +317,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
     figures.lock().unwrap().grown = daemon.database_bytes().saturating_sub(before);
     stop.store(true, Ordering::Release);
-    for beats in beating.join_all().await {
-        figures.lock().unwrap().heartbeats += beats;
+    for heartbeats in beating.join_all().await {
+        figures.lock().unwrap().heartbeats += heartbeats;
     }
     held.abort();
     redirecting.abort();
@@ -337,7 +337,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
 }
 
 /// An agent that answers every message with a redirect to a command that only an admin may give.
-async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHandle<()>) {
+async fn redirect_to(daemon: &Daemon, victim: &Caller) -> (Caller, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let order = format!("http://{}/workspaces/{}/stop", daemon.address, victim.id);
@@ -359,7 +359,7 @@ async fn redirect_to(daemon: &Daemon, victim: &Who) -> (Who, tokio::task::JoinHa
 }
 
 /// An agent that answers every message with a text of several MiB that never ends.
-async fn talk_without_end(daemon: &Daemon) -> (Who, tokio::task::JoinHandle<()>) {
+async fn talk_without_end(daemon: &Daemon) -> (Caller, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let answers = tokio::spawn(async move {
@@ -380,9 +380,9 @@ async fn talk_without_end(daemon: &Daemon) -> (Who, tokio::task::JoinHandle<()>)
 }
 
 /// Sends the heartbeats of the others, each on a new connection, as many clients do.
-fn beat(
+fn send_heartbeats(
     daemon: &Arc<Daemon>,
-    others: &[Who],
+    others: &[Caller],
     every: Duration,
     figures: &Arc<Mutex<Figures>>,
     stop: &Arc<AtomicBool>,
@@ -441,11 +441,11 @@ async fn watch(daemon: &Daemon, until: impl Future<Output = ()>) -> Memory {
 
 struct Attack {
     daemon: Arc<Daemon>,
-    worst: Who,
-    target: Who,
-    deputy: Who,
-    talker: Who,
-    delegator: Who,
+    worst: Caller,
+    target: Caller,
+    deputy: Caller,
+    talker: Caller,
+    delegator: Caller,
     figures: Arc<Mutex<Figures>>,
     scale: Scale,
 }
@@ -619,8 +619,8 @@ impl Attack {
             }),
             ("flips", &|| {
                 let rate = if next().is_multiple_of(2) { 0.0 } else { 1.0 };
-                let beat = json!({ "workspace_id": id, "error_rate": rate, "uptime_seconds": 1, "sample_error": "x".repeat(2000) });
-                Ask::post("/registry/heartbeat").json(beat)
+                let send_heartbeats = json!({ "workspace_id": id, "error_rate": rate, "uptime_seconds": 1, "sample_error": "x".repeat(2000) });
+                Ask::post("/registry/heartbeat").json(send_heartbeats)
             }),
         ];
         let all = kinds.map(|(what, ask)| async move {

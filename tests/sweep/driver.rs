@@ -11,121 +11,130 @@ use ostler::{
     domain::{ids::WorkspaceId, plan::Plan, runtime::AGENT, status::Status, time::Awake},
     engine::fake::Fault,
     ops::CreateRequest,
-    store::Heard,
-    sweep::{Driver, DriverHandle, Look, Mode, Pass, Run, Sight, SweepError, Sweeper},
+    store::ReportResult,
+    sweep::{Driver, DriverHandle, Mode, Pass, Requirement, Run, Snapshot, SweepError, Sweeper},
     wake::Wake,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::simulation::{
     executor::{Owner, Sim, TaskOrder},
-    house::{House, IMAGE, furnished_world, request, well},
+    installation::{IMAGE, Installation, furnished_world, request, well},
 };
 
 /// Tolerance around the due time of a restart.
 const TOLERANCE: Duration = Duration::from_millis(250);
 
 /// A simulated app whose driver runs the passes and that receives the engine's events.
-pub(super) fn driven() -> House {
+pub(super) fn driven() -> Installation {
     let sim = Sim::new(1, TaskOrder::AsWoken);
     let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    let house = House::with_agents(sim, furnished_world(), true, nobody);
-    house.watch();
-    house
+    let installation = Installation::with_agents(sim, furnished_world(), true, nobody);
+    installation.watch();
+    installation
 }
 
-pub(super) fn online(house: &House, name: &str) -> WorkspaceId {
+pub(super) fn online(installation: &Installation, name: &str) -> WorkspaceId {
     let made = request(name, IMAGE);
-    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    house.sim.pass(Duration::from_secs(4));
-    assert_eq!(house.status(id), Status::Online, "a plain workspace comes up by itself");
+    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    installation.sim.pass(Duration::from_secs(4));
+    assert_eq!(installation.status(id), Status::Online, "a plain workspace comes up by itself");
     id
 }
 
 /// Lets its container exit; returns the due time of the restart.
-fn exits(house: &House, id: WorkspaceId) -> ostler::domain::time::Timestamp {
-    let container = house.row(id).container.expect("it has a container");
-    house.world.state().kill(&container, 1);
-    house.sim.pass(Duration::from_secs(1));
-    let row = house.row(id);
+fn exits(installation: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestamp {
+    let container = installation.row(id).container.expect("it has a container");
+    installation.world.state().kill(&container, 1);
+    installation.sim.pass(Duration::from_secs(1));
+    let row = installation.row(id);
     assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
     row.restart_due_at.expect("its restart is due at some time")
 }
 
 /// Asserts that it is restarted within the tolerance around `due`.
-fn restarts_at(house: &House, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
-    let before = house.row(id).incarnation;
-    house.sim.pass((due - TOLERANCE).since(house.sim.now()));
-    assert_eq!(house.row(id).incarnation, before, "{when}: it restarted before its back-off had passed");
-    house.sim.pass((due + TOLERANCE).since(house.sim.now()));
-    assert!(house.row(id).incarnation > before, "{when}: it was due at {due} and is not restarted");
+fn restarts_at(
+    installation: &Installation,
+    id: WorkspaceId,
+    due: ostler::domain::time::Timestamp,
+    when: &str,
+) {
+    let before = installation.row(id).incarnation;
+    installation.sim.pass((due - TOLERANCE).since(installation.sim.now()));
+    assert_eq!(
+        installation.row(id).incarnation,
+        before,
+        "{when}: it restarted before its back-off had passed"
+    );
+    installation.sim.pass((due + TOLERANCE).since(installation.sim.now()));
+    assert!(installation.row(id).incarnation > before, "{when}: it was due at {due} and is not restarted");
 }
 
 #[test]
 fn exited_workspace_restarts_when_due_in_every_phase() {
     for seconds in (0..60).step_by(4) {
-        let house = driven();
-        let id = online(&house, "w");
-        house.sim.pass(Duration::from_secs(seconds));
-        let due = exits(&house, id);
-        restarts_at(&house, id, due, &format!("{seconds} s into the period"));
+        let installation = driven();
+        let id = online(&installation, "w");
+        installation.sim.pass(Duration::from_secs(seconds));
+        let due = exits(&installation, id);
+        restarts_at(&installation, id, due, &format!("{seconds} s into the period"));
     }
 }
 
 #[test]
 fn every_backoff_of_a_crash_loop_is_kept() {
-    let house = driven();
-    let id = online(&house, "w");
+    let installation = driven();
+    let id = online(&installation, "w");
     for exit in 1..=4 {
-        let due = exits(&house, id);
-        restarts_at(&house, id, due, &format!("after exit {exit}"));
-        house.sim.pass(Duration::from_secs(3));
+        let due = exits(&installation, id);
+        restarts_at(&installation, id, due, &format!("after exit {exit}"));
+        installation.sim.pass(Duration::from_secs(3));
     }
 }
 
 #[test]
 fn every_workspace_restarts_when_due_if_many_exit() {
-    let house = driven();
-    let ids: Vec<_> = (0..5).map(|number| online(&house, &format!("w{number}"))).collect();
-    let due: Vec<_> = ids.iter().map(|id| (*id, exits(&house, *id))).collect();
+    let installation = driven();
+    let ids: Vec<_> = (0..5).map(|number| online(&installation, &format!("w{number}"))).collect();
+    let due: Vec<_> = ids.iter().map(|id| (*id, exits(&installation, *id))).collect();
     for (id, due) in due {
-        restarts_at(&house, id, due, "one of five");
+        restarts_at(&installation, id, due, "one of five");
     }
 }
 
 #[test]
 fn exited_workspace_restarts_when_due_after_a_daemon_restart() {
     for down in [1, 5, 9] {
-        let mut house = driven();
-        let id = online(&house, "w");
-        let due = exits(&house, id);
-        house.sim.crash(|_| true);
-        house.sim.pass(Duration::from_secs(down - 1));
-        house.start_daemon();
-        house.watch();
-        restarts_at(&house, id, due, &format!("the daemon was away for {down} s"));
+        let mut installation = driven();
+        let id = online(&installation, "w");
+        let due = exits(&installation, id);
+        installation.sim.crash(|_| true);
+        installation.sim.pass(Duration::from_secs(down - 1));
+        installation.start_daemon();
+        installation.watch();
+        restarts_at(&installation, id, due, &format!("the daemon was away for {down} s"));
     }
 }
 
 #[test]
 fn overdue_workspace_restarts_at_once_after_a_daemon_restart() {
-    let mut house = driven();
-    let id = online(&house, "w");
-    exits(&house, id);
-    let before = house.row(id).incarnation;
-    house.sim.crash(|_| true);
-    house.sim.pass(Duration::from_mins(3));
-    house.start_daemon();
-    house.sim.pass(TOLERANCE);
-    assert!(house.row(id).incarnation > before, "its back-off passed while the daemon was away");
+    let mut installation = driven();
+    let id = online(&installation, "w");
+    exits(&installation, id);
+    let before = installation.row(id).incarnation;
+    installation.sim.crash(|_| true);
+    installation.sim.pass(Duration::from_mins(3));
+    installation.start_daemon();
+    installation.sim.pass(TOLERANCE);
+    assert!(installation.row(id).incarnation > before, "its back-off passed while the daemon was away");
 }
 
 /// A workspace whose agent sends heartbeats.
-fn agent(house: &House, name: &str) -> WorkspaceId {
+fn agent(installation: &Installation, name: &str) -> WorkspaceId {
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
-    let id = house.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    house.sim.pass(Duration::from_secs(1));
-    assert_eq!(house.beat(id, well()), Some(Heard::Noted));
+    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    installation.sim.pass(Duration::from_secs(1));
+    assert_eq!(installation.heartbeat(id, well()), Some(ReportResult::Noted));
     id
 }
 
@@ -133,23 +142,23 @@ fn agent(house: &House, name: &str) -> WorkspaceId {
 #[test]
 fn ten_minutes_of_sigstop_change_no_status() {
     for phase in (0..60).step_by(7) {
-        let house = driven();
-        let ids = [agent(&house, "one"), agent(&house, "two")];
-        let plain = online(&house, "plain");
+        let installation = driven();
+        let ids = [agent(&installation, "one"), agent(&installation, "two")];
+        let plain = online(&installation, "plain");
         for _ in 0..8 {
-            house.sim.pass(Duration::from_secs(20));
-            house.all_beat();
+            installation.sim.pass(Duration::from_secs(20));
+            installation.all_heartbeat();
         }
-        house.sim.pass(Duration::from_secs(phase));
-        house.sim.freeze(Duration::from_mins(10));
-        house.sim.pass(Duration::from_secs(15));
-        house.all_beat();
+        installation.sim.pass(Duration::from_secs(phase));
+        installation.sim.freeze(Duration::from_mins(10));
+        installation.sim.pass(Duration::from_secs(15));
+        installation.all_heartbeat();
         for _ in 0..15 {
-            house.sim.pass(Duration::from_secs(20));
-            house.all_beat();
+            installation.sim.pass(Duration::from_secs(20));
+            installation.all_heartbeat();
         }
         for id in ids.into_iter().chain([plain]) {
-            let row = house.row(id);
+            let row = installation.row(id);
             assert_eq!((row.status, row.incarnation.0), (Status::Online, 1), "{phase} s: {}", row.name);
         }
     }
@@ -158,7 +167,7 @@ fn ten_minutes_of_sigstop_change_no_status() {
 /// A pass that records its runs and takes a configured time.
 struct Probe {
     name: &'static str,
-    sight: Sight,
+    requires: Requirement,
     clock: SharedClock,
     record: Arc<Mutex<Record>>,
 }
@@ -188,11 +197,11 @@ impl Pass for Probe {
         PERIOD
     }
 
-    fn sight(&self) -> Sight {
-        self.sight
+    fn requires(&self) -> Requirement {
+        self.requires
     }
 
-    async fn plan(&self, _: &Sweeper, _: &Look) -> Result<Plan, SweepError> {
+    async fn plan(&self, _: &Sweeper, _: &Snapshot) -> Result<Plan, SweepError> {
         let takes = {
             let mut record = self.record.lock().unwrap();
             record.begun.push(self.clock.awake());
@@ -210,46 +219,47 @@ impl Pass for Probe {
 
 /// A driver that runs only probes.
 struct Probed {
-    house: House,
+    installation: Installation,
     handle: DriverHandle,
     wake: Wake,
     records: Vec<Arc<Mutex<Record>>>,
 }
 
 impl Probed {
-    fn new(sights: &[(&'static str, Sight)], takes: &[Duration]) -> Self {
-        let house = House::new(1, TaskOrder::AsWoken);
-        let clock = house.sim.clock();
+    fn new(sights: &[(&'static str, Requirement)], takes: &[Duration]) -> Self {
+        let installation = Installation::new(1, TaskOrder::AsWoken);
+        let clock = installation.sim.clock();
         let mut records = Vec::new();
         let mut passes: Vec<Arc<dyn Pass>> = Vec::new();
-        for (name, sight) in sights {
+        for (name, requires) in sights {
             let record = Record { takes: takes.to_vec(), ..Record::default() };
             let record = Arc::new(Mutex::new(record));
             records.push(Arc::clone(&record));
-            passes.push(Arc::new(Probe { name, sight: *sight, clock: Arc::clone(&clock), record }));
+            passes.push(Arc::new(Probe { name, requires: *requires, clock: Arc::clone(&clock), record }));
         }
         let (wake, calls) = Wake::new();
-        let sweeper = Arc::clone(&house.daemon.sweeper);
-        let (driver, handle) = Driver::new(sweeper, passes, clock, house.sim.spawner(Owner::Daemon), calls);
-        house.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
-        Self { house, handle, wake, records }
+        let sweeper = Arc::clone(&installation.daemon.sweeper);
+        let (driver, handle) =
+            Driver::new(sweeper, passes, clock, installation.sim.spawner(Owner::Daemon), calls);
+        installation.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
+        Self { installation, handle, wake, records }
     }
 
     fn one(takes: &[Duration]) -> Self {
-        Self::new(&[("probe", Sight::Store)], takes)
+        Self::new(&[("probe", Requirement::Store)], takes)
     }
 
     fn pass(&self, seconds: u64) {
-        self.house.sim.pass(Duration::from_secs(seconds));
+        self.installation.sim.pass(Duration::from_secs(seconds));
     }
 
     /// Requests a run; the returned cell is filled when the run is done.
     fn ask(&self, mode: Mode) -> Arc<Mutex<Option<Vec<Run>>>> {
         let (handle, answer) = (self.handle.clone(), Arc::new(Mutex::new(None)));
-        let told = Arc::clone(&answer);
-        self.house.sim.spawn(Owner::Daemon, async move {
+        let payload = Arc::clone(&answer);
+        self.installation.sim.spawn(Owner::Daemon, async move {
             let runs = handle.run_now(vec!["probe"], mode).await;
-            *told.lock().unwrap() = Some(runs);
+            *payload.lock().unwrap() = Some(runs);
         });
         answer
     }
@@ -319,9 +329,9 @@ fn a_wake_up_during_a_run_is_served_after_it() {
 
 #[test]
 fn a_pass_that_needs_no_engine_does_not_wait_for_it() {
-    let probed = Probed::new(&[("store", Sight::Store), ("engine", Sight::Engine)], &[]);
+    let probed = Probed::new(&[("store", Requirement::Store), ("engine", Requirement::Engine)], &[]);
     probed.pass(30);
-    probed.house.world.inject(|call| {
+    probed.installation.world.inject(|call| {
         if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
     });
     probed.pass(31);
@@ -333,9 +343,9 @@ fn a_pass_that_needs_no_engine_does_not_wait_for_it() {
 
 #[test]
 fn passes_due_together_share_one_listing() {
-    let probed = Probed::new(&[("one", Sight::Engine), ("two", Sight::Engine)], &[]);
+    let probed = Probed::new(&[("one", Requirement::Engine), ("two", Requirement::Engine)], &[]);
     probed.pass(61);
     let listings =
-        probed.house.world.state().log.iter().filter(|call| call.method == "list_containers").count();
+        probed.installation.world.state().log.iter().filter(|call| call.method == "list_containers").count();
     assert_eq!(listings, 2, "one listing for both passes at the start, and one at their period");
 }

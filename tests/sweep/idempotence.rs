@@ -5,39 +5,39 @@ use ostler::sweep::{Outcome, Verdict};
 use crate::simulation::{
     crash::WORK,
     executor::TaskOrder,
-    house::House,
+    installation::Installation,
     invariants::{Witness, at_rest},
 };
 
 #[test]
 fn the_second_run_of_every_pass_does_nothing() {
     for (pass, make_work) in WORK {
-        let mut house = House::new(11, TaskOrder::AsWoken);
-        let mut witness = Witness::of(&house);
-        make_work(&mut house);
-        let first = house.run(pass);
+        let mut installation = Installation::new(11, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&installation);
+        make_work(&mut installation);
+        let first = installation.run(pass);
         let done = |verdict: &Verdict| matches!(verdict, Verdict::Applied(_));
         assert!(!first.actions.is_empty(), "{pass} has something to do");
         assert!(first.actions.iter().all(|action| done(&action.verdict)), "{pass} did it: {first:#?}");
-        house.sim.quiesce();
-        let second = house.run(pass);
+        installation.sim.quiesce();
+        let second = installation.run(pass);
         assert_eq!((second.outcome, second.actions), (Outcome::Done, Vec::new()), "{pass}, the second time");
-        witness.check(&house).unwrap();
+        witness.check(&installation).unwrap();
     }
 }
 
 #[test]
 fn a_house_at_rest_stays_as_it_is() {
-    let house = House::new(12, TaskOrder::AsWoken);
-    house.online("a");
-    house.converge();
-    let before = house.world.state().log.len();
-    house.sweep();
+    let installation = Installation::new(12, TaskOrder::AsWoken);
+    installation.online("a");
+    installation.converge();
+    let before = installation.world.state().log.len();
+    installation.sweep();
     let changing = ["create", "start", "stop", "rename", "delete", "write", "repair", "pull"];
-    let state = house.world.state();
+    let state = installation.world.state();
     let calls =
         state.log[before..].iter().filter(|call| changing.iter().any(|verb| call.method.starts_with(verb)));
     assert_eq!(calls.count(), 0, "a sweep that has nothing to do changes nothing in the engine");
     drop(state);
-    at_rest(&house).unwrap();
+    at_rest(&installation).unwrap();
 }

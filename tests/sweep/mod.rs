@@ -3,8 +3,8 @@
 mod breaker;
 mod driver;
 mod graces;
+mod hibernation;
 mod idempotence;
 mod reboots;
-mod sleep;
 mod starts;
 mod windows;

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use ostler::{
     domain::{
-        beat::Beat,
+        heartbeat::Heartbeat,
         ids::WorkspaceId,
         liveness::{RESTART_SILENT_AFTER, SILENT_AFTER, WEDGED_AFTER},
         runtime::Runtime,
         status::{Failure, Status},
-        workspace::Habits,
+        workspace::Policy,
     },
     ops::CreateRequest,
-    store::{Bearer, Heard, Registration},
+    store::{Registration, ReportResult, TokenSubject},
 };
 
 use crate::simulation::{
     executor::TaskOrder,
-    house::{House, IMAGE, at_once, request, well},
+    installation::{IMAGE, Installation, now_or_panic, request, well},
     invariants::Witness,
 };
 
@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_mins(7);
 
 /// One workspace for every kind of liveness window.
 struct Household {
-    house: House,
+    installation: Installation,
     witness: Witness,
     online: WorkspaceId,
     degraded: WorkspaceId,
@@ -42,30 +42,38 @@ struct Household {
 
 impl Household {
     fn new() -> Self {
-        let house = House::new(1, TaskOrder::AsWoken);
-        let witness = Witness::of(&house);
-        let online = house.heard(request("online", IMAGE));
-        let degraded = house.heard(request("degraded", IMAGE));
-        house.beat(degraded, Beat { error_rate: 1.0, ..well() });
-        let busy = house.heard(request("busy", IMAGE));
-        house.beat(busy, Beat { active_tasks: 1, ..well() });
+        let installation = Installation::new(1, TaskOrder::AsWoken);
+        let witness = Witness::of(&installation);
+        let online = installation.create_online(request("online", IMAGE));
+        let degraded = installation.create_online(request("degraded", IMAGE));
+        installation.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..well() });
+        let busy = installation.create_online(request("busy", IMAGE));
+        installation.heartbeat(busy, Heartbeat { active_tasks: 1, ..well() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
-        let habits = Habits { hibernation_idle_minutes: Some(minutes), ..Habits::default() };
+        let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
         // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
-        let made = CreateRequest { habits, ..request("idle", IMAGE) };
-        let idle = house.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
-        house.sim.quiesce();
-        let starting = house.unheard(request("starting", IMAGE));
+        let made = CreateRequest { policy, ..request("idle", IMAGE) };
+        let idle = installation.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
+        installation.sim.quiesce();
+        let starting = installation.create_started(request("starting", IMAGE));
         let made = CreateRequest { external: true, ..request("external", "") };
-        let made = house.calmly(|ops| async move { ops.create(made).await }).unwrap();
+        let made = installation.calmly(|ops| async move { ops.create(made).await }).unwrap();
         let digest = made.token.expect("an external one is given a token").digest();
-        let Some(Bearer::Workspace(holder)) = house.eye.bearer(&digest, house.sim.now()) else {
+        let Some(TokenSubject::Workspace(token_owner)) =
+            installation.eye.token_subject(&digest, installation.sim.now())
+        else {
             panic!("its token is good")
         };
         let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-        let heard = at_once(house.eye.note_registration(holder, registration, house.sim.now())).unwrap();
-        assert_eq!(heard, Heard::Noted);
-        let household = Self { house, witness, online, degraded, busy, idle, starting, external: made.id };
+        let create_online = now_or_panic(installation.eye.record_registration(
+            token_owner,
+            registration,
+            installation.sim.now(),
+        ))
+        .unwrap();
+        assert_eq!(create_online, ReportResult::Noted);
+        let household =
+            Self { installation, witness, online, degraded, busy, idle, starting, external: made.id };
         assert_eq!(household.statuses(), Self::before());
         household
     }
@@ -77,28 +85,28 @@ impl Household {
 
     fn statuses(&self) -> Vec<Status> {
         let all = [self.online, self.degraded, self.busy, self.idle, self.starting, self.external];
-        all.map(|id| self.house.status(id)).to_vec()
+        all.map(|id| self.installation.status(id)).to_vec()
     }
 
     fn restarts(&self, id: WorkspaceId) -> u32 {
-        self.house.row(id).incarnation.0
+        self.installation.row(id).incarnation.0
     }
 
     /// Runs the passes for this time, without any heartbeat.
     fn sweep_for(&mut self, time: Duration) {
-        let until = self.house.sim.now() + time;
-        while self.house.sim.now() < until {
-            self.house.sweep();
-            self.house.sim.quiesce();
-            self.witness.check(&self.house).unwrap();
-            self.house.sim.pass(OFTEN.min(until.since(self.house.sim.now())));
+        let until = self.installation.sim.now() + time;
+        while self.installation.sim.now() < until {
+            self.installation.sweep();
+            self.installation.sim.quiesce();
+            self.witness.check(&self.installation).unwrap();
+            self.installation.sim.pass(OFTEN.min(until.since(self.installation.sim.now())));
         }
     }
 
     /// Asserts that nothing changes for a full window from now on, and that everything changes afterwards.
     fn return_and_wait(mut self, how: &str) {
         let wedged = |household: &Self| {
-            let row = at_once(household.house.eye.describe(household.busy)).unwrap();
+            let row = now_or_panic(household.installation.eye.describe(household.busy)).unwrap();
             row.expect("there is such a row").vitals.wedged_since
         };
         let before = Self::before();
@@ -138,8 +146,8 @@ impl Household {
 fn after_a_suspend_nobody_is_blamed_before_a_full_window() {
     for hours in [1, 9] {
         let household = Household::new();
-        household.house.sim.pass(Duration::from_mins(2));
-        household.house.sim.jump(hours * HOUR);
+        household.installation.sim.pass(Duration::from_mins(2));
+        household.installation.sim.jump(hours * HOUR);
         household.return_and_wait("a suspend");
     }
 }
@@ -147,9 +155,9 @@ fn after_a_suspend_nobody_is_blamed_before_a_full_window() {
 #[test]
 fn after_the_daemon_was_stopped_nobody_is_blamed_before_a_full_window() {
     let mut household = Household::new();
-    household.house.sim.crash(|_| false);
-    household.house.sim.pass(Duration::from_hours(5));
-    household.house.start_daemon();
+    household.installation.sim.crash(|_| false);
+    household.installation.sim.pass(Duration::from_hours(5));
+    household.installation.start_daemon();
     // The interrupted start begins again, which is no consequence of silence.
     household.return_and_wait("a stop of the daemon");
 }
@@ -159,7 +167,7 @@ fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
     for hours in [3, -3] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
-        household.house.sim.jump(hours * HOUR);
+        household.installation.sim.jump(hours * HOUR);
         household.return_and_wait("a clock that was set");
     }
 }
@@ -168,13 +176,13 @@ fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
 #[test]
 fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
     let household = Household::new();
-    household.house.sim.jump(3 * HOUR);
-    let degraded = Beat { error_rate: 1.0, ..well() };
-    household.house.beat(household.online, well());
-    household.house.beat(household.degraded, degraded);
-    household.house.beat(household.busy, Beat { active_tasks: 1, ..well() });
-    household.house.sweep();
-    household.house.sim.jump(-3 * HOUR);
+    household.installation.sim.jump(3 * HOUR);
+    let degraded = Heartbeat { error_rate: 1.0, ..well() };
+    household.installation.heartbeat(household.online, well());
+    household.installation.heartbeat(household.degraded, degraded);
+    household.installation.heartbeat(household.busy, Heartbeat { active_tasks: 1, ..well() });
+    household.installation.sweep();
+    household.installation.sim.jump(-3 * HOUR);
     household.return_and_wait("a clock that was set back");
 }
 
@@ -184,7 +192,7 @@ fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
     for minutes in [4, 10, 60] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
-        household.house.freeze(Duration::from_mins(minutes));
+        household.installation.freeze(Duration::from_mins(minutes));
         household.return_and_wait("a freeze");
     }
 }
@@ -194,9 +202,9 @@ fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
 fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
     let mut household = Household::new();
     household.sweep_for(Duration::from_mins(1));
-    household.house.sim.jump(3 * HOUR);
-    household.house.sim.pass(Duration::from_secs(5));
-    household.house.sim.jump(-3 * HOUR);
+    household.installation.sim.jump(3 * HOUR);
+    household.installation.sim.pass(Duration::from_secs(5));
+    household.installation.sim.jump(-3 * HOUR);
     let before = Household::before();
     household.sweep_for(Duration::from_mins(1));
     assert_eq!(household.statuses(), before);
@@ -205,39 +213,39 @@ fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
 /// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
 #[test]
 fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
-    let house = House::new(1, TaskOrder::AsWoken);
-    let heard = house.heard(request("heard", IMAGE));
+    let installation = Installation::new(1, TaskOrder::AsWoken);
+    let create_online = installation.create_online(request("heard", IMAGE));
     for _ in 0..15 {
-        house.sim.pass(Duration::from_mins(1));
-        house.beat(heard, well());
-        house.sweep();
+        installation.sim.pass(Duration::from_mins(1));
+        installation.heartbeat(create_online, well());
+        installation.sweep();
     }
-    house.sim.jump(-3 * HOUR);
-    house.beat(heard, well());
-    let starting = house.unheard(request("starting", IMAGE));
-    house.sim.jump(3 * HOUR);
-    house.sweep();
-    house.sim.quiesce();
-    assert_eq!(house.status(heard), Status::Online, "it spoke a moment ago");
-    assert_eq!(house.status(starting), Status::Provisioning, "it was started a moment ago");
+    installation.sim.jump(-3 * HOUR);
+    installation.heartbeat(create_online, well());
+    let starting = installation.create_started(request("starting", IMAGE));
+    installation.sim.jump(3 * HOUR);
+    installation.sweep();
+    installation.sim.quiesce();
+    assert_eq!(installation.status(create_online), Status::Online, "it spoke a moment ago");
+    assert_eq!(installation.status(starting), Status::Provisioning, "it was started a moment ago");
 }
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
 #[test]
 fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
     let household = Household::new();
-    let (house, id) = (&household.house, household.online);
-    let container = house.row(id).container.expect("it has one");
-    house.world.state().kill(&container, 1);
-    house.look();
-    house.look();
-    house.run("check_containers");
-    assert_eq!(house.status(id), Status::Offline);
-    house.sim.jump(-3 * HOUR);
-    house.sim.pass(Duration::from_mins(1));
-    house.run("restart_due");
-    house.sim.quiesce();
-    assert_eq!(house.status(id), Status::Provisioning, "its wait is long over");
+    let (installation, id) = (&household.installation, household.online);
+    let container = installation.row(id).container.expect("it has one");
+    installation.world.state().kill(&container, 1);
+    installation.snapshot();
+    installation.snapshot();
+    installation.run("check_containers");
+    assert_eq!(installation.status(id), Status::Offline);
+    installation.sim.jump(-3 * HOUR);
+    installation.sim.pass(Duration::from_mins(1));
+    installation.run("restart_due");
+    installation.sim.quiesce();
+    assert_eq!(installation.status(id), Status::Provisioning, "its wait is long over");
 }
 
 /// By its last activity, a workspace that is woken has been idle all night.
@@ -245,17 +253,17 @@ fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
 fn who_was_woken_or_resumed_is_given_its_idle_time_before_it_sleeps_again() {
     let mut household = Household::new();
     let id = household.idle;
-    household.house.daemon.ops.traffic().note(id);
-    household.house.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
-    household.witness.check(&household.house).unwrap();
-    household.house.sim.pass(Duration::from_mins(30));
-    household.house.run("hibernate_idle");
-    household.house.sim.pass(Duration::from_mins(30));
-    household.house.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
-    household.house.sim.quiesce();
-    assert_eq!(household.house.status(id), Status::Online);
+    household.installation.daemon.ops.traffic().note(id);
+    household.installation.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+    household.witness.check(&household.installation).unwrap();
+    household.installation.sim.pass(Duration::from_mins(30));
+    household.installation.run("hibernate_idle");
+    household.installation.sim.pass(Duration::from_mins(30));
+    household.installation.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
+    household.installation.sim.quiesce();
+    assert_eq!(household.installation.status(id), Status::Online);
     household.sweep_for(IDLE.saturating_sub(OFTEN * 2));
-    assert_eq!(household.house.status(id), Status::Online, "it was woken for nothing");
+    assert_eq!(household.installation.status(id), Status::Online, "it was woken for nothing");
     household.sweep_for(OFTEN * 4);
-    assert_eq!(household.house.status(id), Status::Hibernated, "nothing happened there after all");
+    assert_eq!(household.installation.status(id), Status::Hibernated, "nothing happened there after all");
 }

@@ -21,7 +21,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Resul
     if session.out.json() {
         session.out.value(&outcome)?;
     } else {
-        tell(session, &outcome, asking, adopts_all)?;
+        print(session, &outcome, asking, adopts_all)?;
     }
     let left = outcome.items.iter().filter(|item| !item.adopted).count();
     if left == 0 || asking {
@@ -33,7 +33,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Resul
     ))
 }
 
-fn tell(
+fn print(
     session: &Session<'_>,
     outcome: &AdoptOutcome,
     asking: bool,

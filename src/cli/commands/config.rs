@@ -52,12 +52,12 @@ pub(in crate::cli) async fn run(out: Output, host: &dyn Host, command: ConfigCom
 }
 
 async fn show(out: Output, host: &dyn Host) -> Result<u8, Failure> {
-    let shown = shown(host).await?;
+    let effective = effective(host).await?;
     if out.json() {
-        out.value(&shown)?;
+        out.value(&effective)?;
         return Ok(0);
     }
-    let Shown { configuration, daemon } = shown;
+    let Shown { configuration, daemon } = effective;
     out.line(&origin(host, &configuration))?;
     out.line("")?;
     let rows = configuration.settings.into_iter().map(|setting| {
@@ -120,7 +120,7 @@ pub(super) fn values(difference: &ConfigDifference) -> [Cell; 2] {
 }
 
 /// Reads the configuration, and compares it with the daemon's if a daemon answers.
-async fn shown(host: &dyn Host) -> Result<Shown, Failure> {
+async fn effective(host: &dyn Host) -> Result<Shown, Failure> {
     let configuration = host.configuration()?;
     let answer: Result<RunningConfig, Failure> = Client::new(host.socket()?).get("/config").await;
     let daemon = match answer {
@@ -143,11 +143,11 @@ fn compare(configuration: &Configuration, running: RunningConfig) -> Daemon {
     let of_daemon = |key: &str| settings.iter().find(|one| one.key == key).and_then(|one| one.value.as_ref());
     let mut others = Vec::new();
     for own in &configuration.settings {
-        let is_told = differences.iter().any(|told| {
-            own.key.strip_prefix(&told.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let is_difference = differences.iter().any(|differing| {
+            own.key.strip_prefix(&differing.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         });
         let value = of_daemon(&own.key);
-        if !is_told && value != own.value.as_ref() {
+        if !is_difference && value != own.value.as_ref() {
             others.push(ConfigDifference {
                 key: own.key.clone(),
                 running: value.cloned(),
@@ -168,7 +168,7 @@ fn origin(host: &dyn Host, configuration: &Configuration) -> String {
 }
 
 async fn check(out: Output, host: &dyn Host) -> Result<u8, Failure> {
-    let Shown { configuration, daemon } = shown(host).await?;
+    let Shown { configuration, daemon } = effective(host).await?;
     if out.json() {
         out.value(&json!({ "ok": true, "file": configuration.file, "daemon": daemon }))?;
         return Ok(0);

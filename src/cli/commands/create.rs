@@ -29,17 +29,17 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Resu
         output::note(&printable(note));
     }
     let mut failure = None;
-    let mut place = String::new();
+    let mut location = String::new();
     if wait && !created.external {
         let view = spinner::until_settled(session, &created.id, &created.name).await?;
         created.status.clone_from(&view.status);
         failure = order::not_up(&view);
-        place = view.url.map(|url| format!(" at {url}")).unwrap_or_default();
+        location = view.url.map(|url| format!(" at {url}")).unwrap_or_default();
     }
     if session.out.json() {
         session.out.value(&created)?;
     } else if failure.is_none() {
-        order::tell(session, &created.name, &created.status, &place)?;
+        order::print(session, &created.name, &created.status, &location)?;
         if let Some(connection) = &created.connection {
             show_connection(session, connection)?;
         }

@@ -24,12 +24,12 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Res
     let report = if args.accept_engine {
         session.client.post("/doctor/accept-engine", &()).await?
     } else {
-        look(session).await?
+        examine(session).await?
     };
     if session.out.json() {
         session.out.value(&report)?;
     } else {
-        tell(session, &report)?;
+        print(session, &report)?;
     }
     match report.checks.iter().filter(|check| check.verdict == "fail").count() {
         0 => Ok(0),
@@ -37,7 +37,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Res
     }
 }
 
-async fn look(session: &Session<'_>) -> Result<DoctorReport, Failure> {
+async fn examine(session: &Session<'_>) -> Result<DoctorReport, Failure> {
     match session.client.get("/doctor").await {
         Err(failure) if failure.is_unreachable() => {
             output::note("The daemon does not answer; checking without it.");
@@ -47,7 +47,7 @@ async fn look(session: &Session<'_>) -> Result<DoctorReport, Failure> {
     }
 }
 
-fn tell(session: &Session<'_>, report: &DoctorReport) -> Result<(), Failure> {
+fn print(session: &Session<'_>, report: &DoctorReport) -> Result<(), Failure> {
     let width = report.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     for check in &report.checks {
         let tone = match check.verdict.as_str() {

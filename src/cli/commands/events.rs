@@ -61,13 +61,13 @@ async fn show(session: &Session<'_>, names: &mut Names, event: &EventView) -> Re
     if session.out.json() {
         return session.out.value_line(event);
     }
-    let told = timeline::tell(event);
-    let time = session.out.paint(Tone::Dim, &told.time);
+    let described = timeline::describe(event);
+    let time = session.out.paint(Tone::Dim, &described.time);
     let whose = match &event.workspace_id {
         Some(id) => format!("{} ", names.of(session, id, event).await),
         None => String::new(),
     };
-    session.out.line(&format!("{time}  {whose}{}", told.line()))
+    session.out.line(&format!("{time}  {whose}{}", described.line()))
 }
 
 /// Prints events until interrupted, across restarts of the daemon: each connection continues after the last sequence

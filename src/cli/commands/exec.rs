@@ -27,8 +27,8 @@ use crate::{
 use super::{create::environment, logs::pass_on};
 
 /// How many times the exit code is queried after a command's stream has ended: 2 s in total.
-const CODE_LOOKS: u32 = 40;
-const CODE_LOOK_EVERY: Duration = Duration::from_millis(50);
+const EXIT_CODE_CHECKS: u32 = 40;
+const EXIT_CODE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result<u8, Failure> {
     let request = CreateExec {
@@ -116,7 +116,7 @@ pub(super) async fn execute(
 async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<Option<String>, Failure> {
     let mut frames = Frames::default();
     let mut buffer = vec![0; 32 * 1024];
-    let mut last = LastWords::default();
+    let mut last = LastStderr::default();
     loop {
         let length = from.read(&mut buffer).await.context("the command's stream cannot be read")?;
         if length == 0 {
@@ -132,9 +132,9 @@ async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<
 
 /// The last bytes of a command's standard error, if no standard output followed them.
 #[derive(Default)]
-struct LastWords(Vec<u8>);
+struct LastStderr(Vec<u8>);
 
-impl LastWords {
+impl LastStderr {
     /// The most bytes kept: more than Podman's error message has.
     const MOST: usize = 512;
 
@@ -154,11 +154,11 @@ impl LastWords {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.strip_suffix('\n')?.lines().next_back()?;
         // An unterminated line of the command itself may precede it.
-        let (_, told) = line.rsplit_once("Error: ")?;
+        let (_, reason) = line.rsplit_once("Error: ")?;
         let is_podmans =
-            ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| told.starts_with(how))
-                && told.contains("/attach: ");
-        is_podmans.then(|| told.to_owned())
+            ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| reason.starts_with(how))
+                && reason.contains("/attach: ");
+        is_podmans.then(|| reason.to_owned())
     }
 }
 
@@ -197,9 +197,9 @@ async fn ending_signal() -> Result<(), Failure> {
 
 /// Polls for the exit code: the engine may have it only some time after the stream has ended.
 async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
-    let mut looks = tokio::time::interval(CODE_LOOK_EVERY);
-    for _ in 0..CODE_LOOKS {
-        looks.tick().await;
+    let mut checks = tokio::time::interval(EXIT_CODE_CHECK_INTERVAL);
+    for _ in 0..EXIT_CODE_CHECKS {
+        checks.tick().await;
         let status: ExecStatus = session.client.get(&format!("/exec/{id}")).await?;
         if let Some(code) = status.exit_code {
             // An exit code of a process has one byte; a value that does not fit is reported as 1.
@@ -217,19 +217,19 @@ mod tests {
     #[test]
     fn engine_error_is_told_from_the_commands_own_words() {
         let last = |parts: &[(Channel, &str)]| {
-            let mut last = LastWords::default();
+            let mut last = LastStderr::default();
             for (channel, part) in parts {
                 last.feed(*channel, part.as_bytes());
             }
             last.of_the_engine()
         };
-        let told = "read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer";
-        let line = format!("Error: {told}\n");
-        assert_eq!(last(&[(Channel::Stderr, &line)]).as_deref(), Some(told));
+        let reason = "read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer";
+        let line = format!("Error: {reason}\n");
+        assert_eq!(last(&[(Channel::Stderr, &line)]).as_deref(), Some(reason));
         let (begin, rest) = line.split_at(20);
         assert_eq!(
             last(&[(Channel::Stderr, "own"), (Channel::Stderr, begin), (Channel::Stderr, rest)]).as_deref(),
-            Some(told)
+            Some(reason)
         );
         assert_eq!(last(&[(Channel::Stderr, &line), (Channel::Stdout, "more")]), None);
         assert_eq!(last(&[(Channel::Stderr, "Error: no such file\n")]), None);

@@ -27,7 +27,8 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     let tail = args.tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
     let path = format!("{}/logs?follow={}{tail}", workspace(&args.name), args.follow);
     let mut stream = session.client.stream(&path, None).await?;
-    let (mut frames, mut lines, mut shown) = (Frames::default(), LogLines::default(), ForTerminal::default());
+    let (mut frames, mut lines, mut effective) =
+        (Frames::default(), LogLines::default(), ForTerminal::default());
     let show = |channel, text: String| pass_on(session, channel, text.as_bytes());
     while let Some(bytes) = stream.next().await? {
         for (channel, part) in frames.feed(&bytes).map_err(anyhow::Error::from)? {
@@ -36,7 +37,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
                     session.out.value_line(&line)?;
                 }
             } else if is_terminal(channel) {
-                show(channel, shown.feed(channel, part))?;
+                show(channel, effective.feed(channel, part))?;
             } else {
                 pass_on(session, channel, part)?;
             }
@@ -45,7 +46,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     for line in lines.rest() {
         session.out.value_line(&line)?;
     }
-    for (channel, text) in shown.rest() {
+    for (channel, text) in effective.rest() {
         show(channel, text)?;
     }
     Ok(0)
@@ -158,12 +159,12 @@ mod tests {
         let log = "plain é\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07 100%\r\u{202e}x\n".as_bytes();
         let whole = terminal_safe(std::str::from_utf8(log).unwrap(), Layout::Lines).into_owned();
         for size in 1..=log.len() {
-            let mut shown = ForTerminal::default();
+            let mut effective = ForTerminal::default();
             let mut text = String::new();
             for piece in log.chunks(size) {
-                text += &shown.feed(Channel::Stdout, piece);
+                text += &effective.feed(Channel::Stdout, piece);
             }
-            let [(_, rest), _] = shown.rest();
+            let [(_, rest), _] = effective.rest();
             assert_eq!(text + &rest, whole, "in pieces of {size}");
         }
         assert!(!whole.contains(['\x1b', '\x07', '\r', '\u{202e}']), "{whole:?}");

@@ -64,10 +64,10 @@ fn flat(workspaces: &[WorkspaceView]) -> Vec<Row> {
 
 /// Sorts children below their parents. A workspace whose parent is not listed (for example, removed) is at the root.
 fn tree(workspaces: &[WorkspaceView]) -> Vec<Row> {
-    let shown: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
+    let effective: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
     let mut children: BTreeMap<Option<&str>, Vec<&WorkspaceView>> = BTreeMap::new();
     for workspace in workspaces {
-        let parent = workspace.parent_id.as_deref().filter(|parent| shown.contains(parent));
+        let parent = workspace.parent_id.as_deref().filter(|parent| effective.contains(parent));
         children.entry(parent).or_default().push(workspace);
     }
     let mut rows = Vec::new();

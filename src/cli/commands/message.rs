@@ -23,8 +23,8 @@ const EXCERPT: usize = 300;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
     let name = &args.name;
-    let shown: Value = session.client.get(&workspace(name)).await?;
-    let version = Version::of_card(&shown["agent_card"]);
+    let effective: Value = session.client.get(&workspace(name)).await?;
+    let version = Version::of_card(&effective["agent_card"]);
     let text = args.text.join(" ");
     let reply = session
         .client
@@ -32,9 +32,9 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Res
         .await?;
     if !reply.headers.contains_key(ANSWERED_BY) {
         // Either an error of the daemon, or the agent polls and will reply with a message of its own.
-        let told: Value = reply.read().await?;
+        let output_json: Value = reply.read().await?;
         if session.out.json() {
-            session.out.value(&told)?;
+            session.out.value(&output_json)?;
         } else {
             session.out.line(&format!("stored for {} until its agent polls", printable(name)))?;
         }
@@ -144,18 +144,19 @@ impl Printer<'_> {
         let text = String::from_utf8_lossy(&body);
         let excerpt: String = text.trim().chars().take(EXCERPT).collect();
         if self.session.out.json() {
-            let told = json!({ "http_status": status.as_u16(), "content_type": content_type, "body": text });
-            self.session.out.value(&told)?;
+            let output_json =
+                json!({ "http_status": status.as_u16(), "content_type": content_type, "body": text });
+            self.session.out.value(&output_json)?;
         }
         let what = match (encoding.as_str(), content_type.as_str()) {
             ("" | "identity", "") => "no content type".to_owned(),
             ("" | "identity", kind) => kind.to_owned(),
             (encoding, _) => format!("content encoding {encoding}, which was not requested"),
         };
-        let shown =
+        let effective =
             if !encoding.is_empty() || excerpt.is_empty() { String::new() } else { format!(": {excerpt}") };
         self.fails(format!(
-            "{} answered with HTTP status {} and {what}, which is not an A2A response{shown}",
+            "{} answered with HTTP status {} and {what}, which is not an A2A response{effective}",
             self.name,
             status.as_u16()
         ));
@@ -176,7 +177,7 @@ impl Printer<'_> {
         if self.session.out.json() {
             self.session.out.value(answer)?;
         }
-        let Said { texts, progress, failure } = said(answer);
+        let Content { texts, progress, failure } = content_of(answer);
         for text in texts {
             if !self.printed.contains(&text) {
                 if !self.session.out.json() {
@@ -239,7 +240,7 @@ impl Events {
 
 /// The content of a response.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
+struct Content {
     texts: Vec<String>,
     /// Texts of a task that is not done.
     progress: Vec<String>,
@@ -247,11 +248,11 @@ struct Said {
     failure: Option<String>,
 }
 
-fn said(answer: &Value) -> Said {
+fn content_of(answer: &Value) -> Content {
     if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
         let text =
             error["message"].as_str().or(error.as_str()).map_or_else(|| error.to_string(), str::to_owned);
-        return Said { failure: Some(format!("answered with an error: {text}")), ..Said::default() };
+        return Content { failure: Some(format!("answered with an error: {text}")), ..Content::default() };
     }
     let result = &answer["result"];
     // From 1.0 on the object is wrapped in a key that names its kind; before, it has a field `kind`.
@@ -259,28 +260,29 @@ fn said(answer: &Value) -> Said {
         .iter()
         .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));
     let result = inner.unwrap_or(result);
-    let mut said = Said::default();
-    said.texts.extend(texts(&result["parts"]));
-    said.texts.extend(texts(&result["artifact"]["parts"]));
+    let mut content_of = Content::default();
+    content_of.texts.extend(texts(&result["parts"]));
+    content_of.texts.extend(texts(&result["artifact"]["parts"]));
     for artifact in result["artifacts"].as_array().into_iter().flatten() {
-        said.texts.extend(texts(&artifact["parts"]));
+        content_of.texts.extend(texts(&artifact["parts"]));
     }
     let words = texts(&result["status"]["message"]["parts"]);
     let state = result["status"]["state"].as_str().unwrap_or_default();
     match state.trim_start_matches("TASK_STATE_").to_lowercase().replace('_', "-").as_str() {
         "failed" | "rejected" | "canceled" | "cancelled" | "auth-required" => {
             let why = if words.is_empty() { String::new() } else { format!(": {}", words.join("\n")) };
-            said.failure = Some(format!("ended its task as {state}{why}"));
+            content_of.failure = Some(format!("ended its task as {state}{why}"));
         }
-        "submitted" | "working" => said.progress = words,
-        _ => said.texts.extend(words),
+        "submitted" | "working" => content_of.progress = words,
+        _ => content_of.texts.extend(words),
     }
-    let is_empty = said.texts.is_empty() && said.progress.is_empty() && said.failure.is_none();
+    let is_empty =
+        content_of.texts.is_empty() && content_of.progress.is_empty() && content_of.failure.is_none();
     if is_empty && state.is_empty() && result.get("kind").is_none() && inner.is_none() {
         // Unknown format: show the whole response.
-        said.texts.push(answer.to_string());
+        content_of.texts.push(answer.to_string());
     }
-    said
+    content_of
 }
 
 /// Extracts from each part of a message its text, file name or data.
@@ -302,7 +304,7 @@ mod tests {
     use super::*;
 
     fn texts_of(result: &Value) -> Vec<String> {
-        said(&json!({ "result": result })).texts
+        content_of(&json!({ "result": result })).texts
     }
 
     #[test]
@@ -344,10 +346,10 @@ mod tests {
                 "canceled",
             ),
         ] {
-            let failure = said(&json!({ "result": result })).failure;
+            let failure = content_of(&json!({ "result": result })).failure;
             assert_eq!(failure, Some(format!("ended its task as {state}: no disk")));
         }
-        let error = said(&json!({ "error": { "code": -1, "message": "no" } })).failure;
+        let error = content_of(&json!({ "error": { "code": -1, "message": "no" } })).failure;
         assert_eq!(error.as_deref(), Some("answered with an error: no"));
     }
 

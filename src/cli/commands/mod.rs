@@ -35,7 +35,7 @@ pub(super) mod why;
 async fn note_if_not_ready(session: &super::Session<'_>) {
     let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
     if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE
-        && let super::failure::Failure::Told { error, .. } = answer.refusal()
+        && let super::failure::Failure::Reported { error, .. } = answer.refusal()
     {
         super::output::note(&format!("This may be out of date: {error}. `ostler doctor` shows details."));
     } else if answer.read::<crate::api::Ready>().is_ok_and(|ready| ready.recovering) {

@@ -27,7 +27,7 @@ pub(super) enum Wait {
 
 impl Wait {
     /// `goal`, unless `--no-wait` was given.
-    pub(super) fn unless(no_wait: bool, goal: Self) -> Self {
+    pub(super) fn goal_to_await(no_wait: bool, goal: Self) -> Self {
         if no_wait { Self::No } else { goal }
     }
 }
@@ -79,10 +79,10 @@ pub(super) async fn give_with(
         } else {
             detail.unwrap_or_default()
         };
-        tell(session, &printable(&outcome.name), &outcome.status, &detail)?;
+        print(session, &printable(&outcome.name), &outcome.status, &detail)?;
         for along in outcome.along.iter().filter(|along| !along.failed) {
             let detail = along.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-            tell(
+            print(
                 session,
                 &format!("  {}", printable(&along.name)),
                 &along.status,
@@ -94,7 +94,7 @@ pub(super) async fn give_with(
 }
 
 /// Prints `builder is online`, followed by `rest`.
-pub(super) fn tell(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
+pub(super) fn print(session: &Session<'_>, name: &str, status: &str, rest: &str) -> Result<(), Failure> {
     let status = session.out.paint(text::tone(status), status);
     session.out.line(&format!("{name} is {status}{rest}"))
 }
@@ -104,10 +104,10 @@ fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     let failed: Vec<_> = outcome.along.iter().filter(|along| along.failed).collect();
     let first = failed.first()?;
     let detail = first.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-    let told = format!("{} is {}{}", printable(&first.name), first.status, detail.unwrap_or_default());
+    let status_text = format!("{} is {}{}", printable(&first.name), first.status, detail.unwrap_or_default());
     let more = (failed.len() > 1).then(|| format!(", and {} more below {}", failed.len() - 1, outcome.name));
     let next = format!("`ostler why {}` shows the reason", quoted(&first.name));
-    Some(Failure::new(Exit::Failed, format!("{told}{}", more.unwrap_or_default())).next(next))
+    Some(Failure::new(Exit::Failed, format!("{status_text}{}", more.unwrap_or_default())).next(next))
 }
 
 /// The failure if a workspace that was to be started is not up.
@@ -116,12 +116,13 @@ pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
         return None;
     }
     let detail = view.status_detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-    let told = format!("{} is {}{}", printable(&view.name), text::status(view), detail.unwrap_or_default());
+    let status_text =
+        format!("{} is {}{}", printable(&view.name), text::status(view), detail.unwrap_or_default());
     let next = format!(
         "`ostler why {0}` shows the reason, `ostler logs {0}` the output of its container",
         quoted(&view.name)
     );
-    Some(Failure::new(Exit::Failed, told).next(next))
+    Some(Failure::new(Exit::Failed, status_text).next(next))
 }
 
 /// A name in shell syntax: in single quotes if it contains a space.

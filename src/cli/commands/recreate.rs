@@ -10,7 +10,8 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
     // Needed only for the notes; errors are ignored because the request itself reports them.
     let view = async || session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
     let before = view().await;
-    let code = give(session, &args.name, "recreate", &(), Wait::unless(args.no_wait, Wait::Online)).await?;
+    let code =
+        give(session, &args.name, "recreate", &(), Wait::goal_to_await(args.no_wait, Wait::Online)).await?;
     let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
     if !args.no_wait && of(view().await) == of(before.clone()) {
         // Another start came first, which the response reports: no container was replaced.

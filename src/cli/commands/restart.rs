@@ -4,5 +4,5 @@ use super::order::{Wait, give};
 use crate::cli::{Session, args::RestartArgs, failure::Failure};
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RestartArgs) -> Result<u8, Failure> {
-    give(session, &args.name, "restart", &(), Wait::unless(args.no_wait, Wait::Online)).await
+    give(session, &args.name, "restart", &(), Wait::goal_to_await(args.no_wait, Wait::Online)).await
 }

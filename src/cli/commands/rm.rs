@@ -42,7 +42,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<
     if session.out.json() {
         session.out.value(&outcome)?;
     } else if failure.is_none() {
-        session.out.line(&told(args, &outcome))?;
+        session.out.line(&summary_of(args, &outcome))?;
     }
     failure.map_or(Ok(0), Err)
 }
@@ -71,7 +71,7 @@ fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
     Failure::new(Exit::Failed, why).next(next)
 }
 
-fn told(args: &RmArgs, outcome: &RemoveOutcome) -> String {
+fn summary_of(args: &RmArgs, outcome: &RemoveOutcome) -> String {
     let (name, below) = (&args.name, below(outcome));
     if outcome.purged == Some(true) {
         return format!("{name}{below} permanently deleted");

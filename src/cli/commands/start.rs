@@ -7,6 +7,6 @@ use crate::{
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &StartArgs) -> Result<u8, Failure> {
-    let wait = Wait::unless(args.no_wait, Wait::Online);
+    let wait = Wait::goal_to_await(args.no_wait, Wait::Online);
     give(session, &args.name, "start", &Start { new_volume: args.new_volume }, wait).await
 }

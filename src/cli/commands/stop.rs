@@ -4,5 +4,5 @@ use super::order::{Wait, give};
 use crate::cli::{Session, args::StopArgs, failure::Failure};
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &StopArgs) -> Result<u8, Failure> {
-    give(session, &args.name, "stop", &(), Wait::unless(args.no_wait, Wait::Done)).await
+    give(session, &args.name, "stop", &(), Wait::goal_to_await(args.no_wait, Wait::Done)).await
 }

@@ -116,7 +116,7 @@ async fn show(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
         format!("  runs every {period}")
     })?;
     match &pass.last {
-        Some(run) => tell_run(session, run)?,
+        Some(run) => print_run(session, run)?,
         None => session.out.line("  has not run yet")?,
     }
     if let Some(plan) = &pass.held {
@@ -125,7 +125,7 @@ async fn show(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
             text::local_and_age(&plan.held_at),
             printable(&plan.reason)
         ))?;
-        tell_actions(session, &plan.actions)?;
+        print_actions(session, &plan.actions)?;
         session.out.line(&format!(
             "approve exactly these actions: `ostler sweep approve {} {}`",
             plan.pass,
@@ -135,11 +135,11 @@ async fn show(session: &Session<'_>, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn tell_run(session: &Session<'_>, run: &PassRun) -> Result<(), Failure> {
+fn print_run(session: &Session<'_>, run: &PassRun) -> Result<(), Failure> {
     let outcome = session.out.paint(tone(&run.outcome), &run.outcome);
     let detail = run.detail.as_deref().map(|detail| format!(": {}", printable(detail))).unwrap_or_default();
     session.out.line(&format!("{}  {outcome} in {} ms{detail}", run.pass, run.took_ms))?;
-    tell_actions(session, &run.actions)?;
+    print_actions(session, &run.actions)?;
     for watched in &run.watching {
         session.out.line(&format!("  watching  {}", printable(watched)))?;
     }
@@ -151,7 +151,7 @@ fn tell_run(session: &Session<'_>, run: &PassRun) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell_actions(session: &Session<'_>, actions: &[ActionView]) -> Result<(), Failure> {
+fn print_actions(session: &Session<'_>, actions: &[ActionView]) -> Result<(), Failure> {
     for action in actions {
         let result = session.out.paint(tone(&action.result), &format!("{:<8}", action.result));
         session.out.line(&format!(
@@ -180,7 +180,7 @@ async fn run_passes(session: &Session<'_>, order: RunSweeps) -> Result<u8, Failu
         session.out.value(&runs)?;
     } else {
         for run in &runs {
-            tell_run(session, run)?;
+            print_run(session, run)?;
         }
     }
     failed(&runs).map_or(Ok(0), Err)
@@ -209,6 +209,6 @@ async fn approve(session: &Session<'_>, pass: &str, plan_id: String) -> Result<u
     }
     let number = count(plan.actions.len(), "action", "actions");
     session.out.line(&format!("approved {number} of {}, for its next run", plan.pass))?;
-    tell_actions(session, &plan.actions)?;
+    print_actions(session, &plan.actions)?;
     Ok(0)
 }

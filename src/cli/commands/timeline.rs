@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// An event in readable form. Every text in it is safe for a terminal and on one line.
-pub(super) struct Told {
+pub(super) struct EventText {
     /// When it happened, in this machine's time zone.
     pub(super) time: String,
     /// Such as `came online`; the workspace is its subject.
@@ -19,7 +19,7 @@ pub(super) struct Told {
     pub(super) log: Vec<String>,
 }
 
-impl Told {
+impl EventText {
     /// Sentence and facts on one line.
     pub(super) fn line(&self) -> String {
         let facts = self.facts.iter().map(|(key, value)| format!("; {key}: {value}"));
@@ -37,12 +37,12 @@ const APART: [&str; 2] = ["log_tail", "agent_card"];
 /// The most characters shown of a fact.
 const FACT_CHARS: usize = 300;
 
-pub(super) fn tell(event: &EventView) -> Told {
+pub(super) fn describe(event: &EventView) -> EventText {
     let empty = Map::new();
     let payload = event.payload.as_object().unwrap_or(&empty);
     let rest = payload.keys().map(String::as_str).filter(|key| !FIRST.contains(key) && !APART.contains(key));
     let facts = FIRST.into_iter().chain(rest).filter_map(|key| fact(key, payload.get(key)?)).collect();
-    Told {
+    EventText {
         time: text::local(&event.created_at),
         sentence: sentence(&event.event_type),
         facts,
@@ -59,11 +59,11 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
         Value::String(text) => printable(text),
         Value::Number(_) | Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
     };
-    let mut shown: String = said.chars().take(FACT_CHARS).collect();
-    if shown.len() < said.len() {
-        shown.push('…');
+    let mut effective: String = said.chars().take(FACT_CHARS).collect();
+    if effective.len() < said.len() {
+        effective.push('…');
     }
-    Some((printable(key).replace('_', " "), shown))
+    Some((printable(key).replace('_', " "), effective))
 }
 
 /// Splits the log tail into lines. In the payload it is one text or a list of lines.
@@ -155,8 +155,10 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let told = tell(&event);
-        for text in told.facts.iter().flat_map(|(key, value)| [key, value]).chain([&told.line()]) {
+        let text_of_event = describe(&event);
+        for text in
+            text_of_event.facts.iter().flat_map(|(key, value)| [key, value]).chain([&text_of_event.line()])
+        {
             assert!(
                 !text.contains(|c: char| c.is_control() || c == '\u{202e}' || c == '\u{2028}'),
                 "{text:?}"
@@ -176,12 +178,12 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let told = tell(&event);
+        let text_of_event = describe(&event);
         assert_eq!(
-            told.line(),
+            text_of_event.line(),
             "went offline: its container is gone or has exited; evidence: absent in two listings; exit code: 137; \
              attempt: 2; oom killed: yes"
         );
-        assert_eq!(told.log, ["one", "two"]);
+        assert_eq!(text_of_event.log, ["one", "two"]);
     }
 }

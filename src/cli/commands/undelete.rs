@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: UndeleteArgs) -> Result<u8, Failure> {
-    let wait = Wait::unless(args.no_wait, Wait::Done);
+    let wait = Wait::goal_to_await(args.no_wait, Wait::Done);
     let name = quoted(args.new_name.as_deref().unwrap_or(&args.name));
     let code =
         give(session, &args.name, "undelete", &Undelete { name: args.new_name, only: args.only }, wait)

@@ -43,23 +43,23 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     }
     session.out.line("")?;
     for event in &events {
-        tell(session, event)?;
+        describe(session, event)?;
     }
     super::note_if_not_ready(session).await;
     Ok(0)
 }
 
-fn tell(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
-    let told = timeline::tell(event);
-    let time = session.out.paint(Tone::Dim, &told.time);
-    session.out.line(&format!("{time}  {}", told.sentence))?;
-    for (key, value) in &told.facts {
+fn describe(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
+    let described = timeline::describe(event);
+    let time = session.out.paint(Tone::Dim, &described.time);
+    session.out.line(&format!("{time}  {}", described.sentence))?;
+    for (key, value) in &described.facts {
         session.out.line(&format!("{:21}{key}: {value}", ""))?;
     }
-    if !told.log.is_empty() {
+    if !described.log.is_empty() {
         session.out.line(&format!("{:21}last log lines:", ""))?;
     }
-    for line in &told.log {
+    for line in &described.log {
         session.out.line(&session.out.paint(Tone::Dim, &format!("{:23}| {line}", "")))?;
     }
     Ok(())

@@ -20,7 +20,7 @@ use crate::{
         observed::{ContainerEvent, ContainerEventKind},
         time::Timestamp,
     },
-    engine::{EngineError, EngineResult, EventStream, Trouble},
+    engine::{EngineError, EngineResult, ErrorKind, EventStream},
     tasks::{SharedSpawn, Stage},
 };
 
@@ -36,7 +36,7 @@ pub enum EventFault {
     /// The event arrives after this delay; later events overtake it.
     Late(Duration),
     /// The event does not arrive: the stream ends, with this error or without one.
-    End(Option<Trouble>),
+    End(Option<ErrorKind>),
 }
 
 pub(super) type EventHook = Box<dyn FnMut(&ContainerEvent) -> EventFault + Send>;
@@ -74,14 +74,14 @@ impl Listener {
         clock: SharedClock,
         spawn: SharedSpawn,
     ) -> (Self, EventStream) {
-        let (arrived, heard) = unbounded_channel();
+        let (arrived, received) = unbounded_channel();
         let line = Arc::new(Line { under_way: Mutex::default(), arrived });
         let listener =
             Self { key: key.to_owned(), value: value.map(str::to_owned), line, stage, clock, spawn };
-        let heard = stream::unfold(heard, |mut heard: UnboundedReceiver<Item>| async {
-            heard.recv().await.map(|item| (item, heard))
+        let received = stream::unfold(received, |mut received: UnboundedReceiver<Item>| async {
+            received.recv().await.map(|item| (item, received))
         });
-        (listener, Box::pin(heard))
+        (listener, Box::pin(received))
     }
 
     fn send(&self, item: Item) {
@@ -89,7 +89,7 @@ impl Listener {
     }
 
     /// Delivers the event, subject to the fault. Returns whether the listener stays subscribed.
-    fn hear(&self, event: &ContainerEvent, fault: EventFault) -> bool {
+    fn deliver(&self, event: &ContainerEvent, fault: EventFault) -> bool {
         match fault {
             EventFault::None => self.send(Ok(event.clone())),
             EventFault::Lost => {}
@@ -106,17 +106,17 @@ impl Listener {
                     send(&line, &*stage, Ok(event));
                 }));
             }
-            EventFault::End(trouble) => {
-                self.end(trouble);
+            EventFault::End(kind) => {
+                self.end(kind);
                 return false;
             }
         }
         true
     }
 
-    fn end(&self, trouble: Option<Trouble>) {
-        if let Some(trouble) = trouble {
-            self.send(Err(EngineError::new(trouble, "container_events", "injected fault")));
+    fn end(&self, kind: Option<ErrorKind>) {
+        if let Some(kind) = kind {
+            self.send(Err(EngineError::new(kind, "container_events", "injected fault")));
         }
     }
 }
@@ -146,7 +146,7 @@ pub(super) struct News {
 
 impl News {
     /// Emits an event for a container with these labels.
-    pub(super) fn tell(
+    pub(super) fn emit(
         &mut self,
         container: &ContainerId,
         labels: &BTreeMap<String, String>,
@@ -161,7 +161,7 @@ impl News {
         let Self { clock: _, faults, listeners, past } = self;
         listeners.retain(|listener| {
             // A listener whose stream was dropped is removed.
-            !listener.line.arrived.is_closed() && hears(listener, labels, &event, faults)
+            !listener.line.arrived.is_closed() && is_subscribed_to(listener, labels, &event, faults)
         });
         past.push((labels.clone(), event));
     }
@@ -171,7 +171,7 @@ impl News {
         let Self { clock: _, faults, listeners, past } = self;
         let missed = past.iter().filter(|(_, event)| since.is_some_and(|since| event.at >= since));
         for (labels, event) in missed {
-            if !hears(&listener, labels, event, faults) {
+            if !is_subscribed_to(&listener, labels, event, faults) {
                 return;
             }
         }
@@ -179,9 +179,9 @@ impl News {
     }
 
     /// Ends every stream, with this error or without one.
-    pub(super) fn end(&mut self, trouble: Option<Trouble>) {
+    pub(super) fn end(&mut self, kind: Option<ErrorKind>) {
         for listener in self.listeners.drain(..) {
-            listener.end(trouble);
+            listener.end(kind);
         }
     }
 
@@ -195,7 +195,7 @@ impl News {
     }
 }
 
-fn hears(
+fn is_subscribed_to(
     listener: &Listener,
     labels: &BTreeMap<String, String>,
     event: &ContainerEvent,
@@ -205,5 +205,5 @@ fn hears(
         return true;
     }
     let fault = faults.as_mut().map_or(EventFault::None, |hook| hook(event));
-    listener.hear(event, fault)
+    listener.deliver(event, fault)
 }

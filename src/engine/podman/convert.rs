@@ -192,7 +192,7 @@ pub(super) fn inspected(inspection: Inspection) -> (InspectedContainer, Option<i
         env: Environment(config.env.unwrap_or_default().iter().map(|pair| variable(pair)).collect()),
         volumes: mounts.into_iter().flatten().filter(|m| m.kind == "volume").map(|m| m.name).collect(),
         host_port: loopback_port(host_config.port_bindings.unwrap_or_default()),
-        ended_unheard: false,
+        exit_lost: false,
     };
     (seen, pid, conmon_pid)
 }

@@ -2,14 +2,14 @@
 //!
 //! Podman reports "it does not exist", "it is in use" and its own failures with overlapping status codes and with
 //! different messages in each version. Two clients report them in different types. Both are converted to a [`Failure`],
-//! and one table maps that to a [`Trouble`]. Anything unknown to the table is [`Trouble::Other`], on which no caller
+//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no caller
 //! bases a decision.
 
 use std::error::Error as StdError;
 
 use podman_api::conn::Error as ConnError;
 
-use super::super::{EngineError, Trouble};
+use super::super::{EngineError, ErrorKind};
 
 /// Maximum length of an engine message: a broken archive is answered with many kB.
 const MESSAGE_MAX_CHARS: usize = 500;
@@ -34,11 +34,11 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Kind of the failure.
-    pub(super) fn trouble(&self) -> Trouble {
+    pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::Answered { status, message } => answered(*status, message),
-            Self::NoAnswer(_) => Trouble::Unreachable,
-            Self::Unusable(_) | Self::TooLong(_) => Trouble::Other,
+            Self::NoAnswer(_) => ErrorKind::Unreachable,
+            Self::Unusable(_) | Self::TooLong(_) => ErrorKind::Other,
         }
     }
 
@@ -51,7 +51,7 @@ impl Failure {
     }
 
     /// Whether Podman answered that something does not exist.
-    pub(super) fn is_about_a_missing_thing(&self) -> bool {
+    pub(super) fn is_not_found(&self) -> bool {
         match self {
             Self::Answered { status, message } => {
                 *status == 404 || ["no such volume", "no such container"].iter().any(|w| message.contains(w))
@@ -61,7 +61,7 @@ impl Failure {
     }
 
     /// Whether Podman refused because of the container's state.
-    pub(super) fn says_the_state_is_wrong(&self) -> bool {
+    pub(super) fn is_wrong_state(&self) -> bool {
         match self {
             Self::Answered { message, .. } => message.contains("container state improper"),
             Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
@@ -69,7 +69,7 @@ impl Failure {
     }
 
     /// Whether the runtime refused a signal because there is no process.
-    pub(super) fn says_it_has_stopped(&self) -> bool {
+    pub(super) fn is_already_stopped(&self) -> bool {
         match self {
             Self::Answered { message, .. } => message.contains("container state improper: stopped"),
             Self::NoAnswer(_) | Self::Unusable(_) | Self::TooLong(_) => false,
@@ -77,7 +77,7 @@ impl Failure {
     }
 
     /// Whether a stop was carried out, but no process was left to report the exit code.
-    pub(super) fn says_nobody_told_the_end(&self) -> bool {
+    pub(super) fn is_exit_code_lost(&self) -> bool {
         let words = ["timed out waiting for file", "conmon exited prematurely"];
         match self {
             Self::Answered { message, .. } => words.iter().any(|words| message.contains(words)),
@@ -103,36 +103,36 @@ impl Failure {
 
     /// Converts the failure into the error of this call.
     pub(super) fn of(&self, call: impl Into<String>) -> EngineError {
-        EngineError::new(self.trouble(), call, self.message())
+        EngineError::new(self.kind(), call, self.message())
     }
 }
 
 /// Texts that classify an answer, whatever its status. The first match counts. Matching is case-sensitive: netavark's
 /// "Address already in use" concerns the DNS server's port, not the container's.
-const WORDS: [(&str, Trouble); 11] = [
+const WORDS: [(&str, ErrorKind); 11] = [
     // The service was killed while it mounted. Its storage then considers the container mounted for good, and reports
     // "no such file" for the mount's directory; that is no statement about a file of the container.
-    ("mounting storage for container", Trouble::HalfStarted),
-    ("address already in use", Trouble::PortInUse),
-    ("image not known", Trouble::ImageMissing),
-    ("no such image", Trouble::ImageMissing),
-    ("is already in use", Trouble::Conflict),
-    ("already exists", Trouble::Conflict),
-    ("is being used", Trouble::Conflict),
-    ("container state improper", Trouble::Conflict),
-    ("must be in Created or Stopped state", Trouble::Conflict),
-    ("can only create exec sessions on running containers", Trouble::Conflict),
-    ("network not found", Trouble::Absent),
+    ("mounting storage for container", ErrorKind::HalfStarted),
+    ("address already in use", ErrorKind::PortInUse),
+    ("image not known", ErrorKind::ImageMissing),
+    ("no such image", ErrorKind::ImageMissing),
+    ("is already in use", ErrorKind::Conflict),
+    ("already exists", ErrorKind::Conflict),
+    ("is being used", ErrorKind::Conflict),
+    ("container state improper", ErrorKind::Conflict),
+    ("must be in Created or Stopped state", ErrorKind::Conflict),
+    ("can only create exec sessions on running containers", ErrorKind::Conflict),
+    ("network not found", ErrorKind::Absent),
 ];
 
-fn answered(status: u16, message: &str) -> Trouble {
-    if let Some((_, trouble)) = WORDS.iter().find(|(words, _)| message.contains(words)) {
-        return *trouble;
+fn answered(status: u16, message: &str) -> ErrorKind {
+    if let Some((_, kind)) = WORDS.iter().find(|(words, _)| message.contains(words)) {
+        return *kind;
     }
     match status {
-        304 | 409 => Trouble::Conflict,
-        404 => Trouble::Absent,
-        _ => Trouble::Other,
+        304 | 409 => ErrorKind::Conflict,
+        404 => ErrorKind::Absent,
+        _ => ErrorKind::Other,
     }
 }
 
@@ -208,54 +208,58 @@ mod tests {
     use super::*;
     use std::io;
 
-    fn trouble(status: u16, message: &str) -> Trouble {
-        Failure::Answered { status, message: message.to_owned() }.trouble()
+    fn kind(status: u16, message: &str) -> ErrorKind {
+        Failure::Answered { status, message: message.to_owned() }.kind()
     }
 
     /// The messages of 4.3.1, 5.4.2 and 5.8.6.
     #[test]
     fn every_known_answer_has_its_meaning() {
         for (status, message, expected) in [
-            (404, "no container with name or ID \"x\" found: no such container", Trouble::Absent),
-            (404, "no volume with name \"v\" found: no such volume", Trouble::Absent),
-            (500, "failed to find image x: x: image not known", Trouble::ImageMissing),
-            (404, "no such image: x: image not known", Trouble::ImageMissing),
+            (404, "no container with name or ID \"x\" found: no such container", ErrorKind::Absent),
+            (404, "no volume with name \"v\" found: no such volume", ErrorKind::Absent),
+            (500, "failed to find image x: x: image not known", ErrorKind::ImageMissing),
+            (404, "no such image: x: image not known", ErrorKind::ImageMissing),
             (
                 404,
                 "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file or \
                  directory: no such file or directory",
-                Trouble::HalfStarted,
+                ErrorKind::HalfStarted,
             ),
-            (404, "no such image", Trouble::ImageMissing),
+            (404, "no such image", ErrorKind::ImageMissing),
             (
                 500,
                 "creating container storage: the container name \"a\" is already in use by 12",
-                Trouble::Conflict,
+                ErrorKind::Conflict,
             ),
-            (500, "volume with name v already exists: volume already exists", Trouble::Conflict),
-            (409, "volume v is being used by the following container(s): 12", Trouble::Conflict),
-            (500, "\"n\" has associated containers with it: network is being used", Trouble::Conflict),
-            (500, "cannot remove container 12 as it is running: container state improper", Trouble::Conflict),
-            (304, "", Trouble::Conflict),
+            (500, "volume with name v already exists: volume already exists", ErrorKind::Conflict),
+            (409, "volume v is being used by the following container(s): 12", ErrorKind::Conflict),
+            (500, "\"n\" has associated containers with it: network is being used", ErrorKind::Conflict),
+            (
+                500,
+                "cannot remove container 12 as it is running: container state improper",
+                ErrorKind::Conflict,
+            ),
+            (304, "", ErrorKind::Conflict),
             (
                 500,
                 "cannot listen on the TCP port: listen tcp4 127.0.0.1:80: bind: address already in use",
-                Trouble::PortInUse,
+                ErrorKind::PortInUse,
             ),
-            (500, "netavark: IO error: Address already in use (os error 98)", Trouble::Other),
-            (500, "OCI runtime attempted to invoke a command that was not found", Trouble::Other),
-            (500, "no such container", Trouble::Other),
-            (400, "bad parameter", Trouble::Other),
-            (503, "", Trouble::Other),
+            (500, "netavark: IO error: Address already in use (os error 98)", ErrorKind::Other),
+            (500, "OCI runtime attempted to invoke a command that was not found", ErrorKind::Other),
+            (500, "no such container", ErrorKind::Other),
+            (400, "bad parameter", ErrorKind::Other),
+            (503, "", ErrorKind::Other),
         ] {
-            assert_eq!(trouble(status, message), expected, "{status} {message}");
+            assert_eq!(kind(status, message), expected, "{status} {message}");
         }
     }
 
     #[test]
     fn silence_is_never_absence() {
-        assert_eq!(Failure::NoAnswer("connection refused".into()).trouble(), Trouble::Unreachable);
-        assert_eq!(Failure::Unusable("not JSON".into()).trouble(), Trouble::Other);
+        assert_eq!(Failure::NoAnswer("connection refused".into()).kind(), ErrorKind::Unreachable);
+        assert_eq!(Failure::Unusable("not JSON".into()).kind(), ErrorKind::Other);
     }
 
     #[test]
@@ -280,10 +284,10 @@ mod tests {
             podman_api::Error::Error(any()),
             podman_api::Error::Error(ConnError::IO(io::Error::other(any()))),
         ] {
-            let shown = format!("{wrapped:?}");
-            assert_eq!(Failure::from(wrapped).trouble(), Trouble::Absent, "{shown}");
+            let effective = format!("{wrapped:?}");
+            assert_eq!(Failure::from(wrapped).kind(), ErrorKind::Absent, "{effective}");
         }
         let broken = podman_api::Error::Error(ConnError::IO(io::ErrorKind::UnexpectedEof.into()));
-        assert_eq!(Failure::from(broken).trouble(), Trouble::Unreachable);
+        assert_eq!(Failure::from(broken).kind(), ErrorKind::Unreachable);
     }
 }

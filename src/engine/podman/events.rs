@@ -178,7 +178,7 @@ fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
 struct Lines {
     pending: Vec<u8>,
     /// The current line is too long: the rest of it is discarded.
-    passing_over: bool,
+    skipping: bool,
 }
 
 impl Lines {
@@ -192,13 +192,13 @@ impl Lines {
             let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else {
                 if self.pending.len() > LINE_MAX_BYTES {
                     self.pending.clear();
-                    self.passing_over = true;
+                    self.skipping = true;
                 }
                 return None;
             };
             let rest = self.pending.split_off(end + 1);
             let line = mem::replace(&mut self.pending, rest);
-            if !mem::take(&mut self.passing_over) {
+            if !mem::take(&mut self.skipping) {
                 return Some(line);
             }
         }
@@ -210,7 +210,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::{domain::ids::WorkspaceId, engine::Trouble};
+    use crate::{domain::ids::WorkspaceId, engine::ErrorKind};
 
     const WORKSPACE: &str = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
 
@@ -226,7 +226,7 @@ mod tests {
         json!({ "containerExitCode": "137", "name": "n", "k": "v", LABEL_WORKSPACE: WORKSPACE })
     }
 
-    fn heard(line: &serde_json::Value) -> Option<ContainerEvent> {
+    fn parse_event(line: &serde_json::Value) -> Option<ContainerEvent> {
         parse(line.to_string().as_bytes(), "k", Some("v")).expect("no refusal")
     }
 
@@ -250,7 +250,7 @@ mod tests {
             ("die", died),
             ("remove", ContainerEventKind::Removed),
         ] {
-            assert_eq!(heard(&report(action, &labels())), Some(event(what)), "{action}");
+            assert_eq!(parse_event(&report(action, &labels())), Some(event(what)), "{action}");
         }
     }
 
@@ -262,17 +262,17 @@ mod tests {
             (json!(WORKSPACE.replace('-', "")), false),
             (json!(""), false),
         ] {
-            let event = heard(&report("start", &json!({ "k": "v", LABEL_WORKSPACE: label })));
+            let event = parse_event(&report("start", &json!({ "k": "v", LABEL_WORKSPACE: label })));
             assert_eq!(event.expect("an event").workspace.is_some(), named, "{label}");
         }
-        let event = heard(&report("start", &json!({ "k": "v" })));
+        let event = parse_event(&report("start", &json!({ "k": "v" })));
         assert_eq!(event.expect("an event").workspace, None);
     }
 
     #[test]
     fn a_death_without_a_code_is_a_death() {
         for attributes in [json!({ "k": "v" }), json!({ "k": "v", "containerExitCode": "?" })] {
-            let event = heard(&report("died", &attributes)).expect("an event");
+            let event = parse_event(&report("died", &attributes)).expect("an event");
             assert_eq!(event.what, ContainerEventKind::Died { exit_code: None });
         }
     }
@@ -295,11 +295,11 @@ mod tests {
             json!({}),
             json!(7),
         ] {
-            assert_eq!(heard(&line), None, "{line}");
+            assert_eq!(parse_event(&line), None, "{line}");
         }
         let mut nameless = report("died", &labels());
         nameless["Actor"]["ID"] = json!("short");
-        assert_eq!(heard(&nameless), None);
+        assert_eq!(parse_event(&nameless), None);
         assert_eq!(parse(b"no JSON\n", "k", None), Ok(None));
     }
 
@@ -312,7 +312,7 @@ mod tests {
         else {
             panic!("not one error")
         };
-        assert_eq!((error.trouble, error.message.as_str()), (Trouble::Other, words));
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Other, words));
     }
 
     #[test]
@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn what_was_heard_before_the_stream_broke_comes_before_the_error_and_nothing_after() {
         let line = || Ok(format!("{}\n", report("start", &labels())).into());
-        let heard = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
+        let parse_event = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
         assert!(
-            matches!(&heard[..], [Ok(_), Err(error)] if error.trouble == Trouble::Unreachable),
-            "{heard:?}"
+            matches!(&parse_event[..], [Ok(_), Err(error)] if error.kind == ErrorKind::Unreachable),
+            "{parse_event:?}"
         );
     }
 

@@ -292,7 +292,7 @@ impl Reading {
     async fn next(mut self) -> EngineResult<Option<(LogChunk, Self)>> {
         loop {
             // Checked before reading: a writer that has ended has written everything by then.
-            let goes_on = self.writer.as_ref().is_some_and(Conmon::is_alive) && self.log.end.is_none();
+            let still_running = self.writer.as_ref().is_some_and(Conmon::is_alive) && self.log.end.is_none();
             let Self { mut log, call, .. } = self;
             let read =
                 off_thread(&call, move || log.advance().map(|(chunks, more)| (log, chunks, more))).await?;
@@ -302,7 +302,7 @@ impl Reading {
                 return Ok(Some((chunk, self)));
             }
             if !more {
-                if !goes_on {
+                if !still_running {
                     return Ok(None);
                 }
                 self.clock.sleep(FOLLOW_EVERY).await;

@@ -59,9 +59,9 @@ use self::{
     socket::SocketAddress,
 };
 use super::{
-    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, EventStream,
-    ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork, LogChunk,
-    LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, TOO_LONG, Trouble,
+    ContainerSpec, DiskUsage, Duplex, Engine, EngineError, EngineInfo, EngineResult, EngineUse, ErrorKind,
+    EventStream, ExecId, ExecRequest, FileToWrite, InspectedContainer, InspectedVolume, ListedNetwork,
+    LogChunk, LogRequest, LogStream, MountSource, NetworkInfo, Progress, ServiceCommands, Sockets, TOO_LONG,
     VolumeSpec,
 };
 use crate::{
@@ -83,15 +83,15 @@ const LISTING_TRIES: usize = 4;
 
 /// Number of checks, and the time between them, until a conmon process counts as one that stays. Exiting takes it tens
 /// of milliseconds, and some hundreds on a busy machine.
-const CONMON_LOOKS: u32 = 20;
-const CONMON_LOOK_EVERY: Duration = Duration::from_millis(150);
+const CONMON_CHECKS: u32 = 20;
+const CONMON_CHECK_INTERVAL: Duration = Duration::from_millis(150);
 
 /// Interval over which processor time is measured.
 const USE_OVER: Duration = Duration::from_millis(300);
 
 /// Number of checks, and the time between them, that a command gets to exit after SIGTERM before it is killed: 2 s.
-const END_LOOKS: u32 = 20;
-const END_LOOK_EVERY: Duration = Duration::from_millis(100);
+const EXIT_CHECKS: u32 = 20;
+const EXIT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Properties of Podman's host. They do not change while its service runs, so they are asked for once.
 struct Host {
@@ -108,7 +108,7 @@ pub struct Podman {
     /// Asked for once: the host of a service does not change.
     host: OnceCell<Host>,
     /// Whether the processes that the service reports are visible from here. Also determined once.
-    sees_processes: OnceCell<bool>,
+    can_see_processes: OnceCell<bool>,
     /// First processes of containers, cached by container id.
     processes: Mutex<HashMap<ContainerId, Process>>,
 }
@@ -197,7 +197,7 @@ impl Podman {
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
             host: OnceCell::new(),
-            sees_processes: OnceCell::new(),
+            can_see_processes: OnceCell::new(),
             processes: Mutex::default(),
         }
     }
@@ -206,7 +206,7 @@ impl Podman {
     fn failed<F: Into<Failure>>(&self, call: impl Into<String>) -> impl FnOnce(F) -> EngineError {
         move |failure| {
             let mut error = failure.into().of(call);
-            if error.trouble == Trouble::Unreachable {
+            if error.kind == ErrorKind::Unreachable {
                 error.message = format!(
                     "Podman does not answer at {} ({}). Check that its service is running",
                     self.address, error.message
@@ -219,7 +219,7 @@ impl Podman {
     /// Takes a listing, and repeats it if a volume or container deleted meanwhile made it fail. Podman then fails the
     /// whole listing, even if the deleted object does not match the filter.
     ///
-    /// "Not found" is never returned as [`Trouble::Absent`], because it concerns some other object.
+    /// "Not found" is never returned as [`ErrorKind::Absent`], because it concerns some other object.
     async fn listing<T, F: Future<Output = podman_api::Result<T>>>(
         &self,
         call: &str,
@@ -229,7 +229,7 @@ impl Podman {
         loop {
             match ask().await.map_err(Failure::from) {
                 Ok(listing) => return Ok(listing),
-                Err(failure) if failure.is_about_a_missing_thing() && tries < LISTING_TRIES => tries += 1,
+                Err(failure) if failure.is_not_found() && tries < LISTING_TRIES => tries += 1,
                 Err(failure) => return Err(self.failed(call)(failure.undecided())),
             }
         }
@@ -247,13 +247,13 @@ impl Podman {
         if processes::is_alive(process) {
             return false;
         }
-        self.sees_processes().await
+        self.can_see_processes().await
     }
 
     /// Whether the processes that Podman reports are visible from here.
-    async fn sees_processes(&self) -> bool {
+    async fn can_see_processes(&self) -> bool {
         let look = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
-        self.sees_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
+        self.can_see_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
     }
 
     /// Id of the process that serves the socket; `None` if it is not visible here. Under systemd's socket activation
@@ -293,7 +293,7 @@ impl Podman {
     /// refuses a signal if there is no process to receive it; SIGCONT does not harm a live process.
     async fn confirms_the_end(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
-        asked.is_err_and(|failure| failure.says_it_has_stopped())
+        asked.is_err_and(|failure| failure.is_already_stopped())
     }
 
     /// Unpauses a container. `false` if it was not paused, or if unpausing failed.
@@ -305,8 +305,8 @@ impl Podman {
 
     /// Whether the conmon of a container that Podman does not consider running keeps existing for the whole check.
     async fn conmon_stays(&self, id: &ContainerId) -> bool {
-        for _ in 0..CONMON_LOOKS {
-            self.clock.sleep(CONMON_LOOK_EVERY).await;
+        for _ in 0..CONMON_CHECKS {
+            self.clock.sleep(CONMON_CHECK_INTERVAL).await;
             if !processes::has_conmon(id) {
                 return false;
             }
@@ -329,7 +329,11 @@ impl Podman {
             let MountSource::Volume(name) = &mount.source else { continue };
             let there = self.api.volumes().get(plain(call, name)?).exists().await;
             if !there.map_err(self.failed(call))? {
-                return Err(EngineError::new(Trouble::Absent, call, format!("volume {name} does not exist")));
+                return Err(EngineError::new(
+                    ErrorKind::Absent,
+                    call,
+                    format!("volume {name} does not exist"),
+                ));
             }
         }
         Ok(())
@@ -356,7 +360,7 @@ impl Podman {
 
     async fn ask_host(&self, call: &str) -> EngineResult<Host> {
         let silent =
-            || EngineError::new(Trouble::Other, call, "Podman does not report whether it runs rootless");
+            || EngineError::new(ErrorKind::Other, call, "Podman does not report whether it runs rootless");
         let host = self.api.info().await.map_err(self.failed(call))?.host.ok_or_else(silent)?;
         let rootless = host.security.and_then(|security| security.rootless).ok_or_else(silent)?;
         let version = host.cgroup_version.unwrap_or_default();
@@ -403,7 +407,7 @@ fn plain<'a>(call: &str, name: &'a str) -> EngineResult<&'a str> {
         Ok(name)
     } else {
         Err(EngineError::new(
-            Trouble::Other,
+            ErrorKind::Other,
             call,
             format!("`{}` is not a valid Podman name", one_line(name)),
         ))
@@ -431,7 +435,7 @@ fn exec_target(call: &str, exec: &ExecId, action: &str) -> EngineResult<String> 
 }
 
 fn file_error(call: impl Into<String>) -> impl FnOnce(std::io::Error) -> EngineError {
-    |error| EngineError::new(Trouble::Other, call, one_line(&error.to_string()))
+    |error| EngineError::new(ErrorKind::Other, call, one_line(&error.to_string()))
 }
 
 /// Runs blocking file work on a blocking thread.
@@ -440,7 +444,7 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> EngineResult<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| EngineError::new(Trouble::Other, call, error.to_string()))
+    done.map_err(|error| EngineError::new(ErrorKind::Other, call, error.to_string()))
 }
 
 /// Output of a container as an owned stream.
@@ -564,7 +568,7 @@ impl Engine for Podman {
     }
 
     async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>> {
-        if !self.sees_processes().await {
+        if !self.can_see_processes().await {
             return Ok(None);
         }
         let Some(process) = self.process_of(id).await? else { return Ok(None) };
@@ -577,8 +581,8 @@ impl Engine for Podman {
         .await
     }
 
-    async fn sees_sockets(&self) -> bool {
-        self.sees_processes().await
+    async fn can_see_sockets(&self) -> bool {
+        self.can_see_processes().await
     }
 
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {
@@ -587,7 +591,7 @@ impl Engine for Podman {
         if !running {
             return Ok(true);
         }
-        if !self.sees_processes().await {
+        if !self.can_see_processes().await {
             return Ok(false);
         }
         let Some(process) = Process::find(pid) else { return Ok(false) };
@@ -595,8 +599,8 @@ impl Engine for Podman {
         if !self.exec_inspection(call, exec).await?.running || !process.signal(Signal::TERM) {
             return Ok(self.exec_inspection(call, exec).await.is_ok_and(|seen| !seen.running));
         }
-        for _ in 0..END_LOOKS {
-            self.clock.sleep(END_LOOK_EVERY).await;
+        for _ in 0..EXIT_CHECKS {
+            self.clock.sleep(EXIT_CHECK_INTERVAL).await;
             if !process.is_alive() {
                 return Ok(true);
             }
@@ -629,13 +633,13 @@ impl Engine for Podman {
         let entries = self.listing(call, || containers.list(&options)).await?;
         let processes: Vec<_> = entries.iter().map(|entry| entry.pid).collect();
         let containers: Result<Vec<_>, _> = entries.into_iter().map(convert::observed_container).collect();
-        let mut containers = containers.map_err(|error| EngineError::new(Trouble::Other, call, error))?;
+        let mut containers = containers.map_err(|error| EngineError::new(ErrorKind::Other, call, error))?;
         for (container, process) in containers.iter_mut().zip(processes) {
             if container.state.may_run() && self.seems_gone(process).await {
                 match self.inspect_container(&container.id).await {
                     Ok(seen) => (container.state, container.exit_code) = (seen.state, seen.exit_code),
                     // Deleted since the listing; the next listing shows it.
-                    Err(error) if error.trouble == Trouble::Absent => {}
+                    Err(error) if error.kind == ErrorKind::Absent => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -669,7 +673,7 @@ impl Engine for Podman {
             && self.seems_gone(conmon).await
             && self.confirms_the_end(id).await
         {
-            (seen.state, seen.exit_code, seen.ended_unheard) = (ContainerState::Exited, None, true);
+            (seen.state, seen.exit_code, seen.exit_lost) = (ContainerState::Exited, None, true);
         }
         Ok(seen)
     }
@@ -692,17 +696,17 @@ impl Engine for Podman {
         let call = format!("start container {}", id.short());
         let started = self.api.containers().get(id.as_str()).start(None).await;
         let mut error = match started.map_err(self.failed(call)) {
-            Err(error) if error.trouble == Trouble::PortInUse => error,
+            Err(error) if error.kind == ErrorKind::PortInUse => error,
             other => return other,
         };
-        error.trouble = if processes::has_conmon(id) {
+        error.kind = if processes::has_conmon(id) {
             // The conmon of a container that has just ended is about to exit too, and then releases the port.
-            if self.conmon_stays(id).await { Trouble::HalfStarted } else { Trouble::Conflict }
+            if self.conmon_stays(id).await { ErrorKind::HalfStarted } else { ErrorKind::Conflict }
         } else if self.has_its_port_back(id).await {
             // The container has ended since, or the port was held only briefly: no lasting cause to report.
-            Trouble::Conflict
+            ErrorKind::Conflict
         } else {
-            Trouble::PortInUse
+            ErrorKind::PortInUse
         };
         Err(error)
     }
@@ -712,12 +716,12 @@ impl Engine for Podman {
         let timeout = convert::whole_seconds(grace);
         let target = format!("/libpod/containers/{id}/stop?timeout={timeout}");
         let mut stopped = self.order(Method::POST, &target).await;
-        if stopped.as_ref().is_err_and(Failure::says_the_state_is_wrong) && self.unpause(id).await {
+        if stopped.as_ref().is_err_and(Failure::is_wrong_state) && self.unpause(id).await {
             stopped = self.order(Method::POST, &target).await;
         }
         let stopped = match stopped {
             // The stop was carried out. Callers of a stop verify the container's state afterwards.
-            Err(failure) if failure.says_nobody_told_the_end() => Ok(()),
+            Err(failure) if failure.is_exit_code_lost() => Ok(()),
             other => other,
         };
         tolerate(stopped, &[304, 404]).map_err(self.failed(format!("stop container {}", id.short())))
@@ -762,7 +766,7 @@ impl Engine for Podman {
             // User ids inside map to other ids outside; only the namespace of Podman's user can set the owner.
             let next = format!("create it with `podman unshare`, owned by {owner}");
             let why = format!("its directory is missing, and rootless Podman cannot restore it: {next}");
-            return Err(EngineError::new(Trouble::Other, call, why));
+            return Err(EngineError::new(ErrorKind::Other, call, why));
         }
         let (mount_point, _) = self.mount_point(&call, name).await?;
         let name = name.to_owned();
@@ -790,7 +794,7 @@ impl Engine for Podman {
     async fn read_file(&self, id: &ContainerId, path: &str) -> EngineResult<Vec<u8>> {
         let call = format!("read {path} of container {}", id.short());
         let target = format!("/containers/{id}/archive?path={}", escape(path));
-        let unusable = |why: &str| EngineError::new(Trouble::Conflict, call.as_str(), why);
+        let unusable = |why: &str| EngineError::new(ErrorKind::Conflict, call.as_str(), why);
         let archive = match self.raw.send(Method::GET, &target, None, archive::ARCHIVE_MAX_BYTES).await {
             Err(Failure::TooLong(_)) => return Err(unusable(TOO_LONG)),
             other => other.map_err(self.failed(call.as_str()))?,
@@ -822,7 +826,7 @@ impl Engine for Podman {
     ) -> EngineResult<NetworkInfo> {
         let call = format!("create network {name}");
         match self.gateway(&call, name).await {
-            Err(error) if error.trouble == Trouble::Absent => {}
+            Err(error) if error.kind == ErrorKind::Absent => {}
             other => return other,
         }
         // podman-api: unlike the command line, the API leaves DNS disabled, and aliases do not work without it.
@@ -831,7 +835,7 @@ impl Engine for Podman {
         let created = self.api.networks().create(&options.build()).await;
         match created.map_err(self.failed(call.as_str())) {
             // On a conflict, another caller created the network first.
-            Err(error) if error.trouble != Trouble::Conflict => Err(error),
+            Err(error) if error.kind != ErrorKind::Conflict => Err(error),
             Ok(_) | Err(_) => self.gateway(&call, name).await,
         }
     }
@@ -863,7 +867,8 @@ impl Engine for Podman {
 
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()> {
         let call = format!("pull image {image}");
-        let missing = |why: &str| Err(EngineError::new(Trouble::ImageMissing, call.as_str(), one_line(why)));
+        let missing =
+            |why: &str| Err(EngineError::new(ErrorKind::ImageMissing, call.as_str(), one_line(why)));
         let options = PullOpts::builder().reference(image).build();
         let images = self.api.images();
         let mut reports = images.pull(&options);
@@ -879,7 +884,7 @@ impl Engine for Podman {
                 Err(failure) => return Err(self.failed(call.as_str())(failure)),
             }
         }
-        Err(EngineError::new(Trouble::Other, call.as_str(), "Podman reported no result of the pull"))
+        Err(EngineError::new(ErrorKind::Other, call.as_str(), "Podman reported no result of the pull"))
     }
 
     async fn port_is_free(&self, port: u16) -> bool {
@@ -985,12 +990,12 @@ mod tests {
             error: Some(error.to_owned()),
             images: None,
         };
-        let heard = Mutex::new(Vec::new());
-        let step = |report| pull_step(report, &|line| heard.lock().unwrap().push(line.to_owned()));
+        let progress_lines = Mutex::new(Vec::new());
+        let step = |report| pull_step(report, &|line| progress_lines.lock().unwrap().push(line.to_owned()));
         assert_eq!(step(report("Copying blob 1\nCopying blob 2\n", "", "")), None);
         assert_eq!(step(report("", "", "manifest unknown")), Some(Err("manifest unknown".into())));
         assert_eq!(step(report("", "c0ffee", "")), Some(Ok(())));
-        assert_eq!(*heard.lock().unwrap(), ["Copying blob 1", "Copying blob 2"]);
+        assert_eq!(*progress_lines.lock().unwrap(), ["Copying blob 1", "Copying blob 2"]);
     }
 
     #[tokio::test]

@@ -128,10 +128,10 @@ pub fn find(
             Err(SocketError::NotLocal { address, origin: "CONTAINER_HOST" })
         };
     }
-    first_socket(usual_places(environment, uid), uid)
+    first_socket(usual_paths(environment, uid), uid)
 }
 
-fn usual_places(environment: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<PathBuf> {
+fn usual_paths(environment: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<PathBuf> {
     let mut directories = if uid == 0 {
         vec![PathBuf::from("/run")]
     } else {
@@ -144,10 +144,10 @@ fn usual_places(environment: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<P
 
 fn first_socket(places: Vec<PathBuf>, uid: u32) -> Result<SocketAddress, SocketError> {
     let mut tried = Vec::new();
-    for place in &places {
-        match is_socket(place) {
-            Ok(()) => return Ok(SocketAddress(place.clone())),
-            Err(why) => tried.push(format!("{}: {why}", place.display())),
+    for location in &places {
+        match is_socket(location) {
+            Ok(()) => return Ok(SocketAddress(location.clone())),
+            Err(why) => tried.push(format!("{}: {why}", location.display())),
         }
     }
     let enable = if uid == 0 {
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn root_looks_at_the_systems_socket_only() {
         let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/0".to_owned());
-        assert_eq!(usual_places(environment, 0), [Path::new("/run/podman/podman.sock")]);
+        assert_eq!(usual_paths(environment, 0), [Path::new("/run/podman/podman.sock")]);
     }
 
     #[test]

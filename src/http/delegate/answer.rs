@@ -55,20 +55,20 @@ pub(super) async fn read(answer: Response) -> HttpResult<Ended> {
         })?;
         gist.add(frame.data_ref().map_or(&[], |data| data));
     }
-    Ok(told(status, &gist))
+    Ok(outcome_of(status, &gist))
 }
 
 /// A JSON response with its long strings truncated. It keeps its structure, and its size is bounded.
 #[derive(Default)]
 struct Gist {
     kept: Vec<u8>,
-    place: Place,
+    location: Location,
     escaped: bool,
 }
 
 /// Position of the scanner in a JSON text.
 #[derive(Default)]
-enum Place {
+enum Location {
     #[default]
     Between,
     /// In a string, after this number of its bytes.
@@ -93,22 +93,22 @@ impl Gist {
             // character.
             let is_new =
                 !in_escape && (byte == b' ' || byte.is_ascii_alphabetic() && !byte.is_ascii_hexdigit());
-            self.place = match self.place {
-                Place::Between if byte == b'"' => Place::In(0),
-                Place::Between => Place::Between,
-                _ if byte == b'"' && !in_escape => Place::Between,
-                Place::In(length) if length >= STRING_KEPT_BYTES && is_new => Place::Beyond,
-                Place::In(length) => Place::In(length + 1),
-                Place::Beyond => Place::Beyond,
+            self.location = match self.location {
+                Location::Between if byte == b'"' => Location::In(0),
+                Location::Between => Location::Between,
+                _ if byte == b'"' && !in_escape => Location::Between,
+                Location::In(length) if length >= STRING_KEPT_BYTES && is_new => Location::Beyond,
+                Location::In(length) => Location::In(length + 1),
+                Location::Beyond => Location::Beyond,
             };
-            if !matches!(self.place, Place::Beyond) {
+            if !matches!(self.location, Location::Beyond) {
                 self.kept.push(byte);
             }
         }
     }
 }
 
-fn told(status: StatusCode, gist: &Gist) -> Ended {
+fn outcome_of(status: StatusCode, gist: &Gist) -> Ended {
     let (body, is_whole) = (&gist.kept, !gist.is_full());
     let value = if is_whole { serde_json::from_slice(body).ok() } else { closed(body) };
     if status.is_success()
@@ -231,7 +231,7 @@ mod tests {
             gist.add(piece);
         }
         assert!(gist.kept.capacity() <= 2 * KEPT_BYTES, "more memory is used than allowed");
-        words(told(StatusCode::OK, &gist))
+        words(outcome_of(StatusCode::OK, &gist))
     }
 
     /// Writes the emoji as a pair of escapes, as most libraries do.

@@ -7,7 +7,7 @@ use axum::{
 use http_body_util::Full;
 use std::time::Duration;
 
-use super::{ForwardError, ForwardRequest, Place, Target};
+use super::{ForwardError, ForwardRequest, Location, Target};
 
 /// Tells the agent which workspace sent the message.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
@@ -98,9 +98,9 @@ pub(super) fn card_request(target: &Target) -> Result<Request<Full<Bytes>>, Forw
 
 /// Builds every request to an agent, so that each one carries the proof.
 fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Full<Bytes>>, ForwardError> {
-    let (host, uri) = match &target.place {
-        Place::Local(address) => (address.to_string(), Uri::from_static("/")),
-        Place::Checked(checked) => {
+    let (host, uri) = match &target.location {
+        Location::Local(address) => (address.to_string(), Uri::from_static("/")),
+        Location::Checked(checked) => {
             let path = checked.uri().path_and_query().map_or("/", |path| path.as_str());
             let uri = path.parse().map_err(|_| unsayable("the agent's url"))?;
             (checked.uri().authority().map(ToString::to_string).unwrap_or_default(), uri)
@@ -111,7 +111,7 @@ fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Fu
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unsayable("the agent's host"))?);
-    if matches!(target.place, Place::Checked(_)) {
+    if matches!(target.location, Location::Checked(_)) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     for proof in &target.proofs {

@@ -43,7 +43,7 @@ impl Watch {
     }
 
     /// Notes that bytes were received. Returns `false` if the total time limit has passed.
-    pub(super) fn heard(&mut self) -> bool {
+    pub(super) fn note_activity(&mut self) -> bool {
         self.last = self.clock.awake();
         self.last < self.end
     }
@@ -146,7 +146,7 @@ impl HttpBody for Streamed {
             }
             Poll::Ready(Some(Err(error))) => this.cut(cx, io::Error::other(error)),
             Poll::Ready(Some(Ok(frame))) => {
-                if !this.watch.heard() {
+                if !this.watch.note_activity() {
                     return this.cut(cx, io::Error::new(io::ErrorKind::TimedOut, Overdue::Whole.to_string()));
                 }
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);

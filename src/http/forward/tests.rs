@@ -16,7 +16,7 @@ use crate::{
     },
     http::{
         outbound::{check, tests::Answers},
-        testing::HandClock,
+        testing::ManualClock,
     },
 };
 
@@ -38,7 +38,7 @@ impl Agent {
     }
 
     fn target(&self) -> Target {
-        Target { place: Place::Local(self.address()), proofs: vec![proof()] }
+        Target { location: Location::Local(self.address()), proofs: vec![proof()] }
     }
 
     async fn accepts(&self) -> Caller {
@@ -49,16 +49,16 @@ impl Agent {
 impl Caller {
     /// Reads one request, head and body.
     async fn reads(&mut self) -> String {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
-            let text = String::from_utf8_lossy(&heard).into_owned();
+            let text = String::from_utf8_lossy(&received).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
                 if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
                     return text;
                 }
             }
-            assert!(self.0.read_buf(&mut heard).await.unwrap() > 0, "the request ended early: {text}");
+            assert!(self.0.read_buf(&mut received).await.unwrap() > 0, "the request ended early: {text}");
         }
     }
 
@@ -86,8 +86,8 @@ fn limits() -> ForwardLimits {
     ForwardLimits::new(Arc::new(|| None))
 }
 
-fn forwarder() -> (Arc<HandClock>, Forwarder) {
-    let clock = Arc::new(HandClock::default());
+fn forwarder() -> (Arc<ManualClock>, Forwarder) {
+    let clock = Arc::new(ManualClock::default());
     (clock.clone(), Forwarder::new(clock, Dial::Tcp))
 }
 
@@ -133,14 +133,14 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
     }
     request.body = "{\"a\":1}".into();
     let (target, limits) = (agent.target(), limits());
-    let (answer, heard) = tokio::join!(forwarder.forward(&target, &request, &limits), async {
+    let (answer, received) = tokio::join!(forwarder.forward(&target, &request, &limits), async {
         let mut caller = agent.accepts().await;
-        let heard = caller.reads().await;
+        let received = caller.reads().await;
         caller.says(HELLO).await;
-        heard
+        received
     });
     assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
-    let (request, body) = heard.split_once("\r\n\r\n").unwrap();
+    let (request, body) = received.split_once("\r\n\r\n").unwrap();
     let mut lines: Vec<_> = request.lines().collect();
     assert_eq!(lines.remove(0), "POST / HTTP/1.1");
     lines.sort_unstable();
@@ -261,7 +261,7 @@ async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
     let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
     let allow = Allow { private: false, loopback: true };
     let checked = check(&format!("https://agent.invalid:{port}/"), allow, &names, &*clock).await.unwrap();
-    let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
+    let target = Target { location: Location::Checked(checked), proofs: vec![proof()] };
     let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         drop(agent.accepts().await);
     });
@@ -277,15 +277,15 @@ async fn a_port_that_accepts_and_closes_does_not_prove_a_listener() {
     });
     assert_eq!(proven, Err(ForwardError::Refused));
     for answer in [HELLO, "HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 302 x\r\n\r\n"] {
-        let (proven, heard) = tokio::join!(forwarder.prove(&target, &limits), async {
+        let (proven, received) = tokio::join!(forwarder.prove(&target, &limits), async {
             let mut caller = agent.accepts().await;
-            let heard = caller.reads().await;
+            let received = caller.reads().await;
             caller.says(answer).await;
-            heard
+            received
         });
         assert_eq!(proven, Ok(()), "{answer}");
-        assert!(heard.starts_with("GET /.well-known/agent.json HTTP/1.1\r\n"), "{heard}");
-        assert!(heard.contains(&format!("x-ostler-proof: {}\r\n", proof().expose())), "{heard}");
+        assert!(received.starts_with("GET /.well-known/agent.json HTTP/1.1\r\n"), "{received}");
+        assert!(received.contains(&format!("x-ostler-proof: {}\r\n", proof().expose())), "{received}");
     }
 }
 
@@ -511,7 +511,7 @@ async fn nobody_listening_is_told_apart_from_no_answer() {
 }
 
 /// The limit that ends the wait for a missing response, and the time until then in seconds of the test clock.
-async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<HandClock>) -> (Overdue, u64) {
+async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<ManualClock>) -> (Overdue, u64) {
     let agent = Agent::new().await;
     let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
     let (began, target) = (clock.awake(), agent.target());
@@ -537,13 +537,13 @@ async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<Han
 
 #[tokio::test]
 async fn a_silent_agent_is_given_up_after_five_minutes() {
-    let clock = Arc::new(HandClock::default());
+    let clock = Arc::new(ManualClock::default());
     assert_eq!(given_up(message(), limits(), clock).await, (Overdue::Silent, 300));
 }
 
 #[tokio::test]
 async fn a_sign_of_life_buys_time_up_to_the_whole() {
-    let clock = Arc::new(HandClock::default());
+    let clock = Arc::new(ManualClock::default());
     let beating = clock.clone();
     let limits = ForwardLimits::new(Arc::new(move || Some(beating.awake())));
     assert_eq!(given_up(message(), limits, clock).await, (Overdue::Whole, 1800));
@@ -560,7 +560,7 @@ async fn a_caller_may_ask_for_less_time_and_not_for_more() {
     ] {
         let mut request = message();
         request.headers.insert(TIMEOUT, HeaderValue::from_static(wanted));
-        let clock = Arc::new(HandClock::default());
+        let clock = Arc::new(ManualClock::default());
         assert_eq!(given_up(request, limits(), clock).await, overdue, "{wanted}");
     }
 }
@@ -603,23 +603,23 @@ async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now()
     // The name resolves once. A second lookup would find no prepared answer and fail the test.
     let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
     let checked = check(&url, allow, &names, &*clock).await.unwrap();
-    let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
+    let target = Target { location: Location::Checked(checked), proofs: vec![proof()] };
     let limits = limits();
     for _ in 0..2 {
-        let (answer, heard) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+        let (answer, received) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
-            let heard = caller.reads().await;
+            let received = caller.reads().await;
             caller.says(HELLO).await;
-            heard
+            received
         });
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
-        assert!(heard.starts_with("POST /a2a/in?x=1 HTTP/1.1\r\n"), "{heard}");
-        assert!(heard.contains(&format!("host: agent.invalid:{port}\r\n")), "{heard}");
+        assert!(received.starts_with("POST /a2a/in?x=1 HTTP/1.1\r\n"), "{received}");
+        assert!(received.contains(&format!("host: agent.invalid:{port}\r\n")), "{received}");
     }
 }
 
 /// An agent behind https, and a forwarder that trusts its certificate.
-async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<HandClock>, Forwarder) {
+async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<ManualClock>, Forwarder) {
     let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(issued.cert.der().clone()).unwrap();
@@ -644,13 +644,13 @@ async fn an_https_agent_has_to_prove_its_name() {
         let names = Answers::new(&[&[&format!("127.0.0.1:{port}")]]);
         let allow = Allow { private: false, loopback: true };
         let checked = check(&format!("https://{name}:{port}/"), allow, &names, &*clock).await.unwrap();
-        let target = Target { place: Place::Checked(checked), proofs: vec![proof()] };
+        let target = Target { location: Location::Checked(checked), proofs: vec![proof()] };
         let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let caller = agent.accepts().await;
             // The handshake also fails on this side when the client rejects the certificate.
             let Ok(mut secured) = acceptor.accept(caller.0).await else { return };
-            let mut heard = [0; 1024];
-            if secured.read(&mut heard).await.is_ok_and(|count| count > 0) {
+            let mut received = [0; 1024];
+            if secured.read(&mut received).await.is_ok_and(|count| count > 0) {
                 secured.write_all(HELLO.as_bytes()).await.unwrap();
             }
         });

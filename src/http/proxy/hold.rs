@@ -17,7 +17,7 @@ use crate::{
         Api,
         error::{HttpError, HttpResult},
     },
-    ops::{OpError, Passage},
+    ops::{InFlightRequest, OpError},
     store::{Member, Pause},
 };
 
@@ -33,14 +33,14 @@ pub(super) fn patience(headers: &HeaderMap) -> Duration {
 }
 
 /// Waits until `until` for the target to accept a message, and wakes it if it is hibernated. The message counts as in
-/// flight as long as the returned `Passage` exists.
+/// flight as long as the returned `InFlightRequest` exists.
 pub(super) async fn hold(
     api: &Api,
     from: Option<WorkspaceId>,
     to: WorkspaceId,
     until: Awake,
-) -> HttpResult<(Member, Passage)> {
-    if let Some(ready) = look(api, from, to)? {
+) -> HttpResult<(Member, InFlightRequest)> {
+    if let Some(ready) = can_forward(api, from, to)? {
         return Ok(ready);
     }
     // Subscribed before the next check, so that no change between the two is missed.
@@ -48,7 +48,7 @@ pub(super) async fn hold(
     let mut starts_ended = api.0.ops.accepted_starts().ends();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
     loop {
-        if let Some(ready) = look(api, from, to)? {
+        if let Some(ready) = can_forward(api, from, to)? {
             return Ok(ready);
         }
         let status = api.0.store.member(to).map(|member| member.status);
@@ -130,10 +130,14 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
 }
 
 /// Whether the message can be forwarded now; `None` means not yet.
-fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Option<(Member, Passage)>> {
+fn can_forward(
+    api: &Api,
+    from: Option<WorkspaceId>,
+    to: WorkspaceId,
+) -> HttpResult<Option<(Member, InFlightRequest)>> {
     // Counted as in flight before the status is read, so that the target is not hibernated in between. `None` while it
     // is being hibernated.
-    let passage = api.0.ops.traffic().begin(from, to);
+    let in_flight = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
     // The operator's start order was accepted, so a message waits for the start instead of being refused.
     let starts = api.0.ops.accepted_starts();
@@ -144,8 +148,8 @@ fn look(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<Opt
     if pause == Pause::Ends || (matches!(member.status, Status::Failed(_)) && starts.has(to)) {
         return Ok(None);
     }
-    match (member.status, passage) {
-        (Status::Online | Status::Degraded, Some(passage)) => Ok(Some((member, passage))),
+    match (member.status, in_flight) {
+        (Status::Online | Status::Degraded, Some(in_flight)) => Ok(Some((member, in_flight))),
         (Status::Online | Status::Degraded, None)
         // `Paused` is possible here only if the status changed between the two checks above; an event reports that
         // change.

@@ -67,8 +67,8 @@ pub(super) async fn queue(
             for id in from.into_iter().chain([to]) {
                 api.0.ops.traffic().note(id);
             }
-            let told = json!({ "status": "queued", "delivery_mode": "poll", "method": method });
-            Ok(Json(told).into_response())
+            let answer = json!({ "status": "queued", "delivery_mode": "poll", "method": method });
+            Ok(Json(answer).into_response())
         }
         Queued::Full => {
             let why =

@@ -96,10 +96,10 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
         name: name
             .or_else(|| spec.map(|spec| spec.name.to_string()))
             .unwrap_or_else(|| request.workspace.to_string()),
-        container_id: request.things.container.as_ref().map(|container| container.id.to_string()),
-        volumes: request.things.volumes.clone(),
+        container_id: request.contents.container.as_ref().map(|container| container.id.to_string()),
+        volumes: request.contents.volumes.clone(),
         adopted: spec.is_some() || request.known.is_some(),
-        detail: match (&request.known, &request.things.container, spec) {
+        detail: match (&request.known, &request.contents.container, spec) {
             (Some(known), _, _) => known.difference.describe().into(),
             (None, None, _) => {
                 "only volumes remain: there is no container to rebuild the workspace from".into()

@@ -28,7 +28,7 @@ use crate::{
         status::Status,
         time::Timestamp,
     },
-    store::{Activity, ActivityPage, Bearer, NewActivity, Summary},
+    store::{Activity, ActivityPage, NewActivity, Summary, TokenSubject},
 };
 
 /// The largest report of activity.
@@ -46,14 +46,14 @@ pub(in super::super) async fn state(
     match presented(request.headers(), own_socket) {
         Presented::OwnSocket => {}
         Presented::Nothing => return Err(auth::missing()),
-        Presented::Token(token) => match auth::bearer(&api, token, request.extensions()) {
-            Some(Bearer::Admin) => {}
-            Some(Bearer::Workspace(holder)) => {
-                api.0.buckets.requests.check(holder.workspace).map_err(HttpError::too_many)?;
-                Principal::Workspace(holder).speak_for(id)?;
+        Presented::Token(token) => match auth::token_subject(&api, token, request.extensions()) {
+            Some(TokenSubject::Admin) => {}
+            Some(TokenSubject::Workspace(token_owner)) => {
+                api.0.buckets.requests.check(token_owner.workspace).map_err(HttpError::too_many)?;
+                Principal::Workspace(token_owner).speak_for(id)?;
             }
             // A token of a removed workspace still gets the answer that the workspace is gone.
-            None if api.0.ops.removed_holder(token).await? == Some(id) => {}
+            None if api.0.ops.removed_token_owner(token).await? == Some(id) => {}
             None => return Err(auth::invalid()),
         },
     }

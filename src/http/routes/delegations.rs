@@ -101,15 +101,15 @@ pub(in super::super) async fn delegate(
     match api.0.store.begin_delegation(new).await? {
         Delegated::New => {
             api.carry_out(waiting);
-            let told = json!({ "delegation_id": waiting.id, "status": "delegated", "target_id": target });
-            Ok((StatusCode::ACCEPTED, Json(told)))
+            let answer = json!({ "delegation_id": waiting.id, "status": "delegated", "target_id": target });
+            Ok((StatusCode::ACCEPTED, Json(answer)))
         }
         Delegated::Same(same) => {
-            let told = json!({
+            let answer = json!({
                 "delegation_id": same.id, "status": same.status.as_str(), "target_id": same.target,
                 "idempotent_hit": true,
             });
-            Ok((StatusCode::OK, Json(told)))
+            Ok((StatusCode::OK, Json(answer)))
         }
         Delegated::Taken => Err(taken()),
         Delegated::TooMany => Err(too_many()),

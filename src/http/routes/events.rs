@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::{EventView, EventsReset},
-    domain::event::{Event, Passing},
+    domain::event::{Event, TransientEvent},
     store::Scope,
 };
 
@@ -58,7 +58,7 @@ pub(in super::super) async fn list_of(
 pub(in super::super) struct StreamQuery {
     /// Whether to send transient events too, which are not stored (heartbeats, tasks).
     #[serde(default = "yes")]
-    passing: bool,
+    transient: bool,
 }
 
 fn yes() -> bool {
@@ -69,7 +69,7 @@ struct Following {
     api: Api,
     feed: Receiver<Event>,
     /// The feed of transient events, if the client wants them.
-    passing: Option<Receiver<Passing>>,
+    transient: Option<Receiver<TransientEvent>>,
     /// Whether the client is ahead of the registry, so that a `reset` event has to be sent first.
     ahead: bool,
     /// Sequence number of the last event sent. Events from the feed up to this one are skipped.
@@ -93,7 +93,7 @@ pub(in super::super) async fn stream(
 ) -> HttpResult<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
     // Subscribed before the store is read, so that no event is lost between the two.
     let feed = api.0.store.subscribe();
-    let passing = query.passing.then(|| api.0.store.overhear());
+    let transient = query.transient.then(|| api.0.store.subscribe_transient());
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
     let newest = api.0.store.newest_sequence().await?;
     let last = seen.unwrap_or(newest);
@@ -101,10 +101,10 @@ pub(in super::super) async fn stream(
     // another registry.
     let ahead = last > newest;
     let last = last.min(newest);
-    let following = Following { api, feed, passing, ahead, last, read: VecDeque::new(), behind: true };
+    let following = Following { api, feed, transient, ahead, last, read: VecDeque::new(), behind: true };
     let events = stream::unfold(following, |mut following| async move {
-        let told = following.next().await?;
-        Some((Ok(told), following))
+        let sse_event = following.next().await?;
+        Some((Ok(sse_event), following))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
@@ -120,7 +120,7 @@ impl Following {
                     self.last = event.id;
                     let (id, text) = (event.id, event.event_type.clone());
                     return Some(match self.api.0.store.with_card(event).await {
-                        Ok(event) => told(event),
+                        Ok(event) => sse_event(event),
                         Err(error) => {
                             tracing::warn!(%error, id, text, "event sent without its details");
                             sse::Event::default().id(id.to_string()).event(text).data("{}")
@@ -141,7 +141,7 @@ impl Following {
                     Err(RecvError::Lagged(_)) => self.behind = true,
                     Err(RecvError::Closed) => return None,
                 },
-                passing = overheard(&mut self.passing) => return Some(told_in_passing(passing)),
+                transient = next_transient(&mut self.transient) => return Some(transient_sse_event(transient)),
             }
         }
     }
@@ -166,10 +166,10 @@ impl Following {
 }
 
 /// Returns the next transient event; never completes if the client does not want them.
-async fn overheard(passing: &mut Option<Receiver<Passing>>) -> Passing {
-    if let Some(passing) = passing {
+async fn next_transient(transient: &mut Option<Receiver<TransientEvent>>) -> TransientEvent {
+    if let Some(transient) = transient {
         loop {
-            match passing.recv().await {
+            match transient.recv().await {
                 Ok(event) => return event,
                 Err(RecvError::Lagged(_)) => {}
                 // The feed of stored events has been closed too, which ends the stream.
@@ -180,7 +180,7 @@ async fn overheard(passing: &mut Option<Receiver<Passing>>) -> Passing {
     std::future::pending().await
 }
 
-fn told(event: Event) -> sse::Event {
+fn sse_event(event: Event) -> sse::Event {
     let view = view::event(event);
     let data = serde_json::to_string(&view).unwrap_or_default();
     sse::Event::default().id(view.id.to_string()).event(view.event_type).data(data)
@@ -194,8 +194,8 @@ fn reset(last: i64) -> sse::Event {
 }
 
 /// Converts a transient event. It has no id, so that a client that reconnects names the last stored event it has seen.
-fn told_in_passing(passing: Passing) -> sse::Event {
-    let view = view::passing(passing);
+fn transient_sse_event(transient: TransientEvent) -> sse::Event {
+    let view = view::transient(transient);
     let data = serde_json::to_string(&view).unwrap_or_default();
     sse::Event::default().event(view.event_type).data(data)
 }

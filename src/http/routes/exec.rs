@@ -26,7 +26,7 @@ use crate::{
         status::Status,
         workspace::{Kind, Workspace},
     },
-    engine::{Engine, ExecId, ExecRequest, Trouble},
+    engine::{Engine, ErrorKind, ExecId, ExecRequest},
     store::{Pause, Scope},
 };
 
@@ -46,7 +46,7 @@ pub(in super::super) async fn create(
     if body.command.is_empty() {
         return Err(HttpError::invalid("no command given"));
     }
-    let row = once_started(&api, row).await?;
+    let row = row_after_start(&api, row).await?;
     let not_running = || {
         HttpError::conflict(format!(
             "workspace `{}` is {}: its container is not running. Start it with `ostler start {}`",
@@ -61,14 +61,14 @@ pub(in super::super) async fn create(
             api.0.ops.traffic().prepare(&exec, row.id);
             Ok(Json(CreatedExec { id: exec.0 }))
         }
-        Err(error) if matches!(error.trouble, Trouble::Conflict | Trouble::Absent) => Err(not_running()),
+        Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Absent) => Err(not_running()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Returns the row after an accepted start of the workspace has been carried out, so that a command works directly
 /// after `start --no-wait`. Waits at most `START_LIMIT`.
-async fn once_started(api: &Api, row: Workspace) -> HttpResult<Workspace> {
+async fn row_after_start(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();
     let is_up = |row: &Workspace| matches!(row.status, Status::Online | Status::Degraded);
@@ -133,7 +133,7 @@ pub(in super::super) async fn start(
             }
         };
         if end == StreamEnd::Client {
-            end_left_behind(&*engine, &exec).await;
+            kill_abandoned(&*engine, &exec).await;
         }
     }));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
@@ -186,7 +186,7 @@ async fn pass_on(
 
 /// Ends a command whose client has disconnected: its output goes nowhere, and Podman keeps memory for its stream as
 /// long as it runs.
-async fn end_left_behind(engine: &dyn Engine, exec: &ExecId) {
+async fn kill_abandoned(engine: &dyn Engine, exec: &ExecId) {
     match engine.end_exec(exec).await {
         Ok(true) => tracing::info!(exec = %exec.0, "command ended: its client disconnected"),
         Ok(false) => {

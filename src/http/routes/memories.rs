@@ -75,8 +75,8 @@ pub(in super::super) async fn remember(
     };
     match api.0.store.remember(new).await? {
         Remembered::Stored => {
-            let told = json!({ "id": id, "scope": scope.as_str(), "namespace": namespace });
-            Ok((StatusCode::CREATED, Json(told)))
+            let answer = json!({ "id": id, "scope": scope.as_str(), "namespace": namespace });
+            Ok((StatusCode::CREATED, Json(answer)))
         }
         Remembered::Full => Err(HttpError::new(
             StatusCode::INSUFFICIENT_STORAGE,

@@ -61,7 +61,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
             .insert("content-type", axum::http::HeaderValue::from_static("application/json"));
         match axum::Json::<T>::from_request(request, state).await {
             Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(HttpError::invalid(format!("invalid request body: {}", told(&rejection)))),
+            Err(rejection) => {
+                Err(HttpError::invalid(format!("invalid request body: {}", rejection_text(&rejection))))
+            }
         }
     }
 }
@@ -113,7 +115,7 @@ const AGENTS_BODY_MAX_BYTES: usize = 16 << 10;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
-fn told(rejection: &JsonRejection) -> String {
+fn rejection_text(rejection: &JsonRejection) -> String {
     let text = rejection.body_text();
     text.rsplit_once("target type: ").map_or(text.clone(), |(_, what)| what.to_owned())
 }

@@ -73,12 +73,12 @@ pub(in super::super) async fn notify(
         )));
     }
     let mut response = json!({ "result": message });
-    let mut told = json!({ "message": message, "workspace_id": own.id });
+    let mut answer = json!({ "message": message, "workspace_id": own.id });
     if !notice.attachments.is_empty() {
         let parts: Vec<_> =
             notice.attachments.iter().map(|file| json!({ "kind": "file", "file": file })).collect();
         response["parts"] = json!(parts);
-        told["attachments"] = json!(notice.attachments);
+        answer["attachments"] = json!(notice.attachments);
     }
     let row = NewActivity {
         id: ActivityId(api.0.entropy.uuid()),
@@ -95,7 +95,7 @@ pub(in super::super) async fn notify(
         response_body: Some(response.to_string()),
         at: api.0.clock.now(),
     };
-    if api.0.store.note_notice(row, told).await? {
+    if api.0.store.note_notice(row, answer).await? {
         Ok(Json(json!({ "status": "sent" })))
     } else {
         Err(HttpError::not_found("workspace not found"))

@@ -28,17 +28,17 @@ use super::{
 use crate::{
     api::{AccessAnswer, Discovered, PeerView},
     domain::{
-        beat::{Beat, Field, Fields, Metadata, SPEND_MAX_CENTS, cut},
         bounds::{
             CARD_MAX_BYTES, METADATA_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, REPORT_MAX_BYTES,
             STATE_MAX_BYTES, TEXT_MAX_BYTES, URL_MAX_BYTES,
         },
+        heartbeat::{Field, Fields, Heartbeat, Metadata, SPEND_MAX_CENTS, cut},
         ids::WorkspaceId,
         lenient,
         status::Status,
         workspace::{Delivery, Kind},
     },
-    store::{Bearer, Described, Heard, Holder, Registration, StoreError, manages_status},
+    store::{Described, Registration, ReportResult, StoreError, TokenOwner, TokenSubject, manages_status},
 };
 
 /// The most bytes of cards in one list of peers.
@@ -51,8 +51,8 @@ fn body_is_invalid() -> HttpError {
 }
 
 /// A report of an agent, with the owner of the token that it presented, if the token is valid.
-struct Told {
-    holder: Option<Holder>,
+struct AgentReport {
+    token_owner: Option<TokenOwner>,
     presented: String,
     /// The first [`REPORT_MAX_BYTES`] of the body.
     body: Bytes,
@@ -66,33 +66,33 @@ struct Told {
 ///
 /// # Errors
 /// 401 without a token, and for an admin, which is not an agent and sends no heartbeats.
-fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<Holder>, &'a str)> {
+fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<TokenOwner>, &'a str)> {
     let own_socket = parts.extensions.get::<OwnSocket>().is_some();
     let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
-    match auth::bearer(api, token, &parts.extensions) {
-        Some(Bearer::Workspace(holder)) => Ok((Some(holder), token)),
-        Some(Bearer::Admin) => Err(auth::invalid()),
+    match auth::token_subject(api, token, &parts.extensions) {
+        Some(TokenSubject::Workspace(token_owner)) => Ok((Some(token_owner), token)),
+        Some(TokenSubject::Admin) => Err(auth::invalid()),
         None => Ok((None, token)),
     }
 }
 
-/// Reads the token and the body of a report. An invalid token is refused later, in `Told::speaks_for`: it may belong
+/// Reads the token and the body of a report. An invalid token is refused later, in `AgentReport::speaks_for`: it may belong
 /// to a removed workspace, which is reported as 410 once the body has named that workspace.
-async fn told(api: &Api, request: Request, route: &'static str) -> HttpResult<Told> {
+async fn report(api: &Api, request: Request, route: &'static str) -> HttpResult<AgentReport> {
     let (parts, body) = request.into_parts();
-    let (holder, token) = speaker(api, &parts)?;
+    let (token_owner, token) = speaker(api, &parts)?;
     let clock = &*api.0.clock;
     let (body, cut) =
         read_start(body, REPORT_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, BODY_LIMIT, clock).await?;
-    Ok(Told { holder, presented: token.to_owned(), body, cut, request: route })
+    Ok(AgentReport { token_owner, presented: token.to_owned(), body, cut, request: route })
 }
 
-impl Told {
+impl AgentReport {
     /// Returns the error for an unusable body. Only the owner of a valid token learns that the body is the reason.
     fn refused(&self, api: &Api) -> HttpError {
-        match self.holder {
-            Some(holder) => {
-                api.note_refused(holder.workspace, self.request, "invalid request body");
+        match self.token_owner {
+            Some(token_owner) => {
+                api.note_refused(token_owner.workspace, self.request, "invalid request body");
                 body_is_invalid()
             }
             None => auth::invalid(),
@@ -103,19 +103,19 @@ impl Told {
     ///
     /// # Errors
     /// 410 if the token belonged to that workspace and the workspace was removed, otherwise 401.
-    async fn speaks_for(&self, api: &Api, named: &Named) -> HttpResult<Holder> {
+    async fn speaks_for(&self, api: &Api, named: &Named) -> HttpResult<TokenOwner> {
         let id = match named {
             Named::InBody(id) => WorkspaceId::from_client(id).ok(),
-            Named::ByToken => self.holder.map(|holder| holder.workspace),
+            Named::ByToken => self.token_owner.map(|token_owner| token_owner.workspace),
         };
-        match self.holder {
-            Some(holder) if Some(holder.workspace) == id => Ok(holder),
-            Some(holder) => {
-                api.note_refused(holder.workspace, self.request, "the body names another workspace");
+        match self.token_owner {
+            Some(token_owner) if Some(token_owner.workspace) == id => Ok(token_owner),
+            Some(token_owner) => {
+                api.note_refused(token_owner.workspace, self.request, "the body names another workspace");
                 Err(auth::invalid())
             }
             None => {
-                let Some(dead) = api.0.ops.dead_token(&self.presented).await? else {
+                let Some(dead) = api.0.ops.invalid_token(&self.presented).await? else {
                     return Err(auth::invalid());
                 };
                 if !dead.removed {
@@ -128,17 +128,17 @@ impl Told {
     }
 }
 
-fn answered(heard: Heard) -> HttpResult<()> {
-    match heard {
-        Heard::Noted => Ok(()),
-        Heard::Unauthorized => Err(auth::invalid()),
-        Heard::Gone => Err(HttpError::gone()),
+fn answered(result: ReportResult) -> HttpResult<()> {
+    match result {
+        ReportResult::Noted => Ok(()),
+        ReportResult::Unauthorized => Err(auth::invalid()),
+        ReportResult::Gone => Err(HttpError::gone()),
     }
 }
 
 /// Converts the error of a failed write, which resets the liveness windows: a heartbeat that could not be stored must
 /// not count as missed.
-fn deaf(api: &Api) -> impl FnOnce(StoreError) -> HttpError + '_ {
+fn reset_liveness(api: &Api) -> impl FnOnce(StoreError) -> HttpError + '_ {
     |error| {
         api.0.listening.interrupted(api.0.clock.awake());
         error.into()
@@ -153,7 +153,7 @@ fn json(text: &'static str) -> Response {
 
 /// The body of a heartbeat. Unknown fields are ignored; an absent or null field has its default value.
 #[derive(Deserialize)]
-struct BeatBody<'a> {
+struct HeartbeatBody<'a> {
     workspace_id: String,
     #[serde(default, deserialize_with = "number")]
     error_rate: f64,
@@ -192,9 +192,9 @@ fn whole(number: f64, most: i64) -> i64 {
 /// The longest uptime that is stored, in seconds: a century.
 const UPTIME_MAX: i64 = 100 * 366 * 86_400;
 
-impl BeatBody<'_> {
+impl HeartbeatBody<'_> {
     /// Returns the workspace id and the heartbeat with all values limited. `None` if the metadata cannot be used.
-    fn clamped(self) -> Option<(String, Beat)> {
+    fn clamped(self) -> Option<(String, Heartbeat)> {
         let metadata = match self.runtime_metadata {
             Some(raw) if raw.get().starts_with('{') && raw.get().len() <= METADATA_MAX_BYTES => {
                 Some(metadata_of(raw.get())?)
@@ -203,7 +203,7 @@ impl BeatBody<'_> {
             Some(_) => return None,
             None => None,
         };
-        let beat = Beat {
+        let heartbeat = Heartbeat {
             error_rate: self.error_rate,
             sample_error: self.sample_error,
             active_tasks: tasks(self.active_tasks),
@@ -215,7 +215,7 @@ impl BeatBody<'_> {
             unknown: Fields::default(),
             refused: Fields::default(),
         };
-        Some((self.workspace_id, bounded(beat)))
+        Some((self.workspace_id, bounded(heartbeat)))
     }
 }
 
@@ -227,13 +227,13 @@ fn metadata_of(json: &str) -> Option<Metadata> {
     Some(Metadata { json: json.to_owned(), manages_status: manages_status(json)? })
 }
 
-fn bounded(beat: Beat) -> Beat {
-    Beat {
-        error_rate: beat.error_rate.clamp(0.0, 1.0),
-        sample_error: cut(beat.sample_error, TEXT_MAX_BYTES),
-        current_task: cut(beat.current_task, TEXT_MAX_BYTES),
-        runtime_state: cut(beat.runtime_state, STATE_MAX_BYTES),
-        ..beat
+fn bounded(heartbeat: Heartbeat) -> Heartbeat {
+    Heartbeat {
+        error_rate: heartbeat.error_rate.clamp(0.0, 1.0),
+        sample_error: cut(heartbeat.sample_error, TEXT_MAX_BYTES),
+        current_task: cut(heartbeat.current_task, TEXT_MAX_BYTES),
+        runtime_state: cut(heartbeat.runtime_state, STATE_MAX_BYTES),
+        ..heartbeat
     }
 }
 
@@ -243,7 +243,7 @@ fn bounded(beat: Beat) -> Beat {
 /// A heartbeat that arrives proves that the agent is alive, whatever is wrong with its fields. Runtimes cut texts in
 /// the middle of an emoji and divide by zero, and ignore the response. An unusable field leaves its stored value
 /// unchanged.
-fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
+fn lenient_heartbeat(body: &[u8], cut: bool) -> Option<(Named, Heartbeat)> {
     const NAMES: [&str; 9] = [
         "workspace_id",
         "error_rate",
@@ -259,7 +259,7 @@ fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
     let fields = lenient::fields(&text, &NAMES).or_else(|| cut.then(lenient::Fields::default))?;
     let id = named(&fields, "workspace_id", cut)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
-    let beat = Beat {
+    let heartbeat = Heartbeat {
         error_rate: unfit.number(Field::ErrorRate),
         sample_error: unfit.text(Field::SampleError),
         active_tasks: tasks(unfit.number(Field::ActiveTasks)),
@@ -277,7 +277,7 @@ fn lenient_beat(body: &[u8], cut: bool) -> Option<(Named, Beat)> {
     if !fields.whole {
         refused.insert(Field::Body);
     }
-    Some((id, bounded(Beat { unknown: unfit.unknown, refused, ..beat })))
+    Some((id, bounded(Heartbeat { unknown: unfit.unknown, refused, ..heartbeat })))
 }
 
 /// How a report names its workspace.
@@ -346,22 +346,23 @@ impl Unfit<'_> {
 }
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let told = told(&api, request, "heartbeat").await?;
+    let report = report(&api, request, "heartbeat").await?;
     // Strict parsing first: it is faster, and succeeds for nearly every heartbeat.
-    let strict = || serde_json::from_slice::<BeatBody<'_>>(&told.body).ok().and_then(BeatBody::clamped);
-    let strict = if told.cut { None } else { strict() };
+    let strict =
+        || serde_json::from_slice::<HeartbeatBody<'_>>(&report.body).ok().and_then(HeartbeatBody::clamped);
+    let strict = if report.cut { None } else { strict() };
     let read = match strict {
-        Some((id, beat)) => Some((Named::InBody(id), beat)),
-        None => lenient_beat(&told.body, told.cut),
+        Some((id, heartbeat)) => Some((Named::InBody(id), heartbeat)),
+        None => lenient_heartbeat(&report.body, report.cut),
     };
-    let (id, beat) = read.ok_or_else(|| told.refused(&api))?;
-    let holder = told.speaks_for(&api, &id).await?;
-    api.pace(holder.workspace).await;
+    let (id, heartbeat) = read.ok_or_else(|| report.refused(&api))?;
+    let token_owner = report.speaks_for(&api, &id).await?;
+    api.pace(token_owner.workspace).await;
     let writing = api.0.listening.writing(&api.0.clock);
-    let heard = api.0.store.note_beat(holder, beat, api.0.clock.now()).await;
+    let result = api.0.store.record_heartbeat(token_owner, heartbeat, api.0.clock.now()).await;
     drop(writing);
-    answered(heard.map_err(deaf(&api))?)?;
-    api.0.refusals.forget(holder.workspace);
+    answered(result.map_err(reset_liveness(&api))?)?;
+    api.0.refusals.forget(token_owner.workspace);
     Ok(json(r#"{"status":"ok"}"#))
 }
 
@@ -411,22 +412,22 @@ fn registering(body: &[u8], cut: bool) -> Option<Registering> {
 }
 
 pub(in super::super) async fn register(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let told = told(&api, request, "register").await?;
-    let read = registering(&told.body, told.cut).ok_or_else(|| told.refused(&api))?;
-    let holder = told.speaks_for(&api, &read.id).await?;
-    api.pace(holder.workspace).await;
+    let report = report(&api, request, "register").await?;
+    let read = registering(&report.body, report.cut).ok_or_else(|| report.refused(&api))?;
+    let token_owner = report.speaks_for(&api, &read.id).await?;
+    api.pace(token_owner.workspace).await;
     let Registering { url, without_url, delivery_mode, card, mut refused, .. } = read;
     let Reached { url, delivery, answered_delivery, url_refused } =
-        reached(&api, holder, url, without_url, delivery_mode).await?;
+        reached(&api, token_owner, url, without_url, delivery_mode).await?;
     if url_refused.is_some() {
         refused.insert(Field::Url);
     }
     let registration = Registration { url, delivery, card, refused };
     let writing = api.0.listening.writing(&api.0.clock);
-    let heard = api.0.store.note_registration(holder, registration, api.0.clock.now()).await;
+    let result = api.0.store.record_registration(token_owner, registration, api.0.clock.now()).await;
     drop(writing);
-    answered(heard.map_err(deaf(&api))?)?;
-    api.0.refusals.forget(holder.workspace);
+    answered(result.map_err(reset_liveness(&api))?)?;
+    api.0.refusals.forget(token_owner.workspace);
     let delivery_mode = answered_delivery.map(Delivery::as_str);
     Ok(Json(Registered { status: "registered", delivery_mode, url_refused }).into_response())
 }
@@ -459,7 +460,7 @@ struct Reached {
 /// mean that the agent does not listen: it polls, even if it names no delivery mode.
 async fn reached(
     api: &Api,
-    holder: Holder,
+    token_owner: TokenOwner,
     url: Option<String>,
     without_url: bool,
     delivery_mode: Option<String>,
@@ -471,7 +472,7 @@ async fn reached(
                 .ok_or_else(|| HttpError::invalid("delivery_mode must be 'push' or 'poll'"))?,
         ),
     };
-    let member = api.0.store.member(holder.workspace);
+    let member = api.0.store.member(token_owner.workspace);
     let Some(member) = member.filter(|member| member.kind == Kind::External) else {
         if without_url {
             return Err(body_is_invalid());
@@ -492,7 +493,7 @@ async fn reached(
             // A runtime registers only once, and a DNS failure at that moment is not the agent's fault: the
             // registration succeeds and the stored URL stays.
             Err(error @ UrlError::Unresolved { .. }) => {
-                tracing::warn!(workspace = %holder.workspace, %error, "registered without a url");
+                tracing::warn!(workspace = %token_owner.workspace, %error, "registered without a url");
                 (None, Some(error.to_string()))
             }
             Err(error) => return Err(error.into()),
@@ -503,17 +504,17 @@ async fn reached(
 }
 
 pub(in super::super) async fn update_card(State(api): State<Api>, request: Request) -> HttpResult<Response> {
-    let told = told(&api, request, "update-card").await?;
-    let text = lenient::repaired(&told.body);
+    let report = report(&api, request, "update-card").await?;
+    let text = lenient::repaired(&report.body);
     let fields = lenient::fields(&text, &["workspace_id", Field::AgentCard.as_str()]);
-    let read = fields.and_then(|fields| Some((named(&fields, "workspace_id", told.cut)?, fields)));
-    let (id, fields) = read.ok_or_else(|| told.refused(&api))?;
-    let holder = told.speaks_for(&api, &id).await?;
-    api.0.buckets.cards.check(holder.workspace).map_err(HttpError::too_many)?;
+    let read = fields.and_then(|fields| Some((named(&fields, "workspace_id", report.cut)?, fields)));
+    let (id, fields) = read.ok_or_else(|| report.refused(&api))?;
+    let token_owner = report.speaks_for(&api, &id).await?;
+    api.0.buckets.cards.check(token_owner.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
     // The request carries only the card and does not count as a heartbeat, so without a usable card it is refused.
-    let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| told.refused(&api))?;
-    answered(api.0.store.note_card(holder, card, api.0.clock.now()).await?)?;
+    let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| report.refused(&api))?;
+    answered(api.0.store.note_card(token_owner, card, api.0.clock.now()).await?)?;
     Ok(json(r#"{"status":"updated"}"#))
 }
 
@@ -531,7 +532,7 @@ pub(in super::super) async fn discover(
     if !api.0.store.may_communicate(caller, id, api.access().root_siblings) {
         return Err(HttpError::forbidden("not authorized to discover this workspace"));
     }
-    let polls = row.habits.delivery == Delivery::Poll;
+    let polls = row.policy.delivery == Delivery::Poll;
     let reachable = match row.status {
         Status::Online
         | Status::Degraded

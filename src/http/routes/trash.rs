@@ -47,7 +47,7 @@ pub(in super::super) async fn empty(
     };
     // Entries with a container first: Podman does not delete a volume that a container mounts, and that container may
     // be in another entry.
-    meant.sort_by_key(|entry| entry.things.container.is_none());
+    meant.sort_by_key(|entry| entry.contents.container.is_none());
     let mut outcomes = Vec::new();
     for entry in meant {
         let (ops, id) = (api.0.ops.clone(), entry.id);

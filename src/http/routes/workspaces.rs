@@ -36,7 +36,7 @@ use crate::{
         runtime::{PLAIN, Tier, User},
         spec::{Access, Spec, SpecPatch},
         status::Status,
-        workspace::{Delivery, Habits, Kind, Workspace},
+        workspace::{Delivery, Kind, Policy, Workspace},
     },
     engine::EngineInfo,
     ops::{Affected, Applied, CreateRequest, Created, OpError, Ops, Removal, Up},
@@ -70,11 +70,11 @@ pub(in super::super) async fn show(
     let row = api.addressed(principal, &reference, Scope::Any).await?;
     let of_itself = match principal {
         Principal::Admin => true,
-        Principal::Workspace(holder) => holder.workspace == row.id,
+        Principal::Workspace(token_owner) => token_owner.workspace == row.id,
     };
-    if let Principal::Workspace(holder) = principal {
+    if let Principal::Workspace(token_owner) = principal {
         let removed = row.status == Status::Removed;
-        let may = || api.0.store.may_communicate(holder.workspace, row.id, api.access().root_siblings);
+        let may = || api.0.store.may_communicate(token_owner.workspace, row.id, api.access().root_siblings);
         if !removed && !of_itself && !may() {
             return Err(HttpError::forbidden("not authorized to see this workspace"));
         }
@@ -306,21 +306,21 @@ async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<W
     if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
         api.check_url(url).await?;
     }
-    let habits = Habits {
+    let policy = Policy {
         hibernation_idle_minutes: hibernation_idle_minutes
-            .map_or(row.habits.hibernation_idle_minutes, |minutes| {
+            .map_or(row.policy.hibernation_idle_minutes, |minutes| {
                 Some(minutes).filter(|minutes| *minutes > 0)
             }),
         max_concurrent_tasks: max_concurrent_tasks
-            .map_or(row.habits.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
-        restart_when_wedged: restart_when_wedged.unwrap_or(row.habits.restart_when_wedged),
-        delivery: row.habits.delivery,
+            .map_or(row.policy.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
+        restart_when_wedged: restart_when_wedged.unwrap_or(row.policy.restart_when_wedged),
+        delivery: row.policy.delivery,
     };
     let given = workspace_dir.as_ref().filter(|directory| !directory.is_empty());
     let has_directory = given.or(row.spec.workspace_dir.as_ref()).is_some();
     let workspace_access = access(workspace_access.as_deref(), has_directory)?;
     let spec = SpecPatch { image, command, env, workspace_dir, workspace_access, config };
-    Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, habits: Some(habits) })
+    Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, policy: Some(policy) })
 }
 
 /// Parses the access mode that a request names for a host directory.
@@ -358,7 +358,7 @@ pub(in super::super) async fn create(
     let name = body.name.clone();
     let request = validated(&api, body).await?;
     let mut notes = Vec::new();
-    if request.habits.hibernation_idle_minutes.is_some() && !api.0.ops.sees_connections().await {
+    if request.policy.hibernation_idle_minutes.is_some() && !api.0.ops.can_see_connections().await {
         notes.push(NEVER_IDLE.to_owned());
     }
     notes.extend(notes_for(&api, &request).await);
@@ -446,7 +446,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     if let Some(url) = &url {
         api.check_url(url).await?;
     }
-    let habits = Habits {
+    let policy = Policy {
         hibernation_idle_minutes: hibernation_idle_minutes.filter(|minutes| *minutes > 0),
         max_concurrent_tasks: max_concurrent_tasks.filter(|tasks| *tasks > 0),
         restart_when_wedged,
@@ -454,7 +454,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     };
     let spec =
         Spec { image: image.unwrap_or_default(), command, env, workspace_dir, workspace_access, config };
-    Ok(CreateRequest { name, role, runtime, tier, parent, external, url, habits, spec })
+    Ok(CreateRequest { name, role, runtime, tier, parent, external, url, policy, spec })
 }
 
 #[derive(Deserialize)]
@@ -517,9 +517,9 @@ async fn queued<W>(
 where
     W: Future<Output = Result<Applied, OpError>> + Send + 'static,
 {
-    let (told, queued) = oneshot::channel();
+    let (queued_sender, queued) = oneshot::channel();
     let (answer, mut done) = oneshot::channel();
-    let work = order(api.0.ops.telling(told), id);
+    let work = order(api.0.ops.reporting_queued(queued_sender), id);
     api.0.spawn.spawn(Box::pin(async move {
         if let Err(Err(error)) = answer.send(work.await) {
             tracing::warn!(workspace = %id, %error, "background operation failed");
@@ -618,7 +618,7 @@ pub(in super::super) async fn pause(
 }
 
 #[derive(Deserialize)]
-pub(in super::super) struct SleepQuery {
+pub(in super::super) struct HibernateQuery {
     #[serde(default = "yes")]
     wait: bool,
     #[serde(default)]
@@ -630,7 +630,7 @@ pub(in super::super) async fn hibernate(
     State(api): State<Api>,
     principal: Principal,
     Path(reference): Path<String>,
-    Query(query): Query<SleepQuery>,
+    Query(query): Query<HibernateQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
     principal.speak_for(row.id)?;

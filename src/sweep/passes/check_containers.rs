@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
 /// See the module documentation.
@@ -30,8 +30,8 @@ impl Pass for CheckContainers {
         self.period
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let seen = look.seen()?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let seen = snapshot.seen()?;
         let mut rows = sweeper.store.up_rows().await?;
         // Starts that this process did not carry out are repeated by `settle`: this process has not verified that
         // their containers hold the right token.
@@ -45,7 +45,7 @@ impl Pass for CheckContainers {
             &seen.presence,
             &busy,
             &readiness,
-            look.asked_at(),
+            snapshot.asked_at(),
         );
         plan.parents_first(&|workspace| sweeper.parent(workspace));
         Ok(plan)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
 /// See the module documentation.
@@ -27,15 +27,15 @@ impl Pass for CheckHeartbeats {
         Duration::from_secs(30)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let now = look.asked_at();
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let now = snapshot.asked_at();
         let rows = sweeper.store.quiet_rows(now - liveness::SILENT_AFTER, now).await?;
         let readiness = |runtime: &str| sweeper.readiness(runtime);
-        let lasted = |since| sweeper.lasted(since, look);
-        Ok(liveness::check_heartbeats(&rows, &sweeper.ops.busy(), &readiness, &lasted, look.asked_at()))
+        let lasted = |since| sweeper.lasted(since, snapshot);
+        Ok(liveness::check_heartbeats(&rows, &sweeper.ops.busy(), &readiness, &lasted, snapshot.asked_at()))
     }
 }

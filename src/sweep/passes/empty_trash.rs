@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
 /// Maximum number of rows that one run reads or deletes.
@@ -30,16 +30,16 @@ impl Pass for EmptyTrash {
         Duration::from_hours(1)
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let due = sweeper.store.trash_due(look.asked_at(), BATCH).await?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let due = sweeper.store.trash_due(snapshot.asked_at(), BATCH).await?;
         Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
     }
 
     /// Uses the run's own snapshot: another one, moments later, would count as the second observation for every grace
     /// period.
-    async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
-        let now = look.asked_at();
-        let owning = look.seen()?.inventory.workspaces();
+    async fn housekeep(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<(), SweepError> {
+        let now = snapshot.asked_at();
+        let owning = snapshot.seen()?.inventory.workspaces();
         sweeper.ops.forget_networks(&owning.iter().copied().collect()).await?;
         sweeper.store.forget_removed(now - sweeper.limits().removed_retention, owning, BATCH).await?;
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
 /// See the module documentation.
@@ -26,15 +26,15 @@ impl Pass for FlagWedged {
         Duration::from_secs(30)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let now = look.asked_at();
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let now = snapshot.asked_at();
         let rows = sweeper.store.quiet_rows(now - liveness::WEDGED_AFTER, now).await?;
         let sent_at = |id| sweeper.ops.traffic().sent_at(id);
-        let lasted = |since| sweeper.lasted(since, look);
-        Ok(liveness::flag_wedged(&rows, &sweeper.ops.busy(), &sent_at, &lasted, look.asked_at()))
+        let lasted = |since| sweeper.lasted(since, snapshot);
+        Ok(liveness::flag_wedged(&rows, &sweeper.ops.busy(), &sent_at, &lasted, snapshot.asked_at()))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::{
     domain::plan::Plan,
     mutation::{Mutation, is},
@@ -35,19 +35,19 @@ impl Pass for ForgetHistory {
         Duration::from_mins(30)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, _sweeper: &Sweeper, _look: &Look) -> Result<Plan, SweepError> {
+    async fn plan(&self, _sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<Plan, SweepError> {
         Ok(Plan::default())
     }
 
-    async fn housekeep(&self, sweeper: &Sweeper, look: &Look) -> Result<(), SweepError> {
+    async fn housekeep(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<(), SweepError> {
         if is(Mutation::KeepAllHistory) {
             return Ok(());
         }
-        let before = look.asked_at() - sweeper.limits().event_retention;
+        let before = snapshot.asked_at() - sweeper.limits().event_retention;
         for _batch in 0..BATCHES_MAX {
             let forgotten = sweeper.store.forget_events(before, BATCH).await?;
             if forgotten < BATCH as usize {

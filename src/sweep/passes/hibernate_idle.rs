@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
 /// See the module documentation.
@@ -29,20 +29,20 @@ impl Pass for HibernateIdle {
         Duration::from_mins(1)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let unseen = sweeper.ops.note_connections(sweeper.store.may_sleep().await?).await;
-        let mut rows = sweeper.store.idle_rows(look.asked_at()).await?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let unseen = sweeper.ops.note_connections(sweeper.store.hibernation_candidates().await?).await;
+        let mut rows = sweeper.store.idle_rows(snapshot.asked_at()).await?;
         let (blind, seen): (Vec<_>, Vec<_>) = rows.drain(..).partition(|idle| unseen.contains(&idle.row.id));
         let rows = seen;
         let traffic = sweeper.ops.traffic();
         let in_use = |id| (traffic.open(id), traffic.active_at(id));
-        let lasted = |since| sweeper.lasted(since, look);
+        let lasted = |since| sweeper.lasted(since, snapshot);
         let mut plan =
-            liveness::hibernate_idle(&rows, &sweeper.ops.busy(), &in_use, &lasted, look.asked_at());
+            liveness::hibernate_idle(&rows, &sweeper.ops.busy(), &in_use, &lasted, snapshot.asked_at());
         plan.watching.extend(blind.iter().map(|idle| {
             format!("{}: not hibernated, because connections to its port cannot be observed", idle.row.name)
         }));
@@ -50,7 +50,7 @@ impl Pass for HibernateIdle {
     }
 
     /// Stores the activity seen since the last run, so that it is shown to operators and a plan is rarely outdated.
-    async fn housekeep(&self, sweeper: &Sweeper, _look: &Look) -> Result<(), SweepError> {
+    async fn housekeep(&self, sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<(), SweepError> {
         let seen = sweeper.ops.traffic().take_fresh();
         if !seen.is_empty() {
             sweeper.store.note_activity_at(seen).await?;

@@ -18,12 +18,12 @@ use std::{sync::Arc, time::Duration};
 use super::Pass;
 
 /// How often containers are checked without an event; events trigger a check earlier.
-pub const LOOK_EVERY: Duration = Duration::from_secs(30);
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Every pass, in the order in which due ones are begun.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Pass>> {
-    all_looking(LOOK_EVERY)
+    all_looking(CHECK_INTERVAL)
 }
 
 /// Every pass; `check_containers` runs with this period.

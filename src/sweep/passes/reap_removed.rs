@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
 /// See the module documentation.
@@ -27,11 +27,11 @@ impl Pass for ReapRemoved {
         Duration::from_mins(1)
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let seen = look.seen()?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let seen = snapshot.seen()?;
         let listed = seen.inventory.workspaces();
-        let rows = sweeper.store.known_rows(listed.clone()).await?;
-        let entries = sweeper.store.trash_in_sight(listed).await?;
+        let rows = sweeper.store.sweep_rows(listed.clone()).await?;
+        let entries = sweeper.store.relevant_trash(listed).await?;
         let purges = sweeper.store.purges_ordered().await?;
         Ok(plan::reap_removed(&seen.inventory, &rows, &entries, &purges, &sweeper.ops.busy()))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, UnknownInput};
 
 /// See the module documentation.
@@ -27,17 +27,17 @@ impl Pass for ReapUnknown {
         Duration::from_mins(1)
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let seen = look.seen()?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let seen = snapshot.seen()?;
         let listed = seen.inventory.workspaces();
-        let rows = sweeper.store.known_rows(listed.clone()).await?;
-        let entries = sweeper.store.trash_in_sight(listed).await?;
+        let rows = sweeper.store.sweep_rows(listed.clone()).await?;
+        let entries = sweeper.store.relevant_trash(listed).await?;
         let input = UnknownInput {
             rows: &rows,
             entries: &entries,
             busy: &sweeper.ops.busy(),
             presence: &seen.presence,
-            now: look.awake(),
+            now: snapshot.awake(),
             grace: sweeper.limits().unknown_grace,
         };
         Ok(plan::reap_unknown(&seen.inventory, &input))

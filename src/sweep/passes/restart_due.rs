@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::domain::{liveness, plan::Plan};
 
 /// See the module documentation.
@@ -29,13 +29,13 @@ impl Pass for RestartDue {
         Duration::from_mins(1)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let due = sweeper.store.restarts_due(look.asked_at()).await?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let due = sweeper.store.restarts_due(snapshot.asked_at()).await?;
         let parent = |workspace| sweeper.parent(workspace);
-        Ok(liveness::restart_due(&due, &sweeper.ops.busy(), &parent, look.asked_at()))
+        Ok(liveness::restart_due(&due, &sweeper.ops.busy(), &parent, snapshot.asked_at()))
     }
 }

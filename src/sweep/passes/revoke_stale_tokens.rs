@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan};
 
 /// See the module documentation.
@@ -29,11 +29,11 @@ impl Pass for RevokeStaleTokens {
         Duration::from_mins(1)
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let seen = look.seen()?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let seen = snapshot.seen()?;
         let grace = sweeper.limits().absence_grace;
-        let older_than = look.asked_at() - grace;
+        let older_than = snapshot.asked_at() - grace;
         let candidates = sweeper.store.stale_candidates(seen.inventory.with_container(), older_than).await?;
-        Ok(plan::revoke_stale_tokens(&candidates, &seen.presence, look.awake(), grace, older_than))
+        Ok(plan::revoke_stale_tokens(&candidates, &seen.presence, snapshot.awake(), grace, older_than))
     }
 }

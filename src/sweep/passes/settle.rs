@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, SweepError, Sweeper};
+use super::super::{Pass, Snapshot, SweepError, Sweeper};
 use crate::domain::plan::{self, Plan, SettleInput};
 
 /// See the module documentation.
@@ -28,21 +28,21 @@ impl Pass for Settle {
         Duration::from_secs(30)
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
-        let seen = look.seen()?;
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
+        let seen = snapshot.seen()?;
         let listed = seen.inventory.workspaces();
-        let rows = sweeper.store.known_rows(listed).await?;
+        let rows = sweeper.store.sweep_rows(listed).await?;
         // Read before the provisioning rows: an order that ends in between has changed its row by then.
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
         // Also for containers with a regular name: one in the trash may have been renamed back.
-        let entries = sweeper.store.trash_in_sight(seen.inventory.with_container()).await?;
-        let falling_asleep = sweeper.store.falling_asleep_rows().await?;
+        let entries = sweeper.store.relevant_trash(seen.inventory.with_container()).await?;
+        let hibernating = sweeper.store.hibernating_rows().await?;
         let input = SettleInput {
             rows: &rows,
             interrupted: &interrupted,
-            falling_asleep: &falling_asleep,
+            hibernating: &hibernating,
             entries: &entries,
             busy: &busy,
         };

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Look, Pass, Sight, SweepError, Sweeper};
+use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::domain::{
     liveness,
-    plan::{KnownRow, Plan},
+    plan::{Plan, SweepRow},
 };
 
 /// See the module documentation.
@@ -29,15 +29,15 @@ impl Pass for TimeOutProvisioning {
         Duration::from_secs(30)
     }
 
-    fn sight(&self) -> Sight {
-        Sight::Store
+    fn requires(&self) -> Requirement {
+        Requirement::Store
     }
 
-    async fn plan(&self, sweeper: &Sweeper, look: &Look) -> Result<Plan, SweepError> {
+    async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
         let rows = sweeper.store.provisioning_rows().await?;
         let limit = |runtime: &str| sweeper.provisioning_limit(runtime);
-        let begun_at = |row: &KnownRow| sweeper.ops.begun_at(row.id, row.incarnation);
-        let lasted = |since| sweeper.lasted(since, look);
+        let begun_at = |row: &SweepRow| sweeper.ops.begun_at(row.id, row.incarnation);
+        let lasted = |since| sweeper.lasted(since, snapshot);
         Ok(liveness::time_out_provisioning(&rows, &sweeper.ops.busy(), &limit, &begun_at, &lasted))
     }
 }

@@ -29,10 +29,10 @@ fn keep_identity(stage: &mut Stage) {
     stage.kept = format!("{id} {}", stage.site.token_in_volume("w"));
 }
 
-fn beat(stage: &Stage, tasks: u32, error_rate: f64) {
+fn heartbeat(stage: &Stage, tasks: u32, error_rate: f64) {
     let (id, token) = identity(stage);
-    let beat = json!({ "workspace_id": id, "active_tasks": tasks, "error_rate": error_rate });
-    stage.say("/registry/heartbeat", &token, &beat);
+    let heartbeat = json!({ "workspace_id": id, "active_tasks": tasks, "error_rate": error_rate });
+    stage.send("/registry/heartbeat", &token, &heartbeat);
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -59,12 +59,12 @@ pub(super) const ALL: &[Scenario] = &[
                     json!({ "activity_type": "agent_log", "summary": format!("round {}", stage.round) }),
                 ),
             ] {
-                stage.say(&path, &token, &body);
+                stage.send(&path, &token, &body);
             }
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let (_, token) = identity(stage);
-            assert!(stage.site.is_valid("phone", &token), "killed {place}, its token is no longer good");
+            assert!(stage.site.is_valid("phone", &token), "killed {point}, its token is no longer good");
         },
         ..SCENARIO
     },
@@ -94,10 +94,10 @@ pub(super) const ALL: &[Scenario] = &[
             // One of each kind that the daemon processes: a memory to delete, a waiting message, a task without a
             // result.
             let memory = json!({ "content": "tea", "scope": "LOCAL" });
-            stage.say(&format!("/workspaces/{id}/memories"), &token, &memory);
-            stage.say(&format!("/workspaces/{id}/a2a"), &token, &json!({ "method": "message/send" }));
+            stage.send(&format!("/workspaces/{id}/memories"), &token, &memory);
+            stage.send(&format!("/workspaces/{id}/a2a"), &token, &json!({ "method": "message/send" }));
             let record = json!({ "target_id": id, "task": "dig", "delegation_id": uuid::Uuid::from_u128(milliseconds()) });
-            stage.say(&format!("/workspaces/{id}/delegations/record"), &token, &record);
+            stage.send(&format!("/workspaces/{id}/delegations/record"), &token, &record);
             let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE);
             database.execute("UPDATE delegations SET created_at = 0", []).expect("they are made older");
         },
@@ -105,22 +105,22 @@ pub(super) const ALL: &[Scenario] = &[
             let (id, token) = identity(stage);
             let path = |what: &str| format!("/workspaces/{id}/{what}");
             let task = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "dig" });
-            stage.say(&path("delegations"), &token, &Value::Null);
-            stage.say(&path("memories"), &token, &json!({ "content": "tea", "scope": "LOCAL" }));
-            stage.say(&path("notify"), &token, &json!({ "message": "done" }));
-            stage.say(&path("a2a"), &token, &json!({ "method": "message/send" }));
-            stage.say(&path("activity/ack"), &token, &json!({ "acked_seq": i64::MAX }));
+            stage.send(&path("delegations"), &token, &Value::Null);
+            stage.send(&path("memories"), &token, &json!({ "content": "tea", "scope": "LOCAL" }));
+            stage.send(&path("notify"), &token, &json!({ "message": "done" }));
+            stage.send(&path("a2a"), &token, &json!({ "method": "message/send" }));
+            stage.send(&path("activity/ack"), &token, &json!({ "acked_seq": i64::MAX }));
             let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
             let memory =
                 database.query_row("SELECT id FROM memories LIMIT 1", [], |row| row.get::<_, Vec<u8>>(0));
             let memory = uuid::Uuid::from_slice(&memory.expect("a memory")).expect("an id");
             stage.ask("DELETE", &path(&format!("memories/{memory}")), &token, &Value::Null);
-            stage.say(&path("delegate"), &token, &task);
+            stage.send(&path("delegate"), &token, &task);
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
             let open = "SELECT count(*) FROM delegations WHERE finished_at IS NULL AND sent_by_ostler = 1";
-            crate::support::daemon::until(&format!("no task is left open after a kill {place}"), || {
+            crate::support::daemon::until(&format!("no task is left open after a kill {point}"), || {
                 database
                     .query_row(open, [], |row| row.get::<_, u32>(0))
                     .is_ok_and(|open| open == 0)
@@ -137,7 +137,7 @@ pub(super) const ALL: &[Scenario] = &[
             make(&stage.site, "w");
         },
         act: |stage| {
-            stage.again_and_again(|stage| {
+            stage.repeat_until_dead(|stage| {
                 stage.order(&["exec", "w", "--", "true"]);
                 stage.order(&["sweep", "run", "hibernate_idle"]);
             });
@@ -147,7 +147,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "an agent is busy and unwell, and makes no progress",
         steps: &["flag wedged", "claim restart of unwell"],
-        act: |stage| beat(stage, 1, 1.0),
+        act: |stage| heartbeat(stage, 1, 1.0),
         ..WEDGED
     },
     Scenario {
@@ -155,7 +155,7 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &["give back restart"],
         act: |stage| {
             stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
-            beat(stage, 1, 1.0);
+            heartbeat(stage, 1, 1.0);
         },
         mend: |stage| stage.proxy.set_rules([]),
         ..WEDGED
@@ -170,7 +170,7 @@ const WEDGED: Scenario = Scenario {
         config.replace("[engine]\n", "[engine]\nchange_deadline = \"2h\"\n")
     },
     set: |stage| {
-        stage.site.tell_daemons("ASSURANCE_PACE", Some(format!("{PACE} {}", milliseconds())));
+        stage.site.set_daemon_env("ASSURANCE_PACE", Some(format!("{PACE} {}", milliseconds())));
         stage.site.serve();
         stage.site.ostler(creation("w", &["--restart-when-wedged"])).well();
     },
@@ -178,7 +178,7 @@ const WEDGED: Scenario = Scenario {
     then: |stage| {
         stage.site.ostler(["restart", "w"]).well();
         keep_identity(stage);
-        beat(stage, 0, 0.0);
+        heartbeat(stage, 0, 0.0);
     },
     ..SCENARIO
 };

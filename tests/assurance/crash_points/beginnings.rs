@@ -5,22 +5,22 @@ use crate::support::{
     daemon::until,
     engine_proxy::{Fault, Moment, Rule},
     hasty::{AGENT, creation, make},
-    podman::{image, podman_says},
+    podman::{image, podman_output},
 };
 
 /// Whether the registry has the row; it has none if it was killed before the creation.
-fn is_made(place: &str) -> bool {
-    place != "before create workspace"
+fn is_made(point: &str) -> bool {
+    point != "before create workspace"
 }
 
-fn ends_online(stage: &mut Stage, place: &str) {
+fn ends_online(stage: &mut Stage, point: &str) {
     let name = stage.named("made");
-    if is_made(place) {
+    if is_made(point) {
         stage.site.until_status(&name, "online");
         stage.purge(&name);
     } else {
-        let shown = stage.order(&["show", &name]);
-        assert_eq!(shown.code, 3, "killed {place}, there is a row: {shown:?}");
+        let effective = stage.order(&["show", &name]);
+        assert_eq!(effective.code, 3, "killed {point}, there is a row: {effective:?}");
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) const ALL: &[Scenario] = &[
             let name = pulled_image(stage);
             stage.proxy.observe(move |request, moment| {
                 if request.path.contains("/images/pull") && moment == Moment::Arrived {
-                    podman_says(["tag", image(), &name]);
+                    podman_output(["tag", image(), &name]);
                 }
             });
             let pulled = Fault::Answer("{\"id\":\"pulled\",\"images\":[\"pulled\"]}\n".into());
@@ -77,10 +77,10 @@ pub(super) const ALL: &[Scenario] = &[
             let (name, image) = (stage.named("made"), pulled_image(stage));
             stage.order(&["create", &name, "--image", &image, "--", "sh", "-c", AGENT]);
         },
-        check: |stage, place| {
-            ends_online(stage, place);
+        check: |stage, point| {
+            ends_online(stage, point);
             // Without the name, Podman removes all names of the image.
-            podman_says(["untag", image(), &pulled_image(stage)]);
+            podman_output(["untag", image(), &pulled_image(stage)]);
         },
         ..SCENARIO
     },
@@ -104,11 +104,11 @@ pub(super) const ALL: &[Scenario] = &[
             make(&stage.site, "unknown");
         },
         meanwhile: |stage| stage.site.forget_row("unknown"),
-        act: |stage| stage.again(&["adopt", "--all"]),
+        act: |stage| stage.repeat(&["adopt", "--all"]),
         then: |stage| drop(stage.order(&["adopt", "--all"])),
-        check: |stage, place| {
+        check: |stage, point| {
             let row = stage.site.show("unknown");
-            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
+            assert_eq!(row["status"], "online", "killed {point}: {row:#}");
         },
         ..SCENARIO
     },
@@ -124,11 +124,11 @@ pub(super) const ALL: &[Scenario] = &[
                 stage.site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
             });
         },
-        act: |stage| stage.again(&["trash", "restore", "unknown"]),
+        act: |stage| stage.repeat(&["trash", "restore", "unknown"]),
         then: |stage| drop(stage.order(&["trash", "restore", "unknown"])),
-        check: |stage, place| {
+        check: |stage, point| {
             let row = stage.site.show("unknown");
-            assert_eq!(row["status"], "paused", "killed {place}: {row:#}");
+            assert_eq!(row["status"], "paused", "killed {point}: {row:#}");
             stage.site.ostler(["start", "unknown"]).well();
         },
         ..SCENARIO

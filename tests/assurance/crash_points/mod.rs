@@ -28,7 +28,7 @@ use crate::{
     Settings,
     report::Section,
     support::{
-        daemon::{Said, Site, until},
+        daemon::{CommandOutput, Site, until},
         engine_proxy::EngineProxy,
         hasty::HASTY,
         podman::Cleanup,
@@ -42,7 +42,7 @@ const MOMENTS: [&str; 2] = ["before", "after"];
 const SIGKILL: i32 = 9;
 /// Time limit for reaching a place. Most take a second.
 const REACHED_WITHIN: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A site, and the state that a scenario keeps between its hooks.
 struct Stage {
@@ -81,17 +81,17 @@ impl Stage {
     }
 
     /// Repeats a command until the daemon dies of it.
-    fn again(&mut self, arguments: &[&str]) {
-        self.again_and_again(|stage| drop(stage.order(arguments)));
+    fn repeat(&mut self, arguments: &[&str]) {
+        self.repeat_until_dead(|stage| drop(stage.order(arguments)));
     }
 
     /// Repeats an action until the daemon dies of it.
-    fn again_and_again(&mut self, mut act: impl FnMut(&mut Self)) {
+    fn repeat_until_dead(&mut self, mut act: impl FnMut(&mut Self)) {
         let begun = now();
         while !self.is_dead() {
             assert!(begun.elapsed() < REACHED_WITHIN, "the place was not reached");
             act(self);
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 
@@ -108,16 +108,16 @@ impl Stage {
     }
 
     /// Runs a command during which the daemon may die.
-    fn order(&self, arguments: &[&str]) -> Said {
+    fn order(&self, arguments: &[&str]) -> CommandOutput {
         self.site.ostler(arguments.iter().copied())
     }
 
     /// Sends an agent's request during which the daemon may die.
-    fn say(&self, path: &str, token: &str, body: &serde_json::Value) {
+    fn send(&self, path: &str, token: &str, body: &serde_json::Value) {
         self.ask(if body.is_null() { "GET" } else { "POST" }, path, token, body);
     }
 
-    /// Like `say`, with any method.
+    /// Like `send`, with any method.
     fn ask(&self, method: &str, path: &str, token: &str, body: &serde_json::Value) {
         use std::io::{Read, Write};
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -135,10 +135,10 @@ impl Stage {
 
     /// Runs a command with the place in its own environment: the command dies there, not the daemon.
     #[track_caller]
-    fn command_dies(&self, place: &str, arguments: &[&str]) {
-        let ended = self.site.command().args(arguments).env(VARIABLE, place).stdin(Stdio::null()).output();
+    fn command_dies(&self, point: &str, arguments: &[&str]) {
+        let ended = self.site.command().args(arguments).env(VARIABLE, point).stdin(Stdio::null()).output();
         let ended = ended.expect("the binary runs");
-        assert_died(place, ended.status, &String::from_utf8_lossy(&ended.stderr));
+        assert_died(point, ended.status, &String::from_utf8_lossy(&ended.stderr));
     }
 }
 
@@ -206,73 +206,73 @@ fn scenarios() -> impl Iterator<Item = &'static Scenario> {
 }
 
 #[track_caller]
-fn assert_died(place: &str, status: ExitStatus, log: &str) {
+fn assert_died(point: &str, status: ExitStatus, log: &str) {
     assert_eq!(status.signal(), Some(SIGKILL), "it ended otherwise, {status}: {log}");
     assert!(
-        log.lines().any(|line| line == format!("crash point: {place}")),
-        "it was killed elsewhere than {place}: {log}"
+        log.lines().any(|line| line == format!("crash point: {point}")),
+        "it was killed elsewhere than {point}: {log}"
     );
 }
 
 /// Kills at one place and checks that the next daemon recovers.
-fn hit(stage: &mut Stage, scenario: &Scenario, place: &str) {
+fn hit(stage: &mut Stage, scenario: &Scenario, point: &str) {
     (scenario.prepare)(stage);
     stage.site.stop();
     (scenario.meanwhile)(stage);
     if let Some(command) = scenario.instead {
-        command(stage, place);
+        command(stage, point);
     } else {
-        daemon_dies(stage, place, |stage| (scenario.act)(stage));
+        daemon_dies(stage, point, |stage| (scenario.act)(stage));
     }
     (scenario.mend)(stage);
     stage.site.serve();
     (scenario.then)(stage);
     converge(&stage.site);
     assert_truthful(&stage.site);
-    (scenario.check)(stage, place);
+    (scenario.check)(stage, point);
     stage.round += 1;
 }
 
 /// Runs the daemon until it dies at the place, during its start or during `act`.
-fn daemon_dies(stage: &mut Stage, place: &str, act: impl FnOnce(&mut Stage)) {
+fn daemon_dies(stage: &mut Stage, point: &str, act: impl FnOnce(&mut Stage)) {
     let logged = stage.site.log().len();
-    stage.site.tell_daemons(VARIABLE, Some(place.to_owned()));
+    stage.site.set_daemon_env(VARIABLE, Some(point.to_owned()));
     stage.site.begin_to_serve();
-    stage.site.tell_daemons(VARIABLE, None);
+    stage.site.set_daemon_env(VARIABLE, None);
     until("the daemon answers, or has died", || (stage.is_dead() || stage.site.answers()).then_some(()));
     if !stage.is_dead() {
         act(stage);
     }
-    stage.again_and_again(|_| {});
+    stage.repeat_until_dead(|_| {});
     let status = stage.site.has_ended().expect("it has died");
     stage.site.kill();
-    assert_died(place, status, &stage.site.log()[logged..]);
+    assert_died(point, status, &stage.site.log()[logged..]);
 }
 
 /// Result of one place.
 struct Outcome {
     scenario: &'static str,
-    place: String,
+    point: String,
     broken: Option<String>,
 }
 
 /// Tests some places of a scenario, one after the other.
 fn go_through(scenario: &'static Scenario, places: &[String], outcomes: &Mutex<Vec<Outcome>>) {
     let mut stage = None;
-    for place in places {
+    for point in places {
         let done = catch_unwind(AssertUnwindSafe(|| {
             let stage = stage.get_or_insert_with(|| Stage::new(scenario));
-            hit(stage, scenario, place);
+            hit(stage, scenario, point);
         }));
-        let broken = done.err().map(|panic| told(&*panic));
+        let broken = done.err().map(|panic| sent(&*panic));
         if broken.is_some() {
-            eprintln!("{}, {place}: the daemon's log:\n{}", scenario.name, logged(stage.as_ref()));
+            eprintln!("{}, {point}: the daemon's log:\n{}", scenario.name, logged(stage.as_ref()));
         }
         if broken.is_some() {
             // After a failure the site's state is unknown, so the next place gets a new site.
             stage = None;
         }
-        let outcome = Outcome { scenario: scenario.name, place: place.clone(), broken };
+        let outcome = Outcome { scenario: scenario.name, point: point.clone(), broken };
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
     }
 }
@@ -281,14 +281,14 @@ fn logged(stage: Option<&Stage>) -> String {
     stage.map(|stage| stage.site.log()).unwrap_or_default()
 }
 
-fn told(panic: &(dyn std::any::Any + Send)) -> String {
+fn sent(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
 /// The step of a place, without its moment and ordinal.
-fn step_of(place: &str) -> &str {
-    let step = place.split_once(' ').map_or(place, |(_, step)| step);
+fn step_of(point: &str) -> &str {
+    let step = point.split_once(' ').map_or(point, |(_, step)| step);
     bare(step)
 }
 
@@ -318,7 +318,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             .steps
             .iter()
             .flat_map(|step| MOMENTS.map(|moment| format!("{moment} {step}")))
-            .filter(|place| chosen(scenario, place))
+            .filter(|point| chosen(scenario, point))
             .collect();
         work.extend(places.chunks(scenario.places_per_site).map(|places| (scenario, places.to_vec())));
     }
@@ -338,16 +338,16 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 }
 
 /// The variable `CRASH_POINTS` limits the run to places or scenarios that contain its text, to debug a failure.
-fn chosen(scenario: &Scenario, place: &str) -> bool {
-    std::env::var("CRASH_POINTS").map_or(true, |text| place.contains(&text) || scenario.name.contains(&text))
+fn chosen(scenario: &Scenario, point: &str) -> bool {
+    std::env::var("CRASH_POINTS").map_or(true, |text| point.contains(&text) || scenario.name.contains(&text))
 }
 
 fn report(outcomes: &[Outcome], section: &mut Section) {
     let mut by_step: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
     for outcome in outcomes {
-        by_step.entry(step_of(&outcome.place)).or_default().push(outcome);
+        by_step.entry(step_of(&outcome.point)).or_default().push(outcome);
         if let Some(broken) = &outcome.broken {
-            section.broke(format!("{}, {}: {broken}", outcome.scenario, outcome.place));
+            section.broke(format!("{}, {}: {broken}", outcome.scenario, outcome.point));
         }
     }
     let narrowed = std::env::var("CRASH_POINTS").is_ok();
@@ -361,7 +361,7 @@ fn report(outcomes: &[Outcome], section: &mut Section) {
     for (step, what) in STEPS {
         let there = by_step.get(step).map(Vec::as_slice).unwrap_or_default();
         for moment in MOMENTS {
-            let of_moment = there.iter().filter(|outcome| outcome.place.starts_with(moment));
+            let of_moment = there.iter().filter(|outcome| outcome.point.starts_with(moment));
             section.expect(narrowed || of_moment.filter(hit).count() > 0, || {
                 format!("nobody was killed {moment} `{step}` ({what}) and came to rest")
             });

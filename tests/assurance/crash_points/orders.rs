@@ -9,14 +9,14 @@ use super::{SCENARIO, Scenario, Stage, daemon_dies};
 use crate::support::{
     daemon::until,
     hasty::{creation, make},
-    podman::{Cleanup, directory_of, image, podman_says},
+    podman::{Cleanup, directory_of, image, podman_output},
     truth::containers,
 };
 
 fn status_of(stage: &Stage, name: &str) -> String {
     let said = stage.order(&["show", name, "--json"]);
-    let shown: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-    shown["status"].as_str().unwrap_or_default().to_owned()
+    let effective: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    effective["status"].as_str().unwrap_or_default().to_owned()
 }
 
 fn container_of(stage: &Stage, name: &str) -> String {
@@ -63,16 +63,16 @@ fn make_rubbish(stage: &mut Stage) -> String {
     id
 }
 
-fn empty_trash(stage: &mut Stage, place: &str) {
-    until(&format!("killed {place}, what is left is deleted"), || {
+fn empty_trash(stage: &mut Stage, point: &str) {
+    until(&format!("killed {point}, what is left is deleted"), || {
         stage.order(&["trash", "empty", "--yes"]);
         stage.site.trash().is_empty().then_some(())
     });
     let left = containers(&stage.site.instance());
-    assert!(left.is_empty(), "killed {place}, something was left: {left:?}");
+    assert!(left.is_empty(), "killed {point}, something was left: {left:?}");
 }
 
-fn holder(stage: &Stage) -> String {
+fn token_owner(stage: &Stage) -> String {
     format!("ostler-crash-points-{}-{}", stage.site.instance(), stage.round)
 }
 
@@ -83,9 +83,9 @@ pub(super) const ALL: &[Scenario] = &[
         set: set_started,
         prepare: |stage| drop(stage.site.ostler(["start", "w"]).well()),
         act: |stage| drop(stage.order(&["stop", "w"])),
-        check: |stage, place| {
-            let wanted = if place.starts_with("before") { "online" } else { "paused" };
-            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        check: |stage, point| {
+            let wanted = if point.starts_with("before") { "online" } else { "paused" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {point}");
         },
         ..SCENARIO
     },
@@ -98,9 +98,9 @@ pub(super) const ALL: &[Scenario] = &[
             stage.site.until_status("w", "online");
         },
         act: |stage| drop(stage.order(&["hibernate", "w"])),
-        check: |stage, place| {
-            let wanted = if place.starts_with("before") { "online" } else { "hibernated" };
-            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        check: |stage, point| {
+            let wanted = if point.starts_with("before") { "online" } else { "hibernated" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {point}");
         },
         ..SCENARIO
     },
@@ -126,7 +126,7 @@ pub(super) const ALL: &[Scenario] = &[
         prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
         meanwhile: |stage| {
             let all = containers(&stage.site.instance());
-            podman_says(["rename", &all[0].id, &format!("ostler-trash-{}", stage.kept)]);
+            podman_output(["rename", &all[0].id, &format!("ostler-trash-{}", stage.kept)]);
         },
         act: |stage| drop(stage.order(&["start", "w"])),
         then: |stage| drop(stage.site.ostler(["start", "w"]).well()),
@@ -141,9 +141,9 @@ pub(super) const ALL: &[Scenario] = &[
             stage.site.until_status("w", "paused");
         },
         act: |stage| drop(stage.order(&["rm", "w"])),
-        check: |stage, place| {
+        check: |stage, point| {
             let removed = stage.site.trash().len() == 1;
-            assert_eq!(removed, place != "before remove workspace", "killed {place}");
+            assert_eq!(removed, point != "before remove workspace", "killed {point}");
         },
         ..SCENARIO
     },
@@ -153,9 +153,9 @@ pub(super) const ALL: &[Scenario] = &[
         set: set_stopped,
         prepare: remove,
         act: |stage| drop(stage.order(&["undelete", "w"])),
-        check: |stage, place| {
-            let wanted = if place == "before undelete workspace" { "removed" } else { "paused" };
-            assert_eq!(status_of(stage, "w"), wanted, "killed {place}");
+        check: |stage, point| {
+            let wanted = if point == "before undelete workspace" { "removed" } else { "paused" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {point}");
         },
         ..SCENARIO
     },
@@ -168,7 +168,7 @@ pub(super) const ALL: &[Scenario] = &[
             let container = container_of(stage, &name);
             stage.site.stop();
             daemon_dies(stage, "after claim for trash", |stage| drop(stage.order(&["rm", &name])));
-            podman_says(["rm", "--force", "--time=0", &container]);
+            podman_output(["rm", "--force", "--time=0", &container]);
         },
         check: empty_trash,
         ..SCENARIO
@@ -183,7 +183,7 @@ pub(super) const ALL: &[Scenario] = &[
             "finish delete",
         ],
         prepare: |stage| drop(make_rubbish(stage)),
-        act: |stage| stage.again(&["trash", "empty", "--yes"]),
+        act: |stage| stage.repeat(&["trash", "empty", "--yes"]),
         check: empty_trash,
         ..SCENARIO
     },
@@ -191,16 +191,16 @@ pub(super) const ALL: &[Scenario] = &[
         name: "a workspace is removed for good",
         steps: &["finish purge"],
         prepare: |stage| drop(make(&stage.site, &stage.named("rubbish"))),
-        act: |stage| stage.again(&["rm", &stage.named("rubbish"), "--purge"]),
-        check: |stage, place| {
-            until(&format!("killed {place}, the purge is carried out"), || {
+        act: |stage| stage.repeat(&["rm", &stage.named("rubbish"), "--purge"]),
+        check: |stage, point| {
+            until(&format!("killed {point}, the purge is carried out"), || {
                 stage.site.sweep("empty_trash");
                 let database = stage.site.database(OpenFlags::SQLITE_OPEN_READ_ONLY);
                 let query = "SELECT purged_at IS NOT NULL FROM workspaces WHERE name = ?1";
                 let done = database.query_row(query, [stage.named("rubbish")], |row| row.get::<_, bool>(0));
                 done.expect("the row is there").then_some(())
             });
-            empty_trash(stage, place);
+            empty_trash(stage, point);
         },
         ..SCENARIO
     },
@@ -209,15 +209,15 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &["keep after all"],
         prepare: |stage| {
             let mount = format!("--volume=ostler-{}-work:/held", make_rubbish(stage));
-            let name = holder(stage);
+            let name = token_owner(stage);
             let label = format!("ostler-crash-points={name}");
             stage.cleanups.insert(0, Cleanup::of_label(&label));
-            podman_says(["create", "--name", &name, "--label", &label, &mount, image(), "true"]);
+            podman_output(["create", "--name", &name, "--label", &label, &mount, image(), "true"]);
         },
-        act: |stage| stage.again(&["trash", "empty", "--yes"]),
-        check: |stage, place| {
-            podman_says(["rm", "--force", "--time=0", &holder(stage)]);
-            empty_trash(stage, place);
+        act: |stage| stage.repeat(&["trash", "empty", "--yes"]),
+        check: |stage, point| {
+            podman_output(["rm", "--force", "--time=0", &token_owner(stage)]);
+            empty_trash(stage, point);
         },
         ..SCENARIO
     },
@@ -249,16 +249,16 @@ pub(super) const ALL: &[Scenario] = &[
                 stage.order(&["token", "revoke", "--admin", &id]);
             }
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let changed = stage.site.show("phone")["role"] == stage.named("role").as_str();
-            assert_eq!(changed, place != "before patch workspace", "killed {place}");
+            assert_eq!(changed, point != "before patch workspace", "killed {point}");
             let left = [tokens_of(stage, "phone"), tokens_of(stage, "--admin")];
-            let there = |steps: [&str; 2]| usize::from(steps.contains(&place));
+            let there = |steps: [&str; 2]| usize::from(steps.contains(&point));
             let wanted = [
                 there(["after issue api token", "before revoke token"]),
                 there(["after issue admin token", "before revoke admin token"]),
             ];
-            assert_eq!([left[0].len(), left[1].len()], wanted, "killed {place}, tokens of it and of admins");
+            assert_eq!([left[0].len(), left[1].len()], wanted, "killed {point}, tokens of it and of admins");
             for (whose, ids) in ["phone", "--admin"].iter().zip(left) {
                 for id in ids {
                     stage.site.ostler(["token", "revoke", whose, &id]).well();

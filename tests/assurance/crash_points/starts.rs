@@ -55,14 +55,14 @@ pub(super) const ALL: &[Scenario] = &[
             old.execute(sql, []).expect("its identity");
             stage.kept = instance_in(&old);
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let uuid: uuid::Uuid = stage.site.instance().parse().expect("an id");
-            assert_eq!(uuid.simple().to_string(), stage.kept, "killed {place}, it is another registry");
+            assert_eq!(uuid.simple().to_string(), stage.kept, "killed {point}, it is another registry");
             let copy = Connection::open(stage.site.data_dir().join("ostler.backup-v1.db")).expect("a copy");
             let version: u32 =
                 copy.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
-            assert_eq!(version, 1, "killed {place}, the copy is not of the old schema");
-            assert_eq!(instance_in(&copy), stage.kept, "killed {place}, the copy is incomplete");
+            assert_eq!(version, 1, "killed {point}, the copy is not of the old schema");
+            assert_eq!(instance_in(&copy), stage.kept, "killed {point}, the copy is incomplete");
         },
         ..SCENARIO
     },
@@ -82,14 +82,14 @@ pub(super) const ALL: &[Scenario] = &[
             let copy = stage.copy.take().expect("a copy was made");
             stage.site.put_back(&copy);
         },
-        act: |stage| stage.again(&["adopt", "--all"]),
+        act: |stage| stage.repeat(&["adopt", "--all"]),
         then: |stage| drop(stage.order(&["adopt", "--all"])),
-        check: |stage, place| {
+        check: |stage, point| {
             let doctor = stage.site.json(["doctor"]).to_string();
-            assert!(!doctor.contains("recovering"), "killed {place}, the recovery does not end: {doctor}");
+            assert!(!doctor.contains("recovering"), "killed {point}, the recovery does not end: {doctor}");
             for name in ["elder".to_owned(), stage.named("younger")] {
                 let row = stage.site.show(&name);
-                assert_eq!(row["status"], "online", "killed {place}, {name} is not up: {row:#}");
+                assert_eq!(row["status"], "online", "killed {point}, {name} is not up: {row:#}");
             }
             stage.purge(&stage.named("younger"));
         },
@@ -108,12 +108,12 @@ pub(super) const ALL: &[Scenario] = &[
             let pid = Pid::from_raw(i32::try_from(stage.site.pid()).expect("a pid")).expect("a pid");
             kill_process(pid, Signal::TERM).expect("the daemon is signalled");
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let said = stage.order(&["show", &stage.named("phone")]);
-            assert_eq!(said.code, 0, "killed {place}, what lay in the log is lost: {said:?}");
-            if place.contains("2nd") {
+            assert_eq!(said.code, 0, "killed {point}, what lay in the log is lost: {said:?}");
+            if point.contains("2nd") {
                 let said = stage.order(&["show", &stage.named("later")]);
-                assert_eq!(said.code, 0, "killed {place}, what was answered is lost: {said:?}");
+                assert_eq!(said.code, 0, "killed {point}, what was answered is lost: {said:?}");
             }
         },
         ..SCENARIO
@@ -124,7 +124,7 @@ pub(super) const ALL: &[Scenario] = &[
         prepare: |stage| drop(stage.site.ostler(["create", &stage.named("phone"), "--external"]).well()),
         act: |stage| {
             fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");
-            stage.again(&["create", &stage.named("refused"), "--external"]);
+            stage.repeat(&["create", &stage.named("refused"), "--external"]);
         },
         // Follows the advice in the log: the saved copy replaces the database, without the other one's log. Without a
         // copy, the moved database is moved back.
@@ -140,13 +140,13 @@ pub(super) const ALL: &[Scenario] = &[
             }
             fs::rename(saved, own).expect("the copy is put there");
         },
-        check: |stage, place| {
-            let wanted = if place.starts_with("after") { "saved" } else { "moved back" };
-            assert_eq!(stage.kept, wanted, "killed {place}");
+        check: |stage, point| {
+            let wanted = if point.starts_with("after") { "saved" } else { "moved back" };
+            assert_eq!(stage.kept, wanted, "killed {point}");
             let said = stage.order(&["show", &stage.named("phone")]);
-            assert_eq!(said.code, 0, "killed {place}, what was open is lost: {said:?}");
+            assert_eq!(said.code, 0, "killed {point}, what was open is lost: {said:?}");
             let said = stage.order(&["show", &stage.named("refused")]);
-            assert_eq!(said.code, 3, "killed {place}, what was refused is there: {said:?}");
+            assert_eq!(said.code, 3, "killed {point}, what was refused is there: {said:?}");
         },
         ..SCENARIO
     },
@@ -167,14 +167,14 @@ pub(super) const ALL: &[Scenario] = &[
             let copy = stage.copy.take().expect("a copy was made");
             stage.site.put_back(&copy);
         },
-        act: |stage| stage.again(&["adopt", "--all"]),
+        act: |stage| stage.repeat(&["adopt", "--all"]),
         then: |stage| drop(stage.order(&["adopt", "--all"])),
-        check: |stage, place| {
+        check: |stage, point| {
             let doctor = stage.site.json(["doctor"]).to_string();
-            assert!(!doctor.contains("recovering"), "killed {place}, the recovery does not end: {doctor}");
+            assert!(!doctor.contains("recovering"), "killed {point}, the recovery does not end: {doctor}");
             let row = stage.site.show("elder");
-            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
-            assert_eq!(row["container_id"], stage.kept.as_str(), "killed {place}, it is another container");
+            assert_eq!(row["status"], "online", "killed {point}: {row:#}");
+            assert_eq!(row["container_id"], stage.kept.as_str(), "killed {point}, it is another container");
         },
         ..SCENARIO
     },
@@ -193,13 +193,13 @@ pub(super) const ALL: &[Scenario] = &[
             assert!(copied.expect("cp runs").success());
             fs::remove_dir_all(&old).expect("the original goes");
         },
-        instead: Some(|stage, place| stage.command_dies(place, &["doctor", "--accept-copy"])),
+        instead: Some(|stage, point| stage.command_dies(point, &["doctor", "--accept-copy"])),
         mend: |stage| {
             stage.order(&["doctor", "--accept-copy"]);
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let row = stage.site.show("moved");
-            assert_eq!(row["status"], "online", "killed {place}: {row:#}");
+            assert_eq!(row["status"], "online", "killed {point}: {row:#}");
         },
         ..SCENARIO
     },
@@ -213,19 +213,19 @@ pub(super) const ALL: &[Scenario] = &[
         },
         act: |stage| {
             let other = stage.kept.clone();
-            stage.again(&["adopt", "--instance", &other]);
+            stage.repeat(&["adopt", "--instance", &other]);
         },
-        check: |stage, place| {
+        check: |stage, point| {
             // The command was not answered, so either identity is correct, and it must be possible to change to the
             // other.
             let own = stage.site.instance();
-            if place.starts_with("before become") {
+            if point.starts_with("before become") {
                 assert_ne!(own, stage.kept, "it became another before that was committed");
                 stage.site.ostler(["adopt", "--instance", &stage.kept]).well();
                 stage.site.stop();
                 stage.site.serve();
             }
-            assert_eq!(stage.site.instance(), stage.kept, "killed {place}");
+            assert_eq!(stage.site.instance(), stage.kept, "killed {point}");
             let listed: Value = stage.site.json(["ls"]);
             assert_eq!(listed, serde_json::json!([]), "it has rows");
         },

@@ -6,8 +6,8 @@ use super::{SCENARIO, Scenario, Stage};
 use crate::support::{
     daemon::until,
     engine_proxy::{Fault, Rule},
-    hasty::{creation, make, run_by_hand},
-    podman::podman_says,
+    hasty::{creation, make, run_manually},
+    podman::podman_output,
     truth::{containers, live_digests},
 };
 
@@ -31,14 +31,14 @@ fn started(stage: &mut Stage) {
 fn end_it(stage: &Stage) {
     let all = containers(&stage.site.instance());
     let running = all.iter().find(|container| container.runs).expect("its container runs");
-    podman_says(["kill", &running.id]);
+    podman_output(["kill", &running.id]);
 }
 
 /// Id of the held plan of `reap_unknown`, if there is one.
 fn held_plan(stage: &Stage) -> Option<String> {
     let said = stage.order(&["sweep", "show", "reap_unknown", "--json"]);
-    let shown: Value = serde_json::from_str(&said.stdout).ok()?;
-    Some(shown["held"]["id"].as_str()?.to_owned())
+    let effective: Value = serde_json::from_str(&said.stdout).ok()?;
+    Some(effective["held"]["id"].as_str()?.to_owned())
 }
 
 fn reap_unknown(stage: &Stage) {
@@ -56,13 +56,13 @@ pub(super) const ALL: &[Scenario] = &[
         prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
         meanwhile: |stage| {
             let own = containers(&stage.site.instance());
-            podman_says(["start", &own[0].id]);
-            run_by_hand(&stage.site.instance(), &stage.kept, 100 + stage.round);
+            podman_output(["start", &own[0].id]);
+            run_manually(&stage.site.instance(), &stage.kept, 100 + stage.round);
         },
-        act: |stage| stage.again(&["sweep", "run", "settle"]),
-        check: |stage, place| {
+        act: |stage| stage.repeat(&["sweep", "run", "settle"]),
+        check: |stage, point| {
             let entries = stage.site.trash();
-            assert_eq!(entries.len(), 1, "killed {place}, the second container is not in the trash");
+            assert_eq!(entries.len(), 1, "killed {point}, the second container is not in the trash");
             stage.site.ostler(["trash", "empty", "--yes"]).well();
         },
         // A sweep moves a second container of each to the trash.
@@ -103,7 +103,7 @@ pub(super) const ALL: &[Scenario] = &[
         more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
         act: |stage| {
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
-            stage.again(&["sweep", "run", "time_out_provisioning"]);
+            stage.repeat(&["sweep", "run", "time_out_provisioning"]);
         },
         // Its container keeps running: a heartbeat may still arrive.
         then: |stage| drop(stage.site.ostler(["stop", &stage.named("slow")]).well()),
@@ -118,10 +118,10 @@ pub(super) const ALL: &[Scenario] = &[
             let instance: uuid::Uuid = stage.site.instance().parse().expect("an id");
             for nobody in 1..=UNKNOWN {
                 let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ nobody).to_string();
-                run_by_hand(&instance.to_string(), &nobody, 1);
+                run_manually(&instance.to_string(), &nobody, 1);
             }
         },
-        act: |stage| stage.again_and_again(|stage| reap_unknown(stage)),
+        act: |stage| stage.repeat_until_dead(|stage| reap_unknown(stage)),
         then: |stage| {
             until("all that is unknown lies in the trash", || {
                 reap_unknown(stage);
@@ -130,7 +130,7 @@ pub(super) const ALL: &[Scenario] = &[
                 (kept as u128 == UNKNOWN).then_some(())
             });
         },
-        check: |stage, place| assert_eq!(held_plan(stage), None, "killed {place}, a plan is held for ever"),
+        check: |stage, point| assert_eq!(held_plan(stage), None, "killed {point}, a plan is held for ever"),
         ..SCENARIO
     },
     Scenario {
@@ -143,13 +143,16 @@ pub(super) const ALL: &[Scenario] = &[
             stage.order(&creation(&name, &[]));
             stage.order(&["rm", "--purge", &name]);
             // Its container is deleted first.
-            stage.again_and_again(|stage| drop(stage.order(&["sweep", "run", "empty_trash"])));
+            stage.repeat_until_dead(|stage| drop(stage.order(&["sweep", "run", "empty_trash"])));
         },
-        check: |stage, place| {
+        check: |stage, point| {
             let label = format!("label=ostler.instance={}", stage.site.instance());
-            until(&format!("killed {place}, the network is deleted all the same"), || {
+            until(&format!("killed {point}, the network is deleted all the same"), || {
                 stage.site.sweep("empty_trash");
-                podman_says(["network", "ls", "--quiet", "--filter", &label]).trim().is_empty().then_some(())
+                podman_output(["network", "ls", "--quiet", "--filter", &label])
+                    .trim()
+                    .is_empty()
+                    .then_some(())
             });
         },
         ..SCENARIO
@@ -162,12 +165,12 @@ pub(super) const ALL: &[Scenario] = &[
             started(stage);
             stage.site.ostler(["stop", "w"]).well();
             let own = containers(&stage.site.instance());
-            podman_says(["rm", "--force", "--time=0", &own[0].id]);
+            podman_output(["rm", "--force", "--time=0", &own[0].id]);
         },
-        act: |stage| stage.again(&["sweep", "run", "revoke_stale_tokens"]),
-        check: |stage, place| {
+        act: |stage| stage.repeat(&["sweep", "run", "revoke_stale_tokens"]),
+        check: |stage, point| {
             let left = live_digests(&stage.site, &stage.kept).len();
-            assert_eq!(left, 0, "killed {place}, a token that nobody can hold is still good");
+            assert_eq!(left, 0, "killed {point}, a token that nobody can hold is still good");
         },
         ..SCENARIO
     },
@@ -180,7 +183,7 @@ pub(super) const ALL: &[Scenario] = &[
             stage.site.ostler(["create", &name, "--external"]).well();
             stage.site.ostler(["rm", &name]).well();
         },
-        act: |stage| stage.again(&["sweep", "run", "empty_trash"]),
+        act: |stage| stage.repeat(&["sweep", "run", "empty_trash"]),
         ..SCENARIO
     },
 ];

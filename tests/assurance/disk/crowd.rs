@@ -13,16 +13,17 @@ use std::{
 
 use ostler::{
     domain::{
-        beat::Beat,
+        heartbeat::Heartbeat,
         ids::{InstanceId, TokenId, WorkspaceId},
         runtime::Tier,
         spec::Spec,
         time::Timestamp,
         token::{Token, TokenDigest},
-        workspace::{Habits, Kind},
+        workspace::{Kind, Policy},
     },
     store::{
-        Bearer, CreateResult, Heard, NewApiToken, NewWorkspace, Registry, Store, StoreError, TokenIssue,
+        CreateResult, NewApiToken, NewWorkspace, Registry, ReportResult, Store, StoreError, TokenIssue,
+        TokenSubject,
     },
 };
 use rusqlite::Connection;
@@ -79,7 +80,7 @@ struct Beats {
 pub(crate) struct Ledger {
     workspaces: BTreeMap<Uuid, Fate>,
     tokens: BTreeMap<Uuid, Fate>,
-    beats: BTreeMap<Uuid, Beats>,
+    heartbeats: BTreeMap<Uuid, Beats>,
     /// Number of writes answered as done.
     pub(crate) answered: u64,
     /// Each refusal's text, and how often it occurred.
@@ -95,22 +96,25 @@ impl Ledger {
 
     /// Records a refusal; returns what it says about the change.
     fn refuse(&mut self, error: &StoreError) -> Fate {
-        let said = error.to_string();
-        let fate =
-            if said.to_lowercase().contains("nothing was changed") { Fate::Refused } else { Fate::Open };
-        if !advises(&said) {
-            self.strange.push(format!("a refusal says not what to do: {said}"));
+        let error_text = error.to_string();
+        let fate = if error_text.to_lowercase().contains("nothing was changed") {
+            Fate::Refused
+        } else {
+            Fate::Open
+        };
+        if !advises(&error_text) {
+            self.strange.push(format!("a refusal says not what to do: {error_text}"));
         }
-        *self.refusals.entry(said).or_default() += 1;
+        *self.refusals.entry(error_text).or_default() += 1;
         fate
     }
 }
 
 /// Whether a message says what to do next.
-pub(crate) fn advises(said: &str) -> bool {
+pub(crate) fn advises(error_text: &str) -> bool {
     ["Free some disk space", "check `df`", "Make the data directory writable", "Look at the disk's health"]
         .iter()
-        .any(|advice| said.contains(advice))
+        .any(|advice| error_text.contains(advice))
 }
 
 /// The agents and other writers of a registry.
@@ -142,7 +146,7 @@ impl Crowd {
             members.push((new.id, issue.digest));
             ledger.workspaces.insert(new.id.0, Fate::Done);
             ledger.tokens.insert(issue.id.0, Fate::Done);
-            ledger.beats.insert(new.id.0, Beats::default());
+            ledger.heartbeats.insert(new.id.0, Beats::default());
             let made = store.create_workspace(new, now()).await?;
             assert!(matches!(made, CreateResult::Created(_)), "a first agent was not made: {made:?}");
         }
@@ -165,7 +169,7 @@ impl Crowd {
             let (crowd, store, stop) = (self.clone(), store.clone(), Arc::clone(stop));
             hands.push(tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    crowd.beat(&store, index).await;
+                    crowd.heartbeat(&store, index).await;
                 }
             }));
         }
@@ -197,7 +201,7 @@ impl Crowd {
     pub(crate) async fn write_once(&self, store: &Store) -> Result<(), String> {
         let refused = self.open().refused();
         for index in 0..BEATERS {
-            self.beat(store, index).await;
+            self.heartbeat(store, index).await;
         }
         self.create(store).await;
         self.issue(store, 0).await;
@@ -205,34 +209,35 @@ impl Crowd {
         if ledger.refused() == refused { Ok(()) } else { Err(format!("{:?}", ledger.refusals)) }
     }
 
-    pub(super) async fn beat(&self, store: &Store, index: usize) {
+    pub(super) async fn heartbeat(&self, store: &Store, index: usize) {
         let (id, digest) = self.members[index];
         let number = {
             let mut ledger = self.open();
-            let beats = ledger.beats.get_mut(&id.0).expect("it is a member");
-            beats.asked += 1;
-            beats.asked
+            let heartbeats = ledger.heartbeats.get_mut(&id.0).expect("it is a member");
+            heartbeats.asked += 1;
+            heartbeats.asked
         };
         let at = now();
-        let Some(Bearer::Workspace(holder)) = store.bearer(&digest, at) else {
+        let Some(TokenSubject::Workspace(token_owner)) = store.token_subject(&digest, at) else {
             self.open().strange.push(format!("agent {index} is not known any more"));
             return;
         };
         // The task text is in another table; only one of the two present means half a heartbeat.
-        let beat = Beat { uptime_seconds: number, current_task: task(number), ..Beat::default() };
-        let answer = store.note_beat(holder, beat, at).await;
+        let heartbeat =
+            Heartbeat { uptime_seconds: number, current_task: task(number), ..Heartbeat::default() };
+        let answer = store.record_heartbeat(token_owner, heartbeat, at).await;
         let mut ledger = self.open();
         match answer {
-            Ok(Heard::Noted) => {
+            Ok(ReportResult::Noted) => {
                 ledger.answered += 1;
-                let beats = ledger.beats.get_mut(&id.0).expect("it is a member");
-                beats.answered = number;
-                beats.refused.clear();
+                let heartbeats = ledger.heartbeats.get_mut(&id.0).expect("it is a member");
+                heartbeats.answered = number;
+                heartbeats.refused.clear();
             }
             Ok(other) => ledger.strange.push(format!("a beat of agent {index} was answered {other:?}")),
             Err(error) => {
                 if ledger.refuse(&error) == Fate::Refused {
-                    ledger.beats.get_mut(&id.0).expect("it is a member").refused.insert(number);
+                    ledger.heartbeats.get_mut(&id.0).expect("it is a member").refused.insert(number);
                 }
             }
         }
@@ -298,7 +303,7 @@ fn workspace(name: &str, ballast: usize) -> NewWorkspace {
         },
         url: None,
         token: None,
-        habits: Habits::default(),
+        policy: Policy::default(),
     }
 }
 
@@ -335,21 +340,21 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
             }
         }
     }
-    for (id, beats) in &after.beats {
+    for (id, heartbeats) in &after.heartbeats {
         let (found, words): (i64, String) = look.query_row(
             "SELECT p.uptime_seconds, COALESCE(r.current_task, '') FROM workspaces w
              JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key WHERE w.id = ?1",
             [id.as_bytes().as_slice()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let least = before.beats.get(id).map_or(0, |known| known.answered);
-        if found < least || found > beats.asked {
+        let least = before.heartbeats.get(id).map_or(0, |known| known.answered);
+        if found < least || found > heartbeats.asked {
             wrongs.push(format!(
                 "beat {found} is stored, though {least} was answered and {} sent",
-                beats.asked
+                heartbeats.asked
             ));
         }
-        if beats.refused.contains(&found) {
+        if heartbeats.refused.contains(&found) {
             wrongs.push(format!("beat {found} was refused and is stored"));
         }
         if found > 0 && words != task(found) {

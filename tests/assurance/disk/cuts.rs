@@ -22,8 +22,8 @@ use tokio::runtime::Runtime;
 use super::{
     FILES, bytes_of,
     crowd::{Crowd, advises},
+    error_text,
     mounts::Mounted,
-    said,
 };
 use crate::{Settings, report::Section, support::tables::Tables};
 
@@ -32,13 +32,13 @@ const HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
-    let directory = tempfile::tempdir().map_err(said)?;
+    let directory = tempfile::tempdir().map_err(error_text)?;
     let memory = Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
-    let place = memory.at();
+    let location = memory.at();
     // Every byte of a short log of heartbeats; of a log with every kind of transaction, around every frame and
     // between.
-    let short = Origin::grown(runtime, &place.join("short"), &["beat"; 3])?;
-    let grown = Origin::grown(runtime, &place.join("grown"), &["beat", "token", "creation"].repeat(3))?;
+    let short = Origin::grown(runtime, &location.join("short"), &["beat"; 3])?;
+    let grown = Origin::grown(runtime, &location.join("grown"), &["beat", "token", "creation"].repeat(3))?;
     for origin in [&short, &grown] {
         let commits = origin.states.len() - 1;
         section
@@ -63,7 +63,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             state: origin.commits_in(*at),
             may_refuse: false,
         };
-        try_all(section, place, what, &cuts, &cut, &origin.states);
+        try_all(section, location, what, &cuts, &cut, &origin.states);
     }
 
     let step = if settings.long { 7 } else { 199 };
@@ -79,7 +79,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             may_refuse: true,
         }
     };
-    try_all(section, place, "logs with a bit turned over", &turned, &turn, &grown.states);
+    try_all(section, location, "logs with a bit turned over", &turned, &turn, &grown.states);
 
     // The truncated database: with its log, and without, as after a clean shutdown.
     let (whole, last) = (&grown.checkpointed, &grown.states[grown.states.len() - 1..]);
@@ -99,10 +99,10 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             state: 0,
             may_refuse: true,
         };
-        try_all(section, place, "databases cut", &lengths, &shorten, last);
+        try_all(section, location, "databases cut", &lengths, &shorten, last);
     }
-    lose_all_but_the_mirror(runtime, section, place, &grown)?;
-    cut_a_young_one(runtime, section, place)?;
+    lose_all_but_the_mirror(runtime, section, location, &grown)?;
+    cut_a_young_one(runtime, section, location)?;
     memory.leave()
 }
 
@@ -118,34 +118,34 @@ struct Origin {
 
 impl Origin {
     fn grown(runtime: &Runtime, data: &Path, changes: &[&str]) -> Result<Self, String> {
-        let store = Store::open(data).map_err(said)?;
+        let store = Store::open(data).map_err(error_text)?;
         let mirror = Mirror::Directory(data.to_owned());
-        let crowd = runtime.block_on(Crowd::found(&store, 50)).map_err(said)?;
+        let crowd = runtime.block_on(Crowd::found(&store, 50)).map_err(error_text)?;
         runtime.block_on(crowd.write_once(&store))?;
         runtime
             .block_on(identity::establish(&store, &mirror, data, &SystemClock::start(), &SystemEntropy))
-            .map_err(said)?;
+            .map_err(error_text)?;
         tidy(store, data)?;
         // From here on everything is in the log.
-        let store = Store::open(data).map_err(said)?;
-        let side = Connection::open(data.join(FILE_NAME)).map_err(said)?;
-        let mut states = vec![Tables::read(&side).map_err(said)?];
+        let store = Store::open(data).map_err(error_text)?;
+        let side = Connection::open(data.join(FILE_NAME)).map_err(error_text)?;
+        let mut states = vec![Tables::read(&side).map_err(error_text)?];
         for (number, change) in changes.iter().enumerate() {
             runtime.block_on(async {
                 match *change {
                     "token" => drop(crowd.issue(&store, number).await),
                     "creation" => drop(crowd.create(&store).await),
-                    _ => crowd.beat(&store, number % 2).await,
+                    _ => crowd.heartbeat(&store, number % 2).await,
                 }
             });
-            states.push(Tables::read(&side).map_err(said)?);
+            states.push(Tables::read(&side).map_err(error_text)?);
         }
         let [database, log] = FILES.map(|file| fs::read(data.join(file)));
-        let (database, log) = (database.map_err(said)?, log.map_err(said)?);
+        let (database, log) = (database.map_err(error_text)?, log.map_err(error_text)?);
         drop(side);
         tidy(store, data)?;
-        let checkpointed = fs::read(data.join(FILE_NAME)).map_err(said)?;
-        let mirror = fs::read(data.join(ostler::store::MIRROR_FILE_NAME)).map_err(said)?;
+        let checkpointed = fs::read(data.join(FILE_NAME)).map_err(error_text)?;
+        let mirror = fs::read(data.join(ostler::store::MIRROR_FILE_NAME)).map_err(error_text)?;
         Ok(Self { database, log, checkpointed, mirror, states })
     }
 
@@ -175,8 +175,8 @@ fn close(store: Store, data: &Path) {
 /// Closes a store and checkpoints its log: the last connection to close may be a read-only one, which does not.
 fn tidy(store: Store, data: &Path) -> Result<(), String> {
     close(store, data);
-    let sql = Connection::open(data.join(FILE_NAME)).map_err(said)?;
-    sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(said)
+    let sql = Connection::open(data.join(FILE_NAME)).map_err(error_text)?;
+    sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(error_text)
 }
 
 /// Damaged files, and the allowed results.
@@ -199,7 +199,7 @@ struct Outcome {
 /// Tries every damage, on all cores.
 fn try_all<T: Sync>(
     section: &mut Section,
-    place: &Path,
+    location: &Path,
     what: &str,
     all: &[T],
     damage: &(impl Fn(&T) -> Damage + Sync),
@@ -214,7 +214,7 @@ fn try_all<T: Sync>(
                 threads.spawn(move || {
                     let mut outcome = Outcome::default();
                     while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let data = place.join(format!("{core}-{}", outcome.tried));
+                        let data = location.join(format!("{core}-{}", outcome.tried));
                         try_one(&mut outcome, &data, &damage(one), states);
                     }
                     outcome
@@ -255,12 +255,14 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
         }
         Err(error) => {
             outcome.refused += 1;
-            let said = error.to_string();
+            let error_text = error.to_string();
             if !damage.may_refuse {
-                outcome.wrong.push(format!("{what}: refused, although a crash leaves just that: {said}"));
+                outcome
+                    .wrong
+                    .push(format!("{what}: refused, although a crash leaves just that: {error_text}"));
             }
-            if !advises(&said) && !said.contains("restore a backup") {
-                outcome.wrong.push(format!("{what}: the refusal says not what to do: {said}"));
+            if !advises(&error_text) && !error_text.contains("restore a backup") {
+                outcome.wrong.push(format!("{what}: the refusal says not what to do: {error_text}"));
             }
             if bytes_of(data) != before {
                 outcome.wrong.push(format!("{what}: refused, and yet written to"));
@@ -285,29 +287,29 @@ fn write_files(data: &Path, damage: &Damage) {
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,
-    place: &Path,
+    location: &Path,
     grown: &Origin,
 ) -> Result<(), String> {
     for database in [Some(Vec::new()), None] {
-        let data = place.join("emptied");
-        fs::create_dir_all(&data).map_err(said)?;
+        let data = location.join("emptied");
+        fs::create_dir_all(&data).map_err(error_text)?;
         if let Some(bytes) = database {
-            fs::write(data.join(FILE_NAME), bytes).map_err(said)?;
+            fs::write(data.join(FILE_NAME), bytes).map_err(error_text)?;
         }
         put_mirror(&data, &grown.mirror)?;
         section.count("registries lost but for their mirror", 1);
         expect_recovering(runtime, section, &data, "an emptied database beside its mirror")?;
-        fs::remove_dir_all(&data).map_err(said)?;
+        fs::remove_dir_all(&data).map_err(error_text)?;
     }
     Ok(())
 }
 
 /// Writes the mirror as if it had always been here; a copied one is refused for another reason.
 fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
-    let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(said)?;
+    let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(error_text)?;
     let mirror = Mirror::Directory(data.to_owned());
-    let place = mirror.place().map_err(said)?;
-    mirror.write(&record.placed(place)).map_err(said)
+    let location = mirror.location().map_err(error_text)?;
+    mirror.write(&record.placed(location)).map_err(error_text)
 }
 
 fn expect_recovering(
@@ -316,12 +318,13 @@ fn expect_recovering(
     data: &Path,
     what: &str,
 ) -> Result<(), String> {
-    let store = Store::open(data).map_err(said)?;
+    let store = Store::open(data).map_err(error_text)?;
     let mirror = Mirror::Directory(data.to_owned());
     let clock = SystemClock::start();
-    let registry =
-        runtime.block_on(identity::establish(&store, &mirror, data, &clock, &SystemEntropy)).map_err(said)?;
-    let known = mirror.read().map_err(said)?.map(|record| record.instance);
+    let registry = runtime
+        .block_on(identity::establish(&store, &mirror, data, &clock, &SystemEntropy))
+        .map_err(error_text)?;
+    let known = mirror.read().map_err(error_text)?.map(|record| record.instance);
     section.expect(registry.recovering_since.is_some() && known == Some(registry.instance), || {
         format!("{what}: the registry takes itself for whole, and would reap all it does not know")
     });
@@ -331,21 +334,23 @@ fn expect_recovering(
 
 /// A registry so new that everything, including its tables, is in the log. An opened database may have no tables yet;
 /// if it lost them, the daemon has to detect that from the mirror.
-fn cut_a_young_one(runtime: &Runtime, section: &mut Section, place: &Path) -> Result<(), String> {
-    let young = place.join("young");
-    let store = Store::open(&young).map_err(said)?;
+fn cut_a_young_one(runtime: &Runtime, section: &mut Section, location: &Path) -> Result<(), String> {
+    let young = location.join("young");
+    let store = Store::open(&young).map_err(error_text)?;
     let mirror = Mirror::Directory(young.clone());
     let clock = SystemClock::start();
-    runtime.block_on(identity::establish(&store, &mirror, &young, &clock, &SystemEntropy)).map_err(said)?;
-    let side = Connection::open(young.join(FILE_NAME)).map_err(said)?;
-    let founded = Tables::read(&side).map_err(said)?;
+    runtime
+        .block_on(identity::establish(&store, &mirror, &young, &clock, &SystemEntropy))
+        .map_err(error_text)?;
+    let side = Connection::open(young.join(FILE_NAME)).map_err(error_text)?;
+    let founded = Tables::read(&side).map_err(error_text)?;
     let [database, log] = FILES.map(|file| fs::read(young.join(file)));
-    let (database, log) = (database.map_err(said)?, log.map_err(said)?);
-    let mirror = fs::read(young.join(ostler::store::MIRROR_FILE_NAME)).map_err(said)?;
+    let (database, log) = (database.map_err(error_text)?, log.map_err(error_text)?);
+    let mirror = fs::read(young.join(ostler::store::MIRROR_FILE_NAME)).map_err(error_text)?;
     let ends: Vec<usize> = commits(&log).collect();
     let frames = (32..=log.len()).step_by(24 + 4096);
     for at in frames.flat_map(|frame| [frame - 1, frame, frame + 1]).filter(|at| *at <= log.len()) {
-        let data = place.join("young-cut");
+        let data = location.join("young-cut");
         let damage = Damage {
             what: format!("a young log cut at {at}"),
             database: database.clone(),
@@ -357,14 +362,15 @@ fn cut_a_young_one(runtime: &Runtime, section: &mut Section, place: &Path) -> Re
         put_mirror(&data, &mirror)?;
         section.count("logs of a young registry cut, around every frame", 1);
         if ends.last().is_some_and(|end| at >= *end) {
-            let store = Store::open(&data).map_err(said)?;
-            let found = Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(said)?).map_err(said)?;
+            let store = Store::open(&data).map_err(error_text)?;
+            let found = Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(error_text)?)
+                .map_err(error_text)?;
             section.expect(found == founded, || format!("{} is not what it was", damage.what));
             close(store, &data);
         } else {
             expect_recovering(runtime, section, &data, &damage.what)?;
         }
-        fs::remove_dir_all(&data).map_err(said)?;
+        fs::remove_dir_all(&data).map_err(error_text)?;
     }
     drop(side);
     close(store, &young);

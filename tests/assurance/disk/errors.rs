@@ -18,9 +18,9 @@ use tokio::runtime::Runtime;
 use super::{
     Refusals, add_refusals,
     crowd::{Crowd, Ledger, advises},
-    judge,
+    error_text, judge,
     mounts::{Mounted, copy_sparse, make_image, run as run_program},
-    said, tell_refusals,
+    print_refusals,
 };
 use crate::{Settings, report::Section};
 
@@ -37,21 +37,21 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             .map_err(|error| format!("{room} KiB of medium: {error}"))?;
         add_refusals(&mut refusals, more);
     }
-    tell_refusals(section, "What writers on a failing disk are told", refusals);
+    print_refusals(section, "What writers on a failing disk are told", refusals);
     lose_reads(runtime, section, if settings.long { 128 } else { 16 })
 }
 
 /// Writes to the device fail.
 fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<Refusals, String> {
-    let directory = tempfile::tempdir().map_err(said)?;
+    let directory = tempfile::tempdir().map_err(error_text)?;
     let medium = Mounted::tmpfs(&directory.path().join("medium"), "64m")?;
     let image = medium.at().join("disk.img");
     make_image(&image, IMAGE_MIB)?;
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;
     let data = disk.at().join("data");
-    let store = Store::open(&data).map_err(said)?;
-    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(said)?;
-    let used = rustix::fs::statvfs(medium.at()).map_err(said)?;
+    let store = Store::open(&data).map_err(error_text)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(error_text)?;
+    let used = rustix::fs::statvfs(medium.at()).map_err(error_text)?;
     let used = (used.f_blocks - used.f_bfree) * used.f_frsize / 1024;
     medium.remount(&format!("size={}k", used + room))?;
 
@@ -96,14 +96,14 @@ fn check_file_system(image: &Path) -> Result<(), String> {
 
 /// Reads from the device fail: its end is cut off, at several places in turn.
 fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(), String> {
-    let directory = tempfile::tempdir().map_err(said)?;
+    let directory = tempfile::tempdir().map_err(error_text)?;
     let medium = Mounted::tmpfs(&directory.path().join("medium"), "128m")?;
     let (image, whole) = (medium.at().join("disk.img"), medium.at().join("whole.img"));
     make_image(&image, IMAGE_MIB)?;
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;
     let data = disk.at().join("data");
-    let store = Store::open(&data).map_err(said)?;
-    let crowd = runtime.block_on(Crowd::found(&store, 4000)).map_err(said)?;
+    let store = Store::open(&data).map_err(error_text)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 4000)).map_err(error_text)?;
     let stop = Arc::new(AtomicBool::new(false));
     let writing = runtime.spawn({
         let (crowd, store, stop) = (crowd.clone(), store.clone(), Arc::clone(&stop));
@@ -113,32 +113,32 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
         std::thread::yield_now();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    runtime.block_on(writing).map_err(said)?;
+    runtime.block_on(writing).map_err(error_text)?;
     // The files as after a kill, with the log.
     let killed = disk.at().join("killed");
-    super::copy_database(&data, &killed).map_err(said)?;
+    super::copy_database(&data, &killed).map_err(error_text)?;
     drop(store);
     disk.leave()?;
     let ledger = crowd.ledger();
-    copy_sparse(&image, &whole).map_err(said)?;
+    copy_sparse(&image, &whole).map_err(error_text)?;
 
     let (mut refused, mut opened) = (0, 0);
-    for place in 0..places {
+    for disk_path in 0..places {
         for name in ["killed", "data"] {
-            copy_sparse(&whole, &image).map_err(said)?;
+            copy_sparse(&whole, &image).map_err(error_text)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
             let data = disk.at().join(name);
             forget_cached(&data)?;
-            let file = File::options().write(true).open(&image).map_err(said)?;
-            file.set_len((IMAGE_MIB << 20) * place / places).map_err(said)?;
-            if open_unreadable(runtime, section, &data, &ledger, place) {
+            let file = File::options().write(true).open(&image).map_err(error_text)?;
+            file.set_len((IMAGE_MIB << 20) * disk_path / places).map_err(error_text)?;
+            if open_unreadable(runtime, section, &data, &ledger, disk_path) {
                 opened += 1;
             } else {
                 refused += 1;
             }
             disk.leave()?;
             // The end is restored, and everything has to be there again.
-            restore_end(&whole, &image, (IMAGE_MIB << 20) * place / places)?;
+            restore_end(&whole, &image, (IMAGE_MIB << 20) * disk_path / places)?;
             check_file_system(&image)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
             let store = Store::open(&disk.at().join(name));
@@ -162,21 +162,21 @@ fn open_unreadable(
     section: &mut Section,
     data: &Path,
     ledger: &Ledger,
-    place: u64,
+    disk_path: u64,
 ) -> bool {
     match Store::open(data) {
         Ok(store) => {
             // Opening has read every page, so its content must be complete.
             section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
             drop(store);
-            judge(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
+            judge(section, data, ledger, ledger, &format!("opened with the disk cut at {disk_path}"));
             true
         }
         Err(error) => {
-            let said = error.to_string();
-            let explains = advises(&said) || said.contains("kernel log");
-            section.expect(explains && !said.contains("restore a backup"), || {
-                format!("a failing disk is not what the message blames: {said}")
+            let error_text = error.to_string();
+            let explains = advises(&error_text) || error_text.contains("kernel log");
+            section.expect(explains && !error_text.contains("restore a backup"), || {
+                format!("a failing disk is not what the message blames: {error_text}")
             });
             false
         }
@@ -187,8 +187,8 @@ fn open_unreadable(
 fn forget_cached(data: &Path) -> Result<(), String> {
     for file in [FILE_NAME, "ostler.db-wal"] {
         if let Ok(file) = File::open(data.join(file)) {
-            file.sync_all().map_err(said)?;
-            fadvise(&file, 0, None, Advice::DontNeed).map_err(said)?;
+            file.sync_all().map_err(error_text)?;
+            fadvise(&file, 0, None, Advice::DontNeed).map_err(error_text)?;
         }
     }
     Ok(())
@@ -196,21 +196,21 @@ fn forget_cached(data: &Path) -> Result<(), String> {
 
 /// Restores the end of the medium, except what was written there meanwhile: writes reached it, reads did not.
 fn restore_end(whole: &Path, image: &Path, from: u64) -> Result<(), String> {
-    let whole = fs::read(whole).map_err(said)?;
-    let file = File::options().read(true).write(true).open(image).map_err(said)?;
+    let whole = fs::read(whole).map_err(error_text)?;
+    let file = File::options().read(true).write(true).open(image).map_err(error_text)?;
     let (mut at, end) = (from, whole.len() as u64);
     while at < end {
         let written = match seek(&file, SeekFrom::Data(at)) {
             Ok(next) => next.min(end),
             Err(Errno::NXIO) => end,
-            Err(error) => return Err(said(error)),
+            Err(error) => return Err(error_text(error)),
         };
-        let place = |at: u64| usize::try_from(at).expect("an image is small");
-        file.write_all_at(&whole[place(at)..place(written)], at).map_err(said)?;
+        let disk_path = |at: u64| usize::try_from(at).expect("an image is small");
+        file.write_all_at(&whole[disk_path(at)..disk_path(written)], at).map_err(error_text)?;
         if written == end {
             break;
         }
-        at = seek(&file, SeekFrom::Hole(written)).map_err(said)?;
+        at = seek(&file, SeekFrom::Hole(written)).map_err(error_text)?;
     }
     Ok(())
 }

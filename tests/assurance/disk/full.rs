@@ -12,9 +12,9 @@ use tokio::runtime::Runtime;
 use super::{
     FILES, Refusals, add_refusals, bytes_of, copy_database,
     crowd::{Crowd, advises},
-    judge,
+    error_text, judge,
     mounts::{Mounted, fill},
-    said, tell_refusals,
+    print_refusals,
 };
 use crate::{Settings, report::Section};
 
@@ -31,16 +31,16 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
         add_refusals(&mut refusals, more);
         section.count("disks filled up", 1);
     }
-    tell_refusals(section, "What writers on a full disk are told", refusals);
+    print_refusals(section, "What writers on a full disk are told", refusals);
     Ok(())
 }
 
 fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusals, String> {
-    let directory = tempfile::tempdir().map_err(said)?;
+    let directory = tempfile::tempdir().map_err(error_text)?;
     let disk = Mounted::tmpfs(&directory.path().join("disk"), &format!("{kib}k"))?;
     let data = disk.at().join("data");
-    let store = Store::open(&data).map_err(said)?;
-    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(said)?;
+    let store = Store::open(&data).map_err(error_text)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 700)).map_err(error_text)?;
     runtime.block_on(crowd.write(&store, &Arc::new(AtomicBool::new(false)), REFUSALS));
     let full = crowd.ledger();
     section.count("writes refused by a full disk", full.refused());
@@ -53,9 +53,9 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
 
     // The files as after `kill -9`.
     let killed = directory.path().join("killed");
-    copy_database(&data, &killed).map_err(said)?;
+    copy_database(&data, &killed).map_err(error_text)?;
     reopen_full(section, &killed, directory.path())?;
-    let reopened = Store::open(&killed).map_err(said)?;
+    let reopened = Store::open(&killed).map_err(error_text)?;
     judge(
         section,
         &killed,
@@ -75,11 +75,11 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     judge(section, &data, &freed, &freed, &format!("{kib} KiB, with room again"));
 
     // Full once more, and closed: files that it cannot tidy up stay as they are.
-    let ballast = fill(disk.at()).map_err(said)?;
+    let ballast = fill(disk.at()).map_err(error_text)?;
     drop(store);
     open_on_full(section, &data, "closed while full");
-    fs::remove_file(ballast).map_err(said)?;
-    let store = Store::open(&data).map_err(said)?;
+    fs::remove_file(ballast).map_err(error_text)?;
+    let store = Store::open(&data).map_err(error_text)?;
     judge(
         section,
         &data,
@@ -103,7 +103,7 @@ fn reopen_full(section: &mut Section, killed: &Path, directory: &Path) -> Result
     for spare in 0..12 {
         let disk = Mounted::tmpfs(&directory.join("exact"), &format!("{}k", (pages + spare) * 4))?;
         let data = disk.at().join("data");
-        copy_database(killed, &data).map_err(said)?;
+        copy_database(killed, &data).map_err(error_text)?;
         open_on_full(section, &data, &format!("killed while full, {spare} pages free"));
         disk.leave()?;
     }
@@ -118,10 +118,12 @@ fn open_on_full(section: &mut Section, data: &Path, when: &str) {
         Ok(store) => drop(store),
         Err(error) => {
             section.count("of them refused, with a message", 1);
-            let said = error.to_string();
-            let blames = advises(&said) || said.contains("Free some disk space");
-            section.expect(blames && !said.contains("restore a backup"), || {
-                format!("{when}: a good database on a full disk is refused with the wrong advice: {said}")
+            let error_text = error.to_string();
+            let blames = advises(&error_text) || error_text.contains("Free some disk space");
+            section.expect(blames && !error_text.contains("restore a backup"), || {
+                format!(
+                    "{when}: a good database on a full disk is refused with the wrong advice: {error_text}"
+                )
             });
             section.expect(bytes_of(data) == before, || format!("{when}: refused, and yet written to"));
         }

@@ -51,7 +51,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 type Part = fn(&Runtime, &Settings, &mut Section) -> Result<(), String>;
 
 /// Text of an error that prevented a part from being tried.
-fn said(error: impl std::fmt::Display) -> String {
+fn error_text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -80,7 +80,7 @@ fn add_refusals(all: &mut Refusals, more: Refusals) {
     }
 }
 
-fn tell_refusals(section: &mut Section, title: &str, refusals: Refusals) {
+fn print_refusals(section: &mut Section, title: &str, refusals: Refusals) {
     let rows = refusals.into_iter().map(|(words, times)| [words, times.to_string()]);
     section.table(title, ["answer", "times"], rows);
 }

@@ -22,8 +22,8 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     if ran.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&ran.stderr);
-    Err(format!("`{program} {}` failed ({}): {}", arguments.join(" "), ran.status, said.trim()))
+    let error_text = String::from_utf8_lossy(&ran.stderr);
+    Err(format!("`{program} {}` failed ({}): {}", arguments.join(" "), ran.status, error_text.trim()))
 }
 
 fn text(path: &Path) -> &str {

@@ -27,9 +27,8 @@ use tokio::runtime::Runtime;
 
 use super::{
     crowd::Crowd,
-    judge,
+    error_text, judge,
     mounts::{Mounted, copy_sparse, make_image},
-    said,
 };
 use crate::{Settings, report::Section};
 
@@ -56,7 +55,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Result<Self, String> {
-        let directory = tempfile::tempdir().map_err(said)?;
+        let directory = tempfile::tempdir().map_err(error_text)?;
         let at = |name: &str| directory.path().join(name);
         let ground = Mounted::tmpfs(&at("ground"), "900m")?;
         make_image(&at("ground").join("vault.img"), 320)?;
@@ -72,7 +71,7 @@ impl Machine {
     fn cut(&self) -> Result<PathBuf, String> {
         let copy = self.ground.at().join("cut.img");
         let frozen = self.vault.freeze()?;
-        let copied = copy_sparse(&self.vault.at().join("medium.img"), &copy).map_err(said);
+        let copied = copy_sparse(&self.vault.at().join("medium.img"), &copy).map_err(error_text);
         drop(frozen);
         copied.map(|()| copy)
     }
@@ -102,8 +101,8 @@ fn pick(seed: &mut u64, range: &std::ops::Range<u64>) -> u64 {
 fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<(), String> {
     let machine = Machine::new()?;
     let data = machine.disk.at().join("data");
-    let store = Store::open(&data).map_err(said)?;
-    let crowd = runtime.block_on(Crowd::found(&store, 300)).map_err(said)?;
+    let store = Store::open(&data).map_err(error_text)?;
+    let crowd = runtime.block_on(Crowd::found(&store, 300)).map_err(error_text)?;
     let stop = Arc::new(AtomicBool::new(false));
     let writing = runtime.spawn({
         let (crowd, store, stop) = (crowd.clone(), store.clone(), Arc::clone(&stop));
@@ -132,10 +131,10 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
             Err(error) => section.broke(format!("after power cut {number} it is refused: {error}")),
         }
         drop(revived);
-        fs::remove_file(copy).map_err(said)
+        fs::remove_file(copy).map_err(error_text)
     });
     stop.store(true, Ordering::Relaxed);
-    runtime.block_on(writing).map_err(said)?;
+    runtime.block_on(writing).map_err(error_text)?;
     let ledger = crowd.ledger();
     section.expect(ledger.refused() == 0, || format!("writes were refused: {:?}", ledger.refusals));
     judge(section, &data, &ledger, &ledger, "on the machine that kept its power");
@@ -147,14 +146,14 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
 fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), String> {
     let machine = Machine::new()?;
     let path = machine.disk.at().join("control.db");
-    let sql = Connection::open(&path).map_err(said)?;
+    let sql = Connection::open(&path).map_err(error_text)?;
     sql.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE beats (number INTEGER)",
     )
-    .map_err(said)?;
+    .map_err(error_text)?;
     // A checkpoint would flush answered writes, even where nothing else does.
-    sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(said)?;
-    sql.pragma_update(None, "synchronous", synchronous).map_err(said)?;
+    sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(error_text)?;
+    sql.pragma_update(None, "synchronous", synchronous).map_err(error_text)?;
     let (answered, stop) = (AtomicI64::new(0), AtomicBool::new(false));
     let mut lost = 0;
     let (answered, stop) = (&answered, &stop);
@@ -180,14 +179,14 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
             let before = answered.load(Ordering::Relaxed);
             let copy = machine.cut()?;
             let revived = Revived::from(&copy)?;
-            let look = Connection::open(revived.disk.at().join("control.db")).map_err(said)?;
+            let look = Connection::open(revived.disk.at().join("control.db")).map_err(error_text)?;
             let there: i64 = look
                 .query_row("SELECT COALESCE(max(number), 0) FROM beats", [], |row| row.get(0))
                 .unwrap_or(0);
             drop(look);
             lost += u64::try_from(before - there).unwrap_or(0);
             drop(revived);
-            fs::remove_file(copy).map_err(said)
+            fs::remove_file(copy).map_err(error_text)
         });
         stop.store(true, Ordering::Relaxed);
         tried

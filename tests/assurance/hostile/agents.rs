@@ -16,12 +16,12 @@ use super::{
     PATIENCE,
     answer::{Line, Read},
     loopback,
-    served::Who,
+    served::Caller,
 };
 use crate::support::wire::Ask;
 
 /// Heartbeat interval, on the clock of the attacked process.
-const BEAT_EVERY: Duration = Duration::from_secs(30);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 /// How long a runtime waits for the answer.
 pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
 /// The limit here; longer, because a busy machine is not a violation. Answers slower than `RUNTIMES_WAIT` are
@@ -35,12 +35,12 @@ pub(super) struct Agent {
     from: Ipv4Addr,
     /// Whether it uses one connection, or a new one for each heartbeat; real agents do either.
     keeps: bool,
-    beat: Vec<u8>,
+    send_heartbeat: Vec<u8>,
 }
 
 /// Results of an agent.
 #[derive(Default)]
-pub(super) struct Heard {
+pub(super) struct AgentResult {
     /// Time until each answer of 200.
     pub(super) took: Vec<Duration>,
     /// Other results.
@@ -50,9 +50,15 @@ pub(super) struct Heard {
 }
 
 impl Agent {
-    pub(super) fn new(number: usize, who: &Who) -> Self {
-        let beat = Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).bytes();
-        Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number.is_multiple_of(2), beat }
+    pub(super) fn new(number: usize, who: &Caller) -> Self {
+        let send_heartbeat =
+            Ask::post("/registry/heartbeat").token(&who.token).json(who.send_heartbeat()).bytes();
+        Self {
+            number,
+            from: loopback(1, number / PER_ADDRESS),
+            keeps: number.is_multiple_of(2),
+            send_heartbeat,
+        }
     }
 
     async fn live(
@@ -62,8 +68,8 @@ impl Agent {
         first: Instant,
         up: Arc<AtomicUsize>,
         stop: CancellationToken,
-    ) -> Heard {
-        let (mut heard, mut kept, mut sent) = (Heard::default(), None, None);
+    ) -> AgentResult {
+        let (mut heard, mut kept, mut sent) = (AgentResult::default(), None, None);
         // Spreads the heartbeats evenly.
         let offset = every / 1000 * u32::try_from(self.number % 1000).expect("below 1000");
         let mut turn = tokio::time::interval_at(first + offset, every);
@@ -71,7 +77,7 @@ impl Agent {
             let begun = Instant::now();
             heard.longest_gap = heard.longest_gap.max(begun - sent.unwrap_or(begun));
             sent = Some(begun);
-            let said = tokio::time::timeout(LIMIT, self.say(to, &mut kept)).await;
+            let said = tokio::time::timeout(LIMIT, self.send_heartbeat(to, &mut kept)).await;
             match said.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))) {
                 Ok(()) => {
                     heard.took.push(begun.elapsed());
@@ -90,16 +96,16 @@ impl Agent {
     }
 
     /// Sends a heartbeat. A connection that was closed meanwhile is replaced once, as clients do.
-    async fn say(&self, to: SocketAddr, kept: &mut Option<Line>) -> Result<(), String> {
+    async fn send_heartbeat(&self, to: SocketAddr, kept: &mut Option<Line>) -> Result<(), String> {
         if let Some(mut line) = kept.take()
-            && line.write(&self.beat).await.is_ok()
+            && line.write(&self.send_heartbeat).await.is_ok()
             && let Read::Answer(answer) = line.answer(false).await
         {
             *kept = Some(line);
             return answer.is_ok_beat();
         }
         let mut line = Line::open(self.from, to).await.map_err(|error| format!("no connection: {error}"))?;
-        line.write(&self.beat).await.map_err(|error| format!("not written: {error}"))?;
+        line.write(&self.send_heartbeat).await.map_err(|error| format!("not written: {error}"))?;
         match line.answer(false).await {
             Read::Answer(answer) => {
                 *kept = self.keeps.then_some(line);
@@ -118,8 +124,8 @@ pub(super) async fn begin(
     to: SocketAddr,
     speed: u32,
     stop: &CancellationToken,
-) -> impl Future<Output = Vec<Heard>> + use<> {
-    let every = BEAT_EVERY / speed;
+) -> impl Future<Output = Vec<AgentResult>> + use<> {
+    let every = HEARTBEAT_EVERY / speed;
     let mut living = JoinSet::new();
     let (first, count, up) = (Instant::now(), agents.len(), Arc::new(AtomicUsize::new(0)));
     for agent in agents {

@@ -47,7 +47,7 @@ impl Answer {
     }
 
     pub(super) fn shortly(&self) -> String {
-        format!("{} {}", self.status, shown(&self.body))
+        format!("{} {}", self.status, effective(&self.body))
     }
 
     /// The defect of an error response, if any: its body has to report the error. A response without a request has no
@@ -75,7 +75,7 @@ impl Answer {
 }
 
 /// Bytes in escaped form, shortened.
-pub(super) fn shown(bytes: &[u8]) -> String {
+pub(super) fn effective(bytes: &[u8]) -> String {
     const MOST: usize = 700;
     let text = bytes.iter().take(MOST).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from);
     let more = if bytes.len() > MOST { format!("… ({} bytes)", bytes.len()) } else { String::new() };
@@ -132,11 +132,11 @@ impl Line {
                 Ok(true) => {}
                 // A reset counts as an end: there may have been unread data.
                 Ok(false) | Err(_) if self.read.is_empty() => return Read::End,
-                Ok(false) | Err(_) => return Read::Nonsense(shown(&self.read)),
+                Ok(false) | Err(_) => return Read::Nonsense(effective(&self.read)),
             }
         };
         let head: Vec<u8> = self.read.drain(..end + 4).collect();
-        let Some((status, headers)) = parsed(&head[..end]) else { return Read::Nonsense(shown(&head)) };
+        let Some((status, headers)) = parsed(&head[..end]) else { return Read::Nonsense(effective(&head)) };
         let mut answer = Answer { status, headers, body: Vec::new() };
         if to_head || matches!(status, 100..=199 | 204 | 304) {
             return Read::Answer(answer);
@@ -152,7 +152,7 @@ impl Line {
                 answer.body = body;
                 Read::Answer(answer)
             }
-            None => Read::Nonsense(format!("{} with a body that is not whole", shown(&head))),
+            None => Read::Nonsense(format!("{} with a body that is not whole", effective(&head))),
         }
     }
 
@@ -185,8 +185,8 @@ impl Line {
     }
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+fn find(bytes: &[u8], options: &[u8]) -> Option<usize> {
+    bytes.windows(options.len()).position(|window| window == options)
 }
 
 /// Status and headers, if all of them conform to the standard.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Notes, answer::Line, loopback, served::Who};
+use super::{Notes, answer::Line, loopback, served::Caller};
 
 pub(super) const DRIPPED: &str = "connections that dripped a byte at a time";
 pub(super) const CUT: &str = "of them cut by the server";
@@ -24,7 +24,7 @@ const STAY: Duration = Duration::from_secs(8);
 const AT_ONCE: usize = 250;
 
 /// Keeps that many slow connections until then; one that is cut is opened again.
-pub(super) async fn drip(to: SocketAddr, noisy: Vec<Who>, speed: u32, notes: Notes, until: Instant) {
+pub(super) async fn drip(to: SocketAddr, noisy: Vec<Caller>, speed: u32, notes: Notes, until: Instant) {
     let mut all = JoinSet::new();
     for number in 0..DRIPS {
         let (who, notes) = (noisy[number % noisy.len()].clone(), notes.clone());
@@ -39,7 +39,14 @@ pub(super) async fn drip(to: SocketAddr, noisy: Vec<Who>, speed: u32, notes: Not
     }
 }
 
-async fn drip_once(number: usize, to: SocketAddr, who: &Who, every: Duration, notes: &Notes, until: Instant) {
+async fn drip_once(
+    number: usize,
+    to: SocketAddr,
+    who: &Caller,
+    every: Duration,
+    notes: &Notes,
+    until: Instant,
+) {
     let Ok(mut line) = Line::open(loopback(4, number / 100), to).await else {
         notes.count("slow connections that were not accepted");
         return tokio::time::sleep(every).await;

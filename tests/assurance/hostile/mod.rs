@@ -30,7 +30,7 @@ use crate::{
         worst_agent::{self, Daemon, Memory, Scale},
     },
 };
-use agents::{Agent, Heard};
+use agents::{Agent, AgentResult};
 use served::{Served, Used};
 
 pub(crate) use served::serve_if_asked;
@@ -134,7 +134,8 @@ async fn worst(settings: &Settings, section: &mut Section) {
     }
     // Cargo names a profile's directory after it. Without optimisation the program's own pages take 23 MiB, and such a
     // build is never shipped; there only anonymous memory is checked.
-    let is_shipped = !std::path::Path::new(program).parent().is_some_and(|place| place.ends_with("debug"));
+    let is_shipped =
+        !std::path::Path::new(program).parent().is_some_and(|location| location.ends_with("debug"));
     let judged = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
     for broken in worst_agent::broken(&figures, judged) {
         section.broke(broken);
@@ -147,13 +148,16 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
         served.agents.iter().enumerate().map(|(number, who)| Agent::new(number, who)).collect();
     for who in &served.silent {
         // Each sends one heartbeat and no more.
-        let first =
-            Ask::post("/registry/heartbeat").token(&who.token).json(who.beat()).to(served.address).await;
+        let first = Ask::post("/registry/heartbeat")
+            .token(&who.token)
+            .json(who.send_heartbeat())
+            .to(served.address)
+            .await;
         assert_eq!(first.status, 200, "{first:?}");
     }
-    let beats = agents::begin(agents, served.address, SPEED, &stop).await;
+    let heartbeats = agents::begin(agents, served.address, SPEED, &stop).await;
     let before = Seen::of(served).await;
-    let ids = |of: &[served::Who]| of.iter().map(|who| who.id.clone()).collect::<BTreeSet<_>>();
+    let ids = |of: &[served::Caller]| of.iter().map(|who| who.id.clone()).collect::<BTreeSet<_>>();
     let (watched, silent) = (ids(&served.agents), ids(&served.silent));
     for id in &watched {
         let status = before.status(id);
@@ -172,7 +176,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     // The attack's connections are closed while the agents still send heartbeats.
     let rest = at_rest(served, before.used.descriptors).await;
     stop.cancel();
-    let heard = beats.await;
+    let heard = heartbeats.await;
 
     section.count("descriptors of the process at most", most.descriptors as u64);
     section.count("memory of the process at most, KiB (PSS)", most.memory_kib);
@@ -192,12 +196,12 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
             before.used.descriptors
         )
     });
-    tell_beats(heard, section);
-    tell_crowds(&notes, section);
+    print_heartbeats(heard, section);
+    print_crowds(&notes, section);
     let after = Seen::of(served).await;
     compare(&before, &after, &watched, section);
     if settings.seed.is_none() {
-        tell_noise(&notes, section);
+        print_noise(&notes, section);
     }
     for id in &silent {
         let status = after.status(id);
@@ -258,7 +262,7 @@ async fn at_rest(served: &Served, descriptors: usize) -> Used {
     }
 }
 
-fn tell_beats(heard: Vec<Heard>, section: &mut Section) {
+fn print_heartbeats(heard: Vec<AgentResult>, section: &mut Section) {
     let mut took: Vec<_> = heard.iter().flat_map(|heard| heard.took.iter().copied()).collect();
     took.sort_unstable();
     let fewest = heard.iter().map(|heard| heard.took.len()).min().unwrap_or_default();
@@ -284,7 +288,7 @@ fn tell_beats(heard: Vec<Heard>, section: &mut Section) {
     section.table("How long a beat waited for its answer, under attack", ["of all", "within"], rows.map(row));
 }
 
-fn tell_crowds(notes: &Notes, section: &mut Section) {
+fn print_crowds(notes: &Notes, section: &mut Section) {
     for (what, least) in [(crowds::OPENED, 1000), (crowds::DRIPPED, 100), (crowds::CUT, 10)] {
         let count = notes.counted(what);
         // A repeated seed runs without crowds.
@@ -293,7 +297,7 @@ fn tell_crowds(notes: &Notes, section: &mut Section) {
     }
 }
 
-fn tell_noise(notes: &Notes, section: &mut Section) {
+fn print_noise(notes: &Notes, section: &mut Section) {
     for (status, least) in
         [(200, 200), (400, 500), (401, 500), (403, 200), (404, 200), (405, 100), (413, 10), (501, 20)]
     {
@@ -341,10 +345,10 @@ fn compare(before: &Seen, after: &Seen, watched: &BTreeSet<String>, section: &mu
     let since: Vec<_> =
         after.events.iter().filter(|event| event["id"].as_i64() > Some(before.newest)).collect();
     section.count("events meanwhile", since.len() as u64);
-    let told: Vec<_> = since.into_iter().filter(of_them).collect();
-    section.expect(told.is_empty(), || {
-        let some: Vec<_> = told.iter().take(5).map(ToString::to_string).collect();
-        format!("{} things happened to agents that beat, such as {}", told.len(), some.join("; "))
+    let reported: Vec<_> = since.into_iter().filter(of_them).collect();
+    section.expect(reported.is_empty(), || {
+        let some: Vec<_> = reported.iter().take(5).map(ToString::to_string).collect();
+        format!("{} things happened to agents that beat, such as {}", reported.len(), some.join("; "))
     });
     let still = |seen: &Seen, id: &String| {
         let mut one = seen.workspaces.get(id).cloned().unwrap_or_default();

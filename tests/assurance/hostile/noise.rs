@@ -12,9 +12,9 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     Notes,
-    answer::{Answer, Line, Read, shown},
+    answer::{Answer, Line, Read, effective},
     loopback,
-    served::{Served, Who},
+    served::{Caller, Served},
 };
 use crate::support::rng::Rng;
 
@@ -31,9 +31,9 @@ const AT_LEAST: u64 = 1000;
 pub(super) struct Target {
     address: SocketAddr,
     admin: String,
-    agents: Vec<Who>,
-    noisy: Vec<Who>,
-    stale: Vec<Who>,
+    agents: Vec<Caller>,
+    noisy: Vec<Caller>,
+    stale: Vec<Caller>,
 }
 
 impl Target {
@@ -140,7 +140,7 @@ const ELSEWHERE: [&str; 4] =
     ["/approvals/pending", "/canvas/ID", "/workspaces/ID/secrets", "/workspaces/ID/files/WORD"];
 const TO_ELSEWHERE: &str = "requests to what others have";
 
-const WORDS: [&str; 22] = [
+const TEXTS: [&str; 22] = [
     "true",
     "false",
     "%00",
@@ -358,8 +358,8 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
     impl<'de> Visitor<'de> for Of<'_> {
         type Value = Option<String>;
 
-        fn expecting(&self, told: &mut fmt::Formatter<'_>) -> fmt::Result {
-            told.write_str("an object")
+        fn expecting(&self, reported: &mut fmt::Formatter<'_>) -> fmt::Result {
+            reported.write_str("an object")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
@@ -386,23 +386,23 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
 const REPORT_READ: usize = 64 << 10;
 
 /// Whether that id is the caller's; ids are compared without regard to case.
-fn is_asker(id: Option<&str>, asker: &str) -> bool {
-    id.is_some_and(|id| id.eq_ignore_ascii_case(asker))
+fn is_caller(id: Option<&str>, caller: &str) -> bool {
+    id.is_some_and(|id| id.eq_ignore_ascii_case(caller))
 }
 
 /// Whether a heartbeat or registration may count as the caller's own. It names the caller's id; or it is invalid and
 /// names that id; or it is too long and the part that is read names no id, and then the token decides.
-fn reports_of(asker: &str, body: &[u8], key: &str) -> bool {
+fn reports_of(caller: &str, body: &[u8], key: &str) -> bool {
     let read = String::from_utf8_lossy(&body[..body.len().min(REPORT_READ)]);
     let is_unnamed = body.len() > REPORT_READ && !read.contains(&format!("\"{key}\""));
     is_unnamed
         || match names(body, key) {
-            Ok(named) => is_asker(named.as_deref(), asker),
+            Ok(named) => is_caller(named.as_deref(), caller),
             Err(_flawed) => {
                 let before = format!("\"{key}\":\"");
                 let ids = read.match_indices(&before).map(|(at, _)| &read[at + before.len()..]);
                 let mut ids = ids.filter_map(|from| from.split_once('"'));
-                ids.any(|(id, _)| is_asker(Some(id), asker))
+                ids.any(|(id, _)| is_caller(Some(id), caller))
             }
         }
 }
@@ -412,7 +412,7 @@ fn may_succeed(
     method: &str,
     path: &str,
     voice: Voice,
-    asker: &str,
+    caller: &str,
     named: &str,
     claims: Option<&str>,
     body: &[u8],
@@ -421,23 +421,23 @@ fn may_succeed(
     if matches!(path, "/health" | "/ready") {
         return true;
     }
-    let own = is_asker(Some(named), asker);
+    let own = is_caller(Some(named), caller);
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     match voice {
         Voice::Nobody | Voice::Garbled | Voice::Stale => false,
         // An admin is not an agent.
         Voice::Admin => !matches!(parts[..], ["registry", "heartbeat" | "register" | "update-card"]),
         Voice::Workspace => match (method, &parts[..]) {
-            ("POST", ["registry", "heartbeat" | "update-card"]) => reports_of(asker, body, "workspace_id"),
-            ("POST", ["registry", "register"]) => reports_of(asker, body, "id"),
+            ("POST", ["registry", "heartbeat" | "update-card"]) => reports_of(caller, body, "workspace_id"),
+            ("POST", ["registry", "register"]) => reports_of(caller, body, "id"),
             ("POST", ["registry", "check-access"]) => {
-                names(body, "caller_id").is_ok_and(|named| is_asker(named.as_deref(), asker))
+                names(body, "caller_id").is_ok_and(|named| is_caller(named.as_deref(), caller))
             }
-            ("GET" | "HEAD", ["registry", "discover", _]) => claims == Some(asker),
+            ("GET" | "HEAD", ["registry", "discover", _]) => claims == Some(caller),
             ("GET" | "HEAD", ["registry", _, "peers"]) => own,
             ("GET" | "HEAD", ["workspaces", _]) => true,
             ("PATCH", ["workspaces", _]) => own,
-            ("POST", ["workspaces", _, "a2a"]) => claims.is_none_or(|claims| claims == asker),
+            ("POST", ["workspaces", _, "a2a"]) => claims.is_none_or(|claims| claims == caller),
             (
                 "POST",
                 ["workspaces", _, "activity" | "delegate" | "hibernate" | "memories" | "notify" | "restart"],
@@ -455,7 +455,7 @@ fn may_succeed(
 
 /// A request to a route, with a body where it may have one.
 fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
-    let asker = rng.pick(&target.noisy);
+    let caller = rng.pick(&target.noisy);
     let among = if rng.one_in(3) { &target.noisy } else { &target.agents };
     let victim = rng.pick(among).id;
     let voice = match rng.below(16) {
@@ -473,14 +473,14 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
     };
     let stale = rng.pick(&target.stale);
     let named = match rng.below(8) {
-        0 => rng.pick(&WORDS).to_owned(),
-        1 => asker.id.to_uppercase(),
+        0 => rng.pick(&TEXTS).to_owned(),
+        1 => caller.id.to_uppercase(),
         2 => stale.id.clone(),
         // An admin may do this to an agent; it is not an attack, so it is not part of the noise.
         3..=5 if voice != Voice::Admin => victim.clone(),
-        _ => asker.id.clone(),
+        _ => caller.id.clone(),
     };
-    let path = template.replace("ID", &named).replace("WORD", rng.pick(&WORDS));
+    let path = template.replace("ID", &named).replace("WORD", rng.pick(&TEXTS));
     if rng.one_in(12) && voice != Voice::Admin {
         method = rng.pick(&[
             "GET",
@@ -500,33 +500,33 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         Voice::Nobody => None,
         Voice::Garbled => Some(match rng.below(6) {
             0 => "Bearer".to_owned(),
-            1 => format!("Bearer{}", asker.token),
-            2 => format!("Bearer {0} {0}", asker.token),
-            3 => format!("Bearer {}", &asker.token[1..]),
-            4 => format!("Bearer {}\u{e4}", asker.token),
-            _ => format!("Basic {}", asker.token),
+            1 => format!("Bearer{}", caller.token),
+            2 => format!("Bearer {0} {0}", caller.token),
+            3 => format!("Bearer {}", &caller.token[1..]),
+            4 => format!("Bearer {}\u{e4}", caller.token),
+            _ => format!("Basic {}", caller.token),
         }),
         Voice::Stale => Some(format!("Bearer {}", stale.token)),
         // The scheme in any case, followed by one or more spaces (RFC 9110, 11.1 and 11.4).
         Voice::Workspace => {
             let scheme = rng.pick(&["Bearer ", "Bearer ", "Bearer ", "bearer ", "BEARER  "]);
-            Some(format!("{scheme}{}", asker.token))
+            Some(format!("{scheme}{}", caller.token))
         }
         Voice::Admin => Some(format!("Bearer {}", target.admin)),
     };
     lines.extend(token.map(|token| format!("Authorization: {token}")));
     let claims = match rng.below(4) {
-        0 => Some(asker.id.clone()),
+        0 => Some(caller.id.clone()),
         1 => Some(victim.clone()),
         _ => None,
     };
     lines.extend(claims.iter().map(|claims| format!("X-Workspace-ID: {claims}")));
     // Keeps waiting requests short.
     lines.push("X-Timeout: 1".into());
-    let speaks_of = if rng.one_in(4) { &victim } else { &asker.id };
+    let speaks_of = if rng.one_in(4) { &victim } else { &caller.id };
     let bare = template.split('?').next().unwrap_or_default();
     let body = if method == "GET" { Vec::new() } else { body(bare, speaks_of, &victim, rng) };
-    let may_succeed = may_succeed(method, &path, voice, &asker.id, &named, claims.as_deref(), &body);
+    let may_succeed = may_succeed(method, &path, voice, &caller.id, &named, claims.as_deref(), &body);
     if !body.is_empty() || method != "GET" {
         lines.push(format!("Content-Length: {}", body.len()));
     }
@@ -545,16 +545,16 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
 
 /// A request to a path that does not exist. It must not succeed, with any token.
 fn nowhere(rng: &mut Rng, target: &Target) -> Request {
-    let asker = rng.pick(&target.noisy);
+    let caller = rng.pick(&target.noisy);
     let (kind, template) = if rng.one_in(4) {
         (TO_ELSEWHERE, rng.pick(&ELSEWHERE))
     } else {
         ("requests to where nothing is", rng.pick(&NOWHERE))
     };
     let path =
-        template.replace("ID", &asker.id).replace("WORD", rng.pick(&["x", "%00", "-1", "a%2fb", "noisy-0"]));
+        template.replace("ID", &caller.id).replace("WORD", rng.pick(&["x", "%00", "-1", "a%2fb", "noisy-0"]));
     let method = rng.pick(&["GET", "POST", "DELETE", "PATCH"]);
-    let token = if rng.one_in(4) { target.admin.clone() } else { asker.token };
+    let token = if rng.one_in(4) { target.admin.clone() } else { caller.token };
     let head = format!("{method} {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {token}\r\n");
     let bytes = format!("{head}Content-Length: 2\r\n\r\n{{}}").into_bytes();
     Request { kind, bytes, head: false, whole: true, may_succeed: false }
@@ -562,44 +562,44 @@ fn nowhere(rng: &mut Rng, target: &Target) -> Request {
 
 /// Bytes that are no request, several requests, or one that never ends.
 fn malformed(rng: &mut Rng, target: &Target) -> Request {
-    let (asker, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
-    let auth = format!("Authorization: Bearer {}\r\n", asker.token);
+    let (caller, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
+    let auth = format!("Authorization: Bearer {}\r\n", caller.token);
     let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
-    let beat = format!("{{\"workspace_id\":\"{}\"}}", asker.id);
+    let send_heartbeat = format!("{{\"workspace_id\":\"{}\"}}", caller.id);
     // A request to smuggle: only an admin may make it, and its effect would be noticed.
     let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
-    let length = beat.len();
+    let length = send_heartbeat.len();
     let bytes: Vec<u8> = match rng.below(26) {
         0 => format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}").into(),
-        1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{beat}\r\n0\r\n\r\n{inner}").into(),
-        2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{beat}{inner}").into(),
-        3 => format!("{head}Transfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{beat}\r\n0\r\n\r\n{inner}").into(),
+        1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{send_heartbeat}\r\n0\r\n\r\n{inner}").into(),
+        2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}{inner}").into(),
+        3 => format!("{head}Transfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{send_heartbeat}\r\n0\r\n\r\n{inner}").into(),
         4 => format!("{head}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{inner}").into(),
         5 => format!("{head}Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n{inner}").into(),
         6 => format!("{head}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}").into(),
         7 => format!("{head}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{inner}").into(),
-        8 => format!("{head}Content-Length: {}\r\n\r\n{beat}", rng.pick(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
-        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{beat}\r\n0\r\n\r\n", rng.pick(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
+        8 => format!("{head}Content-Length: {}\r\n\r\n{send_heartbeat}", rng.pick(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
+        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{send_heartbeat}\r\n0\r\n\r\n", rng.pick(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
         10 => {
             let tail = "x".repeat([10, 20_000, 200_000][rng.below(3)]);
-            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{beat}\r\n0\r\n\r\n").into()
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{send_heartbeat}\r\n0\r\n\r\n").into()
         }
         11 => format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n{}", "Trailer: x\r\n".repeat([1, 200, 5000][rng.below(3)])).into(),
         12 => format!("{head}X: {}\r\n\r\n", "y".repeat([8000, 17_000, 64 << 10, 300 << 10][rng.below(4)])).into(),
         13 => format!("{head}{}\r\n", "X-Many: y\r\n".repeat([90, 150, 3000][rng.below(3)])).into(),
         14 => format!("GET /{} HTTP/1.1\r\nHost: noise\r\n{auth}\r\n", "x".repeat([9000, 70_000][rng.below(2)])).into(),
         15 => [head.as_bytes(), b"X: a\0b\r\n\r\n"].concat(),
-        16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
-        17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{beat}").into(),
-        18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{beat}").into(),
-        19 => format!("{}Content-Length: {length}\n\n{beat}", head.replace("\r\n", "\n")).into(),
-        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{beat}", rng.pick(&["100-continue", "200-ok", ""])).into(),
+        16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}").into(),
+        17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{send_heartbeat}").into(),
+        18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}").into(),
+        19 => format!("{}Content-Length: {length}\n\n{send_heartbeat}", head.replace("\r\n", "\n")).into(),
+        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}", rng.pick(&["100-continue", "200-ok", ""])).into(),
         21 => format!("GET /health HTTP/{}\r\nHost: noise\r\n\r\n", rng.pick(&["1.0", "0.9", "2.0", "1.2", "11", "x", "1.1 "])).into(),
         22 => rng.pick::<&[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
-        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{beat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
+        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
         24 => {
             // Several requests in one write, the last one truncated.
-            let one = format!("{head}Content-Length: {length}\r\n\r\n{beat}");
+            let one = format!("{head}Content-Length: {length}\r\n\r\n{send_heartbeat}");
             let all = one.repeat(1 + rng.below(8));
             let end = all.len() - rng.below(one.len());
             all.as_bytes()[..end].to_vec()
@@ -631,8 +631,8 @@ fn garbled(rng: &mut Rng, target: &Target) -> Request {
 
 /// A body that is too large or never ends.
 fn endless(rng: &mut Rng, target: &Target) -> Request {
-    let asker = rng.pick(&target.noisy);
-    let own = &asker.id;
+    let caller = rng.pick(&target.noisy);
+    let own = &caller.id;
     let (path, most) = [
         ("/registry/heartbeat".to_owned(), 64 << 10),
         ("/registry/register".to_owned(), 64 << 10),
@@ -640,7 +640,7 @@ fn endless(rng: &mut Rng, target: &Target) -> Request {
         (format!("/workspaces/{own}/a2a"), 10 << 20),
     ][rng.below(4)]
     .clone();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", asker.token);
+    let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", caller.token);
     let bytes = if most > 1 << 20 || rng.one_in(2) {
         // Announced in the header, and refused before the body is sent.
         format!("{head}Content-Length: {}\r\n\r\n", most + 1 + rng.below(1 << 40)).into_bytes()
@@ -686,7 +686,7 @@ pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant
         };
         if let Some(wrong) = wrong {
             line = None;
-            notes.broke(format!("seed {seed}, request {number}: {wrong}, to {}", shown(&request.bytes)));
+            notes.broke(format!("seed {seed}, request {number}: {wrong}, to {}", effective(&request.bytes)));
         }
         number += 1;
         if number % PER_LINE == 0 {
@@ -743,18 +743,18 @@ async fn one(
 
 fn check(answer: &Answer, request: &Request, notes: &Notes) -> Result<(), String> {
     notes.count(answered(answer.status));
-    let told = || answer.shortly();
+    let reported = || answer.shortly();
     if let Some(wrong) = answer.wrong().filter(|_| !request.head) {
-        return Err(format!("{wrong}: {}", told()));
+        return Err(format!("{wrong}: {}", reported()));
     }
     match answer.status {
         100 => Ok(()),
         200..=299 if request.may_succeed => Ok(()),
-        200..=299 => Err(format!("a success that this asker may not have: {}", told())),
+        200..=299 => Err(format!("a success that this asker may not have: {}", reported())),
         400..=499 => Ok(()),
         // Agents that are not reachable (§6), and results that depend on the engine.
         502 | 503 => Ok(()),
         501 if request.kind == TO_ELSEWHERE || !request.whole => Ok(()),
-        _ => Err(format!("a status that nothing documents: {}", told())),
+        _ => Err(format!("a status that nothing documents: {}", reported())),
     }
 }

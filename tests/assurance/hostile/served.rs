@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::support::{
-    registry::{Hand, Registry, Wanted},
+    registry::{AgentClient, Options, Registry},
     wire::{Answer, Ask},
 };
 
@@ -36,20 +36,20 @@ const DESCRIPTORS: u64 = 16_384;
 
 /// A workspace and its token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Who {
+pub(super) struct Caller {
     pub(super) id: String,
     pub(super) token: String,
 }
 
-impl Who {
+impl Caller {
     /// A heartbeat that is always the same, so that its row does not change.
-    pub(super) fn beat(&self) -> Value {
+    pub(super) fn send_heartbeat(&self) -> Value {
         json!({ "workspace_id": self.id, "error_rate": 0.0, "active_tasks": 0, "uptime_seconds": 60 })
     }
 }
 
-impl From<Hand<'_>> for Who {
-    fn from(hand: Hand<'_>) -> Self {
+impl From<AgentClient<'_>> for Caller {
+    fn from(hand: AgentClient<'_>) -> Self {
         Self { id: hand.id, token: hand.token }
     }
 }
@@ -60,10 +60,10 @@ struct Town {
     address: SocketAddr,
     database: PathBuf,
     admin: String,
-    agents: Vec<Who>,
-    silent: Vec<Who>,
-    noisy: Vec<Who>,
-    stale: Vec<Who>,
+    agents: Vec<Caller>,
+    silent: Vec<Caller>,
+    noisy: Vec<Caller>,
+    stale: Vec<Caller>,
 }
 
 /// Resource usage of the process.
@@ -76,19 +76,19 @@ pub(super) struct Used {
 /// The attacked process, which ends when this is dropped.
 pub(super) struct Served {
     process: Child,
-    told: Mutex<BufReader<std::process::ChildStdout>>,
+    reported: Mutex<BufReader<std::process::ChildStdout>>,
     log: TempDir,
     database: PathBuf,
     pub(super) address: SocketAddr,
     pub(super) admin: String,
     /// Agents that send heartbeats and must not be affected.
-    pub(super) agents: Vec<Who>,
+    pub(super) agents: Vec<Caller>,
     /// Agents that send one heartbeat and no more.
-    pub(super) silent: Vec<Who>,
+    pub(super) silent: Vec<Caller>,
     /// Workspaces whose tokens the attackers use.
-    pub(super) noisy: Vec<Who>,
+    pub(super) noisy: Vec<Caller>,
     /// Tokens that were revoked, or whose workspace was removed.
-    pub(super) stale: Vec<Who>,
+    pub(super) stale: Vec<Caller>,
 }
 
 impl Drop for Served {
@@ -102,9 +102,9 @@ impl Drop for Served {
 /// Raises the limit of descriptors to `DESCRIPTORS`, if allowed: both sides of each connection are on this machine.
 pub(super) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    if current.is_some_and(|current| current < wanted) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).expect("below the maximum");
+    let options = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < options) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(options), maximum }).expect("below the maximum");
     }
 }
 
@@ -119,15 +119,26 @@ impl Served {
             .stderr(file)
             .spawn()
             .expect("this binary starts");
-        let mut told = BufReader::new(process.stdout.take().expect("it is piped"));
+        let mut reported = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut line = String::new();
-        told.read_line(&mut line).expect("it is read");
+        reported.read_line(&mut line).expect("it is read");
         let town: Town = serde_json::from_str(&line).unwrap_or_else(|error| {
             let log = fs::read_to_string(log.path().join("log")).unwrap_or_default();
             panic!("the process that is to be attacked does not serve ({error}): {line}\n{log}")
         });
         let Town { address, database, admin, agents, silent, noisy, stale } = town;
-        Self { process, told: Mutex::new(told), log, database, address, admin, agents, silent, noisy, stale }
+        Self {
+            process,
+            reported: Mutex::new(reported),
+            log,
+            database,
+            address,
+            admin,
+            agents,
+            silent,
+            noisy,
+            stale,
+        }
     }
 
     /// Its log, including panics.
@@ -161,11 +172,12 @@ impl Served {
     }
 
     pub(super) fn used(&self) -> Used {
-        let place = PathBuf::from(format!("/proc/{}", self.process.id()));
-        let sizes = fs::read_to_string(place.join("smaps_rollup")).expect("a child's memory can be read");
+        let location = PathBuf::from(format!("/proc/{}", self.process.id()));
+        let sizes = fs::read_to_string(location.join("smaps_rollup")).expect("a child's memory can be read");
         let pss = sizes.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a size");
         let memory_kib = pss.trim().trim_end_matches(" kB").parse().expect("a number");
-        let descriptors = fs::read_dir(place.join("fd")).expect("a child's descriptors can be read").count();
+        let descriptors =
+            fs::read_dir(location.join("fd")).expect("a child's descriptors can be read").count();
         Used { memory_kib, descriptors }
     }
 
@@ -174,7 +186,7 @@ impl Served {
         let mut input = self.process.stdin.as_ref().expect("it is piped");
         writeln!(input, "memory").expect("it listens");
         let mut line = String::new();
-        self.told.lock().unwrap().read_line(&mut line).expect("it answers");
+        self.reported.lock().unwrap().read_line(&mut line).expect("it answers");
         line.trim() == "true"
     }
 }
@@ -195,19 +207,19 @@ pub(crate) fn serve_if_asked() -> bool {
 
 async fn serve(speed: u32) {
     let ports = u16::try_from(CONTAINERS + SILENT).expect("few");
-    let registry = Registry::wanting(Wanted { speed, ports, ..Wanted::default() }).await;
+    let registry = Registry::wanting(Options { speed, ports, ..Options::default() }).await;
     let external = async |name: &str, count: usize| {
         let mut all = Vec::new();
         for number in 0..count {
-            all.push(Who::from(registry.external(&format!("{name}-{number}"), json!({})).await));
+            all.push(Caller::from(registry.external(&format!("{name}-{number}"), json!({})).await));
         }
         all
     };
     let contained = async |name: &str, count: usize| {
         let mut all = Vec::new();
         for number in 0..count {
-            let wanted = json!({ "runtime": AGENT });
-            all.push(Who::from(registry.begun(&format!("{name}-{number}"), wanted).await));
+            let options = json!({ "runtime": AGENT });
+            all.push(Caller::from(registry.begun(&format!("{name}-{number}"), options).await));
         }
         all
     };

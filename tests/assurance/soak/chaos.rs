@@ -153,7 +153,7 @@ impl<'a> Chaos<'a> {
         };
         let Some(to) = to else { return false };
         self.record.count(what);
-        self.record.tell(format!("chaos: {what}: {to}"));
+        self.record.print(format!("chaos: {what}: {to}"));
         true
     }
 
@@ -237,7 +237,7 @@ impl<'a> Chaos<'a> {
         // Read after the deletion: a start that wrote its token before had at most this incarnation.
         let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
         let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
-        self.record.tell(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
+        self.record.print(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
         self.wounds.wiped.insert(workspace.to_owned(), incarnation);
         true
     }
@@ -303,7 +303,7 @@ impl<'a> Chaos<'a> {
             (try_podman(&["volume", "rm", &volume]) || !has_volume(&volume)).then_some(())
         });
         self.record.count("work volume deleted by hand, as marked");
-        self.record.tell(format!("chaos: the work volume of {name} is deleted"));
+        self.record.print(format!("chaos: the work volume of {name} is deleted"));
         self.wounds.lost.push(name.to_owned());
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use ostler::entropy::{Entropy as _, SystemEntropy};
 
-use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_says};
+use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_output};
 
 /// What must not change of a container, as a template.
 const CONTAINER: &str = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
@@ -21,7 +21,7 @@ pub(super) struct Foreign {
 
 impl Foreign {
     /// Creates them: a neighbour's workspace, a user's copies of a workspace of ours, and an unrelated container.
-    pub(super) fn place(instance: &str, workspace: &str) -> Self {
+    pub(super) fn create_foreign(instance: &str, workspace: &str) -> Self {
         let [neighbour, theirs] = [(); 2].map(|()| SystemEntropy.uuid().to_string());
         let ours = labels(instance, workspace);
         let (copy, kept, volume) =
@@ -78,11 +78,11 @@ pub(super) fn run(how: &str, name: &str, labels: &[String]) -> String {
     let labels = labels.iter().map(String::as_str);
     let command = [podman::image(), "sh", "-c", idle];
     let all = [how].into_iter().chain(detach.iter().copied()).chain(options).chain(labels).chain(command);
-    podman_says(all).trim().to_owned()
+    podman_output(all).trim().to_owned()
 }
 
 fn make_volume(name: &str, labels: &[String]) {
-    podman_says(["volume", "create"].into_iter().chain(labels.iter().map(String::as_str)).chain([name]));
+    podman_output(["volume", "create"].into_iter().chain(labels.iter().map(String::as_str)).chain([name]));
     fs::write(directory_of(name).join("treasure"), TREASURE).expect("a volume can be written to");
 }
 

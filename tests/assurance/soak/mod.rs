@@ -9,9 +9,9 @@
 
 mod chaos;
 mod foreign;
-mod people;
 pub(crate) mod storm;
 mod truth;
+mod users;
 
 use std::{
     collections::BTreeMap,
@@ -34,19 +34,19 @@ use crate::{
     Settings,
     report::{self, Section},
     support::{
-        daemon::{Said, Site, until},
-        podman::{self, Cleanup, Service, podman_says},
+        daemon::{CommandOutput, Site, until},
+        podman::{self, Cleanup, Service, podman_output},
         rng::Rng,
     },
 };
-use people::{Being, Person, Tree};
+use users::{Being, Tree, User};
 
 /// Duration of the chaos.
 const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
 /// Number of operators whose commands are recorded, each with workspaces of its own. One more gives commands to a tree
 /// without a record.
-const PEOPLE: usize = 3;
+const USERS: usize = 3;
 /// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
 /// Average interval between two commands, in milliseconds.
@@ -90,7 +90,7 @@ fn pause(rng: &mut Rng, milliseconds: usize) {
 /// Shared by all threads: the log of the run, counters, and the content of work volumes.
 struct Record {
     began: Instant,
-    story: Mutex<Vec<String>>,
+    run_log: Mutex<Vec<String>>,
     counts: Mutex<BTreeMap<String, u64>>,
     /// By workspace id.
     markers: Mutex<BTreeMap<String, String>>,
@@ -103,7 +103,7 @@ impl Record {
     fn new() -> Self {
         Self {
             began: Instant::now(),
-            story: Mutex::default(),
+            run_log: Mutex::default(),
             counts: Mutex::default(),
             markers: Mutex::default(),
             over: AtomicBool::new(false),
@@ -111,9 +111,9 @@ impl Record {
         }
     }
 
-    fn tell(&self, line: impl AsRef<str>) {
+    fn print(&self, line: impl AsRef<str>) {
         let at = self.began.elapsed().as_secs_f64();
-        self.story.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
+        self.run_log.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
     }
 
     fn count(&self, what: impl Into<String>) {
@@ -145,7 +145,7 @@ impl Operator {
     }
 
     /// Runs an `ostler` command with a time limit in seconds; the exit code is 124 when the limit passes.
-    fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> Said {
+    fn ostler<'a>(&self, limit: u32, arguments: impl IntoIterator<Item = &'a str>) -> CommandOutput {
         let mut command = Command::new("timeout");
         command.arg(limit.to_string()).arg(&self.program).args(arguments).stdin(Stdio::null());
         for (name, value) in &self.environment {
@@ -154,7 +154,7 @@ impl Operator {
                 None => command.env_remove(name),
             };
         }
-        Said::of(&command.output().expect("the binary runs"))
+        CommandOutput::of(&command.output().expect("the binary runs"))
     }
 }
 
@@ -193,32 +193,32 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let mut trees = plant(&operator, &mut rng);
     mark_all(&instance, &operator, &record, &mut rng);
     let lead = text(&site.show("t0")["id"]);
-    let foreign = foreign::Foreign::place(&instance, &lead);
-    record.tell("everything is up");
+    let foreign = foreign::Foreign::create_foreign(&instance, &lead);
+    record.print("everything is up");
     section.count("workspaces", rows(&operator, false).len() as u64);
 
     let wounds = thread::scope(|threads| {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
-            let person = Person {
+            let user = User {
                 tree,
                 operator,
                 record,
                 rng,
-                keeps_record: number < PEOPLE,
+                keeps_record: number < USERS,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: true,
                 // On a slow machine every answer may be unclear; without this, nothing could be checked.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || person.live());
+            threads.spawn(move || user.live());
         }
         // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
         let _home = Home(&record.over);
         chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
     });
-    record.tell("the chaos is over");
+    record.print("the chaos is over");
 
     let truth =
         truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
@@ -231,7 +231,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let workspaces: Vec<_> = rows(&operator, true).iter().map(|row| text(&row["id"])).collect();
     site.stop();
     let daemon_log = fs::read_to_string(&log).unwrap_or_default();
-    keep_story("soak", &record, &daemon_log, seed);
+    save_run_log("soak", &record, &daemon_log, seed);
     drop((foreign, site, service));
     drop(sweeper);
     remove_half_made(&workspaces, section);
@@ -250,13 +250,13 @@ impl Drop for Home<'_> {
 
 /// Creates the workspaces and waits until they are up.
 fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
-    let mut trees: Vec<Tree> = (0..=PEOPLE).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
+    let mut trees: Vec<Tree> = (0..=USERS).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
     let mut made = Vec::new();
     let members = trees.iter().flat_map(|tree| {
         tree.members.iter().map(|member| (member, member.parent.map(|at| tree.members[at].name.clone())))
     });
     for (member, parent) in members {
-        give_birth(operator, &member.name, member.being, parent.as_deref(), true);
+        create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
         if member.being != Being::External {
             made.push(member.name.clone());
         }
@@ -265,7 +265,7 @@ fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
         }
     }
     for name in LOSERS {
-        give_birth(operator, name, Being::Plain, None, true);
+        create_workspace(operator, name, Being::Plain, None, true);
         made.push(name.to_owned());
     }
     let crash = ["create", CRASHER, "--no-wait", "--image", podman::image(), "--", "sh", "-c", "exit 3"];
@@ -278,7 +278,7 @@ fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
 }
 
 /// Creates a workspace; returns the command's exit code.
-fn give_birth(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
+fn create_workspace(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
     let mut arguments = vec!["create", name];
     arguments.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
     match being {
@@ -326,7 +326,7 @@ fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng)
 /// Host directories of the work volumes, by workspace.
 fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
     let filter = format!("label=ostler.instance={instance}");
-    let listed = podman_says(["volume", "ls", "--format", "json", "--filter", &filter]);
+    let listed = podman_output(["volume", "ls", "--format", "json", "--filter", &filter]);
     let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls speaks JSON");
     let work = |volume: &Value| {
         let workspace = text(&volume["Labels"]["ostler.workspace"]);
@@ -337,11 +337,11 @@ fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
 }
 
 /// Writes the log of the run next to the report, for debugging.
-fn keep_story(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
-    let story = record.story.lock().expect("nobody panics here").join("\n");
+fn save_run_log(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
+    let run_log = record.run_log.lock().expect("nobody panics here").join("\n");
     let directory = report::directory();
     fs::create_dir_all(&directory).expect("the directory of the report is made");
-    let text = format!("seed {seed}\n{story}\n\nthe daemon's log:\n{daemon_log}");
+    let text = format!("seed {seed}\n{run_log}\n\nthe daemon's log:\n{daemon_log}");
     fs::write(directory.join(format!("{campaign}.log")), text).expect("the story is written");
 }
 
@@ -356,7 +356,7 @@ impl Sweeper {
         let filter = format!("label=ostler.instance={}", self.0);
         let lists =
             [&["ps", "--all", "--quiet"][..], &["volume", "ls", "--quiet"], &["network", "ls", "--quiet"]];
-        let left = lists.iter().map(|list| podman_says(list.iter().copied().chain(["--filter", &filter])));
+        let left = lists.iter().map(|list| podman_output(list.iter().copied().chain(["--filter", &filter])));
         left.flat_map(|left| left.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 }
@@ -375,12 +375,12 @@ impl Drop for Sweeper {
 
 /// Removes what a service killed in the middle of a request left in the storage alone.
 fn remove_half_made(workspaces: &[String], section: &mut Section) {
-    let listed = podman_says(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
+    let listed = podman_output(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
     for line in listed.lines() {
         let Some((id, name)) = line.split_once(' ') else { continue };
         if workspaces.iter().any(|workspace| name.contains(workspace)) {
             section.count("containers that only the storage knew, removed", 1);
-            podman_says(["rm", "--force", id]);
+            podman_output(["rm", "--force", id]);
         }
     }
 }

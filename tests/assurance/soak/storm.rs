@@ -13,18 +13,17 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Home, Operator, Record, Sweeper, mark_all, pause,
-    people::{Being, Person, Tree},
-    rows, seed_of, text,
+    Home, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
     truth::Truth,
     until_up,
+    users::{Being, Tree, User},
 };
 use crate::{
     Settings,
     report::Section,
     support::{
         daemon::Site,
-        podman::{Service, podman_says},
+        podman::{Service, podman_output},
         rng::Rng,
     },
 };
@@ -32,19 +31,19 @@ use crate::{
 const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
 /// Average life of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
-const LIFE: usize = 1_500;
+const MEAN_UPTIME: usize = 1_500;
 /// Every other daemon gives up to so many answers first; on a slow machine no command would be answered otherwise.
 const ANSWERS: usize = 8;
 /// Time limit for those answers; the daemon is killed then.
-const LONGEST_LIFE: Duration = Duration::from_secs(20);
+const MAX_UPTIME: Duration = Duration::from_secs(20);
 /// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 120;
 /// Trees of a parent and its child, so that stops and starts affect another workspace.
 const TREES: usize = 3;
 /// Time limit for finishing what was begun: two periods of the slowest pass concerned.
 const PATIENCE: Duration = Duration::from_mins(2);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 fn configuration() -> String {
     let first = 32_000 + std::process::id() % 14 * 50;
@@ -76,7 +75,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
-            let person = Person {
+            let user = User {
                 tree,
                 operator,
                 record,
@@ -87,7 +86,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 // The others converge without further commands.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || person.live());
+            threads.spawn(move || user.live());
         }
         let _home = Home(&record.over);
         let refused = kill_again_and_again(&mut site, &record, &mut rng, kills);
@@ -104,7 +103,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         match restless(&site, &operator) {
             None => break None,
             Some(restless) if began.elapsed() > PATIENCE => break Some(restless),
-            Some(_) => thread::sleep(LOOK_EVERY),
+            Some(_) => thread::sleep(CHECK_INTERVAL),
         }
     };
     section.count("seconds from the last kill until nothing was left to do", began.elapsed().as_secs());
@@ -116,7 +115,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         section.count(what, count);
     }
     site.stop();
-    super::keep_story("storm", &record, &site.log(), seed);
+    super::save_run_log("storm", &record, &site.log(), seed);
     drop((site, service));
     drop(sweeper);
     let left = Sweeper(instance).left();
@@ -134,7 +133,7 @@ fn plant(operator: &Operator) -> Vec<Tree> {
     for tree in &mut trees {
         for member in &tree.members {
             let parent = member.parent.map(|at| tree.members[at].name.clone());
-            super::give_birth(operator, &member.name, member.being, parent.as_deref(), true);
+            super::create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
             made.push(member.name.clone());
         }
         tree.forget_nothing();
@@ -150,12 +149,12 @@ fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: 
         let answers = if rng.one_in(2) { 1 + rng.below(ANSWERS) } else { 0 };
         let enough = record.answered.load(Ordering::Acquire) + answers;
         let begun = Instant::now();
-        while record.answered.load(Ordering::Acquire) < enough && begun.elapsed() < LONGEST_LIFE {
-            thread::sleep(LOOK_FOR_ANSWERS);
+        while record.answered.load(Ordering::Acquire) < enough && begun.elapsed() < MAX_UPTIME {
+            thread::sleep(ANSWER_CHECK_INTERVAL);
         }
-        pause(rng, LIFE);
+        pause(rng, MEAN_UPTIME);
         site.kill();
-        record.tell(format!("kill {kill} of the daemon"));
+        record.print(format!("kill {kill} of the daemon"));
         if let Err(said) = site.try_serve() {
             refused.push(said);
             site.serve();
@@ -172,7 +171,7 @@ fn restless(site: &Site, operator: &Operator) -> Option<String> {
         return Some("no rows are shown".into());
     }
     let filter = format!("label=ostler.instance={}", site.instance());
-    let listed = podman_says(["ps", "--no-trunc", "--format", "{{.ID}}", "--filter", &filter]);
+    let listed = podman_output(["ps", "--no-trunc", "--format", "{{.ID}}", "--filter", &filter]);
     let running: Vec<_> = listed.lines().collect();
     let mut expected = 0;
     for row in &rows {

@@ -16,19 +16,20 @@ use super::{
     CRASHER, LOSERS, MARKER, Operator, Record,
     chaos::Wounds,
     foreign::Foreign,
-    people::{Being, Told, Tree},
-    rows, text, work_volumes,
+    rows, text,
+    users::{Being, KnownState, Tree},
+    work_volumes,
 };
 use crate::{
     report::Section,
     support::{
         daemon::{Site, until},
-        podman::{has_ended, podman_says},
+        podman::{has_ended, podman_output},
     },
 };
 
 const TOKEN_CHARS: usize = 43;
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The invariants, in the order of the report's table.
 const ONE_RUNS: &str = "what should run runs once, in its row's container";
@@ -38,7 +39,7 @@ const WORK: &str = "a live workspace has its work volume, with what lay in it";
 const TRASH: &str = "what was removed lies in the trash, stopped, with its work";
 const KNOWN: &str = "a row or the trash knows everything of ours";
 const AT_REST: &str = "no status is impossible or on its way";
-const TOLD: &str = "what a person was told is so";
+const SHOWN_IN_FULL: &str = "what a person was told is so";
 const HISTORY: &str = "events have no gap, make legal moves, and end in the status";
 const NO_PANIC: &str = "the daemon never panicked";
 const FOREIGN: &str = "foreign things are as they were";
@@ -47,8 +48,21 @@ const PARKED: &str = "what nothing keeps up is parked";
 const BACK: &str = "a removal can be taken back";
 const CONVERGED: &str = "when the chaos ends, it converges";
 const PROMISES: [&str; 15] = [
-    CONVERGED, ONE_RUNS, NONE_RUNS, ONE_TOKEN, WORK, TRASH, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC, FOREIGN,
-    LOST, PARKED, BACK,
+    CONVERGED,
+    ONE_RUNS,
+    NONE_RUNS,
+    ONE_TOKEN,
+    WORK,
+    TRASH,
+    KNOWN,
+    AT_REST,
+    SHOWN_IN_FULL,
+    HISTORY,
+    NO_PANIC,
+    FOREIGN,
+    LOST,
+    PARKED,
+    BACK,
 ];
 
 /// How often each invariant was checked, and how often it did not hold.
@@ -84,7 +98,7 @@ impl Checks<'_> {
 }
 
 /// Invariants that must hold without intervention; every run has something to check for them.
-const BY_ITSELF: [&str; 6] = [WORK, KNOWN, AT_REST, TOLD, HISTORY, NO_PANIC];
+const BY_ITSELF: [&str; 6] = [WORK, KNOWN, AT_REST, SHOWN_IN_FULL, HISTORY, NO_PANIC];
 
 /// A container of ours, as Podman reports it.
 struct Container {
@@ -118,29 +132,29 @@ impl Truth<'_> {
         for broken in &self.wounds.broken {
             checks.that(CONVERGED, false, || broken.clone());
         }
-        self.look(&mut checks);
-        self.look_at_parked(&mut checks);
-        self.look_at_history(&mut checks);
+        self.check_all(&mut checks);
+        self.check_parked(&mut checks);
+        self.check_history(&mut checks);
         for touched in foreign.touched() {
             checks.that(FOREIGN, false, || touched);
         }
         checks.of.entry(FOREIGN).or_default().0 += foreign.len() as u64;
-        self.look_at_lost_work(&mut checks);
-        self.take_back(&mut checks);
-        self.look_at_log(&mut checks);
+        self.check_lost_work(&mut checks);
+        self.restore(&mut checks);
+        self.check_log(&mut checks);
         checks.report(&PROMISES);
     }
 
     /// Checks everything without intervention, for a site that has come to rest by itself.
     pub(super) fn find_out_as_it_is(&self, section: &mut Section) {
         let mut checks = Checks { section, of: BTreeMap::new() };
-        self.look(&mut checks);
-        self.look_at_history(&mut checks);
-        self.look_at_log(&mut checks);
+        self.check_all(&mut checks);
+        self.check_history(&mut checks);
+        self.check_log(&mut checks);
         checks.report(&BY_ITSELF);
     }
 
-    fn look_at_log(&self, checks: &mut Checks<'_>) {
+    fn check_log(&self, checks: &mut Checks<'_>) {
         let log = self.site.log();
         checks.that(NO_PANIC, !log.contains("panicked"), || {
             log.lines().filter(|line| line.contains("panicked")).collect::<Vec<_>>().join("\n")
@@ -171,7 +185,7 @@ impl Truth<'_> {
             quiet = if calm { quiet + 1 } else { 0 };
             // Some actions need two snapshots.
             if quiet == 2 {
-                self.record.tell("nothing is left to do");
+                self.record.print("nothing is left to do");
                 return Ok(());
             }
             if began.elapsed() > patience {
@@ -185,19 +199,20 @@ impl Truth<'_> {
                 ));
             }
             if quiet == 0 {
-                std::thread::sleep(LOOK_EVERY);
+                std::thread::sleep(CHECK_INTERVAL);
             }
         }
     }
 
     /// Approves what a pass holds, as an operator does after review.
     fn approve(&self, pass: &str) {
-        let shown = self.operator.ostler(60, ["sweep", "show", pass, "--json"]);
-        let shown: Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
-        let Some(plan) = shown["held"]["id"].as_str() else { return };
+        let effective = self.operator.ostler(60, ["sweep", "show", pass, "--json"]);
+        let effective: Value = serde_json::from_str(&effective.stdout).unwrap_or_default();
+        let Some(plan) = effective["held"]["id"].as_str() else { return };
         if self.operator.ostler(60, ["sweep", "approve", pass, plan]).code == 0 {
             self.record.count(format!("held plans of {pass}, approved"));
-            self.record.tell(format!("a person approves plan {plan} of {pass}: {}", shown["held"]["reason"]));
+            self.record
+                .print(format!("a person approves plan {plan} of {pass}: {}", effective["held"]["reason"]));
         }
     }
 
@@ -209,7 +224,7 @@ impl Truth<'_> {
             if runs && wiped.is_some_and(|incarnation| row["incarnation"].as_u64() <= Some(*incarnation)) {
                 self.operator.ostler(60, ["restart", &text(&row["name"])]);
                 self.record.count("restarted by a person, because the token file was wiped");
-                self.record.tell(format!("a person restarts {}, whose token file was wiped", row["name"]));
+                self.record.print(format!("a person restarts {}, whose token file was wiped", row["name"]));
             }
         }
     }
@@ -220,7 +235,7 @@ impl Truth<'_> {
 
     fn containers(&self) -> Vec<Container> {
         let filter = format!("label=ostler.instance={}", self.site.instance());
-        let listed = podman_says(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
+        let listed = podman_output(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
         let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps speaks JSON");
         let container = |container: &Value| Container {
             id: text(&container["Id"]),
@@ -238,7 +253,7 @@ impl Truth<'_> {
     }
 
     /// Compares rows with containers, volumes, trash, tokens and the operators' records.
-    fn look(&self, checks: &mut Checks<'_>) {
+    fn check_all(&self, checks: &mut Checks<'_>) {
         let containers = self.containers();
         let live = rows(self.operator, false);
         let removed: Vec<_> =
@@ -247,22 +262,22 @@ impl Truth<'_> {
         let volumes = work_volumes(&self.site.instance());
         let digests = self.live_digests();
         for row in &live {
-            self.look_at_row(checks, row, &containers, &digests);
+            self.check_row(checks, row, &containers, &digests);
             let id = text(&row["id"]);
             let is_loser = LOSERS.iter().any(|loser| row["name"] == *loser);
             if row["external"] != true && !is_loser {
-                self.look_at_work(checks, WORK, &id, row, &volumes);
+                self.check_work(checks, WORK, &id, row, &volumes);
             }
         }
         for row in removed.iter().filter(|row| row["external"] != true) {
-            self.look_at_removed(checks, row, &containers, &trash, &volumes);
+            self.check_removed(checks, row, &containers, &trash, &volumes);
         }
-        self.look_at_things(checks, &containers, &live, &trash);
+        self.check_trash(checks, &containers, &live, &trash);
         let removed: BTreeSet<_> = removed.iter().map(|row| text(&row["name"])).collect();
-        self.look_at_memories(checks, &live, &removed);
+        self.check_answers(checks, &live, &removed);
     }
 
-    fn look_at_row(
+    fn check_row(
         &self,
         checks: &mut Checks<'_>,
         row: &Value,
@@ -318,7 +333,7 @@ impl Truth<'_> {
         }
     }
 
-    fn look_at_work(
+    fn check_work(
         &self,
         checks: &mut Checks<'_>,
         promise: &'static str,
@@ -336,7 +351,7 @@ impl Truth<'_> {
         });
     }
 
-    fn look_at_removed(
+    fn check_removed(
         &self,
         checks: &mut Checks<'_>,
         row: &Value,
@@ -345,7 +360,7 @@ impl Truth<'_> {
         volumes: &BTreeMap<String, std::path::PathBuf>,
     ) {
         let id = text(&row["id"]);
-        self.look_at_work(checks, TRASH, &id, row, volumes);
+        self.check_work(checks, TRASH, &id, row, volumes);
         let loose = |container: &&Container| {
             container.workspace == id
                 && (container.runs || !container.name.starts_with("ostler-trash-"))
@@ -361,7 +376,7 @@ impl Truth<'_> {
         }
     }
 
-    fn look_at_things(
+    fn check_trash(
         &self,
         checks: &mut Checks<'_>,
         containers: &[Container],
@@ -383,7 +398,7 @@ impl Truth<'_> {
         }
         let instance = self.site.instance();
         let filter = format!("label=ostler.instance={instance}");
-        let volumes = podman_says(["volume", "ls", "--quiet", "--filter", &filter]);
+        let volumes = podman_output(["volume", "ls", "--quiet", "--filter", &filter]);
         let sentinel = format!("ostler-{instance}");
         for volume in volumes.lines().filter(|volume| volume.starts_with("ostler-") && **volume != sentinel) {
             let of_live = ids.iter().any(|id| volume.contains(id.as_str()));
@@ -395,38 +410,38 @@ impl Truth<'_> {
     }
 
     /// Compares the answers to the operators with the current state.
-    fn look_at_memories(&self, checks: &mut Checks<'_>, live: &[Value], removed: &BTreeSet<String>) {
+    fn check_answers(&self, checks: &mut Checks<'_>, live: &[Value], removed: &BTreeSet<String>) {
         for member in self.trees.iter().flat_map(|tree| &tree.members) {
             let row = live.iter().find(|row| row["name"] == member.name.as_str());
             let status = row.and_then(|row| row["status"].as_str()).unwrap_or("not there");
             let parked = row.is_some_and(|row| row["failure"] == "parked");
-            let so = match member.told {
-                Told::Unclear => {
+            let so = match member.known_state {
+                KnownState::Unclear => {
                     self.record.count("workspaces of which nothing clear was told in the end");
                     continue;
                 }
-                Told::Up if member.being == Being::External => status == "awaiting_agent",
+                KnownState::Up if member.being == Being::External => status == "awaiting_agent",
                 // Parked after too many exits, which no answer to the operator reports.
-                Told::Up => matches!(status, "online" | "degraded") || parked,
-                Told::Asleep => status == "hibernated",
-                Told::Stopped(_) => status == "paused",
-                Told::Removed => row.is_none() && removed.contains(&member.name),
+                KnownState::Up => matches!(status, "online" | "degraded") || parked,
+                KnownState::Hibernated => status == "hibernated",
+                KnownState::Stopped(_) => status == "paused",
+                KnownState::Removed => row.is_none() && removed.contains(&member.name),
             };
-            if parked && member.told == Told::Up {
+            if parked && member.known_state == KnownState::Up {
                 self.record.count("workspaces that ended too often and are parked");
             }
-            checks.that(TOLD, so, || {
+            checks.that(SHOWN_IN_FULL, so, || {
                 format!(
                     "{} was told to be {:?}, and is {status}\n{}",
                     member.name,
-                    member.told,
+                    member.known_state,
                     self.why(&member.name)
                 )
             });
         }
     }
 
-    fn look_at_parked(&self, checks: &mut Checks<'_>) {
+    fn check_parked(&self, checks: &mut Checks<'_>) {
         let live = rows(self.operator, false);
         let crasher = live.iter().find(|row| row["name"] == CRASHER);
         checks
@@ -454,7 +469,7 @@ impl Truth<'_> {
     }
 
     /// Events: one sequence without gaps, and for each workspace legal transitions that end in its row's status.
-    fn look_at_history(&self, checks: &mut Checks<'_>) {
+    fn check_history(&self, checks: &mut Checks<'_>) {
         let database = self.database();
         let (count, first, last): (i64, i64, i64) = database
             .query_row("SELECT count(*), min(sequence), max(sequence) FROM events", [], |row| {
@@ -497,15 +512,15 @@ impl Truth<'_> {
             .expect("the query runs");
         for (name, status, failure) in rows.map(|row| row.expect("the columns are known")) {
             let is = Status::parse(&status, failure.as_deref());
-            let told = now.get(&name).copied().unwrap_or_default();
-            checks.that(HISTORY, is.is_some_and(|is| told.contains(&is)), || {
-                format!("{name} is {status}, and its last event says {told:?}")
+            let known_state = now.get(&name).copied().unwrap_or_default();
+            checks.that(HISTORY, is.is_some_and(|is| known_state.contains(&is)), || {
+                format!("{name} is {status}, and its last event says {known_state:?}")
             });
         }
     }
 
     /// Workspaces whose work volume is lost wait for an operator, and start again only then.
-    fn look_at_lost_work(&self, checks: &mut Checks<'_>) {
+    fn check_lost_work(&self, checks: &mut Checks<'_>) {
         for name in &self.wounds.lost {
             let row = self.site.show(name);
             let waits =
@@ -521,7 +536,7 @@ impl Truth<'_> {
     }
 
     /// Restores a removed workspace and checks that it works with its data.
-    fn take_back(&self, checks: &mut Checks<'_>) {
+    fn restore(&self, checks: &mut Checks<'_>) {
         let live: BTreeMap<_, _> =
             rows(self.operator, false).into_iter().map(|row| (text(&row["id"]), row)).collect();
         let up = |id: &str| live.get(id).is_some_and(|row| row["status"] == "online");
@@ -537,7 +552,7 @@ impl Truth<'_> {
             checks.that(BACK, back.code == 0 && started.code == 0, || {
                 format!("{back:?}\n{started:?}\n{}", self.why(&name))
             });
-            self.look_at_work(checks, BACK, &id, &row, &work_volumes(&self.site.instance()));
+            self.check_work(checks, BACK, &id, &row, &work_volumes(&self.site.instance()));
             brought += 1;
         }
         if brought == 0 {

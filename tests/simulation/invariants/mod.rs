@@ -23,10 +23,10 @@ use ostler::{
         workspace::{Kind, Workspace},
     },
     engine::fake::{Call, FakeContainer, State},
-    store::Bearer,
+    store::TokenSubject,
 };
 
-use super::house::{House, at_once};
+use super::installation::{Installation, now_or_panic};
 
 pub(crate) use rest::at_rest;
 pub(crate) use rules::{Broken, Coverage, Rule};
@@ -37,7 +37,7 @@ pub(crate) struct Witness {
     last_event: i64,
     calls_seen: usize,
     /// Each workspace's status according to the events alone.
-    told: BTreeMap<WorkspaceId, Status>,
+    event_status: BTreeMap<WorkspaceId, Status>,
     foreign: BTreeMap<ContainerId, (String, ContainerState, u32)>,
     /// Workspaces whose config volume a test emptied: their agents have no token file until they are restarted.
     pub(crate) wiped: BTreeSet<WorkspaceId>,
@@ -46,7 +46,7 @@ pub(crate) struct Witness {
     /// Whether every plan that the breaker holds is approved. The breaker then limits nothing.
     pub(crate) approving: bool,
     /// Workspaces whose containers a user started directly at the engine.
-    pub(crate) hands: BTreeSet<WorkspaceId>,
+    pub(crate) started_by_hand: BTreeSet<WorkspaceId>,
     /// Whether engine calls may arrive late. Containers may then start at any time.
     pub(crate) late_starts: bool,
     /// Awake time since which ostler has received heartbeats without interruption. A start or a clock jump resets it.
@@ -58,7 +58,7 @@ pub(crate) struct Witness {
     /// Passes that were running at the last clock jump: their decisions date from before it.
     pub(crate) across_jump: BTreeSet<&'static str>,
     /// Purges that an operator ordered.
-    pub(crate) may_go: Vec<MayGo>,
+    pub(crate) purge_orders: Vec<PurgeOrder>,
     /// Workspaces with a purge order, and the check at which it was last seen.
     purged: BTreeMap<WorkspaceId, usize>,
     /// Workspaces for which an operator allowed an empty work volume in place of a lost one.
@@ -88,16 +88,16 @@ pub(crate) struct Witness {
 
 /// An operator's order to delete contents of the trash for good.
 #[derive(Clone)]
-pub(crate) struct MayGo {
+pub(crate) struct PurgeOrder {
     /// The root of the tree, where the order was for a whole tree.
     pub(crate) tree: Option<WorkspaceId>,
     /// Workspaces concerned: all that were in the tree at any time before the answer, wherever they are now.
-    pub(crate) whom: BTreeSet<WorkspaceId>,
+    pub(crate) targets: BTreeSet<WorkspaceId>,
     /// The check by which the order had been answered.
     pub(crate) answered: Option<usize>,
 }
 
-impl MayGo {
+impl PurgeOrder {
     /// Adds the workspaces that are in the tree now: the order may be carried out on them.
     pub(crate) fn note_tree(&mut self, rows: &[Workspace]) {
         let Some(root) = self.tree else { return };
@@ -105,35 +105,35 @@ impl MayGo {
         let is_in = |row: &&Workspace| {
             std::iter::successors(Some(*row), |row| above(row)).take(32).any(|row| row.id == root)
         };
-        self.whom.extend(rows.iter().filter(is_in).map(|row| row.id));
+        self.targets.extend(rows.iter().filter(is_in).map(|row| row.id));
     }
 }
 
 impl Witness {
     /// Starts observing an installation.
-    pub(crate) fn of(house: &House) -> Self {
-        Self { foreign: foreign(house), ..Self::default() }
+    pub(crate) fn of(installation: &Installation) -> Self {
+        Self { foreign: foreign(installation), ..Self::default() }
     }
 
     /// Checks everything that must hold after every step. Rules whose inputs (disk, engine) did not change are
     /// skipped.
-    pub(crate) fn check(&mut self, house: &House) -> Result<(), Broken> {
+    pub(crate) fn check(&mut self, installation: &Installation) -> Result<(), Broken> {
         self.looks += 1;
-        let now = (house.disk.changes(), house.world.state().changes);
+        let now = (installation.disk.changes(), installation.world.state().changes);
         let (disk, engine) = self.seen.map_or((true, true), |seen| (seen.0 != now.0, seen.1 != now.1));
         self.seen = Some(now);
         if engine {
             self.coverage.count(Rule::ForeignIsUntouched, self.foreign.len());
-            self.foreign_containers_are_untouched(house)?;
+            self.foreign_containers_are_untouched(installation)?;
         }
         if disk {
-            self.the_tables_agree(house)?;
+            self.the_tables_agree(installation)?;
         }
         if disk || engine {
             let (rows, trash) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.trash));
             let held = self
-                .no_volume_of_a_live_workspace_goes(house, &rows, &trash)
-                .and_then(|()| self.who_is_online_holds_a_live_token(house, &rows));
+                .no_volume_of_a_live_workspace_goes(installation, &rows, &trash)
+                .and_then(|()| self.who_is_online_holds_a_live_token(installation, &rows));
             (self.rows, self.trash) = (rows, trash);
             held?;
         }
@@ -142,29 +142,30 @@ impl Witness {
 
     /// Whether a workspace was removed, or did not exist, at the last check.
     pub(crate) fn is_removed(&self, id: WorkspaceId) -> bool {
-        self.told.get(&id).is_none_or(|status| *status == Status::Removed)
+        self.event_status.get(&id).is_none_or(|status| *status == Status::Removed)
     }
 
     /// Checks, and counts, what must hold once all faults have stopped.
-    pub(crate) fn at_rest(&mut self, house: &House) -> Result<(), Broken> {
+    pub(crate) fn at_rest(&mut self, installation: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        rest::at_rest_but(house, &self.robbed)
+        rest::at_rest_but(installation, &self.robbed)
     }
 
     /// Checks that depend on the tables alone, after a change of them.
-    fn the_tables_agree(&mut self, house: &House) -> Result<(), Broken> {
+    fn the_tables_agree(&mut self, installation: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
-        if !at_once(house.eye.memory_is_true()).expect("the store answers") {
+        if !now_or_panic(installation.eye.memory_is_true()).expect("the store answers") {
             return Err(Rule::MemoryIsTrue.broken("what is kept in memory is not what the tables say"));
         }
-        let events = at_once(house.eye.events_after(self.last_event, 10_000)).expect("the store answers");
-        let before = std::mem::replace(&mut self.rows, house.rows());
-        self.one_holder(house, &before)?;
+        let events =
+            now_or_panic(installation.eye.events_after(self.last_event, 10_000)).expect("the store answers");
+        let before = std::mem::replace(&mut self.rows, installation.rows());
+        self.one_token_owner(installation, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
-        self.trash = at_once(house.eye.trash()).expect("the store answers");
+        self.trash = now_or_panic(installation.eye.trash()).expect("the store answers");
         if self.is_told && self.rows.iter().any(|row| row.status == Status::Removed) {
-            let purges = at_once(house.eye.purges_ordered()).expect("the store answers");
+            let purges = now_or_panic(installation.eye.purges_ordered()).expect("the store answers");
             self.purged.extend(purges.iter().map(|row| (row.id, self.looks)));
         }
         if events.is_empty() {
@@ -172,31 +173,31 @@ impl Witness {
         }
         self.sequence_is_whole(&events)?;
         let rows = std::mem::take(&mut self.rows);
-        let held = self.the_events_agree(house, &events, &rows);
+        let held = self.the_events_agree(installation, &events, &rows);
         self.rows = rows;
         held
     }
 
     fn the_events_agree(
         &mut self,
-        house: &House,
+        installation: &Installation,
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         self.every_change_is_told_and_legal(events, rows)?;
-        self.trees_come_back(rows)?;
-        self.who_is_asleep_does_not_run(house, events, rows)?;
+        self.trees_are_restored(rows)?;
+        self.who_is_asleep_does_not_run(installation, events, rows)?;
         for event in events {
-            self.deaths_are_real(house, rows, event)?;
-            self.deleted_is_gone(house, event)?;
-            self.no_holder_loses_its_token(house, rows, event)?;
-            self.nobody_is_blamed(house, event)?;
+            self.deaths_are_real(installation, rows, event)?;
+            self.deleted_stays_deleted(installation, event)?;
+            self.no_owner_loses_its_token(installation, rows, event)?;
+            self.liveness_windows_hold(installation, event)?;
             self.reboots_are_free(event)?;
             if !self.approving {
-                self.the_breaker_held(house, event)?;
+                self.the_breaker_held(installation, event)?;
             }
         }
-        self.one_live_token(house, events, rows)
+        self.one_live_token(installation, events, rows)
     }
 
     fn sequence_is_whole(&mut self, events: &[Event]) -> Result<(), Broken> {
@@ -216,13 +217,13 @@ impl Witness {
     /// one of [`MOVES`]. Only an undelete brings a removed workspace back.
     fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
         for event in events {
-            let (Some(id), Some(to)) = (event.workspace_id, status_told(event)) else { continue };
+            let (Some(id), Some(to)) = (event.workspace_id, reported_status_of(event)) else { continue };
             self.reached.insert(to);
             self.been.entry(id).or_default().push((self.looks, to));
-            if let Some(from) = self.told.insert(id, to) {
+            if let Some(from) = self.event_status.insert(id, to) {
                 self.coverage.count(Rule::ChangesAreLegal, 1);
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
-                    *target == to && tells_of(event, *cause) && sources.contains(&from)
+                    *target == to && reports(event, *cause) && sources.contains(&from)
                 };
                 if !MOVES.iter().any(allowed) {
                     let how = format!("{id} moved from {from} to {to}, which nothing allows: {event:?}");
@@ -240,11 +241,11 @@ impl Witness {
             }
         }
         for row in rows {
-            self.coverage.count(Rule::ChangesAreTold, 1);
-            if self.told.get(&row.id) != Some(&row.status) {
-                let told = self.told.get(&row.id);
-                let how = format!("{} is {}, and the events say {told:?}", row.name, row.status);
-                return Err(Rule::ChangesAreTold.broken(how));
+            self.coverage.count(Rule::ChangesAreReported, 1);
+            if self.event_status.get(&row.id) != Some(&row.status) {
+                let event_status = self.event_status.get(&row.id);
+                let how = format!("{} is {}, and the events say {event_status:?}", row.name, row.status);
+                return Err(Rule::ChangesAreReported.broken(how));
             }
         }
         Ok(())
@@ -252,13 +253,13 @@ impl Witness {
 
     /// Promise 1: what `rm --cascade` removed together comes back together. No descendant stays removed, subject to
     /// the trash's retention, after its owner was undeleted.
-    fn trees_come_back(&mut self, rows: &[Workspace]) -> Result<(), Broken> {
+    fn trees_are_restored(&mut self, rows: &[Workspace]) -> Result<(), Broken> {
         for row in rows {
             let Some(with) = row.removed_with else { continue };
-            self.coverage.count(Rule::TreesComeBack, 1);
+            self.coverage.count(Rule::TreesAreRestored, 1);
             if row.status != Status::Removed {
                 let how = format!("{} is {} and says with whom it was removed", row.name, row.status);
-                return Err(Rule::TreesComeBack.broken(how));
+                return Err(Rule::TreesAreRestored.broken(how));
             }
             if let Some(back) = rows.iter().find(|other| other.id == with && other.status != Status::Removed)
             {
@@ -266,7 +267,7 @@ impl Witness {
                     "{} was removed along with {}, which is back: {}",
                     row.name, back.name, back.status
                 );
-                return Err(Rule::TreesComeBack.broken(how));
+                return Err(Rule::TreesAreRestored.broken(how));
             }
         }
         Ok(())
@@ -275,25 +276,26 @@ impl Witness {
     /// Whether a workspace had that status at any time from that check on.
     pub(crate) fn was(&self, id: WorkspaceId, status: &str, since: usize) -> bool {
         let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
-        let before = been.iter().rev().find(|(look, _)| *look < since);
-        let from_then = been.iter().filter(|(look, _)| *look >= since);
+        let before = been.iter().rev().find(|(snapshot, _)| *snapshot < since);
+        let from_then = been.iter().filter(|(snapshot, _)| *snapshot >= since);
         before.into_iter().chain(from_then).any(|(_, was)| was.as_str() == status)
     }
 
     /// Promise 3: when a workspace is reported hibernated, none of its containers runs.
     fn who_is_asleep_does_not_run(
         &mut self,
-        house: &House,
+        installation: &Installation,
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         for event in events.iter().filter(|event| event.event_type == "WORKSPACE_HIBERNATED") {
             let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
-            let Some(row) = row.filter(|row| !self.late_starts && !self.hands.contains(&row.id)) else {
+            let Some(row) = row.filter(|row| !self.late_starts && !self.started_by_hand.contains(&row.id))
+            else {
                 continue;
             };
             self.coverage.count(Rule::SleepersDoNotRun, 1);
-            let state = house.world.state();
+            let state = installation.world.state();
             if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
                 let how = format!("{} is said to sleep, and a container of it runs", row.name);
                 return Err(Rule::SleepersDoNotRun.broken(how));
@@ -306,7 +308,7 @@ impl Witness {
     /// except while it is being restored.
     fn no_volume_of_a_live_workspace_goes(
         &mut self,
-        house: &House,
+        installation: &Installation,
         rows: &[Workspace],
         trash: &[TrashEntry],
     ) -> Result<(), Broken> {
@@ -314,7 +316,7 @@ impl Witness {
         let live = |name: &str| {
             rows.iter().find(|row| row.status != Status::Removed && name.contains(&row.id.to_string()))
         };
-        let state = house.world.state();
+        let state = installation.world.state();
         for call in &state.log[self.calls_seen..] {
             if call.method != "delete_volume" {
                 continue;
@@ -325,7 +327,8 @@ impl Witness {
             }
             self.coverage.count(Rule::DeletionIsOrdered, 1);
             let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
-            if let Some(row) = of.filter(|row| self.is_told && !self.may_go(row.id) && !self.approving) {
+            if let Some(row) = of.filter(|row| self.is_told && !self.purge_orders(row.id) && !self.approving)
+            {
                 let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
                 return Err(Rule::DeletionIsOrdered.broken(how));
             }
@@ -333,7 +336,7 @@ impl Witness {
         self.calls_seen = state.log.len();
         for entry in trash.iter().filter(|entry| entry.state != TrashState::Restoring) {
             if let Some((volume, row)) =
-                entry.things.volumes.iter().find_map(|name| live(name).map(|row| (name, row)))
+                entry.contents.volumes.iter().find_map(|name| live(name).map(|row| (name, row)))
             {
                 let (state, status) = (entry.state.as_str(), row.status);
                 return Err(
@@ -366,18 +369,18 @@ impl Witness {
 
     /// Whether an operator ordered the purge of a workspace, or of one that was above it at that time, and the
     /// workspace was not undeleted after the order was answered or carried out.
-    fn may_go(&self, id: WorkspaceId) -> bool {
+    fn purge_orders(&self, id: WorkspaceId) -> bool {
         let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
         let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
         let purged = self.purged.get(&id).copied();
-        let holds = |said: &MayGo| {
+        let holds = |said: &PurgeOrder| {
             // An unanswered order may have been carried out before or after an undelete; the row's purge order
             // decides.
             let until = said.answered.or(purged.filter(|_| said.tree.is_some()));
             until.is_none_or(|until| undeleted.is_none_or(|undeleted| undeleted <= until))
         };
-        self.may_go.iter().any(|said| said.whom.contains(&id) && holds(said))
+        self.purge_orders.iter().any(|said| said.targets.contains(&id) && holds(said))
     }
 
     /// The rows at the last check.
@@ -392,8 +395,8 @@ impl Witness {
     }
 
     /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
-    fn foreign_containers_are_untouched(&self, house: &House) -> Result<(), Broken> {
-        let now = foreign(house);
+    fn foreign_containers_are_untouched(&self, installation: &Installation) -> Result<(), Broken> {
+        let now = foreign(installation);
         if now == self.foreign {
             Ok(())
         } else {
@@ -404,15 +407,19 @@ impl Witness {
 
     /// Promise 2, from the token owner's side: while a row is online, the process in its container holds a token that
     /// is valid for it.
-    fn who_is_online_holds_a_live_token(&mut self, house: &House, rows: &[Workspace]) -> Result<(), Broken> {
+    fn who_is_online_holds_a_live_token(
+        &mut self,
+        installation: &Installation,
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
         let rule = Rule::OnlineHoldsToken;
         for row in rows.iter().filter(|row| row.status == Status::Online) {
-            let Some(container) = running_container_of_row(house, row) else { continue };
+            let Some(container) = running_container_of_row(installation, row) else { continue };
             if self.wiped.contains(&row.id) {
                 continue;
             }
             self.coverage.count(rule, 1);
-            if !is_live(house, row, container.held_token.as_deref()) {
+            if !is_live(installation, row, container.held_token.as_deref()) {
                 return Err(rule.broken(format!(
                     "{} is online in incarnation {}, and its process holds no live token: {}",
                     row.name,
@@ -426,16 +433,16 @@ impl Witness {
 
     /// Promise 2, no holder of a live container loses its token to a sweep: a sweep never revokes the token of the
     /// current incarnation while its container exists.
-    fn no_holder_loses_its_token(
+    fn no_owner_loses_its_token(
         &mut self,
-        house: &House,
+        installation: &Installation,
         rows: &[Workspace],
         event: &Event,
     ) -> Result<(), Broken> {
         if event.event_type != "TOKENS_REVOKED" {
             return Ok(());
         }
-        let rule = Rule::HoldersKeepTokens;
+        let rule = Rule::OwnersKeepTokens;
         self.coverage.count(rule, 1);
         let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
         let row = row.ok_or_else(|| rule.broken("tokens of nobody were revoked"))?;
@@ -445,7 +452,7 @@ impl Witness {
         let current = event.payload["incarnations"].as_array().into_iter().flatten();
         let current =
             current.filter_map(serde_json::Value::as_u64).any(|n| n == u64::from(row.incarnation.0));
-        let state = house.world.state();
+        let state = installation.world.state();
         if current && row.container.as_ref().is_some_and(|id| state.containers.contains_key(id)) {
             return Err(rule.broken(format!(
                 "the token of {}, incarnation {}, was revoked while its container is there",
@@ -456,14 +463,19 @@ impl Witness {
     }
 
     /// Lesson from the field: healthy containers were restarted because an engine error was read as "not running".
-    fn deaths_are_real(&mut self, house: &House, rows: &[Workspace], event: &Event) -> Result<(), Broken> {
+    fn deaths_are_real(
+        &mut self,
+        installation: &Installation,
+        rows: &[Workspace],
+        event: &Event,
+    ) -> Result<(), Broken> {
         if event.event_type != "WORKSPACE_OFFLINE" {
             return Ok(());
         }
         let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
         let Some(row) = row.filter(|row| row.status == Status::Offline) else { return Ok(()) };
         self.coverage.count(Rule::DeathsAreReal, 1);
-        let state = house.world.state();
+        let state = installation.world.state();
         let Some((id, container)) = row.container.as_ref().and_then(|id| state.containers.get_key_value(id))
         else {
             return Ok(());
@@ -475,39 +487,41 @@ impl Witness {
         Ok(())
     }
 
-    fn deleted_is_gone(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
+    fn deleted_stays_deleted(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
         if event.event_type != "TRASH_DELETED" || event.payload["phase"] != "deleted" {
             return Ok(());
         }
         let entry = self.known_trash.iter().find(|entry| event.payload["trash_id"] == entry.id.to_string());
         let Some(entry) = entry else { return Ok(()) };
-        self.coverage.count(Rule::DeletedIsGone, 1);
-        let state = house.world.state();
-        let container = entry.things.container.iter().filter(|lies| state.containers.contains_key(&lies.id));
-        let volumes = entry.things.volumes.iter().filter(|name| state.volumes.contains_key(*name));
+        self.coverage.count(Rule::DeletedStaysDeleted, 1);
+        let state = installation.world.state();
+        let container =
+            entry.contents.container.iter().filter(|lies| state.containers.contains_key(&lies.id));
+        let volumes = entry.contents.volumes.iter().filter(|name| state.volumes.contains_key(*name));
         let left: Vec<_> = container.map(|lies| lies.name.clone()).chain(volumes.cloned()).collect();
         if left.is_empty() {
             return Ok(());
         }
-        Err(Rule::DeletedIsGone
+        Err(Rule::DeletedStaysDeleted
             .broken(format!("entry {} was deleted for good, and {left:?} are there", entry.id)))
     }
 
     /// When a start issues its token, no process of an older incarnation may run: two would work on one volume. Exempt
     /// are containers that a user started at the engine and calls that arrive late; both may start anything at any
     /// time.
-    fn one_holder(&mut self, house: &House, before: &[Workspace]) -> Result<(), Broken> {
+    fn one_token_owner(&mut self, installation: &Installation, before: &[Workspace]) -> Result<(), Broken> {
         let began = |row: &&Workspace| {
             let known = before.iter().find(|known| known.id == row.id);
             row.status == Status::Provisioning
                 && known.is_some_and(|known| known.incarnation != row.incarnation)
         };
-        let state = house.world.state();
+        let state = installation.world.state();
         for row in self.rows.iter().filter(began) {
-            if self.late_starts || self.hands.contains(&row.id) || self.elsewhere.contains(&row.id) {
+            if self.late_starts || self.started_by_hand.contains(&row.id) || self.elsewhere.contains(&row.id)
+            {
                 continue;
             }
-            self.coverage.count(Rule::OneHolder, 1);
+            self.coverage.count(Rule::OneTokenOwner, 1);
             // A container that began to run since the last check may have begun after the token was issued. An
             // abandoned start may be carried out after the process was seen stopped.
             let runs_on = |id: &ContainerId, container: &FakeContainer| {
@@ -521,16 +535,21 @@ impl Witness {
                     "incarnation {} of {} was given its token while {id} of an older one runs",
                     row.incarnation, row.name
                 );
-                return Err(Rule::OneHolder.broken(how));
+                return Err(Rule::OneTokenOwner.broken(how));
             }
         }
         Ok(())
     }
 
     /// The start's transaction issues one token and revokes the others. Tokens that operators made are not concerned.
-    fn one_live_token(&mut self, house: &House, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
+    fn one_live_token(
+        &mut self,
+        installation: &Installation,
+        events: &[Event],
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
         for row in rows.iter().filter(|row| events.iter().any(|event| event.workspace_id == Some(row.id))) {
-            rest::at_most_one_live_token(house, row)?;
+            rest::at_most_one_live_token(installation, row)?;
             self.coverage.count(Rule::OneLiveToken, 1);
         }
         Ok(())
@@ -538,15 +557,16 @@ impl Witness {
 
     /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no more
     /// workspaces than the breaker's limit, not counting approved plans.
-    fn the_breaker_held(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
+    fn the_breaker_held(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
         // What an operator ordered, and what a row forbids, does not pass the breaker. After the clock was set back,
         // those may have hit more within the past hour than a sweep is allowed to.
-        let told = &event.payload;
+        let event_status = &event.payload;
         let is_counted = match event.event_type.as_str() {
             "TOKENS_REVOKED" | "WORKSPACE_RESTARTED_SILENT" => true,
-            "CONTAINER_REAPED" => told["reason"] == "unknown" || told["reason"] == "stray",
+            "CONTAINER_REAPED" => event_status["reason"] == "unknown" || event_status["reason"] == "stray",
             "TRASH_DELETED" => {
-                told["phase"] == "claimed for deletion" && !self.was_ordered(&told["trash_id"])
+                event_status["phase"] == "claimed for deletion"
+                    && !self.was_ordered(&event_status["trash_id"])
             }
             _ => false,
         };
@@ -555,11 +575,11 @@ impl Witness {
         }
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
-        let hit = at_once(house.eye.swept_since(hour_ago)).expect("the store answers").len();
+        let hit = now_or_panic(installation.eye.swept_since(hour_ago)).expect("the store answers").len();
         // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
-        let mut known: BTreeSet<_> = house.rows().into_iter().map(|row| row.id.to_string()).collect();
+        let mut known: BTreeSet<_> = installation.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
-            house
+            installation
                 .world
                 .state()
                 .containers
@@ -579,12 +599,14 @@ impl Witness {
     fn was_ordered(&self, entry: &serde_json::Value) -> bool {
         self.known_trash
             .iter()
-            .any(|known| *entry == known.id.to_string() && known.reason.ordered_by_person())
+            .any(|known| *entry == known.id.to_string() && known.reason.ordered_by_operator())
     }
 
     /// Design, §5: an exit together with the host is not a failure.
     fn reboots_are_free(&mut self, event: &Event) -> Result<(), Broken> {
-        let Some(id) = event.workspace_id.filter(|_| status_told(event).is_some()) else { return Ok(()) };
+        let Some(id) = event.workspace_id.filter(|_| reported_status_of(event).is_some()) else {
+            return Ok(());
+        };
         // The first other transition (a start at the engine or by a command) ends the exemption.
         if !self.rebooted.remove(&id) || event.event_type != "WORKSPACE_OFFLINE" || self.late_starts {
             return Ok(());
@@ -599,28 +621,28 @@ impl Witness {
 
     /// Promise 4, and the design's rule on time: silence, slowness and idleness are measured only over time in which
     /// ostler received heartbeats without interruption.
-    fn nobody_is_blamed(&mut self, house: &House, event: &Event) -> Result<(), Broken> {
-        let told = &event.payload;
+    fn liveness_windows_hold(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
+        let event_status = &event.payload;
         let (least, by) = match event.event_type.as_str() {
-            "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if told["reason"] == "silent" => {
+            "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if event_status["reason"] == "silent" => {
                 (SILENT_AFTER, "check_heartbeats")
             }
-            "WORKSPACE_PROVISION_FAILED" if told["source"] != "start" => {
+            "WORKSPACE_PROVISION_FAILED" if event_status["source"] != "start" => {
                 (PROVISIONING_LIMIT, "time_out_provisioning")
             }
-            "WORKSPACE_HIBERNATING" if told["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
-            "CONTAINER_REAPED" if told["reason"] == "unknown" => (UNKNOWN_GRACE, "reap_unknown"),
+            "WORKSPACE_HIBERNATING" if event_status["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
+            "CONTAINER_REAPED" if event_status["reason"] == "unknown" => (UNKNOWN_GRACE, "reap_unknown"),
             "TOKENS_REVOKED" => (ABSENCE_GRACE, "revoke_stale_tokens"),
             _ => return Ok(()),
         };
         if !self.is_told || self.across_jump.contains(by) {
             return Ok(());
         }
-        self.coverage.count(Rule::NobodyIsBlamed, 1);
-        let listened = house.sim.clock().awake().since(self.listening_since);
+        self.coverage.count(Rule::LivenessWindowsHold, 1);
+        let listened = installation.sim.clock().awake().since(self.listening_since);
         if listened < least {
-            let how = format!("{} after {listened:?} of listening: {told}", event.event_type);
-            return Err(Rule::NobodyIsBlamed.broken(how));
+            let how = format!("{} after {listened:?} of listening: {event_status}", event.event_type);
+            return Err(Rule::LivenessWindowsHold.broken(how));
         }
         Ok(())
     }
@@ -630,7 +652,7 @@ impl Witness {
 /// inspected.
 fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
     let looks = |(at, call): &(usize, &Call)| {
-        call.method == "inspect_container" && call.object == id.as_str() && !state.unheard.contains(at)
+        call.method == "inspect_container" && call.object == id.as_str() && !state.lost_exits.contains(at)
     };
     let last = state.log.iter().enumerate().rev().find(looks);
     last.is_none_or(|(looked, _)| looked >= container.started_after)
@@ -650,7 +672,7 @@ fn rests(status: Status) -> bool {
 }
 
 /// Whether an event can report a transition with that cause, apart from its target status.
-fn tells_of(event: &Event, cause: Cause) -> bool {
+fn reports(event: &Event, cause: Cause) -> bool {
     match event.event_type.as_str() {
         "WORKSPACE_UNDELETED" => cause == Cause::Undelete,
         "WORKSPACE_PAUSED" => cause == Cause::Pause,
@@ -659,7 +681,7 @@ fn tells_of(event: &Event, cause: Cause) -> bool {
 }
 
 /// The status that an event reports.
-fn status_told(event: &Event) -> Option<Status> {
+fn reported_status_of(event: &Event) -> Option<Status> {
     let failed =
         if event.payload["source"] == "start" { Failure::StartError } else { Failure::ProvisionTimeout };
     Some(match event.event_type.as_str() {
@@ -685,9 +707,9 @@ fn containers_of(state: &State, id: WorkspaceId) -> Vec<(&ContainerId, &FakeCont
     state.containers.iter().filter(|(_, container)| of(container)).collect()
 }
 
-fn running_container_of_row(house: &House, row: &Workspace) -> Option<FakeContainer> {
+fn running_container_of_row(installation: &Installation, row: &Workspace) -> Option<FakeContainer> {
     let id = row.container.as_ref()?;
-    house.world.state().containers.get(id).filter(|container| container.state.may_run()).cloned()
+    installation.world.state().containers.get(id).filter(|container| container.state.may_run()).cloned()
 }
 
 fn parse(token: Option<&[u8]>) -> Option<Token> {
@@ -695,14 +717,19 @@ fn parse(token: Option<&[u8]>) -> Option<Token> {
 }
 
 /// Whether a token is valid and belongs to this workspace's current incarnation. Compared by digest, as in the daemon.
-pub(crate) fn is_live(house: &House, row: &Workspace, token: Option<&[u8]>) -> bool {
+pub(crate) fn is_live(installation: &Installation, row: &Workspace, token: Option<&[u8]>) -> bool {
     let Some(token) = parse(token) else { return false };
-    let Some(Bearer::Workspace(holder)) = house.eye.bearer(&token.digest(), house.sim.now()) else {
+    let Some(TokenSubject::Workspace(token_owner)) =
+        installation.eye.token_subject(&token.digest(), installation.sim.now())
+    else {
         return false;
     };
-    let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
-    holder.workspace == row.id
-        && live.iter().any(|token| token.id == holder.token && token.incarnation == Some(row.incarnation))
+    let live = now_or_panic(installation.eye.live_tokens(row.id, installation.sim.now()))
+        .expect("the store answers");
+    token_owner.workspace == row.id
+        && live
+            .iter()
+            .any(|token| token.id == token_owner.token && token.incarnation == Some(row.incarnation))
 }
 
 fn describe_token(token: Option<&[u8]>) -> String {
@@ -714,9 +741,9 @@ fn describe_token(token: Option<&[u8]>) -> String {
 }
 
 /// Containers without this instance's label or without a name of ours.
-fn foreign(house: &House) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
-    let state = house.world.state();
-    let instance = house.instance().to_string();
+fn foreign(installation: &Installation) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
+    let state = installation.world.state();
+    let instance = installation.instance().to_string();
     let foreign = state.containers.iter().filter(|(_, container)| {
         !container.name.starts_with("ostler-") || container.spec.labels.get(LABEL_INSTANCE) != Some(&instance)
     });

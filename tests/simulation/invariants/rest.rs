@@ -14,29 +14,29 @@ use ostler::{
 };
 
 use super::{
-    super::house::{House, at_once},
+    super::installation::{Installation, now_or_panic},
     Broken, Rule, containers_of, describe_token, is_live,
 };
 
 /// Checks what must hold once all faults have stopped and the sweeps have nothing left to do.
-pub(crate) fn at_rest(house: &House) -> Result<(), Broken> {
-    at_rest_but(house, &BTreeSet::new())
+pub(crate) fn at_rest(installation: &Installation) -> Result<(), Broken> {
+    at_rest_but(installation, &BTreeSet::new())
 }
 
 /// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
-pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
-    let trash = at_once(house.eye.trash()).expect("the store answers");
+pub(super) fn at_rest_but(installation: &Installation, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
+    let trash = now_or_panic(installation.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
         let (name, state) = (&entry.workspace_name, entry.state.as_str());
         return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
     }
-    let state = house.world.state();
-    for row in house.rows() {
-        at_most_one_live_token(house, &row)?;
+    let state = installation.world.state();
+    for row in installation.rows() {
+        at_most_one_live_token(installation, &row)?;
         if !(robbed.contains(&row.id)
-            && (row.status == Status::Online || is_unheard_for_good(house, &state, &row)))
+            && (row.status == Status::Online || lost_its_exit(installation, &state, &row)))
         {
-            what_runs_is_what_the_row_says(house, &state, &row)?;
+            what_runs_is_what_the_row_says(installation, &state, &row)?;
         }
         every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
         if row.status == Status::Removed {
@@ -48,7 +48,11 @@ pub(super) fn at_rest_but(house: &House, robbed: &BTreeSet<WorkspaceId>) -> Resu
 
 /// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
 /// container, and process, file and store agree on its token; any other has none.
-fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace) -> Result<(), Broken> {
+fn what_runs_is_what_the_row_says(
+    installation: &Installation,
+    state: &State,
+    row: &Workspace,
+) -> Result<(), Broken> {
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let detail = row.status_detail.as_deref().unwrap_or_default();
@@ -63,12 +67,12 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
                 return Err(format!("{what}, which is not the row's"));
             }
             let file = state.token_file(container);
-            let shown = |token: Option<&[u8]>| describe_token(token);
-            if file != container.held_token || !is_live(house, row, file.as_deref()) {
+            let effective = |token: Option<&[u8]>| describe_token(token);
+            if file != container.held_token || !is_live(installation, row, file.as_deref()) {
                 return Err(format!(
                     "{what}: its file holds {}, its process {}, and the live token is another",
-                    shown(file.as_deref()),
-                    shown(container.held_token.as_deref())
+                    effective(file.as_deref()),
+                    effective(container.held_token.as_deref())
                 ));
             }
             Ok(())
@@ -90,8 +94,8 @@ fn what_runs_is_what_the_row_says(house: &House, state: &State, row: &Workspace)
 
 /// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
 /// right.
-fn is_unheard_for_good(house: &House, state: &State, row: &Workspace) -> bool {
-    let speaks = |container: &FakeContainer| is_live(house, row, container.held_token.as_deref());
+fn lost_its_exit(installation: &Installation, state: &State, row: &Workspace) -> bool {
+    let speaks = |container: &FakeContainer| is_live(installation, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
         && containers_of(state, row.id).iter().all(|(_, container)| !speaks(container))
 }
@@ -104,7 +108,8 @@ fn every_container_is_the_rows_or_in_the_trash(
 ) -> Result<(), Broken> {
     for (id, container) in containers_of(state, row.id) {
         let is_rows = row.status != Status::Removed && row.container.as_ref() == Some(id);
-        let in_trash = trash.iter().any(|entry| entry.things.container.as_ref().is_some_and(|c| c.id == *id));
+        let in_trash =
+            trash.iter().any(|entry| entry.contents.container.as_ref().is_some_and(|c| c.id == *id));
         if is_rows == in_trash {
             let where_ = if is_rows { "the row's and in the trash" } else { "nobody's" };
             let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
@@ -123,7 +128,7 @@ fn what_a_removed_row_owned_lies_in_the_trash(
     let kept: BTreeSet<_> = trash
         .iter()
         .filter(|entry| entry.workspace == row.id && entry.reason == TrashReason::Removed)
-        .flat_map(|entry| entry.things.volumes.iter())
+        .flat_map(|entry| entry.contents.volumes.iter())
         .collect();
     let loose = state.volumes.keys().find(|name| name.contains(&row.id.to_string()) && !kept.contains(name));
     match loose {
@@ -136,8 +141,9 @@ fn what_a_removed_row_owned_lies_in_the_trash(
 }
 
 /// At most one live instance token, and only that of the row's current incarnation.
-pub(super) fn at_most_one_live_token(house: &House, row: &Workspace) -> Result<(), Broken> {
-    let live = at_once(house.eye.live_tokens(row.id, house.sim.now())).expect("the store answers");
+pub(super) fn at_most_one_live_token(installation: &Installation, row: &Workspace) -> Result<(), Broken> {
+    let live = now_or_panic(installation.eye.live_tokens(row.id, installation.sim.now()))
+        .expect("the store answers");
     let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
     if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
         let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();

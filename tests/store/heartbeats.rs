@@ -1,18 +1,18 @@
 //! The cost of a heartbeat in machine-independent units, commits and bytes, and the durability of its answer.
 //!
-//! The SQL statements of a heartbeat are counted in `src/store/beats.rs`, where its connection can be traced.
+//! The SQL statements of a heartbeat are counted in `src/store/heartbeats.rs`, where its connection can be traced.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use ostler::{
     domain::{
-        beat::Beat,
+        heartbeat::Heartbeat,
         ids::{TokenId, WorkspaceId},
         status::Status,
         time::Timestamp,
         token::Token,
     },
-    store::{Bearer, FILE_NAME, Heard, Holder, Store},
+    store::{FILE_NAME, ReportResult, Store, TokenOwner, TokenSubject},
 };
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
@@ -53,32 +53,32 @@ impl Crowd {
         Self { directory, store }
     }
 
-    fn holder(&self, number: u64) -> Holder {
-        match self.store.bearer(&member(number).1.digest(), T0) {
-            Some(Bearer::Workspace(holder)) => holder,
+    fn token_owner(&self, number: u64) -> TokenOwner {
+        match self.store.token_subject(&member(number).1.digest(), T0) {
+            Some(TokenSubject::Workspace(token_owner)) => token_owner,
             other => panic!("the token of workspace {number} is {other:?}"),
         }
     }
 
     /// Sends a heartbeat of each workspace. They share one commit, except those that the writer took before the last
     /// arrived.
-    async fn beat(&self, numbers: &[u64], at: Timestamp) {
+    async fn heartbeat(&self, numbers: &[u64], at: Timestamp) {
         let lock = Connection::open(self.directory.path().join(FILE_NAME)).unwrap();
         lock.execute_batch("BEGIN IMMEDIATE").unwrap();
         let waiting: Vec<_> = numbers
             .iter()
-            .map(|number| submit(self.store.note_beat(self.holder(*number), beat(1), at)))
+            .map(|number| submit(self.store.record_heartbeat(self.token_owner(*number), heartbeat(1), at)))
             .collect();
         lock.execute_batch("ROLLBACK").unwrap();
         for answer in waiting {
-            assert_eq!(answer.await, Ok(Heard::Noted));
+            assert_eq!(answer.await, Ok(ReportResult::Noted));
         }
     }
 }
 
 /// A complete heartbeat with all texts empty.
-fn beat(uptime_seconds: i64) -> Beat {
-    Beat { uptime_seconds, ..Beat::default() }
+fn heartbeat(uptime_seconds: i64) -> Heartbeat {
+    Heartbeat { uptime_seconds, ..Heartbeat::default() }
 }
 
 fn fill(sql: &mut Connection) {
@@ -136,11 +136,11 @@ async fn beats_that_wait_together_share_a_commit() {
     let crowd = Crowd::new().await;
     let database = crowd.directory.path().join(FILE_NAME);
     let pin = Connection::open(&database).unwrap();
-    crowd.beat(&[1], minute(1)).await;
+    crowd.heartbeat(&[1], minute(1)).await;
     pin_log(&pin);
     let before = commits(&database);
     let numbers: Vec<_> = (1..=256).map(|number| number * 37).collect();
-    crowd.beat(&numbers, minute(2)).await;
+    crowd.heartbeat(&numbers, minute(2)).await;
     // The writer may have taken the first one before the others arrived.
     let shared = commits(&database) - before;
     assert!(shared <= 2, "256 beats that waited together needed {shared} commits, and so many fsyncs");
@@ -153,7 +153,7 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
     let crowd = Crowd::new().await;
     let database = crowd.directory.path().join(FILE_NAME);
     let pin = Connection::open(&database).unwrap();
-    crowd.beat(&[1], minute(1)).await;
+    crowd.heartbeat(&[1], minute(1)).await;
     pin_log(&pin);
     let (before, _) = frames(&database);
     // Neighbouring rows share a page, so the rows are spread over the whole table.
@@ -165,7 +165,7 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
         })
         .take(BATCH)
         .collect();
-        crowd.beat(&batch, minute(2)).await;
+        crowd.heartbeat(&batch, minute(2)).await;
     }
     let (after, frame) = frames(&database);
     let logged = &after[before.len()..];
@@ -181,7 +181,7 @@ async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_p
 }
 
 /// A copy of the files as `kill -9` leaves them, whatever this process still has in memory.
-fn as_it_lies(directory: &Path) -> TempDir {
+fn copy_files(directory: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {
         fs::copy(directory.join(&name), copy.path().join(&name)).unwrap();
@@ -195,12 +195,14 @@ async fn a_beat_that_was_answered_is_in_the_file() {
     let (id, token) = fixture.online("alpha", T0).await;
     for second in 1..=20 {
         let at = Timestamp(minute(1).0 + second * 1000);
-        let Some(Bearer::Workspace(holder)) = fixture.store.bearer(&token.digest(), at) else {
+        let Some(TokenSubject::Workspace(token_owner)) = fixture.store.token_subject(&token.digest(), at)
+        else {
             panic!("the token is not known");
         };
-        let told = Beat { current_task: format!("step {second}"), active_tasks: 1, ..beat(second) };
-        assert_eq!(fixture.store.note_beat(holder, told, at).await, Ok(Heard::Noted));
-        let left = as_it_lies(fixture.directory());
+        let payload =
+            Heartbeat { current_task: format!("step {second}"), active_tasks: 1, ..heartbeat(second) };
+        assert_eq!(fixture.store.record_heartbeat(token_owner, payload, at).await, Ok(ReportResult::Noted));
+        let left = copy_files(fixture.directory());
         let after = Store::open(left.path()).unwrap();
         let described = after.describe(id).await.unwrap().unwrap();
         assert_eq!(described.vitals.last_heartbeat_at, Some(at), "beat {second} was answered and lost");

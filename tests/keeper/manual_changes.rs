@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::{
     daemon::{Site, until},
     hasty::HASTY,
-    podman::{has_volume, inspected, podman_says},
+    podman::{has_volume, inspected, podman_output},
 };
 
 fn state(container: &str) -> String {
@@ -21,7 +21,7 @@ fn container_of(row: &Value) -> String {
 #[track_caller]
 fn renamed(site: &Site, name: &str) -> String {
     let container = container_of(&site.create(name, &[]));
-    podman_says(["rename", &container, &format!("mine-{}", &container[..12])]);
+    podman_output(["rename", &container, &format!("mine-{}", &container[..12])]);
     container
 }
 
@@ -54,7 +54,7 @@ fn stop_and_hibernate_end_a_renamed_container() {
 
     // Started by hand although the row is paused.
     site.ostler(["stop", "worker"]).well();
-    podman_says(["start", &container]);
+    podman_output(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
 }
 
@@ -79,14 +79,14 @@ fn removed_renamed_container_comes_back_and_trash_holds_it() {
     until("it lies in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
     assert_eq!(state(&container), "exited");
     // In the trash, it is renamed and started again.
-    podman_says(["rename", &container, &format!("again-{}", &container[..12])]);
-    podman_says(["start", &container]);
+    podman_output(["rename", &container, &format!("again-{}", &container[..12])]);
+    podman_output(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
 
     site.ostler(["undelete", "worker"]).well();
     site.ostler(["start", "worker"]).well();
     assert_eq!(container_of(&site.show("worker")), container);
-    podman_says(["rename", &container, &format!("third-{}", &container[..12])]);
+    podman_output(["rename", &container, &format!("third-{}", &container[..12])]);
     site.ostler(["recreate", "worker"]).well();
     assert_eq!(state(&container), "exited", "recreate left the renamed one running");
     let entry = site.trash().into_iter().find(|entry| entry["reason"] == "replaced");
@@ -103,7 +103,7 @@ fn paused_container_is_stopped_by_every_order() {
     {
         site.ostler(["start", "worker"]).well();
         let container = container_of(&site.show("worker"));
-        podman_says(["pause", &container]);
+        podman_output(["pause", &container]);
         site.ostler([order, "worker"]).well();
         assert_eq!(site.show("worker")["status"], status, "{order}");
         let expected = if order == "restart" { "running" } else { "exited" };
@@ -111,7 +111,7 @@ fn paused_container_is_stopped_by_every_order() {
     }
     assert_ne!(container_of(&site.show("worker")), container);
     let container = container_of(&site.show("worker"));
-    podman_says(["pause", &container]);
+    podman_output(["pause", &container]);
     site.ostler(["rm", "--purge", "worker"]).well();
     assert_eq!(state(&container), "gone");
 }
@@ -121,7 +121,7 @@ fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = container_of(&site.create("worker", &[]));
-    podman_says(["pause", &container]);
+    podman_output(["pause", &container]);
     site.sweep_all();
     let advice = format!("podman unpause {}", &container[..12]);
     for command in [&["why", "worker"][..], &["show", "worker"], &["doctor"]] {
@@ -144,7 +144,7 @@ fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
         ("paused", &before),
         "a sweep restarted it: {row}"
     );
-    podman_says(["unpause", &container]);
+    podman_output(["unpause", &container]);
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
     assert_eq!(site.show("worker")["incarnation"], before);
 }
@@ -157,7 +157,7 @@ fn every_state_podman_can_show_here_is_started_and_stopped() {
     let container = container_of(&site.show("worker"));
     // Initialised by hand: the OCI runtime's process waits, and no agent runs.
     site.ostler(["stop", "worker"]).well();
-    podman_says(["init", &container]);
+    podman_output(["init", &container]);
     assert_eq!(state(&container), "initialized");
     site.sweep_all();
     assert_eq!(site.show("worker")["status"], "paused");
@@ -171,7 +171,7 @@ fn every_state_podman_can_show_here_is_started_and_stopped() {
     site.ostler(["recreate", "worker"]).well();
     let container = container_of(&site.show("worker"));
     // Exited by itself.
-    podman_says(["kill", &container]);
+    podman_output(["kill", &container]);
     until("it has ended", || (state(&container) == "exited").then_some(()));
     site.ostler(["restart", "worker"]).well();
     assert_eq!(
@@ -191,7 +191,7 @@ fn pruned_sentinel_is_replaced_by_the_evidence_of_known_containers() {
     site.ostler(["hibernate", "asleep"]).well();
     let sentinel = format!("ostler-{}", site.instance());
     let of_site = format!("label=ostler.instance={}", site.instance());
-    podman_says(["volume", "prune", "--force", "--filter", &of_site]);
+    podman_output(["volume", "prune", "--force", "--filter", &of_site]);
     assert!(!has_volume(&sentinel), "Podman no longer prunes it");
     for kept in ["up", "paused", "asleep"] {
         let id = site.show(kept)["id"].as_str().expect("an id").to_owned();
@@ -221,7 +221,7 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
     site.ostler(["stop", "paused"]).well();
     let old = container_of(&site.show("paused"));
     let of_site = format!("label=ostler.instance={}", site.instance());
-    podman_says(["container", "prune", "--force", "--filter", &of_site]);
+    podman_output(["container", "prune", "--force", "--filter", &of_site]);
     assert_eq!(state(&old), "gone", "Podman no longer prunes stopped containers");
     // The sweep runs while no container mounts the volumes, as during `podman system prune --volumes`.
     site.sweep_all();
@@ -230,8 +230,8 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
     assert_eq!(site.ostler(["exec", "paused", "--", "cat", "/workspace/work"]).well(), "work\n");
 
     site.ostler(["stop", "paused"]).well();
-    podman_says(["container", "prune", "--force", "--filter", &of_site]);
-    podman_says(["volume", "prune", "--force", "--filter", &of_site]);
+    podman_output(["container", "prune", "--force", "--filter", &of_site]);
+    podman_output(["volume", "prune", "--force", "--filter", &of_site]);
     let refused = site.ostler(["start", "paused"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("prune") && refused.stderr.contains("--new-volume"), "{refused:?}");
@@ -244,7 +244,7 @@ fn first_create_after_a_prune_of_an_empty_registry_is_refused_with_advice() {
     site.serve();
     let sentinel = format!("ostler-{}", site.instance());
     until("the engine is accepted", || has_volume(&sentinel).then_some(()));
-    podman_says(["volume", "rm", &sentinel]);
+    podman_output(["volume", "rm", &sentinel]);
     let refused = site.ostler(["create", "worker", "--image", crate::support::podman::image()]);
     assert_ne!(refused.code, 0, "it would wait for ever: {refused:?}");
     assert!(refused.stderr.contains("--accept-engine"), "{refused:?}");

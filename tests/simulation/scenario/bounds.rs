@@ -3,26 +3,26 @@
 
 use ostler::{
     domain::{
-        beat::Beat, bounds::AGENT_EVENTS_BURST, event::EventKind, ids::WorkspaceId, status::Status,
+        bounds::AGENT_EVENTS_BURST, event::EventKind, heartbeat::Heartbeat, ids::WorkspaceId, status::Status,
         token::TokenKind, workspace::Kind,
     },
-    store::{Bearer, Found, Holder, Scope},
+    store::{Found, Scope, TokenOwner, TokenSubject},
     sweep::Mode,
 };
 use serde_json::json;
 
 use super::{
     super::{
-        house::{EVENT_RETENTION, at_once, pass_named, well},
+        installation::{EVENT_RETENTION, now_or_panic, pass_named, well},
         invariants::{Broken, Rule},
     },
-    Story,
+    Scenario,
 };
 
 /// Number of the agent's recoveries; more than its allowance of events.
 const RECOVERIES: i64 = AGENT_EVENTS_BURST + 10;
 
-impl Story {
+impl Scenario {
     pub(super) fn growth_is_bounded(&mut self) -> Result<(), Broken> {
         self.a_flapping_agent_is_told_of_rarely()?;
         self.old_events_are_forgotten()?;
@@ -30,48 +30,51 @@ impl Story {
     }
 
     /// Token owner whose heartbeats change the status of its workspace.
-    fn speaker(&self) -> Option<Holder> {
+    fn speaker(&self) -> Option<TokenOwner> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
-            let bearer = self.house.eye.bearer(&token.digest(), self.house.sim.now())?;
-            let Bearer::Workspace(holder) = bearer else { return None };
-            let row = self.house.row(holder.workspace);
-            let proves = holder.kind == TokenKind::Instance || row.kind == Kind::External;
-            (proves && matches!(row.status, Status::Online | Status::Degraded)).then_some(holder)
+            let token_subject =
+                self.installation.eye.token_subject(&token.digest(), self.installation.sim.now())?;
+            let TokenSubject::Workspace(token_owner) = token_subject else { return None };
+            let row = self.installation.row(token_owner.workspace);
+            let proves = token_owner.kind == TokenKind::Instance || row.kind == Kind::External;
+            (proves && matches!(row.status, Status::Online | Status::Degraded)).then_some(token_owner)
         })
     }
 
     fn a_flapping_agent_is_told_of_rarely(&mut self) -> Result<(), Broken> {
-        let Some(holder) = self.speaker() else { return Ok(()) };
-        let now = self.house.sim.now();
-        let newest = || at_once(self.house.eye.newest_sequence()).expect("the store answers");
+        let Some(token_owner) = self.speaker() else { return Ok(()) };
+        let now = self.installation.sim.now();
+        let newest = || now_or_panic(self.installation.eye.newest_sequence()).expect("the store answers");
         let before = newest();
         for _ in 0..RECOVERIES {
-            for beat in [Beat { error_rate: 1.0, ..well() }, well()] {
-                at_once(self.house.eye.note_beat(holder, beat, now)).expect("the store answers");
+            for heartbeat in [Heartbeat { error_rate: 1.0, ..well() }, well()] {
+                now_or_panic(self.installation.eye.record_heartbeat(token_owner, heartbeat, now))
+                    .expect("the store answers");
             }
         }
-        let told = newest() - before;
+        let reported_status = newest() - before;
         self.witness.coverage.count(Rule::HistoryIsBounded, 1);
-        if told > 2 * (AGENT_EVENTS_BURST + 1) {
-            let how = format!("{told} events tell of an agent that recovered {RECOVERIES} times");
+        if reported_status > 2 * (AGENT_EVENTS_BURST + 1) {
+            let how = format!("{reported_status} events tell of an agent that recovered {RECOVERIES} times");
             return Err(Rule::HistoryIsBounded.broken(how));
         }
         Ok(())
     }
 
     fn old_events_are_forgotten(&mut self) -> Result<(), Broken> {
-        let sweeper = self.house.daemon.sweeper.clone();
-        let oldest = self.house.sim.now() - EVENT_RETENTION;
+        let sweeper = self.installation.daemon.sweeper.clone();
+        let oldest = self.installation.sim.now() - EVENT_RETENTION;
         let before = oldest - std::time::Duration::from_secs(1);
-        let newest = at_once(self.house.eye.newest_sequence()).expect("the store answers");
-        at_once(self.house.eye.tell(before, EventKind::EngineAccepted, None, json!({}), None))
+        let newest = now_or_panic(self.installation.eye.newest_sequence()).expect("the store answers");
+        now_or_panic(self.installation.eye.emit(before, EventKind::EngineAccepted, None, json!({}), None))
             .expect("the store answers");
-        self.house.sim.calmly(async move {
-            let (pass, look) = (pass_named("forget_history"), sweeper.glance());
-            drop(sweeper.run(&*pass, &look, Mode::Apply).await);
+        self.installation.sim.calmly(async move {
+            let (pass, snapshot) = (pass_named("forget_history"), sweeper.clock_snapshot());
+            drop(sweeper.run(&*pass, &snapshot, Mode::Apply).await);
         });
-        let events = at_once(self.house.eye.events_after(newest, 1_000)).expect("the store answers");
+        let events =
+            now_or_panic(self.installation.eye.events_after(newest, 1_000)).expect("the store answers");
         self.witness.coverage.count(Rule::HistoryIsBounded, events.len());
         match events.iter().find(|event| event.created_at < oldest) {
             Some(old) => {
@@ -83,14 +86,14 @@ impl Story {
 
     /// Commands addressed by an id never reach a workspace that has that id as its name.
     fn ids_are_no_names(&mut self) -> Result<(), Broken> {
-        let rows = self.house.rows();
+        let rows = self.installation.rows();
         let live: Vec<WorkspaceId> =
             rows.iter().filter(|row| row.status != Status::Removed).map(|row| row.id).collect();
         let [one, .., other] = live[..] else { return Ok(()) };
         let body = json!({ "name": one.to_string() });
         let path = format!("/workspaces/{other}");
-        let _answer = self.house.sim.calmly(self.house.as_person("PATCH", &path, Some(body)));
-        let found = at_once(self.house.eye.find_workspace(one.to_string(), Scope::Live));
+        let _answer = self.installation.sim.calmly(self.installation.as_operator("PATCH", &path, Some(body)));
+        let found = now_or_panic(self.installation.eye.find_workspace(one.to_string(), Scope::Live));
         self.witness.coverage.count(Rule::IdsAreNoNames, 1);
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),

@@ -13,16 +13,16 @@ use crate::{
         ids::{ContainerId, TrashId, WorkspaceId},
         naming::{VolumeKind, trash_name, volume_name},
         status::Status,
-        trash::{NamedContainer, Things, TrashEntry, TrashReason, TrashState},
+        trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
         workspace::Workspace,
     },
-    engine::{EngineResult, Trouble},
+    engine::{EngineResult, ErrorKind},
     store::{ClaimGuard, NewClaim},
 };
 
 /// What to move to the trash, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PutAway {
+pub struct MoveToTrash {
     /// Name of the workspace.
     pub name: String,
     /// Reason of the trash entry.
@@ -30,7 +30,7 @@ pub struct PutAway {
     /// The facts on which it was decided.
     pub evidence: String,
     /// The container and volumes.
-    pub things: Things,
+    pub contents: TrashContents,
     /// Precondition on the row.
     pub guard: ClaimGuard,
     /// The pass that decided it; `None` for an operator's order.
@@ -38,21 +38,21 @@ pub struct PutAway {
 }
 
 impl Ops {
-    pub(super) async fn put_away_now(
+    pub(super) async fn move_to_trash_now(
         &self,
         id: WorkspaceId,
-        order: PutAway,
+        order: MoveToTrash,
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.say("trash: moving its container and volumes");
         self.0.recognise_engine().await?;
-        let things = match order.swept_by {
+        let contents = match order.swept_by {
             // A purge may have ended since the listing that the pass used. An entry for deleted things would wrongly
             // offer them for restoring.
-            Some(_) => self.0.still_there(order.things).await?,
-            None => order.things,
+            Some(_) => self.0.still_there(order.contents).await?,
+            None => order.contents,
         };
-        if things == Things::default() {
+        if contents == TrashContents::default() {
             return Ok(Applied::Raced("its container and volumes no longer exist".into()));
         }
         let at = self.0.clock.now();
@@ -62,7 +62,7 @@ impl Ops {
             workspace_name: order.name,
             reason: order.reason,
             evidence: order.evidence,
-            things,
+            contents,
             guard: order.guard,
             keep_until: at + self.0.settings().trash_retention,
             swept_by: order.swept_by,
@@ -76,33 +76,37 @@ impl Ops {
     }
 
     /// Moves everything that a removed row still owns to the trash, as far as it can be found from the row.
-    pub(super) async fn put_away_removed_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn move_removed_to_trash_now(
+        &self,
+        id: WorkspaceId,
+        phase: &Phase,
+    ) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         if row.status != Status::Removed {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         self.0.recognise_engine().await?;
-        let things = self.0.things_of(&row).await?;
-        if things == Things::default() {
+        let contents = self.0.contents_of(&row).await?;
+        if contents == TrashContents::default() {
             // A different engine shows nothing of it either, and the socket may lead to one since the first check.
             self.0.recognise_engine().await?;
             return Ok(Applied::Done("it owned no container and no volumes".into()));
         }
-        let order = PutAway {
+        let order = MoveToTrash {
             name: row.name.to_string(),
             reason: TrashReason::Removed,
             evidence: "an operator removed the workspace".into(),
-            things,
+            contents,
             guard: ClaimGuard::RowRemoved,
             swept_by: None,
         };
-        self.put_away_now(id, order, phase).await
+        self.move_to_trash_now(id, order, phase).await
     }
 
-    pub(super) async fn finish_put_away_now(&self, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
+    pub(super) async fn finish_move_to_trash_now(&self, entry: TrashId, phase: &Phase) -> OpResult<Applied> {
         match self.0.store.trash_entry(entry).await? {
             Some(entry) if entry.state == TrashState::Claimed => self.0.finish_claim(&entry, phase).await,
-            Some(entry) if entry.state == TrashState::Kept => self.0.lay_in_trash_again(&entry, phase).await,
+            Some(entry) if entry.state == TrashState::Kept => self.0.move_to_trash_again(&entry, phase).await,
             _ => Ok(Applied::Raced("the entry is no longer being moved to the trash".into())),
         }
     }
@@ -113,50 +117,50 @@ impl Ops {
 fn may_be_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
     match inspected {
         Err(error) if error.gave_no_answer() => Err(error),
-        Err(error) => Ok(error.trouble != Trouble::Absent),
+        Err(error) => Ok(error.kind != ErrorKind::Absent),
         Ok(_) => Ok(true),
     }
 }
 
 impl Inner {
     /// The row's container and the workspace's volumes that exist and are in no trash entry.
-    pub(super) async fn things_of(&self, row: &Workspace) -> OpResult<Things> {
+    pub(super) async fn contents_of(&self, row: &Workspace) -> OpResult<TrashContents> {
         let entries = self.store.trash_of(vec![row.id]).await?;
         let held = |item: &str| {
             entries.iter().any(|entry| {
-                entry.things.container.as_ref().is_some_and(|container| container.id.as_str() == item)
-                    || entry.things.volumes.iter().any(|volume| volume == item)
+                entry.contents.container.as_ref().is_some_and(|container| container.id.as_str() == item)
+                    || entry.contents.volumes.iter().any(|volume| volume == item)
             })
         };
-        let mut things = Things::default();
+        let mut contents = TrashContents::default();
         if let Some(id) = row.container.as_ref().filter(|id| !held(id.as_str())) {
             match self.engine.inspect_container(id).await {
-                Ok(seen) => things.container = Some(NamedContainer { id: seen.id, name: seen.name }),
-                Err(error) if error.trouble == Trouble::Absent => {}
+                Ok(seen) => contents.container = Some(NamedContainer { id: seen.id, name: seen.name }),
+                Err(error) if error.kind == ErrorKind::Absent => {}
                 Err(error) => return Err(error.into()),
             }
         }
         for kind in VolumeKind::ALL {
             let name = volume_name(row.id, kind);
             match self.engine.inspect_volume(&name).await {
-                Ok(_) if !held(&name) => things.volumes.push(name),
+                Ok(_) if !held(&name) => contents.volumes.push(name),
                 Ok(_) => {}
-                Err(error) if error.trouble == Trouble::Absent => {}
+                Err(error) if error.kind == ErrorKind::Absent => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(things)
+        Ok(contents)
     }
 
-    /// The part of `things` that the engine still has.
-    async fn still_there(&self, things: Things) -> OpResult<Things> {
-        let mut left = Things::default();
-        if let Some(container) = things.container
+    /// The part of `contents` that the engine still has.
+    async fn still_there(&self, contents: TrashContents) -> OpResult<TrashContents> {
+        let mut left = TrashContents::default();
+        if let Some(container) = contents.container
             && may_be_there(self.engine.inspect_container(&container.id).await)?
         {
             left.container = Some(container);
         }
-        for volume in things.volumes {
+        for volume in contents.volumes {
             if may_be_there(self.engine.inspect_volume(&volume).await)? {
                 left.volumes.push(volume);
             }
@@ -168,26 +172,26 @@ impl Inner {
 
     /// Stops a container that runs although it is in the trash, and renames one that has another name. A call that had
     /// timed out took effect later, or a user changed the container by hand.
-    async fn lay_in_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
+    async fn move_to_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         phase.say("trash: moving its container to the trash again");
-        if let Some(container) = &entry.things.container {
-            self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
-            match self.give_trash_name(entry.id, &container.id).await {
-                Err(error) if error.trouble != Trouble::Absent => return Err(error.into()),
+        if let Some(container) = &entry.contents.container {
+            self.stop_and_verify(&container.id, self.grace_of(entry).await?).await?;
+            match self.rename_into_trash(entry.id, &container.id).await {
+                Err(error) if error.kind != ErrorKind::Absent => return Err(error.into()),
                 _ => {}
             }
         }
         Ok(Applied::Done("it is in the trash again".into()))
     }
 
-    async fn give_trash_name(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
+    async fn rename_into_trash(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
         crash_point::before("put away: rename a container");
         match self.engine.rename_container(container, &trash_name(entry)).await {
             Ok(()) => {
                 crash_point::after("put away: rename a container");
                 Ok(())
             }
-            Err(error) if error.trouble == Trouble::Absent => Err(error),
+            Err(error) if error.kind == ErrorKind::Absent => Err(error),
             // An earlier rename was reported as failed, and succeeded.
             Err(error) => match self.engine.inspect_container(container).await {
                 Ok(seen) if seen.name == trash_name(entry) => Ok(()),
@@ -202,18 +206,18 @@ impl Inner {
     }
 
     async fn finish_claim(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
-        if let Some(container) = &entry.things.container {
+        if let Some(container) = &entry.contents.container {
             phase.say("trash: stopping its container");
-            self.stop_and_see(&container.id, self.grace_of(entry).await?).await?;
-            match self.give_trash_name(entry.id, &container.id).await {
+            self.stop_and_verify(&container.id, self.grace_of(entry).await?).await?;
+            match self.rename_into_trash(entry.id, &container.id).await {
                 Ok(()) => {}
-                Err(error) if error.trouble == Trouble::Absent => {
+                Err(error) if error.kind == ErrorKind::Absent => {
                     self.store.drop_from_trash(entry.id, container.id.to_string()).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.store.keep_in_trash(entry.id, self.clock.now()).await? {
+        if self.store.mark_in_trash(entry.id, self.clock.now()).await? {
             Ok(Applied::Done(format!("in the trash until {}", entry.keep_until)))
         } else {
             Ok(Applied::Raced("the entry was restored meanwhile".into()))

@@ -2,16 +2,16 @@
 //! and a disk with all kinds of faults, manual changes at the engine and the clock, in any order.
 //!
 //! Each step draws its choices from the seed and its own number. So a scenario can be run without some of its steps
-//! while the others stay the same. [`Life::shorten`] uses this to reduce a scenario that violates an invariant.
+//! while the others stay the same. [`ScenarioRun::shorten`] uses this to reduce a scenario that violates an invariant.
 
 mod behind_ports;
 mod book;
 mod bounds;
-mod hands;
-pub(crate) mod life;
+mod manual_actions;
+mod orders;
 mod races;
 mod rest;
-mod words;
+pub(crate) mod scenario_run;
 
 use std::{
     collections::BTreeSet,
@@ -22,19 +22,19 @@ use std::{
 use ostler::{
     domain::{ids::WorkspaceId, status::Status, time::Awake, workspace::Workspace},
     engine::fake::{EventFault, Fault},
-    store::Bearer,
-    sweep::{Mode, Run, Sight, Verdict},
+    store::TokenSubject,
+    sweep::{Mode, Requirement, Run, Verdict},
 };
 
 use super::{
-    executor::{Owner, Place, Seen, Sim, TaskOrder},
+    executor::{EffectState, Owner, Seen, Sim, TaskOrder},
     faults::{self, Temper},
-    house::{AGENTS, House, IMAGE, OPS, furnished_world, pass_named, request},
-    invariants::{Broken, MayGo, Rule, Witness},
+    installation::{AGENTS, IMAGE, Installation, OPS, furnished_world, pass_named, request},
+    invariants::{Broken, PurgeOrder, Rule, Witness},
 };
 use behind_ports::agents;
 use book::{Book, Shared, open};
-use hands::Hand;
+use manual_actions::ManualAction;
 
 /// Steps of a scenario.
 pub(crate) const STEPS: usize = 200;
@@ -53,9 +53,9 @@ const ABOUT_AGENTS: [&str; 5] =
 /// can protect from an engine that returns incomplete listings again and again.
 const WHOLE_LISTINGS: usize = 40;
 
-struct Story {
-    house: House,
-    neighbour: Option<House>,
+struct Scenario {
+    installation: Installation,
+    neighbour: Option<Installation>,
     witness: Witness,
     book: Shared,
     temper: Temper,
@@ -72,16 +72,16 @@ struct Unread {
     listening_since: Awake,
 }
 
-impl Story {
+impl Scenario {
     fn new(seed: u64, book: Shared) -> Self {
         let sim = Sim::new(seed, TaskOrder::Seeded);
         sim.reseed(seed, TEMPER);
         let temper = sim.choose(Temper::of);
         let world = furnished_world();
         let pipe_to = agents(sim.clone(), &world, &book);
-        let house = House::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
+        let installation = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
         let neighbour = temper.neighbour.then(|| {
-            let neighbour = house.neighbour();
+            let neighbour = installation.neighbour();
             let made = request("next-door", IMAGE);
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
@@ -121,12 +121,12 @@ impl Story {
             }
             fault
         });
-        house.watch();
-        let mut witness = Witness::of(&house);
+        installation.watch();
+        let mut witness = Witness::of(&installation);
         witness.late_starts = faulty > 0;
         witness.is_told = true;
         witness.listening_since = sim.clock().awake();
-        Self { house, neighbour, witness, book, temper, named: 0, unread: None }
+        Self { installation, neighbour, witness, book, temper, named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -143,24 +143,24 @@ impl Story {
 
     fn live(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
         for step in steps {
-            self.house.sim.reseed(seed, FIRST_STEP + step);
-            self.house.sim.run_ready();
+            self.installation.sim.reseed(seed, FIRST_STEP + step);
+            self.installation.sim.run_ready();
             let lulls = if self.temper.deaths > 0 { 40 } else { 10 };
-            if self.house.sim.choose(|rng| rng.permille(lulls)) {
+            if self.installation.sim.choose(|rng| rng.permille(lulls)) {
                 self.lull()?;
             }
             self.step();
             self.check()?;
         }
-        self.house.sim.reseed(seed, FIRST_STEP - 1);
+        self.installation.sim.reseed(seed, FIRST_STEP - 1);
         self.calm_down()?;
-        self.witness.at_rest(&self.house)?;
-        self.the_last_word_counts()?;
+        self.witness.at_rest(&self.installation)?;
+        self.last_command_wins()?;
         self.growth_is_bounded()
     }
 
     fn check(&mut self) -> Result<(), Broken> {
-        self.witness.check(&self.house)?;
+        self.witness.check(&self.installation)?;
         let left = std::mem::take(&mut self.witness.left_rest);
         let mut book = open(&self.book);
         book.looks = self.witness.looks;
@@ -169,15 +169,15 @@ impl Story {
         }
         for (id, since) in left {
             // A resume also resumes what was paused together with the workspace.
-            let mut line = line_above(&self.house, id);
+            let mut line = line_above(&self.installation, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
-            if !book.words.roused(&line, since) {
-                let name = self.house.row(id).name;
+            if !book.command_history.roused(&line, since) {
+                let name = self.installation.row(id).name;
                 return Err(Rule::RestIsKept.broken(format!("{name} left its rest, and no person said so")));
             }
         }
-        for (id, status, since) in std::mem::take(&mut book.told) {
+        for (id, status, since) in std::mem::take(&mut book.reported_status) {
             self.witness.coverage.count(Rule::AnswersAreTrue, 1);
             if !self.witness.was(id, &status, since) {
                 let how = format!("{id} was said to be {status}, and was not since look {since}");
@@ -186,25 +186,28 @@ impl Story {
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
         let looks = book.looks;
-        let is_open = |said: &&mut MayGo| said.answered.is_none_or(|end| end >= looks);
-        book.may_go.iter_mut().filter(is_open).for_each(|said| said.note_tree(self.witness.rows()));
-        self.witness.may_go.clone_from(&book.may_go);
+        let is_open = |said: &&mut PurgeOrder| said.answered.is_none_or(|end| end >= looks);
+        book.purge_orders.iter_mut().filter(is_open).for_each(|said| said.note_tree(self.witness.rows()));
+        self.witness.purge_orders.clone_from(&book.purge_orders);
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
-        let heard = std::mem::take(&mut book.words_heard);
-        self.witness.coverage.count(Rule::TokensSpeakTrue, heard);
+        let create_online = std::mem::take(&mut book.words_heard);
+        self.witness.coverage.count(Rule::TokensSpeakTrue, create_online);
         if !self.witness.across_jump.is_empty() {
-            let running = running(&self.house, &book);
+            let running = running(&self.installation, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
         }
-        for (id, token) in &book.persons {
-            self.witness.coverage.count(Rule::PersonsTokensStay, 1);
-            let holder = self.house.eye.bearer(&token.digest(), self.house.sim.now());
+        for (id, token) in &book.operator_tokens {
+            self.witness.coverage.count(Rule::OperatorTokensStay, 1);
+            let token_owner =
+                self.installation.eye.token_subject(&token.digest(), self.installation.sim.now());
             let removed = self.witness.is_removed(*id);
-            if !removed && !matches!(holder, Some(Bearer::Workspace(holder)) if holder.workspace == *id) {
+            if !removed
+                && !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == *id)
+            {
                 let how =
                     format!("a person made a token of {id}, nobody revoked it, and it is no longer valid");
-                return Err(Rule::PersonsTokensStay.broken(how));
+                return Err(Rule::OperatorTokensStay.broken(how));
             }
         }
         Ok(())
@@ -214,15 +217,15 @@ impl Story {
     /// die, one may die repeatedly.
     fn lull(&mut self) -> Result<(), Broken> {
         let deadly = self.temper.deaths > 0;
-        let times = if deadly && self.house.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
+        let times = if deadly && self.installation.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
         for _ in 0..times {
             self.until_nothing_is_due()?;
             if deadly {
-                self.lay_hands_on(Some(Hand::Kill));
+                self.act_manually(Some(ManualAction::Kill));
                 self.until_nothing_is_due()?;
             }
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
-            let minutes = self.house.sim.choose(|rng| rng.pick(waits));
+            let minutes = self.installation.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a lull"));
             let mut left = Duration::from_mins(minutes);
             // Check a driven daemon often: by the end of a minute it has caught up with everything.
@@ -230,19 +233,19 @@ impl Story {
             while !left.is_zero() {
                 let time = slice.min(left);
                 left -= time;
-                self.house.sim.pass(time);
+                self.installation.sim.pass(time);
                 self.check()?;
                 self.restarts_are_on_time()?;
             }
-            if self.house.sim.choose(|rng| rng.permille(300)) {
+            if self.installation.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
-            if self.house.sim.choose(|rng| rng.permille(300)) {
+            if self.installation.sim.choose(|rng| rng.permille(300)) {
                 self.race()?;
             }
             if !self.temper.driven {
                 // The passes about agents, or sometimes all passes. Many graces need two snapshots.
-                let all = self.house.sim.choose(|rng| rng.permille(150));
+                let all = self.installation.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
                 }
@@ -257,11 +260,11 @@ impl Story {
         if !self.temper.driven || self.temper.full_disks > 0 {
             return Ok(());
         }
-        let (now, busy) = (self.house.sim.now(), self.house.daemon.ops.busy());
+        let (now, busy) = (self.installation.sim.now(), self.installation.daemon.ops.busy());
         let waits = |id: &WorkspaceId| {
-            busy.contains(id) || line_above(&self.house, *id).iter().any(|above| busy.contains(above))
+            busy.contains(id) || line_above(&self.installation, *id).iter().any(|above| busy.contains(above))
         };
-        for row in self.house.rows().into_iter().filter(|row| row.status == Status::Offline) {
+        for row in self.installation.rows().into_iter().filter(|row| row.status == Status::Offline) {
             let Some(due) = row.restart_due_at.filter(|_| !waits(&row.id)) else { continue };
             self.witness.coverage.count(Rule::RestartsAreOnTime, 1);
             if now > due + RESTART_TOLERANCE {
@@ -276,11 +279,11 @@ impl Story {
         // A driver always has another timer.
         let most = if self.temper.driven { 150 } else { 2000 };
         for _ in 0..most {
-            self.house.sim.run_ready();
-            if let Some(next) = self.house.sim.held().first().copied() {
+            self.installation.sim.run_ready();
+            if let Some(next) = self.installation.sim.held().first().copied() {
                 self.take(next);
                 self.check()?;
-            } else if !self.house.sim.fire_next_timer() {
+            } else if !self.installation.sim.fire_next_timer() {
                 break;
             }
         }
@@ -289,21 +292,21 @@ impl Story {
 
     fn take(&self, next: Seen) {
         self.note(format!("{} of {}", next.label, side(next)));
-        self.house.sim.take(next.id);
+        self.installation.sim.take(next.id);
     }
 
     /// Takes one random step.
     fn step(&mut self) {
-        let held = self.house.sim.held();
+        let held = self.installation.sim.held();
         let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
-        let (crash, death, disk, detour) = self.house.sim.choose(|rng| {
+        let (crash, death, disk, detour) = self.installation.sim.choose(|rng| {
             (rng.permille(crashes), rng.permille(deaths), rng.permille(full_disks), rng.permille(detours))
         });
         if crash {
             return self.crash();
         }
         if death {
-            return self.lay_hands_on(Some(Hand::Kill));
+            return self.act_manually(Some(ManualAction::Kill));
         }
         if disk {
             return self.fill_or_free_the_disk();
@@ -311,7 +314,7 @@ impl Story {
         if detour {
             return self.lead_elsewhere_or_back();
         }
-        match self.house.sim.choose(|rng| rng.below(100)) {
+        match self.installation.sim.choose(|rng| rng.below(100)) {
             0..64 if held.is_empty() => self.wait(&held),
             0..64 => {
                 let next = self.next_of(&held);
@@ -325,19 +328,19 @@ impl Story {
             91..92 => self.ask_or_change(),
             92..97 if self.temper.driven => self.wait(&held),
             92..97 => self.sweep(),
-            97..99 => self.lay_hands_on(None),
-            _ if self.house.sim.choose(|rng| rng.permille(300)) => {
-                match self.house.sim.choose(|rng| rng.below(4)) {
+            97..99 => self.act_manually(None),
+            _ if self.installation.sim.choose(|rng| rng.permille(300)) => {
+                match self.installation.sim.choose(|rng| rng.below(4)) {
                     0 => self.freeze(),
                     1 => self.reboot(),
                     _ => self.jump(),
                 }
             }
-            _ if self.house.sim.choose(|rng| rng.permille(300)) => {
+            _ if self.installation.sim.choose(|rng| rng.permille(300)) => {
                 // Sometimes several at once: more than the breaker lets pass.
-                let many = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
+                let many = self.installation.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
-                    let id = self.house.furnish_unknown();
+                    let id = self.installation.add_unknown();
                     self.count("something unknown turned up");
                     self.note(format!("something unknown, {id}, turns up"));
                 }
@@ -348,23 +351,23 @@ impl Story {
 
     /// One of the held effects; one of the slow side only rarely.
     fn next_of(&self, held: &[Seen]) -> Seen {
-        let slow = self.temper.slow_side.filter(|_| self.house.sim.choose(|rng| rng.permille(900)));
+        let slow = self.temper.slow_side.filter(|_| self.installation.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
-        self.house.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
+        self.installation.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
 
     /// Advances time, unless a store effect is held: the store answers within an instant.
     fn wait(&self, held: &[Seen]) {
-        if held.iter().any(|held| held.place == Place::Store) {
+        if held.iter().any(|held| held.state == EffectState::Store) {
             return;
         }
-        if let Some(wait) = self.house.sim.next_timer() {
+        if let Some(wait) = self.installation.sim.next_timer() {
             self.note(format!("{} ms pass", wait.as_millis()));
-            self.house.sim.fire_next_timer();
+            self.installation.sim.fire_next_timer();
         } else {
-            let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
+            let minutes = self.installation.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
             self.note(format!("{minutes} minutes pass"));
-            self.house.sim.idle(Duration::from_mins(minutes));
+            self.installation.sim.idle(Duration::from_mins(minutes));
         }
     }
 
@@ -373,34 +376,38 @@ impl Story {
     }
 
     fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
-        let meant: Vec<_> = self.house.rows().into_iter().filter(|row| is_meant(row)).collect();
-        (!meant.is_empty()).then(|| self.house.sim.choose(|rng| rng.pick(&meant)).id)
+        let meant: Vec<_> = self.installation.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!meant.is_empty()).then(|| self.installation.sim.choose(|rng| rng.pick(&meant)).id)
     }
 
     /// Begins a pass, unless it is running already; the driver guarantees the same.
     fn sweep(&mut self) {
         let passes = all_passes();
-        let restarts = self.temper.deaths > 0 && self.house.sim.choose(|rng| rng.permille(400));
-        let next_door = self.neighbour.is_some() && self.house.sim.choose(|rng| rng.permille(250));
-        let pass = if restarts { "restart_due" } else { self.house.sim.choose(|rng| rng.pick(&passes)) };
+        let restarts = self.temper.deaths > 0 && self.installation.sim.choose(|rng| rng.permille(400));
+        let next_door = self.neighbour.is_some() && self.installation.sim.choose(|rng| rng.permille(250));
+        let pass =
+            if restarts { "restart_due" } else { self.installation.sim.choose(|rng| rng.pick(&passes)) };
         // If a container is gone, sometimes runs the token sweep, to race it against a start.
         let gone = self
-            .house
+            .installation
             .rows()
             .into_iter()
-            .any(|row| row.container.is_some() && self.house.container(row.id).is_none());
-        let pass =
-            if gone && self.house.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
-        if next_door { self.begin_pass_next_door(pass) } else { self.begin_pass(pass) }
+            .any(|row| row.container.is_some() && self.installation.container(row.id).is_none());
+        let pass = if gone && self.installation.sim.choose(|rng| rng.permille(300)) {
+            "revoke_stale_tokens"
+        } else {
+            pass
+        };
+        if next_door { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
     }
 
-    fn begin_pass_next_door(&self, pass: &'static str) {
+    fn begin_pass_of_second(&self, pass: &'static str) {
         let Some(neighbour) = &self.neighbour else { return };
         self.note(format!("next door, {pass} begins"));
         let sweeper = Arc::clone(&neighbour.daemon.sweeper);
-        self.house.sim.spawn(Owner::Neighbour, async move {
-            if let Ok(look) = sweeper.look().await {
-                sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+        self.installation.sim.spawn(Owner::Neighbour, async move {
+            if let Ok(snapshot) = sweeper.snapshot().await {
+                sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
             }
         });
     }
@@ -413,16 +420,16 @@ impl Story {
         book.running_passes.push(pass);
         book.count("passes");
         book.note(format!("{pass} begins"));
-        let (sweeper, shared) = (Arc::clone(&self.house.daemon.sweeper), Arc::clone(&self.book));
-        self.house.sim.spawn(Owner::Daemon, async move {
-            let look = match pass_named(pass).sight() {
-                Sight::Engine => sweeper.look().await,
-                Sight::Store => Ok(sweeper.glance()),
+        let (sweeper, shared) = (Arc::clone(&self.installation.daemon.sweeper), Arc::clone(&self.book));
+        self.installation.sim.spawn(Owner::Daemon, async move {
+            let snapshot = match pass_named(pass).requires() {
+                Requirement::Engine => sweeper.snapshot().await,
+                Requirement::Store => Ok(sweeper.clock_snapshot()),
             };
             let mut run = None;
-            let said = match look {
-                Ok(look) => {
-                    let done = sweeper.run(&*pass_named(pass), &look, Mode::Apply).await;
+            let said = match snapshot {
+                Ok(snapshot) => {
+                    let done = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
                     let actions =
                         done.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
                     let said = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
@@ -449,14 +456,14 @@ fn all_passes() -> Vec<&'static str> {
 }
 
 /// The passes that are running now, begun by the driver or by the test.
-fn running(house: &House, book: &Book) -> BTreeSet<&'static str> {
-    let driven = house.daemon.running_passes();
+fn running(installation: &Installation, book: &Book) -> BTreeSet<&'static str> {
+    let driven = installation.daemon.running_passes();
     driven.into_iter().chain(book.running_passes.iter().copied()).collect()
 }
 
 /// The ancestors of a workspace.
-fn line_above(house: &House, id: WorkspaceId) -> Vec<WorkspaceId> {
-    let rows = house.rows();
+fn line_above(installation: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
+    let rows = installation.rows();
     let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
@@ -474,11 +481,11 @@ fn short(object: &str) -> &str {
 }
 
 fn side(seen: Seen) -> &'static str {
-    match (seen.place, seen.side) {
-        (Place::Store, OPS) => "an order, in the store",
-        (Place::Store, AGENTS) => "a request, in the store",
-        (Place::Store, _) => "a sweep, in the store",
-        (Place::Engine, OPS) => "an order, in the engine",
-        (Place::Engine, _) => "a sweep, in the engine",
+    match (seen.state, seen.side) {
+        (EffectState::Store, OPS) => "an order, in the store",
+        (EffectState::Store, AGENTS) => "a request, in the store",
+        (EffectState::Store, _) => "a sweep, in the store",
+        (EffectState::Engine, OPS) => "an order, in the engine",
+        (EffectState::Engine, _) => "a sweep, in the engine",
     }
 }

@@ -138,10 +138,13 @@ fn every_arrow_points_down() {
 
 #[test]
 fn the_table_has_no_arrow_that_points_up() {
-    let place = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
+    let location = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
     for (layer, allowed) in ARROWS {
         for below in *allowed {
-            assert!(place(below) > place(layer), "`{layer}` may name `{below}`, which does not lie below it");
+            assert!(
+                location(below) > location(layer),
+                "`{layer}` may name `{below}`, which does not lie below it"
+            );
         }
     }
 }
@@ -149,7 +152,7 @@ fn the_table_has_no_arrow_that_points_up() {
 #[test]
 fn the_page_of_the_crate_shows_the_table() {
     let page = include_str!("../../src/lib.rs");
-    let shown: BTreeMap<&str, BTreeSet<&str>> = page
+    let effective: BTreeMap<&str, BTreeSet<&str>> = page
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "))
         .map(|(layer, rest)| {
@@ -162,7 +165,7 @@ fn the_page_of_the_crate_shows_the_table() {
     {
         let there: BTreeSet<&str> = allowed.iter().copied().collect();
         assert_eq!(
-            shown.get(layer),
+            effective.get(layer),
             Some(&there),
             "what src/lib.rs says of `{layer}` is not the table of tests/house"
         );
@@ -206,9 +209,9 @@ fn a_broken_arrow_is_found_however_it_is_written() {
 fn strangers(words: &[&str], home: &str) -> Vec<String> {
     let of_file = |(file, text): (&PathBuf, &String)| {
         let code = code_of(text);
-        let word = words.iter().find(|word| code.contains(**word))?;
+        let module_name = words.iter().find(|module_name| code.contains(**module_name))?;
         (!file.starts_with(home))
-            .then(|| format!("{} names `{word}`, which belongs to src/{home}", file.display()))
+            .then(|| format!("{} names `{module_name}`, which belongs to src/{home}", file.display()))
     };
     sources().iter().filter_map(of_file).collect()
 }

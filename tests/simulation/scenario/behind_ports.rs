@@ -57,16 +57,16 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
 }
 
 async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book: Shared, mood: usize) {
-    let mut heard = Vec::new();
+    let mut create_online = Vec::new();
     let mut piece = [0; 2048];
     // The body of these messages ends with a brace; the head contains none.
-    while !heard.ends_with(b"}}}") && !heard.ends_with(b"}") {
+    while !create_online.ends_with(b"}}}") && !create_online.ends_with(b"}") {
         match wire.read(&mut piece).await {
             Ok(0) | Err(_) => return,
-            Ok(read) => heard.extend_from_slice(&piece[..read]),
+            Ok(read) => create_online.extend_from_slice(&piece[..read]),
         }
     }
-    let text = String::from_utf8_lossy(&heard).into_owned();
+    let text = String::from_utf8_lossy(&create_online).into_owned();
     {
         let mut book = open(&book);
         book.arrived += 1;
@@ -81,15 +81,15 @@ async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book:
         let meant = book
             .sent
             .iter()
-            .find(|(word, _)| text.contains(*word))
-            .map(|(word, route)| (word.clone(), *route));
+            .find(|(command, _)| text.contains(*command))
+            .map(|(command, route)| (command.clone(), *route));
         match meant {
-            Some((word, (_, to))) if to.to_string() != own => {
+            Some((command, (_, to))) if to.to_string() != own => {
                 book.broke(
-                    Rule::MessagesArrive.broken(format!("{word} was sent to {to} and arrived at {own}")),
+                    Rule::MessagesArrive.broken(format!("{command} was sent to {to} and arrived at {own}")),
                 );
             }
-            Some((word, _)) => book.note(format!("{word} arrived at {own}")),
+            Some((command, _)) => book.note(format!("{command} arrived at {own}")),
             None => book.broke(Rule::MessagesArrive.broken("a message arrived that nobody sent")),
         }
     }

@@ -10,9 +10,9 @@ use crate::{
         status::{Cause, Status},
         workspace::Workspace,
     },
-    engine::Trouble,
+    engine::ErrorKind,
     mutation::{Mutation, is},
-    store::Unless,
+    store::Precondition,
 };
 
 /// Delay after a restart that could not be carried out, for example because the engine gave no answer.
@@ -44,10 +44,10 @@ impl Ops {
         done
     }
 
-    pub(super) async fn restart_unwell_now(
+    pub(super) async fn restart_degraded_now(
         &self,
         id: WorkspaceId,
-        unless: Unless,
+        precondition: Precondition,
         (why, swept_by): (String, &'static str),
         phase: &Phase,
     ) -> OpResult<Applied> {
@@ -57,20 +57,20 @@ impl Ops {
             return Ok(Applied::Raced(paused));
         }
         let (budget, now) = (self.0.settings().restart, self.0.clock.now());
-        let Some(claimed) = self.0.store.claim_restart_of_unwell(id, unless, budget, now).await? else {
+        let Some(claimed) = self.0.store.charge_degraded_restart(id, precondition, budget, now).await? else {
             return Ok(Applied::Raced("a heartbeat was received, or its restart budget is spent".into()));
         };
         let order = StartOrder {
             cause: Some(Cause::Restart),
             even_if_running: true,
-            unwell: Some((swept_by, why)),
+            degraded: Some((swept_by, why)),
             ..StartOrder::default()
         };
         let done = self.start_now(id, order, phase).await;
         if !matches!(done, Ok(Applied::Done(_))) {
             // Not a restart unless its transaction has begun; the next run of the pass tries again. If the stop took
             // effect anyway, that exit is charged when it is observed.
-            if let Err(error) = self.0.store.give_back_restart(claimed).await {
+            if let Err(error) = self.0.store.refund_restart(claimed).await {
                 tracing::warn!(workspace = %id, %error, "restart was not carried out, but stays charged to the budget");
             }
         }
@@ -82,13 +82,13 @@ impl Inner {
     /// A message if a user has paused the row's container by hand; only an operator's order ends that. `None`
     /// otherwise.
     pub(super) async fn paused_by_hand(&self, row: &Workspace) -> OpResult<Option<String>> {
-        let Some(container) = row.container.as_ref().filter(|_| !is(Mutation::RestartWhatIsPaused)) else {
+        let Some(container) = row.container.as_ref().filter(|_| !is(Mutation::RestartPaused)) else {
             return Ok(None);
         };
         match self.engine.inspect_container(container).await {
             Ok(seen) if seen.state == ContainerState::Paused => Ok(Some(paused_by_hand(container))),
             Ok(_) => Ok(None),
-            Err(error) if error.trouble == Trouble::Absent => Ok(None),
+            Err(error) if error.kind == ErrorKind::Absent => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

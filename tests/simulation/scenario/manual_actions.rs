@@ -13,14 +13,14 @@ use ostler::{
 
 use super::{
     super::{executor::Owner, faults},
-    Story, Unread,
+    Scenario, Unread,
     book::open,
     running,
 };
 
 /// A manual action at the engine, without ostler.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hand {
+pub(super) enum ManualAction {
     Kill,
     Remove,
     Start,
@@ -29,40 +29,39 @@ pub(super) enum Hand {
     TakeWork,
 }
 
-impl Hand {
+impl ManualAction {
     pub(super) const ALL: [Self; 6] =
         [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
 }
 
-impl Story {
+impl Scenario {
     /// Takes a manual action at the engine.
-    pub(super) fn lay_hands_on(&mut self, how: Option<Hand>) {
+    pub(super) fn act_manually(&mut self, how: Option<ManualAction>) {
         let Some(id) = self.any_workspace() else { return };
-        let starting = self.house.status(id) == Status::Provisioning;
-        let hand = self
-            .house
-            .sim
-            .choose(|rng| if starting && rng.permille(400) { Hand::Start } else { rng.pick(&Hand::ALL) });
-        self.lay_a_hand_on(id, how.unwrap_or(hand));
+        let starting = self.installation.status(id) == Status::Provisioning;
+        let hand = self.installation.sim.choose(|rng| {
+            if starting && rng.permille(400) { ManualAction::Start } else { rng.pick(&ManualAction::ALL) }
+        });
+        self.act_manually_on(id, how.unwrap_or(hand));
     }
 
-    pub(super) fn lay_a_hand_on(&mut self, id: WorkspaceId, hand: Hand) {
-        let row = self.house.row(id);
+    pub(super) fn act_manually_on(&mut self, id: WorkspaceId, hand: ManualAction) {
+        let row = self.installation.row(id);
         let Some(container) = row.container else { return };
-        let mut state = self.house.world.state();
+        let mut state = self.installation.world.state();
         let what = match hand {
-            Hand::Kill => {
+            ManualAction::Kill => {
                 if state.containers.get(&container).is_none_or(|container| !container.state.may_run()) {
                     return;
                 }
                 state.kill(&container, 137);
                 "its container is killed"
             }
-            Hand::Remove => {
+            ManualAction::Remove => {
                 state.remove(&container);
                 "its container is removed by hand"
             }
-            Hand::Start => {
+            ManualAction::Start => {
                 let stands = |container: &FakeContainer| !container.state.may_run();
                 if !state.containers.get(&container).is_some_and(stands)
                     || state.half_started.contains(&container)
@@ -70,20 +69,20 @@ impl Story {
                     return;
                 }
                 state.run(&container);
-                self.witness.hands.insert(id);
+                self.witness.started_by_hand.insert(id);
                 self.witness.rebooted.remove(&id);
                 "its container is started by hand"
             }
-            Hand::WipeConfig | Hand::WipeConfigDirectory => {
+            ManualAction::WipeConfig | ManualAction::WipeConfigDirectory => {
                 let name = volume_name(id, VolumeKind::Config);
                 let Some(volume) = state.volumes.get_mut(&name) else { return };
                 volume.files.clear();
-                volume.directory_missing = hand == Hand::WipeConfigDirectory;
+                volume.directory_missing = hand == ManualAction::WipeConfigDirectory;
                 state.changes += 1;
                 self.witness.wiped.insert(id);
                 "its config volume is wiped"
             }
-            Hand::TakeWork
+            ManualAction::TakeWork
                 if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) =>
             {
                 state.volumes.remove(&volume_name(id, VolumeKind::Work));
@@ -91,7 +90,7 @@ impl Story {
                 self.witness.robbed.insert(id);
                 "its work volume is taken away by hand"
             }
-            Hand::TakeWork => return,
+            ManualAction::TakeWork => return,
         };
         drop(state);
         self.count(what);
@@ -99,25 +98,25 @@ impl Story {
     }
 
     pub(super) fn fill_or_free_the_disk(&mut self) {
-        let pages = self.house.sim.choose(|rng| rng.below(5));
+        let pages = self.installation.sim.choose(|rng| rng.below(5));
         if pages == 4 {
-            self.house.disk.free();
+            self.installation.disk.free();
             self.note("there is room on the disk");
         } else {
-            self.house.disk.fill(u32::try_from(pages).expect("it is small"));
+            self.installation.disk.fill(u32::try_from(pages).expect("it is small"));
             self.count("the disk was full");
             self.note(format!("the disk is full but for {pages} pages"));
         }
     }
 
     pub(super) fn lead_elsewhere_or_back(&mut self) {
-        if self.house.world.is_elsewhere() {
+        if self.installation.world.is_elsewhere() {
             self.lead_back();
         } else {
-            self.house.world.lead_elsewhere();
+            self.installation.world.lead_elsewhere();
             self.count("the socket led to another engine");
             self.note("the socket leads to another engine");
-            let all = self.house.rows().into_iter().map(|row| row.id);
+            let all = self.installation.rows().into_iter().map(|row| row.id);
             self.witness.elsewhere.extend(all);
         }
     }
@@ -128,65 +127,66 @@ impl Story {
     pub(super) fn lead_back(&mut self) {
         let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {
-            self.house.sim.run_ready();
-            if let Some(next) = self.house.sim.held().first().copied() {
+            self.installation.sim.run_ready();
+            if let Some(next) = self.installation.sim.held().first().copied() {
                 self.take(next);
                 continue;
             }
-            let Some(next) = self.house.sim.next_timer().filter(|next| *next <= left) else { break };
+            let Some(next) = self.installation.sim.next_timer().filter(|next| *next <= left) else { break };
             left -= next;
-            self.house.sim.fire_next_timer();
+            self.installation.sim.fire_next_timer();
         }
         // A registry that owned nothing at that time may have accepted that engine; what it made is there.
-        self.witness.elsewhere.extend(self.house.rows().into_iter().map(|row| row.id));
-        self.house.world.lead_here();
+        self.witness.elsewhere.extend(self.installation.rows().into_iter().map(|row| row.id));
+        self.installation.world.lead_here();
         self.note("the socket leads to our engine again");
     }
 
     pub(super) fn crash(&mut self) {
         // Crashes after some of the woken tasks have run and others have not.
-        let (some, arriving) = self.house.sim.choose(|rng| (rng.below(4), rng.below(1001)));
+        let (some, arriving) = self.installation.sim.choose(|rng| (rng.below(4), rng.below(1001)));
         for _ in 0..some {
-            self.house.sim.run_one();
+            self.installation.sim.run_one();
         }
         self.count("crashes");
         self.note("the daemon is killed and starts again");
-        let sim = self.house.sim.clone();
+        let sim = self.installation.sim.clone();
         let mut fates = sim.choose(|rng| rng.clone());
-        self.house.crash(|_| fates.permille(arriving));
+        self.installation.crash(|_| fates.permille(arriving));
         self.begin_anew();
     }
 
     /// Stops the daemon's process for a while; both clocks continue.
     pub(super) fn freeze(&mut self) {
         // A daemon that has just started has not announced a tick yet.
-        self.house.sim.run_ready();
-        let minutes = self.house.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
+        self.installation.sim.run_ready();
+        let minutes = self.installation.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
         self.count("freezes of the daemon");
         self.note(format!("the daemon is stopped for {minutes} minutes"));
-        self.house.freeze(Duration::from_mins(minutes));
-        let now = self.house.sim.clock().awake();
+        self.installation.freeze(Duration::from_mins(minutes));
+        let now = self.installation.sim.clock().awake();
         self.witness.listening_since = now;
         if let Some(unread) = &mut self.unread {
             unread.listening_since = now;
         }
-        self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
+        self.witness.across_jump.extend(running(&self.installation, &open(&self.book)));
     }
 
     /// Reboots the host.
     pub(super) fn reboot(&mut self) {
         self.count("reboots");
         self.note("the host starts again");
-        let ran = self.house.reboot();
+        let ran = self.installation.reboot();
         self.begin_anew();
-        let was_up = |id: &WorkspaceId| matches!(self.house.status(*id), Status::Online | Status::Degraded);
+        let was_up =
+            |id: &WorkspaceId| matches!(self.installation.status(*id), Status::Online | Status::Degraded);
         self.witness.rebooted = ran.into_iter().filter(was_up).collect();
     }
 
     /// Resets the record when a new process of the daemon has started.
     fn begin_anew(&mut self) {
-        self.house.watch();
-        self.witness.listening_since = self.house.sim.clock().awake();
+        self.installation.watch();
+        self.witness.listening_since = self.installation.sim.clock().awake();
         self.witness.across_jump.clear();
         self.witness.rebooted.clear();
         let mut book = open(&self.book);
@@ -195,13 +195,13 @@ impl Story {
     }
 
     pub(super) fn jump(&mut self) {
-        let minutes = self.house.sim.choose(|rng| rng.below(240));
+        let minutes = self.installation.sim.choose(|rng| rng.below(240));
         let minutes = i64::try_from(minutes).expect("it is small") - 60;
         self.count("jumps of the wall clock");
         self.note(format!("the wall clock jumps by {minutes} minutes"));
-        self.house.sim.jump(minutes * 60_000);
+        self.installation.sim.jump(minutes * 60_000);
         if minutes != 0 {
-            let readings = self.house.sim.readings(Owner::Daemon);
+            let readings = self.installation.sim.readings(Owner::Daemon);
             let mut unread = self
                 .unread
                 .take()
@@ -210,10 +210,10 @@ impl Story {
             unread.minutes += minutes;
             self.witness.listening_since = match unread.minutes {
                 0 => unread.listening_since,
-                _ => self.house.sim.clock().awake(),
+                _ => self.installation.sim.clock().awake(),
             };
             self.unread = Some(unread);
-            self.witness.across_jump.extend(running(&self.house, &open(&self.book)));
+            self.witness.across_jump.extend(running(&self.installation, &open(&self.book)));
         }
     }
 }

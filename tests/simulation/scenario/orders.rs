@@ -3,23 +3,23 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ostler::{
-    domain::{beat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token, trash::TrashEntry},
-    store::Bearer,
+    domain::{heartbeat::WEDGED, ids::WorkspaceId, runtime::AGENT, token::Token, trash::TrashEntry},
+    store::TokenSubject,
 };
 use serde_json::{Value, json};
 
 use super::{
     super::{
+        commands::{COMMANDS, Command, HURRIED},
         executor::Owner,
-        house::{IMAGE, REMOTE_IMAGE, at_once, token_of},
-        invariants::{MayGo, Rule},
-        people::{HURRIED, WORDS, Word},
+        installation::{IMAGE, REMOTE_IMAGE, now_or_panic, token_of},
+        invariants::{PurgeOrder, Rule},
     },
-    Story, all_passes,
+    Scenario, all_passes,
     book::{Book, open},
 };
 
-impl Story {
+impl Scenario {
     /// Sends a request; `judge` checks the response when it arrives.
     pub(super) fn ask(
         &self,
@@ -29,14 +29,14 @@ impl Story {
         judge: impl FnOnce(&mut Book, u16, &Value) + Send + 'static,
     ) {
         let asking = match token {
-            None => self.house.as_person(method, &path, body),
-            Some(token) => self.house.ask(method, &path, token, body),
+            None => self.installation.as_operator(method, &path, body),
+            Some(token) => self.installation.ask(method, &path, token, body),
         };
         let shared = Arc::clone(&self.book);
         let mut book = self.book();
         book.count("requests over the routes");
         book.note(what.clone());
-        self.house.sim.spawn(Owner::Daemon, async move {
+        self.installation.sim.spawn(Owner::Daemon, async move {
             let (status, answer) = asking.await;
             let mut book = open(&shared);
             let text = answer.to_string();
@@ -55,13 +55,13 @@ impl Story {
     }
 
     pub(super) fn create(&mut self) {
-        if self.house.rows().len() >= self.temper.workspaces {
+        if self.installation.rows().len() >= self.temper.workspaces {
             return;
         }
         self.named += 1;
         let name = format!("w{}", self.named);
         let parent = self.any_workspace();
-        let body = self.house.sim.choose(|rng| {
+        let body = self.installation.sim.choose(|rng| {
             let image = match rng.below(100) {
                 0..10 => REMOTE_IMAGE,
                 10..15 => "no-such-image",
@@ -95,7 +95,7 @@ impl Story {
                 let id = answer["id"].as_str().and_then(|id| id.parse().ok());
                 if let (Some(id), Some(token)) = (id, token) {
                     book.tokens.push(token.clone());
-                    book.persons.push((id, token));
+                    book.operator_tokens.push((id, token));
                 }
             },
         );
@@ -104,41 +104,41 @@ impl Story {
     pub(super) fn order(&mut self) {
         let Some(id) = self.any_workspace() else { return };
         // Sometimes an operator gives the next command before the last was answered.
-        if self.house.sim.choose(|rng| rng.permille(60)) {
-            for word in self.house.sim.choose(|rng| rng.pick(HURRIED)) {
-                self.say(id, *word);
+        if self.installation.sim.choose(|rng| rng.permille(60)) {
+            for command in self.installation.sim.choose(|rng| rng.pick(HURRIED)) {
+                self.give_command(id, *command);
             }
             return;
         }
-        let word = self.house.sim.choose(|rng| rng.pick(&WORDS));
-        self.say(id, word);
+        let command = self.installation.sim.choose(|rng| rng.pick(&COMMANDS));
+        self.give_command(id, command);
     }
 
-    pub(super) fn say(&mut self, id: WorkspaceId, word: Word) {
+    pub(super) fn give_command(&mut self, id: WorkspaceId, command: Command) {
         let looks = self.witness.looks;
-        let number = self.book().words.begin(id, word, looks);
+        let number = self.book().command_history.begin(id, command, looks);
         self.count("orders of people");
-        if word == Word::StartWithNewVolume {
+        if command == Command::StartWithNewVolume {
             self.book().new_volumes.insert(id);
         }
-        let gone = (word == Word::Purge).then(|| {
-            let mut said = MayGo { tree: Some(id), whom: BTreeSet::new(), answered: None };
-            said.note_tree(&self.house.rows());
-            self.book().let_go(said)
+        let gone = (command == Command::Purge).then(|| {
+            let mut said = PurgeOrder { tree: Some(id), targets: BTreeSet::new(), answered: None };
+            said.note_tree(&self.installation.rows());
+            self.book().order_purge(said)
         });
-        let what = format!("order {number}, {word:?} {}", self.house.row(id).name);
-        self.ask(what, word.request(id), None, move |book, status, answer| {
-            let granted = Word::is_granted_by(status, answer);
+        let what = format!("order {number}, {command:?} {}", self.installation.row(id).name);
+        self.ask(what, command.request(id), None, move |book, status, answer| {
+            let granted = Command::is_granted_by(status, answer);
             let looks = book.looks;
-            let said = book.words.answer(id, number, granted, looks);
+            let said = book.command_history.answer(id, number, granted, looks);
             if let Some(which) = gone {
-                book.has_gone(which, status);
+                book.purge_answered(which, status);
             }
-            if let (Word::Undelete, true, Some(said)) = (word, granted, said) {
+            if let (Command::Undelete, true, Some(said)) = (command, granted, said) {
                 let back =
                     answer["along"].as_array().into_iter().flatten().filter(|one| one["failed"] != true);
                 for id in back.filter_map(|one| one["id"].as_str()?.parse().ok()) {
-                    book.words.along(id, said);
+                    book.command_history.along(id, said);
                     book.count("undeleted along with another");
                 }
             }
@@ -146,7 +146,7 @@ impl Story {
                 && status != "confirmation_required"
                 && granted
             {
-                book.told.push((id, status.to_owned(), said.begun));
+                book.reported_status.push((id, status.to_owned(), said.begun));
             }
         });
     }
@@ -154,25 +154,30 @@ impl Story {
     /// An operator queries something, or changes something other than a status.
     pub(super) fn ask_or_change(&mut self) {
         let Some(id) = self.any_workspace() else { return };
-        let trash = at_once(self.house.eye.trash()).expect("the store answers");
-        let name = self.house.row(id).name;
-        let (what, looks) = (self.house.sim.choose(|rng| rng.below(8)), self.witness.looks);
+        let trash = now_or_panic(self.installation.eye.trash()).expect("the store answers");
+        let name = self.installation.row(id).name;
+        let (what, looks) = (self.installation.sim.choose(|rng| rng.below(8)), self.witness.looks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
         match what {
             0 => {
-                let told = move |book: &mut Book, status: u16, answer: &Value| {
+                let reported_status = move |book: &mut Book, status: u16, answer: &Value| {
                     if let (200, Some(status)) = (status, answer["status"].as_str()) {
-                        book.told.push((id, status.to_owned(), looks));
+                        book.reported_status.push((id, status.to_owned(), looks));
                     }
                 };
-                self.ask(format!("what is {name}"), ("GET", path("?removed=true"), None), None, told);
+                self.ask(
+                    format!("what is {name}"),
+                    ("GET", path("?removed=true"), None),
+                    None,
+                    reported_status,
+                );
             }
             1 => {
                 let issued = move |book: &mut Book, _: u16, answer: &Value| {
                     if let Some(token) = answer["auth_token"].as_str().and_then(Token::parse) {
                         book.tokens.push(token.clone());
-                        book.persons.push((id, token));
+                        book.operator_tokens.push((id, token));
                     }
                 };
                 self.ask(
@@ -197,14 +202,14 @@ impl Story {
             }
             4 => self.ask("list".into(), ("GET", "/workspaces".into(), None), None, nothing),
             5 if !trash.is_empty() => {
-                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
+                let entry = self.installation.sim.choose(|rng| rng.pick(&trash));
                 self.restore(&entry);
             }
             6 if !trash.is_empty() => {
-                let entry = self.house.sim.choose(|rng| rng.pick(&trash));
-                let said = MayGo { tree: None, whom: [entry.workspace].into(), answered: None };
-                let which = self.book().let_go(said);
-                let gone = move |book: &mut Book, status: u16, _: &Value| book.has_gone(which, status);
+                let entry = self.installation.sim.choose(|rng| rng.pick(&trash));
+                let said = PurgeOrder { tree: None, targets: [entry.workspace].into(), answered: None };
+                let which = self.book().order_purge(said);
+                let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(which, status);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
@@ -218,33 +223,33 @@ impl Story {
     pub(super) fn restore(&mut self, entry: &TrashEntry) {
         let (of, entry) = (entry.workspace, entry.id);
         let looks = self.witness.looks;
-        let number = self.book().words.begin(of, Word::Undelete, looks);
+        let number = self.book().command_history.begin(of, Command::Undelete, looks);
         let request = ("POST", format!("/trash/{entry}/restore"), None);
         self.ask(format!("restore entry {entry}"), request, None, move |book, status, answer| {
             let granted = status < 300 && answer["done"] == true;
             let looks = book.looks;
-            book.words.answer(of, number, granted, looks);
+            book.command_history.answer(of, number, granted, looks);
         });
     }
 
     /// An operator approves one of the held plans.
     pub(super) fn approve_what_is_held(&mut self) {
-        let held = |pass| at_once(self.house.eye.held_plan(pass)).expect("the store answers");
+        let held = |pass| now_or_panic(self.installation.eye.held_plan(pass)).expect("the store answers");
         let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
         if held.is_empty() {
             return;
         }
         // From here on the breaker's limit does not apply.
         self.witness.approving = true;
-        let (pass, plan) = self.house.sim.choose(|rng| rng.pick(&held));
+        let (pass, plan) = self.installation.sim.choose(|rng| rng.pick(&held));
         let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
         self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
     }
 
     /// The token of a running process, or a token seen earlier.
     pub(super) fn some_token(&self) -> Option<Token> {
-        let (runs, old) = self.house.sim.choose(|rng| (rng.permille(850), rng.next()));
-        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.house.container(id));
+        let (runs, old) = self.installation.sim.choose(|rng| (rng.permille(850), rng.next()));
+        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.installation.container(id));
         let running = running.filter(|container| container.state.may_run());
         let mut book = self.book();
         match running.and_then(|container| token_of(container.held_token.as_deref())) {
@@ -265,13 +270,14 @@ impl Story {
     /// An agent sends a request, with its current token or with one seen earlier.
     pub(super) fn speak(&mut self) {
         let Some(token) = self.some_token() else { return };
-        let holder = match self.house.eye.bearer(&token.digest(), self.house.sim.now()) {
-            Some(Bearer::Workspace(holder)) => Some(holder.workspace),
-            _ => None,
-        };
+        let token_owner =
+            match self.installation.eye.token_subject(&token.digest(), self.installation.sim.now()) {
+                Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
+                _ => None,
+            };
         // An agent whose token is no longer valid keeps sending.
-        let Some(id) = holder.or_else(|| self.any_workspace()) else { return };
-        let (says, path, body) = self.house.sim.choose(|rng| {
+        let Some(id) = token_owner.or_else(|| self.any_workspace()) else { return };
+        let (says, path, body) = self.installation.sim.choose(|rng| {
             let well = json!({ "uptime_seconds": 60 });
             let (says, more) = rng.pick(&[
                 ("is well", well.clone()),
@@ -295,23 +301,24 @@ impl Story {
                 Value::String(what) if what == "peers" => (says, format!("/registry/{id}/peers"), None),
                 Value::String(what) => (says, format!("/workspaces/{id}/{what}"), None),
                 Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                    let mut beat = more;
-                    beat["workspace_id"] = json!(id);
-                    (says, "/registry/heartbeat".to_owned(), Some(beat))
+                    let mut heartbeat = more;
+                    heartbeat["workspace_id"] = json!(id);
+                    (says, "/registry/heartbeat".to_owned(), Some(heartbeat))
                 }
             }
         });
         let method = if body.is_some() || path.ends_with("hibernate") { "POST" } else { "GET" };
         let looks = self.witness.looks;
-        let what = format!("{} says that it {says}", self.house.row(id).name);
+        let what = format!("{} says that it {says}", self.installation.row(id).name);
         self.count("words of agents");
-        let beats = body.is_some();
-        let (eye, clock, digest) = (self.house.eye.clone(), self.house.sim.clock(), token.digest());
+        let heartbeats = body.is_some();
+        let (eye, clock, digest) =
+            (self.installation.eye.clone(), self.installation.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
             // What was recorded for the request was recorded just now, and nothing since.
-            let bearer = eye.bearer(&digest, clock.now());
-            let speaks = matches!(bearer, Some(Bearer::Workspace(holder)) if holder.workspace == id);
-            if beats && status == 200 {
+            let token_subject = eye.token_subject(&digest, clock.now());
+            let speaks = matches!(token_subject, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
+            if heartbeats && status == 200 {
                 book.words_heard += 1;
                 if !speaks {
                     let how = format!("{id} was heard by a token that is none: {answer}");
@@ -319,7 +326,7 @@ impl Story {
                 }
             }
             if let (200, Some(status), Some(_)) = (status, answer["status"].as_str(), answer.get("paused")) {
-                book.told.push((id, status.to_owned(), looks));
+                book.reported_status.push((id, status.to_owned(), looks));
             }
         };
         self.ask(what, (method, path, body), Some(token.expose()), judge);
@@ -328,28 +335,29 @@ impl Story {
     /// Sends a message with a unique word that identifies it on arrival.
     pub(super) fn send_a_message(&mut self) {
         let Some(to) = self.any_workspace() else { return };
-        let by_person = self.house.sim.choose(|rng| rng.permille(400));
+        let by_person = self.installation.sim.choose(|rng| rng.permille(400));
         let token = if by_person { None } else { self.some_token() };
-        let from =
-            token.as_ref().and_then(|token| self.house.eye.bearer(&token.digest(), self.house.sim.now()));
+        let from = token.as_ref().and_then(|token| {
+            self.installation.eye.token_subject(&token.digest(), self.installation.sim.now())
+        });
         let from = match from {
-            Some(Bearer::Workspace(holder)) => Some(holder.workspace),
+            Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,
         };
         if token.is_some() && from.is_none() {
             return;
         }
-        let word = format!("message-{}-", self.book().sent.len());
-        self.book().sent.insert(word.clone(), (from, to));
+        let command = format!("message-{}-", self.book().sent.len());
+        self.book().sent.insert(command.clone(), (from, to));
         self.count("messages");
-        let body = json!({ "method": "message/send", "params": { "message": { "text": word } } });
-        let what = format!("{word} to {}", self.house.row(to).name);
+        let body = json!({ "method": "message/send", "params": { "message": { "text": command } } });
+        let what = format!("{command} to {}", self.installation.row(to).name);
         let path = format!("/workspaces/{to}/a2a");
-        let which = self.book().words.send(to);
-        let clock = self.house.sim.clock();
+        let which = self.book().command_history.send(to);
+        let clock = self.installation.sim.clock();
         let sent_at = clock.awake();
         let judge = move |book: &mut Book, _: u16, answer: &Value| {
-            book.words.answer_message(to, which);
+            book.command_history.answer_message(to, which);
             // Nothing was delivered, so ostler retries until the hold of one minute ends.
             let held_for = clock.awake().since(sent_at);
             let refused = answer["error"].as_str().is_some_and(|error| error.contains("nothing listens"));

@@ -22,7 +22,7 @@ use ostler::{
         status::Cause,
         time::Timestamp,
         token::Token,
-        workspace::{Habits, Kind},
+        workspace::{Kind, Policy},
     },
     engine::{
         Engine,
@@ -89,7 +89,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
         spec: Spec { image: "registry.example.org/team/agent:1.2.3".into(), ..Spec::default() },
         url: None,
         token: None,
-        habits: Habits::default(),
+        policy: Policy::default(),
     };
     store.create_workspace(new, at).await.unwrap();
     let token = token(number);
@@ -106,7 +106,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
         token: issue,
         not_undeleted_after: None,
         replaces: None,
-        unwell: None,
+        degraded: None,
         at,
     };
     store.begin_start(begin).await.unwrap().unwrap();
@@ -172,7 +172,7 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
         network: Network {
             listen: Vec::new(),
             port: 0,
-            told_to_agents: String::new(),
+            advertised_url: String::new(),
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),

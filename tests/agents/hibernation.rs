@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::{Agent, make, report, words};
+use super::{Agent, answer_text, make, report};
 use crate::support::{
     daemon::{Site, until},
     podman::{demo_image, inspected},
@@ -18,7 +18,7 @@ fn started_at(site: &Site, agent: &Agent) -> String {
 }
 
 #[track_caller]
-fn put_to_sleep(site: &Site, agent: &Agent) {
+fn hibernate(site: &Site, agent: &Agent) {
     let path = format!("/workspaces/{}/hibernate", agent.id);
     let slept = site.admin("POST", &path, Value::Null).expect(200).json();
     assert_eq!(slept["status"], "hibernated", "{slept}");
@@ -46,7 +46,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
     command.args(["exec", "typed", "--", "sleep", "600"]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut command = command.spawn().expect("the client starts");
     let (idle, busy) = (Agent::of(&site, "idle"), Agent::of(&site, "busy"));
-    busy.says(&site, "work 3600 in the background");
+    busy.ask_text(&site, "work 3600 in the background");
     let asleep = site.until_status("idle", "hibernated");
     let typed = site.show("typed");
     assert_eq!(typed["status"], "online", "a command was open there: {typed}");
@@ -63,7 +63,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
         site.ostler(["why", "idle"]).stdout
     );
 
-    let said = busy.says(&site, "ask idle hello");
+    let said = busy.ask_text(&site, "ask idle hello");
     assert!(said.starts_with("idle answered: ") && said.ends_with(" heard: hello"), "{said}");
     assert_eq!(idle.status(&site), "online");
 }
@@ -76,13 +76,13 @@ fn a_message_wakes_whom_it_may_and_brings_back_the_agents_own_answer() {
     let worker = make(&site, "worker", &["--parent", "lead"]);
     let mut latencies = Vec::new();
     for wake in 0..WAKES {
-        put_to_sleep(&site, &worker);
+        hibernate(&site, &worker);
         let before = started_at(&site, &worker);
         let asked_at = super::now();
-        let answer = worker.told_by(&site, &lead, &format!("hello {wake}")).expect(200);
+        let answer = worker.send_from(&site, &lead, &format!("hello {wake}")).expect(200);
         latencies.push(asked_at.elapsed().as_millis());
         // A workspace that was just woken may not know its own name yet.
-        let said = words(&answer);
+        let said = answer_text(&answer);
         assert!(said.ends_with(&format!(" heard: hello {wake}")), "{said}");
         assert_ne!(started_at(&site, &worker), before, "who answered was not woken");
     }
@@ -101,10 +101,10 @@ fn a_cousin_is_refused_and_wakes_nobody() {
         make(&site, name, &more);
     }
     let [sleeper, uncle, cousin] = ["left child", "right", "right child"].map(|name| Agent::of(&site, name));
-    put_to_sleep(&site, &sleeper);
-    let before = (started_at(&site, &sleeper), sleeper.story(&site));
+    hibernate(&site, &sleeper);
+    let before = (started_at(&site, &sleeper), sleeper.event_types(&site));
     for stranger in [&cousin, &uncle] {
-        let refused = sleeper.told_by(&site, stranger, "wake up").expect(403);
+        let refused = sleeper.send_from(&site, stranger, "wake up").expect(403);
         assert_eq!(
             refused.json()["error"],
             "access denied: workspaces cannot communicate per hierarchy rules"
@@ -129,15 +129,15 @@ fn a_cousin_is_refused_and_wakes_nobody() {
         super::message("x"),
     );
     nobody.expect(401);
-    assert_eq!(cousin.says(&site, "ask left-child hello"), "I have no peer named left-child");
+    assert_eq!(cousin.ask_text(&site, "ask left-child hello"), "I have no peer named left-child");
     for _ in 0..3 {
         site.sweep_all();
     }
     assert_eq!(sleeper.status(&site), "hibernated");
-    assert_eq!((started_at(&site, &sleeper), sleeper.story(&site)), before, "somebody woke it");
+    assert_eq!((started_at(&site, &sleeper), sleeper.event_types(&site)), before, "somebody woke it");
 
     let parent = Agent::of(&site, "left");
-    let said = words(&sleeper.told_by(&site, &parent, "wake up").expect(200));
+    let said = answer_text(&sleeper.send_from(&site, &parent, "wake up").expect(200));
     assert!(said.ends_with(" heard: wake up"), "{said}");
     until("it is online", || (sleeper.status(&site) == "online").then_some(()));
 }

@@ -12,20 +12,20 @@ use ostler::domain::status::Status;
 
 use super::{
     super::invariants::{Broken, Coverage, Witness},
-    STEPS, Story,
+    STEPS, Scenario,
     book::{Shared, open},
 };
 
 /// A scenario to run.
 #[derive(Clone, Debug)]
-pub(crate) struct Life {
+pub(crate) struct ScenarioRun {
     pub(crate) seed: u64,
     /// Numbers of its steps.
     pub(crate) steps: Vec<u64>,
 }
 
 /// Results of a scenario.
-pub(crate) struct Lived {
+pub(crate) struct Ran {
     pub(crate) broken: Option<Broken>,
     pub(crate) history: Vec<String>,
     pub(crate) done: BTreeMap<&'static str, u64>,
@@ -35,21 +35,21 @@ pub(crate) struct Lived {
     pub(crate) looks: usize,
 }
 
-impl Life {
+impl ScenarioRun {
     /// The full scenario of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         Self { seed, steps: (0..STEPS as u64).collect() }
     }
 
     /// Runs it.
-    pub(crate) fn live(&self) -> Lived {
+    pub(crate) fn live(&self) -> Ran {
         let book = Shared::default();
-        let told = Arc::clone(&book);
+        let transcript = Arc::clone(&book);
         let (seed, steps) = (self.seed, self.steps.clone());
         let ended = catch_unwind(AssertUnwindSafe(move || {
-            let mut story = Story::new(seed, told);
-            let ended = story.live(seed, &steps);
-            let Witness { coverage, reached, looks, .. } = std::mem::take(&mut story.witness);
+            let mut scenario = Scenario::new(seed, transcript);
+            let ended = scenario.live(seed, &steps);
+            let Witness { coverage, reached, looks, .. } = std::mem::take(&mut scenario.witness);
             (ended, coverage, reached, looks)
         }));
         let (broken, coverage, reached, looks) = match ended {
@@ -58,7 +58,7 @@ impl Life {
             Err(_) => (Some("[panic] it panicked".to_owned()), Coverage::default(), BTreeSet::new(), 0),
         };
         let mut book = open(&book);
-        Lived {
+        Ran {
             broken,
             history: std::mem::take(&mut book.history),
             done: std::mem::take(&mut book.done),
@@ -72,8 +72,8 @@ impl Life {
     /// violated.
     pub(crate) fn shorten(&self, rule: &str, most: usize) -> Self {
         let breaks = |steps: &[u64]| {
-            let life = Self { seed: self.seed, steps: steps.to_vec() };
-            life.live().broken.is_some_and(|broken| rule_of(&broken) == rule)
+            let scenario_run = Self { seed: self.seed, steps: steps.to_vec() };
+            scenario_run.live().broken.is_some_and(|broken| rule_of(&broken) == rule)
         };
         let mut steps = self.steps.clone();
         let (mut part, mut tries) = (steps.len().div_ceil(2), 0);
@@ -110,7 +110,7 @@ impl Life {
         text
     }
 
-    /// Parses the text of [`Life::spelled`].
+    /// Parses the text of [`ScenarioRun::spelled`].
     pub(crate) fn spelled_out(seed: u64, text: &str) -> Option<Self> {
         let mut steps = Vec::new();
         for range in text.split(',').filter(|range| !range.is_empty()) {
@@ -126,9 +126,9 @@ pub(crate) fn rule_of(broken: &str) -> &str {
     broken.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or("other", |(rule, _)| rule)
 }
 
-impl Lived {
+impl Ran {
     /// The history, one event a line.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn transcript(&self) -> String {
         self.history.iter().enumerate().fold(String::new(), |mut text, (step, what)| {
             writeln!(text, "{step:5}  {what}").expect("a string takes everything");
             text
@@ -151,12 +151,12 @@ fn no_life_of_an_installation_breaks_a_promise() {
     };
     let mut reached = BTreeSet::new();
     for seed in &seeds {
-        let lived = Life::of(*seed).live();
-        reached.extend(lived.reached.iter().copied());
-        if let Some(broken) = &lived.broken {
+        let ran = ScenarioRun::of(*seed).live();
+        reached.extend(ran.reached.iter().copied());
+        if let Some(broken) = &ran.broken {
             panic!(
                 "{}seed {seed}: {broken}\nAgain: OSTLER_SIM_SEED={seed} cargo test --test main simulation::story",
-                lived.told()
+                ran.transcript()
             );
         }
     }
@@ -171,7 +171,7 @@ fn no_life_of_an_installation_breaks_a_promise() {
 #[test]
 fn the_same_seed_lives_the_same_life_to_the_letter() {
     for seed in 0..6 {
-        let (once, again) = (Life::of(seed).live(), Life::of(seed).live());
+        let (once, again) = (ScenarioRun::of(seed).live(), ScenarioRun::of(seed).live());
         assert_eq!(once.history, again.history, "seed {seed}");
     }
 }

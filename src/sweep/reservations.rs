@@ -14,15 +14,15 @@ use crate::domain::ids::WorkspaceId;
 
 /// The reservations of all plans that are being judged or applied.
 #[derive(Default)]
-pub(super) struct Hits(Mutex<Vec<(u64, BTreeSet<WorkspaceId>)>>);
+pub(super) struct Reservations(Mutex<Vec<(u64, BTreeSet<WorkspaceId>)>>);
 
 /// Keeps a plan's reservations until it is dropped at the end of the run.
 pub(super) struct Reserved<'a> {
-    hits: &'a Hits,
+    reservations: &'a Reservations,
     ticket: u64,
 }
 
-impl Hits {
+impl Reservations {
     fn lock(&self) -> MutexGuard<'_, Vec<(u64, BTreeSet<WorkspaceId>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -33,12 +33,12 @@ impl Hits {
         let earlier = open.iter().flat_map(|(_, plan)| plan).copied().collect();
         let ticket = open.last().map_or(0, |(last, _)| last + 1);
         open.push((ticket, plan));
-        (Reserved { hits: self, ticket }, earlier)
+        (Reserved { reservations: self, ticket }, earlier)
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.hits.lock().retain(|(ticket, _)| *ticket != self.ticket);
+        self.reservations.lock().retain(|(ticket, _)| *ticket != self.ticket);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use super::{MARKER, Operator, Record, any, give_birth, pause, text};
+use super::{MARKER, Operator, Record, any, create_workspace, pause, text};
 use crate::support::{
     podman::{directory_of, has_volume},
     rng::Rng,
@@ -33,11 +33,11 @@ pub(super) enum Being {
 
 /// State of a workspace according to the last answer to its operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum KnownState {
     /// Up, or about to be.
     Up,
     /// Hibernated.
-    Asleep,
+    Hibernated,
     /// Stopped; holds the ancestor that was stopped, if it was stopped together with one.
     Stopped(Option<usize>),
     Removed,
@@ -50,7 +50,7 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) parent: Option<usize>,
     pub(super) being: Being,
-    pub(super) told: Told,
+    pub(super) known_state: KnownState,
 }
 
 /// An operator's workspaces, parents before children.
@@ -84,14 +84,14 @@ impl Tree {
     }
 
     fn push(&mut self, name: String, parent: Option<usize>, being: Being) -> usize {
-        self.members.push(Member { name, parent, being, told: Told::Unclear });
+        self.members.push(Member { name, parent, being, known_state: KnownState::Unclear });
         self.members.len() - 1
     }
 
     /// Starts the record: all members count as up.
     pub(super) fn forget_nothing(&mut self) {
         for member in &mut self.members {
-            member.told = Told::Up;
+            member.known_state = KnownState::Up;
         }
     }
 
@@ -110,7 +110,7 @@ impl Tree {
     fn is_free(&self, at: usize) -> bool {
         let mut above = self.members[at].parent;
         while let Some(parent) = above {
-            if !matches!(self.members[parent].told, Told::Up | Told::Asleep) {
+            if !matches!(self.members[parent].known_state, KnownState::Up | KnownState::Hibernated) {
                 return false;
             }
             above = self.members[parent].parent;
@@ -120,7 +120,7 @@ impl Tree {
 }
 
 /// A simulated operator.
-pub(super) struct Person<'a> {
+pub(super) struct User<'a> {
     pub(super) tree: &'a mut Tree,
     pub(super) operator: Operator,
     pub(super) record: &'a Record,
@@ -135,12 +135,12 @@ pub(super) struct Person<'a> {
     pub(super) makes_sure: bool,
 }
 
-impl Person<'_> {
+impl User<'_> {
     /// Gives commands until the run is over.
     pub(super) fn live(mut self) {
         while !self.record.over.load(Ordering::Acquire) {
             match self.rng.below(12) {
-                0 => self.look_around(),
+                0 => self.inspect_all(),
                 1 if self.may_create && self.tree.members.len() < MOST_MEMBERS => self.create(),
                 _ => self.order(),
             }
@@ -151,7 +151,7 @@ impl Person<'_> {
         }
         if !self.keeps_record {
             for member in &mut self.tree.members {
-                member.told = Told::Unclear;
+                member.known_state = KnownState::Unclear;
             }
         }
     }
@@ -160,20 +160,20 @@ impl Person<'_> {
     fn make_sure(&mut self) {
         for at in 0..self.tree.members.len() {
             for _ in 0..TRIES {
-                if self.tree.members[at].told != Told::Unclear {
+                if self.tree.members[at].known_state != KnownState::Unclear {
                     break;
                 }
                 self.stop(at);
-                if self.tree.members[at].told == Told::Unclear {
+                if self.tree.members[at].known_state == KnownState::Unclear {
                     let name = self.tree.members[at].name.clone();
-                    self.hear(at, &["undelete", &name], Told::Stopped(None));
+                    self.run_and_record(at, &["undelete", &name], KnownState::Stopped(None));
                 }
             }
         }
     }
 
     /// Runs a command and counts its result.
-    fn says(&self, arguments: &[&str]) -> i32 {
+    fn run_command(&self, arguments: &[&str]) -> i32 {
         let said = self.operator.ostler(LIMIT, arguments.iter().copied());
         let verb = arguments[0];
         self.record.count(format!("ostler {verb}"));
@@ -184,33 +184,35 @@ impl Person<'_> {
             self.record.count(format!("ostler {verb}, answered with exit code {}", said.code));
         }
         let last = said.stderr.lines().next().unwrap_or_default();
-        self.record.tell(format!("ostler {}: {} {last}", arguments.join(" "), said.code));
+        self.record.print(format!("ostler {}: {} {last}", arguments.join(" "), said.code));
         said.code
     }
 
-    fn look_around(&mut self) {
+    fn inspect_all(&mut self) {
         let name = self.tree.members[self.rng.below(self.tree.members.len())].name.clone();
         match self.rng.below(5) {
-            0 => drop(self.says(&["ls"])),
-            1 => drop(self.says(&["why", &name])),
-            2 => drop(self.says(&["show", &name])),
-            3 => drop(self.says(&["sweep", "run"])),
-            _ => drop(self.says(&["doctor"])),
+            0 => drop(self.run_command(&["ls"])),
+            1 => drop(self.run_command(&["why", &name])),
+            2 => drop(self.run_command(&["show", &name])),
+            3 => drop(self.run_command(&["sweep", "run"])),
+            _ => drop(self.run_command(&["doctor"])),
         }
     }
 
     fn create(&mut self) {
-        let parents: Vec<usize> =
-            (0..4).filter(|at| self.tree.members[*at].told == Told::Up && self.tree.is_free(*at)).collect();
+        let parents: Vec<usize> = (0..4)
+            .filter(|at| self.tree.members[*at].known_state == KnownState::Up && self.tree.is_free(*at))
+            .collect();
         let Some(parent) = any(&mut self.rng, &parents).copied() else { return };
         let being = if self.rng.below(4) == 0 { Being::Agent } else { Being::Plain };
         let name = format!("{}-{}", self.tree.root, self.tree.members.len());
-        let code = give_birth(&self.operator, &name, being, Some(&self.tree.members[parent].name), false);
+        let code =
+            create_workspace(&self.operator, &name, being, Some(&self.tree.members[parent].name), false);
         self.record.count("ostler create");
-        self.record.tell(format!("ostler create {name}: {code}"));
+        self.record.print(format!("ostler create {name}: {code}"));
         let at = self.tree.push(name.clone(), Some(parent), being);
         if code == 0 {
-            self.tree.members[at].told = Told::Up;
+            self.tree.members[at].known_state = KnownState::Up;
             self.mark(&name);
         }
     }
@@ -230,8 +232,8 @@ impl Person<'_> {
     #[allow(clippy::match_same_arms, reason = "a row for each state and share of the numbers")]
     fn order(&mut self) {
         let at = self.rng.below(self.tree.members.len());
-        let Member { name, being, told, .. } = &self.tree.members[at];
-        let (name, being, told) = (name.clone(), *being, *told);
+        let Member { name, being, known_state, .. } = &self.tree.members[at];
+        let (name, being, known_state) = (name.clone(), *being, *known_state);
         if being == Being::External {
             return;
         }
@@ -240,70 +242,89 @@ impl Person<'_> {
             return;
         }
         let below = self.tree.below(at);
-        let has_children = below.iter().any(|child| self.tree.members[*child].told != Told::Removed);
+        let has_children =
+            below.iter().any(|child| self.tree.members[*child].known_state != KnownState::Removed);
         // The higher in the tree, the rarer are commands that affect descendants.
         let seldom = below.is_empty() || self.rng.below(4) == 0;
-        match (told, self.rng.below(10)) {
-            (Told::Up, 0..=2) => drop(self.says(&["restart", &name])),
-            (Told::Up, 3) => drop(self.says(&["recreate", &name])),
-            (Told::Up, 4) => self.hear(at, &["hibernate", "--force", &name], Told::Asleep),
-            (Told::Up, 5) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
-            (Told::Up, 6 | 7) if seldom => self.stop(at),
-            (Told::Up, _) if being == Being::Agent => drop(self.says(&["message", &name, "hello"])),
-            (Told::Up, _) => drop(self.says(&["exec", &name, "--", "true"])),
-            (Told::Asleep, 0..=3) if being == Being::Agent => {
-                self.hear(at, &["message", &name, "good morning"], Told::Up);
+        match (known_state, self.rng.below(10)) {
+            (KnownState::Up, 0..=2) => drop(self.run_command(&["restart", &name])),
+            (KnownState::Up, 3) => drop(self.run_command(&["recreate", &name])),
+            (KnownState::Up, 4) => {
+                self.run_and_record(at, &["hibernate", "--force", &name], KnownState::Hibernated)
             }
-            (Told::Asleep, 0..=7) => self.hear(at, &["wake", &name], Told::Up),
-            (Told::Asleep, _) => self.stop(at),
-            (Told::Stopped(_), 0..=7) => self.start(at),
-            (Told::Stopped(_), _) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
-            (Told::Stopped(_), _) => self.start(at),
-            (Told::Removed, 0..=5) => self.hear(at, &["undelete", &name], Told::Stopped(None)),
-            (Told::Removed, _) => {}
-            (Told::Unclear, 0..=4) => self.stop(at),
-            (Told::Unclear, 5) if !has_children => self.hear(at, &["rm", &name], Told::Removed),
-            (Told::Unclear, _) => self.start(at),
+            (KnownState::Up, 5) if !has_children => {
+                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+            }
+            (KnownState::Up, 6 | 7) if seldom => self.stop(at),
+            (KnownState::Up, _) if being == Being::Agent => {
+                drop(self.run_command(&["message", &name, "hello"]))
+            }
+            (KnownState::Up, _) => drop(self.run_command(&["exec", &name, "--", "true"])),
+            (KnownState::Hibernated, 0..=3) if being == Being::Agent => {
+                self.run_and_record(at, &["message", &name, "good morning"], KnownState::Up);
+            }
+            (KnownState::Hibernated, 0..=7) => self.run_and_record(at, &["wake", &name], KnownState::Up),
+            (KnownState::Hibernated, _) => self.stop(at),
+            (KnownState::Stopped(_), 0..=7) => self.start(at),
+            (KnownState::Stopped(_), _) if !has_children => {
+                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+            }
+            (KnownState::Stopped(_), _) => self.start(at),
+            (KnownState::Removed, 0..=5) => {
+                self.run_and_record(at, &["undelete", &name], KnownState::Stopped(None))
+            }
+            (KnownState::Removed, _) => {}
+            (KnownState::Unclear, 0..=4) => self.stop(at),
+            (KnownState::Unclear, 5) if !has_children => {
+                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+            }
+            (KnownState::Unclear, _) => self.start(at),
         }
     }
 
     /// Runs a command and records its result, or that it is unclear.
-    fn hear(&mut self, at: usize, arguments: &[&str], otherwise: Told) {
-        let code = self.says(arguments);
-        self.tree.members[at].told = if code == 0 { otherwise } else { Told::Unclear };
+    fn run_and_record(&mut self, at: usize, arguments: &[&str], otherwise: KnownState) {
+        let code = self.run_command(arguments);
+        self.tree.members[at].known_state = if code == 0 { otherwise } else { KnownState::Unclear };
     }
 
     /// Stops a workspace and its descendants.
     fn stop(&mut self, at: usize) {
         let name = self.tree.members[at].name.clone();
-        let stopped = self.says(&["stop", &name]) == 0;
+        let stopped = self.run_command(&["stop", &name]) == 0;
         for below in self.tree.below(at) {
             let member = &mut self.tree.members[below];
-            member.told = match member.told {
-                Told::Removed => Told::Removed,
+            member.known_state = match member.known_state {
+                KnownState::Removed => KnownState::Removed,
                 // It stays attributed to the stop that stopped it.
-                Told::Stopped(with) if stopped => Told::Stopped(with),
-                Told::Up | Told::Asleep if stopped => Told::Stopped(Some(at)),
-                Told::Up | Told::Asleep | Told::Stopped(_) | Told::Unclear => Told::Unclear,
+                KnownState::Stopped(with) if stopped => KnownState::Stopped(with),
+                KnownState::Up | KnownState::Hibernated if stopped => KnownState::Stopped(Some(at)),
+                KnownState::Up | KnownState::Hibernated | KnownState::Stopped(_) | KnownState::Unclear => {
+                    KnownState::Unclear
+                }
             };
         }
-        self.tree.members[at].told = if stopped { Told::Stopped(None) } else { Told::Unclear };
+        self.tree.members[at].known_state =
+            if stopped { KnownState::Stopped(None) } else { KnownState::Unclear };
     }
 
     /// Starts a workspace and what was stopped together with it.
     fn start(&mut self, at: usize) {
         let name = self.tree.members[at].name.clone();
-        let started = self.says(&["start", &name]) == 0;
+        let started = self.run_command(&["start", &name]) == 0;
         for below in self.tree.below(at) {
             let member = &mut self.tree.members[below];
-            member.told = match member.told {
-                Told::Stopped(Some(with)) if with == at && started => Told::Up,
-                Told::Removed => Told::Removed,
-                Told::Stopped(Some(with)) if with != at => Told::Stopped(Some(with)),
-                Told::Stopped(None) => Told::Stopped(None),
-                Told::Up | Told::Asleep | Told::Stopped(Some(_)) | Told::Unclear => Told::Unclear,
+            member.known_state = match member.known_state {
+                KnownState::Stopped(Some(with)) if with == at && started => KnownState::Up,
+                KnownState::Removed => KnownState::Removed,
+                KnownState::Stopped(Some(with)) if with != at => KnownState::Stopped(Some(with)),
+                KnownState::Stopped(None) => KnownState::Stopped(None),
+                KnownState::Up
+                | KnownState::Hibernated
+                | KnownState::Stopped(Some(_))
+                | KnownState::Unclear => KnownState::Unclear,
             };
         }
-        self.tree.members[at].told = if started { Told::Up } else { Told::Unclear };
+        self.tree.members[at].known_state = if started { KnownState::Up } else { KnownState::Unclear };
     }
 }

@@ -16,7 +16,7 @@ use crate::support::{
 
 /// Kills conmon and then the process, and waits until the process is gone.
 #[track_caller]
-fn end_unheard(container: &str) {
+fn lose_exit(container: &str) {
     end_while(container, "running");
 }
 
@@ -44,9 +44,9 @@ fn end_while(container: &str, state: &str) {
 /// Creates a workspace that ignores SIGTERM, and kills it while it is being stopped.
 #[track_caller]
 fn stuck_in_stopping(site: &Site, name: &str) -> String {
-    let deaf =
+    let reset_liveness =
         ["--", "sh", "-c", "trap '' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 1; done"];
-    site.ostler(["create", name, "--image", image()].into_iter().chain(deaf)).well();
+    site.ostler(["create", name, "--image", image()].into_iter().chain(reset_liveness)).well();
     let container = site.show(name)["container_id"].as_str().expect("it has a container").to_owned();
     end_while_stopping(&container);
     container
@@ -99,7 +99,7 @@ fn an_end_that_podman_never_hears_of_is_healed_by_a_new_container() {
     let work = directory_of(&format!("ostler-{id}-work")).join("work");
     fs::write(&work, "must stay").expect("the work volume can be written to");
     let old = site.show("unheard")["container_id"].as_str().expect("it has a container").to_owned();
-    end_unheard(&old);
+    lose_exit(&old);
     until("it is online in a new container", || {
         site.sweep_all();
         let row = site.show("unheard");
@@ -119,7 +119,7 @@ fn what_ended_unheard_is_stopped_when_somebody_stops_it() {
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "stopped");
-    end_unheard(site.show("stopped")["container_id"].as_str().expect("it has a container"));
+    lose_exit(site.show("stopped")["container_id"].as_str().expect("it has a container"));
     site.ostler(["stop", "stopped"]).well();
     converge(&site);
     assert_truthful(&site);

@@ -128,7 +128,7 @@ pub(super) fn event(id: i64, event_type: &str, payload: Value) -> EventView {
 }
 
 /// Events, newest first, as the daemon returns them.
-pub(super) fn story() -> Vec<EventView> {
+pub(super) fn sample_events() -> Vec<EventView> {
     vec![
         event(4, "WORKSPACE_PARKED", json!({ "restarts": 5, "reason": "5 restarts in 30 minutes" })),
         event(

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// A command to a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum Command {
     Start,
     StartWithNewVolume,
     Stop,
@@ -21,32 +21,32 @@ pub(super) enum Word {
     Wake,
 }
 
-pub(super) const WORDS: [Word; 14] = [
-    Word::Start,
-    Word::Start,
-    Word::StartWithNewVolume,
-    Word::Stop,
-    Word::Stop,
-    Word::Restart,
-    Word::Restart,
-    Word::Recreate,
-    Word::Remove,
-    Word::Purge,
-    Word::Undelete,
-    Word::Hibernate,
-    Word::HibernateAnyway,
-    Word::Wake,
+pub(super) const COMMANDS: [Command; 14] = [
+    Command::Start,
+    Command::Start,
+    Command::StartWithNewVolume,
+    Command::Stop,
+    Command::Stop,
+    Command::Restart,
+    Command::Restart,
+    Command::Recreate,
+    Command::Remove,
+    Command::Purge,
+    Command::Undelete,
+    Command::Hibernate,
+    Command::HibernateAnyway,
+    Command::Wake,
 ];
 
 /// Commands in quick succession.
-pub(super) const HURRIED: &[&[Word]] = &[
-    &[Word::Purge, Word::Undelete, Word::Remove],
-    &[Word::Remove, Word::Undelete, Word::Start],
-    &[Word::Stop, Word::Start, Word::Stop],
-    &[Word::Recreate, Word::Restart],
+pub(super) const HURRIED: &[&[Command]] = &[
+    &[Command::Purge, Command::Undelete, Command::Remove],
+    &[Command::Remove, Command::Undelete, Command::Start],
+    &[Command::Stop, Command::Start, Command::Stop],
+    &[Command::Recreate, Command::Restart],
 ];
 
-impl Word {
+impl Command {
     /// Whether it may end a pause by an operator or a parking by the restart budget.
     pub(super) fn rouses(self) -> bool {
         match self {
@@ -103,9 +103,9 @@ impl Word {
 
 /// A command that was given to a workspace.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Said {
+pub(super) struct GivenCommand {
     pub(super) number: u64,
-    pub(super) word: Word,
+    pub(super) command: Command,
     /// Check number at which it was given.
     pub(super) begun: usize,
     /// Once answered: whether it was granted, and the number of the last command given by then.
@@ -114,7 +114,7 @@ pub(super) struct Said {
     pub(super) ended: Option<usize>,
 }
 
-impl Said {
+impl GivenCommand {
     fn was_over_before(self, later: Self) -> bool {
         self.answer.is_some_and(|(_, last)| last < later.number)
     }
@@ -122,18 +122,18 @@ impl Said {
 
 /// All commands given.
 #[derive(Default)]
-pub(super) struct Words {
-    pub(super) said: BTreeMap<WorkspaceId, Vec<Said>>,
+pub(super) struct CommandHistory {
+    pub(super) said: BTreeMap<WorkspaceId, Vec<GivenCommand>>,
     pub(super) orders: u64,
     /// For each message to a workspace, the number of the last command given when it was answered.
     pub(super) messages: BTreeMap<WorkspaceId, Vec<Option<u64>>>,
 }
 
-impl Words {
+impl CommandHistory {
     /// Records the beginning of a command; returns its number.
-    pub(super) fn begin(&mut self, id: WorkspaceId, word: Word, looks: usize) -> u64 {
+    pub(super) fn begin(&mut self, id: WorkspaceId, command: Command, looks: usize) -> u64 {
         self.orders += 1;
-        let said = Said { number: self.orders, word, begun: looks, answer: None, ended: None };
+        let said = GivenCommand { number: self.orders, command, begun: looks, answer: None, ended: None };
         self.said.entry(id).or_default().push(said);
         self.orders
     }
@@ -145,7 +145,7 @@ impl Words {
         number: u64,
         granted: bool,
         looks: usize,
-    ) -> Option<Said> {
+    ) -> Option<GivenCommand> {
         let orders = self.orders;
         let said = self.said.entry(id).or_default().iter_mut().find(|said| said.number == number)?;
         said.answer = Some((granted, orders));
@@ -154,10 +154,10 @@ impl Words {
     }
 
     /// The command's answer also reports this workspace as affected.
-    pub(super) fn along(&mut self, id: WorkspaceId, said: Said) {
-        let words = self.said.entry(id).or_default();
-        let later = words.partition_point(|other| other.number < said.number);
-        words.insert(later, said);
+    pub(super) fn along(&mut self, id: WorkspaceId, said: GivenCommand) {
+        let command_history = self.said.entry(id).or_default();
+        let later = command_history.partition_point(|other| other.number < said.number);
+        command_history.insert(later, said);
     }
 
     /// A command without an answer guarantees nothing.
@@ -188,28 +188,28 @@ impl Words {
     /// ancestors.
     pub(super) fn roused(&self, line: &[WorkspaceId], since: usize) -> bool {
         let mut said = line.iter().filter_map(|id| self.said.get(id)).flatten();
-        said.any(|said| said.word.rouses() && said.ended.is_none_or(|ended| ended >= since))
+        said.any(|said| said.command.rouses() && said.ended.is_none_or(|ended| ended >= since))
     }
 
     /// The last command to a workspace, if it was granted and no other command to it or to an ancestor was given
     /// meanwhile or since. Overlapping commands may have been carried out in either order: a start reads the tree
     /// before it queues, and a stop given meanwhile may queue first. `sweep::starts` tests that a stop ends a start
     /// that has queued.
-    pub(super) fn last_granted(&self, id: WorkspaceId, above: &[WorkspaceId]) -> Option<Said> {
+    pub(super) fn last_granted(&self, id: WorkspaceId, above: &[WorkspaceId]) -> Option<GivenCommand> {
         let (last, before) = self.said.get(&id)?.split_last()?;
         let mut others = above.iter().filter_map(|id| self.said.get(id)).flatten().chain(before);
         let alone = others.all(|said| said.was_over_before(*last));
         // A message wakes a hibernated workspace.
-        let sleeps = matches!(last.word, Word::Hibernate | Word::HibernateAnyway);
+        let sleeps = matches!(last.command, Command::Hibernate | Command::HibernateAnyway);
         let mut messages = self.messages.get(&id).into_iter().flatten();
         let alone = alone && (!sleeps || messages.all(|over| over.is_some_and(|over| over < last.number)));
         (alone && last.answer.is_some_and(|(granted, _)| granted)).then_some(*last)
     }
 }
 
-impl Said {
+impl GivenCommand {
     /// Whether a status is compatible with this command having been the last one.
     pub(super) fn is_kept_by(self, status: Status) -> bool {
-        self.word.is_kept_by(status)
+        self.command.is_kept_by(status)
     }
 }

@@ -10,8 +10,8 @@ use super::{
 };
 
 /// An agent is degraded from this error rate on.
-pub const UNWELL_ERROR_RATE: f64 = 0.5;
-/// An agent recovers below this error rate. Lower than `UNWELL_ERROR_RATE`, so that the status does not flap.
+pub const DEGRADED_ERROR_RATE: f64 = 0.5;
+/// An agent recovers below this error rate. Lower than `DEGRADED_ERROR_RATE`, so that the status does not flap.
 pub const WELL_ERROR_RATE: f64 = 0.1;
 /// Largest spend that a heartbeat may report, in cents.
 pub const SPEND_MAX_CENTS: i64 = 1_000_000_000_000;
@@ -20,7 +20,7 @@ pub const WEDGED: &str = "wedged";
 
 /// A heartbeat, clamped to the allowed ranges.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Share of its recent requests that failed, 0 to 1.
     pub error_rate: f64,
     /// One of its recent errors.
@@ -177,7 +177,7 @@ pub struct Metadata {
     pub manages_status: bool,
 }
 
-impl Beat {
+impl Heartbeat {
     /// Whether this is the short heartbeat that runtimes send when the task changes; it says nothing about their
     /// health.
     #[must_use]
@@ -188,11 +188,11 @@ impl Beat {
             && self.metadata.is_none()
     }
 
-    fn says_unwell(&self, manages_status: bool) -> bool {
-        self.runtime_state == WEDGED || (self.error_rate >= UNWELL_ERROR_RATE && !manages_status)
+    fn reports_degraded(&self, manages_status: bool) -> bool {
+        self.runtime_state == WEDGED || (self.error_rate >= DEGRADED_ERROR_RATE && !manages_status)
     }
 
-    fn says_well(&self) -> bool {
+    fn reports_healthy(&self) -> bool {
         let known = !self.unknown.contains(Field::ErrorRate) && !self.unknown.contains(Field::RuntimeState);
         known && self.error_rate < WELL_ERROR_RATE && self.runtime_state.is_empty() && !self.is_partial()
     }
@@ -216,24 +216,24 @@ pub struct Standing {
 ///
 /// A heartbeat with an `api` token of a container workspace belongs to no incarnation, so it proves nothing.
 #[must_use]
-pub fn moves(standing: Standing, beat: &Beat) -> Vec<Cause> {
+pub fn moves(standing: Standing, heartbeat: &Heartbeat) -> Vec<Cause> {
     if standing.kind == Kind::Container && standing.token == TokenKind::Api {
         return Vec::new();
     }
-    let unwell = beat.says_unwell(standing.manages_status);
+    let degraded = heartbeat.reports_degraded(standing.manages_status);
     match standing.status {
         Status::Provisioning
         | Status::Offline
         | Status::AwaitingAgent
         | Status::Failed(Failure::ProvisionTimeout) => {
-            let mut moves = vec![Cause::AgentHeard];
-            if unwell {
-                moves.push(Cause::Unwell);
+            let mut moves = vec![Cause::HeartbeatReceived];
+            if degraded {
+                moves.push(Cause::ReportedDegraded);
             }
             moves
         }
-        Status::Online if unwell => vec![Cause::Unwell],
-        Status::Degraded if beat.says_well() => vec![Cause::AgentHeard],
+        Status::Online if degraded => vec![Cause::ReportedDegraded],
+        Status::Degraded if heartbeat.reports_healthy() => vec![Cause::HeartbeatReceived],
         Status::Online
         | Status::Degraded
         | Status::Failed(Failure::StartError | Failure::Parked)
@@ -247,7 +247,7 @@ pub fn moves(standing: Standing, beat: &Beat) -> Vec<Cause> {
 /// The status changes that a register proves: those of a heartbeat except recovery, because it reports no errors.
 #[must_use]
 pub fn moves_of_register(standing: Standing) -> Vec<Cause> {
-    moves(standing, &Beat::default())
+    moves(standing, &Heartbeat::default())
 }
 
 /// Truncates a text to at most `most_bytes` bytes, at a character boundary.
@@ -268,25 +268,25 @@ mod tests {
         Standing { status, kind: Kind::Container, token: TokenKind::Instance, manages_status: false }
     }
 
-    fn well() -> Beat {
-        Beat { uptime_seconds: 5, ..Beat::default() }
+    fn well() -> Heartbeat {
+        Heartbeat { uptime_seconds: 5, ..Heartbeat::default() }
     }
 
     #[test]
     fn a_beat_brings_up_exactly_what_waits_for_one() {
         for status in Status::ALL {
-            let heard = moves(standing(status), &well()).contains(&Cause::AgentHeard);
-            assert_eq!(heard, Cause::AgentHeard.sources().contains(&status), "{status}");
+            let recovers = moves(standing(status), &well()).contains(&Cause::HeartbeatReceived);
+            assert_eq!(recovers, Cause::HeartbeatReceived.sources().contains(&status), "{status}");
         }
     }
 
     #[test]
     fn every_move_of_a_beat_is_one_the_table_allows() {
-        let wedged = Beat { runtime_state: WEDGED.into(), ..well() };
+        let wedged = Heartbeat { runtime_state: WEDGED.into(), ..well() };
         for status in Status::ALL {
-            for beat in [&well(), &Beat::default(), &wedged] {
+            for heartbeat in [&well(), &Heartbeat::default(), &wedged] {
                 let mut now = status;
-                for cause in moves(standing(status), beat) {
+                for cause in moves(standing(status), heartbeat) {
                     assert!(cause.sources().contains(&now), "{cause:?} from {now}");
                     now = cause.target();
                 }
@@ -297,39 +297,47 @@ mod tests {
     #[test]
     fn an_api_token_of_a_container_workspace_proves_nothing() {
         for status in Status::ALL {
-            let of_person = Standing { token: TokenKind::Api, ..standing(status) };
-            assert_eq!(moves(of_person, &well()), [], "{status}");
-            let external = Standing { kind: Kind::External, ..of_person };
+            let of_operator = Standing { token: TokenKind::Api, ..standing(status) };
+            assert_eq!(moves(of_operator, &well()), [], "{status}");
+            let external = Standing { kind: Kind::External, ..of_operator };
             assert_eq!(moves(external, &well()), moves(standing(status), &well()), "{status}");
         }
     }
 
     #[test]
     fn errors_and_wedged_degrade_and_only_a_whole_healthy_beat_recovers() {
-        let failing = Beat { error_rate: 0.5, ..well() };
-        let wedged = Beat { runtime_state: WEDGED.into(), ..well() };
-        let odd = Beat { runtime_state: "resting".into(), ..well() };
-        let between = Beat { error_rate: 0.3, ..well() };
-        assert_eq!(moves(standing(Status::Online), &failing), [Cause::Unwell]);
-        assert_eq!(moves(standing(Status::Online), &wedged), [Cause::Unwell]);
+        let failing = Heartbeat { error_rate: 0.5, ..well() };
+        let wedged = Heartbeat { runtime_state: WEDGED.into(), ..well() };
+        let odd = Heartbeat { runtime_state: "resting".into(), ..well() };
+        let between = Heartbeat { error_rate: 0.3, ..well() };
+        assert_eq!(moves(standing(Status::Online), &failing), [Cause::ReportedDegraded]);
+        assert_eq!(moves(standing(Status::Online), &wedged), [Cause::ReportedDegraded]);
         assert_eq!(moves(standing(Status::Online), &odd), []);
         assert_eq!(moves(standing(Status::Online), &between), []);
-        for beat in [&failing, &wedged, &odd, &between, &Beat::default()] {
-            assert_eq!(moves(standing(Status::Degraded), beat), [], "{beat:?} ended the status degraded");
+        for heartbeat in [&failing, &wedged, &odd, &between, &Heartbeat::default()] {
+            assert_eq!(
+                moves(standing(Status::Degraded), heartbeat),
+                [],
+                "{heartbeat:?} ended the status degraded"
+            );
         }
-        assert_eq!(moves(standing(Status::Degraded), &well()), [Cause::AgentHeard]);
+        assert_eq!(moves(standing(Status::Degraded), &well()), [Cause::HeartbeatReceived]);
         let managing = Standing { manages_status: true, ..standing(Status::Online) };
         assert_eq!(moves(managing, &failing), []);
-        assert_eq!(moves(managing, &wedged), [Cause::Unwell]);
+        assert_eq!(moves(managing, &wedged), [Cause::ReportedDegraded]);
     }
 
     #[test]
     fn a_heartbeat_without_a_readable_error_rate_or_state_lifts_nothing() {
         for field in [Field::ErrorRate, Field::RuntimeState] {
-            let mut beat = well();
-            beat.unknown.insert(field);
-            assert_eq!(moves(standing(Status::Degraded), &beat), [], "{field:?}");
-            assert_eq!(moves(standing(Status::Offline), &beat), [Cause::AgentHeard], "it is alive");
+            let mut heartbeat = well();
+            heartbeat.unknown.insert(field);
+            assert_eq!(moves(standing(Status::Degraded), &heartbeat), [], "{field:?}");
+            assert_eq!(
+                moves(standing(Status::Offline), &heartbeat),
+                [Cause::HeartbeatReceived],
+                "it is alive"
+            );
         }
     }
 
@@ -347,8 +355,11 @@ mod tests {
 
     #[test]
     fn an_agent_that_comes_up_unwell_is_online_and_then_degraded() {
-        let failing = Beat { error_rate: 1.0, ..well() };
-        assert_eq!(moves(standing(Status::Provisioning), &failing), [Cause::AgentHeard, Cause::Unwell]);
+        let failing = Heartbeat { error_rate: 1.0, ..well() };
+        assert_eq!(
+            moves(standing(Status::Provisioning), &failing),
+            [Cause::HeartbeatReceived, Cause::ReportedDegraded]
+        );
     }
 
     #[test]

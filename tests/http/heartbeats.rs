@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{Hand, Registry, Wanted},
+    registry::{AgentClient, Options, Registry},
     wire::Ask,
 };
 
@@ -22,9 +22,9 @@ fn partial(task: &str, tasks: u32) -> Value {
     })
 }
 
-impl Hand<'_> {
-    async fn beats(&self, more: Value) {
-        self.beat(more).await.is(200, OK);
+impl AgentClient<'_> {
+    async fn heartbeats(&self, more: Value) {
+        self.heartbeat(more).await.is(200, OK);
     }
 }
 
@@ -32,12 +32,12 @@ impl Hand<'_> {
 async fn a_beat_is_taken_in_field_by_field() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beats(json!({
+    one.heartbeats(json!({
         "error_rate": 0.25, "sample_error": "oops", "active_tasks": 3, "uptime_seconds": 77,
         "current_task": "digging", "monthly_spend": 1234, "runtime_state": "",
     }))
     .await;
-    let shown = one.show().await;
+    let effective = one.show().await;
     for (field, value) in [
         ("last_error_rate", json!(0.25)),
         ("last_sample_error", json!("oops")),
@@ -48,9 +48,9 @@ async fn a_beat_is_taken_in_field_by_field() {
         ("runtime_state", json!("")),
         ("status", json!("online")),
     ] {
-        assert_eq!(shown[field], value, "{field} of {shown}");
+        assert_eq!(effective[field], value, "{field} of {effective}");
     }
-    assert!(shown["last_heartbeat_at"].is_string(), "{shown}");
+    assert!(effective["last_heartbeat_at"].is_string(), "{effective}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,51 +58,68 @@ async fn numbers_are_clamped_and_texts_are_cut_at_2_kib() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let long = "é".repeat(4000);
-    one.beats(json!({
+    one.heartbeats(json!({
         "error_rate": -3, "active_tasks": -1, "uptime_seconds": -5, "monthly_spend": -7,
         "sample_error": long, "current_task": long,
     }))
     .await;
-    let shown = one.show().await;
-    assert_eq!((&shown["last_error_rate"], &shown["active_tasks"]), (&json!(0.0), &json!(0)), "{shown}");
-    assert_eq!((&shown["uptime_seconds"], &shown["monthly_spend"]), (&json!(0), &json!(0)), "{shown}");
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["last_error_rate"], &effective["active_tasks"]),
+        (&json!(0.0), &json!(0)),
+        "{effective}"
+    );
+    assert_eq!(
+        (&effective["uptime_seconds"], &effective["monthly_spend"]),
+        (&json!(0), &json!(0)),
+        "{effective}"
+    );
     let cut = json!("é".repeat(1024));
-    assert_eq!((&shown["last_sample_error"], &shown["current_task"]), (&cut, &cut));
+    assert_eq!((&effective["last_sample_error"], &effective["current_task"]), (&cut, &cut));
 
-    one.beats(
+    one.heartbeats(
         json!({ "error_rate": 17.5, "active_tasks": 1e30, "uptime_seconds": 1e30, "monthly_spend": 1e18 }),
     )
     .await;
-    let shown = one.show().await;
-    assert_eq!(shown["last_error_rate"], json!(1.0));
-    assert_eq!(shown["monthly_spend"], json!(1_000_000_000_000_u64), "10^12 cents are the most");
-    assert_eq!(shown["active_tasks"], json!(u32::MAX));
+    let effective = one.show().await;
+    assert_eq!(effective["last_error_rate"], json!(1.0));
+    assert_eq!(effective["monthly_spend"], json!(1_000_000_000_000_u64), "10^12 cents are the most");
+    assert_eq!(effective["active_tasks"], json!(u32::MAX));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zero_leaves_uptime_and_spend_as_they_were() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beats(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
-    one.beats(json!({ "uptime_seconds": 0, "monthly_spend": 0 })).await;
-    one.beats(json!({})).await;
-    let shown = one.show().await;
-    assert_eq!((&shown["uptime_seconds"], &shown["monthly_spend"]), (&json!(500), &json!(42)), "{shown}");
+    one.heartbeats(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
+    one.heartbeats(json!({ "uptime_seconds": 0, "monthly_spend": 0 })).await;
+    one.heartbeats(json!({})).await;
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["uptime_seconds"], &effective["monthly_spend"]),
+        (&json!(500), &json!(42)),
+        "{effective}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nulls_unknown_fields_and_floats_for_whole_numbers_are_taken() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beats(json!({
+    one.heartbeats(json!({
         "error_rate": null, "sample_error": null, "active_tasks": null, "uptime_seconds": null,
         "current_task": null, "monthly_spend": null, "runtime_state": null, "runtime_metadata": null,
     }))
     .await;
-    one.beats(json!({ "active_tasks": 2.9, "uptime_seconds": 60.7, "monthly_spend": 100.0 })).await;
-    let shown = one.show().await;
-    assert_eq!((&shown["active_tasks"], &shown["uptime_seconds"]), (&json!(2), &json!(60)), "{shown}");
-    one.beats(json!({ "mood": "good", "nested": { "a": [1, { "b": null }] }, "error": { "rate": 1 } })).await;
+    one.heartbeats(json!({ "active_tasks": 2.9, "uptime_seconds": 60.7, "monthly_spend": 100.0 })).await;
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["active_tasks"], &effective["uptime_seconds"]),
+        (&json!(2), &json!(60)),
+        "{effective}"
+    );
+    one.heartbeats(json!({ "mood": "good", "nested": { "a": [1, { "b": null }] }, "error": { "rate": 1 } }))
+        .await;
     assert_eq!(one.status().await, "online");
 }
 
@@ -136,9 +153,9 @@ async fn a_body_is_read_whatever_its_content_type_says() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let body = json!({ "workspace_id": one.id, "uptime_seconds": 9 }).to_string();
-    let beat = || Ask::post("/registry/heartbeat").body(body.clone());
-    one.ask(beat()).await.is(200, OK);
-    one.ask(beat().header("Content-Type", "text/plain")).await.is(200, OK);
+    let heartbeat = || Ask::post("/registry/heartbeat").body(body.clone());
+    one.ask(heartbeat()).await.is(200, OK);
+    one.ask(heartbeat().header("Content-Type", "text/plain")).await.is(200, OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,14 +163,14 @@ async fn a_beat_brings_up_what_waits_for_one() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     assert_eq!(one.status().await, "provisioning");
-    one.beats(partial("", 0)).await;
+    one.heartbeats(partial("", 0)).await;
     assert_eq!(one.status().await, "online", "a partial beat is proof of life too");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "provisioning", "{event}");
 
     let away = registry.external("away", json!({})).await;
     assert_eq!(away.status().await, "awaiting_agent");
-    away.beats(json!({})).await;
+    away.heartbeats(json!({})).await;
     assert_eq!(away.status().await, "online");
     let event = registry.event(&away.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "awaiting_agent", "{event}");
@@ -171,7 +188,7 @@ async fn a_beat_brings_back_a_start_that_timed_out_and_what_was_offline() {
     for key in ["error", "timeout_secs", "runtime", "source", "log_tail"] {
         assert!(event["payload"].get(key).is_some(), "{key} of {event}");
     }
-    one.beats(whole()).await;
+    one.heartbeats(whole()).await;
     assert_eq!(one.status().await, "online");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "failed", "{event}");
@@ -182,11 +199,11 @@ async fn a_beat_changes_nothing_of_what_a_person_put_to_rest() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
-    one.beats(whole()).await;
+    one.heartbeats(whole()).await;
     assert_eq!(one.status().await, "paused");
     let two = registry.online("two").await;
     two.order("hibernate").await.well();
-    two.beats(whole()).await;
+    two.heartbeats(whole()).await;
     assert_eq!(two.status().await, "hibernated");
 }
 
@@ -199,8 +216,8 @@ async fn a_beat_of_a_failed_start_error_stays_failed() {
     registry.until_status(id, "failed(start_error)").await;
     let issued = registry.order(Ask::post(format!("/workspaces/{id}/tokens"))).await.json();
     let token = issued["auth_token"].as_str().unwrap().to_owned();
-    let one = Hand { registry: &registry, id: id.to_owned(), token };
-    one.beats(whole()).await;
+    let one = AgentClient { registry: &registry, id: id.to_owned(), token };
+    one.heartbeats(whole()).await;
     assert_eq!(one.status().await, "failed(start_error)");
 }
 
@@ -208,34 +225,34 @@ async fn a_beat_of_a_failed_start_error_stays_failed() {
 async fn errors_and_wedged_degrade_and_a_whole_healthy_beat_recovers() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beats(json!({ "error_rate": 0.49, "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 0.49, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online");
-    one.beats(json!({ "error_rate": 0.5, "sample_error": "boom", "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 0.5, "sample_error": "boom", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded");
     let event = registry.event(&one.id, "WORKSPACE_DEGRADED").await;
     assert_eq!(event["payload"]["error_rate"], json!(0.5), "{event}");
     assert_eq!(event["payload"]["sample_error"], "boom", "{event}");
-    one.beats(json!({ "error_rate": 0.1, "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 0.1, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded", "0.1 is not below 0.1");
-    one.beats(partial("busy", 1)).await;
+    one.heartbeats(partial("busy", 1)).await;
     assert_eq!(one.status().await, "degraded", "a partial beat lifts nothing");
     assert_eq!(one.show().await["last_error_rate"], json!(0.1), "nor does it erase what was said");
-    one.beats(json!({ "error_rate": 0.09, "uptime_seconds": 1, "runtime_state": "resting" })).await;
+    one.heartbeats(json!({ "error_rate": 0.09, "uptime_seconds": 1, "runtime_state": "resting" })).await;
     assert_eq!(one.status().await, "degraded", "an unknown state blocks recovery");
-    one.beats(json!({ "error_rate": 0.09, "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 0.09, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "degraded", "{event}");
 
-    one.beats(json!({ "runtime_state": "resting", "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "runtime_state": "resting", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online", "an unknown state only blocks recovery");
-    one.beats(json!({ "runtime_state": "wedged", "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "runtime_state": "wedged", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded");
     let event = registry.event(&one.id, "WORKSPACE_DEGRADED").await;
     assert_eq!(event["payload"]["runtime_state"], "wedged", "{event}");
-    one.beats(partial("", 0)).await;
+    one.heartbeats(partial("", 0)).await;
     assert_eq!(one.status().await, "degraded");
-    one.beats(whole()).await;
+    one.heartbeats(whole()).await;
     assert_eq!(one.status().await, "online");
 }
 
@@ -244,15 +261,15 @@ async fn an_agent_that_judges_itself_is_not_degraded_by_its_error_rate() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let managing = json!({ "capabilities": { "status_mgmt": true }, "idle_timeout_seconds": 900 });
-    one.beats(json!({ "error_rate": 1, "runtime_metadata": managing })).await;
+    one.heartbeats(json!({ "error_rate": 1, "runtime_metadata": managing })).await;
     assert_eq!(one.status().await, "online");
-    one.beats(json!({ "error_rate": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 1 })).await;
     assert_eq!(one.status().await, "online", "metadata that is absent leaves what is stored");
-    one.beats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
+    one.heartbeats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
     assert_eq!(one.status().await, "degraded", "its own word counts");
-    one.beats(whole()).await;
+    one.heartbeats(whole()).await;
     assert_eq!(one.status().await, "online");
-    one.beats(json!({ "error_rate": 1 })).await;
+    one.heartbeats(json!({ "error_rate": 1 })).await;
     assert_eq!(one.status().await, "degraded", "it no longer claims to judge itself");
 }
 
@@ -260,12 +277,12 @@ async fn an_agent_that_judges_itself_is_not_degraded_by_its_error_rate() {
 async fn a_partial_beat_erases_no_uptime_error_or_state() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.beats(
+    one.heartbeats(
         json!({ "uptime_seconds": 900, "error_rate": 0.3, "sample_error": "oops", "runtime_state": "odd" }),
     )
     .await;
-    one.beats(partial("a task", 1)).await;
-    let shown = one.show().await;
+    one.heartbeats(partial("a task", 1)).await;
+    let effective = one.show().await;
     for (field, value) in [
         ("uptime_seconds", json!(900)),
         ("last_error_rate", json!(0.3)),
@@ -274,7 +291,7 @@ async fn a_partial_beat_erases_no_uptime_error_or_state() {
         ("current_task", json!("a task")),
         ("active_tasks", json!(1)),
     ] {
-        assert_eq!(shown[field], value, "{field} of {shown}");
+        assert_eq!(effective[field], value, "{field} of {effective}");
     }
 }
 
@@ -290,16 +307,16 @@ async fn a_beat_alone_is_no_activity_and_a_task_is() {
         crate::support::registry::until("the clock goes on", later).await;
     };
     pass().await;
-    one.beats(whole()).await;
-    one.beats(partial("", 0)).await;
+    one.heartbeats(whole()).await;
+    one.heartbeats(partial("", 0)).await;
     assert_eq!(active().await, before, "a beat alone is none");
-    one.beats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
     let begun = active().await;
     assert_ne!(begun, before, "a changed task is activity");
     pass().await;
-    one.beats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
     assert_eq!(active().await, begun, "the same task again is none");
-    one.beats(json!({ "current_task": "new", "active_tasks": 1, "uptime_seconds": 1 })).await;
+    one.heartbeats(json!({ "current_task": "new", "active_tasks": 1, "uptime_seconds": 1 })).await;
     assert_ne!(active().await, begun, "a task at work is activity");
 }
 
@@ -308,16 +325,16 @@ async fn an_api_token_of_a_container_workspace_never_changes_its_status() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let issued = registry.order(Ask::post(format!("/workspaces/{}/tokens", one.id))).await.json();
-    let by_person = Hand { token: issued["auth_token"].as_str().unwrap().to_owned(), ..one.clone() };
-    by_person.beats(json!({ "uptime_seconds": 7 })).await;
+    let by_person = AgentClient { token: issued["auth_token"].as_str().unwrap().to_owned(), ..one.clone() };
+    by_person.heartbeats(json!({ "uptime_seconds": 7 })).await;
     by_person.register(json!({})).await.is(200, REGISTERED);
     assert_eq!(one.status().await, "provisioning");
     assert_eq!(one.show().await["uptime_seconds"], json!(7), "it is stored all the same");
-    one.beats(whole()).await;
-    by_person.beats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
+    one.heartbeats(whole()).await;
+    by_person.heartbeats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
     assert_eq!(one.status().await, "online");
-    one.beats(json!({ "error_rate": 1 })).await;
-    by_person.beats(whole()).await;
+    one.heartbeats(json!({ "error_rate": 1 })).await;
+    by_person.heartbeats(whole()).await;
     assert_eq!(one.status().await, "degraded");
 }
 
@@ -327,8 +344,8 @@ async fn register_stores_the_card_and_brings_up() {
     let one = registry.begun("one", json!({})).await;
     let card = json!({ "name": "one", "skills": [{ "id": "dig" }], "url": "http://x" });
     one.register(json!({ "agent_card": card })).await.is(200, REGISTERED);
-    let shown = one.show().await;
-    assert_eq!((&shown["status"], &shown["agent_card"]), (&json!("online"), &card), "{shown}");
+    let effective = one.show().await;
+    assert_eq!((&effective["status"], &effective["agent_card"]), (&json!("online"), &card), "{effective}");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["agent_card"], card, "{event}");
     assert!(event["payload"].get("url").is_some(), "{event}");
@@ -344,7 +361,7 @@ async fn register_stores_the_card_and_brings_up() {
 async fn register_never_makes_a_row() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let stranger = Hand { id: "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".into(), ..one.clone() };
+    let stranger = AgentClient { id: "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".into(), ..one.clone() };
     stranger.register(json!({})).await.refuses(401, "invalid workspace auth token");
     let listed = registry.order(Ask::get("/workspaces")).await.well();
     assert_eq!(listed.as_array().unwrap().len(), 1);
@@ -402,8 +419,11 @@ async fn the_url_that_an_external_agent_registers_is_checked() {
     assert_eq!(one.status().await, "awaiting_agent", "what was refused changed nothing");
     assert_eq!(one.show().await["agent_card"], json!(null));
     one.register(json!({ "url": "http://127.0.0.1:9/agent" })).await.is(200, REGISTERED);
-    let shown = one.show().await;
-    assert_eq!((&shown["status"], &shown["url"]), (&json!("online"), &json!("http://127.0.0.1:9/agent")));
+    let effective = one.show().await;
+    assert_eq!(
+        (&effective["status"], &effective["url"]),
+        (&json!("online"), &json!("http://127.0.0.1:9/agent"))
+    );
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["url"], "http://127.0.0.1:9/agent", "{event}");
     one.register(json!({ "url": "" })).await.is(200, REGISTERED);
@@ -412,9 +432,9 @@ async fn the_url_that_an_external_agent_registers_is_checked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_agent_on_this_machine_is_refused_unless_that_is_allowed() {
-    let mut wanted = Wanted::default();
-    wanted.access.external.loopback = false;
-    let registry = Registry::wanting(wanted).await;
+    let mut options = Options::default();
+    options.access.external.loopback = false;
+    let registry = Registry::wanting(options).await;
     let one = registry.external("one", json!({})).await;
     for url in ["http://127.0.0.1:9/", "http://[::1]:9/", "http://localhost:9/"] {
         assert_eq!(one.register(json!({ "url": url })).await.status, 400, "{url}");

@@ -17,7 +17,7 @@ pub(super) fn code_of(text: &str) -> String {
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("/*") => block_comment(rest),
             '"' => string(rest),
-            'r' if !code.ends_with(is_word) => raw_string(rest),
+            'r' if !code.ends_with(is_module_name) => raw_string(rest),
             '\'' => character(rest),
             _ => 0,
         };
@@ -32,7 +32,7 @@ pub(super) fn code_of(text: &str) -> String {
     code
 }
 
-fn is_word(letter: char) -> bool {
+fn is_module_name(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
@@ -110,7 +110,7 @@ pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
 }
 
 fn is_whole(code: &str, at: usize, length: usize) -> bool {
-    !code[..at].ends_with(is_word) && !code[at + length..].starts_with(is_word)
+    !code[..at].ends_with(is_module_name) && !code[at + length..].starts_with(is_module_name)
 }
 
 /// Depth of a file's module below the crate root.
@@ -134,8 +134,10 @@ fn inline_depth(code: &str) -> usize {
 
 fn opens_module(before: &str) -> bool {
     let name = before.trim_end();
-    let keyword = name.trim_end_matches(is_word).trim_end();
-    keyword.len() < name.len() && keyword.ends_with("mod") && !keyword[..keyword.len() - 3].ends_with(is_word)
+    let keyword = name.trim_end_matches(is_module_name).trim_end();
+    keyword.len() < name.len()
+        && keyword.ends_with("mod")
+        && !keyword[..keyword.len() - 3].ends_with(is_module_name)
 }
 
 /// Counts `super::super::`; the rest begins with the last `::`.
@@ -155,13 +157,13 @@ fn climb(code: &str) -> (usize, &str) {
 fn first_segments(after: &str) -> Vec<String> {
     let Some(after) = after.trim_start().strip_prefix("::") else { return Vec::new() };
     let after = after.trim_start();
-    let Some(group) = after.strip_prefix('{') else { return word(after).into_iter().collect() };
+    let Some(group) = after.strip_prefix('{') else { return module_name(after).into_iter().collect() };
     let (mut depth, mut part, mut names) = (1, String::new(), Vec::new());
     for letter in group.chars() {
         match letter {
             '{' => depth += 1,
             '}' => depth -= 1,
-            ',' if depth == 1 => names.extend(word(&std::mem::take(&mut part))),
+            ',' if depth == 1 => names.extend(module_name(&std::mem::take(&mut part))),
             _ if depth == 1 => part.push(letter),
             _ => {}
         }
@@ -169,12 +171,14 @@ fn first_segments(after: &str) -> Vec<String> {
             break;
         }
     }
-    names.extend(word(&part));
+    names.extend(module_name(&part));
     names
 }
 
 /// A module name in the crate root; types and macros begin differently, and `self` does not count.
-fn word(text: &str) -> Option<String> {
-    let word: String = text.trim_start().chars().take_while(|letter| is_word(*letter)).collect();
-    (word.starts_with(|letter: char| letter.is_lowercase()) && word != "self").then_some(word)
+fn module_name(text: &str) -> Option<String> {
+    let module_name: String =
+        text.trim_start().chars().take_while(|letter| is_module_name(*letter)).collect();
+    (module_name.starts_with(|letter: char| letter.is_lowercase()) && module_name != "self")
+        .then_some(module_name)
 }

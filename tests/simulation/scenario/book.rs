@@ -8,15 +8,15 @@ use std::{
 use ostler::domain::{ids::WorkspaceId, token::Token};
 
 use super::super::{
-    invariants::{Broken, MayGo},
-    people::Words,
+    commands::CommandHistory,
+    invariants::{Broken, PurgeOrder},
 };
 
 /// The record of a scenario, shared with the tasks that carry it out.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) history: Vec<String>,
-    pub(super) words: Words,
+    pub(super) command_history: CommandHistory,
     /// How often each kind of event was caused.
     pub(super) done: BTreeMap<&'static str, u64>,
     pub(super) running_passes: Vec<&'static str>,
@@ -24,7 +24,7 @@ pub(super) struct Book {
     /// Tokens seen so far: of agents that ran, and of external ones.
     pub(super) tokens: Vec<Token>,
     /// Tokens that an operator made, with their workspace.
-    pub(super) persons: Vec<(WorkspaceId, Token)>,
+    pub(super) operator_tokens: Vec<(WorkspaceId, Token)>,
     /// A violation found in a task.
     pub(super) broken: Option<Broken>,
     /// Messages sent, by the word that identifies them: sender and target.
@@ -32,9 +32,9 @@ pub(super) struct Book {
     /// Workspaces for which an operator requested a new volume in place of a lost one.
     pub(super) new_volumes: BTreeSet<WorkspaceId>,
     /// Purges that an operator ordered.
-    pub(super) may_go: Vec<MayGo>,
+    pub(super) purge_orders: Vec<PurgeOrder>,
     /// Reported statuses, each with the check number at which it was requested.
-    pub(super) told: Vec<(WorkspaceId, String, usize)>,
+    pub(super) reported_status: Vec<(WorkspaceId, String, usize)>,
     pub(super) arrived: u64,
     pub(super) runs_that_took: usize,
     pub(super) words_heard: usize,
@@ -57,24 +57,24 @@ impl Book {
     }
 
     /// An operator orders that these workspaces' trash may be deleted for good; returns the index of the order.
-    pub(super) fn let_go(&mut self, said: MayGo) -> usize {
-        self.may_go.push(said);
-        self.may_go.len() - 1
+    pub(super) fn order_purge(&mut self, said: PurgeOrder) -> usize {
+        self.purge_orders.push(said);
+        self.purge_orders.len() - 1
     }
 
     /// The order was answered: a later undelete cancels it. A refused order has no effect.
-    pub(super) fn has_gone(&mut self, which: usize, status: u16) {
-        let said = &mut self.may_go[which];
+    pub(super) fn purge_answered(&mut self, which: usize, status: u16) {
+        let said = &mut self.purge_orders[which];
         said.answered = Some(self.looks + 1);
         if (400..500).contains(&status) {
-            (said.tree, said.whom) = (None, BTreeSet::new());
+            (said.tree, said.targets) = (None, BTreeSet::new());
         }
     }
 
     /// The daemon was killed: open requests will never be answered.
     pub(super) fn cut_off(&mut self) {
-        self.words.interrupt(self.looks);
-        for said in &mut self.may_go {
+        self.command_history.interrupt(self.looks);
+        for said in &mut self.purge_orders {
             said.answered.get_or_insert(self.looks + 1);
         }
     }

@@ -26,7 +26,7 @@ const CHANGES: [&str; 15] = [
 ];
 
 /// Transactions that change nothing.
-const LOOKS: [&str; 1] = ["memory is true"];
+const READ_ONLY: [&str; 1] = ["memory is true"];
 
 /// The code of a file without its unit tests.
 fn without_tests(text: &str) -> &str {
@@ -76,7 +76,7 @@ fn every_durable_step_has_a_place_before_it_and_one_after_it_and_no_place_is_wit
         }
     }
     let listed = |name: &str| STEPS.iter().filter(|(step, _)| *step == name).count();
-    let changes = transactions.keys().filter(|label| !LOOKS.contains(&label.as_str()));
+    let changes = transactions.keys().filter(|label| !READ_ONLY.contains(&label.as_str()));
     for name in places.iter().flat_map(|(_, places)| places.keys()).chain(changes) {
         if listed(name) != 1 {
             broken.push(format!("`{name}` is {} times in the list of src/crash_point.rs", listed(name)));
@@ -88,8 +88,8 @@ fn every_durable_step_has_a_place_before_it_and_one_after_it_and_no_place_is_wit
 #[test]
 fn every_transaction_passes_its_places() {
     let lane = &sources()[Path::new("store/lane.rs")];
-    for place in ["crash_point::before(self.label)", "crash_point::after(label)"] {
-        assert_eq!(without_tests(lane).matches(place).count(), 1, "{place}");
+    for location in ["crash_point::before(self.label)", "crash_point::after(label)"] {
+        assert_eq!(without_tests(lane).matches(location).count(), 1, "{location}");
     }
     let named = |text: &str| {
         text.matches("crash_point::before(").count() + text.matches("crash_point::after(").count()
@@ -111,8 +111,8 @@ fn bare_changes(text: &str) -> Vec<String> {
         let last =
             text[..at].rfind("crash_point::").and_then(|last| called(&text[last..at], "crash_point::"));
         let next = called(&text[at..], "crash_point::");
-        let step = |place: Option<String>, moment: &str| {
-            Some(literals(&place?, &format!("crash_point::{moment}(")).first()?.to_string())
+        let step = |location: Option<String>, moment: &str| {
+            Some(literals(&location?, &format!("crash_point::{moment}(")).first()?.to_string())
         };
         let begins = last.as_ref().is_some_and(|last| last.starts_with("crash_point::before("));
         let ends = next.as_ref().is_some_and(|next| next.starts_with("crash_point::after("));

@@ -1,7 +1,7 @@
 //! A whole installation on the simulated machine of `executor.rs`: disk, engine, and the daemon between them.
 //!
-//! Disk, mirror and the engine's state survive the daemon, as in reality. [`House::crash`] drops only the daemon;
-//! [`House::start_daemon`] does what its next start does.
+//! Disk, mirror and the engine's state survive the daemon, as in reality. [`Installation::crash`] drops only the daemon;
+//! [`Installation::start_daemon`] does what its next start does.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -24,8 +24,8 @@ use ostler::{
     doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
-        beat::Beat,
         budget::RestartBudget,
+        heartbeat::Heartbeat,
         ids::{ContainerId, InstanceId, TokenId, WorkspaceId},
         naming::{LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, VolumeKind, container_name, volume_name},
         observed::ContainerState,
@@ -35,7 +35,7 @@ use ostler::{
         status::Status,
         time::Timestamp,
         token::Token,
-        workspace::{Habits, Workspace},
+        workspace::{Policy, Workspace},
     },
     engine::{
         ContainerSpec, Engine, Environment, Mount, MountSource,
@@ -47,8 +47,11 @@ use ostler::{
     identity,
     listening::Listening,
     ops::{Access, CreateRequest, Limits, OpResult, Ops, Parts, Settings},
-    store::{Bearer, Disk, Heard, Holder, Mirror, MirrorRecord, Registry, Scope, Store, TokenIssue},
-    sweep::{Driver, DriverHandle, Look, Mode, Pass, Run, Sweeper, SweeperParts, Watch, watch_engine},
+    store::{
+        Disk, Mirror, MirrorRecord, Registry, ReportResult, Scope, Store, TokenIssue, TokenOwner,
+        TokenSubject,
+    },
+    sweep::{Driver, DriverHandle, Mode, Pass, Run, Snapshot, Sweeper, SweeperParts, Watch, watch_engine},
     tasks::AtOnce,
     wake::Wake,
 };
@@ -57,7 +60,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use uuid::Uuid;
 
-use super::executor::{Owner, Place, Sim, TaskOrder};
+use super::executor::{EffectState, Owner, Sim, TaskOrder};
 
 /// Image of every container here.
 pub(crate) const IMAGE: &str = "agent:1";
@@ -68,8 +71,9 @@ pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
 pub(crate) const INSTANCE: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
-/// The second installation, which runs a daemon (`House::neighbour`). `NEIGHBOUR` below has only containers.
-const NEXT_DOOR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
+/// The second installation, which runs a daemon (`Installation::neighbour`). `NEIGHBOUR` below has only containers.
+const SECOND_INSTALLATION: InstanceId =
+    InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
 /// Which component asks for an effect, so that a test can tell a command's effects from a sweep's.
@@ -115,16 +119,16 @@ impl Daemon {
 
 /// Identity of an installation: its instance id, and the owner of its tasks.
 #[derive(Clone, Copy)]
-struct Whose {
+struct Ownership {
     instance: InstanceId,
     owner: Owner,
 }
 
-const OURS: Whose = Whose { instance: INSTANCE, owner: Owner::Daemon };
-const NEIGHBOURS: Whose = Whose { instance: NEXT_DOOR, owner: Owner::Neighbour };
+const OURS: Ownership = Ownership { instance: INSTANCE, owner: Owner::Daemon };
+const NEIGHBOURS: Ownership = Ownership { instance: SECOND_INSTALLATION, owner: Owner::Neighbour };
 
 /// A simulated installation.
-pub(crate) struct House {
+pub(crate) struct Installation {
     pub(crate) sim: Sim,
     pub(crate) world: Arc<World>,
     pub(crate) daemon: Daemon,
@@ -138,7 +142,7 @@ pub(crate) struct House {
 /// What stays the same for every daemon of one installation.
 #[derive(Clone)]
 struct Plan {
-    whose: Whose,
+    ownership: Ownership,
     /// Applied to the sweeper at every start. Tests of the invariants use it to plant a defect.
     change_sweeper: fn(Sweeper) -> Sweeper,
     /// Whether the driver runs due passes; otherwise the test runs them.
@@ -148,13 +152,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(whose: Whose) -> Self {
+    fn of(ownership: Ownership) -> Self {
         let nobody: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-        Self { whose, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: nobody }
+        Self { ownership, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: nobody }
     }
 }
 
-impl Drop for House {
+impl Drop for Installation {
     fn drop(&mut self) {
         self.sim.end();
         // A disk whose user panicked in the middle of a transaction is not reused.
@@ -165,7 +169,7 @@ impl Drop for House {
 }
 
 /// The result of a future that never waits.
-pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn now_or_panic<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("nothing in here waits")
 }
 
@@ -190,7 +194,7 @@ fn blank_disk() -> Disk {
         TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
     let store = Store::staged(&disk, Arc::new(AtOnce));
     let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
-    at_once(issued).expect("the store answers");
+    now_or_panic(issued).expect("the store answers");
     disk
 }
 
@@ -224,7 +228,7 @@ fn limits() -> Limits {
     }
 }
 
-impl House {
+impl Installation {
     /// A new installation whose daemon has just started for the first time.
     pub(crate) fn new(seed: u64, order: TaskOrder) -> Self {
         Self::planned(seed, order, Plan::of(OURS))
@@ -265,11 +269,11 @@ impl House {
 
     /// Instance id whose label its containers carry.
     pub(crate) fn instance(&self) -> InstanceId {
-        self.plan.whose.instance
+        self.plan.ownership.instance
     }
 
     /// A request with the admin token, over the daemon's ordinary routes.
-    pub(crate) fn as_person(&self, method: &str, path: &str, body: Option<Value>) -> AskFuture {
+    pub(crate) fn as_operator(&self, method: &str, path: &str, body: Option<Value>) -> AskFuture {
         self.ask(method, path, ADMIN, body)
     }
 
@@ -298,18 +302,18 @@ impl House {
 
     fn routes(&self) -> Router {
         let Self { sim, daemon, plan, .. } = self;
-        let store = Store::staged(&self.disk, sim.stage_of(plan.whose.owner, Place::Store, AGENTS));
-        let engine = engine(sim, &self.world, plan.whose.owner, OPS);
+        let store = Store::staged(&self.disk, sim.stage_of(plan.ownership.owner, EffectState::Store, AGENTS));
+        let engine = engine(sim, &self.world, plan.ownership.owner, OPS);
         let doctor = Doctor::new(DoctorParts {
             store: store.clone(),
             engine: Arc::clone(&engine),
             clock: Arc::clone(&daemon.clock),
-            instance: plan.whose.instance,
+            instance: plan.ownership.instance,
             data_dir: PathBuf::new(),
             network: Network {
                 listen: Vec::new(),
                 port: 7700,
-                told_to_agents: String::new(),
+                advertised_url: String::new(),
                 is_url_configured: false,
                 isolate: false,
                 packets: Arc::new(|| Ok(())),
@@ -326,7 +330,7 @@ impl House {
             sweeps: daemon.sweeps.clone(),
             doctor,
             clock: Arc::clone(&daemon.clock),
-            spawn: sim.spawner(plan.whose.owner),
+            spawn: sim.spawner(plan.ownership.owner),
             mirror: Arc::clone(&self.mirror),
             runtime_dir: PathBuf::new(),
             entropy: sim.entropy(),
@@ -338,9 +342,9 @@ impl House {
     /// Subscribes the daemon to the engine's container events. Without a driver, the snapshot that is due after each
     /// connection is left to the passes that a test runs.
     pub(crate) fn watch(&self) {
-        let Whose { instance, owner } = self.plan.whose;
+        let Ownership { instance, owner } = self.plan.ownership;
         let watch = Watch {
-            store: Store::staged(&self.disk, self.sim.stage_of(owner, Place::Store, SWEEPS)),
+            store: Store::staged(&self.disk, self.sim.stage_of(owner, EffectState::Store, SWEEPS)),
             engine: engine(&self.sim, &self.world, owner, SWEEPS),
             ops: self.daemon.ops.clone(),
             sweeps: self.daemon.sweeps.clone(),
@@ -388,7 +392,7 @@ impl House {
     pub(crate) fn establish(&self) -> Registry {
         let (clock, entropy) = (self.sim.clock(), self.sim.entropy());
         let establish = identity::establish(&self.eye, &self.mirror, Path::new(""), &*clock, &*entropy);
-        at_once(establish).expect("this registry may be served")
+        now_or_panic(establish).expect("this registry may be served")
     }
 
     /// Kills the daemon, replaces its database with a copy, and starts it again.
@@ -403,11 +407,11 @@ impl House {
 
     /// Every row, including removed ones.
     pub(crate) fn rows(&self) -> Vec<Workspace> {
-        at_once(self.eye.workspaces(Scope::Any)).expect("the store answers")
+        now_or_panic(self.eye.workspaces(Scope::Any)).expect("the store answers")
     }
 
     pub(crate) fn row(&self, id: WorkspaceId) -> Workspace {
-        at_once(self.eye.workspace(id)).expect("the store answers").expect("there is such a row")
+        now_or_panic(self.eye.workspace(id)).expect("the store answers").expect("there is such a row")
     }
 
     pub(crate) fn status(&self, id: WorkspaceId) -> Status {
@@ -433,7 +437,7 @@ impl House {
     }
 
     /// Creates a workspace of the `agent` runtime and starts it; no heartbeat has been received yet.
-    pub(crate) fn unheard(&self, made: CreateRequest) -> WorkspaceId {
+    pub(crate) fn create_started(&self, made: CreateRequest) -> WorkspaceId {
         let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
@@ -442,36 +446,39 @@ impl House {
     }
 
     /// Creates a workspace of the `agent` runtime that is online after its first heartbeat.
-    pub(crate) fn heard(&self, made: CreateRequest) -> WorkspaceId {
-        let id = self.unheard(made);
-        assert_eq!(self.beat(id, well()), Some(Heard::Noted));
+    pub(crate) fn create_online(&self, made: CreateRequest) -> WorkspaceId {
+        let id = self.create_started(made);
+        assert_eq!(self.heartbeat(id, well()), Some(ReportResult::Noted));
         assert_eq!(self.status(id), Status::Online, "it was heard");
         id
     }
 
     /// Token owner of the token that the process in a workspace's container holds; `None` if no container runs or the
     /// token is not valid for a workspace.
-    pub(crate) fn holder(&self, id: WorkspaceId) -> Option<Holder> {
+    pub(crate) fn token_owner(&self, id: WorkspaceId) -> Option<TokenOwner> {
         let container = self.container(id).filter(|container| container.state.may_run())?;
         let token = token_of(container.held_token.as_deref())?;
-        match self.eye.bearer(&token.digest(), self.sim.now())? {
-            Bearer::Workspace(holder) => Some(holder),
-            Bearer::Admin => None,
+        match self.eye.token_subject(&token.digest(), self.sim.now())? {
+            TokenSubject::Workspace(token_owner) => Some(token_owner),
+            TokenSubject::Admin => None,
         }
     }
 
     /// Sends a heartbeat from the agent in a workspace's container, recorded at once. `None` if no process with a
     /// valid token runs.
-    pub(crate) fn beat(&self, id: WorkspaceId, beat: Beat) -> Option<Heard> {
-        let holder = self.holder(id)?;
-        Some(at_once(self.eye.note_beat(holder, beat, self.daemon.clock.now())).expect("the store answers"))
+    pub(crate) fn heartbeat(&self, id: WorkspaceId, heartbeat: Heartbeat) -> Option<ReportResult> {
+        let token_owner = self.token_owner(id)?;
+        Some(
+            now_or_panic(self.eye.record_heartbeat(token_owner, heartbeat, self.daemon.clock.now()))
+                .expect("the store answers"),
+        )
     }
 
     /// Sends a healthy heartbeat from every running agent, and for every degraded workspace, whatever its runtime.
-    pub(crate) fn all_beat(&self) {
+    pub(crate) fn all_heartbeat(&self) {
         let speaks = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
         for row in self.rows().into_iter().filter(speaks) {
-            self.beat(row.id, well());
+            self.heartbeat(row.id, well());
         }
     }
 
@@ -482,19 +489,19 @@ impl House {
     }
 
     /// A snapshot from a trusted listing, without faults or races.
-    pub(crate) fn look(&self) -> Look {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let sweeper = Arc::clone(&self.daemon.sweeper);
-        self.sim.calmly(async move { sweeper.look().await }).expect("the listing is trusted")
+        self.sim.calmly(async move { sweeper.snapshot().await }).expect("the listing is trusted")
     }
 
     /// Takes one snapshot and runs every pass on it once, without faults or races.
     pub(crate) fn sweep(&self) -> Vec<Run> {
         let sweeper = Arc::clone(&self.daemon.sweeper);
         self.sim.calmly(async move {
-            let Ok(look) = sweeper.look().await else { return Vec::new() };
+            let Ok(snapshot) = sweeper.snapshot().await else { return Vec::new() };
             let mut runs = Vec::new();
             for pass in ostler::sweep::all() {
-                runs.push(sweeper.run(&*pass, &look, Mode::Apply).await);
+                runs.push(sweeper.run(&*pass, &snapshot, Mode::Apply).await);
             }
             runs
         })
@@ -504,8 +511,8 @@ impl House {
     pub(crate) fn run(&self, pass: &str) -> Run {
         let (sweeper, pass) = (Arc::clone(&self.daemon.sweeper), pass_named(pass));
         self.sim.calmly(async move {
-            let look = sweeper.look().await.expect("the listing is trusted");
-            sweeper.run(&*pass, &look, Mode::Apply).await
+            let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
+            sweeper.run(&*pass, &snapshot, Mode::Apply).await
         })
     }
 
@@ -525,12 +532,12 @@ impl House {
         let mut quiet = 0;
         for _ in 0..CYCLES {
             self.sim.quiesce();
-            self.all_beat();
+            self.all_heartbeat();
             last = self.sweep();
             self.sim.quiesce();
             for run in &last {
                 if let ostler::sweep::Outcome::Held { plan, .. } = run.outcome {
-                    at_once(self.eye.approve_plan(run.pass.to_owned(), plan, self.sim.now())).unwrap();
+                    now_or_panic(self.eye.approve_plan(run.pass.to_owned(), plan, self.sim.now())).unwrap();
                 }
             }
             let waits = self.rows().iter().any(|row| row.restart_due_at.is_some());
@@ -562,9 +569,9 @@ impl House {
     }
 
     /// Adds a container and volumes with this instance's labels that no row knows.
-    pub(crate) fn furnish_unknown(&self) -> WorkspaceId {
+    pub(crate) fn add_unknown(&self) -> WorkspaceId {
         let id = WorkspaceId(self.sim.entropy().uuid());
-        furnish(&self.world, INSTANCE, id, &container_name(id, 1));
+        add_foreign_container(&self.world, INSTANCE, id, &container_name(id, 1));
         id
     }
 }
@@ -574,13 +581,13 @@ pub(crate) fn furnished_world() -> Arc<World> {
     let world = Arc::new(World::default());
     world.state().images.insert(IMAGE.to_owned());
     world.state().pullable.insert(REMOTE_IMAGE.to_owned());
-    furnish_foreign(&world);
+    add_foreign(&world);
     world
 }
 
 /// A connection to the engine, with the daemon's deadlines.
 fn engine(sim: &Sim, world: &Arc<World>, owner: Owner, side: u8) -> Arc<dyn Engine> {
-    let stage = sim.stage_of(owner, Place::Engine, side);
+    let stage = sim.stage_of(owner, EffectState::Engine, side);
     let fake = FakeEngine::connect(Arc::clone(world), stage, sim.clock(), sim.spawner(Owner::Engine));
     Arc::new(Bounded::new(Arc::new(fake), sim.clock(), Deadlines::default()))
 }
@@ -593,12 +600,12 @@ fn start(
     mirror: &Arc<Mirror>,
     plan: &Plan,
 ) -> Daemon {
-    let Whose { instance, owner } = plan.whose;
+    let Ownership { instance, owner } = plan.ownership;
     introduce(sim, eye, world, mirror, instance);
     let (listening, clock) = Listening::begin(sim.clock_of(owner));
     let (wake, calls) = Wake::new();
     let ops = Ops::new(Parts {
-        store: Store::staged(disk, sim.stage_of(owner, Place::Store, OPS)),
+        store: Store::staged(disk, sim.stage_of(owner, EffectState::Store, OPS)),
         engine: engine(sim, world, owner, OPS),
         clock: Arc::clone(&clock),
         entropy: sim.entropy(),
@@ -608,7 +615,7 @@ fn start(
         wake,
     });
     let sweeper = Sweeper::new(SweeperParts {
-        store: Store::staged(disk, sim.stage_of(owner, Place::Store, SWEEPS)),
+        store: Store::staged(disk, sim.stage_of(owner, EffectState::Store, SWEEPS)),
         engine: engine(sim, world, owner, SWEEPS),
         ops: ops.clone(),
         clock: Arc::clone(&clock),
@@ -628,24 +635,24 @@ fn start(
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
-    let hearing = Store::staged(disk, sim.stage_of(owner, Place::Store, AGENTS));
+    let hearing = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
     Daemon { ops, sweeper, hearing, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Creates identity, mirror and sentinel at the first start; finds them at later ones.
 fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
-    if at_once(eye.registry()).unwrap().is_some() {
+    if now_or_panic(eye.registry()).unwrap().is_some() {
         return;
     }
     let registry = Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None };
-    at_once(eye.found_registry(registry)).unwrap();
+    now_or_panic(eye.found_registry(registry)).unwrap();
     let record =
         MirrorRecord { instance, generation: 0, engine_accepted: true, device: 0, inode: 0, born: None };
     mirror.write(&record).unwrap();
     let spawner = sim.spawner(Owner::Engine);
     let fake = FakeEngine::connect(Arc::clone(world), Arc::new(AtOnce), sim.clock(), spawner);
-    at_once(trusted::accept(&fake, instance)).unwrap();
-    at_once(eye.accept_engine(sim.now(), "fake".into())).unwrap();
+    now_or_panic(trusted::accept(&fake, instance)).unwrap();
+    now_or_panic(eye.accept_engine(sim.now(), "fake".into())).unwrap();
 }
 
 /// The pass with this name.
@@ -663,7 +670,7 @@ pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
         parent: None,
         external: false,
         url: None,
-        habits: Habits::default(),
+        policy: Policy::default(),
         spec: Spec { image: image.to_owned(), ..Spec::default() },
     }
 }
@@ -674,12 +681,12 @@ pub(crate) fn token_of(bytes: Option<&[u8]>) -> Option<Token> {
 }
 
 /// A healthy heartbeat.
-pub(crate) fn well() -> Beat {
-    Beat { uptime_seconds: 60, ..Beat::default() }
+pub(crate) fn well() -> Heartbeat {
+    Heartbeat { uptime_seconds: 60, ..Heartbeat::default() }
 }
 
 /// The outcome of a command as text, for the recorded history.
-pub(crate) fn told<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
+pub(crate) fn outcome_text<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
     match answer {
         Ok(done) => format!("{done:?}"),
         Err(error) => format!("refused: {error}"),
@@ -687,7 +694,7 @@ pub(crate) fn told<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
 }
 
 /// Adds a running container with its volumes, as another installation or a lost row would leave it.
-fn furnish(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
+fn add_foreign_container(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
     let labelled = serde_json::json!({
         "name": "found", "runtime": PLAIN, "tier": 2, "image": IMAGE,
     });
@@ -750,11 +757,11 @@ fn token_of_found(id: WorkspaceId) -> String {
 
 /// Adds what the daemon must not touch: a workspace of another installation, and a copy of one of ours that a user
 /// made.
-fn furnish_foreign(world: &World) {
+fn add_foreign(world: &World) {
     let neighbours = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0001));
-    furnish(world, NEIGHBOUR, neighbours, &container_name(neighbours, 1));
+    add_foreign_container(world, NEIGHBOUR, neighbours, &container_name(neighbours, 1));
     let copied = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0002));
-    furnish(world, INSTANCE, copied, "debugging-copy");
+    add_foreign_container(world, INSTANCE, copied, "debugging-copy");
     // The copy mounts volumes of its own names; volumes with our names and labels would count as unknown ones.
     let mut state = world.state();
     for kind in VolumeKind::ALL {

@@ -11,16 +11,16 @@ use rusqlite::{OptionalExtension, params};
 use serde_json::{Value, json};
 
 use super::{
-    Holder, Said, Store, StoreResult,
+    LastReport, Store, StoreResult, TokenOwner,
     agents::{CARD_DIGEST, card_digest},
     lane::{Known, Tx},
     roster::idle_timeout_seconds,
     workspaces::{StatusChange, change_status, event_of},
 };
 use crate::domain::{
-    beat::{self, Beat, Field, Fields, Standing},
     bounds,
     event::EventKind,
+    heartbeat::{self, Field, Fields, Heartbeat, Standing},
     ids::WorkspaceId,
     status::{Cause, Status},
     time::Timestamp,
@@ -31,7 +31,7 @@ use crate::mutation::{Mutation, is};
 
 /// Result of an agent's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ReportResult {
     /// The report is stored.
     Noted,
     /// The token is no longer valid for the workspace; nothing was written.
@@ -58,75 +58,80 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer. Nothing was written then, and the sender must get an error.
-    pub async fn note_beat(&self, holder: Holder, beat: Beat, at: Timestamp) -> StoreResult<Heard> {
+    pub async fn record_heartbeat(
+        &self,
+        token_owner: TokenOwner,
+        heartbeat: Heartbeat,
+        at: Timestamp,
+    ) -> StoreResult<ReportResult> {
         self.lanes
             .write("note beat", move |tx| {
-                let id = holder.workspace;
-                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
-                    return Ok(Heard::Gone);
+                let id = token_owner.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
+                    return Ok(ReportResult::Gone);
                 };
-                if !holds && !is(Mutation::HearAnyIncarnation) {
-                    return Ok(Heard::Unauthorized);
+                if !holds && !is(Mutation::AcceptAnyIncarnation) {
+                    return Ok(ReportResult::Unauthorized);
                 }
-                let before = &member.said;
-                let moves = beat::moves(
+                let before = &member.last_report;
+                let moves = heartbeat::moves(
                     Standing {
                         status: member.status,
                         kind: member.kind,
-                        token: holder.kind,
-                        manages_status: beat
+                        token: token_owner.kind,
+                        manages_status: heartbeat
                             .metadata
                             .as_ref()
                             .map_or(before.manages_status, |new| new.manages_status),
                     },
-                    &beat,
+                    &heartbeat,
                 );
-                let beat = leaving_unknown(beat, before);
-                let same_task = *before.current_task == *beat.current_task;
-                let active = beat.active_tasks > 0 || !same_task;
-                let counts_as_use = holder.kind == TokenKind::Instance;
-                tx.sql.prepare_cached(BEAT)?.execute(params![
+                let heartbeat = leaving_unknown(heartbeat, before);
+                let same_task = *before.current_task == *heartbeat.current_task;
+                let active = heartbeat.active_tasks > 0 || !same_task;
+                let counts_as_use = token_owner.kind == TokenKind::Instance;
+                tx.sql.prepare_cached(HEARTBEAT)?.execute(params![
                     member.key,
                     at,
                     counts_as_use,
                     active,
-                    if beat.is_partial() || beat.unknown.contains(Field::ErrorRate) {
+                    if heartbeat.is_partial() || heartbeat.unknown.contains(Field::ErrorRate) {
                         -1.0
                     } else {
-                        beat.error_rate
+                        heartbeat.error_rate
                     },
-                    beat.active_tasks,
-                    beat.uptime_seconds,
-                    beat.monthly_spend_cents
+                    heartbeat.active_tasks,
+                    heartbeat.uptime_seconds,
+                    heartbeat.monthly_spend_cents
                 ])?;
-                note_api_use(tx, &holder, at)?;
-                let said = write_words(tx, member.key, before, &beat, at, counts_as_use)?;
+                note_api_use(tx, &token_owner, at)?;
+                let last_report = write_texts(tx, member.key, before, &heartbeat, at, counts_as_use)?;
                 tx.pass(
                     at,
                     EventKind::Heartbeat,
                     id,
-                    || json!({ "active_tasks": beat.active_tasks, "uptime_seconds": beat.uptime_seconds }),
+                    || json!({ "active_tasks": heartbeat.active_tasks, "uptime_seconds": heartbeat.uptime_seconds }),
                 );
-                if !same_task || before.active_tasks != beat.active_tasks {
+                if !same_task || before.active_tasks != heartbeat.active_tasks {
                     tx.pass(
                         at,
                         EventKind::TaskUpdated,
                         id,
-                        || json!({ "current_task": beat.current_task, "active_tasks": beat.active_tasks }),
+                        || json!({ "current_task": heartbeat.current_task, "active_tasks": heartbeat.active_tasks }),
                     );
                 }
-                let changed = said.refused != before.refused && !beat.refused.is_empty();
-                let refused = changed.then_some(said.refused);
-                tx.hear(id, said);
+                let changed = last_report.refused != before.refused && !heartbeat.refused.is_empty();
+                let refused = changed.then_some(last_report.refused);
+                tx.set_last_report(id, last_report);
                 // An agent that recovers too often stays degraded until its event allowance permits another recovery:
                 // otherwise status and history would flap with its error rate.
-                let recovers = member.status == Status::Degraded && moves.contains(&Cause::AgentHeard);
+                let recovers = member.status == Status::Degraded && moves.contains(&Cause::HeartbeatReceived);
                 if !moves.is_empty() && (!recovers || may_cause_event(tx, (id, &member), at)?) {
-                    let unwell = unwell(&beat);
-                    move_by(tx, &holder, &member, &moves, &json!({}), unwell.as_ref(), at)?;
+                    let degraded = degraded(&heartbeat);
+                    move_by(tx, &token_owner, &member, &moves, &json!({}), degraded.as_ref(), at)?;
                 }
                 note_refused(tx, (id, &member), refused, "heartbeat", at)?;
-                Ok(Heard::Noted)
+                Ok(ReportResult::Noted)
             })
             .await
     }
@@ -135,20 +140,20 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn note_registration(
+    pub async fn record_registration(
         &self,
-        holder: Holder,
+        token_owner: TokenOwner,
         registration: Registration,
         at: Timestamp,
-    ) -> StoreResult<Heard> {
+    ) -> StoreResult<ReportResult> {
         self.lanes
             .write("note registration", move |tx| {
-                let id = holder.workspace;
-                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
-                    return Ok(Heard::Gone);
+                let id = token_owner.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
+                    return Ok(ReportResult::Gone);
                 };
                 if !holds {
-                    return Ok(Heard::Unauthorized);
+                    return Ok(ReportResult::Unauthorized);
                 }
                 let Registration { url, delivery, card, refused } = registration;
                 let card = card.map(|card| write_card(tx, member.key, &card)).transpose()?;
@@ -167,28 +172,36 @@ impl Store {
                         )?
                         .execute(params![member.key, delivery.as_str()])?;
                 }
-                let counts_as_use = holder.kind == TokenKind::Instance;
+                let counts_as_use = token_owner.kind == TokenKind::Instance;
                 tx.sql
                     .prepare_cached(
                         "UPDATE pulse SET last_heartbeat_at = ?2,
                            token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END WHERE workspace = ?1",
                     )?
                     .execute(params![member.key, at, counts_as_use])?;
-                note_api_use(tx, &holder, at)?;
+                note_api_use(tx, &token_owner, at)?;
                 tx.touch(id);
                 let standing = Standing {
                     status: member.status,
                     kind: member.kind,
-                    token: holder.kind,
-                    manages_status: member.said.manages_status,
+                    token: token_owner.kind,
+                    manages_status: member.last_report.manages_status,
                 };
-                let mut told = json!({ "url": url });
+                let mut payload = json!({ "url": url });
                 if let Some(card) = card {
-                    told[CARD_DIGEST] = json!(card.digest);
+                    payload[CARD_DIGEST] = json!(card.digest);
                 }
-                move_by(tx, &holder, &member, &beat::moves_of_register(standing), &told, None, at)?;
+                move_by(
+                    tx,
+                    &token_owner,
+                    &member,
+                    &heartbeat::moves_of_register(standing),
+                    &payload,
+                    None,
+                    at,
+                )?;
                 note_refused(tx, (id, &member), refused, "register", at)?;
-                Ok(Heard::Noted)
+                Ok(ReportResult::Noted)
             })
             .await
     }
@@ -197,22 +210,27 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn note_card(&self, holder: Holder, card: Value, at: Timestamp) -> StoreResult<Heard> {
+    pub async fn note_card(
+        &self,
+        token_owner: TokenOwner,
+        card: Value,
+        at: Timestamp,
+    ) -> StoreResult<ReportResult> {
         self.lanes
             .write("note card", move |tx| {
-                let id = holder.workspace;
-                let Some(Known { member, holds }) = tx.known(id, &holder.digest, at)? else {
-                    return Ok(Heard::Gone);
+                let id = token_owner.workspace;
+                let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
+                    return Ok(ReportResult::Gone);
                 };
                 if !holds {
-                    return Ok(Heard::Unauthorized);
+                    return Ok(ReportResult::Unauthorized);
                 }
                 let card = write_card(tx, member.key, &card)?;
                 if card.changed && may_cause_event(tx, (id, &member), at)? {
-                    let told = json!({ CARD_DIGEST: card.digest });
-                    tx.tell(at, EventKind::CardUpdated, Some(id), told, None)?;
+                    let payload = json!({ CARD_DIGEST: card.digest });
+                    tx.emit(at, EventKind::CardUpdated, Some(id), payload, None)?;
                 }
-                Ok(Heard::Noted)
+                Ok(ReportResult::Noted)
             })
             .await
     }
@@ -228,8 +246,8 @@ impl Store {
         reason: &'static str,
         at: Timestamp,
     ) -> StoreResult<()> {
-        let told = json!({ "request": request, "reason": reason });
-        self.append_event(at, (EventKind::RequestsRefused, Some(workspace), told), None, move |tx| {
+        let payload = json!({ "request": request, "reason": reason });
+        self.append_event(at, (EventKind::RequestsRefused, Some(workspace), payload), None, move |tx| {
             let Some(member) = tx.member(workspace)? else { return Ok(false) };
             may_cause_event(tx, (workspace, &member), at)
         })
@@ -246,20 +264,20 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn note_token_use(&self, holder: Holder, at: Timestamp) -> StoreResult<()> {
+    pub async fn note_token_use(&self, token_owner: TokenOwner, at: Timestamp) -> StoreResult<()> {
         self.lanes
             .write("note token use", move |tx| {
-                let known = tx.known(holder.workspace, &holder.digest, at)?;
+                let known = tx.known(token_owner.workspace, &token_owner.digest, at)?;
                 let Some(Known { member, holds: true }) = known else { return Ok(()) };
-                match holder.kind {
+                match token_owner.kind {
                     TokenKind::Instance => {
                         tx.sql
                             .prepare_cached("UPDATE pulse SET token_used_at = ?2 WHERE workspace = ?1")?
                             .execute(params![member.key, at])?;
-                        tx.touch(holder.workspace);
+                        tx.touch(token_owner.workspace);
                         Ok(())
                     }
-                    TokenKind::Api => note_api_use(tx, &holder, at),
+                    TokenKind::Api => note_api_use(tx, &token_owner, at),
                 }
             })
             .await
@@ -267,7 +285,7 @@ impl Store {
 }
 
 /// All that a usual heartbeat changes. None of these columns has an index.
-const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
+const HEARTBEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END,
        last_activity_at = CASE WHEN ?4 THEN ?2 ELSE last_activity_at END,
        error_rate = CASE WHEN ?5 >= 0 THEN ?5 ELSE error_rate END, active_tasks = ?6,
@@ -277,35 +295,35 @@ const BEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
      WHERE workspace = ?1";
 
 /// Records the use of an API token, at most every few minutes: its row is wider than a pulse row.
-fn note_api_use(tx: &mut Tx<'_>, holder: &Holder, at: Timestamp) -> StoreResult<()> {
-    if holder.kind == TokenKind::Api && holder.is_due(at) {
+fn note_api_use(tx: &mut Tx<'_>, token_owner: &TokenOwner, at: Timestamp) -> StoreResult<()> {
+    if token_owner.kind == TokenKind::Api && token_owner.is_due(at) {
         tx.sql
             .prepare_cached("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1 AND revoked_at IS NULL")?
-            .execute(params![holder.token, at])?;
-        tx.touch(holder.workspace);
+            .execute(params![token_owner.token, at])?;
+        tx.touch(token_owner.workspace);
     }
     Ok(())
 }
 
 /// Replaces the unknown fields of a heartbeat by the stored values.
-fn leaving_unknown(beat: Beat, before: &Said) -> Beat {
-    let unknown = beat.unknown;
+fn leaving_unknown(heartbeat: Heartbeat, before: &LastReport) -> Heartbeat {
+    let unknown = heartbeat.unknown;
     if unknown.is_empty() {
-        return beat;
+        return heartbeat;
     }
     let text = |field, sent: String, before: &Arc<str>| {
         if unknown.contains(field) { before.to_string() } else { sent }
     };
-    Beat {
+    Heartbeat {
         active_tasks: if unknown.contains(Field::ActiveTasks) {
             before.active_tasks
         } else {
-            beat.active_tasks
+            heartbeat.active_tasks
         },
-        current_task: text(Field::CurrentTask, beat.current_task, &before.current_task),
-        sample_error: text(Field::SampleError, beat.sample_error, &before.sample_error),
-        runtime_state: text(Field::RuntimeState, beat.runtime_state, &before.runtime_state),
-        ..beat
+        current_task: text(Field::CurrentTask, heartbeat.current_task, &before.current_task),
+        sample_error: text(Field::SampleError, heartbeat.sample_error, &before.sample_error),
+        runtime_state: text(Field::RuntimeState, heartbeat.runtime_state, &before.runtime_state),
+        ..heartbeat
     }
 }
 
@@ -318,10 +336,10 @@ fn may_cause_event(
     (id, member): (WorkspaceId, &super::Member),
     at: Timestamp,
 ) -> StoreResult<bool> {
-    if is(Mutation::TellEveryFlip) {
+    if is(Mutation::ReportEveryFlip) {
         return Ok(true);
     }
-    let held = member.said.events_full_at.map(|at| at.0);
+    let held = member.last_report.events_full_at.map(|at| at.0);
     let Some(next) = bounds::next_agent_event(held, at.0) else { return Ok(false) };
     tx.sql
         .prepare_cached(
@@ -344,15 +362,15 @@ fn note_refused(
     if let Some(refused) = refused
         && may_cause_event(tx, of, at)?
     {
-        let told = json!({ "request": request, "fields_refused": refused.to_string() });
-        tx.tell(at, EventKind::FieldsRefused, Some(of.0), told, None)?;
+        let payload = json!({ "request": request, "fields_refused": refused.to_string() });
+        tx.emit(at, EventKind::FieldsRefused, Some(of.0), payload, None)?;
     }
     Ok(())
 }
 
 /// Stores which fields of a registration were refused. Returns the new set if it changed and a field was refused now.
 fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
-    let before = member.said.refused;
+    let before = member.last_report.refused;
     let after = before.after_register(refused);
     if after == before {
         return Ok(None);
@@ -371,43 +389,43 @@ fn kept(old: &Arc<str>, new: &str) -> Arc<str> {
 }
 
 /// Writes the text fields of a heartbeat if they differ from the stored ones; returns the new last report.
-fn write_words(
+fn write_texts(
     tx: &Tx<'_>,
     key: i64,
-    before: &Said,
-    beat: &Beat,
+    before: &LastReport,
+    heartbeat: &Heartbeat,
     at: Timestamp,
     counts_as_use: bool,
-) -> StoreResult<Said> {
+) -> StoreResult<LastReport> {
     // A partial heartbeat has no information about errors and health, so the stored values stay.
-    let partial = beat.is_partial();
-    let sample_error = if partial { &*before.sample_error } else { &*beat.sample_error };
-    let quiet = partial && beat.runtime_state.is_empty();
-    let runtime_state = if quiet { &*before.runtime_state } else { &*beat.runtime_state };
-    let said = Said {
-        active_tasks: beat.active_tasks,
-        current_task: kept(&before.current_task, &beat.current_task),
+    let partial = heartbeat.is_partial();
+    let sample_error = if partial { &*before.sample_error } else { &*heartbeat.sample_error };
+    let quiet = partial && heartbeat.runtime_state.is_empty();
+    let runtime_state = if quiet { &*before.runtime_state } else { &*heartbeat.runtime_state };
+    let last_report = LastReport {
+        active_tasks: heartbeat.active_tasks,
+        current_task: kept(&before.current_task, &heartbeat.current_task),
         sample_error: kept(&before.sample_error, sample_error),
         runtime_state: kept(&before.runtime_state, runtime_state),
-        metadata: match &beat.metadata {
+        metadata: match &heartbeat.metadata {
             Some(new) if before.metadata.as_deref() != Some(&*new.json) => Some(Arc::from(&*new.json)),
             Some(_) | None => before.metadata.clone(),
         },
-        manages_status: beat.metadata.as_ref().map_or(before.manages_status, |new| new.manages_status),
-        idle_timeout_seconds: match &beat.metadata {
+        manages_status: heartbeat.metadata.as_ref().map_or(before.manages_status, |new| new.manages_status),
+        idle_timeout_seconds: match &heartbeat.metadata {
             Some(new) if before.metadata.as_deref() != Some(&*new.json) => idle_timeout_seconds(&new.json),
             Some(_) | None => before.idle_timeout_seconds,
         },
-        refused: before.refused.after_heartbeat(beat.refused),
+        refused: before.refused.after_heartbeat(heartbeat.refused),
         events_full_at: before.events_full_at,
-        heard_at: Some(at),
+        heartbeat_at: Some(at),
         token_used_at: if counts_as_use { Some(at) } else { before.token_used_at },
     };
-    let same = said.current_task == before.current_task
-        && said.sample_error == before.sample_error
-        && said.runtime_state == before.runtime_state
-        && said.metadata == before.metadata
-        && said.refused == before.refused;
+    let same = last_report.current_task == before.current_task
+        && last_report.sample_error == before.sample_error
+        && last_report.runtime_state == before.runtime_state
+        && last_report.metadata == before.metadata
+        && last_report.refused == before.refused;
     if !same {
         tx.sql
             .prepare_cached(
@@ -418,14 +436,14 @@ fn write_words(
             )?
             .execute(params![
                 key,
-                &*said.current_task,
-                &*said.sample_error,
-                &*said.runtime_state,
-                said.metadata.as_deref(),
-                said.refused.to_string()
+                &*last_report.current_task,
+                &*last_report.sample_error,
+                &*last_report.runtime_state,
+                last_report.metadata.as_deref(),
+                last_report.refused.to_string()
             ])?;
     }
-    Ok(said)
+    Ok(last_report)
 }
 
 /// Result of storing a card.
@@ -455,43 +473,44 @@ fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
 }
 
 /// Returns why a heartbeat reports its agent as unwell: the status detail and the event's payload.
-fn unwell(beat: &Beat) -> Option<(String, Value)> {
-    let told = json!({ "sample_error": beat.sample_error });
-    if beat.runtime_state == beat::WEDGED {
-        let mut told = told;
-        told["runtime_state"] = json!(beat.runtime_state);
-        return Some(("its agent reports that it is wedged".into(), told));
+fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
+    let payload = json!({ "sample_error": heartbeat.sample_error });
+    if heartbeat.runtime_state == heartbeat::WEDGED {
+        let mut payload = payload;
+        payload["runtime_state"] = json!(heartbeat.runtime_state);
+        return Some(("its agent reports that it is wedged".into(), payload));
     }
-    (beat.error_rate >= beat::UNWELL_ERROR_RATE).then(|| {
-        let mut told = told;
-        told["error_rate"] = json!(beat.error_rate);
-        (format!("its agent reports an error rate of {:.0} %", beat.error_rate * 100.0), told)
+    (heartbeat.error_rate >= heartbeat::DEGRADED_ERROR_RATE).then(|| {
+        let mut payload = payload;
+        payload["error_rate"] = json!(heartbeat.error_rate);
+        (format!("its agent reports an error rate of {:.0} %", heartbeat.error_rate * 100.0), payload)
     })
 }
 
 fn move_by(
     tx: &mut Tx<'_>,
-    holder: &Holder,
+    token_owner: &TokenOwner,
     member: &super::Member,
     moves: &[Cause],
-    told: &Value,
-    unwell: Option<&(String, Value)>,
+    payload: &Value,
+    degraded: Option<&(String, Value)>,
     at: Timestamp,
 ) -> StoreResult<()> {
     for cause in moves {
-        let (detail, told) = if let (Cause::Unwell, Some((detail, told))) = (cause, unwell) {
-            (Some(detail.clone()), told.clone())
+        let (detail, payload) = if let (Cause::ReportedDegraded, Some((detail, payload))) = (cause, degraded)
+        {
+            (Some(detail.clone()), payload.clone())
         } else {
-            let mut told = told.clone();
-            told["recovered_from"] = json!(member.status.as_str());
-            (None, told)
+            let mut payload = payload.clone();
+            payload["recovered_from"] = json!(member.status.as_str());
+            (None, payload)
         };
         let change = StatusChange {
-            workspace: holder.workspace,
+            workspace: token_owner.workspace,
             cause: *cause,
             incarnation: Some(member.incarnation),
             detail,
-            told,
+            payload,
             at,
         };
         change_status(tx, &change, event_of(*cause))?;
@@ -508,17 +527,17 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::{
-        BeginStart, Disk, FILE_NAME, NewWorkspace, Registry, TokenIssue, configure, roster::Bearer,
+        BeginStart, Disk, FILE_NAME, NewWorkspace, Registry, TokenIssue, configure, roster::TokenSubject,
     };
     use super::*;
     use crate::{
         domain::{
-            beat::Metadata,
+            heartbeat::Metadata,
             ids::{InstanceId, TokenId},
             runtime::Tier,
             spec::Spec,
             token::TokenDigest,
-            workspace::Habits,
+            workspace::Policy,
         },
         tasks::AtOnce,
     };
@@ -563,7 +582,7 @@ mod tests {
             spec: Spec::default(),
             url: None,
             token: None,
-            habits: Habits::default(),
+            policy: Policy::default(),
         };
         at_once(store.create_workspace(new, NOW));
         let token = TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: DIGEST, prefix: "prefix".into() };
@@ -575,29 +594,31 @@ mod tests {
             token,
             not_undeleted_after: None,
             replaces: None,
-            unwell: None,
+            degraded: None,
             at: NOW,
         };
         at_once(store.begin_start(begin)).unwrap();
         store
     }
 
-    fn beat(uptime_seconds: i64, current_task: &str) -> Beat {
+    fn heartbeat(uptime_seconds: i64, current_task: &str) -> Heartbeat {
         let metadata = Metadata { json: r#"{"capabilities":{}}"#.into(), manages_status: false };
-        Beat {
+        Heartbeat {
             uptime_seconds,
             current_task: current_task.into(),
             active_tasks: 1,
             metadata: Some(metadata),
-            ..Beat::default()
+            ..Heartbeat::default()
         }
     }
 
     /// Returns the statements of a heartbeat, without those around every batch and job.
-    fn statements_of(store: &Store, beat: Beat) -> Vec<String> {
-        let Some(Bearer::Workspace(holder)) = store.bearer(&DIGEST, NOW) else { panic!("no such token") };
+    fn statements_of(store: &Store, heartbeat: Heartbeat) -> Vec<String> {
+        let Some(TokenSubject::Workspace(token_owner)) = store.token_subject(&DIGEST, NOW) else {
+            panic!("no such token")
+        };
         STATEMENTS.take();
-        assert_eq!(at_once(store.note_beat(holder, beat, NOW)), Heard::Noted);
+        assert_eq!(at_once(store.record_heartbeat(token_owner, heartbeat, NOW)), ReportResult::Noted);
         let around = ["BEGIN", "SAVEPOINT", "RELEASE", "COMMIT"];
         STATEMENTS
             .take()
@@ -609,27 +630,27 @@ mod tests {
     #[test]
     fn a_usual_beat_is_one_update_of_the_pulse() {
         let store = recorded();
-        let first = statements_of(&store, beat(1, "sorting"));
+        let first = statements_of(&store, heartbeat(1, "sorting"));
         assert!(first.len() > 1, "the first heartbeat did not set the status: {first:?}");
         for uptime in 2..5 {
             assert_eq!(
-                statements_of(&store, beat(uptime, "sorting")),
-                [BEAT],
+                statements_of(&store, heartbeat(uptime, "sorting")),
+                [HEARTBEAT],
                 "a heartbeat without a change"
             );
         }
-        let partial = Beat { current_task: "sorting".into(), active_tasks: 2, ..Beat::default() };
-        assert_eq!(statements_of(&store, partial), [BEAT], "a heartbeat with another number of tasks");
+        let partial = Heartbeat { current_task: "sorting".into(), active_tasks: 2, ..Heartbeat::default() };
+        assert_eq!(statements_of(&store, partial), [HEARTBEAT], "a heartbeat with another number of tasks");
     }
 
     #[test]
     fn words_are_written_when_they_change_and_not_again() {
         let store = recorded();
-        statements_of(&store, beat(1, "sorting"));
-        let changed = statements_of(&store, beat(2, "writing"));
+        statements_of(&store, heartbeat(1, "sorting"));
+        let changed = statements_of(&store, heartbeat(2, "writing"));
         assert_eq!(changed.len(), 2, "{changed:?}");
         assert!(changed[1].starts_with("INSERT INTO reports"), "{changed:?}");
-        assert_eq!(statements_of(&store, beat(3, "writing")), [BEAT]);
+        assert_eq!(statements_of(&store, heartbeat(3, "writing")), [HEARTBEAT]);
     }
 
     #[test]
